@@ -1,0 +1,123 @@
+"""`motiondirector`: registers every command and turns a `UserError` into one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+
+from infra.errors import UserError
+
+# One module per command. Each exposes `register(app)`.
+COMMANDS = ("ingest", "train", "concepts", "serve", "generate", "sprites", "doctor", "demo")
+
+app = typer.Typer(
+    name="motiondirector",
+    help="Teach a text-to-video model a motion from a few clips, then give that motion to any appearance.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+
+def show_version(show: bool) -> None:
+    """Callback of `--version`."""
+    if show:
+        from motiondirector import __version__
+
+        typer.echo(f"motiondirector {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Teach a text-to-video model a motion from a few clips, then give that motion to any appearance."""
+
+
+def load_config(ctx: typer.Context, path: Path | None) -> Path | None:
+    """Callback of every command's `--config FILE.yaml`: the file's keys become that command's defaults.
+
+    Keys are option names (`learning_rate` or `learning-rate`). An option on the command line wins.
+    Raises UserError when the file is missing, is not a mapping, or names an option the command has not.
+    """
+    if path is None:
+        return None
+    try:
+        loaded: Any = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"--config {path}: cannot be read ({error.strerror}); give a YAML file.") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(loaded, dict):
+        raise UserError(f"--config {path} holds a {type(loaded).__name__}; expected `option: value` lines.")
+    known = {parameter.name for parameter in ctx.command.params}
+    values = {str(key).replace("-", "_"): value for key, value in loaded.items()}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise UserError(
+            f"--config {path}: unknown option {', '.join(unknown)}; `motiondirector {ctx.info_name} --help` lists them."
+        )
+    ctx.default_map = {**(ctx.default_map or {}), **values}
+    return path
+
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="YAML file with any of this command's options; the command line wins.",
+        callback=load_config,
+        is_eager=True,
+    ),
+]
+
+
+def check_own_datasets() -> None:
+    """Stop clearly when Hugging Face's `datasets` shadows this project's folder of the same name."""
+    import datasets
+
+    if not getattr(datasets, "MOTIONDIRECTOR", False):
+        raise UserError(
+            f"the package `datasets` at {getattr(datasets, '__file__', '?')} is not this project's; Hugging Face's "
+            "package of that name cannot share its environment: `pip uninstall datasets`, or use the .venv that "
+            "`make` creates."
+        )
+
+
+def build() -> typer.Typer:
+    """The application with every command registered."""
+    for name in COMMANDS:
+        try:
+            module = importlib.import_module(f"motiondirector.commands.{name}")
+        except ModuleNotFoundError as error:
+            if error.name == f"motiondirector.commands.{name}":
+                continue
+            raise
+        module.register(app)
+    return app
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        check_own_datasets()
+        build()()
+    except UserError as error:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {error.message}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
