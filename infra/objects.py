@@ -1,0 +1,51 @@
+"""Content-addressed objects: what is stored under a hash never changes, and is stored once."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from infra.errors import UserError
+from infra.storage import Storage
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def object_key(sha256: str) -> str:
+    """The key of the object with this hash: objects/<aa>/<sha256>."""
+    return f"objects/{sha256[:2]}/{sha256}"
+
+
+def put_object(storage: Storage, content: bytes | Path) -> str:
+    """Store bytes or a file under its hash and return the hash. Stored already: nothing is sent."""
+    if isinstance(content, bytes):
+        sha256 = hashlib.sha256(content).hexdigest()
+        if not storage.exists(object_key(sha256)):
+            storage.put(object_key(sha256), content)
+    else:
+        sha256 = sha256_file(content)
+        if not storage.exists(object_key(sha256)):
+            storage.put_file(object_key(sha256), content)
+    return sha256
+
+
+def get_object(storage: Storage, sha256: str) -> bytes:
+    """The bytes with this hash. Raises NotFound, or UserError 502 when what is stored has another hash."""
+    content = storage.get(object_key(sha256))
+    check_hash(storage, sha256, hashlib.sha256(content).hexdigest())
+    return content
+
+
+def check_hash(storage: Storage, expected: str, found: str) -> None:
+    """Raise unless the content of an object is what its name says."""
+    if found != expected:
+        raise UserError(
+            f"object {expected[:12]} in {storage.uri} is damaged (its content hashes to {found[:12]}); "
+            "restore it from a copy, or publish the version again.",
+            status=502,
+            code="object_damaged",
+        )

@@ -1,0 +1,270 @@
+"""S3 (Amazon's, or a server that speaks it) as a Storage, through boto3; its failures as sentences."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import boto3.session
+import botocore.exceptions as failures
+from boto3.exceptions import Boto3Error
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+
+from infra.errors import UserError
+from infra.storage import NotFound, ObjectInfo, Storage, atomic_file, check_key
+
+if TYPE_CHECKING:
+    import pyarrow.fs
+
+ATTEMPTS = 5  # the first one and four retries, with growing pauses: three 503 in a row are survived
+TRANSFER = TransferConfig(multipart_threshold=32 << 20, multipart_chunksize=16 << 20, max_concurrency=4)
+ABSENT = {"404", "NoSuchKey", "NotFound"}
+REFUSED = {"403", "AccessDenied", "AllAccessDisabled", "AccountProblem"}
+WRONG_CREDENTIALS = {
+    "SignatureDoesNotMatch": "the secret does not belong to the access key",
+    "InvalidAccessKeyId": "the access key is unknown",
+    "InvalidToken": "the session token is not valid",
+    "ExpiredToken": "the session token has expired",
+    "RequestTimeTooSkewed": "this machine's clock is wrong",
+}
+
+
+class S3Storage(Storage):
+    """Objects below `s3://bucket/prefix`. Safe to use from several threads."""
+
+    def __init__(self, bucket: str, prefix: str, client: Any = None) -> None:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket):
+            raise UserError(
+                f"S3 bucket name {bucket[:80]!r}: expected 3-63 lower-case letters, digits, '.' or '-'; "
+                "write s3://bucket/prefix.",
+                code="invalid_uri",
+            )
+        self.bucket = bucket
+        self.prefix = check_key(prefix.strip("/")) + "/" if prefix.strip("/") else ""
+        self.uri = f"s3://{bucket}/{self.prefix}".rstrip("/")
+        self.client = client or make_client()
+
+    @property
+    def endpoint(self) -> str:
+        return self.client.meta.endpoint_url
+
+    def sub(self, prefix: str) -> Storage:
+        prefix = prefix.strip("/")
+        return S3Storage(self.bucket, self.prefix + check_key(prefix), self.client) if prefix else self
+
+    def where(self, key: str) -> dict[str, str]:
+        """Bucket and Key of a request."""
+        return {"Bucket": self.bucket, "Key": self.prefix + check_key(key)}
+
+    @contextlib.contextmanager
+    def explained(self, key: str = "") -> Iterator[None]:
+        """Turn a failure of S3 or of the way to it into one sentence."""
+        try:
+            yield
+        except (failures.BotoCoreError, failures.ClientError, Boto3Error) as error:
+            raise explain(error, self, key) from error
+
+    def get(self, key: str) -> bytes:
+        with self.explained(key):
+            for attempt in range(ATTEMPTS):
+                try:
+                    return self.client.get_object(**self.where(key))["Body"].read()
+                except (
+                    failures.IncompleteReadError,
+                    failures.ResponseStreamingError,
+                    failures.ReadTimeoutError,
+                ):
+                    if attempt == ATTEMPTS - 1:  # boto3 retries requests, not the reading of their bodies
+                        raise
+                    time.sleep(0.1 * 2**attempt)
+        raise AssertionError
+
+    def get_file(self, key: str, path: Path) -> None:
+        where = self.where(key)
+        with self.explained(key), atomic_file(path) as temporary:
+            try:
+                self.client.download_file(where["Bucket"], where["Key"], str(temporary), Config=TRANSFER)
+            except failures.ClientError as error:
+                raise self.reason(key) or error from error
+
+    def put(self, key: str, data: bytes) -> None:
+        with self.explained(key):
+            self.client.put_object(**self.where(key), Body=data)
+
+    def put_file(self, key: str, path: Path) -> None:
+        if not path.is_file():
+            raise UserError(f"{path} is not a file; it cannot be stored as {key}.", code="file_not_found")
+        where = self.where(key)
+        with self.explained(key):
+            self.client.upload_file(str(path), where["Bucket"], where["Key"], Config=TRANSFER)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        return self.put_when(key, data, IfNoneMatch="*")
+
+    def replace_if(self, key: str, data: bytes, etag: str | None) -> bool:
+        return self.put_when(key, data, IfMatch=etag) if etag else self.put_if_absent(key, data)
+
+    def put_when(self, key: str, data: bytes, **condition: str) -> bool:
+        """A conditional write; False when the condition does not hold."""
+        with self.explained(key):
+            for attempt in range(2 * ATTEMPTS):
+                try:
+                    self.client.put_object(**self.where(key), Body=data, **condition)
+                    return True
+                except failures.ClientError as error:
+                    code = error.response["Error"]["Code"]
+                    if code in ("PreconditionFailed", "412") or (code in ABSENT and "IfMatch" in condition):
+                        return False
+                    # 409: another conditional write to this key was under way; S3 asks to try again.
+                    if code != "ConditionalRequestConflict" or attempt == 2 * ATTEMPTS - 1:
+                        raise
+                    time.sleep(0.05 * 2 ** min(attempt, 5))
+        raise AssertionError
+
+    def head(self, key: str) -> ObjectInfo | None:
+        with self.explained(key):
+            try:
+                found = self.client.head_object(**self.where(key))
+            except failures.ClientError as error:
+                reason = self.reason(key)
+                if reason is not None and reason.response["Error"]["Code"] in ABSENT:
+                    return None
+                raise reason or error from error
+        return ObjectInfo(key, found["ContentLength"], found["ETag"], found["LastModified"])
+
+    def reason(self, key: str) -> failures.ClientError | None:
+        """Why a HEAD failed: its answer has no body, that of a GET of one byte says it. None: it works now."""
+        try:
+            self.client.get_object(**self.where(key), Range="bytes=0-0")["Body"].close()
+        except failures.ClientError as error:
+            return error
+        return None
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        pages = self.client.get_paginator("list_objects_v2").paginate(
+            Bucket=self.bucket, Prefix=self.prefix + prefix
+        )
+        with self.explained():
+            for page in pages:
+                for item in page.get("Contents", []):
+                    key = item["Key"].removeprefix(self.prefix)
+                    if not key.endswith("/") and key:  # other tools mark "folders" by empty objects
+                        yield ObjectInfo(key, item["Size"], item["ETag"], item["LastModified"])
+
+    def delete(self, key: str) -> None:
+        with self.explained(key):
+            self.client.delete_object(**self.where(key))
+
+    def arrow(self) -> tuple[pyarrow.fs.FileSystem, str]:
+        import pyarrow.fs
+
+        endpoint = urlsplit(self.endpoint)
+        own = not (endpoint.hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
+        filesystem = pyarrow.fs.S3FileSystem(
+            region=self.client.meta.region_name,
+            scheme=endpoint.scheme,
+            endpoint_override=endpoint.netloc if own else None,
+            retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
+        )
+        return filesystem, f"{self.bucket}/{self.prefix}".rstrip("/")
+
+
+def make_client() -> Any:
+    """A boto3 client from the usual chain. Region us-east-1 where none is set; own endpoints use path style."""
+    try:
+        session = boto3.session.Session()
+        config = Config(
+            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+            connect_timeout=10,
+            read_timeout=60,
+            # Checksums are the registry's work (sha256); servers other than Amazon's often lack S3's newer ones.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        region = session.region_name or "us-east-1"
+        return session.client("s3", region_name=region, config=config)
+    except (failures.BotoCoreError, ValueError) as error:
+        raise UserError(
+            f"the S3 settings do not hold together ({error}); check the AWS_* variables and ~/.aws.",
+            code="invalid_s3_settings",
+        ) from error
+
+
+def explain(error: Exception, storage: S3Storage, key: str) -> UserError:
+    """The sentence for a failure of S3."""
+    at = f"at {storage.endpoint}"
+    place = f"s3://{storage.bucket}/{storage.prefix}{key}"
+    if isinstance(error, failures.ClientError):
+        code = str(error.response.get("Error", {}).get("Code", "?"))
+        message = str(error.response.get("Error", {}).get("Message", "")).rstrip(".")
+        if code == "NoSuchBucket":
+            return UserError(
+                f"S3 bucket '{storage.bucket}' does not exist {at}; create it or check the URI.",
+                status=404,
+                code="bucket_not_found",
+            )
+        if code in ABSENT:
+            return NotFound(f"{place} does not exist {at}; check the name and the URI.")
+        if code in WRONG_CREDENTIALS:
+            return UserError(
+                f"S3 {at} refused the credentials: {WRONG_CREDENTIALS[code]}; "
+                "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the profile in ~/.aws.",
+                status=403,
+                code="s3_wrong_credentials",
+            )
+        if code in REFUSED:
+            return UserError(
+                f"access to {place} was denied {at}; the credentials need read and write rights to this prefix.",
+                status=403,
+                code="s3_access_denied",
+            )
+        if code in (
+            "301",
+            "PermanentRedirect",
+            "AuthorizationHeaderMalformed",
+            "IllegalLocationConstraintException",
+        ):
+            return UserError(
+                f"S3 bucket '{storage.bucket}' lives in another region than {storage.client.meta.region_name}; "
+                "set AWS_DEFAULT_REGION to its region.",
+                code="s3_wrong_region",
+            )
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        if status >= 500 or code in ("SlowDown", "RequestTimeout", "Throttling"):
+            return UserError(
+                f"S3 {at} answered {status} {code} to {ATTEMPTS} tries for {place}; try again later.",
+                status=503,
+                code="s3_unavailable",
+            )
+        return UserError(
+            f"S3 {at} refused {place}: {code} {message}; check the server and the URI.", code="s3_error"
+        )
+    if isinstance(error, failures.NoCredentialsError | failures.PartialCredentialsError):
+        return UserError(
+            f"no S3 credentials for {place}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE.",
+            status=403,
+            code="s3_no_credentials",
+        )
+    if isinstance(error, failures.HTTPClientError):
+        return UserError(
+            f"no connection to S3 {at} ({error_kind(error)}); check that it runs and that AWS_ENDPOINT_URL is right.",
+            status=503,
+            code="s3_unreachable",
+        )
+    return UserError(f"S3 {at} failed for {place}: {error}; check the server and the URI.", code="s3_error")
+
+
+def error_kind(error: Exception) -> str:
+    """What kept the connection from standing, in two or three words."""
+    if isinstance(error, failures.ConnectTimeoutError | failures.ReadTimeoutError):
+        return "timed out"
+    text = str(error.__context__ or error.__cause__ or error)
+    if "refused" in text.lower() or isinstance(error, failures.EndpointConnectionError):
+        return "connection refused" if "resolve" not in text.lower() else "unknown host"
+    return type(error).__name__

@@ -1,0 +1,235 @@
+"""An S3 server on loopback, for the demo and the tests: moto's, in a process of its own.
+
+    with LoopbackS3(bucket="demo") as s3, s3.exported():
+        open_storage(s3.uri).put("key", b"value")
+
+moto keeps objects in memory and in temporary files; they are gone when the server stops. It is made to keep two
+promises of the real S3 here that it breaks alone: conditional writes are atomic (moto checks, then writes), and a
+request whose signature does not fit the secret is refused with 403 (moto looks at no secret).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import io
+import os
+import secrets
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, quote
+
+from infra.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class LoopbackS3:
+    """Starts the server and makes its bucket on entering; stops it on leaving.
+
+    The server also ends when this process dies in whatever way: it watches a pipe that then closes.
+    """
+
+    def __init__(self, bucket: str = "demo") -> None:
+        self.bucket = bucket
+        self.uri = f"s3://{bucket}"
+        self.endpoint = ""
+        self.env: dict[str, str] = {}
+        self.process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> LoopbackS3:
+        access, secret = "LOOPBACK" + secrets.token_hex(6).upper(), secrets.token_urlsafe(24)
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+            "LOOPBACK_S3_ACCESS": access,
+            "LOOPBACK_S3_SECRET": secret,
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "infra.s3server"],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C goes to the caller, who stops the server last
+        )
+        assert self.process.stdout is not None
+        port = self.process.stdout.readline().strip()
+        if not port:
+            raise UserError(
+                f"the loopback S3 server did not start (exit {self.process.wait()}); "
+                "its reason stands above. `pip install 'moto[server]'` if it is missing.",
+                status=503,
+                code="s3_server_failed",
+            )
+        self.endpoint = f"http://127.0.0.1:{port}"
+        self.env = {
+            "AWS_ACCESS_KEY_ID": access,
+            "AWS_SECRET_ACCESS_KEY": secret,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1"])),
+        }
+        with self.exported():
+            self.create_bucket(self.bucket)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        assert self.process is not None
+        self.process.terminate()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    @contextlib.contextmanager
+    def exported(self) -> Iterator[None]:
+        """Have this server's address and credentials in os.environ, for this process and its children."""
+        foreign = ("AWS_ENDPOINT_URL_S3", "AWS_SESSION_TOKEN", "AWS_PROFILE")
+        before = {name: os.environ.get(name) for name in (*self.env, *foreign)}
+        for name in foreign:
+            os.environ.pop(name, None)
+        os.environ.update(self.env)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+
+    def create_bucket(self, bucket: str) -> str:
+        """Make another bucket; returns its URI."""
+        from infra.s3 import make_client
+
+        make_client().create_bucket(Bucket=bucket)
+        return f"s3://{bucket}"
+
+
+StartResponse = Callable[..., Any]
+
+
+class Faithful:
+    """WSGI middleware before moto: checks signatures (version 4) and lets one write happen at a time."""
+
+    def __init__(self, app: Any, access: str, secret: str) -> None:
+        self.app, self.access, self.secret = app, access, secret
+        self.writing = threading.Lock()
+
+    def __call__(self, environ: dict[str, Any], start: StartResponse) -> Iterable[bytes]:
+        refusal = self.refusal(environ)
+        if refusal:
+            return refuse(start, *refusal)
+        if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+            return self.app(environ, start)
+        environ["wsgi.input"] = io.BytesIO(read_body(environ))  # a slow sender must not hold the lock
+        environ["wsgi.input_terminated"] = True
+        with self.writing:
+            return list(self.app(environ, start))
+
+    def refusal(self, environ: dict[str, Any]) -> tuple[str, str] | None:
+        """(code, message) when the Authorization header does not prove the secret."""
+        scheme, _, fields = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        if scheme != "AWS4-HMAC-SHA256":
+            return "AccessDenied", "Access Denied"
+        given = dict(part.strip().split("=", 1) for part in fields.split(","))
+        access, date, region, service, _ = given["Credential"].rsplit("/", 4)
+        if access != self.access:
+            return "InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records."
+        path, _, query = environ["RAW_URI"].partition("?")
+        canonical = "\n".join(
+            [
+                environ["REQUEST_METHOD"],
+                path,
+                "&".join(
+                    f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}"
+                    for name, value in sorted(parse_qsl(query, keep_blank_values=True))
+                ),
+                *(f"{name}:{header(environ, name)}" for name in given["SignedHeaders"].split(";")),
+                "",
+                given["SignedHeaders"],
+                environ["HTTP_X_AMZ_CONTENT_SHA256"],
+            ]
+        )
+        to_sign = "\n".join(
+            [
+                scheme,
+                environ["HTTP_X_AMZ_DATE"],
+                f"{date}/{region}/{service}/aws4_request",
+                hashlib.sha256(canonical.encode()).hexdigest(),
+            ]
+        )
+        key = f"AWS4{self.secret}".encode()
+        for step in (date, region, service, "aws4_request"):
+            key = hmac.digest(key, step.encode(), "sha256")
+        if not hmac.compare_digest(hmac.digest(key, to_sign.encode(), "sha256").hex(), given["Signature"]):
+            return (
+                "SignatureDoesNotMatch",
+                "The request signature we calculated does not match the signature you provided. Check your key and signing method.",
+            )
+        return None
+
+
+def header(environ: dict[str, Any], name: str) -> str:
+    """A request header as the signature wants it: inner spaces folded."""
+    plain = name.upper().replace("-", "_")
+    value = environ.get(plain if plain in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{plain}", "")
+    return " ".join(value.split())
+
+
+def read_body(environ: dict[str, Any]) -> bytes:
+    """The request's whole body, of known length or chunked (the server ends the stream then)."""
+    length = environ.get("CONTENT_LENGTH")
+    if length:
+        return environ["wsgi.input"].read(int(length))
+    return environ["wsgi.input"].read() if environ.get("wsgi.input_terminated") else b""
+
+
+def refuse(start: StartResponse, code: str, message: str) -> Iterable[bytes]:
+    """S3's own 403."""
+    body = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>{message}</Message></Error>'
+    start(
+        "403 Forbidden",
+        [("Content-Type", "application/xml"), ("Content-Length", str(len(body))), ("Connection", "close")],
+    )
+    return [body.encode()]
+
+
+def serve() -> None:
+    """The child process: serve on a free port of 127.0.0.1, print it, end when standard input closes."""
+    import logging
+
+    from moto.moto_server.werkzeug_app import (
+        DomainDispatcherApplication,
+        MotoRequestHandler,
+        create_backend_app,
+    )
+    from werkzeug.serving import make_server
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    app = Faithful(
+        DomainDispatcherApplication(create_backend_app),
+        os.environ.pop("LOOPBACK_S3_ACCESS"),
+        os.environ.pop("LOOPBACK_S3_SECRET"),
+    )
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=MotoRequestHandler)
+    print(server.server_port, flush=True)
+
+    def end_with_the_parent() -> None:
+        sys.stdin.read()
+        os._exit(0)
+
+    threading.Thread(target=end_with_the_parent, daemon=True).start()
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    serve()

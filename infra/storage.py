@@ -1,0 +1,362 @@
+"""One object storage for everything lasting: a folder and an S3 bucket behave alike.
+
+    storage = open_storage("s3://bucket/prefix")        # or "file:///data", or a plain path
+    storage.put("a/b.json", b"{}")
+    storage.put_if_absent("a/b.json", b"other")         # False: somebody was first
+
+Keys are relative posix paths; a key is never also a folder of other keys. Readers see an object whole, as it was before or after a write, never between:
+a folder writes a temporary file beside the target and renames it, S3 makes an upload visible at its end.
+Credentials, region and endpoint of S3 come from the usual chain (AWS_* variables, ~/.aws, instance role;
+AWS_ENDPOINT_URL or AWS_ENDPOINT_URL_S3 for other servers than Amazon's). Storage objects travel to other
+processes by their URI, so every process reads its own credentials.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from infra.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow.fs
+
+TEMPORARY = ".tmp-"  # unfinished writes; never listed, and a reader of the folder skips dot files
+LOCK = ".lock"  # holds the flock(2) of compare-and-swap in its folder
+
+
+class NotFound(UserError):
+    """No object under this key (404)."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, status=404, code="not_found")
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """What is known of an object without reading it. `key` is relative to the storage that was asked."""
+
+    key: str
+    size: int  # bytes
+    etag: str  # changes whenever the content changes; opaque
+    modified: datetime  # UTC
+
+
+class Storage(ABC):
+    """Objects under relative posix keys; the same behaviour for a folder and for S3.
+
+    Raises UserError, always one sentence: bad key (422), missing bucket (404), access or credentials refused
+    (403), storage unreachable (503), disk full (507). Temporary failures of S3 are retried before.
+    """
+
+    uri: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_storage, (self.uri,)
+
+    def __repr__(self) -> str:
+        return f"open_storage({self.uri!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Storage) and other.uri == self.uri
+
+    def __hash__(self) -> int:
+        return hash(self.uri)
+
+    @abstractmethod
+    def sub(self, prefix: str) -> Storage:
+        """The storage below `prefix/`, a storage of its own."""
+
+    @abstractmethod
+    def get(self, key: str) -> bytes:
+        """The object's bytes. Raises NotFound."""
+
+    @abstractmethod
+    def get_file(self, key: str, path: Path) -> None:
+        """Copy the object to `path`, whole or not at all. Makes the folders. Raises NotFound."""
+
+    @abstractmethod
+    def put(self, key: str, data: bytes) -> None:
+        """Write or overwrite."""
+
+    @abstractmethod
+    def put_file(self, key: str, path: Path) -> None:
+        """Write or overwrite with the content of the local file `path`."""
+
+    @abstractmethod
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Write only where nothing is; of many writers exactly one gets True.
+
+        On S3 a lost answer to a write that did happen is retried and reads False: a caller that must know
+        puts something of its own into `data` and compares.
+        """
+
+    @abstractmethod
+    def replace_if(self, key: str, data: bytes, etag: str | None) -> bool:
+        """Compare and swap: write only if the object still has `etag` (None: only if it is absent).
+
+        A key that changes this way is written by `put_if_absent` and `replace_if` only.
+        """
+
+    @abstractmethod
+    def head(self, key: str) -> ObjectInfo | None:
+        """The object's size, etag and time, or None when there is none."""
+
+    def exists(self, key: str) -> bool:
+        return self.head(key) is not None
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Every object whose key starts with the string `prefix`, in the order of the keys' bytes."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove; nothing happens when it is absent."""
+
+    @abstractmethod
+    def arrow(self) -> tuple[pyarrow.fs.FileSystem, str]:
+        """(filesystem, base path without scheme) for pyarrow, Ray Data and Ray Train."""
+
+
+def open_storage(uri: str | Path) -> Storage:
+    """The storage behind `s3://bucket/prefix`, `file:///folder` or a folder's path. Touches nothing yet.
+
+    Raises UserError for another scheme or a bucket name that cannot be.
+    """
+    text = str(uri)
+    if "://" not in text:
+        if not text:
+            raise UserError("an empty storage URI; give a folder or s3://bucket/prefix.", code="invalid_uri")
+        return FolderStorage(Path(text))
+    parts = urlsplit(text)
+    if parts.scheme == "file":
+        if parts.netloc not in ("", "localhost") or not parts.path:
+            raise UserError(
+                f"storage URI {text}: expected file:///absolute/folder, with three slashes.",
+                code="invalid_uri",
+            )
+        return FolderStorage(Path(unquote(parts.path)))
+    if parts.scheme == "s3":
+        from infra.s3 import S3Storage
+
+        bucket, _, prefix = text.removeprefix("s3://").partition("/")
+        return S3Storage(bucket, prefix)
+    raise UserError(
+        f"storage URI {text[:200]}: unknown scheme {parts.scheme}://; give a folder, file:///folder or s3://bucket/prefix.",
+        code="invalid_uri",
+    )
+
+
+def check_key(key: str) -> str:
+    """The key, if it is a relative posix path that means the same in a folder and in S3. UserError 422 else."""
+    pieces = key.split("/")
+    if (
+        any(piece in ("", ".", "..") for piece in pieces)
+        or any(piece.startswith(TEMPORARY) or piece == LOCK for piece in pieces)
+        or any(ord(letter) < 32 or letter in "\\\x7f" for letter in key)
+        or any(len(piece.encode(errors="replace")) > 255 for piece in pieces)
+        or len(key.encode(errors="replace")) > 900
+    ):
+        shown = key if len(key) <= 80 else f"{key[:80]}... ({len(key)} characters)"
+        raise UserError(
+            f"object key {shown!r}: expected a relative path like folder/name, without '..', empty or overlong parts.",
+            status=422,
+            code="invalid_key",
+        )
+    return key
+
+
+@contextlib.contextmanager
+def explained_os_errors(doing: str) -> Iterator[None]:
+    """Turn what the operating system refuses (disk full, no permission, ...) into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise UserError(
+                f"{doing}: the disk is full ({error.strerror}); free space or choose another folder. Nothing was kept.",
+                status=507,
+                code="disk_full",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(
+                f"{doing}: not permitted ({error.strerror}); choose a folder that you may write and read.",
+                status=403,
+                code="access_denied",
+            ) from error
+        raise UserError(
+            f"{doing}: {error.strerror or error}; check the path.", status=422, code="invalid_path"
+        ) from error
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed to it when the block ends well and removed when it does not."""
+    with explained_os_errors(f"writing {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            settle(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def settle(path: Path) -> None:
+    """Give a temporary file the permissions of an ordinary one and bring it to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fchmod(descriptor, 0o666 & ~UMASK)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_umask() -> int:
+    """The process's umask; reading it means setting it, so this happens once, at import."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+UMASK = read_umask()
+
+
+class FolderStorage(Storage):
+    """Objects as files below `root`. Works on a network file system that keeps rename, link and flock."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(os.path.abspath(root.expanduser()))
+        self.uri = str(self.root)
+
+    def sub(self, prefix: str) -> Storage:
+        prefix = prefix.strip("/")
+        return FolderStorage(self.root / check_key(prefix)) if prefix else self
+
+    def path(self, key: str) -> Path:
+        """The file of a key."""
+        return self.root / check_key(key)
+
+    def missing(self, key: str) -> NotFound:
+        return NotFound(f"{self.path(key)} does not exist; check the name and the folder.")
+
+    def get(self, key: str) -> bytes:
+        with explained_os_errors(f"reading {self.path(key)}"):
+            try:
+                return self.path(key).read_bytes()
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+                raise self.missing(key) from None
+
+    def get_file(self, key: str, path: Path) -> None:
+        if not self.path(key).is_file():
+            raise self.missing(key)
+        with atomic_file(path) as temporary:
+            shutil.copyfile(self.path(key), temporary)
+
+    def put(self, key: str, data: bytes) -> None:
+        with atomic_file(self.path(key)) as temporary:
+            temporary.write_bytes(data)
+
+    def put_file(self, key: str, path: Path) -> None:
+        if not path.is_file():
+            raise UserError(f"{path} is not a file; it cannot be stored as {key}.", code="file_not_found")
+        with atomic_file(self.path(key)) as temporary:
+            shutil.copyfile(path, temporary)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        path = self.path(key)
+        with explained_os_errors(f"writing {path}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
+            os.close(handle)
+            temporary = Path(name)
+            try:
+                temporary.write_bytes(data)
+                settle(temporary)
+                os.link(temporary, path)  # atomic, and refuses where something is
+            except FileExistsError:
+                return False
+            finally:
+                temporary.unlink(missing_ok=True)
+        return True
+
+    def replace_if(self, key: str, data: bytes, etag: str | None) -> bool:
+        if etag is None:
+            return self.put_if_absent(key, data)
+        path = self.path(key)
+        if not path.is_file():
+            return False
+        with explained_os_errors(f"writing {path}"), (path.parent / LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            found = self.head(key)
+            if found is None or found.etag != etag:
+                return False
+            self.put(key, data)
+        return True
+
+    def head(self, key: str) -> ObjectInfo | None:
+        with explained_os_errors(f"reading {self.path(key)}"):
+            try:
+                found = self.path(key).stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        return describe(key, found) if stat.S_ISREG(found.st_mode) else None
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        start = self.root / check_key(prefix.rpartition("/")[0]) if "/" in prefix else self.root
+        infos = []
+        with explained_os_errors(f"listing {start}"):
+            for folder, _, names in os.walk(start, onerror=raise_unless_absent):
+                for name in names:
+                    path = Path(folder, name)
+                    key = path.relative_to(self.root).as_posix()
+                    if name.startswith(TEMPORARY) or name == LOCK or not key.startswith(prefix):
+                        continue
+                    try:
+                        infos.append(describe(key, path.stat()))
+                    except FileNotFoundError:  # deleted since the walk
+                        continue
+        yield from sorted(infos, key=lambda info: info.key.encode(errors="surrogateescape"))
+
+    def delete(self, key: str) -> None:
+        with explained_os_errors(f"deleting {self.path(key)}"):
+            try:
+                self.path(key).unlink()
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                pass
+
+    def arrow(self) -> tuple[pyarrow.fs.FileSystem, str]:
+        import pyarrow.fs
+
+        return pyarrow.fs.LocalFileSystem(), str(self.root)
+
+
+def describe(key: str, found: os.stat_result) -> ObjectInfo:
+    """A file's state as ObjectInfo. Every write is a new file: inode and time make the etag."""
+    return ObjectInfo(
+        key=key,
+        size=found.st_size,
+        etag=f"{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}",
+        modified=datetime.fromtimestamp(found.st_mtime, UTC),
+    )
+
+
+def raise_unless_absent(error: OSError) -> None:
+    """os.walk's `onerror`: a folder that is not there is empty, another failure is a failure."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error

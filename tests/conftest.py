@@ -1,0 +1,12 @@
+"""Fixtures that more than one room's tests use."""
+
+import pytest
+
+from infra.s3server import LoopbackS3
+
+
+@pytest.fixture(scope="session")
+def s3():
+    """An S3 server on loopback with the bucket "tests"; its AWS_* variables are in os.environ."""
+    with LoopbackS3(bucket="tests") as server, server.exported():
+        yield server
