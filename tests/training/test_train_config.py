@@ -1,0 +1,81 @@
+"""Settings: where each value comes from, what is refused and in which words."""
+
+import pytest
+
+from infra.errors import UserError
+from training.config import TrainConfig, config_hash, make_config, resolve
+
+
+def test_defaults_are_the_papers():
+    config = TrainConfig()
+    assert config.learning_rates() == {"spatial": 5e-4, "temporal": 5e-4}
+    assert (config.adam_beta1, config.adam_beta2, config.schedule, config.batch_size) == (0.9, 0.999, "constant", 1)
+    assert (config.rank, config.dropout, config.beta) == (32, 0.1, 1.0)
+    assert config.weight_decay_for(1) == 1e-2
+    assert config.weight_decay_for(4) == 1e-4
+
+
+def test_every_setting_says_why_and_where_it_is_shown():
+    for name, field in TrainConfig.model_fields.items():
+        assert field.description, name
+        assert field.json_schema_extra["panel"], name
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"steps": -5}, ["steps -5", "greater than or equal to 1"]),
+        ({"steps": 0}, ["steps 0"]),
+        ({"workers": 0}, ["workers 0", "at least 1"]),
+        ({"workers": "4:2"}, ["workers 4:2", "at least the first"]),
+        ({"workers": "many"}, ["workers many", "1:4"]),
+        ({"learning_rate": -1}, ["learning-rate -1"]),
+        ({"learning_rate": float("nan")}, ["learning-rate nan"]),
+        ({"zero": 4}, ["zero 4"]),
+        ({"rank": "big"}, ["rank big"]),
+        ({"workers": "1:4", "zero": 2}, ["1:4", "elastic", "zero 0", "stage 2"]),
+        ({"timestep_low": 0.9, "timestep_high": 0.5}, ["0.9", "0.5", "below"]),
+        ({"colour": 1}, ["unknown training setting 'colour'"]),
+    ],
+    ids=lambda v: str(v) if isinstance(v, dict) else "",
+)
+def test_a_wrong_setting_is_one_sentence(values, words):
+    with pytest.raises(UserError) as caught:
+        make_config(values)
+    message = caught.value.message
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+    assert len(message) < 600
+
+
+def test_elastic_workers_are_allowed_without_zero():
+    config = make_config({"workers": "1:4"})
+    assert config.elastic
+    assert config.worker_range == (1, 4)
+    assert make_config({"workers": "3"}).worker_range == (3, 3)
+
+
+def test_what_is_given_wins_over_the_foundations_recommendation_over_the_default(tmp_path):
+    (tmp_path / "recommended.yaml").write_text("train: {rank: 16, learning_rate: 2.0e-3}\n")
+    config = resolve({"learning_rate": 1e-3}, tmp_path)
+    assert (config.learning_rate, config.rank, config.dropout) == (1e-3, 16, 0.1)
+    assert resolve({}, None).rank == 32
+
+
+@pytest.mark.parametrize("text", ["train: {colour: 1}", "- 1", "train: [1", "train: 3"])
+def test_a_broken_recommendation_is_named(tmp_path, text):
+    (tmp_path / "recommended.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"recommended\.yaml"):
+        resolve({}, tmp_path)
+
+
+def test_a_config_survives_its_own_dump():
+    config = make_config({"steps": 7, "workers": "1:2", "sample_prompts": ["a", "b"]})
+    assert make_config(config.model_dump(mode="json")) == config
+
+
+def test_the_hash_tells_what_changes_the_adapter():
+    base = TrainConfig()
+    assert config_hash(base) == config_hash(make_config({"workers": 2, "checkpoint_interval": 5}))
+    assert config_hash(base) != config_hash(make_config({"rank": 16}))
+    assert config_hash(base) != config_hash(make_config({"zero": 3}))

@@ -1,0 +1,310 @@
+"""What a training run is made of: every setting, once.
+
+`TrainConfig` feeds the options of `motiondirector train`, the YAML file, a batch manifest's overrides and the
+`config.yaml` saved with the run. A value comes from, in this order: the command line, the YAML file, the
+foundation's own recommendation (`recommended.yaml` in its folder), and the defaults here, which are those of the
+paper's published code (arXiv 2310.08465) for ZeroScope-sized models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from infra.errors import UserError
+
+METHOD = "Method"
+OPTIMIZER = "Optimizer"
+CLUSTER = "Workers"
+RECORDS = "Checkpoints and samples"
+
+
+def setting(default: Any, panel: str, description: str, **bounds: Any) -> Any:
+    """One field: its default, the help panel it is shown in, why it exists, its bounds."""
+    return Field(default, description=description, json_schema_extra={"panel": panel}, **bounds)
+
+
+class TrainConfig(BaseModel):
+    """All settings of one concept's training. Frozen: a run's settings never change under it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    # ------------------------------------------------------------------ method
+    method: Literal["dual", "no-debias", "coupled"] = setting(
+        "dual",
+        METHOD,
+        "dual: the paper's two paths with the debiased loss. no-debias: without its second term. coupled: one "
+        "joint LoRA pair on whole clips. The last two are baselines to compare with.",
+    )
+    steps: int = setting(
+        300,
+        METHOD,
+        "Optimizer steps. The paper uses 50-150 for a single clip, 300-1000 for several.",
+        ge=1,
+        le=1_000_000,
+    )
+    rank: int = setting(
+        32, METHOD, "Rank of both LoRAs: more remembers more, also of the appearance.", ge=1, le=512
+    )
+    dropout: float = setting(
+        0.1, METHOD, "Dropout on the LoRA's output; keeps few clips from being learnt by heart.", ge=0, lt=1
+    )
+    beta: float = setting(
+        1.0,
+        METHOD,
+        "Strength of debiasing. At 1 the temporal loss weighs an error common to all frames (appearance) by "
+        "0.17 and one that differs between frames (motion) by 3. 0 doubles the plain loss.",
+        ge=0,
+        le=10,
+    )
+    skip_spatial: float = setting(
+        0.0,
+        METHOD,
+        "Share of steps without the spatial pass and with the spatial LoRA off, so that the temporal LoRA also "
+        "learns to work without it, as it must at inference. 0.2 in the published code.",
+        ge=0,
+        le=1,
+    )
+    single_spatial: bool = setting(
+        False,
+        METHOD,
+        "One spatial LoRA for all clips instead of one each: for clips of the same subject and scene.",
+    )
+    timestep_low: float = setting(
+        0.0,
+        METHOD,
+        "Lowest noise level trained on, as a fraction of the schedule. Motion is decided at high noise: 0.35 "
+        "learns it faster on small models.",
+        ge=0,
+        lt=1,
+    )
+    timestep_high: float = setting(1.0, METHOD, "Highest noise level trained on, as a fraction.", gt=0, le=1)
+    offset_noise: float = setting(
+        0.0,
+        METHOD,
+        "Strength of noise shared by all pixels of a frame; helps models that cannot draw very dark or bright "
+        "clips. 0.1 is usual.",
+        ge=0,
+        le=1,
+    )
+    frames: int | None = setting(
+        None, METHOD, "Frames of each training clip; the foundation's own when not given.", ge=2, le=1024
+    )
+    height: int | None = setting(
+        None, METHOD, "Height in pixels; the foundation's own when not given.", ge=8, le=8192
+    )
+    width: int | None = setting(
+        None, METHOD, "Width in pixels; the foundation's own when not given.", ge=8, le=8192
+    )
+    seed: int = setting(
+        0,
+        METHOD,
+        "Everything random in a step follows from (seed, concept, step, rank): the same seed gives the same "
+        "adapter.",
+        ge=0,
+        lt=2**63,
+    )
+
+    # --------------------------------------------------------------- optimizer
+    learning_rate: float = setting(5e-4, OPTIMIZER, "Learning rate of the temporal LoRA (AdamW).", gt=0, le=1)
+    spatial_learning_rate: float | None = setting(
+        None, OPTIMIZER, "Learning rate of the spatial LoRAs; the temporal one's when not given.", gt=0, le=1
+    )
+    weight_decay: float | None = setting(
+        None,
+        OPTIMIZER,
+        "AdamW's weight decay; when not given 1e-2 for one clip, 1e-4 for several.",
+        ge=0,
+        lt=1,
+    )
+    adam_beta1: float = setting(0.9, OPTIMIZER, "AdamW's first moment decay.", ge=0, lt=1)
+    adam_beta2: float = setting(0.999, OPTIMIZER, "AdamW's second moment decay.", ge=0, lt=1)
+    adam_epsilon: float = setting(1e-8, OPTIMIZER, "AdamW's epsilon.", gt=0, lt=1)
+    schedule: Literal["constant", "linear", "cosine"] = setting(
+        "constant", OPTIMIZER, "How the learning rate goes on after the warm-up; linear and cosine end at 0."
+    )
+    warmup_steps: int = setting(
+        0, OPTIMIZER, "Steps over which the learning rate rises from 0.", ge=0, le=1_000_000
+    )
+    batch_size: int = setting(1, OPTIMIZER, "Clips in one forward, on each worker.", ge=1, le=256)
+    gradient_accumulation: int = setting(
+        1,
+        OPTIMIZER,
+        "Forwards and backwards before one optimizer step: a larger batch in the same memory.",
+        ge=1,
+        le=1024,
+    )
+    max_gradient_norm: float = setting(
+        1.0,
+        OPTIMIZER,
+        "The gradient of each LoRA (each slot of the bank for itself, so that one never scales another) is "
+        "clipped to this norm; 0 turns clipping off.",
+        ge=0,
+    )
+
+    # ----------------------------------------------------------------- cluster
+    workers: int | str = setting(
+        1,
+        CLUSTER,
+        "Data-parallel workers, or min:max for a run that grows and shrinks with the cluster (only with zero 0).",
+    )
+    zero: Literal[0, 1, 2, 3] = setting(
+        0,
+        CLUSTER,
+        "DeepSpeed's ZeRO stage. 0 continues with any number of workers; 3 shards the base too, for a model that "
+        "does not fit one GPU. LoRAs are small: 1 and 2 save little.",
+    )
+    dtype: Literal["fp32", "bf16"] = setting(
+        "fp32", CLUSTER, "Precision of the frozen base; bf16 halves its memory. The LoRAs stay fp32."
+    )
+    gradient_checkpointing: bool = setting(
+        False,
+        CLUSTER,
+        "Recompute activations in the backward: much less memory, about a third more time, the same gradients.",
+    )
+    max_failures: int = setting(
+        3,
+        CLUSTER,
+        "Times a run goes on from its last checkpoint after a worker died, before it gives up.",
+        ge=0,
+        le=1000,
+    )
+
+    # ----------------------------------------------------------------- records
+    checkpoint_interval: int = setting(
+        100, RECORDS, "Steps between checkpoints: the most work a crash can cost.", ge=1
+    )
+    sample_interval: int = setting(
+        0, RECORDS, "Steps between sample videos, rendered beside the training; 0: only at the end.", ge=0
+    )
+    sample_prompts: tuple[str, ...] = setting(
+        (), RECORDS, "What the samples show (repeat the option); the concept's first caption when not given."
+    )
+
+    @field_validator("workers")
+    @classmethod
+    def _workers(cls, value: int | str) -> int | str:
+        text = str(value)
+        low, colon, high = text.partition(":")
+        if not low.isdecimal() or (colon and not high.isdecimal()):
+            raise ValueError("must be a number of workers or min:max, such as 2 or 1:4")
+        if int(low) < 1 or (colon and int(high) < int(low)):
+            raise ValueError("must be at least 1, and in min:max the second at least the first")
+        return text if colon else int(low)
+
+    @field_validator("sample_prompts", mode="before")
+    @classmethod
+    def _one_prompt(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _together(self) -> TrainConfig:
+        if self.timestep_low >= self.timestep_high:
+            raise ValueError(
+                f"timestep_low {self.timestep_low} must be below timestep_high {self.timestep_high}"
+            )
+        if self.elastic and self.zero:
+            raise ValueError(
+                f"workers {self.workers} (elastic) needs zero 0: a checkpoint of ZeRO stage {self.zero} cannot be "
+                "continued by another number of workers; give one number of workers, or zero 0"
+            )
+        if self.method == "coupled" and self.skip_spatial:
+            raise ValueError("method coupled has no spatial pass to skip; leave skip_spatial at 0")
+        return self
+
+    @property
+    def elastic(self) -> bool:
+        return isinstance(self.workers, str)
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """(fewest, most) workers."""
+        if isinstance(self.workers, int):
+            return self.workers, self.workers
+        low, high = self.workers.split(":")
+        return int(low), int(high)
+
+    def weight_decay_for(self, clips: int) -> float:
+        """The given weight decay, else the published code's: 1e-2 for one clip, 1e-4 for several."""
+        if self.weight_decay is not None:
+            return self.weight_decay
+        return 1e-2 if clips == 1 else 1e-4
+
+    def learning_rates(self) -> dict[str, float]:
+        """Peak learning rate of each path."""
+        spatial = self.spatial_learning_rate
+        return {
+            "spatial": self.learning_rate if spatial is None else spatial,
+            "temporal": self.learning_rate,
+        }
+
+
+# Settings that may change when a run is continued: they change where and how often, not what is computed.
+CHANGEABLE = {
+    "workers",
+    "max_failures",
+    "checkpoint_interval",
+    "sample_interval",
+    "sample_prompts",
+    "gradient_checkpointing",
+}
+
+
+def make_config(values: dict[str, Any]) -> TrainConfig:
+    """`TrainConfig` from plain values.
+
+    Raises:
+        UserError: one sentence naming the first wrong setting, what was given and what is expected.
+    """
+    try:
+        return TrainConfig(**values)
+    except ValidationError as error:
+        raise UserError(_sentence(error), status=422, code="invalid_setting") from None
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if not first["loc"]:
+        return f"{message}."
+    name = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(TrainConfig.model_fields)
+        return f"unknown training setting {name!r}; known are {known}."
+    given = str(first.get("input"))
+    return f"{name.replace('_', '-')} {given[:80]}: {message}."
+
+
+def recommended(folder: Path | None) -> dict[str, Any]:
+    """A foundation's own settings: `recommended.yaml` in its folder, under the key `train`; {} without one.
+
+    Raises:
+        UserError: the file is there and is not `train:` with known settings.
+    """
+    path = Path(folder) / "recommended.yaml" if folder else None
+    if path is None or not path.is_file():
+        return {}
+    try:
+        loaded = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
+    values = loaded.get("train", {}) if isinstance(loaded, dict) else None
+    if not isinstance(values, dict) or not set(values) <= set(TrainConfig.model_fields):
+        raise UserError(f"{path} must hold `train:` with known training settings; found {loaded!r}.")
+    return values
+
+
+def resolve(given: dict[str, Any], folder: Path | None = None) -> TrainConfig:
+    """The run's settings: `given` (command line over YAML) over the foundation's recommendation over defaults."""
+    return make_config({**recommended(folder), **given})
+
+
+def config_hash(config: TrainConfig) -> str:
+    """sha256 over everything that changes what is computed: equal hashes train the same adapter."""
+    fixed = {k: v for k, v in config.model_dump(mode="json").items() if k not in CHANGEABLE}
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()

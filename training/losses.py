@@ -1,0 +1,36 @@
+"""The two losses of MotionDirector (arXiv 2310.08465, eq. 4-8), per sample.
+
+Shapes: B samples, C channels, F frames, H height, W width. Errors and losses are float32.
+
+`phi(x_f) = sqrt(beta^2 + 1) * x_f - beta * x_a`, with `a` an anchor frame, takes from a video most of what all its
+frames share. It is linear, so `phi(pred) - phi(target) = phi(pred - target)`. On the error e of one clip and over a
+uniformly drawn anchor at beta = 1, the mean square of phi(e) weighs the part of e that is common to all frames by
+(sqrt(2) - 1)^2 = 0.17 and the part that differs between frames by 3.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def mse(pred_BCFHW: Tensor, target_BCFHW: Tensor) -> Tensor:
+    """Mean square error of each sample. Returns [B], float32."""
+    return (pred_BCFHW.float() - target_BCFHW.float()).square().flatten(1).mean(1)
+
+
+def phi(x_BCFHW: Tensor, anchor_B: Tensor, beta: float) -> Tensor:
+    """The appearance-debiasing map (eq. 6): every frame against its sample's anchor frame. Keeps the shape."""
+    anchor_BC1HW = x_BCFHW[torch.arange(len(x_BCFHW), device=x_BCFHW.device), :, anchor_B].unsqueeze(2)
+    return (beta**2 + 1) ** 0.5 * x_BCFHW - beta * anchor_BC1HW
+
+
+def debiased(pred_BCFHW: Tensor, target_BCFHW: Tensor, anchor_B: Tensor, beta: float = 1.0) -> Tensor:
+    """MSE(phi(pred), phi(target)) of each sample (eq. 7). Returns [B], float32."""
+    error_BCFHW = pred_BCFHW.float() - target_BCFHW.float()
+    return phi(error_BCFHW, anchor_B, beta).square().flatten(1).mean(1)
+
+
+def temporal_loss(pred_BCFHW: Tensor, target_BCFHW: Tensor, anchor_B: Tensor, beta: float = 1.0) -> Tensor:
+    """L_t = MSE(pred, target) + MSE(phi(pred), phi(target)) of each sample (eq. 8). Returns [B], float32."""
+    return mse(pred_BCFHW, target_BCFHW) + debiased(pred_BCFHW, target_BCFHW, anchor_B, beta)
