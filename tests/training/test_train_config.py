@@ -9,7 +9,12 @@ from training.config import TrainConfig, config_hash, make_config, resolve
 def test_defaults_are_the_papers():
     config = TrainConfig()
     assert config.learning_rates() == {"spatial": 5e-4, "temporal": 5e-4}
-    assert (config.adam_beta1, config.adam_beta2, config.schedule, config.batch_size) == (0.9, 0.999, "constant", 1)
+    assert (config.adam_beta1, config.adam_beta2, config.schedule, config.batch_size) == (
+        0.9,
+        0.999,
+        "constant",
+        1,
+    )
     assert (config.rank, config.dropout, config.beta) == (32, 0.1, 1.0)
     assert config.weight_decay_for(1) == 1e-2
     assert config.weight_decay_for(4) == 1e-4

@@ -1,0 +1,243 @@
+"""The adapter bank: preallocated LoRA slots behind every target layer; a batch may mix any of them.
+
+A slot holds one adapter of one path: A[slot] [rank, in] and B[slot] [out, rank] for each of its layers. A
+sample's output gets scale * B[slot] A[slot] x added. Which slots a sample uses is the `Routing` of the
+forward (`with bank.use(routing): denoiser(...)`), so one forward serves samples with different adapters,
+nothing is re-created and nothing global is switched.
+
+The same bank trains: with `trainable=True` each slot's tensors are Parameters of their own, so that a slot
+that a step did not use has no gradient and its optimizer group can rest.
+
+The layers live in submodules that are *called* (not just read) because ZeRO 3 gathers a module's parameters
+when it is called. They are attached by forward hooks: the denoiser's own parameter names stay as they were.
+
+Shapes: n samples, N = tokens of a sample (whatever the layer folded into the batch: frames or pixels),
+r rank, k adapters a sample. Every target layer must keep the sample outermost, as all families here do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from models.routing import PATHS, Mix, Path, Routing
+
+
+def stable_seed(*parts: object) -> int:
+    """A 63-bit seed from any printable parts; the same on every machine and in every process."""
+    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class LoraSlots(nn.Module):
+    """The slots of one layer and path. Slot 0 is all zeros and cannot be written."""
+
+    def __init__(self, layer: nn.Linear, slots: int, rank: int, trainable: bool, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.rank, self.trainable = rank, trainable
+        shape_a, shape_b = (rank, layer.in_features), (layer.out_features, rank)
+        kind = {"device": layer.weight.device, "dtype": dtype}
+        if trainable:
+            self.A = nn.ParameterList(nn.Parameter(torch.zeros(shape_a, **kind)) for _ in range(slots))
+            self.B = nn.ParameterList(nn.Parameter(torch.zeros(shape_b, **kind)) for _ in range(slots))
+        else:
+            self.register_buffer("A", torch.zeros(slots + 1, *shape_a, **kind), persistent=False)
+            self.register_buffer("B", torch.zeros(slots + 1, *shape_b, **kind), persistent=False)
+
+    def slot(self, number: int) -> tuple[Tensor, Tensor]:
+        """A [r, in] and B [out, r] of a slot, as stored (writes reach the bank). `number` counts from 1."""
+        index = number - 1 if self.trainable else number
+        return self.A[index], self.B[index]
+
+    def _pick(self, store, numbers: tuple[int, ...], slots_n: Tensor, frozen: bool) -> Tensor:
+        """The tensors of each sample's slot, stacked: [n, ...]."""
+        if not self.trainable:
+            return store.index_select(0, slots_n)
+        zero = None
+        if 0 in numbers:
+            zero = torch.zeros_like(store[0])
+        picked = [zero if number == 0 else store[number - 1] for number in numbers]
+        stacked = picked[0].unsqueeze(0) if len(picked) == 1 else torch.stack(picked)
+        return stacked.detach() if frozen else stacked
+
+    def forward(self, x: Tensor, y: Tensor, mix: Mix, dropout: float, seeds: tuple[int, ...]) -> Tensor:
+        """y + sum over the mix of scale * B A x.
+
+        Args:
+            x: the layer's input [n * anything, ..., in], sample outermost.
+            y: the layer's output, same leading shape, [..., out].
+        """
+        n, k = mix.slots.shape
+        x_nNi = x.reshape(n, -1, x.shape[-1])
+        y_nNo = y.reshape(n, -1, y.shape[-1])
+        for j in range(k):
+            numbers = tuple(row[j] for row in mix.numbers) if self.trainable else ()
+            a_nri = self._pick(self.A, numbers, mix.slots[:, j], mix.frozen)
+            b_nor = self._pick(self.B, numbers, mix.slots[:, j], mix.frozen)
+            h_nNr = torch.bmm(x_nNi.to(a_nri.dtype), a_nri.transpose(1, 2))
+            h_nNr = h_nNr * mix.scales[:, j].to(h_nNr.dtype).view(n, 1, 1)
+            if not dropout and y_nNo.dtype == h_nNr.dtype:
+                y_nNo = torch.baddbmm(y_nNo, h_nNr, b_nor.transpose(1, 2))
+                continue
+            up_nNo = torch.bmm(h_nNr, b_nor.transpose(1, 2))
+            if dropout:
+                up_nNo = up_nNo * self._keep(up_nNo, dropout, seeds, j)
+            y_nNo = y_nNo + up_nNo.to(y_nNo.dtype)
+        return y_nNo.view(y.shape)
+
+    def _keep(self, like_nNo: Tensor, dropout: float, seeds: tuple[int, ...], j: int) -> Tensor:
+        """Each sample's dropout mask, already divided by the keep probability: a function of its seed alone."""
+        masks = torch.empty_like(like_nNo, requires_grad=False)
+        for mask_No, seed in zip(masks, seeds, strict=True):
+            generator = torch.Generator(like_nNo.device).manual_seed(stable_seed(seed, self.key, j))
+            mask_No.bernoulli_(1 - dropout, generator=generator)
+        return masks / (1 - dropout)
+
+    key: str = ""  # "<path>:<layer name>": tells this layer's dropout and initial values from the others'
+
+
+class AdapterBank(nn.Module):
+    """LoRA slots behind a denoiser's target layers.
+
+    Args:
+        denoiser: the network whose Linears the adapters stand behind.
+        targets: for each path the module names of its Linears (a layer may stand in both).
+        slots: how many adapters of each path fit (slot numbers 1..n; slot 0 is the base).
+        rank: the largest rank a slot can hold; smaller ones are padded with zeros.
+        trainable: slots as Parameters, initialised for training (A ~ N(0, 1/r), B = 0).
+        seed: of the initial values; a slot's values depend on (seed, path, slot, layer) only.
+        dtype: of the slots; None takes the denoiser's (trainable: float32 whatever the base is).
+    """
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        targets: Mapping[Path, tuple[str, ...]],
+        slots: Mapping[Path, int],
+        rank: int,
+        *,
+        trainable: bool = False,
+        seed: int = 0,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.rank, self.trainable, self.seed = rank, trainable, seed
+        self.slots: dict[Path, int] = {path: slots.get(path, 0) for path in PATHS}
+        self.targets: dict[Path, tuple[str, ...]] = {
+            path: tuple(targets.get(path, ())) if self.slots[path] else () for path in PATHS
+        }
+        self.current: Routing | None = None
+        self._layers: dict[tuple[Path, str], LoraSlots] = {}
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+        self.layers = nn.ModuleDict()
+        for name in dict.fromkeys((*self.targets["spatial"], *self.targets["temporal"])):
+            linear = denoiser.get_submodule(name)
+            assert isinstance(linear, nn.Linear), f"{name} is a {type(linear).__name__}, not a Linear"
+            kind = dtype or (torch.float32 if trainable else linear.weight.dtype)
+            for path in PATHS:
+                if name in self.targets[path]:
+                    layer = LoraSlots(linear, self.slots[path], rank, trainable, kind)
+                    layer.key = f"{path}:{name}"
+                    self.layers[f"{path}:{name}".replace(".", "/")] = layer
+                    self._layers[path, name] = layer
+            self._hooks.append(linear.register_forward_hook(self._hook(name)))
+        if trainable:
+            for path in PATHS:
+                for number in range(1, self.slots[path] + 1):
+                    self.reset(path, number)
+
+    def _hook(self, name: str):
+        layers = [(path, self._layers[path, name]) for path in PATHS if (path, name) in self._layers]
+
+        def add_adapters(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            routing = self.current
+            if routing is None:
+                return None
+            for path, layer in layers:
+                mix: Mix | None = getattr(routing, path)
+                if mix is not None and mix.slots.shape[1]:
+                    output = layer(args[0], output, mix, routing.dropout, routing.seeds)
+            return output
+
+        return add_adapters
+
+    @contextmanager
+    def use(self, routing: Routing | None) -> Iterator[None]:
+        """Within this block the denoiser's forward uses these adapters; None: the bare base model."""
+        before, self.current = self.current, routing
+        try:
+            yield
+        finally:
+            self.current = before
+
+    def remove(self) -> None:
+        """Take the bank off the denoiser, which is then exactly what it was."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    def _of(self, path: Path, slot: int) -> Iterator[tuple[str, LoraSlots]]:
+        assert 1 <= slot <= self.slots[path], f"{path} slot {slot} of {self.slots[path]}"
+        for name in self.targets[path]:
+            yield name, self._layers[path, name]
+
+    @torch.no_grad()
+    def reset(self, path: Path, slot: int, *, seed: int | None = None) -> None:
+        """Initial values of training: A ~ N(0, std 1/rank), B = 0 (so the adapter starts as no change)."""
+        for name, layer in self._of(path, slot):
+            a, b = layer.slot(slot)
+            if a.is_meta:
+                continue
+            key = stable_seed(self.seed if seed is None else seed, path, slot, name)
+            noise = torch.randn(a.shape, generator=torch.Generator().manual_seed(key)) / self.rank
+            a.copy_(noise)
+            b.zero_()
+
+    @torch.no_grad()
+    def clear(self, path: Path, slot: int) -> None:
+        """Make the slot all zeros."""
+        for _, layer in self._of(path, slot):
+            for tensor in layer.slot(slot):
+                tensor.zero_()
+
+    @torch.no_grad()
+    def write(
+        self, path: Path, slot: int, tensors: Mapping[str, tuple[Tensor, Tensor]], scale: float = 1.0
+    ) -> None:
+        """Overwrite a slot with {layer: (A [r, in], B [out, r])}; r at most the bank's rank, scale goes into B.
+
+        Layers that the adapter does not have become zeros. Raises AssertionError for a layer that is no target
+        or a rank that does not fit: `models.adapter` and the slot table check both before and say it kindly.
+        """
+        unknown = set(tensors) - set(self.targets[path])
+        assert not unknown, f"no {path} target: {sorted(unknown)[:3]}"
+        for name, layer in self._of(path, slot):
+            a, b = layer.slot(slot)
+            if name not in tensors:
+                a.zero_()
+                b.zero_()
+                continue
+            new_a, new_b = tensors[name]
+            r = new_a.shape[0]
+            assert r <= self.rank, f"rank {r} does not fit the bank's {self.rank}"
+            a[:r].copy_(new_a)
+            a[r:].zero_()
+            b[:, :r].copy_(new_b * scale if scale != 1.0 else new_b)
+            b[:, r:].zero_()
+
+    def extract(self, path: Path, slot: int) -> dict[str, tuple[Tensor, Tensor]]:
+        """A copy of a slot on the CPU: {layer: (A [rank, in], B [out, rank])}."""
+        found: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, layer in self._of(path, slot):
+            a, b = layer.slot(slot)
+            found[name] = (a.detach().to("cpu", copy=True), b.detach().to("cpu", copy=True))
+        return found
+
+    def slot_parameters(self, path: Path, slot: int) -> list[nn.Parameter]:
+        """The Parameters of one slot of a trainable bank, in layer order: A, B, A, B, ..."""
+        assert self.trainable, "only a trainable bank has parameters"
+        return [tensor for _, layer in self._of(path, slot) for tensor in layer.slot(slot)]  # type: ignore[misc]

@@ -1,0 +1,187 @@
+"""A text-to-video foundation model, as training and serving see it.
+
+One small interface: encode text, encode frames, noise, predict, decode, which layers are spatial and which
+temporal, and a fingerprint of the weights. A family (one module beside this one) holds a stock diffusers
+pipeline and answers these; nothing else in the project knows what model it is.
+
+Shapes: B samples, F frames, H W pixels, C f h w latents (f < F for temporally compressed ones), L D text.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from infra.errors import UserError
+from models.bank import AdapterBank
+from models.checkpointing import checkpoint_blocks
+from models.noise import NoiseProcess
+from models.routing import Path, Routing
+
+
+@dataclass(frozen=True, order=True)
+class Bucket:
+    """The size of a video: frames and pixels."""
+
+    frames: int
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.frames}x{self.height}x{self.width}"
+
+    @classmethod
+    def parse(cls, text: str) -> Bucket:
+        """From `FRAMESxHEIGHTxWIDTH`. Raises UserError."""
+        try:
+            frames, height, width = (int(part) for part in text.lower().split("x"))
+        except ValueError:
+            raise UserError(f"size {text!r} is not FRAMESxHEIGHTxWIDTH, such as 16x256x256.") from None
+        return cls(frames, height, width)
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What to generate with when a request does not say."""
+
+    bucket: Bucket
+    fps: int
+    num_inference_steps: int
+    guidance_scale: float
+    negative_prompt: str = ""
+
+
+class Foundation(ABC):
+    """A resident text-to-video model. Subclasses set the attributes below in `__init__`."""
+
+    family: ClassVar[str]
+    denoiser_name: ClassVar[str]  # the component's name in the pipeline: "unet", "transformer"
+    # How stock tools name LoRA keys of this class: PEFT on the module, or the pipeline's own loader.
+    adapter_key_prefix: ClassVar[str]
+
+    name: str
+    source: str  # path or hub id it was loaded from
+    fingerprint: str
+    pipeline: Any
+    denoiser: nn.Module
+    targets: dict[Path, tuple[str, ...]]
+    defaults: Defaults
+    noise: NoiseProcess
+    recommended: dict[
+        str, Any
+    ]  # settings for customization that suit this model (recommended.yaml beside it)
+
+    _bank: AdapterBank | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.denoiser.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.denoiser.parameters()).dtype
+
+    @property
+    def bank(self) -> AdapterBank | None:
+        return self._bank
+
+    def add_bank(
+        self,
+        slots: dict[Path, int],
+        rank: int,
+        *,
+        trainable: bool = False,
+        seed: int = 0,
+        dtype: torch.dtype | None = None,
+    ) -> AdapterBank:
+        """Put an adapter bank behind this model's target layers (replacing one that is there) and return it."""
+        if self._bank is not None:
+            self._bank.remove()
+        self._bank = AdapterBank(
+            self.denoiser, self.targets, slots, rank, trainable=trainable, seed=seed, dtype=dtype
+        )
+        return self._bank
+
+    @abstractmethod
+    def check_bucket(self, bucket: Bucket) -> None:
+        """Raises UserError (422) when this model cannot make a video of that size."""
+
+    @abstractmethod
+    def latent_shape(self, bucket: Bucket) -> tuple[int, int, int, int]:
+        """(C, f, h, w) of a video's latents."""
+
+    @abstractmethod
+    def encode_text(self, prompts: list[str]) -> Tensor:
+        """[B, L, D] embeddings, padded to one L for every prompt."""
+
+    @abstractmethod
+    def encode_video(self, video_BCFHW: Tensor) -> Tensor:
+        """Pixels in [-1, 1] -> latents [B, C, f, h, w], scaled as the denoiser wants; the posterior's mode."""
+
+    @abstractmethod
+    def encode_frames(self, video_BCFHW: Tensor) -> Tensor:
+        """Each frame as a video of its own: [B, F, C, 1, h, w]. What the spatial path trains on."""
+
+    @abstractmethod
+    def decode(self, latents_BCfhw: Tensor) -> Tensor:
+        """Latents -> uint8 frames [B, F, H, W, 3] on the CPU."""
+
+    @abstractmethod
+    def _predict(self, latents_BCfhw: Tensor, t_B: Tensor, text_BLD: Tensor) -> Tensor: ...
+
+    def predict(
+        self, latents_BCfhw: Tensor, t_B: Tensor, text_BLD: Tensor, routing: Routing | None = None
+    ) -> Tensor:
+        """The denoiser's answer [B, C, f, h, w], each sample with the adapters its routing row names.
+
+        Latents of one frame skip temporal layers where the model has separate ones (the spatial path).
+        """
+        assert routing is None or self._bank is not None, "routing without a bank: call add_bank first"
+        with self._bank.use(routing) if self._bank is not None else nullcontext():
+            return self._predict(latents_BCfhw, t_B, text_BLD)
+
+    @abstractmethod
+    def scheduler_kinds(self) -> tuple[str, ...]:
+        """Names that `make_scheduler` knows; the first is the checkpoint's own."""
+
+    @abstractmethod
+    def _make_scheduler(self, kind: str) -> Any: ...
+
+    def make_scheduler(self, kind: str | None = None) -> Any:
+        """A fresh diffusers scheduler for one request (schedulers keep state). Raises UserError (422)."""
+        kinds = self.scheduler_kinds()
+        if kind is not None and kind not in kinds:
+            raise UserError(
+                f"scheduler {kind!r} does not suit {self.name}; choose one of {', '.join(kinds)}.",
+                status=422,
+                code="invalid_scheduler",
+            )
+        return self._make_scheduler(kind or kinds[0])
+
+    @abstractmethod
+    def checkpointed_blocks(self) -> Iterable[nn.Module]:
+        """The blocks whose activations gradient checkpointing drops."""
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Trade compute for memory in training; gradients stay the same."""
+        checkpoint_blocks(self.checkpointed_blocks(), lambda: self._bank)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name}, {self.fingerprint[:12]}, {self.device}, {self.dtype})"
+
+
+def require_multiple(what: str, value: int, multiple: int, name: str) -> None:
+    """Raises UserError (422) unless `value` is a positive multiple."""
+    if value < 1 or value % multiple:
+        low = max(multiple, value // multiple * multiple)
+        raise UserError(
+            f"{what} {value} does not suit {name}; it must be a multiple of {multiple}, such as {low}.",
+            status=422,
+            code="invalid_size",
+        )

@@ -1,0 +1,173 @@
+"""Load a foundation model from a folder, a hub id, or the embedded default."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from infra.errors import UserError
+from models.fingerprint import fingerprint_folder
+from models.foundation import Foundation
+
+EMBEDDED = Path(__file__).resolve().parent.parent / "assets" / "foundation"
+PARTS = ("denoiser", "text", "vae")
+FAMILIES = {"TextToVideoSDPipeline": "unet3d", "WanPipeline": "wan"}
+COMPONENTS = {
+    "unet3d": {"denoiser": ["unet"], "text": ["text_encoder", "tokenizer"], "vae": ["vae"]},
+    "wan": {"denoiser": ["transformer"], "text": ["text_encoder", "tokenizer"], "vae": ["vae"]},
+}
+
+
+def load_foundation(
+    source: str | Path | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+    parts: Collection[str] = PARTS,
+) -> Foundation:
+    """A resident foundation model.
+
+    Args:
+        source: a folder in diffusers' format, a hub id, `tiny-random:unet3d` / `tiny-random:wan` (random
+            weights of the real classes, for tests), or None for the embedded sprite model.
+        device: None takes CUDA where there is one.
+        dtype: of the denoiser and the text encoder ("float32", "bfloat16", "float16"); None takes float32 on a
+            CPU and bfloat16 on CUDA. The VAE stays in float32 for Wan, as its authors advise.
+        parts: which of "denoiser", "text", "vae" to load; a training worker with cached latents needs only the
+            denoiser.
+
+    Raises:
+        UserError: nothing there, not a pipeline folder, a family without a module, weights that are no
+            safetensors.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if isinstance(dtype, str):
+        dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
+    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+
+    name = foundation_name(source)
+    folder = locate(source)
+    family = family_of(folder, str(source or "the embedded foundation"))
+    components = COMPONENTS[family]
+    left_out: dict[str, None] = {
+        component: None for part in PARTS if part not in parts for component in components[part]
+    }
+    quiet_libraries()
+    import diffusers
+
+    kinds: Any = {"default": dtype, "vae": torch.float32} if family == "wan" else dtype
+    pipeline_class = getattr(diffusers, next(cls for cls, fam in FAMILIES.items() if fam == family))
+    try:
+        pipeline = pipeline_class.from_pretrained(
+            folder, dtype=kinds, use_safetensors=True, local_files_only=True, **left_out
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{source or folder} cannot be loaded as a {pipeline_class.__name__}: {reason}"
+        ) from error
+    pipeline.to(device)
+    made: dict[str, Any] = {
+        "name": name,
+        "source": str(source) if source is not None else "sprites",
+        "fingerprint": fingerprint_folder(folder),
+        "recommended": read_recommended(folder),
+    }
+    if family == "unet3d":
+        from models.unet3d import UNet3DFoundation
+
+        return UNet3DFoundation(pipeline, **made)
+    from models.wan import WanFoundation
+
+    return WanFoundation(pipeline, **made)
+
+
+def quiet_libraries() -> None:
+    """Loading a model is one line of ours, not twenty of the libraries'."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+
+
+def foundation_name(source: str | Path | None) -> str:
+    """The short name requests use: the last part of the path or hub id ("sprites" for the embedded one)."""
+    if source is None or str(source) == "sprites":
+        return "sprites"
+    return str(source).rstrip("/").rsplit("/", 1)[-1].replace(":", "-").lower()
+
+
+def locate(source: str | Path | None) -> Path:
+    """The local folder of a checkpoint: as given, from the hub (or its cache), or freshly written tiny weights."""
+    if source is None or str(source) == "sprites":
+        if not (EMBEDDED / "model_index.json").is_file():
+            raise UserError(
+                f"the embedded foundation is missing at {EMBEDDED}; check the repository out whole, or give "
+                "--foundation PATH_OR_ID."
+            )
+        return EMBEDDED
+    text = str(source)
+    if text.startswith("tiny-random:"):
+        from models.tiny import tiny_checkpoint
+
+        return tiny_checkpoint(text.removeprefix("tiny-random:"))
+    folder = Path(text).expanduser()
+    if folder.exists():
+        return folder
+    if text.startswith((".", "/", "~")) or text.count("/") != 1:
+        raise UserError(f"foundation {text!r} is neither a folder here nor a hub id (`owner/name`).")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.yaml"]
+    try:
+        return Path(snapshot_download(text, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"foundation {text!r} is not on this machine and the hub did not give it: {reason}"
+        ) from None
+
+
+def family_of(folder: Path, source: str) -> str:
+    """Which family module serves the checkpoint. Raises UserError."""
+    index = folder / "model_index.json"
+    try:
+        class_name = str(json.loads(index.read_text())["_class_name"])
+    except (OSError, ValueError, KeyError):
+        raise UserError(
+            f"{source} is no diffusers pipeline: {index.name} is missing or unreadable there."
+        ) from None
+    if class_name not in FAMILIES:
+        raise UserError(
+            f"{source} is a {class_name}, which no family module serves yet; known are {', '.join(FAMILIES)}.",
+            code="unsupported_foundation",
+        )
+    return FAMILIES[class_name]
+
+
+def read_recommended(folder: Path) -> dict[str, Any]:
+    """`recommended.yaml` beside the weights: settings that suit this model ("training", "generation"); or {}."""
+    path = folder / "recommended.yaml"
+    return yaml.safe_load(path.read_text()) or {} if path.is_file() else {}
+
+
+def cache_folder() -> Path:
+    """Where this machine keeps what can be made again."""
+    base = os.environ.get("XDG_CACHE_HOME") or (Path.home() / ".cache")
+    folder = Path(base) / "motiondirector"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        folder = Path(tempfile.gettempdir()) / "motiondirector"
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder

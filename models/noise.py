@@ -1,0 +1,87 @@
+"""Forward noising for training: how a clean latent is noised at a timestep, and what the denoiser must predict.
+
+Two processes cover every family here: DDPM (epsilon or v-prediction, discrete timesteps) and rectified flow
+(velocity, continuous timesteps). Both take the timestep as a fraction u in [0, 1) so that "train at high
+noise" means the same thing for each: u near 1 is almost pure noise.
+
+Shapes: x, eps are latents [B, C, F, h, w]; u and t are [B].
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from diffusers import DDPMScheduler
+from torch import Tensor
+
+
+class NoiseProcess(ABC):
+    """x_t = signal(t) * x_0 + sigma(t) * eps, and the denoiser's target for it."""
+
+    num_train_timesteps: int
+    prediction_type: str
+
+    def timesteps(self, u_B: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """Fractions u in [0, 1) -> timesteps in the units the denoiser takes, restricted to [low, high)."""
+        assert 0.0 <= low < high <= 1.0, f"timestep range [{low}, {high}) must lie in [0, 1]"
+        return self._timesteps(low + (high - low) * u_B)
+
+    @abstractmethod
+    def _timesteps(self, fraction_B: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def add(self, x0: Tensor, eps: Tensor, t_B: Tensor) -> Tensor:
+        """The noised latents x_t."""
+
+    @abstractmethod
+    def target(self, x0: Tensor, eps: Tensor, t_B: Tensor) -> Tensor:
+        """What the denoiser should answer for x_t: eps, v or velocity."""
+
+
+class DDPMNoise(NoiseProcess):
+    """Variance-preserving diffusion (Ho et al. 2020, eq. 4); v-prediction after Salimans & Ho 2022."""
+
+    def __init__(self, scheduler: DDPMScheduler) -> None:
+        self.scheduler = scheduler
+        self.num_train_timesteps = int(scheduler.config.num_train_timesteps)
+        self.prediction_type = str(scheduler.config.prediction_type)
+        assert self.prediction_type in ("epsilon", "v_prediction"), self.prediction_type
+
+    def _timesteps(self, fraction_B: Tensor) -> Tensor:
+        return (fraction_B * self.num_train_timesteps).long().clamp(0, self.num_train_timesteps - 1)
+
+    def add(self, x0: Tensor, eps: Tensor, t_B: Tensor) -> Tensor:
+        return self.scheduler.add_noise(x0, eps, t_B)
+
+    def target(self, x0: Tensor, eps: Tensor, t_B: Tensor) -> Tensor:
+        if self.prediction_type == "epsilon":
+            return eps
+        return self.scheduler.get_velocity(x0, eps, t_B)
+
+
+class FlowNoise(NoiseProcess):
+    """Rectified flow (Liu et al. 2022): x_t = (1 - s) x_0 + s eps, target eps - x_0, timestep s * T.
+
+    `shift` moves timesteps towards noise as the model's own training did: s' = shift s / (1 + (shift - 1) s)
+    (Esser et al. 2024, eq. 23).
+    """
+
+    prediction_type = "flow"
+
+    def __init__(self, num_train_timesteps: int = 1000, shift: float = 1.0) -> None:
+        self.num_train_timesteps = num_train_timesteps
+        self.shift = shift
+
+    def _timesteps(self, fraction_B: Tensor) -> Tensor:
+        s_B = self.shift * fraction_B / (1 + (self.shift - 1) * fraction_B)
+        return s_B * self.num_train_timesteps
+
+    def _sigma(self, x0: Tensor, t_B: Tensor) -> Tensor:
+        return (t_B / self.num_train_timesteps).to(x0.dtype).view(-1, *([1] * (x0.ndim - 1)))
+
+    def add(self, x0: Tensor, eps: Tensor, t_B: Tensor) -> Tensor:
+        sigma = self._sigma(x0, t_B)
+        return (1 - sigma) * x0 + sigma * eps
+
+    def target(self, x0: Tensor, eps: Tensor, t_B: Tensor) -> Tensor:
+        return eps - x0

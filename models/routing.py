@@ -1,0 +1,73 @@
+"""Which adapters each sample of a batch uses: an argument of the forward, never a setting of the model.
+
+Shapes: n samples in the batch, at most k adapters a sample and path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Path = Literal["spatial", "temporal"]
+PATHS: tuple[Path, Path] = ("spatial", "temporal")
+
+
+@dataclass(frozen=True)
+class Mix:
+    """The adapters of one path for every sample: output += sum_j scales[i, j] * LoRA(slots[i, j]).
+
+    Slot 0 is all zeros: it pads samples that use fewer adapters than their neighbours.
+    `frozen` uses the adapters without giving them a gradient (the spatial LoRA in the temporal pass).
+    """
+
+    slots: Tensor  # [n, k] long
+    scales: Tensor  # [n, k] float
+    frozen: bool = False
+    # The slots as Python numbers: a trainable bank keeps a slot as its own Parameter and picks it by number.
+    numbers: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        slots: Sequence[Sequence[int]],
+        scales: Sequence[Sequence[float]] | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        frozen: bool = False,
+    ) -> Mix:
+        """From one row of slot numbers (and scales, default 1) a sample; rows may differ in length."""
+        width = max((len(row) for row in slots), default=0)
+        rows = [list(row) + [0] * (width - len(row)) for row in slots]
+        if scales is None:
+            scales = [[1.0] * len(row) for row in slots]
+        weights = [list(row) + [0.0] * (width - len(row)) for row in scales]
+        return cls(
+            slots=torch.tensor(rows, dtype=torch.long, device=device).view(len(rows), width),
+            scales=torch.tensor(weights, dtype=torch.float32, device=device).view(len(rows), width),
+            frozen=frozen,
+            numbers=tuple(tuple(row) for row in rows),
+        )
+
+
+@dataclass(frozen=True)
+class Routing:
+    """The adapters of one forward: a Mix for each path (None: that path is off for every sample).
+
+    `dropout` is applied after the up-projection, with a mask drawn from each sample's own entry of `seeds`:
+    it depends neither on the neighbours in the batch nor on when gradient checkpointing recomputes it.
+    """
+
+    spatial: Mix | None = None
+    temporal: Mix | None = None
+    dropout: float = 0.0
+    seeds: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        sizes = {mix.slots.shape[0] for mix in (self.spatial, self.temporal) if mix is not None}
+        assert len(sizes) <= 1, f"both paths must route the same batch, got sizes {sorted(sizes)}"
+        if self.dropout:
+            assert sizes == {len(self.seeds)}, "dropout needs one seed for each sample"

@@ -1,0 +1,197 @@
+"""Tiny random checkpoints of the real classes, in diffusers' format: what tests load where nothing is downloaded.
+
+They have every component of their pipelines (tokenizer, text encoder, VAE, denoiser, scheduler) with random
+weights fixed by a seed, so all code paths of a real model run in milliseconds.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLWan,
+    DDIMScheduler,
+    TextToVideoSDPipeline,
+    UNet3DConditionModel,
+    UniPCMultistepScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
+)
+from transformers import (
+    ByT5Tokenizer,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    UMT5Config,
+    UMT5EncoderModel,
+)
+
+from infra.errors import UserError
+
+VERSION = "1"  # raise it when the configurations below change: cached checkpoints are named by it
+
+
+def byte_clip_tokenizer(model_max_length: int = 32) -> CLIPTokenizer:
+    """A CLIP tokenizer whose vocabulary is the 256 bytes (with and without end-of-word) and no merges."""
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
+    symbols = [chr(byte) for byte in printable]
+    symbols += [chr(256 + index) for index in range(256 - len(printable))]
+    words = [*symbols, *(f"{symbol}</w>" for symbol in symbols), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(
+        vocab={word: number for number, word in enumerate(words)},
+        merges=[],
+        model_max_length=model_max_length,
+    )
+
+
+def write_tiny_unet3d(folder: Path, *, prediction_type: str = "epsilon", seed: int = 0) -> Path:
+    """A `TextToVideoSDPipeline` folder: 32x32 pixels, 4x4 latents (the 8x VAE of the real ones)."""
+    torch.manual_seed(seed)
+    tokenizer = byte_clip_tokenizer()
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=32,
+        bos_token_id=len(tokenizer) - 2,
+        eos_token_id=len(tokenizer) - 1,
+        pad_token_id=len(tokenizer) - 1,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8, 16, 16),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=32,
+    )
+    unet = UNet3DConditionModel(
+        sample_size=4,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(16, 32),
+        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
+        up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
+        layers_per_block=1,
+        cross_attention_dim=32,
+        attention_head_dim=8,
+        norm_num_groups=8,
+    )
+    _wake(unet)
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type=prediction_type,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+    pipeline = TextToVideoSDPipeline(
+        vae=vae.eval(),
+        text_encoder=CLIPTextModel(text).eval(),
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+    )
+    generation = {"frames": 4, "num_inference_steps": 4, "guidance_scale": 3.0}
+    return _save(pipeline, folder, {"generation": generation})
+
+
+def write_tiny_wan(folder: Path, *, seed: int = 0) -> Path:
+    """A `WanPipeline` folder: 32x32 pixels, 5 frames as 2 latent frames (the real VAE's compression)."""
+    torch.manual_seed(seed)
+    tokenizer = ByT5Tokenizer()
+    text = UMT5Config(
+        vocab_size=384, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, is_encoder_decoder=False
+    )
+    vae = AutoencoderKLWan(
+        base_dim=8,
+        z_dim=16,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+    )
+    transformer = WanTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=16,
+        out_channels=16,
+        text_dim=32,
+        freq_dim=32,
+        ffn_dim=64,
+        num_layers=2,
+        cross_attn_norm=True,
+        rope_max_seq_len=32,
+    )
+    _wake(transformer)
+    scheduler = UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
+    )
+    pipeline = WanPipeline(
+        tokenizer=tokenizer,
+        text_encoder=UMT5EncoderModel(text).eval(),
+        vae=vae.eval(),
+        scheduler=scheduler,
+        transformer=transformer,
+        transformer_2=None,
+    )
+    generation = {
+        "frames": 5,
+        "height": 32,
+        "width": 32,
+        "num_inference_steps": 4,
+        "guidance_scale": 3.0,
+        "fps": 8,
+    }
+    return _save(pipeline, folder, {"generation": generation})
+
+
+WRITERS: dict[str, Any] = {"unet3d": write_tiny_unet3d, "wan": write_tiny_wan}
+
+
+def tiny_checkpoint(family: str) -> Path:
+    """The folder of `tiny-random:<family>`, written on first use (atomically: many processes may ask at once)."""
+    if family not in WRITERS:
+        raise UserError(f"tiny-random:{family} does not exist; choose one of {', '.join(sorted(WRITERS))}.")
+    from models.load import cache_folder, quiet_libraries
+
+    quiet_libraries()
+    folder = cache_folder() / f"tiny-random-{family}-v{VERSION}"
+    if not (folder / "model_index.json").is_file():
+        # A fork keeps the caller's random state: making a checkpoint must not change what comes after it.
+        with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            made = WRITERS[family](Path(scratch) / "model")
+            try:
+                os.rename(made, folder)
+            except OSError:
+                shutil.rmtree(made)  # another process was first
+    return folder
+
+
+def _wake(model: torch.nn.Module) -> None:
+    """Give zero-initialised output layers weights: with zeros the model would ignore most of its layers."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1 and not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.05)
+
+
+def _save(pipeline: Any, folder: Path, recommended: dict) -> Path:
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    (folder / "recommended.yaml").write_text(yaml.safe_dump(recommended))
+    return folder

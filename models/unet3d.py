@@ -1,0 +1,173 @@
+"""ModelScope, ZeroScope and the embedded sprite model: `TextToVideoSDPipeline` with `UNet3DConditionModel`.
+
+Spatial and temporal transformer blocks are separate modules, so the two paths' layers are disjoint. A single
+frame skips every temporal layer (transformers and convolutions), as the published method's spatial path does;
+the frame count is an argument of each block's forward, so a recomputed forward skips the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import wraps
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from diffusers.models.resnet import ResnetBlock2D, TemporalConvLayer
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from diffusers.models.transformers.transformer_temporal import (
+    TransformerTemporalModel,
+    TransformerTemporalModelOutput,
+)
+from torch import Tensor, nn
+
+from models.foundation import Bucket, Defaults, Foundation, require_multiple
+from models.noise import DDPMNoise
+from models.routing import Path
+
+SPATIAL_PARTS = ("attn1", "ff")  # cross-attention is left alone: the prompt keeps its say
+TEMPORAL_PARTS = ("attn1", "attn2", "ff")
+
+
+def lora_targets(unet: nn.Module) -> dict[Path, tuple[str, ...]]:
+    """The Linears inside the transformer blocks: of spatial transformers attn1 and ff, of temporal ones all.
+
+    Rank 32 on a ZeroScope-shaped UNet: 96 spatial and 170 temporal modules (tested).
+    """
+    found: dict[Path, list[str]] = {"spatial": [], "temporal": []}
+    for name, module in unet.named_modules():
+        if isinstance(module, Transformer2DModel):
+            path, parts = "spatial", SPATIAL_PARTS
+        elif isinstance(module, TransformerTemporalModel):
+            path, parts = "temporal", TEMPORAL_PARTS
+        else:
+            continue
+        for index, block in enumerate(module.transformer_blocks):
+            for inner, linear in block.named_modules():
+                if isinstance(linear, nn.Linear) and inner.split(".")[0] in parts:
+                    found[path].append(f"{name}.transformer_blocks.{index}.{inner}")  # type: ignore[index]
+    return {"spatial": tuple(found["spatial"]), "temporal": tuple(found["temporal"])}
+
+
+def skip_temporal_for_single_frames(unet: nn.Module) -> None:
+    """Make every temporal layer the identity when `num_frames == 1`. More frames: nothing changes."""
+    for module in unet.modules():
+        if isinstance(module, TemporalConvLayer):
+            _identity_on_one_frame(module, lambda x, return_dict: x)
+        elif isinstance(module, TransformerTemporalModel):
+            _identity_on_one_frame(
+                module,
+                lambda x, return_dict: TransformerTemporalModelOutput(sample=x) if return_dict else (x,),
+            )
+
+
+def _identity_on_one_frame(module: nn.Module, identity: Any) -> None:
+    forward = module.forward
+
+    @wraps(forward)
+    def skipping(hidden_states: Tensor, *args: Any, num_frames: int = 1, **kwargs: Any) -> Any:
+        if num_frames == 1:
+            return identity(hidden_states, kwargs.get("return_dict", True))
+        return forward(hidden_states, *args, num_frames=num_frames, **kwargs)
+
+    module.forward = skipping  # type: ignore[method-assign]
+
+
+class UNet3DFoundation(Foundation):
+    """A `TextToVideoSDPipeline`. Components that were not loaded (a worker that only trains) are None."""
+
+    family = "unet3d"
+    denoiser_name = "unet"
+    adapter_key_prefix = "base_model.model."  # PEFT's: diffusers has no LoRA loader for this class
+
+    def __init__(self, pipeline: Any, *, name: str, source: str, fingerprint: str, recommended: dict) -> None:
+        self.pipeline, self.name, self.source, self.fingerprint = pipeline, name, source, fingerprint
+        self.recommended = recommended
+        self.denoiser = pipeline.unet.requires_grad_(False).eval()
+        for module in (pipeline.vae, pipeline.text_encoder):
+            if module is not None:
+                module.requires_grad_(False).eval()
+        self.targets = lora_targets(self.denoiser)
+        skip_temporal_for_single_frames(self.denoiser)
+        self.noise = DDPMNoise(DDPMScheduler.from_config(pipeline.scheduler.config))
+        # The published pipelines' 8x VAE; read from the model where it is loaded.
+        self.vae_scale = 8 if pipeline.vae is None else 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
+        side = self.denoiser.config.sample_size or 32
+        height, width = (side, side) if isinstance(side, int) else side
+        generation = recommended.get("generation", {})
+        self.defaults = Defaults(
+            bucket=Bucket(
+                generation.get("frames", 16),
+                generation.get("height", height * self.vae_scale),
+                generation.get("width", width * self.vae_scale),
+            ),
+            fps=generation.get("fps", 8),
+            num_inference_steps=generation.get("num_inference_steps", 30),
+            guidance_scale=generation.get("guidance_scale", 12.0),
+            negative_prompt=generation.get("negative_prompt", ""),
+        )
+
+    def check_bucket(self, bucket: Bucket) -> None:
+        require_multiple("frame count", bucket.frames, 1, self.name)
+        require_multiple("height", bucket.height, self.vae_scale, self.name)
+        require_multiple("width", bucket.width, self.vae_scale, self.name)
+
+    def latent_shape(self, bucket: Bucket) -> tuple[int, int, int, int]:
+        return (
+            self.denoiser.config.in_channels,
+            bucket.frames,
+            bucket.height // self.vae_scale,
+            bucket.width // self.vae_scale,
+        )
+
+    @torch.no_grad()
+    def encode_text(self, prompts: list[str]) -> Tensor:
+        text, _ = self.pipeline.encode_prompt(prompts, self.device, 1, False)
+        return text
+
+    @torch.no_grad()
+    def encode_video(self, video_BCFHW: Tensor) -> Tensor:
+        vae = self.pipeline.vae
+        batch, frames = video_BCFHW.shape[0], video_BCFHW.shape[2]
+        images = video_BCFHW.transpose(1, 2).flatten(0, 1).to(vae.device, vae.dtype)
+        latents = vae.encode(images).latent_dist.mode() * vae.config.scaling_factor
+        return latents.unflatten(0, (batch, frames)).transpose(1, 2).float()
+
+    @torch.no_grad()
+    def encode_frames(self, video_BCFHW: Tensor) -> Tensor:
+        # The VAE knows no time: a frame alone has the latents it has inside its clip.
+        return self.encode_video(video_BCFHW).transpose(1, 2).unsqueeze(3)
+
+    @torch.no_grad()
+    def decode(self, latents_BCfhw: Tensor) -> Tensor:
+        video_BCFHW = self.pipeline.decode_latents(latents_BCfhw.to(self.device, self.pipeline.vae.dtype))
+        return to_uint8(video_BCFHW)
+
+    def _predict(self, latents_BCfhw: Tensor, t_B: Tensor, text_BLD: Tensor) -> Tensor:
+        dtype = self.dtype
+        return self.denoiser(latents_BCfhw.to(dtype), t_B, encoder_hidden_states=text_BLD.to(dtype)).sample
+
+    def scheduler_kinds(self) -> tuple[str, ...]:
+        own = type(self.pipeline.scheduler)
+        first = next((kind for kind, cls in SCHEDULERS.items() if cls is own), "ddim")
+        return (first, *(kind for kind in SCHEDULERS if kind != first))
+
+    def _make_scheduler(self, kind: str) -> Any:
+        return SCHEDULERS[kind].from_config(self.pipeline.scheduler.config)
+
+    def checkpointed_blocks(self) -> Iterable[nn.Module]:
+        kinds = (ResnetBlock2D, TemporalConvLayer, Transformer2DModel, TransformerTemporalModel)
+        return [module for module in self.denoiser.modules() if isinstance(module, kinds)]
+
+
+SCHEDULERS: dict[str, Any] = {
+    "ddim": DDIMScheduler,
+    "dpm++": DPMSolverMultistepScheduler,
+    "euler": EulerDiscreteScheduler,
+}
+
+
+def to_uint8(video_BCFHW: Tensor) -> Tensor:
+    """Pixels in [-1, 1] -> uint8 [B, F, H, W, 3], rounded as diffusers' video processor does."""
+    video = (video_BCFHW.float() / 2 + 0.5).clamp(0, 1)
+    return (video * 255).round().to(torch.uint8).permute(0, 2, 3, 4, 1).contiguous().cpu()

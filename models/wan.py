@@ -1,0 +1,162 @@
+"""Wan 2.1: `WanPipeline` with `WanTransformer3DModel`: full 3D attention, flow matching, a causal video VAE.
+
+No layer is only temporal: both paths' adapters sit on the same modules (self-attention and feed-forward; the
+text cross-attention is left alone) and differ in what they are trained on. The VAE compresses time 4:1 after
+the first frame, so a frame for the spatial path is encoded as a one-frame video, never cut out of a clip's
+latents.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from torch import Tensor, nn
+
+from infra.errors import UserError
+from models.foundation import Bucket, Defaults, Foundation, require_multiple
+from models.noise import FlowNoise
+from models.routing import Path
+from models.unet3d import to_uint8
+
+TARGET = re.compile(r"blocks\.\d+\.(attn1\.(to_q|to_k|to_v|to_out\.0)|ffn\.net\.(0\.proj|2))")
+TEXT_TOKENS = 226  # what the stock pipeline encodes by default at training time; prompts are padded to it
+
+
+def lora_targets(transformer: nn.Module) -> dict[Path, tuple[str, ...]]:
+    """Six Linears a block, the same for both paths."""
+    names = tuple(
+        name
+        for name, module in transformer.named_modules()
+        if isinstance(module, nn.Linear) and TARGET.fullmatch(name)
+    )
+    return {"spatial": names, "temporal": names}
+
+
+class WanFoundation(Foundation):
+    """A `WanPipeline` with one transformer (Wan 2.1; Wan 2.2's two experts are refused with a sentence)."""
+
+    family = "wan"
+    denoiser_name = "transformer"
+    adapter_key_prefix = "transformer."  # what `WanPipeline.load_lora_weights` reads
+
+    def __init__(self, pipeline: Any, *, name: str, source: str, fingerprint: str, recommended: dict) -> None:
+        if getattr(pipeline, "transformer_2", None) is not None:
+            raise UserError(
+                f"{source} has two denoising experts (Wan 2.2), which this version cannot customize; "
+                "use a Wan 2.1 checkpoint.",
+                code="unsupported_foundation",
+            )
+        self.pipeline, self.name, self.source, self.fingerprint = pipeline, name, source, fingerprint
+        self.recommended = recommended
+        self.denoiser = pipeline.transformer.requires_grad_(False).eval()
+        for module in (pipeline.vae, pipeline.text_encoder):
+            if module is not None:
+                module.requires_grad_(False).eval()
+        self.targets = lora_targets(self.denoiser)
+        config = pipeline.scheduler.config
+        self.noise = FlowNoise(
+            int(config.num_train_timesteps), float(config.get("flow_shift") or config.get("shift") or 1.0)
+        )
+        vae = pipeline.vae.config if pipeline.vae is not None else {}
+        self.spatial_scale = vae.get("scale_factor_spatial") or 8
+        self.temporal_scale = vae.get("scale_factor_temporal") or 4
+        generation = recommended.get("generation", {})
+        self.defaults = Defaults(
+            bucket=Bucket(
+                generation.get("frames", 81), generation.get("height", 480), generation.get("width", 832)
+            ),
+            fps=generation.get("fps", 16),
+            num_inference_steps=generation.get("num_inference_steps", 50),
+            guidance_scale=generation.get("guidance_scale", 5.0),
+            negative_prompt=generation.get("negative_prompt", ""),
+        )
+
+    def check_bucket(self, bucket: Bucket) -> None:
+        if bucket.frames < 1 or (bucket.frames - 1) % self.temporal_scale:
+            low = max(1, (bucket.frames - 1) // self.temporal_scale * self.temporal_scale + 1)
+            raise UserError(
+                f"frame count {bucket.frames} does not suit {self.name}; it must be a multiple of "
+                f"{self.temporal_scale} plus 1, such as {low}.",
+                status=422,
+                code="invalid_size",
+            )
+        _, patch_h, patch_w = self.denoiser.config.patch_size
+        require_multiple("height", bucket.height, self.spatial_scale * patch_h, self.name)
+        require_multiple("width", bucket.width, self.spatial_scale * patch_w, self.name)
+
+    def latent_shape(self, bucket: Bucket) -> tuple[int, int, int, int]:
+        return (
+            self.denoiser.config.in_channels,
+            (bucket.frames - 1) // self.temporal_scale + 1,
+            bucket.height // self.spatial_scale,
+            bucket.width // self.spatial_scale,
+        )
+
+    @torch.no_grad()
+    def encode_text(self, prompts: list[str]) -> Tensor:
+        text, _ = self.pipeline.encode_prompt(
+            prompts, do_classifier_free_guidance=False, max_sequence_length=TEXT_TOKENS, device=self.device
+        )
+        return text
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The latents' mean and standard deviation by channel, [1, C, 1, 1, 1]."""
+        config = self.pipeline.vae.config
+        shape = (1, config.z_dim, 1, 1, 1)
+        mean = torch.tensor(config.latents_mean).view(shape).to(like)
+        return mean, torch.tensor(config.latents_std).view(shape).to(like)
+
+    @torch.no_grad()
+    def encode_video(self, video_BCFHW: Tensor) -> Tensor:
+        vae = self.pipeline.vae
+        latents = vae.encode(video_BCFHW.to(vae.device, vae.dtype)).latent_dist.mode()
+        mean, std = self._statistics(latents)
+        return ((latents - mean) / std).float()
+
+    @torch.no_grad()
+    def encode_frames(self, video_BCFHW: Tensor) -> Tensor:
+        frames = [self.encode_video(frame) for frame in video_BCFHW.split(1, dim=2)]
+        return torch.stack(frames, dim=1)
+
+    @torch.no_grad()
+    def decode(self, latents_BCfhw: Tensor) -> Tensor:
+        vae = self.pipeline.vae
+        latents = latents_BCfhw.to(vae.device, vae.dtype)
+        mean, std = self._statistics(latents)
+        return to_uint8(vae.decode(latents * std + mean, return_dict=False)[0])
+
+    def _predict(self, latents_BCfhw: Tensor, t_B: Tensor, text_BLD: Tensor) -> Tensor:
+        dtype = self.dtype
+        return self.denoiser(
+            hidden_states=latents_BCfhw.to(dtype), timestep=t_B, encoder_hidden_states=text_BLD.to(dtype)
+        ).sample
+
+    def scheduler_kinds(self) -> tuple[str, ...]:
+        own = (
+            "flow-euler"
+            if isinstance(self.pipeline.scheduler, FlowMatchEulerDiscreteScheduler)
+            else "flow-unipc"
+        )
+        return (own, "flow-unipc" if own == "flow-euler" else "flow-euler")
+
+    def _make_scheduler(self, kind: str) -> Any:
+        config = self.pipeline.scheduler.config
+        if kind == self.scheduler_kinds()[0]:
+            return type(self.pipeline.scheduler).from_config(config)
+        if kind == "flow-euler":
+            return FlowMatchEulerDiscreteScheduler(
+                num_train_timesteps=self.noise.num_train_timesteps, shift=self.noise.shift
+            )
+        return UniPCMultistepScheduler(
+            num_train_timesteps=self.noise.num_train_timesteps,
+            prediction_type="flow_prediction",
+            use_flow_sigmas=True,
+            flow_shift=self.noise.shift,
+        )
+
+    def checkpointed_blocks(self) -> Iterable[nn.Module]:
+        return list(self.denoiser.blocks)
