@@ -1,0 +1,289 @@
+"""The clip set: what a row is, and how a set is read.
+
+A set is a folder or an S3 prefix that any Parquet reader understands as it stands:
+
+    clips-<sha256 of the file>.parquet    immutable shards, sorted by concept, row groups <= 100 MB
+    _manifest.json                        the shards that belong to the set; changed by compare-and-swap
+    _staging/                             shards of an ingest under way (plain readers skip names with `_`)
+
+    pyarrow.parquet.read_table(folder);  ray.data.read_parquet(uri);  datasets.load_dataset("parquet", ...)
+
+`read_clips` goes by the manifest, so it sees an ingest from the moment it is committed; plain readers see it when
+its shards have moved out of `_staging/`, moments later (`datasets/parquet.py` writes, and explains the order).
+
+What `video.bytes` holds: the clip that training sees, selected frames resized and cropped to the bucket and encoded
+as H.264 at crf 12 (visually lossless), not the original file. Reasons: a row then means one thing (fps, num_frames,
+height and width are those of the bytes, whoever decodes them); every reader plays mp4, while GIF, WebP or ProRes
+originals would need this project's decoders; windows of one long video do not each carry the whole of it; a phone's
+place and owner tags stay at home; and latents depend on these bytes alone, so `sha256` of them is the one hash that
+caches and adapters go by. The price: chroma at half resolution, and no larger bucket from a small clip:
+`source_uri` says where to ingest again. What is the same clip is decided on the *source* (`clip_id` hashes concept,
+source file and selection), so another encoder version does not make old clips new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datasets.decode import decode
+from infra.errors import UserError
+from infra.storage import NotFound, Storage, open_storage
+
+SCHEMA_VERSION = 1
+MANIFEST = "_manifest.json"
+STAGING = "_staging"
+
+VIDEO_TYPE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
+FIELDS = [
+    pa.field("clip_id", pa.string()),
+    pa.field("concept", pa.string()),
+    pa.field("caption", pa.string()),
+    pa.field("video", VIDEO_TYPE),
+    pa.field("fps", pa.float64()),
+    pa.field("num_frames", pa.int32()),
+    pa.field("height", pa.int32()),
+    pa.field("width", pa.int32()),
+    pa.field("sha256", pa.string()),
+    pa.field("source_uri", pa.string()),
+    pa.field("ingested_at", pa.timestamp("us", tz="UTC")),
+]
+
+
+def hugging_face_features() -> dict[str, Any]:
+    """The columns as Hugging Face `datasets` names them in a file's metadata: `video` is a Video there."""
+    types = {pa.string(): "string", pa.float64(): "float64", pa.int32(): "int32"}
+    features: dict[str, Any] = {}
+    for column in FIELDS:
+        if column.name == "video":
+            features[column.name] = {"_type": "Video"}
+        elif pa.types.is_timestamp(column.type):
+            features[column.name] = {"dtype": "timestamp[us, tz=UTC]", "_type": "Value"}
+        else:
+            features[column.name] = {"dtype": types[column.type], "_type": "Value"}
+    return features
+
+
+SCHEMA = pa.schema(
+    FIELDS,
+    metadata={
+        "motiondirector.clips": str(SCHEMA_VERSION),
+        "huggingface": json.dumps({"info": {"features": hugging_face_features()}}),
+    },
+)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One row. `video` is an H.264 mp4 of `num_frames` frames of `width`x`height` at `fps`; `sha256` is its hash."""
+
+    clip_id: str
+    concept: str
+    caption: str
+    video: bytes = field(repr=False)
+    fps: float
+    num_frames: int
+    height: int
+    width: int
+    sha256: str
+    source_uri: str
+    ingested_at: datetime
+
+    def frames_FHWC(self) -> np.ndarray:
+        """The decoded frames, uint8 RGB."""
+        return decode(self.video, name=f"clip {self.clip_id}").frames_FHWC
+
+    def check(self) -> Clip:
+        """Itself, when the bytes are still those that were hashed. Raises UserError (422 "clip_corrupt")."""
+        if hashlib.sha256(self.video).hexdigest() != self.sha256:
+            raise UserError(
+                f"clip {self.clip_id} of {self.source_uri} is corrupt: its bytes do not have its sha256; ingest it again.",
+                status=422,
+                code="clip_corrupt",
+            )
+        return self
+
+    def row(self) -> dict[str, Any]:
+        """The Parquet row. `video.path` is a name for readers that want one, not a file."""
+        values = {column.name: getattr(self, column.name) for column in FIELDS}
+        return values | {"video": {"bytes": self.video, "path": f"{self.clip_id}.mp4"}}
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Clip:
+        return cls(**{**row, "video": row["video"]["bytes"]})
+
+
+def clips_to_table(clips: Iterable[Clip]) -> pa.Table:
+    """Clips as an Arrow table of SCHEMA, sorted by concept, then clip_id."""
+    ordered = sorted(clips, key=lambda clip: (clip.concept, clip.clip_id))
+    return pa.Table.from_pylist([clip.row() for clip in ordered], schema=SCHEMA)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One Parquet file of a set, as the manifest lists it."""
+
+    sha256: str
+    size: int  # bytes
+    concepts: dict[str, int]  # rows of each
+
+    @property
+    def key(self) -> str:
+        return f"clips-{self.sha256}.parquet"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The shards of a set, oldest first."""
+
+    shards: tuple[Shard, ...] = ()
+
+    def encode(self) -> bytes:
+        shards = [
+            {"sha256": s.sha256, "size": s.size, "concepts": dict(sorted(s.concepts.items()))}
+            for s in self.shards
+        ]
+        return json.dumps({"schema_version": SCHEMA_VERSION, "shards": shards}, indent=1).encode()
+
+    @classmethod
+    def parse(cls, data: bytes, uri: str) -> Manifest:
+        """Raises UserError when it is no manifest, or one of a newer version."""
+        try:
+            loaded = json.loads(data)
+            version = loaded["schema_version"]
+            shards = tuple(Shard(s["sha256"], s["size"], s["concepts"]) for s in loaded["shards"])
+        except (ValueError, KeyError, TypeError):
+            raise UserError(
+                f"{uri}/{MANIFEST} is not the manifest of a clip set; give a folder that `motiondirector ingest` wrote.",
+                status=422,
+                code="invalid_clip_set",
+            ) from None
+        if version != SCHEMA_VERSION:
+            raise UserError(
+                f"{uri} is a clip set of version {version}, this program knows {SCHEMA_VERSION}; update motiondirector.",
+                status=422,
+                code="invalid_clip_set",
+            )
+        return cls(shards)
+
+
+def read_manifest(storage: Storage) -> Manifest | None:
+    """The set's manifest, or None when nothing was ingested yet."""
+    try:
+        return Manifest.parse(storage.get(MANIFEST), storage.uri)
+    except NotFound:
+        return None
+
+
+def read_shard(
+    storage: Storage, shard: Shard, *, concept: str | None = None, columns: list[str] | None = None
+) -> pa.Table:
+    """A shard's rows, those of one concept if asked (by the row groups' statistics, so others are not fetched)."""
+    filesystem, base = storage.arrow()
+    filters = None if concept is None else [("concept", "=", concept)]
+    # A committed shard is in its place or about to move there from staging; look again in case it just moved.
+    for key in (shard.key, f"{STAGING}/{shard.key}", shard.key):
+        try:
+            return pq.read_table(f"{base}/{key}", filesystem=filesystem, filters=filters, columns=columns)
+        except FileNotFoundError:
+            continue
+        except pa.ArrowInvalid as error:
+            raise UserError(
+                f"{storage.uri}/{key} is damaged ({error}); restore it or ingest into a new folder.",
+                status=422,
+                code="invalid_clip_set",
+            ) from None
+    raise UserError(
+        f"{storage.uri}/{shard.key} is missing though the manifest lists it; restore it or ingest into a new folder.",
+        status=404,
+        code="invalid_clip_set",
+    )
+
+
+def _manifest_of(uri: str | Path) -> tuple[Storage, Manifest]:
+    storage = open_storage(uri)
+    manifest = read_manifest(storage)
+    if manifest is None:
+        raise UserError(
+            f"no clips at {uri}; `motiondirector ingest VIDEO... --concept NAME --caption TEXT --to {uri}` puts some there.",
+            status=404,
+            code="clips_not_found",
+        )
+    return storage, manifest
+
+
+def concepts_in(uri: str | Path) -> dict[str, int]:
+    """Concept -> number of clips, by name. Raises UserError (404 "clips_not_found") where there is no set."""
+    counts: dict[str, int] = {}
+    for shard in _manifest_of(uri)[1].shards:
+        for name, rows in shard.concepts.items():
+            counts[name] = counts.get(name, 0) + rows
+    return dict(sorted(counts.items()))
+
+
+def read_clips(uri: str | Path, concept: str | None = None) -> list[Clip]:
+    """The clips of a set, or of one concept, in the order of (concept, clip_id); every hash is checked.
+
+    Raises:
+        UserError: no set there (404 "clips_not_found"), no such concept (404 "concept_not_found"), damage (422).
+    """
+    storage, manifest = _manifest_of(uri)
+    clips: list[Clip] = []
+    for shard in manifest.shards:
+        if concept is None or concept in shard.concepts:
+            clips += [
+                Clip.from_row(row).check() for row in read_shard(storage, shard, concept=concept).to_pylist()
+            ]
+    if concept is not None and not clips:
+        known = ", ".join(sorted({name for shard in manifest.shards for name in shard.concepts}))
+        raise UserError(
+            f"no clips of concept {concept!r} at {uri}; it holds {known or 'none'}.",
+            status=404,
+            code="concept_not_found",
+        )
+    return sorted(clips, key=lambda clip: (clip.concept, clip.clip_id))
+
+
+def make_clip(
+    *,
+    concept: str,
+    caption: str,
+    frames_FHWC: np.ndarray,
+    fps: float,
+    source_uri: str,
+    source_sha256: str,
+    selection: dict[str, Any] | None = None,
+    ingested_at: datetime | None = None,
+) -> Clip:
+    """A clip of frames [F, H, W, 3] uint8. `selection` (start, fps, size, ...) tells clips of one source apart."""
+    from datasets.video import CRF_CLIP, encode_mp4
+
+    video = encode_mp4(frames_FHWC, fps, crf=CRF_CLIP)
+    return Clip(
+        clip_id=clip_id(concept, source_sha256, selection or {}),
+        concept=concept,
+        caption=caption,
+        video=video,
+        fps=float(fps),
+        num_frames=frames_FHWC.shape[0],
+        height=frames_FHWC.shape[1],
+        width=frames_FHWC.shape[2],
+        sha256=hashlib.sha256(video).hexdigest(),
+        source_uri=source_uri,
+        ingested_at=ingested_at or datetime.now(UTC),
+    )
+
+
+def clip_id(concept: str, source_sha256: str, selection: dict[str, Any]) -> str:
+    """32 hex digits from concept, source and selection: the same for the same request, whenever it is made."""
+    told = json.dumps([concept, source_sha256, selection], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:32]

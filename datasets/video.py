@@ -1,0 +1,141 @@
+"""Frames to files people look at: mp4 (H.264) and contact sheets.
+
+Every mp4 this project writes (ingested clips, training samples, the service's answers) comes from `encode_mp4`,
+so all of them repeat bit for bit: one encoder thread, no clock, no build string in the container. What made the
+video (prompt, adapter hash, seed) travels in the container's metadata; `read_metadata` reads it back, as does
+`ffprobe -show_format`.
+
+    mp4 = encode_mp4(frames_FHWC, fps=8, metadata={"prompt": "a bear is running"})
+    contact_sheet([("a bear is running", frames_FHWC)]).save("sheet.png")
+
+Shape suffixes: F frames, H height, W width, C = 3 channels (RGB).
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
+from PIL import Image, ImageDraw, ImageFont
+
+from infra.errors import UserError
+
+# x264 constant rate factors: 12 cannot be told from the source by eye (ingested clips); 18 is for looking at.
+CRF_CLIP = 12
+CRF_VIEW = 18
+
+
+def check_frames(frames_FHWC: np.ndarray) -> None:
+    """Raise UserError (422 "invalid_frames") unless this is a uint8 RGB video with even sides."""
+    shape, dtype = getattr(frames_FHWC, "shape", None), getattr(frames_FHWC, "dtype", None)
+    if dtype != np.uint8 or shape is None or len(shape) != 4 or shape[-1] != 3 or 0 in shape:
+        raise UserError(
+            f"frames of shape {shape} and type {dtype} are not a video; expected uint8 [frames, height, width, 3].",
+            status=422,
+            code="invalid_frames",
+        )
+    if shape[1] % 2 or shape[2] % 2:
+        raise UserError(
+            f"a video of {shape[2]}x{shape[1]} cannot be written as mp4 (4:2:0); give an even width and height.",
+            status=422,
+            code="invalid_frames",
+        )
+
+
+def encode_mp4(
+    frames_FHWC: np.ndarray,
+    fps: float,
+    path: str | Path | None = None,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    crf: int = CRF_VIEW,
+) -> bytes:
+    """Encode a uint8 RGB video [F, H, W, 3] as H.264 mp4 (yuv420p, BT.601); also write it to `path` if given.
+
+    The same frames, fps, metadata and crf give the same bytes (with the same PyAV wheel). `metadata` keys and
+    values are text and are stored in the container in sorted order.
+
+    Raises:
+        UserError: not a video, odd sides, or fps not positive (422 "invalid_frames").
+    """
+    check_frames(frames_FHWC)
+    if not 0 < fps < 1000:
+        raise UserError(
+            f"fps {fps} is not a frame rate; give one above 0.", status=422, code="invalid_frames"
+        )
+    buffer = io.BytesIO()
+    options = {"movflags": "use_metadata_tags", "fflags": "+bitexact"}
+    with av.open(buffer, "w", format="mp4", options=options) as container:
+        container.metadata.update({key: str(value) for key, value in sorted((metadata or {}).items())})
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+        stream.height, stream.width, stream.pix_fmt = frames_FHWC.shape[1], frames_FHWC.shape[2], "yuv420p"
+        stream.codec_context.options = {"crf": str(crf), "preset": "medium", "threads": "1"}
+        stream.codec_context.colorspace = Colorspace.SMPTE170M
+        stream.codec_context.color_range = ColorRange.MPEG
+        for frame_HWC in frames_FHWC:
+            rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24")
+            yuv = rgb.reformat(
+                format="yuv420p",
+                dst_colorspace=Colorspace.SMPTE170M,
+                dst_color_range=ColorRange.MPEG,
+                interpolation="BICUBIC",
+                threads=1,
+            )
+            container.mux(stream.encode(yuv))
+        container.mux(stream.encode(None))
+    data = buffer.getvalue()
+    if path is not None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_bytes(data)
+    return data
+
+
+def read_metadata(source: bytes | str | Path) -> dict[str, str]:
+    """The metadata `encode_mp4` stored (and the container's own, such as `major_brand`)."""
+    opened = io.BytesIO(source) if isinstance(source, bytes) else str(source)
+    with av.open(opened) as container:
+        return dict(container.metadata)
+
+
+def contact_sheet(
+    rows: Sequence[tuple[str, np.ndarray]], *, columns: int = 8, cell_width: int = 128
+) -> Image.Image:
+    """A picture of videos: one row each, its label above a strip of `columns` frames spread evenly over time.
+
+    Args:
+        rows: (label, frames [F, H, W, 3] uint8); videos may differ in size and length. A video with fewer frames
+            than `columns` shows each once.
+        columns: frames shown of each video, first and last included.
+        cell_width: width of one frame in the sheet, in pixels; heights keep each video's aspect.
+    """
+    if not rows:
+        raise UserError("a contact sheet of nothing; give at least one video.", code="invalid_frames")
+    font = ImageFont.load_default(size=13)
+    gap, line = 4, 18
+    strips: list[tuple[list[str], list[Image.Image]]] = []
+    for label, frames in rows:
+        picks = np.unique(np.linspace(0, len(frames) - 1, columns).round().astype(int))
+        cell_height = max(1, round(cell_width * frames.shape[1] / frames.shape[2]))
+        resample = Image.Resampling.NEAREST if frames.shape[2] * 2 <= cell_width else Image.Resampling.LANCZOS
+        cells = [Image.fromarray(frames[i]).resize((cell_width, cell_height), resample) for i in picks]
+        text = textwrap.wrap(label, max(20, columns * (cell_width + gap) // 7)) or [""]
+        strips.append((text, cells))
+    width = gap + columns * (cell_width + gap)
+    height = gap + sum(line * len(text) + cells[0].height + 2 * gap for text, cells in strips)
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    y = gap
+    for text, cells in strips:
+        for part in text:
+            draw.text((gap, y), part, fill="black", font=font)
+            y += line
+        for column, cell in enumerate(cells):
+            sheet.paste(cell, (gap + column * (cell_width + gap), y))
+        y += cells[0].height + 2 * gap
+    return sheet

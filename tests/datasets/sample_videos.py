@@ -1,0 +1,73 @@
+"""Videos made on the spot, with PyAV and Pillow, in the formats people have."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+
+def moving_picture(num_frames: int, height: int, width: int, seed: int = 0, step: int = 5) -> np.ndarray:
+    """A smooth random texture that slides sideways: uint8 [F, H, W, 3]."""
+    small = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    picture = np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+    return np.stack([np.roll(picture, i * step, axis=1) for i in range(num_frames)])
+
+
+def write_video(
+    path: Path,
+    frames_FHWC: np.ndarray,
+    *,
+    codec: str = "libx264",
+    fps: int = 12,
+    pixels: str = "yuv420p",
+    options: dict[str, str] | None = None,
+    container: dict[str, str] | None = None,
+) -> Path:
+    """An ordinary file as a camera or a tool would write it (not this project's encoder)."""
+    with av.open(str(path), "w", options=container or {}) as output:
+        stream = output.add_stream(codec, rate=fps)
+        stream.height, stream.width, stream.pix_fmt = frames_FHWC.shape[1], frames_FHWC.shape[2], pixels
+        stream.codec_context.options = options or {}
+        for frame in frames_FHWC:
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            output.mux(stream.encode(picture))
+        output.mux(stream.encode(None))
+    return path
+
+
+def write_sound(path: Path, seconds: float = 1.0) -> Path:
+    """An mp4 that holds only audio."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=44100, layout="mono")
+        for i in range(int(seconds * 44100 / 1024)):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 44100, i * 1024
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def write_animation(path: Path, frames_FHWC: np.ndarray, *, duration_ms: int = 80) -> Path:
+    """A GIF or animated WebP (lossless)."""
+    images = [Image.fromarray(frame) for frame in frames_FHWC]
+    extra = {"lossless": True} if path.suffix == ".webp" else {}
+    images[0].save(path, save_all=True, append_images=images[1:], duration=duration_ms, loop=0, **extra)
+    return path
+
+
+def turn(path: Path, degrees: int) -> Path:
+    """Write a display matrix into an mp4, as a phone held sideways does."""
+    one, data = 1 << 16, bytearray(path.read_bytes())
+    matrix = {
+        90: (0, one, 0, -one, 0, 0, 0, 0, 1 << 30),
+        180: (-one, 0, 0, 0, -one, 0, 0, 0, 1 << 30),
+        270: (0, -one, 0, one, 0, 0, 0, 0, 1 << 30),
+    }[degrees]
+    start = data.find(b"tkhd") + 44
+    data[start : start + 36] = struct.pack(">9i", *matrix)
+    path.write_bytes(data)
+    return path
