@@ -21,14 +21,16 @@ def object_key(sha256: str) -> str:
 
 
 def put_object(storage: Storage, content: bytes | Path) -> str:
-    """Store bytes or a file under its hash and return the hash. Stored already: nothing is sent."""
+    """Store bytes or a file under its hash and return the hash. Stored already (and whole): nothing is sent."""
     if isinstance(content, bytes):
-        sha256 = hashlib.sha256(content).hexdigest()
-        if not storage.exists(object_key(sha256)):
-            storage.put(object_key(sha256), content)
+        sha256, size = hashlib.sha256(content).hexdigest(), len(content)
     else:
-        sha256 = sha256_file(content)
-        if not storage.exists(object_key(sha256)):
+        sha256, size = sha256_file(content), content.stat().st_size
+    stored = storage.head(object_key(sha256))
+    if stored is None or stored.size != size:
+        if isinstance(content, bytes):
+            storage.put(object_key(sha256), content)
+        else:
             storage.put_file(object_key(sha256), content)
     return sha256
 
@@ -45,7 +47,7 @@ def check_hash(storage: Storage, expected: str, found: str) -> None:
     if found != expected:
         raise UserError(
             f"object {expected[:12]} in {storage.uri} is damaged (its content hashes to {found[:12]}); "
-            "restore it from a copy, or publish the version again.",
+            "delete it and store the same content again, or restore it from a copy.",
             status=502,
             code="object_damaged",
         )

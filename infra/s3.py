@@ -131,15 +131,17 @@ class S3Storage(Storage):
         with self.explained(key):
             try:
                 found = self.client.head_object(**self.where(key))
-            except failures.ClientError as error:
+            except failures.ClientError:
                 reason = self.reason(key)
-                if reason is not None and reason.response["Error"]["Code"] in ABSENT:
-                    return None
-                raise reason or error from error
+                if reason is not None:
+                    if reason.response["Error"]["Code"] in ABSENT:
+                        return None
+                    raise reason from None
+                found = self.client.head_object(**self.where(key))  # it was written in between
         return ObjectInfo(key, found["ContentLength"], found["ETag"], found["LastModified"])
 
     def reason(self, key: str) -> failures.ClientError | None:
-        """Why a HEAD failed: its answer has no body, that of a GET of one byte says it. None: it works now."""
+        """Why a HEAD failed: its answer has no body, but that of a GET (of one byte) has. None: now it works."""
         try:
             self.client.get_object(**self.where(key), Range="bytes=0-0")["Body"].close()
         except failures.ClientError as error:

@@ -1,0 +1,328 @@
+"""The concept registry: immutable, numbered versions of adapters, in a folder or in S3.
+
+    registry = open_registry("s3://bucket/registry")
+    version = registry.publish("orbit", Path("runs/orbit/adapter"), metadata={"rank": 16})     # orbit@1
+    registry.pull(registry.resolve("orbit"), Path("orbit"))                                    # the latest
+
+Layout, below the registry's URI:
+
+    objects/<aa>/<sha256>                        every file of every version, once (infra/objects.py)
+    concepts/<name>/versions/<n>.json            the pointer: names, hashes and sizes of the files, metadata
+    concepts/<name>/metrics/<n>/<time>-<id>.json metrics that were measured later, append-only
+    concepts/<name>/removed/<n>.json             a tombstone: the number is never given again
+
+A pointer is written last and only where none is (`put_if_absent`), so a version is there whole or not at all, and
+of publishers at once each gets a number of its own.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from infra.errors import UserError
+from infra.objects import check_hash, get_object, object_key, put_object, sha256_file
+from infra.storage import TEMPORARY, Storage, check_key, explained_os_errors, open_storage
+
+ADAPTER_FILE = "adapter_model.safetensors"
+CONCEPT = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of a version."""
+
+    sha256: str  # hexadecimal
+    size: int  # bytes
+
+
+@dataclass(frozen=True)
+class Version:
+    """One published version of a concept; it never changes, but for `metrics`, which may be added to."""
+
+    concept: str
+    number: int
+    created_at: datetime  # UTC
+    files: dict[str, FileEntry]  # by relative posix path
+    metadata: dict[str, Any]
+    metrics: dict[str, Any]
+
+    @property
+    def ref(self) -> str:
+        """`name@3`."""
+        return f"{self.concept}@{self.number}"
+
+    @property
+    def adapter_sha256(self) -> str:
+        """The hash of adapter_model.safetensors: what makes two versions the same motion."""
+        return self.files[ADAPTER_FILE].sha256
+
+
+@dataclass(frozen=True)
+class ConceptInfo:
+    """A concept at a glance."""
+
+    name: str
+    versions: int  # how many there are, removed ones not counted
+    latest: int  # the highest number among them
+    updated_at: datetime  # when that one was published, UTC
+
+
+def check_concept_name(name: str) -> str:
+    """The name, if it can be a concept's: a-z, 0-9, '.', '_', '-', at most 64, no '..'. UserError 422 else."""
+    if not CONCEPT.fullmatch(name) or ".." in name:
+        shown = name if len(name) <= 64 else f"{name[:40]}... ({len(name)} characters)"
+        raise UserError(
+            f"concept name {shown!a}: expected 1 to 64 of a-z, 0-9, '.', '_' and '-', starting with a letter "
+            "or digit and without '..'; for example car-turn.",
+            status=422,
+            code="invalid_concept",
+        )
+    return name
+
+
+def parse_ref(ref: str) -> tuple[str, int | None]:
+    """`name` -> (name, None), `name@3` -> (name, 3). UserError 422 for anything else."""
+    name, at, number = ref.partition("@")
+    check_concept_name(name)
+    if at and not re.fullmatch(r"[1-9][0-9]{0,8}", number):
+        raise UserError(
+            f"concept version {number[:40]!a} of {name}: expected a number from 1; write {name} for the latest "
+            f"version or {name}@3 for the third.",
+            status=422,
+            code="invalid_version",
+        )
+    return name, int(number) if at else None
+
+
+class Registry:
+    """Publishes, finds and fetches versions. Holds no state of its own: several processes may use one URI."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+
+    @property
+    def uri(self) -> str:
+        return self.storage.uri
+
+    def publish(
+        self, concept: str, folder: Path, *, metadata: dict[str, Any], metrics: dict[str, Any] | None = None
+    ) -> Version:
+        """Make the files of `folder` the next version of `concept`.
+
+        Every file below the folder but dot files goes along; `adapter_model.safetensors` must be among them.
+        What is in the adapter is the caller's to check (models/adapter.py `read_adapter`) beforehand.
+        Raises UserError (422) for a bad name, a folder without adapter, metadata or metrics that are not JSON.
+        """
+        check_concept_name(concept)
+        paths = collect(folder)
+        pointer: dict[str, Any] = {
+            "schema": 1,
+            "concept": concept,
+            "id": uuid.uuid4().hex,  # tells this publication from another of the same content
+            "created_at": datetime.now(UTC).isoformat(),
+            "metadata": metadata,
+            "metrics": metrics or {},
+        }
+        to_json(pointer, f"metadata and metrics of {concept}")  # before anything is written
+        pointer["files"] = {
+            name: {"sha256": put_object(self.storage, path), "size": path.stat().st_size}
+            for name, path in paths.items()
+        }
+        number = max(self.numbers(concept, "versions"), default=0) + 1
+        while True:
+            key = f"concepts/{concept}/versions/{number}.json"
+            body = to_json({**pointer, "number": number}, concept)
+            # False also when our own write got through and only its answer was lost: then it is ours.
+            if self.storage.put_if_absent(key, body) or self.storage.get(key) == body:
+                return read_version(json.loads(body))
+            number += 1
+
+    def versions(self, concept: str) -> list[Version]:
+        """All versions but the removed, oldest first; empty when there is none."""
+        check_concept_name(concept)
+        kept = self.numbers(concept, "versions") - self.numbers(concept, "removed")
+        return [self.load(concept, number) for number in sorted(kept)]
+
+    def concepts(self) -> list[ConceptInfo]:
+        """Every concept that has a version, by name. One listing, no object is read."""
+        published: dict[str, dict[int, datetime]] = {}
+        removed: set[tuple[str, int]] = set()
+        for info in self.storage.list("concepts/"):
+            match info.key.split("/"):
+                case [_, name, "versions", file]:
+                    published.setdefault(name, {})[int(file.removesuffix(".json"))] = info.modified
+                case [_, name, "removed", file]:
+                    removed.add((name, int(file.removesuffix(".json"))))
+        found = []
+        for name, times in sorted(published.items()):
+            kept = [number for number in times if (name, number) not in removed]
+            if kept:
+                found.append(ConceptInfo(name, len(kept), max(kept), times[max(kept)]))
+        return found
+
+    def resolve(self, ref: str) -> Version:
+        """The version that `name` (the latest) or `name@3` means. UserError 404 when there is none."""
+        name, number = parse_ref(ref)
+        published = self.numbers(name, "versions")
+        kept = published - self.numbers(name, "removed")
+        if not kept:
+            near = difflib.get_close_matches(name, [info.name for info in self.concepts()], n=3, cutoff=0.5)
+            hint = (
+                f"did you mean {' or '.join(near)}?"
+                if near
+                else "`motiondirector concepts list` shows what it has."
+            )
+            raise UserError(
+                f"concept {name} is not in the registry {self.uri}; {hint}",
+                status=404,
+                code="concept_not_found",
+            )
+        if number is None:
+            number = max(kept)
+        if number not in kept:
+            what = "was removed" if number in published else "was never published"
+            have = ", ".join(f"{name}@{other}" for other in sorted(kept)[-8:])
+            raise UserError(
+                f"concept version {name}@{number} {what} in {self.uri}; there is {have}.",
+                status=404,
+                code="version_not_found",
+            )
+        return self.load(name, number)
+
+    def pull(self, version: Version, folder: Path) -> Path:
+        """Fetch a version's files to `folder`, every one checked against its hash; all or nothing.
+
+        A folder that holds the version already is left as it is. Raises UserError: 409 when it holds something
+        else, 502 when an object is damaged or was cut short, 507 when the disk is full.
+        """
+        folder = Path(os.path.abspath(folder))
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            return check_same(version, folder)
+        with explained_os_errors(f"writing {folder}"):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=TEMPORARY))
+            try:
+                temporary.chmod(0o755)
+                for name, entry in version.files.items():
+                    self.storage.get_file(object_key(entry.sha256), temporary / name)
+                    check_hash(self.storage, entry.sha256, sha256_file(temporary / name))
+                try:
+                    temporary.rename(folder)
+                except OSError:  # another pull was quicker
+                    return check_same(version, folder)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+        return folder
+
+    def read(self, version: Version, name: str) -> bytes:
+        """One file of a version, checked against its hash. UserError 404 when it has no such file."""
+        if name not in version.files:
+            raise UserError(
+                f"{version.ref} has no file {name[:100]!a}; it has {', '.join(sorted(version.files))}.",
+                status=404,
+                code="file_not_found",
+            )
+        return get_object(self.storage, version.files[name].sha256)
+
+    def add_metrics(self, version: Version, metrics: dict[str, Any]) -> None:
+        """Append metrics measured later; of one name the newest counts. The version itself stays as it is."""
+        body = to_json(metrics, f"metrics of {version.ref}")
+        name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.json"
+        self.storage.put(f"concepts/{version.concept}/metrics/{version.number}/{name}", body)
+
+    def remove(self, ref: str) -> None:
+        """Take a version (or, of `name` alone, the latest) out of sight. Its number is never given again.
+
+        Its files stay in `objects/`: other versions may share them, and a running service may hold them.
+        """
+        version = self.resolve(ref)
+        body = to_json({"removed_at": datetime.now(UTC).isoformat()}, ref)
+        self.storage.put_if_absent(f"concepts/{version.concept}/removed/{version.number}.json", body)
+
+    def numbers(self, concept: str, what: str) -> set[int]:
+        """The numbers under concepts/<concept>/<what>/, of `versions` or `removed`."""
+        found = self.storage.list(f"concepts/{concept}/{what}/")
+        return {int(info.key.rpartition("/")[2].removesuffix(".json")) for info in found}
+
+    def load(self, concept: str, number: int) -> Version:
+        """Read a pointer and the metrics that were added."""
+        record = json.loads(self.storage.get(f"concepts/{concept}/versions/{number}.json"))
+        for info in self.storage.list(f"concepts/{concept}/metrics/{number}/"):
+            record["metrics"].update(json.loads(self.storage.get(info.key)))
+        return read_version(record)
+
+
+def open_registry(uri: str | Path) -> Registry:
+    """The registry at a folder or `s3://bucket/prefix`; it comes into being with the first publication."""
+    return Registry(open_storage(uri))
+
+
+def collect(folder: Path) -> dict[str, Path]:
+    """The files to publish, by relative posix path. UserError 422 without folder or adapter."""
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} is not a folder; give the one that holds {ADAPTER_FILE}.",
+            status=422,
+            code="adapter_missing",
+        )
+    paths = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    }
+    if ADAPTER_FILE not in paths:
+        raise UserError(
+            f"{folder} holds no {ADAPTER_FILE}; give the folder that `motiondirector train` wrote.",
+            status=422,
+            code="adapter_missing",
+        )
+    return {check_key(name): path for name, path in paths.items()}
+
+
+def to_json(value: dict[str, Any], what: str) -> bytes:
+    """Canonical JSON. UserError 422 for what JSON cannot say (NaN, infinity, objects)."""
+    try:
+        return json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{what}: not plain JSON ({error}); give strings, finite numbers, lists and mappings.",
+            status=422,
+            code="invalid_metadata",
+        ) from None
+
+
+def read_version(record: dict[str, Any]) -> Version:
+    """A pointer as Version. File names come from outside: one that would leave the folder is refused."""
+    return Version(
+        concept=record["concept"],
+        number=record["number"],
+        created_at=datetime.fromisoformat(record["created_at"]),
+        files={check_key(name): FileEntry(**entry) for name, entry in record["files"].items()},
+        metadata=record["metadata"],
+        metrics=record["metrics"],
+    )
+
+
+def check_same(version: Version, folder: Path) -> Path:
+    """`folder`, if it holds exactly this version's files. UserError 409 else."""
+    files = {name: folder / name for name in version.files}
+    if all(
+        path.is_file() and sha256_file(path) == version.files[name].sha256 for name, path in files.items()
+    ):
+        return folder
+    raise UserError(
+        f"{folder} exists and holds something else than {version.ref}; remove it or choose another folder.",
+        status=409,
+        code="folder_not_empty",
+    )
