@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class LoraSlots(nn.Module):
         super().__init__()
         self.rank, self.trainable = rank, trainable
         shape_a, shape_b = (rank, layer.in_features), (layer.out_features, rank)
-        kind = {"device": layer.weight.device, "dtype": dtype}
+        kind: Any = {"device": layer.weight.device, "dtype": dtype}
         if trainable:
             self.A = nn.ParameterList(nn.Parameter(torch.zeros(shape_a, **kind)) for _ in range(slots))
             self.B = nn.ParameterList(nn.Parameter(torch.zeros(shape_b, **kind)) for _ in range(slots))
@@ -57,10 +58,8 @@ class LoraSlots(nn.Module):
         """The tensors of each sample's slot, stacked: [n, ...]."""
         if not self.trainable:
             return store.index_select(0, slots_n)
-        zero = None
-        if 0 in numbers:
-            zero = torch.zeros_like(store[0])
-        picked = [zero if number == 0 else store[number - 1] for number in numbers]
+        zero = torch.zeros_like(store[0]) if 0 in numbers else None
+        picked: list[Any] = [store[number - 1] if number else zero for number in numbers]
         stacked = picked[0].unsqueeze(0) if len(picked) == 1 else torch.stack(picked)
         return stacked.detach() if frozen else stacked
 

@@ -69,7 +69,7 @@ class Foundation(ABC):
     source: str  # path or hub id it was loaded from
     fingerprint: str
     pipeline: Any
-    denoiser: nn.Module
+    denoiser: Any  # an nn.Module with diffusers' `config`
     targets: dict[Path, tuple[str, ...]]
     defaults: Defaults
     noise: NoiseProcess

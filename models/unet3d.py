@@ -34,6 +34,8 @@ def lora_targets(unet: nn.Module) -> dict[Path, tuple[str, ...]]:
 
     Rank 32 on a ZeroScope-shaped UNet: 96 spatial and 170 temporal modules (tested).
     """
+    parts: tuple[str, ...]
+    path: Path
     found: dict[Path, list[str]] = {"spatial": [], "temporal": []}
     for name, module in unet.named_modules():
         if isinstance(module, Transformer2DModel):
@@ -45,7 +47,7 @@ def lora_targets(unet: nn.Module) -> dict[Path, tuple[str, ...]]:
         for index, block in enumerate(module.transformer_blocks):
             for inner, linear in block.named_modules():
                 if isinstance(linear, nn.Linear) and inner.split(".")[0] in parts:
-                    found[path].append(f"{name}.transformer_blocks.{index}.{inner}")  # type: ignore[index]
+                    found[path].append(f"{name}.transformer_blocks.{index}.{inner}")
     return {"spatial": tuple(found["spatial"]), "temporal": tuple(found["temporal"])}
 
 

@@ -58,9 +58,8 @@ class WanFoundation(Foundation):
                 module.requires_grad_(False).eval()
         self.targets = lora_targets(self.denoiser)
         config = pipeline.scheduler.config
-        self.noise = FlowNoise(
-            int(config.num_train_timesteps), float(config.get("flow_shift") or config.get("shift") or 1.0)
-        )
+        self.flow_shift = float(config.get("flow_shift") or config.get("shift") or 1.0)
+        self.noise = FlowNoise(int(config.num_train_timesteps), self.flow_shift)
         vae = pipeline.vae.config if pipeline.vae is not None else {}
         self.spatial_scale = vae.get("scale_factor_spatial") or 8
         self.temporal_scale = vae.get("scale_factor_temporal") or 4
@@ -149,13 +148,13 @@ class WanFoundation(Foundation):
             return type(self.pipeline.scheduler).from_config(config)
         if kind == "flow-euler":
             return FlowMatchEulerDiscreteScheduler(
-                num_train_timesteps=self.noise.num_train_timesteps, shift=self.noise.shift
+                num_train_timesteps=self.noise.num_train_timesteps, shift=self.flow_shift
             )
         return UniPCMultistepScheduler(
             num_train_timesteps=self.noise.num_train_timesteps,
             prediction_type="flow_prediction",
             use_flow_sigmas=True,
-            flow_shift=self.noise.shift,
+            flow_shift=self.flow_shift,
         )
 
     def checkpointed_blocks(self) -> Iterable[nn.Module]:

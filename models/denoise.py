@@ -1,0 +1,181 @@
+"""Generation: one request's state, one denoising step of a batch, and sampling to the end.
+
+Training's samples, evaluation, `generate` and the service all go through `denoise_step`, so they give the same
+frames. A request's noise comes from its own seed; what its neighbours in a batch are changes nothing.
+
+Shapes: latents [C, f, h, w] a request; B rows a forward (one a request, two with classifier-free guidance).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.foundation import Bucket, Foundation
+from models.routing import PATHS, Mix, Path, Routing
+
+
+@dataclass(frozen=True)
+class AdapterUse:
+    """A slot of the bank that a request uses, at a scale, for the first `until` share of its steps."""
+
+    path: Path
+    slot: int
+    scale: float = 1.0
+    until: float = 1.0
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One video to make. None takes the foundation's default."""
+
+    prompt: str
+    seed: int = 0
+    bucket: Bucket | None = None
+    negative_prompt: str | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    scheduler: str | None = None
+    adapters: tuple[AdapterUse, ...] = field(default=())
+
+
+class Denoising:
+    """One request on its way from noise to latents. Made by `start`, advanced by `denoise_step`."""
+
+    def __init__(self, foundation: Foundation, request: GenerationRequest) -> None:
+        defaults = foundation.defaults
+        self.request = request
+        self.bucket = request.bucket or defaults.bucket
+        foundation.check_bucket(self.bucket)
+        self.guidance_scale = (
+            defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
+        )
+        steps = request.num_inference_steps or defaults.num_inference_steps
+        negative = defaults.negative_prompt if request.negative_prompt is None else request.negative_prompt
+        prompts = [negative, request.prompt] if self.guided else [request.prompt]
+        self.text_RLD = torch.cat([foundation.encode_text([prompt]) for prompt in prompts])
+        self.scheduler: Any = foundation.make_scheduler(request.scheduler)
+        self.scheduler.set_timesteps(steps, device=foundation.device)
+        self.timesteps: Tensor = self.scheduler.timesteps
+        self.index = 0
+        generator = torch.Generator("cpu").manual_seed(request.seed)
+        noise = torch.randn((1, *foundation.latent_shape(self.bucket)), generator=generator)
+        self.latents_1Cfhw = noise.to(foundation.device) * float(
+            getattr(self.scheduler, "init_noise_sigma", 1.0)
+        )
+
+    @property
+    def guided(self) -> bool:
+        """Classifier-free guidance costs a second row; a scale of 1 or less does without."""
+        return self.guidance_scale > 1.0
+
+    @property
+    def done(self) -> bool:
+        return self.index >= len(self.timesteps)
+
+    @property
+    def progress(self) -> float:
+        """Share of the steps taken, 0 to 1."""
+        return self.index / len(self.timesteps)
+
+    @property
+    def latents_Cfhw(self) -> Tensor:
+        return self.latents_1Cfhw[0]
+
+    def adapters_now(self, path: Path) -> list[AdapterUse]:
+        """The adapters of a path that are still on at this step."""
+        return [use for use in self.request.adapters if use.path == path and self.progress < use.until]
+
+
+def start(foundation: Foundation, request: GenerationRequest) -> Denoising:
+    """Encode the prompt, draw the seed's noise, set the scheduler. Raises UserError for a size that cannot be."""
+    return Denoising(foundation, request)
+
+
+@torch.no_grad()
+def denoise_step(foundation: Foundation, batch: Sequence[Denoising]) -> None:
+    """Advance every request by one step in one forward.
+
+    Requests may differ in timestep, scheduler, guidance, prompt, seed and adapters; they must share a bucket
+    (and none may be done).
+    """
+    assert batch
+    assert all(not one.done for one in batch), "a finished request cannot step"
+    assert len({one.bucket for one in batch}) == 1, "one forward, one bucket"
+    rows = [one for one in batch for _ in range(2 if one.guided else 1)]
+    inputs, times = [], []
+    for one in batch:
+        t = one.timesteps[one.index]
+        scaled = one.scheduler.scale_model_input(one.latents_1Cfhw, t)
+        inputs.append(scaled.expand(2, -1, -1, -1, -1) if one.guided else scaled)
+        times.append(t.expand(2 if one.guided else 1))
+    predicted = foundation.predict(
+        torch.cat(inputs),
+        torch.cat(times),
+        torch.cat([one.text_RLD for one in batch]),
+        routing_of(foundation, rows),
+    ).float()
+    for one, answer in zip(batch, predicted.split([2 if one.guided else 1 for one in batch]), strict=True):
+        if one.guided:
+            uncond, cond = answer.chunk(2)
+            answer = uncond + one.guidance_scale * (cond - uncond)
+        t = one.timesteps[one.index]
+        one.latents_1Cfhw = one.scheduler.step(answer, t, one.latents_1Cfhw, return_dict=False)[0]
+        one.index += 1
+
+
+def routing_of(foundation: Foundation, rows: Sequence[Denoising]) -> Routing | None:
+    """The routing of a batch's rows; None when no row uses an adapter, so that an all-base batch pays nothing."""
+    mixes: dict[Path, Mix | None] = {}
+    for path in PATHS:
+        uses = [row.adapters_now(path) for row in rows]
+        mixes[path] = (
+            Mix.of(
+                [[use.slot for use in row] for row in uses],
+                [[use.scale for use in row] for row in uses],
+                device=foundation.device,
+            )
+            if any(uses)
+            else None
+        )
+    if mixes["spatial"] is None and mixes["temporal"] is None:
+        return None
+    return Routing(spatial=mixes["spatial"], temporal=mixes["temporal"])
+
+
+def finish(foundation: Foundation, one: Denoising) -> np.ndarray:
+    """Decode a finished request: uint8 frames [F, H, W, 3]."""
+    return foundation.decode(one.latents_1Cfhw)[0].numpy()
+
+
+def sample(
+    foundation: Foundation,
+    requests: Sequence[GenerationRequest],
+    *,
+    batch_size: int = 4,
+    on_step: Callable[[int, int], None] | None = None,
+) -> list[np.ndarray]:
+    """Generate every request to the end; uint8 frames [F, H, W, 3] each, in the order given.
+
+    Args:
+        batch_size: requests a forward.
+        on_step: called with (steps done, steps in all) after each denoising step.
+    """
+    states = [start(foundation, request) for request in requests]
+    total, taken = sum(len(one.timesteps) for one in states), 0
+    for bucket in dict.fromkeys(one.bucket for one in states):
+        waiting = [one for one in states if one.bucket == bucket]
+        for first in range(0, len(waiting), batch_size):
+            batch = waiting[first : first + batch_size]
+            while batch:
+                denoise_step(foundation, batch)
+                taken += len(batch)
+                if on_step is not None:
+                    on_step(taken, total)
+                batch = [one for one in batch if not one.done]
+    return [finish(foundation, one) for one in states]
