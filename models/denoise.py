@@ -111,7 +111,9 @@ def denoise_step(foundation: Foundation, batch: Sequence[Denoising]) -> None:
     inputs, times = [], []
     for one in batch:
         t = one.timesteps[one.index]
-        scaled = one.scheduler.scale_model_input(one.latents_1Cfhw, t)
+        scaled = one.latents_1Cfhw
+        if hasattr(one.scheduler, "scale_model_input"):  # flow matching schedulers have none
+            scaled = one.scheduler.scale_model_input(scaled, t)
         inputs.append(scaled.expand(2, -1, -1, -1, -1) if one.guided else scaled)
         times.append(t.expand(2 if one.guided else 1))
     predicted = foundation.predict(

@@ -1,0 +1,175 @@
+"""The adapter bank: any mix of adapters in one forward, and the same slots train."""
+
+import torch
+from diffusers import UNet3DConditionModel
+from torch.nn.functional import mse_loss
+
+from models.bank import AdapterBank
+from models.routing import Mix, Routing
+from models.unet3d import lora_targets
+
+
+def inputs(foundation, batch=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    latents = torch.randn((batch, *foundation.latent_shape(foundation.defaults.bucket)), generator=generator)
+    t = foundation.noise.timesteps(torch.linspace(0.2, 0.9, batch))
+    return latents, t, foundation.encode_text(["a cat", "a red dog", "rain"][:batch])
+
+
+def test_zeroscope_shape_has_the_published_module_and_parameter_counts():
+    """96 modules / 8.8 M spatial, 170 / 12.5 M temporal at rank 32 (docs of the method)."""
+    with torch.device("meta"):
+        unet = UNet3DConditionModel(cross_attention_dim=1024, attention_head_dim=64)
+        targets = lora_targets(unet)
+        bank = AdapterBank(unet, targets, {"spatial": 1, "temporal": 1}, rank=32, trainable=True)
+    assert {path: len(names) for path, names in targets.items()} == {"spatial": 96, "temporal": 170}
+    counts = {path: sum(p.numel() for p in bank.slot_parameters(path, 1)) for path in targets}
+    assert round(counts["spatial"] / 1e6, 1) == 8.8
+    assert round(counts["temporal"] / 1e6, 1) == 12.5
+
+
+def test_a_mixed_batch_equals_each_sample_alone(foundation, fill):
+    bank = foundation.add_bank({"spatial": 2, "temporal": 2}, rank=4)
+    for path in ("spatial", "temporal"):
+        for slot in (1, 2):
+            fill(bank, path, slot, seed=10 * slot)
+    latents, t, text = inputs(foundation)
+    rows = [([1], [0.7]), ([2, 1], [1.0, -0.4]), ([], [])]
+    mixed = Routing(
+        spatial=Mix.of([[2], [], [1]]), temporal=Mix.of([slots for slots, _ in rows], [s for _, s in rows])
+    )
+    with torch.no_grad():
+        together = foundation.predict(latents, t, text, mixed)
+        for i, (slots, scales) in enumerate(rows):
+            alone = Routing(spatial=Mix.of([[[2], [], [1]][i]]), temporal=Mix.of([slots], [scales]))
+            one = foundation.predict(latents[i : i + 1], t[i : i + 1], text[i : i + 1], alone)
+            assert torch.allclose(one[0], together[i], atol=1e-5, rtol=1e-5)
+
+
+def test_adapters_change_the_output_and_slot_zero_does_not(foundation, fill):
+    latents, t, text = inputs(foundation)
+    bank = foundation.add_bank({"spatial": 1, "temporal": 1}, rank=4)
+    fill(bank, "temporal", 1)
+    with torch.no_grad():
+        base = foundation.predict(latents, t, text)
+        zeros = foundation.predict(latents, t, text, Routing(temporal=Mix.of([[0]] * 3)))
+        on = foundation.predict(latents, t, text, Routing(temporal=Mix.of([[1]] * 3)))
+        assert torch.equal(base, foundation.predict(latents, t, text))
+    assert torch.equal(base, zeros)
+    assert (on - base).abs().max() > 1e-3
+
+
+def test_removing_the_bank_leaves_the_base_as_it_was(foundation, fill):
+    latents, t, text = inputs(foundation)
+    keys = list(foundation.denoiser.state_dict())
+    with torch.no_grad():
+        before = foundation.predict(latents, t, text)
+        bank = foundation.add_bank({"spatial": 1, "temporal": 1}, rank=4)
+        fill(bank, "temporal", 1)
+        assert list(foundation.denoiser.state_dict()) == keys
+        bank.current = Routing(temporal=Mix.of([[1]] * 3))
+        bank.remove()
+        assert torch.equal(before, foundation.predict(latents, t, text))
+
+
+def test_a_smaller_rank_in_a_larger_slot_is_the_same_adapter(foundation, fill):
+    latents, t, text = inputs(foundation)
+    routing = Routing(temporal=Mix.of([[1]] * 3))
+    with torch.no_grad():
+        small = foundation.add_bank({"temporal": 1}, rank=2)
+        tensors = fill(small, "temporal", 1)
+        expected = foundation.predict(latents, t, text, routing)
+        large = foundation.add_bank({"temporal": 1}, rank=8)
+        fill(large, "temporal", 1, seed=99)  # what an earlier tenant left must not shine through
+        large.write("temporal", 1, tensors)
+        assert torch.allclose(foundation.predict(latents, t, text, routing), expected, atol=1e-6)
+        large.write("temporal", 1, tensors, scale=0.0)
+        assert torch.allclose(
+            foundation.predict(latents, t, text, routing), foundation.predict(latents, t, text)
+        )
+
+
+def test_an_adapter_equals_its_weights_merged(foundation, fill):
+    latents, t, text = inputs(foundation)
+    bank = foundation.add_bank({"temporal": 1}, rank=4)
+    tensors = fill(bank, "temporal", 1)
+    with torch.no_grad():
+        routed = foundation.predict(latents, t, text, Routing(temporal=Mix.of([[1]] * 3, [[0.5]] * 3)))
+        for name, (a, b) in tensors.items():
+            foundation.denoiser.get_submodule(name).weight.add_(0.5 * b @ a)
+        merged = foundation.predict(latents, t, text)
+    assert torch.allclose(routed, merged, atol=1e-5, rtol=1e-4)
+
+
+def training_gradients(foundation, *, checkpointing):
+    bank = foundation.add_bank({"spatial": 2, "temporal": 1}, rank=4, trainable=True, seed=3)
+    with torch.no_grad():
+        for number, parameter in enumerate(bank.parameters()):
+            parameter.add_(
+                torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)) * 0.05
+            )
+    if checkpointing:
+        foundation.enable_gradient_checkpointing()
+    latents, t, text = inputs(foundation, batch=2)
+    kind = {"dropout": 0.1, "seeds": (11, 12)}
+    one_frame = foundation.predict(latents[:, :, :1], t, text, Routing(spatial=Mix.of([[1], [2]]), **kind))
+    clip = foundation.predict(
+        latents,
+        t,
+        text,
+        Routing(spatial=Mix.of([[1], [2]], frozen=True), temporal=Mix.of([[1], [1]]), **kind),
+    )
+    # One backward for two forwards: the first is recomputed after the second has run with other adapters.
+    (mse_loss(one_frame, torch.zeros_like(one_frame)) + mse_loss(clip, torch.ones_like(clip))).backward()
+    return [parameter.grad for parameter in bank.parameters()]
+
+
+def test_gradients_are_the_same_with_gradient_checkpointing(foundation):
+    plain = training_gradients(foundation, checkpointing=False)
+    recomputed = training_gradients(foundation, checkpointing=True)
+    assert all(gradient is not None for gradient in plain)
+    for one, other in zip(plain, recomputed, strict=True):
+        assert torch.allclose(one, other, atol=1e-7, rtol=1e-5)
+    assert sum(gradient.abs().sum() for gradient in plain) > 0
+
+
+def test_a_frozen_path_gets_no_gradient(foundation):
+    bank = foundation.add_bank({"spatial": 1, "temporal": 1}, rank=4, trainable=True)
+    latents, t, text = inputs(foundation)
+    routing = Routing(spatial=Mix.of([[1]] * 3, frozen=True), temporal=Mix.of([[1]] * 3))
+    foundation.predict(latents, t, text, routing).square().mean().backward()
+    assert all(parameter.grad is None for parameter in bank.slot_parameters("spatial", 1))
+    assert any(parameter.grad.abs().sum() > 0 for parameter in bank.slot_parameters("temporal", 1))
+    assert all(parameter.grad is None for parameter in foundation.denoiser.parameters())
+
+
+def test_an_unused_slot_gets_no_gradient(foundation):
+    bank = foundation.add_bank({"spatial": 3}, rank=4, trainable=True)
+    latents, t, text = inputs(foundation)
+    foundation.predict(latents, t, text, Routing(spatial=Mix.of([[1], [3], [1]]))).square().mean().backward()
+    assert all(parameter.grad is None for parameter in bank.slot_parameters("spatial", 2))
+    assert all(parameter.grad is not None for parameter in bank.slot_parameters("spatial", 3))
+
+
+def test_dropout_depends_on_the_samples_seed_alone(foundation, fill):
+    bank = foundation.add_bank({"temporal": 1}, rank=4)
+    fill(bank, "temporal", 1, std=0.5)
+    latents, t, text = inputs(foundation)
+
+    def run(rows, seeds):
+        routing = Routing(temporal=Mix.of([[1]] * len(rows)), dropout=0.5, seeds=seeds)
+        with torch.no_grad():
+            return foundation.predict(latents[rows], t[rows], text[rows], routing)
+
+    assert torch.allclose(run([0, 1], (5, 6))[1], run([1], (6,))[0], atol=1e-4)
+    assert not torch.allclose(run([1], (7,))[0], run([1], (6,))[0], atol=1e-3)
+
+
+def test_initial_values_follow_the_method(foundation):
+    bank = foundation.add_bank({"temporal": 1}, rank=8, trainable=True)
+    downs, ups = zip(*bank.extract("temporal", 1).values(), strict=True)
+    assert all(not up.any() for up in ups)
+    assert abs(torch.cat([down.flatten() for down in downs]).std() - 1 / 8) < 0.01
+    again = foundation.add_bank({"temporal": 3}, rank=8, trainable=True)
+    for name, (down, _) in again.extract("temporal", 1).items():
+        assert torch.equal(down, bank.extract("temporal", 1)[name][0])

@@ -1,0 +1,158 @@
+"""What every family promises: shapes, noise, determinism, the single-frame path."""
+
+import pytest
+import torch
+from torch import nn
+
+from infra.errors import UserError
+from models.foundation import Bucket
+from models.load import load_foundation
+from models.noise import FlowNoise
+from models.tiny import write_tiny_unet3d
+
+
+def video(foundation, batch=2):
+    bucket = foundation.defaults.bucket
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand((batch, 3, bucket.frames, bucket.height, bucket.width), generator=generator) * 2 - 1
+
+
+def test_latents_have_the_promised_shape_and_decode_to_pixels(foundation):
+    pixels = video(foundation)
+    bucket = foundation.defaults.bucket
+    latents = foundation.encode_video(pixels)
+    assert latents.shape == (2, *foundation.latent_shape(bucket))
+    frames = foundation.decode(latents)
+    assert frames.shape == (2, bucket.frames, bucket.height, bucket.width, 3)
+    assert frames.dtype == torch.uint8
+
+
+def test_each_frame_is_encoded_as_a_video_of_its_own(foundation):
+    pixels = video(foundation)
+    frames = foundation.encode_frames(pixels)
+    channels, _, height, width = foundation.latent_shape(foundation.defaults.bucket)
+    assert frames.shape == (2, pixels.shape[2], channels, 1, height, width)
+    third = foundation.encode_video(pixels[:, :, 2:3])
+    assert torch.allclose(frames[:, 2], third, atol=1e-5)
+
+
+def test_encoding_is_deterministic(foundation):
+    pixels = video(foundation)
+    assert torch.equal(foundation.encode_video(pixels), foundation.encode_video(pixels))
+
+
+def test_prompts_of_any_length_share_one_shape(foundation):
+    short, long = foundation.encode_text(["a", "a very long prompt " * 40])
+    assert short.shape == long.shape
+
+
+def test_a_size_that_cannot_be_is_refused_with_the_nearest_that_can(foundation):
+    bucket = foundation.defaults.bucket
+    with pytest.raises(UserError, match=r"height 33 .* multiple of (8|16), such as 32"):
+        foundation.check_bucket(Bucket(bucket.frames, 33, bucket.width))
+    with pytest.raises(UserError):
+        foundation.check_bucket(Bucket(0, bucket.height, bucket.width))
+
+
+def test_wan_takes_frames_of_four_k_plus_one():
+    wan = load_foundation("tiny-random:wan")
+    with pytest.raises(UserError, match=r"frame count 8 .* such as 5"):
+        wan.check_bucket(Bucket(8, 32, 32))
+
+
+def test_an_unknown_scheduler_is_refused_with_the_known_ones(foundation):
+    with pytest.raises(UserError, match="choose one of"):
+        foundation.make_scheduler("magic")
+
+
+def test_a_single_frame_skips_every_temporal_layer():
+    unet3d = load_foundation("tiny-random:unet3d")
+    temporal = [
+        name
+        for name, module in unet3d.denoiser.named_modules()
+        if ("temp_" in name or name.startswith("transformer_in"))
+        and isinstance(module, nn.Linear | nn.Conv3d)
+    ]
+    ran = []
+    for name in temporal:
+        unet3d.denoiser.get_submodule(name).register_forward_hook(lambda *_, name=name: ran.append(name))
+    channels, _, height, width = unet3d.latent_shape(unet3d.defaults.bucket)
+    text = unet3d.encode_text(["a cat"])
+    with torch.no_grad():
+        unet3d.predict(torch.randn(1, channels, 1, height, width), torch.tensor([500]), text)
+        assert ran == []
+        unet3d.predict(torch.randn(1, channels, 4, height, width), torch.tensor([500]), text)
+    assert set(ran) == set(temporal)
+
+
+def test_the_fingerprint_is_the_weights(tmp_path):
+    one = load_foundation(write_tiny_unet3d(tmp_path / "one", seed=1))
+    same = load_foundation(write_tiny_unet3d(tmp_path / "same", seed=1))
+    other = load_foundation(write_tiny_unet3d(tmp_path / "other", seed=2))
+    velocity = load_foundation(write_tiny_unet3d(tmp_path / "v", seed=1, prediction_type="v_prediction"))
+    assert one.fingerprint == same.fingerprint
+    assert len({one.fingerprint, other.fingerprint, velocity.fingerprint}) == 3
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_ddpm_targets_recover_the_clean_latents(tmp_path, prediction_type):
+    foundation = load_foundation(write_tiny_unet3d(tmp_path / "m", prediction_type=prediction_type))
+    x0, eps = torch.randn(3, 4, 4, 4, 4), torch.randn(3, 4, 4, 4, 4)
+    t = foundation.noise.timesteps(torch.tensor([0.0, 0.5, 0.99]))
+    noisy, target = foundation.noise.add(x0, eps, t), foundation.noise.target(x0, eps, t)
+    alpha = foundation.noise.scheduler.alphas_cumprod[t].view(-1, 1, 1, 1, 1)
+    if prediction_type == "epsilon":
+        recovered = (noisy - (1 - alpha).sqrt() * target) / alpha.sqrt()
+    else:
+        recovered = alpha.sqrt() * noisy - (1 - alpha).sqrt() * target
+    assert torch.allclose(recovered, x0, atol=1e-4)
+
+
+def test_flow_targets_recover_the_clean_latents():
+    noise = FlowNoise(1000, shift=3.0)
+    x0, eps = torch.randn(2, 16, 2, 4, 4), torch.randn(2, 16, 2, 4, 4)
+    t = noise.timesteps(torch.tensor([0.2, 0.8]))
+    noisy, velocity = noise.add(x0, eps, t), noise.target(x0, eps, t)
+    assert torch.allclose(noisy - (t / 1000).view(-1, 1, 1, 1, 1) * velocity, x0, atol=1e-5)
+
+
+def test_timesteps_keep_to_their_range(foundation):
+    u = torch.rand(1000)
+    low = foundation.noise.timesteps(torch.zeros(1), 0.35, 1.0)
+    t = foundation.noise.timesteps(u, 0.35, 1.0)
+    assert low.item() == t.min().clamp(max=low.item()).item()
+    assert t.max() < 1000
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        ("/nowhere/at/all", "neither a folder here nor a hub id"),
+        ("tiny-random:cat", "choose one of unet3d, wan"),
+        ("{empty}", "is no diffusers pipeline"),
+        ("{other}", "which no family module serves yet"),
+    ],
+)
+def test_what_is_no_foundation_is_refused_in_one_sentence(tmp_path, source, sentence):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    with pytest.raises(UserError, match=sentence):
+        load_foundation(source.format(empty=tmp_path / "empty", other=tmp_path / "other"))
+
+
+def test_pickled_weights_are_not_loaded(tmp_path):
+    folder = write_tiny_unet3d(tmp_path / "m")
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save({"a": torch.ones(1)}, folder / "unet" / "diffusion_pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_foundation(folder)
+
+
+def test_a_worker_may_load_the_denoiser_alone():
+    alone = load_foundation("tiny-random:unet3d", parts=("denoiser",))
+    whole = load_foundation("tiny-random:unet3d")
+    assert alone.pipeline.vae is None
+    assert alone.pipeline.text_encoder is None
+    assert alone.fingerprint == whole.fingerprint
