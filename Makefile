@@ -1,0 +1,44 @@
+# Every target sets itself up: `make demo` and `make test` work on a fresh clone (Python 3.11+ and a C compiler).
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+BIN := .venv/bin
+STAMP := .venv/.installed
+HF := .cache/hf-datasets
+export DS_BUILD_OPS = 0
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test lint bench format clean help
+
+help:  ## what there is to make
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@
+
+# Hugging Face's `datasets` shares our folder's name, so it lives apart: one test reads our Parquet with it.
+$(HF)/.installed: Makefile
+	$(PYTHON) -m pip install --quiet --upgrade --target $(HF) "datasets>=4,<6"
+	@touch $@
+
+demo: $(STAMP)  ## the main job, end to end, on the embedded foundation: clips in, motions out over HTTP
+	$(BIN)/motiondirector demo
+
+test: $(STAMP) $(HF)/.installed  ## every test (no GPU, no hub)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## every speed claim, both sides in one run
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:  ## remove what the targets made (not runs/)
+	rm -rf .venv .cache build *.egg-info
