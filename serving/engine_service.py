@@ -1,0 +1,155 @@
+"""The engine's asynchronous face: what the ingress calls, in the same process or through Ray.
+
+Answers are values (an event, or None), never exceptions of ours: they cross process borders as they are. An
+exception here means that the engine itself is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from infra.errors import UserError
+from infra.registry import open_registry
+from models.foundation import Bucket, Foundation
+from models.load import load_foundation
+from serving.config import ServeConfig
+from serving.engine import Admitted, Cancelled, Engine, Event, Failed, Finished, Observe
+from serving.requests import FoundationInfo, VideoRequest
+from serving.slots import AdapterFiles, HostCache
+
+
+class EngineLost(Exception):
+    """The engine that ran a request is gone; the request has not ended and may run again elsewhere."""
+
+
+class EngineClient(Protocol):
+    """What the ingress needs of an engine, wherever that runs. Any call may raise `EngineLost`."""
+
+    async def describe(self) -> FoundationInfo:
+        """The model it holds."""
+
+    async def check(self, request: VideoRequest) -> Failed | None:
+        """Why it would refuse the request, or None."""
+
+    def generate(self, id: str, request: VideoRequest) -> AsyncIterator[Event]:
+        """Events up to the last one. Closing the iterator cancels the request."""
+
+
+def describe(foundation: Foundation, config: ServeConfig) -> FoundationInfo:
+    """What a server with this model and configuration says about itself."""
+    defaults, bucket = foundation.defaults, foundation.defaults.bucket
+    first, second = itertools.islice(
+        (n for n in range(1, 1025) if fits(foundation, Bucket(n, bucket.height, bucket.width))), 2
+    )
+    return FoundationInfo(
+        name=foundation.name,
+        family=foundation.family,
+        fingerprint=foundation.fingerprint,
+        frames=bucket.frames,
+        first_frames=first,
+        frame_step=second - first,
+        height=bucket.height,
+        width=bucket.width,
+        fps=defaults.fps,
+        steps=defaults.num_inference_steps,
+        guidance_scale=defaults.guidance_scale,
+        negative_prompt=defaults.negative_prompt,
+        slots={"temporal": config.slots, "spatial": config.spatial_slots},
+        rank=config.rank,
+        max_pixels=config.max_pixels or 4 * bucket.frames * bucket.height * bucket.width,
+    )
+
+
+def fits(foundation: Foundation, bucket: Bucket) -> bool:
+    """Whether the model can make a video of that size."""
+    try:
+        foundation.check_bucket(bucket)
+    except UserError:
+        return False
+    return True
+
+
+class Stream:
+    """The events of one running request, for however many listen (a restarted ingress asks again)."""
+
+    def __init__(self, ticket: str) -> None:
+        self.ticket = ticket
+        self.admitted: Admitted | None = None
+        self.queues: list[asyncio.Queue[Event]] = []
+
+    def push(self, event: Event) -> None:
+        if isinstance(event, Admitted):
+            self.admitted = event
+        for queue in self.queues:
+            queue.put_nowait(event)
+
+
+class EngineService:
+    """Loads the model once and answers requests (an `EngineClient`)."""
+
+    def __init__(self, config: ServeConfig, observe: Observe = lambda name, value: None) -> None:
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        foundation = load_foundation(config.foundation, device=config.device, dtype=config.dtype)
+        bank = foundation.add_bank({"temporal": config.slots, "spatial": config.spatial_slots}, config.rank)
+        registry = open_registry(config.registry) if config.registry else None
+        files = AdapterFiles(registry, foundation, Path(config.data_dir).absolute() / "adapters")
+        self._info = describe(foundation, config)
+        self.engine = Engine(foundation, bank, HostCache(files), max_batch=config.max_batch, observe=observe)
+        self.engine.start()
+        self._streams: dict[str, Stream] = {}
+        self._numbers = itertools.count()
+
+    async def describe(self) -> FoundationInfo:
+        return self._info
+
+    async def check(self, request: VideoRequest) -> Failed | None:
+        try:
+            await asyncio.to_thread(self.engine.check, request)
+        except Exception as error:
+            return Failed.of(error)
+        return None
+
+    async def generate(self, id: str, request: VideoRequest) -> AsyncIterator[Event]:
+        loop = asyncio.get_running_loop()
+        stream = self._streams.get(id)
+        queue: asyncio.Queue[Event] = asyncio.Queue()
+        is_new = stream is None
+        if stream is None:
+            stream = self._streams[id] = Stream(f"{id}/{next(self._numbers)}")
+        push = stream.push
+
+        def tell(event: Event) -> None:
+            loop.call_soon_threadsafe(push, event)
+
+        stream.queues.append(queue)
+        try:
+            if is_new:
+                self.engine.submit(stream.ticket, request, tell)
+            elif stream.admitted is not None:
+                queue.put_nowait(stream.admitted)
+            while True:
+                event = await queue.get()
+                yield event
+                if isinstance(event, Finished | Failed | Cancelled):
+                    return
+        finally:
+            stream.queues.remove(queue)
+            if not stream.queues:
+                if self._streams.get(id) is stream:
+                    del self._streams[id]
+                self.engine.cancel(stream.ticket)
+
+    def healthy(self) -> None:
+        """Raises when the engine's thread has died."""
+        if self.engine.failure is not None:
+            raise EngineLost("the engine's thread has died") from self.engine.failure
+
+    def close(self) -> None:
+        self.engine.close()

@@ -1,0 +1,203 @@
+"""From what a client asks to what the engine runs.
+
+`resolve` turns a `CreateVideo` into a `VideoRequest`: names become registry versions and content hashes, absent
+values become the foundation's defaults, an absent seed is drawn. From there on nothing is looked up again, so a job
+gives the same frames tomorrow, after a restart, or beside other jobs, whatever has been published since.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from infra.errors import UserError
+from infra.registry import Registry, Version
+from serving.schemas import AdapterUsed, CreateVideo, LoraUse, Path
+
+# Where a version keeps the adapter of each path: the motion is the file stock tools look for.
+ADAPTER_FILES: dict[str, str] = {
+    "temporal": "adapter_model.safetensors",
+    "spatial": "spatial/adapter_model.safetensors",
+}
+
+
+class FoundationInfo(BaseModel):
+    """What a server says about the model it holds. Sizes in pixels."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    family: str
+    fingerprint: str
+    frames: int
+    first_frames: int  # valid numbers of frames are first_frames + n * frame_step
+    frame_step: int
+    height: int
+    width: int
+    fps: int
+    steps: int
+    guidance_scale: float
+    negative_prompt: str
+    slots: dict[str, int]
+    rank: int
+    max_pixels: int  # frames * height * width of the largest video it makes
+
+
+class VideoRequest(BaseModel):
+    """Everything the frames of one job depend on, besides the foundation's weights."""
+
+    model_config = ConfigDict(frozen=True)
+
+    prompt: str
+    negative_prompt: str
+    frames: int
+    height: int
+    width: int
+    fps: int
+    seed: Annotated[int, Field(ge=0)]
+    steps: int
+    guidance_scale: float
+    scheduler: str | None = None
+    adapters: tuple[AdapterUsed, ...] = ()
+
+    @property
+    def pixels(self) -> int:
+        return self.frames * self.height * self.width
+
+
+def parse_model(model: str, name: str) -> str | None:
+    """`foundation` -> None; `foundation:concept@version` -> "concept@version". Raises UserError 404.
+
+    `name` is the served foundation's own, which is understood as well as the word `foundation`.
+    """
+    head, colon, reference = model.partition(":")
+    if head not in ("foundation", name) or (colon and not reference):
+        raise UserError(
+            f"unknown model {model[:80]!r}; expected `foundation` (here: {name}), `foundation:concept` or "
+            "`foundation:concept@version`; GET /v1/models lists them.",
+            status=404,
+            code="model_not_found",
+        )
+    return reference or None
+
+
+def resolve(
+    request: CreateVideo, info: FoundationInfo, registry: Registry | None
+) -> tuple[VideoRequest, str]:
+    """The request as it will run, and its full model name (`foundation:concept@version`).
+
+    Raises UserError: unknown model or concept 404, adapter of another foundation 409, size or length 422.
+    """
+    reference = parse_model(request.model, info.name)
+    adapters = []
+    model = "foundation"
+    if reference:
+        used = pin(LoraUse(name=reference), info, registry)
+        adapters.append(used)
+        model = f"foundation:{used.concept}@{used.version}"
+    adapters += [pin(use, info, registry) for use in request.lora]
+    for path, slots in info.slots.items():
+        if len({used.sha256 for used in adapters if used.path == path}) > slots:
+            raise UserError(
+                f"the request combines more {path} adapters than this server has slots ({slots}); name fewer.",
+                status=422,
+                code="too_many_adapters",
+            )
+    width, height = map(int, request.size.split("x")) if request.size else (info.width, info.height)
+    frames = request.frames or info.frames
+    if request.seconds is not None:
+        frames = nearest_frames(float(request.seconds), info)
+    resolved = VideoRequest(
+        prompt=request.prompt,
+        negative_prompt=info.negative_prompt if request.negative_prompt is None else request.negative_prompt,
+        frames=frames,
+        height=height,
+        width=width,
+        fps=info.fps,
+        seed=secrets.randbelow(2**31) if request.seed is None else request.seed,
+        steps=request.steps or info.steps,
+        guidance_scale=info.guidance_scale if request.guidance_scale is None else request.guidance_scale,
+        scheduler=request.scheduler,
+        adapters=tuple(adapters),
+    )
+    if resolved.pixels > info.max_pixels:
+        raise UserError(
+            f"{width}x{height} with {resolved.frames} frames is {resolved.pixels} pixels; this server makes videos "
+            f"of at most {info.max_pixels}; ask for a smaller size or fewer frames.",
+            status=422,
+            code="too_large",
+        )
+    return resolved, model
+
+
+def nearest_frames(seconds: float, info: FoundationInfo) -> int:
+    """The number of frames the foundation can make that comes closest to a length."""
+    steps = round((seconds * info.fps - info.first_frames) / info.frame_step)
+    return info.first_frames + max(0, steps) * info.frame_step
+
+
+def pin(use: LoraUse, info: FoundationInfo, registry: Registry | None) -> AdapterUsed:
+    """The version and content hash behind a name, now."""
+    if registry is None:
+        raise UserError(
+            f"concept {use.name!r} was asked for, but there is no registry to find it in; start with --registry URI.",
+            status=404,
+            code="concept_not_found",
+        )
+    version = registry.resolve(use.name)
+    check_foundation(version, info)
+    entry = version.files.get(ADAPTER_FILES[use.path])
+    if entry is None:
+        raise UserError(
+            f"{version.ref} has no {use.path} adapter; it holds {', '.join(sorted(version.files))}.",
+            status=422,
+            code="adapter_path_not_found",
+        )
+    return AdapterUsed(
+        concept=version.concept, version=version.number, path=use.path, scale=use.scale, sha256=entry.sha256
+    )
+
+
+def check_foundation(version: Version, info: FoundationInfo) -> None:
+    """A version that says which foundation it was trained on must say this one (the file is checked as well)."""
+    fingerprint = version.metadata.get("foundation_fingerprint")
+    if fingerprint is not None and fingerprint != info.fingerprint:
+        raise UserError(
+            f"{version.ref} was trained on another foundation ({str(fingerprint)[:12]}) than the one served here "
+            f"({info.name}, {info.fingerprint[:12]}); serve that one, or train the concept on this one.",
+            status=409,
+            code="foundation_mismatch",
+        )
+
+
+def metadata(request: VideoRequest, fingerprint: str) -> dict[str, str]:
+    """What an mp4 says about its making; the same for the same request, wherever it ran."""
+    made: dict[str, Any] = {
+        "prompt": request.prompt,
+        "negative_prompt": request.negative_prompt,
+        "seed": request.seed,
+        "steps": request.steps,
+        "guidance_scale": request.guidance_scale,
+        "scheduler": request.scheduler or "default",
+        "concept": ", ".join(f"{a.concept}@{a.version}" for a in request.adapters) or "none",
+        "adapters": " ".join(f"{a.path}:{a.sha256}*{a.scale:g}" for a in request.adapters) or "none",
+        "foundation_fingerprint": fingerprint,
+    }
+    return {key: re.sub(r"[\x00-\x1f]+", " ", str(value)) for key, value in made.items()}
+
+
+__all__ = [
+    "ADAPTER_FILES",
+    "AdapterUsed",
+    "FoundationInfo",
+    "Path",
+    "VideoRequest",
+    "check_foundation",
+    "metadata",
+    "parse_model",
+    "pin",
+    "resolve",
+]

@@ -1,0 +1,220 @@
+"""What travels over HTTP: the request and the answers, in the shape of OpenAI's videos API.
+
+Validation here needs no model: types, bounds, unknown fields. What depends on the foundation or on the registry
+(is the size divisible, is there such a concept) is decided in `serving.requests` and by the engine. Every refusal,
+whoever makes it, leaves as one `ErrorAnswer`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+MAX_PROMPT = 2_000  # characters; text encoders cut after 77-512 tokens, so more is a mistake
+MAX_STEPS = 500
+MAX_FRAMES = 1_024
+MAX_SIDE = 4_096  # pixels; the server's own limit is lower (ServeConfig.max_pixels)
+MAX_LORA = 8
+
+Path = Literal["temporal", "spatial"]
+State = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
+
+
+def check_size(size: str) -> str:
+    """`WxH` with both sides from 1 to MAX_SIDE pixels."""
+    match = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", size)
+    if not match or max(map(int, match.groups())) > MAX_SIDE:
+        raise ValueError(f"expected WIDTHxHEIGHT in pixels up to {MAX_SIDE}, like 384x384")
+    return size
+
+
+def check_seconds(seconds: float | str) -> float | str:
+    """A positive number, or a string that holds one (OpenAI's clients send a string)."""
+    try:
+        value = float(seconds)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 3_600:
+        raise ValueError("expected a number of seconds above 0")
+    return seconds
+
+
+def check_text(text: str) -> str:
+    """No NUL and no other control characters than white space: they have no meaning for a text encoder."""
+    if any(ord(character) < 32 and character not in "\t\n\r" for character in text):
+        raise ValueError("contains control characters")
+    return text
+
+
+Size = Annotated[str, AfterValidator(check_size)]
+Seconds = Annotated[float | str, AfterValidator(check_seconds)]
+Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(check_text)]
+
+
+class Strict(BaseModel):
+    """Unknown fields are refused; no type is guessed (the string "20" is not the number 20); no NaN."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class LoraUse(Strict):
+    """One adapter of a request, besides or instead of the one that `model` names."""
+
+    name: Annotated[str, Field(max_length=200, description="concept, or concept@version")]
+    scale: Annotated[float, Field(ge=-4, le=4, description="1 is the adapter as trained, 0 is off")] = 1.0
+    path: Annotated[Path, Field(description="the motion (temporal) or the appearance (spatial)")] = "temporal"
+
+
+class CreateVideo(Strict):
+    """Body of `POST /v1/videos`."""
+
+    model: Annotated[
+        str,
+        Field(
+            max_length=200,
+            description="`foundation`, `foundation:concept` (its latest version) or `foundation:concept@version`",
+            examples=["foundation:orbit@1"],
+        ),
+    ] = "foundation"
+    prompt: Annotated[Text, Field(min_length=1, examples=["a red square orbiting on a grey background"])]
+    size: Annotated[Size | None, Field(description="WIDTHxHEIGHT in pixels", examples=["64x64"])] = None
+    seconds: Annotated[Seconds | None, Field(description="length; or give `frames`")] = None
+    frames: Annotated[int | None, Field(ge=1, le=MAX_FRAMES, description="length; or give `seconds`")] = None
+    seed: Annotated[int | None, Field(ge=0, le=2**53 - 1, description="drawn and reported when absent")] = (
+        None
+    )
+    steps: Annotated[int | None, Field(ge=1, le=MAX_STEPS, description="denoising steps")] = None
+    guidance_scale: Annotated[float | None, Field(ge=0, le=100, description="1 is without guidance")] = None
+    negative_prompt: Text | None = None
+    scheduler: Annotated[
+        str | None, Field(max_length=40, description="for example `ddim`, `dpm++`, `flow`")
+    ] = None
+    lora: Annotated[list[LoraUse], Field(max_length=MAX_LORA)] = []
+
+    @model_validator(mode="after")
+    def one_length(self) -> CreateVideo:
+        if self.seconds is not None and self.frames is not None:
+            raise ValueError("give `seconds` or `frames`, not both")
+        if not self.prompt.strip():
+            raise ValueError("prompt is empty")
+        return self
+
+
+class VideoError(BaseModel):
+    """Why a job failed."""
+
+    code: str
+    message: str
+
+
+class AdapterUsed(BaseModel):
+    """One adapter of a job, pinned to the version it had when the job was accepted."""
+
+    concept: str
+    version: int
+    path: Path
+    scale: float
+    sha256: str
+
+
+class Timings(BaseModel):
+    """Seconds a job spent in each stage."""
+
+    queue: float | None = None
+    adapter_load: float | None = None
+    denoise: float | None = None
+    decode: float | None = None
+
+
+class Video(BaseModel):
+    """A job and, once completed, its video. Times are Unix seconds."""
+
+    id: str
+    object: Literal["video"] = "video"
+    model: str
+    status: State
+    progress: Annotated[int, Field(ge=0, le=100)]
+    created_at: int
+    completed_at: int | None
+    expires_at: int | None
+    prompt: str
+    size: str
+    seconds: str
+    frames: int
+    seed: int
+    steps: int
+    guidance_scale: float
+    negative_prompt: str
+    scheduler: str | None
+    adapters: list[AdapterUsed]
+    timings: Timings
+    error: VideoError | None
+    remixed_from_video_id: str | None = None
+
+
+class VideoList(BaseModel):
+    """One page of jobs."""
+
+    object: Literal["list"] = "list"
+    data: list[Video]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class VideoDeleted(BaseModel):
+    """Answer of `DELETE /v1/videos/{id}`."""
+
+    id: str
+    object: Literal["video.deleted"] = "video.deleted"
+    deleted: Literal[True] = True
+
+
+class ModelInfo(BaseModel):
+    """One thing that `model` may name."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "motiondirector"
+    foundation: str
+    foundation_fingerprint: str
+    concept: str | None = None
+    version: int | None = None
+    sha256: str | None = None
+
+
+class ModelList(BaseModel):
+    """Answer of `GET /v1/models`."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelInfo]
+
+
+class ErrorBody(BaseModel):
+    """What went wrong: one sentence for people, one code for programs, the field when there is one."""
+
+    message: str
+    type: str
+    code: str
+    param: str | None = None
+
+
+class ErrorAnswer(BaseModel):
+    """The shape of every answer from 400 on."""
+
+    error: ErrorBody
+
+
+def error_answer(message: str, *, status: int, code: str, param: str | None = None) -> dict[str, Any]:
+    """The JSON of an `ErrorAnswer`; `type` follows from the status."""
+    kinds = {
+        401: "authentication_error",
+        403: "permission_error",
+        404: "not_found_error",
+        429: "rate_limit_error",
+    }
+    kind = kinds.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return ErrorAnswer(error=ErrorBody(message=message, type=kind, code=code, param=param)).model_dump()

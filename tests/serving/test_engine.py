@@ -1,0 +1,354 @@
+"""The engine: mixed batches, arrivals, cancels, failures. Frames never depend on the neighbours."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_adapter
+
+from datasets.decode import decode
+from datasets.video import read_metadata
+from infra.errors import UserError
+from models.foundation import Foundation
+from serving import engine as engine_module
+from serving.engine import Admitted, Cancelled, Engine, Event, Failed, Finished, Progressed
+from serving.requests import VideoRequest
+from serving.schemas import AdapterUsed
+from serving.slots import HostCache
+
+SLOTS = {"temporal": 3, "spatial": 2}
+
+
+def sha(concept: str, path: str) -> str:
+    return (concept + path).encode().hex().ljust(64, "0")
+
+
+def use(concept: str, *, path: str = "temporal", scale: float = 1.0) -> AdapterUsed:
+    return AdapterUsed(concept=concept, version=1, path=path, scale=scale, sha256=sha(concept, path))
+
+
+class Bench:
+    """An engine and the events of each of its requests."""
+
+    def __init__(self, foundation: Foundation, fetch=None, **settings) -> None:
+        self.foundation = foundation
+        self.events: dict[str, list[Event]] = defaultdict(list)
+        bank = foundation.add_bank(SLOTS, 4)
+        self.engine = Engine(foundation, bank, HostCache(fetch or self.fetch), **settings)
+
+    def fetch(self, used: AdapterUsed):
+        seed = int(used.sha256[:8], 16)
+        return replace(random_adapter(self.foundation, path=used.path, seed=seed), sha256=used.sha256)
+
+    def request(self, seed: int, *adapters: AdapterUsed, **kind) -> VideoRequest:
+        bucket = self.foundation.defaults.bucket
+        given = {
+            "prompt": f"prompt {seed}",
+            "negative_prompt": "",
+            "frames": bucket.frames,
+            "height": bucket.height,
+            "width": bucket.width,
+            "fps": 8,
+            "seed": seed,
+            "steps": 3,
+            "guidance_scale": 4.0,
+            "adapters": adapters,
+        }
+        return VideoRequest(**{**given, **kind})
+
+    def submit(self, id: str, request: VideoRequest) -> None:
+        self.engine.submit(id, request, self.events[id].append)
+
+    def last(self, id: str) -> Event:
+        return self.events[id][-1]
+
+    def frames(self, id: str) -> np.ndarray:
+        event = self.last(id)
+        assert isinstance(event, Finished), event
+        return decode(event.mp4).frames_FHWC
+
+    def run(self, **requests: VideoRequest) -> None:
+        for id, request in requests.items():
+            self.submit(id, request)
+        self.engine.run_until_idle()
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> dict[int, tuple[torch.Tensor, np.ndarray]]:
+    """Final latents and frames by seed, before the codec."""
+    kept: dict[int, tuple[torch.Tensor, np.ndarray]] = {}
+    real = engine_module.finish
+
+    def keep(foundation, state):
+        frames_FHWC = real(foundation, state)
+        kept[state.request.seed] = (state.latents_Cfhw.clone(), frames_FHWC)
+        return frames_FHWC
+
+    monkeypatch.setattr(engine_module, "finish", keep)
+    return kept
+
+
+def test_a_request_tells_its_way_and_ends_with_a_video(unet3d):
+    bench = Bench(unet3d)
+    bench.run(a=bench.request(1, use("orbit")))
+    kinds = [type(event) for event in bench.events["a"]]
+    assert kinds == [Admitted, Progressed, Progressed, Progressed, Finished]
+    finished = bench.last("a")
+    assert set(finished.timings) == {"queue", "adapter_load", "denoise", "decode"}
+    made = read_metadata(finished.mp4)
+    assert made["prompt"] == "prompt 1"
+    assert made["seed"] == "1"
+    assert made["concept"] == "orbit@1"
+    assert sha("orbit", "temporal") in made["adapters"]
+    assert made["foundation_fingerprint"] == unet3d.fingerprint
+    assert bench.frames("a").shape[0] == unet3d.defaults.bucket.frames
+
+
+def test_frames_are_the_same_alone_and_among_any_neighbours(foundation, kept):
+    """Random mixes of adapters, scales, guidance, steps, schedulers and sizes, random arrivals and cancels."""
+    bench = Bench(foundation, max_batch=4)
+    draw = random.Random(0)
+    bucket = foundation.defaults.bucket
+    other_frames = 9 if bucket.frames == 5 else 5
+    requests = {}
+    for seed in range(12):
+        adapters = [
+            use(draw.choice("abcde"), scale=draw.choice([0.5, 1.0])) for _ in range(draw.randint(0, 2))
+        ]
+        adapters = list({used.sha256: used for used in adapters}.values())
+        if draw.random() < 0.4:
+            adapters.append(use(draw.choice("xy"), path="spatial", scale=0.7))
+        requests[f"r{seed}"] = bench.request(
+            seed,
+            *adapters,
+            steps=draw.randint(1, 5),
+            guidance_scale=draw.choice([1.0, 3.0, 7.5]),
+            scheduler=draw.choice([None, *foundation.scheduler_kinds()]),
+            frames=draw.choice([bucket.frames, bucket.frames, other_frames]),
+        )
+    waiting = list(requests)
+    cancelled = {"r3", "r8"}
+    while waiting or not bench.engine.idle:
+        for _ in range(draw.randint(0, 2)):
+            if waiting:
+                id = waiting.pop(0)
+                bench.submit(id, requests[id])
+        bench.engine.tick()
+        for id in cancelled - set(waiting):
+            if draw.random() < 0.5:
+                bench.engine.cancel(id)
+    together = dict(kept)
+    ended = {id: type(bench.last(id)) for id in requests}
+    assert {id for id, kind in ended.items() if kind is Cancelled} <= cancelled
+    assert all(kind in (Finished, Cancelled) for kind in ended.values())
+    assert set(bench.engine.slots.resident().values()) <= {0}, "a slot is still pinned"
+
+    alone = Bench(foundation, max_batch=1)
+    for id, request in requests.items():
+        if ended[id] is Finished:
+            alone.run(**{id: request})
+            latents, frames = together[request.seed]
+            latents_alone, frames_alone = kept[request.seed]
+            torch.testing.assert_close(latents, latents_alone, rtol=0, atol=1e-4)
+            assert np.abs(frames.astype(int) - frames_alone).max() <= 1  # a rounding to the other grey level
+
+
+def test_adapters_scales_and_seeds_each_change_the_frames(unet3d, kept):
+    bench = Bench(unet3d)
+    variants = [(), (use("a"),), (use("b"),), (use("a", scale=0.5),), (use("a"), use("x", path="spatial"))]
+    finals = []
+    for adapters in variants:
+        bench.run(one=bench.request(7, *adapters))
+        finals.append(kept.pop(7)[0])
+    bench.run(one=bench.request(8))
+    finals.append(kept.pop(8)[0])
+    for i, first in enumerate(finals):
+        for second in finals[:i]:
+            assert (first - second).abs().max() > 1e-3
+
+
+def test_a_request_joins_a_running_batch_within_one_step(unet3d):
+    bench = Bench(unet3d)
+    bench.submit("first", bench.request(1, steps=6))
+    bench.engine.tick()
+    bench.submit("second", bench.request(2, steps=2))
+    bench.engine.tick()
+    assert [type(event) for event in bench.events["second"]] == [Admitted, Progressed]
+    assert bench.engine.progress("first") == pytest.approx(2 / 6)
+    bench.engine.run_until_idle()
+    assert isinstance(bench.last("first"), Finished)
+
+
+def test_the_batch_is_bounded(unet3d):
+    sizes = []
+    bench = Bench(unet3d, max_batch=2, observe=lambda name, value: sizes.append((name, value)))
+    bench.run(**{f"r{n}": bench.request(n) for n in range(5)})
+    batches = [value for name, value in sizes if name == "batch_size"]
+    assert max(batches) == 2
+    assert all(isinstance(bench.last(f"r{n}"), Finished) for n in range(5))
+
+
+def test_cancelling_frees_the_place_within_one_step(unet3d):
+    bench = Bench(unet3d, max_batch=1)
+    bench.submit("long", bench.request(1, use("a"), steps=400))
+    while not bench.events["long"]:
+        bench.engine.tick()
+    bench.submit("next", bench.request(2, steps=1))
+    bench.engine.tick()
+    assert not bench.events["next"]
+    assert bench.engine.cancel("long")
+    bench.engine.tick()
+    assert isinstance(bench.last("long"), Cancelled)
+    assert isinstance(bench.events["next"][0], Admitted)
+    bench.engine.run_until_idle()
+    assert not bench.engine.cancel("long")
+
+
+def test_slots_in_use_are_never_evicted_and_waiting_for_one_holds_no_resident_up(unet3d):
+    bench = Bench(unet3d, max_batch=8)
+    for name in "abc":  # all three temporal slots
+        bench.submit(name, bench.request(ord(name), use(name), steps=4))
+    while len(bench.engine.slots.resident()) < 3:
+        bench.engine.tick()
+    bench.submit("d", bench.request(1, use("d"), steps=1))
+    bench.submit("again", bench.request(2, use("a"), steps=1))
+    while not bench.events["again"]:
+        bench.engine.tick()
+    assert not bench.events["d"], "a fourth adapter got a slot while three were in use"
+    bench.engine.run_until_idle()
+    assert all(isinstance(bench.last(id), Finished) for id in ("a", "b", "c", "d", "again"))
+    assert len(bench.engine.slots.resident()) == 3
+    assert ("temporal", sha("d", "temporal")) in bench.engine.slots.resident()
+
+
+def test_a_request_that_waits_for_a_slot_is_not_passed_for_ever(unet3d):
+    bench = Bench(unet3d, max_batch=4, max_overtakes=3)
+    for name in "abc":
+        bench.submit(name, bench.request(1, use(name), steps=2))
+    while len(bench.engine.slots.resident()) < 3:
+        bench.engine.tick()
+    bench.submit("cold", bench.request(2, use("d"), steps=1))
+    passed = 0
+    while not bench.events["cold"]:  # hot requests keep every slot pinned at all times
+        for name in "abc":
+            bench.submit(f"{name}{passed}", bench.request(3, use(name), steps=2))
+            passed += 1
+        bench.engine.tick()
+        assert passed < 300
+    bench.engine.run_until_idle()
+    assert isinstance(bench.last("cold"), Finished)
+
+
+def test_a_cold_adapter_does_not_delay_a_request_whose_adapter_is_here(unet3d):
+    import threading
+
+    gate = threading.Event()
+    bench = Bench(unet3d)
+
+    def fetch(used: AdapterUsed):
+        if used.concept == "cold":
+            assert gate.wait(60)
+        return bench.fetch(used)
+
+    bench.engine = Engine(unet3d, bench.engine.bank, HostCache(fetch))
+    bench.submit("cold", bench.request(1, use("cold"), steps=1))
+    bench.submit("hot", bench.request(2, use("a"), steps=1))
+    while not bench.events["hot"] or not isinstance(bench.last("hot"), Finished):
+        bench.engine.tick()
+    assert not bench.events["cold"]
+    gate.set()
+    bench.engine.run_until_idle()
+    assert isinstance(bench.last("cold"), Finished)
+
+
+def test_an_adapter_that_cannot_be_had_fails_its_request_alone(unet3d):
+    def fetch(used: AdapterUsed):
+        raise UserError("it is broken.", status=422, code="invalid_adapter")
+
+    bench = Bench(unet3d, fetch)
+    bench.run(bad=bench.request(1, use("a")), good=bench.request(2))
+    assert bench.last("bad") == Failed("it is broken.", "invalid_adapter", 422)
+    assert isinstance(bench.last("good"), Finished)
+
+
+def test_an_adapter_of_too_high_a_rank_is_refused_by_name(unet3d):
+    bench = Bench(unet3d, lambda used: random_adapter(unet3d, rank=8))
+    with pytest.raises(UserError, match="a@1 has rank 8, this server's slots hold 4") as caught:
+        bench.engine.check(bench.request(1, use("a")))
+    assert caught.value.status == 422
+
+
+def test_a_step_that_fails_ends_only_the_guilty_request(unet3d, monkeypatch):
+    bench = Bench(unet3d)
+    real = engine_module.denoise_step
+
+    def fragile(foundation, batch):
+        if any(state.request.seed == 13 for state in batch):
+            raise FloatingPointError("thirteen")
+        real(foundation, batch)
+
+    monkeypatch.setattr(engine_module, "denoise_step", fragile)
+    bench.run(good=bench.request(1, use("a")), bad=bench.request(13, use("b")), fine=bench.request(2))
+    assert bench.last("bad").code == "internal_error"
+    assert isinstance(bench.last("good"), Finished)
+    assert isinstance(bench.last("fine"), Finished)
+    assert set(bench.engine.slots.resident().values()) <= {0}
+
+
+def test_latents_that_are_not_finite_are_an_error_and_no_black_video(unet3d, monkeypatch):
+    bench = Bench(unet3d, lambda used: random_adapter(unet3d, scale=1e30))
+    bench.run(bad=bench.request(1, use("a")))
+    assert bench.last("bad").code == "not_finite"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"width": 30}, "width 30"),
+        ({"width": 33}, "even width"),
+        ({"scheduler": "euler-of-nowhere"}, "choose one of"),
+    ],
+)
+def test_a_request_this_model_cannot_make_is_refused_with_a_sentence(unet3d, wrong, message):
+    bench = Bench(unet3d)
+    with pytest.raises(UserError, match=message) as caught:
+        bench.engine.check(bench.request(1, **wrong))
+    assert caught.value.status == 422
+
+
+def test_the_engine_runs_in_its_own_thread_and_stops(unet3d):
+    import queue
+
+    bench = Bench(unet3d)
+    events: queue.Queue[Event] = queue.Queue()
+    bench.engine.start()
+    bench.engine.submit("a", bench.request(1, use("a")), events.put)
+    while not isinstance(event := events.get(timeout=60), Finished):
+        assert isinstance(event, Admitted | Progressed)
+    bench.engine.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        bench.engine.submit("b", bench.request(2), events.put)
+
+
+def test_one_fetch_serves_all_who_wait_for_it_and_a_failed_one_is_tried_again(unet3d):
+    calls = []
+
+    def fetch(used: AdapterUsed):
+        calls.append(used.concept)
+        if len(calls) == 1:
+            raise UserError("the registry is away.", status=503)
+        return random_adapter(unet3d)
+
+    cache = HostCache(fetch, capacity=1)
+    with pytest.raises(UserError):
+        cache.get(use("a"))
+    assert cache.get(use("a")) is cache.get(use("a"))
+    assert calls == ["a", "a"]
+    cache.get(use("b"))
+    cache.get(use("a"))
+    assert calls == ["a", "a", "b", "a"], "the least recently used one goes"
