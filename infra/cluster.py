@@ -1,0 +1,149 @@
+"""Ray: start a local cluster or attach to a running one, leave it as found, and never wait for what it has not.
+
+    with ray_session(args.address) as cluster:
+        check_workers(args.workers, gpus=1)
+        ...
+
+A local cluster is a child of this process and ends with it. On a cluster that runs elsewhere, every node needs this
+package installed (the image in infra/docker) and the AWS_* variables of the storage; nothing is shipped from here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from infra.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; without it every worker warns
+    "RAY_DEDUP_LOGS": "1",
+}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The cluster of a session."""
+
+    address: str  # of its control service, host:port
+    started: bool  # by this session, which then also ends it
+
+
+@contextlib.contextmanager
+def ray_session(
+    address: str | None = None,
+    *,
+    num_cpus: int | None = None,
+    num_gpus: int | None = None,
+    logs: bool = False,
+    **options: Any,
+) -> Iterator[Cluster]:
+    """Have Ray for the length of a block.
+
+    Args:
+        address: of a running cluster ("host:6379", "auto", "ray://..."). None: RAY_ADDRESS where it is set, else a
+            new cluster on this machine. A session inside a session uses the outer one's cluster.
+        num_cpus, num_gpus: of a new cluster; None counts the machine's.
+        logs: show the workers' output here (it disturbs progress bars).
+        options: anything else that ray.init takes.
+
+    Raises UserError (503) when there is no cluster at the address, when it speaks another version, or when a local
+    one does not start.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield Cluster(ray.get_runtime_context().gcs_address, started=False)
+        return
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    local = address == "local"
+    if local:
+        options = {"num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": False, **options}
+    with contextlib.ExitStack() as stack:
+        try:
+            knock(address)
+            with variables(QUIET | ({"PYTHONPATH": python_path()} if local else {})):
+                ray.init(address=address, logging_level=logging.ERROR, log_to_driver=logs, **options)
+            stack.callback(ray.shutdown)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            ray.shutdown()
+            raise UserError(explain(address, local, error), status=503, code="ray_unavailable") from error
+        yield Cluster(ray.get_runtime_context().gcs_address, started=local)
+
+
+def knock(address: str) -> None:
+    """Raise OSError when nobody listens at host:port or ray://host:port; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def explain(address: str, local: bool, error: Exception) -> str:
+    """The sentence for a Ray that cannot be had."""
+    reason = " ".join(str(error).split())[:300].rstrip(".")
+    if not local:
+        return (
+            f"no usable Ray cluster at {address} ({reason}); check the address, that `ray status` answers there, and "
+            "that it runs the same versions of Ray and Python."
+        )
+    return (
+        f"Ray does not start on this machine ({reason}); `motiondirector doctor` checks /dev/shm, free disk and "
+        "the temporary folder (RAY_TMPDIR, a short path)."
+    )
+
+
+def check_workers(workers: int, gpus: float = 0, cpus: float = 1) -> None:
+    """Raise unless the cluster of this session has room for `workers`, each with `gpus` and `cpus` on one node.
+
+    Ray itself would wait for ever for a worker that fits nowhere. Counts what the nodes have, not what is free now:
+    other jobs end. Raises UserError 422 "not_enough_workers".
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    room = sum(count_fitting(node, {"CPU": cpus, "GPU": gpus}) for node in nodes)
+    if workers < 1 or room < workers:
+        have = ", ".join(f"{sum(node.get(kind, 0) for node in nodes):g} {kind}s" for kind in ("CPU", "GPU"))
+        needs = f"{cpus:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
+        raise UserError(
+            f"{workers} workers were asked for, each with {needs}; expected 1 to {room}: the Ray cluster has {have} on "
+            f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}. Ask for fewer workers or attach a larger cluster "
+            "(--address).",
+            status=422,
+            code="not_enough_workers",
+        )
+
+
+def count_fitting(node: dict[str, float], need: dict[str, float]) -> int:
+    """How many workers with these needs fit on one node."""
+    return min(int(node.get(kind, 0) / amount + 1e-9) for kind, amount in need.items() if amount > 0)
+
+
+def python_path() -> str:
+    """PYTHONPATH with this project's root in front, so that Ray's workers find its rooms from any folder."""
+    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+
+@contextlib.contextmanager
+def variables(wanted: dict[str, str]) -> Iterator[None]:
+    """Environment variables for a while; what is set already stays, but for PYTHONPATH, which is extended."""
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(
+        {name: value for name, value in wanted.items() if before[name] is None or name == "PYTHONPATH"}
+    )
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
