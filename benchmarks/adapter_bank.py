@@ -1,0 +1,192 @@
+"""What changing adapters costs: the bank's slots against PEFT, on one model, in one run.
+
+    python benchmarks/adapter_bank.py [--foundation PATH_OR_ID] [--rank 16] [--batch 4] [--device cuda]
+
+Prints a table of medians with ratios, then hardware, dtype and versions. Both sides run the same network, the
+same adapters and the same inputs; the outputs are compared before anything is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import peft
+import torch
+from peft import LoraConfig, PeftModel, inject_adapter_in_model, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from peft.utils.hotswap import hotswap_adapter
+from rich.console import Console
+from rich.table import Table
+
+from models.adapter import Adapter, save_adapter
+from models.load import load_foundation
+from models.routing import Mix, Routing
+
+
+def random_adapter(foundation: Any, rank: int, seed: int) -> Adapter:
+    """A temporal adapter with values of a trained one's size."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name in foundation.targets["temporal"]:
+        layer = foundation.denoiser.get_submodule(name)
+        tensors[name] = (
+            torch.randn(rank, layer.in_features, generator=generator) / rank,
+            torch.randn(layer.out_features, rank, generator=generator) * 0.02,
+        )
+    return Adapter("temporal", rank, tensors)
+
+
+def median_ms(function: Callable[[], Any], repeats: int, device: torch.device) -> float:
+    """Median wall time of a call in milliseconds, the device synchronised around it, after two warm-ups."""
+    times = []
+    for index in range(repeats + 2):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        began = time.perf_counter()
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        if index >= 2:
+            times.append((time.perf_counter() - began) * 1e3)
+    return statistics.median(times)
+
+
+def peft_state(adapter: Adapter) -> dict[str, torch.Tensor]:
+    """The adapter's tensors under the keys that PEFT's setter takes."""
+    state = {}
+    for name, (a, b) in adapter.tensors.items():
+        state[f"{name}.lora_A.weight"], state[f"{name}.lora_B.weight"] = a, b
+    return state
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--foundation", default=None)
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--device", default=None)
+    options = parser.parse_args()
+
+    plain, ours, theirs, swapped = (
+        load_foundation(options.foundation, device=options.device) for _ in range(4)
+    )
+    device, batch, repeats = ours.device, options.batch, options.repeats
+    adapters = [random_adapter(ours, options.rank, seed) for seed in range(batch)]
+    bank = ours.add_bank({"temporal": batch}, rank=options.rank)
+    for slot, adapter in enumerate(adapters, 1):
+        bank.write("temporal", slot, adapter.tensors)
+    config = LoraConfig(
+        r=options.rank,
+        lora_alpha=options.rank,
+        target_modules=list(ours.targets["temporal"]),
+        init_lora_weights=False,
+    )
+    for index, adapter in enumerate(adapters):
+        inject_adapter_in_model(config, theirs.denoiser, adapter_name=f"a{index}")
+        set_peft_model_state_dict(theirs.denoiser, peft_state(adapter), adapter_name=f"a{index}")
+    layers = [module for module in theirs.denoiser.modules() if isinstance(module, LoraLayer)]
+
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn((batch, *ours.latent_shape(ours.defaults.bucket)), generator=generator).to(device)
+    timesteps = ours.noise.timesteps(torch.full((batch,), 0.5)).to(device)
+    text = ours.encode_text(["a red circle moves to the right"] * batch)
+    mixed = Routing(temporal=Mix.of([[slot] for slot in range(1, batch + 1)], device=device))
+    equal = Routing(temporal=Mix.of([[1]] * batch, device=device))
+
+    @torch.no_grad()
+    def forward(foundation: Any, routing: Routing | None = None) -> torch.Tensor:
+        return foundation.predict(latents, timesteps, text, routing)
+
+    def activate(name: str) -> None:
+        for layer in layers:
+            layer.set_adapter(name)
+
+    @torch.no_grad()
+    def peft_each() -> torch.Tensor:
+        """A batch of different adapters as stock PEFT does it: one forward an adapter."""
+        answers = []
+        for index in range(batch):
+            activate(f"a{index}")
+            one = slice(index, index + 1)
+            answers.append(theirs.predict(latents[one], timesteps[one], text[one]))
+        return torch.cat(answers)
+
+    answer, reference = forward(ours, mixed), peft_each()
+    difference, size = (answer - reference).abs().max().item(), reference.abs().max().item()
+    assert difference < 1e-2 * size, f"the two sides disagree by {difference} of {size}"
+
+    def timed(function: Callable[[], Any]) -> float:
+        return median_ms(function, repeats, device)
+
+    base = timed(lambda: forward(plain))
+    rows: list[tuple[str, float, str]] = []
+
+    def forwards(what: str, function: Callable[[], Any]) -> float:
+        milliseconds = timed(function)
+        rows.append((what, milliseconds, f"{milliseconds / base:.2f} x base"))
+        return milliseconds
+
+    rows.append(("base model without a bank, one forward of the batch", base, "1.00 x base"))
+    forwards("bank attached, no sample uses it", lambda: forward(ours))
+    same = forwards("bank, every sample the same adapter", lambda: forward(ours, equal))
+    different = forwards(f"bank, {batch} different adapters in one forward", lambda: forward(ours, mixed))
+    one_by_one = forwards(f"PEFT, {batch} different adapters, a forward each", peft_each)
+    rows.append(("  mixed batch: PEFT / bank", one_by_one - different, f"{one_by_one / different:.2f} x"))
+    rows.append(("  bank: different / equal adapters", different - same, f"{different / same:.2f} x"))
+
+    def change(what: str, function: Callable[[], Any]) -> None:
+        milliseconds = timed(function)
+        rows.append((what, milliseconds, f"{100 * milliseconds / base:.2f} % of a forward"))
+
+    def add_and_delete() -> None:
+        inject_adapter_in_model(config, theirs.denoiser, adapter_name="new")
+        set_peft_model_state_dict(theirs.denoiser, peft_state(adapters[1]), adapter_name="new")
+        for layer in layers:
+            layer.delete_adapter("new")
+
+    change("to a resident adapter: bank (another routing)", lambda: Mix.of([[2]] * batch, device=device))
+    change("to a resident adapter: PEFT set_adapter", lambda: (activate("a0"), activate("a1")))
+    rows[-1] = (rows[-1][0], rows[-1][1] / 2, f"{50 * rows[-1][1] / base:.2f} % of a forward")
+    change(
+        "to a new adapter: bank (overwrite a slot)", lambda: bank.write("temporal", 1, adapters[1].tensors)
+    )
+    change("to a new adapter: PEFT add and delete", add_and_delete)
+    with TemporaryDirectory() as scratch:
+        save_adapter(Path(scratch), adapters[1], ours)
+        wrapped = PeftModel.from_pretrained(swapped.denoiser, scratch)
+        change(
+            "to a new adapter: PEFT hotswap (reads its file)",
+            lambda: hotswap_adapter(wrapped, scratch, "default"),
+        )
+
+    table = Table(
+        title=f"{ours.name}: {len(ours.targets['temporal'])} layers, rank {options.rank}, batch {batch}"
+    )
+    table.add_column("what")
+    table.add_column("median ms", justify="right")
+    table.add_column("ratio", justify="right")
+    for what, milliseconds, ratio in rows:
+        table.add_row(what, f"{milliseconds:.3f}", ratio)
+    console = Console(width=110)
+    console.print(table)
+    machine = f"{os.cpu_count()} CPU cores ({platform.machine()})"
+    hardware = torch.cuda.get_device_name() if device.type == "cuda" else machine
+    console.print(
+        f"{hardware}, {ours.dtype}, torch {torch.__version__}, peft {peft.__version__}, {repeats} repeats"
+    )
+    console.print(f"the two sides' outputs differ by {difference:.1e} at most (values up to {size:.2f})")
+
+
+if __name__ == "__main__":
+    main()
