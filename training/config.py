@@ -2,7 +2,7 @@
 
 `TrainConfig` feeds the options of `motiondirector train`, the YAML file, a batch manifest's overrides and the
 `config.yaml` saved with the run. A value comes from, in this order: the command line, the YAML file, the
-foundation's own recommendation (`recommended.yaml` in its folder), and the defaults here, which are those of the
+foundation's own recommendation (`training:` in the `recommended.yaml` of its folder), and the defaults here, which are those of the
 paper's published code (arXiv 2310.08465) for ZeroScope-sized models.
 """
 
@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from infra.errors import UserError
@@ -280,28 +278,21 @@ def _sentence(error: ValidationError) -> str:
     return f"{name.replace('_', '-')} {given[:80]}: {message}."
 
 
-def recommended(folder: Path | None) -> dict[str, Any]:
-    """A foundation's own settings: `recommended.yaml` in its folder, under the key `train`; {} without one.
+def resolve(given: dict[str, Any], recommended: dict[str, Any] | None = None) -> TrainConfig:
+    """The run's settings: `given` (command line over YAML) over the foundation's recommendation over defaults.
+
+    Args:
+        recommended: what the foundation's `recommended.yaml` holds; its key `training` is used.
 
     Raises:
-        UserError: the file is there and is not `train:` with known settings.
+        UserError: a wrong setting, or a recommendation that names none.
     """
-    path = Path(folder) / "recommended.yaml" if folder else None
-    if path is None or not path.is_file():
-        return {}
-    try:
-        loaded = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
-    values = loaded.get("train", {}) if isinstance(loaded, dict) else None
-    if not isinstance(values, dict) or not set(values) <= set(TrainConfig.model_fields):
-        raise UserError(f"{path} must hold `train:` with known training settings; found {loaded!r}.")
-    return values
-
-
-def resolve(given: dict[str, Any], folder: Path | None = None) -> TrainConfig:
-    """The run's settings: `given` (command line over YAML) over the foundation's recommendation over defaults."""
-    return make_config({**recommended(folder), **given})
+    suited = (recommended or {}).get("training") or {}
+    if not isinstance(suited, dict) or not set(suited) <= set(TrainConfig.model_fields):
+        raise UserError(
+            f"the foundation's recommended.yaml must hold known training settings below `training:`; found {suited!r}."
+        )
+    return make_config({**suited, **given})
 
 
 def config_hash(config: TrainConfig) -> str:

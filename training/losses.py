@@ -19,18 +19,28 @@ def mse(pred_BCFHW: Tensor, target_BCFHW: Tensor) -> Tensor:
     return (pred_BCFHW.float() - target_BCFHW.float()).square().flatten(1).mean(1)
 
 
-def phi(x_BCFHW: Tensor, anchor_B: Tensor, beta: float) -> Tensor:
-    """The appearance-debiasing map (eq. 6): every frame against its sample's anchor frame. Keeps the shape."""
+def phi(x_BCFHW: Tensor, anchor_B: Tensor, beta: float | Tensor) -> Tensor:
+    """The appearance-debiasing map (eq. 6): every frame against its sample's anchor frame. Keeps the shape.
+
+    Args:
+        beta: one for all samples, or one for each [B].
+    """
+    if isinstance(beta, Tensor):
+        beta = beta.view(-1, 1, 1, 1, 1)
     anchor_BC1HW = x_BCFHW[torch.arange(len(x_BCFHW), device=x_BCFHW.device), :, anchor_B].unsqueeze(2)
     return (beta**2 + 1) ** 0.5 * x_BCFHW - beta * anchor_BC1HW
 
 
-def debiased(pred_BCFHW: Tensor, target_BCFHW: Tensor, anchor_B: Tensor, beta: float = 1.0) -> Tensor:
+def debiased(
+    pred_BCFHW: Tensor, target_BCFHW: Tensor, anchor_B: Tensor, beta: float | Tensor = 1.0
+) -> Tensor:
     """MSE(phi(pred), phi(target)) of each sample (eq. 7). Returns [B], float32."""
     error_BCFHW = pred_BCFHW.float() - target_BCFHW.float()
     return phi(error_BCFHW, anchor_B, beta).square().flatten(1).mean(1)
 
 
-def temporal_loss(pred_BCFHW: Tensor, target_BCFHW: Tensor, anchor_B: Tensor, beta: float = 1.0) -> Tensor:
+def temporal_loss(
+    pred_BCFHW: Tensor, target_BCFHW: Tensor, anchor_B: Tensor, beta: float | Tensor = 1.0
+) -> Tensor:
     """L_t = MSE(pred, target) + MSE(phi(pred), phi(target)) of each sample (eq. 8). Returns [B], float32."""
     return mse(pred_BCFHW, target_BCFHW) + debiased(pred_BCFHW, target_BCFHW, anchor_B, beta)

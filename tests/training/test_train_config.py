@@ -60,18 +60,16 @@ def test_elastic_workers_are_allowed_without_zero():
     assert make_config({"workers": "3"}).worker_range == (3, 3)
 
 
-def test_what_is_given_wins_over_the_foundations_recommendation_over_the_default(tmp_path):
-    (tmp_path / "recommended.yaml").write_text("train: {rank: 16, learning_rate: 2.0e-3}\n")
-    config = resolve({"learning_rate": 1e-3}, tmp_path)
+def test_what_is_given_wins_over_the_foundations_recommendation_over_the_default():
+    config = resolve({"learning_rate": 1e-3}, {"training": {"rank": 16, "learning_rate": 2e-3}})
     assert (config.learning_rate, config.rank, config.dropout) == (1e-3, 16, 0.1)
-    assert resolve({}, None).rank == 32
+    assert resolve({}, {}).rank == 32
 
 
-@pytest.mark.parametrize("text", ["train: {colour: 1}", "- 1", "train: [1", "train: 3"])
-def test_a_broken_recommendation_is_named(tmp_path, text):
-    (tmp_path / "recommended.yaml").write_text(text)
-    with pytest.raises(UserError, match=r"recommended\.yaml"):
-        resolve({}, tmp_path)
+@pytest.mark.parametrize("training", [{"colour": 1}, ["rank"], 3, {"rank": -1}])
+def test_a_broken_recommendation_is_named(training):
+    with pytest.raises(UserError, match="recommended|rank"):
+        resolve({}, {"training": training})
 
 
 def test_a_config_survives_its_own_dump():
