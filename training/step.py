@@ -177,7 +177,8 @@ class DualStep(nn.Module):
 
     def __init__(self, foundation: Foundation, config: TrainConfig) -> None:
         super().__init__()
-        assert foundation.bank is not None and foundation.bank.trainable, "add a trainable bank first"
+        assert foundation.bank is not None, "add a trainable bank first"
+        assert foundation.bank.trainable, "the bank must be trainable"
         self.denoiser = foundation.denoiser
         self.bank = foundation.bank
         self._foundation = [foundation]  # in a list: the foundation is no submodule

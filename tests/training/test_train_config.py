@@ -68,7 +68,7 @@ def test_what_is_given_wins_over_the_foundations_recommendation_over_the_default
 
 @pytest.mark.parametrize("training", [{"colour": 1}, ["rank"], 3, {"rank": -1}])
 def test_a_broken_recommendation_is_named(training):
-    with pytest.raises(UserError, match="recommended|rank"):
+    with pytest.raises(UserError, match=r"recommended|rank"):
         resolve({}, {"training": training})
 
 

@@ -1,0 +1,183 @@
+"""The dual path: which loss reaches which LoRA, what is shared, what is off."""
+
+import pytest
+import torch
+from training_helpers import BUCKETS, plain_engine, random_clips
+
+from training.config import make_config
+from training.draws import draw
+from training.step import Sample, collate, dual_path_losses
+
+
+def samples_of(foundation, clips, indices, *, slots=None, step=0, **settings):
+    like = clips[0]
+    made = []
+    for index in indices:
+        drawn = draw(
+            seed=0,
+            concept="c",
+            step=step,
+            index=index,
+            global_batch=len(indices),
+            clips=len(clips),
+            latent_shape=tuple(like.latents_CFHW.shape),
+            frames=len(like.frame_latents_FC1HW),
+            **settings,
+        )
+        slot = drawn.clip + 1 if slots is None else slots[index]
+        made.append(Sample(clips[drawn.clip], drawn, slot, 1))
+    return made
+
+
+def awake(engine, seed=5):
+    """Up-projections away from zero, so that every LoRA matters and gets a gradient."""
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in engine.module.bank.parameters():
+            p.add_(0.2 * torch.randn(p.shape, generator=g))
+
+
+def gradients(engine, batch, spatial_weight=1.0, temporal_weight=1.0):
+    bank = engine.module.bank
+    bank.zero_grad()
+    spatial_B, temporal_B = engine.losses(batch)
+    (spatial_weight * spatial_B + temporal_weight * temporal_B).mean().backward()
+    return {
+        path: [None if p.grad is None else p.grad.clone() for p in bank.slot_parameters(path, 1)]
+        for path in ("spatial", "temporal")
+    }
+
+
+@pytest.fixture
+def ready(foundation):
+    engine = plain_engine(foundation)
+    awake(engine)
+    clips = random_clips(foundation, 1)
+    return engine, collate(samples_of(foundation, clips, [0]), "cpu")
+
+
+def test_spatial_gradients_do_not_change_when_the_temporal_loss_is_scaled(ready):
+    engine, batch = ready
+    once, seven = gradients(engine, batch), gradients(engine, batch, temporal_weight=7)
+    assert all(g.abs().max() > 0 for g in once["spatial"])
+    for a, b in zip(once["spatial"], seven["spatial"], strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(once["temporal"], seven["temporal"], strict=True):
+        assert a.abs().max() > 0
+        torch.testing.assert_close(7 * a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_temporal_gradients_come_from_the_temporal_loss_alone(ready):
+    engine, batch = ready
+    assert all(g is None or not g.any() for g in gradients(engine, batch, temporal_weight=0)["temporal"])
+    assert all(g is None or not g.any() for g in gradients(engine, batch, spatial_weight=0)["spatial"])
+
+
+def test_the_spatial_lora_is_on_in_the_temporal_pass(ready):
+    engine, batch = ready
+    _, on = engine.losses(batch)
+    engine.module.bank.clear("spatial", 1)
+    _, off = engine.losses(batch)
+    assert not torch.allclose(on, off)
+
+
+def test_the_temporal_lora_is_off_in_the_spatial_pass(ready):
+    engine, batch = ready
+    before, _ = engine.losses(batch)
+    engine.module.bank.clear("temporal", 1)
+    after, _ = engine.losses(batch)
+    assert torch.equal(before, after)
+
+
+def test_gradients_are_the_same_with_gradient_checkpointing(ready):
+    engine, batch = ready
+    plain = gradients(engine, batch)
+    engine.module.foundation.enable_gradient_checkpointing()
+    recomputed = gradients(engine, batch)
+    for path in plain:
+        for a, b in zip(plain[path], recomputed[path], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
+def test_both_paths_share_noise_and_timestep(foundation, monkeypatch):
+    engine = plain_engine(foundation)
+    clips = random_clips(foundation, 1)
+    batch = collate(samples_of(foundation, clips, [0]), "cpu")
+    seen = []
+    monkeypatch.setattr(
+        type(foundation.noise), "add", lambda self, x0, eps, t: seen.append((eps, t)) or x0 + eps
+    )
+    engine.losses(batch)
+    (spatial_eps, spatial_t), (temporal_eps, temporal_t) = seen
+    assert torch.equal(spatial_t, temporal_t)
+    assert spatial_eps.shape[2] == 1
+    assert any(torch.equal(spatial_eps[:, :, 0], frame) for frame in temporal_eps.unbind(2))
+
+
+def test_the_spatial_path_of_wan_sees_a_frame_that_was_encoded_alone():
+    from models.load import load_foundation
+
+    wan = load_foundation("tiny-random:wan", device="cpu", dtype="float32")
+    clips = random_clips(wan, 1)
+    samples = samples_of(wan, clips, [0])
+    batch = collate(samples, "cpu")
+    assert len(clips[0].frame_latents_FC1HW) == BUCKETS["wan"].frames
+    assert torch.equal(batch.frame_BC1HW[0], clips[0].frame_latents_FC1HW[samples[0].draw.frame])
+    assert batch.frame_BC1HW.shape[2] == 1
+
+
+def test_a_skipped_spatial_pass_leaves_the_spatial_lora_out_altogether(foundation):
+    engine = plain_engine(foundation)
+    awake(engine)
+    clips = random_clips(foundation, 1)
+    batch = collate(samples_of(foundation, clips, [0], skip_spatial=1.0), "cpu")
+    found = gradients(engine, batch)
+    assert all(g is None or not g.any() for g in found["spatial"])
+    spatial_B, with_lora = engine.losses(batch)
+    assert not spatial_B.any()
+    engine.module.bank.clear("spatial", 1)
+    assert torch.equal(with_lora, engine.losses(batch)[1])
+
+
+def test_samples_of_one_forward_have_their_own_slots_and_losses(foundation):
+    engine = plain_engine(foundation, clips=3)
+    awake(engine)
+    clips = random_clips(foundation, 3)
+    samples = samples_of(foundation, clips, [0, 1, 2])
+    together = engine.losses(collate(samples, "cpu"))
+    for i, sample in enumerate(samples):
+        alone = engine.losses(collate([sample], "cpu"))
+        for whole, part in zip(together, alone, strict=True):
+            torch.testing.assert_close(whole[i : i + 1], part, rtol=1e-5, atol=1e-6)
+
+
+def test_coupled_is_one_pass_in_which_both_loras_learn(foundation):
+    engine = plain_engine(foundation, method="coupled")
+    awake(engine)
+    batch = collate(samples_of(foundation, random_clips(foundation, 1), [0]), "cpu")
+    found = gradients(engine, batch)
+    assert all(g.abs().max() > 0 for path in found for g in found[path])
+    assert not engine.losses(batch)[0].any()
+
+
+def test_no_debias_leaves_out_the_second_term(unet3d):
+    engine = plain_engine(unet3d)
+    batch = collate(samples_of(unet3d, random_clips(unet3d, 1), [0]), "cpu")
+
+    def temporal(**settings):
+        return dual_path_losses(unet3d, batch, make_config(settings)).temporal_B
+
+    full, plain, beta0 = temporal(), temporal(method="no-debias"), temporal(beta=0.0)
+    assert full > plain
+    torch.testing.assert_close(beta0, 2 * plain)
+    assert engine.module.bank is unet3d.bank
+
+
+def test_the_loras_learn_in_fp32_on_a_bf16_base(foundation):
+    foundation.denoiser.to(torch.bfloat16)
+    engine = plain_engine(foundation)
+    awake(engine)
+    batch = collate(samples_of(foundation, random_clips(foundation, 1), [0]), "cpu")
+    found = gradients(engine, batch)
+    assert all(p.dtype == torch.float32 for p in engine.module.bank.parameters())
+    assert all(g.dtype == torch.float32 and g.isfinite().all() for path in found for g in found[path])

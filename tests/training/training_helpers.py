@@ -1,0 +1,43 @@
+"""Clips of random latents and small engines: what the training tests train."""
+
+from dataclasses import dataclass
+
+import torch
+
+from models.foundation import Bucket
+from training.config import make_config
+from training.engine import PlainEngine, make_optimizer
+from training.loop import bank_slots
+from training.step import DualStep
+
+BUCKETS = {"unet3d": Bucket(4, 32, 32), "wan": Bucket(5, 32, 32)}
+SMALL = {"rank": 4, "steps": 3, "learning_rate": 1e-2}
+
+
+@dataclass(frozen=True)
+class RandomClip:
+    latents_CFHW: torch.Tensor
+    frame_latents_FC1HW: torch.Tensor
+    text_LD: torch.Tensor
+
+
+def random_clips(foundation, count, seed=0):
+    bucket = BUCKETS[foundation.family]
+    g = torch.Generator().manual_seed(seed)
+    shape = foundation.latent_shape(bucket)
+    clips = []
+    for number in range(count):
+        latents = torch.randn(shape, generator=g)
+        if foundation.family == "wan":  # frames of their own, not slices of the clip's compressed latents
+            frames = torch.randn(bucket.frames, shape[0], 1, *shape[2:], generator=g)
+        else:
+            frames = latents.transpose(0, 1).unsqueeze(2).contiguous()
+        text = foundation.encode_text([f"clip {number}"])[0].float()
+        clips.append(RandomClip(latents, frames, text))
+    return clips
+
+
+def plain_engine(foundation, clips=1, **settings):
+    config = make_config({**SMALL, **settings})
+    bank = foundation.add_bank(bank_slots(config, clips), config.rank, trainable=True, seed=config.seed)
+    return PlainEngine(DualStep(foundation, config), make_optimizer(bank, config, clips))

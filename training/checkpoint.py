@@ -1,0 +1,130 @@
+"""A run's state between two steps: adapters, optimizer and position, in files that hold tensors and JSON only.
+
+There is no random state to keep: every draw is a function of (seed, concept, step, rank), so the position is it.
+
+At ZeRO 0 rank 0 writes everything and any number of workers continues from it:
+
+    adapters.safetensors    the slots, `<path>/<slot>/<layer>/A|B`; metadata `position`: JSON
+    optimizer.safetensors   AdamW's moments, `<path>/<slot>/<layer>/A|B/<moment>`
+
+At ZeRO 1-3 the optimizer is in DeepSpeed's own shards (folder `zero/`), which only as many workers continue from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from infra.errors import UserError
+from models.bank import AdapterBank
+from training.engine import DeepSpeedEngine, Engine
+from training.optim import SlotAdamW
+
+ADAPTERS = "adapters.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+ZERO = "zero"
+
+
+def _named(bank: AdapterBank) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """Every parameter of the bank with its key."""
+    for path, slots in bank.slots.items():
+        for slot in range(1, slots + 1):
+            parameters = iter(bank.slot_parameters(path, slot))
+            for layer in bank.targets[path]:
+                yield f"{path}/{slot}/{layer}/A", next(parameters)
+                yield f"{path}/{slot}/{layer}/B", next(parameters)
+
+
+def save(folder: Path, engine: Engine, position: dict[str, Any]) -> None:
+    """Write this rank's part of a checkpoint into `folder`; every rank calls it.
+
+    Args:
+        position: JSON-able; holds at least `step` (steps done), `workers` and `zero`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    bank = engine.module.bank
+    if isinstance(engine, DeepSpeedEngine) and engine.module.config.zero:
+        engine.engine.save_checkpoint(str(folder / ZERO), tag="state", exclude_frozen_parameters=True)
+    elif engine.place.rank == 0:
+        _write(folder / OPTIMIZER, dict(_moments(bank, engine.optimizer)), {})
+    if engine.place.rank == 0:
+        adapters = {key: p.detach().cpu().contiguous() for key, p in _named(bank)}
+        _write(folder / ADAPTERS, adapters, {"position": json.dumps(position, sort_keys=True)})
+
+
+def _moments(bank: AdapterBank, optimizer: SlotAdamW) -> Iterator[tuple[str, Tensor]]:
+    for key, parameter in _named(bank):
+        for moment, value in optimizer.state.get(parameter, {}).items():
+            yield f"{key}/{moment}", torch.as_tensor(value).detach().cpu().contiguous()
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(tensors, temporary, metadata=metadata)
+    os.replace(temporary, path)
+
+
+def read_position(folder: Path) -> dict[str, Any]:
+    """The position a checkpoint was written at."""
+    with safe_open(folder / ADAPTERS, "pt") as file:
+        return json.loads(file.metadata()["position"])
+
+
+def restore(folder: Path, engine: Engine) -> dict[str, Any]:
+    """Put the state of a checkpoint into the engine, on every rank. Returns its position.
+
+    Raises:
+        UserError: written at another ZeRO stage, or at ZeRO 1-3 by another number of workers.
+    """
+    position = read_position(folder)
+    bank, zero, workers = engine.module.bank, engine.module.config.zero, engine.place.workers
+    if position["zero"] != zero:
+        raise UserError(
+            f"the run's checkpoint was written at ZeRO stage {position['zero']}, not {zero}; continue with "
+            f"--zero {position['zero']} or start a new run with another --run-dir."
+        )
+    if zero and position["workers"] != workers:
+        raise UserError(
+            f"the run's checkpoint was written by {position['workers']} workers at ZeRO stage {zero}, which {workers} "
+            f"workers cannot continue; give --workers {position['workers']} (only --zero 0 continues with any number)."
+        )
+    with torch.no_grad(), safe_open(folder / ADAPTERS, "pt") as file:
+        for key, parameter in _named(bank):
+            parameter.copy_(file.get_tensor(key))
+    if zero:
+        assert isinstance(engine, DeepSpeedEngine)
+        engine.engine.load_checkpoint(str(folder / ZERO), tag="state", load_module_strict=False)
+        return position
+    optimizer = engine.optimizer
+    with safe_open(folder / OPTIMIZER, "pt") as file:
+        stored = set(file.keys())
+        for key, parameter in _named(bank):
+            state = {}
+            for moment in ("step", "exp_avg", "exp_avg_sq"):
+                if f"{key}/{moment}" in stored:
+                    value = file.get_tensor(f"{key}/{moment}")
+                    state[moment] = value if moment == "step" else value.to(parameter.device)
+            if state:
+                optimizer.state[parameter] = state
+            else:
+                optimizer.state.pop(parameter, None)
+    return position
+
+
+def read_slot(folder: Path, path: str, slot: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """One slot's adapter from a checkpoint: {layer: (A [rank, in], B [out, rank])}."""
+    prefix = f"{path}/{slot}/"
+    with safe_open(folder / ADAPTERS, "pt") as file:
+        layers = [k[len(prefix) : -2] for k in file.keys() if k.startswith(prefix) and k.endswith("/A")]  # noqa: SIM118
+        return {
+            layer: (file.get_tensor(f"{prefix}{layer}/A"), file.get_tensor(f"{prefix}{layer}/B"))
+            for layer in layers
+        }

@@ -1,0 +1,132 @@
+"""The training loop of one concept: plain Python over an engine, no cluster.
+
+    bank = foundation.add_bank(bank_slots(config, len(clips)), config.rank, trainable=True, seed=config.seed)
+    engine = PlainEngine(DualStep(foundation, config), make_optimizer(bank, config, len(clips)))
+    for report in train(engine, "orbit", clips):
+        ...                                  # checkpoint, print, stop: the caller's business
+    adapter = bank.extract("temporal", 1)
+
+It is a generator: it yields after every optimizer step, with the model in the state of that step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from infra.errors import UserError
+from models.routing import Path
+from training.config import TrainConfig
+from training.draws import clips_of_step, draw, skips_spatial
+from training.engine import Engine, set_active
+from training.optim import learning_rate_factor
+from training.step import Sample, TrainingClip, collate
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a step did. Losses are means over all samples of the step, on all workers."""
+
+    step: int  # steps done, from 1
+    steps: int
+    loss: float
+    spatial_loss: float
+    temporal_loss: float
+    learning_rate: float
+    seconds: float
+
+    def asdict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def bank_slots(config: TrainConfig, clips: int) -> dict[Path, int]:
+    """The slots one concept needs: one temporal for all clips, one spatial for each (or for all)."""
+    return {"spatial": 1 if config.single_spatial else clips, "temporal": 1}
+
+
+def spatial_slot(config: TrainConfig, clip: int) -> int:
+    """The spatial slot of clip number `clip` (0-based)."""
+    return 1 if config.single_spatial else clip + 1
+
+
+def active_slots(
+    config: TrainConfig, concept: str, step: int, clips: int, engine: Engine
+) -> set[tuple[str, int]]:
+    """The slots that any sample of this step trains, on any worker."""
+    active: set[tuple[str, int]] = {("temporal", 1)}
+    if not skips_spatial(config.seed, concept, step, config.skip_spatial):
+        chosen = clips_of_step(config.seed, concept, step, clips, engine.place)
+        active |= {("spatial", spatial_slot(config, clip)) for clip in chosen}
+    return active
+
+
+def train(
+    engine: Engine, concept: str, clips: Sequence[TrainingClip], *, start: int = 0
+) -> Iterator[StepReport]:
+    """Train from step `start` to `config.steps`, yielding after each step.
+
+    Raises:
+        UserError: the loss is no longer a number.
+    """
+    config = engine.module.config
+    foundation = engine.module.foundation
+    device = foundation.device
+    for step in range(start, config.steps):
+        began = time.perf_counter()
+        factor = learning_rate_factor(
+            step, schedule=config.schedule, warmup_steps=config.warmup_steps, steps=config.steps
+        )
+        set_active(engine.optimizer, active_slots(config, concept, step, len(clips), engine), factor)
+        sums = torch.zeros(2, device=device)
+        for micro in range(config.gradient_accumulation):
+            samples = [
+                _sample(config, concept, step, index, clips, engine.place.global_batch)
+                for index in engine.place.indices(micro)
+            ]
+            spatial_B, temporal_B = engine.losses(collate(samples, device))
+            engine.backward((spatial_B + temporal_B).mean())
+            engine.step()
+            sums += torch.stack([spatial_B.detach().mean(), temporal_B.detach().mean()])
+        spatial, temporal = engine.mean(sums / config.gradient_accumulation).tolist()
+        if not torch.isfinite(torch.tensor(spatial + temporal)):
+            raise UserError(
+                f"concept {concept}: the loss became {spatial + temporal} at step {step + 1}; lower --learning-rate "
+                f"(it is {config.learning_rate:g}) or check the clips."
+            )
+        yield StepReport(
+            step=step + 1,
+            steps=config.steps,
+            loss=spatial + temporal,
+            spatial_loss=spatial,
+            temporal_loss=temporal,
+            learning_rate=config.learning_rate * factor,
+            seconds=time.perf_counter() - began,
+        )
+
+
+def _sample(
+    config: TrainConfig,
+    concept: str,
+    step: int,
+    index: int,
+    clips: Sequence[TrainingClip],
+    global_batch: int,
+) -> Sample:
+    like = clips[0]
+    drawn = draw(
+        seed=config.seed,
+        concept=concept,
+        step=step,
+        index=index,
+        global_batch=global_batch,
+        clips=len(clips),
+        latent_shape=tuple(like.latents_CFHW.shape),  # type: ignore[arg-type]
+        frames=len(like.frame_latents_FC1HW),
+        skip_spatial=config.skip_spatial,
+        offset_noise=config.offset_noise,
+    )
+    return Sample(clips[drawn.clip], drawn, spatial_slot(config, drawn.clip), temporal_slot=1)
