@@ -1,0 +1,260 @@
+"""Videos in, rows of a clip set out; every input is accounted for.
+
+    report = ingest(expand(["clips/"]), Selection(16, 256, 256, fps=8), open_storage("s3://bucket/clips"),
+                    concept="car-turn", caption="a car turns at a crossing")
+
+The work on one source (`process`) is a plain function without shared state: `ingest` maps it over the sources, and
+`datasets/ray_ingest.py` maps the same function with Ray Data. What to store, and in which shards, is decided in one
+place (`datasets/parquet.py`) from the results, in the order of the sources; so both ways give the same rows.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from datasets.clips import make_clip
+from datasets.decode import open_video
+from datasets.parquet import Pending, WriteShards, append, spool_here, write_shards_here
+from datasets.select import Selection, Window, cut, scene_cuts, windows
+from datasets.sources import Captions, Source
+from infra.errors import UserError
+from infra.objects import sha256_file
+from infra.registry import check_concept_name
+from infra.storage import Storage, open_storage
+
+ACCEPTED, REFUSED, IGNORED = "accepted", "refused", "ignored"
+MAX_CAPTION = 2000  # characters; text encoders read far fewer
+
+
+@dataclass
+class Outcome:
+    """What became of one clip of one input, or of the input as a whole."""
+
+    source: str
+    status: str  # accepted, refused, ignored
+    reason: str = ""  # why not accepted
+    warnings: list[str] = field(default_factory=list)
+    concept: str = ""
+    caption: str = ""
+    clip_id: str = ""
+    start: float = 0.0
+    fps: float = 0.0
+    size: str = ""  # frames x height x width
+
+
+@dataclass(frozen=True)
+class Job:
+    """One source with all that `process` needs to know."""
+
+    source: Source
+    selection: Selection
+    concept: str
+    caption: str
+    ingested_at: datetime
+
+
+@dataclass
+class Report:
+    """The outcome of an ingest."""
+
+    to: str
+    outcomes: list[Outcome]
+    warnings: list[str] = field(default_factory=list)
+
+    def count(self, status: str) -> int:
+        return sum(outcome.status == status for outcome in self.outcomes)
+
+    def as_json(self) -> dict[str, Any]:
+        counts = {status: self.count(status) for status in (ACCEPTED, REFUSED, IGNORED)}
+        return {
+            "to": self.to,
+            **counts,
+            "warnings": self.warnings,
+            "inputs": [asdict(outcome) for outcome in self.outcomes],
+        }
+
+
+def ingest(
+    sources: Sequence[Source],
+    selection: Selection,
+    target: Storage,
+    *,
+    concept: str | None = None,
+    caption: str | None = None,
+    captions: Captions | None = None,
+    strict: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+    run_jobs: Callable[[list[Job], Storage], Iterable[tuple[list[Outcome], list[Pending]]]] | None = None,
+    write_shards: WriteShards = write_shards_here,
+    spool: Storage | None = None,
+) -> Report:
+    """Read every source and add what is good to the clip set at `target`, in one commit.
+
+    Args:
+        concept, caption: of every clip whose manifest row or `captions` entry does not say otherwise.
+        strict: store nothing when any input is refused.
+        on_progress: called with (inputs done, inputs in all).
+        run_jobs, write_shards, spool: another way to do the work (Ray Data's).
+
+    Returns the report; nothing was stored when none of its outcomes is "accepted".
+
+    Raises:
+        UserError: an invalid concept name, or the storage refuses.
+    """
+    now = datetime.now(UTC)
+    outcomes: list[list[Outcome]] = []
+    jobs: list[tuple[int, Job]] = []
+    for source in sources:
+        told = source.concept or concept
+        text = source.caption or (captions.get(source.uri) if captions else None) or caption or ""
+        entry = Outcome(source.uri, REFUSED, concept=told or "", caption=" ".join(text.split()))
+        outcomes.append([entry])
+        if source.problem:
+            entry.status, entry.reason = (IGNORED if source.ignored else REFUSED), source.problem
+        elif told is None:
+            entry.reason = "no concept: give --concept or a `concept` in the manifest"
+        elif not entry.caption:
+            entry.reason = "empty caption: give --caption, --captions or a `caption` in the manifest"
+        elif len(entry.caption) > MAX_CAPTION:
+            entry.reason = f"the caption has {len(entry.caption)} characters; at most {MAX_CAPTION}"
+        else:
+            check_concept_name(told)
+            own = selection if source.start is None else replace(selection, start=source.start)
+            jobs.append((len(outcomes) - 1, Job(source, own, told, entry.caption, now)))
+    report = Report(target.uri, [], captions_unused(captions, sources))
+    with _spool(spool) as shelf:
+        pending: list[Pending] = []
+        results = (run_jobs or run_jobs_here)([job for _, job in jobs], shelf)
+        for done, ((place, _), (told_of_it, ready)) in enumerate(zip(jobs, results, strict=True), 1):
+            outcomes[place] = told_of_it
+            pending += ready
+            if on_progress:
+                on_progress(len(sources) - len(jobs) + done, len(sources))
+        report.outcomes = [outcome for group in outcomes for outcome in group]
+        if strict and report.count(REFUSED):
+            for outcome in report.outcomes:
+                if outcome.status == ACCEPTED:
+                    outcome.status, outcome.reason = REFUSED, "good, but --strict stores all inputs or none"
+            return report
+        if pending:
+            twins = append(target, pending, shelf, write_shards=write_shards)
+            accepted = [outcome for outcome in report.outcomes if outcome.status == ACCEPTED]
+            for outcome, item, twin in zip(accepted, pending, twins, strict=True):
+                assert outcome.clip_id == item.clip.clip_id
+                if twin is not None:
+                    outcome.status = REFUSED
+                    outcome.reason = f"duplicate of clip {twin.clip_id[:12]}"
+                    if twin.caption != outcome.caption:
+                        outcome.reason += f", stored with the caption {twin.caption!r}"
+    return report
+
+
+@contextmanager
+def _spool(given: Storage | None) -> Iterator[Storage]:
+    if given is not None:
+        yield given
+        return
+    with spool_here() as folder:
+        yield open_storage(folder)
+
+
+def captions_unused(captions: Captions | None, sources: Sequence[Source]) -> list[str]:
+    """Warnings about captions for videos that are not there."""
+    return [f"{captions.uri} has a caption for {name}, which is no input" for name in captions.unused(sources)] if captions else []
+
+
+def run_jobs_here(jobs: list[Job], spool: Storage) -> Iterator[tuple[list[Outcome], list[Pending]]]:
+    """Job after job in this process."""
+    for job in jobs:
+        yield process(job, spool)
+
+
+def process(job: Job, spool: Storage) -> tuple[list[Outcome], list[Pending]]:
+    """One source: its clips go to the spool. As many accepted outcomes as pending clips, in the same order.
+
+    Raises:
+        UserError: the spool or S3 refuses (bad input does not raise: it is an outcome).
+    """
+    try:
+        with local_copy(job.source.uri) as path:
+            video = open_video(path, name=PurePosixPath(job.source.uri).name)
+            found = windows(video, job.selection)
+            source_sha256 = sha256_file(path)
+            pairs = [_one(job, video, window, source_sha256, spool) for window in found]
+    except UserError as error:
+        if error.status not in (404, 422):  # the storage's troubles are not this input's
+            raise
+        refused = Outcome(job.source.uri, REFUSED, error.message, concept=job.concept, caption=job.caption)
+        return [refused], []
+    return [outcome for outcome, _ in pairs], [item for _, item in pairs if item]
+
+
+def _one(job: Job, video: Any, window: Window, source_sha256: str, spool: Storage) -> tuple[Outcome, Pending | None]:
+    chosen = job.selection
+    outcome = Outcome(
+        job.source.uri,
+        ACCEPTED,
+        concept=job.concept,
+        caption=job.caption,
+        start=window.start,
+        fps=window.fps,
+        size=f"{chosen.frames}x{chosen.height}x{chosen.width}",
+    )
+    try:
+        frames_FHWC = cut(video, window, chosen)
+    except UserError as error:  # damage in one window leaves the others
+        outcome.status, outcome.reason = REFUSED, error.message
+        return outcome, None
+    repeats = len(window.indices) - len(set(window.indices))
+    if repeats:
+        outcome.warnings.append(
+            f"{repeats} of {chosen.frames} frames repeat: the source has {video.fps:.4g} fps, {window.fps:.4g} are asked"
+        )
+    cuts = scene_cuts(frames_FHWC)
+    if cuts:
+        seconds = ", ".join(f"{window.start + i / window.fps:.1f} s" for i in cuts)
+        outcome.warnings.append(f"scene cut inside the clip at {seconds}")
+    clip = make_clip(
+        concept=job.concept,
+        caption=job.caption,
+        frames_FHWC=frames_FHWC,
+        fps=window.fps,
+        source_uri=job.source.uri,
+        source_sha256=source_sha256,
+        selection=window.identity(chosen),
+        ingested_at=job.ingested_at,
+    )
+    outcome.clip_id = clip.clip_id
+    return outcome, Pending.spooled(clip, spool)
+
+
+@contextmanager
+def local_copy(uri: str) -> Iterator[Path]:
+    """The source as a local file; what is on S3 is downloaded for as long as it is needed."""
+    if not uri.startswith("s3://"):
+        yield Path(uri)
+        return
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    with tempfile.TemporaryDirectory(prefix="motiondirector-source-") as folder:
+        path = Path(folder) / f"source{PurePosixPath(key).suffix}"
+        open_storage(f"s3://{bucket}").get_file(key, path)
+        yield path
+
+
+def summary(report: Report) -> str:
+    """One sentence about what was refused, by reason, for when nothing was accepted."""
+    refused = [outcome for outcome in report.outcomes if outcome.status == REFUSED]
+    if not refused:
+        return "no video among the inputs"
+    if len(refused) == 1:
+        return f"{refused[0].source}: {refused[0].reason}"
+    reasons = Counter(outcome.reason.replace(PurePosixPath(outcome.source).name, "it") for outcome in refused)
+    reason, times = reasons.most_common(1)[0]
+    return f"{len(refused)} inputs were refused, {times} because: {reason}"

@@ -1,0 +1,239 @@
+"""Writing a clip set: shards nobody changes, and one manifest that says which of them count.
+
+An append goes in this order, and a process may die after any step:
+
+1. Clips already in the set are left out. The rest is split into shards (sorted by concept and clip_id, <= 500 MB),
+   each written to `_staging/clips-<sha256>.parquet`. Plain Parquet readers skip names that begin with `_`.
+2. The manifest gains the shards by compare-and-swap. *This is the commit.* If another ingest was quicker, start
+   again from 1 with the new manifest: neither loses clips, and no clip is stored twice.
+3. The shards move to `clips-<sha256>.parquet` (a rename in a folder, a copy inside S3), where plain readers see them.
+
+Killed before 2: the set is as it was for every reader. Killed between 2 and 3: this project's readers look into
+staging too and see the whole append; plain readers see the set as it was, until any later ingest finishes the move
+(`settle`). What a killed ingest left in staging unreferenced is deleted by a later one, a day after.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datasets.clips import MANIFEST, SCHEMA, STAGING, Clip, Manifest, Shard, clips_to_table, read_manifest, read_shard
+from infra.errors import UserError
+from infra.objects import sha256_file
+from infra.storage import Storage
+
+ROW_GROUP_BYTES = 100 << 20
+SHARD_BYTES = 500 << 20
+ROW_OVERHEAD = 1024  # bytes of a row besides its video, generously
+STALE = timedelta(days=1)
+COMMIT_ATTEMPTS = 50
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A clip ready to be stored: its row without the video's bytes, which lie in a spool as `<clip_id>.mp4`."""
+
+    clip: Clip
+    size: int  # bytes of the mp4
+
+    @classmethod
+    def spooled(cls, clip: Clip, spool: Storage) -> Pending:
+        """Put the clip's bytes into the spool and keep the rest."""
+        spool.put(f"{clip.clip_id}.mp4", clip.video)
+        return cls(replace(clip, video=b""), len(clip.video))
+
+    def load(self, spool: Storage) -> Clip:
+        """The whole clip again."""
+        return replace(self.clip, video=spool.get(f"{self.clip.clip_id}.mp4")).check()
+
+
+def grouped(pending: Iterable[Pending], limit: int) -> Iterator[list[Pending]]:
+    """Runs of at most `limit` bytes (at least one clip each), in order."""
+    group: list[Pending] = []
+    size = 0
+    for item in pending:
+        cost = item.size + ROW_OVERHEAD
+        if group and size + cost > limit:
+            yield group
+            group, size = [], 0
+        group.append(item)
+        size += cost
+    if group:
+        yield group
+
+
+def plan_shards(pending: Iterable[Pending]) -> list[list[Pending]]:
+    """Which clips go into which shard: sorted by concept and clip_id, then cut at SHARD_BYTES."""
+    ordered = sorted(pending, key=lambda item: (item.clip.concept, item.clip.clip_id))
+    return list(grouped(ordered, SHARD_BYTES))
+
+
+def parquet_writer(sink: Any) -> pq.ParquetWriter:
+    """A writer of SCHEMA: `video` uncompressed (it is compressed video already), the rest zstd."""
+    plain = {"video.bytes", "video.path"}
+    columns = [path for column in SCHEMA for path in _leaf_paths(column)]
+    return pq.ParquetWriter(
+        sink,
+        SCHEMA,
+        compression={path: "NONE" if path in plain else "ZSTD" for path in columns},
+        # A dictionary of whole videos is useless and large; captions and concepts repeat.
+        use_dictionary=[path for path in columns if path not in plain],
+        # min and max of mp4 bytes in every footer would be megabytes
+        write_statistics=[path for path in columns if path not in plain],
+    )
+
+
+def _leaf_paths(column: pa.Field) -> list[str]:
+    if pa.types.is_struct(column.type):
+        return [f"{column.name}.{child.name}" for child in column.type]
+    return [column.name]
+
+
+def write_shard(group: Sequence[Pending], spool: Storage, target: Storage) -> Shard:
+    """Write one shard's Parquet file into the target's staging area; at most one row group is in memory."""
+    with tempfile.TemporaryDirectory(prefix="motiondirector-shard-") as folder:
+        path = Path(folder) / "shard.parquet"
+        try:
+            with parquet_writer(path) as writer:
+                for rows in grouped(group, ROW_GROUP_BYTES):
+                    table = clips_to_table(item.load(spool) for item in rows)
+                    writer.write_table(table, row_group_size=len(rows))
+        except OSError as error:
+            raise UserError(
+                f"a shard cannot be written in {folder} ({error.strerror or error}); free space or set TMPDIR.",
+                status=507,
+                code="disk_full",
+            ) from None
+        counts: dict[str, int] = {}
+        for item in group:
+            counts[item.clip.concept] = counts.get(item.clip.concept, 0) + 1
+        shard = Shard(sha256_file(path), path.stat().st_size, counts)
+        if target.head(f"{STAGING}/{shard.key}") is None:
+            target.put_file(f"{STAGING}/{shard.key}", path)
+    return shard
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the set knows of a clip, without its video."""
+
+    clip_id: str
+    concept: str
+    sha256: str
+    caption: str
+
+
+def stored_clips(storage: Storage, manifest: Manifest | None) -> list[Stored]:
+    """Every clip of the set; reads the small columns only."""
+    columns = ["clip_id", "concept", "sha256", "caption"]
+    shards = manifest.shards if manifest else ()
+    return [Stored(**row) for shard in shards for row in read_shard(storage, shard, columns=columns).to_pylist()]
+
+
+class Known:
+    """Answers which stored clip a new one repeats: the same request on the same source, or the same bytes."""
+
+    def __init__(self, clips: Iterable[Stored]) -> None:
+        self.by_id: dict[str, Stored] = {}
+        self.by_bytes: dict[tuple[str, str], Stored] = {}
+        for clip in clips:
+            self.add(clip)
+
+    def add(self, clip: Stored | Clip) -> None:
+        stored = Stored(clip.clip_id, clip.concept, clip.sha256, clip.caption)
+        self.by_id[clip.clip_id] = stored
+        self.by_bytes[clip.concept, clip.sha256] = stored
+
+    def twin(self, clip: Clip) -> Stored | None:
+        return self.by_id.get(clip.clip_id) or self.by_bytes.get((clip.concept, clip.sha256))
+
+
+WriteShards = Callable[[list[list[Pending]], Storage, Storage], list[Shard]]
+
+
+def write_shards_here(groups: list[list[Pending]], spool: Storage, target: Storage) -> list[Shard]:
+    """Shard after shard in this process (`datasets/ray_ingest.py` has the other way)."""
+    return [write_shard(group, spool, target) for group in groups]
+
+
+def append(
+    storage: Storage,
+    pending: Sequence[Pending],
+    spool: Storage,
+    *,
+    write_shards: WriteShards = write_shards_here,
+) -> list[Stored | None]:
+    """Add clips to the set; all of them or, if this raises or dies, none.
+
+    Returns one entry a clip: None if it was added, else the clip (of the set, or earlier in `pending`) it repeats.
+
+    Raises:
+        UserError: the storage refuses, or 50 other ingests committed first (503 "busy").
+    """
+    written: tuple[list[str], list[Shard]] = ([], [])
+    for _ in range(COMMIT_ATTEMPTS):
+        info = storage.head(MANIFEST)  # before reading: a change in between makes the swap fail, not lose
+        manifest = read_manifest(storage) if info else None
+        known = Known(stored_clips(storage, manifest))
+        twins: list[Stored | None] = []
+        fresh: list[Pending] = []
+        for item in pending:
+            twins.append(known.twin(item.clip))
+            if twins[-1] is None:
+                known.add(item.clip)
+                fresh.append(item)
+        if not fresh:
+            return twins
+        names = [item.clip.clip_id for item in fresh]
+        if written[0] != names:
+            written = (names, write_shards(plan_shards(fresh), spool, storage))
+        merged = Manifest((*(manifest.shards if manifest else ()), *written[1]))
+        if storage.replace_if(MANIFEST, merged.encode(), info.etag if info else None):
+            settle(storage)
+            return twins
+    raise UserError(
+        f"{storage.uri} is being written by others all the time ({COMMIT_ATTEMPTS} attempts); try again later.",
+        status=503,
+        code="busy",
+    )
+
+
+def settle(storage: Storage) -> None:
+    """Finish what a killed ingest left: move committed shards into place, delete what is stale in staging."""
+    manifest = read_manifest(storage)
+    committed = {shard.key for shard in manifest.shards} if manifest else set()
+    filesystem, base = storage.arrow()
+    for info in list(storage.list(f"{STAGING}/")):
+        key = info.key.removeprefix(f"{STAGING}/")
+        if key in committed:
+            if storage.exists(key):
+                storage.delete(info.key)
+                continue
+            try:
+                filesystem.move(f"{base}/{info.key}", f"{base}/{key}")
+            except OSError:
+                if not storage.exists(key):  # else another process moved it at the same moment
+                    raise
+        elif info.modified < datetime.now(UTC) - STALE:
+            storage.delete(info.key)
+
+
+def set_fingerprint(clips: Iterable[Clip]) -> str:
+    """One hash for the clips a run was trained on, in any order."""
+    told = "\n".join(sorted(f"{clip.sha256} {clip.caption}" for clip in clips))
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def spool_here() -> tempfile.TemporaryDirectory[str]:
+    """A folder for clips on their way, on the disk of TMPDIR."""
+    return tempfile.TemporaryDirectory(prefix=f"motiondirector-ingest-{os.getpid()}-")

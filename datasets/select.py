@@ -1,0 +1,162 @@
+"""Which frames of a video become a clip, and at what size.
+
+Frames are taken at `start + k / fps` seconds, each the source frame nearest in time; a clip is never stretched,
+padded or silently shortened. The picture is scaled to cover height x width and cropped in the middle, never
+enlarged. A long video gives its first clip, or one after another with `every_clip`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from datasets.decode import VideoFile
+from infra.errors import UserError
+
+
+class Unsuitable(UserError):
+    """A readable video from which the asked clip cannot be cut (422 "unsuitable_video"): too short, too small."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, status=422, code="unsuitable_video")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What to cut out of each video."""
+
+    frames: int
+    height: int
+    width: int
+    fps: float | None = None  # None: the source's own
+    start: float = 0.0  # seconds
+    every_clip: bool = False  # all windows of a long video, one after another, instead of the first
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.frames <= 1024:
+            raise UserError(f"--frames {self.frames}: a clip has 2 to 1024 frames.", code="invalid_selection")
+        for name, side in (("height", self.height), ("width", self.width)):
+            if not 16 <= side <= 4096 or side % 2:
+                raise UserError(
+                    f"--{name} {side}: expected an even number of pixels from 16 to 4096.", code="invalid_selection"
+                )
+        if self.fps is not None and not 0.1 <= self.fps <= 240:
+            raise UserError(f"--fps {self.fps}: expected 0.1 to 240 frames a second.", code="invalid_selection")
+        if not 0 <= self.start < 1e6:
+            raise UserError(f"--start {self.start}: expected seconds from 0 on.", code="invalid_selection")
+
+
+@dataclass(frozen=True)
+class Window:
+    """One clip's frames: indices into the source, ascending, one for each frame at `fps`."""
+
+    start: float
+    fps: float
+    indices: tuple[int, ...]
+
+    def identity(self, selection: Selection) -> dict[str, Any]:
+        """What tells this clip from others of the same source; part of `clip_id`."""
+        return {
+            "start": round(self.start, 6),
+            "fps": round(self.fps, 6),
+            "frames": selection.frames,
+            "height": selection.height,
+            "width": selection.width,
+        }
+
+
+def windows(video: VideoFile, selection: Selection) -> list[Window]:
+    """The clips of a video; at least one.
+
+    Raises:
+        Unsuitable: fewer frames, fewer seconds or fewer pixels than asked.
+    """
+    if video.num_frames < 2:
+        raise Unsuitable(f"{video.name} is too short: a single frame has no motion; give a video of at least 2 frames.")
+    check_size(video, selection)
+    fps = selection.fps or round(video.fps, 3)
+    found: list[Window] = []
+    start = selection.start
+    reach = float(video.times_F[-1]) + 0.5 / video.fps + 1e-6  # the last frame still stands then
+    while start + (selection.frames - 1) / fps <= reach:
+        times_F = start + np.arange(selection.frames) / fps
+        right = np.clip(np.searchsorted(video.times_F, times_F), 1, video.num_frames - 1)
+        before, after = video.times_F[right - 1], video.times_F[right]
+        indices = np.where(times_F - before <= after - times_F, right - 1, right)
+        found.append(Window(start, fps, tuple(int(i) for i in indices)))
+        if not selection.every_clip:
+            break
+        start = selection.start + len(found) * selection.frames / fps
+    if not found:
+        left = max(0, int((reach - selection.start) * fps) + 1) if reach > selection.start else 0
+        raise Unsuitable(
+            f"{video.name} is too short: from {selection.start:g} s on it has {left} frames at {fps:g} fps, "
+            f"{selection.frames} are asked; lower --frames{' or raise --fps' if fps < video.fps * 0.99 else ''}."
+        )
+    return found
+
+
+def check_size(video: VideoFile, selection: Selection) -> None:
+    """Raise Unsuitable when the picture would have to be enlarged."""
+    shown_width = video.width * video.pixel_aspect
+    if shown_width < selection.width - 0.5 or video.height < selection.height:
+        raise Unsuitable(
+            f"{video.name} is too small: {round(shown_width)}x{video.height} pixels do not cover "
+            f"{selection.width}x{selection.height}; lower --height and --width or give a larger video."
+        )
+
+
+def cover(frame_HWC: np.ndarray, height: int, width: int, pixel_aspect: float = 1.0) -> np.ndarray:
+    """Scale a frame to cover height x width, crop the middle: uint8 [height, width, 3]."""
+    source_height, source_width = frame_HWC.shape[:2]
+    shrink = min(source_width * pixel_aspect / width, source_height / height)
+    box_width, box_height = width * shrink / pixel_aspect, height * shrink
+    left, top = int((source_width - box_width) / 2), int((source_height - box_height) / 2)
+    box = (left, top, min(left + box_width, source_width), min(top + box_height, source_height))
+    picture = Image.fromarray(frame_HWC).resize((width, height), Image.Resampling.BICUBIC, box=box)
+    return np.asarray(picture)
+
+
+def cut(video: VideoFile, window: Window, selection: Selection) -> np.ndarray:
+    """The clip's frames, uint8 [F, H, W, 3]. Holds one source frame at a time.
+
+    Raises:
+        UnreadableVideo: the file is damaged within the window.
+    """
+    frames_FHWC = np.empty((selection.frames, selection.height, selection.width, 3), np.uint8)
+    for i, frame in enumerate(video.frames(window.indices)):
+        frames_FHWC[i] = cover(frame, selection.height, selection.width, video.pixel_aspect)
+    return frames_FHWC
+
+
+def scene_cuts(frames_FHWC: np.ndarray) -> list[int]:
+    """Frames before which the picture is another one altogether.
+
+    A cut changes colours at once and on the whole picture: the distance between the colour histograms (4 levels a
+    channel, in 2x2 fields; 0 same, 1 disjoint) of neighbouring frames is large, and large beside the clip's own
+    usual distance, which fast motion and flicker raise.
+    """
+    distances = np.array([_histogram_distance(a, b) for a, b in _neighbours(frames_FHWC)])
+    usual = float(np.median(distances)) if len(distances) else 0.0
+    return [i + 1 for i, d in enumerate(distances) if d > 0.36 and d > 3 * usual]
+
+
+def _neighbours(frames_FHWC: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    histograms = [_histogram(frame) for frame in frames_FHWC]
+    yield from zip(histograms, histograms[1:], strict=False)
+
+
+def _histogram(frame_HWC: np.ndarray) -> np.ndarray:
+    height, width = frame_HWC.shape[0] // 2, frame_HWC.shape[1] // 2
+    levels = (frame_HWC >> 6).astype(np.int64)
+    bins = levels[..., 0] * 16 + levels[..., 1] * 4 + levels[..., 2]
+    fields = [bins[:height, :width], bins[:height, width:], bins[height:, :width], bins[height:, width:]]
+    return np.stack([np.bincount(field.ravel(), minlength=64) / field.size for field in fields])
+
+
+def _histogram_distance(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.abs(a - b).sum(1).mean() / 2)

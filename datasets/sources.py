@@ -1,0 +1,190 @@
+"""What the user pointed at, as a list of videos: files, folders, globs, `s3://` prefixes, manifests.
+
+Everything found is listed, also what cannot be used: `Source.problem` then says why, and ends up in the table that
+`ingest` prints. A manifest is a .csv or .jsonl file given as a source; its rows name the videos:
+
+    file,caption,concept,start            {"file": "fox.mp4", "caption": "a fox is running"}
+    clips/fox.mp4,a fox is running,,
+
+`file` is relative to the manifest, absolute, or s3://. The others are optional and win over the command line.
+`--captions` takes the same two formats and gives captions (and nothing else) to sources found elsewhere.
+"""
+
+from __future__ import annotations
+
+import csv
+import fnmatch
+import glob
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
+
+from infra.errors import UserError
+from infra.storage import open_storage
+
+VIDEO_SUFFIXES = {".mp4", ".m4v", ".webm", ".mov", ".avi", ".mkv", ".gif", ".webp"}
+MANIFEST_SUFFIXES = {".csv", ".jsonl"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One input: a local path or an s3:// URI, and what a manifest says about it."""
+
+    uri: str
+    caption: str | None = None
+    concept: str | None = None
+    start: float | None = None
+    problem: str | None = None  # why it cannot be used
+    ignored: bool = False  # found in a folder, and not a video by its name
+
+
+def expand(given: Iterable[str]) -> list[Source]:
+    """The videos behind the command line's SOURCE arguments, in their order, folders and prefixes sorted.
+
+    Raises:
+        UserError: a manifest that cannot be read, or S3 that refuses.
+    """
+    found: list[Source] = []
+    for text in given:
+        if PurePosixPath(text).suffix.lower() in MANIFEST_SUFFIXES:
+            found += read_manifest_file(text)
+        elif text.startswith("s3://"):
+            found += expand_s3(text)
+        else:
+            found += expand_local(text)
+    return found
+
+
+def expand_local(text: str) -> list[Source]:
+    path = Path(unquote(text.removeprefix("file://")) if text.startswith("file://") else text).expanduser()
+    if "://" in text and not text.startswith("file://"):
+        return [Source(text, problem=f"{text.split('://')[0]}:// is not read here; give a path or s3://bucket/key")]
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file())
+        return [_by_name(str(p)) for p in files] or [Source(text, problem="the folder holds no file")]
+    if path.exists():
+        return [Source(str(path))]
+    if glob.has_magic(text):
+        matches = [p for p in sorted(glob.glob(str(path), recursive=True)) if Path(p).is_file()]
+        return [_by_name(p) for p in matches] or [Source(text, problem="the pattern matches no file")]
+    return [Source(text, problem="does not exist; check the path")]
+
+
+def expand_s3(text: str) -> list[Source]:
+    """An object, a pattern (* and ? match within the whole key), or everything below a prefix."""
+    bucket, _, key = text.removeprefix("s3://").partition("/")
+    storage = open_storage(f"s3://{bucket}")
+    if key and not key.endswith("/") and storage.exists(key):
+        return [Source(text)]
+    if glob.has_magic(key):
+        fixed = key[: min(key.find(mark) for mark in "*?[" if mark in key)]
+        keys = [info.key for info in storage.list(fixed) if fnmatch.fnmatchcase(info.key, key)]
+        none = "the pattern matches no object"
+    else:
+        prefix = key if not key or key.endswith("/") else f"{key}/"
+        keys = [info.key for info in storage.list(prefix)]
+        none = "no object there; check bucket and prefix"
+    return [_by_name(f"s3://{bucket}/{key}") for key in keys if not key.endswith("/")] or [
+        Source(text, problem=none)
+    ]
+
+
+def _by_name(uri: str) -> Source:
+    """Something found, not named by the user: only what is a video by its name is opened."""
+    suffix = PurePosixPath(uri).suffix.lower()
+    if suffix in VIDEO_SUFFIXES:
+        return Source(uri)
+    return Source(uri, problem=f"not a video by its name ({suffix or 'no suffix'})", ignored=True)
+
+
+def read_rows(uri: str) -> list[dict[str, str]]:
+    """The rows of a .csv (with a header) or .jsonl file, local or on S3, values as stripped text.
+
+    Raises:
+        UserError: unreadable, not UTF-8, no column `file`.
+    """
+    if uri.startswith("s3://"):
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        data = open_storage(f"s3://{bucket}").get(key)
+    else:
+        try:
+            data = Path(uri).expanduser().read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"{uri} cannot be read ({error.strerror}); give a .csv or .jsonl file.", code="invalid_manifest"
+            ) from None
+    try:
+        text = data.decode("utf-8-sig")
+        if PurePosixPath(uri).suffix.lower() == ".jsonl":
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        else:
+            rows = list(csv.DictReader(io.StringIO(text)))
+    except (UnicodeDecodeError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"{uri} cannot be read as {PurePosixPath(uri).suffix} ({error}); expected UTF-8 rows with `file` and `caption`.",
+            code="invalid_manifest",
+        ) from None
+    if not rows or not all(isinstance(row, dict) and row.get("file") for row in rows):
+        raise UserError(
+            f"{uri} has no `file` in every row; expected a header `file,caption` (.csv) or objects with these keys (.jsonl).",
+            code="invalid_manifest",
+        )
+    return [
+        {str(key).strip().lower(): str(value).strip() for key, value in row.items() if key and value is not None}
+        for row in rows
+    ]
+
+
+def read_manifest_file(uri: str) -> list[Source]:
+    """The sources a manifest names. Raises UserError (see `read_rows`)."""
+    found: list[Source] = []
+    for row in read_rows(uri):
+        file, problem, start = row["file"], None, None
+        if not file.startswith("s3://") and uri.startswith("s3://"):
+            file = f"{uri.rpartition('/')[0]}/{file}"
+        elif not file.startswith("s3://"):
+            file = str(Path(uri).expanduser().parent / file)
+        if row.get("start"):
+            try:
+                start = float(row["start"])
+            except ValueError:
+                problem = f"start {row['start']!r} in {uri} is not a number of seconds"
+        if problem is None and not file.startswith("s3://") and not Path(file).is_file():
+            problem = "does not exist; check the manifest"
+        found.append(Source(file, row.get("caption") or None, row.get("concept") or None, start, problem))
+    return found
+
+
+class Captions:
+    """Captions by file, of `--captions FILE`: by the path as found, its end, or the name alone."""
+
+    def __init__(self, uri: str) -> None:
+        if PurePosixPath(uri).suffix.lower() not in MANIFEST_SUFFIXES:
+            raise UserError(f"--captions {uri}: expected a .csv or .jsonl file.", code="invalid_manifest")
+        self.uri = uri
+        self.by_parts: dict[tuple[str, ...], str] = {}
+        for row in read_rows(uri):
+            parts = self._parts(row["file"])
+            caption = row.get("caption", "")
+            if self.by_parts.setdefault(parts, caption) != caption:
+                raise UserError(f"{uri} gives {row['file']} two captions; keep one.", code="invalid_manifest")
+
+    @staticmethod
+    def _parts(uri: str) -> tuple[str, ...]:
+        return tuple(p for p in PurePosixPath(uri.replace("\\", "/")).parts if p not in (".", "/"))
+
+    def get(self, uri: str) -> str | None:
+        """The caption of the longest entry that the source's path ends with; None when there is none."""
+        parts = self._parts(uri)
+        for start in range(len(parts)):
+            if parts[start:] in self.by_parts:
+                return self.by_parts[parts[start:]]
+        return None
+
+    def unused(self, sources: Iterable[Source]) -> list[str]:
+        """Entries that no source asks for."""
+        ends = {parts[start:] for parts in (self._parts(s.uri) for s in sources) for start in range(len(parts))}
+        return ["/".join(parts) for parts in self.by_parts if parts not in ends]

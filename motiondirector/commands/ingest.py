@@ -1,0 +1,189 @@
+"""`motiondirector ingest`: videos become a clip set."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from infra.errors import UserError
+from motiondirector.cli import ConfigFile
+
+if TYPE_CHECKING:
+    from datasets.ingest import Report
+
+STYLES = {"accepted": "green", "refused": "red", "ignored": "dim"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(ingest)
+
+
+def ingest(
+    source: Annotated[
+        list[str],
+        typer.Argument(
+            help="Videos: files, folders, globs, s3://bucket/prefix, or a .csv/.jsonl manifest with `file` and "
+            "optional `caption`, `concept`, `start`. Formats: mp4, webm, mov, avi, mkv, gif, animated webp."
+        ),
+    ],
+    to: Annotated[str, typer.Option("--to", help="The clip set: a folder or s3://bucket/prefix. Made if new, else appended to.")],
+    concept: Annotated[
+        str | None, typer.Option(help="The motion's name, such as car-turn: a-z, 0-9, '.', '_', '-'.")
+    ] = None,
+    caption: Annotated[
+        str | None, typer.Option(help='What all the clips show: subject and motion, such as "a car turns at a crossing".')
+    ] = None,
+    captions: Annotated[
+        str | None,
+        typer.Option(help="A .csv or .jsonl file with `file` and `caption`, for videos that show different things."),
+    ] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames of a clip. Default: the foundation's.")] = None,
+    height: Annotated[int | None, typer.Option(help="Height in pixels. Default: the foundation's.")] = None,
+    width: Annotated[int | None, typer.Option(help="Width in pixels. Default: the foundation's.")] = None,
+    fps: Annotated[
+        float | None,
+        typer.Option(help="Frames a second; fewer show more of a slow motion. 0: the source's own. Default: the foundation's."),
+    ] = None,
+    start: Annotated[float, typer.Option(help="Where the clip begins, in seconds.")] = 0.0,
+    every_clip: Annotated[
+        bool, typer.Option("--every-clip", help="Every clip of a long video, one after another; not only the first.")
+    ] = False,
+    foundation: Annotated[
+        str | None,
+        typer.Option(help="Folder or hub id of the model the clips are for: its size is the default and is checked."),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Store nothing when any input is refused.")] = False,
+    ray: Annotated[bool, typer.Option("--ray", help="Do the work with Ray Data, for thousands of videos.")] = False,
+    address: Annotated[str | None, typer.Option(help="With --ray: a running cluster, host:6379.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of a table.")] = False,
+    config: ConfigFile = None,
+) -> None:
+    """Cut clips of one size out of videos and add them, with captions, to a Parquet clip set.
+
+    The run ends with a table of every input: accepted, or refused and why. Accepted clips are stored even if
+    others are refused (--strict: all or none). If none is accepted nothing is stored and the exit code is 2; the
+    same clip given twice is stored once, and refused as a duplicate.
+
+    Examples:
+
+      motiondirector ingest fox.mp4 --concept run --caption "a fox is running" --to clips/
+
+      motiondirector ingest videos/ --captions captions.csv --concept car-turn --to s3://bucket/clips --fps 8
+
+      motiondirector ingest long.mp4 --every-clip --concept dance --caption "a man dances" --to clips/ --frames 16 --height 256 --width 256
+    """
+    from datasets.ingest import ingest as ingest_here
+    from datasets.ingest import summary
+    from datasets.select import Selection
+    from datasets.sources import Captions, expand
+    from infra.registry import check_concept_name
+    from infra.storage import open_storage
+
+    if concept is not None:
+        check_concept_name(concept)
+    if address and not ray:
+        raise UserError("--address names a Ray cluster; add --ray.", code="invalid_selection")
+    size = bucket_for(foundation, frames, height, width, fps)
+    selection = Selection(*size[:3], fps=size[3] or None, start=start, every_clip=every_clip)
+    given = Captions(captions) if captions else None
+    target = open_storage(to)
+    sources = expand(source)
+    options: dict[str, Any] = {"concept": concept, "caption": caption, "captions": given, "strict": strict}
+    console = Console(stderr=True)
+    with progress_bar(console, len(sources)) as advance:
+        if ray:
+            from datasets.ray_ingest import ingest_with_ray
+            from infra.cluster import ray_session
+
+            with ray_session(address):
+                report = ingest_with_ray(sources, selection, target, on_progress=advance, **options)
+        else:
+            report = ingest_here(sources, selection, target, on_progress=advance, **options)
+    show(report, as_json)
+    if not report.count("accepted"):
+        raise UserError(f"no clip was accepted and nothing was stored; {summary(report)}", code="nothing_accepted")
+
+
+def bucket_for(
+    foundation: str | None, frames: int | None, height: int | None, width: int | None, fps: float | None
+) -> tuple[int, int, int, float]:
+    """(frames, height, width, fps): as given, the rest from the foundation, whose limits are checked.
+
+    The foundation is loaded (without its text encoder) only when something is missing or it was named.
+    """
+    if foundation is None and None not in (frames, height, width, fps):
+        return frames, height, width, fps  # type: ignore[return-value]
+    from models.foundation import Bucket
+    from models.load import load_foundation
+
+    model = load_foundation(foundation, device="cpu", parts=("denoiser", "vae"))
+    usual = model.defaults
+    bucket = Bucket(frames or usual.bucket.frames, height or usual.bucket.height, width or usual.bucket.width)
+    model.check_bucket(bucket)
+    return bucket.frames, bucket.height, bucket.width, usual.fps if fps is None else fps
+
+
+def progress_bar(console: Console, total: int) -> Any:
+    """A context whose value is called with (done, total)."""
+    if not console.is_terminal:
+        return nullcontext()
+    from contextlib import contextmanager
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+
+    @contextmanager
+    def bar() -> Any:
+        with Progress(*columns, console=console, transient=True) as progress:
+            task = progress.add_task("", total=total)
+            yield lambda done, of: progress.update(task, completed=done, total=of)
+
+    return bar()
+
+
+def show(report: Report, as_json: bool) -> None:
+    """The report on stdout."""
+    if as_json:
+        typer.echo(json.dumps(report.as_json(), indent=2))
+        return
+    table = Table(title=None, show_edge=False, pad_edge=False)
+    for name in ("input", "", "clip", "what"):
+        table.add_column(name, overflow="fold")
+    for outcome in report.outcomes:
+        clip = f"{outcome.size} at {outcome.fps:.4g} fps from {outcome.start:.4g} s" if outcome.size else ""
+        what = [outcome.reason or f"{outcome.concept}: {outcome.caption}"]
+        what += [f"[yellow]warning:[/] {escape(warning)}" for warning in outcome.warnings]
+        style = STYLES[outcome.status]
+        told = "\n".join([escape(what[0]), *what[1:]])
+        table.add_row(escape(shorten(outcome.source)), f"[{style}]{outcome.status}[/]", clip, told)
+    console = Console(highlight=False)
+    console.print(table)
+    for warning in report.warnings:
+        console.print(f"[yellow]warning:[/] {escape(warning)}")
+    ignored = f", {report.count('ignored')} ignored" if report.count("ignored") else ""
+    console.print(
+        f"{report.count('accepted')} accepted, {report.count('refused')} refused{ignored}; clip set {escape(report.to)}"
+    )
+
+
+def escape(text: str) -> str:
+    """Text as it is, brackets included."""
+    from rich.markup import escape as rich_escape
+
+    return rich_escape(text)
+
+
+def shorten(uri: str) -> str:
+    """The path as seen from here, if it is below."""
+    try:
+        return str(Path(uri).resolve().relative_to(Path.cwd())) if "://" not in uri else uri
+    except ValueError:
+        return uri
