@@ -29,7 +29,8 @@ from infra.objects import sha256_file
 from infra.registry import check_concept_name
 from infra.storage import Storage, open_storage
 
-ACCEPTED, REFUSED, IGNORED = "accepted", "refused", "ignored"
+# duplicate: it is in the set already (nothing wrong with it); ignored: found in a folder, no video by its name
+STATUSES = ACCEPTED, DUPLICATE, REFUSED, IGNORED = "accepted", "duplicate", "refused", "ignored"
 MAX_CAPTION = 2000  # characters; text encoders read far fewer
 
 
@@ -38,7 +39,7 @@ class Outcome:
     """What became of one clip of one input, or of the input as a whole."""
 
     source: str
-    status: str  # accepted, refused, ignored
+    status: str  # one of STATUSES
     reason: str = ""  # why not accepted
     warnings: list[str] = field(default_factory=list)
     concept: str = ""
@@ -72,7 +73,7 @@ class Report:
         return sum(outcome.status == status for outcome in self.outcomes)
 
     def as_json(self) -> dict[str, Any]:
-        counts = {status: self.count(status) for status in (ACCEPTED, REFUSED, IGNORED)}
+        counts = {status: self.count(status) for status in STATUSES}
         return {
             "to": self.to,
             **counts,
@@ -99,7 +100,7 @@ def ingest(
 
     Args:
         concept, caption: of every clip whose manifest row or `captions` entry does not say otherwise.
-        strict: store nothing when any input is refused.
+        strict: store nothing when any input is refused (a duplicate is not).
         on_progress: called with (inputs done, inputs in all).
         run_jobs, write_shards, spool: another way to do the work (Ray Data's).
 
@@ -149,10 +150,10 @@ def ingest(
             for outcome, item, twin in zip(accepted, pending, twins, strict=True):
                 assert outcome.clip_id == item.clip.clip_id
                 if twin is not None:
-                    outcome.status = REFUSED
-                    outcome.reason = f"duplicate of clip {twin.clip_id[:12]}"
+                    outcome.status = DUPLICATE
+                    outcome.reason = f"the set has it as clip {twin.clip_id[:12]}"
                     if twin.caption != outcome.caption:
-                        outcome.reason += f", stored with the caption {twin.caption!r}"
+                        outcome.reason += f" with the caption {twin.caption!r}"
     return report
 
 
@@ -167,7 +168,11 @@ def _spool(given: Storage | None) -> Iterator[Storage]:
 
 def captions_unused(captions: Captions | None, sources: Sequence[Source]) -> list[str]:
     """Warnings about captions for videos that are not there."""
-    return [f"{captions.uri} has a caption for {name}, which is no input" for name in captions.unused(sources)] if captions else []
+    return (
+        [f"{captions.uri} has a caption for {name}, which is no input" for name in captions.unused(sources)]
+        if captions
+        else []
+    )
 
 
 def run_jobs_here(jobs: list[Job], spool: Storage) -> Iterator[tuple[list[Outcome], list[Pending]]]:
@@ -196,7 +201,9 @@ def process(job: Job, spool: Storage) -> tuple[list[Outcome], list[Pending]]:
     return [outcome for outcome, _ in pairs], [item for _, item in pairs if item]
 
 
-def _one(job: Job, video: Any, window: Window, source_sha256: str, spool: Storage) -> tuple[Outcome, Pending | None]:
+def _one(
+    job: Job, video: Any, window: Window, source_sha256: str, spool: Storage
+) -> tuple[Outcome, Pending | None]:
     chosen = job.selection
     outcome = Outcome(
         job.source.uri,

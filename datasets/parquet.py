@@ -27,7 +27,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datasets.clips import MANIFEST, SCHEMA, STAGING, Clip, Manifest, Shard, clips_to_table, read_manifest, read_shard
+from datasets.clips import (
+    MANIFEST,
+    SCHEMA,
+    STAGING,
+    Clip,
+    Manifest,
+    Shard,
+    clips_to_table,
+    read_manifest,
+    read_shard,
+)
 from infra.errors import UserError
 from infra.objects import sha256_file
 from infra.storage import Storage
@@ -137,7 +147,9 @@ def stored_clips(storage: Storage, manifest: Manifest | None) -> list[Stored]:
     """Every clip of the set; reads the small columns only."""
     columns = ["clip_id", "concept", "sha256", "caption"]
     shards = manifest.shards if manifest else ()
-    return [Stored(**row) for shard in shards for row in read_shard(storage, shard, columns=columns).to_pylist()]
+    return [
+        Stored(**row) for shard in shards for row in read_shard(storage, shard, columns=columns).to_pylist()
+    ]
 
 
 class Known:

@@ -26,7 +26,9 @@ from infra.storage import FolderStorage, Storage
 TASK_ITEMS = 4  # sources of one Ray task: one takes seconds, starting a task milliseconds
 
 
-def ingest_with_ray(sources: Sequence[Source], selection: Selection, target: Storage, **options: Any) -> Report:
+def ingest_with_ray(
+    sources: Sequence[Source], selection: Selection, target: Storage, **options: Any
+) -> Report:
     """`ingest` (same arguments, same result), its work done by Ray Data. Needs an initialised Ray."""
     spool = target.sub(f"{STAGING}/{uuid.uuid4().hex}")
     try:

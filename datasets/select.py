@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -42,10 +43,13 @@ class Selection:
         for name, side in (("height", self.height), ("width", self.width)):
             if not 16 <= side <= 4096 or side % 2:
                 raise UserError(
-                    f"--{name} {side}: expected an even number of pixels from 16 to 4096.", code="invalid_selection"
+                    f"--{name} {side}: expected an even number of pixels from 16 to 4096.",
+                    code="invalid_selection",
                 )
         if self.fps is not None and not 0.1 <= self.fps <= 240:
-            raise UserError(f"--fps {self.fps}: expected 0.1 to 240 frames a second.", code="invalid_selection")
+            raise UserError(
+                f"--fps {self.fps}: expected 0.1 to 240 frames a second.", code="invalid_selection"
+            )
         if not 0 <= self.start < 1e6:
             raise UserError(f"--start {self.start}: expected seconds from 0 on.", code="invalid_selection")
 
@@ -76,7 +80,9 @@ def windows(video: VideoFile, selection: Selection) -> list[Window]:
         Unsuitable: fewer frames, fewer seconds or fewer pixels than asked.
     """
     if video.num_frames < 2:
-        raise Unsuitable(f"{video.name} is too short: a single frame has no motion; give a video of at least 2 frames.")
+        raise Unsuitable(
+            f"{video.name} is too short: a single frame has no motion; give a video of at least 2 frames."
+        )
     check_size(video, selection)
     fps = selection.fps or round(video.fps, 3)
     found: list[Window] = []
@@ -146,8 +152,7 @@ def scene_cuts(frames_FHWC: np.ndarray) -> list[int]:
 
 
 def _neighbours(frames_FHWC: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    histograms = [_histogram(frame) for frame in frames_FHWC]
-    yield from zip(histograms, histograms[1:], strict=False)
+    return pairwise([_histogram(frame) for frame in frames_FHWC])
 
 
 def _histogram(frame_HWC: np.ndarray) -> np.ndarray:

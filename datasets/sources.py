@@ -61,7 +61,11 @@ def expand(given: Iterable[str]) -> list[Source]:
 def expand_local(text: str) -> list[Source]:
     path = Path(unquote(text.removeprefix("file://")) if text.startswith("file://") else text).expanduser()
     if "://" in text and not text.startswith("file://"):
-        return [Source(text, problem=f"{text.split('://')[0]}:// is not read here; give a path or s3://bucket/key")]
+        return [
+            Source(
+                text, problem=f"{text.split('://')[0]}:// is not read here; give a path or s3://bucket/key"
+            )
+        ]
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file())
         return [_by_name(str(p)) for p in files] or [Source(text, problem="the folder holds no file")]
@@ -114,7 +118,8 @@ def read_rows(uri: str) -> list[dict[str, str]]:
             data = Path(uri).expanduser().read_bytes()
         except OSError as error:
             raise UserError(
-                f"{uri} cannot be read ({error.strerror}); give a .csv or .jsonl file.", code="invalid_manifest"
+                f"{uri} cannot be read ({error.strerror}); give a .csv or .jsonl file.",
+                code="invalid_manifest",
             ) from None
     try:
         text = data.decode("utf-8-sig")
@@ -133,7 +138,11 @@ def read_rows(uri: str) -> list[dict[str, str]]:
             code="invalid_manifest",
         )
     return [
-        {str(key).strip().lower(): str(value).strip() for key, value in row.items() if key and value is not None}
+        {
+            str(key).strip().lower(): str(value).strip()
+            for key, value in row.items()
+            if key and value is not None
+        }
         for row in rows
     ]
 
@@ -186,5 +195,7 @@ class Captions:
 
     def unused(self, sources: Iterable[Source]) -> list[str]:
         """Entries that no source asks for."""
-        ends = {parts[start:] for parts in (self._parts(s.uri) for s in sources) for start in range(len(parts))}
+        ends = {
+            parts[start:] for parts in (self._parts(s.uri) for s in sources) for start in range(len(parts))
+        }
         return ["/".join(parts) for parts in self.by_parts if parts not in ends]

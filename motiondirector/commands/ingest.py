@@ -17,7 +17,7 @@ from motiondirector.cli import ConfigFile
 if TYPE_CHECKING:
     from datasets.ingest import Report
 
-STYLES = {"accepted": "green", "refused": "red", "ignored": "dim"}
+STYLES = {"accepted": "green", "duplicate": "yellow", "refused": "red", "ignored": "dim"}
 
 
 def register(app: typer.Typer) -> None:
@@ -33,43 +33,66 @@ def ingest(
             "optional `caption`, `concept`, `start`. Formats: mp4, webm, mov, avi, mkv, gif, animated webp."
         ),
     ],
-    to: Annotated[str, typer.Option("--to", help="The clip set: a folder or s3://bucket/prefix. Made if new, else appended to.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", help="The clip set: a folder or s3://bucket/prefix. Made if new, else appended to."
+        ),
+    ],
     concept: Annotated[
         str | None, typer.Option(help="The motion's name, such as car-turn: a-z, 0-9, '.', '_', '-'.")
     ] = None,
     caption: Annotated[
-        str | None, typer.Option(help='What all the clips show: subject and motion, such as "a car turns at a crossing".')
+        str | None,
+        typer.Option(
+            help='What all the clips show: subject and motion, such as "a car turns at a crossing".'
+        ),
     ] = None,
     captions: Annotated[
         str | None,
-        typer.Option(help="A .csv or .jsonl file with `file` and `caption`, for videos that show different things."),
+        typer.Option(
+            help="A .csv or .jsonl file with `file` and `caption`, for videos that show different things."
+        ),
     ] = None,
     frames: Annotated[int | None, typer.Option(help="Frames of a clip. Default: the foundation's.")] = None,
     height: Annotated[int | None, typer.Option(help="Height in pixels. Default: the foundation's.")] = None,
     width: Annotated[int | None, typer.Option(help="Width in pixels. Default: the foundation's.")] = None,
     fps: Annotated[
         float | None,
-        typer.Option(help="Frames a second; fewer show more of a slow motion. 0: the source's own. Default: the foundation's."),
+        typer.Option(
+            help="Frames a second; fewer show more of a slow motion. 0: the source's own. Default: the foundation's."
+        ),
     ] = None,
     start: Annotated[float, typer.Option(help="Where the clip begins, in seconds.")] = 0.0,
     every_clip: Annotated[
-        bool, typer.Option("--every-clip", help="Every clip of a long video, one after another; not only the first.")
+        bool,
+        typer.Option(
+            "--every-clip", help="Every clip of a long video, one after another; not only the first."
+        ),
     ] = False,
     foundation: Annotated[
         str | None,
-        typer.Option(help="Folder or hub id of the model the clips are for: its size is the default and is checked."),
+        typer.Option(
+            help="Folder or hub id of the model the clips are for: its size is the default and is checked."
+        ),
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Store nothing when any input is refused.")] = False,
-    ray: Annotated[bool, typer.Option("--ray", help="Do the work with Ray Data, for thousands of videos.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Store nothing when any input is refused.")
+    ] = False,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Do the work with Ray Data, for thousands of videos.")
+    ] = False,
     address: Annotated[str | None, typer.Option(help="With --ray: a running cluster, host:6379.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of a table.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the report as JSON instead of a table.")
+    ] = False,
     config: ConfigFile = None,
 ) -> None:
     """Cut clips of one size out of videos and add them, with captions, to a Parquet clip set.
 
     The run ends with a table of every input: accepted, or refused and why. Accepted clips are stored even if
-    others are refused (--strict: all or none). If none is accepted nothing is stored and the exit code is 2; the
-    same clip given twice is stored once, and refused as a duplicate.
+    others are refused (--strict: all or none). A clip the set already has is a duplicate: it is not stored again,
+    so the same command twice changes nothing. The exit code is 2 when no input is in the set afterwards.
 
     Examples:
 
@@ -107,8 +130,10 @@ def ingest(
         else:
             report = ingest_here(sources, selection, target, on_progress=advance, **options)
     show(report, as_json)
-    if not report.count("accepted"):
-        raise UserError(f"no clip was accepted and nothing was stored; {summary(report)}", code="nothing_accepted")
+    if not report.count("accepted") and not report.count("duplicate"):
+        raise UserError(
+            f"no clip was accepted and nothing was stored; {summary(report)}", code="nothing_accepted"
+        )
 
 
 def bucket_for(
@@ -165,13 +190,13 @@ def show(report: Report, as_json: bool) -> None:
         told = "\n".join([escape(what[0]), *what[1:]])
         table.add_row(escape(shorten(outcome.source)), f"[{style}]{outcome.status}[/]", clip, told)
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 140
     console.print(table)
     for warning in report.warnings:
         console.print(f"[yellow]warning:[/] {escape(warning)}")
-    ignored = f", {report.count('ignored')} ignored" if report.count("ignored") else ""
-    console.print(
-        f"{report.count('accepted')} accepted, {report.count('refused')} refused{ignored}; clip set {escape(report.to)}"
-    )
+    counts = ", ".join(f"{report.count(status)} {status}" for status in STYLES if report.count(status))
+    console.print(f"{counts or 'no input'}; clip set {escape(report.to)}")
 
 
 def escape(text: str) -> str:

@@ -54,6 +54,8 @@ def write_sound(path: Path, seconds: float = 1.0) -> Path:
 def write_animation(path: Path, frames_FHWC: np.ndarray, *, duration_ms: int = 80) -> Path:
     """A GIF or animated WebP (lossless)."""
     images = [Image.fromarray(frame) for frame in frames_FHWC]
+    if path.suffix == ".gif":  # Pillow's own choice of colours takes a quarter second a frame
+        images = [image.quantize(256, Image.Quantize.FASTOCTREE) for image in images]
     extra = {"lossless": True} if path.suffix == ".webp" else {}
     images[0].save(path, save_all=True, append_images=images[1:], duration=duration_ms, loop=0, **extra)
     return path

@@ -1,0 +1,383 @@
+"""Videos become a clip set; every input is accounted for, and bad ones are refused in a sentence."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from sample_videos import moving_picture, turn, write_sound, write_video
+from typer.testing import CliRunner
+
+from datasets.clips import concepts_in, read_clips
+from datasets.decode import decode
+from datasets.ingest import ingest
+from datasets.select import Selection
+from datasets.sources import Captions, expand
+from infra.errors import UserError
+from infra.storage import open_storage
+from motiondirector.cli import build
+
+SMALL = Selection(frames=8, height=96, width=128, fps=6)
+
+
+@pytest.fixture
+def into(tmp_path):
+    """`into(sources, selection=..., ...)` -> report, into the folder `tmp_path / "set"`."""
+
+    def run(sources, selection=SMALL, **options):
+        options = {"concept": "slide", "caption": "a texture slides"} | options
+        return ingest(expand([str(s) for s in sources]), selection, open_storage(tmp_path / "set"), **options)
+
+    return run
+
+
+def test_a_clip_is_what_its_row_says(into, make_video, tmp_path):
+    path = make_video("a.mp4", num_frames=36, height=200, width=300, fps=12, options={"crf": "1"})
+    report = into([path])
+    assert [outcome.status for outcome in report.outcomes] == ["accepted"]
+    (clip,) = read_clips(tmp_path / "set")
+    assert (clip.concept, clip.caption, clip.source_uri) == ("slide", "a texture slides", str(path))
+    frames = clip.frames_FHWC()
+    assert frames.shape == (clip.num_frames, clip.height, clip.width, 3) == (8, 96, 128, 3)
+    video = decode(clip.video)
+    assert video.fps == clip.fps == 6
+    # every second source frame, scaled and cropped about the middle
+    source = moving_picture(36, 200, 300)[::2][:8].astype(float)
+    middle = frames[:, 40:56, 56:72].astype(float).mean((1, 2))
+    expected = source[:, 84:116, 134:166].mean((1, 2))
+    assert np.abs(middle - expected).max() < 12
+
+
+ORDINARY = {
+    "phone.mp4": {"fps": 30},
+    "old.avi": {"codec": "mpeg4", "fps": 25},
+    "web.webm": {"codec": "libvpx-vp9", "fps": 24},
+    "camera.mov": {"codec": "mjpeg", "pixels": "yuvj420p", "fps": 15},
+    "disc.mkv": {"fps": 24},
+    "meme.gif": {"duration_ms": 80},
+    "anim.webp": {"duration_ms": 66},
+}
+
+
+def test_ordinary_videos_of_any_format_rate_and_length_are_accepted_unprepared(into, make_video, tmp_path):
+    paths = [
+        make_video(f"in/{n}", num_frames=70, height=182, width=322, seed=i, **ORDINARY[n])
+        for i, n in enumerate(ORDINARY)
+    ]
+    turn(make_video("in/upright.mp4", num_frames=70, height=182, width=322, seed=50), 90)
+    make_video("in/twenty_seconds.mp4", num_frames=200, height=182, width=322, seed=51, fps=10)
+    report = into([tmp_path / "in"])
+    assert {Path(o.source).name: (o.status, o.reason) for o in report.outcomes} == dict.fromkeys(
+        [*(p.name for p in paths), "upright.mp4", "twenty_seconds.mp4"], ("accepted", "")
+    )
+    for clip in read_clips(tmp_path / "set", "slide"):
+        frames = clip.frames_FHWC()
+        assert frames.shape == (8, 96, 128, 3)
+        assert np.abs(np.diff(frames.astype(float), axis=0)).mean() > 1  # it moves
+
+
+def test_a_long_video_gives_one_clip_or_all_of_them_one_after_another(into, make_video, tmp_path):
+    path = make_video("long.mp4", num_frames=100, fps=12)
+    assert len(into([path]).outcomes) == 1
+    report = into([path], Selection(8, 96, 128, fps=6, every_clip=True), concept="all")
+    # 100 frames at 12 fps are 50 at 6: six windows of 8
+    assert [round(o.start * 6) for o in report.outcomes] == [0, 8, 16, 24, 32, 40]
+    assert concepts_in(tmp_path / "set") == {"all": 6, "slide": 1}
+    later = into([path], Selection(8, 96, 128, fps=6, start=2.0), concept="later")
+    assert later.outcomes[0].start == 2.0
+
+
+def test_the_same_clips_again_add_nothing_and_say_so(into, make_video, tmp_path):
+    path = make_video("a.mp4")
+    into([path])
+    before = sorted((p.name, p.read_bytes()) for p in (tmp_path / "set").rglob("*") if p.is_file())
+    copy = tmp_path / "renamed.mp4"
+    copy.write_bytes(path.read_bytes())
+    report = into([path, copy], caption="other words")
+    assert [o.status for o in report.outcomes] == ["duplicate", "duplicate"]
+    assert "a texture slides" in report.outcomes[0].reason
+    assert sorted((p.name, p.read_bytes()) for p in (tmp_path / "set").rglob("*") if p.is_file()) == before
+    # the same video may show another concept
+    assert into([path], concept="other").count("accepted") == 1
+
+
+def test_one_file_twice_in_one_run_is_one_clip(into, make_video, tmp_path):
+    path = make_video("a.mp4")
+    report = into([path, path])
+    assert [o.status for o in report.outcomes] == ["accepted", "duplicate"]
+    assert len(read_clips(tmp_path / "set")) == 1
+
+
+def bad_inputs(tmp_path, make_video) -> dict[str, tuple[Path, str]]:
+    """name -> (file, what the refusal says)."""
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    text, empty, cut = folder / "text.mp4", folder / "empty.mp4", folder / "cut.mp4"
+    text.write_text("no video at all\n" * 50)
+    empty.touch()
+    cut.write_bytes(make_video("whole.mp4").read_bytes()[:-3000])
+    return {
+        "missing": (folder / "missing.mp4", "does not exist"),
+        "text": (text, "not a readable video"),
+        "empty": (empty, "0 bytes"),
+        "truncated": (cut, "not a readable video"),
+        "one frame": (write_video(folder / "one.mp4", moving_picture(1, 180, 320)), "single frame"),
+        "too short": (write_video(folder / "short.mp4", moving_picture(10, 180, 320)), "too short"),
+        "too small": (write_video(folder / "small.mp4", moving_picture(24, 64, 64)), "too small"),
+        "sound": (write_sound(folder / "sound.mp4"), "only audio"),
+        "still": (write_still(folder / "still.webp"), "single frame"),
+    }
+
+
+def write_still(path: Path) -> Path:
+    from PIL import Image
+
+    Image.fromarray(moving_picture(1, 180, 320)[0]).save(path)
+    return path
+
+
+def test_each_bad_input_is_refused_with_its_reason_and_the_good_one_is_stored(into, make_video, tmp_path):
+    bad = bad_inputs(tmp_path, make_video)
+    good = make_video("good.mp4")
+    report = into([*(path for path, _ in bad.values()), good])
+    for outcome, (path, reason) in zip(report.outcomes, bad.values(), strict=False):
+        assert (outcome.source, outcome.status) == (str(path), "refused")
+        assert reason in outcome.reason
+        assert "\n" not in outcome.reason
+    assert report.outcomes[-1].status == "accepted"
+    assert len(read_clips(tmp_path / "set")) == 1
+
+
+def test_strict_stores_all_or_nothing(into, make_video, tmp_path):
+    bad = tmp_path / "bad.mp4"
+    bad.write_text("no")
+    report = into([make_video("good.mp4"), bad], strict=True)
+    assert report.count("accepted") == 0
+    assert not (tmp_path / "set").exists()
+    assert into([make_video("good.mp4")], strict=True).count("accepted") == 1
+
+
+def test_damage_refuses_the_windows_it_touches_and_no_wrong_frame_is_stored(into, tmp_path):
+    whole = write_video(
+        tmp_path / "whole.mp4", moving_picture(48, 96, 128), fps=6, options={"g": "8", "bf": "0"}
+    )
+    with av.open(str(whole)) as container:
+        packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+    data = bytearray(whole.read_bytes())
+    for position, size in packets[16:24]:  # the third window
+        data[position + 8 : position + size] = bytes(size - 8)
+    scratched = tmp_path / "scratched.mp4"
+    scratched.write_bytes(data)
+    report = into([scratched], Selection(8, 96, 128, fps=6, every_clip=True))
+    assert [o.status for o in report.outcomes][:3] == ["accepted", "accepted", "refused"]
+    assert "damaged" in report.outcomes[2].reason
+    original = decode(whole).frames_FHWC.astype(float)
+    starts = {o.clip_id: round(o.start * 6) for o in report.outcomes}
+    for clip in read_clips(tmp_path / "set"):
+        start = starts[clip.clip_id]
+        assert np.abs(clip.frames_FHWC() - original[start : start + 8]).mean() < 3
+
+
+def test_an_8k_video_is_read_in_bounded_memory(tmp_path):
+    """7680x4320: one decoded frame is 100 MB, the 12 of the clip are 1.2 GB."""
+    path = write_video(
+        tmp_path / "8k.mp4",
+        np.broadcast_to(moving_picture(1, 4320, 7680), (13, 4320, 7680, 3)),
+        options={"preset": "ultrafast", "tune": "zerolatency"},
+    )
+    script = f"""
+import resource
+from datasets.ingest import ingest; from datasets.select import Selection
+from datasets.sources import expand; from infra.storage import open_storage
+base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+report = ingest(expand([{str(path)!r}]), Selection(12, 256, 256, fps=12), open_storage({str(tmp_path / "set")!r}), concept="big", caption="big")
+print(report.outcomes[0].status, report.outcomes[0].reason, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) // 1024)
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert told[0] == "accepted", told
+    assert int(told[-1]) < 900, f"{told[-1]} MB"
+
+
+def test_odd_sides_and_oblong_pixels_are_cropped_right(into, make_video, tmp_path):
+    assert into([make_video("odd.webm", height=181, width=321, codec="libvpx-vp9")]).count("accepted") == 1
+    assert read_clips(tmp_path / "set")[0].frames_FHWC().shape == (8, 96, 128, 3)
+
+
+def test_frames_that_repeat_and_scene_cuts_are_warned_about(into, tmp_path):
+    slow = write_video(tmp_path / "slow.mp4", moving_picture(10, 180, 320), fps=3)
+    cut = np.concatenate([moving_picture(8, 180, 320, seed=1), moving_picture(16, 180, 320, seed=2)])
+    cut = write_video(tmp_path / "cut.mp4", cut, fps=6)
+    calm = write_video(tmp_path / "calm.mp4", moving_picture(24, 180, 320, step=12), fps=6)
+    report = into([slow, cut, calm], Selection(12, 96, 128, fps=6))
+    assert [o.status for o in report.outcomes] == ["accepted"] * 3
+    assert "frames repeat" in report.outcomes[0].warnings[0]
+    assert report.outcomes[1].warnings == ["scene cut inside the clip at 1.3 s"]
+    assert report.outcomes[2].warnings == []
+
+
+def test_captions_come_from_the_file_the_manifest_or_the_option(into, make_video, tmp_path):
+    for i, name in enumerate(["a.mp4", "b.mp4", "c.mp4"]):
+        make_video(f"in/{name}", seed=i)
+    (tmp_path / "captions.csv").write_text(
+        'file,caption\na.mp4,"a fox, running"\nin/b.mp4,a bear\nz.mp4,nobody\n'
+    )
+    report = into([tmp_path / "in"], captions=Captions(str(tmp_path / "captions.csv")), caption=None)
+    assert [(o.status, o.caption) for o in report.outcomes] == [
+        ("accepted", "a fox, running"),
+        ("accepted", "a bear"),
+        ("refused", ""),
+    ]
+    assert "empty caption" in report.outcomes[2].reason
+    assert any("z.mp4" in warning for warning in report.warnings)
+    rows = [
+        {"file": "in/c.mp4", "caption": "a cat", "concept": "sit", "start": 0.5},
+        {"file": "in/a.mp4", "concept": "sit"},
+    ]
+    (tmp_path / "list.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    report = into([tmp_path / "list.jsonl"], caption="something")
+    assert [(o.concept, o.caption, o.start) for o in report.outcomes] == [
+        ("sit", "a cat", 0.5),
+        ("sit", "something", 0.0),
+    ]
+
+
+def test_every_file_of_a_folder_is_accounted_for(into, make_video, tmp_path):
+    make_video("in/a.mp4")
+    (tmp_path / "in" / "notes.txt").write_text("x")
+    report = into([tmp_path / "in", str(tmp_path / "in" / "*.mp4"), str(tmp_path / "none*"), "ftp://x/y.mp4"])
+    assert [o.status for o in report.outcomes] == ["accepted", "ignored", "duplicate", "refused", "refused"]
+
+
+def test_s3_sources_and_an_s3_set(make_video, tmp_path, s3):
+    store = open_storage(f"{s3.uri}/videos-{tmp_path.name}")
+    store.put_file("deep/a.mp4", make_video("a.mp4"))
+    store.put_file("deep/b.mp4", make_video("b.mp4", seed=1))
+    store.put("deep/notes.txt", b"x")
+    store.put("deep/list.csv", b"file,caption\na.mp4,from the manifest\n")
+    target = open_storage(f"{s3.uri}/set-{tmp_path.name}")
+
+    def run(*given, **options):
+        return ingest(expand(given), SMALL, target, **{"concept": "slide", "caption": "it slides"} | options)
+
+    report = run(f"{store.uri}/deep")
+    assert [(o.source.rpartition("/")[2], o.status) for o in report.outcomes] == [
+        ("a.mp4", "accepted"),
+        ("b.mp4", "accepted"),
+        ("list.csv", "ignored"),
+        ("notes.txt", "ignored"),
+    ]
+    assert run(f"{store.uri}/deep/a.mp4", f"{store.uri}/dee*.mp4").count("duplicate") == 3
+    assert run(f"{store.uri}/deep/list.csv", concept="listed").outcomes[0].caption == "from the manifest"
+    assert run(f"{store.uri}/nothing").outcomes[0].status == "refused"
+    assert concepts_in(target.uri) == {"listed": 1, "slide": 2}
+    assert all(clip.frames_FHWC().shape == (8, 96, 128, 3) for clip in read_clips(target.uri))
+    with pytest.raises(UserError) as told:
+        run("s3://no-such-bucket-here/videos")
+    assert told.value.status in (403, 404)
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "two words", "ｆｏｘ", "x" * 10_000, "", "Fox\u202e"])
+def test_a_concept_name_that_is_none_is_refused_before_anything_is_read(into, make_video, name, tmp_path):
+    with pytest.raises(UserError) as told:
+        into([make_video("a.mp4")], concept=name)
+    assert told.value.status == 422
+    assert len(told.value.message) < 400
+    assert not (tmp_path / "set").exists()
+
+
+# --- the command -----------------------------------------------------------------------------------------------
+
+
+def command(*arguments) -> tuple[int, str]:
+    """Exit code and stdout of `motiondirector ingest ...`; a UserError is exit code 2, as in cli.main."""
+    result = CliRunner().invoke(build(), ["ingest", *map(str, arguments)])
+    if isinstance(result.exception, UserError):
+        return 2, result.output + result.exception.message
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+SIZE = ("--frames", 8, "--height", 96, "--width", 128, "--fps", 6)
+
+
+def test_the_command_prints_every_input_and_stores_the_good_ones(make_video, tmp_path):
+    bad = tmp_path / "bad.mp4"
+    bad.write_text("no")
+    given = (
+        make_video("good.mp4"),
+        bad,
+        "--concept",
+        "slide",
+        "--caption",
+        "it slides",
+        "--to",
+        tmp_path / "set",
+    )
+    code, output = command(*given, *SIZE)
+    assert code == 0
+    assert "good.mp4" in output
+    assert "bad.mp4" in output
+    assert "1 accepted, 1 refused" in output
+    code, output = command(*given, *SIZE, "--json")
+    assert code == 0
+    assert json.loads(output)["duplicate"] == 1
+
+
+def test_nothing_accepted_is_exit_2_and_leaves_nothing(make_video, tmp_path):
+    for path, reason in bad_inputs(tmp_path, make_video).values():
+        code, output = command(path, "--concept", "a", "--caption", "b", "--to", tmp_path / "set", *SIZE)
+        assert code == 2
+        assert reason in output
+    code, output = command(make_video("good.mp4"), "--concept", "a", "--to", tmp_path / "set", *SIZE)
+    assert code == 2
+    assert "empty caption" in output
+    code, output = command(
+        make_video("good.mp4"), "--concept", "../a", "--caption", "b", "--to", tmp_path / "set", *SIZE
+    )
+    assert code == 2
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--frames", 1),
+        ("--frames", -3),
+        ("--height", 97),
+        ("--width", 0),
+        ("--fps", -1),
+        ("--start", -1),
+        ("--address", "x:1"),
+    ],
+)
+def test_impossible_selections_are_refused(make_video, tmp_path, wrong):
+    given = ("--concept", "a", "--caption", "b", "--to", tmp_path / "set")
+    code, _ = command(make_video("good.mp4"), *given, *SIZE, *wrong)
+    assert code == 2
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_foundation_gives_the_size_and_refuses_one_that_does_not_suit(make_video, tmp_path):
+    path = make_video("a.mp4", num_frames=60, height=200, width=200, fps=12)
+    given = (
+        path,
+        "--concept",
+        "a",
+        "--caption",
+        "b",
+        "--to",
+        tmp_path / "set",
+        "--foundation",
+        "tiny-random:wan",
+    )
+    code, output = command(*given, *SIZE)  # 8 frames are not 4n + 1
+    assert code == 2
+    assert "multiple" in output
+    code, _ = command(*given, "--frames", 9, "--height", 64, "--width", 64)
+    assert code == 0
+    assert read_clips(tmp_path / "set")[0].num_frames == 9
