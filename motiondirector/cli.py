@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 from rich.console import Console
+from rich.markup import escape
 
 from infra.errors import UserError
 
@@ -114,7 +115,9 @@ def main() -> None:
         check_own_datasets()
         build()()
     except UserError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[bold red]error:[/] {error.message}")
+        Console(stderr=True, soft_wrap=True, highlight=False).print(
+            f"[bold red]error:[/] {escape(error.message)}"
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

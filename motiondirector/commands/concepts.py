@@ -1,0 +1,334 @@
+"""`motiondirector concepts`: what the registry holds; publish, fetch, remove, export."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from infra.errors import UserError
+
+if TYPE_CHECKING:
+    from infra.registry import Registry, Version
+    from models.adapter import Adapter
+
+RegistryUri = Annotated[
+    str,
+    typer.Option(
+        "--registry",
+        envvar="MOTIONDIRECTOR_REGISTRY",
+        help="Folder or s3://bucket/prefix of the registry.",
+        show_default=True,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Reference = Annotated[
+    str, typer.Argument(metavar="CONCEPT[@VERSION]", help="car-turn (the latest) or car-turn@3.")
+]
+DEFAULT_REGISTRY = "runs/registry"
+# What an adapter's metadata holds as JSON, safetensors knowing strings only.
+STRUCTURED = ("rank", "steps", "targets", "captions", "config")
+
+concepts = typer.Typer(
+    help="The concept registry: list, show, publish, pull, rm, export.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(concepts, name="concepts")
+
+
+@concepts.command("list")
+def list_concepts(registry: RegistryUri = DEFAULT_REGISTRY, as_json: AsJson = False) -> None:
+    """Every concept with its latest version.
+
+    Example: motiondirector concepts list --registry s3://bucket/registry
+    """
+    found = open_it(registry).concepts()
+    if as_json:
+        print_json(
+            [
+                {
+                    "name": info.name,
+                    "versions": info.versions,
+                    "latest": info.latest,
+                    "updated_at": info.updated_at,
+                }
+                for info in found
+            ]
+        )
+        return
+    table = Table(
+        "concept", "versions", "latest", "published", title=escape(f"{len(found)} concepts in {registry}")
+    )
+    for info in found:
+        table.add_row(
+            info.name,
+            str(info.versions),
+            f"{info.name}@{info.latest}",
+            f"{info.updated_at:%Y-%m-%d %H:%M} UTC",
+        )
+    Console().print(table)
+
+
+@concepts.command("show")
+def show(ref: Reference, registry: RegistryUri = DEFAULT_REGISTRY, as_json: AsJson = False) -> None:
+    """One version with its metadata, metrics and files, sample videos among them, and its sisters.
+
+    Example: motiondirector concepts show car-turn@2
+    """
+    opened = open_it(registry)
+    version = opened.resolve(ref)
+    others = opened.versions(version.concept)
+    if as_json:
+        print_json({**plain(version), "versions": [other.number for other in others]})
+        return
+    console = Console()
+    facts = Table(title=version.ref, show_header=False)
+    facts.add_row("published", f"{version.created_at:%Y-%m-%d %H:%M:%S} UTC")
+    facts.add_row("adapter sha256", version.adapter_sha256)
+    facts.add_row("versions", ", ".join(other.ref for other in others))
+    for name, value in sorted(version.metadata.items()):
+        facts.add_row(escape(name), escape(shorten(value)))
+    console.print(facts)
+    if version.metrics:
+        metrics = Table("metric", "value", title="metrics")
+        for name, value in sorted(version.metrics.items()):
+            metrics.add_row(escape(name), escape(shorten(value)))
+        console.print(metrics)
+    files = Table("file", "bytes", "sha256", title="files")
+    for name, entry in sorted(version.files.items()):
+        files.add_row(escape(name), f"{entry.size:,}", entry.sha256[:16])
+    console.print(files)
+
+
+@concepts.command("publish")
+def publish(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder with adapter_model.safetensors and adapter_config.json.")
+    ],
+    concept: Annotated[str, typer.Option("--concept", help="Its name: a-z, 0-9, '.', '_', '-'.")],
+    foundation: Annotated[
+        str | None,
+        typer.Option(help="Check the adapter against this foundation too (fingerprint, layers, shapes)."),
+    ] = None,
+    metrics: Annotated[Path | None, typer.Option(help="JSON file of metrics to publish with it.")] = None,
+    registry: RegistryUri = DEFAULT_REGISTRY,
+    as_json: AsJson = False,
+) -> None:
+    """Make a trained adapter the next version of a concept. A bad one is refused before anything is written.
+
+    Everything in the folder goes along (sample videos, the run's configuration) but dot files.
+
+    Example: motiondirector concepts publish runs/car/adapter --concept car-turn --registry s3://bucket/registry
+    """
+    from infra.registry import check_concept_name
+    from models.adapter import CONFIG_FILE, read_adapter
+
+    check_concept_name(concept)
+    measured = read_metrics(metrics)
+    adapter = read_adapter(folder)
+    if not folder.is_dir() or not (folder / CONFIG_FILE).is_file():
+        raise UserError(
+            f"{folder} has no {CONFIG_FILE}; give the folder that `motiondirector train` wrote (stock PEFT needs it).",
+            status=422,
+            code="adapter_config_missing",
+        )
+    if foundation is not None:
+        from models.adapter import check_fits
+        from models.load import load_foundation
+
+        check_fits(adapter, load_foundation(foundation, parts=("denoiser",)), str(folder))
+    version = open_it(registry).publish(concept, folder, metadata=describe(adapter), metrics=measured)
+    if as_json:
+        print_json(plain(version))
+    else:
+        Console().print(
+            f"published [bold]{version.ref}[/] in {escape(registry)} ({version.adapter_sha256[:16]})"
+        )
+
+
+@concepts.command("pull")
+def pull(
+    ref: Reference,
+    to: Annotated[
+        Path | None, typer.Option("--to", "-o", help="Folder to make; ./CONCEPT-VERSION by default.")
+    ] = None,
+    registry: RegistryUri = DEFAULT_REGISTRY,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch a version's files, each checked against its hash; all or nothing.
+
+    The folder loads with stock PEFT: PeftModel.from_pretrained(pipeline.unet, folder).
+
+    Example: motiondirector concepts pull car-turn@2 --to car-turn
+    """
+    opened = open_it(registry)
+    version = opened.resolve(ref)
+    folder = opened.pull(version, to or Path(f"{version.concept}-{version.number}"))
+    if as_json:
+        print_json({**plain(version), "folder": str(folder)})
+    else:
+        Console().print(f"pulled [bold]{version.ref}[/] to {escape(str(folder))}", soft_wrap=True)
+
+
+@concepts.command("rm")
+def remove(
+    ref: Reference,
+    every: Annotated[bool, typer.Option("--all", help="Remove every version of the concept.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    registry: RegistryUri = DEFAULT_REGISTRY,
+    as_json: AsJson = False,
+) -> None:
+    """Take a version out of sight. Its number is never given again; its files stay in the object store.
+
+    Example: motiondirector concepts rm car-turn@2
+    """
+    from infra.registry import parse_ref
+
+    name, number = parse_ref(ref)
+    if (number is None) != every:
+        raise UserError(
+            f"concepts rm {ref}: say which versions; {name}@3 removes the third, {name} --all removes every one.",
+            status=422,
+            code="invalid_version",
+        )
+    opened = open_it(registry)
+    opened.resolve(ref)  # 404 before any question
+    refs = [version.ref for version in opened.versions(name)] if every else [ref]
+    if not yes and not typer.confirm(f"Remove {', '.join(refs)} from {registry}?", err=True):
+        raise typer.Exit(1)
+    for one in refs:
+        opened.remove(one)
+    if as_json:
+        print_json({"removed": refs})
+    else:
+        Console().print(f"removed {', '.join(refs)}")
+
+
+@concepts.command("export")
+def export(
+    ref: Reference,
+    to: Annotated[Path, typer.Option("--to", "-o", help="Folder to make.")],
+    merged: Annotated[
+        bool, typer.Option("--merged", help="The denoiser with the adapter in its weights.")
+    ] = False,
+    foundation: Annotated[
+        str | None, typer.Option(help="Foundation to merge into; the one it was trained on by default.")
+    ] = None,
+    scale: Annotated[float, typer.Option(help="Strength of the adapter.")] = 1.0,
+    registry: RegistryUri = DEFAULT_REGISTRY,
+    as_json: AsJson = False,
+) -> None:
+    """Write the foundation's denoiser with the adapter merged, for tools that know no LoRA.
+
+    The folder loads with the class's stock from_pretrained and replaces the `unet` (or `transformer`) of a pipeline.
+
+    Example: motiondirector concepts export car-turn@2 --merged --to car-turn-unet
+    """
+    if not merged:
+        raise UserError(
+            f"concepts export {ref}: give --merged for a denoiser with the adapter in its weights; "
+            "the adapter itself comes with `concepts pull`.",
+            code="invalid_request",
+        )
+    opened = open_it(registry)
+    version = opened.resolve(ref)
+    to = Path(os.path.abspath(to))
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise UserError(
+            f"{to} exists and is not empty; remove it or choose another.", status=409, code="folder_not_empty"
+        )
+    from infra.storage import TEMPORARY, explained_os_errors
+    from models.adapter import CONFIG_FILE, read_adapter
+    from models.export import export_merged
+    from models.load import load_foundation
+
+    with explained_os_errors(f"writing {to}"):
+        to.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(dir=to.parent, prefix=TEMPORARY))
+        try:
+            folder = opened.pull(version, work / "adapter")
+            source = foundation or json.loads((folder / CONFIG_FILE).read_text())["base_model_name_or_path"]
+            loaded = load_foundation(source, parts=("denoiser",))
+            export_merged(loaded, read_adapter(folder, loaded), work / "merged", scale)
+            (work / "merged").rename(to)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    if as_json:
+        print_json({**plain(version), "folder": str(to), "foundation": source, "scale": scale})
+    else:
+        Console().print(
+            f"merged [bold]{version.ref}[/] into {escape(str(source))}: {escape(str(to))}", soft_wrap=True
+        )
+
+
+def open_it(uri: str) -> Registry:
+    """The registry; imported late, `--help` being quick."""
+    from infra.registry import open_registry
+
+    return open_registry(uri)
+
+
+def read_metrics(path: Path | None) -> dict[str, Any]:
+    """The mapping in a JSON file, or {} for None."""
+    if path is None:
+        return {}
+    try:
+        loaded = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--metrics {path}: not readable as JSON ({error}); give a file like {{'fidelity': 0.9}}."
+        ) from None
+    if not isinstance(loaded, dict):
+        raise UserError(
+            f"--metrics {path} holds a {type(loaded).__name__}; expected a mapping of names to numbers."
+        )
+    return loaded
+
+
+def describe(adapter: Adapter) -> dict[str, Any]:
+    """An adapter's metadata with numbers and lists in place of the strings that safetensors keeps."""
+    said: dict[str, Any] = dict(adapter.metadata)
+    for name in STRUCTURED:
+        try:
+            said[name] = json.loads(said[name])
+        except (KeyError, ValueError):
+            continue
+    return said
+
+
+def plain(version: Version) -> dict[str, Any]:
+    """A version as JSON."""
+    return {
+        "ref": version.ref,
+        "concept": version.concept,
+        "number": version.number,
+        "created_at": version.created_at,
+        "adapter_sha256": version.adapter_sha256,
+        "files": {
+            name: {"sha256": entry.sha256, "size": entry.size} for name, entry in version.files.items()
+        },
+        "metadata": version.metadata,
+        "metrics": version.metrics,
+    }
+
+
+def shorten(value: Any) -> str:
+    """A value for a table cell."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 300 else f"{text[:300]}... ({len(text)} characters; --json shows all)"
+
+
+def print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, default=lambda moment: moment.isoformat()))

@@ -1,0 +1,259 @@
+"""`motiondirector concepts`: the registry from a shell, and what it refuses."""
+
+import io
+import json
+import pickle
+import sys
+import uuid
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from infra.storage import open_storage
+from models.adapter import WEIGHTS_FILE, Adapter, save_adapter
+from models.load import load_foundation
+
+
+@pytest.fixture(scope="module")
+def foundation():
+    return load_foundation("tiny-random:unet3d", dtype="float32")
+
+
+@pytest.fixture
+def folder(tmp_path, foundation):
+    """What `train` leaves: an adapter that changes the base, with a sample video."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for name in foundation.targets["temporal"]:
+        layer = foundation.denoiser.get_submodule(name)
+        tensors[name] = (
+            torch.randn(2, layer.in_features, generator=generator) * 0.1,
+            torch.randn(layer.out_features, 2, generator=generator) * 0.1,
+        )
+    save_adapter(
+        tmp_path / "adapter",
+        Adapter("temporal", 2, tensors),
+        foundation,
+        metadata={"concept": "orbit", "captions": ["a [/b] car"], "steps": 3},
+    )
+    (tmp_path / "adapter" / "samples").mkdir()
+    (tmp_path / "adapter" / "samples" / "a.mp4").write_bytes(b"video")
+    return tmp_path / "adapter"
+
+
+@pytest.fixture
+def registry(request, tmp_path, monkeypatch):
+    """The URI of an empty registry, in MOTIONDIRECTOR_REGISTRY: a folder, or S3 where a test asks for it."""
+    uri = str(tmp_path / "registry")
+    if getattr(request, "param", "folder") == "s3":
+        uri = f"{request.getfixturevalue('s3').uri}/{uuid.uuid4().hex}"
+    monkeypatch.setenv("MOTIONDIRECTOR_REGISTRY", uri)
+    return uri
+
+
+def run_json(run, *arguments):
+    code, out, err = run(*arguments, "--json")
+    assert (code, err) == (0, "")
+    return json.loads(out)
+
+
+@pytest.mark.parametrize("registry", ["folder", "s3"], indirect=True)
+def test_a_concept_from_publishing_to_removing(run, registry, folder, tmp_path):
+    for number in (1, 2):
+        version = run_json(run, "concepts", "publish", folder, "--concept", "orbit")
+        assert version["ref"] == f"orbit@{number}"
+    assert version["metadata"]["captions"] == ["a [/b] car"]
+    assert version["metadata"]["rank"] == 2
+
+    assert [info["name"] for info in run_json(run, "concepts", "list")] == ["orbit"]
+    code, out, _ = run("concepts", "list")
+    assert code == 0
+    assert "orbit@2" in out
+    code, out, _ = run("concepts", "show", "orbit")
+    assert code == 0
+    for text in ("orbit@1, orbit@2", version["adapter_sha256"], "samples/a.mp4", "a [/b] car"):
+        assert text in out
+    assert run_json(run, "concepts", "show", "orbit@1")["versions"] == [1, 2]
+
+    code, out, _ = run("concepts", "pull", "orbit", "--to", tmp_path / "pulled")
+    assert code == 0
+    for path in (WEIGHTS_FILE, "adapter_config.json", "samples/a.mp4"):
+        assert (tmp_path / "pulled" / path).read_bytes() == (folder / path).read_bytes()
+
+    assert run_json(run, "concepts", "rm", "orbit@2", "--yes") == {"removed": ["orbit@2"]}
+    assert run_json(run, "concepts", "show", "orbit")["ref"] == "orbit@1"
+    assert run("concepts", "rm", "orbit", "--all", "--yes")[0] == 0
+    assert run_json(run, "concepts", "list") == []
+
+
+def test_the_merged_export_answers_as_base_and_adapter(run, registry, folder, foundation, tmp_path):
+    from diffusers import UNet3DConditionModel
+    from peft import PeftModel
+
+    run("concepts", "publish", folder, "--concept", "orbit")
+    answer = run_json(
+        run, "concepts", "export", "orbit", "--merged", "--to", tmp_path / "unet", "--scale", 1.0
+    )
+    assert answer["foundation"] == "tiny-random:unet3d"
+    merged = UNet3DConditionModel.from_pretrained(tmp_path / "unet").eval()
+    fresh = load_foundation("tiny-random:unet3d", dtype="float32").denoiser.eval()
+    config = fresh.config
+    latents = torch.randn(1, config.in_channels, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    text = torch.randn(1, 5, config.cross_attention_dim, generator=torch.Generator().manual_seed(2))
+    base = UNet3DConditionModel.from_config(config).eval()
+    base.load_state_dict(fresh.state_dict())
+    with torch.no_grad():
+        plain = base(latents, 10, text).sample
+        peft = PeftModel.from_pretrained(base, folder)(latents, 10, text).sample
+        ours = merged(latents, 10, text).sample
+    torch.testing.assert_close(ours, peft, rtol=1e-4, atol=1e-5)
+    assert (ours - plain).abs().max() > 1e-3
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".tmp-")) == []
+
+
+def spoil(folder, change):
+    with safe_open(folder / WEIGHTS_FILE, framework="pt") as opened:
+        metadata = opened.metadata()
+        tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    change(tensors)
+    save_file(tensors, folder / WEIGHTS_FILE, metadata=metadata)
+
+
+def with_nan(folder):
+    spoil(folder, lambda tensors: next(iter(tensors.values())).fill_(float("nan")))
+
+
+def with_an_unknown_key(folder):
+    spoil(folder, lambda tensors: tensors.update({"conv.weight": torch.ones(2, 2)}))
+
+
+def with_shapes_that_do_not_meet(folder):
+    def change(tensors):
+        tensors[next(iter(tensors))] = torch.ones(3, 5)
+
+    spoil(folder, change)
+
+
+def a_pickle(folder):
+    (folder / WEIGHTS_FILE).write_bytes(pickle.dumps({"x": 1}))
+
+
+def a_torch_pickle(folder):
+    torch.save({"x": torch.ones(2)}, folder / WEIGHTS_FILE)
+
+
+def cut(folder):
+    data = (folder / WEIGHTS_FILE).read_bytes()
+    (folder / WEIGHTS_FILE).write_bytes(data[: len(data) // 2])
+
+
+def empty(folder):
+    (folder / WEIGHTS_FILE).write_bytes(b"")
+
+
+def without_config(folder):
+    (folder / "adapter_config.json").unlink()
+
+
+def without_weights(folder):
+    (folder / WEIGHTS_FILE).unlink()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        with_nan,
+        with_an_unknown_key,
+        with_shapes_that_do_not_meet,
+        a_pickle,
+        a_torch_pickle,
+        cut,
+        empty,
+        without_config,
+        without_weights,
+    ],
+)
+def test_a_bad_adapter_is_refused_before_anything_is_written(run, registry, folder, damage):
+    damage(folder)
+    refused(run, "concepts", "publish", folder, "--concept", "orbit")
+    assert list(open_storage(registry).list()) == []
+
+
+def wrong_layer_shape(folder):
+    def change(tensors):
+        for key in tensors:
+            if "lora_A" in key:
+                tensors[key] = torch.ones(2, tensors[key].shape[1] + 1)
+
+    spoil(folder, change)
+
+
+def test_with_the_foundation_its_layers_are_checked_too(run, registry, folder):
+    run_json(run, "concepts", "publish", folder, "--concept", "orbit", "--foundation", "tiny-random:unet3d")
+    wrong = refused(run, "concepts", "publish", folder, "--concept", "b", "--foundation", "tiny-random:wan")
+    assert "made for foundation tiny-random-unet3d" in wrong
+    wrong_layer_shape(folder)
+    refused(run, "concepts", "publish", folder, "--concept", "b", "--foundation", "tiny-random:unet3d")
+    assert [info["name"] for info in run_json(run, "concepts", "list")] == ["orbit"]
+
+
+def refused(run, *arguments):
+    """The sentence with which a command refuses; exit code 2, nothing on stdout."""
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert len(err.splitlines()) == 1
+    assert len(err) < 500
+    return err
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "a b", "сar", "[/b]", "x" * 10_000, ""])
+def test_a_bad_name_is_one_sentence(run, registry, folder, name):
+    assert "concept name" in refused(run, "concepts", "publish", folder, "--concept", name)
+    assert "concept name" in refused(run, "concepts", "show", name)
+    assert list(open_storage(registry).list()) == []
+
+
+def test_what_is_not_there_is_one_sentence(run, registry, folder, tmp_path):
+    run("concepts", "publish", folder, "--concept", "orbit")
+    for command in (
+        ["show"],
+        ["pull", "--to", tmp_path / "out"],
+        ["export", "--merged", "--to", tmp_path / "out"],
+    ):
+        assert "did you mean orbit" in refused(run, "concepts", *command, "orbti")
+        assert "there is orbit@1" in refused(run, "concepts", *command, "orbit@2")
+    assert "there is orbit@1" in refused(run, "concepts", "rm", "orbit@9", "--yes")
+    assert not (tmp_path / "out").exists()
+
+
+def test_rm_wants_to_know_which(run, registry, folder, monkeypatch):
+    run("concepts", "publish", folder, "--concept", "orbit")
+    assert "orbit@3 removes the third" in refused(run, "concepts", "rm", "orbit", "--yes")
+    assert "say which" in refused(run, "concepts", "rm", "orbit@1", "--all", "--yes")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
+    assert run("concepts", "rm", "orbit@1")[0] == 1
+    assert run("concepts", "show", "orbit@1")[0] == 0
+
+
+def test_an_export_does_not_overwrite(run, registry, folder, tmp_path):
+    run("concepts", "publish", folder, "--concept", "orbit")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "work").write_text("precious")
+    assert "not empty" in refused(run, "concepts", "export", "orbit", "--merged", "--to", tmp_path / "mine")
+    assert "something else" in refused(run, "concepts", "pull", "orbit", "--to", tmp_path / "mine")
+    assert "--merged" in refused(run, "concepts", "export", "orbit", "--to", tmp_path / "out")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["work"]
+
+
+def test_metrics_come_from_a_json_file(run, registry, folder, tmp_path):
+    file = tmp_path / "metrics.json"
+    for bad in ("not json", "[1]", '{"x": NaN}'):
+        file.write_text(bad)
+        refused(run, "concepts", "publish", folder, "--concept", "orbit", "--metrics", file)
+    assert list(open_storage(registry).list()) == []
+    file.write_text('{"fidelity": 0.9}')
+    version = run_json(run, "concepts", "publish", folder, "--concept", "orbit", "--metrics", file)
+    assert version["metrics"] == {"fidelity": 0.9}
