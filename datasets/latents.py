@@ -1,0 +1,187 @@
+"""Clips as a foundation model sees them, computed once: latents of the clip, of its frames, and of its caption.
+
+    cache = LatentCache(open_storage(data_uri))
+    for clip in prepare(read_clips(data_uri, "car-turn"), foundation, Bucket(16, 256, 256), cache): ...
+
+Objects lie beside the clips in the set's own storage, under names that plain Parquet readers skip:
+
+    _latents/<foundation fingerprint>/<bucket>/<clip sha256>.safetensors
+    _latents/<foundation fingerprint>/text/<sha256 of the caption>.safetensors
+
+The key holds all that a value depends on, so nothing ever expires; an object that is damaged is computed again, with
+a warning. Any number of processes may prepare the same clips at once: they write the same objects.
+
+Shapes: C latent channels, F frames (of latents in `latents_CFHW`, of pixels in `frame_latents_FC1HW`), H W latent
+height and width, L D text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from datasets.clips import Clip
+from datasets.select import cover
+from infra.errors import UserError
+from infra.storage import NotFound, Storage
+from models.foundation import Bucket, Foundation
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CachedClip:
+    """What training needs of a clip; float32."""
+
+    clip_id: str
+    sha256: str  # of the clip's video
+    caption: str
+    latents_CFHW: Tensor  # the whole clip, for the temporal path
+    frame_latents_FC1HW: Tensor  # each pixel frame as a video of one, for the spatial path
+    text_LD: Tensor
+
+
+class LatentCache:
+    """Tensors by key in a storage; what cannot be read back whole counts as absent."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage.sub("_latents")
+
+    def get(self, key: str) -> dict[str, Tensor] | None:
+        """The tensors under a key, or None when there are none (or damaged ones, with a warning)."""
+        try:
+            data = self.storage.get(key)
+        except NotFound:
+            return None
+        try:
+            tensors = load(data)
+            if _digest(tensors) == _stored_digest(data):
+                return tensors
+            reason = "its content does not have its checksum"
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            reason = str(error)
+        log.warning(
+            "cached latents %s/%s are damaged (%s); computing them again", self.storage.uri, key, reason
+        )
+        return None
+
+    def put(self, key: str, tensors: dict[str, Tensor]) -> None:
+        """Store tensors, replacing damaged ones."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        self.storage.put(key, save(tensors, metadata={"sha256": _digest(tensors)}))
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    told = hashlib.sha256()
+    for name in sorted(tensors):
+        told.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        told.update(tensors[name].contiguous().numpy().tobytes())
+    return told.hexdigest()
+
+
+def _stored_digest(data: bytes) -> str:
+    """The checksum in a safetensors header (`save` writes it as metadata)."""
+    length = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + length])["__metadata__"]["sha256"]
+
+
+def clip_key(clip: Clip, foundation: Foundation, bucket: Bucket) -> str:
+    """Where a clip's latents lie."""
+    return f"{foundation.fingerprint}/{bucket}/{clip.sha256}.safetensors"
+
+
+def text_key(caption: str, foundation: Foundation) -> str:
+    """Where a caption's embedding lies."""
+    return f"{foundation.fingerprint}/text/{hashlib.sha256(caption.encode()).hexdigest()}.safetensors"
+
+
+def prepare(
+    clips: Sequence[Clip],
+    foundation: Foundation,
+    bucket: Bucket,
+    cache: LatentCache,
+    device: str | torch.device = "cpu",
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[CachedClip]:
+    """Each clip's latents and text embedding, from the cache or computed and cached.
+
+    Args:
+        foundation: its VAE and text encoder are used only for what the cache lacks.
+        bucket: size to train in; clips that are larger are scaled and cropped, longer ones give their first frames.
+        device: where the returned tensors lie.
+
+    Raises:
+        UserError: a bucket the foundation cannot do, or a clip smaller or shorter than the bucket (422).
+    """
+    foundation.check_bucket(bucket)
+    prepared = []
+    for done, clip in enumerate(clips, 1):
+        fit(clip, bucket)
+        visual = cache.get(clip_key(clip, foundation, bucket))
+        if visual is None:
+            visual = encode(clip, foundation, bucket)
+            cache.put(clip_key(clip, foundation, bucket), visual)
+        text = cache.get(text_key(clip.caption, foundation))
+        if text is None:
+            text = {"text": foundation.encode_text([clip.caption])[0].float().cpu()}
+            cache.put(text_key(clip.caption, foundation), text)
+        latents_CFHW = visual["latents"]
+        # A VAE without time gives a frame the same latents alone as in its clip: stored once.
+        frames = visual.get("frame_latents", latents_CFHW.transpose(0, 1).unsqueeze(2))
+        prepared.append(
+            CachedClip(
+                clip_id=clip.clip_id,
+                sha256=clip.sha256,
+                caption=clip.caption,
+                latents_CFHW=latents_CFHW.to(device),
+                frame_latents_FC1HW=frames.to(device),
+                text_LD=text["text"].to(device),
+            )
+        )
+        if on_progress:
+            on_progress(done, len(clips))
+    return prepared
+
+
+def fit(clip: Clip, bucket: Bucket) -> None:
+    """Raise UserError (422 "clip_too_small") unless the bucket can be cut out of the clip."""
+    if clip.num_frames < bucket.frames or clip.height < bucket.height or clip.width < bucket.width:
+        raise UserError(
+            f"clip {clip.clip_id[:12]} of {clip.source_uri} is {clip.num_frames}x{clip.height}x{clip.width} (frames, "
+            f"height, width), less than {bucket}; train at its size or ingest the source again with --frames "
+            f"{bucket.frames} --height {bucket.height} --width {bucket.width}.",
+            status=422,
+            code="clip_too_small",
+        )
+
+
+def encode(clip: Clip, foundation: Foundation, bucket: Bucket) -> dict[str, Tensor]:
+    """A clip's latents [C, F, H, W] and, where they are not the same, its frames' [F, C, 1, H, W]; float32, CPU."""
+    frames_FHWC = clip.frames_FHWC()[: bucket.frames]
+    frames_FHWC = np.stack([cover(frame, bucket.height, bucket.width) for frame in frames_FHWC])
+    video_CFHW = torch.from_numpy(frames_FHWC).permute(3, 0, 1, 2).float() / 127.5 - 1
+    video_BCFHW = video_CFHW.unsqueeze(0).to(foundation.device)
+    latents_CFHW = foundation.encode_video(video_BCFHW)[0].float().cpu()
+    frames_FC1HW = foundation.encode_frames(video_BCFHW)[0].float().cpu()
+    for tensor in (latents_CFHW, frames_FC1HW):
+        if not torch.isfinite(tensor).all():
+            raise UserError(
+                f"the VAE of {foundation.name} gives NaN or infinite latents for clip {clip.clip_id[:12]}; "
+                "load it in float32.",
+                status=422,
+                code="invalid_latents",
+            )
+    tensors = {"latents": latents_CFHW.contiguous()}
+    if not torch.equal(latents_CFHW.transpose(0, 1).unsqueeze(2), frames_FC1HW):
+        tensors["frame_latents"] = frames_FC1HW.contiguous()
+    return tensors
