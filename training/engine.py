@@ -160,6 +160,9 @@ class DeepSpeedEngine:
                 "steps_per_print": 2**31,
             },
         )
+        if config.zero == 3:
+            whole = self.engine.optimizer.persistent_parameters
+            whole[0].all_gather(whole)
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return self.engine(batch)
@@ -179,17 +182,22 @@ class DeepSpeedEngine:
 
 
 def import_deepspeed() -> Any:
-    """DeepSpeed, told which accelerator to use before it looks, and quiet."""
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    os.environ.setdefault("DS_IGNORE_CUDA_DETECTION", "1")
+    """DeepSpeed, told which accelerator to use before it looks, quiet, and without its shared-memory collectives.
+
+    Those are compiled at first use, for a minute, and a rank whose peer was killed spins in them for ever, where
+    gloo's connection breaks and the run goes on from its checkpoint.
+    """
     import logging
 
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     import deepspeed
+    from deepspeed.ops import __compatible_ops__
     from deepspeed.utils import logger
 
     logger.setLevel(logging.ERROR)
+    __compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 
 

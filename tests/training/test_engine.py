@@ -1,0 +1,82 @@
+"""DeepSpeed's engine against plain torch, and ZeRO 0 to 3 against each other, on one and on two processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from training_helpers import plain_engine, random_clips
+
+from training.loop import train
+
+HERE = Path(__file__).parent
+
+
+def run_workers(folder, workers, stages, clips=2):
+    """What each rank reports, by ZeRO stage."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE)])}
+    environment |= {"OMP_NUM_THREADS": "1", "LOCAL_RANK": "0"}
+    command = [sys.executable, str(HERE / "zero_worker.py")]
+    rest = [str(workers), str(folder / "rendezvous"), stages, str(clips), str(folder)]
+    processes = [
+        subprocess.Popen(
+            [*command, str(rank), *rest],
+            env={**environment, "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(workers)
+    ]
+    results = []
+    try:
+        for process in processes:
+            out, err = process.communicate(timeout=400)
+            assert process.returncode == 0, err[-3000:]
+            line = next(line for line in out.splitlines() if line.startswith("RESULT "))
+            results.append({int(k): v for k, v in json.loads(line.removeprefix("RESULT ")).items()})
+    finally:
+        for process in processes:
+            process.kill()
+    return results
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    return run_workers(tmp_path_factory.mktemp("one"), 1, "0")[0]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    return run_workers(tmp_path_factory.mktemp("two"), 2, "0123")
+
+
+def test_zero_0_on_one_worker_is_plain_torch_bit_for_bit(one, unet3d):
+    from zero_worker import digest
+
+    engine = plain_engine(unet3d, clips=2, steps=4, gradient_accumulation=2)
+    losses = [report.loss for report in train(engine, "c", random_clips(unet3d, 2))]
+    assert one[0]["losses"] == losses
+    assert one[0]["digest"] == digest(engine)
+
+
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_every_zero_stage_gives_the_same_losses(two, zero):
+    for results in two:
+        assert results[zero]["losses"] == pytest.approx(results[0]["losses"], rel=1e-5)
+        assert results[zero]["norm"] == pytest.approx(results[0]["norm"], rel=1e-5)
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_all_ranks_hold_the_same_adapters_though_they_look_at_different_clips(two, zero):
+    assert two[0][zero]["digest"] == two[1][zero]["digest"]
+    assert two[0][zero]["losses"] == two[1][zero]["losses"]
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_every_zero_stage_continues_to_the_same_bits(two, zero):
+    for results in two:
+        assert results[zero]["continued"] == results[zero]["losses"][2:]
+        assert results[zero]["continued_digest"] == results[zero]["digest"]
