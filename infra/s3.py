@@ -15,6 +15,7 @@ import botocore.exceptions as failures
 from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
+from s3transfer.exceptions import S3DownloadFailedError
 
 from infra.errors import UserError
 from infra.storage import NotFound, ObjectInfo, Storage, atomic_file, check_key
@@ -67,8 +68,11 @@ class S3Storage(Storage):
         """Turn a failure of S3 or of the way to it into one sentence."""
         try:
             yield
-        except (failures.BotoCoreError, failures.ClientError, Boto3Error) as error:
+        except (failures.BotoCoreError, failures.ClientError, S3DownloadFailedError) as error:
             raise explain(error, self, key) from error
+        except Boto3Error as error:  # of a transfer; what happened stands behind it
+            behind = getattr(error, "last_exception", None) or error.__cause__ or error.__context__ or error
+            raise explain(behind, self, key) from error
 
     def get(self, key: str) -> bytes:
         with self.explained(key):
@@ -87,7 +91,7 @@ class S3Storage(Storage):
 
     def get_file(self, key: str, path: Path) -> None:
         where = self.where(key)
-        with self.explained(key), atomic_file(path) as temporary:
+        with atomic_file(path) as temporary, self.explained(key):
             try:
                 self.client.download_file(where["Bucket"], where["Key"], str(temporary), Config=TRANSFER)
             except failures.ClientError as error:
@@ -198,7 +202,7 @@ def make_client() -> Any:
         ) from error
 
 
-def explain(error: Exception, storage: S3Storage, key: str) -> UserError:
+def explain(error: BaseException, storage: S3Storage, key: str) -> UserError:
     """The sentence for a failure of S3."""
     at = f"at {storage.endpoint}"
     place = f"s3://{storage.bucket}/{storage.prefix}{key}"
@@ -253,7 +257,13 @@ def explain(error: Exception, storage: S3Storage, key: str) -> UserError:
             status=403,
             code="s3_no_credentials",
         )
-    if isinstance(error, failures.HTTPClientError):
+    if isinstance(error, failures.IncompleteReadError | failures.ResponseStreamingError):
+        return UserError(
+            f"reading {place} broke off {ATTEMPTS} times {at}; check the connection and try again.",
+            status=503,
+            code="s3_unreachable",
+        )
+    if isinstance(error, failures.HTTPClientError | failures.ConnectionError):
         return UserError(
             f"no connection to S3 {at} ({error_kind(error)}); check that it runs and that AWS_ENDPOINT_URL is right.",
             status=503,
@@ -262,7 +272,7 @@ def explain(error: Exception, storage: S3Storage, key: str) -> UserError:
     return UserError(f"S3 {at} failed for {place}: {error}; check the server and the URI.", code="s3_error")
 
 
-def error_kind(error: Exception) -> str:
+def error_kind(error: BaseException) -> str:
     """What kept the connection from standing, in two or three words."""
     if isinstance(error, failures.ConnectTimeoutError | failures.ReadTimeoutError):
         return "timed out"

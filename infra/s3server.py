@@ -3,9 +3,10 @@
     with LoopbackS3(bucket="demo") as s3, s3.exported():
         open_storage(s3.uri).put("key", b"value")
 
-moto keeps objects in memory and in temporary files; they are gone when the server stops. It is made to keep two
-promises of the real S3 here that it breaks alone: conditional writes are atomic (moto checks, then writes), and a
-request whose signature does not fit the secret is refused with 403 (moto looks at no secret).
+moto keeps objects in memory and in temporary files; they are gone when the server stops. It is made to keep
+three promises of the real S3 here that it breaks alone: conditional writes are atomic (moto checks, then writes), a
+request whose signature does not fit the secret is refused with 403 (moto looks at no secret), and an upload that
+broke off is not stored.
 """
 
 from __future__ import annotations
@@ -130,7 +131,10 @@ class Faithful:
             return refuse(start, *refusal)
         if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
             return self.app(environ, start)
-        environ["wsgi.input"] = io.BytesIO(read_body(environ))  # a slow sender must not hold the lock
+        body = read_body(environ)  # before the lock: a slow sender must not hold it
+        if len(body) < int(environ.get("CONTENT_LENGTH") or 0):  # the sender died; moto would store the half
+            return refuse(start, "IncompleteBody", "The request body ended too early.", "400 Bad Request")
+        environ["wsgi.input"] = io.BytesIO(body)
         environ["wsgi.input_terminated"] = True
         with self.writing:
             return list(self.app(environ, start))
@@ -193,11 +197,11 @@ def read_body(environ: dict[str, Any]) -> bytes:
     return environ["wsgi.input"].read() if environ.get("wsgi.input_terminated") else b""
 
 
-def refuse(start: StartResponse, code: str, message: str) -> Iterable[bytes]:
-    """S3's own 403."""
+def refuse(start: StartResponse, code: str, message: str, status: str = "403 Forbidden") -> Iterable[bytes]:
+    """An error as S3 words it."""
     body = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>{message}</Message></Error>'
     start(
-        "403 Forbidden",
+        status,
         [("Content-Type", "application/xml"), ("Content-Length", str(len(body))), ("Connection", "close")],
     )
     return [body.encode()]
