@@ -1,0 +1,280 @@
+"""How things move: a trajectory in position, scale and rotation over t in [0, 1], and the camera.
+
+Three sets: KNOWN (the foundation is pretrained on them, with words), NOVEL (it never sees them: they are what
+customization teaches), and any trajectory from a JSON file. Lengths in frame widths, y down, angles in turns.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from infra.errors import UserError
+
+Array = np.ndarray
+TRAVEL = 0.42  # length of a plain "moves right"
+SPEEDS = {"slowly": 0.5, "": 1.0, "quickly": 1.35}  # factors on TRAVEL, by adverb
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Where the object and the camera are, frame by frame; each field is an array [F].
+
+    `x`, `y` are absolute (0..1 is the frame), `scale` multiplies the radius, `angle` is in turns, clockwise. The
+    camera looks at (`camera_x`, `camera_y`) away from the middle with `zoom`; `depth` is the power of the zoom that
+    the background feels (1: a zoom; below 1: a dolly, the object comes nearer faster than what is behind it).
+    """
+
+    x: Array
+    y: Array
+    scale: Array
+    angle: Array
+    camera_x: Array
+    camera_y: Array
+    zoom: Array
+    depth: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def on_screen(self) -> tuple[Array, Array, Array]:
+        """(x, y, scale) [F] as the camera shows them."""
+        x = (self.x - 0.5 - self.camera_x) * self.zoom + 0.5
+        y = (self.y - 0.5 - self.camera_y) * self.zoom + 0.5
+        return x, y, self.scale * self.zoom
+
+
+@dataclass(frozen=True)
+class Motion:
+    """A named motion: `path(t_F) -> dict` of displacements (keys of Trajectory, absent = at rest).
+
+    `phrases` are the words for it. `fixed` paths (from a file) are absolute positions; the others are placed
+    anywhere in the frame where they fit.
+    """
+
+    name: str
+    phrases: tuple[str, ...]
+    path: Callable[[Array], dict[str, Array]]
+    depth: float = 1.0
+    fixed: bool = False
+    speeds: bool = False  # "slowly" and "quickly" apply
+
+    def trajectory(
+        self, frames: int, rng: np.random.Generator, radius: float = 0.185, speed: float = 1.0
+    ) -> Trajectory:
+        """The motion of an object of `radius`, placed by `rng` so that it stays in the frame if it can."""
+        t = np.linspace(0.0, 1.0, frames)
+        still, one = np.zeros(frames), np.ones(frames)
+        p = self.path(t)
+        x, y = p.get("x", still) * speed, p.get("y", still) * speed
+        track = Trajectory(
+            x + (0.0 if self.fixed else 0.5),
+            y + (0.0 if self.fixed else 0.5),
+            p.get("scale", one),
+            p.get("angle", still),
+            p.get("camera_x", still),
+            p.get("camera_y", still),
+            p.get("zoom", one),
+            self.depth,
+        )
+        if self.fixed:
+            return track
+        shown_x, shown_y, scale = track.on_screen()
+        reach = radius * 0.95 * scale
+        # moving the object by d moves it by d * zoom on the screen: the room left on either side, in scene units
+        dx, dy = (
+            _place(rng, np.max((reach - s) / track.zoom), np.min((1 - reach - s) / track.zoom))
+            for s in (shown_x, shown_y)
+        )
+        return Trajectory(
+            track.x + dx, track.y + dy, track.scale, track.angle, track.camera_x, track.camera_y, track.zoom, self.depth
+        )
+
+
+def _place(rng: np.random.Generator, low: float, high: float) -> float:
+    """A shift in [low, high]; the middle when the path is too wide for the frame."""
+    u = float(rng.random())
+    return low + u * (high - low) if high > low else (low + high) / 2
+
+
+def _line(dx: float, dy: float) -> Callable[[Array], dict[str, Array]]:
+    norm = TRAVEL / float(np.hypot(dx, dy))
+    return lambda t: {"x": (t - 0.5) * dx * norm, "y": (t - 0.5) * dy * norm}
+
+
+DIRECTIONS: dict[str, tuple[float, float]] = {
+    "right": (1, 0),
+    "left": (-1, 0),
+    "up": (0, -1),
+    "down": (0, 1),
+    "up-right": (1, -1),
+    "up-left": (-1, -1),
+    "down-right": (1, 1),
+    "down-left": (-1, 1),
+}
+
+
+def _direction(name: str) -> Motion:
+    words = {
+        "right": ("to the right", "right"),
+        "left": ("to the left", "left"),
+        "up": ("up", "upwards"),
+        "down": ("down", "downwards"),
+    }
+    if "-" in name:
+        vertical, horizontal = name.split("-")
+        ways: tuple[str, ...] = (f"diagonally {vertical} and {horizontal}", f"{vertical} and to the {horizontal}")
+    else:
+        ways = words[name]
+    verbs = ("moves", "slides", "travels")
+    return Motion(name, tuple(f"{v} {w}" for v in verbs for w in ways), _line(*DIRECTIONS[name]), speeds=True)
+
+
+def _known(name: str, phrases: tuple[str, ...], depth: float = 1.0, **fields: Callable[[Array], Array]) -> Motion:
+    return Motion(name, phrases, lambda t: {key: f(t) for key, f in fields.items()}, depth)
+
+
+KNOWN: dict[str, Motion] = {m.name: m for m in (_direction(name) for name in DIRECTIONS)} | {
+    m.name: m
+    for m in (
+        _known("still", ("stays still", "does not move", "rests")),
+        _known("grows", ("grows", "gets bigger"), scale=lambda t: 0.65 + 0.6 * t),
+        _known("shrinks", ("shrinks", "gets smaller"), scale=lambda t: 1.25 - 0.6 * t),
+        _known("spins", ("spins", "turns around itself"), angle=lambda t: 0.75 * t),
+        _known("pan-right", ("while the camera pans right",), camera_x=lambda t: 0.36 * (t - 0.5)),
+        _known("pan-left", ("while the camera pans left",), camera_x=lambda t: -0.36 * (t - 0.5)),
+        _known("zoom-in", ("while the camera zooms in",), zoom=lambda t: 0.8 + 0.5 * t),
+        _known("zoom-out", ("while the camera zooms out",), zoom=lambda t: 1.3 - 0.5 * t),
+        _known("dolly-in", ("while the camera dollies in",), depth=0.3, zoom=lambda t: 0.75 + 0.6 * t),
+        _known("dolly-out", ("while the camera dollies out",), depth=0.3, zoom=lambda t: 1.35 - 0.6 * t),
+    )
+}
+TURN = 2 * np.pi
+
+
+def _novel(name: str, phrase: str, x: Callable[[Array], Array], y: Callable[[Array], Array], **more) -> Motion:
+    return Motion(name, (phrase,), lambda t: {"x": x(t), "y": y(t)} | {k: f(t) for k, f in more.items()})
+
+
+def _triangle_wave(t: Array, periods: float) -> Array:
+    return 2 * np.abs(2 * ((t * periods + 0.25) % 1) - 1) - 1
+
+
+def _loop_angle(t: Array) -> Array:
+    """Angle along a vertical loop inside a way to the right: none, a full turn, none."""
+    return TURN * np.clip((t - 0.2) / 0.6, 0, 1)
+
+
+NOVEL: dict[str, Motion] = {
+    m.name: m
+    for m in (
+        _novel("orbit", "orbits", lambda t: 0.25 * np.cos(TURN * t), lambda t: 0.25 * np.sin(TURN * t)),
+        _novel("zigzag", "zigzags", lambda t: 0.5 * (t - 0.5), lambda t: 0.2 * _triangle_wave(t, 1.5)),
+        _novel("bounce", "bounces", lambda t: 0.44 * (t - 0.5), lambda t: 0.22 - 0.42 * np.abs(np.sin(TURN * t))),
+        _novel(
+            "spiral",
+            "spirals",
+            lambda t: 0.28 * (1 - 0.8 * t) * np.cos(TURN * 1.25 * t),
+            lambda t: 0.28 * (1 - 0.8 * t) * np.sin(TURN * 1.25 * t),
+        ),
+        _novel(
+            "figure-eight",
+            "flies a figure of eight",
+            lambda t: 0.28 * np.sin(TURN * t),
+            lambda t: 0.2 * np.sin(2 * TURN * t),
+        ),
+        _novel("swing", "swings", lambda t: 0.27 * np.sin(TURN * t), lambda t: -0.12 * np.sin(TURN * t) ** 2),
+        _novel("square", "patrols", lambda t: 0.24 * _side(t), lambda t: 0.24 * _side(t - 0.25)),
+        _novel("loop", "loops", lambda t: 0.34 * (t - 0.5) - 0.16 * np.sin(_loop_angle(t)),
+               lambda t: 0.16 * np.cos(_loop_angle(t))),
+        _novel("boomerang", "returns", lambda t: 0.48 * np.sin(np.pi * t) - 0.24, lambda t: 0.16 * np.sin(TURN * t)),
+        _novel("arc", "leaps", lambda t: 0.5 * (t - 0.5), lambda t: 0.3 - 1.2 * t * (1 - t) * 1.2),
+        _novel("shake", "shakes", lambda t: 0.2 * np.sin(TURN * 2 * t), lambda t: 0 * t),
+        _novel("hook", "hooks", lambda t: np.where(t < 0.5, 0.0, 0.8 * (t - 0.5)) - 0.2,
+               lambda t: np.where(t < 0.5, 0.8 * (0.5 - t), 0.0) - 0.2),
+        _novel(
+            "corkscrew",
+            "drills",
+            lambda t: 0.24 * np.cos(TURN * t),
+            lambda t: 0.3 * (0.5 - t),
+            angle=lambda t: t,
+            scale=lambda t: 0.8 + 0.3 * t,
+        ),
+    )
+}  # fmt: skip
+
+
+def _side(t: Array) -> Array:
+    """A walk along the four sides of a square: 1, to -1, -1, to 1 (with period 1), clipped triangle wave."""
+    return np.clip(2 * _triangle_wave(t + 0.125, 1.0), -1, 1)
+
+
+_WEIGHTS = {name: 0.085 for name in DIRECTIONS} | {"still": 0.06, "grows": 0.045, "shrinks": 0.045, "spins": 0.05}
+
+
+def sample_known(rng: np.random.Generator) -> tuple[Motion, str]:
+    """(a motion of KNOWN, its adverb): what the foundation is pretrained on."""
+    weights = np.array([_WEIGHTS.get(name, 0.02) for name in KNOWN])
+    motion = KNOWN[str(rng.choice(list(KNOWN), p=weights / weights.sum()))]
+    adverb = str(rng.choice(list(SPEEDS), p=[0.12, 0.76, 0.12])) if motion.speeds else ""
+    return motion, adverb
+
+
+def motion_named(name: str) -> Motion:
+    """The motion called `name`, known or novel. Raises UserError 404."""
+    found = KNOWN.get(name) or NOVEL.get(name)
+    if found is None:
+        raise UserError(
+            f"no motion is called {name!r}; choose one of: {', '.join([*KNOWN, *NOVEL])}, or draw one as a JSON file.",
+            status=404,
+            code="motion_not_found",
+        )
+    return found
+
+
+def read_trajectory(path: Path | str) -> Motion:
+    """A motion from a JSON file: a list of [t, x, y], [t, x, y, scale] or [t, x, y, scale, angle].
+
+    `t` rises from any start to any end (it is stretched to the clip); x, y in frame widths with (0, 0) the top left
+    corner; scale multiplies the object's radius; angle in turns. Between the points the motion is linear.
+    Raises UserError for anything else, naming the point.
+    """
+    path = Path(path)
+    try:
+        loaded = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"trajectory {path}: cannot be read ({error.strerror}).") from None
+    except ValueError as error:
+        raise UserError(f"trajectory {path} is not JSON ({error}); expected a list of [t, x, y].") from None
+    if not isinstance(loaded, list) or len(loaded) < 2:
+        raise UserError(f"trajectory {path}: expected a list of at least two [t, x, y] points.")
+    points = []
+    for i, entry in enumerate(loaded):
+        if isinstance(entry, dict):
+            entry = [entry.get(k, d) for k, d in (("t", None), ("x", None), ("y", None), ("scale", 1), ("angle", 0))]
+        numbers = isinstance(entry, list) and all(
+            isinstance(v, int | float) and not isinstance(v, bool) and np.isfinite(v) for v in entry
+        )
+        if not numbers or not 3 <= len(entry) <= 5:
+            raise UserError(f"trajectory {path}, point {i}: {json.dumps(entry)} is not [t, x, y(, scale, angle)].")
+        points.append([*entry, 1.0, 0.0] if len(entry) == 3 else [*entry, 0.0] if len(entry) == 4 else entry)
+    table = np.asarray(points, np.float64)
+    if (np.diff(table[:, 0]) <= 0).any():
+        raise UserError(f"trajectory {path}: t must rise from point to point.")
+    if (np.abs(table[:, 1:3] - 0.5) > 1.5).any():
+        raise UserError(f"trajectory {path}: x and y must be in frame widths, 0..1 inside the frame (got up to "
+                        f"{np.abs(table[:, 1:3]).max():g}).")  # fmt: skip
+    if (table[:, 3] <= 0).any() or (table[:, 3] > 10).any():
+        raise UserError(f"trajectory {path}: scale must lie in (0, 10].")
+    start, end = table[0, 0], table[-1, 0]
+    columns = dict(zip(("x", "y", "scale", "angle"), table[:, 1:].T, strict=True))
+
+    def follow(t: Array) -> dict[str, Array]:
+        at = start + t * (end - start)
+        return {key: np.interp(at, table[:, 0], column) for key, column in columns.items()}
+
+    return Motion(path.stem, ("moves",), follow, fixed=True)
