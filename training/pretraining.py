@@ -86,14 +86,18 @@ def load_state(path: Path, modules: dict[str, nn.Module], optimizer, average: Av
         for mean, kept in zip(average.mean, state["average"], strict=True):
             mean.copy_(kept)
     except (RuntimeError, KeyError, ValueError) as error:
-        raise UserError(f"{path} is not a state of this pretraining ({str(error).splitlines()[0]}); use another --out.") from None
+        raise UserError(
+            f"{path} is not a state of this pretraining ({str(error).splitlines()[0]}); use another --out."
+        ) from None
     return int(state["step"])
 
 
 def log(folder: Path, record: dict) -> None:
     """Append one line to the run's log.jsonl."""
     with (folder / "log.jsonl").open("a") as file:
-        file.write(json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in record.items()}) + "\n")
+        file.write(
+            json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in record.items()}) + "\n"
+        )
 
 
 def to_video(clips_BFHWC: np.ndarray, device: str) -> Tensor:

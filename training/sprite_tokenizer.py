@@ -17,7 +17,27 @@ from datasets.sprites.captions import vocabulary
 MAX_LENGTH = 32  # tokens, the two marks included; the longest caption of the grammar has 21
 START, END = "<|startoftext|>", "<|endoftext|>"
 # Words of ordinary prompts that the grammar does not use (untrained tokens, but they do not fill the prompt).
-OTHER_WORDS = "the is in of with around from towards then very forth back flying running dancing person dog cat car".split()
+OTHER_WORDS = [
+    "the",
+    "is",
+    "in",
+    "of",
+    "with",
+    "around",
+    "from",
+    "towards",
+    "then",
+    "very",
+    "forth",
+    "back",
+    "flying",
+    "running",
+    "dancing",
+    "person",
+    "dog",
+    "cat",
+    "car",
+]
 
 
 def write_tokenizer(folder: Path) -> CLIPTokenizer:
@@ -25,7 +45,11 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = sorted({*vocabulary(), *OTHER_WORDS})
     trainer = trainers.BpeTrainer(
-        vocab_size=100_000, min_frequency=1, show_progress=False, initial_alphabet=alphabet, end_of_word_suffix="</w>"
+        vocab_size=100_000,
+        min_frequency=1,
+        show_progress=False,
+        initial_alphabet=alphabet,
+        end_of_word_suffix="</w>",
     )
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -2,7 +2,7 @@
 
     python -m motiondirector sprites pretrain --stage vae --out runs/foundation
 
-Loss: L1 on pixels + L1 on their horizontal and vertical differences (edges; no perceptual network is needed in so
+Loss: L1 and L2 on pixels + L1 on their horizontal and vertical differences (edges; no perceptual network is needed in so
 simple a world) + a small KL. Frames are drawn from the whole space of poses, not from motions.
 """
 
@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor
+from diffusers.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
+from torch import Tensor, nn
 
 from datasets.sprites.motions import Trajectory
 from datasets.sprites.render import draw
@@ -26,22 +27,39 @@ from training.pretraining import Average, Schedule, draws, load_state, log, save
 SIZE = 64
 LEARNING_RATE = 2e-3
 KL_WEIGHT = 5e-4
-EDGE_WEIGHT = 1.0
+EDGE_WEIGHT = 0.5
 
 
 def build_vae(seed: int = 0) -> AutoencoderKL:
     """The untrained autoencoder: 8 times down, 8 channels, no attention (the world is local)."""
     torch.manual_seed(seed)
-    return AutoencoderKL(
+    vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 32, 64, 96),
+        block_out_channels=(16, 16, 32, 64),
         layers_per_block=1,
         latent_channels=8,
-        norm_num_groups=8,
+        # Few groups: a flat image is constant in space, so a group of two channels would normalise its colour away.
+        norm_num_groups=1,
         sample_size=SIZE,
         mid_block_add_attention=False,
     )
+    # Residual branches begin silent and resampling begins as the identity: colours then pass straight through.
+    with torch.no_grad():
+        for module in vae.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.orthogonal_(module.weight)
+                nn.init.zeros_(module.bias)
+        for module in vae.modules():
+            if isinstance(module, ResnetBlock2D):
+                nn.init.zeros_(module.conv2.weight)
+            elif isinstance(module, Downsample2D | Upsample2D):
+                nn.init.dirac_(module.conv.weight)
+        # ... and the posterior begins narrow: noise of unit variance would drown them.
+        latents = vae.config.latent_channels
+        vae.quant_conv.weight[latents:] = 0
+        vae.quant_conv.bias[latents:] = -5
+    return vae
 
 
 def frame_batch(rng: np.random.Generator, n: int, size: int = SIZE) -> np.ndarray:
@@ -60,16 +78,19 @@ def frame_batch(rng: np.random.Generator, n: int, size: int = SIZE) -> np.ndarra
     return np.stack(frames)
 
 
-def reconstruction_loss(vae: AutoencoderKL, x_BCHW: Tensor, generator: torch.Generator) -> tuple[Tensor, dict]:
-    """L1 + EDGE_WEIGHT * L1 of differences + KL_WEIGHT * KL per latent element, and its parts."""
+def reconstruction_loss(
+    vae: AutoencoderKL, x_BCHW: Tensor, generator: torch.Generator
+) -> tuple[Tensor, dict]:
+    """L1 + L2 + EDGE_WEIGHT * L1 of differences + KL_WEIGHT * KL per latent element, and its parts."""
     posterior = vae.encode(x_BCHW).latent_dist
     noise = torch.randn(posterior.mean.shape, generator=generator).to(x_BCHW.device)
     out = vae.decode(posterior.mean + posterior.std * noise).sample.float()
     pixels = (out - x_BCHW).abs().mean()
+    squares = (out - x_BCHW).square().mean()
     edges = sum((torch.diff(out, dim=d) - torch.diff(x_BCHW, dim=d)).abs().mean() for d in (2, 3))
     mean, logvar = posterior.mean.float(), posterior.logvar.float()
     kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
-    return pixels + EDGE_WEIGHT * edges + KL_WEIGHT * kl, {"pixels": pixels.item(), "kl": kl.item()}
+    return pixels + squares + EDGE_WEIGHT * edges + KL_WEIGHT * kl, {"pixels": pixels.item(), "kl": kl.item()}
 
 
 @torch.no_grad()
@@ -97,7 +118,11 @@ def train_vae(
     out.mkdir(parents=True, exist_ok=True)
     vae = build_vae(seed).to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
-    average, schedule, state = Average([vae], 0.995), Schedule(LEARNING_RATE, steps), out / "vae_state.pt"
+    average, schedule, state = (
+        Average([vae], 0.995),
+        Schedule(LEARNING_RATE, steps, warmup=30),
+        out / "vae_state.pt",
+    )
     first = load_state(state, {"vae": vae}, optimizer, average, device) if resume and state.exists() else 0
     started = time.monotonic()
     for step in range(first, steps):
@@ -105,7 +130,8 @@ def train_vae(
         x = to_video(frame_batch(rng, batch), device).to(memory_format=torch.channels_last)
         for group in optimizer.param_groups:
             group["lr"] = schedule.at(step)
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
+        # bf16 gains nothing for so narrow convolutions on a CPU
+        with torch.autocast("cuda", torch.bfloat16, enabled=device.startswith("cuda")):
             loss, parts = reconstruction_loss(vae, x, generator)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -113,7 +139,13 @@ def train_vae(
         optimizer.zero_grad(set_to_none=True)
         average.update(step)
         if (step + 1) % every == 0 or step + 1 == steps:
-            record = {"stage": "vae", "step": step + 1, "loss": loss.item(), **parts, "s": time.monotonic() - started}
+            record = {
+                "stage": "vae",
+                "step": step + 1,
+                "loss": loss.item(),
+                **parts,
+                "s": time.monotonic() - started,
+            }
             log(out, record)
             progress(step + 1, record)
             save_state(state, step + 1, {"vae": vae}, optimizer, average)

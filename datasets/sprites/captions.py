@@ -62,7 +62,9 @@ def caption(scene: Scene, motion: Motion | None, rng: np.random.Generator, adver
     behind = str(rng.choice(_BACKGROUND_PHRASES[scene.background.kind])).format(scene.background.colour)
     moves = "" if motion is None else str(rng.choice(motion.phrases))
     order = int(rng.integers(2))
-    return re.sub(r"\ba (?=olive)", "an ", _sentence(obj, " ".join(filter(None, (moves, adverb))), behind, order))
+    return re.sub(
+        r"\ba (?=olive)", "an ", _sentence(obj, " ".join(filter(None, (moves, adverb))), behind, order)
+    )
 
 
 def canonical(scene: Scene, motion: Motion | None, adverb: str = "") -> str:
@@ -91,7 +93,9 @@ def parse(text: str) -> Said:
         sprite = Sprite(shape, colour, texture, first(SIZES) or "medium")
     if behind:
         checkered = first(("checkerboard", "checkered"))
-        background = Background(behind, "checkered" if checkered else "gradient" if "gradient" in words else "plain")
+        background = Background(
+            behind, "checkered" if checkered else "gradient" if "gradient" in words else "plain"
+        )
     found = [
         (len(phrase), motion.name)
         for motion in (KNOWN | NOVEL).values()

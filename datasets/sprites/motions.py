@@ -91,7 +91,14 @@ class Motion:
             for s in (shown_x, shown_y)
         )
         return Trajectory(
-            track.x + dx, track.y + dy, track.scale, track.angle, track.camera_x, track.camera_y, track.zoom, self.depth
+            track.x + dx,
+            track.y + dy,
+            track.scale,
+            track.angle,
+            track.camera_x,
+            track.camera_y,
+            track.zoom,
+            self.depth,
         )
 
 
@@ -127,14 +134,19 @@ def _direction(name: str) -> Motion:
     }
     if "-" in name:
         vertical, horizontal = name.split("-")
-        ways: tuple[str, ...] = (f"diagonally {vertical} and {horizontal}", f"{vertical} and to the {horizontal}")
+        ways: tuple[str, ...] = (
+            f"diagonally {vertical} and {horizontal}",
+            f"{vertical} and to the {horizontal}",
+        )
     else:
         ways = words[name]
     verbs = ("moves", "slides", "travels")
     return Motion(name, tuple(f"{v} {w}" for v in verbs for w in ways), _line(*DIRECTIONS[name]), speeds=True)
 
 
-def _known(name: str, phrases: tuple[str, ...], depth: float = 1.0, **fields: Callable[[Array], Array]) -> Motion:
+def _known(
+    name: str, phrases: tuple[str, ...], depth: float = 1.0, **fields: Callable[[Array], Array]
+) -> Motion:
     return Motion(name, phrases, lambda t: {key: f(t) for key, f in fields.items()}, depth)
 
 
@@ -156,7 +168,9 @@ KNOWN: dict[str, Motion] = {m.name: m for m in (_direction(name) for name in DIR
 TURN = 2 * np.pi
 
 
-def _novel(name: str, phrase: str, x: Callable[[Array], Array], y: Callable[[Array], Array], **more) -> Motion:
+def _novel(
+    name: str, phrase: str, x: Callable[[Array], Array], y: Callable[[Array], Array], **more
+) -> Motion:
     return Motion(name, (phrase,), lambda t: {"x": x(t), "y": y(t)} | {k: f(t) for k, f in more.items()})
 
 
@@ -213,7 +227,7 @@ def _side(t: Array) -> Array:
     return np.clip(2 * _triangle_wave(t + 0.125, 1.0), -1, 1)
 
 
-_WEIGHTS = {name: 0.085 for name in DIRECTIONS} | {"still": 0.06, "grows": 0.045, "shrinks": 0.045, "spins": 0.05}
+_WEIGHTS = dict.fromkeys(DIRECTIONS, 0.085) | {"still": 0.06, "grows": 0.045, "shrinks": 0.045, "spins": 0.05}
 
 
 def sample_known(rng: np.random.Generator) -> tuple[Motion, str]:
@@ -255,12 +269,17 @@ def read_trajectory(path: Path | str) -> Motion:
     points = []
     for i, entry in enumerate(loaded):
         if isinstance(entry, dict):
-            entry = [entry.get(k, d) for k, d in (("t", None), ("x", None), ("y", None), ("scale", 1), ("angle", 0))]
+            entry = [
+                entry.get(k, d)
+                for k, d in (("t", None), ("x", None), ("y", None), ("scale", 1), ("angle", 0))
+            ]
         numbers = isinstance(entry, list) and all(
             isinstance(v, int | float) and not isinstance(v, bool) and np.isfinite(v) for v in entry
         )
         if not numbers or not 3 <= len(entry) <= 5:
-            raise UserError(f"trajectory {path}, point {i}: {json.dumps(entry)} is not [t, x, y(, scale, angle)].")
+            raise UserError(
+                f"trajectory {path}, point {i}: {json.dumps(entry)} is not [t, x, y(, scale, angle)]."
+            )
         points.append([*entry, 1.0, 0.0] if len(entry) == 3 else [*entry, 0.0] if len(entry) == 4 else entry)
     table = np.asarray(points, np.float64)
     if (np.diff(table[:, 0]) <= 0).any():

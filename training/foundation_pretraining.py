@@ -1,0 +1,264 @@
+"""Second stage of the sprite foundation: text encoder and UNet3D, trained together on clips rendered on the fly.
+
+    python -m motiondirector sprites pretrain --stage unet --out runs/foundation
+
+Frozen autoencoder, v-prediction with a zero terminal SNR (Lin et al. 2024: the last timestep is pure noise, as in
+sampling), captions dropped for classifier-free guidance, averaged weights. Training begins on single frames, which
+cost an eighth of a clip and skip every temporal layer, and goes on with clips and a share of frames: the spatial path
+then knows single frames, as the method's training asks of it.
+
+Letters: B batch, C latent channels, F frames, h and w latent pixels.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, TextToVideoSDPipeline, UNet3DConditionModel
+from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from datasets.sprites.captions import caption
+from datasets.sprites.motions import SPEEDS, sample_known
+from datasets.sprites.render import render_clip
+from datasets.sprites.world import sample_scene
+from models.noise import DDPMNoise
+from models.unet3d import skip_temporal_for_single_frames
+from training.pretraining import Average, Schedule, draws, load_state, log, save_state, to_video
+from training.sprite_tokenizer import MAX_LENGTH, write_tokenizer
+
+FRAMES, SIZE = 8, 64
+TEXT_WIDTH = 128
+CAPTION_DROPOUT = 0.1
+UNSAID_MOTION = 0.06  # share of clips whose caption names the appearance only
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of the stage, with those of the released checkpoint as defaults."""
+
+    steps: int = 2400
+    image_steps: int = 800  # the first steps see single frames only
+    image_share: float = 0.25  # of the later batches
+    clips: int = 12  # clips in a batch
+    images: int = 48  # single frames in a batch of them
+    learning_rate: float = 8e-4
+    decay: float = 0.25
+    average: float = 0.995
+    noise_bias: float = (
+        0.7  # timestep = T * u ** noise_bias: below 1 leans to high noise, where motion is decided
+    )
+    seed: int = 0
+
+
+@dataclass
+class Parts:
+    """The trainable and the frozen parts of the pipeline."""
+
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel
+    unet: UNet3DConditionModel
+    vae: AutoencoderKL
+    scheduler: DDIMScheduler
+
+    def tokens(self, captions: list[str], device: str) -> Tensor:
+        """int64 [B, MAX_LENGTH]."""
+        encoded = self.tokenizer(
+            captions, padding="max_length", max_length=MAX_LENGTH, truncation=True, return_tensors="pt"
+        )
+        return encoded.input_ids.to(device)
+
+
+def make_scheduler() -> DDIMScheduler:
+    """Scaled-linear betas rescaled to a zero terminal SNR, v-prediction, sampling from the last timestep on."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        steps_offset=1,
+    )
+
+
+def build_parts(out: Path, vae: AutoencoderKL, seed: int = 0) -> Parts:
+    """Untrained text encoder and UNet3D around a trained autoencoder; the tokenizer is written to `out/tokenizer`."""
+    torch.manual_seed(seed)
+    tokenizer = write_tokenizer(out / "tokenizer")
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=4 * TEXT_WIDTH,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_LENGTH,
+            projection_dim=TEXT_WIDTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    unet = UNet3DConditionModel(
+        sample_size=SIZE // 8,
+        in_channels=vae.config.latent_channels,
+        out_channels=vae.config.latent_channels,
+        down_block_types=("CrossAttnDownBlock3D",) * 2,
+        up_block_types=("CrossAttnUpBlock3D",) * 2,
+        block_out_channels=(64, 128),
+        layers_per_block=1,
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=16,
+        norm_num_groups=8,
+    )
+    with torch.no_grad():
+        # Words louder than their places, and temporal layers silent when clips first come: both save steps.
+        text_encoder.get_input_embeddings().weight.mul_(3.0)
+        for module in unet.modules():
+            if isinstance(module, TransformerTemporalModel):
+                module.proj_out.weight.zero_()
+                module.proj_out.bias.zero_()
+    return Parts(tokenizer, text_encoder, unet, vae, make_scheduler())
+
+
+def load_parts(folder: Path) -> Parts:
+    """The parts of a released checkpoint, in float32, to train on from."""
+    pipeline = TextToVideoSDPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    return Parts(pipeline.tokenizer, pipeline.text_encoder, pipeline.unet, pipeline.vae, pipeline.scheduler)
+
+
+def save_pipeline(parts: Parts, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+    """Write a stock TextToVideoSDPipeline to `folder`, replacing the weights there, in `dtype`."""
+    fresh = folder.with_name(folder.name + ".writing")
+    shutil.rmtree(fresh, ignore_errors=True)
+    # a copy in the released precision; the parts themselves stay as they are
+    lower = [type(m).from_config(m.config) for m in (parts.vae, parts.unet)]
+    lower.append(CLIPTextModel(parts.text_encoder.config))
+    for copy, module in zip(lower, (parts.vae, parts.unet, parts.text_encoder), strict=True):
+        copy.load_state_dict(module.state_dict())
+        copy.to(dtype)
+    vae, unet, text_encoder = lower
+    pipeline = TextToVideoSDPipeline(
+        vae=vae, text_encoder=text_encoder, tokenizer=parts.tokenizer, unet=unet, scheduler=parts.scheduler
+    )
+    pipeline.save_pretrained(fresh, safe_serialization=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for item in fresh.iterdir():
+        target = folder / item.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        item.replace(target)
+    fresh.rmdir()
+
+
+def draw_batch(rng: np.random.Generator, recipe: Recipe, step: int) -> tuple[np.ndarray, list[str]]:
+    """Videos uint8 [B, F, H, W, 3] (F is 1 for a batch of single frames) and their captions, some empty."""
+    single = step < recipe.image_steps or rng.random() < recipe.image_share
+    videos, captions = [], []
+    for _ in range(recipe.images if single else recipe.clips):
+        scene = sample_scene(rng)
+        motion, adverb = sample_known(rng)
+        clip = render_clip(scene, motion, FRAMES, SIZE, seed=int(rng.integers(2**31)), speed=SPEEDS[adverb])
+        unsaid = rng.random() < (0.5 if single else UNSAID_MOTION)
+        text = caption(scene, None if unsaid else motion, rng, "" if unsaid else adverb)
+        captions.append("" if rng.random() < CAPTION_DROPOUT else text)
+        videos.append(clip[[int(rng.integers(FRAMES))]] if single else clip)
+    return np.stack(videos), captions
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, videos: np.ndarray, device: str) -> Tensor:
+    """Latents [B, C, F, h, w], scaled to unit variance."""
+    x_BFCHW = to_video(videos, device)
+    with torch.autocast(torch.device(device).type, torch.bfloat16):
+        latents = vae.encode(x_BFCHW.flatten(0, 1)).latent_dist.mean.float()
+    return (latents * vae.config.scaling_factor).unflatten(0, x_BFCHW.shape[:2]).transpose(1, 2)
+
+
+def denoising_loss(
+    parts: Parts,
+    noise: DDPMNoise,
+    videos: np.ndarray,
+    captions: list[str],
+    recipe: Recipe,
+    generator,
+    device: str,
+) -> Tensor:
+    """Mean squared error of v over the batch; timesteps and noise come from `generator` (on the CPU)."""
+    x0 = encode(parts.vae, videos, device)
+    eps = torch.randn(x0.shape, generator=generator).to(device)
+    u_B = torch.rand(len(x0), generator=generator) ** recipe.noise_bias
+    t_B = noise.timesteps(u_B).to(device)
+    with torch.autocast(torch.device(device).type, torch.bfloat16):
+        text_BLD = parts.text_encoder(parts.tokens(captions, device)).last_hidden_state
+        answer = parts.unet(noise.add(x0, eps, t_B), t_B, encoder_hidden_states=text_BLD).sample
+    return torch.nn.functional.mse_loss(answer.float(), noise.target(x0, eps, t_B))
+
+
+def train_unet(
+    out: Path,
+    recipe: Recipe,
+    parts: Parts,
+    *,
+    device: str = "cpu",
+    every: int = 100,
+    resume: bool = True,
+    progress: Callable[[int, dict], None] = lambda step, record: None,
+) -> Parts:
+    """Train to `recipe.steps`; every `every` steps save `out/unet_state.pt` and the averaged pipeline `out/pipeline`.
+
+    With `resume` an existing state is continued. Returns the parts with averaged weights.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    vae, unet, text_encoder = (m.to(device).eval() for m in (parts.vae, parts.unet, parts.text_encoder))
+    vae.requires_grad_(False)
+    skip_temporal_for_single_frames(unet)  # eval mode: the temporal convolutions' dropout stays off
+    modules = {"unet": unet, "text_encoder": text_encoder}
+    trained = [p for m in modules.values() for p in m.parameters()]
+    for p in trained:
+        p.requires_grad_(True)
+    optimizer = torch.optim.AdamW(
+        trained, lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+    )
+    average = Average([*modules.values()], recipe.average)
+    schedule = Schedule(recipe.learning_rate, recipe.steps, decay=recipe.decay)
+    state = out / "unet_state.pt"
+    first = load_state(state, modules, optimizer, average, device) if resume and state.exists() else 0
+    noise, started, losses = DDPMNoise(parts.scheduler), time.monotonic(), []
+    for step in range(first, recipe.steps):
+        rng, generator = draws(recipe.seed, step)
+        videos, captions = draw_batch(rng, recipe, step)
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.at(step)
+        loss = denoising_loss(parts, noise, videos, captions, recipe, generator, device)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        average.update(step)
+        losses.append(loss.item())
+        if (step + 1) % every == 0 or step + 1 == recipe.steps:
+            record = {
+                "stage": "unet",
+                "step": step + 1,
+                "loss": float(np.mean(losses)),
+                "s": time.monotonic() - started,
+            }
+            losses.clear()
+            log(out, record)
+            progress(step + 1, record)
+            save_state(state, step + 1, modules, optimizer, average)
+            average.swap()
+            save_pipeline(parts, out / "pipeline")
+            average.swap()
+    average.swap()
+    return parts
