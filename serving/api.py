@@ -1,7 +1,5 @@
 """The HTTP face: routes, keys, and one shape for every error. What a route means is in `serving.service`."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -205,7 +203,7 @@ def add_error_handlers(app: FastAPI) -> None:
 def explain(error: RequestValidationError) -> tuple[int, dict[str, Any]]:
     """Status and answer for a request that does not fit its schema. Never repeats the input."""
     first = error.errors()[0]
-    where = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
+    where = [str(part) for part in first["loc"][1:]]  # after "body", "query" or "path"
     if first["type"] == "json_invalid" or (first["type"] == "missing" and not where):
         reason = first.get("ctx", {}).get("error", "it is empty")
         message = f"the body is not JSON ({reason}); send an object like " + '{"prompt": "..."}.'

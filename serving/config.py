@@ -7,9 +7,9 @@ import hmac
 import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from infra.errors import UserError
 
@@ -23,7 +23,7 @@ class ServeConfig(BaseModel):
 
     foundation: Annotated[str | None, Field(description="path or hub id; absent: the embedded model")] = None
     device: Annotated[str | None, Field(description="absent: a GPU where there is one")] = None
-    dtype: Annotated[str | None, Field(pattern="^(float32|bfloat16|float16)$")] = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
     registry: Annotated[str | None, Field(description="folder or s3:// URI of the concept registry")] = None
     data_dir: Annotated[str, Field(description="jobs, results, adapter files")] = "runs/serve"
     database: Annotated[
@@ -55,6 +55,16 @@ class ServeConfig(BaseModel):
     @property
     def results_uri(self) -> str:
         return self.results or str(Path(self.data_dir).absolute())
+
+
+def make_config(**fields: Any) -> ServeConfig:
+    """A configuration from a user's options. Raises UserError naming the option."""
+    try:
+        return ServeConfig(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "--" + "-".join(map(str, first["loc"])).replace("_", "-")
+        raise UserError(f"{option} {first['input']!r}: {first['msg']}.", code="invalid_value") from None
 
 
 def hash_key(key: str) -> str:

@@ -75,6 +75,17 @@ def fits(foundation: Foundation, bucket: Bucket) -> bool:
     return True
 
 
+def build_engine(config: ServeConfig, observe: Observe = lambda name, value: None) -> Engine:
+    """An engine as configured, its model loaded, not started. Raises UserError for a foundation it cannot load."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    foundation = load_foundation(config.foundation, device=config.device, dtype=config.dtype)
+    bank = foundation.add_bank({"temporal": config.slots, "spatial": config.spatial_slots}, config.rank)
+    registry = open_registry(config.registry) if config.registry else None
+    files = AdapterFiles(registry, foundation, Path(config.data_dir).absolute() / "adapters")
+    return Engine(foundation, bank, HostCache(files), max_batch=config.max_batch, observe=observe)
+
+
 class Stream:
     """The events of one running request, for however many listen (a restarted ingress asks again)."""
 
@@ -94,14 +105,8 @@ class EngineService:
     """Loads the model once and answers requests (an `EngineClient`)."""
 
     def __init__(self, config: ServeConfig, observe: Observe = lambda name, value: None) -> None:
-        if config.threads:
-            torch.set_num_threads(config.threads)
-        foundation = load_foundation(config.foundation, device=config.device, dtype=config.dtype)
-        bank = foundation.add_bank({"temporal": config.slots, "spatial": config.spatial_slots}, config.rank)
-        registry = open_registry(config.registry) if config.registry else None
-        files = AdapterFiles(registry, foundation, Path(config.data_dir).absolute() / "adapters")
-        self._info = describe(foundation, config)
-        self.engine = Engine(foundation, bank, HostCache(files), max_batch=config.max_batch, observe=observe)
+        self.engine = build_engine(config, observe)
+        self._info = describe(self.engine.foundation, config)
         self.engine.start()
         self._streams: dict[str, Stream] = {}
         self._numbers = itertools.count()
@@ -152,4 +157,5 @@ class EngineService:
             raise EngineLost("the engine's thread has died") from self.engine.failure
 
     def close(self) -> None:
+        """Stop the engine's thread."""
         self.engine.close()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import time
 from pathlib import Path
+from typing import IO
 
 from infra.errors import UserError
 from infra.registry import Registry, open_registry
@@ -28,9 +31,13 @@ class VideoService:
     """
 
     def __init__(self, config: ServeConfig, engine: EngineClient) -> None:
-        with contextlib.suppress(FileExistsError):
-            Path(config.data_dir).mkdir(parents=True, mode=0o700)
+        try:
+            Path(config.data_dir).mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            message = f"--data-dir {config.data_dir} cannot be made ({error.strerror}); give a folder you may write."
+            raise UserError(message, code="invalid_path") from None
         self.config, self._engine = config, engine
+        self._lock = lock_folder(Path(config.data_dir))
         self.store = JobStore(config.database_url)
         self._results = open_storage(config.results_uri)
         self._registry: Registry | None = open_registry(config.registry) if config.registry else None
@@ -56,6 +63,7 @@ class VideoService:
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
         self.store.close()
+        self._lock.close()
 
     @property
     def dispatching(self) -> bool:
@@ -168,6 +176,27 @@ class VideoService:
             for version in self._registry.versions(concept.name)
             if version.metadata.get("foundation_fingerprint", info.fingerprint) == info.fingerprint
         ]
+
+
+def lock_folder(folder: Path, patience: float = 10.0) -> IO[str]:
+    """Hold the data folder for this process: two ingresses on one job database would run every job twice.
+
+    The lock goes with the process, however it ends. Raises UserError when another server keeps it.
+    """
+    lock = (folder / "lock").open("w")
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except BlockingIOError:
+            if time.monotonic() > end:
+                lock.close()
+                message = (
+                    f"--data-dir {folder} is in use by another server; stop that one or give another folder."
+                )
+                raise UserError(message, status=409, code="data_dir_in_use") from None
+            time.sleep(0.2)
 
 
 def engine_unavailable() -> UserError:

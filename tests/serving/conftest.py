@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from serving_helpers import Publish, random_adapter
 
 from infra.registry import Registry, Version, open_registry
-from models.adapter import Adapter, save_adapter
+from models.adapter import save_adapter
 from models.foundation import Foundation
 from models.load import load_foundation
 
 FAMILIES = ("tiny-random:unet3d", "tiny-random:wan")
-Publish = Callable[..., Version]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,18 +38,6 @@ def foundation(request: pytest.FixtureRequest) -> Foundation:
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
     return open_registry(tmp_path / "registry")
-
-
-def random_adapter(foundation: Foundation, *, path="temporal", rank=4, seed=0, scale=0.3) -> Adapter:
-    """An adapter that visibly changes the model's answer: both halves random."""
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {}
-    for name in foundation.targets[path]:
-        layer = foundation.denoiser.get_submodule(name)
-        a = torch.randn(rank, layer.in_features, generator=generator) * scale
-        b = torch.randn(layer.out_features, rank, generator=generator) * scale
-        tensors[name] = (a, b)
-    return Adapter(path, rank, tensors)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import random_adapter
+from serving_helpers import random_adapter
 
 from datasets.decode import decode
 from datasets.video import read_metadata

@@ -1,0 +1,144 @@
+"""`motiondirector serve`: the Ray Serve application on this machine or on a cluster, until Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from motiondirector.cli import ConfigFile
+
+
+def serve(
+    foundation: Annotated[
+        str | None, typer.Option(help="Model folder or hub id. Absent: the embedded one.")
+    ] = None,
+    registry: Annotated[
+        str,
+        typer.Option(help="Folder or s3:// URI of the concept registry.", envvar="MOTIONDIRECTOR_REGISTRY"),
+    ] = "runs/registry",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; beyond loopback only with API keys.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    slots: Annotated[int, typer.Option(min=1, help="Motions (temporal adapters) on the device at once.")] = 8,
+    spatial_slots: Annotated[int, typer.Option(min=0, help="Appearances on the device at once.")] = 4,
+    rank: Annotated[int, typer.Option(min=1, help="Largest rank of an adapter.")] = 32,
+    max_batch: Annotated[int, typer.Option(min=1, help="Videos in one denoising step.")] = 8,
+    data_dir: Annotated[Path, typer.Option(help="Jobs, videos and fetched adapters.")] = Path("runs/serve"),
+    database: Annotated[
+        str | None, typer.Option(help="SQLAlchemy URL of the jobs. Absent: SQLite in --data-dir.")
+    ] = None,
+    results: Annotated[
+        str | None, typer.Option(help="Folder or s3:// URI of the videos. Absent: in --data-dir.")
+    ] = None,
+    replicas: Annotated[int, typer.Option(min=1, help="Engines, each with the model.")] = 1,
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs of an engine.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda ... Absent: a GPU if there is one.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="File with API keys, one a line (or sha256:<hex>).")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster to run on, such as auto. Absent: one on this machine.")
+    ] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Serve videos over HTTP: one resident model, the motion chosen by each request.
+
+    [bold]Examples[/]
+
+    motiondirector serve --registry runs/registry
+
+    motiondirector serve --registry s3://bucket/registry --host 0.0.0.0 --api-key-file keys.txt --gpus 1
+
+    The API has the shape of OpenAI's videos API; its page is at /docs. Without keys (--api-key-file, or
+    MOTIONDIRECTOR_API_KEY) it listens on loopback only. Ctrl-C stops it; jobs that have not finished go on at the
+    next start with the same --data-dir.
+    """
+    from infra.cluster import check_workers, ray_session
+    from infra.registry import open_registry
+    from models.load import family_of, locate
+    from serving.config import check_exposure, make_config, read_api_keys
+
+    hashes = read_api_keys(api_key_file)
+    check_exposure(host, hashes)
+    port = check_port(host, port)
+    family_of(locate(foundation), foundation or "the embedded foundation")
+    registry = registry if "://" in registry else str(Path(registry).absolute())
+    concepts = open_registry(registry).concepts()
+    settings = make_config(
+        foundation=foundation
+        if foundation is None or not Path(foundation).exists()
+        else str(Path(foundation).absolute()),
+        device=device,
+        dtype=dtype,
+        registry=registry,
+        data_dir=str(data_dir.absolute()),
+        database=database,
+        results=results if results is None or "://" in results else str(Path(results).absolute()),
+        slots=slots,
+        spatial_slots=spatial_slots,
+        rank=rank,
+        max_batch=max_batch,
+        replicas=replicas,
+        engine_gpus=gpus,
+        api_key_hashes=hashes,
+    )
+    stop = threading.Event()
+    with ray_session(address):
+        check_workers(replicas, gpus=gpus, cpus=settings.engine_cpus)
+        from ray import serve as ray_serve
+
+        from serving.deployment import APP_NAME, build_app
+
+        typer.echo("loading the model ...", err=True)
+        ray_serve.start(http_options={"host": host, "port": port})
+        ray_serve.run(build_app(settings), name=APP_NAME, route_prefix="/")
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: stop.set())
+            model = f"foundation:{concepts[0].name}" if concepts else "foundation"
+            typer.echo(greeting(f"http://{host}:{port}", model, len(concepts), bool(hashes)))
+            while not stop.wait(1.0):
+                pass
+        finally:
+            typer.echo("stopping ...", err=True)
+            ray_serve.shutdown()
+
+
+def greeting(url: str, model: str, concepts: int, keys: bool) -> str:
+    """What to do with the server."""
+    key = " -H 'Authorization: Bearer '$MOTIONDIRECTOR_API_KEY" if keys else ""
+    return f"""serving at {url} ({concepts} concepts; API page: {url}/docs)
+
+  curl -s {url}/v1/videos{key} -H 'Content-Type: application/json' \\
+    -d '{{"model": "{model}", "prompt": "a red square on a grey background", "seed": 7}}'
+  motiondirector generate --server {url} --prompt "a red square on a grey background" --seed 7 -o out.mp4
+
+Ctrl-C stops it."""
+
+
+def check_port(host: str, port: int) -> int:
+    """The port to listen on (0: one that is free). Raises UserError when it is taken or the host is not ours."""
+    from infra.errors import UserError
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        raise UserError(
+            f"cannot listen on {host}:{port} ({error.strerror or error}); choose another --port (0 takes a free one)."
+        ) from None
+
+
+def register(app: typer.Typer) -> None:
+    """Add `serve` to the command line."""
+    app.command()(serve)

@@ -1,0 +1,126 @@
+"""A small client of the API, over httpx; every refusal comes back as the `UserError` the server wrote.
+
+with Client("http://127.0.0.1:8000") as client:
+    video = client.wait(client.create(CreateVideo(prompt="a red square", model="foundation:orbit")).id)
+    Path("out.mp4").write_bytes(client.content(video.id))
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from infra.errors import UserError
+from serving.config import is_loopback
+from serving.schemas import CreateVideo, ModelList, Video
+
+
+class Client:
+    """Talks to one server.
+
+    Args:
+        url: of the server, such as http://127.0.0.1:8000.
+        api_key: sent as a bearer token when given.
+        patience: seconds that `wait` bears a server that does not answer or answers 503 (it is being restarted).
+        transport: of httpx, for tests.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        patience: float = 120.0,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        host = urlsplit(url).hostname
+        if not url.startswith(("http://", "https://")) or not host:
+            raise UserError(f"--server {url!r} is no URL; expected something like http://127.0.0.1:8000.")
+        self.url, self._patience = url.rstrip("/"), patience
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            timeout=httpx.Timeout(60.0, connect=10.0),
+            trust_env=not is_loopback(host),  # no proxy between this machine and itself
+            transport=transport,
+        )
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def create(self, body: CreateVideo) -> Video:
+        """Ask for a video; answers the queued job."""
+        sent = body.model_dump(mode="json", exclude_none=True)
+        return Video.model_validate(self._call("POST", "/v1/videos", json=sent).json())
+
+    def retrieve(self, id: str) -> Video:
+        """A job as it stands."""
+        return Video.model_validate(self._call("GET", f"/v1/videos/{id}").json())
+
+    def cancel(self, id: str) -> Video:
+        """Stop a job."""
+        return Video.model_validate(self._call("POST", f"/v1/videos/{id}/cancel").json())
+
+    def delete(self, id: str) -> None:
+        """Remove a job and its video."""
+        self._call("DELETE", f"/v1/videos/{id}")
+
+    def content(self, id: str) -> bytes:
+        """The mp4 of a completed job."""
+        return self._call("GET", f"/v1/videos/{id}/content").content
+
+    def models(self) -> ModelList:
+        """What `model` may be."""
+        return ModelList.model_validate(self._call("GET", "/v1/models").json())
+
+    def wait(
+        self, id: str, on_progress: Callable[[Video], None] = lambda video: None, interval: float = 0.2
+    ) -> Video:
+        """Poll until the job has ended; raises UserError when it failed or was cancelled."""
+        heard = time.monotonic()
+        while True:
+            try:
+                video = self.retrieve(id)
+                heard = time.monotonic()
+            except UserError as error:
+                if error.status != 503 or time.monotonic() - heard > self._patience:
+                    raise
+                time.sleep(1.0)
+                continue
+            on_progress(video)
+            if video.status == "completed":
+                return video
+            if video.status in ("failed", "cancelled"):
+                code = video.error.code if video.error else "cancelled"
+                message = video.error.message if video.error else f"video {id} was cancelled."
+                raise UserError(message, status=409, code=code)
+            time.sleep(interval)
+
+    def _call(self, method: str, path: str, **content: Any) -> httpx.Response:
+        try:
+            response = self._http.request(method, path, **content)
+        except httpx.HTTPError as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(
+                f"no server answers at {self.url} ({reason}); start one with `motiondirector serve`.",
+                status=503,
+                code="server_unreachable",
+            ) from None
+        if response.is_success:
+            return response
+        try:
+            body = response.json()["error"]
+            message, code = str(body["message"]), str(body["code"])
+        except (ValueError, KeyError, TypeError):
+            message, code = f"{self.url} answered {response.status_code} without a reason.", "bad_answer"
+        raise UserError(message, status=response.status_code, code=code)

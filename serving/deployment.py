@@ -1,0 +1,150 @@
+"""The Ray Serve application: an ingress (API, jobs) and engines (each with the resident model).
+
+Orchestration only; what they do is in `serving.service` and `serving.engine_service`. `motiondirector serve` runs
+it; a cluster deploys it with `serve deploy` and a file like
+
+    http_options: {host: 127.0.0.1, port: 8000}
+    applications:
+      - name: motiondirector
+        import_path: serving.deployment:build_app
+        route_prefix: /
+        args: {registry: "s3://bucket/registry", data_dir: /data/serve, engine_gpus: 1}
+
+An engine replica that dies is started again by Serve; its jobs are back in the queue meanwhile. An ingress that
+dies finds them in its database. There is one ingress: it owns the job database's queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve import Application, metrics
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from serving.api import create_api
+from serving.config import ServeConfig
+from serving.engine import Event, Failed
+from serving.engine_service import EngineLost, EngineService
+from serving.requests import FoundationInfo, VideoRequest
+from serving.service import VideoService
+
+APP_NAME = "motiondirector"
+LOST = (RayError, RayServeException, ConnectionError)
+SECONDS = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30]
+COUNTS = [1, 2, 4, 8, 16, 32, 64, 128]
+
+
+class EngineMetrics:
+    """An engine's observations as Ray metrics, which Prometheus reads from Ray's exporter."""
+
+    def __init__(self) -> None:
+        def histogram(name: str, description: str, boundaries: list[float]) -> metrics.Histogram:
+            return metrics.Histogram(f"motiondirector_{name}", description=description, boundaries=boundaries)
+
+        self._histograms = {
+            "step_seconds": histogram("step_seconds", "Time of one denoising step of a batch.", SECONDS),
+            "batch_size": histogram(
+                "batch_size", "Requests in a denoising step.", [float(n) for n in COUNTS]
+            ),
+            "batch_adapters": histogram(
+                "batch_adapters", "Distinct adapters in a denoising step.", [float(n) for n in COUNTS]
+            ),
+        }
+        self._gauges = {
+            "waiting": metrics.Gauge(
+                "motiondirector_waiting", description="Requests waiting to be admitted."
+            ),
+            "active": metrics.Gauge("motiondirector_active", description="Requests being denoised."),
+            "slot_loads": metrics.Gauge("motiondirector_slot_loads", description="Copies into slots so far."),
+        }
+        self._last: dict[str, float] = {}
+
+    def __call__(self, name: str, value: float) -> None:
+        if name in self._histograms:
+            self._histograms[name].observe(value)
+        elif self._last.get(name) != value:
+            self._last[name] = value
+            self._gauges[name].set(value)
+
+
+@serve.deployment(name="engine", health_check_period_s=5, graceful_shutdown_timeout_s=10)
+class EngineReplica:
+    """One resident model."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        self._service = EngineService(config, EngineMetrics())
+
+    async def describe(self) -> FoundationInfo:
+        return await self._service.describe()
+
+    async def check(self, request: VideoRequest) -> Failed | None:
+        return await self._service.check(request)
+
+    async def generate(self, id: str, request: VideoRequest) -> AsyncIterator[Event]:
+        async for event in self._service.generate(id, request):
+            yield event
+
+    def check_health(self) -> None:
+        self._service.healthy()
+
+
+class HandleEngine:
+    """The engines behind a Serve handle, as an `EngineClient`."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+        self._stream = handle.options(stream=True)
+
+    async def describe(self) -> FoundationInfo:
+        return await self._call("describe")
+
+    async def check(self, request: VideoRequest) -> Failed | None:
+        return await self._call("check", request)
+
+    async def _call(self, method: str, *args: Any) -> Any:
+        try:
+            return await getattr(self._handle, method).remote(*args)
+        except LOST as error:
+            raise EngineLost(f"{type(error).__name__}") from error
+
+    async def generate(self, id: str, request: VideoRequest) -> AsyncIterator[Event]:
+        response: Any = self._stream.generate.remote(id, request)
+        try:
+            async for event in response:
+                yield event
+        except LOST as error:
+            raise EngineLost(f"{type(error).__name__}") from error
+        except (asyncio.CancelledError, GeneratorExit):
+            response.cancel()
+            raise
+
+
+@serve.deployment(
+    name="ingress", health_check_period_s=5, max_ongoing_requests=512, graceful_shutdown_timeout_s=5
+)
+@serve.ingress()
+class Ingress:
+    """API and jobs."""
+
+    def __init__(self, config: ServeConfig, engine: DeploymentHandle) -> None:
+        self._service = VideoService(config, HandleEngine(engine))
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return create_api(self._service)
+
+
+def build_app(config: ServeConfig) -> Application:
+    """The application of a configuration; `serve deploy` calls it with the file's `args`."""
+    engine = EngineReplica.options(  # type: ignore[attr-defined]
+        num_replicas=config.replicas,
+        # every running job is one ongoing request, and checks of new ones must find room beside them
+        max_ongoing_requests=4 * config.max_batch + 64,
+        ray_actor_options={"num_cpus": config.engine_cpus, "num_gpus": config.engine_gpus},
+    ).bind(config)
+    return Ingress.options(ray_actor_options={"num_cpus": 0}).bind(config, engine)  # type: ignore[attr-defined]

@@ -1,0 +1,49 @@
+"""One video in this process, without a server: the same request, the same engine, the same frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from infra.errors import UserError
+from infra.registry import open_registry
+from serving.config import ServeConfig
+from serving.engine import Cancelled, Event, Failed, Finished, Progressed
+from serving.engine_service import build_engine, describe
+from serving.requests import VideoRequest, resolve
+from serving.schemas import CreateVideo
+
+
+def generate(
+    body: CreateVideo, config: ServeConfig, on_step: Callable[[int, int], None] = lambda step, steps: None
+) -> tuple[bytes, VideoRequest]:
+    """The mp4 and the request as it ran (its seed, its adapters' versions and hashes).
+
+    Args:
+        on_step: called with (steps done, steps in all).
+
+    Raises:
+        UserError: what a server would have answered.
+    """
+    engine = build_engine(config)
+    try:
+        registry = open_registry(config.registry) if config.registry else None
+        request, _model = resolve(body, describe(engine.foundation, config), registry)
+        engine.check(request)
+        last: list[Event] = []
+
+        def listen(event: Event) -> None:
+            if isinstance(event, Progressed):
+                on_step(event.step, event.steps)
+            elif isinstance(event, Finished | Failed | Cancelled):
+                last.append(event)
+
+        engine.submit("local", request, listen)
+        engine.run_until_idle()
+    finally:
+        engine.close()
+    match last:
+        case [Finished() as finished]:
+            return finished.mp4, request
+        case [Failed() as failed]:
+            raise UserError(failed.message, status=failed.status, code=failed.code)
+    raise AssertionError(f"the engine ended without an answer: {last}")
