@@ -45,12 +45,17 @@ class StepReport:
 
 def bank_slots(config: TrainConfig, clips: int) -> dict[Path, int]:
     """The slots one concept needs: one temporal for all clips, one spatial for each (or for all)."""
-    return {"spatial": 1 if config.single_spatial else clips, "temporal": 1}
+    return {"spatial": 1 if shared_spatial(config) else clips, "temporal": 1}
+
+
+def shared_spatial(config: TrainConfig) -> bool:
+    """Whether one spatial LoRA serves all clips: when asked, and in the coupled baseline, which is one pair."""
+    return config.single_spatial or config.method == "coupled"
 
 
 def spatial_slot(config: TrainConfig, clip: int) -> int:
     """The spatial slot of clip number `clip` (0-based)."""
-    return 1 if config.single_spatial else clip + 1
+    return 1 if shared_spatial(config) else clip + 1
 
 
 def active_slots(

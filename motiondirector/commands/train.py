@@ -1,0 +1,208 @@
+"""`motiondirector train`: a concept's clips become a motion in the registry. Its options are `TrainConfig`'s fields."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from infra.errors import UserError
+from motiondirector.cli import ConfigFile
+from motiondirector.commands.concepts import DEFAULT_REGISTRY, RegistryUri
+from training.config import TrainConfig
+from training.run import Job, Watcher
+
+# Where an option is written otherwise than its setting: one value each time it is repeated.
+OPTION_NAMES = {"sample_prompts": "--sample-prompt"}
+
+
+def train(
+    ctx: typer.Context,
+    concept: Annotated[
+        str | None, typer.Option(help="The concept to train: a name in the clip set.", show_default=False)
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="The clip set that `motiondirector ingest` wrote: folder or s3://...", show_default=False
+        ),
+    ] = None,
+    foundation: Annotated[
+        str | None,
+        typer.Option(
+            help="Model to teach: a folder or hub id in diffusers' format, tiny-random:unet3d, tiny-random:wan.",
+            show_default="the embedded sprite model",
+        ),
+    ] = None,
+    registry: RegistryUri = DEFAULT_REGISTRY,
+    run_dir: Annotated[
+        str | None,
+        typer.Option(
+            help="The run's folder or s3:// prefix. The same command with the same run continues it.",
+            show_default="runs/CONCEPT",
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Ray cluster to train on, such as ray://head:10001 or auto.",
+            show_default="one on this machine",
+        ),
+    ] = None,
+    config: ConfigFile = None,
+    **settings: Any,
+) -> None:
+    """Teach a model the motion of a concept's clips, and publish it.
+
+    Two adapters learn at once: a spatial one takes in what the clips look like, so that the temporal one is left with
+    how they move. Only the motion is published.
+
+    [bold]Examples[/]
+
+      motiondirector train --concept car-turn --data clips
+
+      motiondirector train --concept car-turn --data s3://bucket/clips --workers 4 --zero 3 --address auto
+
+      motiondirector train --config runs/car-turn/config.yaml --run-dir runs/again      [dim](repeats a run)[/]
+
+    Killed, or stopped with Ctrl-C, it continues from its last checkpoint when the same command is given again. Losses
+    and samples: tensorboard --logdir runs/car-turn/tensorboard
+    """
+    from training.run import run_job
+
+    if not concept or not data:
+        missing = "--concept NAME" if not concept else "--data URI"
+        raise UserError(
+            f"{missing} is missing; for example: motiondirector train --concept car-turn --data clips."
+        )
+    job = Job(
+        concept=concept,
+        data=data,
+        run_dir=run_dir or f"runs/{concept}",
+        registry=registry,
+        foundation=foundation,
+        address=address,
+    )
+    given = {name: value for name, value in settings.items() if value not in (None, [], ())}
+    console = Console()
+    try:
+        with Screen(console, job) as screen:
+            version = run_job(job, given, screen)
+    except KeyboardInterrupt:
+        again = f"--config {job.run_dir}/config.yaml " if "://" not in job.run_dir else ""
+        console.print(
+            f"\nstopped; the same command continues from the last checkpoint "
+            f"(motiondirector train {again}--concept {job.concept} --data {job.data} --run-dir {job.run_dir})",
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(130) from None
+    console.print(
+        f"published [bold]{version.ref}[/] in {escape(registry)} (sha256 {version.adapter_sha256[:16]}, "
+        f"loss {version.metrics.get('loss', float('nan')):.4f}); samples in {escape(job.run_dir)}/samples",
+        soft_wrap=True,
+        highlight=False,
+    )
+    console.print(
+        f'try it: motiondirector generate --concept {version.ref} --prompt "..." -o out.mp4', highlight=False
+    )
+
+
+class Screen(Watcher):
+    """One progress bar with the loss and the time left, and a line for each stage."""
+
+    def __init__(self, console: Console, job: Job) -> None:
+        self.console, self.job = console, job
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self.task: Any = None
+
+    def __enter__(self) -> Screen:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def _bar(self, text: str, total: int | None, done: int = 0) -> None:
+        if self.task is not None:
+            self.progress.remove_task(self.task)
+        self.task = self.progress.add_task(text, total=total, completed=done, note="")
+
+    def stage(self, text: str) -> None:
+        self._bar(f"{self.job.concept}: {text}", None)
+
+    def prepared(self, done: int, total: int) -> None:
+        self.progress.update(self.task, completed=done, total=total)
+
+    def started(self, step: int, steps: int, workers: int, device: str) -> None:
+        where = f"{workers} worker{'s' if workers > 1 else ''} on {device}"
+        going = f"continuing at step {step} of {steps}" if step else f"{steps} steps"
+        self.progress.console.print(f"{self.job.concept}: {going}, {where}", highlight=False)
+        self._bar(f"{self.job.concept}", steps, step)
+
+    def stepped(self, report: Mapping[str, Any]) -> None:
+        note = f"step {report['step']}/{report['steps']}, loss {report['loss']:.3f} (spatial {report['spatial_loss']:.3f}, temporal {report['temporal_loss']:.3f})"
+        self.progress.update(self.task, completed=report["step"], note=note)
+
+    def sampled(self, step: int, keys: Sequence[str]) -> None:
+        self.progress.console.print(
+            f"{self.job.concept}: samples of step {step} in {self.job.run_dir}/{keys[-1]}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def option_type(annotation: Any) -> Any:
+    """The type Typer parses for a setting's annotation."""
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is Literal:
+        return annotation if isinstance(arguments[0], str) else type(arguments[0])
+    if typing.get_origin(annotation) is tuple:
+        return list[str]
+    if arguments:  # X | None, int | str
+        kinds = [kind for kind in arguments if kind is not type(None)]
+        return str if str in kinds else kinds[0]
+    return annotation
+
+
+def options() -> list[inspect.Parameter]:
+    """One option for each field of `TrainConfig`, with its description, default and panel; None where not given."""
+    made = []
+    for name, field in TrainConfig.model_fields.items():
+        names = [OPTION_NAMES[name]] if name in OPTION_NAMES else []
+        default = field.default
+        extra: Any = field.json_schema_extra
+        option = typer.Option(
+            *names,
+            help=field.description,
+            show_default=str(default) if default not in (None, ()) else False,
+            rich_help_panel=extra["panel"],
+        )
+        annotation = Annotated[option_type(field.annotation) | None, option]  # type: ignore[valid-type]
+        made.append(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        )
+    return made
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command, its settings taken from `TrainConfig`."""
+    signature = inspect.signature(train, eval_str=True)
+    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    parameters = [*own, *options()]
+    train.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    train.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
+    app.command("train")(train)

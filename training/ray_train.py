@@ -1,0 +1,295 @@
+"""One concept's training on Ray Train: orchestration only, the work is in `loop.py`.
+
+Every worker loads the denoiser (not the text encoder, not the VAE: latents and text are prepared before), restores
+the newest checkpoint if there is one, and trains. Checkpoints go to the run's storage through `ray.train.report`,
+uploaded beside the training. What the driver shows (every step's losses) and renders (adapters at the sample
+interval) goes over a small board actor, without a barrier.
+
+    <run>/train/checkpoint_*                 Ray Train's: adapters.safetensors, optimizer.safetensors (or zero/)
+    <run>/train/checkpoint_manager_snapshot.json
+
+A run started again in the same storage goes on from its newest checkpoint, as does one whose worker died.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from infra.cluster import check_workers, variables
+from infra.errors import UserError
+from infra.storage import Storage
+from training.config import TrainConfig
+
+TRAIN = "train"  # Ray Train's folder in the run's
+KEPT_CHECKPOINTS = 2
+# Importing torch and DeepSpeed on cold or busy disks takes minutes; Ray's own limit is one.
+START_TIMEOUT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the workers train."""
+
+    concept: str
+    foundation: str | None  # path (absolute) or id, loadable on every node
+    fingerprint: str
+    data_sha256: str
+    config: TrainConfig
+    clips: Sequence[Any]  # datasets.latents.CachedClip
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run ends with."""
+
+    folder: Path  # the last checkpoint, local
+    position: dict[str, Any]
+
+
+class Board:
+    """An actor: workers pin up what happened, the driver takes it down."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+
+    def push(self, event: dict[str, Any]) -> None:
+        self.events.append(event)
+
+    def take(self) -> list[dict[str, Any]]:
+        taken, self.events = self.events, []
+        return taken
+
+
+@contextmanager
+def fit(
+    task: Task, run: Storage, *, use_gpu: bool, on_event: Callable[[dict[str, Any]], None]
+) -> Iterator[Finished]:
+    """Train on the cluster of the current `ray_session`; within the block the last checkpoint is at hand.
+
+    Args:
+        run: the run's folder or prefix; one that holds a started run is continued.
+        use_gpu: one GPU for each worker.
+        on_event: called in this process, from a thread, with {"kind": "start", ...}, {"kind": "step", ...} and
+            {"kind": "sample", ...} as they come.
+
+    Raises:
+        UserError: more workers than the cluster has, a loss that is no number, a run that cannot be continued so,
+            or one that failed more often than `max_failures`.
+        KeyboardInterrupt: Ctrl-C; the run can be continued.
+    """
+    from training.checkpoint import read_position
+
+    result = _fit(task, run, use_gpu, on_event)
+    with result.checkpoint.as_directory() as folder:
+        yield Finished(Path(folder), read_position(Path(folder)))
+
+
+def _fit(task: Task, run: Storage, use_gpu: bool, on_event: Callable[[dict[str, Any]], None]) -> Any:
+    import ray
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    fewest, most = task.config.worker_range
+    check_workers(fewest, gpus=1 if use_gpu else 0)
+    board = ray.remote(Board).options(num_cpus=0).remote()
+    filesystem, path = run.arrow()
+    with variables(START_TIMEOUT):
+        trainer = TorchTrainer(
+            worker,  # type: ignore[arg-type]
+            train_loop_config={"task": ray.put(task), "board": board},
+            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=(fewest, most) if task.config.elastic else fewest,  # type: ignore[arg-type]
+                use_gpu=use_gpu,
+            ),
+            run_config=RunConfig(
+                name=TRAIN,
+                storage_path=path,
+                storage_filesystem=filesystem,
+                failure_config=FailureConfig(max_failures=task.config.max_failures),
+                checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
+            ),
+        )
+        with _watching(board, on_event):
+            result = _run(trainer, task)
+    refused = result.return_value
+    if refused:
+        raise UserError(refused["message"], status=refused["status"], code=refused["code"])
+    return result
+
+
+def _run(trainer: Any, task: Task) -> Any:
+    """`fit()` with Ctrl-C as KeyboardInterrupt and failures as one sentence."""
+    import signal
+
+    from ray.train import TrainingFailedError
+
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT) if main else None
+    try:
+        return trainer.fit()
+    except SystemExit:
+        raise KeyboardInterrupt from None  # Ray's own handler of Ctrl-C ends with sys.exit
+    except TrainingFailedError as error:
+        failures = list(getattr(error, "worker_failures", {}).values()) or [error]
+        lines = str(failures[0]).strip().splitlines()
+        reason = next((line.strip() for line in reversed(lines) if line.strip()), type(error).__name__)
+        raise UserError(
+            f"concept {task.concept}: training failed more than {task.config.max_failures} times; the last failure "
+            f"was {reason[:400]}. The same command continues from the last checkpoint.",
+            status=500,
+            code="training_failed",
+        ) from error
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _watching(board: Any, on_event: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """Hand the board's events to `on_event` from a thread while the block runs, the last ones at its end."""
+    import ray
+
+    done = threading.Event()
+    problems: list[BaseException] = []
+
+    def watch() -> None:
+        while True:
+            last = done.wait(0.3)
+            try:
+                for event in ray.get(board.take.remote(), timeout=30):
+                    on_event(event)
+            except Exception as problem:
+                problems.append(problem)
+                return
+            if last:
+                return
+
+    thread = threading.Thread(target=watch, name="training-board", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    if problems:
+        raise problems[0]
+
+
+def worker(settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Runs on every worker. Returns None, or what the user has to know why it did not train."""
+    import ray
+
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    try:
+        _train(ray.get(settings["task"]), settings["board"])
+    except UserError as error:  # no use in trying again
+        return {"message": error.message, "status": error.status, "code": error.code}
+    return None
+
+
+def _train(task: Task, board: Any) -> None:
+    import ray.train
+    import ray.train.torch
+
+    from models.load import load_foundation
+    from training import checkpoint
+    from training.engine import DeepSpeedEngine, make_optimizer
+    from training.loop import bank_slots, train
+    from training.step import DualStep
+
+    context, config = ray.train.get_context(), task.config
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
+    foundation = load_foundation(
+        task.foundation,
+        device=device,
+        dtype={"fp32": "float32", "bf16": "bfloat16"}[config.dtype],
+        parts=("denoiser",),
+    )
+    if foundation.fingerprint != task.fingerprint:
+        raise UserError(
+            f"the foundation on node {context.get_node_rank()} has fingerprint {foundation.fingerprint[:12]}, the "
+            f"driver's {task.fingerprint[:12]}; put the same files at {task.foundation} on every node."
+        )
+    if config.gradient_checkpointing:
+        foundation.enable_gradient_checkpointing()
+    clips = len(task.clips)
+    bank = foundation.add_bank(bank_slots(config, clips), config.rank, trainable=True, seed=config.seed)
+    engine = DeepSpeedEngine(DualStep(foundation, config), make_optimizer(bank, config, clips))
+
+    start = 0
+    recent: deque[tuple[float, float, float]] = deque(maxlen=50)
+    stored = ray.train.get_checkpoint()
+    if stored is not None:
+        with stored.as_directory() as folder:
+            start = checkpoint.restore(Path(folder), engine)["step"]
+    if rank == 0:
+        board.push.remote(
+            {"kind": "start", "step": start, "steps": config.steps, "workers": workers, "device": str(device)}
+        )
+    for report in train(engine, task.concept, task.clips, start=start):
+        recent.append((report.spatial_loss, report.temporal_loss, report.seconds))
+        last = report.step == config.steps
+        if rank == 0:
+            board.push.remote({"kind": "step", **report.asdict()})
+            if config.sample_interval and report.step % config.sample_interval == 0 and not last:
+                tensors = {path: bank.extract(path, 1) for path in sampled_paths(config)}
+                board.push.remote({"kind": "sample", "step": report.step, "tensors": tensors})
+        if last or report.step % config.checkpoint_interval == 0:
+            _report(engine, task, report, recent)
+
+
+def sampled_paths(config: TrainConfig) -> tuple[Literal["spatial", "temporal"], ...]:
+    """The paths whose adapters generation uses: the temporal one; both of a coupled pair."""
+    return ("spatial", "temporal") if config.method == "coupled" else ("temporal",)
+
+
+def _report(engine: Any, task: Task, report: Any, recent: deque[tuple[float, float, float]]) -> None:
+    """A checkpoint of this step, uploaded while training goes on."""
+    import ray.train
+    from ray.train import Checkpoint, CheckpointUploadMode
+
+    from training import checkpoint
+
+    spatial, temporal, seconds = (sum(column) / len(recent) for column in zip(*recent, strict=True))
+    position = {
+        "step": report.step,
+        "workers": engine.place.workers,
+        "zero": task.config.zero,
+        "concept": task.concept,
+        "foundation_fingerprint": task.fingerprint,
+        "data_sha256": task.data_sha256,
+        "metrics": {
+            "loss": spatial + temporal,
+            "spatial_loss": spatial,
+            "temporal_loss": temporal,
+            "seconds_per_step": seconds,
+        },
+    }
+    folder = Path(tempfile.mkdtemp(prefix="motiondirector-checkpoint-"))
+    try:
+        checkpoint.save(folder, engine, position)
+        mine = any(folder.iterdir())
+        ray.train.report(
+            {"step": report.step, "loss": report.loss},
+            checkpoint=Checkpoint.from_directory(str(folder)) if mine else None,
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+        )
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise

@@ -1,0 +1,333 @@
+"""A whole training job: clips in, a published version out.
+
+    run_job(Job(concept="orbit", data="clips", run_dir="runs/orbit"), {"steps": 200})
+
+Read clips -> prepare latents -> train on Ray -> adapter file and samples -> registry. Everything about the run lies
+in one folder or prefix:
+
+    <run>/config.yaml      the resolved settings; `motiondirector train --config` repeats the run
+    <run>/run.json         what the settings were applied to: fingerprint, hash of the data, the run's id
+    <run>/train/           checkpoints (training/ray_train.py)
+    <run>/samples/         mp4s and contact sheets;  <run>/tensorboard/  scalars and sheets
+    <run>/adapter/         what was published;       <run>/result.json   where it was published
+
+Started again in the same folder, a run goes on where it stopped; a finished one answers what it published.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from infra.errors import UserError
+from infra.registry import Registry, Version, check_concept_name, open_registry
+from infra.storage import NotFound, Storage, open_storage
+from training.config import CHANGEABLE, TrainConfig, make_config, resolve
+
+if TYPE_CHECKING:
+    from datasets.clips import Clip
+    from datasets.latents import CachedClip
+    from models.foundation import Bucket, Foundation
+
+CONFIG, RECORD, RESULT = "config.yaml", "run.json", "result.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained on what, and where the results go. The settings are a `TrainConfig`."""
+
+    concept: str
+    data: str  # URI of a clip set
+    run_dir: str  # folder or URI of the run
+    registry: str  # URI
+    foundation: str | None = None
+    address: str | None = None  # of a Ray cluster; None starts one here
+
+
+class Watcher:
+    """Is told what a job does. This one looks away; the command line's shows it."""
+
+    def stage(self, text: str) -> None:
+        """The next part of the job begins."""
+
+    def prepared(self, done: int, total: int) -> None:
+        """So many clips have their latents."""
+
+    def started(self, step: int, steps: int, workers: int, device: str) -> None:
+        """Workers train from `step` on (again, after one was lost)."""
+
+    def stepped(self, report: Mapping[str, Any]) -> None:
+        """A step was done (`training.loop.StepReport` as a mapping)."""
+
+    def sampled(self, step: int, keys: Sequence[str]) -> None:
+        """Sample videos of a step are in the run's storage; the last key is their contact sheet."""
+
+
+def run_job(job: Job, given: Mapping[str, Any], watcher: Watcher | None = None) -> Version:
+    """Train and publish, or go on with what was begun.
+
+    Args:
+        given: settings from the command line and its YAML file; others come from the foundation or the defaults.
+
+    Raises:
+        UserError: in one sentence, whatever was given wrong.
+        KeyboardInterrupt: Ctrl-C; nothing is lost but the steps since the last checkpoint.
+    """
+    from training.tensorboard import TensorBoard
+
+    watcher = watcher or Watcher()
+    check_concept_name(job.concept)
+    make_config(dict(given))  # what is wrong in itself is said before anything is loaded
+    run, registry = open_storage(job.run_dir), open_registry(job.registry)
+    done = finished(run, registry)
+    watcher.stage("reading clips")
+    clips = read_concept(job)
+    watcher.stage("loading the foundation")
+    foundation, config = load(job, given)
+    bucket = bucket_of(config, foundation)
+    config = config.model_copy(
+        update={"frames": bucket.frames, "height": bucket.height, "width": bucket.width}
+    )
+    record = open_run(run, job, config, foundation, clips)
+    if done is not None:
+        watcher.stage(f"finished before, as {done.ref}")
+        return done
+    watcher.stage("preparing latents")
+    cached = prepare_latents(job, clips, foundation, bucket, watcher)
+    watcher.stage("starting workers")
+    with TensorBoard(run) as board:
+        return _train_and_publish(job, config, foundation, cached, run, registry, record, watcher, board)
+
+
+def read_concept(job: Job) -> list[Clip]:
+    """The concept's clips, each with a caption. Raises UserError."""
+    from datasets.clips import read_clips
+
+    clips = read_clips(job.data, job.concept)
+    for clip in clips:
+        if not clip.caption.strip():
+            raise UserError(
+                f"clip {clip.clip_id[:12]} of {clip.source_uri} has no caption; ingest it again with --caption TEXT.",
+                status=422,
+                code="caption_missing",
+            )
+    return clips
+
+
+def load(job: Job, given: Mapping[str, Any]) -> tuple[Foundation, TrainConfig]:
+    """The whole foundation (latents and samples are made here) and the resolved settings."""
+    from models.load import load_foundation
+
+    foundation = load_foundation(job.foundation)
+    return foundation, resolve(dict(given), foundation.recommended)
+
+
+def bucket_of(config: TrainConfig, foundation: Foundation) -> Bucket:
+    """The size to train in: as set, else the foundation's own. Raises UserError when it cannot do that size."""
+    from models.foundation import Bucket
+
+    own = foundation.defaults.bucket
+    bucket = Bucket(config.frames or own.frames, config.height or own.height, config.width or own.width)
+    foundation.check_bucket(bucket)
+    return bucket
+
+
+def data_sha256(clips: Sequence[Clip]) -> str:
+    """One hash over the clips and their captions, in order."""
+    told = [[clip.sha256, clip.caption] for clip in clips]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def open_run(
+    run: Storage, job: Job, config: TrainConfig, foundation: Foundation, clips: Sequence[Clip]
+) -> dict[str, Any]:
+    """Begin the run's folder, or check that what it holds is this very run. Returns run.json.
+
+    Raises:
+        UserError (409): the folder holds a run of another concept, foundation, data or settings.
+    """
+    said = {
+        "concept": job.concept,
+        "data": open_storage(job.data).uri,
+        "foundation": foundation_source(job.foundation),
+        **config.model_dump(mode="json"),
+    }
+    facts = {
+        "concept": job.concept,
+        "foundation_fingerprint": foundation.fingerprint,
+        "data_sha256": data_sha256(clips),
+    }
+    header = (
+        "# A training run, resolved. Repeat it: motiondirector train --config THIS_FILE --run-dir ELSEWHERE\n"
+    )
+    text = header + yaml.safe_dump(said, sort_keys=False, allow_unicode=True)
+    if run.put_if_absent(RECORD, json.dumps({**facts, "id": uuid.uuid4().hex}, indent=2).encode()):
+        run.put(CONFIG, text.encode())
+        return json.loads(run.get(RECORD))
+    record = json.loads(run.get(RECORD))
+    try:
+        before = yaml.safe_load(run.get(CONFIG))
+    except NotFound:  # killed between the two writes
+        run.put(CONFIG, text.encode())
+        before = said
+    differing = [
+        f"{key} {record[key][:12]} (now {facts[key][:12]})" for key in facts if record[key] != facts[key]
+    ]
+    differing += [
+        f"{key} {before.get(key)} (now {said[key]})"
+        for key in TrainConfig.model_fields
+        if key not in CHANGEABLE and before.get(key) != said[key]
+    ]
+    if before.get("zero") and before.get("workers") != said["workers"]:
+        differing.append(f"workers {before['workers']} (now {said['workers']}), which only zero 0 may change")
+    if differing:
+        raise UserError(
+            f"{run.uri} holds a run with {differing[0]}; give another --run-dir for a new run, or its own settings to "
+            "continue it.",
+            status=409,
+            code="other_run",
+        )
+    run.put(CONFIG, text.encode())
+    return record
+
+
+def foundation_source(source: str | None) -> str | None:
+    """A local folder as an absolute path, for workers that stand elsewhere; an id as it is."""
+    if source and not source.startswith("tiny-random:") and Path(source).expanduser().exists():
+        return str(Path(source).expanduser().resolve())
+    return source
+
+
+def prepare_latents(
+    job: Job, clips: Sequence[Clip], foundation: Foundation, bucket: Bucket, watcher: Watcher
+) -> list[CachedClip]:
+    """Latents and text of every clip, computed or found beside the clips."""
+    from datasets.latents import LatentCache, prepare
+
+    cache = LatentCache(open_storage(job.data))
+    return prepare(clips, foundation, bucket, cache, on_progress=watcher.prepared)
+
+
+def _train_and_publish(
+    job: Job,
+    config: TrainConfig,
+    foundation: Foundation,
+    cached: list[CachedClip],
+    run: Storage,
+    registry: Registry,
+    record: dict[str, Any],
+    watcher: Watcher,
+    board: Any,
+) -> Version:
+    import ray
+
+    from infra.cluster import ray_session
+    from training.ray_train import Task, fit
+    from training.samples import Rendering
+
+    prompts = list(config.sample_prompts) or [cached[0].caption]
+    task = Task(
+        concept=job.concept,
+        foundation=foundation_source(job.foundation),
+        fingerprint=foundation.fingerprint,
+        data_sha256=record["data_sha256"],
+        config=config,
+        clips=cached,
+    )
+    with ray_session(job.address):
+        use_gpu = ray.cluster_resources().get("GPU", 0) > 0
+        rendering = Rendering(task, run, foundation, prompts, record["id"], use_gpu)
+
+        def samples(step: int, keys: Sequence[str]) -> None:
+            board.sampled(step, keys)
+            watcher.sampled(step, keys)
+
+        def on_event(event: dict[str, Any]) -> None:
+            match event.pop("kind"):
+                case "start":
+                    watcher.started(**event)
+                case "step":
+                    board.stepped(event)
+                    watcher.stepped(event)
+                case "sample":
+                    rendering.submit(event["step"], event["tensors"])
+            for step, keys in rendering.ready():
+                samples(step, keys)
+
+        with fit(task, run, use_gpu=use_gpu, on_event=on_event) as finished_run:
+            watcher.stage("rendering samples")
+            keys = rendering.final(finished_run)
+            for step, earlier in rendering.rest():
+                samples(step, earlier)
+            samples(finished_run.position["step"], keys)
+            watcher.stage("publishing")
+            return publish(job, config, foundation, cached, run, registry, record, finished_run, keys)
+
+
+def publish(
+    job: Job,
+    config: TrainConfig,
+    foundation: Foundation,
+    clips: Sequence[CachedClip],
+    run: Storage,
+    registry: Registry,
+    record: dict[str, Any],
+    finished_run: Any,
+    samples: Sequence[str],
+) -> Version:
+    """The adapter file with all that is known about it, published once, and noted in the run."""
+    from models.adapter import Adapter, read_adapter, save_adapter
+    from training.checkpoint import read_slot
+    from training.ray_train import sampled_paths
+
+    position = finished_run.position
+    metadata: dict[str, Any] = {
+        "method": {"dual": "motiondirector"}.get(config.method, config.method),
+        "concept": job.concept,
+        "captions": sorted({clip.caption for clip in clips}),
+        "steps": position["step"],
+        "config": config.model_dump(mode="json"),
+        "data_sha256": record["data_sha256"],
+    }
+    with tempfile.TemporaryDirectory(prefix="motiondirector-adapter-") as temporary:
+        folder = Path(temporary)
+        for path in sampled_paths(config):
+            at = folder if path == "temporal" else folder / path
+            tensors = read_slot(finished_run.folder, path, 1)
+            adapter = Adapter(path, config.rank, tensors)  # type: ignore[arg-type]
+            save_adapter(at, adapter, foundation, metadata=metadata)
+            read_adapter(at, foundation)
+        for key in samples:
+            run.get_file(key, folder / key)
+        run.get_file(CONFIG, folder / CONFIG)
+        for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+            run.put_file(f"adapter/{file.relative_to(folder).as_posix()}", file)
+        described = {**metadata, "rank": config.rank, "foundation": foundation.name, "run": record["id"]}
+        described["foundation_fingerprint"] = foundation.fingerprint
+        version = published_by(registry, job.concept, record["id"]) or registry.publish(
+            job.concept, folder, metadata=described, metrics=position["metrics"]
+        )
+    run.put(RESULT, json.dumps({"registry": registry.uri, "version": version.ref}, indent=2).encode())
+    return version
+
+
+def published_by(registry: Registry, concept: str, run_id: str) -> Version | None:
+    """The version that this run published already, if it was stopped between publishing and noting it."""
+    return next((v for v in reversed(registry.versions(concept)) if v.metadata.get("run") == run_id), None)
+
+
+def finished(run: Storage, registry: Registry) -> Version | None:
+    """What the run published to this registry; None while it has not."""
+    try:
+        result = json.loads(run.get(RESULT))
+    except NotFound:
+        return None
+    return registry.resolve(result["version"]) if result["registry"] == registry.uri else None

@@ -1,0 +1,152 @@
+"""Sample videos of a training run: what the adapter does at a step, beside the training, never holding it up."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from infra.storage import Storage
+from models.denoise import AdapterUse, GenerationRequest, sample
+from models.foundation import Bucket, Foundation
+from models.routing import Path
+
+Tensors = Mapping[Path, Mapping[str, tuple[Tensor, Tensor]]]  # of each path, by layer
+
+
+def render(
+    foundation: Foundation, tensors: Tensors, prompts: Sequence[str], bucket: Bucket, seed: int
+) -> list[np.ndarray]:
+    """One video [F, H, W, 3] uint8 a prompt, with these adapters, from the foundation's default settings."""
+    rank = next(a.shape[0] for layers in tensors.values() for a, _ in layers.values())
+    bank = foundation.add_bank(dict.fromkeys(tensors, 1), rank)
+    for path, layers in tensors.items():
+        bank.write(path, 1, layers)
+    adapters = tuple(AdapterUse(path, 1) for path in tensors)
+    return sample(
+        foundation,
+        [GenerationRequest(prompt, seed=seed, bucket=bucket, adapters=adapters) for prompt in prompts],
+    )
+
+
+def write_samples(
+    storage: Storage,
+    step: int,
+    prompts: Sequence[str],
+    videos: Sequence[np.ndarray],
+    fps: float,
+    metadata: Mapping[str, str],
+) -> list[str]:
+    """`samples/<step>-<n>.mp4` and the contact sheet `samples/<step>.png`. Returns the keys, the sheet last."""
+    from datasets.video import contact_sheet, encode_mp4
+
+    keys = []
+    for number, (prompt, video) in enumerate(zip(prompts, videos, strict=True), 1):
+        key = f"samples/{step:06d}-{number}.mp4"
+        storage.put(key, encode_mp4(video, fps, metadata={**metadata, "prompt": prompt, "step": str(step)}))
+        keys.append(key)
+    sheet = io.BytesIO()
+    contact_sheet(list(zip(prompts, videos, strict=True))).save(sheet, format="PNG")
+    keys.append(f"samples/{step:06d}.png")
+    storage.put(keys[-1], sheet.getvalue())
+    return keys
+
+
+class Renderer:
+    """An actor that holds the foundation and renders what it is sent, at the lowest priority."""
+
+    def __init__(self, source: str | None, dtype: str | None) -> None:
+        os.nice(15)
+        from models.load import load_foundation
+
+        self.foundation = load_foundation(source, dtype=dtype)
+
+    def render(
+        self,
+        storage: Storage,
+        step: int,
+        tensors: Any,
+        prompts: Sequence[str],
+        bucket: Bucket,
+        seed: int,
+        metadata: Mapping[str, str],
+    ) -> tuple[int, list[str]]:
+        """Renders and writes; returns (step, keys)."""
+        videos = render(self.foundation, tensors, prompts, bucket, seed)
+        return step, write_samples(storage, step, prompts, videos, self.foundation.defaults.fps, metadata)
+
+
+class Rendering:
+    """A job's samples: those of a running training go to a `Renderer` actor, the last are rendered here.
+
+    On a GPU cluster everything goes to the actor, which takes a GPU of its own; where the workers hold all of them it
+    begins when they are done.
+    """
+
+    def __init__(
+        self,
+        task: Any,
+        run: Storage,
+        foundation: Foundation,
+        prompts: Sequence[str],
+        run_id: str,
+        use_gpu: bool,
+    ) -> None:
+        config = task.config
+        self.task, self.run, self.foundation, self.prompts = task, run, foundation, prompts
+        self.bucket = Bucket(config.frames, config.height, config.width)
+        self.metadata = {"concept": task.concept, "run": run_id, "seed": str(config.seed)}
+        self.use_gpu = use_gpu
+        self.actor: Any = None
+        self.pending: list[Any] = []
+
+    def submit(self, step: int, tensors: Any) -> None:
+        """Have samples of a step rendered without waiting for it."""
+        import ray
+
+        if self.actor is None:
+            options = {"num_cpus": 0, "num_gpus": 1 if self.use_gpu else 0}
+            remote = ray.remote(Renderer).options(**options)
+            self.actor = remote.remote(self.task.foundation, None)
+        self.pending.append(
+            self.actor.render.remote(
+                self.run, step, tensors, self.prompts, self.bucket, self.task.config.seed, self.metadata
+            )
+        )
+
+    def ready(self) -> list[tuple[int, list[str]]]:
+        """(step, keys) of what was rendered since the last call."""
+        import ray
+
+        if not self.pending:
+            return []
+        done, self.pending = ray.wait(self.pending, num_returns=len(self.pending), timeout=0)
+        return ray.get(done)
+
+    def rest(self) -> list[tuple[int, list[str]]]:
+        """Waits for everything that was submitted."""
+        import ray
+
+        waited, self.pending = ray.get(self.pending), []
+        return waited
+
+    def final(self, finished: Any) -> list[str]:
+        """Samples of the last step; returns their keys."""
+        import ray
+        import torch
+
+        from training.checkpoint import read_slot
+        from training.ray_train import sampled_paths
+
+        step, config = finished.position["step"], self.task.config
+        tensors: Any = {path: read_slot(finished.folder, path, 1) for path in sampled_paths(config)}
+        if self.use_gpu and not torch.cuda.is_available():
+            self.submit(step, tensors)
+            return ray.get(self.pending.pop())[1]
+        videos = render(self.foundation, tensors, self.prompts, self.bucket, config.seed)
+        fps = self.foundation.defaults.fps
+        return write_samples(self.run, step, self.prompts, videos, fps, self.metadata)
