@@ -9,10 +9,12 @@ same adapters and the same inputs; the outputs are compared before anything is t
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import platform
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,19 +46,23 @@ def random_adapter(foundation: Any, rank: int, seed: int) -> Adapter:
     return Adapter("temporal", rank, tensors)
 
 
-def median_ms(function: Callable[[], Any], repeats: int, device: torch.device) -> float:
-    """Median wall time of a call in milliseconds, the device synchronised around it, after two warm-ups."""
-    times = []
+def medians_ms(
+    functions: dict[str, Callable[[], Any]], repeats: int, device: torch.device
+) -> dict[str, float]:
+    """Median wall time of each call in milliseconds. The calls take turns, so that a busy moment of the machine
+    falls on all of them; two warm-up rounds are not counted."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
     for index in range(repeats + 2):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        began = time.perf_counter()
-        function()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        if index >= 2:
-            times.append((time.perf_counter() - began) * 1e3)
-    return statistics.median(times)
+        for name, function in functions.items():
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            began = time.perf_counter()
+            function()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if index >= 2:
+                times[name].append((time.perf_counter() - began) * 1e3)
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def peft_state(adapter: Adapter) -> dict[str, torch.Tensor]:
@@ -126,28 +132,27 @@ def main() -> None:
     difference, size = (answer - reference).abs().max().item(), reference.abs().max().item()
     assert difference < 1e-2 * size, f"the two sides disagree by {difference} of {size}"
 
-    def timed(function: Callable[[], Any]) -> float:
-        return median_ms(function, repeats, device)
-
-    base = timed(lambda: forward(plain))
-    rows: list[tuple[str, float, str]] = []
-
-    def forwards(what: str, function: Callable[[], Any]) -> float:
-        milliseconds = timed(function)
-        rows.append((what, milliseconds, f"{milliseconds / base:.2f} x base"))
-        return milliseconds
-
-    rows.append(("base model without a bank, one forward of the batch", base, "1.00 x base"))
-    forwards("bank attached, no sample uses it", lambda: forward(ours))
-    same = forwards("bank, every sample the same adapter", lambda: forward(ours, equal))
-    different = forwards(f"bank, {batch} different adapters in one forward", lambda: forward(ours, mixed))
-    one_by_one = forwards(f"PEFT, {batch} different adapters, a forward each", peft_each)
-    rows.append(("  mixed batch: PEFT / bank", one_by_one - different, f"{one_by_one / different:.2f} x"))
-    rows.append(("  bank: different / equal adapters", different - same, f"{different / same:.2f} x"))
-
-    def change(what: str, function: Callable[[], Any]) -> None:
-        milliseconds = timed(function)
-        rows.append((what, milliseconds, f"{100 * milliseconds / base:.2f} % of a forward"))
+    base = "base model without a bank, one forward of the batch"
+    idle, same = "bank attached, no sample uses it", "bank, every sample the same adapter"
+    mixed_name = f"bank, {batch} different adapters in one forward"
+    peft_name = f"PEFT, {batch} different adapters, a forward each"
+    forwards = medians_ms(
+        {
+            base: lambda: forward(plain),
+            idle: lambda: forward(ours),
+            same: lambda: forward(ours, equal),
+            mixed_name: lambda: forward(ours, mixed),
+            peft_name: peft_each,
+        },
+        repeats,
+        device,
+    )
+    rows = [(name, value, f"{value / forwards[base]:.2f} x base") for name, value in forwards.items()]
+    slower, ours_ms = forwards[peft_name], forwards[mixed_name]
+    rows.append(("  mixed batch: PEFT / bank", slower - ours_ms, f"{slower / ours_ms:.2f} x"))
+    rows.append(
+        ("  bank: different / equal adapters", ours_ms - forwards[same], f"{ours_ms / forwards[same]:.2f} x")
+    )
 
     def add_and_delete() -> None:
         inject_adapter_in_model(config, theirs.denoiser, adapter_name="new")
@@ -155,20 +160,29 @@ def main() -> None:
         for layer in layers:
             layer.delete_adapter("new")
 
-    change("to a resident adapter: bank (another routing)", lambda: Mix.of([[2]] * batch, device=device))
-    change("to a resident adapter: PEFT set_adapter", lambda: (activate("a0"), activate("a1")))
-    rows[-1] = (rows[-1][0], rows[-1][1] / 2, f"{50 * rows[-1][1] / base:.2f} % of a forward")
-    change(
-        "to a new adapter: bank (overwrite a slot)", lambda: bank.write("temporal", 1, adapters[1].tensors)
-    )
-    change("to a new adapter: PEFT add and delete", add_and_delete)
-    with TemporaryDirectory() as scratch:
+    names = itertools.cycle(f"a{index}" for index in range(batch))
+    with TemporaryDirectory() as scratch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT warns at each of the changes that are timed here
         save_adapter(Path(scratch), adapters[1], ours)
         wrapped = PeftModel.from_pretrained(swapped.denoiser, scratch)
-        change(
-            "to a new adapter: PEFT hotswap (reads its file)",
-            lambda: hotswap_adapter(wrapped, scratch, "default"),
+        changes = medians_ms(
+            {
+                "to a resident adapter: bank (another routing)": lambda: Mix.of([[2]] * batch, device=device),
+                "to a resident adapter: PEFT set_adapter": lambda: activate(next(names)),
+                "to a new adapter: bank (overwrite a slot)": lambda: bank.write(
+                    "temporal", 1, adapters[1].tensors
+                ),
+                "to a new adapter: PEFT add and delete": add_and_delete,
+                "to a new adapter: PEFT hotswap (reads its file)": lambda: hotswap_adapter(
+                    wrapped, scratch, "default"
+                ),
+            },
+            repeats,
+            device,
         )
+    rows += [
+        (name, value, f"{100 * value / forwards[base]:.2f} % of a forward") for name, value in changes.items()
+    ]
 
     table = Table(
         title=f"{ours.name}: {len(ours.targets['temporal'])} layers, rank {options.rank}, batch {batch}"
