@@ -25,6 +25,7 @@ from datasets.sprites.world import sample_scene
 from training.pretraining import Average, Schedule, draws, load_state, log, save_state, to_video
 
 SIZE = 64
+VAE_STEPS = 1000
 LEARNING_RATE = 2e-3
 KL_WEIGHT = 5e-4
 EDGE_WEIGHT = 0.5
@@ -103,7 +104,7 @@ def latent_scale(vae: AutoencoderKL, device: str, seed: int = 0) -> float:
 def train_vae(
     out: Path,
     *,
-    steps: int = 2000,
+    steps: int = VAE_STEPS,
     batch: int = 16,
     seed: int = 0,
     device: str = "cpu",

@@ -1,0 +1,314 @@
+"""`motiondirector sprites`: the rendered world: draw clips of a motion, measure clips, train and judge the foundation."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from infra.errors import UserError
+from motiondirector.cli import ConfigFile
+
+if TYPE_CHECKING:
+    from datasets.sprites.motions import Motion
+
+sprites = typer.Typer(
+    help="A rendered world where motion and appearance are known exactly; it made the embedded foundation.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+Frames = Annotated[int, typer.Option(help="Frames of a clip.", min=2, max=256)]
+Size = Annotated[int, typer.Option(help="Side of the square frame in pixels, even.", min=16, max=1024)]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command group."""
+    app.add_typer(sprites, name="sprites")
+
+
+@sprites.command("list")
+def list_world() -> None:
+    """What exists: shapes, colours, backgrounds, known and novel motions with their words."""
+    from datasets.sprites import motions, world
+
+    console = Console()
+    appearance = Table(title="Appearance", show_header=False)
+    for name, words in (
+        ("shapes", world.SHAPES),
+        ("colours", world.COLOURS),
+        ("textures", world.TEXTURES),
+        ("sizes", world.SIZES),
+        ("background colours", world.BACKGROUND_COLOURS),
+        ("background kinds", world.BACKGROUND_KINDS),
+    ):
+        appearance.add_row(name, ", ".join(words))
+    console.print(appearance)
+    table = Table(
+        "set", "motion", "words", title="Motions (the foundation was trained on the known ones only)"
+    )
+    for label, group in (("known", motions.KNOWN), ("novel", motions.NOVEL)):
+        for motion in group.values():
+            table.add_row(label, motion.name, ", ".join(motion.phrases[:3]))
+    console.print(table)
+
+
+@sprites.command()
+def render(
+    trajectory: Annotated[
+        Path | None,
+        typer.Option(help="JSON file: a list of [t, x, y], [t, x, y, scale] or [t, x, y, scale, angle]."),
+    ] = None,
+    motion: Annotated[str | None, typer.Option(help="A motion by name: `sprites list` names them.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help='The appearance, such as "a red striped star on a navy gradient".')
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="The clip: an .mp4 file.")] = None,
+    appearances: Annotated[
+        int, typer.Option(help="With --to: so many clips, each of another appearance.", min=1, max=1000)
+    ] = 1,
+    to: Annotated[
+        Path | None, typer.Option(help="Folder for a set of clips and the captions.csv that `ingest` takes.")
+    ] = None,
+    words: Annotated[
+        str | None, typer.Option(help="Words for the motion in captions. Default: the motion's own.")
+    ] = None,
+    frames: Frames = 8,
+    size: Size = 64,
+    fps: Annotated[float, typer.Option(help="Frames a second.", min=1, max=120)] = 8,
+    seed: Annotated[int, typer.Option(help="Decides appearances and where a named motion takes place.")] = 0,
+    config: ConfigFile = None,
+) -> None:
+    """Draw reference clips of a motion: one clip, or one motion in several appearances.
+
+    A trajectory file holds points in frame widths, (0, 0) the top left corner; t may have any range.
+
+      motiondirector sprites render --trajectory wave.json --prompt "a red star on a navy gradient" -o wave.mp4
+
+      motiondirector sprites render --motion orbit --appearances 6 --to clips/orbit
+
+      motiondirector ingest clips/orbit --captions clips/orbit/captions.csv --concept orbit --to data
+    """
+    from dataclasses import replace
+
+    from datasets.sprites.captions import canonical, parse
+    from datasets.sprites.motions import motion_named, read_trajectory
+    from datasets.sprites.render import render_clip
+    from datasets.sprites.world import Background, Scene
+    from datasets.sprites.world import appearances as draw_appearances
+    from datasets.video import encode_mp4
+
+    if (trajectory is None) == (motion is None):
+        raise UserError(
+            "give one motion: --trajectory FILE.json or --motion NAME (`sprites list` names them)."
+        )
+    if (out is None) == (to is None):
+        raise UserError(
+            "say where to write: -o CLIP.mp4 for one clip, or --to FOLDER for a set with captions."
+        )
+    if out is not None and appearances > 1:
+        raise UserError(f"-o names one clip, but --appearances asks for {appearances}; use --to FOLDER.")
+    if size % 2:
+        raise UserError(f"--size {size} is odd; mp4 needs an even side.")
+    moving: Motion = read_trajectory(trajectory) if trajectory else motion_named(str(motion))
+    if words:
+        moving = replace(moving, phrases=(words,))
+    scenes = draw_appearances(appearances, seed)
+    if prompt is not None:
+        said = parse(prompt)
+        if said.sprite is None:
+            raise UserError(
+                f"--prompt {prompt!r} names no object; expected a colour and a shape, such as "
+                '"a red striped star on a navy gradient" (`sprites list` names the words).'
+            )
+        if appearances > 1:
+            raise UserError("--prompt is one appearance; leave it out to draw several with --appearances.")
+        scenes = [Scene(said.sprite, said.background or Background())]
+    rows = []
+    for i, scene in enumerate(scenes):
+        path = out if out is not None else Path(str(to)) / f"{moving.name}-{i:03d}.mp4"
+        caption = prompt if prompt is not None and (trajectory or not words) else canonical(scene, moving)
+        try:
+            encode_mp4(
+                render_clip(scene, moving, frames, size, seed + i), fps, path, metadata={"comment": caption}
+            )
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}.") from None
+        rows.append((path.name, caption))
+    if to is not None:
+        with (to / "captions.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("file", "caption"), *rows])
+    console = Console()
+    for name, caption in rows:
+        console.print(f"[green]{name}[/]  {caption}", soft_wrap=True, highlight=False)
+
+
+@sprites.command()
+def measure(
+    clips: Annotated[list[Path] | None, typer.Argument(help="Videos to measure, one table each.")] = None,
+    count: Annotated[
+        int, typer.Option(help="Without clips: so many rendered ones to test the tracker on.")
+    ] = 200,
+    blur: Annotated[
+        float, typer.Option(help="Blur (pixels) and noise of the test clips.", min=0, max=3)
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of the test clips.")] = 0,
+    config: ConfigFile = None,
+) -> None:
+    """Measure sprites in clips from pixels alone; without clips, how right the measurement itself is.
+
+    motiondirector sprites measure clips/orbit-000.mp4
+
+    motiondirector sprites measure --count 500 --blur 0.7
+    """
+    from datasets.sprites.track import track
+
+    console = Console()
+    if not clips:
+        from evaluation.tracker_accuracy import tracker_accuracy
+
+        table = Table("measured", "right", title=f"Tracker on {count} rendered clips, blur {blur:g} px")
+        for name, value in tracker_accuracy(count, blur=blur, seed=seed).items():
+            table.add_row(name, f"{value:.2f} px" if "error" in name else f"{value:.1%}")
+        console.print(table)
+        return
+    from datasets.decode import decode
+
+    for path in clips:
+        seen = track(decode(path).frames_FHWC)
+        title = f"{path}: {seen.most('colour')} {seen.most('texture')} {seen.most('shape')} on {seen.most('background')}"
+        table = Table("frame", "x", "y", "radius", "object", "background", "confidence", title=title)
+        for i, s in enumerate(seen.sights):
+            what = f"{s.colour} {s.texture} {s.shape}" if s.found else "none"
+            place = [f"{v:.3f}" for v in (s.x, s.y, s.radius)] if s.found else ["-"] * 3
+            table.add_row(str(i), *place, what, f"{s.background} {s.background_kind}", f"{s.confidence:.2f}")
+        console.print(table)
+
+
+@sprites.command()
+def pretrain(
+    out: Annotated[
+        Path, typer.Option(help="Folder of the run: states to resume from, log.jsonl, pipeline/.")
+    ],
+    stage: Annotated[str, typer.Option(help="vae, unet, or all (one after the other).")] = "all",
+    steps: Annotated[
+        int | None, typer.Option(help="Steps of the stage. Default: the released recipe's.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+    resume: Annotated[bool, typer.Option(help="Continue the states found in --out.")] = True,
+    init: Annotated[
+        Path | None, typer.Option(help="Start from a checkpoint's weights, such as assets/foundation.")
+    ] = None,
+    clips: Annotated[int | None, typer.Option(help="Clips in a batch of the unet stage.", min=1)] = None,
+    image_steps: Annotated[
+        int | None, typer.Option(help="First steps that see single frames only.", min=0)
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
+    every: Annotated[int, typer.Option(help="Steps between states and log lines.", min=1)] = 50,
+    seed: Annotated[int, typer.Option(help="Of weights, scenes and noise.")] = 0,
+    config: ConfigFile = None,
+) -> None:
+    """Train the sprite foundation from nothing (or on from --init), on sprites rendered on the fly.
+
+    Stop it when you like: the same command goes on from the last state. The result is a stock
+    TextToVideoSDPipeline in OUT/pipeline.
+
+      motiondirector sprites pretrain --out runs/foundation
+
+      motiondirector sprites pretrain --out runs/more --stage unet --init assets/foundation --steps 5000
+    """
+    import torch
+    from diffusers import AutoencoderKL
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from training.foundation_pretraining import Recipe, build_parts, load_parts, train_unet
+    from training.vae_pretraining import VAE_STEPS, train_vae
+
+    if stage not in ("vae", "unet", "all"):
+        raise UserError(f"--stage {stage!r} is none of vae, unet, all.")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if threads:
+        torch.set_num_threads(threads)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    with Progress(*columns, TimeRemainingColumn()) as bar:
+
+        def follow(total: int):
+            task = bar.add_task(stage, total=total)
+
+            def report(step: int, record: dict) -> None:
+                bar.update(task, completed=step, description=f"{record['stage']} loss {record['loss']:.4f}")
+                bar.console.print(
+                    f"{record['stage']} step {step}: loss {record['loss']:.4f}", highlight=False
+                )
+
+            return report
+
+        if stage in ("vae", "all"):
+            total = (steps if stage == "vae" else None) or VAE_STEPS
+            train_vae(
+                out, steps=total, seed=seed, device=device, every=every, resume=resume, progress=follow(total)
+            )
+        if stage == "vae":
+            return
+        given = {"steps": steps, "clips": clips, "image_steps": image_steps, "seed": seed}
+        if init is not None and image_steps is None:
+            given["image_steps"] = 0  # trained weights know single frames already
+        recipe = Recipe(**{key: value for key, value in given.items() if value is not None})
+        if init is not None:
+            if not (init / "model_index.json").is_file():
+                raise UserError(f"--init {init} is no pipeline folder: it has no model_index.json.")
+            parts = load_parts(init)
+        elif (out / "vae").is_dir():
+            parts = build_parts(out, AutoencoderKL.from_pretrained(out / "vae"), seed)
+        else:
+            raise UserError(f"{out}/vae is missing; run --stage vae first, or --stage all.")
+        train_unet(
+            out, recipe, parts, device=device, every=every, resume=resume, progress=follow(recipe.steps)
+        )
+    Console().print(f"[green]done[/]: {out / 'pipeline'}")
+
+
+@sprites.command()
+def quality(
+    foundation: Annotated[str | None, typer.Option(help="Folder or id. Default: the embedded model.")] = None,
+    prompts: Annotated[int, typer.Option(help="How many prompts.", min=1)] = 320,
+    steps: Annotated[
+        int | None, typer.Option(help="Denoising steps. Default: the foundation's.", min=1)
+    ] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="Default: the foundation's.")] = None,
+    device: Annotated[str | None, typer.Option(help="Default: cuda where there is one.")] = None,
+    seed: Annotated[int, typer.Option(help="Of prompts and noise.")] = 1,
+    to: Annotated[Path | None, typer.Option(help="Folder for quality.json and contact sheets.")] = None,
+    config: ConfigFile = None,
+) -> None:
+    """How well a foundation does what prompts of the sprite world say, by the exact tracker.
+
+    motiondirector sprites quality --prompts 320 --to runs/quality
+    """
+    from rich.progress import track as follow
+
+    from evaluation.foundation_quality import TARGETS, measure_quality, write_report
+    from models.load import load_foundation
+
+    model = load_foundation(foundation, device=device)
+    result = measure_quality(
+        model,
+        prompts,
+        seed=seed,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        follow=lambda batches: follow(batches, description="sampling"),
+    )
+    table = Table(
+        "measured", "share right", "of prompts", "to reach", title=f"{model.name}, {prompts} prompts"
+    )
+    for name, score in result.scores.items():
+        target = f"{TARGETS[name]:.0%}" if name in TARGETS else ""
+        table.add_row(name, f"{score.share:.1%}", str(score.count), target)
+    Console().print(table)
+    if to is not None:
+        write_report(result, to)
