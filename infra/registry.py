@@ -31,8 +31,9 @@ from pathlib import Path
 from typing import Any
 
 from infra.errors import UserError
+from infra.files import TEMPORARY, explained_os_errors
 from infra.objects import check_hash, get_object, object_key, put_object, sha256_file
-from infra.storage import TEMPORARY, Storage, check_key, explained_os_errors, open_storage
+from infra.storage import Storage, check_key, open_storage
 
 ADAPTER_FILE = "adapter_model.safetensors"
 CONCEPT = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -159,11 +160,12 @@ class Registry:
         published: dict[str, dict[int, datetime]] = {}
         removed: set[tuple[str, int]] = set()
         for info in self.storage.list("concepts/"):
+            number = number_of(info.key)
             match info.key.split("/"):
-                case [_, name, "versions", file]:
-                    published.setdefault(name, {})[int(file.removesuffix(".json"))] = info.modified
-                case [_, name, "removed", file]:
-                    removed.add((name, int(file.removesuffix(".json"))))
+                case [_, name, "versions", _] if number:
+                    published.setdefault(name, {})[number] = info.modified
+                case [_, name, "removed", _] if number:
+                    removed.add((name, number))
         found = []
         for name, times in sorted(published.items()):
             kept = [number for number in times if (name, number) not in removed]
@@ -173,6 +175,10 @@ class Registry:
 
     def resolve(self, ref: str) -> Version:
         """The version that `name` (the latest) or `name@3` means. UserError 404 when there is none."""
+        return self.load(*self.find(ref))
+
+    def find(self, ref: str) -> tuple[str, int]:
+        """(name, number) of what `ref` means, without reading it. UserError 404 when there is none."""
         name, number = parse_ref(ref)
         published = self.numbers(name, "versions")
         kept = published - self.numbers(name, "removed")
@@ -198,7 +204,7 @@ class Registry:
                 status=404,
                 code="version_not_found",
             )
-        return self.load(name, number)
+        return name, number
 
     def pull(self, version: Version, folder: Path) -> Path:
         """Fetch a version's files to `folder`, every one checked against its hash; all or nothing.
@@ -246,21 +252,37 @@ class Registry:
 
         Its files stay in `objects/`: other versions may share them, and a running service may hold them.
         """
-        version = self.resolve(ref)
+        name, number = self.find(ref)
         body = to_json({"removed_at": datetime.now(UTC).isoformat()}, ref)
-        self.storage.put_if_absent(f"concepts/{version.concept}/removed/{version.number}.json", body)
+        self.storage.put_if_absent(f"concepts/{name}/removed/{number}.json", body)
 
     def numbers(self, concept: str, what: str) -> set[int]:
         """The numbers under concepts/<concept>/<what>/, of `versions` or `removed`."""
-        found = self.storage.list(f"concepts/{concept}/{what}/")
-        return {int(info.key.rpartition("/")[2].removesuffix(".json")) for info in found}
+        found = (number_of(info.key) for info in self.storage.list(f"concepts/{concept}/{what}/"))
+        return {number for number in found if number}
 
     def load(self, concept: str, number: int) -> Version:
-        """Read a pointer and the metrics that were added."""
-        record = json.loads(self.storage.get(f"concepts/{concept}/versions/{number}.json"))
-        for info in self.storage.list(f"concepts/{concept}/metrics/{number}/"):
-            record["metrics"].update(json.loads(self.storage.get(info.key)))
-        return read_version(record)
+        """Read a pointer and the metrics that were added. UserError 502 when one is not what was written."""
+        key = f"concepts/{concept}/versions/{number}.json"
+        try:
+            record = json.loads(self.storage.get(key))
+            for info in self.storage.list(f"concepts/{concept}/metrics/{number}/"):
+                key = info.key
+                record["metrics"].update(json.loads(self.storage.get(key)))
+            return read_version(record)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(
+                f"{key} in {self.uri} is damaged; restore it from a copy, or remove the version "
+                f"(`motiondirector concepts rm {concept}@{number}`) and publish it again.",
+                status=502,
+                code="object_damaged",
+            ) from None
+
+
+def number_of(key: str) -> int | None:
+    """3 for .../3.json; None for what is no pointer (people put notes into folders)."""
+    found = re.fullmatch(r"([1-9][0-9]{0,8})\.json", key.rpartition("/")[2])
+    return int(found[1]) if found else None
 
 
 def open_registry(uri: str | Path) -> Registry:

@@ -18,7 +18,8 @@ from botocore.config import Config
 from s3transfer.exceptions import S3DownloadFailedError
 
 from infra.errors import UserError
-from infra.storage import NotFound, ObjectInfo, Storage, atomic_file, check_key
+from infra.files import atomic_file, explained_os_errors
+from infra.storage import NotFound, ObjectInfo, Storage, check_key
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -105,7 +106,7 @@ class S3Storage(Storage):
         if not path.is_file():
             raise UserError(f"{path} is not a file; it cannot be stored as {key}.", code="file_not_found")
         where = self.where(key)
-        with self.explained(key):
+        with explained_os_errors(f"reading {path}"), self.explained(key):
             self.client.upload_file(str(path), where["Bucket"], where["Key"], Config=TRANSFER)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:

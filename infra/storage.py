@@ -13,8 +13,6 @@ processes by their URI, so every process reads its own credentials.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import fcntl
 import os
 import shutil
@@ -29,11 +27,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from infra.errors import UserError
+from infra.files import TEMPORARY, atomic_file, explained_os_errors, settle
 
 if TYPE_CHECKING:
     import pyarrow.fs
 
-TEMPORARY = ".tmp-"  # unfinished writes; never listed, and a reader of the folder skips dot files
 LOCK = ".lock"  # holds the flock(2) of compare-and-swap in its folder
 
 
@@ -165,76 +163,17 @@ def check_key(key: str) -> str:
     if (
         any(piece in ("", ".", "..") for piece in pieces)
         or any(piece.startswith(TEMPORARY) or piece == LOCK for piece in pieces)
-        or any(ord(letter) < 32 or letter in "\\\x7f" for letter in key)
+        or any(ord(letter) < 32 or letter in "\\\x7f" or "\ud800" <= letter <= "\udfff" for letter in key)
         or any(len(piece.encode(errors="replace")) > 255 for piece in pieces)
         or len(key.encode(errors="replace")) > 900
     ):
         shown = key if len(key) <= 80 else f"{key[:80]}... ({len(key)} characters)"
         raise UserError(
-            f"object key {shown!r}: expected a relative path like folder/name, without '..', empty or overlong parts.",
+            f"object key {shown!a}: expected a relative path like folder/name, without '..', empty or overlong parts.",
             status=422,
             code="invalid_key",
         )
     return key
-
-
-@contextlib.contextmanager
-def explained_os_errors(doing: str) -> Iterator[None]:
-    """Turn what the operating system refuses (disk full, no permission, ...) into one sentence."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise UserError(
-                f"{doing}: the disk is full ({error.strerror}); free space or choose another folder. Nothing was kept.",
-                status=507,
-                code="disk_full",
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UserError(
-                f"{doing}: not permitted ({error.strerror}); choose a folder that you may write and read.",
-                status=403,
-                code="access_denied",
-            ) from error
-        raise UserError(
-            f"{doing}: {error.strerror or error}; check the path.", status=422, code="invalid_path"
-        ) from error
-
-
-@contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to it when the block ends well and removed when it does not."""
-    with explained_os_errors(f"writing {path}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            yield temporary
-            settle(temporary)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def settle(path: Path) -> None:
-    """Give a temporary file the permissions of an ordinary one and bring it to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fchmod(descriptor, 0o666 & ~UMASK)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def read_umask() -> int:
-    """The process's umask; reading it means setting it, so this happens once, at import."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
-
-
-UMASK = read_umask()
 
 
 class FolderStorage(Storage):

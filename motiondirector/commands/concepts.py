@@ -204,8 +204,9 @@ def remove(
             code="invalid_version",
         )
     opened = open_it(registry)
-    opened.resolve(ref)  # 404 before any question
-    refs = [version.ref for version in opened.versions(name)] if every else [ref]
+    opened.find(ref)  # 404 before any question
+    kept = opened.numbers(name, "versions") - opened.numbers(name, "removed")
+    refs = [f"{name}@{one}" for one in sorted(kept)] if every else [ref]
     if not yes and not typer.confirm(f"Remove {', '.join(refs)} from {registry}?", err=True):
         raise typer.Exit(1)
     for one in refs:
@@ -249,7 +250,7 @@ def export(
         raise UserError(
             f"{to} exists and is not empty; remove it or choose another.", status=409, code="folder_not_empty"
         )
-    from infra.storage import TEMPORARY, explained_os_errors
+    from infra.files import TEMPORARY, explained_os_errors
     from models.adapter import CONFIG_FILE, read_adapter
     from models.export import export_merged
     from models.load import load_foundation

@@ -277,6 +277,27 @@ def test_pulls_at_once_into_one_folder_all_succeed(registry, folder, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["orbit"]
 
 
+@pytest.mark.parametrize("content", [b"", b"not json", b"[]", b"{}", b"\xff\xfe", b'{"files": 3}'])
+def test_a_damaged_pointer_is_one_sentence_and_can_be_removed(registry, folder, content):
+    registry.publish("orbit", folder, metadata={})
+    registry.publish("orbit", folder, metadata={})
+    registry.storage.put("concepts/orbit/versions/2.json", content)
+    with pytest.raises(UserError, match="concepts rm orbit@2") as caught:
+        registry.resolve("orbit")
+    assert (caught.value.status, caught.value.code) == (502, "object_damaged")
+    assert registry.resolve("orbit@1").number == 1
+    registry.remove("orbit@2")
+    assert registry.resolve("orbit").number == 1
+
+
+def test_notes_among_the_pointers_do_no_harm(registry, folder):
+    registry.publish("orbit", folder, metadata={})
+    for key in ("versions/README.md", "versions/0.json", "versions/x.json", "removed/note", "notes.txt"):
+        registry.storage.put(f"concepts/orbit/{key}", b"a note")
+    assert registry.concepts()[0].versions == 1
+    assert registry.publish("orbit", folder, metadata={}).number == 2
+
+
 def test_a_file_name_that_leaves_the_folder_is_refused(registry, folder, tmp_path):
     registry.publish("orbit", folder, metadata={})
     key = "concepts/orbit/versions/1.json"
