@@ -3,16 +3,16 @@
 A set is a folder or an S3 prefix that any Parquet reader understands as it stands:
 
     clips-<sha256 of the file>.parquet    immutable shards, sorted by concept, row groups <= 100 MB
-    _manifest.json                        the shards that belong to the set; changed by compare-and-swap
-    _staging/                             shards of an ingest under way (plain readers skip names with `_`)
+    .manifest.json                        the shards that belong to the set; changed by compare-and-swap
+    .staging/                             shards of an ingest under way (plain readers skip dot files)
 
     pyarrow.parquet.read_table(folder);  ray.data.read_parquet(uri);  datasets.load_dataset("parquet", ...)
 
 `read_clips` goes by the manifest, so it sees an ingest from the moment it is committed; plain readers see it when
-its shards have moved out of `_staging/`, moments later (`datasets/parquet.py` writes, and explains the order).
+its shards have moved out of `.staging/`, moments later (`datasets/parquet.py` writes, and explains the order).
 
 What `video.bytes` holds: the clip that training sees, selected frames resized and cropped to the bucket and encoded
-as H.264 at crf 12 (visually lossless), not the original file. Reasons: a row then means one thing (fps, num_frames,
+as H.264 at crf 14 (visually lossless), not the original file. Reasons: a row then means one thing (fps, num_frames,
 height and width are those of the bytes, whoever decodes them); every reader plays mp4, while GIF, WebP or ProRes
 originals would need this project's decoders; windows of one long video do not each carry the whole of it; a phone's
 place and owner tags stay at home; and latents depend on these bytes alone, so `sha256` of them is the one hash that
@@ -40,8 +40,8 @@ from infra.errors import UserError
 from infra.storage import NotFound, Storage, open_storage
 
 SCHEMA_VERSION = 1
-MANIFEST = "_manifest.json"
-STAGING = "_staging"
+MANIFEST = ".manifest.json"
+STAGING = ".staging"
 
 VIDEO_TYPE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
 FIELDS = [
@@ -134,7 +134,7 @@ class Shard:
 
     sha256: str
     size: int  # bytes
-    concepts: dict[str, int]  # rows of each
+    concepts: dict[str, int] = field(hash=False)  # rows of each
 
     @property
     def key(self) -> str:

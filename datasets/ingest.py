@@ -20,14 +20,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from datasets.clips import make_clip
-from datasets.decode import open_video
+from datasets.decode import UnreadableVideo, open_video
 from datasets.parquet import Pending, WriteShards, append, spool_here, write_shards_here
-from datasets.select import Selection, Window, cut, scene_cuts, windows
+from datasets.select import Selection, Unsuitable, Window, cut, scene_cuts, windows
 from datasets.sources import Captions, Source
-from infra.errors import UserError
 from infra.objects import sha256_file
 from infra.registry import check_concept_name
-from infra.storage import Storage, open_storage
+from infra.storage import NotFound, Storage, open_storage
 
 # duplicate: it is in the set already (nothing wrong with it); ignored: found in a folder, no video by its name
 STATUSES = ACCEPTED, DUPLICATE, REFUSED, IGNORED = "accepted", "duplicate", "refused", "ignored"
@@ -193,9 +192,7 @@ def process(job: Job, spool: Storage) -> tuple[list[Outcome], list[Pending]]:
             found = windows(video, job.selection)
             source_sha256 = sha256_file(path)
             pairs = [_one(job, video, window, source_sha256, spool) for window in found]
-    except UserError as error:
-        if error.status not in (404, 422):  # the storage's troubles are not this input's
-            raise
+    except (UnreadableVideo, Unsuitable, NotFound) as error:  # not: what the spool or S3 refuses
         refused = Outcome(job.source.uri, REFUSED, error.message, concept=job.concept, caption=job.caption)
         return [refused], []
     return [outcome for outcome, _ in pairs], [item for _, item in pairs if item]
@@ -216,7 +213,7 @@ def _one(
     )
     try:
         frames_FHWC = cut(video, window, chosen)
-    except UserError as error:  # damage in one window leaves the others
+    except UnreadableVideo as error:  # damage in one window leaves the others
         outcome.status, outcome.reason = REFUSED, error.message
         return outcome, None
     repeats = len(window.indices) - len(set(window.indices))

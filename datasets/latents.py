@@ -5,8 +5,8 @@
 
 Objects lie beside the clips in the set's own storage, under names that plain Parquet readers skip:
 
-    _latents/<foundation fingerprint>/<bucket>/<clip sha256>.safetensors
-    _latents/<foundation fingerprint>/text/<sha256 of the caption>.safetensors
+    .latents/<foundation fingerprint>/<bucket>/<clip sha256>.safetensors
+    .latents/<foundation fingerprint>/text/<sha256 of the caption>.safetensors
 
 The key holds all that a value depends on, so nothing ever expires; an object that is damaged is computed again, with
 a warning. Any number of processes may prepare the same clips at once: they write the same objects.
@@ -54,7 +54,7 @@ class LatentCache:
     """Tensors by key in a storage; what cannot be read back whole counts as absent."""
 
     def __init__(self, storage: Storage) -> None:
-        self.storage = storage.sub("_latents")
+        self.storage = storage.sub(".latents")
 
     def get(self, key: str) -> dict[str, Tensor] | None:
         """The tensors under a key, or None when there are none (or damaged ones, with a warning)."""

@@ -3,7 +3,7 @@
 An append goes in this order, and a process may die after any step:
 
 1. Clips already in the set are left out. The rest is split into shards (sorted by concept and clip_id, <= 500 MB),
-   each written to `_staging/clips-<sha256>.parquet`. Plain Parquet readers skip names that begin with `_`.
+   each written to `.staging/clips-<sha256>.parquet`. Plain Parquet readers skip names that begin with a dot.
 2. The manifest gains the shards by compare-and-swap. *This is the commit.* If another ingest was quicker, start
    again from 1 with the new manifest: neither loses clips, and no clip is stored twice.
 3. The shards move to `clips-<sha256>.parquet` (a rename in a folder, a copy inside S3), where plain readers see them.
@@ -210,7 +210,9 @@ def append(
         if written[0] != names:
             written = (names, write_shards(plan_shards(fresh), spool, storage))
         merged = Manifest((*(manifest.shards if manifest else ()), *written[1]))
-        if storage.replace_if(MANIFEST, merged.encode(), info.etag if info else None):
+        committed = storage.replace_if(MANIFEST, merged.encode(), info.etag if info else None)
+        # On S3 the answer to a swap that did happen may be lost; then the shards are in.
+        if committed or set(written[1]) <= set(_shards(storage)):
             settle(storage)
             return twins
     raise UserError(
@@ -220,10 +222,14 @@ def append(
     )
 
 
+def _shards(storage: Storage) -> tuple[Shard, ...]:
+    manifest = read_manifest(storage)
+    return manifest.shards if manifest else ()
+
+
 def settle(storage: Storage) -> None:
     """Finish what a killed ingest left: move committed shards into place, delete what is stale in staging."""
-    manifest = read_manifest(storage)
-    committed = {shard.key for shard in manifest.shards} if manifest else set()
+    committed = {shard.key for shard in _shards(storage)}
     filesystem, base = storage.arrow()
     for info in list(storage.list(f"{STAGING}/")):
         key = info.key.removeprefix(f"{STAGING}/")

@@ -1,7 +1,7 @@
 """The same ingest on a Ray cluster: Ray Data maps `ingest.process` over the sources, then writes the shards.
 
 Workers read the sources themselves (so: S3, or paths that every node sees), put finished clips into a spool beside
-the set (`_staging/<run>/`) and return only what the driver must know. The driver decides what is new and plans the
+the set (`.staging/<run>/`) and return only what the driver must know. The driver decides what is new and plans the
 shards exactly as without Ray; a second, small Ray Data pass writes them, and one compare-and-swap commits. No video
 passes through the driver or needs a distributed sort.
 """
