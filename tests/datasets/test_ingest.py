@@ -381,3 +381,23 @@ def test_a_foundation_gives_the_size_and_refuses_one_that_does_not_suit(make_vid
     code, _ = command(*given, "--frames", 9, "--height", 64, "--width", 64)
     assert code == 0
     assert read_clips(tmp_path / "set")[0].num_frames == 9
+
+
+def test_the_clips_that_the_repository_ships_are_accepted_with_their_captions(tmp_path):
+    clips = Path(__file__).resolve().parents[2] / "assets" / "clips"
+    given = (
+        clips / "*.mp4",
+        "--captions",
+        clips / "captions.csv",
+        "--concept",
+        "mixed",
+        "--to",
+        tmp_path / "set",
+    )
+    size = ("--frames", 16, "--height", 256, "--width", 256, "--fps", 8, "--strict", "--json")
+    code, output = command(*given, *size)
+    assert code == 0, output
+    report = json.loads(output)
+    assert (report["accepted"], report["warnings"]) == (4, [])
+    assert [outcome["warnings"] for outcome in report["inputs"]] == [[]] * 4
+    assert sum(path.stat().st_size for path in clips.iterdir()) < 5_000_000
