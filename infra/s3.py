@@ -6,6 +6,7 @@ import contextlib
 import re
 import time
 from collections.abc import Iterator
+from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -143,7 +144,7 @@ class S3Storage(Storage):
                         return None
                     raise reason from None
                 found = self.client.head_object(**self.where(key))  # it was written in between
-        return ObjectInfo(key, found["ContentLength"], found["ETag"], found["LastModified"])
+        return ObjectInfo(key, found["ContentLength"], found["ETag"], found["LastModified"].astimezone(UTC))
 
     def reason(self, key: str) -> failures.ClientError | None:
         """Why a HEAD failed: its answer has no body, but that of a GET (of one byte) has. None: now it works."""
@@ -162,7 +163,9 @@ class S3Storage(Storage):
                 for item in page.get("Contents", []):
                     key = item["Key"].removeprefix(self.prefix)
                     if not key.endswith("/") and key:  # other tools mark "folders" by empty objects
-                        yield ObjectInfo(key, item["Size"], item["ETag"], item["LastModified"])
+                        yield ObjectInfo(
+                            key, item["Size"], item["ETag"], item["LastModified"].astimezone(UTC)
+                        )
 
     def delete(self, key: str) -> None:
         with self.explained(key):

@@ -1,8 +1,10 @@
 """A Ray session leaves the machine as it found it and says at once what the cluster has not."""
 
 import os
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 import ray
@@ -83,3 +85,23 @@ def test_no_cluster_at_the_address_is_one_sentence_at_once(address):
     ).stdout
     assert answer.startswith(f"ray_unavailable no usable Ray cluster at {address} (")
     assert len(answer.splitlines()) == 1
+
+
+def test_a_local_cluster_ends_with_the_process_that_started_it():
+    code = (
+        "import time; from infra.cluster import ray_session\n"
+        "with ray_session(num_cpus=1) as cluster: print(cluster.address, flush=True); time.sleep(600)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    host, port = child.stdout.readline().strip().split(":")
+    socket.create_connection((host, int(port))).close()
+    child.kill()
+    child.wait()
+    child.stdout.close()
+    for _ in range(600):
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+        except OSError:
+            return
+        time.sleep(0.1)
+    raise AssertionError("the cluster is still there a minute later")

@@ -2,6 +2,7 @@
 
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pyarrow as pa
@@ -51,7 +52,9 @@ def test_head_tells_size_and_a_new_etag_at_each_change(storage):
     storage.put("key", b"12345")
     first = storage.head("key")
     assert (first.key, first.size) == ("key", 5)
-    assert first.modified.tzinfo is not None
+    assert first.modified.tzinfo is UTC
+    assert abs(datetime.now(UTC) - first.modified) < timedelta(minutes=5)
+    assert next(storage.list()).modified == first.modified
     storage.put("key", b"54321")
     assert storage.head("key").etag != first.etag
 
