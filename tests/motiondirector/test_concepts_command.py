@@ -257,3 +257,17 @@ def test_metrics_come_from_a_json_file(run, registry, folder, tmp_path):
     file.write_text('{"fidelity": 0.9}')
     version = run_json(run, "concepts", "publish", folder, "--concept", "orbit", "--metrics", file)
     assert version["metrics"] == {"fidelity": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("uri", "sentence"),
+    [
+        ("s3://no-such-bucket/x", "S3 bucket 'no-such-bucket' does not exist"),
+        ("s3://No/x", "S3 bucket name 'No'"),
+        ("gs://bucket/x", "unknown scheme gs://"),
+    ],
+)
+def test_a_registry_that_cannot_be_is_one_sentence(run, s3, folder, uri, sentence):
+    assert sentence in refused(run, "concepts", "list", "--registry", uri)
+    assert sentence in refused(run, "concepts", "publish", folder, "--concept", "orbit", "--registry", uri)
+    assert sentence in refused(run, "concepts", "pull", "orbit", "--registry", uri)
