@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -194,6 +195,7 @@ def _probe_pyav(source: bytes | Path, name: str, decoder: str | None) -> VideoFi
                 raise UnreadableVideo(f"{name} holds {what}; give a file with a video stream.")
             stream = container.streams.video[0]
             promised, codec = stream.frames, stream.codec_context.codec.canonical_name
+            promised_seconds = _promised_seconds(container)
             packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
             time_base, rate = stream.time_base, stream.average_rate
             aspect = float(stream.sample_aspect_ratio or 1) or 1.0
@@ -221,6 +223,16 @@ def _probe_pyav(source: bytes | Path, name: str, decoder: str | None) -> VideoFi
     else:  # AVI stores no times, only a rate
         times_F = np.arange(len(pts)) / float(rate or 25)
     fps = (len(times_F) - 1) / times_F[-1] if len(times_F) > 1 else float(rate or 25)
+    end = (
+        float(times_F[-1])
+        + 1 / fps
+        + (max(0.0, min(known) * float(time_base)) if known and time_base else 0.0)
+    )
+    if promised_seconds > end + max(0.25, 0.05 * promised_seconds):
+        raise UnreadableVideo(
+            f"{name} is truncated: its header promises {promised_seconds:.1f} s, {end:.1f} s are there; give the whole "
+            "file."
+        )
     if rate and abs(fps - float(rate)) < 0.02 * fps:
         fps = float(rate)  # 29.97 rather than 29.9683
     turned = first.rotation % 180 != 0
@@ -240,6 +252,14 @@ def _probe_pyav(source: bytes | Path, name: str, decoder: str | None) -> VideoFi
     if decoder == "decord" or (decoder is None and exact and light and _decord_agrees(video)):
         video.decoder = "decord"
     return video
+
+
+def _promised_seconds(container: Any) -> float:
+    """How long the header says the video is: Matroska's tag, else the file's length where it holds nothing else."""
+    tag = container.streams.video[0].metadata.get("DURATION", "")
+    if match := re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", tag):
+        return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3])
+    return (container.duration or 0) / 1e6 if len(container.streams) == 1 else 0.0
 
 
 def _decord_reader(video: VideoFile) -> Any:

@@ -92,7 +92,7 @@ def windows(video: VideoFile, selection: Selection) -> list[Window]:
         times_F = start + np.arange(selection.frames) / fps
         right = np.clip(np.searchsorted(video.times_F, times_F), 1, video.num_frames - 1)
         before, after = video.times_F[right - 1], video.times_F[right]
-        indices = np.where(times_F - before <= after - times_F, right - 1, right)
+        indices = np.where(times_F - before <= after - times_F + 1e-6, right - 1, right)
         found.append(Window(start, fps, tuple(int(i) for i in indices)))
         if not selection.every_clip:
             break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -26,28 +27,41 @@ def write_video(
     pixels: str = "yuv420p",
     options: dict[str, str] | None = None,
     container: dict[str, str] | None = None,
+    ticks: list[int] | None = None,
+    sound_seconds: float = 0.0,
 ) -> Path:
-    """An ordinary file as a camera or a tool would write it (not this project's encoder)."""
+    """An ordinary file as a camera or a tool would write it (not this project's encoder).
+
+    `ticks` are the frames' times in 1/fps seconds, 0, 1, 2, ... by default.
+    """
     with av.open(str(path), "w", options=container or {}) as output:
         stream = output.add_stream(codec, rate=fps)
         stream.height, stream.width, stream.pix_fmt = frames_FHWC.shape[1], frames_FHWC.shape[2], pixels
         stream.codec_context.options = options or {}
-        for frame in frames_FHWC:
+        sound = output.add_stream("aac", rate=44100, layout="mono") if sound_seconds else None
+        for i, frame in enumerate(frames_FHWC):
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            picture.pts, picture.time_base = (ticks[i] if ticks else i), Fraction(1, fps)
             output.mux(stream.encode(picture))
         output.mux(stream.encode(None))
+        if sound is not None:
+            write_silence(output, sound, sound_seconds)
     return path
+
+
+def write_silence(output: av.container.OutputContainer, stream: av.AudioStream, seconds: float) -> None:
+    """Silence into an open file."""
+    for i in range(int(seconds * 44100 / 1024)):
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 44100, i * 1024
+        output.mux(stream.encode(frame))
+    output.mux(stream.encode(None))
 
 
 def write_sound(path: Path, seconds: float = 1.0) -> Path:
     """An mp4 that holds only audio."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=44100, layout="mono")
-        for i in range(int(seconds * 44100 / 1024)):
-            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-            frame.sample_rate, frame.pts = 44100, i * 1024
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+    with av.open(str(path), "w") as output:
+        write_silence(output, output.add_stream("aac", rate=44100, layout="mono"), seconds)
     return path
 
 

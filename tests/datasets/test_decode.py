@@ -117,16 +117,41 @@ def test_what_is_no_video_is_refused_in_one_sentence(tmp_path, make_video):
     assert "the upload" in refusal(b"\x00" * 4096, name="the upload")
 
 
-@pytest.mark.parametrize("keep", [0.9, 0.5, 0.02])
-def test_a_truncated_file_is_refused_wherever_it_was_cut(tmp_path, keep):
-    """Index at the end (it is gone), or at the front (it promises more than is there)."""
+CONTAINERS = {
+    "index_at_the_end.mp4": {},
+    "index_in_front.mp4": {"container": {"movflags": "+faststart"}},
+    "fragmented.mp4": {"container": {"movflags": "frag_keyframe+empty_moov"}, "options": {"g": "5"}},
+    "camera.mov": {},
+    "old.avi": {"codec": "mpeg4"},
+    "disc.mkv": {},
+    "web.webm": {"codec": "libvpx-vp9", "options": {"deadline": "realtime", "cpu-used": "8"}},
+}
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_a_truncated_file_is_refused_wherever_it_was_cut(tmp_path, name):
     frames = np.random.default_rng(0).integers(0, 255, (40, 64, 64, 3), dtype=np.uint8)
-    for front in ("", "+faststart"):
-        path = tmp_path / f"whole{front}.mp4"
-        write_video(path, frames, container={"movflags": front} if front else {})
-        assert decode(path).frames_FHWC.shape == frames.shape
-        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+    path = write_video(tmp_path / name, frames, **CONTAINERS[name])
+    assert decode(path).frames_FHWC.shape == frames.shape
+    whole = path.read_bytes()
+    for keep in (0.8, 0.5, 0.02):
+        path.write_bytes(whole[: int(len(whole) * keep)])
         refusal(path)
+
+
+def test_a_video_shorter_than_its_sound_is_whole(tmp_path):
+    for name in ("a.mp4", "a.mkv"):
+        path = write_video(tmp_path / name, moving_picture(12, 64, 64), sound_seconds=3.0)
+        assert decode(path).frames_FHWC.shape == (12, 64, 64, 3)
+
+
+def test_frames_of_uneven_length_keep_their_times(tmp_path):
+    """A screen recording: the picture stands for a second, then moves."""
+    ticks = [0, 1, 2, 14, 15, 16, 17, 18]
+    path = write_video(tmp_path / "uneven.mp4", moving_picture(8, 64, 64), fps=12, ticks=ticks)
+    for decoder in ("decord", "pyav"):
+        video = open_video(path, decoder=decoder)
+        np.testing.assert_allclose(video.times_F, np.array(ticks) / 12, atol=1e-3)
 
 
 def test_a_truncated_animation_is_refused(make_video):

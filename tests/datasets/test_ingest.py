@@ -8,9 +8,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import typer
 from sample_videos import moving_picture, turn, write_sound, write_video
 from typer.testing import CliRunner
 
+import motiondirector.commands.ingest
 from datasets.clips import concepts_in, read_clips
 from datasets.decode import decode
 from datasets.ingest import ingest
@@ -18,7 +20,6 @@ from datasets.select import Selection
 from datasets.sources import Captions, expand
 from infra.errors import UserError
 from infra.storage import open_storage
-from motiondirector.cli import build
 
 SMALL = Selection(frames=8, height=96, width=128, fps=6)
 
@@ -295,7 +296,9 @@ def test_a_concept_name_that_is_none_is_refused_before_anything_is_read(into, ma
 
 def command(*arguments) -> tuple[int, str]:
     """Exit code and stdout of `motiondirector ingest ...`; a UserError is exit code 2, as in cli.main."""
-    result = CliRunner().invoke(build(), ["ingest", *map(str, arguments)])
+    app = typer.Typer()
+    motiondirector.commands.ingest.register(app)
+    result = CliRunner().invoke(app, [*map(str, arguments)])
     if isinstance(result.exception, UserError):
         return 2, result.output + result.exception.message
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
