@@ -210,13 +210,14 @@ def train_unet(
     parts: Parts,
     *,
     device: str = "cpu",
-    every: int = 100,
+    every: int = 50,
+    stop: int | None = None,
     resume: bool = True,
     progress: Callable[[int, dict], None] = lambda step, record: None,
 ) -> Parts:
     """Train to `recipe.steps`; every `every` steps save `out/unet_state.pt` and the averaged pipeline `out/pipeline`.
 
-    With `resume` an existing state is continued. Returns the parts with averaged weights.
+    With `resume` an existing state is continued; `stop` ends this part of the run early. Returns the parts with averaged weights.
     """
     out.mkdir(parents=True, exist_ok=True)
     vae, unet, text_encoder = (m.to(device).eval() for m in (parts.vae, parts.unet, parts.text_encoder))
@@ -234,7 +235,7 @@ def train_unet(
     state = out / "unet_state.pt"
     first = load_state(state, modules, optimizer, average, device) if resume and state.exists() else 0
     noise, started, losses = DDPMNoise(parts.scheduler), time.monotonic(), []
-    for step in range(first, recipe.steps):
+    for step in range(first, min(recipe.steps, stop or recipe.steps)):
         rng, generator = draws(recipe.seed, step)
         videos, captions = draw_batch(rng, recipe, step)
         for group in optimizer.param_groups:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +19,14 @@ from diffusers.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
 from torch import Tensor, nn
 
 from datasets.sprites.motions import Trajectory
-from datasets.sprites.render import draw
+from datasets.sprites.render import draw_background, draw_sprite
 from datasets.sprites.world import sample_scene
 from training.pretraining import Average, Schedule, draws, load_state, log, save_state, to_video
 
 SIZE = 64
-VAE_STEPS = 1000
+VAE_STEPS = 2000
 LEARNING_RATE = 2e-3
-KL_WEIGHT = 5e-4
+KL_WEIGHT = 1e-3
 EDGE_WEIGHT = 0.5
 
 
@@ -63,19 +62,27 @@ def build_vae(seed: int = 0) -> AutoencoderKL:
     return vae
 
 
-def frame_batch(rng: np.random.Generator, n: int, size: int = SIZE) -> np.ndarray:
-    """uint8 [n, H, W, C]: single frames of random scenes in random poses, a few with two objects or none."""
+def frame_batch(rng: np.random.Generator, n: int, size: int = SIZE, crowd: int = 6) -> np.ndarray:
+    """uint8 [n, H, W, C]: single frames, each a background with 1 to `crowd` objects in random poses.
+
+    Crowded on purpose: the autoencoder is local, and an edge teaches it more than a stretch of background.
+    """
     frames = []
     for _ in range(n):
-        scene = sample_scene(rng, second=0.1)
-        pose = [np.array([v]) for v in (*rng.uniform(0.02, 0.98, 2), np.exp(rng.uniform(-0.5, 0.45)))]
-        angle = np.array([rng.random() if rng.random() < 0.4 else 0.0])
+        count = int(rng.integers(1, crowd + 1))
+        scenes = [sample_scene(rng) for _ in range(count)]
         camera = rng.uniform(-0.25, 0.25, 2) * (rng.random() < 0.3)
-        zoom = np.array([np.exp(rng.uniform(-0.3, 0.4)) if rng.random() < 0.2 else 1.0])
-        track = Trajectory(*pose, angle, np.array([camera[0]]), np.array([camera[1]]), zoom)
-        track = replace(track, x=track.x + camera[0], y=track.y + camera[1])
-        other = replace(track, x=np.array([rng.random()]), y=np.array([rng.random()]))
-        frames.append(draw(scene, track, size, other)[0])
+        zoom = float(np.exp(rng.uniform(-0.3, 0.4))) if rng.random() < 0.2 else 1.0
+        still = np.zeros(1)
+        behind = Trajectory(still, still, still, still, still + camera[0], still + camera[1], still + zoom)
+        canvas = draw_background(scenes[0].background, behind, size)
+        for scene in scenes:
+            x, y = rng.uniform(0.02, 0.98, 2)
+            scale = np.exp(rng.uniform(-0.4, 0.45))
+            angle = rng.random() if rng.random() < 0.3 else 0.0
+            pose = Trajectory(still + x, still + y, still + scale, still + angle, still, still, still + 1)
+            draw_sprite(canvas, scene.sprite, pose)
+        frames.append(np.clip(canvas[0] + 0.5, 0, 255).astype(np.uint8))
     return np.stack(frames)
 
 
@@ -97,7 +104,7 @@ def reconstruction_loss(
 @torch.no_grad()
 def latent_scale(vae: AutoencoderKL, device: str, seed: int = 0) -> float:
     """1 / standard deviation of the latents of 256 frames: what makes them unit variance."""
-    frames = to_video(frame_batch(np.random.default_rng(seed), 256), device)
+    frames = to_video(frame_batch(np.random.default_rng(seed), 256, crowd=1), device)
     return float(1 / vae.encode(frames).latent_dist.mean.std())
 
 
@@ -109,12 +116,13 @@ def train_vae(
     seed: int = 0,
     device: str = "cpu",
     every: int = 50,
+    stop: int | None = None,
     resume: bool = True,
     progress: Callable[[int, dict], None] = lambda step, record: None,
 ) -> AutoencoderKL:
     """Train to `steps`, saving `out/vae_state.pt` every `every` steps and the averaged weights to `out/vae`.
 
-    With `resume` an existing state is continued. Returns the averaged autoencoder in eval mode.
+    With `resume` an existing state is continued; `stop` ends this part of the run early. Returns the averaged autoencoder in eval mode.
     """
     out.mkdir(parents=True, exist_ok=True)
     vae = build_vae(seed).to(device).to(memory_format=torch.channels_last)
@@ -126,7 +134,7 @@ def train_vae(
     )
     first = load_state(state, {"vae": vae}, optimizer, average, device) if resume and state.exists() else 0
     started = time.monotonic()
-    for step in range(first, steps):
+    for step in range(first, min(steps, stop or steps)):
         rng, generator = draws(seed, step)
         x = to_video(frame_batch(rng, batch), device).to(memory_format=torch.channels_last)
         for group in optimizer.param_groups:
