@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import sys
@@ -96,6 +97,7 @@ def check_own_datasets() -> None:
         )
 
 
+@functools.cache  # the commands register once, however often a process calls main()
 def build() -> typer.Typer:
     """The application with every command registered."""
     for name in COMMANDS:
