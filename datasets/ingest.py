@@ -19,9 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from datasets.clips import make_clip
-from datasets.decode import UnreadableVideo, open_video
-from datasets.parquet import Pending, WriteShards, append, spool_here, write_shards_here
+from datasets.clips import clip_id, make_clip, read_manifest
+from datasets.decode import UnreadableVideo, VideoFile, open_video
+from datasets.parquet import Pending, WriteShards, append, spool_here, stored_clips, write_shards_here
 from datasets.select import Selection, Unsuitable, Window, cut, scene_cuts, windows
 from datasets.sources import Captions, Source
 from infra.objects import sha256_file
@@ -60,6 +60,11 @@ class Job:
     ingested_at: datetime
 
 
+Result = tuple[list[Outcome], list[Pending]]
+# (jobs, spool, captions of the clips the set has by clip_id) -> a result for each job
+RunJobs = Callable[[list[Job], Storage, dict[str, str]], Iterable[Result]]
+
+
 @dataclass
 class Report:
     """The outcome of an ingest."""
@@ -91,7 +96,7 @@ def ingest(
     captions: Captions | None = None,
     strict: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
-    run_jobs: Callable[[list[Job], Storage], Iterable[tuple[list[Outcome], list[Pending]]]] | None = None,
+    run_jobs: RunJobs | None = None,
     write_shards: WriteShards = write_shards_here,
     spool: Storage | None = None,
 ) -> Report:
@@ -131,7 +136,9 @@ def ingest(
     report = Report(target.uri, [], captions_unused(captions, sources))
     with _spool(spool) as shelf:
         pending: list[Pending] = []
-        results = (run_jobs or run_jobs_here)([job for _, job in jobs], shelf)
+        stored = stored_clips(target, read_manifest(target), {job.concept for _, job in jobs}) if jobs else []
+        known = {clip.clip_id: clip.caption for clip in stored}
+        results = (run_jobs or run_jobs_here)([job for _, job in jobs], shelf, known)
         for done, ((place, _), (told_of_it, ready)) in enumerate(zip(jobs, results, strict=True), 1):
             outcomes[place] = told_of_it
             pending += ready
@@ -149,11 +156,16 @@ def ingest(
             for outcome, item, twin in zip(accepted, pending, twins, strict=True):
                 assert outcome.clip_id == item.clip.clip_id
                 if twin is not None:
-                    outcome.status = DUPLICATE
-                    outcome.reason = f"the set has it as clip {twin.clip_id[:12]}"
-                    if twin.caption != outcome.caption:
-                        outcome.reason += f" with the caption {twin.caption!r}"
+                    mark_duplicate(outcome, twin.clip_id, twin.caption)
     return report
+
+
+def mark_duplicate(outcome: Outcome, clip_id: str, caption: str) -> None:
+    """Say that the set has this clip."""
+    outcome.status = DUPLICATE
+    outcome.reason = f"the set has it as clip {clip_id[:12]}"
+    if caption != outcome.caption:
+        outcome.reason += f" with the caption {caption!r}"
 
 
 @contextmanager
@@ -174,14 +186,17 @@ def captions_unused(captions: Captions | None, sources: Sequence[Source]) -> lis
     )
 
 
-def run_jobs_here(jobs: list[Job], spool: Storage) -> Iterator[tuple[list[Outcome], list[Pending]]]:
+def run_jobs_here(jobs: list[Job], spool: Storage, known: dict[str, str]) -> Iterator[Result]:
     """Job after job in this process."""
     for job in jobs:
-        yield process(job, spool)
+        yield process(job, spool, known)
 
 
-def process(job: Job, spool: Storage) -> tuple[list[Outcome], list[Pending]]:
+def process(job: Job, spool: Storage, known: dict[str, str]) -> Result:
     """One source: its clips go to the spool. As many accepted outcomes as pending clips, in the same order.
+
+    Args:
+        known: clips that need not be cut again, clip_id -> caption.
 
     Raises:
         UserError: the spool or S3 refuses (bad input does not raise: it is an outcome).
@@ -191,7 +206,7 @@ def process(job: Job, spool: Storage) -> tuple[list[Outcome], list[Pending]]:
             video = open_video(path, name=PurePosixPath(job.source.uri).name)
             found = windows(video, job.selection)
             source_sha256 = sha256_file(path)
-            pairs = [_one(job, video, window, source_sha256, spool) for window in found]
+            pairs = [_one(job, video, window, source_sha256, spool, known) for window in found]
     except (UnreadableVideo, Unsuitable, NotFound) as error:  # not: what the spool or S3 refuses
         refused = Outcome(job.source.uri, REFUSED, error.message, concept=job.concept, caption=job.caption)
         return [refused], []
@@ -199,7 +214,7 @@ def process(job: Job, spool: Storage) -> tuple[list[Outcome], list[Pending]]:
 
 
 def _one(
-    job: Job, video: Any, window: Window, source_sha256: str, spool: Storage
+    job: Job, video: VideoFile, window: Window, source_sha256: str, spool: Storage, known: dict[str, str]
 ) -> tuple[Outcome, Pending | None]:
     chosen = job.selection
     outcome = Outcome(
@@ -211,6 +226,10 @@ def _one(
         fps=window.fps,
         size=f"{chosen.frames}x{chosen.height}x{chosen.width}",
     )
+    name = clip_id(job.concept, source_sha256, window.identity(chosen))
+    if name in known:
+        mark_duplicate(outcome, name, known[name])
+        return outcome, None
     try:
         frames_FHWC = cut(video, window, chosen)
     except UnreadableVideo as error:  # damage in one window leaves the others

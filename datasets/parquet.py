@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -143,12 +143,16 @@ class Stored:
     caption: str
 
 
-def stored_clips(storage: Storage, manifest: Manifest | None) -> list[Stored]:
-    """Every clip of the set; reads the small columns only."""
+def stored_clips(
+    storage: Storage, manifest: Manifest | None, concepts: Collection[str] | None = None
+) -> list[Stored]:
+    """The clips of a set (of the shards that hold any of `concepts`); reads the small columns only."""
     columns = ["clip_id", "concept", "sha256", "caption"]
-    shards = manifest.shards if manifest else ()
     return [
-        Stored(**row) for shard in shards for row in read_shard(storage, shard, columns=columns).to_pylist()
+        Stored(**row)
+        for shard in (manifest.shards if manifest else ())
+        if concepts is None or not shard.concepts.keys().isdisjoint(concepts)
+        for row in read_shard(storage, shard, columns=columns).to_pylist()
     ]
 
 
@@ -196,7 +200,7 @@ def append(
     for _ in range(COMMIT_ATTEMPTS):
         info = storage.head(MANIFEST)  # before reading: a change in between makes the swap fail, not lose
         manifest = read_manifest(storage) if info else None
-        known = Known(stored_clips(storage, manifest))
+        known = Known(stored_clips(storage, manifest, {item.clip.concept for item in pending}))
         twins: list[Stored | None] = []
         fresh: list[Pending] = []
         for item in pending:

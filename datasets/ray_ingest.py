@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from datasets.clips import STAGING, Shard
-from datasets.ingest import Job, Outcome, Report, ingest, process
+from datasets.ingest import Job, Report, Result, ingest, process
 from datasets.parquet import Pending, write_shard
 from datasets.select import Selection
 from datasets.sources import Source
@@ -48,9 +48,9 @@ def ingest_with_ray(
             shutil.rmtree(spool.root, ignore_errors=True)
 
 
-def run_jobs_on_ray(jobs: list[Job], spool: Storage) -> Iterator[tuple[list[Outcome], list[Pending]]]:
+def run_jobs_on_ray(jobs: list[Job], spool: Storage, known: dict[str, str]) -> Iterator[Result]:
     """`process` of each job, in the order of the jobs."""
-    return map_on_ray(lambda job: process(job, spool), jobs, TASK_ITEMS)
+    return map_on_ray(lambda job: process(job, spool, known), jobs, TASK_ITEMS)
 
 
 def write_shards_on_ray(groups: list[list[Pending]], spool: Storage, target: Storage) -> list[Shard]:
@@ -60,7 +60,7 @@ def write_shards_on_ray(groups: list[list[Pending]], spool: Storage, target: Sto
 
 def map_on_ray(work: Callable[[Any], Any], items: Sequence[Any], items_per_task: int) -> Iterator[Any]:
     """`map(work, items)` as a Ray Data pipeline, in order; what `work` raises as a UserError is raised here."""
-    import ray
+    import ray.data
 
     if not items:
         return

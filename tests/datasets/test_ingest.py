@@ -105,6 +105,17 @@ def test_the_same_clips_again_add_nothing_and_say_so(into, make_video, tmp_path)
     assert into([path], concept="other").count("accepted") == 1
 
 
+def test_what_the_set_has_is_not_decoded_again(into, make_video, monkeypatch):
+    path = make_video("a.mp4")
+    into([path])
+
+    def never(*_):
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr("datasets.ingest.cut", never)
+    assert into([path]).count("duplicate") == 1
+
+
 def test_one_file_twice_in_one_run_is_one_clip(into, make_video, tmp_path):
     path = make_video("a.mp4")
     report = into([path, path])
