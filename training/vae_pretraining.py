@@ -1,6 +1,10 @@
-"""First stage of the sprite foundation: an AutoencoderKL, 64x64x3 pixels to 8x8x8 latents, on sprites rendered on the fly.
+"""First and last stage of the sprite foundation: an AutoencoderKL, 64x64x3 pixels to 8x8x8 latents, on sprites rendered on the fly.
 
     python -m motiondirector sprites pretrain --stage vae --out runs/foundation
+    python -m motiondirector sprites pretrain --stage decoder --out runs/foundation   # may run while the UNet trains
+
+The decoder stage goes on with the encoder frozen, so that latents (and a denoiser trained on them) stay valid, and with
+noise on the latents, so that small errors of the denoiser are decoded to clean edges.
 
 Loss: L1 and L2 on pixels + L1 on their horizontal and vertical differences (edges; no perceptual network is needed in so
 simple a world) + a small KL. Frames are drawn from the whole space of poses, not from motions.
@@ -10,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +29,12 @@ from datasets.sprites.world import sample_scene
 from training.pretraining import Average, Schedule, draws, load_state, log, save_state, to_video
 
 SIZE = 64
-VAE_STEPS = 2000
+VAE_STEPS = 1550
+DECODER_STEPS = 1500
 LEARNING_RATE = 2e-3
 KL_WEIGHT = 1e-3
 EDGE_WEIGHT = 0.5
+LATENT_NOISE = 0.1  # standard deviation, of unit-variance latents, in the decoder stage
 
 
 def build_vae(seed: int = 0) -> AutoencoderKL:
@@ -86,32 +93,64 @@ def frame_batch(rng: np.random.Generator, n: int, size: int = SIZE, crowd: int =
     return np.stack(frames)
 
 
+def decoding_error(out_BCHW: Tensor, x_BCHW: Tensor) -> tuple[Tensor, float]:
+    """L1 + L2 + EDGE_WEIGHT * L1 of the differences between neighbours; and the L1 part alone."""
+    pixels = (out_BCHW - x_BCHW).abs().mean()
+    squares = (out_BCHW - x_BCHW).square().mean()
+    edges = sum((torch.diff(out_BCHW, dim=d) - torch.diff(x_BCHW, dim=d)).abs().mean() for d in (2, 3))
+    return pixels + squares + EDGE_WEIGHT * edges, pixels.item()
+
+
 def reconstruction_loss(
     vae: AutoencoderKL, x_BCHW: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, dict]:
-    """L1 + L2 + EDGE_WEIGHT * L1 of differences + KL_WEIGHT * KL per latent element, and its parts."""
+    """`decoding_error` of a sample of the posterior + KL_WEIGHT * KL per latent element, and its parts."""
     posterior = vae.encode(x_BCHW).latent_dist
     noise = torch.randn(posterior.mean.shape, generator=generator).to(x_BCHW.device)
     out = vae.decode(posterior.mean + posterior.std * noise).sample.float()
-    pixels = (out - x_BCHW).abs().mean()
-    squares = (out - x_BCHW).square().mean()
-    edges = sum((torch.diff(out, dim=d) - torch.diff(x_BCHW, dim=d)).abs().mean() for d in (2, 3))
+    error, pixels = decoding_error(out, x_BCHW)
     mean, logvar = posterior.mean.float(), posterior.logvar.float()
     kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
-    return pixels + squares + EDGE_WEIGHT * edges + KL_WEIGHT * kl, {"pixels": pixels.item(), "kl": kl.item()}
+    return error + KL_WEIGHT * kl, {"pixels": pixels, "kl": kl.item()}
+
+
+def decoder_loss(vae: AutoencoderKL, x_BCHW: Tensor, generator: torch.Generator) -> tuple[Tensor, dict]:
+    """`decoding_error` from the frozen encoder's latents with LATENT_NOISE on them (of a random share of it)."""
+    with torch.no_grad():
+        latents = vae.encode(x_BCHW).latent_dist.mean
+    noise = torch.randn(latents.shape, generator=generator)
+    strength = LATENT_NOISE * torch.rand((len(latents), 1, 1, 1), generator=generator)
+    out = vae.decode(latents + (strength * noise).to(x_BCHW.device)).sample.float()
+    error, pixels = decoding_error(out, x_BCHW)
+    return error, {"pixels": pixels}
 
 
 @torch.no_grad()
-def latent_scale(vae: AutoencoderKL, device: str, seed: int = 0) -> float:
-    """1 / standard deviation of the latents of 256 frames: what makes them unit variance."""
+def standardised(vae: AutoencoderKL, device: str, seed: int = 0) -> AutoencoderKL:
+    """A copy whose latents have mean 0 and variance 1 in each channel (over 256 frames); it decodes the same.
+
+    The affine change goes into the 1x1 convolutions on either side of the latents; `scaling_factor` is then 1.
+    """
     frames = to_video(frame_batch(np.random.default_rng(seed), 256, crowd=1), device)
-    return float(1 / vae.encode(frames).latent_dist.mean.std())
+    latents = vae.encode(frames).latent_dist.mean
+    mean_C, std_C = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    copy = deepcopy(vae)
+    n = len(mean_C)
+    into, out_of = copy.quant_conv, copy.post_quant_conv
+    into.weight[:n] /= std_C[:, None, None, None]
+    into.bias[:n] = (into.bias[:n] - mean_C) / std_C
+    into.bias[n:] -= 2 * std_C.log()  # the posterior's log-variance
+    out_of.bias += out_of.weight[:, :, 0, 0] @ mean_C
+    out_of.weight *= std_C[None, :, None, None]
+    copy.register_to_config(scaling_factor=1.0)
+    return copy
 
 
 def train_vae(
     out: Path,
     *,
     steps: int = VAE_STEPS,
+    decoder_only: bool = False,
     batch: int = 16,
     seed: int = 0,
     device: str = "cpu",
@@ -120,47 +159,50 @@ def train_vae(
     resume: bool = True,
     progress: Callable[[int, dict], None] = lambda step, record: None,
 ) -> AutoencoderKL:
-    """Train to `steps`, saving `out/vae_state.pt` every `every` steps and the averaged weights to `out/vae`.
+    """Train to `steps`, saving a state every `every` steps and the averaged, standardised autoencoder to `out/vae`.
 
-    With `resume` an existing state is continued; `stop` ends this part of the run early. Returns the averaged autoencoder in eval mode.
+    With `decoder_only` the autoencoder in `out/vae` is trained on behind its frozen encoder. With `resume` an existing
+    state is continued; `stop` ends this part of the run early. Returns what `out/vae` then holds, in eval mode.
     """
     out.mkdir(parents=True, exist_ok=True)
-    vae = build_vae(seed).to(device).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
-    average, schedule, state = (
-        Average([vae], 0.995),
-        Schedule(LEARNING_RATE, steps, warmup=30),
-        out / "vae_state.pt",
+    name = "decoder" if decoder_only else "vae"
+    state = out / f"{name}_state.pt"
+    vae = AutoencoderKL.from_pretrained(out / "vae") if decoder_only else build_vae(seed)
+    vae = vae.to(device).to(memory_format=torch.channels_last)
+    trained = nn.ModuleList([vae.decoder, vae.post_quant_conv]) if decoder_only else vae
+    loss_of = decoder_loss if decoder_only else reconstruction_loss
+    optimizer = torch.optim.AdamW(
+        trained.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4
     )
-    first = load_state(state, {"vae": vae}, optimizer, average, device) if resume and state.exists() else 0
+    average, schedule = Average([trained], 0.995), Schedule(LEARNING_RATE, steps, warmup=30)
+    first = load_state(state, {name: trained}, optimizer, average, device) if resume and state.exists() else 0
     started = time.monotonic()
     for step in range(first, min(steps, stop or steps)):
-        rng, generator = draws(seed, step)
+        rng, generator = draws(seed + decoder_only, step)
         x = to_video(frame_batch(rng, batch), device).to(memory_format=torch.channels_last)
         for group in optimizer.param_groups:
             group["lr"] = schedule.at(step)
         # bf16 gains nothing for so narrow convolutions on a CPU
         with torch.autocast("cuda", torch.bfloat16, enabled=device.startswith("cuda")):
-            loss, parts = reconstruction_loss(vae, x, generator)
+            loss, parts = loss_of(vae, x, generator)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         average.update(step)
         if (step + 1) % every == 0 or step + 1 == steps:
-            record = {
-                "stage": "vae",
-                "step": step + 1,
-                "loss": loss.item(),
-                **parts,
-                "s": time.monotonic() - started,
-            }
+            record = {"stage": name, "step": step + 1, "loss": loss.item(), **parts}
+            record["s"] = time.monotonic() - started
             log(out, record)
             progress(step + 1, record)
-            save_state(state, step + 1, {"vae": vae}, optimizer, average)
+            save_state(state, step + 1, {name: trained}, optimizer, average)
             average.swap()
-            vae.register_to_config(scaling_factor=latent_scale(vae, device))
-            vae.save_pretrained(out / "vae")
+            released(vae, decoder_only, device).save_pretrained(out / "vae")
             average.swap()
     average.swap()
-    return vae.eval()
+    return released(vae, decoder_only, device).eval()
+
+
+def released(vae: AutoencoderKL, decoder_only: bool, device: str) -> AutoencoderKL:
+    """What is written: standardised, unless it already was when the decoder stage began."""
+    return vae if decoder_only else standardised(vae, device)

@@ -193,7 +193,9 @@ def pretrain(
     out: Annotated[
         Path, typer.Option(help="Folder of the run: states to resume from, log.jsonl, pipeline/.")
     ],
-    stage: Annotated[str, typer.Option(help="vae, unet, or all (one after the other).")] = "all",
+    stage: Annotated[
+        str, typer.Option(help="vae, unet, decoder (sharpens the vae, its latents fixed), or all in turn.")
+    ] = "all",
     steps: Annotated[
         int | None, typer.Option(help="Steps of the stage. Default: the released recipe's.")
     ] = None,
@@ -220,15 +222,25 @@ def pretrain(
 
       motiondirector sprites pretrain --out runs/more --stage unet --init assets/foundation --steps 5000
     """
+    from dataclasses import replace
+
     import torch
     from diffusers import AutoencoderKL
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from training.foundation_pretraining import Recipe, build_parts, load_parts, train_unet
-    from training.vae_pretraining import VAE_STEPS, train_vae
+    from training.foundation_pretraining import Recipe, build_parts, load_parts, save_pipeline, train_unet
+    from training.vae_pretraining import DECODER_STEPS, VAE_STEPS, train_vae
 
-    if stage not in ("vae", "unet", "all"):
-        raise UserError(f"--stage {stage!r} is none of vae, unet, all.")
+    if stage not in ("vae", "unet", "decoder", "all"):
+        raise UserError(f"--stage {stage!r} is none of vae, unet, decoder, all.")
+    if stage in ("unet", "decoder") and init is None and not (out / "vae").is_dir():
+        raise UserError(f"{out}/vae is missing; run --stage vae first, or --stage all.")
+    if init is not None and not (init / "model_index.json").is_file():
+        raise UserError(f"--init {init} is no pipeline folder: it has no model_index.json.")
+    if init is not None and stage == "vae":
+        raise UserError(
+            "--init keeps the checkpoint's autoencoder; use --stage unet, decoder or all with it."
+        )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if threads:
@@ -247,29 +259,29 @@ def pretrain(
 
             return report
 
-        if stage in ("vae", "all"):
-            total = (steps if stage == "vae" else None) or VAE_STEPS
-            train_vae(
-                out, steps=total, seed=seed, device=device, every=every, resume=resume, progress=follow(total)
-            )
-        if stage == "vae":
-            return
-        given = {"steps": steps, "clips": clips, "image_steps": image_steps, "seed": seed}
-        if init is not None and image_steps is None:
-            given["image_steps"] = 0  # trained weights know single frames already
-        recipe = Recipe(**{key: value for key, value in given.items() if value is not None})
+        same = {"seed": seed, "device": device, "every": every, "resume": resume}
         if init is not None:
-            if not (init / "model_index.json").is_file():
-                raise UserError(f"--init {init} is no pipeline folder: it has no model_index.json.")
             parts = load_parts(init)
-        elif (out / "vae").is_dir():
-            parts = build_parts(out, AutoencoderKL.from_pretrained(out / "vae"), seed)
-        else:
-            raise UserError(f"{out}/vae is missing; run --stage vae first, or --stage all.")
-        train_unet(
-            out, recipe, parts, device=device, every=every, resume=resume, progress=follow(recipe.steps)
-        )
-    Console().print(f"[green]done[/]: {out / 'pipeline'}")
+            parts.vae.save_pretrained(out / "vae")
+        if stage in ("vae", "all") and init is None:
+            total = (steps if stage == "vae" else None) or VAE_STEPS
+            train_vae(out, steps=total, progress=follow(total), **same)
+        if stage in ("decoder", "all"):
+            total = (steps if stage == "decoder" else None) or DECODER_STEPS
+            train_vae(out, steps=total, decoder_only=True, progress=follow(total), **same)
+        if stage in ("unet", "all"):
+            given = {"steps": steps, "clips": clips, "image_steps": image_steps, "seed": seed}
+            if init is not None and image_steps is None:
+                given["image_steps"] = 0  # trained weights know single frames already
+            recipe = Recipe(**{key: value for key, value in given.items() if value is not None})
+            vae = AutoencoderKL.from_pretrained(out / "vae")
+            parts = build_parts(out, vae, seed) if init is None else replace(parts, vae=vae)
+            del same["seed"]
+            train_unet(out, recipe, parts, progress=follow(recipe.steps), **same)
+        elif stage == "decoder" and (source := init or out / "pipeline").is_dir():
+            vae = AutoencoderKL.from_pretrained(out / "vae")
+            save_pipeline(replace(load_parts(source), vae=vae), out / "pipeline")
+    Console().print(f"[green]done[/]: {out}")
 
 
 @sprites.command()

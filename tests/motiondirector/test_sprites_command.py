@@ -1,0 +1,91 @@
+"""`motiondirector sprites`: drawing, measuring, and its answers to wrong input."""
+
+import csv
+import json
+
+import pytest
+
+from datasets.decode import decode
+from datasets.sprites.track import track
+
+
+def test_a_drawn_trajectory_becomes_a_clip_that_measures_as_drawn(run, tmp_path):
+    path = tmp_path / "vee.json"
+    path.write_text(json.dumps([[0, 0.25, 0.3], [1, 0.5, 0.7], [2, 0.75, 0.3]]))
+    clip = tmp_path / "vee.mp4"
+    code, _, err = run(
+        "sprites",
+        "render",
+        "--trajectory",
+        path,
+        "--prompt",
+        "a red star on a navy gradient",
+        "-o",
+        clip,
+        "--frames",
+        9,
+    )
+    assert code == 0, err
+    seen = track(decode(clip).frames_FHWC)
+    assert seen.present
+    assert (seen.most("colour"), seen.most("shape"), seen.most("background")) == ("red", "star", "navy")
+    assert seen.x[[0, 4, 8]] == pytest.approx([0.25, 0.5, 0.75], abs=0.02)
+    assert seen.y[[0, 4, 8]] == pytest.approx([0.3, 0.7, 0.3], abs=0.02)
+
+
+def test_a_motion_in_several_appearances_comes_with_captions_that_name_them(run, tmp_path):
+    folder = tmp_path / "orbit"
+    code, _, err = run("sprites", "render", "--motion", "orbit", "--appearances", 3, "--to", folder)
+    assert code == 0, err
+    rows = list(csv.DictReader((folder / "captions.csv").open()))
+    assert [row["file"] for row in rows] == ["orbit-000.mp4", "orbit-001.mp4", "orbit-002.mp4"]
+    for row in rows:
+        seen = track(decode(folder / row["file"]).frames_FHWC)
+        assert "orbits" in row["caption"]
+        assert seen.most("colour") in row["caption"].split()
+        assert seen.most("shape") in row["caption"].split()
+
+
+def test_the_same_command_writes_the_same_bytes(run, tmp_path):
+    for name in ("a.mp4", "b.mp4"):
+        assert run("sprites", "render", "--motion", "zigzag", "--seed", 4, "-o", tmp_path / name)[0] == 0
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--motion", "moonwalk", "-o", "x.mp4"], "no motion is called"),
+        (["-o", "x.mp4"], "give one motion"),
+        (["--motion", "orbit"], "where to write"),
+        (["--motion", "orbit", "--appearances", "3", "-o", "x.mp4"], "--to FOLDER"),
+        (["--motion", "orbit", "--prompt", "a dog in the snow", "-o", "x.mp4"], "names no object"),
+        (["--motion", "orbit", "--size", "65", "-o", "x.mp4"], "odd"),
+        (["--trajectory", "missing.json", "-o", "x.mp4"], "cannot be read"),
+    ],
+)
+def test_wrong_input_is_answered_in_one_sentence(run, arguments, says):
+    code, _, err = run("sprites", "render", *arguments)
+    assert code == 2
+    assert says in err
+    assert "Traceback" not in err
+
+
+def test_the_list_names_known_and_novel_motions(run):
+    code, out, _ = run("sprites", "list")
+    assert code == 0
+    assert "down-left" in out
+    assert "figure-eight" in out
+
+
+def test_measure_prints_the_trackers_own_accuracy(run):
+    code, out, _ = run("sprites", "measure", "--count", 31)
+    assert code == 0
+    assert "colour" in out
+    assert "100.0%" in out
+
+
+def test_pretraining_the_denoiser_needs_an_autoencoder(run, tmp_path):
+    code, _, err = run("sprites", "pretrain", "--out", tmp_path, "--stage", "unet")
+    assert code == 2
+    assert "--stage vae first" in err
