@@ -20,6 +20,7 @@ from serving.jobs import CANCELLED, IllegalTransition, Job, JobStore
 from serving.requests import VideoRequest
 
 log = logging.getLogger(__name__)
+RETRY_PAUSE = 0.2  # seconds before a job whose engine was lost looks for another; doubled up to 5
 NOTE_INTERVAL = 0.5  # seconds between writes of a job's progress
 SWEEP_INTERVAL = 60.0  # seconds between looks for expired results
 MAX_ATTEMPTS = 5  # engines that one job may outlive before it is held to be the cause
@@ -167,7 +168,7 @@ class Dispatcher:
     async def _lost(self, job: Job, error: EngineLost) -> None:
         """Back to the queue, once there is an engine again."""
         log.warning("job %s lost its engine (%s)", job.id, error)
-        pause = 0.2
+        pause = RETRY_PAUSE
         while True:
             await asyncio.sleep(pause)
             try:

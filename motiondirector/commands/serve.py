@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
-import threading
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -89,25 +90,25 @@ def serve(
         engine_gpus=gpus,
         api_key_hashes=hashes,
     )
-    stop = threading.Event()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` ends it as cleanly as Ctrl-C
     with ray_session(address):
         check_workers(replicas, gpus=gpus, cpus=settings.engine_cpus)
         from ray import serve as ray_serve
 
         from serving.deployment import APP_NAME, build_app
 
-        typer.echo("loading the model ...", err=True)
-        ray_serve.start(http_options={"host": host, "port": port})
-        ray_serve.run(build_app(settings), name=APP_NAME, route_prefix="/")
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
         try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda *_: stop.set())
+            typer.echo("loading the model ...", err=True)
+            ray_serve.start(http_options={"host": host, "port": port})
+            ray_serve.run(build_app(settings), name=APP_NAME, route_prefix="/")
             model = f"foundation:{concepts[0].name}" if concepts else "foundation"
             typer.echo(greeting(f"http://{host}:{port}", model, len(concepts), bool(hashes)))
-            while not stop.wait(1.0):
-                pass
-        finally:
+            while True:
+                time.sleep(1.0)
+        except KeyboardInterrupt:
             typer.echo("stopping ...", err=True)
+        finally:
             ray_serve.shutdown()
 
 

@@ -1,0 +1,242 @@
+"""Jobs outlive engines and ingresses: each ends exactly once, whatever dies in between."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from infra.errors import UserError
+from infra.storage import open_storage
+from serving import dispatcher as dispatcher_module
+from serving.dispatcher import MAX_ATTEMPTS, Dispatcher, result_key
+from serving.engine import Admitted, Event, Failed, Finished, Progressed
+from serving.engine_service import EngineLost
+from serving.jobs import JobStore
+from serving.requests import VideoRequest
+
+REQUEST = VideoRequest(
+    prompt="a bear",
+    negative_prompt="",
+    frames=4,
+    height=32,
+    width=32,
+    fps=8,
+    seed=1,
+    steps=2,
+    guidance_scale=1.0,
+).model_dump(mode="json")
+WHOLE: list[Event] = [Admitted(0.0, 0.0), Progressed(1, 2), Progressed(2, 2), Finished(b"mp4", "0" * 64, {})]
+
+
+class ScriptedEngine:
+    """An engine whose answers a test writes: script(job id, attempt) -> events, or exceptions to raise."""
+
+    def __init__(self, script: Callable[[str, int], list]) -> None:
+        self.script = script
+        self.runs: list[str] = []
+        self.cancelled: list[str] = []
+        self.running = 0
+        self.most = 0
+
+    async def describe(self):
+        return None
+
+    async def check(self, request):
+        return None
+
+    async def generate(self, id: str, request: VideoRequest) -> AsyncIterator[Event]:
+        self.runs.append(id)
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            for event in self.script(id, self.runs.count(id)):
+                await asyncio.sleep(0)
+                if isinstance(event, BaseException):
+                    raise event
+                if event == "hang":
+                    await asyncio.sleep(3600)
+                yield event
+        except (asyncio.CancelledError, GeneratorExit):
+            self.cancelled.append(id)
+            raise
+        finally:
+            self.running -= 1
+
+
+class House:
+    """A store, a results folder and dispatchers on them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = JobStore(f"sqlite:///{folder / 'jobs.sqlite'}")
+        self.results = open_storage(folder)
+
+    def add(self, jobs: int = 1) -> list[str]:
+        return [self.store.add(REQUEST, model="foundation").id for _ in range(jobs)]
+
+    def run(self, engine: ScriptedEngine, until: Callable[[], bool], **settings) -> None:
+        async def main() -> None:
+            dispatcher = self.dispatcher(engine, **settings)
+            task = asyncio.create_task(dispatcher.run())
+            end = time.monotonic() + 30
+            while not until():
+                assert time.monotonic() < end, self.store.count()
+                assert not task.done()
+                await asyncio.sleep(0.01)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        asyncio.run(main())
+
+    def dispatcher(self, engine: ScriptedEngine, **settings) -> Dispatcher:
+        settings = {"max_in_flight": 8, "ttl": 1000.0, **settings}
+        return Dispatcher(self.store, engine, self.results, **settings)
+
+    def all(self, state: str) -> bool:
+        return set(self.store.count()) == {state}
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatcher_module, "RETRY_PAUSE", 0.01)
+
+
+def test_a_job_is_run_and_its_video_kept(house: House):
+    [id] = house.add()
+    house.run(ScriptedEngine(lambda id, attempt: WHOLE), lambda: house.all("completed"))
+    job = house.store.get(id)
+    assert house.results.get(job.result_key) == b"mp4"
+    assert job.result_size == 3
+    assert job.expires_at > time.time()
+
+
+@pytest.mark.parametrize("died_after", [0, 1, 2, 3])
+def test_a_job_whose_engine_dies_runs_again_and_completes_once(house: House, died_after: int):
+    [id] = house.add()
+    engine = ScriptedEngine(
+        lambda id, attempt: [*WHOLE[:died_after], EngineLost("killed")] if attempt == 1 else WHOLE
+    )
+    house.run(engine, lambda: house.all("completed"))
+    assert engine.runs == [id, id]
+    assert house.store.get(id).attempts == 1
+
+
+def test_a_stream_that_just_ends_is_an_engine_lost(house: House):
+    house.add()
+    engine = ScriptedEngine(lambda id, attempt: WHOLE[:2] if attempt == 1 else WHOLE)
+    house.run(engine, lambda: house.all("completed"))
+    assert len(engine.runs) == 2
+
+
+def test_a_job_that_takes_every_engine_with_it_fails_and_its_neighbours_complete(house: House):
+    ids = house.add(4)
+    poison = ids[1]
+
+    def script(id: str, attempt: int) -> list:
+        # the poison kills whatever runs beside it: every job in flight loses its engine
+        if poison in running and not (id == poison and len(running) == 0):
+            return [Admitted(0.0, 0.0), EngineLost("killed")]
+        return WHOLE
+
+    running: set[str] = set()
+
+    class Shared(ScriptedEngine):
+        async def generate(self, id: str, request: VideoRequest) -> AsyncIterator[Event]:
+            running.add(id)
+            await asyncio.sleep(0.01)
+            try:
+                async for event in super().generate(id, request):
+                    yield event
+            finally:
+                running.discard(id)
+
+    house.run(Shared(script), lambda: house.store.count() == {"completed": 3, "failed": 1})
+    job = house.store.get(poison)
+    assert job.error_code == "engine_lost"
+    assert job.attempts == MAX_ATTEMPTS
+
+
+def test_what_the_engine_refuses_fails_with_its_reason(house: House):
+    [id] = house.add()
+    refuse = [Failed("the adapter is broken.", "invalid_adapter", 422)]
+    house.run(ScriptedEngine(lambda id, attempt: refuse), lambda: house.all("failed"))
+    job = house.store.get(id)
+    assert (job.error_code, job.error_message) == ("invalid_adapter", "the adapter is broken.")
+
+
+def test_no_more_jobs_than_allowed_are_in_flight(house: House):
+    house.add(10)
+    engine = ScriptedEngine(lambda id, attempt: WHOLE)
+    house.run(engine, lambda: house.all("completed"), max_in_flight=3)
+    assert engine.most <= 3
+    assert len(engine.runs) == 10
+
+
+def test_a_new_dispatcher_finishes_what_the_former_began(house: House):
+    ids = house.add(3)
+    hanging = ScriptedEngine(lambda id, attempt: [*WHOLE[:2], "hang"])
+    house.run(hanging, lambda: house.all("in_progress"))
+    assert sorted(hanging.cancelled) == sorted(ids)
+    engine = ScriptedEngine(lambda id, attempt: WHOLE)
+    house.run(engine, lambda: house.all("completed"))
+    assert sorted(engine.runs) == sorted(ids)
+
+
+def test_a_cancelled_job_leaves_the_engine_and_no_result(house: House):
+    async def main() -> None:
+        [id] = house.add()
+        engine = ScriptedEngine(lambda id, attempt: [*WHOLE[:2], "hang"])
+        dispatcher = house.dispatcher(engine)
+        task = asyncio.create_task(dispatcher.run())
+        while house.store.state(id) != "in_progress":
+            await asyncio.sleep(0.01)
+        house.store.cancel(id)
+        await dispatcher.cancel(id)
+        assert engine.cancelled == [id]
+        assert house.store.state(id) == "cancelled"
+        assert not house.results.exists(result_key(id))
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+def test_a_job_cancelled_as_its_video_arrives_stays_cancelled_and_leaves_no_file(house: House):
+    [id] = house.add()
+    real = house.results.put
+
+    def cancel_then_put(key: str, data: bytes) -> None:
+        house.store.cancel(id)
+        real(key, data)
+
+    house.results.put = cancel_then_put  # type: ignore[method-assign]
+    house.run(ScriptedEngine(lambda id, attempt: WHOLE), lambda: house.all("cancelled"))
+    assert not house.results.exists(result_key(id))
+
+
+def test_a_result_that_cannot_be_stored_fails_the_job_and_says_why(house: House):
+    def full(key: str, data: bytes) -> None:
+        raise UserError("the disk is full.", status=507)
+
+    house.add()
+    house.results.put = full  # type: ignore[method-assign]
+    house.run(ScriptedEngine(lambda id, attempt: WHOLE), lambda: house.all("failed"))
+    [job], _ = house.store.page()
+    assert job.error_message == "the disk is full."
+
+
+def test_expired_results_are_deleted(house: House):
+    [id] = house.add()
+    house.run(ScriptedEngine(lambda id, attempt: WHOLE), lambda: house.all("completed"), ttl=0.01)
+    assert house.results.exists(result_key(id))
+    time.sleep(0.02)
+    house.run(ScriptedEngine(lambda id, attempt: []), lambda: not house.results.exists(result_key(id)))
+    house.run(ScriptedEngine(lambda id, attempt: []), lambda: house.store.get(id).result_key is None)
