@@ -90,13 +90,15 @@ def serve(
         engine_gpus=gpus,
         api_key_hashes=hashes,
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` ends it as cleanly as Ctrl-C
     with ray_session(address):
         check_workers(replicas, gpus=gpus, cpus=settings.engine_cpus)
         from ray import serve as ray_serve
 
         from serving.deployment import APP_NAME, build_app
 
+        # after Ray has set its own: `kill` ends it as cleanly as Ctrl-C, also when started in the background
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         try:
             typer.echo("loading the model ...", err=True)

@@ -1,0 +1,231 @@
+"""The true application: `motiondirector serve` on Ray Serve, asked over HTTP, its replicas killed, stopped by Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from serving_helpers import random_adapter
+
+from datasets.decode import decode
+from infra.errors import UserError
+from infra.registry import open_registry
+from models.adapter import save_adapter
+from models.load import load_foundation
+from serving.client import Client
+from serving.jobs import JobStore
+from serving.schemas import CreateVideo
+
+pytestmark = pytest.mark.cluster
+FOUNDATION = "tiny-random:unet3d"
+CONCEPTS = ("orbit", "swing", "bounce")
+SHORT = {"steps": 3, "guidance_scale": 3.0}
+
+
+@dataclass
+class Server:
+    url: str
+    process: subprocess.Popen[str]
+    registry: Path
+    data: Path
+    output: list[str]
+
+    def replicas(self, deployment: str) -> list[psutil.Process]:
+        """The processes of a deployment's replicas, which are descendants of the command."""
+        found = []
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                if child.status() != psutil.STATUS_ZOMBIE and f"{deployment}" in " ".join(child.cmdline()):
+                    found.append(child)
+            except psutil.Error:  # it ended while we looked
+                continue
+        return [child for child in found if "ServeReplica" in " ".join(child.cmdline())]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("serve")
+    foundation = load_foundation(FOUNDATION)
+    registry = open_registry(folder / "registry")
+    for seed, concept in enumerate(CONCEPTS):
+        saved = save_adapter(folder / concept, random_adapter(foundation, seed=seed), foundation)
+        registry.publish(concept, folder / concept, metadata=dict(saved.metadata))
+    options = {
+        "--foundation": FOUNDATION,
+        "--registry": str(folder / "registry"),
+        "--data-dir": str(folder / "data"),
+        "--port": "0",
+        "--slots": "2",
+        "--max-batch": "4",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "motiondirector",
+        "serve",
+        *(part for pair in options.items() for part in pair),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    environment.pop("RAY_ADDRESS", None)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+    output: list[str] = []
+    reader = threading.Thread(target=lambda: output.extend(process.stdout), daemon=True)  # type: ignore[arg-type]
+    reader.start()
+    try:
+        end = time.monotonic() + 300
+        while not any("Ctrl-C" in line for line in output):
+            assert process.poll() is None, "".join(output)
+            assert time.monotonic() < end, "".join(output)
+            time.sleep(0.2)
+        url = next(word for line in output for word in line.split() if word.startswith("http://"))
+        yield Server(url, process, folder / "registry", folder / "data", output)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(90)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        reader.join(10)
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Client]:
+    with Client(server.url) as client:
+        yield client
+
+
+def test_concurrent_requests_for_different_concepts_each_get_their_own_video(server: Server):
+    """More concepts than slots, all at once; each mp4 is the one its request gives alone."""
+    wanted = [
+        (model, seed) for model in ("foundation", *(f"foundation:{c}" for c in CONCEPTS)) for seed in (1, 2)
+    ]
+
+    def make(model: str, seed: int) -> tuple[str, bytes]:
+        with Client(server.url) as client:
+            body = CreateVideo(model=model, prompt="a bear", seed=seed, **SHORT)
+            video = client.wait(client.create(body).id)
+            return video.model, client.content(video.id)
+
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        together = list(pool.map(lambda pair: make(*pair), wanted))
+    for (model, seed), (full, mp4) in zip(wanted, together, strict=True):
+        assert full == (model if model == "foundation" else f"{model}@1")
+        alone = decode(make(model, seed)[1]).frames_FHWC.astype(int)
+        assert abs(decode(mp4).frames_FHWC - alone).mean() < 1.0
+    assert len({mp4 for _, mp4 in together}) == len(wanted)
+
+
+def test_the_same_video_with_a_server_and_without_one(server: Server, tmp_path: Path):
+    """`generate` twice: bytes equal, so frames and metadata are."""
+    made = []
+    for name, where in {
+        "served": ["--server", server.url],
+        "local": ["--registry", str(server.registry), "--foundation", FOUNDATION],
+    }.items():
+        out = tmp_path / f"{name}.mp4"
+        options = ["--prompt", "a bear", "--concept", "orbit", "--seed", "7", "--steps", "3", "-o", str(out)]
+        done = subprocess.run(
+            [sys.executable, "-m", "motiondirector", "generate", *options, *where],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            timeout=200,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "seed 7" in done.stdout
+        made.append(out.read_bytes())
+    assert decode(made[0]).frames_FHWC.tolist() == decode(made[1]).frames_FHWC.tolist()
+    assert made[0] == made[1]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b'{"prompt": "x"', 400, "invalid_json"),
+        (b'{"prompt": "x", "model": "foundation:nothing"}', 404, "concept_not_found"),
+        (b'{"prompt": "x", "size": "30x32"}', 422, "invalid_size"),
+        (b'{"prompt": "x", "steps": -1}', 422, "invalid_value"),
+        (b'{"prompt": "' + b"x" * 10_000 + b'"}', 422, "invalid_value"),
+        (b'{"prompt": "' + b"x" * 100_000 + b'"}', 413, "too_large"),
+    ],
+)
+def test_a_bad_request_gets_its_sentence_through_ray_serve_too(
+    server: Server, body: bytes, status: int, code: str
+):
+    headers = {"content-type": "application/json"}
+    response = httpx.post(
+        f"{server.url}/v1/videos", content=body, headers=headers, timeout=60, trust_env=False
+    )
+    assert response.status_code == status, response.text
+    assert response.json()["error"]["code"] == code
+
+
+def test_a_broken_adapter_published_while_it_runs_is_refused(server: Server, client: Client, tmp_path: Path):
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"\x80\x04 a pickle")
+    open_registry(server.registry).publish("broken", tmp_path, metadata={})
+    with pytest.raises(UserError, match="pickle") as caught:
+        client.create(CreateVideo(prompt="x", model="foundation:broken"))
+    assert caught.value.status == 422
+
+
+def test_models_health_and_the_openapi_page_answer(server: Server, client: Client):
+    ids = {model.id for model in client.models().data}
+    assert {"foundation", *(f"foundation:{concept}@1" for concept in CONCEPTS)} <= ids
+    for path in ("/healthz", "/readyz", "/docs", "/openapi.json"):
+        assert httpx.get(server.url + path, timeout=30, trust_env=False).status_code == 200
+
+
+def test_a_running_job_can_be_cancelled(client: Client):
+    job = client.create(CreateVideo(prompt="a bear", steps=500))
+    while client.retrieve(job.id).status == "queued":
+        time.sleep(0.05)
+    assert client.cancel(job.id).status == "cancelled"
+    quick = client.create(CreateVideo(prompt="a bear", steps=1))
+    assert client.wait(quick.id).status == "completed"
+    assert client.retrieve(job.id).status == "cancelled"
+
+
+@pytest.mark.parametrize("deployment", ["engine", "ingress"])
+def test_jobs_outlive_a_killed_replica_and_complete_once(server: Server, client: Client, deployment: str):
+    """SIGKILL in mid-run: every accepted job completes, with the frames its seed says."""
+    expected = client.content(client.wait(client.create(CreateVideo(prompt="p", seed=3, steps=60)).id).id)
+    jobs = [client.create(CreateVideo(prompt="p", seed=3, steps=60)) for _ in range(3)]
+    while client.retrieve(jobs[0].id).status == "queued":
+        time.sleep(0.02)
+    [replica] = server.replicas(deployment)
+    replica.send_signal(signal.SIGKILL)
+    for job in jobs:
+        done = client.wait(job.id)
+        assert done.status == "completed"
+        got = decode(client.content(job.id)).frames_FHWC.astype(int)
+        assert abs(got - decode(expected).frames_FHWC).mean() < 1.0
+    store = JobStore(f"sqlite:///{server.data / 'jobs.sqlite'}")
+    assert max(store.get(job.id).attempts for job in jobs) >= 1, "it was killed too late to matter"
+    store.close()
+    [again] = server.replicas(deployment)
+    assert again.pid != replica.pid
+
+
+def test_ctrl_c_stops_it_cleanly_and_leaves_no_process(server: Server):
+    """Last: it ends the server."""
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(90) == 0, "".join(server.output)
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert [child for child in alive if child.status() != psutil.STATUS_ZOMBIE] == []
+    assert "Traceback" not in "".join(server.output)
