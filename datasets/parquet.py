@@ -15,7 +15,6 @@ staging too and see the whole append; plain readers see the set as it was, until
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -248,12 +247,6 @@ def settle(storage: Storage) -> None:
                     raise
         elif info.modified < datetime.now(UTC) - STALE:
             storage.delete(info.key)
-
-
-def set_fingerprint(clips: Iterable[Clip]) -> str:
-    """One hash for the clips a run was trained on, in any order."""
-    told = "\n".join(sorted(f"{clip.sha256} {clip.caption}" for clip in clips))
-    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def spool_here() -> tempfile.TemporaryDirectory[str]:
