@@ -5,17 +5,70 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 from PIL import Image
 
+from datasets.decode import decode
+from datasets.video import contact_sheet
+
+if TYPE_CHECKING:
+    from infra.registry import Version
+    from motiondirector.demo.cast import Taught
+
 TEMPLATES = Path(__file__).resolve().parent
 
 
+def about_concept(
+    concept: Taught, version: Version, stages: list[dict[str, Any]], folder: Path
+) -> dict[str, Any]:
+    """What the report says of a trained concept."""
+    references = sorted((folder / "references").glob(f"{concept.name}-*.mp4"))
+    return {
+        "name": concept.name,
+        "about": concept.about,
+        "ref": version.ref,
+        "adapter_sha256": version.adapter_sha256,
+        "steps": version.metadata["steps"],
+        "metrics": version.metrics,
+        "train_seconds": next(s["seconds"] for s in stages if s["name"] == f"train {concept.name}"),
+        "references": [
+            {"file": f"references/{file.name}", "caption": file.with_suffix(".txt").read_text().strip()}
+            for file in references
+        ],
+        "sheet": f"sheets/{concept.name}.png",
+    }
+
+
+def about_clip(row: dict[str, Any]) -> dict[str, Any]:
+    """What the report says of one ingested clip."""
+    return {
+        "source": Path(row["source"]).name,
+        "concept": row["concept"],
+        "caption": row["caption"],
+        "accepted": row["status"] == "accepted",
+        "outcome": "; ".join(filter(None, [row["status"], row["size"], row["reason"], *row["warnings"]])),
+    }
+
+
 def write_page(report: dict[str, Any], folder: Path) -> Path:
-    """`index.html` beside the report's videos. It needs no network: pictures are files of the same folder."""
+    """`index.html` and the contact sheets beside the report's videos. The page needs no network."""
+    strips: dict[str, str] = {}
+    for concept in report["concepts"]:
+        rows = []
+        for reference in concept["references"]:
+            frames = decode(folder / reference["file"]).frames_FHWC
+            strips[reference["file"]] = strip_png(frames)
+            rows.append((f"reference: {reference['caption']}", frames))
+        for video in report["videos"]:
+            if video["concept"] == concept["name"]:
+                for what, key in (("base model", "base_file"), (concept["ref"], "file")):
+                    frames = decode(folder / video[key]).frames_FHWC
+                    strips[video[key]] = strip_png(frames)
+                    rows.append((f"{video['prompt']} (seed {video['seed']}), {what}", frames))
+        contact_sheet(rows).save(folder / concept["sheet"])
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=select_autoescape(["j2"]),
@@ -23,17 +76,17 @@ def write_page(report: dict[str, Any], folder: Path) -> Path:
         lstrip_blocks=True,
     )
     total = sum(stage["seconds"] for stage in report["stages"]) or 1.0
-    page = environment.get_template("page.html.j2").render(report=report, total=total)
+    page = environment.get_template("page.html.j2").render(report=report, total=total, strips=strips)
     target = folder / "index.html"
     target.write_text(page)
     return target
 
 
-def strip_png(frames_FHWC: np.ndarray, columns: int = 8, height: int = 96) -> str:
+def strip_png(frames_FHWC: np.ndarray, columns: int = 8, height: int = 64) -> str:
     """Frames spread over time, side by side, as a data URI (small enough to live in the page)."""
     picks = np.unique(np.linspace(0, len(frames_FHWC) - 1, columns).round().astype(int))
     width = max(1, round(height * frames_FHWC.shape[2] / frames_FHWC.shape[1]))
-    resample = Image.Resampling.NEAREST if frames_FHWC.shape[1] < height else Image.Resampling.LANCZOS
+    resample = Image.Resampling.NEAREST if frames_FHWC.shape[1] <= height else Image.Resampling.LANCZOS
     sheet = Image.new("RGB", (len(picks) * (width + 2) - 2, height), "white")
     for column, index in enumerate(picks):
         sheet.paste(

@@ -22,35 +22,24 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version as package_version
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from datasets.clips import read_clips
-from datasets.decode import decode
-from datasets.video import contact_sheet
 from infra.errors import UserError
 from infra.registry import Version, open_registry
 from infra.s3server import LoopbackS3
-from motiondirector.demo.page import strip_png, write_page
+from motiondirector.demo.page import about_clip, about_concept, write_page
 from serving.client import Client
 from serving.schemas import CreateVideo
 
+if TYPE_CHECKING:
+    from motiondirector.demo.cast import Taught
+
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@dataclass(frozen=True)
-class Taught:
-    """One concept of the demo: where its clips come from and what it is asked for."""
-
-    name: str
-    about: str
-    clips: str  # a motion of the sprite world to render, or a file of assets/clips
-    rendered: bool
-    prompts: tuple[str, str, str]
-    seed: int
 
 
 @dataclass
@@ -84,7 +73,8 @@ class Demo:
                 stack.enter_context(s3.exported())
             data, registry = f"{s3.uri}/clips", f"{s3.uri}/registry"
             with self.stage("clips to Parquet"):
-                ingested = [row for concept in self.concepts for row in self.ingest(concept, data)]
+                ingested = [row for concept in self.concepts for row in self.rendered(concept, data)]
+                ingested += self.real(data)
             trained = {}
             for concept in self.concepts:
                 with self.stage(f"train {concept.name}") as timing:
@@ -95,30 +85,49 @@ class Demo:
             with self.stage("generate"):
                 videos = self.generate(url)
             with self.stage("keep the results"):
-                self.keep(registry, trained)
-                report = self.report(began, data, ingested, trained, videos)
+                self.keep(data, registry, trained)
+        concepts = [
+            about_concept(concept, trained[concept.name], self.stages, self.out) for concept in self.concepts
+        ]
+        report = {
+            "started_at": began.isoformat(timespec="seconds"),
+            "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()})",
+            "versions": {name: version(name) for name in ("torch", "ray", "diffusers", "deepspeed")},
+            "foundation": {
+                "name": self.foundation or "sprites",
+                "fingerprint": trained[self.concepts[0].name].metadata["foundation_fingerprint"],
+            },
+            "stages": self.stages,
+            "concepts": concepts,
+            "videos": videos,
+            "ingested": [about_clip(row) for row in ingested],
+            "commands": self.commands,
+        }
         (self.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         write_page(report, self.out)
         return report
 
     # --- stages ------------------------------------------------------------------------------------------------
 
-    def ingest(self, concept: Taught, data: str) -> list[dict[str, Any]]:
-        """Clips of one concept into the Parquet set; the outcome of each."""
-        if concept.rendered:
-            folder = self.out / "clips" / concept.name
-            self.command(
-                "sprites", "render", "--motion", concept.clips, "--appearances", "4", "--to", str(folder)
-            )
-            source = [str(folder), "--captions", str(folder / "captions.csv")]
-        else:
-            source = [
-                str(ROOT / "assets/clips" / concept.clips),
-                "--captions",
-                str(ROOT / "assets/clips/captions.csv"),
-            ]
+    def rendered(self, concept: Taught, data: str) -> list[dict[str, Any]]:
+        """Clips of one motion in four appearances, rendered and put into the Parquet set; the outcome of each."""
+        folder = self.out / "clips" / concept.name
+        self.command(
+            *("sprites", "render", "--motion", concept.name, "--appearances", "4", "--to", str(folder)),
+            quiet=True,
+        )
+        return self.ingest(folder, concept.name, data)
+
+    def real(self, data: str) -> list[dict[str, Any]]:
+        """The repository's real clips go into the same set: ordinary mp4s, cut to the foundation's size."""
+        return self.ingest(ROOT / "assets/clips", "real", data)
+
+    def ingest(self, folder: Path, concept: str, data: str) -> list[dict[str, Any]]:
+        """A folder's clips into the Parquet set; what became of each."""
         told = self.command(
-            "ingest", *source, "--concept", concept.name, "--to", data, *self.model(), "--json", quiet=True
+            *("ingest", str(folder / "*.mp4"), "--captions", str(folder / "captions.csv")),
+            *("--concept", concept, "--to", data, *self.model(), "--json"),
+            quiet=True,
         )
         return json.loads(told)["inputs"]
 
@@ -203,84 +212,16 @@ class Demo:
             "timings": done.timings.model_dump(),
         }
 
-    def keep(self, registry: str, trained: dict[str, Version]) -> None:
-        """The concepts outlive the S3 server: a registry in the folder holds the same adapters."""
+    def keep(self, data: str, registry: str, trained: dict[str, Version]) -> None:
+        """What outlives the S3 server: the references, and a registry in the folder with the same adapters."""
         remote, local = open_registry(registry), open_registry(self.out / "registry")
-        for name, version in trained.items():
-            folder = remote.pull(version, self.out / "concepts" / name)
-            local.publish(name, folder, metadata=version.metadata, metrics=version.metrics)
-
-    # --- the report --------------------------------------------------------------------------------------------
-
-    def report(
-        self,
-        began: datetime,
-        data: str,
-        ingested: list[dict[str, Any]],
-        trained: dict[str, Version],
-        videos: list[dict[str, Any]],
-    ) -> dict[str, Any]:
-        """Everything the page shows, as plain JSON values."""
-        concepts = []
-        for concept in self.concepts:
-            version = trained[concept.name]
-            rows = [
-                (f"{v['prompt']} (seed {v['seed']}): {what}", decode(self.out / v[key]).frames_FHWC)
-                for v in videos
-                if v["concept"] == concept.name
-                for what, key in (("base model", "base_file"), (version.ref, "file"))
-            ]
-            sheet = f"sheets/{concept.name}.png"
-            contact_sheet(rows).save(self.out / sheet)
-            stage = next(s for s in self.stages if s["name"] == f"train {concept.name}")
-            clips = [
-                {
-                    "caption": clip.caption,
-                    "frames": clip.num_frames,
-                    "width": clip.width,
-                    "height": clip.height,
-                    "source": Path(clip.source_uri).name,
-                    "strip": strip_png(clip.frames_FHWC()),
-                }
-                for clip in read_clips(data, concept.name)
-            ]
-            concepts.append(
-                {
-                    "name": concept.name,
-                    "about": concept.about,
-                    "ref": version.ref,
-                    "adapter_sha256": version.adapter_sha256,
-                    "steps": version.metadata.get("steps"),
-                    "loss": version.metrics.get("loss"),
-                    "train_seconds": stage["seconds"],
-                    "clips": clips,
-                    "sheet": sheet,
-                }
-            )
-        fingerprint = trained[self.concepts[0].name].metadata.get("foundation_fingerprint", "")
-        return {
-            "started_at": began.isoformat(timespec="seconds"),
-            "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()})",
-            "versions": ", ".join(
-                f"{name} {package_version(name)}" for name in ("torch", "ray", "diffusers", "deepspeed")
-            ),
-            "foundation": {"name": self.foundation or "sprites", "fingerprint": fingerprint},
-            "stages": self.stages,
-            "concepts": concepts,
-            "videos": videos,
-            "ingested": [
-                {
-                    "source": Path(row["source"]).name,
-                    "concept": row["concept"],
-                    "accepted": row["status"] == "accepted",
-                    "outcome": "; ".join(
-                        filter(None, [row["status"], row["size"], row["reason"], *row["warnings"]])
-                    ),
-                }
-                for row in ingested
-            ],
-            "commands": self.commands,
-        }
+        for name, published in trained.items():
+            folder = remote.pull(published, self.out / "concepts" / name)
+            local.publish(name, folder, metadata=published.metadata, metrics=published.metrics)
+            for number, clip in enumerate(read_clips(data, name), 1):
+                file = self.out / "references" / f"{name}-{number}.mp4"
+                file.write_bytes(clip.video)
+                file.with_suffix(".txt").write_text(clip.caption + "\n")
 
     # --- running commands --------------------------------------------------------------------------------------
 
@@ -325,7 +266,7 @@ def prepare(out: Path) -> None:
     if out.exists() and any(out.iterdir()) and not (out / ".demo").exists():
         raise UserError(f"{out} holds something that no demo made; give another --out.")
     shutil.rmtree(out, ignore_errors=True)
-    for name in ("videos", "sheets", "logs", "clips"):
+    for name in ("videos", "sheets", "logs", "clips", "references"):
         (out / name).mkdir(parents=True)
     (out / ".demo").touch()
 
