@@ -56,6 +56,7 @@ def build_vae(seed: int = 0) -> AutoencoderKL:
         for module in vae.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.orthogonal_(module.weight)
+                assert module.bias is not None
                 nn.init.zeros_(module.bias)
         for module in vae.modules():
             if isinstance(module, ResnetBlock2D):

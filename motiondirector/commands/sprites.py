@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -259,7 +259,7 @@ def pretrain(
 
             return report
 
-        same = {"seed": seed, "device": device, "every": every, "resume": resume}
+        same: dict[str, Any] = {"seed": seed, "device": device, "every": every, "resume": resume}
         if init is not None:
             parts = load_parts(init)
             parts.vae.save_pretrained(out / "vae")
