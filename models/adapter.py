@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from infra.errors import UserError
@@ -106,7 +106,7 @@ def save_adapter(
     weights = folder / WEIGHTS_FILE
     partial = folder / f".{WEIGHTS_FILE}.{os.getpid()}"
     try:
-        save_file(tensors, partial, metadata=text)
+        partial.write_bytes(_ordered(save(tensors, metadata=text)))
         config_partial = folder / f".{CONFIG_FILE}.{os.getpid()}"
         config_partial.write_text(json.dumps(peft, indent=2, sort_keys=True) + "\n")
         os.replace(config_partial, folder / CONFIG_FILE)
@@ -231,6 +231,14 @@ def _check_header(file: Path) -> None:
         raise refuse(file.name, "it is a pickle, which is never opened here; save it as safetensors.")
     if len(head) < 9 or head[8:9] != b"{" or struct.unpack("<Q", head[:8])[0] > file.stat().st_size:
         raise refuse(file.name, "it is not a safetensors file.")
+
+
+def _ordered(data: bytes) -> bytes:
+    """A safetensors file with its header's keys sorted: the same adapter is the same bytes, and has the same hash."""
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return struct.pack("<Q", len(header)) + header + data[8 + length :]
 
 
 def _sha256(file: Path) -> str:

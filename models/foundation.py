@@ -85,7 +85,8 @@ class Foundation(ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.denoiser.parameters()).dtype
+        # diffusers' own answer: not that of the few parameters it keeps in float32 (Wan's modulation tables).
+        return self.denoiser.dtype  # type: ignore[return-value]
 
     @property
     def bank(self) -> AdapterBank | None:

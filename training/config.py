@@ -195,6 +195,11 @@ class TrainConfig(BaseModel):
             raise ValueError("must be at least 1, and in min:max the second at least the first")
         return text if colon else int(low)
 
+    @field_validator("zero", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        return int(value) if isinstance(value, str) and value.isdecimal() else value
+
     @field_validator("sample_prompts", mode="before")
     @classmethod
     def _one_prompt(cls, value: Any) -> Any:
@@ -295,7 +300,11 @@ def resolve(given: dict[str, Any], recommended: dict[str, Any] | None = None) ->
     return make_config({**suited, **given})
 
 
+def fixed_settings(config: TrainConfig) -> dict[str, Any]:
+    """The settings that decide what is computed, as JSON: what an adapter's metadata says of its training."""
+    return {k: v for k, v in config.model_dump(mode="json").items() if k not in CHANGEABLE}
+
+
 def config_hash(config: TrainConfig) -> str:
-    """sha256 over everything that changes what is computed: equal hashes train the same adapter."""
-    fixed = {k: v for k, v in config.model_dump(mode="json").items() if k not in CHANGEABLE}
-    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+    """sha256 over everything that decides what is computed: equal hashes train the same adapter."""
+    return hashlib.sha256(json.dumps(fixed_settings(config), sort_keys=True).encode()).hexdigest()

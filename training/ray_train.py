@@ -1,8 +1,7 @@
 """One concept's training on Ray Train: orchestration only, the work is in `loop.py`.
 
 Every worker loads the denoiser (not the text encoder, not the VAE: latents and text are prepared before), restores
-the newest checkpoint if there is one, and trains. Checkpoints go to the run's storage through `ray.train.report`,
-uploaded beside the training. What the driver shows (every step's losses) and renders (adapters at the sample
+the newest checkpoint if there is one, and trains. Checkpoints go to the run's storage through `ray.train.report`. What the driver shows (every step's losses) and renders (adapters at the sample
 interval) goes over a small board actor, without a barrier.
 
     <run>/train/checkpoint_*                 Ray Train's: adapters.safetensors, optimizer.safetensors (or zero/)
@@ -15,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import tempfile
 import threading
 from collections import deque
@@ -27,15 +25,19 @@ from typing import Any, Literal
 
 import torch
 
-from infra.cluster import check_workers, variables
+from infra.cluster import variables
 from infra.errors import UserError
 from infra.storage import Storage
 from training.config import TrainConfig
 
 TRAIN = "train"  # Ray Train's folder in the run's
 KEPT_CHECKPOINTS = 2
-# Importing torch and DeepSpeed on cold or busy disks takes minutes; Ray's own limit is one.
-START_TIMEOUT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900"}
+RAY_SETTINGS = {
+    # Importing torch and DeepSpeed from a cold or busy disk takes minutes; Ray's own limit is one.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",
+    # A checkpoint counts from the controller's next look at the workers on: what a crash then costs.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+}
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Board:
 def fit(
     task: Task, run: Storage, *, use_gpu: bool, on_event: Callable[[dict[str, Any]], None]
 ) -> Iterator[Finished]:
-    """Train on the cluster of the current `ray_session`; within the block the last checkpoint is at hand.
+    """Train on the cluster of the current `ray_session`, which must have room for the workers; within the block the last checkpoint is at hand.
 
     Args:
         run: the run's folder or prefix; one that holds a started run is continued.
@@ -85,7 +87,7 @@ def fit(
             {"kind": "sample", ...} as they come.
 
     Raises:
-        UserError: more workers than the cluster has, a loss that is no number, a run that cannot be continued so,
+        UserError: a loss that is no number, a run that cannot be continued so,
             or one that failed more often than `max_failures`.
         KeyboardInterrupt: Ctrl-C; the run can be continued.
     """
@@ -102,10 +104,9 @@ def _fit(task: Task, run: Storage, use_gpu: bool, on_event: Callable[[dict[str, 
     from ray.train.torch import TorchConfig, TorchTrainer
 
     fewest, most = task.config.worker_range
-    check_workers(fewest, gpus=1 if use_gpu else 0)
     board = ray.remote(Board).options(num_cpus=0).remote()
     filesystem, path = run.arrow()
-    with variables(START_TIMEOUT):
+    with variables(RAY_SETTINGS):
         trainer = TorchTrainer(
             worker,  # type: ignore[arg-type]
             train_loop_config={"task": ray.put(task), "board": board},
@@ -260,9 +261,9 @@ def sampled_paths(config: TrainConfig) -> tuple[Literal["spatial", "temporal"], 
 
 
 def _report(engine: Any, task: Task, report: Any, recent: deque[tuple[float, float, float]]) -> None:
-    """A checkpoint of this step, uploaded while training goes on."""
+    """A checkpoint of this step; it is in the run's storage when this returns."""
     import ray.train
-    from ray.train import Checkpoint, CheckpointUploadMode
+    from ray.train import Checkpoint
 
     from training import checkpoint
 
@@ -281,15 +282,10 @@ def _report(engine: Any, task: Task, report: Any, recent: deque[tuple[float, flo
             "seconds_per_step": seconds,
         },
     }
-    folder = Path(tempfile.mkdtemp(prefix="motiondirector-checkpoint-"))
-    try:
-        checkpoint.save(folder, engine, position)
-        mine = any(folder.iterdir())
+    with tempfile.TemporaryDirectory(prefix="motiondirector-checkpoint-") as folder:
+        checkpoint.save(Path(folder), engine, position)
+        mine = any(Path(folder).iterdir())
         ray.train.report(
             {"step": report.step, "loss": report.loss},
-            checkpoint=Checkpoint.from_directory(str(folder)) if mine else None,
-            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            checkpoint=Checkpoint.from_directory(folder) if mine else None,
         )
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise

@@ -30,7 +30,7 @@ import yaml
 from infra.errors import UserError
 from infra.registry import Registry, Version, check_concept_name, open_registry
 from infra.storage import NotFound, Storage, open_storage
-from training.config import CHANGEABLE, TrainConfig, make_config, resolve
+from training.config import CHANGEABLE, TrainConfig, fixed_settings, make_config, resolve
 
 if TYPE_CHECKING:
     from datasets.clips import Clip
@@ -96,7 +96,8 @@ def run_job(job: Job, given: Mapping[str, Any], watcher: Watcher | None = None) 
     config = config.model_copy(
         update={"frames": bucket.frames, "height": bucket.height, "width": bucket.width}
     )
-    record = open_run(run, job, config, foundation, clips)
+    card = Card.of(job, config, foundation, clips)
+    card.check(run)
     if done is not None:
         watcher.stage(f"finished before, as {done.ref}")
         return done
@@ -104,7 +105,7 @@ def run_job(job: Job, given: Mapping[str, Any], watcher: Watcher | None = None) 
     cached = prepare_latents(job, clips, foundation, bucket, watcher)
     watcher.stage("starting workers")
     with TensorBoard(run) as board:
-        return _train_and_publish(job, config, foundation, cached, run, registry, record, watcher, board)
+        return _train_and_publish(job, config, foundation, cached, run, registry, card, watcher, board)
 
 
 def read_concept(job: Job) -> list[Clip]:
@@ -146,57 +147,61 @@ def data_sha256(clips: Sequence[Clip]) -> str:
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
-def open_run(
-    run: Storage, job: Job, config: TrainConfig, foundation: Foundation, clips: Sequence[Clip]
-) -> dict[str, Any]:
-    """Begin the run's folder, or check that what it holds is this very run. Returns run.json.
+@dataclass(frozen=True)
+class Card:
+    """What identifies a run: its settings and what they are applied to. Lies in the run as config.yaml and run.json."""
 
-    Raises:
-        UserError (409): the folder holds a run of another concept, foundation, data or settings.
-    """
-    said = {
-        "concept": job.concept,
-        "data": open_storage(job.data).uri,
-        "foundation": foundation_source(job.foundation),
-        **config.model_dump(mode="json"),
-    }
-    facts = {
-        "concept": job.concept,
-        "foundation_fingerprint": foundation.fingerprint,
-        "data_sha256": data_sha256(clips),
-    }
-    header = (
-        "# A training run, resolved. Repeat it: motiondirector train --config THIS_FILE --run-dir ELSEWHERE\n"
-    )
-    text = header + yaml.safe_dump(said, sort_keys=False, allow_unicode=True)
-    if run.put_if_absent(RECORD, json.dumps({**facts, "id": uuid.uuid4().hex}, indent=2).encode()):
-        run.put(CONFIG, text.encode())
+    settings: dict[str, Any]
+    facts: dict[str, str]
+
+    @classmethod
+    def of(cls, job: Job, config: TrainConfig, foundation: Foundation, clips: Sequence[Clip]) -> Card:
+        settings = {
+            "concept": job.concept,
+            "data": open_storage(job.data).uri,
+            "foundation": foundation_source(job.foundation),
+            **config.model_dump(mode="json"),
+        }
+        facts = {
+            "concept": job.concept,
+            "foundation_fingerprint": foundation.fingerprint,
+            "data_sha256": data_sha256(clips),
+        }
+        return cls(settings, facts)
+
+    def check(self, run: Storage) -> None:
+        """Raises UserError (409) when the folder holds a run of another concept, foundation, data or settings."""
+        try:
+            record = json.loads(run.get(RECORD))
+            before = yaml.safe_load(run.get(CONFIG))
+        except NotFound:
+            return
+        now = self.settings
+        differing = [f"{k} {record[k][:12]} (now {v[:12]})" for k, v in self.facts.items() if record[k] != v]
+        differing += [
+            f"{key} {before.get(key)} (now {now[key]})"
+            for key in TrainConfig.model_fields
+            if key not in CHANGEABLE and before.get(key) != now[key]
+        ]
+        if before.get("zero") and before.get("workers") != now["workers"]:
+            differing.append(
+                f"workers {before['workers']} (now {now['workers']}), which only zero 0 may change"
+            )
+        if differing:
+            raise UserError(
+                f"{run.uri} holds a run with {differing[0]}; give another --run-dir for a new run, or its own "
+                "settings to continue it.",
+                status=409,
+                code="other_run",
+            )
+
+    def put(self, run: Storage) -> dict[str, Any]:
+        """Begin the run's folder, or go on in it. Returns run.json, which has the run's id."""
+        header = "# A training run, resolved. To repeat it: motiondirector train --config THIS_FILE --run-dir ELSEWHERE\n"
+        text = yaml.safe_dump(self.settings, sort_keys=False, allow_unicode=True)
+        run.put(CONFIG, (header + text).encode())
+        run.put_if_absent(RECORD, json.dumps({**self.facts, "id": uuid.uuid4().hex}, indent=2).encode())
         return json.loads(run.get(RECORD))
-    record = json.loads(run.get(RECORD))
-    try:
-        before = yaml.safe_load(run.get(CONFIG))
-    except NotFound:  # killed between the two writes
-        run.put(CONFIG, text.encode())
-        before = said
-    differing = [
-        f"{key} {record[key][:12]} (now {facts[key][:12]})" for key in facts if record[key] != facts[key]
-    ]
-    differing += [
-        f"{key} {before.get(key)} (now {said[key]})"
-        for key in TrainConfig.model_fields
-        if key not in CHANGEABLE and before.get(key) != said[key]
-    ]
-    if before.get("zero") and before.get("workers") != said["workers"]:
-        differing.append(f"workers {before['workers']} (now {said['workers']}), which only zero 0 may change")
-    if differing:
-        raise UserError(
-            f"{run.uri} holds a run with {differing[0]}; give another --run-dir for a new run, or its own settings to "
-            "continue it.",
-            status=409,
-            code="other_run",
-        )
-    run.put(CONFIG, text.encode())
-    return record
 
 
 def foundation_source(source: str | None) -> str | None:
@@ -223,13 +228,13 @@ def _train_and_publish(
     cached: list[CachedClip],
     run: Storage,
     registry: Registry,
-    record: dict[str, Any],
+    card: Card,
     watcher: Watcher,
     board: Any,
 ) -> Version:
     import ray
 
-    from infra.cluster import ray_session
+    from infra.cluster import check_workers, ray_session
     from training.ray_train import Task, fit
     from training.samples import Rendering
 
@@ -238,12 +243,14 @@ def _train_and_publish(
         concept=job.concept,
         foundation=foundation_source(job.foundation),
         fingerprint=foundation.fingerprint,
-        data_sha256=record["data_sha256"],
+        data_sha256=card.facts["data_sha256"],
         config=config,
         clips=cached,
     )
     with ray_session(job.address):
         use_gpu = ray.cluster_resources().get("GPU", 0) > 0
+        check_workers(config.worker_range[0], gpus=1 if use_gpu else 0)
+        record = card.put(run)
         rendering = Rendering(task, run, foundation, prompts, record["id"], use_gpu)
 
         def samples(step: int, keys: Sequence[str]) -> None:
@@ -294,7 +301,7 @@ def publish(
         "concept": job.concept,
         "captions": sorted({clip.caption for clip in clips}),
         "steps": position["step"],
-        "config": config.model_dump(mode="json"),
+        "config": fixed_settings(config),
         "data_sha256": record["data_sha256"],
     }
     with tempfile.TemporaryDirectory(prefix="motiondirector-adapter-") as temporary:

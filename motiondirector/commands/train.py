@@ -203,6 +203,11 @@ def register(app: typer.Typer) -> None:
     signature = inspect.signature(train, eval_str=True)
     own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     parameters = [*own, *options()]
-    train.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    train.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
-    app.command("train")(train)
+
+    def command(**values: Any) -> None:
+        train(**values)
+
+    command.__doc__ = train.__doc__
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
+    app.command("train")(command)

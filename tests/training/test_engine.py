@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from training_helpers import plain_engine, random_clips
 
+from infra.errors import UserError
+from training import checkpoint
 from training.loop import train
 
 HERE = Path(__file__).parent
@@ -49,8 +51,13 @@ def one(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    return run_workers(tmp_path_factory.mktemp("two"), 2, "0123")
+def two_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("two")
+
+
+@pytest.fixture(scope="module")
+def two(two_folder):
+    return run_workers(two_folder, 2, "0123")
 
 
 def test_zero_0_on_one_worker_is_plain_torch_bit_for_bit(one, unet3d):
@@ -80,3 +87,18 @@ def test_every_zero_stage_continues_to_the_same_bits(two, zero):
     for results in two:
         assert results[zero]["continued"] == results[zero]["losses"][2:]
         assert results[zero]["continued_digest"] == results[zero]["digest"]
+
+
+def test_at_zero_0_another_number_of_workers_continues(two, two_folder, unet3d):
+    # One worker that accumulates twice as often looks at the same samples as two: so the losses must agree.
+    engine = plain_engine(unet3d, clips=2, steps=4, gradient_accumulation=4)
+    position = checkpoint.restore(two_folder / "zero0", engine)
+    assert position["workers"] == 2
+    losses = [r.loss for r in train(engine, "c", random_clips(unet3d, 2), start=position["step"])]
+    assert losses == pytest.approx(two[0][0]["losses"][2:], rel=1e-4)
+
+
+def test_at_zero_1_to_3_another_number_of_workers_is_refused(two, two_folder, unet3d):
+    engine = plain_engine(unet3d, clips=2, zero=2)
+    with pytest.raises(UserError, match=r"2 workers at ZeRO stage 2, which 1 .*--workers 2"):
+        checkpoint.restore(two_folder / "zero2", engine)
