@@ -9,10 +9,13 @@ Shapes: B samples, F frames, H W pixels, C f h w latents (f < F for temporally c
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path as FilePath
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +24,7 @@ from torch import Tensor, nn
 from infra.errors import UserError
 from models.bank import AdapterBank
 from models.checkpointing import checkpoint_blocks
+from models.fingerprint import fingerprint_folder
 from models.noise import NoiseProcess
 from models.routing import Path, Routing
 
@@ -67,7 +71,7 @@ class Foundation(ABC):
 
     name: str
     source: str  # path or hub id it was loaded from
-    fingerprint: str
+    folder: FilePath  # the checkpoint on this machine
     pipeline: Any
     denoiser: Any  # an nn.Module with diffusers' `config`
     targets: dict[Path, tuple[str, ...]]
@@ -78,6 +82,15 @@ class Foundation(ABC):
     ]  # settings for customization that suit this model (recommended.yaml beside it)
 
     _bank: AdapterBank | None = None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over the checkpoint's weights and configurations: what adapters and latents are bound to."""
+        return fingerprint_folder(self.folder)
+
+    def component_config(self, component: str) -> dict[str, Any]:
+        """A component's config.json, whether it was loaded or not."""
+        return json.loads((self.folder / component / "config.json").read_text())
 
     @property
     def device(self) -> torch.device:

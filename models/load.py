@@ -13,7 +13,6 @@ import torch
 import yaml
 
 from infra.errors import UserError
-from models.fingerprint import fingerprint_folder
 from models.foundation import Foundation
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "assets" / "foundation"
@@ -41,7 +40,7 @@ def load_foundation(
         dtype: of the denoiser and the text encoder ("float32", "bfloat16", "float16"); None takes float32 on a
             CPU and bfloat16 on CUDA. The VAE stays in float32 for Wan, as its authors advise.
         parts: which of "denoiser", "text", "vae" to load; a training worker with cached latents needs only the
-            denoiser.
+            denoiser. None of them: no weights are read at all, which is enough for sizes and defaults.
 
     Raises:
         UserError: nothing there, not a pipeline folder, a family without a module, weights that are no
@@ -56,7 +55,7 @@ def load_foundation(
     folder = locate(source)
     family = family_of(folder, str(source or "the embedded foundation"))
     components = COMPONENTS[family]
-    left_out: dict[str, None] = {
+    left_out: dict[str, Any] = {
         component: None for part in PARTS if part not in parts for component in components[part]
     }
     quiet_libraries()
@@ -65,6 +64,8 @@ def load_foundation(
     kinds: Any = {"default": dtype, "vae": torch.float32} if family == "wan" else dtype
     pipeline_class = getattr(diffusers, next(cls for cls, fam in FAMILIES.items() if fam == family))
     try:
+        if "denoiser" not in parts:  # its shape, without its weights
+            left_out[components["denoiser"][0]] = empty_denoiser(folder, components["denoiser"][0])
         pipeline = pipeline_class.from_pretrained(
             folder, dtype=kinds, use_safetensors=True, local_files_only=True, **left_out
         )
@@ -73,11 +74,12 @@ def load_foundation(
         raise UserError(
             f"{source or folder} cannot be loaded as a {pipeline_class.__name__}: {reason}"
         ) from error
-    pipeline.to(device)
+    if parts:
+        pipeline.to(device)
     made: dict[str, Any] = {
         "name": name,
         "source": str(source) if source is not None else "sprites",
-        "fingerprint": fingerprint_folder(folder),
+        "folder": folder,
         "recommended": read_recommended(folder),
     }
     if family == "unet3d":
@@ -87,6 +89,15 @@ def load_foundation(
     from models.wan import WanFoundation
 
     return WanFoundation(pipeline, **made)
+
+
+def empty_denoiser(folder: Path, component: str) -> Any:
+    """The denoiser's modules on the meta device: names and shapes without values."""
+    import diffusers
+
+    config = json.loads((folder / component / "config.json").read_text())
+    with torch.device("meta"):
+        return getattr(diffusers, config["_class_name"]).from_config(config)
 
 
 def quiet_libraries() -> None:

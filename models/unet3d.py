@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import wraps
+from pathlib import Path as FilePath
 from typing import Any
 
 import torch
@@ -82,8 +83,8 @@ class UNet3DFoundation(Foundation):
     denoiser_name = "unet"
     adapter_key_prefix = "base_model.model."  # PEFT's: diffusers has no LoRA loader for this class
 
-    def __init__(self, pipeline: Any, *, name: str, source: str, fingerprint: str, recommended: dict) -> None:
-        self.pipeline, self.name, self.source, self.fingerprint = pipeline, name, source, fingerprint
+    def __init__(self, pipeline: Any, *, name: str, source: str, folder: FilePath, recommended: dict) -> None:
+        self.pipeline, self.name, self.source, self.folder = pipeline, name, source, folder
         self.recommended = recommended
         self.denoiser = pipeline.unet.requires_grad_(False).eval()
         for module in (pipeline.vae, pipeline.text_encoder):
@@ -92,8 +93,7 @@ class UNet3DFoundation(Foundation):
         self.targets = lora_targets(self.denoiser)
         skip_temporal_for_single_frames(self.denoiser)
         self.noise = DDPMNoise(DDPMScheduler.from_config(pipeline.scheduler.config))
-        # The published pipelines' 8x VAE; read from the model where it is loaded.
-        self.vae_scale = 8 if pipeline.vae is None else 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
+        self.vae_scale = 2 ** (len(self.component_config("vae")["block_out_channels"]) - 1)
         side = self.denoiser.config.sample_size or 32
         height, width = (side, side) if isinstance(side, int) else side
         generation = recommended.get("generation", {})

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path as FilePath
 from typing import Any
 
 import torch
@@ -43,14 +44,14 @@ class WanFoundation(Foundation):
     denoiser_name = "transformer"
     adapter_key_prefix = "transformer."  # what `WanPipeline.load_lora_weights` reads
 
-    def __init__(self, pipeline: Any, *, name: str, source: str, fingerprint: str, recommended: dict) -> None:
+    def __init__(self, pipeline: Any, *, name: str, source: str, folder: FilePath, recommended: dict) -> None:
         if getattr(pipeline, "transformer_2", None) is not None:
             raise UserError(
                 f"{source} has two denoising experts (Wan 2.2), which this version cannot customize; "
                 "use a Wan 2.1 checkpoint.",
                 code="unsupported_foundation",
             )
-        self.pipeline, self.name, self.source, self.fingerprint = pipeline, name, source, fingerprint
+        self.pipeline, self.name, self.source, self.folder = pipeline, name, source, folder
         self.recommended = recommended
         self.denoiser = pipeline.transformer.requires_grad_(False).eval()
         for module in (pipeline.vae, pipeline.text_encoder):
@@ -60,7 +61,7 @@ class WanFoundation(Foundation):
         config = pipeline.scheduler.config
         self.flow_shift = float(config.get("flow_shift") or config.get("shift") or 1.0)
         self.noise = FlowNoise(int(config.num_train_timesteps), self.flow_shift)
-        vae = pipeline.vae.config if pipeline.vae is not None else {}
+        vae = self.component_config("vae")
         self.spatial_scale = vae.get("scale_factor_spatial") or 8
         self.temporal_scale = vae.get("scale_factor_temporal") or 4
         generation = recommended.get("generation", {})

@@ -141,14 +141,14 @@ def bucket_for(
 ) -> tuple[int, int, int, float]:
     """(frames, height, width, fps): as given, the rest from the foundation, whose limits are checked.
 
-    The foundation is loaded (without its text encoder) only when something is missing or it was named.
+    The foundation is asked (without reading its weights) only when something is missing or it was named.
     """
     if foundation is None and None not in (frames, height, width, fps):
         return frames, height, width, fps  # type: ignore[return-value]
     from models.foundation import Bucket
     from models.load import load_foundation
 
-    model = load_foundation(foundation, device="cpu", parts=("denoiser", "vae"))
+    model = load_foundation(foundation, device="cpu", parts=())
     usual = model.defaults
     bucket = Bucket(frames or usual.bucket.frames, height or usual.bucket.height, width or usual.bucket.width)
     model.check_bucket(bucket)

@@ -1,5 +1,7 @@
 """What every family promises: shapes, noise, determinism, the single-frame path."""
 
+import shutil
+
 import pytest
 import torch
 from torch import nn
@@ -148,6 +150,19 @@ def test_pickled_weights_are_not_loaded(tmp_path):
     weights.unlink()
     with pytest.raises(UserError, match="cannot be loaded"):
         load_foundation(folder)
+
+
+@pytest.mark.parametrize("family", ["unet3d", "wan"])
+def test_sizes_and_defaults_need_no_weights(family, tmp_path):
+    whole = load_foundation(f"tiny-random:{family}")
+    folder = tmp_path / "no-weights"
+    shutil.copytree(whole.folder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    outline = load_foundation(folder, parts=())
+    assert outline.defaults == whole.defaults
+    assert outline.targets == whole.targets
+    assert outline.latent_shape(whole.defaults.bucket) == whole.latent_shape(whole.defaults.bucket)
+    with pytest.raises(UserError):
+        outline.check_bucket(Bucket(5, 33, 32))
 
 
 def test_a_worker_may_load_the_denoiser_alone():
