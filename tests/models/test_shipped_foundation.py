@@ -1,0 +1,61 @@
+"""The embedded foundation: loads in stock diffusers, fits the repository, and does what simple prompts say."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import TextToVideoSDPipeline
+
+from datasets.sprites.track import track
+from models.denoise import GenerationRequest, sample
+from models.load import EMBEDDED, load_foundation
+
+PROMPTS = (
+    ("red", "gray", "a red circle stays still on a gray background"),
+    ("blue", "beige", "a blue square moves to the right on a beige background"),
+    ("green", "lavender", "a green heart moves to the left on a lavender background"),
+    ("yellow", "navy", "a yellow star moves down on a navy background"),
+    ("white", "maroon", "a white circle moves up on a maroon background"),
+    ("black", "mint", "a black square stays still on a mint background"),
+)
+
+
+@pytest.fixture(scope="module")
+def tracks():
+    foundation = load_foundation(device="cpu")
+    requests = [GenerationRequest(prompt=text, seed=i) for i, (_, _, text) in enumerate(PROMPTS)]
+    return [track(clip) for clip in sample(foundation, requests, batch_size=6)]
+
+
+def test_it_fits_the_repository():
+    files = [p for p in Path(EMBEDDED).rglob("*") if p.is_file()]
+    assert sum(p.stat().st_size for p in files) < 50e6
+    assert {p.suffix for p in files} <= {".json", ".safetensors", ".txt", ".md", ".yaml"}
+
+
+def test_stock_diffusers_loads_it_and_gives_our_frames():
+    pipeline = TextToVideoSDPipeline.from_pretrained(EMBEDDED, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    prompt = PROMPTS[1][2]
+    theirs = pipeline(
+        prompt,
+        num_frames=8,
+        num_inference_steps=4,
+        guidance_scale=3.0,
+        generator=torch.Generator().manual_seed(5),
+        output_type="np",
+    ).frames[0]
+    request = GenerationRequest(prompt=prompt, seed=5, num_inference_steps=4, guidance_scale=3.0)
+    ours = sample(load_foundation(device="cpu"), [request])[0]
+    assert np.abs(theirs * 255 - ours).max() <= 1.5
+
+
+def test_backgrounds_follow_the_prompt(tracks):
+    right = [seen.most("background") == want for (_, want, _), seen in zip(PROMPTS, tracks, strict=True)]
+    assert sum(right) >= 5
+
+
+def test_colours_follow_the_prompt(tracks):
+    right = [seen.most("colour") == want for (want, _, _), seen in zip(PROMPTS, tracks, strict=True)]
+    assert sum(right) >= 5
