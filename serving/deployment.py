@@ -14,8 +14,6 @@ An engine replica that dies is started again by Serve; its jobs are back in the 
 dies finds them in its database. There is one ingress: it owns the job database's queue.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
@@ -31,6 +29,7 @@ from serving.api import create_api
 from serving.config import ServeConfig
 from serving.engine import Event, Failed
 from serving.engine_service import EngineLost, EngineService
+from serving.jobs import STATES
 from serving.requests import FoundationInfo, VideoRequest
 from serving.service import VideoService
 
@@ -71,6 +70,17 @@ class EngineMetrics:
         elif self._last.get(name) != value:
             self._last[name] = value
             self._gauges[name].set(value)
+
+
+class JobMetrics:
+    """Jobs by state, as a Ray metric."""
+
+    def __init__(self) -> None:
+        self._gauge = metrics.Gauge("motiondirector_jobs", description="Jobs by state.", tag_keys=("state",))
+
+    def __call__(self, counts: dict[str, int]) -> None:
+        for state in STATES:
+            self._gauge.set(counts.get(state, 0), tags={"state": state})
 
 
 @serve.deployment(name="engine", health_check_period_s=5, graceful_shutdown_timeout_s=10)
@@ -133,7 +143,7 @@ class Ingress:
     """API and jobs."""
 
     def __init__(self, config: ServeConfig, engine: DeploymentHandle) -> None:
-        self._service = VideoService(config, HandleEngine(engine))
+        self._service = VideoService(config, HandleEngine(engine), JobMetrics())
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_api(self._service)

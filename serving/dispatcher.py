@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 
 from infra.errors import UserError
 from infra.storage import Storage
@@ -22,7 +23,7 @@ from serving.requests import VideoRequest
 log = logging.getLogger(__name__)
 RETRY_PAUSE = 0.2  # seconds before a job whose engine was lost looks for another; doubled up to 5
 NOTE_INTERVAL = 0.5  # seconds between writes of a job's progress
-SWEEP_INTERVAL = 60.0  # seconds between looks for expired results
+SWEEP_INTERVAL = 5.0  # seconds between looks for expired results and counts of jobs
 MAX_ATTEMPTS = 5  # engines that one job may outlive before it is held to be the cause
 SUSPECT_ATTEMPTS = 2  # from here on a job runs alone, so that it takes no neighbour with it
 
@@ -38,13 +39,21 @@ class Dispatcher:
     Args:
         max_in_flight: most jobs handed to engines at once; more wait in the store.
         ttl: seconds a result is kept.
+        observe: called every few seconds with the number of jobs by state.
     """
 
     def __init__(
-        self, store: JobStore, engine: EngineClient, results: Storage, *, max_in_flight: int, ttl: float
+        self,
+        store: JobStore,
+        engine: EngineClient,
+        results: Storage,
+        *,
+        max_in_flight: int,
+        ttl: float,
+        observe: Callable[[dict[str, int]], None] = lambda counts: None,
     ) -> None:
         self._store, self._engine, self._results = store, engine, results
-        self._max_in_flight, self._ttl = max_in_flight, ttl
+        self._max_in_flight, self._ttl, self._observe = max_in_flight, ttl, observe
         self._running: dict[str, asyncio.Task[None]] = {}
         self._alone = False  # the one running job is a suspect
         self._wake = asyncio.Event()
@@ -60,7 +69,8 @@ class Dispatcher:
                 self._wake.clear()
                 await self._dispatch()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), timeout=1.0)
+                    async with asyncio.timeout(1.0):  # not wait_for, which may swallow a cancel before 3.12
+                        await self._wake.wait()
         finally:
             sweeper.cancel()
             for task in self._running.values():
@@ -183,12 +193,13 @@ class Dispatcher:
                 await asyncio.to_thread(self._store.fail, job.id, code="engine_lost", message=message)
 
     async def _sweep(self) -> None:
-        """Delete results whose time is over."""
+        """Count jobs, and delete results whose time is over."""
         while True:
             try:
+                self._observe(await asyncio.to_thread(self._store.count))
                 for job in await asyncio.to_thread(self._store.expired, time.time()):
                     await asyncio.to_thread(self._results.delete, result_key(job.id))
                     await asyncio.to_thread(self._store.forget_result, job.id)
             except Exception:  # storage or database away for a moment
-                log.exception("expired results stay for now")
+                log.exception("expired results stay for now, jobs are not counted")
             await asyncio.sleep(SWEEP_INTERVAL)

@@ -26,6 +26,7 @@ QUEUED, IN_PROGRESS, COMPLETED, FAILED, CANCELLED = (
     "failed",
     "cancelled",
 )
+STATES = (QUEUED, IN_PROGRESS, COMPLETED, FAILED, CANCELLED)
 FINAL = frozenset({COMPLETED, FAILED, CANCELLED})
 # state -> the states it may be reached from; back to the queue only when the engine that ran it is gone
 LEGAL = {

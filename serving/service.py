@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -28,9 +29,15 @@ class VideoService:
     Args:
         config: where jobs, results and concepts are.
         engine: makes the videos.
+        observe: called every few seconds with the number of jobs by state.
     """
 
-    def __init__(self, config: ServeConfig, engine: EngineClient) -> None:
+    def __init__(
+        self,
+        config: ServeConfig,
+        engine: EngineClient,
+        observe: Callable[[dict[str, int]], None] = lambda counts: None,
+    ) -> None:
         try:
             Path(config.data_dir).mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
@@ -48,6 +55,7 @@ class VideoService:
             self._results,
             max_in_flight=4 * config.max_batch * config.replicas,
             ttl=config.results_ttl,
+            observe=observe,
         )
         self._task: asyncio.Task[None] | None = None
 
@@ -74,7 +82,8 @@ class VideoService:
         """The foundation served. Raises UserError 503 while no engine answers."""
         if self._info is None:
             try:
-                self._info = await asyncio.wait_for(self._engine.describe(), patience)
+                async with asyncio.timeout(patience):
+                    self._info = await self._engine.describe()
             except (EngineLost, TimeoutError):
                 raise engine_unavailable() from None
         return self._info
@@ -84,7 +93,8 @@ class VideoService:
         info = await self.info()
         request, model = await asyncio.to_thread(resolve, body, info, self._registry)
         try:
-            refused = await asyncio.wait_for(self._engine.check(request), ENGINE_PATIENCE)
+            async with asyncio.timeout(ENGINE_PATIENCE):
+                refused = await self._engine.check(request)
         except (EngineLost, TimeoutError):
             raise engine_unavailable() from None
         if refused is not None:

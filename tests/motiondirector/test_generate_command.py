@@ -1,0 +1,95 @@
+"""`motiondirector generate` and `serve`: what they refuse, in one sentence and before a model is loaded."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from datasets.decode import decode
+from datasets.video import read_metadata
+from infra.errors import UserError
+from motiondirector.cli import build
+
+TINY = ["--foundation", "tiny-random:unet3d"]
+
+
+def run(*args: str | Path) -> None:
+    build()([str(arg) for arg in args], standalone_mode=False)
+
+
+def test_generate_writes_a_video_that_says_what_made_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "new" / "out.mp4"
+    run("generate", "--prompt", "a bear", "--seed", "5", "--steps", "2", "-o", out, *TINY)
+    said = capsys.readouterr().out
+    assert "seed 5" in said
+    assert "2 steps" in said
+    made = read_metadata(out)
+    assert (made["prompt"], made["seed"], made["concept"]) == ("a bear", "5", "none")
+    assert decode(out).frames_FHWC.shape[-1] == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--steps", "-3"], "--steps"),
+        (["--size", "big"], "--size: expected WIDTHxHEIGHT"),
+        (["--prompt", "x" * 10_000], "--prompt: .* 2000 characters"),
+        (["--prompt", "  "], "prompt is empty"),
+        (["--server", "localhost:8000"], "is no URL"),
+        (["--foundation", "/nowhere"], "neither a folder here"),
+        ([*TINY, "--size", "30x32"], "width 30 does not suit"),
+        ([*TINY, "--dtype", "float8"], "--dtype 'float8'"),
+        ([*TINY, "--concept", "nothing"], "concept nothing is not in the registry"),
+        ([*TINY, "--concept", "../etc"], "concept name"),
+        (["-o", "."], "is a folder"),
+    ],
+)
+def test_generate_refuses_with_one_sentence_and_leaves_nothing(
+    tmp_path: Path, options: list[str], message: str
+):
+    out = tmp_path / "out.mp4"
+    base = ["generate", "--prompt", "a bear", "-o", str(out), "--registry", str(tmp_path / "registry")]
+    with pytest.raises(UserError, match=message):
+        run(*base, *options)
+    assert list(tmp_path.glob("*")) == []
+
+
+def test_generate_says_when_no_server_answers(tmp_path: Path):
+    with pytest.raises(UserError, match=r"no server answers at http://127\.0\.0\.1:9"):
+        run("generate", "--prompt", "x", "--server", "http://127.0.0.1:9", "-o", tmp_path / "out.mp4")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--host", "0.0.0.0"], "no API key"),
+        (["--host", "203.0.113.7", "--api-key-file", "KEYS"], "cannot listen on 203.0.113.7"),
+        (["--api-key-file", "/nowhere"], "cannot be read"),
+        (["--foundation", "/nowhere"], "neither a folder here"),
+        ([*TINY, "--dtype", "float8"], "--dtype 'float8'"),
+    ],
+)
+def test_serve_refuses_before_it_starts_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+):
+    monkeypatch.delenv("MOTIONDIRECTOR_API_KEY", raising=False)
+    (tmp_path / "keys").write_text("a-long-and-random-key")
+    options = [str(tmp_path / "keys") if option == "KEYS" else option for option in options]
+    data = tmp_path / "data"
+    with pytest.raises(UserError, match=message):
+        run("serve", "--port", "0", "--data-dir", data, "--registry", tmp_path / "registry", *options)
+    assert not data.exists()
+    ray = sys.modules.get("ray")
+    assert ray is None or not ray.is_initialized()
+
+
+def test_serve_says_when_the_port_is_taken(tmp_path: Path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1:{port}"):
+            run("serve", "--port", str(port), "--registry", tmp_path / "registry", *TINY)
