@@ -68,6 +68,7 @@ class Demo:
         began = datetime.now(UTC)
         prepare(self.out)
         with ExitStack() as stack:
+            stack.enter_context(terminated_as_interrupted())
             with self.stage("S3 server"):
                 s3 = stack.enter_context(LoopbackS3("demo"))
                 stack.enter_context(s3.exported())
@@ -248,7 +249,10 @@ class Demo:
     def command(self, *arguments: str, quiet: bool = False) -> str:
         """Run a command to its end; its standard output when `quiet`. UserError when it fails."""
         command = self.say(*arguments)
-        child = subprocess.Popen(command, stdout=subprocess.PIPE if quiet else None, text=True)
+        # In a session of its own a child gets Ctrl-C from here alone, once, and can end in its own way.
+        child = subprocess.Popen(
+            command, stdout=subprocess.PIPE if quiet else None, text=True, start_new_session=True
+        )
         try:
             told, _ = child.communicate()
         except BaseException:
@@ -259,6 +263,20 @@ class Demo:
                 f"`motiondirector {arguments[0]}` ended with {child.returncode}; its reason stands above."
             )
         return told or ""
+
+
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does: through every `finally`."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def prepare(out: Path) -> None:
@@ -289,12 +307,12 @@ def wait_until_ready(url: str, server: subprocess.Popen[Any], log: Path, patienc
 
 
 def end(child: subprocess.Popen[Any], patience: float = 45.0) -> None:
-    """Ask a child to stop as Ctrl-C would; after `patience` seconds, insist."""
+    """Ask a child to stop as Ctrl-C would; after `patience` seconds, insist, with all it started."""
     if child.poll() is not None:
         return
     child.send_signal(signal.SIGINT)
     try:
         child.wait(patience)
     except subprocess.TimeoutExpired:
-        child.kill()
+        os.killpg(child.pid, signal.SIGKILL)
         child.wait()

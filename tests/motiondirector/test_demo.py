@@ -1,0 +1,98 @@
+"""The demo: all its stages on a tiny model, and nothing left running when it is interrupted."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from datasets.decode import decode
+from infra.errors import UserError
+from infra.registry import open_registry
+from motiondirector.demo.story import prepare
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(out, *options):
+    """The demo as a child, in a session of its own so that what it leaves behind can be found."""
+    command = [sys.executable, "-m", "motiondirector", "demo", "--out", str(out)]
+    tiny = ["--foundation", "tiny-random:unet3d", "--steps", "2", "--workers", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DEMO_MARK": str(out)}
+    return subprocess.Popen(
+        [*command, *tiny, *options],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def relatives(out):
+    """Every process that inherited the demo's mark, however its parents ended."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("DEMO_MARK") == str(out) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def none_left(out, patience=60):
+    deadline = time.monotonic() + patience
+    while relatives(out) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return [" ".join(process.cmdline())[:120] for process in relatives(out)]
+
+
+@pytest.mark.cluster
+def test_the_whole_demo_on_a_tiny_model(tmp_path):
+    out = tmp_path / "demo"
+    child = start(out)
+    told, _ = child.communicate(timeout=560)
+    assert child.returncode == 0, told[-3000:]
+    assert none_left(out) == []
+    report = json.loads((out / "report.json").read_text())
+    assert {video["concept"] for video in report["videos"]} == {"orbit", "zigzag"}
+    assert len(report["videos"]) == 6
+    for video in report["videos"]:
+        assert decode(out / video["file"]).frames_FHWC.shape == (4, 32, 32, 3)
+        assert (out / video["base_file"]).is_file()
+        kept = open_registry(out / "registry").resolve(f"{video['concept']}@{video['version']}")
+        assert video["adapter_sha256"] == kept.adapter_sha256
+    assert all(stage["seconds"] >= 0 for stage in report["stages"])
+    page = (out / "index.html").read_text()
+    assert all(video["prompt"] in page for video in report["videos"])
+    assert sum(clip["accepted"] for clip in report["ingested"]) == 12  # two motions of four, four real ones
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_while_it_trains_it_leaves_no_process(tmp_path, number):
+    out = tmp_path / "demo"
+    child = start(out, "--steps", "100000")
+    assert child.stdout is not None
+    for line in child.stdout:
+        if line.startswith("$ motiondirector train"):
+            break
+    deadline = time.monotonic() + 120
+    while not any("raylet" in p.name() for p in relatives(out)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    child.send_signal(number)
+    child.communicate(timeout=120)
+    assert child.returncode != 0
+    assert none_left(out) == []
+
+
+def test_a_folder_that_no_demo_made_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="no demo made"):
+        prepare(tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
