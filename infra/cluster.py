@@ -26,6 +26,7 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; without it every worker warns
     "RAY_DEDUP_LOGS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",  # several workers share the cores: threads that spin while waiting slow all tenfold
 }
 
 

@@ -95,13 +95,7 @@ def train(
         with Screen(console, job) as screen:
             version = run_job(job, given, screen)
     except KeyboardInterrupt:
-        again = f"--config {job.run_dir}/config.yaml " if "://" not in job.run_dir else ""
-        console.print(
-            f"\nstopped; the same command continues from the last checkpoint "
-            f"(motiondirector train {again}--concept {job.concept} --data {job.data} --run-dir {job.run_dir})",
-            highlight=False,
-            soft_wrap=True,
-        )
+        console.print("\nstopped; the same command continues from the last checkpoint")
         raise typer.Exit(130) from None
     console.print(
         f"published [bold]{version.ref}[/] in {escape(registry)} (sha256 {version.adapter_sha256[:16]}, "
