@@ -5,7 +5,7 @@
         ...
 
 A local cluster is a child of this process and ends with it. On a cluster that runs elsewhere, every node needs this
-package installed (the image in infra/docker) and the AWS_* variables of the storage; nothing is shipped from here.
+package installed and the AWS_* variables of the storage; nothing is shipped from here.
 """
 
 from __future__ import annotations

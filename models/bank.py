@@ -17,7 +17,6 @@ r rank, k adapters a sample. Every target layer must keep the sample outermost, 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -26,12 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from models.routing import PATHS, Mix, Path, Routing
-
-
-def stable_seed(*parts: object) -> int:
-    """A 63-bit seed from any printable parts; the same on every machine and in every process."""
-    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+from models.seeds import generator
 
 
 class LoraSlots(nn.Module):
@@ -92,8 +86,7 @@ class LoraSlots(nn.Module):
         """Each sample's dropout mask, already divided by the keep probability: a function of its seed alone."""
         masks = torch.empty_like(like_nNo, requires_grad=False)
         for mask_No, seed in zip(masks, seeds, strict=True):
-            generator = torch.Generator(like_nNo.device).manual_seed(stable_seed(seed, self.key, j))
-            mask_No.bernoulli_(1 - dropout, generator=generator)
+            mask_No.bernoulli_(1 - dropout, generator=generator(seed, self.key, j, device=like_nNo.device))
         return masks / (1 - dropout)
 
     key: str = ""  # "<path>:<layer name>": tells this layer's dropout and initial values from the others'
@@ -191,8 +184,8 @@ class AdapterBank(nn.Module):
             a, b = layer.slot(slot)
             if a.is_meta:
                 continue
-            key = stable_seed(self.seed if seed is None else seed, path, slot, name)
-            noise = torch.randn(a.shape, generator=torch.Generator().manual_seed(key)) / self.rank
+            own = generator(self.seed if seed is None else seed, path, slot, name)
+            noise = torch.randn(a.shape, generator=own) / self.rank
             a.copy_(noise)
             b.zero_()
 

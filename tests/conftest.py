@@ -1,6 +1,11 @@
 """Fixtures that more than one room's tests use."""
 
+import os
+
 import pytest
+
+# Before torch is loaded: threads that spin while they wait slow everything down where processes share cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from infra.s3server import LoopbackS3
 

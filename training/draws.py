@@ -11,11 +11,12 @@ accumulation and batch.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from models.seeds import generator
 
 
 @dataclass(frozen=True)
@@ -49,17 +50,6 @@ class Draw:
     skip_spatial: bool  # this step has no spatial pass and no spatial LoRA
     spatial_dropout_seed: int
     temporal_dropout_seed: int
-
-
-def stable_seed(*parts: object) -> int:
-    """63 bits from the parts, the same on every machine and in every process."""
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-def generator(*parts: object) -> torch.Generator:
-    """A fresh CPU generator seeded by `stable_seed(*parts)`."""
-    return torch.Generator("cpu").manual_seed(stable_seed(*parts))
 
 
 def clip_of(seed: int, concept: str, number: int, clips: int) -> int:

@@ -6,7 +6,8 @@ import sys
 import pytest
 import torch
 
-from training.draws import Place, clips_of_step, draw, latent_frame, skips_spatial, stable_seed
+from models.seeds import stable_seed
+from training.draws import Place, clips_of_step, draw, latent_frame, skips_spatial
 
 SETTING = {
     "seed": 3,
@@ -43,7 +44,7 @@ def test_each_part_of_the_address_changes_the_noise(change):
 
 
 def test_seeds_are_the_same_in_another_process():
-    code = "from training.draws import stable_seed; print(stable_seed(1, 'orbit', 2))"
+    code = "from models.seeds import stable_seed; print(stable_seed(1, 'orbit', 2))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(out.stdout) == stable_seed(1, "orbit", 2)
 
