@@ -30,11 +30,11 @@ from training.pretraining import Average, Schedule, draws, load_state, log, save
 
 SIZE = 64
 VAE_STEPS = 1550
-DECODER_STEPS = 1500
+DECODER_STEPS = 1200
 LEARNING_RATE = 2e-3
 KL_WEIGHT = 1e-3
 EDGE_WEIGHT = 0.5
-LATENT_NOISE = 0.1  # standard deviation, of unit-variance latents, in the decoder stage
+LATENT_NOISE = 0.2  # standard deviation, of unit-variance latents, in the decoder stage
 
 
 def build_vae(seed: int = 0) -> AutoencoderKL:
