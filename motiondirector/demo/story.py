@@ -159,7 +159,9 @@ class Demo:
         )
         url = f"http://127.0.0.1:{port}"
         with (self.out / "logs" / "serve.log").open("w") as log:
-            server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            server = subprocess.Popen(
+                command, stdout=log, stderr=log, start_new_session=True, preexec_fn=heed_interrupts
+            )
             try:
                 wait_until_ready(url, server, Path(log.name))
                 yield url
@@ -251,7 +253,11 @@ class Demo:
         command = self.say(*arguments)
         # In a session of its own a child gets Ctrl-C from here alone, once, and can end in its own way.
         child = subprocess.Popen(
-            command, stdout=subprocess.PIPE if quiet else None, text=True, start_new_session=True
+            command,
+            stdout=subprocess.PIPE if quiet else None,
+            text=True,
+            start_new_session=True,
+            preexec_fn=heed_interrupts,
         )
         try:
             told, _ = child.communicate()
@@ -304,6 +310,11 @@ def wait_until_ready(url: str, server: subprocess.Popen[Any], log: Path, patienc
     raise UserError(
         f"the server did not become ready; the end of its log:\n{log.read_text()[-2000:]}", status=503
     )
+
+
+def heed_interrupts() -> None:
+    """In a child before it starts: under nohup or a shell's `&` SIGINT is ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def end(child: subprocess.Popen[Any], patience: float = 45.0) -> None:

@@ -14,7 +14,7 @@ import pytest
 from datasets.decode import decode
 from infra.errors import UserError
 from infra.registry import open_registry
-from motiondirector.demo.story import prepare
+from motiondirector.demo.story import heed_interrupts, prepare
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,6 +30,7 @@ def start(out, *options):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=heed_interrupts,  # these tests may run under nohup
     )
 
 
@@ -86,9 +87,13 @@ def test_interrupted_while_it_trains_it_leaves_no_process(tmp_path, number):
     while not any("raylet" in p.name() for p in relatives(out)) and time.monotonic() < deadline:
         time.sleep(0.5)
     child.send_signal(number)
-    child.communicate(timeout=120)
-    assert child.returncode != 0
-    assert none_left(out) == []
+    try:
+        child.communicate(timeout=120)
+        assert child.returncode != 0
+        assert none_left(out) == []
+    finally:
+        for process in relatives(out):  # so that a failure here does not burden the tests that follow
+            process.kill()
 
 
 def test_a_folder_that_no_demo_made_is_left_alone(tmp_path):

@@ -212,7 +212,7 @@ def test_cancelling_frees_the_place_within_one_step(unet3d):
 def test_slots_in_use_are_never_evicted_and_waiting_for_one_holds_no_resident_up(unet3d):
     bench = Bench(unet3d, max_batch=8)
     for name in "abc":  # all three temporal slots
-        bench.submit(name, bench.request(ord(name), use(name), steps=4))
+        bench.submit(name, bench.request(ord(name), use(name), steps=200))
     while len(bench.engine.slots.resident()) < 3:
         bench.engine.tick()
     bench.submit("d", bench.request(1, use("d"), steps=1))
