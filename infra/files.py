@@ -71,3 +71,15 @@ def read_umask() -> int:
 
 
 UMASK = read_umask()
+
+
+def cache_folder() -> Path:
+    """Where this machine keeps what can be made again."""
+    base = os.environ.get("XDG_CACHE_HOME") or (Path.home() / ".cache")
+    folder = Path(base) / "motiondirector"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        folder = Path(tempfile.gettempdir()) / "motiondirector"
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -51,6 +49,7 @@ def load_foundation(
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
 
+    quiet_libraries()
     name = foundation_name(source)
     folder = locate(source)
     family = family_of(folder, str(source or "the embedded foundation"))
@@ -58,7 +57,6 @@ def load_foundation(
     left_out: dict[str, Any] = {
         component: None for part in PARTS if part not in parts for component in components[part]
     }
-    quiet_libraries()
     import diffusers
 
     kinds: Any = {"default": dtype, "vae": torch.float32} if family == "wan" else dtype
@@ -170,15 +168,3 @@ def read_recommended(folder: Path) -> dict[str, Any]:
     """`recommended.yaml` beside the weights: settings that suit this model ("training", "generation"); or {}."""
     path = folder / "recommended.yaml"
     return yaml.safe_load(path.read_text()) or {} if path.is_file() else {}
-
-
-def cache_folder() -> Path:
-    """Where this machine keeps what can be made again."""
-    base = os.environ.get("XDG_CACHE_HOME") or (Path.home() / ".cache")
-    folder = Path(base) / "motiondirector"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        folder = Path(tempfile.gettempdir()) / "motiondirector"
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder

@@ -34,6 +34,7 @@ from transformers import (
 )
 
 from infra.errors import UserError
+from infra.files import cache_folder
 
 VERSION = "1"  # raise it when the configurations below change: cached checkpoints are named by it
 
@@ -168,9 +169,6 @@ def tiny_checkpoint(family: str) -> Path:
     """The folder of `tiny-random:<family>`, written on first use (atomically: many processes may ask at once)."""
     if family not in WRITERS:
         raise UserError(f"tiny-random:{family} does not exist; choose one of {', '.join(sorted(WRITERS))}.")
-    from models.load import cache_folder, quiet_libraries
-
-    quiet_libraries()
     folder = cache_folder() / f"tiny-random-{family}-v{VERSION}"
     if not (folder / "model_index.json").is_file():
         # A fork keeps the caller's random state: making a checkpoint must not change what comes after it.

@@ -129,7 +129,7 @@ def from_server(body: CreateVideo, url: str) -> tuple[bytes, str]:
 
 def in_process(body: CreateVideo, **settings: Any) -> tuple[bytes, str]:
     """With the model loaded here."""
-    from models.load import cache_folder
+    from infra.files import cache_folder
     from serving.config import make_config
     from serving.local import generate as make
 

@@ -228,8 +228,8 @@ def pretrain(
     from diffusers import AutoencoderKL
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from training.foundation_pretraining import Recipe, build_parts, load_parts, save_pipeline, train_unet
-    from training.vae_pretraining import DECODER_STEPS, VAE_STEPS, train_vae
+    from training.pretraining.denoiser import Recipe, build_parts, load_parts, save_pipeline, train_unet
+    from training.pretraining.vae import DECODER_STEPS, VAE_STEPS, train_vae
 
     if stage not in ("vae", "unet", "decoder", "all"):
         raise UserError(f"--stage {stage!r} is none of vae, unet, decoder, all.")

@@ -31,8 +31,8 @@ from datasets.sprites.render import render_clip
 from datasets.sprites.world import sample_scene
 from models.noise import DDPMNoise
 from models.unet3d import skip_temporal_for_single_frames
-from training.pretraining import Average, Schedule, draws, load_state, log, save_state, to_video
-from training.sprite_tokenizer import MAX_LENGTH, write_tokenizer
+from training.pretraining.common import Average, Schedule, draws, load_state, log, save_state, to_video
+from training.pretraining.tokenizer import MAX_LENGTH, write_tokenizer
 
 FRAMES, SIZE = 8, 64
 TEXT_WIDTH = 128

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from datasets.sprites.motions import Trajectory
 from datasets.sprites.render import draw_background, draw_sprite
 from datasets.sprites.world import sample_scene
-from training.pretraining import Average, Schedule, draws, load_state, log, save_state, to_video
+from training.pretraining.common import Average, Schedule, draws, load_state, log, save_state, to_video
 
 SIZE = 64
 VAE_STEPS = 1550

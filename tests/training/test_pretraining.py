@@ -9,7 +9,8 @@ from diffusers import AutoencoderKL, TextToVideoSDPipeline
 
 from datasets.sprites.captions import vocabulary
 from infra.errors import UserError
-from training.foundation_pretraining import (
+from training.pretraining.common import Average, Schedule, load_state
+from training.pretraining.denoiser import (
     Recipe,
     build_parts,
     draw_batch,
@@ -17,9 +18,8 @@ from training.foundation_pretraining import (
     save_pipeline,
     train_unet,
 )
-from training.pretraining import Average, Schedule, load_state
-from training.sprite_tokenizer import MAX_LENGTH, write_tokenizer
-from training.vae_pretraining import build_vae, frame_batch, standardised, train_vae
+from training.pretraining.tokenizer import MAX_LENGTH, write_tokenizer
+from training.pretraining.vae import build_vae, frame_batch, standardised, train_vae
 
 TINY = Recipe(steps=4, image_steps=1, image_share=0.3, clips=1, images=2, seed=5)
 
