@@ -140,7 +140,10 @@ def save_pipeline(parts: Parts, folder: Path, dtype: torch.dtype = torch.float16
     fresh = folder.with_name(folder.name + ".writing")
     shutil.rmtree(fresh, ignore_errors=True)
     # a copy in the released precision; the parts themselves stay as they are
-    lower = [type(m).from_config(m.config) for m in (parts.vae, parts.unet)]
+    lower = [
+        type(m).from_config({key: value for key, value in m.config.items() if key != "_name_or_path"})
+        for m in (parts.vae, parts.unet)  # a released configuration does not say where it was made
+    ]
     lower.append(CLIPTextModel(parts.text_encoder.config))
     for copy, module in zip(lower, (parts.vae, parts.unet, parts.text_encoder), strict=True):
         copy.load_state_dict(module.state_dict())
