@@ -87,7 +87,9 @@ class Plan:
 def reference_scenes(trial: Trial) -> list[Scene]:
     """The appearances of the reference clips: the same for every method, others for every seed."""
     rng = _generator(trial, "references")
-    shapes, colours, behind = (rng.permutation(list(words)) for words in (SHAPES, COLOURS, BACKGROUND_COLOURS))
+    shapes, colours, behind = (
+        rng.permutation(list(words)) for words in (SHAPES, COLOURS, BACKGROUND_COLOURS)
+    )
     return [
         Scene(
             Sprite(str(shapes[i]), str(colours[i]), str(rng.choice(TEXTURES))),
