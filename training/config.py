@@ -92,6 +92,14 @@ class TrainConfig(BaseModel):
         lt=1,
     )
     timestep_high: float = setting(1.0, METHOD, "Highest noise level trained on, as a fraction.", gt=0, le=1)
+    noise_bias: float = setting(
+        1.0,
+        METHOD,
+        "Which noise levels of that range are trained on most: a uniform draw is raised to this power, so 1 is "
+        "uniform and below 1 leans to high noise, where motion is decided.",
+        gt=0,
+        le=10,
+    )
     offset_noise: float = setting(
         0.0,
         METHOD,

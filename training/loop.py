@@ -148,6 +148,7 @@ def _sample(
         latent_shape=tuple(like.latents_CFHW.shape),  # type: ignore[arg-type]
         frames=len(like.frame_latents_FC1HW),
         skip_spatial=config.skip_spatial,
+        noise_bias=config.noise_bias,
         offset_noise=config.offset_noise,
     )
     return Sample(clips[drawn.clip], drawn, spatial_slot(config, drawn.clip), temporal_slot=1)
