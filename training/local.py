@@ -4,7 +4,8 @@
     write_adapters(folder, foundation, tensors, describe(config, "orbit", clips))   # training/adapters.py
 
 What `evaluate --against` and the study train their baselines with. The same seeds, the same loop and bank as a run on
-Ray Train with one worker, and so (with as many torch threads) the same bits: a test holds that, by way of the engines.
+Ray Train with one worker, and so the same bits (tested), given as many torch threads: a worker takes every core, and
+sums that are split among threads round otherwise.
 """
 
 from __future__ import annotations
@@ -67,5 +68,5 @@ def _check(foundation: Foundation, config: TrainConfig) -> None:
     if own != config.dtype:
         raise UserError(
             f"the settings ask for dtype {config.dtype}, the foundation was loaded in {own}; load it in {config.dtype} "
-            f"or set dtype."
+            "or set dtype."
         )
