@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path as FilePath
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from infra.errors import UserError
-from models.bank import AdapterBank
+from models.bank import AdapterBank, Rank
 from models.checkpointing import checkpoint_blocks
 from models.fingerprint import fingerprint_folder
 from models.noise import NoiseProcess
@@ -108,7 +108,7 @@ class Foundation(ABC):
     def add_bank(
         self,
         slots: dict[Path, int],
-        rank: int,
+        rank: Rank,
         *,
         trainable: bool = False,
         seed: int = 0,
@@ -121,6 +121,21 @@ class Foundation(ABC):
             self.denoiser, self.targets, slots, rank, trainable=trainable, seed=seed, dtype=dtype
         )
         return self._bank
+
+    @contextmanager
+    def passing_bank(self, slots: dict[Path, int], rank: Rank, **options: Any) -> Iterator[AdapterBank]:
+        """A bank for the length of the block, made as by `add_bank`; then the one that was there before is back."""
+        before, self._bank = self._bank, None
+        if before is not None:
+            before.remove()
+        try:
+            yield self.add_bank(slots, rank, **options)
+        finally:
+            if self._bank is not None:
+                self._bank.remove()
+            self._bank = before
+            if before is not None:
+                before.attach(self.denoiser)
 
     @abstractmethod
     def check_bucket(self, bucket: Bucket) -> None:
@@ -182,9 +197,19 @@ class Foundation(ABC):
     def checkpointed_blocks(self) -> Iterable[nn.Module]:
         """The blocks whose activations gradient checkpointing drops."""
 
-    def enable_gradient_checkpointing(self) -> None:
-        """Trade compute for memory in training; gradients stay the same."""
-        checkpoint_blocks(self.checkpointed_blocks(), lambda: self._bank)
+    def enable_gradient_checkpointing(self) -> Callable[[], None]:
+        """Trade compute for memory in training; gradients stay the same. Returns what turns it off again."""
+        return checkpoint_blocks(self.checkpointed_blocks(), lambda: self._bank)
+
+    @contextmanager
+    def gradient_checkpointing(self, enabled: bool = True) -> Iterator[None]:
+        """`enable_gradient_checkpointing` for the length of the block, when `enabled`."""
+        disable = self.enable_gradient_checkpointing() if enabled else None
+        try:
+            yield
+        finally:
+            if disable is not None:
+                disable()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name}, {self.fingerprint[:12]}, {self.device}, {self.dtype})"
