@@ -80,12 +80,12 @@ def generate(
     scale: float = 1.0,
 ) -> list[np.ndarray]:
     """One video [F, H, W, 3] a prompt with these adapters (none: the base model); the noise is the same for every method."""
+    from models.bank import rank_for
     from models.denoise import AdapterUse, GenerationRequest, sample
 
     adapters: tuple[AdapterUse, ...] = ()
     if tensors:
-        rank = max(a.shape[0] for layers in tensors.values() for a, _ in layers.values())
-        bank = foundation.add_bank(dict.fromkeys(tensors, 1), rank)
+        bank = foundation.add_bank(dict.fromkeys(tensors, 1), rank_for(tensors.values()))
         for path, layers in tensors.items():
             bank.write(path, 1, layers)
         adapters = tuple(AdapterUse(path, 1, scale) for path in tensors)
