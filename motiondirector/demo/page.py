@@ -12,7 +12,9 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 from PIL import Image
 
 from datasets.decode import decode
+from datasets.sprites.track import track
 from datasets.video import contact_sheet
+from evaluation.pictures import draw_trajectory
 
 if TYPE_CHECKING:
     from infra.registry import Version
@@ -53,21 +55,32 @@ def about_clip(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+NAMES = {"base": "base model", "ours": "ours", "coupled": "coupled LoRA (look and motion in one)"}
+
+
 def write_page(report: dict[str, Any], folder: Path) -> Path:
-    """`index.html` and the contact sheets beside the report's videos. The page needs no network."""
+    """`index.html` and the contact sheets beside the report's videos. The page needs no network.
+
+    Where the tracker finds the sprite, its measured way is drawn over the frames.
+    """
     strips: dict[str, str] = {}
+
+    def shown(file: str) -> np.ndarray:
+        frames = decode(folder / file).frames_FHWC
+        drawn = traced(frames)
+        strips[file] = strip_png(drawn)
+        return drawn
+
     for concept in report["concepts"]:
-        rows = []
-        for reference in concept["references"]:
-            frames = decode(folder / reference["file"]).frames_FHWC
-            strips[reference["file"]] = strip_png(frames)
-            rows.append((f"reference: {reference['caption']}", frames))
+        rows = [(f"reference: {r['caption']}", shown(r["file"])) for r in concept["references"]]
         for video in report["videos"]:
             if video["concept"] == concept["name"]:
-                for what, key in (("base model", "base_file"), (concept["ref"], "file")):
-                    frames = decode(folder / video[key]).frames_FHWC
-                    strips[video[key]] = strip_png(frames)
-                    rows.append((f"{video['prompt']} (seed {video['seed']}), {what}", frames))
+                video["rows"] = sorted(
+                    [("ours", video["file"]), *video["beside"].items()],
+                    key=lambda row: list(NAMES).index(row[0]),
+                )
+                for kind, file in video["rows"]:
+                    rows.append((f"{video['prompt']} (seed {video['seed']}), {NAMES[kind]}", shown(file)))
         contact_sheet(rows).save(folder / concept["sheet"])
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -76,13 +89,24 @@ def write_page(report: dict[str, Any], folder: Path) -> Path:
         lstrip_blocks=True,
     )
     total = sum(stage["seconds"] for stage in report["stages"]) or 1.0
-    page = environment.get_template("page.html.j2").render(report=report, total=total, strips=strips)
+    page = environment.get_template("page.html.j2").render(
+        report=report, total=total, strips=strips, names=NAMES
+    )
     target = folder / "index.html"
     target.write_text(page)
     return target
 
 
-def strip_png(frames_FHWC: np.ndarray, columns: int = 8, height: int = 64) -> str:
+def traced(frames_FHWC: np.ndarray) -> np.ndarray:
+    """The frames, twice as large, with the sprite's measured trajectory; as they are where it is not found."""
+    square = frames_FHWC.shape[1] == frames_FHWC.shape[2]
+    seen = track(frames_FHWC) if square else None
+    if seen is None or seen.found.sum() < 2:
+        return frames_FHWC
+    return draw_trajectory(frames_FHWC, seen)
+
+
+def strip_png(frames_FHWC: np.ndarray, columns: int = 8, height: int = 72) -> str:
     """Frames spread over time, side by side, as a data URI (small enough to live in the page)."""
     picks = np.unique(np.linspace(0, len(frames_FHWC) - 1, columns).round().astype(int))
     width = max(1, round(height * frames_FHWC.shape[2] / frames_FHWC.shape[1]))
