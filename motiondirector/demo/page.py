@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, select_autoescape
-from PIL import Image
 
 from datasets.decode import decode
 from datasets.video import contact_sheet
+from evaluation.pictures import strip_uri
 
 if TYPE_CHECKING:
     from infra.registry import Version
@@ -60,13 +57,13 @@ def write_page(report: dict[str, Any], folder: Path) -> Path:
         rows = []
         for reference in concept["references"]:
             frames = decode(folder / reference["file"]).frames_FHWC
-            strips[reference["file"]] = strip_png(frames)
+            strips[reference["file"]] = strip_uri(frames)
             rows.append((f"reference: {reference['caption']}", frames))
         for video in report["videos"]:
             if video["concept"] == concept["name"]:
                 for what, key in (("base model", "base_file"), (concept["ref"], "file")):
                     frames = decode(folder / video[key]).frames_FHWC
-                    strips[video[key]] = strip_png(frames)
+                    strips[video[key]] = strip_uri(frames)
                     rows.append((f"{video['prompt']} (seed {video['seed']}), {what}", frames))
         contact_sheet(rows).save(folder / concept["sheet"])
     environment = Environment(
@@ -80,18 +77,3 @@ def write_page(report: dict[str, Any], folder: Path) -> Path:
     target = folder / "index.html"
     target.write_text(page)
     return target
-
-
-def strip_png(frames_FHWC: np.ndarray, columns: int = 8, height: int = 64) -> str:
-    """Frames spread over time, side by side, as a data URI (small enough to live in the page)."""
-    picks = np.unique(np.linspace(0, len(frames_FHWC) - 1, columns).round().astype(int))
-    width = max(1, round(height * frames_FHWC.shape[2] / frames_FHWC.shape[1]))
-    resample = Image.Resampling.NEAREST if frames_FHWC.shape[1] <= height else Image.Resampling.LANCZOS
-    sheet = Image.new("RGB", (len(picks) * (width + 2) - 2, height), "white")
-    for column, index in enumerate(picks):
-        sheet.paste(
-            Image.fromarray(frames_FHWC[index]).resize((width, height), resample), (column * (width + 2), 0)
-        )
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
