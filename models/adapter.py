@@ -4,7 +4,8 @@ A folder holds `adapter_model.safetensors` and PEFT's `adapter_config.json`. Key
 (`<prefix><module>.lora_A.weight` [rank, in], `.lora_B.weight` [out, rank]) with the prefix under which the
 class's stock loader expects them: `base_model.model.` where that is PEFT (`PeftModel.from_pretrained(pipeline.
 unet, folder)`), `transformer.` where the pipeline has its own (`pipeline.load_lora_weights(folder)`).
-lora_alpha equals the rank, so the multiplier is 1 as in the paper.
+lora_alpha equals the rank, so the multiplier is 1 as in the paper. Layers may have ranks of their own, as an adapter
+has that changes whole layers (method `full`: A is the identity); PEFT reads them from rank_pattern and alpha_pattern.
 
 Metadata (all strings, as safetensors wants): format, schema, method, path, rank, targets, foundation,
 foundation_fingerprint, family, concept, captions, steps, config, data_sha256.
@@ -26,6 +27,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from infra.errors import UserError
+from models.bank import LayerTensors
 from models.foundation import Foundation
 from models.routing import PATHS
 from models.routing import Path as AdapterPath
@@ -34,7 +36,7 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 SCHEMA = "1"
 PREFIXES = ("base_model.model.", "transformer.", "unet.")
-MAX_RANK = 1024
+MAX_RANK = 1024  # but a wider layer may have its width as rank
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Adapter:
     """One trained LoRA of one path: {module: (A [rank, in], B [out, rank])} and what is known about it."""
 
     path: AdapterPath
-    rank: int
+    rank: int  # the largest of its layers
     tensors: dict[str, tuple[Tensor, Tensor]]
     metadata: dict[str, str] = field(default_factory=dict)
     sha256: str = ""  # of the file it was read from
@@ -54,6 +56,11 @@ class Adapter:
     @property
     def num_parameters(self) -> int:
         return sum(a.numel() + b.numel() for a, b in self.tensors.values())
+
+
+def largest_rank(tensors: LayerTensors) -> int:
+    """The rank of an adapter: the largest of its layers."""
+    return max(a.shape[0] for a, _ in tensors.values())
 
 
 def refuse(source: str, reason: str, code: str = "invalid_adapter") -> UserError:
@@ -90,12 +97,16 @@ def save_adapter(
     for name, (a, b) in sorted(adapter.tensors.items()):
         tensors[f"{prefix}{name}.lora_A.weight"] = a.detach().cpu().contiguous()
         tensors[f"{prefix}{name}.lora_B.weight"] = b.detach().cpu().contiguous()
+    # Module names are PEFT's regular expressions; "^" keeps one from matching the end of another.
+    own = {f"^{name}": a.shape[0] for name, (a, _) in adapter.tensors.items() if a.shape[0] != adapter.rank}
     peft = {
         "peft_type": "LORA",
         "task_type": None,
         "base_model_name_or_path": foundation.source,
         "r": adapter.rank,
         "lora_alpha": adapter.rank,
+        "rank_pattern": own,
+        "alpha_pattern": own,
         "lora_dropout": 0.0,
         "bias": "none",
         "init_lora_weights": True,
@@ -119,7 +130,7 @@ def save_adapter(
 def read_adapter(path: Path, foundation: Foundation | None = None) -> Adapter:
     """Read and judge an adapter file (or a folder holding one). Nothing is ever unpickled.
 
-    Checks: a real safetensors file; only LoRA keys, each A with its B; matching 2-D shapes and one rank;
+    Checks: a real safetensors file; only LoRA keys, each A with its B; matching 2-D shapes; ranks in bounds;
     finite values; and, with a foundation: its fingerprint, every module one of its targets, the shapes of its
     layers.
 
@@ -139,19 +150,17 @@ def read_adapter(path: Path, foundation: Foundation | None = None) -> Adapter:
             file.name, f"not a whole safetensors file ({' '.join(str(error).split())[:120]})."
         ) from None
     tensors = _pair(file.name, raw)
-    ranks = {a.shape[0] for a, _ in tensors.values()}
-    if len(ranks) != 1:
-        raise refuse(file.name, f"layers have different ranks {sorted(ranks)}; one rank for all is expected.")
-    rank = ranks.pop()
-    if not 1 <= rank <= MAX_RANK:
-        raise refuse(file.name, f"rank {rank} is outside 1..{MAX_RANK}.")
+    for name, (a, _) in tensors.items():
+        most = max(MAX_RANK, a.shape[1])
+        if not 1 <= a.shape[0] <= most:
+            raise refuse(file.name, f"layer {name} has rank {a.shape[0]}, outside 1..{most}.")
     for name, pair in tensors.items():
         if not all(torch.isfinite(tensor).all() for tensor in pair):
             raise refuse(file.name, f"layer {name} has NaN or infinite values; train it again.")
     kind = metadata.get("path", "temporal")
     if kind not in PATHS:
         raise refuse(file.name, f"path is {kind!r}; expected spatial or temporal.")
-    adapter = Adapter(kind, rank, tensors, metadata, _sha256(file))  # type: ignore[arg-type]
+    adapter = Adapter(kind, largest_rank(tensors), tensors, metadata, _sha256(file))  # type: ignore[arg-type]
     if foundation is not None:
         check_fits(adapter, foundation, file.name)
     return adapter
@@ -191,7 +200,7 @@ def adapter_from_slot(foundation: Foundation, path: AdapterPath, slot: int) -> A
     """The adapter that a bank's slot holds now (a copy, float32)."""
     assert foundation.bank is not None
     tensors = {name: (a.float(), b.float()) for name, (a, b) in foundation.bank.extract(path, slot).items()}
-    return Adapter(path, foundation.bank.rank, tensors)
+    return Adapter(path, largest_rank(tensors), tensors)
 
 
 def _pair(source: str, raw: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:

@@ -8,6 +8,10 @@ nothing is re-created and nothing global is switched.
 The same bank trains: with `trainable=True` each slot's tensors are Parameters of their own, so that a slot
 that a step did not use has no gradient and its optimizer group can rest.
 
+At rank `full` a slot holds the change of each layer's whole weight: A is the identity [in, in], which is neither
+stored nor multiplied with, and B [out, in] is the change. Training B is then fine-tuning the layer itself, and an
+adapter of any rank fits such a slot (written as B A).
+
 The layers live in submodules that are *called* (not just read) because ZeRO 3 gathers a module's parameters
 when it is called. They are attached by forward hooks: the denoiser's own parameter names stay as they were.
 
@@ -17,9 +21,9 @@ r rank, k adapters a sample. Every target layer must keep the sample outermost, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,26 +31,63 @@ from torch import Tensor, nn
 from models.routing import PATHS, Mix, Path, Routing
 from models.seeds import generator
 
+Rank = int | Literal["full"]  # full: the rank of each layer is its width, A is the identity
+LayerTensors = Mapping[str, tuple[Tensor, Tensor]]  # an adapter: {layer: (A [rank, in], B [out, rank])}
+
+
+def with_identity(b: Tensor) -> tuple[Tensor, Tensor]:
+    """(A, B) of a layer whose whole weight changes by `b` [out, in]: A is the identity [in, in]."""
+    return torch.eye(b.shape[1], dtype=b.dtype, device=b.device), b
+
+
+def rank_for(adapters: Iterable[LayerTensors]) -> Rank:
+    """The rank of a bank that suits these adapters: the largest of theirs; `full` where layers are changed whole."""
+    downs = [a for layers in adapters for a, _ in layers.values()]
+    ranks = {a.shape[0] for a in downs}
+    if len(ranks) > 1 and any(rank >= width for rank, width in (a.shape for a in downs)):
+        return "full"
+    return max(ranks)
+
 
 class LoraSlots(nn.Module):
     """The slots of one layer and path. Slot 0 is all zeros and cannot be written."""
 
-    def __init__(self, layer: nn.Linear, slots: int, rank: int, trainable: bool, dtype: torch.dtype) -> None:
+    def __init__(self, layer: nn.Linear, slots: int, rank: Rank, trainable: bool, dtype: torch.dtype) -> None:
         super().__init__()
-        self.rank, self.trainable = rank, trainable
-        shape_a, shape_b = (rank, layer.in_features), (layer.out_features, rank)
-        kind: Any = {"device": layer.weight.device, "dtype": dtype}
-        if trainable:
-            self.A = nn.ParameterList(nn.Parameter(torch.zeros(shape_a, **kind)) for _ in range(slots))
-            self.B = nn.ParameterList(nn.Parameter(torch.zeros(shape_b, **kind)) for _ in range(slots))
-        else:
-            self.register_buffer("A", torch.zeros(slots + 1, *shape_a, **kind), persistent=False)
-            self.register_buffer("B", torch.zeros(slots + 1, *shape_b, **kind), persistent=False)
+        self.trainable = trainable
+        self.halves = ("B",) if rank == "full" else ("A", "B")
+        width = layer.in_features if rank == "full" else rank
+        shapes = {"A": (width, layer.in_features), "B": (layer.out_features, width)}
+        for half in self.halves:
+            kind: Any = {"device": layer.weight.device, "dtype": dtype}
+            if trainable:
+                own = (nn.Parameter(torch.zeros(shapes[half], **kind)) for _ in range(slots))
+                setattr(self, half, nn.ParameterList(own))
+            else:
+                zeros = torch.zeros(slots + 1, *shapes[half], **kind)
+                self.register_buffer(half, zeros, persistent=False)
 
-    def slot(self, number: int) -> tuple[Tensor, Tensor]:
-        """A [r, in] and B [out, r] of a slot, as stored (writes reach the bank). `number` counts from 1."""
+    def slot(self, number: int) -> dict[str, Tensor]:
+        """{"A": [r, in], "B": [out, r]} of a slot, at rank `full` B alone; as stored (writes reach the bank).
+
+        `number` counts from 1.
+        """
         index = number - 1 if self.trainable else number
-        return self.A[index], self.B[index]
+        return {half: getattr(self, half)[index] for half in self.halves}
+
+    def write(self, number: int, new_a: Tensor, new_b: Tensor) -> None:
+        """Overwrite a slot with A [r, in] and B [out, r], r at most what it holds."""
+        stored = self.slot(number)
+        b = stored["B"]
+        if "A" not in stored:
+            whole = torch.equal(new_a, torch.eye(*new_a.shape, dtype=new_a.dtype, device=new_a.device))
+            b.copy_(new_b if whole else new_b.float() @ new_a.float())
+            return
+        r = new_a.shape[0]
+        stored["A"][:r].copy_(new_a)
+        stored["A"][r:].zero_()
+        b[:, :r].copy_(new_b)
+        b[:, r:].zero_()
 
     def _pick(self, store, numbers: tuple[int, ...], slots_n: Tensor, frozen: bool) -> Tensor:
         """The tensors of each sample's slot, stacked: [n, ...]."""
@@ -69,9 +110,11 @@ class LoraSlots(nn.Module):
         y_nNo = y.reshape(n, -1, y.shape[-1])
         for j in range(k):
             numbers = tuple(row[j] for row in mix.numbers) if self.trainable else ()
-            a_nri = self._pick(self.A, numbers, mix.slots[:, j], mix.frozen)
             b_nor = self._pick(self.B, numbers, mix.slots[:, j], mix.frozen)
-            h_nNr = torch.bmm(x_nNi.to(a_nri.dtype), a_nri.transpose(1, 2))
+            h_nNr = x_nNi.to(b_nor.dtype)
+            if "A" in self.halves:
+                a_nri = self._pick(self.A, numbers, mix.slots[:, j], mix.frozen)
+                h_nNr = torch.bmm(h_nNr, a_nri.transpose(1, 2))
             h_nNr = h_nNr * mix.scales[:, j].to(h_nNr.dtype).view(n, 1, 1)
             if not dropout and y_nNo.dtype == h_nNr.dtype:
                 y_nNo = torch.baddbmm(y_nNo, h_nNr, b_nor.transpose(1, 2))
@@ -99,7 +142,8 @@ class AdapterBank(nn.Module):
         denoiser: the network whose Linears the adapters stand behind.
         targets: for each path the module names of its Linears (a layer may stand in both).
         slots: how many adapters of each path fit (slot numbers 1..n; slot 0 is the base).
-        rank: the largest rank a slot can hold; smaller ones are padded with zeros.
+        rank: the largest rank a slot can hold; smaller ones are padded with zeros. `full`: the change of the whole
+            weight, which an adapter of any rank is.
         trainable: slots as Parameters, initialised for training (A ~ N(0, 1/r), B = 0).
         seed: of the initial values; a slot's values depend on (seed, path, slot, layer) only.
         dtype: of the slots; None takes the denoiser's (trainable: float32 whatever the base is).
@@ -110,7 +154,7 @@ class AdapterBank(nn.Module):
         denoiser: nn.Module,
         targets: Mapping[Path, tuple[str, ...]],
         slots: Mapping[Path, int],
-        rank: int,
+        rank: Rank,
         *,
         trainable: bool = False,
         seed: int = 0,
@@ -136,7 +180,7 @@ class AdapterBank(nn.Module):
                     layer.key = f"{path}:{name}"
                     self.layers[f"{path}:{name}".replace(".", "/")] = layer
                     self._layers[path, name] = layer
-            self._hooks.append(linear.register_forward_hook(self._hook(name)))
+        self.attach(denoiser)
         if trainable:
             for path in PATHS:
                 for number in range(1, self.slots[path] + 1):
@@ -166,6 +210,12 @@ class AdapterBank(nn.Module):
         finally:
             self.current = before
 
+    def attach(self, denoiser: nn.Module) -> None:
+        """Stand behind the denoiser's target layers: done at first, and again after a `remove`."""
+        assert not self._hooks, "the bank is attached"
+        for name in dict.fromkeys(name for _, name in self._layers):
+            self._hooks.append(denoiser.get_submodule(name).register_forward_hook(self._hook(name)))
+
     def remove(self) -> None:
         """Take the bank off the denoiser, which is then exactly what it was."""
         for hook in self._hooks:
@@ -177,29 +227,30 @@ class AdapterBank(nn.Module):
         for name in self.targets[path]:
             yield name, self._layers[path, name]
 
+    def holds(self, rank: int) -> bool:
+        """Whether an adapter of that rank (the largest of its layers) fits a slot."""
+        return self.rank == "full" or rank <= self.rank
+
     @torch.no_grad()
     def reset(self, path: Path, slot: int, *, seed: int | None = None) -> None:
         """Initial values of training: A ~ N(0, std 1/rank), B = 0 (so the adapter starts as no change)."""
         for name, layer in self._of(path, slot):
-            a, b = layer.slot(slot)
-            if a.is_meta:
+            stored = layer.slot(slot)
+            stored["B"].zero_()
+            if self.rank == "full" or stored["A"].is_meta:
                 continue
             own = generator(self.seed if seed is None else seed, path, slot, name)
-            noise = torch.randn(a.shape, generator=own) / self.rank
-            a.copy_(noise)
-            b.zero_()
+            stored["A"].copy_(torch.randn(stored["A"].shape, generator=own) / self.rank)
 
     @torch.no_grad()
     def clear(self, path: Path, slot: int) -> None:
         """Make the slot all zeros."""
         for _, layer in self._of(path, slot):
-            for tensor in layer.slot(slot):
+            for tensor in layer.slot(slot).values():
                 tensor.zero_()
 
     @torch.no_grad()
-    def write(
-        self, path: Path, slot: int, tensors: Mapping[str, tuple[Tensor, Tensor]], scale: float = 1.0
-    ) -> None:
+    def write(self, path: Path, slot: int, tensors: LayerTensors, scale: float = 1.0) -> None:
         """Overwrite a slot with {layer: (A [r, in], B [out, r])}; r at most the bank's rank, scale goes into B.
 
         Layers that the adapter does not have become zeros. Raises AssertionError for a layer that is no target
@@ -208,28 +259,29 @@ class AdapterBank(nn.Module):
         unknown = set(tensors) - set(self.targets[path])
         assert not unknown, f"no {path} target: {sorted(unknown)[:3]}"
         for name, layer in self._of(path, slot):
-            a, b = layer.slot(slot)
             if name not in tensors:
-                a.zero_()
-                b.zero_()
+                for tensor in layer.slot(slot).values():
+                    tensor.zero_()
                 continue
-            new_a, new_b = tensors[name]
-            r = new_a.shape[0]
-            assert r <= self.rank, f"rank {r} does not fit the bank's {self.rank}"
-            a[:r].copy_(new_a)
-            a[r:].zero_()
-            b[:, :r].copy_(new_b * scale if scale != 1.0 else new_b)
-            b[:, r:].zero_()
+            a, b = tensors[name]
+            assert self.holds(a.shape[0]), f"rank {a.shape[0]} does not fit the bank's {self.rank}"
+            layer.write(slot, a, b * scale if scale != 1.0 else b)
 
     def extract(self, path: Path, slot: int) -> dict[str, tuple[Tensor, Tensor]]:
-        """A copy of a slot on the CPU: {layer: (A [rank, in], B [out, rank])}."""
+        """A copy of a slot on the CPU: {layer: (A [rank, in], B [out, rank])}; at rank `full` A is the identity."""
         found: dict[str, tuple[Tensor, Tensor]] = {}
         for name, layer in self._of(path, slot):
-            a, b = layer.slot(slot)
-            found[name] = (a.detach().to("cpu", copy=True), b.detach().to("cpu", copy=True))
+            copied = {half: t.detach().to("cpu", copy=True) for half, t in layer.slot(slot).items()}
+            found[name] = (copied["A"], copied["B"]) if "A" in copied else with_identity(copied["B"])
         return found
 
-    def slot_parameters(self, path: Path, slot: int) -> list[nn.Parameter]:
-        """The Parameters of one slot of a trainable bank, in layer order: A, B, A, B, ..."""
+    def named_slot_parameters(self, path: Path, slot: int) -> Iterator[tuple[str, nn.Parameter]]:
+        """("<layer>/A" or "<layer>/B", Parameter) of one slot of a trainable bank, in layer order, A before B."""
         assert self.trainable, "only a trainable bank has parameters"
-        return [tensor for _, layer in self._of(path, slot) for tensor in layer.slot(slot)]  # type: ignore[misc]
+        for name, layer in self._of(path, slot):
+            for half, tensor in layer.slot(slot).items():
+                yield f"{name}/{half}", tensor  # type: ignore[misc]
+
+    def slot_parameters(self, path: Path, slot: int) -> list[nn.Parameter]:
+        """The Parameters of one slot of a trainable bank, in layer order: A, B, A, B, ...; at rank `full` B, B, ..."""
+        return [parameter for _, parameter in self.named_slot_parameters(path, slot)]

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path as FilePath
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from infra.errors import UserError
-from models.bank import AdapterBank
+from models.bank import AdapterBank, Rank
 from models.checkpointing import checkpoint_blocks
 from models.fingerprint import fingerprint_folder
 from models.noise import NoiseProcess
@@ -108,7 +108,7 @@ class Foundation(ABC):
     def add_bank(
         self,
         slots: dict[Path, int],
-        rank: int,
+        rank: Rank,
         *,
         trainable: bool = False,
         seed: int = 0,
@@ -121,6 +121,21 @@ class Foundation(ABC):
             self.denoiser, self.targets, slots, rank, trainable=trainable, seed=seed, dtype=dtype
         )
         return self._bank
+
+    @contextmanager
+    def passing_bank(self, slots: dict[Path, int], rank: Rank, **options: Any) -> Iterator[AdapterBank]:
+        """A bank for the length of the block, made as by `add_bank`; then the one that was there before is back."""
+        before, self._bank = self._bank, None
+        if before is not None:
+            before.remove()
+        try:
+            yield self.add_bank(slots, rank, **options)
+        finally:
+            if self._bank is not None:
+                self._bank.remove()
+            self._bank = before
+            if before is not None:
+                before.attach(self.denoiser)
 
     @abstractmethod
     def check_bucket(self, bucket: Bucket) -> None:

@@ -27,7 +27,7 @@ import torch
 
 from datasets.video import encode_mp4
 from infra.errors import UserError
-from models.adapter import Adapter
+from models.adapter import MAX_RANK, Adapter
 from models.bank import AdapterBank
 from models.denoise import Denoising, GenerationRequest, denoise_step, finish, start
 from models.foundation import Bucket, Foundation
@@ -396,10 +396,12 @@ class Engine:
     def _fetch(self, request: VideoRequest) -> list[Adapter]:
         adapters = [self._cache.get(use) for use in request.adapters]
         for use, adapter in zip(request.adapters, adapters, strict=True):
-            if adapter.rank > self.bank.rank:
+            if not self.bank.holds(adapter.rank):
+                wider = f"start it with --rank {adapter.rank}"
+                merged = "export it merged into the model's weights (motiondirector concepts export --merged)"
                 raise UserError(
                     f"{use.concept}@{use.version} has rank {adapter.rank}, this server's slots hold {self.bank.rank}; "
-                    f"start it with --rank {adapter.rank}.",
+                    f"{wider if adapter.rank <= MAX_RANK else merged}.",
                     status=422,
                     code="rank_too_large",
                 )

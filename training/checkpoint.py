@@ -4,7 +4,7 @@ There is no random state to keep: every draw is a function of (seed, concept, st
 
 At ZeRO 0 rank 0 writes everything and any number of workers continues from it:
 
-    adapters.safetensors    the slots, `<path>/<slot>/<layer>/A|B`; metadata `position`: JSON
+    adapters.safetensors    the slots, `<path>/<slot>/<layer>/A|B` (B alone at rank `full`); metadata `position`: JSON
     optimizer.safetensors   AdamW's moments, `<path>/<slot>/<layer>/A|B/<moment>`
 
 At ZeRO 1-3 the optimizer is in DeepSpeed's own shards (folder `zero/`), which only as many workers continue from.
@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from infra.errors import UserError
-from models.bank import AdapterBank
+from models.bank import AdapterBank, with_identity
 from training.engine import DeepSpeedEngine, Engine
 from training.optim import SlotAdamW
 
@@ -37,10 +37,8 @@ def _named(bank: AdapterBank) -> Iterator[tuple[str, torch.nn.Parameter]]:
     """Every parameter of the bank with its key."""
     for path, slots in bank.slots.items():
         for slot in range(1, slots + 1):
-            parameters = iter(bank.slot_parameters(path, slot))
-            for layer in bank.targets[path]:
-                yield f"{path}/{slot}/{layer}/A", next(parameters)
-                yield f"{path}/{slot}/{layer}/B", next(parameters)
+            for name, parameter in bank.named_slot_parameters(path, slot):
+                yield f"{path}/{slot}/{name}", parameter
 
 
 def save(folder: Path, engine: Engine, position: dict[str, Any]) -> None:
@@ -123,8 +121,11 @@ def read_slot(folder: Path, path: str, slot: int) -> dict[str, tuple[Tensor, Ten
     """One slot's adapter from a checkpoint: {layer: (A [rank, in], B [out, rank])}."""
     prefix = f"{path}/{slot}/"
     with safe_open(folder / ADAPTERS, "pt") as file:
-        layers = [k[len(prefix) : -2] for k in file.keys() if k.startswith(prefix) and k.endswith("/A")]  # noqa: SIM118
-        return {
-            layer: (file.get_tensor(f"{prefix}{layer}/A"), file.get_tensor(f"{prefix}{layer}/B"))
-            for layer in layers
-        }
+        stored = {key: file.get_tensor(key) for key in file.keys() if key.startswith(prefix)}  # noqa: SIM118
+    layers = [key[len(prefix) : -2] for key in stored if key.endswith("/B")]
+    return {
+        layer: (stored[f"{prefix}{layer}/A"], stored[f"{prefix}{layer}/B"])
+        if f"{prefix}{layer}/A" in stored
+        else with_identity(stored[f"{prefix}{layer}/B"])
+        for layer in layers
+    }

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from infra.errors import UserError
+from models.routing import Path
 
 METHOD = "Method"
 OPTIMIZER = "Optimizer"
@@ -33,11 +34,12 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     # ------------------------------------------------------------------ method
-    method: Literal["dual", "no-debias", "coupled"] = setting(
+    method: Literal["dual", "no-debias", "coupled", "full"] = setting(
         "dual",
         METHOD,
         "dual: the paper's two paths with the debiased loss. no-debias: without its second term. coupled: one "
-        "joint LoRA pair on whole clips. The last two are baselines to compare with.",
+        "joint LoRA pair on whole clips. full: no LoRA; the temporal layers themselves are fine-tuned on whole clips, "
+        "as Tune-A-Video does. The last three are baselines to compare with.",
     )
     steps: int = setting(
         300,
@@ -47,10 +49,18 @@ class TrainConfig(BaseModel):
         le=1_000_000,
     )
     rank: int = setting(
-        32, METHOD, "Rank of both LoRAs: more remembers more, also of the appearance.", ge=1, le=512
+        32,
+        METHOD,
+        "Rank of both LoRAs: more remembers more, also of the appearance. Of no effect with method full.",
+        ge=1,
+        le=512,
     )
     dropout: float = setting(
-        0.1, METHOD, "Dropout on the LoRA's output; keeps few clips from being learnt by heart.", ge=0, lt=1
+        0.1,
+        METHOD,
+        "Dropout on the LoRA's output; keeps few clips from being learnt by heart. Of no effect with method full.",
+        ge=0,
+        lt=1,
     )
     beta: float = setting(
         1.0,
@@ -82,6 +92,14 @@ class TrainConfig(BaseModel):
         lt=1,
     )
     timestep_high: float = setting(1.0, METHOD, "Highest noise level trained on, as a fraction.", gt=0, le=1)
+    noise_bias: float = setting(
+        1.0,
+        METHOD,
+        "Which noise levels of that range are trained on most: a uniform draw is raised to this power, so 1 is "
+        "uniform and below 1 leans to high noise, where motion is decided.",
+        gt=0,
+        le=10,
+    )
     offset_noise: float = setting(
         0.0,
         METHOD,
@@ -109,7 +127,9 @@ class TrainConfig(BaseModel):
     )
 
     # --------------------------------------------------------------- optimizer
-    learning_rate: float = setting(5e-4, OPTIMIZER, "Learning rate of the temporal LoRA (AdamW).", gt=0, le=1)
+    learning_rate: float = setting(
+        5e-4, OPTIMIZER, "Learning rate of the temporal LoRA, or layers (AdamW).", gt=0, le=1
+    )
     spatial_learning_rate: float | None = setting(
         None, OPTIMIZER, "Learning rate of the spatial LoRAs; the temporal one's when not given.", gt=0, le=1
     )
@@ -216,8 +236,8 @@ class TrainConfig(BaseModel):
                 f"workers {self.workers} (elastic) needs zero 0: a checkpoint of ZeRO stage {self.zero} cannot be "
                 "continued by another number of workers; give one number of workers, or zero 0"
             )
-        if self.method == "coupled" and self.skip_spatial:
-            raise ValueError("method coupled has no spatial pass to skip; leave skip_spatial at 0")
+        if self.method in ("coupled", "full") and self.skip_spatial:
+            raise ValueError(f"method {self.method} has no spatial pass to skip; leave skip_spatial at 0")
         return self
 
     @property
@@ -245,6 +265,11 @@ class TrainConfig(BaseModel):
             "spatial": self.learning_rate if spatial is None else spatial,
             "temporal": self.learning_rate,
         }
+
+
+def sampled_paths(config: TrainConfig) -> tuple[Path, ...]:
+    """The paths whose adapters generation uses: the temporal one; both of a coupled pair."""
+    return ("spatial", "temporal") if config.method == "coupled" else ("temporal",)
 
 
 # Settings that may change when a run is continued: they change where and how often, not what is computed.

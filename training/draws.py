@@ -80,6 +80,7 @@ def draw(
     latent_shape: tuple[int, int, int, int],
     frames: int,
     skip_spatial: float = 0.0,
+    noise_bias: float = 1.0,
     offset_noise: float = 0.0,
 ) -> Draw:
     """The draws of sample `index` (its number within the step).
@@ -87,6 +88,7 @@ def draw(
     Args:
         latent_shape: (C, F, h, w) of a clip's latents.
         frames: frames of the clip, in pixels' time; equals F unless the model compresses time.
+        noise_bias: power that the uniform u is raised to; below 1 leans to high noise.
         offset_noise: strength of the noise that all pixels of a frame share.
     """
     channels, latent_frames, _, _ = latent_shape
@@ -100,7 +102,7 @@ def draw(
         noise_CFHW = noise_CFHW + offset_noise * torch.randn(channels, latent_frames, 1, 1, generator=g)
     return Draw(
         clip=clip_of(seed, concept, step * global_batch + index, clips),
-        u=min(u, 1 - 2**-24),  # stays below 1 in float32
+        u=min(u**noise_bias, 1 - 2**-24),  # stays below 1 in float32
         noise_CFHW=noise_CFHW,
         frame=frame,
         anchor=anchor,

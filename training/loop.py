@@ -1,6 +1,6 @@
 """The training loop of one concept: plain Python over an engine, no cluster.
 
-    bank = foundation.add_bank(bank_slots(config, len(clips)), config.rank, trainable=True, seed=config.seed)
+    bank = foundation.add_bank(**bank_options(config, len(clips)))
     engine = PlainEngine(DualStep(foundation, config), make_optimizer(bank, config, len(clips)))
     for report in train(engine, "orbit", clips):
         ...                                  # checkpoint, print, stop: the caller's business
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from infra.errors import UserError
+from models.bank import Rank
 from models.routing import Path
 from training.config import TrainConfig
 from training.draws import clips_of_step, draw, skips_spatial
@@ -44,8 +45,21 @@ class StepReport:
 
 
 def bank_slots(config: TrainConfig, clips: int) -> dict[Path, int]:
-    """The slots one concept needs: one temporal for all clips, one spatial for each (or for all)."""
+    """The slots one concept needs: one temporal for all clips, one spatial for each (or for all, or none)."""
+    if not has_spatial(config):
+        return {"spatial": 0, "temporal": 1}
     return {"spatial": 1 if shared_spatial(config) else clips, "temporal": 1}
+
+
+def bank_options(config: TrainConfig, clips: int) -> dict[str, Any]:
+    """The arguments of `Foundation.add_bank` for the training of one concept."""
+    rank: Rank = "full" if config.method == "full" else config.rank
+    return {"slots": bank_slots(config, clips), "rank": rank, "trainable": True, "seed": config.seed}
+
+
+def has_spatial(config: TrainConfig) -> bool:
+    """Whether spatial LoRAs learn beside the temporal one: not where the temporal layers are fine-tuned alone."""
+    return config.method != "full"
 
 
 def shared_spatial(config: TrainConfig) -> bool:
@@ -54,7 +68,9 @@ def shared_spatial(config: TrainConfig) -> bool:
 
 
 def spatial_slot(config: TrainConfig, clip: int) -> int:
-    """The spatial slot of clip number `clip` (0-based)."""
+    """The spatial slot of clip number `clip` (0-based); 0 where there is none."""
+    if not has_spatial(config):
+        return 0
     return 1 if shared_spatial(config) else clip + 1
 
 
@@ -63,7 +79,7 @@ def active_slots(
 ) -> set[tuple[str, int]]:
     """The slots that any sample of this step trains, on any worker."""
     active: set[tuple[str, int]] = {("temporal", 1)}
-    if not skips_spatial(config.seed, concept, step, config.skip_spatial):
+    if has_spatial(config) and not skips_spatial(config.seed, concept, step, config.skip_spatial):
         chosen = clips_of_step(config.seed, concept, step, clips, engine.place)
         active |= {("spatial", spatial_slot(config, clip)) for clip in chosen}
     return active
@@ -132,6 +148,7 @@ def _sample(
         latent_shape=tuple(like.latents_CFHW.shape),  # type: ignore[arg-type]
         frames=len(like.frame_latents_FC1HW),
         skip_spatial=config.skip_spatial,
+        noise_bias=config.noise_bias,
         offset_noise=config.offset_noise,
     )
     return Sample(clips[drawn.clip], drawn, spatial_slot(config, drawn.clip), temporal_slot=1)

@@ -21,14 +21,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from infra.cluster import variables
 from infra.errors import UserError
 from infra.storage import Storage
-from training.config import TrainConfig
+from training.config import TrainConfig, sampled_paths
 
 TRAIN = "train"  # Ray Train's folder in the run's
 KEPT_CHECKPOINTS = 2
@@ -208,7 +208,7 @@ def _train(task: Task, board: Any) -> None:
     from models.load import load_foundation
     from training import checkpoint
     from training.engine import DeepSpeedEngine, make_optimizer
-    from training.loop import bank_slots, train
+    from training.loop import bank_options, train
     from training.step import DualStep
 
     context, config = ray.train.get_context(), task.config
@@ -230,7 +230,7 @@ def _train(task: Task, board: Any) -> None:
     if config.gradient_checkpointing:
         foundation.enable_gradient_checkpointing()
     clips = len(task.clips)
-    bank = foundation.add_bank(bank_slots(config, clips), config.rank, trainable=True, seed=config.seed)
+    bank = foundation.add_bank(**bank_options(config, clips))
     engine = DeepSpeedEngine(DualStep(foundation, config), make_optimizer(bank, config, clips))
 
     start = 0
@@ -253,11 +253,6 @@ def _train(task: Task, board: Any) -> None:
                 board.push.remote({"kind": "sample", "step": report.step, "tensors": tensors})
         if last or report.step % config.checkpoint_interval == 0:
             _report(engine, task, report, recent)
-
-
-def sampled_paths(config: TrainConfig) -> tuple[Literal["spatial", "temporal"], ...]:
-    """The paths whose adapters generation uses: the temporal one; both of a coupled pair."""
-    return ("spatial", "temporal") if config.method == "coupled" else ("temporal",)
 
 
 def _report(engine: Any, task: Task, report: Any, recent: deque[tuple[float, float, float]]) -> None:

@@ -180,8 +180,8 @@ class Card:
         differing = [f"{k} {record[k][:12]} (now {v[:12]})" for k, v in self.facts.items() if record[k] != v]
         differing += [
             f"{key} {before.get(key)} (now {now[key]})"
-            for key in TrainConfig.model_fields
-            if key not in CHANGEABLE and before.get(key) != now[key]
+            for key, field in TrainConfig.model_fields.items()  # a setting that came later was at its default
+            if key not in CHANGEABLE and before.get(key, field.default) != now[key]
         ]
         if before.get("zero") and before.get("workers") != now["workers"]:
             differing.append(

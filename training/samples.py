@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from infra.storage import Storage
+from models.bank import rank_for
 from models.denoise import AdapterUse, GenerationRequest, sample
 from models.foundation import Bucket, Foundation
 from models.routing import Path
@@ -22,8 +23,7 @@ def render(
     foundation: Foundation, tensors: Tensors, prompts: Sequence[str], bucket: Bucket, seed: int
 ) -> list[np.ndarray]:
     """One video [F, H, W, 3] uint8 a prompt, with these adapters, from the foundation's default settings."""
-    rank = next(a.shape[0] for layers in tensors.values() for a, _ in layers.values())
-    bank = foundation.add_bank(dict.fromkeys(tensors, 1), rank)
+    bank = foundation.add_bank(dict.fromkeys(tensors, 1), rank_for(tensors.values()))
     for path, layers in tensors.items():
         bank.write(path, 1, layers)
     adapters = tuple(AdapterUse(path, 1) for path in tensors)
@@ -140,7 +140,7 @@ class Rendering:
         import torch
 
         from training.checkpoint import read_slot
-        from training.ray_train import sampled_paths
+        from training.config import sampled_paths
 
         step, config = finished.position["step"], self.task.config
         tensors: Any = {path: read_slot(finished.folder, path, 1) for path in sampled_paths(config)}

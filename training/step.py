@@ -1,4 +1,4 @@
-"""One dual-path training step (arXiv 2310.08465), pure: samples and draws in, losses out.
+"""One dual-path training step (arXiv 2310.08465), pure: samples and draws in, losses out. And those of the baselines.
 
 Spatial path: one frame of the clip, temporal layers and temporal LoRA off; teaches the spatial LoRA appearance.
 Temporal path: the whole clip, the same spatial LoRA on but without gradient, temporal LoRA on; teaches motion,
@@ -116,6 +116,8 @@ def dual_path_losses(foundation: Foundation, batch: Batch, config: TrainConfig) 
     t_B = foundation.noise.timesteps(batch.u_B, config.timestep_low, config.timestep_high)
     if config.method == "coupled":
         return DualLoss(torch.zeros_like(batch.u_B), _coupled(foundation, batch, config, t_B))
+    if config.method == "full":
+        return DualLoss(torch.zeros_like(batch.u_B), _full(foundation, batch, config, t_B))
     return DualLoss(_spatial(foundation, batch, config, t_B), _temporal(foundation, batch, config, t_B))
 
 
@@ -143,27 +145,36 @@ def _temporal(foundation: Foundation, batch: Batch, config: TrainConfig, t_B: Te
     spatial = [
         0 if skip else slot for slot, skip in zip(batch.spatial_slots, batch.skip_spatial, strict=True)
     ]
-    pred, target = _on_clips(foundation, batch, config, t_B, spatial=_mix(spatial, t_B.device, frozen=True))
+    routing = _learning(batch, config, t_B, _mix(spatial, t_B.device, frozen=True))
+    pred, target = _on_clips(foundation, batch, t_B, routing)
     if config.method == "no-debias":
         return mse(pred, target)
     return temporal_loss(pred, target, batch.anchor_B, config.beta)
 
 
 def _coupled(foundation: Foundation, batch: Batch, config: TrainConfig, t_B: Tensor) -> Tensor:
-    pred, target = _on_clips(foundation, batch, config, t_B, spatial=_mix(batch.spatial_slots, t_B.device))
-    return mse(pred, target)
+    routing = _learning(batch, config, t_B, _mix(batch.spatial_slots, t_B.device))
+    return mse(*_on_clips(foundation, batch, t_B, routing))
 
 
-def _on_clips(
-    foundation: Foundation, batch: Batch, config: TrainConfig, t_B: Tensor, *, spatial: Mix
-) -> tuple[Tensor, Tensor]:
-    """(prediction, target) on the whole clips with the temporal LoRA learning."""
-    routing = Routing(
+def _full(foundation: Foundation, batch: Batch, config: TrainConfig, t_B: Tensor) -> Tensor:
+    """The plain loss of fine-tuning. What learns is no LoRA, so it has no dropout, which would thin the layer itself."""
+    routing = Routing(temporal=_mix(batch.temporal_slots, t_B.device))
+    return mse(*_on_clips(foundation, batch, t_B, routing))
+
+
+def _learning(batch: Batch, config: TrainConfig, t_B: Tensor, spatial: Mix) -> Routing:
+    """The temporal LoRA learns, beside a spatial one."""
+    return Routing(
         spatial=spatial,
         temporal=_mix(batch.temporal_slots, t_B.device),
         dropout=config.dropout,
         seeds=batch.temporal_seeds,
     )
+
+
+def _on_clips(foundation: Foundation, batch: Batch, t_B: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
+    """(prediction, target) on the whole clips."""
     x0, noise = batch.latents_BCFHW, batch.noise_BCFHW
     pred = foundation.predict(foundation.noise.add(x0, noise, t_B), t_B, batch.text_BLD, routing)
     return pred, foundation.noise.target(x0, noise, t_B)

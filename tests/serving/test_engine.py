@@ -283,6 +283,16 @@ def test_an_adapter_of_too_high_a_rank_is_refused_by_name(unet3d):
     assert caught.value.status == 422
 
 
+@pytest.mark.parametrize(
+    ("rank", "way_out"), [(1024, "start it with --rank 1024"), (5120, "concepts export --merged")]
+)
+def test_an_adapter_of_whole_layers_is_refused_with_a_way_that_there_is(unet3d, rank, way_out):
+    whole = replace(random_adapter(unet3d), rank=rank)
+    bench = Bench(unet3d, lambda used: whole)
+    with pytest.raises(UserError, match=f"a@1 has rank {rank}, .* hold 4; .*{way_out}"):
+        bench.engine.check(bench.request(1, use("a")))
+
+
 def test_a_step_that_fails_ends_only_the_guilty_request(unet3d, monkeypatch):
     bench = Bench(unet3d)
     real = engine_module.denoise_step

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from models.seeds import stable_seed
+from models.seeds import generator, stable_seed
 from training.draws import Place, clips_of_step, draw, latent_frame, skips_spatial
 
 SETTING = {
@@ -41,6 +41,30 @@ def test_a_draw_repeats_whatever_was_drawn_before():
 )
 def test_each_part_of_the_address_changes_the_noise(change):
     assert not torch.equal(draw(**SETTING).noise_CFHW, draw(**{**SETTING, **change}).noise_CFHW)
+
+
+def test_a_noise_bias_of_one_leaves_every_draw_as_it_was():
+    drawn = draw(**SETTING)
+    assert same(drawn, draw(**SETTING, noise_bias=1.0))
+    g = generator(SETTING["seed"], SETTING["concept"], SETTING["step"], SETTING["index"])
+    assert drawn.u == float(torch.rand((), generator=g, dtype=torch.float64))
+
+
+def test_a_noise_bias_moves_the_noise_level_and_nothing_else():
+    plain = draw(**SETTING)
+    high, low = draw(**SETTING, noise_bias=0.5), draw(**SETTING, noise_bias=2.0)
+    assert low.u < plain.u < high.u
+    assert high.u == pytest.approx(plain.u**0.5)
+    for biased in (high, low):
+        assert torch.equal(biased.noise_CFHW, plain.noise_CFHW)
+        assert (biased.frame, biased.anchor) == (plain.frame, plain.anchor)
+
+
+def test_no_noise_bias_leaves_the_range_of_u():
+    for step in range(50):
+        for bias in (1e-9, 10.0):
+            u = torch.tensor(draw(**{**SETTING, "step": step}, noise_bias=bias).u, dtype=torch.float32)
+            assert 0 <= u < 1
 
 
 def test_seeds_are_the_same_in_another_process():

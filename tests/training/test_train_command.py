@@ -164,6 +164,20 @@ def test_a_folder_with_another_run_is_refused(clips, tmp_path, unet3d):
         Card.of(job, config, unet3d, read[:1]).check(run)
 
 
+def test_a_run_from_before_a_setting_existed_goes_on_at_its_default(clips, tmp_path, unet3d):
+    from infra.storage import open_storage
+
+    job = Job("slide", clips, str(tmp_path / "run"), "registry", "tiny-random:unet3d")
+    run, read = open_storage(job.run_dir), read_concept(job)
+    Card.of(job, TrainConfig(), unet3d, read).put(run)
+    settings = yaml.safe_load(run.get("config.yaml"))
+    del settings["noise_bias"]
+    run.put("config.yaml", yaml.safe_dump(settings).encode())
+    Card.of(job, TrainConfig(), unet3d, read).check(run)
+    with pytest.raises(UserError, match=r"noise_bias None \(now 0.5\)"):
+        Card.of(job, TrainConfig(noise_bias=0.5), unet3d, read).check(run)
+
+
 def test_the_size_is_the_foundations_unless_given(unet3d):
     assert str(bucket_of(TrainConfig(), unet3d)) == str(unet3d.defaults.bucket)
     assert str(bucket_of(TrainConfig(frames=5, height=64), unet3d)).startswith("5x64x")

@@ -40,6 +40,8 @@ def test_every_setting_says_why_and_where_it_is_shown():
         ({"rank": "big"}, ["rank big"]),
         ({"workers": "1:4", "zero": 2}, ["1:4", "elastic", "zero 0", "stage 2"]),
         ({"timestep_low": 0.9, "timestep_high": 0.5}, ["0.9", "0.5", "below"]),
+        ({"noise_bias": 0}, ["noise-bias 0", "greater than 0"]),
+        ({"noise_bias": 11}, ["noise-bias 11", "less than or equal to 10"]),
         ({"colour": 1}, ["unknown training setting 'colour'"]),
     ],
     ids=lambda v: str(v) if isinstance(v, dict) else "",

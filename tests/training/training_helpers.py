@@ -7,7 +7,7 @@ import torch
 from models.foundation import Bucket
 from training.config import make_config
 from training.engine import PlainEngine, make_optimizer
-from training.loop import bank_slots
+from training.loop import bank_options
 from training.step import DualStep
 
 BUCKETS = {"unet3d": Bucket(4, 32, 32), "wan": Bucket(5, 32, 32)}
@@ -39,5 +39,5 @@ def random_clips(foundation, count, seed=0):
 
 def plain_engine(foundation, clips=1, **settings):
     config = make_config({**SMALL, **settings})
-    bank = foundation.add_bank(bank_slots(config, clips), config.rank, trainable=True, seed=config.seed)
+    bank = foundation.add_bank(**bank_options(config, clips))
     return PlainEngine(DualStep(foundation, config), make_optimizer(bank, config, clips))

@@ -16,14 +16,14 @@ from models.load import load_foundation
 from training import checkpoint
 from training.config import make_config
 from training.engine import DeepSpeedEngine, import_deepspeed, make_optimizer
-from training.loop import bank_slots, train
+from training.loop import bank_options, train
 from training.step import DualStep
 
 
 def engine_of(zero, clips, **settings):
     foundation = load_foundation("tiny-random:unet3d", device="cpu", dtype="float32")
     config = make_config({**SMALL, "steps": 4, "zero": zero, "gradient_accumulation": 2, **settings})
-    bank = foundation.add_bank(bank_slots(config, clips), config.rank, trainable=True)
+    bank = foundation.add_bank(**bank_options(config, clips))
     engine = DeepSpeedEngine(DualStep(foundation, config), make_optimizer(bank, config, clips))
     return engine, random_clips(foundation, clips)
 
