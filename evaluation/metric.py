@@ -36,7 +36,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Score:
-    """What a metric found: one value a case (None: not measurable), and their mean (None: none was)."""
+    """What a metric found: one value a case, or a group of cases (None: not measurable), and their mean (None: none was)."""
 
     metric: str
     values: tuple[float | None, ...]

@@ -115,7 +115,8 @@ class LoraSlots(nn.Module):
             if "A" in self.halves:
                 a_nri = self._pick(self.A, numbers, mix.slots[:, j], mix.frozen)
                 h_nNr = torch.bmm(h_nNr, a_nri.transpose(1, 2))
-            h_nNr = h_nNr * mix.scales[:, j].to(h_nNr.dtype).view(n, 1, 1)
+            if not mix.unscaled:
+                h_nNr = h_nNr * mix.scales[:, j].to(h_nNr.dtype).view(n, 1, 1)
             if not dropout and y_nNo.dtype == h_nNr.dtype:
                 y_nNo = torch.baddbmm(y_nNo, h_nNr, b_nor.transpose(1, 2))
                 continue
@@ -130,7 +131,7 @@ class LoraSlots(nn.Module):
         masks = torch.empty_like(like_nNo, requires_grad=False)
         for mask_No, seed in zip(masks, seeds, strict=True):
             mask_No.bernoulli_(1 - dropout, generator=generator(seed, self.key, j, device=like_nNo.device))
-        return masks / (1 - dropout)
+        return masks.div_(1 - dropout)
 
     key: str = ""  # "<path>:<layer name>": tells this layer's dropout and initial values from the others'
 

@@ -19,14 +19,25 @@ from torch.utils.checkpoint import checkpoint
 from models.bank import AdapterBank
 
 
-def checkpoint_blocks(blocks: Iterable[nn.Module], bank: Callable[[], AdapterBank | None]) -> None:
-    """Make each block keep only its inputs and run again in the backward. `bank` answers the attached bank."""
-    for block in blocks:
-        _wrap(block, bank)
+def checkpoint_blocks(
+    blocks: Iterable[nn.Module], bank: Callable[[], AdapterBank | None]
+) -> Callable[[], None]:
+    """Make each block keep only its inputs and run again in the backward. `bank` answers the attached bank.
+
+    Returns a function that makes the blocks what they were.
+    """
+    undo = [_wrap(block, bank) for block in blocks]
+
+    def restore() -> None:
+        for one in undo:
+            one()
+
+    return restore
 
 
-def _wrap(block: nn.Module, bank: Callable[[], AdapterBank | None]) -> None:
+def _wrap(block: nn.Module, bank: Callable[[], AdapterBank | None]) -> Callable[[], None]:
     forward = block.forward
+    own = "forward" in vars(block)  # the family's, on this instance; else the class's
 
     @wraps(forward)
     def checkpointed(*args: Any, **kwargs: Any) -> Any:
@@ -44,3 +55,11 @@ def _wrap(block: nn.Module, bank: Callable[[], AdapterBank | None]) -> None:
         )
 
     block.forward = checkpointed  # type: ignore[method-assign]
+
+    def restore() -> None:
+        if own:
+            block.forward = forward  # type: ignore[method-assign]
+        else:
+            del block.forward
+
+    return restore

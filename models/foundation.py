@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -197,9 +197,19 @@ class Foundation(ABC):
     def checkpointed_blocks(self) -> Iterable[nn.Module]:
         """The blocks whose activations gradient checkpointing drops."""
 
-    def enable_gradient_checkpointing(self) -> None:
-        """Trade compute for memory in training; gradients stay the same."""
-        checkpoint_blocks(self.checkpointed_blocks(), lambda: self._bank)
+    def enable_gradient_checkpointing(self) -> Callable[[], None]:
+        """Trade compute for memory in training; gradients stay the same. Returns what turns it off again."""
+        return checkpoint_blocks(self.checkpointed_blocks(), lambda: self._bank)
+
+    @contextmanager
+    def gradient_checkpointing(self, enabled: bool = True) -> Iterator[None]:
+        """`enable_gradient_checkpointing` for the length of the block, when `enabled`."""
+        disable = self.enable_gradient_checkpointing() if enabled else None
+        try:
+            yield
+        finally:
+            if disable is not None:
+                disable()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name}, {self.fingerprint[:12]}, {self.device}, {self.dtype})"

@@ -27,6 +27,7 @@ class Mix:
     slots: Tensor  # [n, k] long
     scales: Tensor  # [n, k] float
     frozen: bool = False
+    unscaled: bool = False  # every scale is 1: no need to multiply
     # The slots as Python numbers: a trainable bank keeps a slot as its own Parameter and picks it by number.
     numbers: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
 
@@ -42,6 +43,7 @@ class Mix:
         """From one row of slot numbers (and scales, default 1) a sample; rows may differ in length."""
         width = max((len(row) for row in slots), default=0)
         rows = [list(row) + [0] * (width - len(row)) for row in slots]
+        unscaled = scales is None
         if scales is None:
             scales = [[1.0] * len(row) for row in slots]
         weights = [list(row) + [0.0] * (width - len(row)) for row in scales]
@@ -49,6 +51,7 @@ class Mix:
             slots=torch.tensor(rows, dtype=torch.long, device=device).view(len(rows), width),
             scales=torch.tensor(weights, dtype=torch.float32, device=device).view(len(rows), width),
             frozen=frozen,
+            unscaled=unscaled,
             numbers=tuple(tuple(row) for row in rows),
         )
 

@@ -146,7 +146,7 @@ class UNet3DFoundation(Foundation):
         return to_uint8(video_BCFHW)
 
     def _predict(self, latents_BCfhw: Tensor, t_B: Tensor, text_BLD: Tensor) -> Tensor:
-        dtype = self.dtype
+        dtype = self.denoiser.conv_in.weight.dtype  # diffusers' own `dtype` looks through every module
         return self.denoiser(latents_BCfhw.to(dtype), t_B, encoder_hidden_states=text_BLD.to(dtype)).sample
 
     def scheduler_kinds(self) -> tuple[str, ...]:

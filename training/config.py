@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from infra.errors import UserError
-from models.routing import Path
+
+if TYPE_CHECKING:  # the command line reads the settings without waiting for torch
+    from models.routing import Path
 
 METHOD = "Method"
 OPTIMIZER = "Optimizer"

@@ -16,7 +16,6 @@ Started again in the same folder, a run goes on where it stopped; a finished one
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 import uuid
@@ -30,7 +29,7 @@ import yaml
 from infra.errors import UserError
 from infra.registry import Registry, Version, check_concept_name, open_registry
 from infra.storage import NotFound, Storage, open_storage
-from training.config import CHANGEABLE, TrainConfig, fixed_settings, make_config, resolve
+from training.config import CHANGEABLE, TrainConfig, make_config, resolve, sampled_paths
 
 if TYPE_CHECKING:
     from datasets.clips import Clip
@@ -141,12 +140,6 @@ def bucket_of(config: TrainConfig, foundation: Foundation) -> Bucket:
     return bucket
 
 
-def data_sha256(clips: Sequence[Clip]) -> str:
-    """One hash over the clips and their captions, in order."""
-    told = [[clip.sha256, clip.caption] for clip in clips]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
-
-
 @dataclass(frozen=True)
 class Card:
     """What identifies a run: its settings and what they are applied to. Lies in the run as config.yaml and run.json."""
@@ -162,6 +155,8 @@ class Card:
             "foundation": foundation_source(job.foundation),
             **config.model_dump(mode="json"),
         }
+        from training.adapters import data_sha256
+
         facts = {
             "concept": job.concept,
             "foundation_fingerprint": foundation.fingerprint,
@@ -291,33 +286,22 @@ def publish(
     samples: Sequence[str],
 ) -> Version:
     """The adapter file with all that is known about it, published once, and noted in the run."""
-    from models.adapter import Adapter, read_adapter, save_adapter
+    from training.adapters import describe, write_adapters
     from training.checkpoint import read_slot
-    from training.ray_train import sampled_paths
 
     position = finished_run.position
-    metadata: dict[str, Any] = {
-        "method": {"dual": "motiondirector"}.get(config.method, config.method),
-        "concept": job.concept,
-        "captions": sorted({clip.caption for clip in clips}),
-        "steps": position["step"],
-        "config": fixed_settings(config),
-        "data_sha256": record["data_sha256"],
-    }
+    metadata = describe(config, job.concept, clips, steps=position["step"])
+    tensors: Any = {path: read_slot(finished_run.folder, path, 1) for path in sampled_paths(config)}
     with tempfile.TemporaryDirectory(prefix="motiondirector-adapter-") as temporary:
         folder = Path(temporary)
-        for path in sampled_paths(config):
-            at = folder if path == "temporal" else folder / path
-            tensors = read_slot(finished_run.folder, path, 1)
-            adapter = Adapter(path, config.rank, tensors)  # type: ignore[arg-type]
-            save_adapter(at, adapter, foundation, metadata=metadata)
-            read_adapter(at, foundation)
+        written = write_adapters(folder, foundation, tensors, metadata)
         for key in samples:
             run.get_file(key, folder / key)
         run.get_file(CONFIG, folder / CONFIG)
         for file in sorted(p for p in folder.rglob("*") if p.is_file()):
             run.put_file(f"adapter/{file.relative_to(folder).as_posix()}", file)
-        described = {**metadata, "rank": config.rank, "foundation": foundation.name, "run": record["id"]}
+        rank = max(adapter.rank for adapter in written.values())
+        described = {**metadata, "rank": rank, "foundation": foundation.name, "run": record["id"]}
         described["foundation_fingerprint"] = foundation.fingerprint
         version = published_by(registry, job.concept, record["id"]) or registry.publish(
             job.concept, folder, metadata=described, metrics=position["metrics"]

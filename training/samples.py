@@ -8,19 +8,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from infra.storage import Storage
 from models.bank import rank_for
 from models.denoise import AdapterUse, GenerationRequest, sample
 from models.foundation import Bucket, Foundation
-from models.routing import Path
-
-Tensors = Mapping[Path, Mapping[str, tuple[Tensor, Tensor]]]  # of each path, by layer
+from training.adapters import PathTensors
+from training.config import sampled_paths
 
 
 def render(
-    foundation: Foundation, tensors: Tensors, prompts: Sequence[str], bucket: Bucket, seed: int
+    foundation: Foundation, tensors: PathTensors, prompts: Sequence[str], bucket: Bucket, seed: int
 ) -> list[np.ndarray]:
     """One video [F, H, W, 3] uint8 a prompt, with these adapters, from the foundation's default settings."""
     bank = foundation.add_bank(dict.fromkeys(tensors, 1), rank_for(tensors.values()))
@@ -140,7 +138,6 @@ class Rendering:
         import torch
 
         from training.checkpoint import read_slot
-        from training.config import sampled_paths
 
         step, config = finished.position["step"], self.task.config
         tensors: Any = {path: read_slot(finished.folder, path, 1) for path in sampled_paths(config)}

@@ -145,7 +145,9 @@ def _temporal(foundation: Foundation, batch: Batch, config: TrainConfig, t_B: Te
     spatial = [
         0 if skip else slot for slot, skip in zip(batch.spatial_slots, batch.skip_spatial, strict=True)
     ]
-    routing = _learning(batch, config, t_B, _mix(spatial, t_B.device, frozen=True))
+    # All off: no layer need be asked for nothing.
+    mix = _mix(spatial, t_B.device, frozen=True) if any(spatial) else None
+    routing = _learning(batch, config, t_B, mix)
     pred, target = _on_clips(foundation, batch, t_B, routing)
     if config.method == "no-debias":
         return mse(pred, target)
@@ -163,7 +165,7 @@ def _full(foundation: Foundation, batch: Batch, config: TrainConfig, t_B: Tensor
     return mse(*_on_clips(foundation, batch, t_B, routing))
 
 
-def _learning(batch: Batch, config: TrainConfig, t_B: Tensor, spatial: Mix) -> Routing:
+def _learning(batch: Batch, config: TrainConfig, t_B: Tensor, spatial: Mix | None) -> Routing:
     """The temporal LoRA learns, beside a spatial one."""
     return Routing(
         spatial=spatial,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.sprites.wander import random_path
 from infra.errors import UserError
 
 Array = np.ndarray
@@ -53,7 +54,7 @@ class Motion:
     """A named motion: `path(t_F) -> dict` of displacements (keys of Trajectory, absent = at rest).
 
     `phrases` are the words for it. `fixed` paths (from a file) are absolute positions; the others are placed
-    anywhere in the frame where they fit.
+    anywhere in the frame where they fit. `drawn` makes a path of its own for each clip.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Motion:
     depth: float = 1.0
     fixed: bool = False
     speeds: bool = False  # "slowly" and "quickly" apply
+    drawn: Callable[[np.random.Generator], Callable[[Array], dict[str, Array]]] | None = None
 
     def trajectory(
         self, frames: int, rng: np.random.Generator, radius: float = 0.185, speed: float = 1.0
@@ -69,7 +71,7 @@ class Motion:
         """The motion of an object of `radius`, placed by `rng` so that it stays in the frame if it can."""
         t = np.linspace(0.0, 1.0, frames)
         still, one = np.zeros(frames), np.ones(frames)
-        p = self.path(t)
+        p = (self.drawn(rng) if self.drawn else self.path)(t)
         x, y = p.get("x", still) * speed, p.get("y", still) * speed
         track = Trajectory(
             x + (0.0 if self.fixed else 0.5),
@@ -163,6 +165,7 @@ KNOWN: dict[str, Motion] = {m.name: m for m in (_direction(name) for name in DIR
         _known("zoom-out", ("while the camera zooms out",), zoom=lambda t: 1.3 - 0.5 * t),
         _known("dolly-in", ("while the camera dollies in",), depth=0.3, zoom=lambda t: 0.75 + 0.6 * t),
         _known("dolly-out", ("while the camera dollies out",), depth=0.3, zoom=lambda t: 1.35 - 0.6 * t),
+        Motion("wander", ("wanders", "roams", "strays"), _known("", ()).path, drawn=lambda rng: _wander(rng)),
     )
 }
 TURN = 2 * np.pi
@@ -222,17 +225,26 @@ NOVEL: dict[str, Motion] = {
 }  # fmt: skip
 
 
+def _wander(rng: np.random.Generator) -> Callable[[Array], dict[str, Array]]:
+    """A random path that is none of the novel ones."""
+    return random_path(rng, [_points(motion) for motion in NOVEL.values()])
+
+
+def _points(motion: Motion) -> Callable[[Array], Array]:
+    return lambda t: np.stack([motion.path(t)["x"], motion.path(t)["y"]], axis=1)
+
+
 def _side(t: Array) -> Array:
     """A walk along the four sides of a square: 1, to -1, -1, to 1 (with period 1), clipped triangle wave."""
     return np.clip(2 * _triangle_wave(t + 0.125, 1.0), -1, 1)
 
 
-_WEIGHTS = dict.fromkeys(DIRECTIONS, 0.085) | {"still": 0.06, "grows": 0.045, "shrinks": 0.045, "spins": 0.05}
+_WEIGHTS = dict.fromkeys(DIRECTIONS, 0.07) | {"wander": 0.2, "still": 0.05, "spins": 0.04}
 
 
 def sample_known(rng: np.random.Generator) -> tuple[Motion, str]:
     """(a motion of KNOWN, its adverb): what the foundation is pretrained on."""
-    weights = np.array([_WEIGHTS.get(name, 0.02) for name in KNOWN])
+    weights = np.array([_WEIGHTS.get(name, 0.025) for name in KNOWN])
     motion = KNOWN[str(rng.choice(list(KNOWN), p=weights / weights.sum()))]
     adverb = str(rng.choice(list(SPEEDS), p=[0.12, 0.76, 0.12])) if motion.speeds else ""
     return motion, adverb

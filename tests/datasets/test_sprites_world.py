@@ -17,6 +17,7 @@ from datasets.sprites.motions import (
     sample_known,
 )
 from datasets.sprites.render import draw, render_clip
+from datasets.sprites.wander import agreement
 from datasets.sprites.world import (
     BACKGROUND_COLOURS,
     BACKGROUND_KINDS,
@@ -130,6 +131,28 @@ def test_novel_motions_are_never_in_the_known_sampler():
     assert not set(KNOWN) & set(NOVEL)
     known_words = {phrase for motion in KNOWN.values() for phrase in motion.phrases}
     assert not known_words & {phrase for motion in NOVEL.values() for phrase in motion.phrases}
+
+
+def test_wandering_is_another_path_for_each_seed_and_never_a_novel_motion():
+    t = np.linspace(0, 1, 8)
+    novel = [np.stack([m.path(t)["x"], m.path(t)["y"]], 1) for m in NOVEL.values()]
+    paths = []
+    for seed in range(150):
+        track = KNOWN["wander"].trajectory(8, np.random.default_rng(seed))
+        paths.append(np.stack([track.x, track.y], 1))
+        assert max(agreement(paths[-1], other) for other in novel) < 0.9
+        assert 0.2 < np.ptp(paths[-1], axis=0).max() < 0.6
+    same = KNOWN["wander"].trajectory(8, np.random.default_rng(0))
+    assert (same.x == paths[0][:, 0]).all()
+    assert np.mean([agreement(paths[0], other) for other in paths[1:]]) < 0.5
+
+
+def test_agreement_knows_equal_opposite_and_unrelated_paths():
+    t = np.linspace(0, 1, 9)
+    line = np.stack([t, 0 * t], 1)
+    assert agreement(line, 0.3 * line + 5) == pytest.approx(1)
+    assert agreement(line, -line) == pytest.approx(-1)
+    assert agreement(line, line[:, ::-1]) == pytest.approx(0)
 
 
 def test_appearances_differ_from_each_other():

@@ -18,10 +18,12 @@ from training.pretraining.denoiser import (
     save_pipeline,
     train_unet,
 )
+from training.pretraining.muon import MuonWithAdamW, orthogonalised
+from training.pretraining.pool import ClipPool
 from training.pretraining.tokenizer import MAX_LENGTH, write_tokenizer
 from training.pretraining.vae import build_vae, frame_batch, standardised, train_vae
 
-TINY = Recipe(steps=4, image_steps=1, image_share=0.3, clips=1, images=2, seed=5)
+TINY = Recipe(steps=4, image_steps=1, image_share=0.3, clips=1, images=2, pool=4, fresh=1, seed=5)
 
 
 def weights(module):
@@ -37,9 +39,9 @@ def test_the_vae_stage_resumes_bit_for_bit(tmp_path):
     assert torch.equal(weights(reloaded), weights(whole))
     frames = torch.from_numpy(frame_batch(np.random.default_rng(0), 64)).movedim(-1, 1) / 127.5 - 1
     latents = reloaded.encode(frames).latent_dist.mean * reloaded.config.scaling_factor
-    assert latents.shape == (64, 8, 8, 8)
-    assert latents.mean((0, 2, 3)).tolist() == pytest.approx([0] * 8, abs=0.4)
-    assert latents.std((0, 2, 3)).tolist() == pytest.approx([1] * 8, abs=0.4)
+    assert latents.shape == (64, 4, 16, 16)
+    assert latents.mean((0, 2, 3)).tolist() == pytest.approx([0] * 4, abs=0.4)
+    assert latents.std((0, 2, 3)).tolist() == pytest.approx([1] * 4, abs=0.4)
 
 
 def test_standardising_the_latents_leaves_what_is_decoded():
@@ -100,25 +102,98 @@ def test_a_state_of_another_shape_is_refused(tmp_path):
         load_state(tmp_path / "vae_state.pt", modules, optimizer, Average([parts.unet], 0.9), "cpu")
 
 
-def test_batches_follow_from_seed_and_step_alone():
-    def batch(step):
-        return draw_batch(
-            np.random.default_rng(np.random.SeedSequence([0, step])),
-            Recipe(clips=3, image_steps=0, image_share=0.0),
-            step,
-        )
+def flat(videos):
+    """Instead of an autoencoder: the mean colour of each frame, [B, 3, F, 1, 1]."""
+    return torch.from_numpy(videos.mean((2, 3))).float().transpose(1, 2)[..., None, None]
 
-    videos, captions = batch(9)
-    again, same = batch(9)
-    assert (videos == again).all()
+
+def pool(**given):
+    return ClipPool(flat, seed=0, frames=8, side=16, **given)
+
+
+def test_the_window_of_a_step_does_not_depend_on_the_steps_before():
+    walked, jumped = pool(size=5, fresh=2), pool(size=5, fresh=2)
+    for step in range(8):
+        walked.advance(step)
+    jumped.advance(7)
+    one, said = walked.draw(np.random.default_rng(3), 4, single=False)
+    two, also_said = jumped.draw(np.random.default_rng(3), 4, single=False)
+    assert torch.equal(one, two)
+    assert said == also_said
+
+
+def test_each_step_brings_fresh_clips_and_drops_the_oldest():
+    window = pool(size=6, fresh=2)
+
+    def clips():
+        latents, _ = window.draw(np.random.default_rng(0), 6, single=False)
+        return {tuple(clip.flatten().tolist()) for clip in latents}
+
+    window.advance(0)
+    first = clips()
+    window.advance(1)
+    second = clips()
+    assert len(first) == len(second) == 6
+    assert len(first & second) == 4
+    window.advance(3)
+    assert not first & clips()
+
+
+def test_batches_follow_from_seed_and_step_alone():
+    window = pool(size=8, fresh=1)
+    window.advance(9)
+    recipe = Recipe(clips=3, image_steps=0, image_share=0.0)
+
+    def batch(seed):
+        return draw_batch(window, np.random.default_rng(seed), recipe, 9)
+
+    (latents, captions), (again, same), (_, others) = batch(1), batch(1), batch(2)
+    assert torch.equal(latents, again)
     assert captions == same
-    assert videos.shape == (3, 8, 64, 64, 3)
-    assert batch(10)[1] != captions
+    assert latents.shape == (3, 3, 8, 1, 1)
+    assert others != captions
 
 
 def test_the_first_steps_see_single_frames():
-    videos, _ = draw_batch(np.random.default_rng(0), Recipe(image_steps=10, images=5), step=9)
-    assert videos.shape == (5, 1, 64, 64, 3)
+    window = pool(size=8, fresh=1)
+    window.advance(0)
+    latents, _ = draw_batch(window, np.random.default_rng(0), Recipe(image_steps=10, images=5), step=9)
+    assert latents.shape == (5, 3, 1, 1, 1)
+
+
+def test_muon_makes_every_direction_of_an_update_about_as_long():
+    matrices = torch.randn(3, 24, 60, generator=torch.Generator().manual_seed(0))
+    matrices[:, :, 5] *= 50  # one direction that would drown the others
+    for wide in (matrices, matrices.mT):
+        lengths = torch.linalg.svdvals(orthogonalised(wide))
+        assert lengths.shape == (3, 24)
+        assert lengths.min() > 0.5
+        assert lengths.max() < 1.4
+
+
+def test_muon_trains_matrices_and_adamw_the_rest():
+    torch.manual_seed(0)
+    net = torch.nn.ModuleDict(
+        {
+            "conv_in": torch.nn.Conv2d(3, 4, 3),
+            "inner": torch.nn.Conv2d(4, 4, 3),
+            "norm": torch.nn.GroupNorm(2, 4),
+        }
+    )
+    optimizer = MuonWithAdamW({"net": net}, lr=0.01)
+    sizes = {
+        name: sum(p.numel() for g in part.param_groups for p in g["params"])
+        for name, part in optimizer.parts.items()
+    }
+    assert sizes == {
+        "matrices": net["inner"].weight.numel(),
+        "rest": sum(p.numel() for p in net.parameters()) - net["inner"].weight.numel(),
+    }
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    net["norm"](net["inner"](net["conv_in"](torch.randn(2, 3, 9, 9)))).square().mean().backward()
+    optimizer.step()
+    moved = {name: (p - before[name]).abs().max().item() for name, p in net.named_parameters()}
+    assert all(0 < distance < 0.05 for distance in moved.values())
 
 
 def test_the_learning_rate_warms_up_stays_and_decays_to_nothing():

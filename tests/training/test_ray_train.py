@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 import psutil
 import pytest
+import torch
 from clip_sets import sliding_clips, write_set
 from PIL import Image
 
@@ -20,7 +21,9 @@ from infra.registry import open_registry
 from infra.storage import open_storage
 from models.adapter import read_adapter
 from models.load import load_foundation
-from training.run import Job, Watcher, run_job
+from training.adapters import describe, write_adapters
+from training.local import train_local
+from training.run import Job, Watcher, bucket_of, load, prepare_latents, read_concept, run_job
 
 pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).parents[2]
@@ -187,6 +190,24 @@ def test_a_finished_run_answers_what_it_published(whole):
     job, version, _ = whole
     assert run_job(job, {**SETTINGS, "sample_interval": 20}).ref == version.ref
     assert len(open_registry(job.registry).versions("slide")) == 1
+
+
+def test_one_worker_publishes_the_bytes_that_training_in_process_writes(cluster, job, tmp_path):
+    settings = {**SETTINGS, "steps": 3, "workers": 1, "method": "full"}
+    mine = job("full")
+    version = run_job(mine, settings)
+    assert version.metadata["method"] == "full"
+    assert version.metadata["rank"] > SETTINGS["rank"]
+    foundation, config = load(mine, settings)
+    clips = prepare_latents(mine, read_concept(mine), foundation, bucket_of(config, foundation), Watcher())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))  # as the worker: sums are split by them, and round so
+    try:
+        tensors = train_local(foundation, mine.concept, clips, config)
+    finally:
+        torch.set_num_threads(threads)
+    written = write_adapters(tmp_path, foundation, tensors, describe(config, mine.concept, clips))
+    assert written["temporal"].sha256 == version.adapter_sha256
 
 
 def test_wan_trains_three_steps_and_publishes(cluster, s3, job):

@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 import training.run
 from infra.errors import UserError
 from motiondirector.commands import train as command
+from training.adapters import data_sha256
 from training.config import TrainConfig
-from training.run import Card, Job, bucket_of, data_sha256, read_concept, run_job
+from training.run import Card, Job, bucket_of, read_concept, run_job
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,12 +16,12 @@ from training.loop import train
 HERE = Path(__file__).parent
 
 
-def run_workers(folder, workers, stages, clips=2):
+def run_workers(folder, workers, stages, clips=2, method="dual"):
     """What each rank reports, by ZeRO stage."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE)])}
     environment |= {"OMP_NUM_THREADS": "1", "LOCAL_RANK": "0"}
     command = [sys.executable, str(HERE / "zero_worker.py")]
-    rest = [str(workers), str(folder / "rendezvous"), stages, str(clips), str(folder)]
+    rest = [str(workers), str(folder / "rendezvous"), stages, str(clips), str(folder), method]
     processes = [
         subprocess.Popen(
             [*command, str(rank), *rest],
@@ -102,3 +102,14 @@ def test_at_zero_1_to_3_another_number_of_workers_is_refused(two, two_folder, un
     engine = plain_engine(unet3d, clips=2, zero=2)
     with pytest.raises(UserError, match=r"2 workers at ZeRO stage 2, which 1 .*--workers 2"):
         checkpoint.restore(two_folder / "zero2", engine)
+
+
+def test_whole_layers_are_trained_and_continued_at_every_zero_stage(tmp_path, unet3d):
+    (results,) = run_workers(tmp_path, 1, "0123", method="full")
+    engine = plain_engine(unet3d, clips=2, steps=4, gradient_accumulation=2, method="full")
+    losses = [report.loss for report in train(engine, "c", random_clips(unet3d, 2))]
+    assert results[0]["losses"] == losses
+    for found in results.values():
+        assert found["losses"] == pytest.approx(losses, rel=1e-5)
+        assert found["continued"] == found["losses"][2:]
+        assert found["continued_digest"] == found["digest"]

@@ -1,6 +1,6 @@
 """One of the processes of test_engine.py: trains at each asked ZeRO stage and prints what came out as JSON.
 
-python zero_worker.py RANK WORKERS RENDEZVOUS_FILE STAGES CLIPS FOLDER
+python zero_worker.py RANK WORKERS RENDEZVOUS_FILE STAGES CLIPS FOLDER METHOD
 """
 
 import hashlib
@@ -35,12 +35,12 @@ def digest(engine):
     return total.hexdigest()
 
 
-def main(rank, workers, rendezvous, stages, clip_count, folder):
+def main(rank, workers, rendezvous, stages, clip_count, folder, method):
     import_deepspeed()
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=workers)
     results = {}
     for zero in stages:
-        engine, clips = engine_of(zero, clip_count)
+        engine, clips = engine_of(zero, clip_count, method=method)
         losses = []
         for report in train(engine, "c", clips):
             losses.append(report.loss)
@@ -48,7 +48,7 @@ def main(rank, workers, rendezvous, stages, clip_count, folder):
                 checkpoint.save(folder / f"zero{zero}", engine, {"step": 2, "zero": zero, "workers": workers})
         norm = sum(float(p.detach().double().square().sum()) for p in engine.module.bank.parameters())
         dist.barrier()
-        again, clips = engine_of(zero, clip_count)
+        again, clips = engine_of(zero, clip_count, method=method)
         position = checkpoint.restore(folder / f"zero{zero}", again)
         rest = [report.loss for report in train(again, "c", clips, start=position["step"])]
         results[zero] = {
@@ -64,5 +64,5 @@ def main(rank, workers, rendezvous, stages, clip_count, folder):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    _, rank, workers, rendezvous, stages, clip_count, folder = sys.argv
-    main(int(rank), int(workers), rendezvous, [int(s) for s in stages], int(clip_count), Path(folder))
+    _, rank, workers, rendezvous, stages, clip_count, folder, method = sys.argv
+    main(int(rank), int(workers), rendezvous, [int(s) for s in stages], int(clip_count), Path(folder), method)

@@ -1,0 +1,59 @@
+"""Random paths: a known motion that is drawn anew for each clip ("wanders"), so that the foundation knows what moving is.
+
+A model that has only ever seen straight lines cannot be taught a curve by a small adapter. Wandering shows it curves and
+corners of all kinds, with a word that promises nothing about which. Novel motions stay novel: a path that resembles one
+of them is thrown away and drawn again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+Array = np.ndarray
+EXTENT = (0.25, 0.55)  # longer side of a path's bounding box, frame widths
+RESEMBLES = 0.85  # correlation of centred paths from which two are called alike
+CHECKED_AT = np.linspace(0.0, 1.0, 16)
+
+
+def agreement(a_F2: Array, b_F2: Array) -> float:
+    """Normalised correlation of two centred paths, -1 to 1: 1 is the same motion, anywhere and at any size."""
+    a, b = a_F2 - a_F2.mean(0), b_F2 - b_F2.mean(0)
+    return float((a * b).sum() / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-9))
+
+
+def _curve(rng: np.random.Generator) -> Callable[[Array], Array]:
+    """Up to two periods of a random Fourier series: t [F] -> [F, 2]."""
+    periods = np.array([0.5, 1.0, 1.5, 2.0])
+    size = rng.normal(size=(4, 2)) / periods[:, None]
+    phase = rng.random((4, 2)) * 2 * np.pi
+    return lambda t: (size * np.cos(2 * np.pi * t[:, None, None] * periods[:, None] + phase)).sum(1)
+
+
+def _corners(rng: np.random.Generator) -> Callable[[Array], Array]:
+    """Straight ways between 3 to 6 random points, each taking the same time: t [F] -> [F, 2]."""
+    points = rng.random((int(rng.integers(3, 7)), 2))
+    at = np.linspace(0.0, 1.0, len(points))
+    return lambda t: np.stack([np.interp(t, at, points[:, i]) for i in (0, 1)], axis=1)
+
+
+def random_path(
+    rng: np.random.Generator, avoid: Sequence[Callable[[Array], Array]] = ()
+) -> Callable[[Array], dict[str, Array]]:
+    """A path in Motion's form, a curve or corners, that resembles none of `avoid` (each t [F] -> [F, 2])."""
+    while True:
+        way = (_curve if rng.random() < 0.6 else _corners)(rng)
+        points_F2 = way(CHECKED_AT)
+        extent = float(np.ptp(points_F2, axis=0).max())
+        if extent < 1e-3 or any(agreement(points_F2, other(CHECKED_AT)) > RESEMBLES for other in avoid):
+            continue
+        scale = float(rng.uniform(*EXTENT)) / extent
+        middle = (points_F2.max(0) + points_F2.min(0)) / 2
+        break
+
+    def path(t: Array) -> dict[str, Array]:
+        x, y = ((way(t) - middle) * scale).T
+        return {"x": x, "y": y}
+
+    return path

@@ -1,0 +1,13 @@
+"""The metrics, one module an idea; `metrics_for` lists those that apply.
+
+- sprites, by the exact tracker: `trajectories` (motion fidelity), `sprite_appearance` (accuracy, presence, leakage),
+  `motion_words` (text alignment), `diversity`, `consistency`;
+- any clip, by optical flow and colours: `tracklets` (motion fidelity), `diversity`, `consistency`;
+- any clip, with CLIP weights that the user names: `clip_scores`.
+"""
+
+from evaluation.metrics.catalogue import metrics_for
+from evaluation.metrics.sights import is_sprite_world
+from evaluation.metrics.trajectories import reference_ceiling
+
+__all__ = ["is_sprite_world", "metrics_for", "reference_ceiling"]

@@ -1,0 +1,64 @@
+"""What the exact tracker sees of a video, and whether it is a video it can see at all.
+
+Letters: F frames, H and W pixels, C = 3 colours.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from datasets.sprites.track import Track, track
+from evaluation.metrics.memo import Memo
+from infra.errors import UserError
+
+SIDE = 64  # pixels; the side at which the tracker's errors are known (evaluation/tracker_accuracy.py)
+CONFIDENT = 0.75  # overlap with the best shape: rendered objects have 0.8 to 1, real clips at most 0.7
+
+
+def _at_side(video_FHWC: np.ndarray) -> np.ndarray:
+    """Larger frames averaged down to SIDE: lengths are in frame widths, so nothing else changes."""
+    if video_FHWC.shape[1] <= SIDE:
+        return video_FHWC
+    size = (SIDE, SIDE)
+    return np.stack([np.asarray(Image.fromarray(f).resize(size, Image.Resampling.BOX)) for f in video_FHWC])
+
+
+def _track(video_FHWC: np.ndarray) -> Track:
+    frames, height, width = video_FHWC.shape[:3]
+    if height != width or frames == 0:
+        raise UserError(
+            f"the sprite tracker got a video of {frames} frames of {width}x{height} pixels; it reads square ones: "
+            "generate square frames, or measure with the metrics for real clips."
+        )
+    return track(_at_side(video_FHWC))
+
+
+tracked = Memo(_track, size=1024)
+"""`tracked(video_FHWC) -> Track`: the tracker's sights of a square video, shared by all metrics. Raises UserError."""
+
+
+def is_sprite_world(video_FHWC: np.ndarray) -> bool:
+    """Whether the tracker applies: square frames, in more than half of which an object fits a shape of the grammar.
+
+    "Fits" is a soft intersection over union of at least 0.75. The pixels decide: clips of other things score below
+    0.7. So do the few rendered ones whose object has nearly the colour of its background (white on beige): the
+    tracker cannot follow those either.
+    """
+    if video_FHWC.shape[1] != video_FHWC.shape[2] or len(video_FHWC) == 0:
+        return False
+    confidences = np.array([sight.confidence for sight in tracked(video_FHWC).sights])
+    return bool((confidences >= CONFIDENT).mean() > 0.5)
+
+
+FIELDS = ("colour", "shape", "texture", "background", "background_kind")
+
+
+def shown(video_FHWC: np.ndarray) -> dict[str, str | None]:
+    """What most frames show, by field of FIELDS.
+
+    The object's fields are what most of its sights say, and None when fewer than half of the frames show an object.
+    """
+    seen = tracked(video_FHWC)
+    there = seen.found.mean() >= 0.5
+    return {name: seen.most(name) if there or name.startswith("background") else None for name in FIELDS}

@@ -1,0 +1,120 @@
+"""Appearance of sprites: does the video show what the prompt names, and does it show what the reference had instead?
+
+Both read the prompt with the grammar (`datasets.sprites.captions.parse`; of two objects the first counts, which must
+then be the larger one in the frame) and the video with the tracker. Size words are not judged: the motion changes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from datasets.sprites.captions import parse
+from evaluation.metric import Case, Score
+from evaluation.metrics.sights import shown, tracked
+
+ATTRIBUTES = ("colour", "shape", "texture", "background")
+LEAKING = ("colour", "shape", "background")
+Words = tuple[str | None, ...]
+
+
+def named(prompt: str) -> dict[str, Words]:
+    """What the prompt names, by attribute; a background is (colour, kind). Absent: the prompt does not say.
+
+    The grammar says "plain" by saying nothing: an object or a background named without a texture or kind is plain.
+    An object counts as named when both its colour and its shape are.
+    """
+    said = parse(prompt)
+    words: dict[str, Words] = {}
+    if said.sprite is not None:
+        words |= {name: (getattr(said.sprite, name),) for name in ("colour", "shape", "texture")}
+    if said.background is not None:
+        words["background"] = (said.background.colour, said.background.kind)
+    return words
+
+
+def visible(video_FHWC: np.ndarray) -> dict[str, Words]:
+    """What most frames show, by attribute, in the form of `named`."""
+    seen = shown(video_FHWC)
+    words: dict[str, Words] = {name: (seen[name],) for name in ("colour", "shape", "texture")}
+    words["background"] = (seen["background"], seen["background_kind"])
+    return words
+
+
+class AppearanceAccuracy:
+    """The share of what the prompt names that most frames show; higher is better, [0, 1].
+
+    `|{attributes named and shown}| / |{attributes named}|` over colour, shape, texture and background (right when its
+    colour and its kind are). With `attribute`, that one alone: 1 or 0. An object absent from most frames is wrong in
+    all its attributes. None: the prompt names nothing of it. Own measure: in this world it can be counted.
+    """
+
+    better: Literal["higher", "lower"] = "higher"
+    range = (0.0, 1.0)
+
+    def __init__(self, attribute: str | None = None) -> None:
+        assert attribute is None or attribute in ATTRIBUTES, attribute
+        self.attributes = ATTRIBUTES if attribute is None else (attribute,)
+        self.name = "appearance_accuracy" + (f"_{attribute}" if attribute else "")
+        self.title = "appearance accuracy" + (f", {attribute}" if attribute else "")
+
+    def __call__(self, cases: Sequence[Case]) -> Score:
+        return Score(self.name, tuple(self._value(case) for case in cases))
+
+    def _value(self, case: Case) -> float | None:
+        asked = named(case.prompt)
+        judged = [name for name in self.attributes if name in asked]
+        if not judged:
+            return None
+        seen = visible(case.video_FHWC)
+        return float(np.mean([seen[name] == asked[name] for name in judged]))
+
+
+class ObjectPresence:
+    """1 when the tracker finds an object in every frame, else 0; higher is better. Own measure."""
+
+    name = "object_presence"
+    title = "object presence"
+    better: Literal["higher", "lower"] = "higher"
+    range = (0.0, 1.0)
+
+    def __call__(self, cases: Sequence[Case]) -> Score:
+        return Score(self.name, tuple(float(tracked(case.video_FHWC).present) for case in cases))
+
+
+class AppearanceLeakage:
+    """1 when the video shows a reference's colour, shape or background that the prompt replaced, else 0; lower is better.
+
+    For an attribute: `shown != named and shown in {what the references show}`. With no attribute, 1 when any of the
+    three leaks. What references show is measured from their pixels too. A background leaks by its colour (its kind
+    has three words only, chance would hit it too often). Against many different references chance hits as well: a
+    wrong colour drawn evenly leaks from k of them with probability of about k / 9.
+
+    None: the prompt does not name the attribute, or names what every reference shows, so that nothing can leak.
+    Own measure; what the method's debiasing and dual-path training are for.
+    """
+
+    better: Literal["higher", "lower"] = "lower"
+    range = (0.0, 1.0)
+
+    def __init__(self, attribute: str | None = None) -> None:
+        assert attribute is None or attribute in LEAKING, attribute
+        self.attributes = LEAKING if attribute is None else (attribute,)
+        self.name = "appearance_leakage" + (f"_{attribute}" if attribute else "")
+        self.title = "appearance leakage" + (f", {attribute}" if attribute else "")
+
+    def __call__(self, cases: Sequence[Case]) -> Score:
+        return Score(self.name, tuple(self._value(case) for case in cases))
+
+    def _value(self, case: Case) -> float | None:
+        asked = named(case.prompt)
+        seen = visible(case.video_FHWC)
+        learnt = [visible(reference.video_FHWC) for reference in case.references]
+        leaks = []
+        for name in self.attributes:
+            theirs = {words[name][0] for words in learnt} - {None}
+            if name in asked and theirs - {asked[name][0]}:
+                leaks.append(seen[name][0] != asked[name][0] and seen[name][0] in theirs)
+        return float(any(leaks)) if leaks else None

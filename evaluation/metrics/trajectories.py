@@ -1,0 +1,159 @@
+"""Motion fidelity of sprites: does the object take the references' way, wherever and however large it does so?
+
+Letters: F frames. Positions and radii are in frame widths, y down; a frame without an object is a row of nan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from evaluation.metric import Case, Metric, Reference, Score
+from evaluation.metrics.sights import tracked
+
+STILL = 0.015  # frame widths: an object whose path spreads less (root mean square) stays where it is
+SAME_SIZE = (
+    0.04  # spread of log radius below which the size stays; tracker noise is below 0.02, "grows" has 0.2
+)
+FEWEST = 3  # frames; through two points every way is a straight one
+
+
+def _spread(path: np.ndarray) -> float:
+    """Root mean square distance from the mean."""
+    centred = path - path.mean(axis=0)
+    return float(np.sqrt((centred**2).sum() / len(path)))
+
+
+def _aligned(a_FD: np.ndarray, b_FD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both with the frames of the shorter: the longer one is read at the same shares of the clip's length."""
+    count = min(len(a_FD), len(b_FD))
+
+    def read(path: np.ndarray) -> np.ndarray:
+        if len(path) == count:
+            return path
+        at, t = np.linspace(0, len(path) - 1, count), np.arange(len(path))
+        return np.stack([np.interp(at, t, column) for column in path.T], axis=1)
+
+    return read(a_FD), read(b_FD)
+
+
+def _agreement(a_FD: np.ndarray, b_FD: np.ndarray, still: float) -> float:
+    a, b = _aligned(np.asarray(a_FD, float), np.asarray(b_FD, float))
+    both = np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1)
+    if both.sum() < FEWEST:
+        return 0.0
+    share = float(both.mean())
+    a, b = a[both] - a[both].mean(axis=0), b[both] - b[both].mean(axis=0)
+    rests = _spread(a) < still, _spread(b) < still
+    if all(rests):
+        return share
+    if any(rests):
+        return 0.0
+    correlation = float(np.clip((a * b).sum() / (np.linalg.norm(a) * np.linalg.norm(b)), -1, 1))
+    return correlation * share if correlation > 0 else correlation  # losing the object never helps
+
+
+def trajectory_agreement(a_F2: np.ndarray, b_F2: np.ndarray) -> float:
+    """How alike two trajectories are after position and scale offsets are removed; symmetric in its arguments.
+
+    With a, b the positions minus their means, over the frames in which both objects are seen:
+    `sum(a * b) / (|a| |b|)`, in [-1, 1]: 1 the same way, -1 the opposite one, times the share of frames in which both
+    are seen (when positive). Fewer than 3 such frames give 0. An object rests when its root mean square distance from
+    its mean is below 1.5 % of the frame: if both rest they agree (1), if one does they do not (0).
+
+    Args:
+        a_F2, b_F2: positions in frame widths, nan where nothing is seen. Of unequal lengths the longer one is read,
+            linearly, at the frames of the shorter.
+    """
+    return _agreement(a_F2, b_F2, STILL)
+
+
+def scale_agreement(a_F: np.ndarray, b_F: np.ndarray) -> float:
+    """The same of two courses of the radius, on log radius (a factor of size is an offset there). In [-1, 1].
+
+    An object keeps its size when the standard deviation of log radius is below 0.04.
+    """
+    return _agreement(np.log(a_F)[:, None], np.log(b_F)[:, None], SAME_SIZE)
+
+
+def positions(video_FHWC: np.ndarray) -> np.ndarray:
+    """[F, 2]: where the object is, nan where it is not."""
+    seen = tracked(video_FHWC)
+    return np.stack([seen.x, seen.y], axis=1)
+
+
+def size_changes(radius_F: np.ndarray) -> bool:
+    """Whether the object's size is part of the motion."""
+    known = radius_F[np.isfinite(radius_F)]
+    return len(known) >= FEWEST and float(np.std(np.log(known))) >= SAME_SIZE
+
+
+def _against_references(case: Case, agree: Callable[[Reference], float | None]) -> float | None:
+    found = [value for reference in case.references if (value := agree(reference)) is not None]
+    return float(np.mean(found)) if found else None
+
+
+class MotionFidelity:
+    """`trajectory_agreement` with each reference, mean over the references; higher is better, [-1, 1].
+
+    This is the Motion Fidelity Score of Yatim et al. 2023 (arXiv 2311.17009: each tracklet of one video against its
+    best correlated one of the other, averaged over both videos' tracklets) where each video has one tracklet, its
+    object, so that both directions are the same number. Theirs correlates velocities; positions carry the same
+    course and less of the tracker's noise. Rotation is not measured: half of the shapes look the same after a part
+    of a turn. Where the motion is a change of size (grows, zooms), `ScaleFidelity` tells more. None: no reference.
+    """
+
+    name = "motion_fidelity"
+    title = "motion fidelity"
+    better: Literal["higher", "lower"] = "higher"
+    range = (-1.0, 1.0)
+
+    def __call__(self, cases: Sequence[Case]) -> Score:
+        return Score(self.name, tuple(self._value(case) for case in cases))
+
+    def _value(self, case: Case) -> float | None:
+        generated = positions(case.video_FHWC)
+        return _against_references(case, lambda r: trajectory_agreement(generated, positions(r.video_FHWC)))
+
+
+class ScaleFidelity:
+    """`scale_agreement` with each reference whose size changes, mean over them; higher is better, [-1, 1].
+
+    None where no reference changes its size: agreement on "no change" would be 1 for nearly any video. Own measure,
+    for motions whose size is the motion (grows, zooms, dollies, a corkscrew).
+    """
+
+    name = "scale_fidelity"
+    title = "scale fidelity"
+    better: Literal["higher", "lower"] = "higher"
+    range = (-1.0, 1.0)
+
+    def __call__(self, cases: Sequence[Case]) -> Score:
+        return Score(self.name, tuple(self._value(case) for case in cases))
+
+    def _value(self, case: Case) -> float | None:
+        generated = tracked(case.video_FHWC).radius
+
+        def agree(reference: Reference) -> float | None:
+            radius = tracked(reference.video_FHWC).radius
+            return scale_agreement(generated, radius) if size_changes(radius) else None
+
+        return _against_references(case, agree)
+
+
+def reference_ceiling(references: Sequence[Reference], metric: Metric | None = None) -> float | None:
+    """What the references score against one another: each in turn as if generated, with the others as references.
+
+    "At least 0.85 of what the reference clips themselves score" means `score.mean >= 0.85 * reference_ceiling(...)`.
+    `metric` is `MotionFidelity()` unless given (`TrackletFidelity()` for real clips). None with fewer than two
+    references (or none measurable): one clip says nothing about how much its motion varies.
+    """
+    if len(references) < 2:
+        return None
+    cases = [
+        Case(r.video_FHWC, r.caption, 0, (*references[:i], *references[i + 1 :]))
+        for i, r in enumerate(references)
+    ]
+    return (metric or MotionFidelity())(cases).mean

@@ -1,0 +1,135 @@
+"""The study's results as people read them: tables for terminal and Markdown, contact sheets, report.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.table import Table
+
+from datasets.sprites.track import track
+from datasets.video import contact_sheet
+from evaluation.pictures import draw_trajectory
+from motiondirector.study.run import Done
+from motiondirector.study.tables import OURS, SHOWN, Outcome, Target
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+TITLES = {
+    "base": "base model",
+    "coupled": "coupled LoRA",
+    "no-debias": "dual path, no debiasing",
+    "full": "temporal layers fine-tuned",
+    OURS: "ours (dual path, debiased)",
+}
+ARROWS = {"higher": "↑", "lower": "↓"}
+
+
+def case_of(references: int) -> str:
+    """ "single clip", "4 clips"."""
+    return "single clip" if references == 1 else f"{references} clips"
+
+
+def rows(outcome: Outcome, references: int) -> list[list[str]]:
+    """One row a method, cells as text; the header row first."""
+    table = [["method", *(f"{title} {ARROWS[better]}" for _, title, better in SHOWN), "train s"]]
+    for method in outcome.methods:
+        found = [outcome.cells.get((references, method, metric)) for metric, _, _ in SHOWN]
+        took = outcome.seconds.get((references, method))
+        seconds = f"{took.mean:.0f}" if took and method != "base" else "-"
+        table.append([TITLES[method], *(str(c) if c else "-" for c in found), seconds])
+    return table
+
+
+def by_motion(outcome: Outcome, references: int) -> list[list[str]]:
+    """Motion fidelity and leakage of each motion: one row a motion, one column a method."""
+    table = [["motion", *(TITLES[m] for m in outcome.methods)]]
+    for motion in outcome.motions:
+        row = [motion]
+        for method in outcome.methods:
+            fidelity = outcome.by_motion.get((references, method, "motion_fidelity", motion))
+            leak = outcome.by_motion.get((references, method, "appearance_leakage", motion))
+            row.append(f"{fidelity.mean:.2f} / {leak.mean:.2f}" if fidelity and leak else "-")
+        table.append(row)
+    return table
+
+
+def terminal(outcome: Outcome, references: int) -> Table:
+    """The methods' table for the terminal."""
+    header, *body = rows(outcome, references)
+    table = Table(*header, title=f"{case_of(references).capitalize()}: means over trials, 95 % intervals")
+    for row in body:
+        table.add_row(*row, style="bold" if row[0] == TITLES[OURS] else None)
+    return table
+
+
+def verdicts(targets: Sequence[Target]) -> Table:
+    """What was to be reached, and what was."""
+    table = Table("target", "wanted", "reached", "")
+    for target in targets:
+        table.add_row(
+            target.what, target.wanted, target.reached, "[green]met[/]" if target.met else "[red]missed[/]"
+        )
+    return table
+
+
+def markdown(table: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    header, *body = table
+    lines = ["| " + " | ".join(header) + " |", "| --- |" + " ---: |" * (len(header) - 1)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in body])
+
+
+def sheet(done: Sequence[Done], motion: str, references: int, *, videos: int = 3) -> Image.Image:
+    """One motion at a glance: its first reference clip, then for some prompts each method's video, with measured ways."""
+    trials = [d for d in done if d.trial.motion == motion and d.trial.references == references]
+    first = min(d.trial.seed for d in trials)
+    shown: list[tuple[str, np.ndarray]] = []
+    for one in (d for d in trials if d.trial.seed == first):
+        frames, result = np.load(one.folder / "frames.npz"), one.result
+        if not shown:
+            shown.append((f"reference: {result['captions'][0]}", traced(frames["references"][0])))
+        for i in range(min(videos, len(frames["videos"]))):
+            shown.append(
+                (f"{i + 1}. {TITLES[one.trial.method]}: {result['prompts'][i]}", traced(frames["videos"][i]))
+            )
+    head, *rest = shown
+    return contact_sheet([head, *sorted(rest, key=lambda row: row[0].split(".")[0])], cell_width=96)
+
+
+def traced(video_FHWC: np.ndarray) -> np.ndarray:
+    """The video with its measured trajectory drawn over the frames."""
+    return draw_trajectory(video_FHWC, track(video_FHWC))
+
+
+def write(
+    out: Path, done: Sequence[Done], outcome: Outcome, targets: Sequence[Target], facts: dict[str, Any]
+) -> None:
+    """report.json, tables.md and sheets/<motion>-<references>.png in `out`."""
+    (out / "sheets").mkdir(parents=True, exist_ok=True)
+    for references in outcome.references:
+        for motion in outcome.motions:
+            sheet(done, motion, references).save(out / "sheets" / f"{motion}-{references}.png")
+    cells = [
+        {"references": n, "method": method, "metric": metric, **asdict(c)}
+        for (n, method, metric), c in outcome.cells.items()
+    ]
+    record = {**facts, "cells": cells, "targets": [asdict(t) for t in targets]}
+    (out / "report.json").write_text(json.dumps(record, indent=1) + "\n")
+    (out / "tables.md").write_text(tables_markdown(outcome, targets))
+
+
+def tables_markdown(outcome: Outcome, targets: Sequence[Target]) -> str:
+    """Every table of the study in Markdown."""
+    parts = []
+    for references in outcome.references:
+        parts += [f"## {case_of(references).capitalize()}", markdown(rows(outcome, references))]
+        parts += ["By motion (motion fidelity / leakage):", markdown(by_motion(outcome, references))]
+    told = [["target", "wanted", "reached", "met"]]
+    told += [[t.what, t.wanted, t.reached, "yes" if t.met else "no"] for t in targets]
+    return "\n\n".join([*parts, "## Targets", markdown(told)]) + "\n"

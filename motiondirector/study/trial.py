@@ -1,0 +1,164 @@
+"""One trial: render the reference clips, train, generate the held-out appearances, measure. Plain torch, one process.
+
+    result.json    what was measured of each video, the seconds it took, what it was made from
+    frames.npz     the reference clips and the generated videos, uint8
+
+A trial is a function of (trial, settings, foundation): its folder is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from datasets.sprites.captions import canonical
+from datasets.sprites.motions import Motion, motion_named
+from datasets.sprites.render import render_clip
+from evaluation.metric import Case, Reference
+from motiondirector.study.plan import Trial, asked_scenes, reference_scenes
+
+if TYPE_CHECKING:
+    from datasets.latents import CachedClip
+    from models.foundation import Foundation
+    from training.config import TrainConfig
+
+BATCH = 10  # videos generated in one forward
+
+
+def reference_clips(trial: Trial, motion: Motion | None = None) -> list[Reference]:
+    """The clips the motion is learnt from, 8 frames of 64x64, with their captions."""
+    motion = motion or motion_named(trial.motion)
+    clips = []
+    for i, scene in enumerate(reference_scenes(trial)):
+        frames = render_clip(scene, motion, seed=trial.seed * 1000 + i)
+        clips.append(Reference(frames, canonical(scene, motion)))
+    return clips
+
+
+def prompts(trial: Trial, count: int) -> list[str]:
+    """The held-out appearances in words, with the concept's own word for the motion (unknown to the base model)."""
+    motion = motion_named(trial.motion)
+    return [canonical(scene, motion) for scene in asked_scenes(trial, count)]
+
+
+def encode(references: list[Reference], foundation: Foundation) -> list[CachedClip]:
+    """The clips as training reads them, without a storage in between."""
+    import torch
+
+    from datasets.latents import CachedClip
+
+    clips = []
+    for reference in references:
+        video = torch.from_numpy(reference.video_FHWC).permute(3, 0, 1, 2).float()[None] / 127.5 - 1
+        latents_CFHW = foundation.encode_video(video.to(foundation.device))[0].cpu()
+        clips.append(
+            CachedClip(
+                clip_id=reference.caption,
+                sha256="",
+                caption=reference.caption,
+                latents_CFHW=latents_CFHW,
+                frame_latents_FC1HW=latents_CFHW.transpose(0, 1).unsqueeze(2),
+                text_LD=foundation.encode_text([reference.caption])[0].float().cpu(),
+            )
+        )
+    return clips
+
+
+def generate(
+    foundation: Foundation,
+    tensors: dict[Any, Any],
+    texts: list[str],
+    seed: int,
+    *,
+    scale: float = 1.0,
+) -> list[np.ndarray]:
+    """One video [F, H, W, 3] a prompt with these adapters (none: the base model); the noise is the same for every method."""
+    from models.bank import rank_for
+    from models.denoise import AdapterUse, GenerationRequest, sample
+
+    adapters: tuple[AdapterUse, ...] = ()
+    if tensors:
+        bank = foundation.add_bank(dict.fromkeys(tensors, 1), rank_for(tensors.values()))
+        for path, layers in tensors.items():
+            bank.write(path, 1, layers)
+        adapters = tuple(AdapterUse(path, 1, scale) for path in tensors)
+    requests = [
+        GenerationRequest(text, seed=seed * 100_000 + i, adapters=adapters) for i, text in enumerate(texts)
+    ]
+    return sample(foundation, requests, batch_size=BATCH)
+
+
+def run_trial(
+    trial: Trial,
+    settings: dict[str, Any],
+    foundation: Foundation,
+    folder: Path,
+    *,
+    appearances: int = 10,
+    on_step: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Train, generate, measure; returns (and writes) the result.
+
+    Args:
+        settings: training settings over the foundation's recommendation.
+        on_step: called with (steps done, steps in all) while training.
+    """
+    from evaluation.metrics import metrics_for
+    from training.config import resolve
+    from training.local import train_local
+
+    references = reference_clips(trial)
+    texts = prompts(trial, appearances)
+    tensors: dict[Any, Any] = {}
+    began = time.perf_counter()
+    config: TrainConfig | None = None
+    if trial.method != "base":
+        config = resolve({**settings, "method": trial.method, "seed": trial.seed}, foundation.recommended)
+        clips = encode(references, foundation)
+        tensors = train_local(
+            foundation,
+            trial.concept,
+            clips,
+            config,
+            on_step=lambda report: on_step(report.step, report.steps) if on_step else None,
+        )
+    trained = time.perf_counter()
+    videos = generate(foundation, tensors, texts, trial.seed)
+    generated = time.perf_counter()
+    cases = [
+        Case(video, text, i, tuple(references))
+        for i, (video, text) in enumerate(zip(videos, texts, strict=True))
+    ]
+    values = {
+        metric.name: list(metric(cases).values)
+        for metric in metrics_for(references_are_sprites=True, clip=None, pickscore=None)
+    }
+    result = {
+        "trial": asdict(trial),
+        "settings": config.model_dump(mode="json") if config else {},
+        "foundation_fingerprint": foundation.fingerprint,
+        "prompts": texts,
+        "captions": [r.caption for r in references],
+        "values": values,
+        "seconds": {"train": trained - began, "generate": generated - trained},
+    }
+    write(folder, result, np.stack([r.video_FHWC for r in references]), np.stack(videos))
+    return result
+
+
+def write(folder: Path, result: dict[str, Any], references: np.ndarray, videos: np.ndarray) -> None:
+    """The folder, whole or not at all."""
+    fresh = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    np.savez_compressed(fresh / "frames.npz", references=references, videos=videos)
+    (fresh / "result.json").write_text(json.dumps(result, indent=1))
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)

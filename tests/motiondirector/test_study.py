@@ -1,0 +1,139 @@
+"""The study: fair comparisons, honest tables, and a run that goes on where it stopped."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datasets.sprites.motions import NOVEL
+from datasets.sprites.render import render_clip
+from infra.errors import UserError
+from motiondirector.study.plan import HELD_OUT, METHODS, TUNED, Plan, Trial, asked_scenes, reference_scenes
+from motiondirector.study.tables import Outcome, cell, gather, targets
+from motiondirector.study.trial import prompts, reference_clips
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_what_is_reported_was_never_tuned_on():
+    assert not set(TUNED) & set(HELD_OUT)
+    assert set(TUNED) | set(HELD_OUT) == set(NOVEL)
+    assert len(HELD_OUT) >= 8
+
+
+@pytest.mark.parametrize("references", [1, 4, 6])
+@pytest.mark.parametrize("seed", range(3))
+def test_asked_appearances_share_nothing_with_the_reference_clips(references, seed):
+    trial = Trial("spiral", references, "dual", seed)
+    shown, asked = reference_scenes(trial), asked_scenes(trial, 10)
+    assert len(shown) == references
+    assert len({scene.appearance for scene in asked}) == len(asked) == 10
+    for field in (lambda s: s.sprite.colour, lambda s: s.sprite.shape, lambda s: s.background.colour):
+        assert not {field(s) for s in shown} & {field(s) for s in asked}
+
+
+def test_every_method_gets_the_same_clips_and_prompts():
+    trials = [Trial("hook", 4, method, 1) for method in METHODS]
+    first = reference_clips(trials[0])
+    for trial in trials[1:]:
+        assert prompts(trial, 5) == prompts(trials[0], 5)
+        for one, other in zip(first, reference_clips(trial), strict=True):
+            assert (one.video_FHWC == other.video_FHWC).all()
+    assert prompts(Trial("hook", 4, "dual", 2), 5) != prompts(trials[0], 5)
+
+
+def test_an_unknown_motion_or_method_is_refused():
+    with pytest.raises(UserError, match="moonwalk"):
+        Plan(motions=("moonwalk",))
+    with pytest.raises(UserError, match="prayer"):
+        Plan(methods=("prayer",))
+    with pytest.raises(UserError, match="1 to 6"):
+        Plan(references=(9,))
+
+
+def test_a_cell_has_students_interval():
+    three = cell([1.0, 2.0, 3.0])
+    assert three is not None
+    assert three.mean == 2
+    assert three.half == pytest.approx(4.303 * 1 / np.sqrt(3), abs=1e-3)
+    alone = cell([0.5])
+    assert alone is not None
+    assert (alone.mean, alone.half, str(alone)) == (0.5, 0.0, "0.50")
+    assert cell([]) is None
+
+
+def result(fidelity, leak, accuracy=0.9, present=1.0):
+    values = {
+        "motion_fidelity": [fidelity, fidelity],
+        "appearance_leakage": [leak, None],
+        "appearance_accuracy": [accuracy, accuracy],
+        "object_presence": [present, present],
+    }
+    return {"values": values, "seconds": {"train": 60.0}}
+
+
+def outcome(**methods) -> Outcome:
+    return gather(
+        (Trial("spiral", 1, method.replace("_", "-"), 0), result(*given)) for method, given in methods.items()
+    )
+
+
+def test_targets_are_met_by_a_method_that_does_what_is_claimed():
+    told = targets(outcome(base=(0.1, 0.0), coupled=(0.9, 0.4), no_debias=(0.8, 0.1), dual=(0.9, 0.1)))
+    assert all(target.met for target in told), [t for t in told if not t.met]
+    assert len(told) == 8
+
+
+def test_targets_are_missed_by_a_method_that_does_not():
+    told = targets(
+        outcome(base=(0.3, 0.0), coupled=(0.9, 0.1), no_debias=(0.8, 0.1), dual=(0.5, 0.2, 0.6, 0.5))
+    )
+    missed = {target.what.split(": ")[1] for target in told if not target.met}
+    assert len(missed) == 7
+    assert "minutes to customize on one process of the study" not in missed
+
+
+def test_values_that_could_not_be_measured_do_not_count():
+    found = outcome(dual=(0.7, 0.25))
+    assert found.mean(1, "dual", "appearance_leakage") == 0.25
+    assert np.isnan(found.mean(1, "coupled", "motion_fidelity"))
+
+
+def test_the_study_runs_and_goes_on_where_it_stopped(tmp_path):
+    def study(*more):
+        command = [
+            sys.executable,
+            "-m",
+            "motiondirector",
+            "study",
+            "--out",
+            str(tmp_path),
+            "--motion",
+            "hook",
+        ]
+        small = ["--references", "1", "--seeds", "1", "--appearances", "2", "--jobs", "1"]
+        settings = ["--setting", "steps=2", "--setting", "rank=2"]
+        ran = subprocess.run(
+            [*command, *small, *settings, *more], cwd=ROOT, capture_output=True, text=True, timeout=300
+        )
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout
+
+    study("--method", "base", "--method", "dual")
+    results = {path: path.stat().st_mtime_ns for path in tmp_path.glob("trials/*/result.json")}
+    assert len(results) == 2
+    study("--method", "base", "--method", "dual", "--method", "coupled")
+    again = {path: path.stat().st_mtime_ns for path in tmp_path.glob("trials/*/result.json")}
+    assert len(again) == 3
+    assert all(again[path] == time for path, time in results.items())
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert {c["method"] for c in report["cells"]} == {"base", "coupled", "dual"}
+    assert (tmp_path / "sheets" / "hook-1.png").is_file()
+    assert "motion fidelity" in (tmp_path / "tables.md").read_text()
+    frames = np.load(next(path for path in results if "-dual-" in str(path)).parent / "frames.npz")
+    trial = Trial("hook", 1, "dual", 0)
+    assert (frames["references"][0] == reference_clips(trial)[0].video_FHWC).all()
+    assert frames["videos"].shape == (2, *render_clip(reference_scenes(trial)[0], NOVEL["hook"]).shape)

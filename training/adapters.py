@@ -1,0 +1,66 @@
+"""Trained tensors become adapter files with all that is known about them: after a run on Ray as after a local one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from models.adapter import Adapter, largest_rank, read_adapter, save_adapter
+from models.bank import LayerTensors
+from models.foundation import Foundation
+from models.routing import Path as AdapterPath
+from training.config import TrainConfig, fixed_settings
+
+PathTensors = Mapping[AdapterPath, LayerTensors]  # of each path, by layer: A [rank, in], B [out, rank]
+
+
+class DescribedClip(Protocol):
+    """What is told of a clip (`datasets.clips.Clip` and `datasets.latents.CachedClip` have it)."""
+
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def caption(self) -> str: ...
+
+
+def data_sha256(clips: Sequence[DescribedClip]) -> str:
+    """One hash over the clips and their captions, in order."""
+    told = [[clip.sha256, clip.caption] for clip in clips]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def describe(
+    config: TrainConfig, concept: str, clips: Sequence[DescribedClip], *, steps: int | None = None
+) -> dict[str, Any]:
+    """The metadata of a trained adapter: method, concept, captions, steps, config, data_sha256.
+
+    Args:
+        steps: steps done; `config.steps` when not given.
+    """
+    return {
+        "method": {"dual": "motiondirector"}.get(config.method, config.method),
+        "concept": concept,
+        "captions": sorted({clip.caption for clip in clips}),
+        "steps": config.steps if steps is None else steps,
+        "config": fixed_settings(config),
+        "data_sha256": data_sha256(clips),
+    }
+
+
+def write_adapters(
+    folder: Path, foundation: Foundation, tensors: PathTensors, metadata: Mapping[str, Any]
+) -> dict[AdapterPath, Adapter]:
+    """Write each path's adapter below `folder`, the temporal one in it, the spatial one in `folder/spatial`.
+
+    Returns them as read back, which checks them. The same tensors and metadata give the same bytes.
+    """
+    written: dict[AdapterPath, Adapter] = {}
+    for path, layers in tensors.items():
+        at = folder if path == "temporal" else folder / path
+        adapter = Adapter(path, largest_rank(layers), dict(layers))
+        save_adapter(at, adapter, foundation, metadata=metadata)
+        written[path] = read_adapter(at, foundation)
+    return written

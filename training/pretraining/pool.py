@@ -1,0 +1,92 @@
+"""A moving window over an endless stream of rendered clips, as latents: what the denoiser's batches are drawn from.
+
+Rendering and encoding a clip costs about a fifth of a training step on it. Each step brings a few new clips and drops the
+oldest, so every clip is used a few times, with other noise and another wording each time. Clip n is a function of
+(seed, n) and the window of a step is a function of the step: a resumed run sees what an uninterrupted one would have.
+
+Letters: P clips in the window, C latent channels, F frames, h and w latent pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datasets.sprites.motions import SPEEDS, Motion, sample_known
+from datasets.sprites.render import render_clip
+from datasets.sprites.world import Scene, sample_scene
+
+CHUNK = 16  # clips encoded at once
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a clip of the pool shows: all that a caption needs."""
+
+    scene: Scene
+    motion: Motion
+    adverb: str
+
+
+class ClipPool:
+    """Latents of clips [step * fresh, step * fresh + size) of the stream.
+
+    Args:
+        encode: uint8 [B, F, H, W, 3] -> latents [B, C, F, h, w].
+        size: clips in the window.
+        fresh: new clips a step.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[np.ndarray], Tensor],
+        *,
+        seed: int,
+        size: int,
+        fresh: int,
+        frames: int,
+        side: int,
+    ) -> None:
+        self.encode, self.seed, self.size, self.fresh = encode, seed, size, fresh
+        self.frames, self.side = frames, side
+        self.told: list[Told] = [Told(Scene(), Motion("", (), lambda t: {}), "")] * size
+        self.latents_PCFhw: Tensor | None = None
+        self.first = self.end = 0  # the clips that the window holds: [first, end)
+
+    def advance(self, step: int) -> None:
+        """Bring the window to where it stands at `step`."""
+        first, end = step * self.fresh, step * self.fresh + self.size
+        for start in range(max(self.end, first), end, CHUNK):
+            self._fill(range(start, min(start + CHUNK, end)))
+        self.first, self.end = first, end
+
+    def _fill(self, numbers: range) -> None:
+        videos = []
+        for number in numbers:
+            rng = np.random.default_rng(np.random.SeedSequence([self.seed, 1, number]))
+            scene = sample_scene(rng)
+            motion, adverb = sample_known(rng)
+            self.told[number % self.size] = Told(scene, motion, adverb)
+            seed = int(rng.integers(2**31))
+            videos.append(render_clip(scene, motion, self.frames, self.side, seed=seed, speed=SPEEDS[adverb]))
+        latents = self.encode(np.stack(videos))
+        if self.latents_PCFhw is None:
+            self.latents_PCFhw = latents.new_zeros((self.size, *latents.shape[1:]))
+        places = torch.tensor([number % self.size for number in numbers], device=latents.device)
+        self.latents_PCFhw[places] = latents
+
+    def draw(self, rng: np.random.Generator, count: int, *, single: bool) -> tuple[Tensor, list[Told]]:
+        """`count` clips of the window [B, C, F, h, w], none twice while it has enough (F is 1 for single frames)."""
+        assert self.latents_PCFhw is not None, "advance the pool first"
+        # places in the window counted from its first clip, so that they do not depend on where the ring stands
+        numbers = self.first + rng.choice(self.size, count, replace=count > self.size)
+        places = torch.from_numpy(numbers % self.size).to(self.latents_PCFhw.device)
+        latents = self.latents_PCFhw[places]
+        if single:
+            frames = torch.from_numpy(rng.integers(self.frames, size=count)).to(latents.device)
+            latents = latents[torch.arange(count, device=latents.device), :, frames].unsqueeze(2)
+        return latents, [self.told[number % self.size] for number in numbers]
