@@ -17,10 +17,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from datasets.clips import Clip
+from datasets.latents import fit
+from datasets.select import cover
 from evaluation.metric import Case, Metric, Reference, Score
 from evaluation.prompts import prompts_sha256
 from evaluation.store import Adapters, Store, adapters_sha256, key_of
 from infra.errors import UserError
+from models.bank import rank_for
 from models.denoise import AdapterUse, GenerationRequest, sample
 from models.foundation import Bucket, Foundation
 
@@ -97,6 +101,21 @@ class Report:
     def score(self, metric: str, contender: str) -> Score:
         """What a metric found of a contender. Raises KeyError for a name that is not in the report."""
         return next(m for m in self.measured if m.name == metric).scores[contender]
+
+
+def references_of(clips: Sequence[Clip], bucket: Bucket) -> list[Reference]:
+    """Clips as training sees them: their first frames, scaled and cropped to the bucket.
+
+    Raises:
+        UserError: a clip smaller or shorter than the bucket.
+    """
+    references = []
+    for clip in clips:
+        fit(clip, bucket)
+        frames = clip.frames_FHWC()[: bucket.frames]
+        video = np.stack([cover(frame, bucket.height, bucket.width) for frame in frames])
+        references.append(Reference(video, clip.caption))
+    return references
 
 
 Progress = Callable[[str, int, int], None]  # (what, done, total)
@@ -214,8 +233,7 @@ def install(foundation: Foundation, adapters: Adapters, scale: float) -> tuple[A
     """Put adapters into a bank of their own (slot 1 of each path); how requests use them. None: no bank."""
     if not adapters:
         return ()
-    rank = max(a.shape[0] for layers in adapters.values() for a, _ in layers.values())
-    bank = foundation.add_bank(dict.fromkeys(adapters, 1), rank)
+    bank = foundation.add_bank(dict.fromkeys(adapters, 1), rank_for(adapters.values()))
     for path, layers in adapters.items():
         bank.write(path, 1, layers)
     return tuple(AdapterUse(path, 1, scale) for path in adapters)

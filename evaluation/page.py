@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
-from datasets.sprites.track import track
 from evaluation.evaluate import Report
+from evaluation.metrics.sights import tracked
 from evaluation.pictures import animation_uri, draw_trajectory, strip_uri
-from evaluation.report import INTERVAL, digits, finite, table
+from evaluation.report import digits, finite, rows
 from infra.files import atomic_file
 
 TEMPLATES = Path(__file__).resolve().parent
@@ -49,7 +49,7 @@ def write_page(
         picture = video_FHWC
         if sprites:
             picture = draw_trajectory(
-                video_FHWC, track(video_FHWC), enlarge=max(1, 192 // video_FHWC.shape[1])
+                video_FHWC, tracked(video_FHWC), enlarge=max(1, 192 // video_FHWC.shape[1])
             )
         return {
             "strip": strip_uri(picture, height=height),
@@ -60,7 +60,7 @@ def write_page(
     prompts = []
     for number, prompt in enumerate(report.prompts[:SHOWN_PROMPTS]):
         index = number * per_prompt
-        rows = []
+        strips = []
         for contender in report.contenders:
             case = report.cases[contender.name][index]
             values = [
@@ -68,8 +68,8 @@ def write_page(
                 for measured in report.measured
                 if (value := value_of(report, measured.scores[contender.name].values, index)) is not None
             ]
-            rows.append({"name": contender.name, "values": values, **shown(case.video_FHWC)})
-        prompts.append({"text": prompt, "seed": report.seeds[0], "rows": rows})
+            strips.append({"name": contender.name, "values": values, **shown(case.video_FHWC)})
+        prompts.append({"text": prompt, "seed": report.seeds[0], "strips": strips})
     references = [
         {"caption": reference.caption, **shown(reference.video_FHWC)}
         for reference in report.references[:SHOWN_REFERENCES]
@@ -80,13 +80,12 @@ def write_page(
         .render(
             told=told,
             contenders=report.contenders,
-            rows=table(report),
+            rows=rows(told),
             prompts=prompts,
             hidden_prompts=len(report.prompts) - len(prompts),
             references=references,
             hidden_references=len(report.references) - len(references),
             values=value_rows(report),
-            interval=INTERVAL,
             sprites=sprites,
             height=height,
         )
@@ -105,7 +104,7 @@ def value_of(report: Report, values: tuple[float | None, ...], index: int) -> fl
 
 def value_rows(report: Report) -> list[dict[str, Any]]:
     """One row a case and contender with a text for each metric, for the collapsible table."""
-    rows = []
+    made = []
     for index in range(len(report.prompts) * len(report.seeds)):
         prompt, seed = divmod(index, len(report.seeds))
         for contender in report.contenders:
@@ -113,7 +112,7 @@ def value_rows(report: Report) -> list[dict[str, Any]]:
             for measured in report.measured:
                 value = value_of(report, measured.scores[contender.name].values, index)
                 texts.append("" if value is None else f"{value:.{digits(measured.range)}f}")
-            rows.append(
+            made.append(
                 {
                     "prompt": report.prompts[prompt],
                     "seed": report.seeds[seed],
@@ -121,4 +120,4 @@ def value_rows(report: Report) -> list[dict[str, Any]]:
                     "values": texts,
                 }
             )
-    return rows
+    return made

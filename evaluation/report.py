@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -33,8 +33,8 @@ class Cell:
     mean: float | None
     half: float | None
     count: int  # values the mean is of
-    best: bool = False
     digits: int = 3
+    best: bool = False
 
     @property
     def text(self) -> str:
@@ -51,7 +51,7 @@ class Row:
 
     metric: str
     title: str
-    better: Literal["higher", "lower"]
+    better: str
     cells: tuple[Cell, ...]
 
     @property
@@ -59,27 +59,38 @@ class Row:
         return ARROWS[self.better]
 
 
-def table(report: Report) -> list[Row]:
-    """The rows of the report's table; of each the best mean is marked."""
-    rows = []
-    for measured in report.measured:
-        cells = [cell(report, measured, contender.name) for contender in report.contenders]
-        rows.append(Row(measured.name, measured.title, measured.better, mark_best(cells, measured.better)))
-    return rows
+def rows(told: Mapping[str, Any]) -> list[Row]:
+    """The table of a report as JSON, of what was published of one, or of a benchmark's; of each row the best is marked."""
+    made = []
+    for name, metric in told["metrics"].items():
+        cells = []
+        for contender in told["contenders"]:
+            score = metric["scores"].get(contender, {"mean": None, "ci95": None, "count": 0})
+            decimals = digits(metric["range"])
+            cells.append(Cell(score["mean"], score["ci95"], score["count"], decimals))
+        made.append(Row(name, metric["title"], metric["better"], mark_best(cells, metric["better"])))
+    return made
 
 
-def cell(report: Report, measured: Measured, contender: str) -> Cell:
-    """Mean and interval of one metric of one contender."""
-    values = finite(measured.scores[contender].values)
+def summary(values: Sequence[float | None], groups: Sequence[Sequence[float | None]]) -> dict[str, Any]:
+    """Mean of the values, and its interval over the means of `groups` of them; what was not measured is left out."""
     found = [value for value in values if value is not None]
-    units = found
-    if len(values) == len(report.prompts) * len(report.seeds) and len(report.prompts) > 1:
-        per_prompt = [values[i : i + len(report.seeds)] for i in range(0, len(values), len(report.seeds))]
-        units = [
-            float(np.mean(kept)) for group in per_prompt if (kept := [v for v in group if v is not None])
-        ]
-    mean = float(np.mean(found)) if found else None
-    return Cell(mean, half_width(units), len(found), digits=digits(measured.range))
+    units = [float(np.mean(kept)) for group in groups if (kept := [v for v in group if v is not None])]
+    return {
+        "mean": float(np.mean(found)) if found else None,
+        "ci95": half_width(units),
+        "count": len(found),
+    }
+
+
+def score_of(report: Report, measured: Measured, contender: str) -> dict[str, Any]:
+    """Mean, interval, count and values of one metric of one contender."""
+    values = finite(measured.scores[contender].values)
+    each = 1
+    if len(report.prompts) > 1 and len(values) == len(report.prompts) * len(report.seeds):
+        each = len(report.seeds)
+    groups = [values[first : first + each] for first in range(0, len(values), each)]
+    return {**summary(values, groups), "values": values}
 
 
 def half_width(units: Sequence[float]) -> float | None:
@@ -96,15 +107,13 @@ def mark_best(cells: Sequence[Cell], better: str) -> tuple[Cell, ...]:
     if len(cells) < 2 or not means:
         return tuple(cells)
     best = max(means) if better == "higher" else min(means)
-    return tuple(
-        Cell(c.mean, c.half, c.count, c.mean is not None and round(c.mean, c.digits) == best, c.digits)
-        for c in cells
-    )
+    return tuple(replace(c, best=c.mean is not None and round(c.mean, c.digits) == best) for c in cells)
 
 
-def digits(bounds: tuple[float, float]) -> int:
-    """Decimals to print: three for scores of about 0 to 1, two for percent-like ones."""
-    return 3 if bounds[1] - bounds[0] <= 10 else 2
+def digits(bounds: Sequence[float | None]) -> int:
+    """Decimals to print: three for scores of about 0 to 1, two for percent-like and unbounded ones."""
+    low, high = bounds
+    return 3 if low is not None and high is not None and high - low <= 10 else 2
 
 
 def finite(values: Iterable[float | None]) -> list[float | None]:
@@ -113,25 +122,7 @@ def finite(values: Iterable[float | None]) -> list[float | None]:
 
 
 def as_json(report: Report, **more: Any) -> dict[str, Any]:
-    """The whole report as JSON: settings, the table, and every value. `more` goes in front (concept, data, notes)."""
-    rows = {row.metric: row for row in table(report)}
-    metrics = {}
-    for measured in report.measured:
-        cells = zip(report.contenders, rows[measured.name].cells, strict=True)
-        metrics[measured.name] = {
-            "title": measured.title,
-            "better": measured.better,
-            "range": finite(measured.range),
-            "scores": {
-                contender.name: {
-                    "mean": one.mean,
-                    "ci95": one.half,
-                    "count": one.count,
-                    "values": finite(measured.scores[contender.name].values),
-                }
-                for contender, one in cells
-            },
-        }
+    """The whole report as JSON: settings, the table, and every value. `more` goes in front (title, data, notes)."""
     return {
         **more,
         "foundation": {"name": report.foundation, "fingerprint": report.fingerprint},
@@ -149,30 +140,44 @@ def as_json(report: Report, **more: Any) -> dict[str, Any]:
             for contender in report.contenders
         },
         "references": [reference.caption for reference in report.references],
-        "metrics": metrics,
+        "metrics": {
+            measured.name: {
+                "title": measured.title,
+                "better": measured.better,
+                "range": finite(measured.range),
+                "scores": {
+                    contender.name: score_of(report, measured, contender.name)
+                    for contender in report.contenders
+                },
+            }
+            for measured in report.measured
+        },
+    }
+
+
+def without_values(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics of `as_json`, their means and intervals alone."""
+    return {
+        name: {
+            **metric,
+            "scores": {
+                contender: {key: score[key] for key in ("mean", "ci95", "count")}
+                for contender, score in metric["scores"].items()
+            },
+        }
+        for name, metric in metrics.items()
     }
 
 
 def published_scores(told: Mapping[str, Any]) -> dict[str, Any]:
     """What of `as_json` goes into the registry, under the key `evaluation` of the version's metrics."""
     return {
-        "scores": {
-            name: {
-                contender: {key: score[key] for key in ("mean", "ci95", "count")}
-                for contender, score in metric["scores"].items()
-            }
-            for name, metric in told["metrics"].items()
-        },
-        "better": {name: metric["better"] for name, metric in told["metrics"].items()},
+        "metrics": without_values(told["metrics"]),
         "contenders": {name: one["title"] for name, one in told["contenders"].items()},
         "prompts": len(told["prompts"]),
-        "prompts_sha256": told["prompts_sha256"],
-        "seeds": told["seeds"],
-        "generation": told["generation"],
         "foundation_fingerprint": told["foundation"]["fingerprint"],
-        "data_sha256": told.get("data_sha256"),
-        "interval": told["interval"],
-        "measured_at": told.get("measured_at"),
+        **{key: told[key] for key in ("prompts_sha256", "seeds", "generation", "interval")},
+        **{key: told.get(key) for key in ("data_sha256", "measured_at")},
     }
 
 

@@ -15,18 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from infra.files import atomic_file
+from models.bank import LayerTensors, with_identity
 from models.routing import PATHS
 from models.routing import Path as AdapterPath
 
 log = logging.getLogger(__name__)
 
-Layers = Mapping[str, tuple[Tensor, Tensor]]  # {layer: (A [rank, in], B [out, rank])}
-Adapters = Mapping[AdapterPath, Layers]
+Adapters = Mapping[AdapterPath, LayerTensors]  # {path: {layer: (A [rank, in], B [out, rank])}}
 
 
 def key_of(**facts: Any) -> str:
@@ -85,24 +86,21 @@ class Store:
             return None
         found: dict[AdapterPath, dict[str, tuple[Tensor, Tensor]]] = {}
         for kind in PATHS:
-            names = [
-                name[len(kind) + 1 : -2]
-                for name in tensors
-                if name.startswith(f"{kind}:") and name[-1] == "A"
-            ]
-            if names:
-                found[kind] = {
-                    name: (tensors[f"{kind}:{name}:A"], tensors[f"{kind}:{name}:B"]) for name in sorted(names)
-                }
+            start, end = len(f"{kind}:"), -len(":B")
+            for name in sorted(
+                n[start:end] for n in tensors if n.startswith(f"{kind}:") and n.endswith(":B")
+            ):
+                a, b = tensors.get(f"{kind}:{name}:A"), tensors[f"{kind}:{name}:B"]
+                found.setdefault(kind, {})[name] = with_identity(b) if a is None else (a, b)
         return found
 
     def put_adapters(self, key: str, adapters: Adapters) -> None:
-        """Keep trained adapters, float32 as they were trained."""
-        tensors = {
-            f"{path}:{layer}:{half}": tensor.detach().cpu().contiguous()
-            for path, layers in adapters.items()
-            for layer, pair in layers.items()
-            for half, tensor in zip("AB", pair, strict=True)
-        }
+        """Keep trained adapters, float32 as they were trained; of layers changed whole only B, A being the identity."""
+        tensors = {}
+        for path, layers in adapters.items():
+            for layer, (a, b) in layers.items():
+                tensors[f"{path}:{layer}:B"] = b.detach().cpu().contiguous()
+                if a.shape[0] != a.shape[1] or not torch.equal(a, torch.eye(len(a), dtype=a.dtype)):
+                    tensors[f"{path}:{layer}:A"] = a.detach().cpu().contiguous()
         with atomic_file(self.folder / "adapters" / f"{key}.safetensors") as temporary:
             save_file(tensors, temporary)

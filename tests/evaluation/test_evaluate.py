@@ -4,14 +4,16 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from evaluation_helpers import FOUNDATION, Brightness, Spread, Unmeasurable, adapters_of, sprite_references
 
 import evaluation.evaluate as core
 from evaluation.evaluate import Contender, Generation, evaluate
 from evaluation.page import write_page
-from evaluation.report import as_json, half_width, published_scores, table, write_json
+from evaluation.report import as_json, half_width, published_scores, rows, write_json
 from evaluation.store import Store
 from infra.errors import UserError
+from models.bank import with_identity
 from models.denoise import AdapterUse, GenerationRequest, sample
 from models.foundation import Bucket
 from models.load import load_foundation
@@ -136,20 +138,38 @@ def test_adapters_come_back_from_the_store_as_they_went_in(foundation, contender
             assert all((a == b).all() for a, b in zip(found[path][name], pair, strict=True))
 
 
+def test_layers_changed_whole_are_kept_without_their_identities_and_generate(foundation, tmp_path):
+    whole = {}
+    for number, name in enumerate(foundation.targets["temporal"]):
+        weight = foundation.denoiser.get_submodule(name).weight
+        change = torch.randn(weight.shape, generator=torch.Generator().manual_seed(number)) * 0.1
+        whole[name] = with_identity(change)
+    store = Store(tmp_path)
+    store.put_adapters("k", {"temporal": whole})
+    sizes = sum(b.numel() for _, b in whole.values()) * 4
+    assert (tmp_path / "adapters" / "k.safetensors").stat().st_size < 1.1 * sizes + 50_000
+    found = store.adapters("k")
+    assert all(
+        (a == b).all() for name in whole for a, b in zip(found["temporal"][name], whole[name], strict=True)
+    )
+    full = run(foundation, [Contender("full", "whole layers", found), Contender("base", "none")])
+    assert full.score("brightness", "full").values != full.score("brightness", "base").values
+
+
 def test_the_table_marks_the_best_by_each_metrics_direction(report):
-    rows = {row.metric: row for row in table(report)}
+    table = {row.metric: row for row in rows(as_json(report))}
     means = [round(report.score("brightness", name).mean, 3) for name in ("ours", "base", "coupled")]
-    assert [cell.best for cell in rows["brightness"].cells] == [mean == max(means) for mean in means]
+    assert [cell.best for cell in table["brightness"].cells] == [mean == max(means) for mean in means]
     spreads = [round(report.score("spread", name).mean, 2) for name in ("ours", "base", "coupled")]
-    assert [cell.best for cell in rows["spread"].cells] == [mean == min(spreads) for mean in spreads]
-    assert rows["spread"].arrow == "↓"
-    assert [cell.text for cell in rows["nothing"].cells] == ["–"] * 3
+    assert [cell.best for cell in table["spread"].cells] == [mean == min(spreads) for mean in spreads]
+    assert table["spread"].arrow == "↓"
+    assert [cell.text for cell in table["nothing"].cells] == ["–"] * 3
 
 
 def test_the_interval_is_over_prompts_each_prompts_seeds_averaged_first(report):
     values = report.score("brightness", "ours").values
     means = [np.mean(values[:2]), np.mean(values[2:])]
-    cell = next(row for row in table(report) if row.metric == "brightness").cells[0]
+    cell = next(row for row in rows(as_json(report)) if row.metric == "brightness").cells[0]
     assert cell.half == pytest.approx(12.706 * np.std(means, ddof=1) / np.sqrt(2), rel=1e-3)
     assert half_width([1.0]) is None
     assert half_width([1.0, 1.0, 1.0]) == 0.0
@@ -164,10 +184,13 @@ def test_the_json_holds_every_value_and_what_is_published_the_means(report, tmp_
     )
     assert read["contenders"]["base"]["adapters_sha256"] is None
     published = published_scores(read)
-    assert set(published["scores"]) == {"brightness", "spread", "nothing"}
-    assert published["scores"]["nothing"]["base"] == {"mean": None, "ci95": None, "count": 0}
+    assert set(published["metrics"]) == {"brightness", "spread", "nothing"}
+    assert published["metrics"]["nothing"]["scores"]["base"] == {"mean": None, "ci95": None, "count": 0}
     assert published["seeds"] == [1, 2]
-    assert "values" not in json.dumps(published["scores"])
+    assert "values" not in json.dumps(published)
+    assert [[c.text for c in row.cells] for row in rows(published)] == [
+        [c.text for c in row.cells] for row in rows(read)
+    ]
 
 
 def test_the_page_is_one_file_with_every_contender_and_escapes_what_users_wrote(report, tmp_path):
