@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, select_autoescape
-from PIL import Image
 
 from datasets.decode import decode
-from datasets.sprites.track import track
 from datasets.video import contact_sheet
-from evaluation.pictures import draw_trajectory
+from evaluation.pictures import strip_uri, traced
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from infra.registry import Version
     from motiondirector.demo.cast import Taught
 
@@ -68,7 +65,7 @@ def write_page(report: dict[str, Any], folder: Path) -> Path:
     def shown(file: str) -> np.ndarray:
         frames = decode(folder / file).frames_FHWC
         drawn = traced(frames)
-        strips[file] = strip_png(drawn)
+        strips[file] = strip_uri(drawn, height=72)
         return drawn
 
     for concept in report["concepts"]:
@@ -95,27 +92,3 @@ def write_page(report: dict[str, Any], folder: Path) -> Path:
     target = folder / "index.html"
     target.write_text(page)
     return target
-
-
-def traced(frames_FHWC: np.ndarray) -> np.ndarray:
-    """The frames, twice as large, with the sprite's measured trajectory; as they are where it is not found."""
-    square = frames_FHWC.shape[1] == frames_FHWC.shape[2]
-    seen = track(frames_FHWC) if square else None
-    if seen is None or seen.found.sum() < 2:
-        return frames_FHWC
-    return draw_trajectory(frames_FHWC, seen)
-
-
-def strip_png(frames_FHWC: np.ndarray, columns: int = 8, height: int = 72) -> str:
-    """Frames spread over time, side by side, as a data URI (small enough to live in the page)."""
-    picks = np.unique(np.linspace(0, len(frames_FHWC) - 1, columns).round().astype(int))
-    width = max(1, round(height * frames_FHWC.shape[2] / frames_FHWC.shape[1]))
-    resample = Image.Resampling.NEAREST if frames_FHWC.shape[1] <= height else Image.Resampling.LANCZOS
-    sheet = Image.new("RGB", (len(picks) * (width + 2) - 2, height), "white")
-    for column, index in enumerate(picks):
-        sheet.paste(
-            Image.fromarray(frames_FHWC[index]).resize((width, height), resample), (column * (width + 2), 0)
-        )
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

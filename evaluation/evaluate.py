@@ -1,0 +1,239 @@
+"""The same prompts and seeds for every contender, measured by the same metrics: what a learned motion is worth.
+
+    report = evaluate(foundation, [Contender("ours", "orbit@3", adapters), Contender("base", "no adapter")],
+                      prompts, seeds=[1, 2], references=references, metrics=metrics)
+    report.score("motion_fidelity", "ours")
+
+Everything goes through `models.denoise.sample`, as `generate` and the service do. A contender's adapters are a plain
+{path: {layer: (A, B)}}; where they come from (the registry, a baseline trained beside) is the front door's business.
+Runs on one machine; the same inputs give the same report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from datasets.clips import Clip
+from datasets.latents import fit
+from datasets.select import cover
+from evaluation.metric import Case, Metric, Reference, Score
+from evaluation.prompts import prompts_sha256
+from evaluation.store import Adapters, Store, adapters_sha256, key_of
+from infra.errors import UserError
+from models.bank import rank_for
+from models.denoise import AdapterUse, GenerationRequest, sample
+from models.foundation import Bucket, Foundation
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A set of adapters under a name. None of them: the base model."""
+
+    name: str  # "ours", "base", "coupled"
+    title: str  # what it is, for people: "orbit@3", "base model, no adapter"
+    adapters: Adapters = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How every video is made; None takes the foundation's default."""
+
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    scale: float = 1.0  # of the adapters
+    bucket: Bucket | None = None
+    batch_size: int = 4
+
+    def resolved(self, foundation: Foundation) -> Generation:
+        """The same with the foundation's defaults in place of None."""
+        usual = foundation.defaults
+        guidance = usual.guidance_scale if self.guidance_scale is None else self.guidance_scale
+        return replace(
+            self,
+            num_inference_steps=self.num_inference_steps or usual.num_inference_steps,
+            guidance_scale=guidance,
+            bucket=self.bucket or usual.bucket,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """What decides the frames, as JSON. Not the batch size: a request's frames do not depend on its neighbours."""
+        return {
+            "num_inference_steps": self.num_inference_steps,
+            "guidance_scale": self.guidance_scale,
+            "scale": self.scale,
+            "size": str(self.bucket),
+        }
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A metric's name and bounds, and what it found for each contender (in the order of the report's cases)."""
+
+    name: str
+    title: str
+    better: Literal["higher", "lower"]
+    range: tuple[float, float]
+    scores: dict[str, Score]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was made and what was measured. `cases` are in the order prompt by prompt, each prompt's seeds in turn."""
+
+    foundation: str
+    fingerprint: str
+    contenders: tuple[Contender, ...]
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    generation: Generation
+    references: tuple[Reference, ...] = field(repr=False)
+    cases: dict[str, tuple[Case, ...]] = field(repr=False)
+    measured: tuple[Measured, ...] = ()
+
+    @property
+    def prompts_sha256(self) -> str:
+        return prompts_sha256(self.prompts)
+
+    def score(self, metric: str, contender: str) -> Score:
+        """What a metric found of a contender. Raises KeyError for a name that is not in the report."""
+        return next(m for m in self.measured if m.name == metric).scores[contender]
+
+
+def references_of(clips: Sequence[Clip], bucket: Bucket) -> list[Reference]:
+    """Clips as training sees them: their first frames, scaled and cropped to the bucket.
+
+    Raises:
+        UserError: a clip smaller or shorter than the bucket.
+    """
+    references = []
+    for clip in clips:
+        fit(clip, bucket)
+        frames = clip.frames_FHWC()[: bucket.frames]
+        video = np.stack([cover(frame, bucket.height, bucket.width) for frame in frames])
+        references.append(Reference(video, clip.caption))
+    return references
+
+
+Progress = Callable[[str, int, int], None]  # (what, done, total)
+
+
+def evaluate(
+    foundation: Foundation,
+    contenders: Sequence[Contender],
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    references: Sequence[Reference],
+    metrics: Sequence[Metric],
+    *,
+    generation: Generation | None = None,
+    store: Store | None = None,
+    on_progress: Progress = lambda what, done, total: None,
+) -> Report:
+    """Generate and measure.
+
+    Args:
+        seeds: of every prompt, for every contender: all start from the same noise.
+        references: clips the motion was learnt from; what the metrics compare with.
+        generation: settings of every video.
+        store: where videos are kept; those it holds are not made again, so an interrupted run goes on.
+        on_progress: called with what is done (a contender's name, or a metric's title), done and total.
+
+    Raises:
+        UserError: nothing to do, two contenders of one name, or a metric that cannot work.
+    """
+    names = [contender.name for contender in contenders]
+    if not names or not prompts or not seeds:
+        raise UserError("an evaluation needs at least one contender, one prompt and one seed.")
+    if len(set(names)) < len(names):
+        raise UserError(f"contenders {', '.join(names)}: each may be named once.")
+    chosen = (generation or Generation()).resolved(foundation)
+    cases: dict[str, tuple[Case, ...]] = {}
+    for contender in contenders:
+        videos = videos_of(foundation, contender, prompts, seeds, chosen, store, on_progress)
+        asked = [(prompt, seed) for prompt in prompts for seed in seeds]
+        cases[contender.name] = tuple(
+            Case(video, prompt, seed, tuple(references))
+            for video, (prompt, seed) in zip(videos, asked, strict=True)
+        )
+    measured = []
+    for metric in metrics:
+        scores = {}
+        for done, name in enumerate(names):
+            on_progress(metric.title, done, len(names))
+            scores[name] = metric(cases[name])
+        on_progress(metric.title, len(names), len(names))
+        measured.append(Measured(metric.name, metric.title, metric.better, metric.range, scores))
+    return Report(
+        foundation=foundation.name,
+        fingerprint=foundation.fingerprint,
+        contenders=tuple(contenders),
+        prompts=tuple(prompts),
+        seeds=tuple(seeds),
+        generation=chosen,
+        references=tuple(references),
+        cases=cases,
+        measured=tuple(measured),
+    )
+
+
+def videos_of(
+    foundation: Foundation,
+    contender: Contender,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    generation: Generation,
+    store: Store | None = None,
+    on_progress: Progress = lambda what, done, total: None,
+) -> list[np.ndarray]:
+    """A contender's videos, uint8 [F, H, W, 3] each, prompt by prompt, each prompt's seeds in turn."""
+    uses = install(foundation, contender.adapters, generation.scale)
+    requests = [
+        GenerationRequest(
+            prompt=prompt,
+            seed=seed,
+            bucket=generation.bucket,
+            num_inference_steps=generation.num_inference_steps,
+            guidance_scale=generation.guidance_scale,
+            adapters=uses,
+        )
+        for prompt in prompts
+        for seed in seeds
+    ]
+    facts = {
+        "foundation": foundation.fingerprint,
+        "dtype": str(foundation.dtype),
+        "adapters": adapters_sha256(contender.adapters),
+        **generation.facts(),
+    }
+    if not contender.adapters:
+        facts["scale"] = None  # the base is the same at any scale
+    keys = [key_of(prompt=request.prompt, seed=request.seed, **facts) for request in requests]
+    found = [store.video(key) if store else None for key in keys]
+    missing = [index for index, video in enumerate(found) if video is None]
+    size, done = generation.batch_size, len(requests) - len(missing)
+    on_progress(contender.name, done, len(requests))
+    for first in range(0, len(missing), size):
+        batch = missing[first : first + size]
+        for index, video in zip(
+            batch, sample(foundation, [requests[i] for i in batch], batch_size=size), strict=True
+        ):
+            found[index] = video
+            if store:
+                store.put_video(keys[index], video)
+        done += len(batch)
+        on_progress(contender.name, done, len(requests))
+    return [video for video in found if video is not None]
+
+
+def install(foundation: Foundation, adapters: Adapters, scale: float) -> tuple[AdapterUse, ...]:
+    """Put adapters into a bank of their own (slot 1 of each path); how requests use them. None: no bank."""
+    if not adapters:
+        return ()
+    bank = foundation.add_bank(dict.fromkeys(adapters, 1), rank_for(adapters.values()))
+    for path, layers in adapters.items():
+        bank.write(path, 1, layers)
+    return tuple(AdapterUse(path, 1, scale) for path in adapters)

@@ -1,0 +1,123 @@
+"""A report as one HTML file: the table, the videos side by side, every value. It needs nothing beside it.
+
+Sprite clips are shown with their measured trajectories drawn over the frames (datasets/sprites/track.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, select_autoescape
+
+from evaluation.evaluate import Report
+from evaluation.metrics.sights import tracked
+from evaluation.pictures import animation_uri, draw_trajectory, strip_uri
+from evaluation.report import digits, finite, rows
+from infra.files import atomic_file
+
+TEMPLATES = Path(__file__).resolve().parent
+SHOWN_PROMPTS = 24  # with pictures; report.json has the others' values
+SHOWN_REFERENCES = 6
+
+
+def environment() -> Environment:
+    """How this room's templates are rendered."""
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=select_autoescape(["j2"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def write_page(
+    report: Report, told: Mapping[str, Any], path: Path, *, fps: float, sprites: bool, height: int = 72
+) -> Path:
+    """Write the page.
+
+    Args:
+        told: `evaluation.report.as_json` of the report, with `title` and `notes`.
+        fps: at which the animations run.
+        sprites: whether the clips are of the sprite world, so that the tracker can measure them.
+        height: of a frame in the page, in pixels.
+    """
+
+    def shown(video_FHWC: np.ndarray) -> dict[str, str]:
+        picture = video_FHWC
+        if sprites:
+            picture = draw_trajectory(
+                video_FHWC, tracked(video_FHWC), enlarge=max(1, 192 // video_FHWC.shape[1])
+            )
+        return {
+            "strip": strip_uri(picture, height=height),
+            "animation": animation_uri(video_FHWC, fps, height),
+        }
+
+    per_prompt = len(report.seeds)
+    prompts = []
+    for number, prompt in enumerate(report.prompts[:SHOWN_PROMPTS]):
+        index = number * per_prompt
+        strips = []
+        for contender in report.contenders:
+            case = report.cases[contender.name][index]
+            values = [
+                (measured.title, f"{value:.{digits(measured.range)}f}")
+                for measured in report.measured
+                if (value := value_of(report, measured.scores[contender.name].values, index)) is not None
+            ]
+            strips.append({"name": contender.name, "values": values, **shown(case.video_FHWC)})
+        prompts.append({"text": prompt, "seed": report.seeds[0], "strips": strips})
+    references = [
+        {"caption": reference.caption, **shown(reference.video_FHWC)}
+        for reference in report.references[:SHOWN_REFERENCES]
+    ]
+    page = (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            told=told,
+            contenders=report.contenders,
+            rows=rows(told),
+            prompts=prompts,
+            hidden_prompts=len(report.prompts) - len(prompts),
+            references=references,
+            hidden_references=len(report.references) - len(references),
+            values=value_rows(report),
+            sprites=sprites,
+            height=height,
+        )
+    )
+    with atomic_file(path) as temporary:
+        temporary.write_text(page)
+    return path
+
+
+def value_of(report: Report, values: tuple[float | None, ...], index: int) -> float | None:
+    """The value of one case; None where there is none, or where the metric compares groups and not cases."""
+    if len(values) != len(report.prompts) * len(report.seeds):
+        return None
+    return finite(values)[index]
+
+
+def value_rows(report: Report) -> list[dict[str, Any]]:
+    """One row a case and contender with a text for each metric, for the collapsible table."""
+    made = []
+    for index in range(len(report.prompts) * len(report.seeds)):
+        prompt, seed = divmod(index, len(report.seeds))
+        for contender in report.contenders:
+            texts = []
+            for measured in report.measured:
+                value = value_of(report, measured.scores[contender.name].values, index)
+                texts.append("" if value is None else f"{value:.{digits(measured.range)}f}")
+            made.append(
+                {
+                    "prompt": report.prompts[prompt],
+                    "seed": report.seeds[seed],
+                    "contender": contender.name,
+                    "values": texts,
+                }
+            )
+    return made

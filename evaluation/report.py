@@ -1,0 +1,187 @@
+"""A report as numbers: the table of metrics and contenders, report.json, and what is published with a version.
+
+The interval beside a mean is a 95 % Student t interval. What it is over: a prompt's seeds are averaged first, for they
+are not independent, and the interval is over prompts; with a single prompt it is over its seeds. A metric that compares
+groups instead of single videos (diversity) has it over its groups. Fewer than two of these: no interval.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from evaluation.evaluate import Measured, Report
+from evaluation.store import adapters_sha256
+from infra.files import atomic_file
+
+CONFIDENCE = 0.95
+INTERVAL = "95 % Student t interval over prompts (a prompt's seeds averaged first)"
+ARROWS = {"higher": "↑", "lower": "↓"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One metric of one contender. `half` is half the interval's width; None where there is none."""
+
+    mean: float | None
+    half: float | None
+    count: int  # values the mean is of
+    digits: int = 3
+    best: bool = False
+
+    @property
+    def text(self) -> str:
+        """ "0.812 ± 0.031", "0.812", or "–" when nothing could be measured."""
+        if self.mean is None:
+            return "–"
+        around = "" if self.half is None else f" ± {self.half:.{self.digits}f}"
+        return f"{self.mean:.{self.digits}f}{around}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric, a cell a contender, in the contenders' order."""
+
+    metric: str
+    title: str
+    better: str
+    cells: tuple[Cell, ...]
+
+    @property
+    def arrow(self) -> str:
+        return ARROWS[self.better]
+
+
+def rows(told: Mapping[str, Any]) -> list[Row]:
+    """The table of a report as JSON, of what was published of one, or of a benchmark's; of each row the best is marked."""
+    made = []
+    for name, metric in told["metrics"].items():
+        cells = []
+        for contender in told["contenders"]:
+            score = metric["scores"].get(contender, {"mean": None, "ci95": None, "count": 0})
+            decimals = digits(metric["range"])
+            cells.append(Cell(score["mean"], score["ci95"], score["count"], decimals))
+        made.append(Row(name, metric["title"], metric["better"], mark_best(cells, metric["better"])))
+    return made
+
+
+def summary(values: Sequence[float | None], groups: Sequence[Sequence[float | None]]) -> dict[str, Any]:
+    """Mean of the values, and its interval over the means of `groups` of them; what was not measured is left out."""
+    found = [value for value in values if value is not None]
+    units = [float(np.mean(kept)) for group in groups if (kept := [v for v in group if v is not None])]
+    return {
+        "mean": float(np.mean(found)) if found else None,
+        "ci95": half_width(units),
+        "count": len(found),
+    }
+
+
+def score_of(report: Report, measured: Measured, contender: str) -> dict[str, Any]:
+    """Mean, interval, count and values of one metric of one contender."""
+    values = finite(measured.scores[contender].values)
+    each = 1
+    if len(report.prompts) > 1 and len(values) == len(report.prompts) * len(report.seeds):
+        each = len(report.seeds)
+    groups = [values[first : first + each] for first in range(0, len(values), each)]
+    return {**summary(values, groups), "values": values}
+
+
+def half_width(units: Sequence[float]) -> float | None:
+    """Half the width of the t interval of a mean; None for fewer than two values."""
+    if len(units) < 2:
+        return None
+    error = float(np.std(units, ddof=1)) / math.sqrt(len(units))
+    return float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(units) - 1)) * error
+
+
+def mark_best(cells: Sequence[Cell], better: str) -> tuple[Cell, ...]:
+    """The cells, those that share the best mean as it is printed marked. One contender alone is not the best."""
+    means = [round(c.mean, c.digits) for c in cells if c.mean is not None]
+    if len(cells) < 2 or not means:
+        return tuple(cells)
+    best = max(means) if better == "higher" else min(means)
+    return tuple(replace(c, best=c.mean is not None and round(c.mean, c.digits) == best) for c in cells)
+
+
+def digits(bounds: Sequence[float | None]) -> int:
+    """Decimals to print: three for scores of about 0 to 1, two for percent-like and unbounded ones."""
+    low, high = bounds
+    return 3 if low is not None and high is not None and high - low <= 10 else 2
+
+
+def finite(values: Iterable[float | None]) -> list[float | None]:
+    """The values as plain floats; what is no finite number was not measured."""
+    return [None if v is None or not math.isfinite(v) else float(v) for v in values]
+
+
+def as_json(report: Report, **more: Any) -> dict[str, Any]:
+    """The whole report as JSON: settings, the table, and every value. `more` goes in front (title, data, notes)."""
+    return {
+        **more,
+        "foundation": {"name": report.foundation, "fingerprint": report.fingerprint},
+        "generation": report.generation.facts(),
+        "seeds": list(report.seeds),
+        "prompts": list(report.prompts),
+        "prompts_sha256": report.prompts_sha256,
+        "cases": "values are in the order prompt by prompt, each prompt's seeds in turn",
+        "interval": INTERVAL,
+        "contenders": {
+            contender.name: {
+                "title": contender.title,
+                "adapters_sha256": adapters_sha256(contender.adapters),
+            }
+            for contender in report.contenders
+        },
+        "references": [reference.caption for reference in report.references],
+        "metrics": {
+            measured.name: {
+                "title": measured.title,
+                "better": measured.better,
+                "range": finite(measured.range),
+                "scores": {
+                    contender.name: score_of(report, measured, contender.name)
+                    for contender in report.contenders
+                },
+            }
+            for measured in report.measured
+        },
+    }
+
+
+def without_values(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics of `as_json`, their means and intervals alone."""
+    return {
+        name: {
+            **metric,
+            "scores": {
+                contender: {key: score[key] for key in ("mean", "ci95", "count")}
+                for contender, score in metric["scores"].items()
+            },
+        }
+        for name, metric in metrics.items()
+    }
+
+
+def published_scores(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What of `as_json` goes into the registry, under the key `evaluation` of the version's metrics."""
+    return {
+        "metrics": without_values(told["metrics"]),
+        "contenders": {name: one["title"] for name, one in told["contenders"].items()},
+        "prompts": len(told["prompts"]),
+        "foundation_fingerprint": told["foundation"]["fingerprint"],
+        **{key: told[key] for key in ("prompts_sha256", "seeds", "generation", "interval")},
+        **{key: told.get(key) for key in ("data_sha256", "measured_at")},
+    }
+
+
+def write_json(told: Mapping[str, Any], path: Path) -> None:
+    """Write report.json whole or not at all."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

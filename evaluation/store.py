@@ -1,0 +1,106 @@
+"""What an evaluation keeps so that it need not be made twice: videos and adapters, each under a hash of all that made it.
+
+A folder (`--out`) with videos/<key>.npz and adapters/<key>.safetensors. A key holds everything that a value depends
+on, so nothing expires; a file that cannot be read back counts as absent, with a warning, and is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from infra.files import atomic_file
+from models.bank import LayerTensors, with_identity
+from models.routing import PATHS
+from models.routing import Path as AdapterPath
+
+log = logging.getLogger(__name__)
+
+Adapters = Mapping[AdapterPath, LayerTensors]  # {path: {layer: (A [rank, in], B [out, rank])}}
+
+
+def key_of(**facts: Any) -> str:
+    """40 hex digits over plain facts: the same for the same facts, in whatever order they are given."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:40]
+
+
+def adapters_sha256(adapters: Adapters) -> str | None:
+    """One hash over the values of a set of adapters; None for none."""
+    if not adapters:
+        return None
+    told = hashlib.sha256()
+    for path in sorted(adapters):
+        for layer, pair in sorted(adapters[path].items()):
+            for half, tensor in zip("AB", pair, strict=True):
+                told.update(f"{path} {layer} {half} {tuple(tensor.shape)}".encode())
+                told.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return told.hexdigest()
+
+
+class Store:
+    """Videos and adapters by key below a folder, which comes into being with the first of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def video(self, key: str) -> np.ndarray | None:
+        """The frames [F, H, W, 3] uint8 under a key, or None."""
+        path = self.folder / "videos" / f"{key}.npz"
+        if not path.exists():
+            return None
+        try:
+            with np.load(path) as stored:
+                return stored["frames"]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            log.warning("%s is damaged (%s); making that video again", path, error)
+            return None
+
+    def put_video(self, key: str, frames_FHWC: np.ndarray) -> None:
+        """Keep the exact frames: metrics of a resumed run see what those of an uninterrupted one would."""
+        with (
+            atomic_file(self.folder / "videos" / f"{key}.npz") as temporary,
+            temporary.open("wb") as file,
+        ):
+            np.savez_compressed(file, frames=frames_FHWC)
+
+    def adapters(self, key: str) -> dict[AdapterPath, dict[str, tuple[Tensor, Tensor]]] | None:
+        """The adapters under a key, or None."""
+        path = self.folder / "adapters" / f"{key}.safetensors"
+        if not path.exists():
+            return None
+        try:
+            tensors = load_file(path)
+        except (OSError, SafetensorError) as error:
+            log.warning("%s is damaged (%s); training that baseline again", path, error)
+            return None
+        found: dict[AdapterPath, dict[str, tuple[Tensor, Tensor]]] = {}
+        for kind in PATHS:
+            start, end = len(f"{kind}:"), -len(":B")
+            for name in sorted(
+                n[start:end] for n in tensors if n.startswith(f"{kind}:") and n.endswith(":B")
+            ):
+                a, b = tensors.get(f"{kind}:{name}:A"), tensors[f"{kind}:{name}:B"]
+                found.setdefault(kind, {})[name] = with_identity(b) if a is None else (a, b)
+        return found
+
+    def put_adapters(self, key: str, adapters: Adapters) -> None:
+        """Keep trained adapters, float32 as they were trained; of layers changed whole only B, A being the identity."""
+        tensors = {}
+        for path, layers in adapters.items():
+            for layer, (a, b) in layers.items():
+                tensors[f"{path}:{layer}:B"] = b.detach().cpu().contiguous()
+                if a.shape[0] != a.shape[1] or not torch.equal(a, torch.eye(len(a), dtype=a.dtype)):
+                    tensors[f"{path}:{layer}:A"] = a.detach().cpu().contiguous()
+        with atomic_file(self.folder / "adapters" / f"{key}.safetensors") as temporary:
+            save_file(tensors, temporary)

@@ -1,0 +1,68 @@
+"""Small metrics with known answers, and adapters that change what a tiny model draws."""
+
+import numpy as np
+import torch
+
+from datasets.sprites.motions import NOVEL
+from datasets.sprites.render import render_clip
+from datasets.sprites.world import appearances
+from evaluation.metric import Reference, Score
+
+FOUNDATION = "tiny-random:unet3d"
+
+
+class Brightness:
+    """The mean of all pixels, 0 to 1."""
+
+    name, title, better, range = "brightness", "brightness", "higher", (0.0, 1.0)
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, cases):
+        self.calls += 1
+        return Score(self.name, tuple(float(case.video_FHWC.mean()) / 255 for case in cases))
+
+
+class Spread:
+    """How far the videos of a prompt are apart: one value a prompt, not one a case."""
+
+    name, title, better, range = "spread", "spread [of seeds]", "lower", (0.0, 255.0)
+
+    def __call__(self, cases):
+        prompts = dict.fromkeys(case.prompt for case in cases)
+        groups = [np.stack([c.video_FHWC for c in cases if c.prompt == prompt]) for prompt in prompts]
+        return Score(self.name, tuple(float(group.std(0).mean()) for group in groups))
+
+
+class Unmeasurable:
+    """Finds nothing in anything."""
+
+    name, title, better, range = "nothing", "nothing", "higher", (0.0, 1.0)
+
+    def __call__(self, cases):
+        return Score(self.name, (None,) * len(cases))
+
+
+def adapters_of(foundation, seed=0, rank=2, paths=("temporal",), strength=0.3):
+    generator = torch.Generator().manual_seed(seed)
+    made = {}
+    for path in paths:
+        made[path] = {}
+        for name in foundation.targets[path]:
+            layer = foundation.denoiser.get_submodule(name)
+            made[path][name] = (
+                torch.randn(rank, layer.in_features, generator=generator) * strength,
+                torch.randn(layer.out_features, rank, generator=generator) * strength,
+            )
+    return made
+
+
+def sprite_references(count=2, frames=8, size=64, motion="orbit"):
+    return [
+        Reference(
+            render_clip(scene, NOVEL[motion], frames, size, seed),
+            f"a {scene.sprite.colour} {scene.sprite.shape} orbits on a {scene.background.colour} background",
+        )
+        for seed, scene in enumerate(appearances(count, 5))
+    ]

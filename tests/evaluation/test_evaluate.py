@@ -1,0 +1,213 @@
+"""Contenders on equal terms: the same prompts and seeds, the frames of `generate`, and nothing made twice."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from evaluation_helpers import FOUNDATION, Brightness, Spread, Unmeasurable, adapters_of, sprite_references
+
+import evaluation.evaluate as core
+from evaluation.evaluate import Contender, Generation, evaluate
+from evaluation.page import write_page
+from evaluation.report import as_json, half_width, published_scores, rows, write_json
+from evaluation.store import Store
+from infra.errors import UserError
+from models.bank import with_identity
+from models.denoise import AdapterUse, GenerationRequest, sample
+from models.foundation import Bucket
+from models.load import load_foundation
+
+PROMPTS = ["a red star on a <b>navy</b> background", "a green heart"]
+SMALL = Generation(num_inference_steps=2, bucket=Bucket(4, 32, 32))
+
+
+@pytest.fixture(scope="module")
+def foundation():
+    return load_foundation(FOUNDATION, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def contenders(foundation):
+    return [
+        Contender("ours", "orbit@1", adapters_of(foundation, 1)),
+        Contender("base", "no adapter"),
+        Contender("coupled", "both paths", adapters_of(foundation, 2, 3, ("spatial", "temporal"))),
+    ]
+
+
+def run(foundation, contenders, metrics=None, **more):
+    metrics = [Brightness(), Spread(), Unmeasurable()] if metrics is None else metrics
+    return evaluate(
+        foundation, contenders, PROMPTS, [1, 2], sprite_references(), metrics, generation=SMALL, **more
+    )
+
+
+@pytest.fixture(scope="module")
+def report(foundation, contenders):
+    return run(foundation, contenders)
+
+
+def test_every_contender_gets_the_same_prompts_seeds_and_references(report):
+    asked = [(case.prompt, case.seed) for case in report.cases["ours"]]
+    assert asked == [(prompt, seed) for prompt in PROMPTS for seed in (1, 2)]
+    for cases in report.cases.values():
+        assert [(case.prompt, case.seed) for case in cases] == asked
+        assert all(len(case.references) == 2 for case in cases)
+
+
+def test_the_frames_are_those_of_generate(foundation, contenders, report):
+    bank = foundation.add_bank({"temporal": 1}, 2)
+    bank.write("temporal", 1, contenders[0].adapters["temporal"])
+    request = GenerationRequest(
+        PROMPTS[1], seed=2, bucket=SMALL.bucket, num_inference_steps=2, adapters=(AdapterUse("temporal", 1),)
+    )
+    assert (
+        np.abs(sample(foundation, [request])[0].astype(int) - report.cases["ours"][3].video_FHWC).max() <= 1
+    )
+    assert not np.array_equal(report.cases["ours"][3].video_FHWC, report.cases["base"][3].video_FHWC)
+    assert not np.array_equal(report.cases["ours"][3].video_FHWC, report.cases["coupled"][3].video_FHWC)
+
+
+def test_the_same_inputs_give_the_same_report(foundation, contenders, report):
+    assert as_json(run(foundation, contenders)) == as_json(report)
+
+
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_report(
+    foundation, contenders, report, tmp_path, monkeypatch
+):
+    made = []
+    real = core.sample
+
+    def sample_until_stopped(foundation, requests, **settings):
+        if len(made) == 7:
+            raise KeyboardInterrupt
+        made.extend(requests)
+        return real(foundation, requests, **settings)
+
+    monkeypatch.setattr(core, "sample", sample_until_stopped)
+    one_each = Generation(**{**vars(SMALL), "batch_size": 1})
+    store = Store(tmp_path)
+
+    def go():
+        return evaluate(
+            foundation, contenders, PROMPTS, [1, 2], sprite_references(), [Brightness()],
+            generation=one_each, store=store,
+        )  # fmt: skip
+
+    with pytest.raises(KeyboardInterrupt):
+        go()
+    made.append(None)  # past the stop
+    again = go()
+    assert len(made) == 12 + 1
+    go()
+    assert len(made) == 12 + 1
+    assert again.score("brightness", "coupled").values == pytest.approx(
+        report.score("brightness", "coupled").values, abs=1e-3
+    )
+
+
+def test_a_damaged_video_is_made_again(foundation, contenders, tmp_path, caplog):
+    store = Store(tmp_path)
+    first = run(foundation, contenders[1:2], store=store)
+    file = sorted((tmp_path / "videos").iterdir())[0]
+    file.write_bytes(file.read_bytes()[:100])
+    assert as_json(run(foundation, contenders[1:2], store=store)) == as_json(first)
+    assert "damaged" in caplog.text
+
+
+def test_another_scale_is_another_video_but_not_of_the_base(foundation, contenders, report, tmp_path):
+    half = Generation(**{**vars(SMALL), "scale": 0.5})
+    weak = evaluate(foundation, contenders, PROMPTS, [1, 2], [], [], generation=half, store=Store(tmp_path))
+    assert not np.array_equal(weak.cases["ours"][0].video_FHWC, report.cases["ours"][0].video_FHWC)
+    assert np.array_equal(weak.cases["base"][0].video_FHWC, report.cases["base"][0].video_FHWC)
+    run(foundation, contenders[1:2], store=Store(tmp_path))
+    assert len(list((tmp_path / "videos").iterdir())) == 12
+
+
+def test_adapters_come_back_from_the_store_as_they_went_in(foundation, contenders, tmp_path):
+    store = Store(tmp_path)
+    assert store.adapters("k") is None
+    given = contenders[2].adapters
+    store.put_adapters("k", given)
+    found = store.adapters("k")
+    assert set(found) == {"spatial", "temporal"}
+    for path in given:
+        assert set(found[path]) == set(given[path])
+        for name, pair in given[path].items():
+            assert all((a == b).all() for a, b in zip(found[path][name], pair, strict=True))
+
+
+def test_layers_changed_whole_are_kept_without_their_identities_and_generate(foundation, tmp_path):
+    whole = {}
+    for number, name in enumerate(foundation.targets["temporal"]):
+        weight = foundation.denoiser.get_submodule(name).weight
+        change = torch.randn(weight.shape, generator=torch.Generator().manual_seed(number)) * 0.1
+        whole[name] = with_identity(change)
+    store = Store(tmp_path)
+    store.put_adapters("k", {"temporal": whole})
+    sizes = sum(b.numel() for _, b in whole.values()) * 4
+    assert (tmp_path / "adapters" / "k.safetensors").stat().st_size < 1.1 * sizes + 50_000
+    found = store.adapters("k")
+    assert all(
+        (a == b).all() for name in whole for a, b in zip(found["temporal"][name], whole[name], strict=True)
+    )
+    full = run(foundation, [Contender("full", "whole layers", found), Contender("base", "none")])
+    assert full.score("brightness", "full").values != full.score("brightness", "base").values
+
+
+def test_the_table_marks_the_best_by_each_metrics_direction(report):
+    table = {row.metric: row for row in rows(as_json(report))}
+    means = [round(report.score("brightness", name).mean, 3) for name in ("ours", "base", "coupled")]
+    assert [cell.best for cell in table["brightness"].cells] == [mean == max(means) for mean in means]
+    spreads = [round(report.score("spread", name).mean, 2) for name in ("ours", "base", "coupled")]
+    assert [cell.best for cell in table["spread"].cells] == [mean == min(spreads) for mean in spreads]
+    assert table["spread"].arrow == "↓"
+    assert [cell.text for cell in table["nothing"].cells] == ["–"] * 3
+
+
+def test_the_interval_is_over_prompts_each_prompts_seeds_averaged_first(report):
+    values = report.score("brightness", "ours").values
+    means = [np.mean(values[:2]), np.mean(values[2:])]
+    cell = next(row for row in rows(as_json(report)) if row.metric == "brightness").cells[0]
+    assert cell.half == pytest.approx(12.706 * np.std(means, ddof=1) / np.sqrt(2), rel=1e-3)
+    assert half_width([1.0]) is None
+    assert half_width([1.0, 1.0, 1.0]) == 0.0
+
+
+def test_the_json_holds_every_value_and_what_is_published_the_means(report, tmp_path):
+    told = as_json(report, title="orbit@1", data_sha256="d")
+    write_json(told, tmp_path / "report.json")
+    read = json.loads((tmp_path / "report.json").read_text())
+    assert read["metrics"]["brightness"]["scores"]["ours"]["values"] == list(
+        report.score("brightness", "ours").values
+    )
+    assert read["contenders"]["base"]["adapters_sha256"] is None
+    published = published_scores(read)
+    assert set(published["metrics"]) == {"brightness", "spread", "nothing"}
+    assert published["metrics"]["nothing"]["scores"]["base"] == {"mean": None, "ci95": None, "count": 0}
+    assert published["seeds"] == [1, 2]
+    assert "values" not in json.dumps(published)
+    assert [[c.text for c in row.cells] for row in rows(published)] == [
+        [c.text for c in row.cells] for row in rows(read)
+    ]
+
+
+def test_the_page_is_one_file_with_every_contender_and_escapes_what_users_wrote(report, tmp_path):
+    told = as_json(report, title="orbit@1 <evaluated>", notes=["a note"])
+    text = write_page(report, told, tmp_path / "index.html", fps=8, sprites=True).read_text()
+    assert "<b>navy</b>" not in text
+    assert "&lt;b&gt;navy&lt;/b&gt;" in text
+    assert text.count('class="clip"') == 2 + 2 * 3
+    assert "http://" not in text
+    assert "https://" not in text
+    assert "a note" in text
+    assert "spread [of seeds]" in text
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+
+
+def test_nothing_to_do_and_two_of_a_name_are_one_sentence(foundation, contenders):
+    with pytest.raises(UserError, match="at least one"):
+        evaluate(foundation, contenders, [], [1], [], [])
+    with pytest.raises(UserError, match="named once"):
+        run(foundation, [contenders[1], contenders[1]])

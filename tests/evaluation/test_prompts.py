@@ -1,0 +1,73 @@
+"""Prompts from files, and appearances that no reference has."""
+
+import pytest
+
+from datasets.sprites.captions import parse
+from evaluation.prompts import Prompt, held_out_prompts, read_prompts
+from infra.errors import UserError
+
+SAME = [Prompt("a red star"), Prompt("a blue heart")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("p.txt", "a red star\n\n# a comment\n  a blue   heart\n"),
+        ("p.yaml", "- a red star\n- prompt: a blue heart\n"),
+        ("p.yml", "prompts:\n  - a red star\n  - a blue heart\n"),
+        ("p.jsonl", '{"prompt": "a red star"}\n"a blue heart"\n'),
+        ("p.csv", "Prompt,more\na red star,1\na blue heart,2\n"),
+    ],
+)
+def test_each_format_says_the_same(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    assert read_prompts(tmp_path / name) == SAME
+
+
+def test_a_row_may_name_its_concept(tmp_path):
+    (tmp_path / "p.csv").write_text("prompt,concept\na panda dives,diving\na panda,\n")
+    assert read_prompts(tmp_path / "p.csv") == [Prompt("a panda dives", "diving"), Prompt("a panda")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("p.txt", "# only a comment\n", "holds no prompt"),
+        ("p.txt", "a\nb\na\n", "line 3: the same prompt as in line 1"),
+        ("p.jsonl", '{"prompt": "a"}\n{"prompt": \n', "line 2: not JSON"),
+        ("p.jsonl", '{"prompt": "a"}\n{"text": "b"}\n', "line 2: no `prompt` among text"),
+        ("p.csv", "text\na\n", "line 1: no column `prompt`"),
+        ("p.csv", 'prompt\na\n" "\n', "line 3: an empty prompt"),
+        ("p.yaml", "- a\n- 7\n", "line 2: 7 is not text"),
+        ("p.yaml", "- a\n- [\n", "not YAML"),
+        ("p.yaml", "one: two\n", "line 1: no list"),
+        ("p.yaml", "", "no list"),
+        ("p.txt", "x" * 3000, "3000 characters"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence_with_its_line(tmp_path, name, text, says):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError) as refused:
+        read_prompts(tmp_path / name)
+    assert says in refused.value.message
+    assert "\n" not in refused.value.message
+
+
+def test_a_missing_or_binary_file_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        read_prompts(tmp_path / "none.txt")
+    (tmp_path / "b.txt").write_bytes(b"a\xff\xfe")
+    with pytest.raises(UserError, match="not UTF-8"):
+        read_prompts(tmp_path / "b.txt")
+
+
+def test_held_out_appearances_share_nothing_with_the_references_and_name_no_motion():
+    references = ["a red star orbits on a navy background", "a blue heart orbits on a beige gradient"]
+    prompts = held_out_prompts(12, references)
+    assert len(set(prompts)) == 12
+    assert prompts == held_out_prompts(12, references)
+    for text in prompts:
+        said = parse(text)
+        assert said.motion is None
+        assert (said.sprite.shape, said.sprite.colour) not in {("star", "red"), ("heart", "blue")}
+        assert (said.sprite.colour, said.background.colour) not in {("red", "navy"), ("blue", "beige")}
