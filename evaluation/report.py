@@ -177,7 +177,7 @@ def published_scores(told: Mapping[str, Any]) -> dict[str, Any]:
         "prompts": len(told["prompts"]),
         "foundation_fingerprint": told["foundation"]["fingerprint"],
         **{key: told[key] for key in ("prompts_sha256", "seeds", "generation", "interval")},
-        **{key: told.get(key) for key in ("data_sha256", "measured_at")},
+        **{key: told.get(key) for key in ("data_sha256", "measured_at", "notes")},
     }
 
 
