@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +49,8 @@ class Judge:
     seeds: tuple[int, ...]
     clip: str | None = None
     pickscore: str | None = None
+    # of sprites (True) and of other clips: weights are loaded once, however many concepts there are
+    _metrics: dict[bool, tuple[Metric, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def prepare(self, clips: Sequence[Clip], prompts: Sequence[str] | None) -> Exam:
         """Choose references, metrics and prompts: what can be wrong with them is said before anything is trained.
@@ -69,8 +71,10 @@ class Judge:
         sprites = 2 * sum(is_sprite_world(one.video_FHWC) for one in references) > len(references)
         if prompts is None:
             prompts = usual_prompts(references, sprites)
-        metrics = metrics_for(sprites, self.clip, self.pickscore, device=str(self.foundation.device))
-        return Exam(tuple(prompts), tuple(references), tuple(metrics), sprites)
+        if sprites not in self._metrics:
+            device = str(self.foundation.device)
+            self._metrics[sprites] = tuple(metrics_for(sprites, self.clip, self.pickscore, device=device))
+        return Exam(tuple(prompts), tuple(references), self._metrics[sprites], sprites)
 
     def __call__(
         self,
