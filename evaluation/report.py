@@ -23,6 +23,7 @@ from infra.files import atomic_file
 
 CONFIDENCE = 0.95
 INTERVAL = "95 % Student t interval over prompts (a prompt's seeds averaged first)"
+SUMMARY_INTERVAL = "95 % Student t interval over concepts (a concept's values averaged first)"
 ARROWS = {"higher": "↑", "lower": "↓"}
 
 
@@ -177,7 +178,54 @@ def published_scores(told: Mapping[str, Any]) -> dict[str, Any]:
         "prompts": len(told["prompts"]),
         "foundation_fingerprint": told["foundation"]["fingerprint"],
         **{key: told[key] for key in ("prompts_sha256", "seeds", "generation", "interval")},
-        **{key: told.get(key) for key in ("data_sha256", "measured_at")},
+        **{key: told.get(key) for key in ("data_sha256", "measured_at", "notes")},
+    }
+
+
+def as_summary(reports: Mapping[str, Mapping[str, Any]], **more: Any) -> dict[str, Any]:
+    """Reports of several concepts (as JSON, by name) as one table: means over all values, intervals over concepts.
+
+    All have the same contenders, seeds and settings. A metric that a concept was not measured with (sprites and other
+    clips have different ones) is the mean of those that were.
+    """
+    first = next(iter(reports.values()))
+    metrics: dict[str, Any] = {}
+    for told in reports.values():
+        for name, metric in told["metrics"].items():
+            metrics.setdefault(
+                name, {**{key: metric[key] for key in ("title", "better", "range")}, "scores": {}}
+            )
+    for name, metric in metrics.items():
+        for contender in first["contenders"]:
+            groups = [
+                told["metrics"][name]["scores"][contender]["values"]
+                for told in reports.values()
+                if name in told["metrics"]
+            ]
+            metric["scores"][contender] = summary([value for group in groups for value in group], groups)
+    ours = next(iter(first["contenders"]))
+    return {
+        **more,
+        **{key: first[key] for key in ("foundation", "generation", "seeds")},
+        "prompts": sum(len(told["prompts"]) for told in reports.values()),
+        "interval": SUMMARY_INTERVAL,
+        "contenders": {name: one["title"] for name, one in first["contenders"].items()},
+        "metrics": metrics,
+        "concepts": [
+            {
+                "name": name,
+                "title": told.get("of_the_set", name),
+                "clips": len(told["references"]),
+                "prompts": len(told["prompts"]),
+                "ours": {
+                    metric: told["metrics"][metric]["scores"][ours]["mean"]
+                    if metric in told["metrics"]
+                    else None
+                    for metric in metrics
+                },
+            }
+            for name, told in reports.items()
+        ],
     }
 
 

@@ -17,7 +17,19 @@ from rich.markup import escape
 from infra.errors import UserError
 
 # One module per command. Each exposes `register(app)`.
-COMMANDS = ("ingest", "train", "concepts", "serve", "generate", "sprites", "study", "doctor", "demo")
+COMMANDS = (
+    "ingest",
+    "train",
+    "concepts",
+    "serve",
+    "generate",
+    "evaluate",
+    "benchmark",
+    "sprites",
+    "study",
+    "doctor",
+    "demo",
+)
 
 app = typer.Typer(
     name="motiondirector",

@@ -101,15 +101,38 @@ def show(ref: Reference, registry: RegistryUri = DEFAULT_REGISTRY, as_json: AsJs
     for name, value in sorted(version.metadata.items()):
         facts.add_row(escape(name), escape(shorten(value)))
     console.print(facts)
-    if version.metrics:
+    measured = dict(version.metrics)
+    evaluated = measured.pop("evaluation", None)
+    if measured:
         metrics = Table("metric", "value", title="metrics")
-        for name, value in sorted(version.metrics.items()):
+        for name, value in sorted(measured.items()):
             metrics.add_row(escape(name), escape(shorten(value)))
         console.print(metrics)
+    if evaluated is not None:
+        show_evaluation(console, evaluated)
     files = Table("file", "bytes", "sha256", title="files")
     for name, entry in sorted(version.files.items()):
         files.add_row(escape(name), f"{entry.size:,}", entry.sha256[:16])
     console.print(files)
+
+
+def show_evaluation(console: Console, evaluated: Any) -> None:
+    """What `motiondirector evaluate` published, as its table; something else under that name as it is."""
+    from motiondirector.judging import score_table
+
+    try:
+        table = score_table(evaluated, "evaluation")
+        about = (
+            f"{evaluated['prompts']} prompts, seeds {', '.join(map(str, evaluated['seeds']))}, measured "
+            f"{evaluated['measured_at']}; mean ± {evaluated['interval']}"
+        )
+    except (KeyError, TypeError, AttributeError, ValueError):
+        console.print(f"evaluation: {escape(shorten(evaluated))}")
+        return
+    console.print(table)
+    console.print(escape(about), style="dim", highlight=False)
+    for note in evaluated.get("notes") or []:
+        console.print(f"note: {escape(note)}", style="dim", highlight=False)
 
 
 @concepts.command("publish")

@@ -1,0 +1,220 @@
+"""The paper's benchmark sets, run: every concept ingested, trained by each method, judged; one table of all.
+
+A folder holds the whole run, and what is in it is not done again:
+
+    clips/<size and rate>/          the set as a Parquet clip set, cut for the model
+    concepts/<name>/report.json     a concept that is done, with index.html and its adapter as stock files
+    adapters/, videos/              what was trained and generated, under hashes of all that made it
+    report.json, index.html         the table over all concepts
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evaluation.paper_sets import PaperSet, SetConcept
+from evaluation.report import as_summary, write_json
+from evaluation.store import Store, key_of
+from infra.errors import UserError
+from motiondirector.contenders import (
+    BASE,
+    OURS,
+    TITLES,
+    contender,
+    data_sha256,
+    local_config,
+    train_from_clips,
+)
+from motiondirector.judging import PAGE, REPORT, Judge
+from training.config import fixed_settings, resolve
+
+if TYPE_CHECKING:
+    from datasets.clips import Clip
+    from evaluation.evaluate import Contender
+    from models.foundation import Bucket
+    from motiondirector.progress import Bars
+
+
+@dataclass
+class Benchmark:
+    """A run over one set.
+
+    Args:
+        against: contenders beside ours (`motiondirector.contenders.parse_against`).
+        settings: of the trainings, over the foundation's recommendation.
+        fps: frames a second of the clips that are cut; None keeps the source's own.
+    """
+
+    paper_set: PaperSet
+    judge: Judge
+    against: Sequence[str]
+    settings: dict[str, Any]
+    out: Path
+    fps: float | None
+    problems: list[str] = field(default_factory=list)
+
+    def run(self, bars: Bars) -> dict[str, Any]:
+        """Every concept in turn, then the table; returns what report.json holds.
+
+        A concept that cannot be done (no clip long enough) is left out and named in `problems`.
+
+        Raises:
+            UserError: wrong settings, or not one concept could be done.
+        """
+        resolve(self.settings, self.judge.foundation.recommended)  # what is wrong there is said first
+        store = Store(self.out)
+        self.problems = list(self.paper_set.problems)
+        for problem in self.problems:
+            bars.say(f"note: {problem}")
+        done: dict[str, dict[str, Any]] = {}
+        concepts = self.paper_set.concepts
+        for number, concept in enumerate(concepts):
+            bars.clear()
+            bars(self.paper_set.title, number, len(concepts), concept.title)
+            try:
+                done[concept.name] = self.one(concept, store, bars)
+            except UserError as error:
+                self.note(f"{concept.title} was left out: {error.message}", bars)
+        bars.clear()
+        if not done:
+            raise UserError(f"not one concept of {self.paper_set.title} could be done; {self.problems[-1]}")
+        told = as_summary(
+            done,
+            title=f"{self.paper_set.title}, {len(done)} of {len(concepts)} concepts",
+            set=self.paper_set.name,
+            measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            settings=self.settings,
+            notes=self.problems,
+        )
+        write_summary_page(told, self.out / PAGE)
+        write_json(told, self.out / REPORT)
+        return told
+
+    def note(self, problem: str, bars: Bars) -> None:
+        self.problems.append(problem)
+        bars.say(f"note: {problem}")
+
+    def one(self, concept: SetConcept, store: Store, bars: Bars) -> dict[str, Any]:
+        """A concept's report: as it was written before, or made now."""
+        foundation = self.judge.foundation
+        clips = self.ingested(concept, bars)
+        folder = self.out / "concepts" / concept.name
+        exam = self.judge.prepare(clips, concept.prompts)
+        configs = {
+            name: local_config(self.config_values(), "dual" if name == OURS else name, foundation)
+            for name in (OURS, *self.against)
+            if name != BASE
+        }
+        key = key_of(
+            data=data_sha256(clips),
+            prompts=list(exam.prompts),
+            metrics=[metric.name for metric in exam.metrics],
+            seeds=list(self.judge.seeds),
+            generation=self.judge.generation.resolved(foundation).facts(),
+            foundation=foundation.fingerprint,
+            trained={name: fixed_settings(config) for name, config in configs.items()},
+            against=list(self.against),
+            weights=[self.judge.clip, self.judge.pickscore],
+        )
+        before = read_report(folder / REPORT)
+        if before is not None and before.get("key") == key:
+            return before
+        contenders: list[Contender] = []
+        for name in (OURS, *self.against):
+            if name == BASE:
+                contenders.append(contender(BASE))
+                continue
+            config = configs[name]
+            adapters = train_from_clips(
+                foundation, concept.name, clips, str(self.clip_set), self.bucket, config, store, bars
+            )
+            title = f"{TITLES[config.method]}, {config.steps} steps"
+            contenders.append(contender(name, adapters, title))
+            if name == OURS:
+                write_stock_adapter(folder / "adapter", self.judge, adapters, config, concept.name, clips)
+        return self.judge(
+            f"{self.paper_set.title}: {concept.title}",
+            exam,
+            contenders,
+            folder,
+            store,
+            bars,
+            key=key,
+            concept=concept.name,
+            of_the_set=concept.title,
+            data_sha256=data_sha256(clips),
+            clips=[clip.source_uri for clip in clips],
+            notes=[],
+        )
+
+    @property
+    def bucket(self) -> Bucket:
+        """The size of clips, trainings and videos."""
+        bucket = self.judge.generation.resolved(self.judge.foundation).bucket
+        assert bucket is not None
+        return bucket
+
+    def config_values(self) -> dict[str, Any]:
+        """The trainings' settings: given, else recommended, else the defaults."""
+        return resolve(self.settings, self.judge.foundation.recommended).model_dump(mode="json")
+
+    @property
+    def clip_set(self) -> Path:
+        """Where the clips of this size and rate lie."""
+        rate = "own-rate" if self.fps is None else f"{self.fps:g}fps"
+        return self.out / "clips" / f"{self.bucket}-{rate}"
+
+    def ingested(self, concept: SetConcept, bars: Bars) -> list[Clip]:
+        """The concept's clips, cut to size; those that were refused are noted. Raises UserError when all were."""
+        from datasets.clips import read_clips
+        from datasets.ingest import REFUSED, ingest
+        from datasets.select import Selection
+        from datasets.sources import Source
+        from infra.storage import open_storage
+
+        sources = [Source(str(path.resolve()), concept.caption, concept.name) for path in concept.sources]
+        report = ingest(
+            sources,
+            Selection(self.bucket.frames, self.bucket.height, self.bucket.width, fps=self.fps),
+            open_storage(self.clip_set),
+            on_progress=lambda done, total: bars("reading clips", done, total),
+        )
+        refused = [outcome for outcome in report.outcomes if outcome.status == REFUSED]
+        if len(refused) == len(report.outcomes):
+            raise UserError(refused[0].reason)
+        for outcome in refused:
+            self.note(f"{outcome.source} is left out: {outcome.reason}", bars)
+        return read_clips(self.clip_set, concept.name)
+
+
+def read_report(path: Path) -> dict[str, Any] | None:
+    """A report that is there and whole."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def write_stock_adapter(
+    folder: Path, judge: Judge, adapters: Any, config: Any, concept: str, clips: Sequence[Clip]
+) -> None:
+    """Our adapter as `motiondirector concepts publish` takes it."""
+    from training.adapters import describe, write_adapters
+
+    write_adapters(folder, judge.foundation, adapters, describe(config, concept, clips))
+
+
+def write_summary_page(told: Mapping[str, Any], path: Path) -> None:
+    """The table over all concepts, with links to their pages."""
+    from evaluation.page import environment
+    from evaluation.report import rows
+    from infra.files import atomic_file
+
+    text = environment().get_template("summary.html.j2").render(told=told, rows=rows(told), page=PAGE)
+    with atomic_file(path) as temporary:
+        temporary.write_text(text)

@@ -1,0 +1,228 @@
+"""`motiondirector evaluate`: how good a version's motion is, beside the base model and baselines, as numbers and a page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from infra.errors import UserError
+from motiondirector.cli import ConfigFile
+from motiondirector.commands.concepts import DEFAULT_REGISTRY, AsJson, RegistryUri
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from datasets.clips import Clip
+    from evaluation.evaluate import Contender
+    from evaluation.store import Store
+    from infra.registry import Version
+    from models.foundation import Bucket, Foundation
+    from motiondirector.contenders import Origin
+    from motiondirector.progress import Bars
+
+ClipWeights = Annotated[
+    str | None,
+    typer.Option("--clip", help="CLIP weights (folder or hub id); adds text alignment and more by CLIP."),
+]
+PickWeights = Annotated[
+    str | None, typer.Option("--pickscore", help="PickScore weights (folder or hub id); adds PickScore.")
+]
+Against = Annotated[
+    str,
+    typer.Option(
+        help="Contenders beside ours, separated by commas: base (no adapter), and the baselines coupled, no-debias and "
+        "full (temporal layers fine-tuned), which are trained here on the same clips.",
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("evaluate")(evaluate_command)
+
+
+def evaluate_command(
+    concept: Annotated[str, typer.Option(help="NAME (its latest version) or NAME@VERSION.")],
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="A prompt a line, or .yaml, .jsonl, .csv with `prompt`. Name appearances, not the motion: it should "
+            "come from the adapter. Absent: held-out appearances, if the clips are sprites.",
+            show_default=False,
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Videos of each prompt, from the seeds 1, 2, ...", min=1)] = 2,
+    against: Against = "base",
+    registry: RegistryUri = DEFAULT_REGISTRY,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="The clip set: references to compare with, and what baselines are trained on. Absent: what the "
+            "version was trained on.",
+            show_default=False,
+        ),
+    ] = None,
+    foundation: Annotated[
+        str | None, typer.Option(help="Folder or hub id. Absent: the version's own.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of page, report, videos and baselines.", show_default="runs/evaluate/NAME-N"
+        ),
+    ] = None,
+    clip: ClipWeights = None,
+    pickscore: PickWeights = None,
+    scale: Annotated[float, typer.Option(help="How much of the adapters: 1 as trained.")] = 1.0,
+    steps: Annotated[
+        int | None, typer.Option(help="Denoising steps. Absent: the foundation's.", min=1)
+    ] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="Absent: the foundation's.")] = None,
+    batch: Annotated[int, typer.Option(help="Videos made at once.", min=1)] = 4,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda ... Absent: a GPU if there is one.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    publish: Annotated[
+        bool, typer.Option(help="Add the scores to the version in the registry; `concepts show` prints them.")
+    ] = True,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+) -> None:
+    """Measure a learned motion: the same prompts and seeds for it, the base model and any baselines.
+
+    Ends with a table (mean and 95 % interval of every metric), OUT/report.json, and OUT/index.html: one page with the
+    videos side by side that needs no network. Baselines are trained with the version's own settings on the same clips.
+
+    Videos and baselines are kept in OUT under a hash of all that made them: interrupted, the same command goes on, and
+    a second run with more prompts makes only what is new.
+
+      motiondirector evaluate --concept orbit
+
+      motiondirector evaluate --concept orbit@2 --against base,coupled,no-debias,full --seeds 4
+
+      motiondirector evaluate --concept car-turn --prompts prompts.txt --clip openai/clip-vit-large-patch14
+    """
+    from datasets.clips import read_clips
+    from evaluation.evaluate import Generation
+    from evaluation.prompts import read_prompts
+    from evaluation.report import published_scores
+    from evaluation.store import Store
+    from infra.registry import open_registry
+    from models.load import load_foundation
+    from motiondirector.contenders import (
+        OURS,
+        Origin,
+        contender,
+        data_sha256,
+        parse_against,
+        read_version_adapter,
+    )
+    from motiondirector.judging import PAGE, Judge, score_table
+    from motiondirector.progress import Bars
+
+    names = parse_against(against)
+    texts = None if prompts is None else list(dict.fromkeys(prompt.text for prompt in read_prompts(prompts)))
+    opened = open_registry(registry)
+    version = opened.resolve(concept)
+    origin = Origin.of(opened, version)
+    source = data or origin.data
+    if source is None:
+        raise UserError(
+            f"{version.ref} does not say what it was trained on (it has no config.yaml); give --data, the clip set."
+        )
+    clips = read_clips(source, origin.concept)
+    model = load_foundation(foundation or origin.foundation, device=device, dtype=dtype)
+    ours = contender(OURS, read_version_adapter(opened, version, model), version.ref)
+    bucket = bucket_of(origin, model)
+    folder = out or Path("runs/evaluate") / f"{version.concept}-{version.number}"
+    store = Store(folder)
+    judge = Judge(
+        model,
+        Generation(steps, guidance_scale, scale, bucket, batch),
+        tuple(range(1, seeds + 1)),
+        clip=clip,
+        pickscore=pickscore,
+    )
+    facts: dict[str, Any] = {
+        "concept": version.ref,
+        "adapter_sha256": version.adapter_sha256,
+        "data": source,
+        "data_sha256": data_sha256(clips),
+        "notes": other_data(version, source, clips),
+    }
+    with Bars() as bars:
+        for note in facts["notes"]:
+            bars.say(f"note: {note}")
+        exam = judge.prepare(clips, texts)
+        others = beside(version, origin, names, model, clips, source, bucket, store, bars)
+        told = judge(f"{version.ref} evaluated", exam, [ours, *others], folder, store, bars, **facts)
+    if publish:
+        opened.add_metrics(version, {"evaluation": published_scores(told)})
+    if as_json:
+        typer.echo(json.dumps({**told, "page": str(folder / PAGE)}, indent=1, ensure_ascii=False))
+        return
+    console = Console()
+    many = f"{len(told['prompts'])} prompts, {seeds} seed{'s' if seeds > 1 else ''} each"
+    console.print(score_table(told, f"{version.ref}: {many}"))
+    console.print(f"mean ± {told['interval']}; the best is bold", style="dim", highlight=False)
+    published = f"; published with {version.ref}" if publish else ""
+    console.print(
+        f"look at [bold]{escape(str(folder / PAGE))}[/]{published}", highlight=False, soft_wrap=True
+    )
+
+
+def bucket_of(origin: Origin, foundation: Foundation) -> Bucket:
+    """The size the version was trained at, else the foundation's. Raises UserError when it cannot do that size."""
+    from models.foundation import Bucket
+
+    own, said = foundation.defaults.bucket, origin.settings or {}
+    bucket = Bucket(*(said.get(side) or getattr(own, side) for side in ("frames", "height", "width")))
+    foundation.check_bucket(bucket)
+    return bucket
+
+
+def other_data(version: Version, source: str, clips: Sequence[Clip]) -> list[str]:
+    """A note when the clips are not those that the version was trained on: comparisons are then not on equal terms."""
+    from motiondirector.contenders import data_sha256
+
+    trained_on = version.metadata.get("data_sha256")
+    if trained_on in (None, data_sha256(clips)):
+        return []
+    return [
+        f"the clips at {source} are not those that {version.ref} was trained on (clips or captions changed since, or "
+        "another --data): references and baselines are of these."
+    ]
+
+
+def beside(
+    version: Version,
+    origin: Origin,
+    names: Sequence[str],
+    foundation: Foundation,
+    clips: Sequence[Clip],
+    source: str,
+    bucket: Bucket,
+    store: Store,
+    bars: Bars,
+) -> list[Contender]:
+    """The contenders beside a version: the base, and baselines trained like it, or found in the store."""
+    from motiondirector.contenders import BASE, TITLES, contender, local_config, train_from_clips
+
+    contenders = []
+    for name in names:
+        if name == BASE:
+            contenders.append(contender(BASE))
+            continue
+        if origin.settings is None:
+            raise UserError(
+                f"{version.ref} does not say how it was trained, so {name} cannot be trained like it; compare with "
+                "--against base, or publish what `motiondirector train` wrote."
+            )
+        config = local_config(origin.settings, name, foundation)
+        adapters = train_from_clips(foundation, origin.concept, clips, source, bucket, config, store, bars)
+        contenders.append(contender(name, adapters, f"{TITLES[name]}, {config.steps} steps"))
+    return contenders

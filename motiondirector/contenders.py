@@ -1,0 +1,175 @@
+"""Where contenders come from: a version in the registry, and baselines trained here with the version's own settings.
+
+`evaluate` and `benchmark` bring evaluation and training together through this module; neither room knows the other.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import yaml
+
+from evaluation.evaluate import Contender
+from evaluation.store import Adapters, Store, key_of
+from infra.errors import UserError
+from infra.registry import ADAPTER_FILE, Registry, Version
+from training.config import TrainConfig, fixed_settings, make_config
+
+if TYPE_CHECKING:
+    from datasets.clips import Clip
+    from models.foundation import Bucket, Foundation
+
+BASE, OURS = "base", "ours"
+METHODS: tuple[str, ...] = get_args(TrainConfig.model_fields["method"].annotation)
+BASELINES = tuple(method for method in METHODS if method != "dual")
+TITLES = {
+    "dual": "temporal LoRA of the dual path, debiased",
+    "no-debias": "the dual path without debiasing",
+    "coupled": "one LoRA pair on whole clips",
+    "full": "temporal layers fine-tuned",
+    BASE: "no adapter",
+}
+DTYPES = {"torch.float32": "fp32", "torch.bfloat16": "bf16"}  # of a foundation, as a training calls them
+
+
+def parse_against(text: str) -> list[str]:
+    """`base,coupled` -> the contenders beside ours, each once; an empty text names none. Raises UserError."""
+    names = [name for part in text.split(",") if (name := part.strip())]
+    unknown = [name for name in names if name not in (BASE, *BASELINES)]
+    if unknown:
+        raise UserError(
+            f"--against {unknown[0]!r} is no contender; choose among {', '.join((BASE, *BASELINES))}, separated by commas."
+        )
+    return list(dict.fromkeys(names))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a version was trained: what its config.yaml, or else its metadata, says."""
+
+    concept: str
+    data: str | None
+    foundation: str | None
+    settings: dict[str, Any] | None = field(repr=False)
+
+    @classmethod
+    def of(cls, registry: Registry, version: Version) -> Origin:
+        """Raises UserError when config.yaml is there and not what `train` writes."""
+        said: dict[str, Any] = {}
+        if "config.yaml" in version.files:
+            loaded = yaml.safe_load(registry.read(version, "config.yaml"))
+            if not isinstance(loaded, dict):
+                raise UserError(
+                    f"config.yaml of {version.ref} holds a {type(loaded).__name__}; expected the settings `train` writes."
+                )
+            said = loaded
+        settings = {key: value for key, value in said.items() if key in TrainConfig.model_fields}
+        return cls(
+            concept=str(said.get("concept") or version.metadata.get("concept") or version.concept),
+            data=said.get("data"),
+            foundation=said.get("foundation"),
+            settings=settings or version.metadata.get("config"),
+        )
+
+
+def read_version_adapter(registry: Registry, version: Version, foundation: Foundation) -> Adapters:
+    """A version's temporal adapter, checked against the foundation. Raises UserError."""
+    from models.adapter import read_adapter
+
+    with tempfile.TemporaryDirectory(prefix="motiondirector-evaluate-") as folder:
+        file = Path(folder) / ADAPTER_FILE
+        file.write_bytes(registry.read(version, ADAPTER_FILE))
+        adapter = read_adapter(file, foundation)
+    return {adapter.path: adapter.tensors}
+
+
+def local_config(settings: dict[str, Any], method: str, foundation: Foundation) -> TrainConfig:
+    """The settings of a run, for one process and another method, with as many samples a step.
+
+    Several workers become as many accumulated forwards; what a method has no use for (skip_spatial) is left out; the
+    precision is the foundation's, which is loaded.
+    """
+    config = make_config(settings)
+    workers = config.worker_range[0]
+    changed: dict[str, Any] = {
+        "method": method,
+        "workers": 1,
+        "zero": 0,
+        "gradient_accumulation": config.gradient_accumulation * workers,
+        "dtype": DTYPES.get(str(foundation.dtype), config.dtype),
+    }
+    if method in ("coupled", "full"):
+        changed["skip_spatial"] = 0.0
+    return make_config({**config.model_dump(), **changed})
+
+
+def data_sha256(clips: Sequence[Any]) -> str:
+    """One hash over clips and captions, as a version's metadata has it."""
+    from training.adapters import data_sha256 as hash_of
+
+    return hash_of(clips)
+
+
+def train_from_clips(
+    foundation: Foundation,
+    concept: str,
+    clips: Sequence[Clip],
+    source: str,
+    bucket: Bucket,
+    config: TrainConfig,
+    store: Store,
+    on_progress: Callable[..., None],
+) -> Adapters:
+    """A concept trained in this process by `config.method`, or what the store has of it.
+
+    Args:
+        source: URI of the clips' set, where their latents are cached.
+        on_progress: called with (what, done, total, note); of the training not at all when the store has it.
+    """
+    from datasets.latents import LatentCache, prepare
+    from infra.storage import open_storage
+    from training.local import train_local
+
+    key = key_of(
+        concept=concept,  # its name is part of every draw
+        data=data_sha256(clips),
+        bucket=str(bucket),
+        settings=fixed_settings(config),
+        foundation=foundation.fingerprint,
+    )
+    found = store.adapters(key)
+    if found is not None:
+        return found
+    for clip in clips:
+        if not clip.caption.strip():
+            raise UserError(
+                f"clip {clip.clip_id[:12]} of {clip.source_uri} has no caption; ingest it again with --caption TEXT."
+            )
+    cache = LatentCache(open_storage(source))
+    cached = prepare(
+        clips,
+        foundation,
+        bucket,
+        cache,
+        on_progress=lambda done, total: on_progress("latents", done, total),
+    )
+    adapters = train_local(
+        foundation,
+        concept,
+        cached,
+        config,
+        on_step=lambda report: on_progress(
+            f"training {config.method}", report.step, report.steps, f"loss {report.loss:.3f}"
+        ),
+    )
+    store.put_adapters(key, adapters)
+    return adapters
+
+
+def contender(name: str, adapters: Adapters | None = None, title: str | None = None) -> Contender:
+    """A contender under its usual title."""
+    return Contender(name, title or TITLES[name], adapters or {})

@@ -1,0 +1,134 @@
+"""One concept's contenders judged: references and prompts chosen, metrics picked, report.json and page written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from evaluation.evaluate import Contender, Generation, Progress, evaluate, references_of
+from evaluation.report import as_json, rows, write_json
+from infra.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from datasets.clips import Clip
+    from evaluation.metric import Metric, Reference
+    from evaluation.store import Store
+    from models.foundation import Foundation
+
+REPORT, PAGE = "report.json", "index.html"
+HELD_OUT = 8  # prompts, when none are given and the references are sprites
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What a concept's contenders are asked and compared with."""
+
+    prompts: tuple[str, ...]
+    references: tuple[Reference, ...]
+    metrics: tuple[Metric, ...]
+    sprites: bool  # whether the references are of the sprite world
+
+
+@dataclass(frozen=True)
+class Judge:
+    """How the contenders of every concept are judged.
+
+    `clip` and `pickscore` name weights (folder or hub id) of the metrics that need them.
+    """
+
+    foundation: Foundation
+    generation: Generation
+    seeds: tuple[int, ...]
+    clip: str | None = None
+    pickscore: str | None = None
+    # of sprites (True) and of other clips: weights are loaded once, however many concepts there are
+    _metrics: dict[bool, tuple[Metric, ...]] = field(default_factory=dict, repr=False, compare=False)
+
+    def prepare(self, clips: Sequence[Clip], prompts: Sequence[str] | None) -> Exam:
+        """Choose references, metrics and prompts: what can be wrong with them is said before anything is trained.
+
+        References count as sprites when most of them are: of one, object and background may be hard to tell apart.
+
+        Args:
+            prompts: None asks for held-out appearances of the sprite world.
+
+        Raises:
+            UserError: no prompts and no sprites, clips smaller than the videos, or weights that cannot be loaded.
+        """
+        from evaluation.metrics import is_sprite_world, metrics_for
+
+        chosen = self.generation.resolved(self.foundation)
+        assert chosen.bucket is not None
+        references = references_of(clips, chosen.bucket)
+        sprites = 2 * sum(is_sprite_world(one.video_FHWC) for one in references) > len(references)
+        if prompts is None:
+            prompts = usual_prompts(references, sprites)
+        if sprites not in self._metrics:
+            device = str(self.foundation.device)
+            self._metrics[sprites] = tuple(metrics_for(sprites, self.clip, self.pickscore, device=device))
+        return Exam(tuple(prompts), tuple(references), self._metrics[sprites], sprites)
+
+    def __call__(
+        self,
+        title: str,
+        exam: Exam,
+        contenders: Sequence[Contender],
+        folder: Path,
+        store: Store,
+        on_progress: Progress,
+        **facts: Any,
+    ) -> dict[str, Any]:
+        """Generate, measure, and write report.json and index.html to `folder`; returns what report.json holds.
+
+        Args:
+            facts: more of what is known, for report.json.
+        """
+        from evaluation.page import write_page
+
+        report = evaluate(
+            self.foundation,
+            contenders,
+            exam.prompts,
+            self.seeds,
+            exam.references,
+            exam.metrics,
+            generation=self.generation,
+            store=store,
+            on_progress=on_progress,
+        )
+        moment = datetime.now(UTC).isoformat(timespec="seconds")
+        told = as_json(report, title=title, measured_at=moment, **facts)
+        write_page(report, told, folder / PAGE, fps=self.foundation.defaults.fps, sprites=exam.sprites)
+        write_json(told, folder / REPORT)  # last: where it is, everything is
+        return told
+
+
+def usual_prompts(references: Sequence[Reference], sprites: bool) -> list[str]:
+    """Held-out appearances of the sprite world. Raises UserError for references of another world."""
+    from evaluation.prompts import held_out_prompts
+
+    if not sprites:
+        raise UserError(
+            "--prompts is missing: only the sprite world has prompts of its own; give a file with one prompt a line, "
+            "each naming an appearance that is in none of the clips."
+        )
+    return held_out_prompts(HELD_OUT, [reference.caption for reference in references])
+
+
+def score_table(told: Mapping[str, Any], title: str) -> Table:
+    """The table of a report, of a published evaluation or of a benchmark, for the terminal."""
+    table = Table("metric", title=escape(title))
+    for name in told["contenders"]:
+        table.add_column(escape(name), justify="right")
+    for row in rows(told):
+        texts = [f"[bold green]{cell.text}[/]" if cell.best else cell.text for cell in row.cells]
+        table.add_row(f"{escape(row.title)} {row.arrow}", *texts)
+    return table

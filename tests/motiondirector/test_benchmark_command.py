@@ -1,0 +1,172 @@
+"""`motiondirector benchmark`: miniatures of the paper's sets, from their own folders to one table."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import av
+import pytest
+
+import training.local
+from datasets.sprites.motions import NOVEL
+from datasets.sprites.render import render_clip
+from datasets.sprites.world import appearances
+from models.adapter import read_adapter
+
+ROOT = Path(__file__).parents[2]
+TINY = ("--foundation", "tiny-random:unet3d", "--size", "4x32x32", "--steps", "1", "--train-steps", "1",
+        "--setting", "rank=2", "--device", "cpu", "--batch", "8")  # fmt: skip
+
+
+def write_avi(path, frames):
+    """A video as UCF's archive has them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", format="avi") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        stream.bit_rate = 2_000_000
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+@pytest.fixture
+def ucf(tmp_path):
+    root = tmp_path / "data" / "ucf_sports_actions" / "ucf action"
+    for action, motion in (("Diving-Side", "orbit"), ("Walk-Front", "zigzag")):
+        for number, scene in enumerate(appearances(2, 5)):
+            frames = render_clip(scene, NOVEL[motion], 8, 64, number)
+            write_avi(root / action / f"{number + 1:03d}" / "clip.avi", frames)
+    short = render_clip(appearances(1, 5)[0], NOVEL["orbit"], 2, 64)
+    write_avi(root / "Walk-Front" / "003" / "short.avi", short)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def loveu(tmp_path):
+    root = tmp_path / "loveu-tgve-2023"
+    (root / "DAVIS_480p/480p_videos").mkdir(parents=True)
+    shutil.copy(ROOT / "assets/clips/fox_running.mp4", root / "DAVIS_480p/480p_videos/fox-running.mp4")
+    with (root / "LOVEU-TGVE-2023_Dataset.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ["Video name", "Our GT caption", "Style Change Caption", "Object Change Caption",
+             "Background Change Caption", "Multiple Changes Caption"]
+        )  # fmt: skip
+        writer.writerow(["DAVIS Videos:"])
+        writer.writerow(
+            [
+                "fox-running",
+                "a fox runs",
+                "a fox runs, cartoon",
+                "a cat runs",
+                "a fox on Mars",
+                "a cat on Mars",
+            ]
+        )
+        writer.writerow(
+            ["bus", "a bus drives", "a bus, cartoon", "a tank drives", "a bus on Mars", "a tank on Mars"]
+        )
+    return root
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    done = []
+    real = training.local.train_local
+
+    def remember(foundation, concept, clips, config, **more):
+        done.append((concept, config.method))
+        return real(foundation, concept, clips, config, **more)
+
+    monkeypatch.setattr(training.local, "train_local", remember)
+    return done
+
+
+def test_ucf_sports_from_its_folders_to_one_table_and_nothing_twice(run, ucf, trainings, tmp_path):
+    out = tmp_path / "out"
+    (tmp_path / "p.csv").write_text(
+        "prompt,concept\na panda dives,Diving-Side\na robot dives,Diving-Side\na panda walks,Walk-Front\n"
+    )
+    command = ("benchmark", "ucf-sports", "--data", ucf, "--out", out, "--prompts", tmp_path / "p.csv",
+               "--against", "base,full", *TINY)  # fmt: skip
+    code, shown, err = run(*command)
+    assert code == 0, err
+    assert trainings == [
+        (name, m) for name in ("ucf-diving-side", "ucf-walk-front") for m in ("dual", "full")
+    ]
+    told = json.loads((out / "report.json").read_text())
+    assert told["prompts"] == 3
+    assert [(c["title"], c["clips"], c["prompts"]) for c in told["concepts"]] == [
+        ("Diving-Side", 2, 2),
+        ("Walk-Front", 2, 1),
+    ]
+    assert list(told["contenders"]) == ["ours", "base", "full"]
+    for score in told["metrics"]["motion_fidelity"]["scores"].values():
+        assert score["count"] <= 3
+    assert any("short.avi is left out" in note for note in told["notes"])
+    assert any("Lifting is missing" in note for note in told["notes"])
+    assert "short.avi is left out" in err
+    assert "UCF Sports Action, 2 of 2 concepts" in shown
+    page = (out / "index.html").read_text()
+    for name in ("ucf-diving-side", "ucf-walk-front"):
+        assert f'href="concepts/{name}/index.html"' in page
+        assert (out / "concepts" / name / "index.html").is_file()
+        assert read_adapter(out / "concepts" / name / "adapter").concept == name
+
+    (out / "concepts/ucf-walk-front/report.json").unlink()  # as if it had been killed in the second concept
+    before = (out / "concepts/ucf-diving-side/report.json").stat().st_mtime_ns
+    assert run(*command)[0] == 0
+    assert len(trainings) == 4
+    assert (out / "concepts/ucf-diving-side/report.json").stat().st_mtime_ns == before
+    assert json.loads((out / "report.json").read_text())["metrics"] == told["metrics"]
+
+
+def test_loveu_tgve_with_a_real_clip(run, loveu, tmp_path):
+    code, out, err = run(
+        "benchmark",
+        "loveu-tgve",
+        "--data",
+        loveu,
+        "--out",
+        tmp_path / "out",
+        "--against",
+        "base",
+        "--json",
+        *TINY,
+    )
+    assert code == 0, err
+    told = json.loads(out)
+    assert [c["title"] for c in told["concepts"]] == ["fox-running"]
+    assert told["prompts"] == 4
+    assert "motion_fidelity" in told["metrics"]
+    assert "appearance_accuracy" not in told["metrics"]
+    assert any("bus.mp4 is missing" in note for note in told["notes"])
+
+
+def refused(run, *arguments):
+    code, out, err = run("benchmark", *arguments)
+    assert (code, out) == (2, "")
+    return next(line for line in err.splitlines() if line.startswith("error: "))
+
+
+def test_what_is_not_there_or_wrong_is_one_sentence(run, ucf, loveu, tmp_path):
+    assert "Diving-Side/001" in refused(run, "ucf-sports", "--data", tmp_path / "none")
+    assert "LOVEU-TGVE-2023_Dataset.csv" in refused(run, "loveu-tgve", "--data", tmp_path / "none")
+    assert "no such concept" in refused(run, "ucf-sports", "--data", ucf, "--only", "Dancing")
+    assert "not NAME=VALUE" in refused(run, "ucf-sports", "--data", ucf, "--setting", "rank")
+    out = ("--out", tmp_path / "out")
+    assert "unknown training setting 'rnk'" in refused(
+        run, "ucf-sports", "--data", ucf, *out, *TINY, "--setting", "rnk=2"
+    )
+    only = ("--only", "Walk-Front", "--fps", "1")
+    assert "not one concept" in refused(run, "ucf-sports", "--data", ucf, *out, *TINY, *only)
+
+
+def test_help_shows_the_layouts(run):
+    _, out, _ = run("benchmark", "ucf-sports", "--help")
+    assert "Diving-Side/001" in out
+    _, out, _ = run("benchmark", "loveu-tgve", "--help")
+    assert "480p_videos" in out
+    assert "532" in out
