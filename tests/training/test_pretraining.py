@@ -17,6 +17,7 @@ from training.pretraining.denoiser import (
     draw_batch,
     load_parts,
     save_pipeline,
+    stage_of,
     train_unet,
 )
 from training.pretraining.lesson import STAGES, Middle, Stage, stage_at
@@ -176,6 +177,18 @@ def test_the_lessons_stages_follow_each_other_and_end():
         second,
         None,
     ]
+
+
+def test_a_share_of_the_later_steps_stays_with_the_lessons_last_stage():
+    recipe = replace(TINY, lesson=(FIRST, STAGES[2]), lesson_share=0.25)
+    begin = recipe.image_steps + FIRST.steps + STAGES[2].steps
+    rng = np.random.default_rng(0)
+    later = [stage_of(rng, recipe, begin + i) for i in range(400)]
+    assert set(later) == {None, STAGES[2]}
+    assert sum(stage is not None for stage in later) == pytest.approx(100, abs=25)
+    assert stage_of(rng, recipe, 0) is None
+    assert stage_of(rng, recipe, begin - 1) is STAGES[2]
+    assert stage_of(rng, replace(recipe, lesson=()), begin) is None
 
 
 def test_the_lesson_goes_straight_through_the_middle_in_the_words_of_its_stage():
