@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import training.local
-from datasets.clips import make_clip
+from datasets.clips import make_clip, read_clips
 from datasets.parquet import Pending, append
 from datasets.sprites.captions import canonical
 from datasets.sprites.motions import NOVEL
@@ -63,8 +63,8 @@ def trained(foundation, tmp_path_factory):
     from datasets.latents import LatentCache, prepare
 
     place = tmp_path_factory.mktemp("trained")
-    clips = rendered("orbit", "orbit")
-    put(place / "clips", clips, place / "spool")
+    put(place / "clips", rendered("orbit", "orbit"), place / "spool")
+    clips = read_clips(place / "clips", "orbit")  # in the order in which a training sees them
     config = make_config(SETTINGS)
     local = local_config(SETTINGS, "dual", foundation)
     cached = prepare(clips, foundation, Bucket(4, 32, 32), LatentCache(open_storage(place / "clips")))
