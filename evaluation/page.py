@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 from evaluation.evaluate import Report
 from evaluation.metrics.sights import tracked
 from evaluation.pictures import animation_uri, draw_trajectory, strip_uri
-from evaluation.report import digits, finite, rows
+from evaluation.report import digits, finite, rows, unmeasured
 from infra.files import atomic_file
 
 TEMPLATES = Path(__file__).resolve().parent
@@ -80,7 +80,8 @@ def write_page(
         .render(
             told=told,
             contenders=report.contenders,
-            rows=rows(told),
+            rows=[row for row in rows(told) if row.measured],
+            unmeasured=unmeasured(told),
             prompts=prompts,
             hidden_prompts=len(report.prompts) - len(prompts),
             references=references,
@@ -104,12 +105,13 @@ def value_of(report: Report, values: tuple[float | None, ...], index: int) -> fl
 
 def value_rows(report: Report) -> list[dict[str, Any]]:
     """One row a case and contender with a text for each metric, for the collapsible table."""
+    shown = [m for m in report.measured if any(score.found for score in m.scores.values())]
     made = []
     for index in range(len(report.prompts) * len(report.seeds)):
         prompt, seed = divmod(index, len(report.seeds))
         for contender in report.contenders:
             texts = []
-            for measured in report.measured:
+            for measured in shown:
                 value = value_of(report, measured.scores[contender.name].values, index)
                 texts.append("" if value is None else f"{value:.{digits(measured.range)}f}")
             made.append(
