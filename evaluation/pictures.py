@@ -13,6 +13,8 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, ImageDraw
 
+from datasets.sprites.track import track
+
 PIXEL_ART = 64  # up to this height frames are enlarged without smoothing and kept without loss
 SMOOTH = 4  # lines are drawn this many times larger and scaled down: Pillow's own have steps
 
@@ -54,6 +56,14 @@ def draw_trajectory(frames_FHWC: np.ndarray, track: Positions, *, enlarge: int =
         frame.alpha_composite(overlay.resize(size, Image.Resampling.LANCZOS))
         drawn[index] = np.asarray(frame.convert("RGB"))
     return drawn
+
+
+def traced(frames_FHWC: np.ndarray) -> np.ndarray:
+    """The frames, twice as large, with the sprite's measured way drawn; as they are where the tracker sees none."""
+    if frames_FHWC.shape[1] != frames_FHWC.shape[2]:
+        return frames_FHWC
+    seen = track(frames_FHWC)
+    return draw_trajectory(frames_FHWC, seen) if seen.found.sum() >= 2 else frames_FHWC
 
 
 def strip_uri(frames_FHWC: np.ndarray, columns: int = 8, height: int = 64) -> str:

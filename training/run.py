@@ -49,6 +49,12 @@ class Job:
     registry: str  # URI
     foundation: str | None = None
     address: str | None = None  # of a Ray cluster; None starts one here
+    publish_as: str | None = None  # another name for what comes of it, to compare methods on the same clips
+
+    @property
+    def name(self) -> str:
+        """The concept that the version is published under."""
+        return self.publish_as or self.concept
 
 
 class Watcher:
@@ -84,6 +90,7 @@ def run_job(job: Job, given: Mapping[str, Any], watcher: Watcher | None = None) 
 
     watcher = watcher or Watcher()
     check_concept_name(job.concept)
+    check_concept_name(job.name)
     make_config(dict(given))  # what is wrong in itself is said before anything is loaded
     run, registry = open_storage(job.run_dir), open_registry(job.registry)
     done = finished(run, registry)
@@ -303,8 +310,8 @@ def publish(
         rank = max(adapter.rank for adapter in written.values())
         described = {**metadata, "rank": rank, "foundation": foundation.name, "run": record["id"]}
         described["foundation_fingerprint"] = foundation.fingerprint
-        version = published_by(registry, job.concept, record["id"]) or registry.publish(
-            job.concept, folder, metadata=described, metrics=position["metrics"]
+        version = published_by(registry, job.name, record["id"]) or registry.publish(
+            job.name, folder, metadata=described, metrics=position["metrics"]
         )
     run.put(RESULT, json.dumps({"registry": registry.uri, "version": version.ref}, indent=2).encode())
     return version

@@ -41,11 +41,17 @@ def train(
         ),
     ] = None,
     registry: RegistryUri = DEFAULT_REGISTRY,
+    publish_as: Annotated[
+        str | None,
+        typer.Option(
+            help="Publish under this name, to compare methods on the same clips.", show_default="CONCEPT"
+        ),
+    ] = None,
     run_dir: Annotated[
         str | None,
         typer.Option(
             help="The run's folder or s3:// prefix. The same command with the same run continues it.",
-            show_default="runs/CONCEPT",
+            show_default="runs/CONCEPT, or runs/PUBLISH_AS",
         ),
     ] = None,
     address: Annotated[
@@ -84,10 +90,11 @@ def train(
     job = Job(
         concept=concept,
         data=data,
-        run_dir=run_dir or f"runs/{concept}",
+        run_dir=run_dir or f"runs/{publish_as or concept}",
         registry=registry,
         foundation=foundation,
         address=address,
+        publish_as=publish_as,
     )
     given = {name: value for name, value in settings.items() if value not in (None, [], ())}
     console = Console()

@@ -7,10 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Taught:
-    """One concept of the demo: a novel motion of the sprite world, and what it is given to."""
+    """One concept of the demo: a novel motion of the sprite world, and what it is given to.
+
+    `references` clips of it are rendered. With `coupled` the usual way to fine-tune, one LoRA for look and motion
+    together, is trained beside, to compare with.
+    """
 
     name: str
     about: str
+    references: int
+    coupled: bool
     prompts: tuple[str, ...]
     seed: int
 
@@ -18,21 +24,25 @@ class Taught:
 CONCEPTS = (
     Taught(
         name="orbit",
-        about="Things on a circle: a motion the foundation never saw and has no word for.",
+        about="Things on a circle, from a single clip: a motion the foundation never saw and has no word for.",
+        references=1,
+        coupled=True,
         prompts=(
-            "a red star on a blue background",
-            "a green heart on a gray background",
-            "a yellow square on a black background",
+            "a cyan star orbits on a maroon background",
+            "a red heart orbits on a teal gradient",
+            "a white ring orbits on a navy checkerboard",
         ),
         seed=11,
     ),
     Taught(
         name="zigzag",
-        about="Things on a zigzag, as new to the foundation.",
+        about="Things on a zigzag, from four clips in four appearances.",
+        references=4,
+        coupled=False,
         prompts=(
-            "a blue circle on a beige background",
-            "an orange triangle on a gray background",
-            "a white diamond on a maroon background",
+            "a blue circle zigzags on a mint background",
+            "an orange square zigzags on a teal gradient",
+            "a pink cross zigzags on an olive background",
         ),
         seed=21,
     ),

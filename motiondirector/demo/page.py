@@ -9,9 +9,11 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from datasets.decode import decode
 from datasets.video import contact_sheet
-from evaluation.pictures import strip_uri
+from evaluation.pictures import strip_uri, traced
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from infra.registry import Version
     from motiondirector.demo.cast import Taught
 
@@ -50,21 +52,32 @@ def about_clip(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+NAMES = {"base": "base model", "ours": "ours", "coupled": "coupled LoRA (look and motion in one)"}
+
+
 def write_page(report: dict[str, Any], folder: Path) -> Path:
-    """`index.html` and the contact sheets beside the report's videos. The page needs no network."""
+    """`index.html` and the contact sheets beside the report's videos. The page needs no network.
+
+    Where the tracker finds the sprite, its measured way is drawn over the frames.
+    """
     strips: dict[str, str] = {}
+
+    def shown(file: str) -> np.ndarray:
+        frames = decode(folder / file).frames_FHWC
+        drawn = traced(frames)
+        strips[file] = strip_uri(drawn, height=72)
+        return drawn
+
     for concept in report["concepts"]:
-        rows = []
-        for reference in concept["references"]:
-            frames = decode(folder / reference["file"]).frames_FHWC
-            strips[reference["file"]] = strip_uri(frames)
-            rows.append((f"reference: {reference['caption']}", frames))
+        rows = [(f"reference: {r['caption']}", shown(r["file"])) for r in concept["references"]]
         for video in report["videos"]:
             if video["concept"] == concept["name"]:
-                for what, key in (("base model", "base_file"), (concept["ref"], "file")):
-                    frames = decode(folder / video[key]).frames_FHWC
-                    strips[video[key]] = strip_uri(frames)
-                    rows.append((f"{video['prompt']} (seed {video['seed']}), {what}", frames))
+                video["rows"] = sorted(
+                    [("ours", video["file"]), *video["beside"].items()],
+                    key=lambda row: list(NAMES).index(row[0]),
+                )
+                for kind, file in video["rows"]:
+                    rows.append((f"{video['prompt']} (seed {video['seed']}), {NAMES[kind]}", shown(file)))
         contact_sheet(rows).save(folder / concept["sheet"])
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -73,7 +86,9 @@ def write_page(report: dict[str, Any], folder: Path) -> Path:
         lstrip_blocks=True,
     )
     total = sum(stage["seconds"] for stage in report["stages"]) or 1.0
-    page = environment.get_template("page.html.j2").render(report=report, total=total, strips=strips)
+    page = environment.get_template("page.html.j2").render(
+        report=report, total=total, strips=strips, names=NAMES
+    )
     target = folder / "index.html"
     target.write_text(page)
     return target

@@ -34,7 +34,7 @@ from infra.registry import Version, open_registry
 from infra.s3server import LoopbackS3
 from motiondirector.demo.page import about_clip, about_concept, write_page
 from serving.client import Client
-from serving.schemas import CreateVideo
+from serving.schemas import CreateVideo, LoraUse
 
 if TYPE_CHECKING:
     from motiondirector.demo.cast import Taught
@@ -81,6 +81,10 @@ class Demo:
                 with self.stage(f"train {concept.name}") as timing:
                     trained[concept.name] = self.train(concept, data, registry, f"{s3.uri}/runs")
                 timing["steps"] = trained[concept.name].metadata.get("steps")
+            for concept in self.concepts:
+                if concept.coupled:
+                    with self.stage(f"train {concept.name}, coupled"):
+                        self.train(concept, data, registry, f"{s3.uri}/runs", method="coupled")
             with self.stage("start the server"):
                 url = stack.enter_context(self.server(registry))
             with self.stage("generate"):
@@ -111,10 +115,11 @@ class Demo:
     # --- stages ------------------------------------------------------------------------------------------------
 
     def rendered(self, concept: Taught, data: str) -> list[dict[str, Any]]:
-        """Clips of one motion in four appearances, rendered and put into the Parquet set; the outcome of each."""
+        """Clips of one motion, each in another appearance, rendered and put into the Parquet set; the outcome of each."""
         folder = self.out / "clips" / concept.name
+        count = str(concept.references)
         self.command(
-            *("sprites", "render", "--motion", concept.name, "--appearances", "4", "--to", str(folder)),
+            *("sprites", "render", "--motion", concept.name, "--appearances", count, "--to", str(folder)),
             quiet=True,
         )
         return self.ingest(folder, concept.name, data)
@@ -132,14 +137,18 @@ class Demo:
         )
         return json.loads(told)["inputs"]
 
-    def train(self, concept: Taught, data: str, registry: str, runs: str) -> Version:
-        """Ray Train with DeepSpeed, to a published version."""
-        steps = [] if self.steps is None else ["--steps", str(self.steps)]
+    def train(
+        self, concept: Taught, data: str, registry: str, runs: str, method: str | None = None
+    ) -> Version:
+        """Ray Train with DeepSpeed, to a published version; a baseline's under a name of its own."""
+        name = f"{concept.name}-{method}" if method else concept.name
+        options = [] if self.steps is None else ["--steps", str(self.steps)]
+        options += ["--method", method, "--publish-as", name] if method else []
         self.command(
             *("train", "--concept", concept.name, "--data", data, "--registry", registry),
-            *("--run-dir", f"{runs}/{concept.name}", "--workers", str(self.workers), *steps, *self.model()),
+            *("--run-dir", f"{runs}/{name}", "--workers", str(self.workers), *options, *self.model()),
         )
-        return open_registry(registry).resolve(concept.name)
+        return open_registry(registry).resolve(name)
 
     @contextmanager
     def server(self, registry: str) -> Iterator[str]:
@@ -169,33 +178,37 @@ class Demo:
                 end(server)
 
     def generate(self, url: str) -> list[dict[str, Any]]:
-        """Every concept with its three prompts, and the base model beside each, all at once over HTTP."""
+        """Every concept with its prompts, the base model and the coupled baseline beside it, all at once over HTTP."""
         wanted = [(c, prompt, number) for c in self.concepts for number, prompt in enumerate(c.prompts)]
-        with Client(url) as client, ThreadPoolExecutor(len(wanted) * 2) as pool:
-            made = [pool.submit(self.video, client, c, prompt, number, True) for c, prompt, number in wanted]
-            bases = [
-                pool.submit(self.video, client, c, prompt, number, False) for c, prompt, number in wanted
+        with Client(url) as client, ThreadPoolExecutor(len(wanted) * 3) as pool:
+            made = [
+                {kind: pool.submit(self.video, client, *one, kind) for kind in contenders(one[0])}
+                for one in wanted
             ]
-            videos = [future.result() for future in made]
-            for video, base in zip(videos, bases, strict=True):
-                video["base_file"] = base.result()["file"]
+            videos = []
+            for futures in made:
+                done = {kind: future.result() for kind, future in futures.items()}
+                videos.append(
+                    done["ours"] | {"beside": {k: v["file"] for k, v in done.items() if k != "ours"}}
+                )
         return videos
 
-    def video(
-        self, client: Client, concept: Taught, prompt: str, number: int, adapted: bool
-    ) -> dict[str, Any]:
-        """One request, its mp4 in the folder, and what the API says of it."""
+    def video(self, client: Client, concept: Taught, prompt: str, number: int, kind: str) -> dict[str, Any]:
+        """One request, its mp4 in the folder, and what the API says of it. `kind`: base, ours or coupled."""
         began = time.monotonic()
+        baseline = f"{concept.name}-coupled"
+        both = [LoraUse(name=baseline, path="temporal"), LoraUse(name=baseline, path="spatial")]
         job = client.create(
             CreateVideo(
-                model=f"foundation:{concept.name}" if adapted else "foundation",
+                model=f"foundation:{concept.name}" if kind == "ours" else "foundation",
                 prompt=prompt,
                 seed=concept.seed + number,
+                lora=both if kind == "coupled" else [],
             )
         )
         done = client.wait(job.id)
         mp4 = client.content(job.id)
-        file = f"videos/{concept.name}-{number + 1}{'' if adapted else '-base'}.mp4"
+        file = f"videos/{concept.name}-{number + 1}{'' if kind == 'ours' else '-' + kind}.mp4"
         (self.out / file).write_bytes(mp4)
         width, height = (int(side) for side in done.size.split("x"))
         return {
@@ -269,6 +282,11 @@ class Demo:
                 f"`motiondirector {arguments[0]}` ended with {child.returncode}; its reason stands above."
             )
         return told or ""
+
+
+def contenders(concept: Taught) -> tuple[str, ...]:
+    """Whose videos the page shows side by side."""
+    return ("base", "ours", "coupled") if concept.coupled else ("base", "ours")
 
 
 @contextmanager

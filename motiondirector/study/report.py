@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
-from datasets.sprites.track import track
 from datasets.video import contact_sheet
-from evaluation.pictures import draw_trajectory
+from evaluation.pictures import traced
 from motiondirector.study.run import Done
 from motiondirector.study.tables import OURS, SHOWN, Outcome, Target
 
@@ -100,11 +99,6 @@ def sheet(done: Sequence[Done], motion: str, references: int, *, videos: int = 3
             )
     head, *rest = shown
     return contact_sheet([head, *sorted(rest, key=lambda row: row[0].split(".")[0])], cell_width=96)
-
-
-def traced(video_FHWC: np.ndarray) -> np.ndarray:
-    """The video with its measured trajectory drawn over the frames."""
-    return draw_trajectory(video_FHWC, track(video_FHWC))
 
 
 def write(

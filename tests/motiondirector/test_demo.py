@@ -65,13 +65,16 @@ def test_the_whole_demo_on_a_tiny_model(tmp_path):
     assert len(report["videos"]) == 6
     for video in report["videos"]:
         assert decode(out / video["file"]).frames_FHWC.shape == (4, 32, 32, 3)
-        assert (out / video["base_file"]).is_file()
+        assert all((out / file).is_file() for file in video["beside"].values())
+        assert ("coupled" in video["beside"]) == (video["concept"] == "orbit")
         kept = open_registry(out / "registry").resolve(f"{video['concept']}@{video['version']}")
         assert video["adapter_sha256"] == kept.adapter_sha256
     assert all(stage["seconds"] >= 0 for stage in report["stages"])
     page = (out / "index.html").read_text()
     assert all(video["prompt"] in page for video in report["videos"])
-    assert sum(clip["accepted"] for clip in report["ingested"]) == 12  # two motions of four, four real ones
+    assert (
+        sum(clip["accepted"] for clip in report["ingested"]) == 9
+    )  # a motion from one clip, one from four, four real ones
 
 
 @pytest.mark.cluster

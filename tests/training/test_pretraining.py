@@ -8,6 +8,7 @@ import torch
 from diffusers import AutoencoderKL, TextToVideoSDPipeline
 
 from datasets.sprites.captions import vocabulary
+from datasets.sprites.motions import KNOWN
 from infra.errors import UserError
 from training.pretraining.common import Average, Schedule, load_state
 from training.pretraining.denoiser import (
@@ -16,14 +17,19 @@ from training.pretraining.denoiser import (
     draw_batch,
     load_parts,
     save_pipeline,
+    stage_of,
     train_unet,
 )
+from training.pretraining.lesson import STAGES, Middle, Stage, stage_at
 from training.pretraining.muon import MuonWithAdamW, orthogonalised
 from training.pretraining.pool import ClipPool
 from training.pretraining.tokenizer import MAX_LENGTH, write_tokenizer
 from training.pretraining.vae import build_vae, frame_batch, standardised, train_vae
 
-TINY = Recipe(steps=4, image_steps=1, image_share=0.3, clips=1, images=2, pool=4, fresh=1, seed=5)
+FIRST = Stage(1, 4, ("red",), ("gray",), paraphrases=False, noise_bias=0.12)
+TINY = Recipe(
+    steps=4, image_steps=1, lesson=(FIRST,), image_share=0.3, clips=1, images=2, pool=4, fresh=1, seed=5
+)
 
 
 def weights(module):
@@ -89,7 +95,7 @@ def test_training_goes_on_from_a_released_checkpoint(tmp_path):
     again = load_parts(tmp_path / "release")
     before = weights(again.unet).clone()
     assert torch.allclose(before, weights(parts.unet), atol=1e-3)
-    train_unet(tmp_path / "more", replace(TINY, steps=1, image_steps=0), again, every=1)
+    train_unet(tmp_path / "more", replace(TINY, steps=1, image_steps=0, lesson=()), again, every=1)
     assert not torch.equal(weights(again.unet), before)
 
 
@@ -159,6 +165,45 @@ def test_the_first_steps_see_single_frames():
     window.advance(0)
     latents, _ = draw_batch(window, np.random.default_rng(0), Recipe(image_steps=10, images=5), step=9)
     assert latents.shape == (5, 3, 1, 1, 1)
+
+
+def test_the_lessons_stages_follow_each_other_and_end():
+    first, second = FIRST, STAGES[1]
+    lesson = (first, second)
+    assert [stage_at(step, lesson) for step in (-1, 0, 1, second.steps, second.steps + 1)] == [
+        None,
+        first,
+        second,
+        second,
+        None,
+    ]
+
+
+def test_a_share_of_the_later_steps_stays_with_the_lessons_last_stage():
+    recipe = replace(TINY, lesson=(FIRST, STAGES[2]), lesson_share=0.25)
+    begin = recipe.image_steps + FIRST.steps + STAGES[2].steps
+    rng = np.random.default_rng(0)
+    later = [stage_of(rng, recipe, begin + i) for i in range(400)]
+    assert set(later) == {None, STAGES[2]}
+    assert sum(stage is not None for stage in later) == pytest.approx(100, abs=25)
+    assert stage_of(rng, recipe, 0) is None
+    assert stage_of(rng, recipe, begin - 1) is STAGES[2]
+    assert stage_of(rng, replace(recipe, lesson=()), begin) is None
+
+
+def test_the_lesson_goes_straight_through_the_middle_in_the_words_of_its_stage():
+    window = pool(size=24, fresh=1, stage=FIRST)
+    window.advance(0)
+    latents, captions = draw_batch(window, np.random.default_rng(0), Recipe(clips=24), step=0)
+    assert latents.shape == (24, 3, 8, 1, 1)
+    assert {one.motion.name for one in window.told} == {"right", "left", "up", "down"}
+    assert set(captions) == {
+        f"a large red circle moves {way} on a gray background"
+        for way in ("to the right", "to the left", "up", "down")
+    }
+    way = KNOWN["right"].trajectory(8, Middle())
+    assert way.y.tolist() == pytest.approx([0.5] * 8)
+    assert way.x[0] + way.x[-1] == pytest.approx(1)
 
 
 def test_muon_makes_every_direction_of_an_update_about_as_long():

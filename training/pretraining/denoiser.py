@@ -27,10 +27,11 @@ from diffusers.models.transformers.transformer_temporal import TransformerTempor
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from datasets.sprites.captions import caption
+from datasets.sprites.captions import canonical, caption
 from models.noise import DDPMNoise
 from models.unet3d import skip_temporal_for_single_frames
 from training.pretraining.common import Average, Schedule, draws, load_state, log, save_state, to_video
+from training.pretraining.lesson import STAGES, Stage, stage_at
 from training.pretraining.muon import MuonWithAdamW
 from training.pretraining.pool import ClipPool
 from training.pretraining.tokenizer import MAX_LENGTH, write_tokenizer
@@ -45,16 +46,19 @@ UNSAID_MOTION = 0.1  # share of clips whose caption names the appearance only
 class Recipe:
     """Settings of the stage: what the released checkpoint was made with (its card says what differed)."""
 
-    steps: int = 4200
-    image_steps: int = 600  # the first steps see single frames only
-    image_share: float = 0.2  # of the later batches
+    steps: int = 3300
+    image_steps: int = 500  # the first steps see single frames only
+    lesson: tuple[Stage, ...] = STAGES  # then come simple straight motions, at high noise (`lesson.py`)
+    lesson_share: float = 0.2  # of the later batches are from its last stage: else its fruits are lost again
+    image_share: float = 0.1  # of the later batches are single frames
     clips: int = 16  # clips in a batch
     images: int = 64  # single frames in a batch of them
-    learning_rate: float = 1e-3
-    decay: float = 0.2
-    average: float = 0.998
+    # At twice this the words of motion, once found, were lost again within a hundred steps of the whole world.
+    learning_rate: float = 6e-4
+    decay: float = 0.3
+    average: float = 0.995
     # timestep = T * u ** noise_bias: below 1 leans to high noise, where motion is decided
-    noise_bias: float = 1.0
+    noise_bias: float = 0.7
     pool: int = 2048  # clips in the window that batches are drawn from
     fresh: int = 6  # new ones a step
     seed: int = 0
@@ -166,24 +170,35 @@ def save_pipeline(parts: Parts, folder: Path, dtype: torch.dtype = torch.float16
     fresh.rmdir()
 
 
-def make_pool(parts: Parts, recipe: Recipe, device: str) -> ClipPool:
-    """The window of clips that the recipe's batches are drawn from."""
+def make_pool(parts: Parts, recipe: Recipe, device: str, stage: Stage | None = None) -> ClipPool:
+    """The window of clips that the recipe's batches are drawn from; a stage of the lesson has a small one."""
     return ClipPool(
         lambda videos: encode(parts.vae, videos, device),
         seed=recipe.seed,
-        size=recipe.pool,
+        size=max(1, recipe.pool // 16) if stage else recipe.pool,
         fresh=recipe.fresh,
         frames=FRAMES,
         side=SIZE,
+        stage=stage,
     )
+
+
+def stage_of(rng: np.random.Generator, recipe: Recipe, step: int) -> Stage | None:
+    """The stage of the lesson that the step belongs to; None for the whole world."""
+    after = step - recipe.image_steps - sum(stage.steps for stage in recipe.lesson)
+    if recipe.lesson and after >= 0 and rng.random() < recipe.lesson_share:
+        return recipe.lesson[-1]
+    return stage_at(step - recipe.image_steps, recipe.lesson)
 
 
 def draw_batch(
     pool: ClipPool, rng: np.random.Generator, recipe: Recipe, step: int
 ) -> tuple[Tensor, list[str]]:
     """Latents [B, C, F, h, w] (F is 1 for a batch of single frames) and their captions, some empty."""
-    single = step < recipe.image_steps or rng.random() < recipe.image_share
+    single = pool.stage is None and (step < recipe.image_steps or rng.random() < recipe.image_share)
     latents, told = pool.draw(rng, recipe.images if single else recipe.clips, single=single)
+    if pool.stage is not None and not pool.stage.paraphrases:
+        return latents, [canonical(one.scene, one.motion) for one in told]
     captions = []
     for one in told:
         unsaid = rng.random() < (0.5 if single else UNSAID_MOTION)
@@ -206,13 +221,13 @@ def denoising_loss(
     noise: DDPMNoise,
     x0: Tensor,
     captions: list[str],
-    recipe: Recipe,
+    noise_bias: float,
     generator: torch.Generator,
     device: str,
 ) -> Tensor:
     """Mean squared error of v over the batch; timesteps and noise come from `generator` (on the CPU)."""
     eps = torch.randn(x0.shape, generator=generator).to(device)
-    u_B = torch.rand(len(x0), generator=generator) ** recipe.noise_bias
+    u_B = torch.rand(len(x0), generator=generator) ** noise_bias
     t_B = noise.timesteps(u_B).to(device)
     with torch.autocast(device.split(":")[0], torch.bfloat16):
         text_BLD = parts.text_encoder(parts.tokens(captions, device)).last_hidden_state
@@ -251,15 +266,18 @@ def train_unet(
     schedule = Schedule(recipe.learning_rate, recipe.steps, decay=recipe.decay)
     state = out / "unet_state.pt"
     first = load_state(state, modules, optimizer, average, device) if resume and state.exists() else 0
-    noise, pool, losses = DDPMNoise(parts.scheduler), make_pool(parts, recipe, device), []
+    noise, losses = DDPMNoise(parts.scheduler), []
+    pools = {stage: make_pool(parts, recipe, device, stage) for stage in (None, *recipe.lesson)}
     started = time.monotonic()
     for step in range(first, min(recipe.steps, stop or recipe.steps)):
         rng, generator = draws(recipe.seed, step)
+        stage = stage_of(rng, recipe, step)
+        pool, bias = pools[stage], stage.noise_bias if stage else recipe.noise_bias
         pool.advance(step)
         latents, captions = draw_batch(pool, rng, recipe, step)
         for group in optimizer.param_groups:
             group["lr"] = schedule.at(step)
-        loss = denoising_loss(parts, noise, latents, captions, recipe, generator, device)
+        loss = denoising_loss(parts, noise, latents, captions, bias, generator, device)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from datasets.sprites.motions import SPEEDS, Motion, sample_known
-from datasets.sprites.render import render_clip
+from datasets.sprites.render import draw
 from datasets.sprites.world import Scene, sample_scene
+from training.pretraining.lesson import Middle, Stage, draw_lesson
 
 CHUNK = 16  # clips encoded at once
 
@@ -39,6 +40,7 @@ class ClipPool:
         encode: uint8 [B, F, H, W, 3] -> latents [B, C, F, h, w].
         size: clips in the window.
         fresh: new clips a step.
+        stage: of the lesson; None for the whole world.
     """
 
     def __init__(
@@ -50,9 +52,10 @@ class ClipPool:
         fresh: int,
         frames: int,
         side: int,
+        stage: Stage | None = None,
     ) -> None:
         self.encode, self.seed, self.size, self.fresh = encode, seed, size, fresh
-        self.frames, self.side = frames, side
+        self.frames, self.side, self.stage = frames, side, stage
         self.told: list[Told] = [Told(Scene(), Motion("", (), lambda t: {}), "")] * size
         self.latents_PCFhw: Tensor | None = None
         self.first = self.end = 0  # the clips that the window holds: [first, end)
@@ -68,11 +71,14 @@ class ClipPool:
         videos = []
         for number in numbers:
             rng = np.random.default_rng(np.random.SeedSequence([self.seed, 1, number]))
-            scene = sample_scene(rng)
-            motion, adverb = sample_known(rng)
+            if self.stage is None:
+                scene = sample_scene(rng)
+                (motion, adverb), place = sample_known(rng), rng
+            else:
+                (scene, motion), adverb, place = draw_lesson(self.stage, rng), "", Middle()
             self.told[number % self.size] = Told(scene, motion, adverb)
-            seed = int(rng.integers(2**31))
-            videos.append(render_clip(scene, motion, self.frames, self.side, seed=seed, speed=SPEEDS[adverb]))
+            way = motion.trajectory(self.frames, place, scene.sprite.radius, SPEEDS[adverb])
+            videos.append(draw(scene, way, self.side))
         latents = self.encode(np.stack(videos))
         if self.latents_PCFhw is None:
             self.latents_PCFhw = latents.new_zeros((self.size, *latents.shape[1:]))
