@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
-from evaluation.evaluate import Report
+from evaluation.evaluate import Measured, Report
 from evaluation.metrics.sights import tracked
 from evaluation.pictures import animation_uri, draw_trajectory, strip_uri
 from evaluation.report import digits, finite, rows, unmeasured
@@ -21,6 +21,7 @@ from infra.files import atomic_file
 TEMPLATES = Path(__file__).resolve().parent
 SHOWN_PROMPTS = 24  # with pictures; report.json has the others' values
 SHOWN_REFERENCES = 6
+HEADLINES = 4  # metrics whose values stand beside the videos
 
 
 def environment() -> Environment:
@@ -46,16 +47,17 @@ def write_page(
     """
 
     def shown(video_FHWC: np.ndarray) -> dict[str, str]:
-        picture = video_FHWC
+        picture, sharp = video_FHWC, 2 * height  # dense screens show two pixels for one
         if sprites:
             picture = draw_trajectory(
-                video_FHWC, tracked(video_FHWC), enlarge=max(1, 192 // video_FHWC.shape[1])
+                video_FHWC, tracked(video_FHWC), enlarge=max(1, round(sharp / video_FHWC.shape[1]))
             )
         return {
-            "strip": strip_uri(picture, height=height),
+            "strip": strip_uri(picture, height=sharp),
             "animation": animation_uri(video_FHWC, fps, height),
         }
 
+    beside = headlines(report)
     per_prompt = len(report.seeds)
     prompts = []
     for number, prompt in enumerate(report.prompts[:SHOWN_PROMPTS]):
@@ -65,7 +67,7 @@ def write_page(
             case = report.cases[contender.name][index]
             values = [
                 (measured.title, f"{value:.{digits(measured.range)}f}")
-                for measured in report.measured
+                for measured in beside
                 if (value := value_of(report, measured.scores[contender.name].values, index)) is not None
             ]
             strips.append({"name": contender.name, "values": values, **shown(case.video_FHWC)})
@@ -94,6 +96,13 @@ def write_page(
     with atomic_file(path) as temporary:
         temporary.write_text(page)
     return path
+
+
+def headlines(report: Report) -> list[Measured]:
+    """The metrics whose values stand beside the videos: the first that have one of each case, not those of one attribute."""
+    each = len(report.prompts) * len(report.seeds)
+    whole = [m for m in report.measured if "," not in m.title]
+    return [m for m in whole if any(len(s.values) == each and s.found for s in m.scores.values())][:HEADLINES]
 
 
 def value_of(report: Report, values: tuple[float | None, ...], index: int) -> float | None:

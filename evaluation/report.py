@@ -81,7 +81,7 @@ def rows(told: Mapping[str, Any]) -> list[Row]:
 def unmeasured(told: Mapping[str, Any]) -> str:
     """What a table leaves out: the titles of metrics that gave no value for any contender; "" when all did."""
     titles = [row.title for row in rows(told) if not row.measured]
-    return f"not measurable here: {', '.join(titles)}" if titles else ""
+    return f"Not measurable here: {'; '.join(titles)}." if titles else ""
 
 
 def summary(values: Sequence[float | None], groups: Sequence[Sequence[float | None]]) -> dict[str, Any]:

@@ -133,7 +133,7 @@ class Benchmark:
             adapters = train_from_clips(
                 foundation, concept.name, clips, str(self.clip_set), self.bucket, config, store, bars
             )
-            title = f"{TITLES[config.method]}, {config.steps} steps"
+            title = f"{TITLES[config.method]}, {config.steps} step{'s' if config.steps > 1 else ''}"
             contenders.append(contender(name, adapters, title))
             if name == OURS:
                 write_stock_adapter(folder / "adapter", self.judge, adapters, config, concept.name, clips)
