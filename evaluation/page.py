@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
-from evaluation.evaluate import Report
+from evaluation.evaluate import Measured, Report
 from evaluation.metrics.sights import tracked
 from evaluation.pictures import animation_uri, draw_trajectory, strip_uri
-from evaluation.report import digits, finite, rows
+from evaluation.report import digits, finite, rows, unmeasured
 from infra.files import atomic_file
 
 TEMPLATES = Path(__file__).resolve().parent
 SHOWN_PROMPTS = 24  # with pictures; report.json has the others' values
 SHOWN_REFERENCES = 6
+HEADLINES = 4  # metrics whose values stand beside the videos
 
 
 def environment() -> Environment:
@@ -46,16 +47,17 @@ def write_page(
     """
 
     def shown(video_FHWC: np.ndarray) -> dict[str, str]:
-        picture = video_FHWC
+        picture, sharp = video_FHWC, 2 * height  # dense screens show two pixels for one
         if sprites:
             picture = draw_trajectory(
-                video_FHWC, tracked(video_FHWC), enlarge=max(1, 192 // video_FHWC.shape[1])
+                video_FHWC, tracked(video_FHWC), enlarge=max(1, round(sharp / video_FHWC.shape[1]))
             )
         return {
-            "strip": strip_uri(picture, height=height),
+            "strip": strip_uri(picture, height=sharp),
             "animation": animation_uri(video_FHWC, fps, height),
         }
 
+    beside = headlines(report)
     per_prompt = len(report.seeds)
     prompts = []
     for number, prompt in enumerate(report.prompts[:SHOWN_PROMPTS]):
@@ -65,7 +67,7 @@ def write_page(
             case = report.cases[contender.name][index]
             values = [
                 (measured.title, f"{value:.{digits(measured.range)}f}")
-                for measured in report.measured
+                for measured in beside
                 if (value := value_of(report, measured.scores[contender.name].values, index)) is not None
             ]
             strips.append({"name": contender.name, "values": values, **shown(case.video_FHWC)})
@@ -80,7 +82,8 @@ def write_page(
         .render(
             told=told,
             contenders=report.contenders,
-            rows=rows(told),
+            rows=[row for row in rows(told) if row.measured],
+            unmeasured=unmeasured(told),
             prompts=prompts,
             hidden_prompts=len(report.prompts) - len(prompts),
             references=references,
@@ -95,6 +98,13 @@ def write_page(
     return path
 
 
+def headlines(report: Report) -> list[Measured]:
+    """The metrics whose values stand beside the videos: the first that have one of each case, not those of one attribute."""
+    each = len(report.prompts) * len(report.seeds)
+    whole = [m for m in report.measured if "," not in m.title]
+    return [m for m in whole if any(len(s.values) == each and s.found for s in m.scores.values())][:HEADLINES]
+
+
 def value_of(report: Report, values: tuple[float | None, ...], index: int) -> float | None:
     """The value of one case; None where there is none, or where the metric compares groups and not cases."""
     if len(values) != len(report.prompts) * len(report.seeds):
@@ -104,12 +114,13 @@ def value_of(report: Report, values: tuple[float | None, ...], index: int) -> fl
 
 def value_rows(report: Report) -> list[dict[str, Any]]:
     """One row a case and contender with a text for each metric, for the collapsible table."""
+    shown = [m for m in report.measured if any(score.found for score in m.scores.values())]
     made = []
     for index in range(len(report.prompts) * len(report.seeds)):
         prompt, seed = divmod(index, len(report.seeds))
         for contender in report.contenders:
             texts = []
-            for measured in report.measured:
+            for measured in shown:
                 value = value_of(report, measured.scores[contender.name].values, index)
                 texts.append("" if value is None else f"{value:.{digits(measured.range)}f}")
             made.append(

@@ -38,19 +38,19 @@ def draw_trajectory(frames_FHWC: np.ndarray, track: Positions, *, enlarge: int =
     size = (width * enlarge, height * enlarge)
     # in frame widths both ways, as the tracker measures
     points = np.stack([track.x, track.y], 1) * width * enlarge * SMOOTH
-    thin, thick = enlarge * SMOOTH * 0.6, enlarge * SMOOTH * 1.3
+    thin, thick = enlarge * SMOOTH * 0.75, enlarge * SMOOTH * 1.9
     drawn = np.empty((count, size[1], size[0], 3), np.uint8)
     for index in range(count):
         overlay = Image.new("RGBA", (size[0] * SMOOTH, size[1] * SMOOTH), (0, 0, 0, 0))
         pen = ImageDraw.Draw(overlay)
         # dark below light: one of them stands out on any background
-        for stroke, colour in ((thick, (0, 0, 0, 150)), (thin, (255, 255, 255, 255))):
+        for stroke, colour in ((thick, (0, 0, 0, 170)), (thin, (255, 255, 255, 255))):
             for start, end in pairwise(points):
                 if np.isfinite(start).all() and np.isfinite(end).all():
                     pen.line([tuple(start), tuple(end)], fill=colour, width=max(1, round(stroke)))
         here = points[index]
         if np.isfinite(here).all():
-            for radius, colour in ((thick * 1.6, (0, 0, 0, 255)), (thick * 1.1, (255, 64, 129, 255))):
+            for radius, colour in ((thick * 1.35, (255, 255, 255, 255)), (thick, (255, 64, 129, 255))):
                 pen.ellipse([*(here - radius), *(here + radius)], fill=colour)
         frame = Image.fromarray(frames_FHWC[index]).resize(size, Image.Resampling.NEAREST).convert("RGBA")
         frame.alpha_composite(overlay.resize(size, Image.Resampling.LANCZOS))

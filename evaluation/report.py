@@ -59,6 +59,11 @@ class Row:
     def arrow(self) -> str:
         return ARROWS[self.better]
 
+    @property
+    def measured(self) -> bool:
+        """Whether there is a value of any contender."""
+        return any(cell.mean is not None for cell in self.cells)
+
 
 def rows(told: Mapping[str, Any]) -> list[Row]:
     """The table of a report as JSON, of what was published of one, or of a benchmark's; of each row the best is marked."""
@@ -71,6 +76,12 @@ def rows(told: Mapping[str, Any]) -> list[Row]:
             cells.append(Cell(score["mean"], score["ci95"], score["count"], decimals))
         made.append(Row(name, metric["title"], metric["better"], mark_best(cells, metric["better"])))
     return made
+
+
+def unmeasured(told: Mapping[str, Any]) -> str:
+    """What a table leaves out: the titles of metrics that gave no value for any contender; "" when all did."""
+    titles = [row.title for row in rows(told) if not row.measured]
+    return f"Not measurable here: {'; '.join(titles)}." if titles else ""
 
 
 def summary(values: Sequence[float | None], groups: Sequence[Sequence[float | None]]) -> dict[str, Any]:
@@ -103,9 +114,9 @@ def half_width(units: Sequence[float]) -> float | None:
 
 
 def mark_best(cells: Sequence[Cell], better: str) -> tuple[Cell, ...]:
-    """The cells, those that share the best mean as it is printed marked. One contender alone is not the best."""
+    """The cells, those that share the best mean as it is printed marked; where all share it, none is better."""
     means = [round(c.mean, c.digits) for c in cells if c.mean is not None]
-    if len(cells) < 2 or not means:
+    if len(set(means)) < 2:
         return tuple(cells)
     best = max(means) if better == "higher" else min(means)
     return tuple(replace(c, best=c.mean is not None and round(c.mean, c.digits) == best) for c in cells)

@@ -133,7 +133,7 @@ class Benchmark:
             adapters = train_from_clips(
                 foundation, concept.name, clips, str(self.clip_set), self.bucket, config, store, bars
             )
-            title = f"{TITLES[config.method]}, {config.steps} steps"
+            title = f"{TITLES[config.method]}, {config.steps} step{'s' if config.steps > 1 else ''}"
             contenders.append(contender(name, adapters, title))
             if name == OURS:
                 write_stock_adapter(folder / "adapter", self.judge, adapters, config, concept.name, clips)
@@ -212,9 +212,18 @@ def write_stock_adapter(
 def write_summary_page(told: Mapping[str, Any], path: Path) -> None:
     """The table over all concepts, with links to their pages."""
     from evaluation.page import environment
-    from evaluation.report import rows
+    from evaluation.report import rows, unmeasured
     from infra.files import atomic_file
 
-    text = environment().get_template("summary.html.j2").render(told=told, rows=rows(told), page=PAGE)
+    text = (
+        environment()
+        .get_template("summary.html.j2")
+        .render(
+            told=told,
+            rows=[row for row in rows(told) if row.measured],
+            unmeasured=unmeasured(told),
+            page=PAGE,
+        )
+    )
     with atomic_file(path) as temporary:
         temporary.write_text(text)

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from evaluation.evaluate import Contender, Generation, Progress, evaluate, references_of
-from evaluation.report import as_json, rows, write_json
+from evaluation.report import as_json, rows, unmeasured, write_json
 from infra.errors import UserError
 
 if TYPE_CHECKING:
@@ -125,10 +125,10 @@ def usual_prompts(references: Sequence[Reference], sprites: bool) -> list[str]:
 
 def score_table(told: Mapping[str, Any], title: str) -> Table:
     """The table of a report, of a published evaluation or of a benchmark, for the terminal."""
-    table = Table("metric", title=escape(title))
+    table = Table("metric", title=escape(title), caption=escape(unmeasured(told)) or None)
     for name in told["contenders"]:
         table.add_column(escape(name), justify="right")
-    for row in rows(told):
+    for row in filter(lambda row: row.measured, rows(told)):
         texts = [f"[bold green]{cell.text}[/]" if cell.best else cell.text for cell in row.cells]
         table.add_row(f"{escape(row.title)} {row.arrow}", *texts)
     return table

@@ -224,5 +224,7 @@ def beside(
             )
         config = local_config(origin.settings, name, foundation)
         adapters = train_from_clips(foundation, origin.concept, clips, source, bucket, config, store, bars)
-        contenders.append(contender(name, adapters, f"{TITLES[name]}, {config.steps} steps"))
+        contenders.append(
+            contender(name, adapters, f"{TITLES[name]}, {config.steps} step{'s' if config.steps > 1 else ''}")
+        )
     return contenders

@@ -10,7 +10,7 @@ from evaluation_helpers import FOUNDATION, Brightness, Spread, Unmeasurable, ada
 import evaluation.evaluate as core
 from evaluation.evaluate import Contender, Generation, evaluate
 from evaluation.page import write_page
-from evaluation.report import as_json, half_width, published_scores, rows, write_json
+from evaluation.report import Cell, as_json, half_width, mark_best, published_scores, rows, write_json
 from evaluation.store import Store
 from infra.errors import UserError
 from models.bank import with_identity
@@ -164,6 +164,18 @@ def test_the_table_marks_the_best_by_each_metrics_direction(report):
     assert [cell.best for cell in table["spread"].cells] == [mean == min(spreads) for mean in spreads]
     assert table["spread"].arrow == "↓"
     assert [cell.text for cell in table["nothing"].cells] == ["–"] * 3
+    assert not table["nothing"].measured
+
+
+def test_where_all_are_equal_none_is_the_best():
+    equal = [Cell(0.5, None, 3), Cell(0.5001, None, 3), Cell(None, None, 0)]
+    assert not any(cell.best for cell in mark_best(equal, "higher"))
+    assert [cell.best for cell in mark_best([*equal, Cell(0.4, None, 3)], "lower")] == [
+        False,
+        False,
+        False,
+        True,
+    ]
 
 
 def test_the_interval_is_over_prompts_each_prompts_seeds_averaged_first(report):
@@ -203,6 +215,7 @@ def test_the_page_is_one_file_with_every_contender_and_escapes_what_users_wrote(
     assert "https://" not in text
     assert "a note" in text
     assert "spread [of seeds]" in text
+    assert "Not measurable here: nothing." in text
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
 
 
