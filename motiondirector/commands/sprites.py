@@ -270,7 +270,7 @@ def pretrain(
             total = (steps if stage == "decoder" else None) or DECODER_STEPS
             train_vae(out, steps=total, decoder_only=True, progress=follow(total), **same)
         if stage in ("unet", "all"):
-            given = {"steps": steps, "clips": clips, "image_steps": image_steps, "seed": seed}
+            given: dict[str, Any] = {"steps": steps, "clips": clips, "image_steps": image_steps, "seed": seed}
             if init is not None and image_steps is None:
                 given["image_steps"] = 0  # trained weights know single frames already
             recipe = Recipe(**{key: value for key, value in given.items() if value is not None})

@@ -27,6 +27,7 @@ from motiondirector.study.plan import Trial, asked_scenes, reference_scenes
 if TYPE_CHECKING:
     from datasets.latents import CachedClip
     from models.foundation import Foundation
+    from training.adapters import PathTensors
     from training.config import TrainConfig
 
 BATCH = 10  # videos generated in one forward
@@ -73,7 +74,7 @@ def encode(references: list[Reference], foundation: Foundation) -> list[CachedCl
 
 def generate(
     foundation: Foundation,
-    tensors: dict[Any, Any],
+    tensors: PathTensors,
     texts: list[str],
     seed: int,
     *,
@@ -116,7 +117,7 @@ def run_trial(
 
     references = reference_clips(trial)
     texts = prompts(trial, appearances)
-    tensors: dict[Any, Any] = {}
+    tensors: PathTensors = {}
     began = time.perf_counter()
     config: TrainConfig | None = None
     if trial.method != "base":

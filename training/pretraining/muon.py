@@ -79,7 +79,8 @@ class MuonWithAdamW:
     """
 
     def __init__(self, modules: dict[str, nn.Module], lr: float) -> None:
-        matrices, rest = [], []
+        matrices: list[nn.Parameter] = []
+        rest: list[nn.Parameter] = []
         for module in modules.values():
             for name, p in module.named_parameters():
                 outer = "embed" in name or name.startswith(("conv_in", "conv_out"))
