@@ -25,6 +25,7 @@ from datasets.clips import (
     make_clip,
     read_clips,
     read_manifest,
+    read_shard,
 )
 from datasets.parquet import Pending, append, settle
 from infra.errors import UserError
@@ -129,6 +130,28 @@ def test_appending_twice_adds_nothing(add, uri):
     assert [(info.key, info.etag) for info in open_storage(uri).list()] == before
     assert add(uri, [clip(2), clip(3)])[1] is None
     assert len(read_clips(uri)) == len(plain_rows(uri)) == 3
+
+
+def test_a_shard_that_moves_while_it_is_being_opened_is_read_from_its_new_place(add, uri, monkeypatch):
+    add(uri, [clip(1)])
+    storage = open_storage(uri)
+    shard = read_manifest(storage).shards[0]
+    filesystem, base = storage.arrow()
+    filesystem.create_dir(f"{base}/{STAGING}", recursive=True)
+    filesystem.move(f"{base}/{shard.key}", f"{base}/{STAGING}/{shard.key}")
+    opened = []
+    read_table = pq.read_table
+
+    def opens_late(path, **options):
+        opened.append(path)
+        if STAGING in path:  # found, then settled by another ingest before its content is asked for
+            filesystem.move(path, f"{base}/{shard.key}")
+            raise OSError("When reading information for key: The specified key does not exist.")
+        return read_table(path, **options)
+
+    monkeypatch.setattr("datasets.clips.pq.read_table", opens_late)
+    assert len(read_shard(storage, shard)) == 1
+    assert len(opened) == 3
 
 
 def test_the_same_bytes_under_another_source_are_the_same_clip(add, uri):
