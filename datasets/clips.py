@@ -194,10 +194,12 @@ def read_shard(
     for key in (shard.key, f"{STAGING}/{shard.key}", shard.key):
         try:
             return pq.read_table(f"{base}/{key}", filesystem=filesystem, filters=filters, columns=columns)
+        except FileNotFoundError:
+            continue
         except OSError:
-            # FileNotFoundError when it was gone before it was opened; S3 says it in another way when it goes after.
             if storage.exists(key):
                 raise
+            # It went after it was found and before its content was asked for: S3 says that in another way.
         except pa.ArrowInvalid as error:
             raise UserError(
                 f"{storage.uri}/{key} is damaged ({error}); restore it or ingest into a new folder.",
