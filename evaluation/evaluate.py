@@ -24,8 +24,7 @@ from evaluation.metric import Case, Metric, Reference, Score
 from evaluation.prompts import prompts_sha256
 from evaluation.store import Adapters, Store, adapters_sha256, key_of
 from infra.errors import UserError
-from models.bank import rank_for
-from models.denoise import AdapterUse, GenerationRequest, sample
+from models.denoise import GenerationRequest, install, sample
 from models.foundation import Bucket, Foundation
 
 
@@ -227,13 +226,3 @@ def videos_of(
         done += len(batch)
         on_progress(contender.name, done, len(requests))
     return [video for video in found if video is not None]
-
-
-def install(foundation: Foundation, adapters: Adapters, scale: float) -> tuple[AdapterUse, ...]:
-    """Put adapters into a bank of their own (slot 1 of each path); how requests use them. None: no bank."""
-    if not adapters:
-        return ()
-    bank = foundation.add_bank(dict.fromkeys(adapters, 1), rank_for(adapters.values()))
-    for path, layers in adapters.items():
-        bank.write(path, 1, layers)
-    return tuple(AdapterUse(path, 1, scale) for path in adapters)

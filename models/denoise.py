@@ -8,7 +8,7 @@ Shapes: latents [C, f, h, w] a request; B rows a forward (one a request, two wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.bank import LayerTensors, rank_for
 from models.foundation import Bucket, Foundation
 from models.routing import PATHS, Mix, Path, Routing
 
@@ -148,6 +149,18 @@ def routing_of(foundation: Foundation, rows: Sequence[Denoising]) -> Routing | N
     if mixes["spatial"] is None and mixes["temporal"] is None:
         return None
     return Routing(spatial=mixes["spatial"], temporal=mixes["temporal"])
+
+
+def install(
+    foundation: Foundation, adapters: Mapping[Path, LayerTensors], scale: float = 1.0
+) -> tuple[AdapterUse, ...]:
+    """Put adapters into a bank of their own (slot 1 of each path); how requests use them. None: no bank."""
+    if not adapters:
+        return ()
+    bank = foundation.add_bank(dict.fromkeys(adapters, 1), rank_for(adapters.values()))
+    for path, layers in adapters.items():
+        bank.write(path, 1, layers)
+    return tuple(AdapterUse(path, 1, scale) for path in adapters)
 
 
 def finish(foundation: Foundation, one: Denoising) -> np.ndarray:

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from infra.storage import Storage
-from models.bank import rank_for
-from models.denoise import AdapterUse, GenerationRequest, sample
+from models.denoise import GenerationRequest, install, sample
 from models.foundation import Bucket, Foundation
 from training.adapters import PathTensors
 from training.config import sampled_paths
@@ -21,10 +20,7 @@ def render(
     foundation: Foundation, tensors: PathTensors, prompts: Sequence[str], bucket: Bucket, seed: int
 ) -> list[np.ndarray]:
     """One video [F, H, W, 3] uint8 a prompt, with these adapters, from the foundation's default settings."""
-    bank = foundation.add_bank(dict.fromkeys(tensors, 1), rank_for(tensors.values()))
-    for path, layers in tensors.items():
-        bank.write(path, 1, layers)
-    adapters = tuple(AdapterUse(path, 1) for path in tensors)
+    adapters = install(foundation, tensors)
     return sample(
         foundation,
         [GenerationRequest(prompt, seed=seed, bucket=bucket, adapters=adapters) for prompt in prompts],

@@ -77,19 +77,11 @@ def generate(
     tensors: PathTensors,
     texts: list[str],
     seed: int,
-    *,
-    scale: float = 1.0,
 ) -> list[np.ndarray]:
     """One video [F, H, W, 3] a prompt with these adapters (none: the base model); the noise is the same for every method."""
-    from models.bank import rank_for
-    from models.denoise import AdapterUse, GenerationRequest, sample
+    from models.denoise import GenerationRequest, install, sample
 
-    adapters: tuple[AdapterUse, ...] = ()
-    if tensors:
-        bank = foundation.add_bank(dict.fromkeys(tensors, 1), rank_for(tensors.values()))
-        for path, layers in tensors.items():
-            bank.write(path, 1, layers)
-        adapters = tuple(AdapterUse(path, 1, scale) for path in tensors)
+    adapters = install(foundation, tensors)
     requests = [
         GenerationRequest(text, seed=seed * 100_000 + i, adapters=adapters) for i, text in enumerate(texts)
     ]
