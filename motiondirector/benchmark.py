@@ -24,13 +24,13 @@ from infra.errors import UserError
 from motiondirector.contenders import (
     BASE,
     OURS,
-    TITLES,
-    contender,
-    data_sha256,
+    base,
     local_config,
     train_from_clips,
+    trained,
 )
 from motiondirector.judging import PAGE, REPORT, Judge
+from training.adapters import data_sha256
 from training.config import fixed_settings, resolve
 
 if TYPE_CHECKING:
@@ -127,14 +127,13 @@ class Benchmark:
         contenders: list[Contender] = []
         for name in (OURS, *self.against):
             if name == BASE:
-                contenders.append(contender(BASE))
+                contenders.append(base())
                 continue
             config = configs[name]
             adapters = train_from_clips(
                 foundation, concept.name, clips, str(self.clip_set), self.bucket, config, store, bars
             )
-            title = f"{TITLES[config.method]}, {config.steps} step{'s' if config.steps > 1 else ''}"
-            contenders.append(contender(name, adapters, title))
+            contenders.append(trained(name, adapters, config))
             if name == OURS:
                 write_stock_adapter(folder / "adapter", self.judge, adapters, config, concept.name, clips)
         return self.judge(

@@ -17,7 +17,9 @@ from evaluation.evaluate import Contender
 from evaluation.store import Adapters, Store, key_of
 from infra.errors import UserError
 from infra.registry import ADAPTER_FILE, Registry, Version
+from training.adapters import data_sha256
 from training.config import TrainConfig, fixed_settings, make_config
+from training.run import check_captions
 
 if TYPE_CHECKING:
     from datasets.clips import Clip
@@ -107,13 +109,6 @@ def local_config(settings: dict[str, Any], method: str, foundation: Foundation) 
     return make_config({**config.model_dump(), **changed})
 
 
-def data_sha256(clips: Sequence[Any]) -> str:
-    """One hash over clips and captions, as a version's metadata has it."""
-    from training.adapters import data_sha256 as hash_of
-
-    return hash_of(clips)
-
-
 def train_from_clips(
     foundation: Foundation,
     concept: str,
@@ -144,11 +139,7 @@ def train_from_clips(
     found = store.adapters(key)
     if found is not None:
         return found
-    for clip in clips:
-        if not clip.caption.strip():
-            raise UserError(
-                f"clip {clip.clip_id[:12]} of {clip.source_uri} has no caption; ingest it again with --caption TEXT."
-            )
+    check_captions(clips)
     cache = LatentCache(open_storage(source))
     cached = prepare(
         clips,
@@ -170,6 +161,12 @@ def train_from_clips(
     return adapters
 
 
-def contender(name: str, adapters: Adapters | None = None, title: str | None = None) -> Contender:
-    """A contender under its usual title."""
-    return Contender(name, title or TITLES[name], adapters or {})
+def base() -> Contender:
+    """The model as it is."""
+    return Contender(BASE, TITLES[BASE])
+
+
+def trained(name: str, adapters: Adapters, config: TrainConfig) -> Contender:
+    """A contender trained here, called by its method and steps."""
+    steps = f"{config.steps} step{'s' if config.steps > 1 else ''}"
+    return Contender(name, f"{TITLES[config.method]}, {steps}", adapters)

@@ -119,6 +119,12 @@ def read_concept(job: Job) -> list[Clip]:
     from datasets.clips import read_clips
 
     clips = read_clips(job.data, job.concept)
+    check_captions(clips)
+    return clips
+
+
+def check_captions(clips: Sequence[Clip]) -> None:
+    """Raises UserError (422 "caption_missing") for a clip that no words describe."""
     for clip in clips:
         if not clip.caption.strip():
             raise UserError(
@@ -126,7 +132,6 @@ def read_concept(job: Job) -> list[Clip]:
                 status=422,
                 code="caption_missing",
             )
-    return clips
 
 
 def load(job: Job, given: Mapping[str, Any]) -> tuple[Foundation, TrainConfig]:

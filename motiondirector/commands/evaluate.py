@@ -107,7 +107,7 @@ def evaluate_command(
       motiondirector evaluate --concept car-turn --prompts prompts.txt --clip openai/clip-vit-large-patch14
     """
     from datasets.clips import read_clips
-    from evaluation.evaluate import Generation
+    from evaluation.evaluate import Contender, Generation
     from evaluation.prompts import read_prompts
     from evaluation.report import published_scores
     from evaluation.store import Store
@@ -116,13 +116,12 @@ def evaluate_command(
     from motiondirector.contenders import (
         OURS,
         Origin,
-        contender,
-        data_sha256,
         parse_against,
         read_version_adapter,
     )
     from motiondirector.judging import PAGE, Judge, score_table
     from motiondirector.progress import Bars
+    from training.adapters import data_sha256
 
     names = parse_against(against)
     texts = None if prompts is None else list(dict.fromkeys(prompt.text for prompt in read_prompts(prompts)))
@@ -136,7 +135,7 @@ def evaluate_command(
         )
     clips = read_clips(source, origin.concept)
     model = load_foundation(foundation or origin.foundation, device=device, dtype=dtype)
-    ours = contender(OURS, read_version_adapter(opened, version, model), version.ref)
+    ours = Contender(OURS, version.ref, read_version_adapter(opened, version, model))
     bucket = bucket_of(origin, model)
     folder = out or Path("runs/evaluate") / f"{version.concept}-{version.number}"
     store = Store(folder)
@@ -187,7 +186,7 @@ def bucket_of(origin: Origin, foundation: Foundation) -> Bucket:
 
 def other_data(version: Version, source: str, clips: Sequence[Clip]) -> list[str]:
     """A note when the clips are not those that the version was trained on: comparisons are then not on equal terms."""
-    from motiondirector.contenders import data_sha256
+    from training.adapters import data_sha256
 
     trained_on = version.metadata.get("data_sha256")
     if trained_on in (None, data_sha256(clips)):
@@ -210,12 +209,12 @@ def beside(
     bars: Bars,
 ) -> list[Contender]:
     """The contenders beside a version: the base, and baselines trained like it, or found in the store."""
-    from motiondirector.contenders import BASE, TITLES, contender, local_config, train_from_clips
+    from motiondirector.contenders import BASE, base, local_config, train_from_clips, trained
 
     contenders = []
     for name in names:
         if name == BASE:
-            contenders.append(contender(BASE))
+            contenders.append(base())
             continue
         if origin.settings is None:
             raise UserError(
@@ -224,7 +223,5 @@ def beside(
             )
         config = local_config(origin.settings, name, foundation)
         adapters = train_from_clips(foundation, origin.concept, clips, source, bucket, config, store, bars)
-        contenders.append(
-            contender(name, adapters, f"{TITLES[name]}, {config.steps} step{'s' if config.steps > 1 else ''}")
-        )
+        contenders.append(trained(name, adapters, config))
     return contenders
