@@ -49,6 +49,22 @@ class CachedClip:
     frame_latents_FC1HW: Tensor  # each pixel frame as a video of one, for the spatial path
     text_LD: Tensor
 
+    @classmethod
+    def of(
+        cls,
+        clip_id: str,
+        sha256: str,
+        caption: str,
+        visual: dict[str, Tensor],
+        text_LD: Tensor,
+        device: str | torch.device = "cpu",
+    ) -> CachedClip:
+        """From what `latents_of` gives and the caption's embedding."""
+        latents_CFHW = visual["latents"]
+        # A VAE without time gives a frame the same latents alone as in its clip: stored once.
+        frames = visual.get("frame_latents", latents_CFHW.transpose(0, 1).unsqueeze(2))
+        return cls(clip_id, sha256, caption, latents_CFHW.to(device), frames.to(device), text_LD.to(device))
+
 
 class LatentCache:
     """Tensors by key in a storage; what cannot be read back whole counts as absent."""
@@ -133,21 +149,9 @@ def prepare(
             cache.put(clip_key(clip, foundation, bucket), visual)
         text = cache.get(text_key(clip.caption, foundation))
         if text is None:
-            text = {"text": foundation.encode_text([clip.caption])[0].float().cpu()}
+            text = {"text": text_of(clip.caption, foundation)}
             cache.put(text_key(clip.caption, foundation), text)
-        latents_CFHW = visual["latents"]
-        # A VAE without time gives a frame the same latents alone as in its clip: stored once.
-        frames = visual.get("frame_latents", latents_CFHW.transpose(0, 1).unsqueeze(2))
-        prepared.append(
-            CachedClip(
-                clip_id=clip.clip_id,
-                sha256=clip.sha256,
-                caption=clip.caption,
-                latents_CFHW=latents_CFHW.to(device),
-                frame_latents_FC1HW=frames.to(device),
-                text_LD=text["text"].to(device),
-            )
-        )
+        prepared.append(CachedClip.of(clip.clip_id, clip.sha256, clip.caption, visual, text["text"], device))
         if on_progress:
             on_progress(done, len(clips))
     return prepared
@@ -169,6 +173,16 @@ def encode(clip: Clip, foundation: Foundation, bucket: Bucket) -> dict[str, Tens
     """A clip's latents [C, F, H, W] and, where they are not the same, its frames' [F, C, 1, H, W]; float32, CPU."""
     frames_FHWC = clip.frames_FHWC()[: bucket.frames]
     frames_FHWC = np.stack([cover(frame, bucket.height, bucket.width) for frame in frames_FHWC])
+    return latents_of(frames_FHWC, foundation, f"clip {clip.clip_id[:12]}")
+
+
+def text_of(caption: str, foundation: Foundation) -> Tensor:
+    """A caption's embedding [L, D]; float32, CPU."""
+    return foundation.encode_text([caption])[0].float().cpu()
+
+
+def latents_of(frames_FHWC: np.ndarray, foundation: Foundation, name: str) -> dict[str, Tensor]:
+    """Latents of uint8 frames, as `encode`. `name` is what an error calls them."""
     video_CFHW = torch.from_numpy(frames_FHWC).permute(3, 0, 1, 2).float() / 127.5 - 1
     video_BCFHW = video_CFHW.unsqueeze(0).to(foundation.device)
     latents_CFHW = foundation.encode_video(video_BCFHW)[0].float().cpu()
@@ -176,8 +190,7 @@ def encode(clip: Clip, foundation: Foundation, bucket: Bucket) -> dict[str, Tens
     for tensor in (latents_CFHW, frames_FC1HW):
         if not torch.isfinite(tensor).all():
             raise UserError(
-                f"the VAE of {foundation.name} gives NaN or infinite latents for clip {clip.clip_id[:12]}; "
-                "load it in float32.",
+                f"the VAE of {foundation.name} gives NaN or infinite latents for {name}; load it in float32.",
                 status=422,
                 code="invalid_latents",
             )

@@ -14,6 +14,7 @@ from infra.errors import UserError
 from motiondirector.cli import ConfigFile
 from motiondirector.commands.concepts import AsJson
 from motiondirector.commands.evaluate import Against, ClipWeights, PickWeights
+from motiondirector.settings import parse_settings
 
 benchmark = typer.Typer(
     help="The paper's benchmark sets: train every concept of a set by each method and measure all of them.",
@@ -238,20 +239,9 @@ def run(
 
 
 def read_settings(given: list[str], train_steps: int | None) -> dict[str, Any]:
-    """`rank=8` -> {"rank": 8}, and the steps. Raises UserError."""
-    import yaml
-
+    """The settings that every concept is trained with. Raises UserError."""
     settings: dict[str, Any] = {} if train_steps is None else {"steps": train_steps}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise UserError(f"--setting {text!r} is not NAME=VALUE, such as rank=8.")
-        try:
-            settings[name.strip().replace("-", "_")] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UserError(
-                f"--setting {text!r}: the value is not readable; write it as in rank=8."
-            ) from None
+    settings |= parse_settings(given)
     if "method" in settings:
         raise UserError("--setting method=...: the methods are those of --against, and ours.")
     return settings

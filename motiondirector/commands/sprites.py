@@ -275,7 +275,7 @@ def pretrain(
                 given["image_steps"] = 0  # trained weights know single frames already
             recipe = Recipe(**{key: value for key, value in given.items() if value is not None})
             if init is not None:
-                recipe = replace(recipe, lesson=())
+                recipe = replace(recipe, lesson=recipe.lesson[-1:])  # nor do they need the simplest of it
             vae = AutoencoderKL.from_pretrained(out / "vae")
             parts = build_parts(out, vae, seed) if init is None else replace(parts, vae=vae)
             del same["seed"]

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from infra.errors import UserError
 from motiondirector.cli import ConfigFile
-
-if TYPE_CHECKING:
-    from motiondirector.study.plan import Trial
 
 
 def register(app: typer.Typer) -> None:
@@ -61,22 +57,16 @@ def study(
 
       motiondirector study --out runs/study            # hours on two cores
     """
-    import yaml
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
     from models.load import load_foundation
+    from motiondirector.progress import Bars
+    from motiondirector.settings import parse_settings
     from motiondirector.study import report
     from motiondirector.study.plan import HELD_OUT, METHODS, TUNED, Plan
     from motiondirector.study.run import read_results, run_plan
     from motiondirector.study.tables import gather, targets
     from training.config import resolve
 
-    settings: dict[str, Any] = {}
-    for text in setting or []:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise UserError(f"--setting {text!r} is not NAME=VALUE, such as rank=8.")
-        settings[name.replace("-", "_")] = yaml.safe_load(value)
+    settings = parse_settings(setting or [])
     plan = Plan(
         motions=tuple(motion or (TUNED if tuned else HELD_OUT)[: 2 if quick else None]),
         references=tuple(references or ((1,) if quick else (1, 4))),
@@ -88,14 +78,16 @@ def study(
     model = load_foundation(foundation)
     resolve(settings, model.recommended)  # what is wrong in the settings is said before anything runs
     console = Console()
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
-        task = bar.add_task("trials", total=len(plan.trials()))
-
-        def follow(trial: Trial, done: int, total: int) -> None:
-            bar.update(task, completed=done, description=trial.name)
-
-        done = run_plan(plan, out, foundation=foundation, jobs=jobs or os.cpu_count() or 1, on_done=follow)
+    with Bars() as bars:
+        bars("trials", 0, len(plan.trials()))
+        done = run_plan(
+            plan,
+            out,
+            fingerprint=model.fingerprint,
+            foundation=foundation,
+            jobs=jobs or os.cpu_count() or 1,
+            on_done=lambda trial, done, total: bars("trials", done, total, trial.name),
+        )
     outcome = gather(read_results(done))
     reached = targets(outcome)
     facts = {

@@ -26,6 +26,7 @@ from datasets.sprites.world import (
     Scene,
     Sprite,
 )
+from evaluation.store import key_of
 from infra.errors import UserError
 
 TUNED = ("orbit", "zigzag", "bounce", "swing", "loop")
@@ -127,5 +128,6 @@ def _generator(trial: Trial, what: str) -> np.random.Generator:
 
 def trial_key(trial: Trial, settings: dict[str, Any], fingerprint: str, appearances: int) -> str:
     """A hash over all that a trial's result depends on: a result under this key need not be computed again."""
-    told = json.dumps([asdict(trial), settings, fingerprint, appearances], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    return key_of(trial=asdict(trial), settings=settings, foundation=fingerprint, appearances=appearances)[
+        :16
+    ]

@@ -13,6 +13,7 @@ from typing import Any
 
 from infra.errors import UserError
 from motiondirector.study.plan import Plan, Trial, trial_key
+from motiondirector.study.trial import RESULT
 
 _foundation: Any = None  # of this process, loaded once
 
@@ -26,7 +27,7 @@ class Done:
 
     @property
     def result(self) -> dict[str, Any]:
-        return json.loads((self.folder / "result.json").read_text())
+        return json.loads((self.folder / RESULT).read_text())
 
 
 def _load(source: str | None, threads: int) -> None:
@@ -55,6 +56,7 @@ def run_plan(
     plan: Plan,
     out: Path,
     *,
+    fingerprint: str,
     foundation: str | None = None,
     jobs: int = 1,
     on_done: Callable[[Trial, int, int], None] = lambda trial, done, total: None,
@@ -63,14 +65,12 @@ def run_plan(
 
     Args:
         out: `trials/<name>-<key>/` of each result.
+        fingerprint: of the foundation, which every process loads for itself from `foundation`.
         on_done: called with (trial, done so far, total) when one ends, those found done at once included.
 
     Raises:
         UserError: the first trial that fails; results of the others stay.
     """
-    from models.load import load_foundation
-
-    fingerprint = load_foundation(foundation).fingerprint
     trials = plan.trials()
     folders = {
         trial: out
@@ -78,10 +78,13 @@ def run_plan(
         / f"{trial.name}-{trial_key(trial, settings_of(plan, trial), fingerprint, plan.appearances)}"
         for trial in trials
     }
-    missing = [trial for trial in trials if not (folders[trial] / "result.json").is_file()]
-    done = len(trials) - len(missing)
-    for i, trial in enumerate(t for t in trials if t not in set(missing)):
-        on_done(trial, i + 1, len(trials))
+    missing, done = [], 0
+    for trial in trials:
+        if (folders[trial] / RESULT).is_file():
+            done += 1
+            on_done(trial, done, len(trials))
+        else:
+            missing.append(trial)
     if missing:
         threads = max(1, (os.cpu_count() or 1) // jobs)
         context = multiprocessing.get_context("spawn")

@@ -3,13 +3,11 @@
     result.json    what was measured of each video, the seconds it took, what it was made from
     frames.npz     the reference clips and the generated videos, uint8
 
-A trial is a function of (trial, settings, foundation): its folder is written whole or not at all.
+A trial is a function of (trial, settings, foundation); where its result is, it is done.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -22,6 +20,8 @@ from datasets.sprites.captions import canonical
 from datasets.sprites.motions import Motion, motion_named
 from datasets.sprites.render import render_clip
 from evaluation.metric import Case, Reference
+from evaluation.report import finite, write_json
+from infra.files import atomic_file
 from motiondirector.study.plan import Trial, asked_scenes, reference_scenes
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from training.adapters import PathTensors
     from training.config import TrainConfig
 
+RESULT = "result.json"
 BATCH = 10  # videos generated in one forward
 
 
@@ -51,25 +52,18 @@ def prompts(trial: Trial, count: int) -> list[str]:
 
 def encode(references: list[Reference], foundation: Foundation) -> list[CachedClip]:
     """The clips as training reads them, without a storage in between."""
-    import torch
+    from datasets.latents import CachedClip, latents_of, text_of
 
-    from datasets.latents import CachedClip
-
-    clips = []
-    for reference in references:
-        video = torch.from_numpy(reference.video_FHWC).permute(3, 0, 1, 2).float()[None] / 127.5 - 1
-        latents_CFHW = foundation.encode_video(video.to(foundation.device))[0].cpu()
-        clips.append(
-            CachedClip(
-                clip_id=reference.caption,
-                sha256="",
-                caption=reference.caption,
-                latents_CFHW=latents_CFHW,
-                frame_latents_FC1HW=latents_CFHW.transpose(0, 1).unsqueeze(2),
-                text_LD=foundation.encode_text([reference.caption])[0].float().cpu(),
-            )
+    return [
+        CachedClip.of(
+            reference.caption,
+            "",
+            reference.caption,
+            latents_of(reference.video_FHWC, foundation, reference.caption),
+            text_of(reference.caption, foundation),
         )
-    return clips
+        for reference in references
+    ]
 
 
 def generate(
@@ -130,7 +124,7 @@ def run_trial(
         for i, (video, text) in enumerate(zip(videos, texts, strict=True))
     ]
     values = {
-        metric.name: list(metric(cases).values)
+        metric.name: finite(metric(cases).values)
         for metric in metrics_for(references_are_sprites=True, clip=None, pickscore=None)
     }
     result = {
@@ -147,11 +141,7 @@ def run_trial(
 
 
 def write(folder: Path, result: dict[str, Any], references: np.ndarray, videos: np.ndarray) -> None:
-    """The folder, whole or not at all."""
-    fresh = folder.with_name(f".{folder.name}.writing")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    np.savez_compressed(fresh / "frames.npz", references=references, videos=videos)
-    (fresh / "result.json").write_text(json.dumps(result, indent=1))
-    shutil.rmtree(folder, ignore_errors=True)
-    fresh.rename(folder)
+    """Each file whole or not at all, the result last: where it is, everything is."""
+    with atomic_file(folder / "frames.npz") as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, references=references, videos=videos)
+    write_json(result, folder / RESULT)

@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL, TextToVideoSDPipeline
 
 from datasets.sprites.captions import vocabulary
-from datasets.sprites.motions import KNOWN
+from datasets.sprites.motions import DIRECTIONS, KNOWN
 from infra.errors import UserError
 from training.pretraining.common import Average, Schedule, load_state
 from training.pretraining.denoiser import (
@@ -26,7 +26,7 @@ from training.pretraining.pool import ClipPool
 from training.pretraining.tokenizer import MAX_LENGTH, write_tokenizer
 from training.pretraining.vae import build_vae, frame_batch, standardised, train_vae
 
-FIRST = Stage(1, 4, ("red",), ("gray",), paraphrases=False, noise_bias=0.12)
+FIRST = Stage(1, tuple(DIRECTIONS)[:4], ("red",), ("gray",), paraphrases=False, noise_bias=0.12)
 TINY = Recipe(
     steps=4, image_steps=1, lesson=(FIRST,), image_share=0.3, clips=1, images=2, pool=4, fresh=1, seed=5
 )

@@ -46,11 +46,11 @@ UNSAID_MOTION = 0.1  # share of clips whose caption names the appearance only
 class Recipe:
     """Settings of the stage: what the released checkpoint was made with (its card says what differed)."""
 
-    steps: int = 3300
+    steps: int = 5400
     image_steps: int = 500  # the first steps see single frames only
     lesson: tuple[Stage, ...] = STAGES  # then come simple straight motions, at high noise (`lesson.py`)
-    lesson_share: float = 0.2  # of the later batches are from its last stage: else its fruits are lost again
-    image_share: float = 0.1  # of the later batches are single frames
+    lesson_share: float = 0.25  # of the later batches are from its last stage: else its fruits are lost again
+    image_share: float = 0.15  # of the later batches are single frames
     clips: int = 16  # clips in a batch
     images: int = 64  # single frames in a batch of them
     # At twice this the words of motion, once found, were lost again within a hundred steps of the whole world.

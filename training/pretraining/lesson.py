@@ -18,10 +18,10 @@ from datasets.sprites.world import Background, Scene, Sprite, sample_scene
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the lesson. Every clip of it is a straight way through the middle of the frame."""
+    """A part of the lesson. Every clip of it is a straight way through the middle of the frame, or rests there."""
 
     steps: int
-    directions: int  # how many of DIRECTIONS: the first four are those along the axes
+    motions: tuple[str, ...]
     colours: tuple[str, ...]  # of a large circle; empty: any scene at all
     backgrounds: tuple[str, ...]
     paraphrases: bool
@@ -29,9 +29,9 @@ class Stage:
 
 
 STAGES = (
-    Stage(120, 4, ("red",), ("gray",), False, 0.12),
-    Stage(100, 8, ("red", "white", "cyan", "black"), ("gray", "teal"), True, 0.12),
-    Stage(120, 8, (), (), True, 0.35),
+    Stage(120, tuple(DIRECTIONS)[:4], ("red",), ("gray",), False, 0.12),
+    Stage(100, tuple(DIRECTIONS), ("red", "white", "cyan", "black"), ("gray", "teal"), True, 0.12),
+    Stage(120, (*DIRECTIONS, "still"), (), (), True, 0.35),
 )
 
 
@@ -46,7 +46,7 @@ def stage_at(step: int, stages: tuple[Stage, ...] = STAGES) -> Stage | None:
 
 def draw_lesson(stage: Stage, rng: np.random.Generator) -> tuple[Scene, Motion]:
     """A scene and a motion of the stage."""
-    motion = KNOWN[str(rng.choice(list(DIRECTIONS)[: stage.directions]))]
+    motion = KNOWN[str(rng.choice(stage.motions))]
     if not stage.colours:
         return sample_scene(rng), motion
     sprite = Sprite("circle", str(rng.choice(stage.colours)), "plain", "large")
