@@ -5,6 +5,7 @@ parameter against Amazon's API description. What only Amazon can say stays open:
 """
 
 import json
+import logging
 import os
 import shlex
 import subprocess
@@ -20,6 +21,10 @@ from ray.autoscaler._private.aws import utils as aws_utils
 from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.tags import TAG_RAY_CLUSTER_NAME, TAG_RAY_NODE_KIND
+from ray.autoscaler.v2.event_logger import AutoscalerEventLogger
+from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
+from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
+from ray.autoscaler.v2.utils import ResourceRequestUtil
 
 from infra.cluster import WORKER_NODES, worker_nodes
 
@@ -95,6 +100,30 @@ def test_workers_scale_to_zero_and_spot_comes_before_its_fallback(cluster):
     assert "InstanceMarketOptions" not in fallback["node_config"]
     assert spot["node_config"]["InstanceType"] == fallback["node_config"]["InstanceType"]
     assert nodes["head"]["resources"] == {"CPU": 0}
+
+
+def launched(cluster, gpus, spot):
+    """What Ray's scheduler launches for workers of a GPU each. spot: 1 has any, 0 has just refused one."""
+    types = AutoscalingConfig(cluster, skip_content_hash=True).get_node_type_configs()
+    request = SchedulingRequest(
+        disable_launch_config_check=True,
+        node_type_configs=types,
+        max_num_nodes=cluster["max_workers"] + 1,
+        resource_requests=ResourceRequestUtil.group_by_count(
+            [ResourceRequestUtil.make({"CPU": 1, "GPU": 1})] * gpus
+        ),
+        recoverable_resource_availabilities={"gpu_spot": spot},
+    )
+    reply = ResourceDemandScheduler(AutoscalerEventLogger(logging.getLogger(__name__))).schedule(request)
+    return {launch.instance_type: launch.count for launch in reply.to_launch}
+
+
+def test_rays_scheduler_takes_spot_first_then_its_fallback(cluster):
+    assert launched(cluster, 0, spot=1) == {}
+    assert launched(cluster, 2, spot=1) == {"gpu_spot": 2}
+    assert launched(cluster, 2, spot=0) == {"gpu_on_demand": 2}
+    assert launched(cluster, 9, spot=1) == {"gpu_spot": 8, "gpu_on_demand": 1}
+    assert sourced("RAY_enable_autoscaler_v2") == "1"  # the scheduler that does so
 
 
 def test_ray_launches_these_machines(cluster, aws):
