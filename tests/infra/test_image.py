@@ -11,7 +11,9 @@ from dockerfile_parse import DockerfileParser
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PACKAGES = {pattern.removesuffix("*") for pattern in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]}
+PACKAGES = {
+    pattern.removesuffix("*") for pattern in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
+}
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +90,9 @@ def test_deepspeeds_kernels_are_built_by_names_it_knows(dockerfile):
     builders = Path(deepspeed.__file__).parent / "ops" / "op_builder"
 
     def known(folder):
-        return set(re.findall(r'BUILD_VAR = "(DS_BUILD_\w+)"', "".join(f.read_text() for f in folder.glob("*.py"))))
+        return set(
+            re.findall(r'BUILD_VAR = "(DS_BUILD_\w+)"', "".join(f.read_text() for f in folder.glob("*.py")))
+        )
 
     (run,) = [run for run in instructions(dockerfile, "RUN") if "--no-binary deepspeed" in run]
     for_cuda, _, for_cpu = run.partition("else")

@@ -221,9 +221,13 @@ def test_the_head_may_launch_its_workers_and_nothing_else(cluster):
 
 def sourced(name):
     """A variable as a shell has it after node.env."""
-    script = f". {shlex.quote(str(AWS / 'node.env'))}; printf %s \"${name}\""
+    script = f'. {shlex.quote(str(AWS / "node.env"))}; printf %s "${name}"'
     return subprocess.run(
-        ["bash", "-euc", script], capture_output=True, text=True, check=True, env={"HOME": "/h", "PATH": "/bin"}
+        ["bash", "-euc", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"HOME": "/h", "PATH": "/bin"},
     ).stdout
 
 
