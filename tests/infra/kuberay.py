@@ -6,6 +6,8 @@ real ones (`kubectl get crd rayclusters.ray.io -o yaml`), `check_against_crd` ho
 
 from __future__ import annotations
 
+import functools
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +21,12 @@ KUBERNETES = "1.33"
 
 def strictly(thing: dict[str, Any]) -> None:
     """Hold an object of Kubernetes's own to its OpenAPI; raises for an unknown or misspelt field too."""
-    kubernetes_validate.validate(thing, KUBERNETES, strict=True)
+    _strictly(json.dumps(thing, sort_keys=True))
+
+
+@functools.cache  # the same pods are looked at by many tests
+def _strictly(text: str) -> None:
+    kubernetes_validate.validate(json.loads(text), KUBERNETES, strict=True)
 
 
 def pod_template(template: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import jsonpatch
 import yaml
 
 KNOWN = {"apiVersion", "kind", "namespace", "resources", "components", "patches", "images"}
-CLUSTER_WIDE = {"Namespace"}
 
 
 def build(folder: Path) -> list[dict[str, Any]]:
@@ -40,8 +39,7 @@ def _apply(folder: Path, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
         objects = [operations.apply(thing) if thing["kind"] == kind else thing for thing in objects]
     if "namespace" in text:
         for thing in objects:
-            if thing["kind"] not in CLUSTER_WIDE:
-                thing["metadata"]["namespace"] = text["namespace"]
+            thing["metadata"]["namespace"] = text["namespace"]
     objects = deepcopy(objects)  # YAML's anchors and aliases are one object until here
     for image in text.get("images", []):
         for container in containers(objects):

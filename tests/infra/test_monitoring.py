@@ -10,6 +10,8 @@ import promql_parser
 import pytest
 import ray
 import yaml
+from ray.serve._private import request_ingress_metrics
+from ray.serve._private.common import RequestProtocol
 from ray.util import metrics as ray_metrics
 
 import training.metrics
@@ -124,6 +126,25 @@ def test_labels_of_our_metrics_are_those_they_have(expressions, own):
         for by in re.findall(r"\b(?:by|on) \(([^)]*)\)", expression):
             labels = {label.strip() for label in by.split(",")}
             assert labels <= set.union(*(own[name] for name in names)), expression
+
+
+def test_labels_that_are_matched_are_those_the_metrics_have(expressions, own):
+    recorder = Recorder()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(request_ingress_metrics, "metrics", recorder)
+        kind = request_ingress_metrics.RequestIngressMetrics
+        kind(RequestProtocol.HTTP, source="proxy", node_id="", node_ip_address="")
+    replica = {"ray_serve_deployment_replica_healthy": {"deployment", "replica", "application"}}
+    known = {**own, **recorder.made, **replica}
+    matched = [
+        (selector.name, matcher.name)
+        for expression in expressions
+        for selector in selectors(expression)
+        for matcher in selector.matchers.matchers
+    ]
+    assert len(matched) >= 4
+    for metric, label in matched:
+        assert label in known[metric], (metric, label)
 
 
 def test_training_says_where_each_concept_stands(monkeypatch):
