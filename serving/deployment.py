@@ -1,7 +1,7 @@
 """The Ray Serve application: an ingress (API, jobs) and engines (each with the resident model).
 
 Orchestration only; what they do is in `serving.service` and `serving.engine_service`. `motiondirector serve` runs
-it; a cluster deploys it with `serve deploy` and a file like
+it; a cluster deploys it with `serve deploy` (`serving.cluster:build_app` where keys come from a file) and a file like
 
     http_options: {host: 127.0.0.1, port: 8000}
     applications:

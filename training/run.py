@@ -239,9 +239,7 @@ def _train_and_publish(
     watcher: Watcher,
     board: Any,
 ) -> Version:
-    import ray
-
-    from infra.cluster import check_workers, ray_session
+    from infra.cluster import check_workers, has_gpus, ray_session
     from training.ray_train import Task, fit
     from training.samples import Rendering
 
@@ -255,7 +253,7 @@ def _train_and_publish(
         clips=cached,
     )
     with ray_session(job.address):
-        use_gpu = ray.cluster_resources().get("GPU", 0) > 0
+        use_gpu = has_gpus()
         check_workers(config.worker_range[0], gpus=1 if use_gpu else 0)
         record = card.put(run)
         rendering = Rendering(task, run, foundation, prompts, record["id"], use_gpu)
