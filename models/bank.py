@@ -233,9 +233,7 @@ class AdapterBank(nn.Module):
         return self.rank == "full" or rank <= self.rank
 
     @torch.no_grad()
-    def reset(
-        self, path: Path, slot: int, *, seed: int | None = None, number: int | None = None
-    ) -> None:
+    def reset(self, path: Path, slot: int, *, seed: int | None = None, number: int | None = None) -> None:
         """Initial values of training: A ~ N(0, std 1/rank), B = 0 (so the adapter starts as no change).
 
         Args:

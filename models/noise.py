@@ -29,7 +29,9 @@ class NoiseProcess(ABC):
             low, high: one range for all samples, or one for each (float64 [B], which rounds as a float does).
         """
         low, high = (torch.as_tensor(bound, dtype=torch.float64, device="cpu") for bound in (low, high))
-        assert bool(((low >= 0) & (low < high) & (high <= 1)).all()), f"timestep range [{low}, {high}) must lie in [0, 1]"
+        assert bool(((low >= 0) & (low < high) & (high <= 1)).all()), (
+            f"timestep range [{low}, {high}) must lie in [0, 1]"
+        )
         return self._timesteps(low.to(u_B) + (high - low).to(u_B) * u_B)
 
     @abstractmethod

@@ -54,7 +54,9 @@ def put_slot_state(
     with torch.no_grad():
         for name, parameter in bank.named_slot_parameters(path, slot):
             parameter.copy_(state[name])
-            put_moments(optimizer, parameter, {m: state[f"{name}/{m}"] for m in MOMENTS if f"{name}/{m}" in state})
+            put_moments(
+                optimizer, parameter, {m: state[f"{name}/{m}"] for m in MOMENTS if f"{name}/{m}" in state}
+            )
 
 
 def put_moments(optimizer: SlotAdamW, parameter: torch.nn.Parameter, moments: Mapping[str, Tensor]) -> None:

@@ -40,7 +40,9 @@ class GroupKey:
     def difference(self, other: GroupKey) -> str | None:
         """The first thing in which another key differs, for an error: "rank 8, not 16". None where they are equal."""
         mine, theirs = asdict(self), asdict(other)
-        return next((f"{n} {_short(theirs[n])}, not {_short(v)}" for n, v in mine.items() if theirs[n] != v), None)
+        return next(
+            (f"{n} {_short(theirs[n])}, not {_short(v)}" for n, v in mine.items() if theirs[n] != v), None
+        )
 
 
 def group_key(fingerprint: str, config: TrainConfig) -> GroupKey:

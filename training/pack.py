@@ -220,7 +220,9 @@ class Pack:
     def _check_clips(self, member: Member) -> None:
         """Raises UserError (422 "invalid_latents") for clips that would spoil the step: named, before they do."""
         if not member.clips:
-            raise UserError(f"{member.name} has no clips; give at least one.", status=422, code="invalid_latents")
+            raise UserError(
+                f"{member.name} has no clips; give at least one.", status=422, code="invalid_latents"
+            )
         key = self.key
         shape = self.foundation.latent_shape(Bucket(key.frames, key.height, key.width))
         for number, clip in enumerate(member.clips, 1):
@@ -351,7 +353,5 @@ class Pack:
     def _own(self, seat: _Seat) -> list[tuple[AdapterPath, int, int]]:
         """(path, number among the member's own, slot of the bank) of every slot of a member."""
         return [
-            (path, number, slot)
-            for path, slots in seat.slots.items()
-            for number, slot in enumerate(slots, 1)
+            (path, number, slot) for path, slots in seat.slots.items() for number, slot in enumerate(slots, 1)
         ]

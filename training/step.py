@@ -104,9 +104,7 @@ class DualLoss:
         return (self.spatial_B + self.temporal_B).mean()
 
 
-def collate(
-    samples: Sequence[Sample], device: torch.device | str, own: OwnSettings | None = None
-) -> Batch:
+def collate(samples: Sequence[Sample], device: torch.device | str, own: OwnSettings | None = None) -> Batch:
     """The batch of these samples. All clips must have one latent shape."""
 
     def stack(tensors: list[Tensor]) -> Tensor:
