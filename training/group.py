@@ -32,6 +32,13 @@ class GroupKey:
         """`FRAMESxHEIGHTxWIDTH`."""
         return f"{self.frames}x{self.height}x{self.width}"
 
+    @property
+    def measured_as(self) -> str:
+        """Names what the cost of a step depends on, in a profile."""
+        parts = (self.foundation[:16], self.bucket, self.forward, f"rank{self.rank}", self.dtype)
+        saving = ("checkpointing",) if self.gradient_checkpointing else ()
+        return "/".join((*parts, *saving, f"zero{self.zero}", f"workers{self.workers}"))
+
     def config(self) -> TrainConfig:
         """Settings of a step that all members share."""
         shared = {name: value for name, value in asdict(self).items() if name in TrainConfig.model_fields}
