@@ -16,14 +16,16 @@ A step is the same on every worker of a data-parallel engine, as long as all adm
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
 from infra.errors import UserError
@@ -73,6 +75,16 @@ class MemberState:
 
     step: int  # steps done
     tensors: dict[str, Tensor] = field(repr=False)
+
+    def encode(self) -> bytes:
+        """A safetensors file."""
+        return save(self.tensors, metadata={"position": json.dumps({"step": self.step})})
+
+    @classmethod
+    def decode(cls, data: bytes) -> MemberState:
+        """From such a file. Raises ValueError, KeyError or SafetensorError when it is none."""
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        return cls(int(json.loads(header["__metadata__"]["position"])["step"]), load(data))
 
 
 @dataclass(frozen=True)
@@ -177,9 +189,9 @@ class Pack:
         """Names of those who train now, in the order they came."""
         return tuple(self._seats)
 
-    def has_room(self, member: Member) -> bool:
-        """Whether the slots that are free now are enough for it."""
-        return all(len(self._free[path]) >= count for path, count in member.slots().items())
+    def has_room(self, slots: Mapping[AdapterPath, int]) -> bool:
+        """Whether so many slots of each path are free now (`Member.slots`, `training.loop.bank_slots`)."""
+        return all(len(self._free[path]) >= count for path, count in slots.items())
 
     def admit(self, member: Member, state: MemberState | None = None) -> None:
         """Give a member its slots. It trains from the next step on, from its beginning or from `state`.
@@ -193,7 +205,7 @@ class Pack:
         if other is not None:
             raise UserError(f"{member.name} cannot train in this pack: {other}; put it into another.")
         self._check_clips(member)
-        if not self.has_room(member):
+        if not self.has_room(member.slots()):
             raise UserError(
                 f"{member.name} needs {member.slots()} slots, free are { {p: len(f) for p, f in self._free.items()} }; "
                 "wait until a member ends.",

@@ -11,7 +11,7 @@ from models.load import load_foundation
 from training.config import make_config
 from training.group import group_key
 from training.local import train_local
-from training.pack import Capacity, Ended, Failed, Member, Pack, Stepped
+from training.pack import Capacity, Ended, Failed, Member, MemberState, Pack, Stepped
 
 TOLERANCE = 1e-5
 
@@ -128,7 +128,7 @@ def test_members_leave_when_they_are_done_and_others_take_their_slots(wan):
     order, ended, most = list(waiting), {}, 0
     with pack_for(wan, order[0], 2, spatial=3) as pack:
         while waiting or pack.members:
-            while waiting and pack.has_room(waiting[0]):
+            while waiting and pack.has_room(waiting[0].slots()):
                 pack.admit(waiting.pop(0))
             most = max(most, len(pack.members))
             for event in pack.step():
@@ -189,7 +189,7 @@ def test_a_killed_pack_goes_on_from_its_members_states_with_the_same_numbers(wan
     with pack_for(wan, members[0], 3, spatial=5) as other:
         other.admit(member(wan, 9, steps=1))  # so that they sit elsewhere than before
         for one in members:
-            other.admit(one, states[one.name])
+            other.admit(one, MemberState.decode(states[one.name].encode()))
         other.step()
         assert other.members == ("m0", "m1")
         rest = run(other)

@@ -32,7 +32,7 @@ from training.batch.work import Work
 Status = Literal["queued", "preparing", "training", "published", "failed", "cancelled"]
 RUNNING: tuple[Status, ...] = ("preparing", "training")
 ENDED: tuple[Status, ...] = ("published", "failed", "cancelled")
-LEASE_S = 300.0
+LEASE_S = 60.0
 SWAPS = 100  # tries against others who change the same record
 HISTORY = 40  # changes of a record that it remembers
 
