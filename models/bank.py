@@ -242,14 +242,20 @@ class AdapterBank(nn.Module):
         return self.rank == "full" or rank <= self.rank
 
     @torch.no_grad()
-    def reset(self, path: Path, slot: int, *, seed: int | None = None) -> None:
-        """Initial values of training: A ~ N(0, std 1/rank), B = 0 (so the adapter starts as no change)."""
+    def reset(self, path: Path, slot: int, *, seed: int | None = None, number: int | None = None) -> None:
+        """Initial values of training: A ~ N(0, std 1/rank), B = 0 (so the adapter starts as no change).
+
+        Args:
+            seed: the bank's when not given.
+            number: of the slot whose initial values these are, when not its own: an adapter that trains in slot 5
+                of a bank for many starts as it would in slot 1 of its own.
+        """
         for name, layer in self._of(path, slot):
             stored = layer.slot(slot)
             stored["B"].zero_()
             if self.rank == "full" or stored["A"].is_meta:
                 continue
-            own = generator(self.seed if seed is None else seed, path, slot, name)
+            own = generator(self.seed if seed is None else seed, path, number or slot, name)
             stored["A"].copy_(torch.randn(stored["A"].shape, generator=own) / self.rank)
 
     @torch.no_grad()

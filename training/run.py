@@ -32,7 +32,7 @@ from infra.storage import NotFound, Storage, open_storage
 from training.config import CHANGEABLE, TrainConfig, make_config, resolve, sampled_paths
 
 if TYPE_CHECKING:
-    from datasets.clips import Clip
+    from datasets.clips import Clip, ClipFacts
     from datasets.latents import CachedClip
     from models.foundation import Bucket, Foundation
 
@@ -123,7 +123,7 @@ def read_concept(job: Job) -> list[Clip]:
     return clips
 
 
-def check_captions(clips: Sequence[Clip]) -> None:
+def check_captions(clips: Sequence[Clip | ClipFacts]) -> None:
     """Raises UserError (422 "caption_missing") for a clip that no words describe."""
     for clip in clips:
         if not clip.caption.strip():
