@@ -69,7 +69,9 @@ class Job(Base):
     weight: Mapped[float] = mapped_column(Float, default=1.0)  # turns in the queue for one of an ordinary job
     progress: Mapped[int] = mapped_column(Integer, default=0)
     attempts: Mapped[int] = mapped_column(Integer, default=0)  # engines that were lost while they ran it
-    owner: Mapped[str | None] = mapped_column(String(64), index=True, default=None)  # the dispatcher it is with
+    owner: Mapped[str | None] = mapped_column(
+        String(64), index=True, default=None
+    )  # the dispatcher it is with
     lease_until: Mapped[float | None] = mapped_column(Float, default=None)  # the owner is held dead after it
     created_at: Mapped[float] = mapped_column(Float)
     started_at: Mapped[float | None] = mapped_column(Float, default=None)
@@ -83,7 +85,9 @@ class Job(Base):
     result_sha256: Mapped[str | None] = mapped_column(String(64), default=None)
     result_size: Mapped[int | None] = mapped_column(Integer, default=None)
     idempotency_key: Mapped[str | None] = mapped_column(String(255), default=None)
-    body_sha256: Mapped[str | None] = mapped_column(String(64), default=None)  # of what was asked with that key
+    body_sha256: Mapped[str | None] = mapped_column(
+        String(64), default=None
+    )  # of what was asked with that key
     webhook_url: Mapped[str | None] = mapped_column(String(2000), default=None)
 
 

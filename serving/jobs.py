@@ -169,11 +169,11 @@ class JobStore:
         with self._session.begin() as session:
             session.execute(update(Job).where(Job.id == id).values(result_key=None))
 
-    def _move(self, id: str, state: str, owner: str | None, **values: Any) -> None:
+    def _move(self, id: str, state: str, by: str | None, **values: Any) -> None:
         """Change the state, and with an end write down the webhook call that tells of it."""
         statement = update(Job).where(Job.id == id, Job.state.in_(LEGAL[state]))
-        if owner is not None:
-            statement = statement.where(Job.owner == owner)
+        if by is not None:
+            statement = statement.where(Job.owner == by)
         if state in FINAL:
             values = {"owner": None, "lease_until": None, **values}
         returning = statement.values(state=state, **values).returning(Job.tenant, Job.webhook_url)

