@@ -84,7 +84,8 @@ def make_config(**fields: Any) -> ServeConfig:
     except ValidationError as error:
         first = error.errors()[0]
         option = "--" + "-".join(map(str, first["loc"])).replace("_", "-")
-        raise UserError(f"{option} {first['input']!r}: {first['msg']}.", code="invalid_value") from None
+        given = "" if "secret" in option else f" {first['input']!r}"
+        raise UserError(f"{option}{given}: {first['msg']}.", code="invalid_value") from None
 
 
 def is_loopback(host: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,72 @@ def test_the_deployment_file_of_the_documentation_builds_the_application():
     assert file.http_options.host == "127.0.0.1"
     with pytest.raises(ValueError, match="extra_forbidden"):
         call_user_app_builder_with_args_if_necessary(deployment.build_app, {"slot": 3})
+
+
+STRUCTURED = f"""
+keys:
+  - key: {KEY}
+    name: alice
+    scopes: [videos:read, adapters]
+    requests_per_minute: 60
+    concurrency: 4
+    max_priority: 1
+    webhook_secret: whsec_c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0
+  - key: sha256:{hash_key("another-long-random-key")}
+"""
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".yml", ".json"])
+def test_a_structured_key_file_says_what_each_key_may_do(tmp_path: Path, suffix: str):
+    file = tmp_path / f"keys{suffix}"
+    file.write_text(STRUCTURED if suffix != ".json" else json.dumps(yaml.safe_load(STRUCTURED)))
+    alice, other = read_api_keys(file)
+    assert find_key(KEY, [alice, other]) is alice
+    assert (alice.name, alice.scopes, alice.max_priority) == ("alice", ("videos:read", "adapters"), 1)
+    assert (alice.requests_per_minute, alice.concurrency) == (60, 4)
+    assert other.scopes == ("videos:read", "videos:write")
+    assert other.concurrency is None
+    shown = ServeConfig(api_keys=[alice, other]).model_dump_json() + repr(alice)
+    assert KEY not in shown
+    assert "c2VjcmV0" not in shown
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("keys: [", "not YAML or JSON"),
+        ("- key: a-long-and-random-key", "one list `keys:`"),
+        ("keys: []", "holds no key"),
+        ("keys: [{name: alice}]", "entry 1 has no `key:`"),
+        ("keys: [{key: 1234567890123456}]", "entry 1 has no `key:`"),
+        ("keys: [{key: short}]", "5 characters"),
+        (
+            "keys: [{key: a-long-and-random-key}, {key: a-long-and-random-kez, concurrency: 0}]",
+            "entry 2: concurrency",
+        ),
+        ("keys: [{key: a-long-and-random-key, scopes: [everything]}]", "entry 1: scopes"),
+        ("keys: [{key: a-long-and-random-key, quota: 3}]", "entry 1: quota"),
+        ("keys: [{key: a-long-and-random-key, webhook_secret: abc}]", "whsec_"),
+        ("keys: [{key: a-long-and-random-key, requests_per_minute: -1}]", "requests_per_minute"),
+    ],
+)
+def test_a_structured_key_file_with_a_fault_says_where(tmp_path: Path, content: str, message: str):
+    file = tmp_path / "keys.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        read_api_keys(file)
+    assert "a-long-and-random" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "option"),
+    [
+        ({"webhook_networks": ["everywhere"]}, "--webhook-networks"),
+        ({"webhook_secret": "short-and-secret"}, "--webhook-secret"),
+        ({"max_queue": 0}, "--max-queue"),
+    ],
+)
+def test_a_wrong_setting_of_the_service_is_named_and_a_secret_not_repeated(fields: dict, option: str):
+    with pytest.raises(UserError, match=option) as caught:
+        make_config(**fields)
+    assert "short-and-secret" not in caught.value.message
