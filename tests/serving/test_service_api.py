@@ -319,6 +319,19 @@ def test_metrics_tell_of_jobs_requests_and_adapters_and_made_up_names_make_no_se
     assert {"motiondirector_queue_length", "motiondirector_queue_age_seconds"} <= {name for name, *_ in found}
 
 
+def test_our_own_fault_is_500_in_the_one_shape_and_counted(serve: Serve, monkeypatch):
+    api = serve()
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a secret detail")
+
+    monkeypatch.setattr(api.service.store, "page", broken)  # type: ignore[attr-defined]
+    error = refused(api.get("/v1/videos"), 500, "internal_error")
+    assert "secret" not in error["message"]
+    found = samples(api.get("/metrics").text)
+    assert found["motiondirector_http_requests_total", "GET", "/v1/videos", "500"] == 1
+
+
 def test_a_database_that_is_away_is_503_with_retry_after_and_not_ready(serve: Serve, monkeypatch):
     api = serve()
 
