@@ -136,11 +136,12 @@ def test_a_name_that_changes_its_mind_after_the_check_is_not_connected_to(monkey
 def test_the_call_goes_to_the_checked_address_with_the_names_host_header(monkeypatch: pytest.MonkeyPatch):
     with receiver() as target:
         port = target.url.split(":")[2].split("/")[0]
-        answers(monkeypatch, ["127.0.0.1"])
+        asked = answers(monkeypatch, ["127.0.0.1"])
         url = f"http://hooks.example:{port}/x?y=1"
         assert asyncio.run(post(url, b"{}", {}, allowed=LOOPBACK, timeout=5)) == 200
         [(path, headers, body)] = target.got
         assert (path, headers["host"], body) == ("/x?y=1", f"hooks.example:{port}", b"{}")
+        assert asked == ["hooks.example"] * 2  # the name is asked for no third time, after the checks
 
 
 def test_a_redirect_is_an_answer_and_not_followed():
