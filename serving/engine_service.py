@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -20,7 +20,7 @@ from models.foundation import Bucket, Foundation
 from models.load import load_foundation
 from serving.config import ServeConfig
 from serving.engine import Admitted, Cancelled, Engine, Event, Failed, Finished, Observe
-from serving.requests import FoundationInfo, VideoRequest
+from serving.requests import AdapterUsed, FoundationInfo, VideoRequest
 from serving.slots import AdapterFiles, HostCache
 
 
@@ -39,6 +39,21 @@ class EngineClient(Protocol):
 
     def generate(self, id: str, request: VideoRequest) -> AsyncIterator[Event]:
         """Events up to the last one. Closing the iterator cancels the request."""
+
+    async def preview(self, id: str) -> bytes | Failed:
+        """A small WebP of a request that is being denoised, or why there is none."""
+
+    async def prefetch(self, use: AdapterUsed) -> Failed | None:
+        """Bring an adapter near, or why that cannot be."""
+
+    async def pin(self, use: AdapterUsed) -> Failed | None:
+        """Keep an adapter in its slot, or why that cannot be."""
+
+    async def unpin(self, use: AdapterUsed) -> bool:
+        """Let it go again; False when it was not pinned."""
+
+    async def residency(self) -> list[Any]:
+        """Every adapter in a slot or in host memory: its path, sha256, tier, users, pinned."""
 
 
 def describe(foundation: Foundation, config: ServeConfig) -> FoundationInfo:
@@ -150,6 +165,32 @@ class EngineService:
                 if self._streams.get(id) is stream:
                     del self._streams[id]
                 self.engine.cancel(stream.ticket)
+
+    async def preview(self, id: str) -> bytes | Failed:
+        stream = self._streams.get(id)
+        try:
+            return await asyncio.wrap_future(self.engine.preview(stream.ticket if stream else id))  # type: ignore[attr-defined]
+        except Exception as error:
+            return Failed.of(error)
+
+    async def prefetch(self, use: AdapterUsed) -> Failed | None:
+        return await self._try(self.engine.prefetch, use)  # type: ignore[attr-defined]
+
+    async def pin(self, use: AdapterUsed) -> Failed | None:
+        return await self._try(self.engine.pin, use)  # type: ignore[attr-defined]
+
+    async def unpin(self, use: AdapterUsed) -> bool:
+        return self.engine.unpin(use)  # type: ignore[attr-defined]
+
+    async def residency(self) -> list[Any]:
+        return self.engine.residency()  # type: ignore[attr-defined]
+
+    async def _try(self, call: Callable[..., None], *args: object) -> Failed | None:
+        try:
+            await asyncio.to_thread(call, *args)
+        except Exception as error:
+            return Failed.of(error)
+        return None
 
     def healthy(self) -> None:
         """Raises when the engine's thread has died."""

@@ -1,0 +1,145 @@
+"""Whether a request becomes a job: the queue's bound, a key's quotas, and repeats of the same request.
+
+Counting, deciding and inserting are one exclusive transaction, so the bounds hold exactly, however many ingresses
+share the database.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from infra.errors import UserError
+from serving.database import Database, Job, Rate
+from serving.errors import Throttled
+from serving.jobs import QUEUED, UNFINISHED, new_job
+from serving.keys import ApiKey
+
+MINUTE = 60.0
+BUSY_RETRY = 5.0  # seconds after which a full queue, or a tenant's running videos, may have room
+
+
+@dataclass(frozen=True)
+class Repeatable:
+    """An Idempotency-Key and the SHA-256 of the body it came with."""
+
+    key: str
+    body_sha256: str
+
+    @classmethod
+    def of(cls, key: str | None, body: dict[str, Any]) -> Repeatable | None:
+        """Raises UserError 422 for a key that is none."""
+        if key is None:
+            return None
+        if not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
+            raise UserError(
+                "Idempotency-Key: expected 1 to 255 visible ASCII characters, such as a UUID.",
+                status=422,
+                code="invalid_idempotency_key",
+            )
+        canonical = json.dumps(body, sort_keys=True).encode()
+        return cls(key, hashlib.sha256(canonical).hexdigest())
+
+
+class Admission:
+    """Decides who may add a job.
+
+    Args:
+        max_queue: most queued jobs, of all tenants together.
+    """
+
+    def __init__(self, database: Database, max_queue: int) -> None:
+        self._database, self._max_queue = database, max_queue
+
+    def find(self, tenant: str, repeatable: Repeatable | None) -> Job | None:
+        """The job that the same request made before. Raises UserError 409 for the same key with another body."""
+        with self._database.sessions() as session:
+            return self._find(session, tenant, repeatable)
+
+    def check(self, tenant: str, key: ApiKey | None) -> None:
+        """Raises `Throttled` when `admit` would, as far as one can say without it. Counts nothing."""
+        with self._database.sessions() as session:
+            self._check_bounds(session, tenant, key)
+            self._next_arrival(session, tenant, key)
+
+    def admit(
+        self,
+        request: dict[str, Any],
+        *,
+        tenant: str,
+        key: ApiKey | None,
+        repeatable: Repeatable | None,
+        **fields: Any,
+    ) -> tuple[Job, bool]:
+        """Accept a request: the job, committed, and whether it is new. `fields`: of the job.
+
+        Raises:
+            Throttled: the queue is full, or the key's quota is.
+            UserError: 409, the idempotency key was used with another body.
+        """
+        with self._database.exclusive() as session:
+            found = self._find(session, tenant, repeatable)
+            if found is not None:
+                return found, False
+            self._check_bounds(session, tenant, key)
+            arrival = self._next_arrival(session, tenant, key)
+            if arrival is not None:
+                session.merge(Rate(tenant=tenant, arrival=arrival))
+            if repeatable is not None:
+                fields |= {"idempotency_key": repeatable.key, "body_sha256": repeatable.body_sha256}
+            job = new_job(request, tenant=tenant, **fields)
+            session.add(job)
+        return job, True
+
+    def _find(self, session: Session, tenant: str, repeatable: Repeatable | None) -> Job | None:
+        if repeatable is None:
+            return None
+        same = (Job.tenant == tenant, Job.idempotency_key == repeatable.key)
+        job = session.scalar(select(Job).where(*same))
+        if job is not None and job.body_sha256 != repeatable.body_sha256:
+            raise UserError(
+                f"this Idempotency-Key made {job.id} from another body; use a new key for a new request.",
+                status=409,
+                code="idempotency_conflict",
+            )
+        return job
+
+    def _check_bounds(self, session: Session, tenant: str, key: ApiKey | None) -> None:
+        queued = session.scalar(select(func.count()).where(Job.state == QUEUED)) or 0
+        if queued >= self._max_queue:
+            raise Throttled(
+                f"the queue is full ({queued} jobs); try again later.",
+                code="queue_full",
+                retry_after=BUSY_RETRY,
+            )
+        if key is None or key.concurrency is None:
+            return
+        unfinished = select(func.count()).where(Job.tenant == tenant, Job.state.in_(UNFINISHED))
+        if (session.scalar(unfinished) or 0) >= key.concurrency:
+            raise Throttled(
+                f"this API key may have {key.concurrency} unfinished videos at once; wait for one, or cancel it.",
+                code="concurrency_exceeded",
+                retry_after=BUSY_RETRY,
+            )
+
+    def _next_arrival(self, session: Session, tenant: str, key: ApiKey | None) -> float | None:
+        """The rate's state after one more request; a minute's worth may come at once. None: no rate is set."""
+        if key is None or key.requests_per_minute is None:
+            return None
+        now = float(session.scalar(select(self._database.now())) or 0.0)
+        known = session.scalar(select(Rate.arrival).where(Rate.tenant == tenant)) or 0.0
+        arrival = max(now, known) + MINUTE / key.requests_per_minute
+        ahead = arrival - now - max(MINUTE, MINUTE / key.requests_per_minute)
+        if ahead > 0:
+            raise Throttled(
+                f"this API key may ask for {key.requests_per_minute:g} videos a minute.",
+                code="rate_exceeded",
+                retry_after=ahead,
+            )
+        return arrival
