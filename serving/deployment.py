@@ -15,7 +15,7 @@ dies finds them in its database. There is one ingress: it owns the job database'
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -27,11 +27,12 @@ from ray.serve.handle import DeploymentHandle
 
 from serving.api import create_api
 from serving.config import ServeConfig
-from serving.engine import Event, Failed
 from serving.engine_service import EngineLost, EngineService
+from serving.events import Event, Failed
 from serving.jobs import STATES
 from serving.requests import FoundationInfo, VideoRequest
 from serving.service import VideoService
+from serving.stats import LABELS, METRICS
 
 APP_NAME = "motiondirector"
 LOST = (RayError, RayServeException, ConnectionError)
@@ -43,33 +44,25 @@ class EngineMetrics:
     """An engine's observations as Ray metrics, which Prometheus reads from Ray's exporter."""
 
     def __init__(self) -> None:
-        def histogram(name: str, description: str, boundaries: list[float]) -> metrics.Histogram:
-            return metrics.Histogram(f"motiondirector_{name}", description=description, boundaries=boundaries)
-
-        self._histograms = {
-            "step_seconds": histogram("step_seconds", "Time of one denoising step of a batch.", SECONDS),
-            "batch_size": histogram(
-                "batch_size", "Requests in a denoising step.", [float(n) for n in COUNTS]
-            ),
-            "batch_adapters": histogram(
-                "batch_adapters", "Distinct adapters in a denoising step.", [float(n) for n in COUNTS]
-            ),
-        }
-        self._gauges = {
-            "waiting": metrics.Gauge(
-                "motiondirector_waiting", description="Requests waiting to be admitted."
-            ),
-            "active": metrics.Gauge("motiondirector_active", description="Requests being denoised."),
-            "slot_loads": metrics.Gauge("motiondirector_slot_loads", description="Copies into slots so far."),
-        }
+        self._metrics: dict[str, Any] = {}
+        for name, (kind, description) in METRICS.items():
+            given: dict[str, Any] = {"description": description, "tag_keys": LABELS.get(name, ())}
+            if kind == "histogram":
+                given["boundaries"] = SECONDS if name.endswith("seconds") else [float(n) for n in COUNTS]
+            made = {"histogram": metrics.Histogram, "gauge": metrics.Gauge, "counter": metrics.Counter}[kind]
+            self._metrics[name] = made(f"motiondirector_{name}", **given)
         self._last: dict[str, float] = {}
 
-    def __call__(self, name: str, value: float) -> None:
-        if name in self._histograms:
-            self._histograms[name].observe(value)
+    def __call__(self, name: str, value: float, labels: Mapping[str, str] | None = None) -> None:
+        kind, metric = METRICS[name][0], self._metrics[name]
+        tags = dict(labels) if labels else None
+        if kind == "histogram":
+            metric.observe(value, tags=tags)
+        elif kind == "counter":
+            metric.inc(value, tags=tags)
         elif self._last.get(name) != value:
             self._last[name] = value
-            self._gauges[name].set(value)
+            metric.set(value, tags=tags)
 
 
 class JobMetrics:

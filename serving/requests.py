@@ -47,7 +47,7 @@ class FoundationInfo(BaseModel):
 
 
 class VideoRequest(BaseModel):
-    """Everything the frames of one job depend on, besides the foundation's weights."""
+    """Everything the frames of one job depend on, besides the foundation's weights; and when they are wanted."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -62,6 +62,10 @@ class VideoRequest(BaseModel):
     guidance_scale: float
     scheduler: str | None = None
     adapters: tuple[AdapterUsed, ...] = ()
+    # When it is made, not what is made: the frames do not depend on these.
+    tenant: str = ""  # whose fair share it takes
+    priority: Annotated[int, Field(ge=-2, le=2)] = 0  # each step is 8 times the share
+    deadline: float | None = None  # Unix seconds after which it is not begun any more
 
     @property
     def pixels(self) -> int:
