@@ -135,8 +135,8 @@ def denoise_step(foundation: Foundation, batch: Sequence[Denoising], predict: Pr
         t, before = one.timesteps[one.index], one.latents_1Cfhw
         output = one.scheduler.step(answer, t, before)
         one.latents_1Cfhw = output.prev_sample
-        one.x0_1Cfhw = clean_estimate(one.scheduler, output, before, answer)
         one.index += 1
+        one.x0_1Cfhw = clean_estimate(one.scheduler, output, before, answer)
 
 
 def clean_estimate(scheduler: Any, output: Any, before: Tensor, answer: Tensor) -> Tensor | None:

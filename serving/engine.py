@@ -14,7 +14,6 @@ operation of the forward mixes samples.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
@@ -22,14 +21,12 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import torch
-
-from datasets.video import encode_mp4
 from infra.errors import UserError
 from models.bank import AdapterBank
-from models.denoise import GenerationRequest, denoise_step, finish, start
 from models.foundation import Bucket, Foundation
-from serving.budget import ForwardBudget, measure
+from serving.admission import Admission
+from serving.batch import Batch
+from serving.budget import measure
 from serving.compiled import CompiledForward
 from serving.events import (
     Admitted,
@@ -42,11 +39,11 @@ from serving.events import (
     Progressed,
     unobserved,
 )
-from serving.fairness import FairQueue
 from serving.files import Source
+from serving.finishing import package
 from serving.preview import render
-from serving.requests import AdapterUsed, VideoRequest, metadata
-from serving.slots import Key, Lease
+from serving.requests import AdapterUsed, VideoRequest
+from serving.slots import Lease
 from serving.stats import Counters, EngineStats
 from serving.tickets import Ticket, bucket_of, cost_of, deadline_passed, flow_of, order_of
 from serving.tiers import AdapterTiers, Claim, Residency
@@ -87,9 +84,9 @@ class Engine:
         self.foundation, self.bank, self.max_batch = foundation, bank, max_batch
         self.tiers = AdapterTiers(bank, source, host_bytes=host_bytes, observe=observe)
         self.slots = self.tiers.slots
-        self._batch_bytes, self._max_overtakes, self._observe = batch_bytes, max_overtakes, observe
+        self._batch_bytes, self._observe = batch_bytes, observe
         self._warm_buckets = list(warm_buckets or [foundation.defaults.bucket])
-        self._budget: ForwardBudget | None = None  # until `warm_up`: max_batch alone
+        self._queue = Admission(self.tiers, max_batch=max_batch, max_overtakes=max_overtakes)
         self._compiled = None
         if compile:
             self._compiled = CompiledForward(
@@ -105,14 +102,7 @@ class Engine:
         )  # claims that have been brought, or not
         self._tickets: dict[str, Ticket] = {}  # every request that has not ended
         self._waiting: dict[str, Ticket] = {}  # of these, not admitted; oldest first
-        self._ready: FairQueue[Ticket] = (
-            FairQueue()
-        )  # of these, adapters at hand; only the engine's thread from here
-        self._active: list[Ticket] = []
-        self._kept: tuple[Ticket, set[Key]] | None = (
-            None  # one passed too often, and the slots that run dry for it
-        )
-        self._last_bucket: Bucket | None = None
+        self._batch = Batch(foundation, self._compiled)  # the engine's thread's, as is the queue
         self._finishing = 0  # videos being decoded or encoded
         self._news = False
         self._closing = False
@@ -260,8 +250,8 @@ class Engine:
 
     def warm_up(self) -> None:
         """Measure how many samples a forward takes, and compile. In the thread that ticks, before the first tick."""
-        self._budget = measure(self.foundation, self._warm_buckets, self._batch_bytes)
-        log.info("a forward takes %s samples", {str(b): self._budget.rows(b) for b in self._warm_buckets})
+        self._queue.budget = budget = measure(self.foundation, self._warm_buckets, self._batch_bytes)
+        log.info("a forward takes %s samples", {str(b): budget.rows(b) for b in self._warm_buckets})
         if self._compiled is not None:
             self._compiled.warm_up()
 
@@ -322,196 +312,96 @@ class Engine:
             arrived = list(self._inbox)
             self._inbox.clear()
         for ticket, error in arrived:
-            if self._waiting.get(ticket.id) is not ticket or ticket in self._ready:
+            if self._waiting.get(ticket.id) is not ticket or ticket in self._queue:
                 continue  # it has ended meanwhile
             if error is not None:
                 self._end(ticket, Failed.of(error))
             else:
                 ticket.loaded = ticket.loaded or time.monotonic()
-                self._ready.add(ticket, ticket.claim.flow, ticket.claim.cost, ticket.claim.order)
+                self._queue.add(ticket)
         return bool(arrived)
 
     def _drop(self) -> bool:
         """Let go of what was cancelled, and of what waited beyond its deadline."""
         with self._lock:
             waiting = list(self._waiting.values())
-        dropped = [ticket for ticket in (*waiting, *self._active) if ticket.cancelled]
+        dropped = [ticket for ticket in (*waiting, *self._batch.tickets) if ticket.cancelled]
         late = [ticket for ticket in waiting if ticket.expired() and not ticket.cancelled]
         for ticket in dropped:
-            if ticket in self._active:
-                self._leave(ticket)
+            if ticket in self._batch.tickets:
+                self._batch.leave(ticket)
             self._end(ticket, Cancelled())
         for ticket in late:
             self._end(ticket, Failed.of(deadline_passed()))
         return bool(dropped or late)
 
     def _admit(self) -> bool:
-        """Requests join the batch in fair turns, as far as there is room for them.
-
-        One that finds no free slot may be passed by others, `max_overtakes` times. Then the least used slots are
-        kept for it: nobody new may use them, until they run dry. Requests for other residents go on passing.
-        """
+        """Requests join the batch in fair turns, as far as there is room for them."""
         did = False
-        blocked: dict[Ticket, None] = {}
-        again: list[Ticket] = []
-        impossible: list[Ticket] = []
-        if self._kept is not None and self._kept[0].id not in self._waiting:
-            self._kept = None
-        leases: dict[Ticket, Lease] = {}
         started = time.monotonic()
-
-        def admissible(ticket: Ticket) -> bool:
-            if ticket in blocked or not self._has_room(ticket) or self._keeps_out(ticket):
-                return False
-            if self.slots.never(ticket.claim.keys):
-                impossible.append(ticket)
-                return True
-            images = self.tiers.images(ticket.claim)
-            if images is None:
-                again.append(ticket)
-                return True
-            lease = self.slots.acquire(ticket.request.adapters, images)
-            if lease is None:
-                blocked[ticket] = None
-                return False
-            leases[ticket] = lease
-            return True
-
-        while len(self._active) < self.max_batch and self._finishing < self.max_batch:
-            ticket = self._ready.pick(admissible)
-            if ticket is None:
-                break
+        if self._finishing >= self.max_batch:  # else finished videos would pile up
+            return False
+        for ticket, lease in self._queue.round(self._batch.tickets):
             did = True
-            if ticket in leases:
-                for other in blocked:
-                    other.overtaken += 1
-                self._begin(ticket, leases.pop(ticket), started)
-            elif ticket in again:
-                self.tiers.bring(ticket.claim)
+            if isinstance(lease, Lease):
+                self._begin(ticket, lease, started)
+            elif lease is None:
+                self.tiers.bring_again(ticket.claim)
             else:
-                message = "pinned adapters leave too few slots for this request; unpin some, or start with more slots."
-                self._end(ticket, Failed(message, "slots_pinned", 503))
-        if self._kept is None:
-            late = next((ticket for ticket in blocked if ticket.overtaken >= self._max_overtakes), None)
-            if late is not None:
-                self._kept = (late, self.slots.victims(late.claim.keys))
-        self._warm_beside()
+                self._end(ticket, Failed.of(lease))
+        if keys := self._queue.worth_warming():
+            self.tiers.warm_beside(keys, self._wake)
         return did
 
-    def _has_room(self, ticket: Ticket) -> bool:
-        """Whether a forward of its bucket takes one more."""
-        if self._budget is None:
-            return True
-        rows = sum(other.rows for other in self._active if other.bucket == ticket.bucket)
-        return not rows or rows + ticket.rows <= self._budget.rows(ticket.bucket)
-
-    def _keeps_out(self, ticket: Ticket) -> bool:
-        """Whether it must wait because of one that was passed too often."""
-        if self._kept is None or self._kept[0] is ticket:
-            return False
-        keys, paths = ticket.claim.keys, {path for path, _ in self._kept[0].claim.keys}
-        newcomer = any(path in paths for path, _ in self.slots.missing(keys))
-        return newcomer or not self._kept[1].isdisjoint(keys)
-
-    def _warm_beside(self) -> None:
-        """While the next step runs, bring what waits into slots that nobody needs."""
-        if self._kept is not None or not len(self._ready):
-            return
-        nearest = list(self._ready)[: self.max_batch]
-        keys = self.slots.missing(key for ticket in nearest for key in ticket.claim.keys)
-        if keys and self.slots.spare(keys):
-            self.tiers.warm_beside(keys, self._wake)
-
     def _begin(self, ticket: Ticket, lease: Lease, started: float) -> None:
-        request = ticket.request
         try:
-            ticket.state = start(
-                self.foundation,
-                GenerationRequest(
-                    prompt=request.prompt,
-                    negative_prompt=request.negative_prompt,
-                    bucket=ticket.bucket,
-                    seed=request.seed,
-                    num_inference_steps=request.steps,
-                    guidance_scale=request.guidance_scale,
-                    scheduler=request.scheduler,
-                    adapters=tuple(lease.uses),
-                ),
-            )
+            self._batch.join(ticket, lease)
         except Exception as error:
-            lease.release()
             self._end(ticket, Failed.of(error))
             return
         self.tiers.close(ticket.claim)
         with self._lock:
             del self._waiting[ticket.id]
-        now = time.monotonic()
-        load = (max(0.0, ticket.loaded - ticket.submitted) + now - started) if request.adapters else 0.0
-        ticket.lease, ticket.admitted = lease, now
-        ticket.timings = {"queue": now - ticket.submitted, "adapter_load": load}
-        self._active.append(ticket)
+        load = 0.0
+        if ticket.request.adapters:
+            load = max(0.0, ticket.loaded - ticket.submitted) + ticket.admitted - started
+        ticket.timings = {"queue": ticket.admitted - ticket.submitted, "adapter_load": load}
         self._observe("queue_seconds", ticket.timings["queue"])
         self._tell(ticket, Admitted(**ticket.timings))
 
     def _step(self) -> bool:
-        """One denoising step of the bucket whose turn it is."""
-        buckets = list(dict.fromkeys(ticket.bucket for ticket in self._active))
-        if not buckets:
+        """One step of one bucket; what is done goes on to be decoded."""
+        step = self._batch.step()
+        if step is None:
             return False
-        turn = buckets.index(self._last_bucket) + 1 if self._last_bucket in buckets else 0
-        bucket = self._last_bucket = buckets[turn % len(buckets)]
-        batch = [ticket for ticket in self._active if ticket.bucket == bucket]
-        adapters = len({use.sha256 for ticket in batch for use in ticket.request.adapters})
-        started = time.monotonic()
-        self._forward(batch)
-        seconds = time.monotonic() - started
-        work = sum(cost_of(ticket.request) / ticket.request.steps for ticket in batch)
-        self._counters.stepped(seconds, work, len(batch), adapters)
-        self._observe("step_seconds", seconds)
-        self._observe("batch_size", len(batch))
-        self._observe("batch_adapters", adapters)
-        for ticket in batch:
-            if ticket not in self._active:
-                continue
+        size = len(step.tickets)
+        self._counters.stepped(step.seconds, step.work, size, step.adapters)
+        self._observe("step_seconds", step.seconds)
+        self._observe("batch_size", size)
+        self._observe("batch_adapters", step.adapters)
+        for ticket in step.tickets:
             assert ticket.state is not None
-            ticket.neighbours = max(ticket.neighbours, len(batch) - 1)
-            ticket.batch_adapters = max(ticket.batch_adapters, adapters)
+            if ticket in step.failed:
+                self._batch.leave(ticket)
+                self._end(ticket, Failed.of(step.failed[ticket]))
+                continue
             self._tell(
-                ticket, Progressed(ticket.state.index, len(ticket.state.timesteps), len(batch), adapters)
+                ticket, Progressed(ticket.state.index, len(ticket.state.timesteps), size, step.adapters)
             )
             if ticket.state.done:
-                self._leave(ticket)
+                self._batch.leave(ticket)
                 ticket.timings["denoise"] = time.monotonic() - ticket.admitted
                 with self._lock:
                     self._finishing += 1
                 self._finisher.submit(self._finish, ticket)
         return True
 
-    def _forward(self, batch: list[Ticket]) -> None:
-        """One step; when it fails, each alone, so that only the guilty one ends."""
-        try:
-            states = [ticket.state for ticket in batch if ticket.state is not None]
-            denoise_step(self.foundation, states, self._compiled)
-        except Exception as error:
-            if len(batch) == 1:
-                self._leave(batch[0])
-                self._end(batch[0], Failed.of(error))
-                return
-            log.warning("a step of %d failed (%s); trying each alone", len(batch), error)
-            for ticket in batch:
-                self._forward([ticket])
-
-    def _leave(self, ticket: Ticket) -> None:
-        assert ticket.lease is not None
-        self._active.remove(ticket)
-        ticket.lease.release()
-
     def _tell_state(self) -> None:
         with self._lock:
             waiting = len(self._waiting)
             oldest = next(iter(self._waiting.values()), None)
         self._observe("waiting", waiting)
-        self._observe("active", len(self._active))
+        self._observe("active", len(self._batch.tickets))
         self._observe("queue_age_seconds", time.monotonic() - oldest.submitted if oldest is not None else 0.0)
         self._observe("slot_hits", self.slots.hits)
         self._observe("slot_misses", self.slots.misses)
@@ -536,7 +426,7 @@ class Engine:
             del self._tickets[ticket.id]
             waited = self._waiting.pop(ticket.id, None)
         if waited is not None:
-            self._ready.remove(ticket)
+            self._queue.remove(ticket)
         self._counters.end(type(event).__name__.lower())
         self._tell(ticket, event)
 
@@ -549,35 +439,13 @@ class Engine:
     def _finish(self, ticket: Ticket) -> None:
         event: Event
         try:
-            event = Cancelled() if ticket.cancelled else self._package(ticket)
+            event = Cancelled() if ticket.cancelled else package(self.foundation, ticket)
         except Exception as error:
             event = Failed.of(error)
         with self._lock:
             self._finishing -= 1
         self._end(ticket, event)
         self._wake()
-
-    def _package(self, ticket: Ticket) -> Finished:
-        """Latents -> frames -> mp4 with what made it in its metadata."""
-        assert ticket.state is not None
-        started = time.monotonic()
-        if not bool(torch.isfinite(ticket.state.latents_1Cfhw).all()):
-            raise UserError(
-                "the model's answer is not finite; lower guidance_scale or the adapters' scales.",
-                status=422,
-                code="not_finite",
-            )
-        frames_FHWC = finish(self.foundation, ticket.state)
-        request = ticket.request
-        mp4 = encode_mp4(frames_FHWC, request.fps, metadata=metadata(request, self.foundation.fingerprint))
-        ticket.timings["decode"] = time.monotonic() - started
-        return Finished(
-            mp4,
-            hashlib.sha256(mp4).hexdigest(),
-            dict(ticket.timings),
-            neighbours=ticket.neighbours,
-            batch_adapters=ticket.batch_adapters,
-        )
 
 
 __all__ = ["Admitted", "Cancelled", "Engine", "Event", "Failed", "Finished", "Observe", "Progressed"]

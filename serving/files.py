@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import Protocol
 
@@ -43,7 +43,7 @@ class AdapterFiles:
 
     Args:
         folder: where the files are kept, under their hashes.
-        capacity: most bytes of files; one file always stays.
+        capacity: most bytes of files; what is being read, and the last one used, always stay.
         pause: seconds before a failed fetch is tried again, doubled each time.
     """
 
@@ -60,6 +60,7 @@ class AdapterFiles:
         folder.mkdir(parents=True, exist_ok=True)
         found = sorted((file.stat().st_mtime, file) for file in folder.glob("*.safetensors"))
         self._sizes = OrderedDict((file.stem, file.stat().st_size) for _, file in found)
+        self._reading: Counter[str] = Counter()  # these stay
         self._lock = threading.Lock()
         self._trim()
 
@@ -87,12 +88,23 @@ class AdapterFiles:
 
         A file that is not what was fetched (cut short, changed) is fetched again, once.
         """
+        with self._lock:
+            self._reading[use.sha256] += 1
+        try:
+            return self._read(use)
+        finally:
+            with self._lock:
+                self._reading[use.sha256] -= 1
+
+    def _read(self, use: AdapterUsed) -> Adapter:
         name, file = f"{use.concept}@{use.version}", self._file(use)
         for last in (False, True):
             if not file.is_file():
                 self.fetch(use)
             try:
                 adapter = read_adapter(file, self._foundation)
+            except FileNotFoundError:  # another engine with this folder needed the room
+                pass
             except UserError as error:
                 if self._whole(use):
                     file.unlink(missing_ok=True)
@@ -160,7 +172,11 @@ class AdapterFiles:
     def _trim(self) -> None:
         with self._lock:
             old = []
-            while len(self._sizes) > 1 and sum(self._sizes.values()) > self._capacity:
-                old.append(self._sizes.popitem(last=False)[0])
+            for sha256 in list(self._sizes)[:-1]:
+                if sum(self._sizes.values()) <= self._capacity:
+                    break
+                if not self._reading[sha256]:
+                    old.append(sha256)
+                    del self._sizes[sha256]
         for sha256 in old:
             (self._folder / f"{sha256}.safetensors").unlink(missing_ok=True)

@@ -46,6 +46,7 @@ class Claim:
     held: tuple[Key, ...] = ()  # in the host cache
     closed: bool = False
     wanted: bool = False
+    whole: bool = False  # all it uses is to be in host memory, also what is in a slot now
     fetching: frozenset[Key] = field(default=frozenset())
 
     @property
@@ -112,13 +113,31 @@ class AdapterTiers:
                 self.slots.want(claim.keys)
             here = self._hold_what_is_here(claim)
             if not here:
-                missing = [use for use in claim.uses if self._must_fetch(use)]
+                needed = self._needed(claim)
+                missing = [
+                    use
+                    for use in claim.uses
+                    if (key := key_of(use)) in needed
+                    and self.host.get(key) is None
+                    and not self.source.has(use)
+                ]
                 claim.fetching = frozenset(key_of(use) for use in missing)
                 (self._to_fetch if missing else self._to_pack).add(claim, claim.flow, claim.cost, claim.order)
         if here:
             claim.ready(claim, None)
         else:
             self._pump()
+
+    def bring_again(self, claim: Claim) -> None:
+        """A slot that it counted on was given to another adapter: bring all of it, and count on no slot.
+
+        It gives back what it holds first: two that each hold a half would wait for each other for ever.
+        """
+        with self._lock:
+            claim.whole = True
+            held, claim.held = claim.held, ()
+        self.host.release(held)
+        self.bring(claim)
 
     def close(self, claim: Claim) -> None:
         """The claim needs nothing any more."""
@@ -135,21 +154,21 @@ class AdapterTiers:
         self._pump()
 
     def images(self, claim: Claim) -> dict[Key, Tensor] | None:
-        """Packed images of what is in no slot; None when one has gone since: `bring` the claim again."""
+        """Packed images of what is in no slot; None when one has gone since: `bring_again`."""
         found = {key: self.host.get(key) for key in self.slots.missing(claim.keys)}
         images = {key: image for key, image in found.items() if image is not None}
         return images if len(images) == len(found) else None
 
-    def _must_fetch(self, use: AdapterUsed) -> bool:
-        key = key_of(use)
-        return self.host.get(key) is None and not self.source.has(use) and bool(self.slots.missing([key]))
+    def _needed(self, claim: Claim) -> list[Key]:
+        """What a claim needs in host memory."""
+        return claim.keys if claim.whole else self.slots.missing(claim.keys)
 
     def _hold_what_is_here(self, claim: Claim) -> bool:
-        """Whether nothing has to be brought; what is in host memory and in no slot is held from here on."""
-        missing = self.slots.missing(claim.keys)
-        if any(self.host.get(key) is None for key in missing):
+        """Whether nothing has to be brought; what it needs in host memory is held from here on."""
+        needed = self._needed(claim)
+        if any(self.host.get(key) is None for key in needed):
             return False
-        return self._hold(claim, missing)
+        return self._hold(claim, needed)
 
     def _hold(self, claim: Claim, keys: Iterable[Key]) -> bool:
         new = {key: self._sizes[key[0]] for key in keys if key not in claim.held}
@@ -174,8 +193,8 @@ class AdapterTiers:
         return len(self._fetching) < FETCHERS and not claim.fetching & self._fetching
 
     def _may_pack(self, claim: Claim) -> bool:
-        missing = self.slots.missing(claim.keys)
-        return self._packing.isdisjoint(missing) and self._hold(claim, missing)
+        needed = self._needed(claim)
+        return self._packing.isdisjoint(needed) and self._hold(claim, needed)
 
     def _fetch(self, claim: Claim) -> None:
         fetched: frozenset[Key] = claim.fetching
@@ -229,7 +248,7 @@ class AdapterTiers:
             for key in packed:
                 self.warm(key)
         if failed is None and not claim.closed and self.images(claim) is None:
-            self.bring(claim)  # a slot it counted on has been given away meanwhile
+            self.bring_again(claim)
         else:
             self._tell(claim, failed)
         self._pump()

@@ -13,7 +13,8 @@ from serving_helpers import Bench, Memory, random_adapter, sha, use
 
 from datasets.video import read_metadata
 from infra.errors import UserError
-from serving import engine as engine_module
+from serving import batch as batch_module
+from serving import finishing
 from serving.engine import Admitted, Cancelled, Event, Failed, Finished, Progressed
 
 
@@ -21,14 +22,14 @@ from serving.engine import Admitted, Cancelled, Event, Failed, Finished, Progres
 def kept(monkeypatch: pytest.MonkeyPatch) -> dict[int, tuple[torch.Tensor, np.ndarray]]:
     """Final latents and frames by seed, before the codec."""
     kept: dict[int, tuple[torch.Tensor, np.ndarray]] = {}
-    real = engine_module.finish
+    real = finishing.finish
 
     def keep(foundation, state):
         frames_FHWC = real(foundation, state)
         kept[state.request.seed] = (state.latents_Cfhw.clone(), frames_FHWC)
         return frames_FHWC
 
-    monkeypatch.setattr(engine_module, "finish", keep)
+    monkeypatch.setattr(finishing, "finish", keep)
     return kept
 
 
@@ -151,7 +152,7 @@ def test_cancelling_frees_the_place_within_one_step(unet3d):
 def test_slots_in_use_are_never_evicted_and_waiting_for_one_holds_no_resident_up(unet3d):
     bench = Bench(unet3d, max_batch=8)
     for name in "abc":  # all three temporal slots
-        bench.submit(name, bench.request(ord(name), use(name), steps=200))
+        bench.submit(name, bench.request(ord(name), use(name), steps=60))
     while len(bench.engine.slots.resident()) < 3:
         bench.engine.tick()
     bench.submit("d", bench.request(1, use("d"), steps=1))
@@ -235,14 +236,14 @@ def test_an_adapter_of_whole_layers_is_refused_with_a_way_that_there_is(unet3d, 
 
 def test_a_step_that_fails_ends_only_the_guilty_request(unet3d, monkeypatch):
     bench = Bench(unet3d)
-    real = engine_module.denoise_step
+    real = batch_module.denoise_step
 
     def fragile(foundation, batch, predict):
         if any(state.request.seed == 13 for state in batch):
             raise FloatingPointError("thirteen")
         real(foundation, batch, predict)
 
-    monkeypatch.setattr(engine_module, "denoise_step", fragile)
+    monkeypatch.setattr(batch_module, "denoise_step", fragile)
     bench.run(good=bench.request(1, use("a")), bad=bench.request(13, use("b")), fine=bench.request(2))
     assert bench.last("bad").code == "internal_error"
     assert isinstance(bench.last("good"), Finished)
