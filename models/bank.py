@@ -12,6 +12,9 @@ At rank `full` a slot holds the change of each layer's whole weight: A is the id
 stored nor multiplied with, and B [out, in] is the change. Training B is then fine-tuning the layer itself, and an
 adapter of any rank fits such a slot (written as B A).
 
+A bank that serves keeps every slot of a path in one row of one tensor; what the layers multiply with are views of
+it. So an adapter comes in as one copy of one flat image (`pack`, then `load`), whatever the number of layers.
+
 The layers live in submodules that are *called* (not just read) because ZeRO 3 gathers a module's parameters
 when it is called. They are attached by forward hooks: the denoiser's own parameter names stay as they were.
 
@@ -21,6 +24,8 @@ r rank, k adapters a sample. Every target layer must keep the sample outermost, 
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -49,23 +54,50 @@ def rank_for(adapters: Iterable[LayerTensors]) -> Rank:
     return max(ranks)
 
 
+def fill(stored: Mapping[str, Tensor], new_a: Tensor, new_b: Tensor) -> None:
+    """Write A [r, in] and B [out, r] over one slot's tensors of a layer, r at most what they hold; the rest is zero."""
+    b = stored["B"]
+    if "A" not in stored:
+        whole = torch.equal(new_a, torch.eye(*new_a.shape, dtype=new_a.dtype, device=new_a.device))
+        b.copy_(new_b if whole else new_b.float() @ new_a.float())
+        return
+    r = new_a.shape[0]
+    stored["A"][:r].copy_(new_a)
+    stored["A"][r:].zero_()
+    b[:, :r].copy_(new_b)
+    b[:, r:].zero_()
+
+
 class LoraSlots(nn.Module):
-    """The slots of one layer and path. Slot 0 is all zeros and cannot be written."""
+    """The slots of one layer and path. Slot 0 is all zeros and cannot be written.
+
+    Trainable: each slot's tensors are Parameters. Else A [slots + 1, r, in] and B [slots + 1, out, r] are views of
+    the bank's one tensor, which `bind` sets.
+    """
 
     def __init__(self, layer: nn.Linear, slots: int, rank: Rank, trainable: bool, dtype: torch.dtype) -> None:
         super().__init__()
         self.trainable = trainable
         self.halves = ("B",) if rank == "full" else ("A", "B")
         width = layer.in_features if rank == "full" else rank
-        shapes = {"A": (width, layer.in_features), "B": (layer.out_features, width)}
-        for half in self.halves:
+        self.shapes = {"A": (width, layer.in_features), "B": (layer.out_features, width)}
+        self.numel = sum(math.prod(self.shapes[half]) for half in self.halves)  # values a slot
+        if trainable:
             kind: Any = {"device": layer.weight.device, "dtype": dtype}
-            if trainable:
-                own = (nn.Parameter(torch.zeros(shapes[half], **kind)) for _ in range(slots))
+            for half in self.halves:
+                own = (nn.Parameter(torch.zeros(self.shapes[half], **kind)) for _ in range(slots))
                 setattr(self, half, nn.ParameterList(own))
-            else:
-                zeros = torch.zeros(slots + 1, *shapes[half], **kind)
-                self.register_buffer(half, zeros, persistent=False)
+
+    def views(self, rows: Tensor) -> dict[str, Tensor]:
+        """Rows of slots [n, numel] as {"A": [n, r, in], "B": [n, out, r]}, sharing memory."""
+        sizes = [math.prod(self.shapes[half]) for half in self.halves]
+        parts = zip(self.halves, rows.split(sizes, dim=1), strict=True)
+        return {half: part.unflatten(1, self.shapes[half]) for half, part in parts}
+
+    def bind(self, rows: Tensor) -> None:
+        """Let the slots be these rows [slots + 1, numel] of the bank's tensor."""
+        for half, view in self.views(rows).items():
+            self.register_buffer(half, view, persistent=False)
 
     def slot(self, number: int) -> dict[str, Tensor]:
         """{"A": [r, in], "B": [out, r]} of a slot, at rank `full` B alone; as stored (writes reach the bank).
@@ -74,20 +106,6 @@ class LoraSlots(nn.Module):
         """
         index = number - 1 if self.trainable else number
         return {half: getattr(self, half)[index] for half in self.halves}
-
-    def write(self, number: int, new_a: Tensor, new_b: Tensor) -> None:
-        """Overwrite a slot with A [r, in] and B [out, r], r at most what it holds."""
-        stored = self.slot(number)
-        b = stored["B"]
-        if "A" not in stored:
-            whole = torch.equal(new_a, torch.eye(*new_a.shape, dtype=new_a.dtype, device=new_a.device))
-            b.copy_(new_b if whole else new_b.float() @ new_a.float())
-            return
-        r = new_a.shape[0]
-        stored["A"][:r].copy_(new_a)
-        stored["A"][r:].zero_()
-        b[:, :r].copy_(new_b)
-        b[:, r:].zero_()
 
     def _pick(self, store, numbers: tuple[int, ...], slots_n: Tensor, frozen: bool) -> Tensor:
         """The tensors of each sample's slot, stacked: [n, ...]."""
@@ -190,11 +208,50 @@ class AdapterBank(nn.Module):
                     layer.key = f"{path}:{name}"
                     self.layers[f"{path}:{name}".replace(".", "/")] = layer
                     self._layers[path, name] = layer
+        self._widths: dict[Path, list[int]] = {
+            path: [self._layers[path, name].numel for name in self.targets[path]] for path in PATHS
+        }
+        if not trainable:
+            for path in PATHS:
+                if self.targets[path]:
+                    self.register_buffer(
+                        f"{path}_slots", self._new_rows(denoiser, path, dtype), persistent=False
+                    )
+            self._bind()
         self.attach(denoiser)
         if trainable:
             for path in PATHS:
                 for number in range(1, self.slots[path] + 1):
                     self.reset(path, number)
+
+    def _new_rows(self, denoiser: nn.Module, path: Path, dtype: torch.dtype | None) -> Tensor:
+        """Zeros for every slot of a path [slots + 1, slot numel]."""
+        weights: list[Any] = [denoiser.get_submodule(name).weight for name in self.targets[path]]
+        devices = {weight.device for weight in weights}
+        assert len(devices) == 1, f"the {path} targets are on {len(devices)} devices; a bank wants one"
+        kinds: list[torch.dtype] = [weight.dtype for weight in weights]
+        kind = dtype or functools.reduce(torch.promote_types, kinds)
+        size = (self.slots[path] + 1, sum(self._widths[path]))
+        return torch.zeros(size, dtype=kind, device=devices.pop())
+
+    def _rows(self, path: Path) -> Tensor:
+        """The one tensor behind a path's slots [slots + 1, slot numel]."""
+        assert not self.trainable, "a trainable bank keeps each layer's slots as Parameters"
+        assert self.targets[path], f"the bank has no {path} slots"
+        return self.get_buffer(f"{path}_slots")
+
+    def _bind(self) -> None:
+        for path in PATHS:
+            if self.targets[path]:
+                pieces = self._rows(path).split(self._widths[path], dim=1)
+                for name, piece in zip(self.targets[path], pieces, strict=True):
+                    self._layers[path, name].bind(piece)
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        if not self.trainable:
+            self._bind()  # a moved or cast bank's layers must share memory again
+        return self
 
     def _hook(self, name: str):
         layers = [(path, self._layers[path, name]) for path in PATHS if (path, name) in self._layers]
@@ -272,16 +329,47 @@ class AdapterBank(nn.Module):
         Layers that the adapter does not have become zeros. Raises AssertionError for a layer that is no target
         or a rank that does not fit: `models.adapter` and the slot table check both before and say it kindly.
         """
-        unknown = set(tensors) - set(self.targets[path])
-        assert not unknown, f"no {path} target: {sorted(unknown)[:3]}"
+        self._check(path, tensors)
         for name, layer in self._of(path, slot):
             if name not in tensors:
                 for tensor in layer.slot(slot).values():
                     tensor.zero_()
                 continue
             a, b = tensors[name]
+            fill(layer.slot(slot), a, b * scale if scale != 1.0 else b)
+
+    def _check(self, path: Path, tensors: LayerTensors) -> None:
+        unknown = set(tensors) - set(self.targets[path])
+        assert not unknown, f"no {path} target: {sorted(unknown)[:3]}"
+        for a, _ in tensors.values():
             assert self.holds(a.shape[0]), f"rank {a.shape[0]} does not fit the bank's {self.rank}"
-            layer.write(slot, a, b * scale if scale != 1.0 else b)
+
+    def slot_bytes(self, path: Path) -> int:
+        """Bytes of one slot of a path, which are those of a packed image."""
+        return self._rows(path)[0].nbytes
+
+    @torch.no_grad()
+    def pack(self, path: Path, tensors: LayerTensors, scale: float = 1.0) -> Tensor:
+        """An adapter as a slot will hold it: one flat tensor [slot numel] in host memory, for `load`.
+
+        Padded to the bank's rank, scale in B, in the bank's dtype; pinned memory where the bank is on a GPU.
+        Raises AssertionError as `write` does.
+        """
+        self._check(path, tensors)
+        rows = self._rows(path)
+        image = torch.zeros(rows.shape[1], dtype=rows.dtype, pin_memory=rows.is_cuda)
+        for name, piece in zip(self.targets[path], image.split(self._widths[path]), strict=True):
+            if name in tensors:
+                a, b = tensors[name]
+                views = self._layers[path, name].views(piece.unsqueeze(0))
+                fill({half: view[0] for half, view in views.items()}, a, b * scale if scale != 1.0 else b)
+        return image
+
+    @torch.no_grad()
+    def load(self, path: Path, slot: int, image: Tensor) -> None:
+        """Overwrite a slot with a packed image: one copy, which the host does not wait for on a GPU."""
+        assert 1 <= slot <= self.slots[path], f"{path} slot {slot} of {self.slots[path]}"
+        self._rows(path)[slot].copy_(image, non_blocking=True)
 
     def extract(self, path: Path, slot: int) -> dict[str, tuple[Tensor, Tensor]]:
         """A copy of a slot on the CPU: {layer: (A [rank, in], B [out, rank])}; at rank `full` A is the identity."""

@@ -14,11 +14,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from models.bank import LayerTensors, rank_for
 from models.foundation import Bucket, Foundation
 from models.routing import PATHS, Mix, Path, Routing
+
+# latents [B, C, f, h, w], timesteps [B], text [B, L, D], routing -> the denoiser's answer
+Predict = Callable[[Tensor, Tensor, Tensor, Routing | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Denoising:
         self.index = 0
         generator = torch.Generator("cpu").manual_seed(request.seed)
         noise = torch.randn((1, *foundation.latent_shape(self.bucket)), generator=generator)
+        self.x0_1Cfhw: Tensor | None = None  # what the last step took the clean latents to be
         self.latents_1Cfhw = noise.to(foundation.device) * float(
             getattr(self.scheduler, "init_noise_sigma", 1.0)
         )
@@ -99,8 +104,8 @@ def start(foundation: Foundation, request: GenerationRequest) -> Denoising:
 
 
 @torch.no_grad()
-def denoise_step(foundation: Foundation, batch: Sequence[Denoising]) -> None:
-    """Advance every request by one step in one forward.
+def denoise_step(foundation: Foundation, batch: Sequence[Denoising], predict: Predict | None = None) -> None:
+    """Advance every request by one step in one forward (`predict`; absent: the foundation's own).
 
     Requests may differ in timestep, scheduler, guidance, prompt, seed and adapters; they must share a bucket
     (and none may be done).
@@ -117,7 +122,7 @@ def denoise_step(foundation: Foundation, batch: Sequence[Denoising]) -> None:
             scaled = one.scheduler.scale_model_input(scaled, t)
         inputs.append(scaled.expand(2, -1, -1, -1, -1) if one.guided else scaled)
         times.append(t.expand(2 if one.guided else 1))
-    predicted = foundation.predict(
+    predicted = (predict or foundation.predict)(
         torch.cat(inputs),
         torch.cat(times),
         torch.cat([one.text_RLD for one in batch]),
@@ -127,9 +132,26 @@ def denoise_step(foundation: Foundation, batch: Sequence[Denoising]) -> None:
         if one.guided:
             uncond, cond = answer.chunk(2)
             answer = uncond + one.guidance_scale * (cond - uncond)
-        t = one.timesteps[one.index]
-        one.latents_1Cfhw = one.scheduler.step(answer, t, one.latents_1Cfhw, return_dict=False)[0]
+        t, before = one.timesteps[one.index], one.latents_1Cfhw
+        output = one.scheduler.step(answer, t, before)
+        one.latents_1Cfhw = output.prev_sample
         one.index += 1
+        one.x0_1Cfhw = clean_estimate(one.scheduler, output, before, answer)
+
+
+def clean_estimate(scheduler: Any, output: Any, before: Tensor, answer: Tensor) -> Tensor | None:
+    """The clean latents as a scheduler's last `step` saw them; None for one that works without them.
+
+    Args:
+        output: what the step returned, for `answer` to the latents `before`.
+    """
+    if getattr(output, "pred_original_sample", None) is not None:
+        return output.pred_original_sample
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        return before - scheduler.sigmas[scheduler.step_index - 1] * answer
+    if scheduler.config.get("predict_x0") or "++" in scheduler.config.get("algorithm_type", ""):
+        return scheduler.model_outputs[-1]  # DPM++ and UniPC turn every answer into it first
+    return None
 
 
 def routing_of(foundation: Foundation, rows: Sequence[Denoising]) -> Routing | None:

@@ -42,6 +42,18 @@ class ServeConfig(BaseModel):
         int, Field(ge=0, le=4096, description="spatial adapters on the device at once")
     ] = 4
     rank: Annotated[int, Field(ge=1, le=1024, description="largest rank of an adapter")] = 32
+    slot_memory: Annotated[
+        int | None,
+        Field(
+            ge=1, description="device bytes for adapters; slots, spatial_slots and rank follow unless given"
+        ),
+    ] = None
+    host_memory: Annotated[int, Field(ge=1, description="bytes of packed adapters in host memory")] = 4 << 30
+    disk_cache: Annotated[int, Field(ge=1, description="bytes of adapter files on local disk")] = 16 << 30
+    batch_memory: Annotated[
+        int | None, Field(ge=1, description="bytes of one forward's activations; absent: what is free")
+    ] = None
+    compile: Annotated[bool, Field(description="torch.compile the denoiser, all at start")] = False
     max_batch: Annotated[int, Field(ge=1, le=256, description="samples in one denoising step")] = 8
     max_pixels: Annotated[
         int | None, Field(ge=1, description="frames x height x width of the largest video")

@@ -27,8 +27,8 @@ from ray.serve.handle import DeploymentHandle
 
 from serving.api import create_api
 from serving.config import ServeConfig
-from serving.engine import Event, Failed
 from serving.engine_service import EngineLost, EngineService
+from serving.events import Event, Failed
 from serving.jobs import STATES
 from serving.metrics import ENGINE, boundaries
 from serving.requests import AdapterUsed, FoundationInfo, VideoRequest
@@ -60,7 +60,7 @@ class EngineMetrics:
             self._histograms[name].observe(value, tags=dict(labels or {}))
         elif name in self._gauges and self._last.get(name) != value:
             self._last[name] = value
-            self._gauges[name].set(value)
+            self._gauges[name].set(value, tags=dict(labels or {}))
 
 
 class JobMetrics:

@@ -4,7 +4,7 @@ Plain Python around one resident model; no Ray, no HTTP. Every `tick` admits wha
 each sample has its own adapters, timestep, guidance, scheduler and seed, and lets finished ones go; a request joins
 or leaves between two steps. Fetching adapters goes on beside the steps, as do decoding and mp4 encoding.
 
-    engine = Engine(foundation, bank, HostCache(fetch), max_batch=8)
+    engine = Engine(foundation, bank, AdapterFiles(registry, foundation, folder), max_batch=8)
     engine.start()                                   # its own thread; or call tick() yourself
     engine.submit("job-1", request, print)           # Admitted, Progressed ..., then Finished or Failed or Cancelled
 
@@ -14,101 +14,41 @@ operation of the forward mixes samples.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 
-import torch
-
-from datasets.video import encode_mp4
 from infra.errors import UserError
-from models.adapter import MAX_RANK, Adapter
 from models.bank import AdapterBank
-from models.denoise import Denoising, GenerationRequest, denoise_step, finish, start
 from models.foundation import Bucket, Foundation
-from serving.requests import VideoRequest, metadata
-from serving.slots import HostCache, Lease, SlotTable
+from serving.batch import Batch
+from serving.budget import measure
+from serving.compiled import CompiledForward
+from serving.events import (
+    Admitted,
+    Cancelled,
+    Event,
+    Failed,
+    Finished,
+    Listener,
+    Observe,
+    Progressed,
+    unobserved,
+)
+from serving.files import Source
+from serving.finishing import package
+from serving.preview import render
+from serving.requests import AdapterUsed, VideoRequest
+from serving.slots import Lease
+from serving.stats import Counters, EngineStats
+from serving.tickets import Ticket, bucket_of, cost_of, deadline_passed, flow_of, order_of
+from serving.tiers import AdapterTiers, Claim, Residency
+from serving.turns import Turns
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Admitted:
-    """The request is in the batch. Seconds it waited, and of these for its adapters."""
-
-    queue: float
-    adapter_load: float
-
-
-@dataclass(frozen=True)
-class Progressed:
-    """Steps done, of how many."""
-
-    step: int
-    steps: int
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The video. `timings` in seconds by stage."""
-
-    mp4: bytes
-    sha256: str
-    timings: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Failed:
-    """The request cannot be made; `status` is the HTTP status that fits."""
-
-    message: str
-    code: str
-    status: int = 500
-
-    @classmethod
-    def of(cls, error: BaseException) -> Failed:
-        """A UserError speaks for itself; anything else is this program's fault and is logged."""
-        if isinstance(error, UserError):
-            return cls(error.message, error.code, error.status)
-        log.error("request failed", exc_info=error)
-        return cls(f"internal error while making the video ({type(error).__name__})", "internal_error")
-
-
-@dataclass(frozen=True)
-class Cancelled:
-    """As asked."""
-
-
-Event = Admitted | Progressed | Finished | Failed | Cancelled
-Listener = Callable[[Event], None]
-Observe = Callable[[str, float], None]
-
-
-@dataclass
-class Ticket:
-    """One request on its way through the engine."""
-
-    id: str
-    request: VideoRequest
-    listener: Listener
-    submitted: float
-    adapters: Future[list[Adapter]]
-    loaded: float = 0.0  # when the adapters were in host memory
-    overtaken: int = 0
-    lease: Lease | None = None
-    state: Denoising | None = None
-    timings: dict[str, float] = field(default_factory=dict)
-    admitted: float = 0.0
-    cancelled: bool = False
-
-    @property
-    def bucket(self) -> Bucket:
-        return Bucket(self.request.frames, self.request.height, self.request.width)
 
 
 class Engine:
@@ -116,39 +56,59 @@ class Engine:
 
     Args:
         foundation: the resident model, with `bank` behind it.
-        cache: where adapters come from.
-        max_batch: most samples in one forward, and most requests being denoised at once.
-        max_overtakes: how many younger requests may pass one that waits for a slot before nobody passes any more.
-        observe: called with (metric name, value): "step_seconds", "batch_size", "batch_adapters", "waiting",
-            "active", "slot_loads".
+        source: where adapters come from.
+        max_batch: most requests being denoised at once.
+        host_bytes: most bytes of packed adapters in host memory.
+        batch_bytes: most bytes of a forward's activations, from which `warm_up` finds how many samples one takes;
+            None: what is free then.
+        max_overtakes: how many others may pass a request that waits for a slot before one is kept for it.
+        compile: torch.compile the forward; a name is its backend.
+        warm_buckets: sizes of video to measure and compile for; None: the foundation's default.
+        observe: told what happens, by the names of `serving.metrics.ENGINE`.
     """
 
     def __init__(
         self,
         foundation: Foundation,
         bank: AdapterBank,
-        cache: HostCache,
+        source: Source,
         *,
         max_batch: int = 8,
+        host_bytes: int = 4 << 30,
+        batch_bytes: int | None = None,
         max_overtakes: int = 32,
-        observe: Observe = lambda name, value: None,
+        compile: bool | str = False,
+        warm_buckets: Sequence[Bucket] | None = None,
+        observe: Observe = unobserved,
     ) -> None:
         self.foundation, self.bank, self.max_batch = foundation, bank, max_batch
-        self.slots = SlotTable(bank)
-        self._cache, self._max_overtakes, self._observe = cache, max_overtakes, observe
+        self.tiers = AdapterTiers(bank, source, host_bytes=host_bytes, observe=observe)
+        self.slots = self.tiers.slots
+        self._batch_bytes, self._observe = batch_bytes, observe
+        self._warm_buckets = list(warm_buckets or [foundation.defaults.bucket])
+        self._queue = Turns(self.tiers, max_batch=max_batch, max_overtakes=max_overtakes)
+        self._compiled = None
+        if compile:
+            self._compiled = CompiledForward(
+                foundation,
+                self._warm_buckets,
+                max_rows=2 * max_batch,
+                backend=compile if isinstance(compile, str) else "inductor",
+            )
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)  # something for the next tick
-        self._inbox: deque[Ticket] = deque()
+        self._inbox: deque[tuple[Ticket, BaseException | None]] = (
+            deque()
+        )  # claims that have been brought, or not
         self._tickets: dict[str, Ticket] = {}  # every request that has not ended
-        self._waiting: deque[Ticket] = deque()  # only the engine's thread touches these three
-        self._active: list[Ticket] = []
-        self._last_bucket: Bucket | None = None
+        self._waiting: dict[str, Ticket] = {}  # of these, not admitted; oldest first
+        self._batch = Batch(foundation, self._compiled)  # the engine's thread's, as is the queue
         self._finishing = 0  # videos being decoded or encoded
         self._news = False
         self._closing = False
         self._thread: threading.Thread | None = None
-        self._loader = ThreadPoolExecutor(4, thread_name_prefix="adapter")
         self._finisher = ThreadPoolExecutor(1, thread_name_prefix="finish")
+        self._counters = Counters()
         self.failure: BaseException | None = None  # why the engine's thread is dead
 
     # --- from any thread ---------------------------------------------------------------------------------------
@@ -161,25 +121,34 @@ class Engine:
                 status=422,
                 code="invalid_size",
             )
-        self.foundation.check_bucket(Bucket(request.frames, request.height, request.width))
+        self.foundation.check_bucket(bucket_of(request))
         self.foundation.make_scheduler(request.scheduler)
-        self._fetch(request)
+        for path, slots in self.bank.slots.items():
+            count = len({use.sha256 for use in request.adapters if use.path == path})
+            if count > slots:
+                raise UserError(
+                    f"the request combines {count} {path} adapters and this server has {slots} slots for them; "
+                    "name fewer.",
+                    status=422,
+                    code="too_many_adapters",
+                )
+        if request.adapters:
+            self.tiers.prefetch(request.adapters)
 
     def submit(self, id: str, request: VideoRequest, listener: Listener) -> None:
         """Take a request; `listener` gets its events, in order, from the engine's threads, and must not block."""
-        ticket = Ticket(id, request, listener, time.monotonic(), Future())
-        if not request.adapters:
-            ticket.adapters.set_result([])
+        flow, cost, order = flow_of(request), cost_of(request), order_of(request)
+        claim = Claim(request.adapters, lambda _claim, error: self._brought(ticket, error), flow, cost, order)
+        ticket = Ticket(id, request, listener, claim)
         with self._work:
             if self._closing or self.failure:
                 raise RuntimeError("the engine is closed") from self.failure
             if id in self._tickets:
                 raise ValueError(f"{id} is here already")
-            self._tickets[id] = ticket
-            self._inbox.append(ticket)
-        if request.adapters:
-            self._loader.submit(self._load, ticket)
-        self._wake()
+            self._tickets[id] = self._waiting[id] = ticket
+        for use in request.adapters:
+            self._counters.requested(use.sha256)
+        self.tiers.bring(claim)
 
     def cancel(self, id: str) -> bool:
         """Stop a request within one step; False when it is not here (any more)."""
@@ -199,19 +168,91 @@ class Engine:
             return None
         return ticket.state.progress if ticket.state is not None else 0.0
 
+    def preview(self, id: str, frames: int = 1) -> Future[bytes]:
+        """A look at a request that is being denoised: a small WebP of one frame, or an animation of several.
+
+        It is decoded beside the steps and changes nothing. Raises UserError: 404 when the request is not here, 409
+        when there is nothing to be seen yet, or ever (with a scheduler that makes no estimate).
+        """
+        with self._lock:
+            ticket = self._tickets.get(id)
+        if ticket is None:
+            raise UserError(f"{id} is not being made here (any more).", status=404, code="video_not_found")
+        x0 = ticket.state.x0_1Cfhw if ticket.state is not None else None
+        if x0 is None:
+            raise UserError(
+                f"{id} has nothing to be seen yet; ask again after a step.", status=409, code="no_preview"
+            )
+        return self._finisher.submit(render, self.foundation, x0, frames)
+
+    def prefetch(self, use: AdapterUsed, timeout: float | None = None) -> None:
+        """Bring an adapter into host memory, and into a slot if one is free; blocks. Raises UserError."""
+        self.tiers.prefetch([use], timeout)
+
+    def pin(self, use: AdapterUsed, timeout: float | None = None) -> None:
+        """Prefetch, and never evict it. Raises UserError, 409 when its path would have no slot left for others."""
+        self.tiers.pin(use, timeout)
+
+    def unpin(self, use: AdapterUsed) -> bool:
+        """Let it go by least recent use again; False when it was not pinned."""
+        return self.tiers.unpin(use)
+
+    def residency(self) -> list[Residency]:
+        """Every adapter in a slot or in host memory."""
+        return self.tiers.residency()
+
     @property
     def idle(self) -> bool:
         """Nothing is waiting, running or being finished."""
         with self._lock:
             return not self._tickets
 
+    def stats(self) -> EngineStats:
+        """How it stands."""
+        slots, counters, resident = self.slots, self._counters, self.slots.resident()
+        pinned = slots.pinned()
+        with self._lock:
+            waiting = list(self._waiting.values())
+            finishing, active = self._finishing, len(self._tickets) - len(waiting) - self._finishing
+        busy = {key for key, users in resident.items() if users or key in pinned}
+        return EngineStats(
+            waiting=len(waiting),
+            active=active,
+            finishing=finishing,
+            queue_age=time.monotonic() - waiting[0].submitted if waiting else 0.0,
+            waiting_cost=counters.seconds_for(sum(cost_of(ticket.request) for ticket in waiting)),
+            steps=counters.steps,
+            step_seconds=counters.step_seconds,
+            batch_size=counters.batch_size,
+            batch_adapters=counters.batch_adapters,
+            slot_hits=slots.hits,
+            slot_misses=slots.misses,
+            slot_loads=slots.loads,
+            loads=dict(self.tiers.loads),
+            recompilations=self._compiled.recompilations if self._compiled else 0,
+            uncompiled_forwards=self._compiled.eager if self._compiled else 0,
+            ended=dict(counters.ended),
+            adapter_requests=dict(counters.adapters()),
+            resident={path: [sha for kind, sha in resident if kind == path] for path in self.bank.slots},
+            free_slots={
+                path: n - sum(1 for kind, _ in busy if kind == path) for path, n in self.bank.slots.items()
+            },
+        )
+
     # --- the engine's own thread -------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Run ticks in a thread of its own until `close`."""
+        """Warm up and run ticks, in a thread of its own, until `close`."""
         assert self._thread is None, "started already"
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
+
+    def warm_up(self) -> None:
+        """Measure how many samples a forward takes, and compile. In the thread that ticks, before the first tick."""
+        self._queue.budget = budget = measure(self.foundation, self._warm_buckets, self._batch_bytes)
+        log.info("a forward takes %s samples", {str(b): budget.rows(b) for b in self._warm_buckets})
+        if self._compiled is not None:
+            self._compiled.warm_up()
 
     def close(self) -> None:
         """Stop after the present step. Requests that have not ended get no more events."""
@@ -220,7 +261,7 @@ class Engine:
         self._wake()
         if self._thread is not None:
             self._thread.join()
-        self._loader.shutdown(cancel_futures=True)
+        self.tiers.shutdown()
         self._finisher.shutdown(cancel_futures=True)
 
     def run_until_idle(self) -> None:
@@ -231,19 +272,16 @@ class Engine:
 
     def tick(self) -> bool:
         """One round: take in, drop cancelled, admit, one step of one bucket, let go. False when nothing was done."""
-        with self._lock:
-            arrived = list(self._inbox)
-            self._inbox.clear()
-        self._waiting.extend(arrived)
-        dropped = self._drop_cancelled()
-        admitted = self._admit()
-        stepped = self._step()
-        self._observe("waiting", len(self._waiting))
-        self._observe("active", len(self._active))
-        return bool(arrived) or dropped or admitted or stepped
+        did = self._take_in()
+        did |= self._drop()
+        did |= self._admit()
+        did |= self._step()
+        self._tell_state()
+        return did
 
     def _run(self) -> None:
         try:
+            self.warm_up()
             while not self._closing:
                 if not self.tick():
                     self._wait()
@@ -257,7 +295,9 @@ class Engine:
 
     def _wait(self) -> None:
         with self._work:
-            self._work.wait_for(lambda: self._news or self._closing, timeout=1.0)
+            deadlines = [t.request.deadline for t in self._waiting.values() if t.request.deadline is not None]
+            patience = min([1.0, *(deadline - time.time() for deadline in deadlines)])
+            self._work.wait_for(lambda: self._news or self._closing, timeout=max(0.001, patience))
             self._news = False
 
     def _wake(self) -> None:
@@ -265,124 +305,128 @@ class Engine:
             self._news = True
             self._work.notify_all()
 
-    def _drop_cancelled(self) -> bool:
-        dropped = [ticket for ticket in (*self._waiting, *self._active) if ticket.cancelled]
-        for ticket in dropped:
-            if ticket in self._active:
-                self._leave(ticket)
+    def _take_in(self) -> bool:
+        """Requests whose adapters are at hand join the fair queue; those whose adapters cannot be had end."""
+        with self._lock:
+            arrived = list(self._inbox)
+            self._inbox.clear()
+        for ticket, error in arrived:
+            if self._waiting.get(ticket.id) is not ticket or ticket in self._queue:
+                continue  # it has ended meanwhile
+            if error is not None:
+                self._end(ticket, Failed.of(error))
             else:
-                self._waiting.remove(ticket)
+                ticket.loaded = ticket.loaded or time.monotonic()
+                self._queue.add(ticket)
+        return bool(arrived)
+
+    def _drop(self) -> bool:
+        """Let go of what was cancelled, and of what waited beyond its deadline."""
+        with self._lock:
+            waiting = list(self._waiting.values())
+        dropped = [ticket for ticket in (*waiting, *self._batch.tickets) if ticket.cancelled]
+        late = [ticket for ticket in waiting if ticket.expired() and not ticket.cancelled]
+        for ticket in dropped:
+            if ticket in self._batch.tickets:
+                self._batch.leave(ticket)
             self._end(ticket, Cancelled())
-        return bool(dropped)
+        for ticket in late:
+            self._end(ticket, Failed.of(deadline_passed()))
+        return bool(dropped or late)
 
     def _admit(self) -> bool:
-        """Waiting requests whose adapters are here join the batch, oldest first.
-
-        One whose adapters are still on their way holds nobody up. One that finds no free slot may be passed by
-        others, `max_overtakes` times; then slots that come free are kept for it.
-        """
+        """Requests join the batch in fair turns, as far as there is room for them."""
         did = False
-        blocked: list[Ticket] = []
-        for ticket in list(self._waiting):
-            if len(self._active) + self._finishing >= self.max_batch:
-                break
-            if not ticket.adapters.done():
-                continue
-            if any(other.overtaken >= self._max_overtakes for other in blocked):
-                break
-            error = ticket.adapters.exception()
-            if error is not None:
-                self._waiting.remove(ticket)
-                self._end(ticket, Failed.of(error))
-                did = True
-                continue
-            started = time.monotonic()
-            lease = self.slots.acquire(ticket.request.adapters, ticket.adapters.result())
-            if lease is None:
-                blocked.append(ticket)
-                continue
-            for other in blocked:
-                other.overtaken += 1
-            self._waiting.remove(ticket)
+        started = time.monotonic()
+        if self._finishing >= self.max_batch:  # else finished videos would pile up
+            return False
+        for ticket, lease in self._queue.round(self._batch.tickets):
             did = True
-            self._begin(ticket, lease, started)
+            if isinstance(lease, Lease):
+                self._begin(ticket, lease, started)
+            elif lease is None:
+                self.tiers.bring_again(ticket.claim)
+            else:
+                self._end(ticket, Failed.of(lease))
+        if keys := self._queue.worth_warming():
+            self.tiers.warm_beside(keys, self._wake)
         return did
 
     def _begin(self, ticket: Ticket, lease: Lease, started: float) -> None:
-        request = ticket.request
         try:
-            ticket.state = start(
-                self.foundation,
-                GenerationRequest(
-                    prompt=request.prompt,
-                    negative_prompt=request.negative_prompt,
-                    bucket=ticket.bucket,
-                    seed=request.seed,
-                    num_inference_steps=request.steps,
-                    guidance_scale=request.guidance_scale,
-                    scheduler=request.scheduler,
-                    adapters=tuple(lease.uses),
-                ),
-            )
+            self._batch.join(ticket, lease)
         except Exception as error:
-            lease.release()
             self._end(ticket, Failed.of(error))
             return
-        now = time.monotonic()
-        load = (max(0.0, ticket.loaded - ticket.submitted) + now - started) if request.adapters else 0.0
-        ticket.lease, ticket.admitted = lease, now
-        ticket.timings = {"queue": now - ticket.submitted, "adapter_load": load}
-        self._active.append(ticket)
-        self._observe("slot_loads", self.slots.loads)
+        self.tiers.close(ticket.claim)
+        with self._lock:
+            del self._waiting[ticket.id]
+        load = 0.0
+        if ticket.request.adapters:
+            load = max(0.0, ticket.loaded - ticket.submitted) + ticket.admitted - started
+        ticket.timings = {"queue": ticket.admitted - ticket.submitted, "adapter_load": load}
+        self._observe("queue_seconds", ticket.timings["queue"])
         self._tell(ticket, Admitted(**ticket.timings))
 
     def _step(self) -> bool:
-        """One denoising step of the bucket whose turn it is."""
-        buckets = list(dict.fromkeys(ticket.bucket for ticket in self._active))
-        if not buckets:
+        """One step of one bucket; what is done goes on to be decoded."""
+        step = self._batch.step()
+        if step is None:
             return False
-        turn = buckets.index(self._last_bucket) + 1 if self._last_bucket in buckets else 0
-        bucket = self._last_bucket = buckets[turn % len(buckets)]
-        batch = [ticket for ticket in self._active if ticket.bucket == bucket][: self.max_batch]
-        started = time.monotonic()
-        self._forward(batch)
-        self._observe("step_seconds", time.monotonic() - started)
-        self._observe("batch_size", len(batch))
-        self._observe("batch_adapters", len({a.sha256 for ticket in batch for a in ticket.request.adapters}))
-        for ticket in batch:
-            if ticket not in self._active:
-                continue
+        size = len(step.tickets)
+        self._counters.stepped(step.seconds, step.work, size, step.adapters)
+        self._observe("step_seconds", step.seconds)
+        self._observe("batch_size", size)
+        self._observe("batch_adapters", step.adapters)
+        for ticket in step.tickets:
             assert ticket.state is not None
-            self._tell(ticket, Progressed(ticket.state.index, len(ticket.state.timesteps)))
+            if ticket in step.failed:
+                self._batch.leave(ticket)
+                self._end(ticket, Failed.of(step.failed[ticket]))
+                continue
+            self._tell(
+                ticket, Progressed(ticket.state.index, len(ticket.state.timesteps), size, step.adapters)
+            )
             if ticket.state.done:
-                self._leave(ticket)
+                self._batch.leave(ticket)
                 ticket.timings["denoise"] = time.monotonic() - ticket.admitted
-                self._finishing += 1
+                with self._lock:
+                    self._finishing += 1
                 self._finisher.submit(self._finish, ticket)
         return True
 
-    def _forward(self, batch: list[Ticket]) -> None:
-        """One step; when it fails, each alone, so that only the guilty one ends."""
-        try:
-            denoise_step(self.foundation, [ticket.state for ticket in batch if ticket.state is not None])
-        except Exception as error:
-            if len(batch) == 1:
-                self._leave(batch[0])
-                self._end(batch[0], Failed.of(error))
-                return
-            log.warning("a step of %d failed (%s); trying each alone", len(batch), error)
-            for ticket in batch:
-                self._forward([ticket])
+    def _tell_state(self) -> None:
+        with self._lock:
+            waiting = len(self._waiting)
+            oldest = next(iter(self._waiting.values()), None)
+        self._observe("waiting", waiting)
+        self._observe("active", len(self._batch.tickets))
+        self._observe("queue_age_seconds", time.monotonic() - oldest.submitted if oldest is not None else 0.0)
+        self._observe("slot_hits", self.slots.hits)
+        self._observe("slot_misses", self.slots.misses)
+        self._observe("slot_loads", self.slots.loads)
+        if self._compiled is not None:
+            self._observe("recompilations", self._compiled.recompilations)
+            self._observe("uncompiled_forwards", self._compiled.eager)
 
-    def _leave(self, ticket: Ticket) -> None:
-        assert ticket.lease is not None
-        self._active.remove(ticket)
-        ticket.lease.release()
+    # --- from the engine's thread and beside it ----------------------------------------------------------------
+
+    def _brought(self, ticket: Ticket, error: BaseException | None) -> None:
+        with self._lock:
+            self._inbox.append((ticket, error))
+        self._wake()
 
     def _end(self, ticket: Ticket, event: Event) -> None:
-        """The request's last event."""
+        """The request's last event; whoever comes first."""
+        self.tiers.close(ticket.claim)
         with self._lock:
-            self._tickets.pop(ticket.id, None)
+            if self._tickets.get(ticket.id) is not ticket:
+                return
+            del self._tickets[ticket.id]
+            waited = self._waiting.pop(ticket.id, None)
+        if waited is not None:
+            self._queue.remove(ticket)
+        self._counters.end(type(event).__name__.lower())
         self._tell(ticket, event)
 
     def _tell(self, ticket: Ticket, event: Event) -> None:
@@ -391,36 +435,10 @@ class Engine:
         except Exception:  # a listener that is gone must not stop the others' steps
             log.exception("the listener of %s failed", ticket.id)
 
-    # --- beside the steps --------------------------------------------------------------------------------------
-
-    def _fetch(self, request: VideoRequest) -> list[Adapter]:
-        adapters = [self._cache.get(use) for use in request.adapters]
-        for use, adapter in zip(request.adapters, adapters, strict=True):
-            if not self.bank.holds(adapter.rank):
-                wider = f"start it with --rank {adapter.rank}"
-                merged = "export it merged into the model's weights (motiondirector concepts export --merged)"
-                raise UserError(
-                    f"{use.concept}@{use.version} has rank {adapter.rank}, this server's slots hold {self.bank.rank}; "
-                    f"{wider if adapter.rank <= MAX_RANK else merged}.",
-                    status=422,
-                    code="rank_too_large",
-                )
-        return adapters
-
-    def _load(self, ticket: Ticket) -> None:
-        try:
-            adapters = self._fetch(ticket.request)
-        except Exception as error:
-            ticket.adapters.set_exception(error)
-        else:
-            ticket.loaded = time.monotonic()
-            ticket.adapters.set_result(adapters)
-        self._wake()
-
     def _finish(self, ticket: Ticket) -> None:
         event: Event
         try:
-            event = Cancelled() if ticket.cancelled else self._package(ticket)
+            event = Cancelled() if ticket.cancelled else package(self.foundation, ticket)
         except Exception as error:
             event = Failed.of(error)
         with self._lock:
@@ -428,18 +446,5 @@ class Engine:
         self._end(ticket, event)
         self._wake()
 
-    def _package(self, ticket: Ticket) -> Finished:
-        """Latents -> frames -> mp4 with what made it in its metadata."""
-        assert ticket.state is not None
-        started = time.monotonic()
-        if not bool(torch.isfinite(ticket.state.latents_1Cfhw).all()):
-            raise UserError(
-                "the model's answer is not finite; lower guidance_scale or the adapters' scales.",
-                status=422,
-                code="not_finite",
-            )
-        frames_FHWC = finish(self.foundation, ticket.state)
-        request = ticket.request
-        mp4 = encode_mp4(frames_FHWC, request.fps, metadata=metadata(request, self.foundation.fingerprint))
-        ticket.timings["decode"] = time.monotonic() - started
-        return Finished(mp4, hashlib.sha256(mp4).hexdigest(), dict(ticket.timings))
+
+__all__ = ["Admitted", "Cancelled", "Engine", "Event", "Failed", "Finished", "Observe", "Progressed"]

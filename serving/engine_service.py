@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from pathlib import Path as FilePath
 from typing import Any, Protocol
 
 import torch
@@ -18,10 +18,15 @@ from infra.errors import UserError
 from infra.registry import open_registry
 from models.foundation import Bucket, Foundation
 from models.load import load_foundation
+from models.routing import Path
 from serving.config import ServeConfig
-from serving.engine import Admitted, Cancelled, Engine, Event, Failed, Finished, Observe
+from serving.engine import Engine
+from serving.events import Admitted, Cancelled, Event, Failed, Finished, Observe, unobserved
+from serving.files import AdapterFiles
 from serving.requests import AdapterUsed, FoundationInfo, VideoRequest
-from serving.slots import AdapterFiles, HostCache
+from serving.slot_plan import SlotPlan, bytes_per_rank, plan_slots
+from serving.stats import EngineStats
+from serving.tiers import Residency
 
 
 class EngineLost(Exception):
@@ -58,7 +63,7 @@ class EngineClient(Protocol):
 
 def describe(foundation: Foundation, config: ServeConfig) -> FoundationInfo:
     """What a server with this model and configuration says about itself."""
-    defaults, bucket = foundation.defaults, foundation.defaults.bucket
+    defaults, bucket, plan = foundation.defaults, foundation.defaults.bucket, plan_of(foundation, config)
     first, second = itertools.islice(
         (n for n in range(1, 1025) if fits(foundation, Bucket(n, bucket.height, bucket.width))), 2
     )
@@ -75,9 +80,23 @@ def describe(foundation: Foundation, config: ServeConfig) -> FoundationInfo:
         steps=defaults.num_inference_steps,
         guidance_scale=defaults.guidance_scale,
         negative_prompt=defaults.negative_prompt,
-        slots={"temporal": config.slots, "spatial": config.spatial_slots},
-        rank=config.rank,
+        slots={str(path): n for path, n in plan.slots.items()},
+        rank=plan.rank,
         max_pixels=config.max_pixels or 4 * bucket.frames * bucket.height * bucket.width,
+    )
+
+
+def plan_of(foundation: Foundation, config: ServeConfig) -> SlotPlan:
+    """The slots of a configuration. Raises UserError when its memory holds none."""
+    if config.slot_memory is None:
+        return SlotPlan({"temporal": config.slots, "spatial": config.spatial_slots}, config.rank)
+    given = config.model_fields_set
+    slots: dict[Path, int] = {"temporal": config.slots, "spatial": config.spatial_slots}
+    return plan_slots(
+        bytes_per_rank(foundation),
+        config.slot_memory,
+        rank=config.rank if "rank" in given else None,
+        slots=slots if {"slots", "spatial_slots"} & given else None,
     )
 
 
@@ -90,15 +109,25 @@ def fits(foundation: Foundation, bucket: Bucket) -> bool:
     return True
 
 
-def build_engine(config: ServeConfig, observe: Observe = lambda name, value: None) -> Engine:
+def build_engine(config: ServeConfig, observe: Observe = unobserved) -> Engine:
     """An engine as configured, its model loaded, not started. Raises UserError for a foundation it cannot load."""
     if config.threads:
         torch.set_num_threads(config.threads)
     foundation = load_foundation(config.foundation, device=config.device, dtype=config.dtype)
-    bank = foundation.add_bank({"temporal": config.slots, "spatial": config.spatial_slots}, config.rank)
+    plan = plan_of(foundation, config)
+    bank = foundation.add_bank(plan.slots, plan.rank)
     registry = open_registry(config.registry) if config.registry else None
-    files = AdapterFiles(registry, foundation, Path(config.data_dir).absolute() / "adapters")
-    return Engine(foundation, bank, HostCache(files), max_batch=config.max_batch, observe=observe)
+    folder = FilePath(config.data_dir).absolute() / "adapters"
+    return Engine(
+        foundation,
+        bank,
+        AdapterFiles(registry, foundation, folder, config.disk_cache),
+        max_batch=config.max_batch,
+        host_bytes=config.host_memory,
+        batch_bytes=config.batch_memory,
+        compile=config.compile,
+        observe=observe,
+    )
 
 
 class Stream:
@@ -119,7 +148,7 @@ class Stream:
 class EngineService:
     """Loads the model once and answers requests (an `EngineClient`)."""
 
-    def __init__(self, config: ServeConfig, observe: Observe = lambda name, value: None) -> None:
+    def __init__(self, config: ServeConfig, observe: Observe = unobserved) -> None:
         self.engine = build_engine(config, observe)
         self._info = describe(self.engine.foundation, config)
         self.engine.start()
@@ -130,11 +159,7 @@ class EngineService:
         return self._info
 
     async def check(self, request: VideoRequest) -> Failed | None:
-        try:
-            await asyncio.to_thread(self.engine.check, request)
-        except Exception as error:
-            return Failed.of(error)
-        return None
+        return await self._try(self.engine.check, request)
 
     async def generate(self, id: str, request: VideoRequest) -> AsyncIterator[Event]:
         loop = asyncio.get_running_loop()
@@ -166,24 +191,30 @@ class EngineService:
                     del self._streams[id]
                 self.engine.cancel(stream.ticket)
 
-    async def preview(self, id: str) -> bytes | Failed:
+    async def preview(self, id: str, frames: int = 1) -> bytes | Failed:
+        """A small WebP of a request that is being denoised, or why there is none."""
         stream = self._streams.get(id)
         try:
-            return await asyncio.wrap_future(self.engine.preview(stream.ticket if stream else id))  # type: ignore[attr-defined]
+            return await asyncio.wrap_future(self.engine.preview(stream.ticket if stream else id, frames))
         except Exception as error:
             return Failed.of(error)
 
-    async def prefetch(self, use: AdapterUsed) -> Failed | None:
-        return await self._try(self.engine.prefetch, use)  # type: ignore[attr-defined]
+    async def prefetch(self, use: AdapterUsed, timeout: float | None = None) -> Failed | None:
+        """Bring an adapter near, or why that cannot be."""
+        return await self._try(self.engine.prefetch, use, timeout)
 
-    async def pin(self, use: AdapterUsed) -> Failed | None:
-        return await self._try(self.engine.pin, use)  # type: ignore[attr-defined]
+    async def pin(self, use: AdapterUsed, timeout: float | None = None) -> Failed | None:
+        """Keep an adapter in its slot, or why that cannot be."""
+        return await self._try(self.engine.pin, use, timeout)
 
     async def unpin(self, use: AdapterUsed) -> bool:
-        return self.engine.unpin(use)  # type: ignore[attr-defined]
+        return self.engine.unpin(use)
 
-    async def residency(self) -> list[Any]:
-        return self.engine.residency()  # type: ignore[attr-defined]
+    async def residency(self) -> list[Residency]:
+        return self.engine.residency()
+
+    async def stats(self) -> EngineStats:
+        return self.engine.stats()
 
     async def _try(self, call: Callable[..., None], *args: object) -> Failed | None:
         try:

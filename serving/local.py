@@ -7,8 +7,8 @@ from collections.abc import Callable
 from infra.errors import UserError
 from infra.registry import open_registry
 from serving.config import ServeConfig
-from serving.engine import Cancelled, Event, Failed, Finished, Progressed
 from serving.engine_service import build_engine, describe
+from serving.events import Cancelled, Event, Failed, Finished, Progressed
 from serving.requests import VideoRequest, resolve
 from serving.schemas import CreateVideo
 

@@ -1,137 +1,75 @@
-"""Which adapter is in which slot of the bank, and the way there.
+"""The last tier: which adapter is in which slot of the bank.
 
-registry -> verified file on local disk -> checked tensors in host memory -> slot. The key everywhere is the file's
-content hash, so a new version of a concept never changes a running job. `fetch` may take long and runs beside the
-denoising; `acquire` is one copy and runs between two steps. A slot counts its users from admission to finish: what
-is in use is never evicted, what is not goes by least recent use.
+A slot counts its users from admission to finish: what is in use, or pinned, is never evicted; of the rest first what
+nobody in the queue waits for goes, by least recent use. `warm` fills a slot beside the running batch, which does not
+read it; `acquire` runs between two steps and finds it there, or copies what is missing (one copy an adapter).
 """
 
 from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from pathlib import Path as FilePath
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from infra.errors import UserError
-from infra.registry import Registry
-from infra.storage import atomic_file
-from models.adapter import Adapter, read_adapter
 from models.bank import AdapterBank
 from models.denoise import AdapterUse
-from models.foundation import Foundation
-from serving.requests import ADAPTER_FILES, AdapterUsed
+from models.routing import Path
+from serving.schemas import AdapterUsed
 
-Fetch = Callable[[AdapterUsed], Adapter]
-
-
-class AdapterFiles:
-    """Adapters from a registry, through verified files on local disk (least recently used ones go).
-
-    Args:
-        folder: where the files are kept, under their hashes.
-        capacity: how many stay.
-    """
-
-    def __init__(
-        self, registry: Registry | None, foundation: Foundation, folder: FilePath, capacity: int = 256
-    ) -> None:
-        self._registry, self._foundation, self._folder, self._capacity = (
-            registry,
-            foundation,
-            folder,
-            capacity,
-        )
-        folder.mkdir(parents=True, exist_ok=True)
-        found = sorted(folder.glob("*.safetensors"), key=lambda file: file.stat().st_mtime)
-        self._recent = OrderedDict.fromkeys(file.stem for file in found)
-        self._lock = threading.Lock()
-
-    def __call__(self, use: AdapterUsed) -> Adapter:
-        """Raises UserError: not in the registry, another file than was promised, malformed, of another foundation."""
-        file = self._folder / f"{use.sha256}.safetensors"
-        if not file.is_file():
-            self._download(use, file)
-        name = f"{use.concept}@{use.version}"
-        try:
-            adapter = read_adapter(file, self._foundation)
-            if adapter.sha256 != use.sha256:
-                raise UserError(
-                    f"{file} was changed after it was fetched; try again.", status=503, code="adapter_damaged"
-                )
-        except UserError as error:
-            file.unlink(missing_ok=True)
-            raise UserError(f"{name}: {error.message}", status=error.status, code=error.code) from None
-        if adapter.path != use.path:
-            message = (
-                f"{name}: its file for the {use.path} path holds a {adapter.path} adapter; publish it again."
-            )
-            raise UserError(message, status=422, code="invalid_adapter")
-        with self._lock:
-            self._recent[use.sha256] = None
-            self._recent.move_to_end(use.sha256)
-            old = [self._recent.popitem(last=False)[0] for _ in range(len(self._recent) - self._capacity)]
-        for sha256 in old:
-            (self._folder / f"{sha256}.safetensors").unlink(missing_ok=True)
-        return adapter
-
-    def _download(self, use: AdapterUsed, file: FilePath) -> None:
-        """Fetch one file of a version; the registry checks its hash. Appears whole or not at all."""
-        if self._registry is None:
-            raise UserError(
-                f"{use.concept}@{use.version} was asked for, but there is no registry; start with --registry URI.",
-                status=404,
-                code="concept_not_found",
-            )
-        version = self._registry.resolve(f"{use.concept}@{use.version}")
-        data = self._registry.read(version, ADAPTER_FILES[use.path])
-        with atomic_file(file) as temporary:
-            temporary.write_bytes(data)
+Key = tuple[Path, str]  # (path, sha256): one adapter
 
 
-class HostCache:
-    """Checked adapters in host memory, by hash; one fetch for however many ask at once. Failures are not kept."""
+def key_of(use: AdapterUsed) -> Key:
+    return (use.path, use.sha256)
 
-    def __init__(self, fetch: Fetch, capacity: int = 64) -> None:
-        self._fetch, self._capacity = fetch, capacity
-        self._ready: OrderedDict[tuple[str, str], Adapter] = OrderedDict()
-        self._coming: dict[tuple[str, str], Future[Adapter]] = {}
-        self._lock = threading.Lock()
 
-    def get(self, use: AdapterUsed) -> Adapter:
-        """The adapter, fetched if need be (blocks). Raises what the fetch raises."""
-        key = (use.path, use.sha256)
-        with self._lock:
-            if key in self._ready:
-                self._ready.move_to_end(key)
-                return self._ready[key]
-            coming = self._coming.get(key)
-            mine = coming is None
-            if coming is None:
-                coming = self._coming[key] = Future()
-        if not mine:
-            return coming.result()
-        try:
-            adapter = self._fetch(use)
-        except BaseException as error:
-            with self._lock:
-                del self._coming[key]
-            coming.set_exception(error)
-            raise
-        with self._lock:
-            del self._coming[key]
-            self._ready[key] = adapter
-            while len(self._ready) > self._capacity:
-                self._ready.popitem(last=False)
-        coming.set_result(adapter)
-        return adapter
+@dataclass
+class _Slot:
+    number: int
+    loaded: Future[Any] = field(default_factory=Future)  # a CUDA event, or None, once the copy was made
+    users: int = 0
+
+
+class SlotWriter:
+    """Copies packed images into slots; on a GPU on a stream of its own, beside the forwards."""
+
+    def __init__(self, bank: AdapterBank) -> None:
+        self._bank = bank
+        device = next((buffer.device for buffer in bank.buffers()), torch.device("cpu"))
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def mark(self) -> Any:
+        """A point in the forwards' stream: what was queued before it may still read the slots."""
+        return torch.cuda.current_stream(self._stream.device).record_event() if self._stream else None
+
+    def write(self, key: Key, number: int, image: Tensor, after: Any) -> Any:
+        """Copy; on a GPU after the point `after`. Returns the point from which on it is there."""
+        if self._stream is None:
+            self._bank.load(key[0], number, image)
+            return None
+        with torch.cuda.stream(self._stream):
+            if after is not None:
+                self._stream.wait_event(after)
+            self._bank.load(key[0], number, image)
+            return self._stream.record_event()
+
+    def join(self, done: Any) -> None:
+        """Let the forwards that are queued from here on see a copy."""
+        if done is not None and self._stream is not None:
+            torch.cuda.current_stream(self._stream.device).wait_event(done)
 
 
 class Lease:
-    """The slots of one request, pinned until `release`."""
+    """The slots of one request, kept until `release`."""
 
-    def __init__(self, table: SlotTable, keys: Sequence[tuple[str, str]], uses: list[AdapterUse]) -> None:
+    def __init__(self, table: SlotTable, keys: Sequence[Key], uses: list[AdapterUse]) -> None:
         self._table, self._keys, self.uses = table, keys, uses
 
     def release(self) -> None:
@@ -141,56 +79,176 @@ class Lease:
 
 
 class SlotTable:
-    """Adapters in the slots of a bank. Used by the engine's thread alone, between two steps."""
+    """Adapters in the slots of a bank. Thread-safe, but `acquire` and a lease's `release` are the engine thread's."""
 
     def __init__(self, bank: AdapterBank) -> None:
-        self._bank = bank
-        self._free: dict[str, list[int]] = {path: list(range(n, 0, -1)) for path, n in bank.slots.items()}
-        self._slots: OrderedDict[tuple[str, str], int] = (
-            OrderedDict()
-        )  # (path, sha256) -> slot, oldest use first
-        self._users: Counter[tuple[str, str]] = Counter()
-        self.loads = 0  # copies into the bank so far
+        self._bank, self._writer = bank, SlotWriter(bank)
+        self._free: dict[Path, list[int]] = {path: list(range(n, 0, -1)) for path, n in bank.slots.items()}
+        self._slots: OrderedDict[Key, _Slot] = OrderedDict()  # oldest use first
+        self._wanted: Counter[Key] = Counter()  # by requests in the queue
+        self._pinned: set[Key] = set()
+        self._read: dict[tuple[Path, int], Any] = {}  # the point up to which forwards may read a slot
+        self._lock = threading.Lock()
+        self.hits = self.misses = self.loads = 0
 
-    def resident(self) -> Mapping[tuple[str, str], int]:
+    def resident(self) -> Mapping[Key, int]:
         """(path, sha256) -> users, of every adapter in a slot."""
-        return {key: self._users[key] for key in self._slots}
+        with self._lock:
+            return {key: slot.users for key, slot in self._slots.items()}
 
-    def acquire(self, uses: Sequence[AdapterUsed], adapters: Sequence[Adapter]) -> Lease | None:
-        """Slots for all adapters of a request, or None (and nothing changed) while others hold them."""
-        keys = [(use.path, use.sha256) for use in uses]
-        missing = {
-            key: adapter for key, adapter in zip(keys, adapters, strict=True) if key not in self._slots
-        }
-        for path, free in self._free.items():
-            idle = sum(
-                1 for key in self._slots if key[0] == path and not self._users[key] and key not in keys
-            )
-            if sum(key[0] == path for key in missing) > len(free) + idle:
-                return None
-        for key in keys:
-            self._users[key] += 1
-            if key in self._slots:
-                self._slots.move_to_end(key)
-        for key, adapter in missing.items():
-            slot = self._take(key[0])
-            self._bank.write(key[0], slot, adapter.tensors)  # type: ignore[arg-type]
-            self._slots[key] = slot
-            self.loads += 1
+    def pinned(self) -> frozenset[Key]:
+        """What stays."""
+        with self._lock:
+            return frozenset(self._pinned)
+
+    def missing(self, keys: Iterable[Key]) -> list[Key]:
+        """Which of these are in no slot."""
+        with self._lock:
+            return [key for key in dict.fromkeys(keys) if key not in self._slots]
+
+    def want(self, keys: Iterable[Key], by: int = 1) -> None:
+        """Count (or with -1 discount) a request in the queue that will need these."""
+        with self._lock:
+            for key in set(keys):
+                self._wanted[key] += by
+                if self._wanted[key] <= 0:
+                    del self._wanted[key]
+
+    def pin(self, key: Key) -> None:
+        """Never evict this one from when it is in a slot on.
+
+        Raises UserError (409) when a path would have no slot left that others may use.
+        """
+        with self._lock:
+            others = sum(1 for pinned in self._pinned if pinned[0] == key[0] and pinned != key)
+            if others + 1 >= self._bank.slots[key[0]]:
+                raise UserError(
+                    f"{others} of {self._bank.slots[key[0]]} {key[0]} slots are pinned, and one must stay free for "
+                    "other adapters; unpin one first, or start with more slots.",
+                    status=409,
+                    code="slots_pinned",
+                )
+            self._pinned.add(key)
+
+    def unpin(self, key: Key) -> bool:
+        """False when it was not pinned."""
+        with self._lock:
+            found = key in self._pinned
+            self._pinned.discard(key)
+            return found
+
+    def never(self, keys: Iterable[Key]) -> bool:
+        """Whether these cannot be together as long as what is pinned is."""
+        with self._lock:
+            for path, slots in self._bank.slots.items():
+                mine = {key for key in keys if key[0] == path}
+                if len(mine | {key for key in self._pinned if key[0] == path and key in self._slots}) > slots:
+                    return True
+        return False
+
+    def victims(self, keys: Iterable[Key]) -> set[Key]:
+        """The residents to run dry so that a request with these can come in: those with the fewest users."""
+        wanted, chosen = set(keys), set()
+        with self._lock:
+            for path, free in self._free.items():
+                need = sum(1 for key in wanted if key[0] == path and key not in self._slots) - len(free)
+                others = [
+                    (slot.users, key)
+                    for key, slot in self._slots.items()
+                    if key[0] == path and key not in wanted and key not in self._pinned
+                ]
+                chosen |= {key for _, key in sorted(others)[: max(0, need)]}
+        return chosen
+
+    def acquire(self, uses: Sequence[AdapterUsed], images: Mapping[Key, Tensor]) -> Lease | None:
+        """Slots for all adapters of a request, or None (and nothing changed) while others hold them.
+
+        Args:
+            images: of at least those that are in no slot; KeyError for one that is not given.
+        """
+        keys = [key_of(use) for use in uses]
+        with self._lock:
+            needed = {key: images[key] for key in dict.fromkeys(keys) if key not in self._slots}
+            for path, free in self._free.items():
+                idle = sum(1 for key in self._idle(path) if key not in keys)
+                if sum(key[0] == path for key in needed) > len(free) + idle:
+                    return None
+            for key in keys:
+                if key in self._slots:
+                    self._slots.move_to_end(key)
+                    self._slots[key].users += 1
+            for key in needed:
+                self._slots[key] = self._take(key[0], keys)
+                self._slots[key].users = keys.count(key)
+            self.hits += len(set(keys)) - len(needed)
+            self.misses += len(needed)
+            slots = {key: self._slots[key] for key in keys}
+        try:
+            for key, image in needed.items():
+                self._copy(key, slots[key], image)
+            for slot in slots.values():  # one that `warm` is just copying is here in a moment
+                self._writer.join(slot.loaded.result())
+        except BaseException:
+            self._release([key for key in keys if key in self._slots])
+            raise
         leased = [
-            AdapterUse(use.path, self._slots[key], use.scale) for use, key in zip(uses, keys, strict=True)
+            AdapterUse(use.path, slots[key].number, use.scale) for use, key in zip(uses, keys, strict=True)
         ]
         return Lease(self, keys, leased)
 
-    def _take(self, path: str) -> int:
-        if self._free[path]:
-            return self._free[path].pop()
-        victim = next(key for key in self._slots if key[0] == path and not self._users[key])
-        return self._slots.pop(victim)
+    def warm(self, key: Key, image: Tensor) -> bool:
+        """Bring an adapter into a slot that nobody uses, waits for or has pinned; False when there is none."""
+        with self._lock:
+            if key in self._slots:
+                return True
+            if not self._free[key[0]] and not any(not self._wanted[k] for k in self._idle(key[0])):
+                return False
+            slot = self._slots[key] = self._take(key[0], ())
+        self._copy(key, slot, image)
+        return True
 
-    def _release(self, keys: Sequence[tuple[str, str]]) -> None:
-        for key in keys:
-            self._users[key] -= 1
-            assert self._users[key] >= 0, key
-            if not self._users[key]:
-                del self._users[key]
+    def spare(self, keys: Iterable[Key]) -> bool:
+        """Whether `warm` would find a slot for one of these."""
+        with self._lock:
+            return any(
+                self._free[path] or any(not self._wanted[key] for key in self._idle(path))
+                for path in {path for path, _ in keys}
+            )
+
+    def _copy(self, key: Key, slot: _Slot, image: Tensor) -> None:
+        after = self._read.pop((key[0], slot.number), None)
+        try:
+            done = self._writer.write(key, slot.number, image, after)
+        except BaseException as error:
+            with self._lock:
+                del self._slots[key]
+                self._free[key[0]].append(slot.number)
+            slot.loaded.set_exception(error)
+            raise
+        slot.loaded.set_result(done)
+        with self._lock:
+            self.loads += 1
+
+    def _idle(self, path: Path) -> list[Key]:
+        """What may be evicted, least recently used first."""
+        return [
+            key
+            for key, slot in self._slots.items()
+            if key[0] == path and not slot.users and slot.loaded.done() and key not in self._pinned
+        ]
+
+    def _take(self, path: Path, keep: Sequence[Key]) -> _Slot:
+        if self._free[path]:
+            return _Slot(self._free[path].pop())
+        idle = [key for key in self._idle(path) if key not in keep]
+        victim = next((key for key in idle if not self._wanted[key]), idle[0])
+        return _Slot(self._slots.pop(victim).number)
+
+    def _release(self, keys: Sequence[Key]) -> None:
+        point = self._writer.mark() if keys else None
+        with self._lock:
+            for key in keys:
+                slot = self._slots[key]
+                slot.users -= 1
+                assert slot.users >= 0, key
+                self._read[key[0], slot.number] = point

@@ -27,9 +27,21 @@ def serve(
         str, typer.Option(help="Address to listen on; beyond loopback only with API keys.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
-    slots: Annotated[int, typer.Option(min=1, help="Motions (temporal adapters) on the device at once.")] = 8,
-    spatial_slots: Annotated[int, typer.Option(min=0, help="Appearances on the device at once.")] = 4,
-    rank: Annotated[int, typer.Option(min=1, help="Largest rank of an adapter.")] = 32,
+    slots: Annotated[
+        int | None,
+        typer.Option(min=1, help="Motions (temporal adapters) on the device at once.", show_default="8"),
+    ] = None,
+    spatial_slots: Annotated[
+        int | None, typer.Option(min=0, help="Appearances on the device at once.", show_default="4")
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="Largest rank of an adapter.", show_default="32")
+    ] = None,
+    slot_memory: Annotated[
+        int | None,
+        typer.Option(min=1, help="Bytes for adapters on the device; slots and rank follow, unless given."),
+    ] = None,
+    compile: Annotated[bool, typer.Option(help="torch.compile the model, at start.")] = False,
     max_batch: Annotated[int, typer.Option(min=1, help="Videos in one denoising step.")] = 8,
     data_dir: Annotated[Path, typer.Option(help="Jobs, videos and fetched adapters.")] = Path("runs/serve"),
     database: Annotated[
@@ -86,6 +98,7 @@ def serve(
     family_of(locate(foundation), foundation or "the embedded foundation")
     registry = registry if "://" in registry else str(Path(registry).absolute())
     concepts = open_registry(registry).concepts()
+    bank = {"slots": slots, "spatial_slots": spatial_slots, "rank": rank}
     settings = make_config(
         foundation=foundation
         if foundation is None or not Path(foundation).exists()
@@ -96,9 +109,8 @@ def serve(
         data_dir=str(data_dir.absolute()),
         database=database,
         results=results if results is None or "://" in results else str(Path(results).absolute()),
-        slots=slots,
-        spatial_slots=spatial_slots,
-        rank=rank,
+        slot_memory=slot_memory,
+        compile=compile,
         max_batch=max_batch,
         replicas=replicas,
         engine_gpus=gpus,
@@ -106,6 +118,8 @@ def serve(
         max_queue=max_queue,
         webhook_secret=os.environ.get("MOTIONDIRECTOR_WEBHOOK_SECRET") or None,
         webhook_networks=webhook_network or [],
+        # the rest may follow from slot_memory
+        **{name: value for name, value in bank.items() if value is not None},
     )
     with ray_session(address):
         check_workers(replicas, gpus=gpus, cpus=settings.engine_cpus)

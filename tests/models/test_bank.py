@@ -6,6 +6,7 @@ from diffusers import UNet3DConditionModel
 from torch.nn.functional import mse_loss
 
 from models.bank import AdapterBank, LoraSlots
+from models.denoise import AdapterUse, GenerationRequest, sample
 from models.routing import Mix, Routing
 from models.unet3d import lora_targets
 
@@ -88,6 +89,43 @@ def test_a_smaller_rank_in_a_larger_slot_is_the_same_adapter(foundation, fill):
         assert torch.allclose(
             foundation.predict(latents, t, text, routing), foundation.predict(latents, t, text)
         )
+
+
+@pytest.mark.parametrize(("rank", "dtype"), [(8, None), ("full", None), (8, torch.bfloat16)])
+def test_a_packed_image_loads_as_what_would_have_been_written(foundation, fill, rank, dtype):
+    """Padded, scaled, cast, layers it does not have as zeros; and one tensor is behind all layers of a path."""
+    tensors = fill(foundation.add_bank({"temporal": 1}, rank=2), "temporal", 1)
+    tensors.pop(next(iter(tensors)))
+    bank = foundation.add_bank({"spatial": 1, "temporal": 3}, rank, dtype=dtype)
+    fill(bank, "temporal", 2, seed=99)  # what an earlier tenant left must not shine through
+    fill(bank, "temporal", 3, seed=98)
+    bank.write("temporal", 1, tensors, scale=0.7)
+    image = bank.pack("temporal", tensors, scale=0.7)
+    assert image.is_contiguous()
+    assert image.nbytes == bank.slot_bytes("temporal")
+    before = bank.extract("temporal", 3)
+    bank.load("temporal", 2, image)
+    written, loaded = bank.extract("temporal", 1), bank.extract("temporal", 2)
+    assert all(torch.equal(written[name][half], loaded[name][half]) for name in written for half in (0, 1))
+    assert any(b.any() for _, b in loaded.values())
+    after = bank.extract("temporal", 3)
+    assert all(torch.equal(before[name][1], after[name][1]) for name in before), "the next slot is untouched"
+    bank.double()
+    bank.load("temporal", 2, bank.pack("temporal", {}))
+    assert not any(b.any() for _, b in bank.extract("temporal", 2).values()), "views again, after a cast"
+
+
+def test_requests_without_adapter_call_no_adapter_layer(foundation, fill, monkeypatch):
+    bank = foundation.add_bank({"temporal": 1, "spatial": 1}, rank=4)
+    calls = []
+    for layer in bank.layers.values():
+        monkeypatch.setattr(layer, "forward", lambda x, y, *rest: calls.append(x.shape) or y)
+    sample(foundation, [GenerationRequest("a cat", num_inference_steps=1)])
+    assert not calls
+    sample(
+        foundation, [GenerationRequest("a cat", num_inference_steps=1, adapters=(AdapterUse("temporal", 1),))]
+    )
+    assert len(calls) == len(foundation.targets["temporal"]), "the other path is not paid for either"
 
 
 def test_an_adapter_equals_its_weights_merged(foundation, fill):

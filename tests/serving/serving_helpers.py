@@ -1,14 +1,22 @@
-"""Adapters of random weights, and what the fixtures are."""
+"""Adapters of random weights, an engine on a bench, and what the fixtures are."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 
+import numpy as np
 import torch
 
+from datasets.decode import decode
 from infra.registry import Version
 from models.adapter import Adapter
 from models.foundation import Foundation
+from serving.engine import Engine
+from serving.events import Event, Finished
+from serving.requests import VideoRequest
+from serving.schemas import AdapterUsed
 
 Publish = Callable[..., Version]  # publish(foundation, "orbit", path=..., rank=..., seed=...)
 
@@ -23,3 +31,79 @@ def random_adapter(foundation: Foundation, *, path="temporal", rank=4, seed=0, s
         b = torch.randn(layer.out_features, rank, generator=generator) * scale
         tensors[name] = (a, b)
     return Adapter(path, rank, tensors)
+
+
+def sha(concept: str, path: str) -> str:
+    return (concept + path).encode().hex().ljust(64, "0")
+
+
+def use(concept: str, *, path: str = "temporal", scale: float = 1.0) -> AdapterUsed:
+    return AdapterUsed(concept=concept, version=1, path=path, scale=scale, sha256=sha(concept, path))
+
+
+class Memory:
+    """A `Source` without registry and disk: adapters of random weights by their hash, or what `make` makes."""
+
+    def __init__(self, foundation: Foundation, make: Callable[[AdapterUsed], Adapter] | None = None) -> None:
+        self.foundation, self.make = foundation, make or self.random
+        self.fetched: list[str] = []
+        self.reads: list[str] = []
+
+    def random(self, used: AdapterUsed) -> Adapter:
+        seed = int(used.sha256[:8], 16)
+        return replace(random_adapter(self.foundation, path=used.path, seed=seed), sha256=used.sha256)
+
+    def has(self, used: AdapterUsed) -> bool:
+        return used.sha256 in self.fetched
+
+    def fetch(self, used: AdapterUsed) -> None:
+        self.fetched.append(used.sha256)
+
+    def read(self, used: AdapterUsed) -> Adapter:
+        self.reads.append(used.concept)
+        return self.make(used)
+
+
+class Bench:
+    """An engine and the events of each of its requests."""
+
+    SLOTS = {"temporal": 3, "spatial": 2}  # noqa: RUF012
+
+    def __init__(self, foundation: Foundation, source=None, **settings) -> None:
+        self.foundation = foundation
+        self.events: dict[str, list[Event]] = defaultdict(list)
+        bank = foundation.add_bank(settings.pop("slots", self.SLOTS), 4)
+        self.source = source or Memory(foundation)
+        self.engine = Engine(foundation, bank, self.source, **settings)
+
+    def request(self, seed: int, *adapters: AdapterUsed, **kind) -> VideoRequest:
+        bucket = self.foundation.defaults.bucket
+        given = {
+            "prompt": f"prompt {seed}",
+            "negative_prompt": "",
+            "frames": bucket.frames,
+            "height": bucket.height,
+            "width": bucket.width,
+            "fps": 8,
+            "seed": seed,
+            "steps": 3,
+            "guidance_scale": 4.0,
+            "adapters": adapters,
+        }
+        return VideoRequest(**{**given, **kind})
+
+    def submit(self, id: str, request: VideoRequest) -> None:
+        self.engine.submit(id, request, self.events[id].append)
+
+    def last(self, id: str) -> Event:
+        return self.events[id][-1]
+
+    def frames(self, id: str) -> np.ndarray:
+        event = self.last(id)
+        assert isinstance(event, Finished), event
+        return decode(event.mp4).frames_FHWC
+
+    def run(self, **requests: VideoRequest) -> None:
+        for id, request in requests.items():
+            self.submit(id, request)
+        self.engine.run_until_idle()

@@ -3,93 +3,33 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from serving_helpers import random_adapter
+from serving_helpers import Bench, Memory, random_adapter, sha, use
 
-from datasets.decode import decode
 from datasets.video import read_metadata
 from infra.errors import UserError
-from models.foundation import Foundation
-from serving import engine as engine_module
-from serving.engine import Admitted, Cancelled, Engine, Event, Failed, Finished, Progressed
-from serving.requests import VideoRequest
-from serving.schemas import AdapterUsed
-from serving.slots import HostCache
-
-SLOTS = {"temporal": 3, "spatial": 2}
-
-
-def sha(concept: str, path: str) -> str:
-    return (concept + path).encode().hex().ljust(64, "0")
-
-
-def use(concept: str, *, path: str = "temporal", scale: float = 1.0) -> AdapterUsed:
-    return AdapterUsed(concept=concept, version=1, path=path, scale=scale, sha256=sha(concept, path))
-
-
-class Bench:
-    """An engine and the events of each of its requests."""
-
-    def __init__(self, foundation: Foundation, fetch=None, **settings) -> None:
-        self.foundation = foundation
-        self.events: dict[str, list[Event]] = defaultdict(list)
-        bank = foundation.add_bank(SLOTS, 4)
-        self.engine = Engine(foundation, bank, HostCache(fetch or self.fetch), **settings)
-
-    def fetch(self, used: AdapterUsed):
-        seed = int(used.sha256[:8], 16)
-        return replace(random_adapter(self.foundation, path=used.path, seed=seed), sha256=used.sha256)
-
-    def request(self, seed: int, *adapters: AdapterUsed, **kind) -> VideoRequest:
-        bucket = self.foundation.defaults.bucket
-        given = {
-            "prompt": f"prompt {seed}",
-            "negative_prompt": "",
-            "frames": bucket.frames,
-            "height": bucket.height,
-            "width": bucket.width,
-            "fps": 8,
-            "seed": seed,
-            "steps": 3,
-            "guidance_scale": 4.0,
-            "adapters": adapters,
-        }
-        return VideoRequest(**{**given, **kind})
-
-    def submit(self, id: str, request: VideoRequest) -> None:
-        self.engine.submit(id, request, self.events[id].append)
-
-    def last(self, id: str) -> Event:
-        return self.events[id][-1]
-
-    def frames(self, id: str) -> np.ndarray:
-        event = self.last(id)
-        assert isinstance(event, Finished), event
-        return decode(event.mp4).frames_FHWC
-
-    def run(self, **requests: VideoRequest) -> None:
-        for id, request in requests.items():
-            self.submit(id, request)
-        self.engine.run_until_idle()
+from serving import batch as batch_module
+from serving import finishing
+from serving.engine import Admitted, Cancelled, Event, Failed, Finished, Progressed
 
 
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> dict[int, tuple[torch.Tensor, np.ndarray]]:
     """Final latents and frames by seed, before the codec."""
     kept: dict[int, tuple[torch.Tensor, np.ndarray]] = {}
-    real = engine_module.finish
+    real = finishing.finish
 
     def keep(foundation, state):
         frames_FHWC = real(foundation, state)
         kept[state.request.seed] = (state.latents_Cfhw.clone(), frames_FHWC)
         return frames_FHWC
 
-    monkeypatch.setattr(engine_module, "finish", keep)
+    monkeypatch.setattr(finishing, "finish", keep)
     return kept
 
 
@@ -186,7 +126,7 @@ def test_a_request_joins_a_running_batch_within_one_step(unet3d):
 
 def test_the_batch_is_bounded(unet3d):
     sizes = []
-    bench = Bench(unet3d, max_batch=2, observe=lambda name, value: sizes.append((name, value)))
+    bench = Bench(unet3d, max_batch=2, observe=lambda name, value, labels=None: sizes.append((name, value)))
     bench.run(**{f"r{n}": bench.request(n) for n in range(5)})
     batches = [value for name, value in sizes if name == "batch_size"]
     assert max(batches) == 2
@@ -212,7 +152,7 @@ def test_cancelling_frees_the_place_within_one_step(unet3d):
 def test_slots_in_use_are_never_evicted_and_waiting_for_one_holds_no_resident_up(unet3d):
     bench = Bench(unet3d, max_batch=8)
     for name in "abc":  # all three temporal slots
-        bench.submit(name, bench.request(ord(name), use(name), steps=200))
+        bench.submit(name, bench.request(ord(name), use(name), steps=60))
     while len(bench.engine.slots.resident()) < 3:
         bench.engine.tick()
     bench.submit("d", bench.request(1, use("d"), steps=1))
@@ -245,39 +185,40 @@ def test_a_request_that_waits_for_a_slot_is_not_passed_for_ever(unet3d):
 
 
 def test_a_cold_adapter_does_not_delay_a_request_whose_adapter_is_here(unet3d):
-    import threading
-
     gate = threading.Event()
-    bench = Bench(unet3d)
 
-    def fetch(used: AdapterUsed):
-        if used.concept == "cold":
-            assert gate.wait(60)
-        return bench.fetch(used)
+    class Slow(Memory):
+        def fetch(self, used):
+            if used.concept.startswith("cold"):
+                assert gate.wait(60)
+            super().fetch(used)
 
-    bench.engine = Engine(unet3d, bench.engine.bank, HostCache(fetch))
-    bench.submit("cold", bench.request(1, use("cold"), steps=1))
+    bench = Bench(unet3d, Slow(unet3d))
+    bench.run(before=bench.request(9, use("a"), steps=1))
+    for n in range(8):  # more than are fetched at once
+        bench.submit(f"cold{n}", bench.request(1, use(f"cold{n}"), steps=1))
     bench.submit("hot", bench.request(2, use("a"), steps=1))
-    while not bench.events["hot"] or not isinstance(bench.last("hot"), Finished):
+    while not isinstance(([None, *bench.events["hot"]])[-1], Finished):
         bench.engine.tick()
-    assert not bench.events["cold"]
+    assert not any(bench.events[f"cold{n}"] for n in range(8))
     gate.set()
     bench.engine.run_until_idle()
-    assert isinstance(bench.last("cold"), Finished)
+    assert all(isinstance(bench.last(f"cold{n}"), Finished) for n in range(8))
 
 
 def test_an_adapter_that_cannot_be_had_fails_its_request_alone(unet3d):
-    def fetch(used: AdapterUsed):
-        raise UserError("it is broken.", status=422, code="invalid_adapter")
+    class Broken(Memory):
+        def read(self, used):
+            raise UserError("it is broken.", status=422, code="invalid_adapter")
 
-    bench = Bench(unet3d, fetch)
+    bench = Bench(unet3d, Broken(unet3d))
     bench.run(bad=bench.request(1, use("a")), good=bench.request(2))
     assert bench.last("bad") == Failed("it is broken.", "invalid_adapter", 422)
     assert isinstance(bench.last("good"), Finished)
 
 
 def test_an_adapter_of_too_high_a_rank_is_refused_by_name(unet3d):
-    bench = Bench(unet3d, lambda used: random_adapter(unet3d, rank=8))
+    bench = Bench(unet3d, Memory(unet3d, lambda used: random_adapter(unet3d, rank=8)))
     with pytest.raises(UserError, match="a@1 has rank 8, this server's slots hold 4") as caught:
         bench.engine.check(bench.request(1, use("a")))
     assert caught.value.status == 422
@@ -288,21 +229,21 @@ def test_an_adapter_of_too_high_a_rank_is_refused_by_name(unet3d):
 )
 def test_an_adapter_of_whole_layers_is_refused_with_a_way_that_there_is(unet3d, rank, way_out):
     whole = replace(random_adapter(unet3d), rank=rank)
-    bench = Bench(unet3d, lambda used: whole)
+    bench = Bench(unet3d, Memory(unet3d, lambda used: whole))
     with pytest.raises(UserError, match=f"a@1 has rank {rank}, .* hold 4; .*{way_out}"):
         bench.engine.check(bench.request(1, use("a")))
 
 
 def test_a_step_that_fails_ends_only_the_guilty_request(unet3d, monkeypatch):
     bench = Bench(unet3d)
-    real = engine_module.denoise_step
+    real = batch_module.denoise_step
 
-    def fragile(foundation, batch):
+    def fragile(foundation, batch, predict):
         if any(state.request.seed == 13 for state in batch):
             raise FloatingPointError("thirteen")
-        real(foundation, batch)
+        real(foundation, batch, predict)
 
-    monkeypatch.setattr(engine_module, "denoise_step", fragile)
+    monkeypatch.setattr(batch_module, "denoise_step", fragile)
     bench.run(good=bench.request(1, use("a")), bad=bench.request(13, use("b")), fine=bench.request(2))
     assert bench.last("bad").code == "internal_error"
     assert isinstance(bench.last("good"), Finished)
@@ -311,7 +252,7 @@ def test_a_step_that_fails_ends_only_the_guilty_request(unet3d, monkeypatch):
 
 
 def test_latents_that_are_not_finite_are_an_error_and_no_black_video(unet3d, monkeypatch):
-    bench = Bench(unet3d, lambda used: random_adapter(unet3d, scale=1e30))
+    bench = Bench(unet3d, Memory(unet3d, lambda used: random_adapter(unet3d, scale=1e30)))
     bench.run(bad=bench.request(1, use("a")))
     assert bench.last("bad").code == "not_finite"
 
@@ -343,22 +284,3 @@ def test_the_engine_runs_in_its_own_thread_and_stops(unet3d):
     bench.engine.close()
     with pytest.raises(RuntimeError, match="closed"):
         bench.engine.submit("b", bench.request(2), events.put)
-
-
-def test_one_fetch_serves_all_who_wait_for_it_and_a_failed_one_is_tried_again(unet3d):
-    calls = []
-
-    def fetch(used: AdapterUsed):
-        calls.append(used.concept)
-        if len(calls) == 1:
-            raise UserError("the registry is away.", status=503)
-        return random_adapter(unet3d)
-
-    cache = HostCache(fetch, capacity=1)
-    with pytest.raises(UserError):
-        cache.get(use("a"))
-    assert cache.get(use("a")) is cache.get(use("a"))
-    assert calls == ["a", "a"]
-    cache.get(use("b"))
-    cache.get(use("a"))
-    assert calls == ["a", "a", "b", "a"], "the least recently used one goes"

@@ -1,0 +1,140 @@
+"""`torch.compile` for a mixed batch, without a recompilation after warm-up.
+
+The graph sees adapters as data: slot numbers and scales are inputs, slots are overwritten in place. What would make
+new graphs are shapes, so these are rounded up: rows to a few sizes (the last row repeated, its answers dropped), and
+adapters a row to a few widths (slot 0 fills up). Every combination is compiled at warm-up; a forward outside of them
+(a bucket that was not named, more adapters than `max_adapters`) runs uncompiled and is counted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch._dynamo
+from torch import Tensor
+
+from models.foundation import Bucket, Foundation
+from models.routing import PATHS, Mix, Path, Routing
+from serving.budget import example, forward, routing_like
+
+Kind = tuple[int, int]  # width of the spatial and of the temporal mix; 0: none
+
+
+class CompiledForward:
+    """A `Predict` for `denoise_step`.
+
+    Args:
+        buckets: sizes of video to compile for.
+        max_rows: most rows of a forward.
+        max_adapters: most adapters of a request and path that run compiled.
+        backend: torch.compile's.
+    """
+
+    def __init__(
+        self,
+        foundation: Foundation,
+        buckets: list[Bucket],
+        *,
+        max_rows: int,
+        max_adapters: int = 2,
+        backend: str = "inductor",
+    ) -> None:
+        self._foundation, self._backend = foundation, backend
+        self._buckets = list(dict.fromkeys(buckets))
+        self._latents = {foundation.latent_shape(bucket) for bucket in self._buckets}
+        self.sizes = up_to(max_rows)
+        self.kinds = self._kinds(up_to(max_adapters))
+        self.graphs = 0  # compiled so far
+        self.eager = 0  # forwards that ran uncompiled
+        self._warm_graphs: int | None = None
+        combinations = len(self._buckets) * len(self.sizes) * len(self.kinds)
+        # The limit belongs to this function alone (torch's setting is one a thread); torch's types do not know it.
+        # With fullgraph a graph that breaks, or one beyond the limit, is an error instead of slow.
+        options: dict[str, Any] = {"backend": self._compile, "recompile_limit": 4 * combinations + 8}
+        self._run = torch.compile(foundation._predict, fullgraph=True, dynamic=False, **options)
+
+    def _kinds(self, widths: list[int]) -> list[Kind]:
+        """None, the motion alone, and both paths: what a batch's mixes are rounded up to, cheapest first."""
+        bank = self._foundation.bank
+        slots = bank.slots if bank is not None else {"spatial": 0, "temporal": 0}
+        kinds: list[Kind] = [(0, 0)]
+        if slots["temporal"]:
+            kinds.append((0, 1))
+        kinds += [(width if slots["spatial"] else 0, width if slots["temporal"] else 0) for width in widths]
+        return list(dict.fromkeys(kinds))
+
+    def _compile(self, graph, inputs):
+        self.graphs += 1
+        return torch._dynamo.lookup_backend(self._backend)(graph, inputs)
+
+    def warm_up(self) -> None:
+        """Compile every combination, in the thread that will run them."""
+        for bucket in self._buckets:
+            for rows in self.sizes:
+                for kind in self.kinds:
+                    forward(self, example(self._foundation, bucket, rows, self._routing(rows, kind)))
+        self._warm_graphs = self.graphs
+
+    def _routing(self, rows: int, kind: Kind) -> Routing | None:
+        like = {width: routing_like(self._foundation, rows, width) for width in set(kind) - {0}}
+        mixes = {
+            path: getattr(like[width], path)
+            for path, width in zip(("spatial", "temporal"), kind, strict=True)
+            if width
+        }
+        return Routing(**mixes) if mixes else None
+
+    @property
+    def recompilations(self) -> int:
+        """Graphs that were compiled after warm-up."""
+        return 0 if self._warm_graphs is None else self.graphs - self._warm_graphs
+
+    def __call__(
+        self, latents_BCfhw: Tensor, t_B: Tensor, text_BLD: Tensor, routing: Routing | None
+    ) -> Tensor:
+        rows = latents_BCfhw.shape[0]
+        size = next((size for size in self.sizes if size >= rows), None)
+        needed = (width_of(routing, "spatial"), width_of(routing, "temporal"))
+        kind = next((k for k in self.kinds if k[0] >= needed[0] and k[1] >= needed[1]), None)
+        if size is None or kind is None or tuple(latents_BCfhw.shape[1:]) not in self._latents:
+            self.eager += 1
+            return self._foundation.predict(latents_BCfhw, t_B, text_BLD, routing)
+        mixes: dict[str, Any] = {
+            path: padded(getattr(routing, path), rows, size, width, latents_BCfhw.device)
+            for path, width in zip(("spatial", "temporal"), kind, strict=True)
+            if width
+        }
+        bank = self._foundation.bank
+        inputs = [repeat_last(given, size) for given in (latents_BCfhw, t_B.float(), text_BLD)]
+        if bank is None:
+            return self._run(*inputs)[:rows]
+        with bank.use(Routing(**mixes) if mixes else None):
+            return self._run(*inputs)[:rows]
+
+
+def up_to(most: int) -> list[int]:
+    """1, 2, 4, ... and `most`."""
+    return [size for size in (2**n for n in range(most.bit_length())) if size < most] + [most]
+
+
+def width_of(routing: Routing | None, path: Path) -> int:
+    assert path in PATHS
+    mix: Mix | None = getattr(routing, path) if routing is not None else None
+    return 0 if mix is None else mix.slots.shape[1]
+
+
+def repeat_last(given: Tensor, size: int) -> Tensor:
+    """`size` rows, contiguous: those given, and the last one again and again."""
+    missing = size - given.shape[0]
+    return torch.cat([given, given[-1:].expand(missing, *given.shape[1:])]) if missing else given.contiguous()
+
+
+def padded(mix: Mix | None, rows: int, size: int, width: int, device: torch.device) -> Mix:
+    """A mix of `size` rows and `width` adapters each: those given, and the base at scale 0."""
+    slots = torch.zeros((size, width), dtype=torch.long, device=device)
+    scales = torch.zeros((size, width), dtype=torch.float32, device=device)
+    if mix is not None:
+        slots[:rows, : mix.slots.shape[1]] = mix.slots
+        scales[:rows, : mix.slots.shape[1]] = mix.scales
+    return Mix(slots, scales)

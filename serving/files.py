@@ -1,0 +1,182 @@
+"""The first two tiers: the registry, and verified files on local disk.
+
+Everything is found by the content hash that the request was pinned to, so neither a new version nor the removal of
+an old one changes a job that was accepted.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, OrderedDict
+from pathlib import Path
+from typing import Protocol
+
+from infra.errors import UserError
+from infra.objects import check_hash, object_key, sha256_file
+from infra.registry import Registry
+from infra.storage import NotFound, atomic_file
+from models.adapter import Adapter, read_adapter
+from models.foundation import Foundation
+from serving.requests import AdapterUsed
+
+log = logging.getLogger(__name__)
+ATTEMPTS = 3  # to fetch an object whose storage is away or which came damaged
+
+
+class Source(Protocol):
+    """Where adapters come from. Any thread may call any of these."""
+
+    def has(self, use: AdapterUsed) -> bool:
+        """Whether `read` needs no network."""
+
+    def fetch(self, use: AdapterUsed) -> None:
+        """Bring it to local disk; blocks. Raises UserError."""
+
+    def read(self, use: AdapterUsed) -> Adapter:
+        """Its checked tensors. Raises UserError for what may not load."""
+
+
+class AdapterFiles:
+    """Adapters of a registry, through files on local disk; the least recently used ones go.
+
+    Args:
+        folder: where the files are kept, under their hashes.
+        capacity: most bytes of files; what is being read, and the last one used, always stay.
+        pause: seconds before a failed fetch is tried again, doubled each time.
+    """
+
+    def __init__(
+        self,
+        registry: Registry | None,
+        foundation: Foundation,
+        folder: Path,
+        capacity: int = 16 << 30,
+        pause: float = 0.2,
+    ) -> None:
+        self._registry, self._foundation, self._folder = registry, foundation, folder
+        self._capacity, self._pause = capacity, pause
+        folder.mkdir(parents=True, exist_ok=True)
+        found = sorted((file.stat().st_mtime, file) for file in folder.glob("*.safetensors"))
+        self._sizes = OrderedDict((file.stem, file.stat().st_size) for _, file in found)
+        self._reading: Counter[str] = Counter()  # these stay
+        self._lock = threading.Lock()
+        self._trim()
+
+    def resident(self) -> list[str]:
+        """Hashes of the files here, least recently used first."""
+        with self._lock:
+            return list(self._sizes)
+
+    def has(self, use: AdapterUsed) -> bool:
+        return self._file(use).is_file()
+
+    def fetch(self, use: AdapterUsed) -> None:
+        """From the registry, its hash checked; whole or not at all. Temporary failures are tried again."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return self._download(use)
+            except UserError as error:
+                if error.status < 500 or attempt == ATTEMPTS - 1:
+                    raise
+                log.warning("%s@%s is fetched again: %s", use.concept, use.version, error.message)
+                time.sleep(self._pause * 2**attempt)
+
+    def read(self, use: AdapterUsed) -> Adapter:
+        """Raises UserError: not in the registry, malformed, not finite, of another foundation.
+
+        A file that is not what was fetched (cut short, changed) is fetched again, once.
+        """
+        with self._lock:
+            self._reading[use.sha256] += 1
+        try:
+            return self._read(use)
+        finally:
+            with self._lock:
+                self._reading[use.sha256] -= 1
+
+    def _read(self, use: AdapterUsed) -> Adapter:
+        name, file = f"{use.concept}@{use.version}", self._file(use)
+        for last in (False, True):
+            if not file.is_file():
+                self.fetch(use)
+            try:
+                adapter = read_adapter(file, self._foundation)
+            except FileNotFoundError:  # another engine with this folder needed the room
+                pass
+            except UserError as error:
+                if self._whole(use):
+                    file.unlink(missing_ok=True)
+                    raise UserError(
+                        f"{name}: {error.message}", status=error.status, code=error.code
+                    ) from None
+            else:
+                if adapter.sha256 == use.sha256:
+                    break
+            file.unlink(missing_ok=True)
+            if last:
+                raise UserError(
+                    f"{name}: {file} changes as soon as it is written; check the disk.",
+                    status=503,
+                    code="adapter_damaged",
+                )
+            log.warning("%s is damaged on disk and is fetched again", name)
+        if adapter.path != use.path:
+            message = (
+                f"{name}: its file for the {use.path} path holds a {adapter.path} adapter; publish it again."
+            )
+            raise UserError(message, status=422, code="invalid_adapter")
+        self._note(use.sha256, file)
+        return adapter
+
+    def _whole(self, use: AdapterUsed) -> bool:
+        file = self._file(use)
+        return file.is_file() and sha256_file(file) == use.sha256
+
+    def _file(self, use: AdapterUsed) -> Path:
+        return self._folder / f"{use.sha256}.safetensors"
+
+    def _download(self, use: AdapterUsed) -> None:
+        name = f"{use.concept}@{use.version}"
+        if self._registry is None:
+            raise UserError(
+                f"{name} was asked for, but there is no registry; start with --registry URI.",
+                status=404,
+                code="concept_not_found",
+            )
+        storage, file = self._registry.storage, self._file(use)
+        try:
+            with atomic_file(file) as temporary:
+                storage.get_file(object_key(use.sha256), temporary)
+                check_hash(storage, use.sha256, sha256_file(temporary))
+        except NotFound:
+            raise UserError(
+                f"{name}: its file {use.sha256[:12]} is not in {storage.uri}; publish it again.",
+                status=404,
+                code="adapter_not_found",
+            ) from None
+        self._note(use.sha256, file)
+
+    def _note(self, sha256: str, file: Path) -> None:
+        """It was used just now."""
+        try:
+            size = file.stat().st_size
+        except FileNotFoundError:  # another engine with this folder had no room for it
+            return
+        with self._lock:
+            self._sizes[sha256] = size
+            self._sizes.move_to_end(sha256)
+        self._trim()
+
+    def _trim(self) -> None:
+        with self._lock:
+            old = []
+            for sha256 in list(self._sizes)[:-1]:
+                if sum(self._sizes.values()) <= self._capacity:
+                    break
+                if not self._reading[sha256]:
+                    old.append(sha256)
+                    del self._sizes[sha256]
+        for sha256 in old:
+            (self._folder / f"{sha256}.safetensors").unlink(missing_ok=True)

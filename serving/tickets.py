@@ -1,0 +1,89 @@
+"""One request on its way through the engine."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from infra.errors import UserError
+from models.denoise import Denoising
+from models.foundation import Bucket
+from serving.events import Listener
+from serving.fairness import Flow
+from serving.requests import VideoRequest
+from serving.slots import Lease
+from serving.tiers import Claim
+
+PRIORITY_WEIGHT = 8.0  # what one step of priority multiplies a class's share with
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A request, what it holds, and what is to be told about it."""
+
+    id: str
+    request: VideoRequest
+    listener: Listener
+    claim: Claim
+    submitted: float = field(default_factory=time.monotonic)
+    loaded: float = 0.0  # when its adapters were there
+    overtaken: int = 0  # times that others were admitted while it waited for a slot
+    lease: Lease | None = None
+    state: Denoising | None = None
+    timings: dict[str, float] = field(default_factory=dict)
+    admitted: float = 0.0
+    neighbours: int = 0
+    batch_adapters: int = 0
+    cancelled: bool = False
+
+    @property
+    def bucket(self) -> Bucket:
+        return bucket_of(self.request)
+
+    @property
+    def rows(self) -> int:
+        """Samples it takes of a forward."""
+        return rows_of(self.request)
+
+    def expired(self) -> bool:
+        """Whether its deadline has passed."""
+        return self.request.deadline is not None and time.time() >= self.request.deadline
+
+
+def bucket_of(request: VideoRequest) -> Bucket:
+    """The size of the video asked for."""
+    return Bucket(request.frames, request.height, request.width)
+
+
+def rows_of(request: VideoRequest) -> int:
+    """Samples of a forward: two with classifier-free guidance."""
+    return 2 if request.guidance_scale > 1.0 else 1
+
+
+def cost_of(request: VideoRequest) -> float:
+    """The denoiser's work, in pixels through it."""
+    return float(request.pixels * request.steps * rows_of(request))
+
+
+def flow_of(request: VideoRequest) -> Flow:
+    """Priority classes by weight, in each the tenants, in each of these the sets of adapters."""
+    adapters = frozenset(use.sha256 for use in request.adapters)
+    return [
+        (request.priority, PRIORITY_WEIGHT**request.priority),
+        (request.tenant, 1.0),
+        (adapters, 1.0),
+    ]
+
+
+def order_of(request: VideoRequest) -> float:
+    """Within a flow: the earlier deadline first."""
+    return request.deadline if request.deadline is not None else float("inf")
+
+
+def deadline_passed() -> UserError:
+    """Why a request that waited too long ends."""
+    return UserError(
+        "the request's deadline passed while it waited; send it again with a later one, or when the server is less busy.",
+        status=504,
+        code="deadline_passed",
+    )

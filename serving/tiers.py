@@ -1,0 +1,353 @@
+"""The way of a request's adapters: registry -> local disk -> host memory -> slot, beside the denoising.
+
+A claim goes through two stages, each in fair turns: fetch (the network; a few at once) and pack (disk to host
+memory; starts when the host cache has room for all that the claim needs). Claims whose adapters are in host memory
+or in slots pass at once, and no stage waits for another claim's: one adapter is fetched and packed once for all who
+ask. No thread waits for another one here.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from infra.errors import UserError
+from models.adapter import MAX_RANK
+from models.bank import AdapterBank
+from serving.events import Observe, unobserved
+from serving.fairness import FairQueue, Flow
+from serving.files import Source
+from serving.host import HostCache
+from serving.schemas import AdapterUsed
+from serving.slots import Key, SlotTable, key_of
+
+log = logging.getLogger(__name__)
+FETCHERS = 4  # adapters on their way from the registry at once
+PACKERS = 2
+
+Ready = Callable[["Claim", BaseException | None], None]
+
+
+@dataclass(eq=False)
+class Claim:
+    """What one request (or a prefetch) wants to have at hand, until `AdapterTiers.close`."""
+
+    uses: Sequence[AdapterUsed]
+    ready: Ready  # called once after each `bring`, from any thread: all is at hand, or why not
+    flow: Flow
+    cost: float
+    order: float = float("inf")
+    held: tuple[Key, ...] = ()  # in the host cache
+    closed: bool = False
+    wanted: bool = False
+    whole: bool = False  # all it uses is to be in host memory, also what is in a slot now
+    fetching: frozenset[Key] = field(default=frozenset())
+
+    @property
+    def keys(self) -> list[Key]:
+        return [key_of(use) for use in self.uses]
+
+
+@dataclass(frozen=True)
+class Residency:
+    """Where an adapter is: the nearest tier, how many running requests use its slot, whether it is pinned."""
+
+    path: str
+    sha256: str
+    tier: str  # "slot", "host" or "disk"
+    users: int = 0
+    pinned: bool = False
+
+
+class AdapterTiers:
+    """Brings adapters to where requests can use them. Thread-safe.
+
+    Args:
+        source: the registry and the local disk.
+        host_bytes: most bytes of packed adapters in host memory; at least as many as the slots hold.
+        observe: "load_seconds" with label tier (disk, host), each time one arrives there.
+    """
+
+    def __init__(
+        self, bank: AdapterBank, source: Source, *, host_bytes: int = 4 << 30, observe: Observe = unobserved
+    ) -> None:
+        self.bank, self.source, self.slots = bank, source, SlotTable(bank)
+        self._sizes = {
+            path: bank.slot_bytes(path) if n and bank.targets[path] else 0 for path, n in bank.slots.items()
+        }
+        least = sum(n * self._sizes[path] for path, n in bank.slots.items())
+        self.host = HostCache(max(host_bytes, least))  # else a request for all slots would wait for ever
+        self._observe = observe
+        self._lock = threading.RLock()
+        self._to_fetch: FairQueue[Claim] = FairQueue()
+        self._to_pack: FairQueue[Claim] = FairQueue()
+        self._fetching: set[Key] = set()
+        self._packing: set[Key] = set()
+        self._closing = False
+        self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch")
+        self._packers = ThreadPoolExecutor(PACKERS, thread_name_prefix="pack")
+        self.loads: dict[str, tuple[int, float]] = {}  # tier -> (adapters that arrived, seconds that took)
+
+    def shutdown(self) -> None:
+        """Bring nothing more."""
+        with self._lock:
+            self._closing = True
+        self._fetchers.shutdown(wait=False, cancel_futures=True)
+        self._packers.shutdown(cancel_futures=True)
+
+    # --- claims ------------------------------------------------------------------------------------------------
+
+    def bring(self, claim: Claim) -> None:
+        """Get all of a claim's adapters into host memory or slots, then call its `ready`."""
+        with self._lock:
+            if claim.closed:
+                return
+            if not claim.wanted:
+                claim.wanted = True
+                self.slots.want(claim.keys)
+            here = self._hold_what_is_here(claim)
+            if not here:
+                needed = self._needed(claim)
+                missing = [
+                    use
+                    for use in claim.uses
+                    if (key := key_of(use)) in needed
+                    and self.host.get(key) is None
+                    and not self.source.has(use)
+                ]
+                claim.fetching = frozenset(key_of(use) for use in missing)
+                (self._to_fetch if missing else self._to_pack).add(claim, claim.flow, claim.cost, claim.order)
+        if here:
+            claim.ready(claim, None)
+        else:
+            self._pump()
+
+    def bring_again(self, claim: Claim) -> None:
+        """A slot that it counted on was given to another adapter: bring all of it, and count on no slot.
+
+        It gives back what it holds first: two that each hold a half would wait for each other for ever.
+        """
+        with self._lock:
+            claim.whole = True
+            held, claim.held = claim.held, ()
+        self.host.release(held)
+        self.bring(claim)
+
+    def close(self, claim: Claim) -> None:
+        """The claim needs nothing any more."""
+        with self._lock:
+            if claim.closed:
+                return
+            claim.closed = True
+            if claim.wanted:
+                self.slots.want(claim.keys, -1)
+            self._to_fetch.remove(claim)
+            self._to_pack.remove(claim)
+            held, claim.held = claim.held, ()
+        self.host.release(held)
+        self._pump()
+
+    def images(self, claim: Claim) -> dict[Key, Tensor] | None:
+        """Packed images of what is in no slot; None when one has gone since: `bring_again`."""
+        found = {key: self.host.get(key) for key in self.slots.missing(claim.keys)}
+        images = {key: image for key, image in found.items() if image is not None}
+        return images if len(images) == len(found) else None
+
+    def _needed(self, claim: Claim) -> list[Key]:
+        """What a claim needs in host memory."""
+        return claim.keys if claim.whole else self.slots.missing(claim.keys)
+
+    def _hold_what_is_here(self, claim: Claim) -> bool:
+        """Whether nothing has to be brought; what it needs in host memory is held from here on."""
+        needed = self._needed(claim)
+        if any(self.host.get(key) is None for key in needed):
+            return False
+        return self._hold(claim, needed)
+
+    def _hold(self, claim: Claim, keys: Iterable[Key]) -> bool:
+        new = {key: self._sizes[key[0]] for key in keys if key not in claim.held}
+        if not self.host.hold(new):
+            return False
+        claim.held += tuple(new)
+        return True
+
+    # --- the two stages ----------------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        """Start what can be started."""
+        with self._lock:
+            while not self._closing and (claim := self._to_fetch.pick(self._may_fetch)) is not None:
+                self._fetching |= claim.fetching
+                self._fetchers.submit(self._fetch, claim)
+            while not self._closing and (claim := self._to_pack.pick(self._may_pack)) is not None:
+                self._packing |= set(claim.held)
+                self._packers.submit(self._pack, claim)
+
+    def _may_fetch(self, claim: Claim) -> bool:
+        return len(self._fetching) < FETCHERS and not claim.fetching & self._fetching
+
+    def _may_pack(self, claim: Claim) -> bool:
+        needed = self._needed(claim)
+        return self._packing.isdisjoint(needed) and self._hold(claim, needed)
+
+    def _fetch(self, claim: Claim) -> None:
+        fetched: frozenset[Key] = claim.fetching
+        failed: BaseException | None = None
+        key: Key | None = None
+        for use in claim.uses:
+            if (key := key_of(use)) in fetched and not claim.closed:
+                try:
+                    started = time.monotonic()
+                    self.source.fetch(use)
+                    self._loaded("disk", started)
+                except BaseException as error:
+                    failed = error
+                    break
+        told: list[Claim] = []
+        again: list[Claim] = []
+        with self._lock:
+            self._fetching -= fetched
+            if failed is not None:
+                told.append(claim)
+            elif not claim.closed:
+                self._to_pack.add(claim, claim.flow, claim.cost, claim.order)
+            for other in self._to_fetch:
+                if failed is not None and key in other.fetching:  # need not see it fail again
+                    told.append(other)
+                elif other.fetching & fetched:  # it waited for what is on disk now
+                    again.append(other)
+            for other in (*told, *again):
+                self._to_fetch.remove(other)
+        for one in told:
+            self._tell(one, failed)
+        for one in again:
+            self.bring(one)
+        self._pump()
+
+    def _pack(self, claim: Claim) -> None:
+        packed = set(claim.held)
+        failed: BaseException | None = None
+        try:
+            for use in claim.uses:
+                key = key_of(use)
+                if key in packed and self.host.get(key) is None and not claim.closed:
+                    started = time.monotonic()
+                    self.host.put(key, self._image(use))
+                    self._loaded("host", started)
+        except BaseException as error:
+            failed = error
+        with self._lock:
+            self._packing -= packed
+        if failed is None and not claim.closed:
+            for key in packed:
+                self.warm(key)
+        if failed is None and not claim.closed and self.images(claim) is None:
+            self.bring_again(claim)
+        else:
+            self._tell(claim, failed)
+        self._pump()
+
+    def _image(self, use: AdapterUsed) -> Tensor:
+        adapter = self.source.read(use)
+        if not self.bank.holds(adapter.rank):
+            wider = f"start it with --rank {adapter.rank}"
+            merged = "export it merged into the model's weights (motiondirector concepts export --merged)"
+            raise UserError(
+                f"{use.concept}@{use.version} has rank {adapter.rank}, this server's slots hold {self.bank.rank}; "
+                f"{wider if adapter.rank <= MAX_RANK else merged}.",
+                status=422,
+                code="rank_too_large",
+            )
+        return self.bank.pack(use.path, adapter.tensors)
+
+    def _tell(self, claim: Claim, error: BaseException | None) -> None:
+        if not claim.closed:
+            claim.ready(claim, error)
+
+    def _loaded(self, tier: str, started: float) -> None:
+        seconds = time.monotonic() - started
+        with self._lock:
+            count, total = self.loads.get(tier, (0, 0.0))
+            self.loads[tier] = (count + 1, total + seconds)
+        self._observe("load_seconds", seconds, {"tier": tier})
+
+    def warm(self, key: Key) -> bool:
+        """Copy what is in host memory into a slot that nobody needs. False when there is none."""
+        image = self.host.get(key)
+        if image is None:
+            return not self.slots.missing([key])
+        if not self.slots.missing([key]):
+            return True
+        started = time.monotonic()
+        done = self.slots.warm(key, image)
+        if done:
+            self._loaded("slot", started)
+        return done
+
+    def warm_beside(self, keys: Sequence[Key], then: Callable[[], None]) -> None:
+        """`warm` each in a thread of its own, then call `then`."""
+
+        def work() -> None:
+            for key in keys:
+                self.warm(key)
+            then()
+
+        with self._lock:
+            if not self._closing:
+                self._packers.submit(work)
+
+    # --- on purpose --------------------------------------------------------------------------------------------
+
+    def prefetch(self, uses: Sequence[AdapterUsed], timeout: float | None = None) -> None:
+        """Bring adapters into host memory, and into slots that are free; blocks.
+
+        Raises UserError for what may not load, and 503 when it takes longer than `timeout` seconds.
+        """
+        done: Future[None] = Future()
+
+        def ready(claim: Claim, error: BaseException | None) -> None:
+            done.set_exception(error) if error is not None else done.set_result(None)
+
+        claim = Claim(uses, ready, [("prefetch", 1.0)], 1.0)
+        self.bring(claim)
+        try:
+            done.result(timeout)
+        except TimeoutError:
+            raise UserError(
+                f"the adapters were not here within {timeout:g} s; the registry is slow, try again later.",
+                status=503,
+                code="adapter_slow",
+            ) from None
+        finally:
+            self.close(claim)
+        for key in claim.keys:
+            self.warm(key)
+
+    def pin(self, use: AdapterUsed, timeout: float | None = None) -> None:
+        """Prefetch, and keep the adapter in its slot from when it gets one (at the latest with its next request).
+
+        Raises UserError as `prefetch` does, and 409 when it would leave its path no slot for others.
+        """
+        self.slots.pin(key_of(use))
+        try:
+            self.prefetch([use], timeout)
+        except BaseException:
+            self.slots.unpin(key_of(use))
+            raise
+
+    def unpin(self, use: AdapterUsed) -> bool:
+        """Let it go by least recent use again. False when it was not pinned."""
+        return self.slots.unpin(key_of(use))
+
+    def residency(self) -> list[Residency]:
+        """Every adapter in a slot or in host memory. What is on disk is `AdapterFiles.resident`."""
+        slots, pinned = self.slots.resident(), self.slots.pinned()
+        found = [Residency(*key, "slot", users, key in pinned) for key, users in slots.items()]
+        host = (key for key in self.host.resident() if key not in slots)
+        return found + [Residency(*key, "host", pinned=key in pinned) for key in host]

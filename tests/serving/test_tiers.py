@@ -1,0 +1,363 @@
+"""The way of an adapter: verified files, packed images, slots. Bounded, and what is in use stays."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from serving_helpers import Memory, random_adapter, sha, use
+
+from infra.errors import UserError
+from infra.objects import object_key
+from infra.registry import Registry
+from serving.files import AdapterFiles
+from serving.host import HostCache
+from serving.schemas import AdapterUsed
+from serving.slots import SlotTable, key_of
+from serving.tiers import AdapterTiers, Claim
+
+
+def used(version, path="temporal") -> AdapterUsed:
+    return AdapterUsed(
+        concept=version.concept, version=version.number, path=path, scale=1.0, sha256=version.adapter_sha256
+    )
+
+
+# --- disk ------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_was_cut_or_changed_on_disk_is_fetched_again(unet3d, registry, publish, tmp_path):
+    one = used(publish(unet3d, "orbit", seed=1))
+    files = AdapterFiles(registry, unet3d, tmp_path / "cache")
+    expected = {name: (a.clone(), b.clone()) for name, (a, b) in files.read(one).tensors.items()}
+    (file,) = (tmp_path / "cache").glob("*.safetensors")
+    whole = file.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-3] ^= 1
+    for damaged in (whole[: len(whole) // 2], whole[:-1], bytes(flipped), b""):
+        file.write_bytes(damaged)
+        again = files.read(one).tensors
+        assert all(
+            torch.equal(again[name][half], expected[name][half]) for name in expected for half in (0, 1)
+        )
+        assert file.read_bytes() == whole
+
+
+def test_an_accepted_version_can_be_had_after_it_was_removed(unet3d, registry, publish, tmp_path):
+    one = used(publish(unet3d, "orbit", seed=1))
+    publish(unet3d, "orbit", seed=2)
+    registry.remove("orbit@1")
+    assert AdapterFiles(registry, unet3d, tmp_path / "cache").read(one).sha256 == one.sha256
+
+
+def test_a_damaged_object_is_tried_again_and_never_kept(unet3d, registry, publish, tmp_path):
+    one = used(publish(unet3d, "orbit", seed=1))
+    files = AdapterFiles(registry, unet3d, tmp_path / "cache", pause=0.0)
+    key = object_key(one.sha256)
+    whole = registry.storage.get(key)
+    registry.storage.put(key, whole[:-10])
+    with pytest.raises(UserError, match="damaged") as caught:
+        files.fetch(one)
+    assert caught.value.code == "object_damaged"
+    assert not list((tmp_path / "cache").iterdir())
+
+    storage, calls = registry.storage, []
+
+    class Flaky(type(storage)):
+        def get_file(self, key, path):
+            calls.append(key)
+            storage.put(key, whole[:-10] if len(calls) < 3 else whole)
+            super().get_file(key, path)
+
+    files = AdapterFiles(Registry(Flaky(storage.root)), unet3d, tmp_path / "cache", pause=0.0)
+    assert files.read(one).sha256 == one.sha256
+    assert len(calls) == 3
+
+
+def test_what_is_nowhere_and_what_does_not_fit_is_said_at_once(unet3d, registry, publish, tmp_path):
+    one = used(publish(unet3d, "orbit", seed=1))
+    files = AdapterFiles(registry, unet3d, tmp_path / "cache")
+    with pytest.raises(UserError, match="orbit@1: its file 000000000000 is not in") as caught:
+        files.read(one.model_copy(update={"sha256": "0" * 64}))
+    assert (caught.value.status, caught.value.code) == (404, "adapter_not_found")
+    with pytest.raises(UserError, match="holds a temporal adapter"):
+        files.read(one.model_copy(update={"path": "spatial"}))
+    with pytest.raises(UserError, match="there is no registry"):
+        AdapterFiles(None, unet3d, tmp_path / "empty").read(one)
+
+
+def test_the_disk_is_bounded_in_bytes_and_known_again_after_a_restart(unet3d, registry, publish, tmp_path):
+    all_of_them = [used(publish(unet3d, name, seed=n)) for n, name in enumerate(("a", "b", "c"))]
+    size = registry.resolve("a").files["adapter_model.safetensors"].size
+    folder = tmp_path / "cache"
+    files = AdapterFiles(registry, unet3d, folder, capacity=int(2.5 * size))
+    for one in all_of_them:
+        files.read(one)
+    files.read(all_of_them[1])
+    assert files.resident() == [all_of_them[2].sha256, all_of_them[1].sha256]
+    assert {file.stem for file in folder.iterdir()} == set(files.resident())
+    again = AdapterFiles(registry, unet3d, folder, capacity=1)
+    assert len(again.resident()) == 1 == len(list(folder.iterdir()))
+
+
+# --- host ------------------------------------------------------------------------------------------------------
+
+
+def key(name):
+    return ("temporal", name)
+
+
+def test_host_memory_is_bounded_and_the_held_stays():
+    cache = HostCache(300)
+    image = torch.zeros(100, dtype=torch.uint8)
+    for name in "abc":
+        assert cache.hold({key(name): 100})
+        cache.put(key(name), image)
+    cache.release([key("a"), key("b")])
+    assert cache.get(key("a")) is not None  # now b is the least recently used
+    assert not cache.hold({key(name): 100 for name in "xyz"}), "c is held: there is no room for three"
+    assert cache.hold({key("x"): 100})
+    assert cache.used == 300
+    assert set(cache.resident()) == {key("a"), key("c")}
+    assert not cache.hold({key("x"): 100, key("y"): 100, key("z"): 100})
+    cache.release([key("x")])
+    assert cache.used == 200, "room that was promised and not used is free again"
+    cache.put(key("w"), image)
+    assert cache.get(key("w")) is image, "what nobody holds stays as long as there is room"
+
+
+# --- slots -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def table(unet3d):
+    bank = unet3d.add_bank({"temporal": 2, "spatial": 1}, 4)
+    images = {}
+    for name in "abcde":
+        one = use(name)
+        images[key_of(one)] = bank.pack("temporal", random_adapter(unet3d, seed=ord(name)).tensors)
+    return SlotTable(bank), images
+
+
+def holds(table: SlotTable, name: str) -> bool:
+    return key_of(use(name)) in table.resident()
+
+
+def test_in_use_and_pinned_stay_and_the_unwanted_go_first(table):
+    slots, images = table
+    leases = {name: slots.acquire([use(name)], images) for name in "ab"}
+    assert slots.acquire([use("c")], images) is None
+    assert not slots.warm(key_of(use("c")), images[key_of(use("c"))])
+    leases["a"].release()
+    leases["b"].release()
+    slots.want([key_of(use("a"))])
+    assert slots.warm(key_of(use("c")), images[key_of(use("c"))]), "b is not wanted"
+    assert holds(slots, "a")
+    assert holds(slots, "c")
+    slots.pin(key_of(use("a")))
+    slots.want([key_of(use("c"))])
+    assert not slots.warm(key_of(use("d")), images[key_of(use("d"))]), "warming evicts nothing that is wanted"
+    assert slots.acquire([use("d")], images) is not None, "a turn does"
+    assert holds(slots, "a"), "but nothing that is pinned"
+    assert not holds(slots, "c")
+    assert slots.unpin(key_of(use("a")))
+    assert not slots.unpin(key_of(use("a")))
+
+
+def test_one_slot_of_a_path_is_never_pinned(table):
+    slots, _ = table
+    slots.pin(key_of(use("a")))
+    slots.pin(key_of(use("a")))
+    with pytest.raises(UserError, match="1 of 2 temporal slots are pinned"):
+        slots.pin(key_of(use("b")))
+
+
+def test_a_slot_holds_what_was_packed_bit_for_bit(unet3d, table):
+    slots, images = table
+    for name in "abcab":
+        lease = slots.acquire([use(name)], images)
+        bank = unet3d.bank
+        found = bank.extract("temporal", lease.uses[0].slot)
+        expected = random_adapter(unet3d, seed=ord(name)).tensors
+        assert all(
+            torch.equal(found[layer][half], expected[layer][half]) for layer in expected for half in (0, 1)
+        )
+        lease.release()
+    assert (slots.hits, slots.misses, slots.loads) == (0, 5, 5)
+
+
+def test_a_copy_that_fails_leaves_the_slot_free(table, monkeypatch):
+    slots, images = table
+    kept = slots.acquire([use("a")], images)
+    monkeypatch.setattr(slots._bank, "load", lambda *args: (_ for _ in ()).throw(RuntimeError("no memory")))
+    with pytest.raises(RuntimeError, match="no memory"):
+        slots.acquire([use("a"), use("b")], images)
+    monkeypatch.undo()
+    assert slots.resident() == {key_of(use("a")): 1}
+    kept.release()
+    both = slots.acquire([use("b"), use("c")], images)
+    assert {key[1] for key in slots.resident()} == {sha("b", "temporal"), sha("c", "temporal")}
+    both.release()
+    assert set(slots.resident().values()) == {0}
+
+
+# --- all together ----------------------------------------------------------------------------------------------
+
+
+class Waiter:
+    """Claims, and how each ended."""
+
+    def __init__(self, tiers: AdapterTiers) -> None:
+        self.tiers, self.told = tiers, {}
+        self.claims = {}
+
+    def bring(self, name, *adapters):
+        claim = Claim(adapters, lambda claim, error: self.told.__setitem__(name, error), [(name, 1.0)], 1.0)
+        self.claims[name] = claim
+        self.tiers.bring(claim)
+        return claim
+
+    def wait(self, *names):
+        end = time.monotonic() + 60
+        while not set(names) <= self.told.keys():
+            assert time.monotonic() < end, f"still waiting for {set(names) - self.told.keys()}"
+            time.sleep(0.001)
+
+
+@pytest.fixture
+def tiers(unet3d):
+    bank = unet3d.add_bank({"temporal": 2, "spatial": 1}, 4)
+    made = []
+
+    def make(source, **settings):
+        made.append(AdapterTiers(bank, source, **settings))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.shutdown()
+
+
+def test_one_fetch_serves_all_who_wait_for_it(unet3d, tiers):
+    gate = threading.Event()
+
+    class Slow(Memory):
+        def fetch(self, used):
+            super().fetch(used)
+            assert gate.wait(60)
+
+        def has(self, used):
+            return gate.is_set()
+
+    source = Slow(unet3d)
+    waiter = Waiter(tiers(source))
+    for n in range(10):
+        waiter.bring(n, use("a"))
+    waiter.bring("b", use("b"))
+    while len(source.fetched) < 2:  # ten that wait for one do not keep the other one waiting
+        time.sleep(0.001)
+    gate.set()
+    waiter.wait(*range(10), "b")
+    assert set(waiter.told.values()) == {None}
+    assert len(source.fetched) == 2
+    assert sorted(source.reads) == ["a", "b"]
+
+
+def test_a_failure_is_told_to_all_who_wait_and_the_next_one_tries_again(unet3d, tiers):
+    gate = threading.Event()
+
+    class Away(Memory):
+        away = True
+
+        def fetch(self, used):
+            super().fetch(used)
+            assert gate.wait(60)
+            if self.away:
+                self.fetched.remove(used.sha256)
+                raise UserError("the registry is away.", status=503)
+
+    source = Away(unet3d)
+    waiter = Waiter(tiers(source))
+    waiter.bring("first", use("a"))
+    waiter.bring("second", use("b"), use("a"))
+    source.has = lambda used: False
+    gate.set()
+    waiter.wait("first", "second")
+    assert isinstance(waiter.told["first"], UserError)
+    assert isinstance(waiter.told["second"], UserError)
+    source.away = False
+    waiter.bring("third", use("a"))
+    waiter.wait("third")
+    assert waiter.told["third"] is None
+
+
+def test_many_claims_stay_within_host_memory_and_all_get_their_turn(unet3d, tiers):
+    source = Memory(unet3d)
+    here = tiers(source, host_bytes=1)  # what the slots hold is the least
+    size = unet3d.bank.slot_bytes("temporal")
+    capacity = here.host.capacity
+    assert 2 * size <= capacity < 4 * size
+    waiter = Waiter(here)
+    names = [f"c{n}" for n in range(12)]
+    for n, name in enumerate(names):
+        waiter.bring(name, use(f"{n % 7}a"), use(f"{n % 5}b"))
+    left = set(names)
+    while left:
+        end = time.monotonic() + 60
+        while not left & waiter.told.keys():
+            assert time.monotonic() < end
+            time.sleep(0.001)
+        assert here.host.used <= capacity
+        for name in left & waiter.told.keys():
+            assert waiter.told[name] is None
+            assert here.images(waiter.claims[name]) is not None
+            here.close(waiter.claims[name])
+            left.discard(name)
+    assert set(here.host.resident().values()) <= {0}
+    assert not here.slots._wanted
+
+
+def test_a_claim_that_is_closed_on_its_way_holds_nothing(unet3d, tiers):
+    gate = threading.Event()
+
+    class Slow(Memory):
+        def read(self, used):
+            assert gate.wait(60)
+            return super().read(used)
+
+    here = tiers(Slow(unet3d))
+    waiter = Waiter(here)
+    waiter.bring("gone", use("a"))
+    here.close(waiter.claims["gone"])
+    gate.set()
+    waiter.bring("other", use("a"))
+    waiter.wait("other")
+    assert "gone" not in waiter.told
+    here.close(waiter.claims["other"])
+    assert set(here.host.resident().values()) <= {0}
+
+
+def test_pinned_and_prefetched_are_where_they_should_be(unet3d, tiers):
+    here = tiers(Memory(unet3d))
+    here.prefetch([use("a"), use("b"), use("c")], timeout=60)
+    tier = {one.sha256: one.tier for one in here.residency()}
+    assert sorted(tier.values()) == ["host", "slot", "slot"]
+    cold = next(name for name in "abc" if tier[sha(name, "temporal")] == "host")
+    here.pin(use(cold), timeout=60)
+    lease = here.slots.acquire([use(cold)], {key_of(use(cold)): here.host.get(key_of(use(cold)))})
+    lease.release()
+    here.prefetch([use(name) for name in "defg"], timeout=60)
+    (pinned,) = (one for one in here.residency() if one.pinned)
+    assert (pinned.sha256, pinned.tier) == (sha(cold, "temporal"), "slot")
+    with pytest.raises(UserError, match="pinned"):
+        here.pin(use("g"), timeout=60)
+    assert here.unpin(use(cold))
+
+    bad = Memory(unet3d, lambda used: replace(random_adapter(unet3d, rank=8)))
+    there = tiers(bad)
+    with pytest.raises(UserError, match="rank 8"):
+        there.pin(use("x"), timeout=60)
+    assert not there.slots.pinned()
