@@ -20,6 +20,8 @@ from infra.errors import UserError
 COMMANDS = (
     "ingest",
     "train",
+    "train_batch",
+    "runs",
     "concepts",
     "serve",
     "generate",

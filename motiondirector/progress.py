@@ -39,6 +39,11 @@ class Bars:
         text = f"{what}, {note}" if note else what
         self.progress.update(self.tasks[what], completed=done, total=total, description=escape(text))
 
+    def done(self, what: str) -> None:
+        """Take one bar away."""
+        if what in self.tasks:
+            self.progress.remove_task(self.tasks.pop(what))
+
     def clear(self) -> None:
         """Take the bars away: what follows is another round of the same things."""
         for task in self.tasks.values():

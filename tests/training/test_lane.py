@@ -18,9 +18,9 @@ from training.batch.state import BatchState, open_batch
 from training.local import train_local
 from training.pack import Pack
 
-UNET = "tiny-random:unet3d"
+WAN = "tiny-random:wan"
 SETTINGS = {
-    "frames": 4,
+    "frames": 5,
     "height": 32,
     "width": 32,
     "steps": 4,
@@ -38,7 +38,7 @@ def clips(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def foundation():
-    return load_foundation(UNET, device="cpu", dtype="float32")
+    return load_foundation(WAN, device="cpu", dtype="float32")
 
 
 class Clock:
@@ -61,7 +61,7 @@ class House:
         return open_batch(self.registry.storage, "b", clock=self.clock)
 
     def add(self, *concepts, **settings):
-        entries = [Entry(c, self.clips, UNET, settings={**SETTINGS, **settings}) for c in concepts]
+        entries = [Entry(c, self.clips, WAN, settings={**SETTINGS, **settings}) for c in concepts]
         plan = make_plan(entries, "m", self.registry, sources=self.sources)
         enter(self.batch, plan, {"manifest": "m"})
         return {work.name: work for work in plan.works}

@@ -1,0 +1,145 @@
+"""`motiondirector runs`: what batches do, from any terminal or machine; cancel, and try again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from infra.errors import UserError
+from motiondirector.commands.concepts import DEFAULT_REGISTRY, AsJson, RegistryUri, print_json
+
+if TYPE_CHECKING:
+    from training.batch.state import BatchState, Record
+
+BatchName = Annotated[str, typer.Argument(metavar="BATCH", help="A batch that `runs list` shows.")]
+Names = Annotated[list[str] | None, typer.Argument(metavar="CONCEPT...", help="Which of its concepts.")]
+
+runs = typer.Typer(
+    help="Batches of concepts: list, show, cancel, retry.", no_args_is_help=True, rich_markup_mode="rich"
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(runs, name="runs")
+
+
+def opened(registry: str, batch: str) -> BatchState:
+    """A batch that was begun. Raises UserError."""
+    from infra.storage import open_storage
+    from training.batch.state import open_batch
+
+    state = open_batch(open_storage(registry), batch)
+    state.about()
+    return state
+
+
+@runs.command("list")
+def list_batches(registry: RegistryUri = DEFAULT_REGISTRY, as_json: AsJson = False) -> None:
+    """Every batch with how many of its concepts are where."""
+    from infra.storage import open_storage
+    from training.batch.state import batches, open_batch
+
+    storage = open_storage(registry)
+    counts: dict[str, Counter[str]] = {
+        name: Counter(record.status for record in open_batch(storage, name).records())
+        for name in batches(storage)
+    }
+    if as_json:
+        print_json(counts)
+        return
+    columns = ("queued", "preparing", "training", "published", "failed", "cancelled")
+    table = Table("batch", *columns, title=escape(f"{len(counts)} batches in {registry}"))
+    for name, found in counts.items():
+        table.add_row(name, *(str(found[column] or "") for column in columns))
+    Console().print(table)
+
+
+@runs.command("show")
+def show(
+    batch: BatchName,
+    concept: Annotated[str | None, typer.Argument(metavar="[CONCEPT]", help="One of its concepts.")] = None,
+    registry: RegistryUri = DEFAULT_REGISTRY,
+    as_json: AsJson = False,
+) -> None:
+    """A batch's concepts, or all about one: state, step, loss, lane, and what happened."""
+    from motiondirector.commands.train_batch import show_records
+
+    state = opened(registry, batch)
+    if concept is None:
+        records = state.records()
+        if as_json:
+            print_json([told(record) for record in records])
+        else:
+            show_records(Console(), records)
+        return
+    record = state.record(concept)
+    if as_json:
+        print_json({**told(record), "work": record.work, "history": record.history})
+        return
+    console = Console()
+    facts = Table(title=f"{batch}/{concept}", show_header=False)
+    for name, value in told(record).items():
+        if value is not None:
+            facts.add_row(name, escape(str(value)))
+    console.print(facts)
+    for at, status, note in record.history:
+        when = datetime.fromtimestamp(at, UTC)
+        console.print(f"{when:%Y-%m-%d %H:%M:%S} UTC  {status:10} {escape(note)}", highlight=False)
+
+
+def told(record: Record) -> dict[str, object]:
+    """A record at a glance."""
+    told = asdict(record)
+    lease = told.pop("lease")
+    for name in ("work", "history", "revision", "order"):
+        told.pop(name)
+    return {**told, "lane": lease and lease["owner"]}
+
+
+def each(
+    batch: BatchState,
+    names: list[str] | None,
+    every: bool,
+    suits: Callable[[Record], bool],
+    act: Callable[[str], Record],
+) -> None:
+    """Do something to the named concepts, or to all that it suits."""
+    if bool(names) == every:
+        raise UserError("give the concepts, or --all (not both).")
+    for name in names or [record.name for record in batch.records() if suits(record)]:
+        record = act(name)
+        what = "cancelling; its lane lets go within a minute" if record.cancelling else record.status
+        Console().print(f"{name}: {what}", highlight=False)
+
+
+@runs.command("cancel")
+def cancel(
+    batch: BatchName,
+    concepts: Names = None,
+    every: Annotated[bool, typer.Option("--all", help="All that have not ended.")] = False,
+    registry: RegistryUri = DEFAULT_REGISTRY,
+) -> None:
+    """Do not train these concepts. One that trains is let go by its lane within moments; others go on."""
+    state = opened(registry, batch)
+    each(state, concepts, every, lambda record: not record.ended, state.cancel)
+
+
+@runs.command("retry")
+def retry(
+    batch: BatchName,
+    concepts: Names = None,
+    every: Annotated[bool, typer.Option("--all", help="All that failed.")] = False,
+    registry: RegistryUri = DEFAULT_REGISTRY,
+) -> None:
+    """Let failed or cancelled concepts train again, from their beginning, by whatever lane works on the batch next."""
+    state = opened(registry, batch)
+    each(state, concepts, every, lambda record: record.status == "failed", state.retry)

@@ -1,0 +1,204 @@
+"""`motiondirector train-batch`: a manifest's concepts become motions in the registry, several in one forward."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from infra.errors import UserError
+from motiondirector.commands.concepts import DEFAULT_REGISTRY, RegistryUri
+
+if TYPE_CHECKING:
+    from training.batch.plan import Plan
+    from training.batch.profile import Profile
+    from training.batch.state import Record
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("train-batch")(train_batch)
+
+
+def train_batch(
+    manifest: Annotated[
+        str,
+        typer.Argument(
+            help="A .yaml, .jsonl or .csv file, or a clip set: every concept in it.", metavar="MANIFEST"
+        ),
+    ],
+    data: Annotated[
+        str | None, typer.Option(help="Clip set of entries that name none.", show_default=False)
+    ] = None,
+    foundation: Annotated[
+        str | None,
+        typer.Option(help="Model of entries that name none.", show_default="the embedded sprite model"),
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE of a training setting, for entries that do not say (repeat)."),
+    ] = None,
+    registry: RegistryUri = DEFAULT_REGISTRY,
+    name: Annotated[
+        str | None,
+        typer.Option(help="The batch's name; one that was begun goes on.", show_default="the manifest's"),
+    ] = None,
+    pack: Annotated[
+        int | None,
+        typer.Option(
+            help="Concepts in one forward.", min=1, max=64, show_default="the profile's best, else 8"
+        ),
+    ] = None,
+    lanes: Annotated[int, typer.Option(help="Lanes to plan for.", min=1, max=1024)] = 1,
+    profile: Annotated[
+        Path | None, typer.Option(help="What the device was measured to do; for times and memory.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+) -> None:
+    """Train many concepts on one resident model, several in one forward, and publish each as it ends.
+
+    [bold]Examples[/]
+
+      motiondirector train-batch batch.yaml --dry-run
+
+      motiondirector train-batch s3://bucket/clips --registry s3://bucket/registry --setting steps=200
+
+    Each adapter is the one that `motiondirector train` gives with the same settings. Concepts that fail stop nobody else.
+    Stopped, the same command goes on; given in several terminals or machines, they share the work. A changed manifest adds to
+    the batch. `motiondirector runs` shows, cancels and tries again.
+    """
+    from infra.registry import open_registry
+    from motiondirector.progress import Bars
+    from motiondirector.settings import parse_settings
+    from training.batch.manifest import read_manifest
+    from training.batch.plan import make_plan
+    from training.batch.profile import Profile
+    from training.batch.run import enter
+    from training.batch.run import train_batch as run
+    from training.batch.state import open_batch
+
+    defaults: dict[str, Any] = {"data": data, "foundation": foundation}
+    defaults = {key: value for key, value in defaults.items() if value is not None}
+    entries = read_manifest(manifest, {**parse_settings(setting or []), **defaults})
+    measured = Profile.parse(read_text(profile), str(profile)) if profile is not None else None
+    opened = open_registry(registry)
+    plan = make_plan(entries, manifest, opened, lanes=lanes, pack=pack, profile=measured)
+    console = Console()
+    show_plan(console, plan, measured)
+    if dry_run:
+        return
+    if lanes > 1:
+        raise UserError(
+            f"--lanes {lanes} is for --dry-run: one process is one lane; give the same command {lanes} times, without "
+            "--lanes."
+        )
+    batch = open_batch(opened.storage, name or batch_name(manifest))
+    enter(batch, plan, {"manifest": manifest, "registry": opened.uri})
+    with Bars() as bars:
+        records = run(batch, opened, pack=pack, profile=measured, watcher=watcher(console, bars))
+    show_records(console, records)
+    if any(record.status == "failed" for record in records):
+        raise typer.Exit(1)
+
+
+def read_text(path: Path) -> str:
+    """A local text file. Raises UserError."""
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}); give a file that `benchmarks/training.py` wrote."
+        ) from None
+
+
+def batch_name(manifest: str) -> str:
+    """From the manifest's name. Raises UserError when that gives none."""
+    stem = PurePosixPath(manifest.rstrip("/")).name.rsplit(".", 1)[0].lower()
+    name = re.sub(r"[^a-z0-9_-]+", "-", stem).strip("-_")[:64]
+    if not name:
+        raise UserError(f"no name for the batch can be made of {manifest!r}; give --name.")
+    return name
+
+
+def watcher(console: Console, bars: Any) -> Any:
+    """One bar a concept while it trains, one line when it ends."""
+    from training.batch.lane import Watcher
+
+    class Screen(Watcher):
+        def loading(self, foundation: str | None) -> None:
+            console.print(f"loading {foundation or 'the embedded foundation'}", highlight=False, style="dim")
+
+        def preparing(self, name: str) -> None:
+            bars(name, 0, 0, "preparing latents")
+
+        def stepped(self, name: str, report: Any) -> None:
+            bars(name, report.step, report.steps, f"loss {report.loss:.3f}")
+
+        def ended(self, record: Record) -> None:
+            bars.done(record.name)
+            what = record.version or escape(record.reason or "")
+            console.print(f"{record.name}: {record.status} {what}", highlight=False, soft_wrap=True)
+
+    return Screen()
+
+
+def show_plan(console: Console, plan: Plan, profile: Profile | None) -> None:
+    """Packs with what they take, and what is done."""
+    table = Table("lane", "concepts", "at once", "size", "method", "rank", "steps", "memory", "time")
+    for pack in plan.packs:
+        steps = [work.config.steps for work in pack.works]
+        fixed = pack.base_bytes + pack.adapter_bytes
+        memory = f"{size(fixed)} + activations" if pack.peak_bytes is None else size(pack.peak_bytes)
+        table.add_row(
+            str(pack.lane),
+            f"{len(pack.works)}: {', '.join(work.name for work in pack.works[:4])}{', ...' * (len(pack.works) > 4)}",
+            str(pack.capacity.members),
+            pack.key.bucket,
+            pack.key.forward,
+            str(pack.key.rank or "full"),
+            f"{min(steps)}-{max(steps)}" if len(set(steps)) > 1 else str(steps[0]),
+            memory,
+            "not measured" if pack.seconds is None else span(pack.seconds),
+        )
+    if plan.packs:
+        console.print(table)
+    total = "" if plan.seconds is None or not plan.packs else f", about {span(plan.seconds)}"
+    console.print(
+        f"{len(plan.works)} concepts to train in {len(plan.packs)} packs on {plan.lanes} "
+        f"lane{'s' if plan.lanes > 1 else ''}{total}; {len(plan.done)} done before",
+        highlight=False,
+    )
+    for done in plan.done[:20]:
+        console.print(f"  {done.work.name}: {done.version} is the same", highlight=False, style="dim")
+
+
+def show_records(console: Console, records: list[Record]) -> None:
+    """One row a concept."""
+    table = Table("concept", "state", "step", "loss", "version or reason")
+    for record in records:
+        state = f"{record.status} (cancelling)" if record.cancelling else record.status
+        loss = "" if record.loss is None else f"{record.loss:.4f}"
+        said = record.version or record.reason or ""
+        table.add_row(record.name, state, f"{record.step}/{record.steps}", loss, escape(said))
+    console.print(table)
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def span(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
