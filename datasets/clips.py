@@ -26,7 +26,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -232,6 +232,39 @@ def concepts_in(uri: str | Path) -> dict[str, int]:
         for name, rows in shard.concepts.items():
             counts[name] = counts.get(name, 0) + rows
     return dict(sorted(counts.items()))
+
+
+@dataclass(frozen=True)
+class ClipFacts:
+    """A row without its video: enough to say what can be trained on it."""
+
+    clip_id: str
+    concept: str
+    caption: str
+    num_frames: int
+    height: int
+    width: int
+    sha256: str
+    source_uri: str
+
+
+def read_facts(uri: str | Path) -> dict[str, list[ClipFacts]]:
+    """What is known of every clip of a set, by concept, in the order of `read_clips`; no video is read.
+
+    Raises:
+        UserError: no set there (404 "clips_not_found"), damage (422).
+    """
+    storage, manifest = _manifest_of(uri)
+    columns = [column.name for column in fields(ClipFacts)]
+    found = [
+        ClipFacts(**row)
+        for shard in manifest.shards
+        for row in read_shard(storage, shard, columns=columns).to_pylist()
+    ]
+    by_concept: dict[str, list[ClipFacts]] = {}
+    for clip in sorted(found, key=lambda clip: (clip.concept, clip.clip_id)):
+        by_concept.setdefault(clip.concept, []).append(clip)
+    return by_concept
 
 
 def read_clips(uri: str | Path, concept: str | None = None) -> list[Clip]:

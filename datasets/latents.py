@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from datasets.clips import Clip
+from datasets.clips import Clip, ClipFacts
 from datasets.select import cover
 from infra.errors import UserError
 from infra.storage import NotFound, Storage
@@ -157,7 +157,7 @@ def prepare(
     return prepared
 
 
-def fit(clip: Clip, bucket: Bucket) -> None:
+def fit(clip: Clip | ClipFacts, bucket: Bucket) -> None:
     """Raise UserError (422 "clip_too_small") unless the bucket can be cut out of the clip."""
     if clip.num_frames < bucket.frames or clip.height < bucket.height or clip.width < bucket.width:
         raise UserError(

@@ -64,3 +64,15 @@ class Metric(Protocol):
     def __call__(self, cases: Sequence[Case]) -> Score:
         """Measure. Raises UserError when the metric cannot work at all (missing weights)."""
         ...
+
+
+class PerCase:
+    """A metric that looks at one case at a time: a class beneath it says `value`, None where it does not apply."""
+
+    name: str
+
+    def value(self, case: Case) -> float | None:
+        raise NotImplementedError
+
+    def __call__(self, cases: Sequence[Case]) -> Score:
+        return Score(self.name, tuple(self.value(case) for case in cases))

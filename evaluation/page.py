@@ -24,10 +24,10 @@ SHOWN_REFERENCES = 6
 HEADLINES = 4  # metrics whose values stand beside the videos
 
 
-def environment() -> Environment:
-    """How this room's templates are rendered."""
+def environment(templates: Path = TEMPLATES) -> Environment:
+    """How pages are rendered from the templates of a folder: everything in them escaped."""
     return Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=FileSystemLoader(templates),
         autoescape=select_autoescape(["j2"]),
         trim_blocks=True,
         lstrip_blocks=True,

@@ -6,15 +6,19 @@
 
 A local cluster is a child of this process and ends with it. On a cluster that runs elsewhere, every node needs this
 package installed and the AWS_* variables of the storage; nothing is shipped from here.
+
+A cluster with an autoscaler may have no worker yet. Ray does not tell what its autoscaler can add, so those who set one
+up do (docs/cluster.md): MOTIONDIRECTOR_WORKER_NODES='[{"count": 8, "CPU": 8, "GPU": 1}]', where drivers run.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,8 @@ from typing import Any
 from infra.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
+WORKER_NODES = "MOTIONDIRECTOR_WORKER_NODES"
+EXAMPLE = '[{"count": 8, "CPU": 8, "GPU": 1}]'
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; without it every worker warns
@@ -101,15 +107,53 @@ def explain(address: str, local: bool, error: Exception) -> str:
     )
 
 
+def reachable_nodes() -> list[dict[str, float]]:
+    """Resources ({"CPU": 8, "GPU": 1}, ...) of each node that this session's cluster has, or can have by its autoscaler.
+
+    What is named in MOTIONDIRECTOR_WORKER_NODES are the workers there can be: those alive already are among them, so
+    where the two differ the longer list counts. Raises UserError when the variable cannot be read.
+    """
+    import ray
+
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    workers = [node["Resources"] for node in alive if not is_head(node["Resources"])]
+    heads = [node["Resources"] for node in alive if is_head(node["Resources"])]
+    named = worker_nodes(os.environ.get(WORKER_NODES, "[]"))
+    return heads + (named if len(named) > len(workers) else workers)
+
+
+def is_head(resources: Mapping[str, float]) -> bool:
+    return "node:__internal_head__" in resources
+
+
+def worker_nodes(text: str) -> list[dict[str, float]]:
+    """Resources of each node of MOTIONDIRECTOR_WORKER_NODES: a JSON list of {"count": n, RESOURCE: amount, ...}."""
+    try:
+        kinds = [(int(kind["count"]), kind) for kind in json.loads(text)]
+        return [
+            {name: float(amount) for name, amount in kind.items() if name != "count"}
+            for count, kind in kinds
+            for _ in range(count)
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise UserError(
+            f"{WORKER_NODES}={text[:200]!r} is not a list of nodes; expected JSON such as {EXAMPLE}.",
+            code="invalid_worker_nodes",
+        ) from None
+
+
+def has_gpus() -> bool:
+    """Whether any node of this session's cluster has GPUs, those that its autoscaler can add among them."""
+    return any(node.get("GPU", 0) > 0 for node in reachable_nodes())
+
+
 def check_workers(workers: int, gpus: float = 0, cpus: float = 1) -> None:
     """Raise unless the cluster of this session has room for `workers`, each with `gpus` and `cpus` on one node.
 
     Ray itself would wait for ever for a worker that fits nowhere. Counts what the nodes have, not what is free now:
     other jobs end. Raises UserError 422 "not_enough_workers".
     """
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = reachable_nodes()
     room = sum(count_fitting(node, {"CPU": cpus, "GPU": gpus}) for node in nodes)
     if workers < 1 or room < workers:
         have = ", ".join(f"{sum(node.get(kind, 0) for node in nodes):g} {kind}s" for kind in ("CPU", "GPU"))

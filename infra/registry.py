@@ -117,12 +117,20 @@ class Registry:
         return self.storage.uri
 
     def publish(
-        self, concept: str, folder: Path, *, metadata: dict[str, Any], metrics: dict[str, Any] | None = None
+        self,
+        concept: str,
+        folder: Path,
+        *,
+        metadata: dict[str, Any],
+        metrics: dict[str, Any] | None = None,
+        once: str | None = None,
     ) -> Version:
         """Make the files of `folder` the next version of `concept`.
 
         Every file below the folder but dot files goes along; `adapter_model.safetensors` must be among them.
         What is in the adapter is the caller's to check (models/adapter.py `read_adapter`) beforehand.
+        With `once`, a name of this publication, it happens once whoever repeats it or does it at the same time: the
+        version that was first is answered.
         Raises UserError (422) for a bad name, a folder without adapter, metadata or metrics that are not JSON.
         """
         check_concept_name(concept)
@@ -130,7 +138,7 @@ class Registry:
         pointer: dict[str, Any] = {
             "schema": 1,
             "concept": concept,
-            "id": uuid.uuid4().hex,  # tells this publication from another of the same content
+            "id": once or uuid.uuid4().hex,  # tells this publication from another of the same content
             "created_at": datetime.now(UTC).isoformat(),
             "metadata": metadata,
             "metrics": metrics or {},
@@ -140,14 +148,30 @@ class Registry:
             name: {"sha256": put_object(self.storage, path), "size": path.stat().st_size}
             for name, path in paths.items()
         }
-        number = max(self.numbers(concept, "versions"), default=0) + 1
+        published = self.numbers(concept, "versions")
+        if once is not None and (version := self._published_as(concept, published, once)) is not None:
+            return version
+        number = max(published, default=0) + 1
         while True:
             key = f"concepts/{concept}/versions/{number}.json"
             body = to_json({**pointer, "number": number}, concept)
             # False also when our own write got through and only its answer was lost: then it is ours.
             if self.storage.put_if_absent(key, body) or self.storage.get(key) == body:
                 return read_version(json.loads(body))
+            if once is not None and (version := self._published_as(concept, {number}, once)) is not None:
+                return version
             number += 1
+
+    def _published_as(self, concept: str, numbers: set[int], once: str) -> Version | None:
+        """That of these versions which was published under the name `once`.
+
+        None is overlooked: a version is only written as the next after all that its publisher had looked at.
+        """
+        for number in sorted(numbers):
+            record = json.loads(self.storage.get(f"concepts/{concept}/versions/{number}.json"))
+            if record.get("id") == once:
+                return self.load(concept, number)
+        return None
 
     def versions(self, concept: str) -> list[Version]:
         """All versions but the removed, oldest first; empty when there is none."""

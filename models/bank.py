@@ -139,17 +139,26 @@ class LoraSlots(nn.Module):
                 y_nNo = torch.baddbmm(y_nNo, h_nNr, b_nor.transpose(1, 2))
                 continue
             up_nNo = torch.bmm(h_nNr, b_nor.transpose(1, 2))
-            if dropout:
-                up_nNo = up_nNo * self._keep(up_nNo, dropout, seeds, j)
-            y_nNo = y_nNo + up_nNo.to(y_nNo.dtype)
+            if not dropout:
+                y_nNo = y_nNo + up_nNo.to(y_nNo.dtype)
+                continue
+            keep_nNo = self._keep(up_nNo, dropout, seeds, j)
+            y_nNo = torch.addcmul(y_nNo, up_nNo.to(y_nNo.dtype), keep_nNo.to(y_nNo.dtype))
         return y_nNo.view(y.shape)
 
     def _keep(self, like_nNo: Tensor, dropout: float, seeds: tuple[int, ...], j: int) -> Tensor:
-        """Each sample's dropout mask, already divided by the keep probability: a function of its seed alone."""
-        masks = torch.empty_like(like_nNo, requires_grad=False)
-        for mask_No, seed in zip(masks, seeds, strict=True):
-            mask_No.bernoulli_(1 - dropout, generator=generator(seed, self.key, j, device=like_nNo.device))
-        return masks.div_(1 - dropout)
+        """Each sample's dropout mask, already divided by the keep probability: a function of its seed alone.
+
+        Four elements share one 64-bit draw, 16 bits each (so `dropout` is met to 1/65536): on a CPU that takes a quarter of
+        `bernoulli_`'s time, which was a seventh of a training step.
+        """
+        _, tokens, width = like_nNo.shape
+        drawn = torch.empty(len(seeds), -(-tokens * width // 4), dtype=torch.int64, device=like_nNo.device)
+        for row, seed in zip(drawn, seeds, strict=True):
+            row.random_(-(2**63), None, generator=generator(seed, self.key, j, device=like_nNo.device))
+        bits = drawn.view(torch.int16)[:, : tokens * width].reshape(like_nNo.shape)
+        keep = bits >= round(dropout * 2**16) - 2**15
+        return keep.to(like_nNo.dtype).div_(1 - dropout)
 
     key: str = ""  # "<path>:<layer name>": tells this layer's dropout and initial values from the others'
 
@@ -290,14 +299,20 @@ class AdapterBank(nn.Module):
         return self.rank == "full" or rank <= self.rank
 
     @torch.no_grad()
-    def reset(self, path: Path, slot: int, *, seed: int | None = None) -> None:
-        """Initial values of training: A ~ N(0, std 1/rank), B = 0 (so the adapter starts as no change)."""
+    def reset(self, path: Path, slot: int, *, seed: int | None = None, number: int | None = None) -> None:
+        """Initial values of training: A ~ N(0, std 1/rank), B = 0 (so the adapter starts as no change).
+
+        Args:
+            seed: the bank's when not given.
+            number: of the slot whose initial values these are, when not its own: an adapter that trains in slot 5
+                of a bank for many starts as it would in slot 1 of its own.
+        """
         for name, layer in self._of(path, slot):
             stored = layer.slot(slot)
             stored["B"].zero_()
             if self.rank == "full" or stored["A"].is_meta:
                 continue
-            own = generator(self.seed if seed is None else seed, path, slot, name)
+            own = generator(self.seed if seed is None else seed, path, number or slot, name)
             stored["A"].copy_(torch.randn(stored["A"].shape, generator=own) / self.rank)
 
     @torch.no_grad()

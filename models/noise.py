@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
@@ -21,10 +22,17 @@ class NoiseProcess(ABC):
     num_train_timesteps: int
     prediction_type: str
 
-    def timesteps(self, u_B: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """Fractions u in [0, 1) -> timesteps in the units the denoiser takes, restricted to [low, high)."""
-        assert 0.0 <= low < high <= 1.0, f"timestep range [{low}, {high}) must lie in [0, 1]"
-        return self._timesteps(low + (high - low) * u_B)
+    def timesteps(self, u_B: Tensor, low: float | Tensor = 0.0, high: float | Tensor = 1.0) -> Tensor:
+        """Fractions u in [0, 1) -> timesteps in the units the denoiser takes, restricted to [low, high).
+
+        Args:
+            low, high: one range for all samples, or one for each (float64 [B], which rounds as a float does).
+        """
+        low, high = (torch.as_tensor(bound, dtype=torch.float64, device="cpu") for bound in (low, high))
+        assert bool(((low >= 0) & (low < high) & (high <= 1)).all()), (
+            f"timestep range [{low}, {high}) must lie in [0, 1]"
+        )
+        return self._timesteps(low.to(u_B) + (high - low).to(u_B) * u_B)
 
     @abstractmethod
     def _timesteps(self, fraction_B: Tensor) -> Tensor: ...

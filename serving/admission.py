@@ -1,114 +1,145 @@
-"""Which waiting request joins the batch next.
+"""Whether a request becomes a job: the queue's bound, a key's quotas, and repeats of the same request.
 
-Requests whose adapters are at hand take fair turns (`serving.fairness`). One that finds no free slot may be passed by
-others, a bounded number of times. Then the least used slots are kept for it: nobody new may use them, until they run
-dry, while requests for the other residents go on passing. Used by the engine's thread alone.
+Counting, deciding and inserting are one exclusive transaction, so the bounds hold exactly, however many ingresses
+share the database.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from infra.errors import UserError
-from serving.budget import ForwardBudget
-from serving.fairness import FairQueue
-from serving.slots import Key, Lease
-from serving.tickets import Ticket
-from serving.tiers import AdapterTiers
+from serving.database import Database, Job, Rate
+from serving.errors import Throttled
+from serving.jobs import QUEUED, UNFINISHED, new_job
+from serving.keys import ApiKey
+
+MINUTE = 60.0
+BUSY_RETRY = 5.0  # seconds after which a full queue, or a tenant's running videos, may have room
+
+
+@dataclass(frozen=True)
+class Repeatable:
+    """An Idempotency-Key and the SHA-256 of the body it came with."""
+
+    key: str
+    body_sha256: str
+
+    @classmethod
+    def of(cls, key: str | None, body: dict[str, Any]) -> Repeatable | None:
+        """Raises UserError 422 for a key that is none."""
+        if key is None:
+            return None
+        if not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
+            raise UserError(
+                "Idempotency-Key: expected 1 to 255 visible ASCII characters, such as a UUID.",
+                status=422,
+                code="invalid_idempotency_key",
+            )
+        canonical = json.dumps(body, sort_keys=True).encode()
+        return cls(key, hashlib.sha256(canonical).hexdigest())
 
 
 class Admission:
-    """The queue in front of the batch.
+    """Decides who may add a job.
 
     Args:
-        max_batch: most requests being denoised at once.
-        max_overtakes: how many others may pass a request that waits for a slot before one is kept for it.
+        max_queue: most queued jobs, of all tenants together.
     """
 
-    def __init__(self, tiers: AdapterTiers, *, max_batch: int, max_overtakes: int) -> None:
-        self._tiers, self._slots = tiers, tiers.slots
-        self._max_batch, self._max_overtakes = max_batch, max_overtakes
-        self.budget: ForwardBudget | None = None  # until it was measured: max_batch alone
-        self._ready: FairQueue[Ticket] = FairQueue()
-        self._blocked: dict[Ticket, None] = {}  # those of this round that found no slot
-        self._kept: tuple[Ticket, set[Key]] | None = (
-            None  # one passed too often, and the slots that run dry for it
-        )
+    def __init__(self, database: Database, max_queue: int) -> None:
+        self._database, self._max_queue = database, max_queue
 
-    def __contains__(self, ticket: Ticket) -> bool:
-        return ticket in self._ready
+    def find(self, tenant: str, repeatable: Repeatable | None) -> Job | None:
+        """The job that the same request made before. Raises UserError 409 for the same key with another body."""
+        with self._database.sessions() as session:
+            return self._find(session, tenant, repeatable)
 
-    def add(self, ticket: Ticket) -> None:
-        """Its adapters are at hand."""
-        self._ready.add(ticket, ticket.claim.flow, ticket.claim.cost, ticket.claim.order)
+    def check(self, tenant: str, key: ApiKey | None) -> None:
+        """Raises `Throttled` when `admit` would, as far as one can say without it. Counts nothing."""
+        with self._database.sessions() as session:
+            self._check_bounds(session, tenant, key)
+            self._next_arrival(session, tenant, key)
 
-    def remove(self, ticket: Ticket) -> None:
-        """It has ended, wherever it was."""
-        self._ready.remove(ticket)
-        if self._kept is not None and self._kept[0] is ticket:
-            self._kept = None
+    def admit(
+        self,
+        request: dict[str, Any],
+        *,
+        tenant: str,
+        key: ApiKey | None,
+        repeatable: Repeatable | None,
+        **fields: Any,
+    ) -> tuple[Job, bool]:
+        """Accept a request: the job, committed, and whether it is new. `fields`: of the job.
 
-    def round(self, active: Sequence[Ticket]) -> Iterator[tuple[Ticket, Lease | UserError | None]]:
-        """Those whose turn it is, until there is no more room in `active`, to which the caller adds them.
-
-        Each with its slots; or with why it never gets any; or with None: one of its adapters has left host memory
-        since, and must be brought again.
+        Raises:
+            Throttled: the queue is full, or the key's quota is.
+            UserError: 409, the idempotency key was used with another body.
         """
-        self._blocked.clear()
-        found: Lease | UserError | None = None
+        with self._database.exclusive() as session:
+            found = self._find(session, tenant, repeatable)
+            if found is not None:
+                return found, False
+            self._check_bounds(session, tenant, key)
+            arrival = self._next_arrival(session, tenant, key)
+            if arrival is not None:
+                session.merge(Rate(tenant=tenant, arrival=arrival))
+            if repeatable is not None:
+                fields |= {"idempotency_key": repeatable.key, "body_sha256": repeatable.body_sha256}
+            job = new_job(request, tenant=tenant, **fields)
+            session.add(job)
+        return job, True
 
-        def admissible(ticket: Ticket) -> bool:
-            nonlocal found
-            if ticket in self._blocked or not self._has_room(ticket, active) or self._keeps_out(ticket):
-                return False
-            if self._slots.never(ticket.claim.keys):
-                found = slots_pinned()
-                return True
-            images = self._tiers.images(ticket.claim)
-            found = None if images is None else self._slots.acquire(ticket.request.adapters, images)
-            if images is not None and found is None:
-                self._blocked[ticket] = None
-                return False
-            return True
+    def _find(self, session: Session, tenant: str, repeatable: Repeatable | None) -> Job | None:
+        if repeatable is None:
+            return None
+        same = (Job.tenant == tenant, Job.idempotency_key == repeatable.key)
+        job = session.scalar(select(Job).where(*same))
+        if job is not None and job.body_sha256 != repeatable.body_sha256:
+            raise UserError(
+                f"this Idempotency-Key made {job.id} from another body; use a new key for a new request.",
+                status=409,
+                code="idempotency_conflict",
+            )
+        return job
 
-        while len(active) < self._max_batch and (ticket := self._ready.pick(admissible)) is not None:
-            if isinstance(found, Lease):
-                for other in self._blocked:
-                    other.overtaken += 1
-            if self._kept is not None and self._kept[0] is ticket:
-                self._kept = None
-            yield ticket, found
-        if self._kept is None:
-            late = next((ticket for ticket in self._blocked if ticket.overtaken >= self._max_overtakes), None)
-            if late is not None:
-                self._kept = (late, self._slots.victims(late.claim.keys))
+    def _check_bounds(self, session: Session, tenant: str, key: ApiKey | None) -> None:
+        queued = session.scalar(select(func.count()).where(Job.state == QUEUED)) or 0
+        if queued >= self._max_queue:
+            raise Throttled(
+                f"the queue is full ({queued} jobs); try again later.",
+                code="queue_full",
+                retry_after=BUSY_RETRY,
+            )
+        if key is None or key.concurrency is None:
+            return
+        unfinished = select(func.count()).where(Job.tenant == tenant, Job.state.in_(UNFINISHED))
+        if (session.scalar(unfinished) or 0) >= key.concurrency:
+            raise Throttled(
+                f"this API key may have {key.concurrency} unfinished videos at once; wait for one, or cancel it.",
+                code="concurrency_exceeded",
+                retry_after=BUSY_RETRY,
+            )
 
-    def _has_room(self, ticket: Ticket, active: Sequence[Ticket]) -> bool:
-        """Whether a forward of its bucket takes one more."""
-        rows = sum(other.rows for other in active if other.bucket == ticket.bucket)
-        return self.budget is None or not rows or rows + ticket.rows <= self.budget.rows(ticket.bucket)
-
-    def _keeps_out(self, ticket: Ticket) -> bool:
-        """Whether it must wait because of one that was passed too often."""
-        if self._kept is None or self._kept[0] is ticket:
-            return False
-        keys, paths = ticket.claim.keys, {path for path, _ in self._kept[0].claim.keys}
-        newcomer = any(path in paths for path, _ in self._slots.missing(keys))
-        return newcomer or not self._kept[1].isdisjoint(keys)
-
-    def worth_warming(self) -> list[Key]:
-        """What the nearest in the queue lack, as long as there may be slots that nobody needs."""
-        if self._kept is not None:
-            return []
-        nearest = list(self._ready)[: self._max_batch]
-        keys = self._slots.missing(key for ticket in nearest for key in ticket.claim.keys)
-        return keys if keys and self._slots.spare(keys) else []
-
-
-def slots_pinned() -> UserError:
-    """Why a request ends that pinned adapters leave no room for."""
-    return UserError(
-        "pinned adapters leave too few slots for this request; unpin some, or start with more slots.",
-        status=503,
-        code="slots_pinned",
-    )
+    def _next_arrival(self, session: Session, tenant: str, key: ApiKey | None) -> float | None:
+        """The rate's state after one more request; a minute's worth may come at once. None: no rate is set."""
+        if key is None or key.requests_per_minute is None:
+            return None
+        now = float(session.scalar(select(self._database.now())) or 0.0)
+        known = session.scalar(select(Rate.arrival).where(Rate.tenant == tenant)) or 0.0
+        arrival = max(now, known) + MINUTE / key.requests_per_minute
+        ahead = arrival - now - max(MINUTE, MINUTE / key.requests_per_minute)
+        if ahead > 0:
+            raise Throttled(
+                f"this API key may ask for {key.requests_per_minute:g} videos a minute.",
+                code="rate_exceeded",
+                retry_after=ahead,
+            )
+        return arrival

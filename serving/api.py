@@ -1,64 +1,48 @@
-"""The HTTP face: routes, keys, and one shape for every error. What a route means is in `serving.service`."""
+"""The HTTP face: the application and its routes. What a route means is in `serving.service`."""
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
-from fastapi import Depends, FastAPI, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from fastapi.security import HTTPBearer
-from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST
 
-from infra.errors import UserError
-from serving.config import find_key, is_loopback
+from serving.auth import AdapterAdmin, Known, MetricsReader, Reader, Writer
+from serving.bodies import FORMS, read_create_video, schemas_of
+from serving.errors import REFUSALS, BodyLimit, add_error_handlers
+from serving.event_stream import follow, was_end
+from serving.metrics import MeasuredRequests
 from serving.schemas import (
+    AdapterAnswer,
+    AdapterName,
     CreateVideo,
     ErrorAnswer,
     ModelList,
+    ResidentList,
     Video,
     VideoDeleted,
     VideoList,
-    error_answer,
 )
-from serving.service import VideoService, video_of
-
-log = logging.getLogger(__name__)
-MAX_BODY = 64 * 1024  # bytes of a request's body; the largest valid one is under 20 KiB
-RETRY_AFTER = {"Retry-After": "5"}
-HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: RETRY_AFTER, 503: RETRY_AFTER}
-CODES = {404: "not_found", 405: "method_not_allowed", 400: "invalid_json", 413: "too_large"}
+from serving.service import VideoService
 
 DESCRIPTION = """Text to video with learned motions: one resident model, any mix of concepts in one batch.
 
-`POST /v1/videos` answers a job at once; poll `GET /v1/videos/{id}` and download `GET /v1/videos/{id}/content`.
-Field names follow OpenAI's videos API. `GET /v1/models` lists what `model` may be.
+`POST /v1/videos` answers a job at once; poll `GET /v1/videos/{id}`, or follow `GET /v1/videos/{id}/events`, and download
+`GET /v1/videos/{id}/content`. Field names follow OpenAI's videos API. `GET /v1/models` lists what `model` may be.
 """
+BODY_SCHEMA = {"schema": {"$ref": "#/components/schemas/CreateVideo"}}
+BODY = {"required": True, "content": dict.fromkeys(("application/json", *FORMS), BODY_SCHEMA)}
 
 
-class BodyLimit:
-    """Refuses bodies over MAX_BODY with 413, whatever their Content-Length says."""
+def service_of(request: Request) -> VideoService:
+    return request.app.state.service
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        seen = 0
-
-        async def limited() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > MAX_BODY:
-                raise HTTPException(413, f"the body is larger than {MAX_BODY} bytes.")
-            return message
-
-        await self._app(scope, limited, send)
+Service = Annotated[VideoService, Depends(service_of)]
+videos = APIRouter(prefix="/v1/videos", responses=REFUSALS, tags=["videos"])
+adapters = APIRouter(prefix="/v1/adapters", responses=REFUSALS, tags=["adapters"])
+server = APIRouter()
 
 
 def create_api(service: VideoService) -> FastAPI:
@@ -71,148 +55,154 @@ def create_api(service: VideoService) -> FastAPI:
         await service.stop()
 
     app = FastAPI(title="MotionDirector", description=DESCRIPTION, version="1", lifespan=lifespan)
+    app.state.service = service
     app.add_middleware(BodyLimit)
+    app.add_middleware(MeasuredRequests, metrics=service.metrics)
     add_error_handlers(app)
-    hashes = service.config.api_key_hashes
-    bearer = HTTPBearer(auto_error=False, description="API key, when the server has any")
+    for router in (videos, adapters, server):
+        app.include_router(router)
+    generated = app.openapi
 
-    async def tenant(request: Request, _documented: Annotated[Any, Depends(bearer)]) -> str:
-        """Who asks: the start of the key's hash, or "" on a server without keys."""
-        if not hashes:
-            host = request.client.host if request.client else ""
-            if is_loopback(host):
-                return ""
-            raise UserError(
-                "this server has no API key and so answers its own machine alone; configure api_key_hashes.",
-                status=403,
-                code="loopback_only",
-            )
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        found = find_key(key.strip(), hashes) if scheme.lower() == "bearer" else None
-        if found is None:
-            raise UserError(
-                "no valid API key; send `Authorization: Bearer KEY`.", status=401, code="invalid_api_key"
-            )
-        return found[:16]
+    def openapi() -> dict[str, Any]:
+        schema = generated()
+        schema["components"]["schemas"].update(schemas_of(CreateVideo))  # its body is read by hand
+        return schema
 
-    Tenant = Annotated[str, Depends(tenant)]
-    refusals: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorAnswer} for status in (400, 401, 403, 404, 409, 413, 422, 503)
-    }
-
-    @app.post("/v1/videos", responses=refusals, tags=["videos"])
-    async def create_video(body: CreateVideo, tenant: Tenant) -> Video:
-        """Ask for a video. Answers the queued job."""
-        return video_of(await service.create(body, tenant))
-
-    @app.get("/v1/videos", responses=refusals, tags=["videos"])
-    async def list_videos(
-        tenant: Tenant,
-        after: Annotated[str | None, Query(max_length=64)] = None,
-        limit: Annotated[int, Query(ge=1, le=100)] = 20,
-        order: Literal["asc", "desc"] = "desc",
-    ) -> VideoList:
-        """Your jobs, newest first; `after` is the last id of the page before."""
-        jobs, more = await service.page(tenant, after, limit, order)
-        videos = [video_of(job) for job in jobs]
-        return VideoList(
-            data=videos,
-            first_id=videos[0].id if videos else None,
-            last_id=videos[-1].id if videos else None,
-            has_more=more,
-        )
-
-    @app.get("/v1/videos/{id}", responses=refusals, tags=["videos"])
-    async def get_video(id: str, tenant: Tenant) -> Video:
-        """Status and progress of a job."""
-        return video_of(await service.get(id, tenant))
-
-    @app.get(
-        "/v1/videos/{id}/content",
-        responses={**refusals, 200: {"content": {"video/mp4": {}}}},
-        response_class=Response,
-        tags=["videos"],
-    )
-    async def get_content(id: str, tenant: Tenant) -> Response:
-        """The finished video (409 before that). Its metadata says what made it."""
-        mp4 = await service.content(id, tenant)
-        headers = {"Content-Disposition": f'inline; filename="{id}.mp4"'}
-        return Response(mp4, media_type="video/mp4", headers=headers)
-
-    @app.post("/v1/videos/{id}/cancel", responses=refusals, tags=["videos"])
-    async def cancel_video(id: str, tenant: Tenant) -> Video:
-        """Stop a job; its place is free within one denoising step."""
-        return video_of(await service.cancel(id, tenant))
-
-    @app.delete("/v1/videos/{id}", responses=refusals, tags=["videos"])
-    async def delete_video(id: str, tenant: Tenant) -> VideoDeleted:
-        """Remove a job and its video; one that runs is cancelled first."""
-        await service.delete(id, tenant)
-        return VideoDeleted(id=id)
-
-    @app.get("/v1/models", responses=refusals, tags=["models"])
-    async def list_models(_tenant: Tenant) -> ModelList:
-        """What `model` may be: the foundation, and each version of each concept."""
-        return ModelList(data=await service.models())
-
-    @app.get("/healthz", tags=["health"])
-    async def healthz() -> dict[str, str]:
-        """The ingress lives."""
-        return {"status": "ok"}
-
-    @app.get("/readyz", responses={503: {"model": ErrorAnswer}}, tags=["health"])
-    async def readyz() -> dict[str, str]:
-        """Jobs are being dispatched and an engine holds the model."""
-        info = await service.info(patience=1.0)
-        if not service.dispatching:
-            raise UserError("the dispatcher is not running.", status=503, code="not_ready")
-        return {"status": "ready", "foundation": info.name, "foundation_fingerprint": info.fingerprint}
-
+    app.openapi = openapi  # type: ignore[method-assign]
     return app
 
 
-def add_error_handlers(app: FastAPI) -> None:
-    """Every error in the one shape, in place of FastAPI's own."""
-
-    @app.exception_handler(UserError)
-    async def user_error(_request: Request, error: UserError) -> JSONResponse:
-        headers = HEADERS.get(error.status)
-        answer = error_answer(error.message, status=error.status, code=error.code)
-        return JSONResponse(answer, status_code=error.status, headers=headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
-        status, answer = explain(error)
-        return JSONResponse(answer, status_code=status)
-
-    @app.exception_handler(HTTPException)
-    async def http_error(_request: Request, error: HTTPException) -> JSONResponse:
-        code = CODES.get(error.status_code, "invalid_request")
-        answer = error_answer(str(error.detail), status=error.status_code, code=code)
-        return JSONResponse(answer, status_code=error.status_code, headers=error.headers)
-
-    @app.exception_handler(Exception)
-    async def our_fault(request: Request, error: Exception) -> JSONResponse:
-        log.error("%s %s", request.method, request.url.path, exc_info=error)
-        answer = error_answer(
-            "internal error; the server's log says more.", status=500, code="internal_error"
-        )
-        return JSONResponse(answer, status_code=500)
+@videos.post("", openapi_extra={"requestBody": BODY})
+async def create_video(
+    request: Request,
+    response: Response,
+    service: Service,
+    caller: Writer,
+    idempotency_key: Annotated[str | None, Header(description="the same key and body: the same job")] = None,
+) -> Video:
+    """Ask for a video. Answers the queued job."""
+    body = await read_create_video(request)
+    job, is_new = await service.create(body, caller, idempotency_key)
+    if not is_new:
+        response.headers["Idempotent-Replayed"] = "true"
+    return (await service.videos([job]))[0]
 
 
-def explain(error: RequestValidationError) -> tuple[int, dict[str, Any]]:
-    """Status and answer for a request that does not fit its schema. Never repeats the input."""
-    first = error.errors()[0]
-    where = [str(part) for part in first["loc"][1:]]  # after "body", "query" or "path"
-    if first["type"] == "json_invalid" or (first["type"] == "missing" and not where):
-        reason = first.get("ctx", {}).get("error", "it is empty")
-        message = f"the body is not JSON ({reason}); send an object like " + '{"prompt": "..."}.'
-        return 400, error_answer(message, status=400, code="invalid_json")
-    param = ".".join(where)[:100] or None
-    if first["type"] == "extra_forbidden":
-        return 422, error_answer(
-            f"unknown field {param!r}; /docs lists the fields.", status=422, code="unknown_field", param=param
-        )
-    reason = first["msg"].removeprefix("Value error, ")
-    message = f"{param}: {reason}." if param else f"{reason}."
-    return 422, error_answer(message, status=422, code="invalid_value", param=param)
+@videos.get("")
+async def list_videos(
+    service: Service,
+    caller: Reader,
+    after: Annotated[str | None, Query(max_length=64)] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: Literal["asc", "desc"] = "desc",
+) -> VideoList:
+    """Your jobs, newest first; `after` is the last id of the page before."""
+    jobs, more = await service.page(caller.tenant, after, limit, order)
+    shown = await service.videos(jobs)
+    first, last = (shown[0].id, shown[-1].id) if shown else (None, None)
+    return VideoList(data=shown, first_id=first, last_id=last, has_more=more)
+
+
+@videos.get("/{id}")
+async def get_video(id: str, service: Service, caller: Reader) -> Video:
+    """Status and progress of a job."""
+    return (await service.videos([await service.get(id, caller.tenant)]))[0]
+
+
+@videos.get("/{id}/content", responses={200: {"content": {"video/mp4": {}}}}, response_class=Response)
+async def get_content(
+    id: str,
+    service: Service,
+    caller: Reader,
+    variant: Annotated[Literal["video"], Query(description="the mp4; there are no others")] = "video",
+) -> Response:
+    """The finished video (409 before that). Its metadata says what made it."""
+    mp4 = await service.content(id, caller.tenant)
+    headers = {"Content-Disposition": f'inline; filename="{id}.mp4"'}
+    return Response(mp4, media_type="video/mp4", headers=headers)
+
+
+@videos.get(
+    "/{id}/events",
+    responses={200: {"content": {"text/event-stream": {}}}, 204: {"description": "the end was seen"}},
+    response_class=Response,
+)
+async def get_events(
+    id: str,
+    service: Service,
+    caller: Reader,
+    previews: Annotated[
+        bool, Query(description="also `video.preview`: a picture of it as it is now")
+    ] = False,
+    last_event_id: Annotated[str | None, Header(max_length=64)] = None,
+) -> Response:
+    """Server-sent events: `video.<status>` with the job at each change, up to its end."""
+    job = await service.get(id, caller.tenant)
+    if was_end(last_event_id, job):
+        return Response(status_code=204)  # an EventSource then stops coming back
+    service.streams.check()
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    events = follow(service, id, caller.tenant, last_event_id, previews)
+    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+
+
+@videos.post("/{id}/cancel")
+async def cancel_video(id: str, service: Service, caller: Writer) -> Video:
+    """Stop a job; its place is free within one denoising step."""
+    return (await service.videos([await service.cancel(id, caller.tenant)]))[0]
+
+
+@videos.delete("/{id}")
+async def delete_video(id: str, service: Service, caller: Writer) -> VideoDeleted:
+    """Remove a job and its video; one that runs is cancelled first."""
+    await service.delete(id, caller.tenant)
+    return VideoDeleted(id=id)
+
+
+@adapters.get("")
+async def list_residents(service: Service, _caller: AdapterAdmin) -> ResidentList:
+    """Where the engine has which adapters."""
+    return ResidentList(data=await service.catalogue.residents())
+
+
+@adapters.post("/prefetch")
+async def prefetch_adapter(body: AdapterName, service: Service, _caller: AdapterAdmin) -> AdapterAnswer:
+    """Bring an adapter near, before the first request that wants it."""
+    return await service.catalogue.prefetch(body)
+
+
+@adapters.post("/pin")
+async def pin_adapter(body: AdapterName, service: Service, _caller: AdapterAdmin) -> AdapterAnswer:
+    """Keep an adapter in its slot, whatever else is asked for."""
+    return await service.catalogue.pin(body)
+
+
+@adapters.post("/unpin")
+async def unpin_adapter(body: AdapterName, service: Service, _caller: AdapterAdmin) -> AdapterAnswer:
+    """Let a pinned adapter go by least recent use again."""
+    return await service.catalogue.unpin(body)
+
+
+@server.get("/v1/models", responses=REFUSALS, tags=["models"])
+async def list_models(service: Service, _caller: Known) -> ModelList:
+    """What `model` may be: the foundation, and each version of each concept."""
+    return ModelList(data=await service.catalogue.models())
+
+
+@server.get("/healthz", tags=["health"])
+async def healthz() -> dict[str, str]:
+    """The ingress lives."""
+    return {"status": "ok"}
+
+
+@server.get("/readyz", responses={503: {"model": ErrorAnswer}}, tags=["health"])
+async def readyz(service: Service) -> dict[str, str]:
+    """Jobs are accepted and dispatched, and an engine holds the model."""
+    info = await service.ready()
+    return {"status": "ready", "foundation": info.name, "foundation_fingerprint": info.fingerprint}
+
+
+@server.get("/metrics", responses=REFUSALS, response_class=Response, tags=["health"])
+async def metrics(service: Service, _caller: MetricsReader) -> Response:
+    """For Prometheus. With API keys, one that has the scope `metrics`."""
+    return Response(await service.exposition(), media_type=CONTENT_TYPE_LATEST)

@@ -2,13 +2,14 @@
 
 with Client("http://127.0.0.1:8000") as client:
     video = client.wait(client.create(CreateVideo(prompt="a red square", model="foundation:orbit")).id)
-    Path("out.mp4").write_bytes(client.content(video.id))
+    open("out.mp4", "wb").write(client.content(video.id))
 """
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,7 +18,7 @@ import httpx
 
 from infra.errors import UserError
 from serving.config import is_loopback
-from serving.schemas import CreateVideo, ModelList, Video
+from serving.schemas import AdapterAnswer, CreateVideo, ModelList, Path, ResidentList, Video
 
 
 class Client:
@@ -58,10 +59,11 @@ class Client:
     ) -> None:
         self._http.close()
 
-    def create(self, body: CreateVideo) -> Video:
-        """Ask for a video; answers the queued job."""
+    def create(self, body: CreateVideo, *, idempotency_key: str | None = None) -> Video:
+        """Ask for a video; answers the queued job. The same key and body again: the same job."""
         sent = body.model_dump(mode="json", exclude_none=True)
-        return Video.model_validate(self._call("POST", "/v1/videos", json=sent).json())
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        return Video.model_validate(self._call("POST", "/v1/videos", json=sent, headers=headers).json())
 
     def retrieve(self, id: str) -> Video:
         """A job as it stands."""
@@ -78,6 +80,41 @@ class Client:
     def content(self, id: str) -> bytes:
         """The mp4 of a completed job."""
         return self._call("GET", f"/v1/videos/{id}/content").content
+
+    def events(self, id: str, *, previews: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(name, data) of a job's events, up to its end."""
+        params = {"previews": "true"} if previews else {}
+        with self._http.stream("GET", f"/v1/videos/{id}/events", params=params) as response:
+            if not response.is_success:
+                response.read()
+                raise self._refusal(response)
+            name = ""
+            for line in response.iter_lines():
+                field, _, value = line.partition(": ")
+                if field == "event":
+                    name = value
+                elif field == "data":
+                    yield name, json.loads(value)
+
+    def prefetch(self, name: str, path: Path = "temporal") -> AdapterAnswer:
+        """Bring an adapter near. `pin` and `unpin` are alike; with API keys, one with the scope `adapters`."""
+        return self._prepare("prefetch", name, path)
+
+    def pin(self, name: str, path: Path = "temporal") -> AdapterAnswer:
+        """Keep an adapter in its slot."""
+        return self._prepare("pin", name, path)
+
+    def unpin(self, name: str, path: Path = "temporal") -> AdapterAnswer:
+        """Let it go by least recent use again."""
+        return self._prepare("unpin", name, path)
+
+    def residents(self) -> ResidentList:
+        """Where the engine has which adapters."""
+        return ResidentList.model_validate(self._call("GET", "/v1/adapters").json())
+
+    def _prepare(self, action: str, name: str, path: Path) -> AdapterAnswer:
+        body = {"name": name, "path": path}
+        return AdapterAnswer.model_validate(self._call("POST", f"/v1/adapters/{action}", json=body).json())
 
     def models(self) -> ModelList:
         """What `model` may be."""
@@ -118,9 +155,12 @@ class Client:
             ) from None
         if response.is_success:
             return response
+        raise self._refusal(response)
+
+    def _refusal(self, response: httpx.Response) -> UserError:
         try:
             body = response.json()["error"]
             message, code = str(body["message"]), str(body["code"])
         except (ValueError, KeyError, TypeError):
             message, code = f"{self.url} answered {response.status_code} without a reason.", "bad_answer"
-        raise UserError(message, status=response.status_code, code=code)
+        return UserError(message, status=response.status_code, code=code)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import ipaddress
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from infra.errors import UserError
+from serving.keys import API_KEY_VARIABLE, ApiKey, WebhookSecret
 
-API_KEY_VARIABLE = "MOTIONDIRECTOR_API_KEY"
+
+def check_network(text: str) -> str:
+    """A network such as 10.1.0.0/16."""
+    ipaddress.ip_network(text)
+    return text
+
+
+Network = Annotated[str, AfterValidator(check_network)]
 
 
 class ServeConfig(BaseModel):
@@ -58,7 +64,21 @@ class ServeConfig(BaseModel):
     threads: Annotated[
         int | None, Field(ge=1, description="torch threads of an engine; absent: every core")
     ] = None
-    api_key_hashes: Annotated[list[str], Field(description="SHA-256 of each key; empty: loopback only")] = []
+    max_queue: Annotated[int, Field(ge=1, description="queued jobs; beyond, 429 at once")] = 1000
+    max_streams: Annotated[int, Field(ge=1, description="event streams open at once")] = 128
+    api_keys: Annotated[list[ApiKey], Field(description="who may ask; empty: loopback only")] = []
+    api_key_hashes: Annotated[list[str], Field(description="SHA-256 of further keys without settings")] = []
+    webhook_secret: Annotated[
+        WebhookSecret | None, Field(description="signs the webhooks of keys without a secret of their own")
+    ] = None
+    webhook_networks: Annotated[
+        list[Network], Field(description="networks that webhooks may go to though they are not public")
+    ] = []
+
+    @property
+    def keys(self) -> list[ApiKey]:
+        """Every key, however it was configured."""
+        return [*self.api_keys, *(ApiKey(sha256=digest) for digest in self.api_key_hashes)]
 
     @property
     def database_url(self) -> str:
@@ -76,58 +96,8 @@ def make_config(**fields: Any) -> ServeConfig:
     except ValidationError as error:
         first = error.errors()[0]
         option = "--" + "-".join(map(str, first["loc"])).replace("_", "-")
-        raise UserError(f"{option} {first['input']!r}: {first['msg']}.", code="invalid_value") from None
-
-
-def hash_key(key: str) -> str:
-    """SHA-256 of an API key, in hex. Keys are long and random, so a plain hash is enough."""
-    return hashlib.sha256(key.encode()).hexdigest()
-
-
-def read_api_keys(file: Path | None) -> list[str]:
-    """Hashes of the keys in a file (one a line, `#` comments; or `sha256:<hex>`) and in the environment.
-
-    Raises UserError: unreadable, or without a key, or a key under 16 characters.
-    """
-    lines = []
-    if file is not None:
-        try:
-            lines = [line.strip() for line in file.read_text().splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"--api-key-file {file} cannot be read ({error}); give a text file, one key a line."
-            ) from None
-        lines = [line for line in lines if line and not line.startswith("#")]
-        if not lines:
-            raise UserError(f"--api-key-file {file} holds no key; write one a line.")
-    if os.environ.get(API_KEY_VARIABLE):
-        lines.append(os.environ[API_KEY_VARIABLE].strip())
-    hashes = []
-    for line in lines:
-        if line.startswith("sha256:"):
-            digest = line.removeprefix("sha256:").lower()
-            if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
-                raise UserError(
-                    "an API key's `sha256:` line is not 64 hex digits; write the key's SHA-256 in hex."
-                )
-            hashes.append(digest)
-        elif len(line) < 16:
-            raise UserError(
-                f"an API key has {len(line)} characters; use at least 16 random ones (openssl rand -hex 24)."
-            )
-        else:
-            hashes.append(hash_key(line))
-    return list(dict.fromkeys(hashes))
-
-
-def find_key(presented: str, hashes: list[str]) -> str | None:
-    """The hash of the presented key if it is one of `hashes`, in a time that does not depend on which."""
-    digest = hash_key(presented)
-    found = None
-    for known in hashes:
-        if hmac.compare_digest(digest, known):
-            found = known
-    return found
+        given = "" if "secret" in option else f" {first['input']!r}"
+        raise UserError(f"{option}{given}: {first['msg']}.", code="invalid_value") from None
 
 
 def is_loopback(host: str) -> bool:
@@ -142,9 +112,9 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
-def check_exposure(host: str, hashes: list[str]) -> None:
+def check_exposure(host: str, keys: Sequence[ApiKey]) -> None:
     """Raises UserError when a server without keys would listen beyond loopback."""
-    if not hashes and not is_loopback(host):
+    if not keys and not is_loopback(host):
         raise UserError(
             f"--host {host} can be reached from other machines, and there is no API key; give --api-key-file FILE "
             f"or set {API_KEY_VARIABLE}, or listen on 127.0.0.1."

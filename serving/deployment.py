@@ -1,7 +1,7 @@
 """The Ray Serve application: an ingress (API, jobs) and engines (each with the resident model).
 
 Orchestration only; what they do is in `serving.service` and `serving.engine_service`. `motiondirector serve` runs
-it; a cluster deploys it with `serve deploy` and a file like
+it; a cluster deploys it with `serve deploy` (`serving.cluster:build_app` where keys come from a file) and a file like
 
     http_options: {host: 127.0.0.1, port: 8000}
     applications:
@@ -10,8 +10,8 @@ it; a cluster deploys it with `serve deploy` and a file like
         route_prefix: /
         args: {registry: "s3://bucket/registry", data_dir: /data/serve, engine_gpus: 1}
 
-An engine replica that dies is started again by Serve; its jobs are back in the queue meanwhile. An ingress that
-dies finds them in its database. There is one ingress: it owns the job database's queue.
+An engine replica that dies is started again by Serve; its jobs are back in the queue meanwhile. So are those of an
+ingress that dies, once its lease has run out; several ingresses may share one database.
 """
 
 import asyncio
@@ -30,39 +30,37 @@ from serving.config import ServeConfig
 from serving.engine_service import EngineLost, EngineService
 from serving.events import Event, Failed
 from serving.jobs import STATES
-from serving.requests import FoundationInfo, VideoRequest
+from serving.metrics import ENGINE, boundaries
+from serving.requests import AdapterUsed, FoundationInfo, VideoRequest
 from serving.service import VideoService
-from serving.stats import LABELS, METRICS
 
 APP_NAME = "motiondirector"
 LOST = (RayError, RayServeException, ConnectionError)
-SECONDS = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30]
-COUNTS = [1, 2, 4, 8, 16, 32, 64, 128]
 
 
 class EngineMetrics:
     """An engine's observations as Ray metrics, which Prometheus reads from Ray's exporter."""
 
     def __init__(self) -> None:
-        self._metrics: dict[str, Any] = {}
-        for name, (kind, description) in METRICS.items():
-            given: dict[str, Any] = {"description": description, "tag_keys": LABELS.get(name, ())}
+        self._histograms: dict[str, metrics.Histogram] = {}
+        self._gauges: dict[str, metrics.Gauge] = {}
+        for name, (kind, description, labels) in ENGINE.items():
+            full = f"motiondirector_engine_{name}"
+            tags: Any = labels or None
             if kind == "histogram":
-                given["boundaries"] = SECONDS if name.endswith("seconds") else [float(n) for n in COUNTS]
-            made = {"histogram": metrics.Histogram, "gauge": metrics.Gauge, "counter": metrics.Counter}[kind]
-            self._metrics[name] = made(f"motiondirector_{name}", **given)
+                self._histograms[name] = metrics.Histogram(
+                    full, description=description, boundaries=list(boundaries(name)), tag_keys=tags
+                )
+            else:
+                self._gauges[name] = metrics.Gauge(full, description=description, tag_keys=tags)
         self._last: dict[str, float] = {}
 
     def __call__(self, name: str, value: float, labels: Mapping[str, str] | None = None) -> None:
-        kind, metric = METRICS[name][0], self._metrics[name]
-        tags = dict(labels) if labels else None
-        if kind == "histogram":
-            metric.observe(value, tags=tags)
-        elif kind == "counter":
-            metric.inc(value, tags=tags)
-        elif self._last.get(name) != value:
+        if name in self._histograms:
+            self._histograms[name].observe(value, tags=dict(labels or {}))
+        elif name in self._gauges and self._last.get(name) != value:
             self._last[name] = value
-            metric.set(value, tags=tags)
+            self._gauges[name].set(value, tags=dict(labels or {}))
 
 
 class JobMetrics:
@@ -89,6 +87,21 @@ class EngineReplica:
     async def check(self, request: VideoRequest) -> Failed | None:
         return await self._service.check(request)
 
+    async def preview(self, id: str) -> bytes | Failed:
+        return await self._service.preview(id)
+
+    async def prefetch(self, use: AdapterUsed) -> Failed | None:
+        return await self._service.prefetch(use)
+
+    async def pin(self, use: AdapterUsed) -> Failed | None:
+        return await self._service.pin(use)
+
+    async def unpin(self, use: AdapterUsed) -> bool:
+        return await self._service.unpin(use)
+
+    async def residency(self) -> list[Any]:
+        return await self._service.residency()
+
     async def generate(self, id: str, request: VideoRequest) -> AsyncIterator[Event]:
         async for event in self._service.generate(id, request):
             yield event
@@ -109,6 +122,21 @@ class HandleEngine:
 
     async def check(self, request: VideoRequest) -> Failed | None:
         return await self._call("check", request)
+
+    async def preview(self, id: str) -> bytes | Failed:
+        return await self._call("preview", id)
+
+    async def prefetch(self, use: AdapterUsed) -> Failed | None:
+        return await self._call("prefetch", use)
+
+    async def pin(self, use: AdapterUsed) -> Failed | None:
+        return await self._call("pin", use)
+
+    async def unpin(self, use: AdapterUsed) -> bool:
+        return await self._call("unpin", use)
+
+    async def residency(self) -> list[Any]:
+        return await self._call("residency")
 
     async def _call(self, method: str, *args: Any) -> Any:
         try:

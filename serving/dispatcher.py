@@ -1,8 +1,8 @@
 """Carries jobs from the store to an engine and their results to storage.
 
-The store is the truth: what it holds as queued is dispatched, oldest first, a bounded number at once; when the
-engine is lost in mid-run the job goes back to the queue; whoever ends a job does it by one conditional UPDATE, so
-a job ends exactly once however many engines and ingresses have died meanwhile.
+The store is the truth: a dispatcher claims queued jobs, a bounded number at once, and shows by renewing its lease that
+it lives (`serving.claims`); when the engine is lost in mid-run the job goes back to the queue; whoever ends a job does
+it by one conditional UPDATE, so a job ends exactly once however many engines and ingresses have died meanwhile.
 """
 
 from __future__ import annotations
@@ -10,19 +10,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 
 from infra.errors import UserError
 from infra.storage import Storage
+from serving.claims import LEASE, Claims
+from serving.database import Job
 from serving.engine import Admitted, Failed, Finished, Progressed
 from serving.engine_service import EngineClient, EngineLost
-from serving.jobs import CANCELLED, IllegalTransition, Job, JobStore
+from serving.jobs import CANCELLED, COMPLETED, FAILED, IllegalTransition, JobStore
 from serving.requests import VideoRequest
 
 log = logging.getLogger(__name__)
 RETRY_PAUSE = 0.2  # seconds before a job whose engine was lost looks for another; doubled up to 5
 NOTE_INTERVAL = 0.5  # seconds between writes of a job's progress
+LOOK_INTERVAL = 1.0  # seconds between looks at the store, when nobody calls
 SWEEP_INTERVAL = 5.0  # seconds between looks for expired results and counts of jobs
 MAX_ATTEMPTS = 5  # engines that one job may outlive before it is held to be the cause
 SUSPECT_ATTEMPTS = 2  # from here on a job runs alone, so that it takes no neighbour with it
@@ -34,12 +39,15 @@ def result_key(id: str) -> str:
 
 
 class Dispatcher:
-    """Runs jobs until cancelled.
+    """Runs jobs until cancelled. Several may share one store.
 
     Args:
         max_in_flight: most jobs handed to engines at once; more wait in the store.
         ttl: seconds a result is kept.
         observe: called every few seconds with the number of jobs by state.
+        changed: called with the id of each job whose row was changed here.
+        ended: called with the state and timings of each job that was ended here, from any thread.
+        lease: seconds after its last sign that this dispatcher is held dead.
     """
 
     def __init__(
@@ -51,31 +59,46 @@ class Dispatcher:
         max_in_flight: int,
         ttl: float,
         observe: Callable[[dict[str, int]], None] = lambda counts: None,
+        changed: Callable[[str], None] = lambda id: None,
+        ended: Callable[[str, Mapping[str, float]], None] = lambda state, timings: None,
+        lease: float = LEASE,
     ) -> None:
         self._store, self._engine, self._results = store, engine, results
         self._max_in_flight, self._ttl, self._observe = max_in_flight, ttl, observe
+        self._changed, self._ended = changed, ended
+        self.name = f"dispatcher_{secrets.token_hex(8)}"
+        self._claims = Claims(store.database, lease)
+        self._renewed = 0.0
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._suspects: deque[Job] = deque()  # claimed, and to be run each alone
         self._alone = False  # the one running job is a suspect
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
-        """Requeue what a former process left unfinished, then dispatch for ever."""
-        requeued = await asyncio.to_thread(self._store.requeue_unfinished)
-        if requeued:
-            log.warning("%d unfinished jobs are queued again", requeued)
+        """Dispatch until cancelled; what is unfinished then is free for others."""
         sweeper = asyncio.create_task(self._sweep())
         try:
             while True:
                 self._wake.clear()
-                await self._dispatch()
+                try:
+                    await self._keep_claims()
+                    await self._dispatch()
+                except Exception:  # the database is away for a moment; the next round tries again
+                    log.exception("the queue cannot be read")
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(1.0):  # not wait_for, which may swallow a cancel before 3.12
+                    async with asyncio.timeout(
+                        LOOK_INTERVAL
+                    ):  # not wait_for, which may swallow a cancel before 3.12
                         await self._wake.wait()
         finally:
             sweeper.cancel()
             for task in self._running.values():
                 task.cancel()
             await asyncio.gather(sweeper, *self._running.values(), return_exceptions=True)
+            try:
+                await asyncio.to_thread(self._claims.release, self.name)
+            except Exception:
+                log.exception("jobs stay claimed until their lease runs out")
 
     def notice(self) -> None:
         """There is a new job."""
@@ -88,29 +111,57 @@ class Dispatcher:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _dispatch(self) -> None:
-        room = self._max_in_flight - len(self._running)
-        if room <= 0 or (self._alone and self._running):
-            return
-        self._alone = False
-        try:
-            jobs = await asyncio.to_thread(self._store.queued, room, exclude=list(self._running))
-        except Exception:  # the database is away for a moment; the next round tries again
-            log.exception("the queue cannot be read")
-            return
-        for job in jobs:
-            if job.attempts >= SUSPECT_ATTEMPTS:
-                if self._running:
-                    return
-                self._alone = True
-            task = asyncio.create_task(self._serve(job))
-            self._running[job.id] = task
-            task.add_done_callback(lambda _task, id=job.id: self._done(id))  # type: ignore[misc]
-            if self._alone:
-                return
+    async def _keep_claims(self) -> None:
+        """Show that this dispatcher lives, free the jobs of those that do not, and let go of what is not its any more.
 
-    def _done(self, id: str) -> None:
+        A job is not its any more when somebody cancelled it through another ingress, or when this one was held up so
+        long that another took over.
+        """
+        running = list(self._running)
+        ours = [*running, *(job.id for job in self._suspects)]
+        held = await asyncio.to_thread(self._claims.held, self.name) if ours else set[str]()
+        for id in running:
+            if id not in held and id in self._running:
+                self._running[id].cancel()
+        self._suspects = deque(job for job in self._suspects if job.id in held)
+        if time.monotonic() - self._renewed >= self._claims.lease / 4:
+            if ours:
+                await asyncio.to_thread(self._claims.renew, self.name, ours)
+            freed = await asyncio.to_thread(self._claims.reclaim)
+            if freed:
+                log.warning("%d unfinished jobs of dead dispatchers are queued again", freed)
+            self._renewed = time.monotonic()
+
+    async def _dispatch(self) -> None:
+        if self._suspects:  # no new jobs until each has had its run alone
+            if not self._running:
+                self._begin(self._suspects.popleft())
+            return
+        room = self._max_in_flight - len(self._running)
+        if room <= 0 or self._alone:
+            return
+        for job in await asyncio.to_thread(self._claims.claim, self.name, room):
+            if job.attempts >= MAX_ATTEMPTS:
+                await self._give_up(job)
+            elif job.attempts >= SUSPECT_ATTEMPTS:
+                self._suspects.append(job)
+            else:
+                self._begin(job)
+        if self._suspects and not self._running:
+            self._begin(self._suspects.popleft())
+
+    def _begin(self, job: Job) -> None:
+        self._alone = job.attempts >= SUSPECT_ATTEMPTS
+        task = asyncio.create_task(self._serve(job))
+        self._running[job.id] = task
+        task.add_done_callback(lambda task: self._done(job.id, task))
+
+    def _done(self, id: str, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("job %s is left to its lease", id, exc_info=error)  # the database is away
         self._running.pop(id, None)
+        self._alone = False  # it was the only one, or there are only others
+        self._changed(id)
         self._wake.set()
 
     async def _serve(self, job: Job) -> None:
@@ -127,35 +178,50 @@ class Dispatcher:
             if isinstance(error, UserError):  # the results storage is full, or away
                 message = error.message
             with contextlib.suppress(IllegalTransition):
-                await asyncio.to_thread(self._store.fail, job.id, code="internal_error", message=message)
+                await self._fail(job, "internal_error", message)
 
     async def _follow(self, job: Job) -> None:
         request = VideoRequest.model_validate(job.request)
+        if request.deadline is not None and time.time() >= request.deadline:
+            await self._fail(job, "deadline_passed", "the job's deadline passed while it was queued.")
+            return
         timings: dict[str, float] = {}
         noted = 0.0
         async with contextlib.aclosing(self._engine.generate(job.id, request)) as events:  # type: ignore[type-var]
             async for event in events:
                 match event:
                     case Admitted():
-                        await asyncio.to_thread(self._store.start, job.id)
+                        await asyncio.to_thread(self._store.start, job.id, owner=self.name)
                         timings = {"queue": time.time() - job.created_at, "adapter_load": event.adapter_load}
-                        await asyncio.to_thread(self._store.note, job.id, progress=0, timings=timings)
+                        await self._note(job, 0, timings)
                     case Progressed():
                         if time.monotonic() - noted >= NOTE_INTERVAL:
                             noted = time.monotonic()
-                            percent = min(99, 100 * event.step // event.steps)
-                            await asyncio.to_thread(
-                                self._store.note, job.id, progress=percent, timings=timings
-                            )
+                            await self._note(job, min(99, 100 * event.step // event.steps), timings)
                     case Failed():
-                        await asyncio.to_thread(
-                            self._store.fail, job.id, code=event.code, message=event.message
-                        )
+                        await self._fail(job, event.code, event.message)
                         return
                     case Finished():
                         await asyncio.to_thread(self._keep, job, event, {**event.timings, **timings})
                         return
         raise EngineLost("the engine's events ended early")
+
+    async def _note(self, job: Job, percent: int, timings: dict[str, float]) -> None:
+        await asyncio.to_thread(self._store.note, job.id, progress=percent, timings=timings, owner=self.name)
+        self._changed(job.id)
+
+    async def _fail(self, job: Job, code: str, message: str) -> None:
+        def fail() -> None:
+            self._store.fail(job.id, code=code, message=message, owner=self.name)
+            self._ended(FAILED, {})
+
+        await asyncio.to_thread(fail)
+
+    async def _give_up(self, job: Job) -> None:
+        message = f"{MAX_ATTEMPTS} engines were lost while making this video; it is not tried again."
+        with contextlib.suppress(IllegalTransition):  # it was cancelled meanwhile
+            await self._fail(job, "engine_lost", message)
+        self._changed(job.id)
 
     def _keep(self, job: Job, event: Finished, timings: dict[str, float]) -> None:
         """Store the video, then say that it is there. In a thread, so that no cancelling stops it half-way."""
@@ -169,14 +235,17 @@ class Dispatcher:
                 size=len(event.mp4),
                 timings=timings,
                 expires_at=time.time() + self._ttl,
+                neighbours=getattr(event, "neighbours", None),
+                owner=self.name,
             )
         except IllegalTransition:
             if self._store.state(job.id) in (None, CANCELLED):
                 self._results.delete(key)
             raise
+        self._ended(COMPLETED, timings)
 
     async def _lost(self, job: Job, error: EngineLost) -> None:
-        """Back to the queue, once there is an engine again."""
+        """Back to the queue, once there is an engine again; given up when it has outlived too many."""
         log.warning("job %s lost its engine (%s)", job.id, error)
         pause = RETRY_PAUSE
         while True:
@@ -187,10 +256,7 @@ class Dispatcher:
             except EngineLost:
                 pause = min(2 * pause, 5.0)
         with contextlib.suppress(IllegalTransition):  # it was cancelled meanwhile
-            await asyncio.to_thread(self._store.requeue, job.id)
-            if job.attempts + 1 >= MAX_ATTEMPTS:
-                message = f"{MAX_ATTEMPTS} engines were lost while making this video; it is not tried again."
-                await asyncio.to_thread(self._store.fail, job.id, code="engine_lost", message=message)
+            await asyncio.to_thread(self._store.requeue, job.id, owner=self.name)
 
     async def _sweep(self) -> None:
         """Count jobs, and delete results whose time is over."""

@@ -24,7 +24,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from infra.errors import UserError
 from models.bank import AdapterBank
 from models.foundation import Bucket, Foundation
-from serving.admission import Admission
 from serving.batch import Batch
 from serving.budget import measure
 from serving.compiled import CompiledForward
@@ -47,6 +46,7 @@ from serving.slots import Lease
 from serving.stats import Counters, EngineStats
 from serving.tickets import Ticket, bucket_of, cost_of, deadline_passed, flow_of, order_of
 from serving.tiers import AdapterTiers, Claim, Residency
+from serving.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Engine:
         max_overtakes: how many others may pass a request that waits for a slot before one is kept for it.
         compile: torch.compile the forward; a name is its backend.
         warm_buckets: sizes of video to measure and compile for; None: the foundation's default.
-        observe: told what happens, by the names of `serving.stats.METRICS`.
+        observe: told what happens, by the names of `serving.metrics.ENGINE`.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Engine:
         self.slots = self.tiers.slots
         self._batch_bytes, self._observe = batch_bytes, observe
         self._warm_buckets = list(warm_buckets or [foundation.defaults.bucket])
-        self._queue = Admission(self.tiers, max_batch=max_batch, max_overtakes=max_overtakes)
+        self._queue = Turns(self.tiers, max_batch=max_batch, max_overtakes=max_overtakes)
         self._compiled = None
         if compile:
             self._compiled = CompiledForward(
@@ -148,7 +148,6 @@ class Engine:
             self._tickets[id] = self._waiting[id] = ticket
         for use in request.adapters:
             self._counters.requested(use.sha256)
-            self._observe("adapter_requests", 1, {"adapter": f"{use.concept}@{use.version}"})
         self.tiers.bring(claim)
 
     def cancel(self, id: str) -> bool:

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path as FilePath
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -44,6 +44,21 @@ class EngineClient(Protocol):
 
     def generate(self, id: str, request: VideoRequest) -> AsyncIterator[Event]:
         """Events up to the last one. Closing the iterator cancels the request."""
+
+    async def preview(self, id: str) -> bytes | Failed:
+        """A small WebP of a request that is being denoised, or why there is none."""
+
+    async def prefetch(self, use: AdapterUsed) -> Failed | None:
+        """Bring an adapter near, or why that cannot be."""
+
+    async def pin(self, use: AdapterUsed) -> Failed | None:
+        """Keep an adapter in its slot, or why that cannot be."""
+
+    async def unpin(self, use: AdapterUsed) -> bool:
+        """Let it go again; False when it was not pinned."""
+
+    async def residency(self) -> list[Any]:
+        """Every adapter in a slot or in host memory: its path, sha256, tier, users, pinned."""
 
 
 def describe(foundation: Foundation, config: ServeConfig) -> FoundationInfo:

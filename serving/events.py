@@ -71,7 +71,7 @@ Listener = Callable[[Event], None]
 
 
 class Observe(Protocol):
-    """Where an engine's observations go: a metric's name (`serving.stats.METRICS`), its value, its labels."""
+    """Where an engine's observations go: a metric's name (`serving.metrics.ENGINE`), its value, its labels."""
 
     def __call__(self, name: str, value: float, labels: Mapping[str, str] | None = None) -> None: ...
 

@@ -1,23 +1,20 @@
 """The job store: every accepted request in SQL, from `queued` to exactly one final state.
 
 A state changes by one conditional UPDATE (`... WHERE id = ? AND state IN (legal)`), so of two who would end a job at
-once one wins and the other gets `IllegalTransition`. What is accepted is committed before it is answered: after a
-crash `requeue_unfinished` brings it back to the queue. Times are Unix seconds.
+once one wins and the other gets `IllegalTransition`. What is accepted is committed before it is answered. Who runs a
+job, and what happens when that one dies, is in `serving.claims`. Times are Unix seconds.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import JSON, Float, Integer, String, create_engine, delete, event, func, select, update
-from sqlalchemy.engine import Engine as SqlEngine
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy import delete, func, select, update
 
 from infra.errors import UserError
+from serving.database import Database, Delivery, Job
 
 QUEUED, IN_PROGRESS, COMPLETED, FAILED, CANCELLED = (
     "queued",
@@ -28,6 +25,7 @@ QUEUED, IN_PROGRESS, COMPLETED, FAILED, CANCELLED = (
 )
 STATES = (QUEUED, IN_PROGRESS, COMPLETED, FAILED, CANCELLED)
 FINAL = frozenset({COMPLETED, FAILED, CANCELLED})
+UNFINISHED = (QUEUED, IN_PROGRESS)
 # state -> the states it may be reached from; back to the queue only when the engine that ran it is gone
 LEGAL = {
     QUEUED: frozenset({QUEUED, IN_PROGRESS}),
@@ -36,88 +34,36 @@ LEGAL = {
     FAILED: frozenset({QUEUED, IN_PROGRESS}),
     CANCELLED: frozenset({QUEUED, IN_PROGRESS}),
 }
+# what a job is back in the queue with
+UNBEGUN: dict[str, Any] = {
+    "owner": None,
+    "lease_until": None,
+    "started_at": None,
+    "progress": 0,
+    "timings": {},
+}
 
 
 class IllegalTransition(Exception):
-    """The job is not in a state from which the asked one may follow (or is gone)."""
-
-
-class Base(DeclarativeBase):
-    type_annotation_map = {dict[str, Any]: JSON, list[dict[str, Any]]: JSON}  # noqa: RUF012
-
-
-class Job(Base):
-    """One accepted request. `request` is a `serving.requests.VideoRequest` as JSON: all that its frames depend on."""
-
-    __tablename__ = "jobs"
-
-    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)  # order of acceptance
-    id: Mapped[str] = mapped_column(String(64), unique=True)
-    tenant: Mapped[str] = mapped_column(
-        String(64), index=True
-    )  # who may see it: a prefix of the API key's hash
-    state: Mapped[str] = mapped_column(String(16), index=True)
-    model: Mapped[str] = mapped_column(String(256))
-    request: Mapped[dict[str, Any]]
-    progress: Mapped[int] = mapped_column(Integer, default=0)
-    attempts: Mapped[int] = mapped_column(Integer, default=0)  # engines that were lost while they ran it
-    created_at: Mapped[float] = mapped_column(Float)
-    started_at: Mapped[float | None] = mapped_column(Float, default=None)
-    finished_at: Mapped[float | None] = mapped_column(Float, default=None)
-    expires_at: Mapped[float | None] = mapped_column(Float, index=True, default=None)
-    timings: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    error_code: Mapped[str | None] = mapped_column(String(64), default=None)
-    error_message: Mapped[str | None] = mapped_column(String(2000), default=None)
-    result_key: Mapped[str | None] = mapped_column(String(256), default=None)
-    result_sha256: Mapped[str | None] = mapped_column(String(64), default=None)
-    result_size: Mapped[int | None] = mapped_column(Integer, default=None)
-
-
-def open_sql(url: str) -> SqlEngine:
-    """Connect. SQLite gets WAL (readers never wait for the writer) and full fsync: an answered job is on disk."""
-    sql = create_engine(url, pool_pre_ping=True)
-    if sql.dialect.name == "sqlite":
-
-        @event.listens_for(sql, "connect")
-        def pragmas(connection: Any, _record: Any) -> None:
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000"):
-                connection.execute(f"PRAGMA {pragma}")
-
-    return sql
+    """The job is not in a state from which the asked one may follow, or another dispatcher's, or gone."""
 
 
 class JobStore:
-    """Jobs by id. Thread-safe; several processes may share one database."""
+    """Jobs by id. Thread-safe; several processes may share one database.
+
+    `owner` of the moves: only if the job is (still) with that dispatcher; absent: whoever has it.
+    """
 
     def __init__(self, url: str) -> None:
-        try:
-            self._sql = open_sql(url)
-            Base.metadata.create_all(self._sql)
-        except SQLAlchemyError as error:
-            reason = " ".join(str(getattr(error, "orig", None) or error).split())
-            raise UserError(
-                f"the job database {url} cannot be opened ({reason}); give a writable --data-dir or a database URL.",
-                status=503,
-                code="database_unavailable",
-            ) from error
-        self._session: sessionmaker[Session] = sessionmaker(self._sql, expire_on_commit=False)
+        self.database = Database(url)
+        self._session = self.database.sessions
 
     def close(self) -> None:
-        self._sql.dispose()
+        self.database.close()
 
-    def add(self, request: dict[str, Any], *, model: str, tenant: str = "") -> Job:
-        """Accept a request: committed when this returns."""
-        job = Job(
-            id=f"video_{secrets.token_hex(16)}",
-            tenant=tenant,
-            state=QUEUED,
-            model=model,
-            request=request,
-            progress=0,
-            attempts=0,
-            created_at=time.time(),
-            timings={},
-        )
+    def add(self, request: dict[str, Any], *, model: str, tenant: str = "", **fields: Any) -> Job:
+        """Accept a request: committed when this returns. `fields`: further columns."""
+        job = new_job(request, model=model, tenant=tenant, **fields)
         with self._session.begin() as session:
             session.add(job)
         return job
@@ -154,66 +100,58 @@ class JobStore:
             jobs = list(session.scalars(query))
         return jobs[:limit], len(jobs) > limit
 
-    def queued(self, limit: int, *, exclude: Iterable[str] = ()) -> list[Job]:
-        """The oldest queued jobs."""
-        query = (
-            select(Job)
-            .where(Job.state == QUEUED, Job.id.not_in(list(exclude)))
-            .order_by(Job.number)
-            .limit(limit)
-        )
-        with self._session() as session:
-            return list(session.scalars(query))
-
     def count(self) -> dict[str, int]:
         """Number of jobs by state."""
         with self._session() as session:
             rows = session.execute(select(Job.state, func.count()).group_by(Job.state))
             return {state: number for state, number in rows.tuples()}  # noqa: C416 (dict() loses the types)
 
-    def start(self, id: str) -> None:
+    def oldest_queued(self) -> float | None:
+        """When the job that has been queued longest was accepted; None when none is queued."""
+        with self._session() as session:
+            return session.scalar(select(func.min(Job.created_at)).where(Job.state == QUEUED))
+
+    def start(self, id: str, *, owner: str | None = None) -> None:
         """queued -> in_progress."""
-        self._move(id, IN_PROGRESS, started_at=time.time())
+        self._move(id, IN_PROGRESS, owner, started_at=time.time())
 
-    def requeue(self, id: str) -> None:
+    def requeue(self, id: str, *, owner: str | None = None) -> None:
         """Back to the queue: the engine is gone, the job is not."""
-        self._move(id, QUEUED, started_at=None, progress=0, timings={}, attempts=Job.attempts + 1)
+        self._move(id, QUEUED, owner, **UNBEGUN, attempts=Job.attempts + 1)
 
-    def requeue_unfinished(self) -> int:
-        """After a restart: whatever was in progress is queued again. Returns how many."""
-        values: dict[str, Any] = {
-            "state": QUEUED,
-            "started_at": None,
-            "progress": 0,
-            "timings": {},
-            "attempts": Job.attempts + 1,
-        }
-        with self._session.begin() as session:
-            return session.execute(update(Job).where(Job.state == IN_PROGRESS).values(**values)).rowcount  # type: ignore[attr-defined]
-
-    def note(self, id: str, *, progress: int, timings: dict[str, Any]) -> None:
+    def note(self, id: str, *, progress: int, timings: dict[str, Any], owner: str | None = None) -> None:
         """Progress in percent and timings so far; without effect once the job has ended."""
+        statement = update(Job).where(Job.id == id, Job.state == IN_PROGRESS)
+        if owner is not None:
+            statement = statement.where(Job.owner == owner)
         with self._session.begin() as session:
-            session.execute(
-                update(Job)
-                .where(Job.id == id, Job.state == IN_PROGRESS)
-                .values(progress=progress, timings=timings)
-            )
+            session.execute(statement.values(progress=progress, timings=timings))
 
     def complete(
-        self, id: str, *, key: str, sha256: str, size: int, timings: dict[str, Any], expires_at: float
+        self,
+        id: str,
+        *,
+        key: str,
+        sha256: str,
+        size: int,
+        timings: dict[str, Any],
+        expires_at: float,
+        neighbours: int | None = None,
+        owner: str | None = None,
     ) -> None:
         """in_progress -> completed, with its result under `key`."""
         result = {"result_key": key, "result_sha256": sha256, "result_size": size, "expires_at": expires_at}
-        self._move(id, COMPLETED, progress=100, timings=timings, finished_at=time.time(), **result)
+        values = {**result, "timings": timings, "neighbours": neighbours}
+        self._move(id, COMPLETED, owner, progress=100, finished_at=time.time(), **values)
 
-    def fail(self, id: str, *, code: str, message: str) -> None:
+    def fail(self, id: str, *, code: str, message: str, owner: str | None = None) -> None:
         """-> failed."""
-        self._move(id, FAILED, error_code=code, error_message=message[:2000], finished_at=time.time())
+        said = message.replace("\0", "")[:2000]  # PostgreSQL's text holds no NUL
+        self._move(id, FAILED, owner, error_code=code, error_message=said, finished_at=time.time())
 
     def cancel(self, id: str) -> None:
         """-> cancelled."""
-        self._move(id, CANCELLED, finished_at=time.time())
+        self._move(id, CANCELLED, None, finished_at=time.time())
 
     def delete(self, id: str) -> None:
         """Forget a job that has ended. Raises IllegalTransition when it runs."""
@@ -231,11 +169,35 @@ class JobStore:
         with self._session.begin() as session:
             session.execute(update(Job).where(Job.id == id).values(result_key=None))
 
-    def _move(self, id: str, state: str, **values: Any) -> None:
+    def _move(self, id: str, state: str, by: str | None, **values: Any) -> None:
+        """Change the state, and with an end write down the webhook call that tells of it."""
+        statement = update(Job).where(Job.id == id, Job.state.in_(LEGAL[state]))
+        if by is not None:
+            statement = statement.where(Job.owner == by)
+        if state in FINAL:
+            values = {"owner": None, "lease_until": None, **values}
+        returning = statement.values(state=state, **values).returning(Job.tenant, Job.webhook_url)
         with self._session.begin() as session:
-            statement = (
-                update(Job).where(Job.id == id, Job.state.in_(LEGAL[state])).values(state=state, **values)
-            )
-            if not session.execute(statement).rowcount:  # type: ignore[attr-defined]
+            moved = session.execute(returning, execution_options={"synchronize_session": False}).one_or_none()
+            if moved is None:
                 now = session.scalar(select(Job.state).where(Job.id == id))
                 raise IllegalTransition(f"{id}: {now or 'gone'} -> {state}")
+            if state in FINAL and moved.webhook_url is not None:
+                session.add(Delivery.of(id, state, moved.tenant, moved.webhook_url))
+
+
+def new_job(request: dict[str, Any], *, model: str, tenant: str = "", **fields: Any) -> Job:
+    """A queued job that no database holds yet."""
+    return Job(
+        id=f"video_{secrets.token_hex(16)}",
+        tenant=tenant,
+        state=QUEUED,
+        model=model,
+        request=request,
+        weight=fields.pop("weight", 1.0),
+        progress=0,
+        attempts=0,
+        created_at=time.time(),
+        timings={},
+        **fields,
+    )

@@ -92,6 +92,17 @@ class CreateVideo(Strict):
         str | None, Field(max_length=40, description="for example `ddim`, `dpm++`, `flow`")
     ] = None
     lora: Annotated[list[LoraUse], Field(max_length=MAX_LORA)] = []
+    priority: Annotated[
+        int,
+        Field(ge=-2, le=2, description="each step is eight times the share; an API key has a highest one"),
+    ] = 0
+    deadline: Annotated[
+        float | None,
+        Field(gt=0, le=86_400, description="seconds from now; the job fails if it has not begun by then"),
+    ] = None
+    webhook_url: Annotated[
+        str | None, Field(max_length=2_000, description="called, signed, when the job has ended")
+    ] = None
 
     @model_validator(mode="after")
     def one_length(self) -> CreateVideo:
@@ -150,6 +161,11 @@ class Video(BaseModel):
     scheduler: str | None
     adapters: list[AdapterUsed]
     timings: Timings
+    queue_position: int | None  # jobs before it; 0: with an engine, or next; null: it is not queued
+    batch_neighbours: int | None  # most other requests in one of its steps, once completed
+    priority: int
+    deadline: int | None
+    webhook_url: str | None
     error: VideoError | None
     remixed_from_video_id: str | None = None
 
@@ -170,6 +186,45 @@ class VideoDeleted(BaseModel):
     id: str
     object: Literal["video.deleted"] = "video.deleted"
     deleted: Literal[True] = True
+
+
+class AdapterName(Strict):
+    """Body of the calls that prepare adapters: which one."""
+
+    name: Annotated[
+        str, Field(max_length=200, description="concept (its latest version), or concept@version")
+    ]
+    path: Path = "temporal"
+
+
+class AdapterAnswer(BaseModel):
+    """What was done with an adapter."""
+
+    object: Literal["adapter"] = "adapter"
+    concept: str
+    version: int
+    path: Path
+    sha256: str
+    status: Literal["pinned", "unpinned", "prefetched"]
+
+
+class Resident(BaseModel):
+    """Where an engine has one adapter: its nearest tier, and how many running requests use it."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    path: Path
+    sha256: str
+    tier: Literal["slot", "host", "disk"]
+    users: int = 0
+    pinned: bool = False
+
+
+class ResidentList(BaseModel):
+    """Answer of `GET /v1/adapters`."""
+
+    object: Literal["list"] = "list"
+    data: list[Resident]
 
 
 class ModelInfo(BaseModel):

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO
 
 from infra.errors import UserError
-from infra.registry import Registry, open_registry
+from infra.registry import open_registry
 from infra.storage import NotFound, open_storage
+from serving.addresses import parse_networks
+from serving.admission import Admission, Repeatable
+from serving.answers import engine_unavailable, raise_refusal, video_of
+from serving.auth import Caller
+from serving.catalogue import Catalogue
+from serving.claims import Claims
 from serving.config import ServeConfig
+from serving.database import Job
 from serving.dispatcher import Dispatcher
 from serving.engine_service import EngineClient, EngineLost
-from serving.jobs import COMPLETED, FINAL, IllegalTransition, Job, JobStore
-from serving.requests import FoundationInfo, VideoRequest, resolve
-from serving.schemas import AdapterUsed, CreateVideo, ModelInfo, Timings, Video, VideoError
+from serving.event_stream import Changes, Streams
+from serving.jobs import CANCELLED, COMPLETED, FINAL, IllegalTransition, JobStore
+from serving.metrics import ServiceMetrics
+from serving.requests import FoundationInfo, resolve
+from serving.schemas import CreateVideo, Video
+from serving.webhooks import Webhooks
 
 ENGINE_PATIENCE = 30.0  # seconds a request waits for an engine that is starting
 
@@ -30,6 +38,7 @@ class VideoService:
         config: where jobs, results and concepts are.
         engine: makes the videos.
         observe: called every few seconds with the number of jobs by state.
+        metrics: what is counted here; absent: its own.
     """
 
     def __init__(
@@ -37,18 +46,30 @@ class VideoService:
         config: ServeConfig,
         engine: EngineClient,
         observe: Callable[[dict[str, int]], None] = lambda counts: None,
+        metrics: ServiceMetrics | None = None,
     ) -> None:
         try:
             Path(config.data_dir).mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             message = f"--data-dir {config.data_dir} cannot be made ({error.strerror}); give a folder you may write."
             raise UserError(message, code="invalid_path") from None
-        self.config, self._engine = config, engine
-        self._lock = lock_folder(Path(config.data_dir))
+        self.config, self.engine = config, engine
+        self.metrics = metrics if metrics is not None else ServiceMetrics()
         self.store = JobStore(config.database_url)
+        self.changes, self.streams = Changes(), Streams(config.max_streams)
+        self._admission = Admission(self.store.database, config.max_queue)
+        self._claims = Claims(self.store.database)
         self._results = open_storage(config.results_uri)
-        self._registry: Registry | None = open_registry(config.registry) if config.registry else None
+        self._registry = open_registry(config.registry) if config.registry else None
+        self.catalogue = Catalogue(self._registry, engine, self.info)
         self._info: FoundationInfo | None = None
+        self._webhooks = Webhooks(
+            self.store.database,
+            config.keys,
+            config.webhook_secret,
+            parse_networks(config.webhook_networks),
+            observe=self.metrics.webhook,
+        )
         self._dispatcher = Dispatcher(
             self.store,
             engine,
@@ -56,54 +77,105 @@ class VideoService:
             max_in_flight=4 * config.max_batch * config.replicas,
             ttl=config.results_ttl,
             observe=observe,
+            changed=self._changed,
+            ended=self.metrics.ended,
         )
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin to dispatch, in the running event loop."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._dispatcher.run())
+        if not self._tasks:
+            self._tasks = [asyncio.create_task(part.run()) for part in (self._dispatcher, self._webhooks)]
 
     async def stop(self) -> None:
-        """Stop dispatching; unfinished jobs stay in the store for the next start."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        """Stop dispatching; unfinished jobs stay in the store, free for others or the next start."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
         self.store.close()
-        self._lock.close()
+
+    def _changed(self, id: str) -> None:
+        self.changes.notice(id)
+        self._webhooks.notice()
 
     @property
     def dispatching(self) -> bool:
-        """Whether jobs are being carried to engines."""
-        return self._task is not None and not self._task.done()
+        """Whether jobs are being carried to engines, and webhooks sent."""
+        return bool(self._tasks) and not any(task.done() for task in self._tasks)
 
-    async def info(self, patience: float = ENGINE_PATIENCE) -> FoundationInfo:
-        """The foundation served. Raises UserError 503 while no engine answers."""
-        if self._info is None:
+    async def info(self, patience: float = ENGINE_PATIENCE, *, fresh: bool = False) -> FoundationInfo:
+        """The foundation served, as known or (`fresh`) asked now. Raises UserError 503 while no engine answers."""
+        if self._info is None or fresh:
             try:
                 async with asyncio.timeout(patience):
-                    self._info = await self._engine.describe()
+                    self._info = await self.engine.describe()
             except (EngineLost, TimeoutError):
                 raise engine_unavailable() from None
         return self._info
 
-    async def create(self, body: CreateVideo, tenant: str) -> Job:
-        """Accept a job. Raises UserError for what cannot be made (4xx) and when nothing can be (503)."""
+    async def ready(self) -> FoundationInfo:
+        """What is served, if jobs can be accepted and made now. Raises UserError 503."""
+        if not self.dispatching:
+            raise UserError("the dispatcher is not running.", status=503, code="not_ready")
+        await asyncio.to_thread(self.store.database.ping)
+        return await self.info(patience=1.0, fresh=True)
+
+    async def create(
+        self, body: CreateVideo, caller: Caller, idempotency_key: str | None = None
+    ) -> tuple[Job, bool]:
+        """Accept a job; it, and whether it is new (the same request with the same key was accepted before).
+
+        Raises UserError for what cannot be made (4xx), is too much (429), or when nothing can be made (503).
+        """
+        tenant = caller.tenant
+        repeatable = Repeatable.of(idempotency_key, body.model_dump(mode="json"))
+        found = await asyncio.to_thread(self._admission.find, tenant, repeatable)
+        if found is not None:
+            return found, False
+        await asyncio.to_thread(self._admission.check, tenant, caller.key)  # before anything that takes time
+        if body.priority > caller.max_priority:
+            raise UserError(
+                f"priority {body.priority}: this API key may ask for {caller.max_priority} at most.",
+                status=403,
+                code="priority_not_allowed",
+            )
+        if body.webhook_url is not None:
+            await self._webhooks.check(body.webhook_url, tenant)
         info = await self.info()
         request, model = await asyncio.to_thread(resolve, body, info, self._registry)
         try:
             async with asyncio.timeout(ENGINE_PATIENCE):
-                refused = await self._engine.check(request)
+                refused = await self.engine.check(request)
         except (EngineLost, TimeoutError):
             raise engine_unavailable() from None
-        if refused is not None:
-            raise UserError(refused.message, status=refused.status, code=refused.code)
-        job = await asyncio.to_thread(
-            self.store.add, request.model_dump(mode="json"), model=model, tenant=tenant
+        raise_refusal(refused)
+        deadline = None if body.deadline is None else time.time() + body.deadline
+        scheduled = {"tenant": tenant, "priority": body.priority, "deadline": deadline}
+        request = request.model_copy(update=scheduled)
+        job, is_new = await asyncio.to_thread(
+            self._admission.admit,
+            request.model_dump(mode="json"),
+            tenant=tenant,
+            key=caller.key,
+            repeatable=repeatable,
+            model=model,
+            weight=8.0**body.priority,
+            webhook_url=body.webhook_url,
         )
-        self._dispatcher.notice()
-        return job
+        if is_new:
+            self.metrics.accepted([f"{use.concept}@{use.version}" for use in request.adapters])
+            self._dispatcher.notice()
+        return job, is_new
+
+    async def placed(self, jobs: Sequence[Job]) -> list[tuple[Job, int | None]]:
+        """The jobs, each with how many are before it in the queue (None: it is not queued)."""
+        positions = await asyncio.to_thread(self._claims.positions, jobs)
+        return [(job, positions.get(job.id)) for job in jobs]
+
+    async def videos(self, jobs: Sequence[Job]) -> list[Video]:
+        """Jobs as their owner sees them."""
+        return [video_of(job, position) for job, position in await self.placed(jobs)]
 
     async def get(self, id: str, tenant: str) -> Job:
         return await asyncio.to_thread(self.store.get, id, tenant=tenant)
@@ -124,7 +196,10 @@ class VideoService:
                     status=409,
                     code="video_ended",
                 ) from None
+        else:
+            self.metrics.ended(CANCELLED, {})
         await self._dispatcher.cancel(id)
+        self._changed(id)
         return await self.get(id, tenant)
 
     async def delete(self, id: str, tenant: str) -> None:
@@ -137,6 +212,7 @@ class VideoService:
         if job.result_key:
             await asyncio.to_thread(self._results.delete, job.result_key)
         await asyncio.to_thread(self.store.delete, id)
+        self.changes.notice(id)
 
     async def content(self, id: str, tenant: str) -> bytes:
         """The mp4. 409 when the job has none (yet), 404 when it has expired."""
@@ -161,83 +237,9 @@ class VideoService:
             code="video_expired",
         )
 
-    async def models(self) -> list[ModelInfo]:
-        """The foundation, then every version of every concept that was trained on it."""
-        info = await self.info()
-        base = ModelInfo(
-            id="foundation", created=0, foundation=info.name, foundation_fingerprint=info.fingerprint
-        )
-        return [base, *await asyncio.to_thread(self._concepts, info)]
-
-    def _concepts(self, info: FoundationInfo) -> list[ModelInfo]:
-        if self._registry is None:
-            return []
-        return [
-            ModelInfo(
-                id=f"foundation:{version.ref}",
-                created=int(version.created_at.timestamp()),
-                foundation=info.name,
-                foundation_fingerprint=info.fingerprint,
-                concept=version.concept,
-                version=version.number,
-                sha256=version.adapter_sha256,
-            )
-            for concept in self._registry.concepts()
-            for version in self._registry.versions(concept.name)
-            if version.metadata.get("foundation_fingerprint", info.fingerprint) == info.fingerprint
-        ]
-
-
-def lock_folder(folder: Path, patience: float = 10.0) -> IO[str]:
-    """Hold the data folder for this process: two ingresses on one job database would run every job twice.
-
-    The lock goes with the process, however it ends. Raises UserError when another server keeps it.
-    """
-    lock = (folder / "lock").open("w")
-    end = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return lock
-        except BlockingIOError:
-            if time.monotonic() > end:
-                lock.close()
-                message = (
-                    f"--data-dir {folder} is in use by another server; stop that one or give another folder."
-                )
-                raise UserError(message, status=409, code="data_dir_in_use") from None
-            time.sleep(0.2)
-
-
-def engine_unavailable() -> UserError:
-    return UserError(
-        "no engine answers: the model is loading, or being started again; try in some seconds.",
-        status=503,
-        code="engine_unavailable",
-    )
-
-
-def video_of(job: Job) -> Video:
-    """A job as its owner sees it."""
-    request = VideoRequest.model_validate(job.request)
-    return Video(
-        id=job.id,
-        model=job.model,
-        status=job.state,  # type: ignore[arg-type]
-        progress=job.progress,
-        created_at=int(job.created_at),
-        completed_at=int(job.finished_at) if job.finished_at is not None else None,
-        expires_at=int(job.expires_at) if job.expires_at is not None else None,
-        prompt=request.prompt,
-        size=f"{request.width}x{request.height}",
-        seconds=f"{request.frames / request.fps:g}",
-        frames=request.frames,
-        seed=request.seed,
-        steps=request.steps,
-        guidance_scale=request.guidance_scale,
-        negative_prompt=request.negative_prompt,
-        scheduler=request.scheduler,
-        adapters=[AdapterUsed.model_validate(use.model_dump()) for use in request.adapters],
-        timings=Timings(**job.timings),
-        error=VideoError(code=job.error_code, message=job.error_message or "") if job.error_code else None,
-    )
+    async def exposition(self) -> bytes:
+        """The metrics in Prometheus's text format, jobs and queue as they are now."""
+        counts = await asyncio.to_thread(self.store.count)
+        self.metrics.queue(counts, await asyncio.to_thread(self.store.oldest_queued))
+        self.metrics.streams.set(self.streams.open)
+        return self.metrics.exposition()

@@ -1,4 +1,4 @@
-"""What an engine counts, for Prometheus (as it happens) and for whoever asks (a snapshot)."""
+"""What an engine counts, for whoever asks. What it tells Prometheus as it happens is in `serving.metrics.ENGINE`."""
 
 from __future__ import annotations
 
@@ -7,24 +7,6 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-# name -> (kind, description); what `Observe` is called with. Counters and gauges tell how far they have come.
-METRICS: dict[str, tuple[str, str]] = {
-    "step_seconds": ("histogram", "Time of one denoising step of a batch."),
-    "batch_size": ("histogram", "Requests in a denoising step."),
-    "batch_adapters": ("histogram", "Distinct adapters in a denoising step."),
-    "queue_seconds": ("histogram", "Time from a request's arrival at the engine to its first step."),
-    "load_seconds": ("histogram", "Time to bring an adapter to a tier (label tier: disk, host or slot)."),
-    "waiting": ("gauge", "Requests waiting to be admitted."),
-    "active": ("gauge", "Requests being denoised."),
-    "queue_age_seconds": ("gauge", "How long the oldest waiting request has waited."),
-    "slot_hits": ("gauge", "Adapters that were in a slot when their request was admitted, so far."),
-    "slot_misses": ("gauge", "Adapters that were not, so far."),
-    "slot_loads": ("gauge", "Copies into slots so far."),
-    "recompilations": ("gauge", "Graphs compiled after warm-up (torch.compile), so far."),
-    "uncompiled_forwards": ("gauge", "Forwards outside of what was compiled at warm-up, so far."),
-    "adapter_requests": ("counter", "Requests by adapter (label adapter: concept@version)."),
-}
-LABELS: dict[str, tuple[str, ...]] = {"load_seconds": ("tier",), "adapter_requests": ("adapter",)}
 MOST_ADAPTERS = 4096  # whose requests are counted by name; the least recently used are forgotten
 
 

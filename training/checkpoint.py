@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,48 @@ from torch import Tensor
 
 from infra.errors import UserError
 from models.bank import AdapterBank, with_identity
+from models.routing import Path as AdapterPath
 from training.engine import DeepSpeedEngine, Engine
 from training.optim import SlotAdamW
 
 ADAPTERS = "adapters.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 ZERO = "zero"
+
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of a parameter
+
+
+def slot_state(bank: AdapterBank, optimizer: SlotAdamW, path: AdapterPath, slot: int) -> dict[str, Tensor]:
+    """A copy of all that a slot's training has come to: `<layer>/A|B` and `<layer>/A|B/<moment>`, on the CPU."""
+    found = {}
+    for name, parameter in bank.named_slot_parameters(path, slot):
+        found[name] = parameter.detach().to("cpu", copy=True)
+        for moment, value in optimizer.state.get(parameter, {}).items():
+            found[f"{name}/{moment}"] = torch.as_tensor(value).detach().to("cpu", copy=True)
+    return found
+
+
+def put_slot_state(
+    bank: AdapterBank, optimizer: SlotAdamW, path: AdapterPath, slot: int, state: Mapping[str, Tensor]
+) -> None:
+    """What `slot_state` gave, into a slot of a bank like the one it is from."""
+    with torch.no_grad():
+        for name, parameter in bank.named_slot_parameters(path, slot):
+            parameter.copy_(state[name])
+            put_moments(
+                optimizer, parameter, {m: state[f"{name}/{m}"] for m in MOMENTS if f"{name}/{m}" in state}
+            )
+
+
+def put_moments(optimizer: SlotAdamW, parameter: torch.nn.Parameter, moments: Mapping[str, Tensor]) -> None:
+    """AdamW's state of a parameter; without moments that of one that was never stepped."""
+    optimizer.state.pop(parameter, None)
+    if moments:
+        optimizer.state[parameter] = {
+            name: value.clone() if name == "step" else value.to(parameter.device, copy=True)
+            for name, value in moments.items()
+        }
 
 
 def _named(bank: AdapterBank) -> Iterator[tuple[str, torch.nn.Parameter]]:
@@ -105,15 +141,8 @@ def restore(folder: Path, engine: Engine) -> dict[str, Any]:
     with safe_open(folder / OPTIMIZER, "pt") as file:
         stored = set(file.keys())
         for key, parameter in _named(bank):
-            state = {}
-            for moment in ("step", "exp_avg", "exp_avg_sq"):
-                if f"{key}/{moment}" in stored:
-                    value = file.get_tensor(f"{key}/{moment}")
-                    state[moment] = value if moment == "step" else value.to(parameter.device)
-            if state:
-                optimizer.state[parameter] = state
-            else:
-                optimizer.state.pop(parameter, None)
+            found = {m: file.get_tensor(f"{key}/{m}") for m in MOMENTS if f"{key}/{m}" in stored}
+            put_moments(optimizer, parameter, found)
     return position
 
 

@@ -294,11 +294,20 @@ def make_config(values: dict[str, Any]) -> TrainConfig:
     try:
         return TrainConfig(**values)
     except ValidationError as error:
-        raise UserError(_sentence(error), status=422, code="invalid_setting") from None
+        raise UserError(_sentence(error.errors()[0]), status=422, code="invalid_setting") from None
 
 
-def _sentence(error: ValidationError) -> str:
-    first = error.errors()[0]
+def wrong_settings(values: dict[str, Any]) -> dict[str, str]:
+    """What `make_config` would refuse, all of it: a sentence for each wrong setting, by its name ("" for several
+    that do not go together)."""
+    try:
+        TrainConfig(**values)
+    except ValidationError as error:
+        return {str(found["loc"][0]) if found["loc"] else "": _sentence(found) for found in error.errors()}
+    return {}
+
+
+def _sentence(first: Any) -> str:
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if not first["loc"]:
         return f"{message}."

@@ -8,7 +8,7 @@ the first holds for the second.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -42,18 +42,27 @@ class Engine(Protocol):
         """The mean over all workers."""
 
 
+def group_settings(path: str, config: TrainConfig, clips: int) -> dict[str, Any]:
+    """What AdamW does to a slot of this path. `peak_lr` is what the schedule scales."""
+    rate = config.learning_rates()[path]
+    return {
+        "lr": rate,
+        "peak_lr": rate,
+        "betas": (config.adam_beta1, config.adam_beta2),
+        "eps": config.adam_epsilon,
+        "weight_decay": config.weight_decay_for(clips),
+        "max_norm": config.max_gradient_norm,
+    }
+
+
 def slot_groups(bank: AdapterBank, config: TrainConfig, clips: int) -> list[dict[str, Any]]:
-    """One param group a slot: spatial slots first, then temporal. `peak_lr` is what the schedule scales."""
-    rates = config.learning_rates()
+    """One param group a slot: spatial slots first, then temporal."""
     return [
         {
             "params": bank.slot_parameters(path, slot),
             "path": path,
             "slot": slot,
-            "lr": rates[path],
-            "peak_lr": rates[path],
-            "weight_decay": config.weight_decay_for(clips),
-            "max_norm": config.max_gradient_norm,
+            **group_settings(path, config, clips),
         }
         for path in ("spatial", "temporal")
         for slot in range(1, bank.slots[path] + 1)
@@ -201,9 +210,11 @@ def import_deepspeed() -> Any:
     return deepspeed
 
 
-def set_active(optimizer: SlotAdamW, slots: Iterable[tuple[str, int]], factor: float) -> None:
-    """Mark the slots that this step trains, on every rank alike, and scale every peak learning rate by `factor`."""
-    chosen = set(slots)
+def set_active(optimizer: SlotAdamW, factors: Mapping[tuple[str, int], float]) -> None:
+    """Mark the slots that this step trains, on every rank alike: `factors` has them, and what scales the peak
+    learning rate of each."""
     for group in optimizer.param_groups:
-        group["active"] = (group["path"], group["slot"]) in chosen
-        group["lr"] = group["peak_lr"] * factor
+        factor = factors.get((group["path"], group["slot"]))
+        group["active"] = factor is not None
+        if factor is not None:
+            group["lr"] = group["peak_lr"] * factor

@@ -11,6 +11,7 @@ It is a generator: it yields after every optimizer step, with the model in the s
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +23,7 @@ from infra.errors import UserError
 from models.bank import Rank
 from models.routing import Path
 from training.config import TrainConfig
-from training.draws import clips_of_step, draw, skips_spatial
+from training.draws import Place, clips_of_step, draw, skips_spatial
 from training.engine import Engine, set_active
 from training.optim import learning_rate_factor
 from training.step import Sample, TrainingClip, collate
@@ -75,12 +76,12 @@ def spatial_slot(config: TrainConfig, clip: int) -> int:
 
 
 def active_slots(
-    config: TrainConfig, concept: str, step: int, clips: int, engine: Engine
-) -> set[tuple[str, int]]:
+    config: TrainConfig, concept: str, step: int, clips: int, place: Place
+) -> set[tuple[Path, int]]:
     """The slots that any sample of this step trains, on any worker."""
-    active: set[tuple[str, int]] = {("temporal", 1)}
+    active: set[tuple[Path, int]] = {("temporal", 1)}
     if has_spatial(config) and not skips_spatial(config.seed, concept, step, config.skip_spatial):
-        chosen = clips_of_step(config.seed, concept, step, clips, engine.place)
+        chosen = clips_of_step(config.seed, concept, step, clips, place)
         active |= {("spatial", spatial_slot(config, clip)) for clip in chosen}
     return active
 
@@ -98,14 +99,13 @@ def train(
     device = foundation.device
     for step in range(start, config.steps):
         began = time.perf_counter()
-        factor = learning_rate_factor(
-            step, schedule=config.schedule, warmup_steps=config.warmup_steps, steps=config.steps
-        )
-        set_active(engine.optimizer, active_slots(config, concept, step, len(clips), engine), factor)
+        factor = factor_of(config, step)
+        active = active_slots(config, concept, step, len(clips), engine.place)
+        set_active(engine.optimizer, dict.fromkeys(active, factor))
         sums = torch.zeros(2, device=device)
         for micro in range(config.gradient_accumulation):
             samples = [
-                _sample(config, concept, step, index, clips, engine.place.global_batch)
+                sample_of(config, concept, step, index, clips, engine.place.global_batch)
                 for index in engine.place.indices(micro)
             ]
             spatial_B, temporal_B = engine.losses(collate(samples, device))
@@ -113,11 +113,8 @@ def train(
             engine.step()
             sums += torch.stack([spatial_B.detach().mean(), temporal_B.detach().mean()])
         spatial, temporal = engine.mean(sums / config.gradient_accumulation).tolist()
-        if not torch.isfinite(torch.tensor(spatial + temporal)):
-            raise UserError(
-                f"concept {concept}: the loss became {spatial + temporal} at step {step + 1}; lower --learning-rate "
-                f"(it is {config.learning_rate:g}) or check the clips."
-            )
+        if not math.isfinite(spatial + temporal):
+            raise diverged(config, concept, step, spatial + temporal)
         yield StepReport(
             step=step + 1,
             steps=config.steps,
@@ -129,7 +126,22 @@ def train(
         )
 
 
-def _sample(
+def factor_of(config: TrainConfig, step: int) -> float:
+    """What the peak learning rates are multiplied by at `step` (0-based)."""
+    return learning_rate_factor(
+        step, schedule=config.schedule, warmup_steps=config.warmup_steps, steps=config.steps
+    )
+
+
+def diverged(config: TrainConfig, concept: str, step: int, loss: float) -> UserError:
+    """The error of a loss that is no longer a number at `step` (0-based)."""
+    return UserError(
+        f"concept {concept}: the loss became {loss} at step {step + 1}; lower --learning-rate "
+        f"(it is {config.learning_rate:g}) or check the clips."
+    )
+
+
+def sample_of(
     config: TrainConfig,
     concept: str,
     step: int,
@@ -137,6 +149,7 @@ def _sample(
     clips: Sequence[TrainingClip],
     global_batch: int,
 ) -> Sample:
+    """Sample `index` of step `step` (0-based), in the slots of a bank for this concept alone."""
     like = clips[0]
     drawn = draw(
         seed=config.seed,

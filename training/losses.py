@@ -23,12 +23,13 @@ def phi(x_BCFHW: Tensor, anchor_B: Tensor, beta: float | Tensor) -> Tensor:
     """The appearance-debiasing map (eq. 6): every frame against its sample's anchor frame. Keeps the shape.
 
     Args:
-        beta: one for all samples, or one for each [B].
+        beta: one for all samples, or one for each (float64 [B], which rounds as a float does).
     """
+    kept: float | Tensor = (beta**2 + 1) ** 0.5
     if isinstance(beta, Tensor):
-        beta = beta.view(-1, 1, 1, 1, 1)
+        beta, kept = (scale.to(x_BCFHW).view(-1, 1, 1, 1, 1) for scale in (beta, kept))  # type: ignore[union-attr]
     anchor_BC1HW = x_BCFHW[torch.arange(len(x_BCFHW), device=x_BCFHW.device), :, anchor_B].unsqueeze(2)
-    return (beta**2 + 1) ** 0.5 * x_BCFHW - beta * anchor_BC1HW
+    return kept * x_BCFHW - beta * anchor_BC1HW
 
 
 def debiased(

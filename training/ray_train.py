@@ -209,6 +209,7 @@ def _train(task: Task, board: Any) -> None:
     from training import checkpoint
     from training.engine import DeepSpeedEngine, make_optimizer
     from training.loop import bank_options, train
+    from training.metrics import TrainingMetrics
     from training.step import DualStep
 
     context, config = ray.train.get_context(), task.config
@@ -243,10 +244,12 @@ def _train(task: Task, board: Any) -> None:
         board.push.remote(
             {"kind": "start", "step": start, "steps": config.steps, "workers": workers, "device": str(device)}
         )
+    observe = TrainingMetrics()
     for report in train(engine, task.concept, task.clips, start=start):
         recent.append((report.spatial_loss, report.temporal_loss, report.seconds))
         last = report.step == config.steps
         if rank == 0:
+            observe(task.concept, report)
             board.push.remote({"kind": "step", **report.asdict()})
             if config.sample_interval and report.step % config.sample_interval == 0 and not last:
                 tensors = {path: bank.extract(path, 1) for path in sampled_paths(config)}

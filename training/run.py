@@ -32,7 +32,7 @@ from infra.storage import NotFound, Storage, open_storage
 from training.config import CHANGEABLE, TrainConfig, make_config, resolve, sampled_paths
 
 if TYPE_CHECKING:
-    from datasets.clips import Clip
+    from datasets.clips import Clip, ClipFacts
     from datasets.latents import CachedClip
     from models.foundation import Bucket, Foundation
 
@@ -123,7 +123,7 @@ def read_concept(job: Job) -> list[Clip]:
     return clips
 
 
-def check_captions(clips: Sequence[Clip]) -> None:
+def check_captions(clips: Sequence[Clip | ClipFacts]) -> None:
     """Raises UserError (422 "caption_missing") for a clip that no words describe."""
     for clip in clips:
         if not clip.caption.strip():
@@ -239,9 +239,7 @@ def _train_and_publish(
     watcher: Watcher,
     board: Any,
 ) -> Version:
-    import ray
-
-    from infra.cluster import check_workers, ray_session
+    from infra.cluster import check_workers, has_gpus, ray_session
     from training.ray_train import Task, fit
     from training.samples import Rendering
 
@@ -255,7 +253,7 @@ def _train_and_publish(
         clips=cached,
     )
     with ray_session(job.address):
-        use_gpu = ray.cluster_resources().get("GPU", 0) > 0
+        use_gpu = has_gpus()
         check_workers(config.worker_range[0], gpus=1 if use_gpu else 0)
         record = card.put(run)
         rendering = Rendering(task, run, foundation, prompts, record["id"], use_gpu)

@@ -13,7 +13,7 @@ Shapes: B samples, C channels, F latent frames, H W latent height and width, L D
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,7 +24,7 @@ from models.foundation import Foundation
 from models.routing import Mix, Routing
 from training.config import TrainConfig
 from training.draws import Draw, latent_frame
-from training.losses import mse, temporal_loss
+from training.losses import debiased, mse, temporal_loss
 
 
 class TrainingClip(Protocol):
@@ -49,6 +49,30 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class OwnSettings:
+    """What each sample of a forward has of its own, where several concepts share it; float64 [B], on the CPU."""
+
+    beta_B: Tensor
+    debias_B: Tensor  # 1; 0 leaves the debiased term of the temporal loss out (method no-debias)
+    timestep_low_B: Tensor
+    timestep_high_B: Tensor
+
+    @classmethod
+    def of(cls, configs: Sequence[TrainConfig]) -> OwnSettings:
+        """From the settings of each sample's concept."""
+
+        def vector(values: Iterable[float]) -> Tensor:
+            return torch.tensor(list(values), dtype=torch.float64)
+
+        return cls(
+            beta_B=vector(config.beta for config in configs),
+            debias_B=vector(config.method != "no-debias" for config in configs),
+            timestep_low_B=vector(config.timestep_low for config in configs),
+            timestep_high_B=vector(config.timestep_high for config in configs),
+        )
+
+
+@dataclass(frozen=True)
 class Batch:
     """The samples of one forward, collated on the device."""
 
@@ -64,6 +88,7 @@ class Batch:
     spatial_seeds: tuple[int, ...]
     temporal_seeds: tuple[int, ...]
     skip_spatial: tuple[bool, ...]
+    own: OwnSettings | None = None  # None: the settings of the step hold for every sample
 
 
 @dataclass(frozen=True)
@@ -79,7 +104,7 @@ class DualLoss:
         return (self.spatial_B + self.temporal_B).mean()
 
 
-def collate(samples: Sequence[Sample], device: torch.device | str) -> Batch:
+def collate(samples: Sequence[Sample], device: torch.device | str, own: OwnSettings | None = None) -> Batch:
     """The batch of these samples. All clips must have one latent shape."""
 
     def stack(tensors: list[Tensor]) -> Tensor:
@@ -104,6 +129,7 @@ def collate(samples: Sequence[Sample], device: torch.device | str) -> Batch:
         spatial_seeds=tuple(s.draw.spatial_dropout_seed for s in samples),
         temporal_seeds=tuple(s.draw.temporal_dropout_seed for s in samples),
         skip_spatial=tuple(s.draw.skip_spatial for s in samples),
+        own=own,
     )
 
 
@@ -111,9 +137,15 @@ def dual_path_losses(foundation: Foundation, batch: Batch, config: TrainConfig) 
     """L_s and L_t of every sample of the batch.
 
     Args:
-        config: `method`, `beta`, `dropout` and the timestep range are used; the samples of one forward share them.
+        config: `method`, `beta`, `dropout` and the timestep range are used. The samples of one forward share them,
+            but for those that `batch.own` gives each of its own.
     """
-    t_B = foundation.noise.timesteps(batch.u_B, config.timestep_low, config.timestep_high)
+    low, high = (
+        (config.timestep_low, config.timestep_high)
+        if batch.own is None
+        else (batch.own.timestep_low_B, batch.own.timestep_high_B)
+    )
+    t_B = foundation.noise.timesteps(batch.u_B, low, high)
     if config.method == "coupled":
         return DualLoss(torch.zeros_like(batch.u_B), _coupled(foundation, batch, config, t_B))
     if config.method == "full":
@@ -149,6 +181,9 @@ def _temporal(foundation: Foundation, batch: Batch, config: TrainConfig, t_B: Te
     mix = _mix(spatial, t_B.device, frozen=True) if any(spatial) else None
     routing = _learning(batch, config, t_B, mix)
     pred, target = _on_clips(foundation, batch, t_B, routing)
+    if batch.own is not None:
+        common_B = debiased(pred, target, batch.anchor_B, batch.own.beta_B)
+        return mse(pred, target) + batch.own.debias_B.to(common_B) * common_B
     if config.method == "no-debias":
         return mse(pred, target)
     return temporal_loss(pred, target, batch.anchor_B, config.beta)

@@ -9,7 +9,6 @@ Letters: F frames, D width of the shared embedding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +17,8 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from evaluation.metric import Case, Score
-from evaluation.metrics.diversity import groups, mean_pairwise
+from evaluation.metric import Case, PerCase
+from evaluation.metrics.diversity import PairDistance
 from evaluation.metrics.memo import Memo
 from infra.errors import UserError
 
@@ -110,12 +109,16 @@ class ClipScorer:
         ).pooler_output
         return torch.nn.functional.normalize(features.float(), dim=-1)[0].cpu()
 
+    def likeness(self, case: Case) -> float:
+        """Mean over frames of cos(image, text), in [-1, 1]."""
+        return float((self.embed_frames(case.video_FHWC) @ self.embed_text(case.prompt)).mean())
+
     @property
     def logit_scale(self) -> float:
         return float(self.model.logit_scale.detach().exp())
 
 
-class ClipTextAlignment:
+class ClipTextAlignment(PerCase):
     """CLIP score of frames and prompt; higher is better, [-100, 100] (about 20 to 35 for matching pairs).
 
     `100 * mean_f cos(image(frame_f), text(prompt))`. Hessel et al. 2021 (arXiv 2104.08718) without their factor 2.5
@@ -130,15 +133,11 @@ class ClipTextAlignment:
     def __init__(self, clip: ClipScorer) -> None:
         self.clip = clip
 
-    def __call__(self, cases: Sequence[Case]) -> Score:
-        values = (
-            100 * float((self.clip.embed_frames(c.video_FHWC) @ self.clip.embed_text(c.prompt)).mean())
-            for c in cases
-        )
-        return Score(self.name, tuple(values))
+    def value(self, case: Case) -> float | None:
+        return 100 * self.clip.likeness(case)
 
 
-class PickScore:
+class PickScore(PerCase):
     """PickScore of frames and prompt; higher is better, about 15 to 25 (range: +- the model's logit scale, near 100).
 
     `exp(logit_scale) * mean_f cos(image(frame_f), text(prompt))` with the weights of yuvalkirstain/PickScore_v1, a
@@ -154,16 +153,11 @@ class PickScore:
         self.clip = clip
         self.range = (-clip.logit_scale, clip.logit_scale)
 
-    def __call__(self, cases: Sequence[Case]) -> Score:
-        scale = self.clip.logit_scale
-        values = (
-            scale * float((self.clip.embed_frames(c.video_FHWC) @ self.clip.embed_text(c.prompt)).mean())
-            for c in cases
-        )
-        return Score(self.name, tuple(values))
+    def value(self, case: Case) -> float | None:
+        return self.clip.logit_scale * self.clip.likeness(case)
 
 
-class ClipConsistency:
+class ClipConsistency(PerCase):
     """Likeness of consecutive frames; higher is better, [-100, 100] (above 90 for most videos, 100 for a frozen one).
 
     `100 * mean_f cos(image(frame_f), image(frame_{f+1}))`: "temporal consistency" of MotionDirector (arXiv
@@ -179,17 +173,14 @@ class ClipConsistency:
     def __init__(self, clip: ClipScorer) -> None:
         self.clip = clip
 
-    def __call__(self, cases: Sequence[Case]) -> Score:
-        return Score(self.name, tuple(self._value(case) for case in cases))
-
-    def _value(self, case: Case) -> float | None:
+    def value(self, case: Case) -> float | None:
         embeds_FD = self.clip.embed_frames(case.video_FHWC)
         if len(embeds_FD) < 2:
             return None
         return 100 * float((embeds_FD[1:] * embeds_FD[:-1]).sum(-1).mean())
 
 
-class ClipDiversity:
+class ClipDiversity(PairDistance[torch.Tensor]):
     """Mean pairwise distance of the videos' CLIP embeddings; higher is more diverse, [0, 2].
 
     `1 - cos(v_i, v_j)` with v a video's mean frame embedding, mean over the pairs of a group of cases with the same
@@ -204,14 +195,8 @@ class ClipDiversity:
     def __init__(self, clip: ClipScorer) -> None:
         self.clip = clip
 
-    def __call__(self, cases: Sequence[Case]) -> Score:
-        return Score(
-            self.name,
-            tuple(
-                mean_pairwise([self.clip.embed_frames(c.video_FHWC).mean(0) for c in group], self.distance)
-                for group in groups(cases)
-            ),
-        )
+    def describe(self, video_FHWC: np.ndarray) -> torch.Tensor:
+        return self.clip.embed_frames(video_FHWC).mean(0)
 
     @staticmethod
     def distance(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -5,21 +5,20 @@ A frozen video keeps them best; read it beside motion fidelity, never alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
 import cv2
 import numpy as np
 
-from evaluation.metric import Case, Score
+from evaluation.metric import Case, PerCase
 from evaluation.metrics.memo import Memo
 from evaluation.metrics.sights import tracked
 
 ATTRIBUTES = ("colour", "shape", "background")
 
 
-class SpriteConsistency:
+class SpriteConsistency(PerCase):
     """The mean share of colour, shape and background that two consecutive frames have in common; higher is better, [0, 1].
 
     `mean over f and attribute of [seen_f = seen_{f+1}]`. An attribute that a frame does not show (no object) has
@@ -33,10 +32,7 @@ class SpriteConsistency:
     better: Literal["higher", "lower"] = "higher"
     range = (0.0, 1.0)
 
-    def __call__(self, cases: Sequence[Case]) -> Score:
-        return Score(self.name, tuple(self._value(case) for case in cases))
-
-    def _value(self, case: Case) -> float | None:
+    def value(self, case: Case) -> float | None:
         same = [
             getattr(a, name) is not None and getattr(a, name) == getattr(b, name)
             for a, b in pairwise(tracked(case.video_FHWC).sights)
@@ -89,7 +85,7 @@ warping_error = Memo(_warping_error)
 """`warping_error(video_FHWC) -> float | None`: see `WarpingError`."""
 
 
-class WarpingError:
+class WarpingError(PerCase):
     """Motion-compensated difference of consecutive frames; lower is better, [0, 1] (real videos: about 0.0005 to 0.02).
 
     `E(t) = sum_p M_p |V_t(p) - V_{t+1}(p + w_p)|^2 / (3 sum_p M_p)`, mean over t: colours in [0, 1], w the optical flow
@@ -104,5 +100,5 @@ class WarpingError:
     better: Literal["higher", "lower"] = "lower"
     range = (0.0, 1.0)
 
-    def __call__(self, cases: Sequence[Case]) -> Score:
-        return Score(self.name, tuple(warping_error(case.video_FHWC) for case in cases))
+    def value(self, case: Case) -> float | None:
+        return warping_error(case.video_FHWC)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import combinations
-from typing import Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -36,7 +36,24 @@ def mean_pairwise(descriptors: Sequence[T], distance: Callable[[T, T], float]) -
     return float(np.mean(found)) if found else None
 
 
-class SpriteDiversity:
+class PairDistance(Generic[T]):
+    """A metric with one value a group: the mean `distance` of what `describe` sees in each two of its videos."""
+
+    name: str
+
+    def describe(self, video_FHWC: np.ndarray) -> T:
+        raise NotImplementedError
+
+    @staticmethod
+    def distance(a: Any, b: Any) -> float:
+        raise NotImplementedError
+
+    def __call__(self, cases: Sequence[Case]) -> Score:
+        seen = ([self.describe(case.video_FHWC) for case in group] for group in groups(cases))
+        return Score(self.name, tuple(mean_pairwise(group, self.distance) for group in seen))
+
+
+class SpriteDiversity(PairDistance[dict[str, str | None]]):
     """Mean pairwise distance of the tracker's attributes; higher is more diverse, [0, 1].
 
     `d(a, b)` is the share of colour, shape, texture, background colour and background kind that differ (a normalised
@@ -51,14 +68,8 @@ class SpriteDiversity:
     better: Literal["higher", "lower"] = "higher"
     range = (0.0, 1.0)
 
-    def __call__(self, cases: Sequence[Case]) -> Score:
-        return Score(
-            self.name,
-            tuple(
-                mean_pairwise([shown(case.video_FHWC) for case in group], self.distance)
-                for group in groups(cases)
-            ),
-        )
+    def describe(self, video_FHWC: np.ndarray) -> dict[str, str | None]:
+        return shown(video_FHWC)
 
     @staticmethod
     def distance(a: dict[str, str | None], b: dict[str, str | None]) -> float:
@@ -77,7 +88,7 @@ lab_histogram = Memo(_histogram)
 """`lab_histogram(video_FHWC) -> [8, 12, 12]` (L, a, b), summing to 1."""
 
 
-class ColourDiversity:
+class ColourDiversity(PairDistance[np.ndarray]):
     """Mean pairwise Hellinger distance of Lab colour histograms; higher is more diverse, [0, 1]. Any video.
 
     `H(p, q) = sqrt(1 - sum(sqrt(p q)))` with p, q the videos' histograms of 8 x 12 x 12 bins in CIE Lab; 0 for the
@@ -92,14 +103,8 @@ class ColourDiversity:
     better: Literal["higher", "lower"] = "higher"
     range = (0.0, 1.0)
 
-    def __call__(self, cases: Sequence[Case]) -> Score:
-        return Score(
-            self.name,
-            tuple(
-                mean_pairwise([lab_histogram(case.video_FHWC) for case in group], self.distance)
-                for group in groups(cases)
-            ),
-        )
+    def describe(self, video_FHWC: np.ndarray) -> np.ndarray:
+        return lab_histogram(video_FHWC)
 
     @staticmethod
     def distance(p: np.ndarray, q: np.ndarray) -> float:

@@ -9,13 +9,13 @@ import numpy as np
 
 from datasets.sprites.captions import parse
 from datasets.sprites.motions import KNOWN, NOVEL
-from evaluation.metric import Case, Score
+from evaluation.metric import Case, PerCase, Score
 from evaluation.metrics.sights import tracked
 from evaluation.metrics.sprite_appearance import AppearanceAccuracy, named
 from evaluation.metrics.trajectories import positions, scale_agreement, size_changes, trajectory_agreement
 
 
-class MotionWords:
+class MotionWords(PerCase):
     """Agreement of the object's course with the motion that the prompt names; higher is better, [-1, 1].
 
     The named motion's own path on the screen takes the place of a reference: `trajectory_agreement` with it, or
@@ -30,10 +30,7 @@ class MotionWords:
     better: Literal["higher", "lower"] = "higher"
     range = (-1.0, 1.0)
 
-    def __call__(self, cases: Sequence[Case]) -> Score:
-        return Score(self.name, tuple(self._value(case) for case in cases))
-
-    def _value(self, case: Case) -> float | None:
+    def value(self, case: Case) -> float | None:
         motion = parse(case.prompt).motion
         if motion is None:
             return None

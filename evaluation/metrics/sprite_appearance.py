@@ -6,13 +6,12 @@ then be the larger one in the frame) and the video with the tracker. Size words 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
 from datasets.sprites.captions import parse
-from evaluation.metric import Case, Score
+from evaluation.metric import Case, PerCase
 from evaluation.metrics.sights import shown, tracked
 
 ATTRIBUTES = ("colour", "shape", "texture", "background")
@@ -43,7 +42,7 @@ def visible(video_FHWC: np.ndarray) -> dict[str, Words]:
     return words
 
 
-class AppearanceAccuracy:
+class AppearanceAccuracy(PerCase):
     """The share of what the prompt names that most frames show; higher is better, [0, 1].
 
     `|{attributes named and shown}| / |{attributes named}|` over colour, shape, texture and background (right when its
@@ -60,10 +59,7 @@ class AppearanceAccuracy:
         self.name = "appearance_accuracy" + (f"_{attribute}" if attribute else "")
         self.title = "appearance accuracy" + (f", {attribute}" if attribute else "")
 
-    def __call__(self, cases: Sequence[Case]) -> Score:
-        return Score(self.name, tuple(self._value(case) for case in cases))
-
-    def _value(self, case: Case) -> float | None:
+    def value(self, case: Case) -> float | None:
         asked = named(case.prompt)
         judged = [name for name in self.attributes if name in asked]
         if not judged:
@@ -72,7 +68,7 @@ class AppearanceAccuracy:
         return float(np.mean([seen[name] == asked[name] for name in judged]))
 
 
-class ObjectPresence:
+class ObjectPresence(PerCase):
     """1 when the tracker finds an object in every frame, else 0; higher is better. Own measure."""
 
     name = "object_presence"
@@ -80,11 +76,11 @@ class ObjectPresence:
     better: Literal["higher", "lower"] = "higher"
     range = (0.0, 1.0)
 
-    def __call__(self, cases: Sequence[Case]) -> Score:
-        return Score(self.name, tuple(float(tracked(case.video_FHWC).present) for case in cases))
+    def value(self, case: Case) -> float | None:
+        return float(tracked(case.video_FHWC).present)
 
 
-class AppearanceLeakage:
+class AppearanceLeakage(PerCase):
     """1 when the video shows a reference's colour, shape or background that the prompt replaced, else 0; lower is better.
 
     For an attribute: `shown != named and shown in {what the references show}`. With no attribute, 1 when any of the
@@ -105,10 +101,7 @@ class AppearanceLeakage:
         self.name = "appearance_leakage" + (f"_{attribute}" if attribute else "")
         self.title = "appearance leakage" + (f", {attribute}" if attribute else "")
 
-    def __call__(self, cases: Sequence[Case]) -> Score:
-        return Score(self.name, tuple(self._value(case) for case in cases))
-
-    def _value(self, case: Case) -> float | None:
+    def value(self, case: Case) -> float | None:
         asked = named(case.prompt)
         seen = visible(case.video_FHWC)
         learnt = [visible(reference.video_FHWC) for reference in case.references]

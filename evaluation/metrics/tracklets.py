@@ -5,13 +5,12 @@ Letters: N tracklets, F frames. Positions are in units of the frame's diagonal, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import cv2
 import numpy as np
 
-from evaluation.metric import Case, Score
+from evaluation.metric import Case, PerCase
 from evaluation.metrics.memo import Memo
 
 POINTS = 200
@@ -125,7 +124,7 @@ def motion_fidelity_score(a_NF2: np.ndarray, b_MF2: np.ndarray) -> float:
     return float((_best(correlation, 1).mean() + _best(correlation, 0).mean()) / 2)
 
 
-class TrackletFidelity:
+class TrackletFidelity(PerCase):
     """Motion Fidelity Score with each reference, mean over them; higher is better, [-1, 1].
 
     For tracklets T of the generated and R of the reference clip:
@@ -146,10 +145,7 @@ class TrackletFidelity:
     better: Literal["higher", "lower"] = "higher"
     range = (-1.0, 1.0)
 
-    def __call__(self, cases: Sequence[Case]) -> Score:
-        return Score(self.name, tuple(self._value(case) for case in cases))
-
-    def _value(self, case: Case) -> float | None:
+    def value(self, case: Case) -> float | None:
         found = []
         for reference in case.references:
             count = min(len(case.video_FHWC), len(reference.video_FHWC))

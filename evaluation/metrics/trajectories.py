@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from evaluation.metric import Case, Metric, Reference, Score
+from evaluation.metric import Case, Metric, PerCase, Reference
 from evaluation.metrics.sights import tracked
 
 STILL = 0.015  # frame widths: an object whose path spreads less (root mean square) stays where it is
@@ -95,7 +95,7 @@ def _against_references(case: Case, agree: Callable[[Reference], float | None]) 
     return float(np.mean(found)) if found else None
 
 
-class MotionFidelity:
+class MotionFidelity(PerCase):
     """`trajectory_agreement` with each reference, mean over the references; higher is better, [-1, 1].
 
     This is the Motion Fidelity Score of Yatim et al. 2023 (arXiv 2311.17009: each tracklet of one video against its
@@ -110,15 +110,12 @@ class MotionFidelity:
     better: Literal["higher", "lower"] = "higher"
     range = (-1.0, 1.0)
 
-    def __call__(self, cases: Sequence[Case]) -> Score:
-        return Score(self.name, tuple(self._value(case) for case in cases))
-
-    def _value(self, case: Case) -> float | None:
+    def value(self, case: Case) -> float | None:
         generated = positions(case.video_FHWC)
         return _against_references(case, lambda r: trajectory_agreement(generated, positions(r.video_FHWC)))
 
 
-class ScaleFidelity:
+class ScaleFidelity(PerCase):
     """`scale_agreement` with each reference whose size changes, mean over them; higher is better, [-1, 1].
 
     None where no reference changes its size: agreement on "no change" would be 1 for nearly any video. Own measure,
@@ -130,10 +127,7 @@ class ScaleFidelity:
     better: Literal["higher", "lower"] = "higher"
     range = (-1.0, 1.0)
 
-    def __call__(self, cases: Sequence[Case]) -> Score:
-        return Score(self.name, tuple(self._value(case) for case in cases))
-
-    def _value(self, case: Case) -> float | None:
+    def value(self, case: Case) -> float | None:
         generated = tracked(case.video_FHWC).radius
 
         def agree(reference: Reference) -> float | None:

@@ -111,7 +111,7 @@ def read_body(**fields: Any) -> CreateVideo:
 def from_server(body: CreateVideo, url: str) -> tuple[bytes, str]:
     """Through the API; Ctrl-C cancels the job."""
     from serving.client import Client
-    from serving.config import API_KEY_VARIABLE
+    from serving.keys import API_KEY_VARIABLE
 
     with Client(url, api_key=os.environ.get(API_KEY_VARIABLE)) as client:
         job = client.create(body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import time
@@ -54,7 +55,19 @@ def serve(
     device: Annotated[str | None, typer.Option(help="cpu, cuda ... Absent: a GPU if there is one.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     api_key_file: Annotated[
-        Path | None, typer.Option(help="File with API keys, one a line (or sha256:<hex>).")
+        Path | None,
+        typer.Option(
+            help="File with API keys, one a line (or sha256:<hex>), or YAML with quotas and scopes."
+        ),
+    ] = None,
+    max_queue: Annotated[
+        int, typer.Option(min=1, help="Queued jobs; beyond, requests are refused at once.")
+    ] = 1000,
+    webhook_network: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Network (10.1.0.0/16) that webhooks may call though it is not public; repeatable."
+        ),
     ] = None,
     address: Annotated[
         str | None, typer.Option(help="Ray cluster to run on, such as auto. Absent: one on this machine.")
@@ -70,16 +83,17 @@ def serve(
     motiondirector serve --registry s3://bucket/registry --host 0.0.0.0 --api-key-file keys.txt --gpus 1
 
     The API has the shape of OpenAI's videos API; its page is at /docs. Without keys (--api-key-file, or
-    MOTIONDIRECTOR_API_KEY) it listens on loopback only. Ctrl-C stops it; jobs that have not finished go on at the
+    MOTIONDIRECTOR_API_KEY) it listens on loopback only. MOTIONDIRECTOR_WEBHOOK_SECRET (whsec_...) signs webhooks. Ctrl-C stops it; jobs that have not finished go on at the
     next start with the same --data-dir.
     """
     from infra.cluster import check_workers, ray_session
     from infra.registry import open_registry
     from models.load import family_of, locate
-    from serving.config import check_exposure, make_config, read_api_keys
+    from serving.config import check_exposure, make_config
+    from serving.keys import read_api_keys
 
-    hashes = read_api_keys(api_key_file)
-    check_exposure(host, hashes)
+    keys = read_api_keys(api_key_file)
+    check_exposure(host, keys)
     port = check_port(host, port)
     family_of(locate(foundation), foundation or "the embedded foundation")
     registry = registry if "://" in registry else str(Path(registry).absolute())
@@ -100,10 +114,12 @@ def serve(
         max_batch=max_batch,
         replicas=replicas,
         engine_gpus=gpus,
-        api_key_hashes=hashes,
-        **{
-            name: value for name, value in bank.items() if value is not None
-        },  # the rest may follow from slot_memory
+        api_keys=keys,
+        max_queue=max_queue,
+        webhook_secret=os.environ.get("MOTIONDIRECTOR_WEBHOOK_SECRET") or None,
+        webhook_networks=webhook_network or [],
+        # the rest may follow from slot_memory
+        **{name: value for name, value in bank.items() if value is not None},
     )
     with ray_session(address):
         check_workers(replicas, gpus=gpus, cpus=settings.engine_cpus)
@@ -120,7 +136,7 @@ def serve(
             ray_serve.start(http_options={"host": host, "port": port})
             ray_serve.run(build_app(settings), name=APP_NAME, route_prefix="/")
             model = f"foundation:{concepts[0].name}" if concepts else "foundation"
-            typer.echo(greeting(f"http://{host}:{port}", model, len(concepts), bool(hashes)))
+            typer.echo(greeting(f"http://{host}:{port}", model, len(concepts), bool(keys)))
             while True:
                 time.sleep(1.0)
         except KeyboardInterrupt:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, select_autoescape
-
 from datasets.decode import decode
 from datasets.video import contact_sheet
+from evaluation.page import environment
 from evaluation.pictures import strip_uri, traced
 
 if TYPE_CHECKING:
@@ -79,15 +78,11 @@ def write_page(report: dict[str, Any], folder: Path) -> Path:
                 for kind, file in video["rows"]:
                     rows.append((f"{video['prompt']} (seed {video['seed']}), {NAMES[kind]}", shown(file)))
         contact_sheet(rows).save(folder / concept["sheet"])
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=select_autoescape(["j2"]),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     total = sum(stage["seconds"] for stage in report["stages"]) or 1.0
-    page = environment.get_template("page.html.j2").render(
-        report=report, total=total, strips=strips, names=NAMES
+    page = (
+        environment(TEMPLATES)
+        .get_template("page.html.j2")
+        .render(report=report, total=total, strips=strips, names=NAMES)
     )
     target = folder / "index.html"
     target.write_text(page)

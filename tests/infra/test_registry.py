@@ -315,3 +315,21 @@ def test_an_empty_registry_is_empty(tmp_path):
     assert registry.versions("orbit") == []
     assert not (tmp_path / "nowhere").exists()
     assert open_storage(registry.uri) == registry.storage
+
+
+def test_a_publication_with_a_name_happens_once(storage, tmp_path):
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_model.safetensors").write_bytes(b"one")
+
+    def publish(once):
+        return Registry(storage).publish("orbit", folder, metadata={}, once=once).number
+
+    with ThreadPoolExecutor(6) as pool:
+        numbers = list(pool.map(publish, ["a", "b", "a", "b", "a", "b"]))
+    assert set(numbers) == {1, 2}
+    assert numbers[0::2] == [numbers[0]] * 3
+    assert numbers[1::2] == [numbers[1]] * 3
+    assert publish("a") == numbers[0]
+    assert publish(None) == 3
+    assert publish("c") == 4

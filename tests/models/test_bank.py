@@ -5,7 +5,7 @@ import torch
 from diffusers import UNet3DConditionModel
 from torch.nn.functional import mse_loss
 
-from models.bank import AdapterBank
+from models.bank import AdapterBank, LoraSlots
 from models.denoise import AdapterUse, GenerationRequest, sample
 from models.routing import Mix, Routing
 from models.unet3d import lora_targets
@@ -188,6 +188,20 @@ def test_an_unused_slot_gets_no_gradient(foundation):
     foundation.predict(latents, t, text, Routing(spatial=Mix.of([[1], [3], [1]]))).square().mean().backward()
     assert all(parameter.grad is None for parameter in bank.slot_parameters("spatial", 2))
     assert all(parameter.grad is not None for parameter in bank.slot_parameters("spatial", 3))
+
+
+def test_dropout_drops_its_share_and_scales_the_rest_up():
+    layer = LoraSlots(torch.nn.Linear(4, 33), 1, 2, True, torch.float32)
+    layer.key = "temporal:one"
+    for dropout in (0.1, 0.5):
+        keep = layer._keep(torch.empty(2, 501, 33), dropout, (1, 2), 0)
+        assert keep.shape == (2, 501, 33)
+        assert keep.unique().tolist() == pytest.approx([0, 1 / (1 - dropout)])
+        assert keep.mean(dim=(1, 2)).tolist() == pytest.approx([1, 1], abs=0.02)
+        assert (keep > 0).float().mean(1).std() < 0.03  # alike everywhere: no column is spared
+        assert not torch.equal(keep[0], keep[1])
+        assert torch.equal(keep[1], layer._keep(torch.empty(1, 501, 33), dropout, (2,), 0)[0])
+        assert not torch.equal(keep, layer._keep(torch.empty(2, 501, 33), dropout, (1, 2), 1))
 
 
 def test_dropout_depends_on_the_samples_seed_alone(foundation, fill):

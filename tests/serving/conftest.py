@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from postgres import postgres
 from serving_helpers import Publish, random_adapter
+from sqlalchemy import create_engine
 
 from infra.registry import Registry, Version, open_registry
 from models.adapter import save_adapter
 from models.foundation import Foundation
 from models.load import load_foundation
+from serving.database import Base
+from serving.jobs import JobStore
 
 FAMILIES = ("tiny-random:unet3d", "tiny-random:wan")
 
@@ -50,3 +54,31 @@ def publish(registry: Registry, tmp_path: Path) -> Publish:
         return registry.publish(concept, folder, metadata=dict(saved.metadata))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A PostgreSQL server of this session's own."""
+    with postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty job database: the same test on both kinds."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'jobs.sqlite'}"
+        return
+    url = request.getfixturevalue("postgres_url")
+    yield url
+    sql = create_engine(url)
+    with sql.begin() as connection:
+        Base.metadata.drop_all(connection)
+    sql.dispose()
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[JobStore]:
+    store = JobStore(url)
+    yield store
+    store.close()

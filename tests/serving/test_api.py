@@ -20,13 +20,15 @@ from infra.registry import Registry
 from models.adapter import WEIGHTS_FILE, save_adapter
 from models.foundation import Foundation
 from models.load import load_foundation
-from serving.api import MAX_BODY, create_api
-from serving.config import ServeConfig, hash_key
+from serving.api import create_api
+from serving.config import ServeConfig
 from serving.engine_service import EngineService
+from serving.errors import MAX_BODY
+from serving.keys import hash_key
 from serving.service import VideoService
 
 FOUNDATION = "tiny-random:unet3d"
-LOOPBACK = ("127.0.0.1", 50000)
+LOOPBACK = {"client": ("127.0.0.1", 50000), "base_url": "http://127.0.0.1:8000"}
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def config(tmp_path: Path, registry: Registry) -> ServeConfig:
 @pytest.fixture
 def api(config: ServeConfig) -> Iterator[TestClient]:
     engine = EngineService(config)
-    with TestClient(create_api(VideoService(config, engine)), client=LOOPBACK) as client:
+    with TestClient(create_api(VideoService(config, engine)), **LOOPBACK) as client:
         client.engine = engine  # type: ignore[attr-defined]
         yield client
     engine.close()

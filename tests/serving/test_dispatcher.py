@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from infra.errors import UserError
 from infra.storage import open_storage
 from serving import dispatcher as dispatcher_module
+from serving.claims import Claims
 from serving.dispatcher import MAX_ATTEMPTS, Dispatcher, result_key
 from serving.engine import Admitted, Event, Failed, Finished, Progressed
 from serving.engine_service import EngineLost
@@ -240,3 +242,92 @@ def test_expired_results_are_deleted(house: House):
     time.sleep(0.02)
     house.run(ScriptedEngine(lambda id, attempt: []), lambda: not house.results.exists(result_key(id)))
     house.run(ScriptedEngine(lambda id, attempt: []), lambda: house.store.get(id).result_key is None)
+
+
+def test_the_jobs_of_a_dispatcher_that_fell_silent_are_finished_by_another_and_it_lets_go(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    """Held up longer than its lease, with its jobs running: another takes over, and what it says then is not heard."""
+    monkeypatch.setattr(dispatcher_module, "LOOK_INTERVAL", 0.01)
+
+    async def main() -> None:
+        ids = house.add(3)
+        slow = ScriptedEngine(lambda id, attempt: [*WHOLE[:2], "hang"])
+        first = house.dispatcher(slow)
+        frozen = asyncio.create_task(first.run())
+        while house.store.count() != {"in_progress": 3}:
+            await asyncio.sleep(0.01)
+        first._claims.claim = lambda *_: []  # so that it does not take its own jobs again
+        Claims(house.store.database, lease=-1.0).renew(first.name, ids)  # its last sign was long ago
+        quick = ScriptedEngine(lambda id, attempt: WHOLE)
+        second = asyncio.create_task(house.dispatcher(quick).run())
+        while not house.all("completed") or slow.running:
+            await asyncio.sleep(0.01)
+        assert sorted(quick.runs) == sorted(slow.cancelled) == sorted(ids)
+        assert [house.store.get(id).attempts for id in ids] == [1, 1, 1]
+        for task in (frozen, second):
+            task.cancel()
+        await asyncio.gather(frozen, second, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_a_job_cancelled_elsewhere_leaves_the_engine_here(house: House, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(dispatcher_module, "LOOK_INTERVAL", 0.01)
+    [id] = house.add()
+    engine = ScriptedEngine(lambda id, attempt: [*WHOLE[:2], "hang"])
+
+    def cancelled() -> bool:
+        if house.store.state(id) == "in_progress":
+            house.store.cancel(id)  # as another ingress does
+        return engine.cancelled == [id]
+
+    house.run(engine, cancelled)
+    assert house.store.state(id) == "cancelled"
+
+
+def test_two_dispatchers_share_the_jobs_and_run_none_twice(house: House):
+    ids = house.add(20)
+    engine = ScriptedEngine(lambda id, attempt: WHOLE)
+
+    async def main() -> None:
+        tasks = [asyncio.create_task(house.dispatcher(engine, max_in_flight=3).run()) for _ in range(2)]
+        while not house.all("completed"):
+            await asyncio.sleep(0.01)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+    assert sorted(engine.runs) == sorted(ids)
+
+
+def test_a_job_whose_deadline_passed_in_the_queue_fails_without_an_engine(house: House):
+    id = house.store.add({**REQUEST, "deadline": time.time() - 1}, model="foundation").id
+    engine = ScriptedEngine(lambda id, attempt: WHOLE)
+    house.run(engine, lambda: house.all("failed"))
+    assert house.store.get(id).error_code == "deadline_passed"
+    assert engine.runs == []
+
+
+def test_a_database_that_is_away_for_a_moment_loses_no_job(house: House, monkeypatch: pytest.MonkeyPatch):
+    """It goes away as a video is ready: the job's lease runs out and it is made again."""
+    monkeypatch.setattr(dispatcher_module, "LOOK_INTERVAL", 0.01)
+    house.add()
+    left = 4
+
+    def flaky(call: Callable) -> Callable:
+        def one(*args, **named):
+            nonlocal left
+            if left > 0:
+                left -= 1
+                raise OperationalError("UPDATE", {}, Exception("gone"))
+            return call(*args, **named)
+
+        return one
+
+    for name in ("complete", "fail"):
+        monkeypatch.setattr(house.store, name, flaky(getattr(house.store, name)))
+    engine = ScriptedEngine(lambda id, attempt: WHOLE)
+    house.run(engine, lambda: house.all("completed"), lease=0.05)
+    assert len(engine.runs) == 3  # twice both the end and its failure could not be written down

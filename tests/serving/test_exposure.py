@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
 from infra.errors import UserError
-from serving.config import (
-    API_KEY_VARIABLE,
-    ServeConfig,
-    check_exposure,
-    find_key,
-    hash_key,
-    is_loopback,
-    make_config,
-    read_api_keys,
-)
-from serving.service import lock_folder
+from serving.config import ServeConfig, check_exposure, is_loopback, make_config
+from serving.keys import API_KEY_VARIABLE, ApiKey, find_key, hash_key, read_api_keys
 
 KEY = "a-long-and-random-key"
 
@@ -38,7 +30,7 @@ def test_loopback_needs_no_key(host: str):
 def test_beyond_loopback_a_key_is_needed(host: str):
     with pytest.raises(UserError, match="no API key"):
         check_exposure(host, [])
-    check_exposure(host, [hash_key(KEY)])
+    check_exposure(host, [ApiKey(sha256=hash_key(KEY))])
 
 
 def test_keys_come_from_a_file_or_the_environment_and_only_their_hashes_are_kept(
@@ -47,13 +39,14 @@ def test_keys_come_from_a_file_or_the_environment_and_only_their_hashes_are_kept
     file = tmp_path / "keys"
     file.write_text(f"# ours\n{KEY}\n\nsha256:{hash_key('another-long-random-key')}\n")
     monkeypatch.setenv(API_KEY_VARIABLE, "key-from-the-environment")
-    hashes = read_api_keys(file)
+    keys = read_api_keys(file)
+    hashes = [key.sha256 for key in keys]
     assert hashes == [hash_key(k) for k in (KEY, "another-long-random-key", "key-from-the-environment")]
-    assert KEY not in ServeConfig(api_key_hashes=hashes).model_dump_json()
-    assert find_key("another-long-random-key", hashes) == hashes[1]
-    assert find_key("wrong", hashes) is None
-    assert find_key("", hashes) is None
-    assert find_key(hashes[0], hashes) is None, "a hash is no key"
+    assert KEY not in ServeConfig(api_keys=keys).model_dump_json()
+    assert find_key("another-long-random-key", keys) == keys[1]
+    assert find_key("wrong", keys) is None
+    assert find_key("", keys) is None
+    assert find_key(hashes[0], keys) is None, "a hash is no key"
 
 
 @pytest.mark.parametrize(
@@ -71,14 +64,6 @@ def test_a_key_file_that_protects_nothing_is_refused(tmp_path: Path, content: st
         file.write_text(content)
     with pytest.raises(UserError, match=message):
         read_api_keys(file)
-
-
-def test_one_data_folder_serves_one_server(tmp_path: Path):
-    lock = lock_folder(tmp_path)
-    with pytest.raises(UserError, match="in use by another server"):
-        lock_folder(tmp_path, patience=0.0)
-    lock.close()
-    lock_folder(tmp_path, patience=0.0).close()
 
 
 def test_a_wrong_option_is_named():
@@ -102,3 +87,72 @@ def test_the_deployment_file_of_the_documentation_builds_the_application():
     assert file.http_options.host == "127.0.0.1"
     with pytest.raises(ValueError, match="extra_forbidden"):
         call_user_app_builder_with_args_if_necessary(deployment.build_app, {"slot": 3})
+
+
+STRUCTURED = f"""
+keys:
+  - key: {KEY}
+    name: alice
+    scopes: [videos:read, adapters]
+    requests_per_minute: 60
+    concurrency: 4
+    max_priority: 1
+    webhook_secret: whsec_c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0
+  - key: sha256:{hash_key("another-long-random-key")}
+"""
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".yml", ".json"])
+def test_a_structured_key_file_says_what_each_key_may_do(tmp_path: Path, suffix: str):
+    file = tmp_path / f"keys{suffix}"
+    file.write_text(STRUCTURED if suffix != ".json" else json.dumps(yaml.safe_load(STRUCTURED)))
+    alice, other = read_api_keys(file)
+    assert find_key(KEY, [alice, other]) is alice
+    assert (alice.name, alice.scopes, alice.max_priority) == ("alice", ("videos:read", "adapters"), 1)
+    assert (alice.requests_per_minute, alice.concurrency) == (60, 4)
+    assert other.scopes == ("videos:read", "videos:write")
+    assert other.concurrency is None
+    shown = ServeConfig(api_keys=[alice, other]).model_dump_json() + repr(alice)
+    assert KEY not in shown
+    assert "c2VjcmV0" not in shown
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("keys: [", "not YAML or JSON"),
+        ("- key: a-long-and-random-key", "one list `keys:`"),
+        ("keys: []", "holds no key"),
+        ("keys: [{name: alice}]", "entry 1 has no `key:`"),
+        ("keys: [{key: 1234567890123456}]", "entry 1 has no `key:`"),
+        ("keys: [{key: short}]", "5 characters"),
+        (
+            "keys: [{key: a-long-and-random-key}, {key: a-long-and-random-kez, concurrency: 0}]",
+            "entry 2: concurrency",
+        ),
+        ("keys: [{key: a-long-and-random-key, scopes: [everything]}]", "entry 1: scopes"),
+        ("keys: [{key: a-long-and-random-key, quota: 3}]", "entry 1: quota"),
+        ("keys: [{key: a-long-and-random-key, webhook_secret: abc}]", "whsec_"),
+        ("keys: [{key: a-long-and-random-key, requests_per_minute: -1}]", "requests_per_minute"),
+    ],
+)
+def test_a_structured_key_file_with_a_fault_says_where(tmp_path: Path, content: str, message: str):
+    file = tmp_path / "keys.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        read_api_keys(file)
+    assert "a-long-and-random" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "option"),
+    [
+        ({"webhook_networks": ["everywhere"]}, "--webhook-networks"),
+        ({"webhook_secret": "short-and-secret"}, "--webhook-secret"),
+        ({"max_queue": 0}, "--max-queue"),
+    ],
+)
+def test_a_wrong_setting_of_the_service_is_named_and_a_secret_not_repeated(fields: dict, option: str):
+    with pytest.raises(UserError, match=option) as caught:
+        make_config(**fields)
+    assert "short-and-secret" not in caught.value.message

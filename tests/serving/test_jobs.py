@@ -1,4 +1,4 @@
-"""The job store: legal transitions only, one end, nothing accepted is lost, several processes at once."""
+"""The job store, on SQLite and on PostgreSQL: legal transitions only, one end, several processes at once."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from infra.errors import UserError
 from serving.jobs import IllegalTransition, JobStore
@@ -35,16 +36,6 @@ ALLOWED = {
     "failed": set(),
     "cancelled": set(),
 }
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'jobs.sqlite'}"
-
-
-@pytest.fixture
-def store(url: str) -> JobStore:
-    return JobStore(url)
 
 
 @pytest.mark.parametrize("move", MOVES)
@@ -86,22 +77,6 @@ def test_of_many_processes_that_end_a_job_at_once_one_wins(store: JobStore, url:
     winner = won.get(timeout=10)
     assert won.empty()
     assert store.state(id) == {"complete": "completed", "fail": "failed", "cancel": "cancelled"}[winner]
-
-
-def test_what_was_unfinished_is_queued_again_in_its_old_order(store: JobStore, url: str):
-    ids = [store.add({"n": n}, model="foundation").id for n in range(4)]
-    for id in ids[:3]:
-        store.start(id)
-    store.note(ids[1], progress=40, timings={"queue": 1.0})
-    store.complete(ids[0], **COMPLETE)
-    again = JobStore(url)
-    assert again.requeue_unfinished() == 2
-    queued = again.queued(10)
-    assert [job.id for job in queued] == ids[1:]
-    assert [job.attempts for job in queued] == [1, 1, 0]
-    assert queued[0].progress == 0
-    assert queued[0].request == {"n": 1}
-    assert again.state(ids[0]) == "completed"
 
 
 def test_many_threads_may_add_and_each_job_has_its_own_number(store: JobStore):
@@ -149,7 +124,8 @@ def test_results_expire(store: JobStore):
     assert store.expired(time.time() + 101) == []
 
 
-def test_the_database_is_in_wal_mode(store: JobStore, tmp_path: Path):
+def test_sqlite_is_in_wal_mode(tmp_path: Path):
+    store = JobStore(f"sqlite:///{tmp_path / 'jobs.sqlite'}")
     store.add({}, model="foundation")
     with sqlite3.connect(tmp_path / "jobs.sqlite") as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
@@ -159,3 +135,34 @@ def test_a_database_that_cannot_be_opened_is_said_in_one_sentence(tmp_path: Path
     with pytest.raises(UserError, match="cannot be opened") as caught:
         JobStore(f"sqlite:///{tmp_path}/none/jobs.sqlite")
     assert caught.value.status == 503
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("nonsense", "no SQLAlchemy URL"),
+        ("mysql://user:secret@host/jobs", "sqlite or postgresql"),
+        ("postgresql+psycopg://user:secret@127.0.0.1:1/jobs", "cannot be opened"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_said_without_its_password(url: str, message: str):
+    with pytest.raises(UserError, match=message) as caught:
+        JobStore(url)
+    assert "secret" not in caught.value.message
+
+
+def test_tables_of_another_version_are_refused_and_kept(store: JobStore, url: str):
+    id = store.add({}, model="foundation").id
+    with store.database.sessions.begin() as session:
+        session.execute(text("UPDATE schema_version SET version = 1"))
+    with pytest.raises(UserError, match="tables of version 1") as caught:
+        JobStore(url)
+    assert caught.value.code == "schema_mismatch"
+    assert store.state(id) == "queued"
+
+
+def test_tables_from_before_versions_were_written_down_are_refused(tmp_path: Path):
+    with sqlite3.connect(tmp_path / "jobs.sqlite") as connection:
+        connection.execute("CREATE TABLE jobs (number INTEGER PRIMARY KEY, id VARCHAR)")
+    with pytest.raises(UserError, match="tables of version 1"):
+        JobStore(f"sqlite:///{tmp_path / 'jobs.sqlite'}")

@@ -8,7 +8,7 @@ from training_helpers import plain_engine, random_clips
 from infra.errors import UserError
 from training import checkpoint
 from training.config import make_config, sampled_paths
-from training.loop import _sample, train
+from training.loop import sample_of, train
 from training.losses import mse
 from training.step import collate
 
@@ -19,7 +19,7 @@ def full_engine(foundation, clips=1, **settings):
 
 def batch_of(engine, clips, step):
     samples = [
-        _sample(engine.module.config, "c", step, index, clips, engine.place.global_batch)
+        sample_of(engine.module.config, "c", step, index, clips, engine.place.global_batch)
         for index in engine.place.indices(0)
     ]
     return collate(samples, "cpu")

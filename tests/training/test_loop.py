@@ -8,7 +8,7 @@ from infra.errors import UserError
 from training import checkpoint
 from training.config import make_config
 from training.draws import clips_of_step
-from training.loop import _sample, train
+from training.loop import sample_of, train
 from training.step import collate
 
 
@@ -23,7 +23,7 @@ def test_training_lowers_the_loss_of_the_same_draws(foundation):
     def loss_of_the_first_steps():
         total = 0.0
         for step in range(10):
-            samples = [_sample(engine.module.config, "c", step, 0, clips, engine.place.global_batch)]
+            samples = [sample_of(engine.module.config, "c", step, 0, clips, engine.place.global_batch)]
             with torch.no_grad():
                 spatial_B, temporal_B = engine.losses(collate(samples, "cpu"))
             total += float(spatial_B + temporal_B)

@@ -1,5 +1,6 @@
 """The sprite foundation's pretraining: small runs of the real program."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -165,6 +166,18 @@ def test_the_first_steps_see_single_frames():
     window.advance(0)
     latents, _ = draw_batch(window, np.random.default_rng(0), Recipe(image_steps=10, images=5), step=9)
     assert latents.shape == (5, 3, 1, 1, 1)
+
+
+def test_a_run_that_goes_on_keeps_its_tokenizer(tmp_path):
+    write_tokenizer(tmp_path / "tokenizer")
+    file = tmp_path / "tokenizer" / "tokenizer.json"
+    told = json.loads(file.read_text())
+    merges = told["model"]["merges"]
+    merges[:2] = merges[1::-1]  # as another training of it might have them
+    file.write_text(json.dumps(told))
+    parts = build_parts(tmp_path, build_vae())
+    parts.tokenizer.save_pretrained(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "tokenizer.json").read_text())["model"]["merges"] == merges
 
 
 def test_the_lessons_stages_follow_each_other_and_end():

@@ -99,7 +99,10 @@ def make_scheduler() -> DDIMScheduler:
 def build_parts(out: Path, vae: AutoencoderKL, seed: int = 0) -> Parts:
     """Untrained text encoder and UNet3D around a trained autoencoder; the tokenizer is written to `out/tokenizer`."""
     torch.manual_seed(seed)
-    tokenizer = write_tokenizer(out / "tokenizer")
+    folder = out / "tokenizer"
+    # A run that goes on keeps its tokenizer: which of two equally frequent merges comes first differs from time to time.
+    known = (folder / "tokenizer_config.json").is_file()
+    tokenizer = CLIPTokenizer.from_pretrained(folder) if known else write_tokenizer(folder)
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),

@@ -1,0 +1,166 @@
+"""Where a webhook may go: public addresses, and those the operator allows.
+
+A name is resolved, every address it has is checked, and the connection goes to a checked address: a name that says
+something else a moment later (DNS rebinding) gains nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+from collections.abc import Iterable, Sequence
+from urllib.parse import SplitResult, urlsplit
+
+import httpcore
+
+from infra.errors import UserError
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+RESOLVE_TIMEOUT = 5.0  # seconds
+
+
+class Refused(UserError):
+    """No webhook may go there (422)."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, status=422, code="webhook_refused")
+
+
+def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
+    """Networks as configured (`ServeConfig.webhook_networks`)."""
+    return tuple(ipaddress.ip_network(text) for text in texts)
+
+
+def embedded(address: Address) -> list[Address]:
+    """The address, and the IPv4 ones that it is another form of."""
+    found: list[Address] = [address]
+    if isinstance(address, ipaddress.IPv6Address):
+        found += [address.sixtofour] if address.sixtofour is not None else []
+        found += list(address.teredo or ())
+        if address in NAT64 or int(address) >> 32 == 0:  # NAT64, and the old ::a.b.c.d
+            found.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    return found
+
+
+def is_allowed(address: Address, allowed: Sequence[Network]) -> bool:
+    """Whether the operator named it."""
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    return any(mapped in network for network in allowed if network.version == mapped.version)
+
+
+def is_public(address: Address) -> bool:
+    """Whether everyone can reach it, in all its forms: not private, loopback, link-local, shared, multicast ..."""
+    mapped = getattr(address, "ipv4_mapped", None)
+    forms = [mapped] if mapped is not None else embedded(address)
+    return all(form.is_global and not form.is_multicast for form in forms)
+
+
+def split_url(url: str) -> SplitResult:
+    """The parts of a webhook's URL. Raises Refused unless it is http(s)://host[:port]/..., without user or fragment."""
+    try:
+        parts = urlsplit(url)
+        port_fits = parts.port is None or parts.port > 0
+        host = parts.hostname or ""
+        host.encode("ascii")
+    except (ValueError, UnicodeError):
+        parts, port_fits, host = urlsplit(""), False, ""
+    plain = all("!" <= letter <= "~" and letter not in '\\"<>' for letter in url)
+    if (
+        parts.scheme not in ("http", "https")
+        or not (plain and port_fits and host)
+        or "@" in parts.netloc
+        or parts.fragment
+        or "%" in host
+    ):
+        raise Refused("webhook_url: expected https://host/path, without user, password or fragment.")
+    return parts
+
+
+async def resolve(host: str, port: int, allowed: Sequence[Network]) -> list[Address]:
+    """Every address of a host, all of them checked.
+
+    Raises:
+        Refused: one of them is neither public nor allowed, or the name cannot be resolved.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(RESOLVE_TIMEOUT):
+            infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError, TimeoutError):
+        raise Refused(f"webhook_url: {host[:100]} cannot be resolved; check the name.") from None
+    addresses = list(dict.fromkeys(ipaddress.ip_address(str(info[4][0]).split("%")[0]) for info in infos))
+    if not addresses or not all(is_public(one) or is_allowed(one, allowed) for one in addresses):
+        raise Refused(
+            f"webhook_url: {host[:100]} is not a public address; the server's operator may allow its network "
+            "(webhook_networks)."
+        )
+    return addresses
+
+
+async def check_url(url: str, allowed: Sequence[Network]) -> None:
+    """Raises Refused for a URL no webhook may go to: see `split_url` and `resolve`; without TLS only where allowed."""
+    parts = split_url(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    addresses = await resolve(parts.hostname or "", port, allowed)
+    if parts.scheme == "http" and not all(is_allowed(address, allowed) for address in addresses):
+        raise Refused("webhook_url: http:// is for networks that the operator allows; give an https:// URL.")
+
+
+class CheckedBackend(httpcore.AsyncNetworkBackend):
+    """Connects to checked addresses only, each tried in turn."""
+
+    def __init__(self, allowed: Sequence[Network]) -> None:
+        self._allowed, self._inner = allowed, httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        last: Exception = OSError(f"{host} has no address")
+        for address in await resolve(host, port, self._allowed):
+            try:
+                return await self._inner.connect_tcp(
+                    str(address), port, timeout, local_address, socket_options
+                )
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                last = error
+        raise last
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+async def post(
+    url: str,
+    body: bytes,
+    headers: dict[str, str],
+    *,
+    allowed: Sequence[Network],
+    timeout: float,
+    tls: ssl.SSLContext | None = None,
+) -> int:
+    """POST, follow no redirect, use no proxy, read no answer but its status.
+
+    Raises:
+        Refused: the address is none for webhooks (any more).
+        TimeoutError: no status in `timeout` seconds.
+        httpcore.NetworkError, httpcore.ProtocolError, OSError: nobody answers, or not in HTTP.
+    """
+    await check_url(url, allowed)
+    backend = CheckedBackend(allowed)
+    async with (
+        asyncio.timeout(timeout),
+        httpcore.AsyncConnectionPool(
+            ssl_context=tls, network_backend=backend, max_keepalive_connections=0
+        ) as pool,
+        pool.stream("POST", url, headers=list(headers.items()), content=body) as response,
+    ):
+        return response.status

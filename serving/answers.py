@@ -1,0 +1,54 @@
+"""Jobs and engines' refusals as the API shows them."""
+
+from __future__ import annotations
+
+from infra.errors import UserError
+from serving.database import Job
+from serving.engine import Failed
+from serving.requests import VideoRequest
+from serving.schemas import AdapterUsed, Timings, Video, VideoError
+
+
+def raise_refusal(refused: Failed | None) -> None:
+    """What an engine would not do, as the error that the API answers."""
+    if refused is not None:
+        raise UserError(refused.message, status=refused.status, code=refused.code)
+
+
+def engine_unavailable() -> UserError:
+    return UserError(
+        "no engine answers: the model is loading, or being started again; try in some seconds.",
+        status=503,
+        code="engine_unavailable",
+    )
+
+
+def video_of(job: Job, position: int | None) -> Video:
+    """A job as its owner sees it; `position`: jobs before it in the queue."""
+    request = VideoRequest.model_validate(job.request)
+    return Video(
+        id=job.id,
+        model=job.model,
+        status=job.state,  # type: ignore[arg-type]
+        progress=job.progress,
+        created_at=int(job.created_at),
+        completed_at=int(job.finished_at) if job.finished_at is not None else None,
+        expires_at=int(job.expires_at) if job.expires_at is not None else None,
+        prompt=request.prompt,
+        size=f"{request.width}x{request.height}",
+        seconds=f"{request.frames / request.fps:g}",
+        frames=request.frames,
+        seed=request.seed,
+        steps=request.steps,
+        guidance_scale=request.guidance_scale,
+        negative_prompt=request.negative_prompt,
+        scheduler=request.scheduler,
+        adapters=[AdapterUsed.model_validate(use.model_dump()) for use in request.adapters],
+        timings=Timings(**job.timings),
+        queue_position=position,
+        batch_neighbours=job.neighbours,
+        priority=request.priority,
+        deadline=int(request.deadline) if request.deadline is not None else None,
+        webhook_url=job.webhook_url,
+        error=VideoError(code=job.error_code, message=job.error_message or "") if job.error_code else None,
+    )

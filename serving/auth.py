@@ -1,0 +1,90 @@
+"""Who asks, and whether they may. A server without keys answers its own machine alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
+
+from infra.errors import UserError
+from serving.config import is_loopback
+from serving.keys import MAX_PRIORITY, ApiKey, Scope, find_key
+
+BEARER = HTTPBearer(auto_error=False, description="API key, when the server has any")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whoever sent a request: a key, or (None) this machine."""
+
+    key: ApiKey | None = None
+
+    @property
+    def tenant(self) -> str:
+        """Whose jobs it sees: "" on a server without keys."""
+        return self.key.tenant if self.key else ""
+
+    @property
+    def max_priority(self) -> int:
+        return self.key.max_priority if self.key else MAX_PRIORITY
+
+    def check(self, scope: Scope) -> None:
+        """Raises UserError 403 when its key may not do that."""
+        if self.key is not None and scope not in self.key.scopes:
+            raise UserError(
+                f"this API key lacks the scope {scope!r} (it has: {', '.join(self.key.scopes) or 'none'}).",
+                status=403,
+                code="missing_scope",
+            )
+
+
+def identify(request: Request, keys: Sequence[ApiKey]) -> Caller:
+    """The caller. Raises UserError: 401 without a valid key; without keys configured, 403 beyond loopback."""
+    if not keys:
+        check_local(request)
+        return Caller()
+    scheme, _, presented = request.headers.get("authorization", "").partition(" ")
+    found = find_key(presented.strip(), keys) if scheme.lower() == "bearer" else None
+    if found is None:
+        raise UserError(
+            "no valid API key; send `Authorization: Bearer KEY`.", status=401, code="invalid_api_key"
+        )
+    return Caller(found)
+
+
+def check_local(request: Request) -> None:
+    """Raises UserError 403 unless a program of this machine asks: neither another machine nor, by way of a
+    browser here, somebody's web page (which sends its Origin, or a Host of its own that points to loopback)."""
+    origin = request.headers.get("origin")
+    hosts = [request.client.host if request.client else "", request.url.hostname or ""]
+    if origin is not None:
+        hosts.append(urlsplit(origin).hostname or "")
+    if not all(is_loopback(host) for host in hosts):
+        raise UserError(
+            "this server has no API key and so answers its own machine alone; start it with --api-key-file.",
+            status=403,
+            code="loopback_only",
+        )
+
+
+def caller_with(scope: Scope | None) -> Callable[..., Caller]:
+    """A dependency: the caller, who must have the scope (None: any key will do)."""
+
+    def dependency(request: Request, _documented: Annotated[Any, Depends(BEARER)]) -> Caller:
+        caller = identify(request, request.app.state.service.config.keys)
+        if scope is not None:
+            caller.check(scope)
+        return caller
+
+    return dependency
+
+
+Known = Annotated[Caller, Depends(caller_with(None))]
+Reader = Annotated[Caller, Depends(caller_with("videos:read"))]
+Writer = Annotated[Caller, Depends(caller_with("videos:write"))]
+AdapterAdmin = Annotated[Caller, Depends(caller_with("adapters"))]
+MetricsReader = Annotated[Caller, Depends(caller_with("metrics"))]

@@ -1,0 +1,113 @@
+"""The body of a request for a video: JSON, or the form that OpenAI's clients send."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from starlette.datastructures import FormData
+
+from infra.errors import UserError
+from serving.schemas import CreateVideo
+
+FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
+INTEGERS = ("frames", "seed", "steps", "priority")
+NUMBERS = ("guidance_scale", "deadline")
+MAX_FIELDS = 64
+
+
+async def read_create_video(request: Request) -> CreateVideo:
+    """The request's body. Raises UserError 400 or 415, or RequestValidationError, for what is none."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind in FORMS:
+        async with request.form(max_files=0, max_fields=MAX_FIELDS) as form:
+            content: Any = from_form(form)
+    elif kind == "application/json" or kind.endswith("+json") or not kind:
+        content = parse_json(await request.body())
+    else:
+        raise UserError(
+            f"content type {kind[:60]!r}: send application/json (or multipart/form-data).",
+            status=415,
+            code="unsupported_media_type",
+        )
+    try:
+        return CreateVideo.model_validate(content)
+    except ValidationError as error:
+        located = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
+        raise RequestValidationError(located) from None
+
+
+def parse_json(body: bytes) -> Any:
+    """The value of a JSON text. Raises UserError 400."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        reason = (
+            "it is empty"
+            if not body
+            else error.msg
+            if isinstance(error, json.JSONDecodeError)
+            else "not text"
+        )
+        message = f"the body is not JSON ({reason}); send an object like " + '{"prompt": "..."}.'
+        raise UserError(message, status=400, code="invalid_json") from None
+
+
+def from_form(form: FormData) -> dict[str, Any]:
+    """A form's fields as JSON would have them: numbers are numbers, `lora` a list.
+
+    `lora` is JSON text, or what OpenAI's clients make of a list: lora[][name]=a, lora[][scale]=0.5, ...
+    """
+    fields: dict[str, Any] = {}
+    columns: dict[str, list[str]] = {}
+    for name, value in form.multi_items():
+        assert isinstance(value, str)  # max_files=0: a file has been refused before
+        if name.startswith("lora[][") and name.endswith("]"):
+            columns.setdefault(name.removeprefix("lora[][").removesuffix("]"), []).append(value)
+        elif name in fields:
+            raise UserError(
+                f"the form has {name[:60]!r} twice; give it once.", status=422, code="invalid_value"
+            )
+        else:
+            fields[name] = value
+    for name in (*INTEGERS, *NUMBERS):
+        if name in fields:
+            fields[name] = number(fields[name], whole=name in INTEGERS)
+    if "lora" in fields:
+        fields["lora"] = parse_json(fields["lora"].encode(errors="replace"))
+    elif columns:
+        fields["lora"] = rows(columns)
+    return fields
+
+
+def number(text: str, *, whole: bool) -> int | float | str:
+    """The number a form's text says; the text itself where it says none (validation then names the field)."""
+    try:
+        return int(text) if whole else float(text)
+    except ValueError:
+        return text
+
+
+def rows(columns: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """Entries from their fields' values. Raises UserError 422 where it is not plain which belong together."""
+    lengths = {len(values) for values in columns.values()}
+    if len(lengths) != 1:
+        raise UserError(
+            "lora: every entry of a form needs the same fields; or send `lora` as JSON text.",
+            status=422,
+            code="invalid_value",
+        )
+    entries = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return [
+        {name: number(value, whole=False) if name == "scale" else value for name, value in entry.items()}
+        for entry in entries
+    ]
+
+
+def schemas_of(model: type[BaseModel]) -> dict[str, Any]:
+    """The model's JSON schema and those it refers to, by name, for OpenAPI's components."""
+    schema = TypeAdapter(model).json_schema(ref_template="#/components/schemas/{model}")
+    return {**schema.pop("$defs", {}), model.__name__: schema}

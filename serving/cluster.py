@@ -1,0 +1,35 @@
+"""The application as a cluster deploys it (`serve deploy`, a RayService): `serving.deployment` with keys from a file.
+
+Ray Serve listens on every address there, so there is no server without keys. The file is a mounted secret, one key or
+`sha256:<hex>` a line, or YAML with quotas and scopes; MOTIONDIRECTOR_API_KEY_FILE names it on every node.
+"""
+
+import os
+from pathlib import Path
+
+from ray.serve import Application
+
+from infra.errors import UserError
+from serving import deployment
+from serving.config import ServeConfig
+from serving.keys import API_KEY_VARIABLE, read_api_keys
+
+API_KEY_FILE_VARIABLE = "MOTIONDIRECTOR_API_KEY_FILE"
+
+
+def with_keys(config: ServeConfig) -> ServeConfig:
+    """The configuration with the keys of this node. Raises UserError when there are none."""
+    file = os.environ.get(API_KEY_FILE_VARIABLE)
+    keys = {key.sha256: key for key in [*config.keys, *read_api_keys(Path(file) if file else None)]}
+    if not keys:
+        raise UserError(
+            f"a server on a cluster can be reached from other machines, and there is no API key; set "
+            f"{API_KEY_FILE_VARIABLE} to a file of keys, {API_KEY_VARIABLE}, or api_keys.",
+            code="no_api_key",
+        )
+    return config.model_copy(update={"api_keys": list(keys.values()), "api_key_hashes": []})
+
+
+def build_app(config: ServeConfig) -> Application:
+    """The application of a configuration; Serve calls it with the `args` of its configuration file."""
+    return deployment.build_app(with_keys(config))

@@ -1,0 +1,227 @@
+"""The job database: its tables, how it is opened, and its schema's version. SQLite or PostgreSQL.
+
+Times are Unix seconds. Leases are compared on one clock: the database server's, or with SQLite this machine's.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Float,
+    Integer,
+    String,
+    Text,
+    UniqueConstraint,
+    cast,
+    create_engine,
+    event,
+    func,
+    inspect,
+    literal,
+    select,
+    text,
+)
+from sqlalchemy.engine import Engine as SqlEngine
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+
+from infra.errors import UserError
+
+SCHEMA = 2  # raise it with every change of a table
+ADVISORY_LOCK = 0x6D6F74696F6E  # PostgreSQL's name for the lock of `Database.exclusive`
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {dict[str, Any]: JSON, list[dict[str, Any]]: JSON}  # noqa: RUF012
+
+
+class SchemaVersion(Base):
+    """One row: what the tables look like."""
+
+    __tablename__ = "schema_version"
+
+    version: Mapped[int] = mapped_column(Integer, primary_key=True)
+
+
+class Job(Base):
+    """One accepted request. `request` is a `serving.requests.VideoRequest` as JSON: all that its frames depend on."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (UniqueConstraint("tenant", "idempotency_key"),)
+
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)  # order of acceptance
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    tenant: Mapped[str] = mapped_column(
+        String(64), index=True
+    )  # who may see it: a prefix of the API key's hash
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    model: Mapped[str] = mapped_column(String(256))
+    request: Mapped[dict[str, Any]]
+    weight: Mapped[float] = mapped_column(Float, default=1.0)  # turns in the queue for one of an ordinary job
+    progress: Mapped[int] = mapped_column(Integer, default=0)
+    attempts: Mapped[int] = mapped_column(Integer, default=0)  # engines that were lost while they ran it
+    owner: Mapped[str | None] = mapped_column(
+        String(64), index=True, default=None
+    )  # the dispatcher it is with
+    lease_until: Mapped[float | None] = mapped_column(Float, default=None)  # the owner is held dead after it
+    created_at: Mapped[float] = mapped_column(Float)
+    started_at: Mapped[float | None] = mapped_column(Float, default=None)
+    finished_at: Mapped[float | None] = mapped_column(Float, default=None)
+    expires_at: Mapped[float | None] = mapped_column(Float, index=True, default=None)
+    timings: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    neighbours: Mapped[int | None] = mapped_column(Integer, default=None)  # others in its batches, at most
+    error_code: Mapped[str | None] = mapped_column(String(64), default=None)
+    error_message: Mapped[str | None] = mapped_column(String(2000), default=None)
+    result_key: Mapped[str | None] = mapped_column(String(256), default=None)
+    result_sha256: Mapped[str | None] = mapped_column(String(64), default=None)
+    result_size: Mapped[int | None] = mapped_column(Integer, default=None)
+    idempotency_key: Mapped[str | None] = mapped_column(String(255), default=None)
+    body_sha256: Mapped[str | None] = mapped_column(
+        String(64), default=None
+    )  # of what was asked with that key
+    webhook_url: Mapped[str | None] = mapped_column(String(2000), default=None)
+
+
+class Delivery(Base):
+    """One webhook call to be made; written with the end of the job that it tells of, in one transaction."""
+
+    __tablename__ = "deliveries"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)  # the receiver's key against repeats
+    tenant: Mapped[str] = mapped_column(String(64))
+    url: Mapped[str] = mapped_column(String(2000))
+    body: Mapped[str] = mapped_column(Text)  # what is signed, to the byte
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    created_at: Mapped[float] = mapped_column(Float)
+    next_at: Mapped[float | None] = mapped_column(Float, index=True)  # None: delivered, or given up
+    delivered_at: Mapped[float | None] = mapped_column(Float, default=None)
+    error: Mapped[str | None] = mapped_column(String(500), default=None)  # of the last attempt
+
+    @classmethod
+    def of(cls, job_id: str, state: str, tenant: str, url: str) -> Delivery:
+        """What a job's end is told with, in the shape of OpenAI's webhook events."""
+        now = time.time()
+        id = f"evt_{secrets.token_hex(16)}"
+        content = {
+            "id": id,
+            "object": "event",
+            "type": f"video.{state}",
+            "created_at": int(now),
+            "data": {"id": job_id, "status": state},
+        }
+        return cls(id=id, tenant=tenant, url=url, body=json.dumps(content), created_at=now, next_at=now)
+
+
+class Rate(Base):
+    """How far ahead of its allowed rate a tenant is (GCRA's theoretical arrival time)."""
+
+    __tablename__ = "rates"
+
+    tenant: Mapped[str] = mapped_column(String(64), primary_key=True)
+    arrival: Mapped[float] = mapped_column(Float)
+
+
+class Database:
+    """Sessions on one database. Thread-safe; several processes may share it.
+
+    Raises UserError 503 when it cannot be opened, 409 when its tables are of another version of this program.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            shown = make_url(url).render_as_string(hide_password=True)
+        except ArgumentError:
+            raise UserError(
+                "--database is no SQLAlchemy URL; give one like sqlite:////data/jobs.sqlite or "
+                "postgresql+psycopg://user:password@host/name.",
+                code="invalid_value",
+            ) from None
+        try:
+            self._sql = open_sql(url)
+            self.sessions: sessionmaker[Session] = sessionmaker(self._sql, expire_on_commit=False)
+            self._prepare(shown)
+        except (SQLAlchemyError, ImportError) as error:
+            reason = " ".join(str(getattr(error, "orig", None) or error).split())
+            raise UserError(
+                f"the job database {shown} cannot be opened ({reason}); give a writable --data-dir or a database URL.",
+                status=503,
+                code="database_unavailable",
+            ) from error
+
+    @property
+    def dialect(self) -> str:
+        """`sqlite` or `postgresql`."""
+        return self._sql.dialect.name
+
+    def now(self) -> ColumnElement[float]:
+        """The database's time as an expression, so that machines whose clocks differ agree on leases."""
+        if self.dialect == "postgresql":
+            return cast(func.extract("epoch", func.clock_timestamp()), Float)
+        return literal(time.time())
+
+    @contextmanager
+    def exclusive(self) -> Iterator[Session]:
+        """A transaction that runs beside no other of its kind, whatever the process: count, decide, insert."""
+        with self.sessions.begin() as session:
+            if self.dialect == "postgresql":
+                session.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
+            else:
+                session.execute(text("BEGIN IMMEDIATE"))
+            yield session
+
+    def ping(self) -> None:
+        """Raises SQLAlchemyError while the database does not answer."""
+        with self.sessions() as session:
+            session.execute(select(SchemaVersion.version))
+
+    def close(self) -> None:
+        self._sql.dispose()
+
+    def _prepare(self, shown: str) -> None:
+        """Make the tables where there are none; refuse those of another version."""
+        with self.exclusive() as session:
+            connection = session.connection()
+            tables = set(inspect(connection).get_table_names())
+            found = None
+            if SchemaVersion.__tablename__ in tables:
+                found = session.scalar(select(SchemaVersion.version))
+            elif Job.__tablename__ in tables:
+                found = 1  # before versions were written down
+            if found is None:
+                Base.metadata.create_all(connection)
+                session.add(SchemaVersion(version=SCHEMA))
+            elif found != SCHEMA:
+                raise UserError(
+                    f"the job database {shown} has tables of version {found}, this program has {SCHEMA}; give an empty "
+                    "database (or another --data-dir), or run the version of the program that made it.",
+                    status=409,
+                    code="schema_mismatch",
+                )
+
+
+def open_sql(url: str) -> SqlEngine:
+    """Connect. SQLite gets WAL (readers never wait for the writer) and full fsync: an answered job is on disk."""
+    dialect = make_url(url).get_backend_name()
+    if dialect not in ("sqlite", "postgresql"):
+        raise UserError(
+            f"--database names {dialect}; jobs are kept in sqlite or postgresql.", code="invalid_value"
+        )
+    if dialect == "postgresql":
+        return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+    sql = create_engine(url, pool_pre_ping=True)
+
+    @event.listens_for(sql, "connect")
+    def pragmas(connection: Any, _record: Any) -> None:
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    return sql

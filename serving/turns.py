@@ -1,0 +1,114 @@
+"""Which waiting request joins the batch next.
+
+Requests whose adapters are at hand take fair turns (`serving.fairness`). One that finds no free slot may be passed by
+others, a bounded number of times. Then the least used slots are kept for it: nobody new may use them, until they run
+dry, while requests for the other residents go on passing. Used by the engine's thread alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from infra.errors import UserError
+from serving.budget import ForwardBudget
+from serving.fairness import FairQueue
+from serving.slots import Key, Lease
+from serving.tickets import Ticket
+from serving.tiers import AdapterTiers
+
+
+class Turns:
+    """The queue in front of the batch.
+
+    Args:
+        max_batch: most requests being denoised at once.
+        max_overtakes: how many others may pass a request that waits for a slot before one is kept for it.
+    """
+
+    def __init__(self, tiers: AdapterTiers, *, max_batch: int, max_overtakes: int) -> None:
+        self._tiers, self._slots = tiers, tiers.slots
+        self._max_batch, self._max_overtakes = max_batch, max_overtakes
+        self.budget: ForwardBudget | None = None  # until it was measured: max_batch alone
+        self._ready: FairQueue[Ticket] = FairQueue()
+        self._blocked: dict[Ticket, None] = {}  # those of this round that found no slot
+        self._kept: tuple[Ticket, set[Key]] | None = (
+            None  # one passed too often, and the slots that run dry for it
+        )
+
+    def __contains__(self, ticket: Ticket) -> bool:
+        return ticket in self._ready
+
+    def add(self, ticket: Ticket) -> None:
+        """Its adapters are at hand."""
+        self._ready.add(ticket, ticket.claim.flow, ticket.claim.cost, ticket.claim.order)
+
+    def remove(self, ticket: Ticket) -> None:
+        """It has ended, wherever it was."""
+        self._ready.remove(ticket)
+        if self._kept is not None and self._kept[0] is ticket:
+            self._kept = None
+
+    def round(self, active: Sequence[Ticket]) -> Iterator[tuple[Ticket, Lease | UserError | None]]:
+        """Those whose turn it is, until there is no more room in `active`, to which the caller adds them.
+
+        Each with its slots; or with why it never gets any; or with None: one of its adapters has left host memory
+        since, and must be brought again.
+        """
+        self._blocked.clear()
+        found: Lease | UserError | None = None
+
+        def admissible(ticket: Ticket) -> bool:
+            nonlocal found
+            if ticket in self._blocked or not self._has_room(ticket, active) or self._keeps_out(ticket):
+                return False
+            if self._slots.never(ticket.claim.keys):
+                found = slots_pinned()
+                return True
+            images = self._tiers.images(ticket.claim)
+            found = None if images is None else self._slots.acquire(ticket.request.adapters, images)
+            if images is not None and found is None:
+                self._blocked[ticket] = None
+                return False
+            return True
+
+        while len(active) < self._max_batch and (ticket := self._ready.pick(admissible)) is not None:
+            if isinstance(found, Lease):
+                for other in self._blocked:
+                    other.overtaken += 1
+            if self._kept is not None and self._kept[0] is ticket:
+                self._kept = None
+            yield ticket, found
+        if self._kept is None:
+            late = next((ticket for ticket in self._blocked if ticket.overtaken >= self._max_overtakes), None)
+            if late is not None:
+                self._kept = (late, self._slots.victims(late.claim.keys))
+
+    def _has_room(self, ticket: Ticket, active: Sequence[Ticket]) -> bool:
+        """Whether a forward of its bucket takes one more."""
+        rows = sum(other.rows for other in active if other.bucket == ticket.bucket)
+        return self.budget is None or not rows or rows + ticket.rows <= self.budget.rows(ticket.bucket)
+
+    def _keeps_out(self, ticket: Ticket) -> bool:
+        """Whether it must wait because of one that was passed too often."""
+        if self._kept is None or self._kept[0] is ticket:
+            return False
+        keys, paths = ticket.claim.keys, {path for path, _ in self._kept[0].claim.keys}
+        newcomer = any(path in paths for path, _ in self._slots.missing(keys))
+        return newcomer or not self._kept[1].isdisjoint(keys)
+
+    def worth_warming(self) -> list[Key]:
+        """What the nearest in the queue lack, as long as there may be slots that nobody needs."""
+        if self._kept is not None:
+            return []
+        nearest = list(self._ready)[: self._max_batch]
+        keys = self._slots.missing(key for ticket in nearest for key in ticket.claim.keys)
+        return keys if keys and self._slots.spare(keys) else []
+
+
+def slots_pinned() -> UserError:
+    """Why a request ends that pinned adapters leave no room for."""
+    return UserError(
+        "pinned adapters leave too few slots for this request; unpin some, or start with more slots.",
+        status=503,
+        code="slots_pinned",
+    )

@@ -1,0 +1,183 @@
+"""Webhooks: a job's end, told to the URL its request named, signed as Standard Webhooks has it.
+
+The call to be made is a row that was written with the job's end, so it is made however many processes die; it is
+repeated with growing pauses until the receiver answers 2xx, and may then arrive more than once: its `webhook-id`
+stays the same. What is signed with is never in the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+import httpcore
+from pydantic import SecretStr
+from sqlalchemy import delete, select, update
+from standardwebhooks import Webhook
+
+from infra.errors import UserError
+from serving.addresses import Network, check_url, post
+from serving.claims import QUIET
+from serving.database import Database, Delivery
+from serving.keys import ApiKey
+
+log = logging.getLogger(__name__)
+PAUSES = (5.0, 60.0, 300.0, 1800.0, 2 * 3600.0, 6 * 3600.0, 12 * 3600.0)  # seconds before each repeat
+POLL = 1.0  # seconds between looks for calls that are due
+TIMEOUT = 15.0  # seconds for one call
+LEASE = 60.0  # seconds after which a call whose sender died is made again
+AT_ONCE = 16
+KEPT = 7 * 86_400.0  # seconds that the row of a finished call is kept
+
+
+class Deliveries:
+    """The calls of one database, for many senders."""
+
+    def __init__(self, database: Database) -> None:
+        self._database, self._session = database, database.sessions
+
+    def due(self, limit: int) -> list[Delivery]:
+        """Take up to `limit` calls that are due; each is due again when it is not finished within LEASE."""
+        now = self._database.now()
+        picked = (
+            select(Delivery.id)
+            .where(Delivery.next_at <= now)
+            .order_by(Delivery.next_at)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+            .cte("picked")
+        )
+        statement = (
+            update(Delivery)
+            .where(Delivery.id.in_(select(picked.c.id)))
+            .values(next_at=now + LEASE, attempts=Delivery.attempts + 1)
+            .returning(Delivery)
+        )
+        with self._session.begin() as session:
+            return list(session.scalars(statement, execution_options=QUIET))
+
+    def finish(self, delivery: Delivery, *, error: str | None, pause: float | None) -> None:
+        """An attempt's outcome: delivered (no error), to be repeated after `pause` seconds, or given up."""
+        values: dict[str, object] = {
+            "error": error[:500].replace("\0", "") if error else None,
+            "next_at": None,
+        }
+        if error is None:
+            values["delivered_at"] = time.time()
+        elif pause is not None:
+            values["next_at"] = self._database.now() + pause
+        with self._session.begin() as session:
+            session.execute(update(Delivery).where(Delivery.id == delivery.id).values(**values))
+
+    def forget(self, before: float) -> None:
+        """Delete the rows of finished calls made before a time."""
+        with self._session.begin() as session:
+            session.execute(delete(Delivery).where(Delivery.next_at.is_(None), Delivery.created_at < before))
+
+
+class Webhooks:
+    """Checks where webhooks may go, and makes the calls.
+
+    Args:
+        keys: whose secrets sign the calls of their tenants.
+        secret: signs those of the others.
+        allowed: networks that are not public and may be called all the same.
+        observe: called with "delivered", "repeated", "given_up" or "refused" for each attempt.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        keys: Sequence[ApiKey],
+        secret: SecretStr | None,
+        allowed: Sequence[Network],
+        observe: Callable[[str], None] = lambda outcome: None,
+    ) -> None:
+        self.deliveries = Deliveries(database)
+        self._secrets = {key.tenant: key.webhook_secret for key in keys if key.webhook_secret}
+        self._default, self._allowed, self._observe = secret, allowed, observe
+        self._wake = asyncio.Event()
+
+    async def check(self, url: str, tenant: str) -> None:
+        """Raises UserError 422 for a webhook that could not be delivered: no secret, or an address refused."""
+        if self._secret(tenant) is None:
+            raise UserError(
+                "webhook_url: this server has no secret to sign with; its operator must configure webhook_secret.",
+                status=422,
+                code="webhook_unsigned",
+            )
+        await check_url(url, self._allowed)
+
+    def notice(self) -> None:
+        """A job has ended."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Make the calls, until cancelled. A database that is away for a moment is waited for."""
+        cleaned = 0.0
+        while True:
+            self._wake.clear()
+            try:
+                due = await asyncio.to_thread(self.deliveries.due, AT_ONCE)
+                if time.monotonic() - cleaned > 3600:
+                    cleaned = time.monotonic()
+                    await asyncio.to_thread(self.deliveries.forget, time.time() - KEPT)
+                await asyncio.gather(*(self._deliver(delivery) for delivery in due))
+            except Exception:
+                log.exception("webhooks wait")
+                due = []
+            if len(due) < AT_ONCE:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(POLL):
+                        await self._wake.wait()
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        error, pause = await self._attempt(delivery)
+        outcome = "delivered" if error is None else "repeated" if pause is not None else "given_up"
+        if error is not None:
+            log.warning("webhook %s, attempt %d: %s", delivery.id, delivery.attempts, error)
+        self._observe(outcome)
+        await asyncio.to_thread(self.deliveries.finish, delivery, error=error, pause=pause)
+
+    async def _attempt(self, delivery: Delivery) -> tuple[str | None, float | None]:
+        """(what went wrong, seconds until the next attempt): (None, None) when it was delivered."""
+        secret = self._secret(delivery.tenant)
+        if secret is None:
+            return "there is no secret to sign with any more", None
+        later = None
+        if delivery.attempts <= len(PAUSES):
+            later = PAUSES[delivery.attempts - 1] * random.uniform(0.8, 1.2)
+        now = datetime.now(UTC)
+        headers = {
+            "content-type": "application/json",
+            "user-agent": "motiondirector-webhooks",
+            "webhook-id": delivery.id,
+            "webhook-timestamp": str(int(now.timestamp())),
+            "webhook-signature": Webhook(secret.get_secret_value()).sign(delivery.id, now, delivery.body),
+        }
+        try:
+            status = await post(
+                delivery.url, delivery.body.encode(), headers, allowed=self._allowed, timeout=TIMEOUT
+            )
+        except UserError as refused:
+            return refused.message, later
+        except (
+            TimeoutError,
+            OSError,
+            httpcore.TimeoutException,
+            httpcore.NetworkError,
+            httpcore.ProtocolError,
+        ) as lost:
+            return f"{type(lost).__name__}: {lost}", later
+        if 200 <= status < 300:
+            return None, None
+        # 410 is the receiver's wish to hear no more
+        return f"the receiver answered {status}", None if status == 410 else later
+
+    def _secret(self, tenant: str) -> SecretStr | None:
+        return self._secrets.get(tenant, self._default)

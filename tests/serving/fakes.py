@@ -1,0 +1,154 @@
+"""An engine whose pace a test sets, a server on loopback, and a receiver of webhooks."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import uvicorn
+from fastapi import FastAPI
+
+from serving.engine import Admitted, Event, Failed, Finished, Progressed
+from serving.engine_service import EngineLost
+from serving.requests import AdapterUsed, FoundationInfo, VideoRequest
+
+INFO = FoundationInfo(
+    name="fake",
+    family="fake",
+    fingerprint="f" * 64,
+    frames=4,
+    first_frames=1,
+    frame_step=1,
+    height=32,
+    width=32,
+    fps=8,
+    steps=4,
+    guidance_scale=1.0,
+    negative_prompt="",
+    slots={"temporal": 4, "spatial": 4},
+    rank=4,
+    max_pixels=10**6,
+)
+
+
+class FakeEngine:
+    """Finishes at once; with `held` it stays at the step it was let come to; with `lost` nobody answers."""
+
+    def __init__(self, *, held: bool = False, steps: int = 4) -> None:
+        self.held, self.steps, self.lost = held, steps, False
+        self.reached = 0  # while held: steps that running requests may do
+        self.seen: list[VideoRequest] = []
+        self.calls: list[tuple[str, str]] = []  # (what, sha256)
+        self.picture: bytes | Failed = b"RIFF-a-webp"
+
+    def release(self) -> None:
+        self.held = False
+
+    async def describe(self) -> FoundationInfo:
+        if self.lost:
+            raise EngineLost("nobody is here")
+        return INFO
+
+    async def check(self, request: VideoRequest) -> Failed | None:
+        if self.lost:
+            raise EngineLost("nobody is here")
+        return None
+
+    async def generate(self, id: str, request: VideoRequest) -> AsyncIterator[Event]:
+        self.seen.append(request)
+        yield Admitted(0.0, 0.0)
+        for step in range(1, self.steps + 1):
+            while self.held and self.reached < step:
+                await asyncio.sleep(0.005)
+            yield Progressed(step, self.steps)
+        yield Finished(b"mp4 of " + request.prompt.encode(), "0" * 64, {"denoise": 1.0, "decode": 0.5})
+
+    async def preview(self, id: str) -> bytes | Failed:
+        return self.picture
+
+    async def prefetch(self, use: AdapterUsed) -> Failed | None:
+        self.calls.append(("prefetch", use.sha256))
+        return None
+
+    async def pin(self, use: AdapterUsed) -> Failed | None:
+        self.calls.append(("pin", use.sha256))
+        return Failed("no slot would be left.", "no_slot_left", 409) if use.path == "spatial" else None
+
+    async def unpin(self, use: AdapterUsed) -> bool:
+        self.calls.append(("unpin", use.sha256))
+        return True
+
+    async def residency(self) -> list:
+        return [{"path": "temporal", "sha256": "a" * 64, "tier": "slot", "users": 1, "pinned": True}]
+
+
+@contextmanager
+def on_loopback(app: FastAPI) -> Iterator[str]:
+    """The application behind a true HTTP server; its URL."""
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    end = time.monotonic() + 30
+    while not server.started:
+        assert thread.is_alive()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+@dataclass
+class Receiver:
+    """What a webhook's receiver was sent; it answers `statuses` in turn, then 200."""
+
+    url: str = ""
+    statuses: list[int] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)  # of its answers
+    got: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
+
+    def wait(self, calls: int) -> None:
+        end = time.monotonic() + 30
+        while len(self.got) < calls:
+            assert time.monotonic() < end, self.got
+            time.sleep(0.01)
+
+
+@contextmanager
+def receiver() -> Iterator[Receiver]:
+    """A receiver on loopback."""
+    state = Receiver()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            status = state.statuses.pop(0) if state.statuses else 200
+            state.got.append((self.path, headers, body))
+            self.send_response(status)
+            for name, value in {**state.headers, "content-length": "0"}.items():
+                self.send_header(name, value)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    state.url = f"http://127.0.0.1:{server.server_port}/hook"
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        thread.join(10)
+        server.server_close()

@@ -1,0 +1,154 @@
+"""Who runs which job, on SQLite and on PostgreSQL: one dispatcher a job, fair turns, leases."""
+
+from __future__ import annotations
+
+import multiprocessing
+
+import pytest
+
+from serving.claims import Claims
+from serving.jobs import IllegalTransition, JobStore
+
+COMPLETE = {"key": "results/x.mp4", "sha256": "0" * 64, "size": 3, "timings": {}, "expires_at": 0.0}
+
+
+@pytest.fixture
+def claims(store: JobStore) -> Claims:
+    return Claims(store.database)
+
+
+def add(store: JobStore, tenants: str, **fields) -> list[str]:
+    """One job of each tenant, in this order."""
+    return [store.add({}, model="foundation", tenant=tenant, **fields).id for tenant in tenants]
+
+
+def claim_all(url: str, name: str, gate, taken) -> None:
+    store = JobStore(url)
+    claims = Claims(store.database)
+    gate.wait()
+    while jobs := claims.claim(name, 3):
+        taken.put((name, [job.id for job in jobs]))
+    store.close()
+
+
+def test_many_processes_that_claim_at_once_share_the_jobs_and_none_is_taken_twice(store: JobStore, url: str):
+    ids = add(store, "abcabcabc" * 6)
+    store.close()  # its connections are not for the children
+    context = multiprocessing.get_context("fork")
+    gate, taken = context.Barrier(4), context.SimpleQueue()
+    workers = [context.Process(target=claim_all, args=(url, f"d{n}", gate, taken)) for n in range(4)]
+    for worker in workers:
+        worker.start()
+    found: list[str] = []
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
+    while not taken.empty():
+        name, claimed = taken.get()
+        assert len(claimed) <= 3
+        assert all(store.get(id).owner == name for id in claimed)
+        found += claimed
+    assert sorted(found) == sorted(ids)
+
+
+def test_turns_go_round_the_tenants(store: JobStore, claims: Claims):
+    ids = add(store, "aaaaab") + add(store, "c")
+    taken = [job.id for job in claims.claim("d", 3)]
+    assert taken == [ids[0], ids[5], ids[6]]
+    add(store, "bc")
+    second = {job.tenant for job in claims.claim("d", 3)}
+    assert second == {"a", "b", "c"}
+
+
+def test_what_a_tenant_has_in_hand_counts_for_its_turn(store: JobStore, claims: Claims):
+    add(store, "aaaa")
+    claims.claim("d", 3)
+    add(store, "b")
+    assert [job.tenant for job in claims.claim("d", 1)] == ["b"]
+
+
+def test_a_weighty_job_has_more_turns_and_a_light_one_still_has_its_own(store: JobStore, claims: Claims):
+    [light, *_] = add(store, "a" * 12, weight=1.0)
+    heavy = add(store, "b" * 12, weight=8.0)
+    taken = [job.id for job in claims.claim("d", 9)]
+    assert sum(id in heavy for id in taken) == 8
+    assert light in taken
+
+
+def test_positions_are_the_order_of_the_claims(store: JobStore, claims: Claims):
+    add(store, "aab" + "b" * 3 + "c")
+    jobs, _ = store.page()
+    places = claims.positions(jobs)
+    assert sorted(places.values()) == list(range(7))
+    order = []
+    while taken := claims.claim("d", 1):
+        order += [job.id for job in taken]
+        # in hand counts for the turn, so what is left keeps its order
+    assert places[order[0]] == 0
+    assert claims.positions(store.page()[0]) == dict.fromkeys(order, 0)
+    store.start(order[0])
+    assert claims.positions([store.get(order[0])]) == {}
+
+
+def test_only_the_jobs_of_a_dead_dispatcher_come_back(store: JobStore, claims: Claims):
+    ids = add(store, "aaaa")
+    dead = Claims(store.database, lease=-1.0)  # it has run out before it begins
+    for job in dead.claim("dead", 2):
+        store.start(job.id, owner="dead")
+        store.note(job.id, progress=40, timings={"queue": 1.0}, owner="dead")
+        break
+    alive = [job.id for job in claims.claim("alive", 1)]
+    store.start(alive[0], owner="alive")
+    assert claims.reclaim() == 2
+    assert claims.reclaim() == 0
+    again = claims.claim("alive", 9)
+    assert [job.id for job in again] == [ids[0], ids[1], ids[3]]
+    assert [job.attempts for job in again] == [1, 0, 0]  # the second had not begun
+    assert (again[0].progress, again[0].timings, again[0].started_at) == (0, {}, None)
+    assert store.state(alive[0]) == "in_progress"
+
+
+def test_a_dispatcher_that_was_held_dead_can_change_its_former_jobs_no_more(store: JobStore, claims: Claims):
+    [id] = add(store, "a")
+    Claims(store.database, lease=-1.0).claim("old", 1)
+    store.start(id, owner="old")
+    claims.reclaim()
+    claims.claim("new", 1)
+    store.start(id, owner="new")
+    assert (claims.held("old"), claims.held("new")) == (set(), {id})
+    store.note(id, progress=90, timings={}, owner="old")
+    assert store.get(id).progress == 0
+    for move in (
+        lambda: store.complete(id, **COMPLETE, owner="old"),
+        lambda: store.fail(id, code="c", message="m", owner="old"),
+        lambda: store.requeue(id, owner="old"),
+    ):
+        with pytest.raises(IllegalTransition):
+            move()
+    store.complete(id, **COMPLETE, owner="new")
+
+
+def test_a_renewed_lease_holds_and_what_is_not_renewed_does_not(store: JobStore, claims: Claims):
+    kept, forgotten = add(store, "ab")
+    Claims(store.database, lease=-1.0).claim("d", 2)
+    claims.renew("d", [kept])
+    assert claims.reclaim() == 1
+    assert claims.held("d") == {kept}
+    assert store.get(forgotten).owner is None
+
+
+def test_who_stops_lets_go_at_once_and_it_counts_as_no_attempt(store: JobStore, claims: Claims):
+    [id] = add(store, "a")
+    claims.claim("d", 1)
+    store.start(id, owner="d")
+    assert claims.release("d") == 1
+    job = store.get(id)
+    assert (job.state, job.attempts, job.owner) == ("queued", 0, None)
+
+
+def test_an_end_is_nobodys(store: JobStore, claims: Claims):
+    [id] = add(store, "a")
+    claims.claim("d", 1)
+    store.cancel(id)
+    assert claims.held("d") == set()
+    assert store.get(id).owner is None

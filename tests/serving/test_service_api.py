@@ -1,0 +1,380 @@
+"""The API's further promises, over an engine whose pace the test sets: keys, quotas, repeats, forms, metrics, adapters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fakes import INFO, FakeEngine
+from fastapi.testclient import TestClient
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy.exc import OperationalError
+
+from infra.registry import Registry
+from models.adapter import WEIGHTS_FILE
+from serving.api import create_api
+from serving.config import ServeConfig
+from serving.keys import ApiKey, hash_key
+from serving.service import VideoService
+
+LOCAL = {"client": ("127.0.0.1", 50000), "base_url": "http://127.0.0.1:8000"}
+ADMIN, USER, READER = "admin-key-0123456789", "user-key-0123456789", "reader-key-0123456789"
+KEYS = [
+    ApiKey(
+        sha256=hash_key(ADMIN), scopes=("videos:read", "videos:write", "adapters", "metrics"), max_priority=2
+    ),
+    ApiKey(sha256=hash_key(USER), concurrency=2, requests_per_minute=3),
+    ApiKey(sha256=hash_key(READER), scopes=("videos:read",)),
+]
+Serve = Callable[..., TestClient]
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine(held=True)
+
+
+@pytest.fixture
+def serve(tmp_path: Path, registry: Registry, engine: FakeEngine) -> Iterator[Serve]:
+    """serve(max_queue=3): a client of a server with this configuration."""
+    clients = []
+
+    def start(**settings) -> TestClient:
+        config = ServeConfig(data_dir=str(tmp_path / "data"), registry=registry.uri, **settings)
+        service = VideoService(config, engine)
+        client = TestClient(create_api(service), raise_server_exceptions=False, **LOCAL)
+        client.__enter__()
+        client.service = service  # type: ignore[attr-defined]
+        clients.append(client)
+        return client
+
+    yield start
+    engine.release()
+    for client in clients:
+        client.__exit__(None, None, None)
+
+
+def refused(response, status: int, code: str) -> dict:
+    """The error, in the one shape."""
+    assert response.status_code == status, response.text
+    assert set(response.json()) == {"error"}
+    assert set(response.json()["error"]) == {"message", "type", "code", "param"}
+    assert response.json()["error"]["code"] == code
+    return response.json()["error"]
+
+
+def samples(text: str) -> dict[tuple, float]:
+    """{(name, label values ...): value} of an exposition."""
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found[(sample.name, *sample.labels.values())] = sample.value
+    return found
+
+
+def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(serve: Serve, engine: FakeEngine):
+    api = serve(max_queue=2, max_batch=1)
+    for _ in range(4):  # what an engine is given; these leave the queue
+        id = api.post("/v1/videos", json={"prompt": "x"}).json()["id"]
+        while api.get(f"/v1/videos/{id}").json()["status"] == "queued":
+            pass
+    for _ in range(2):
+        assert api.post("/v1/videos", json={"prompt": "x"}).json()["status"] == "queued"
+    engine.lost = True  # nothing may be asked of an engine for a refusal
+    response = api.post("/v1/videos", json={"prompt": "x"})
+    error = refused(response, 429, "queue_full")
+    assert error["type"] == "rate_limit_error"
+    assert int(response.headers["retry-after"]) >= 1
+
+
+def test_quotas_are_a_keys_own(serve: Serve):
+    api = serve(api_keys=KEYS)
+    for _ in range(2):
+        assert api.post("/v1/videos", json={"prompt": "x"}, headers=bearer(USER)).status_code == 200
+    response = api.post("/v1/videos", json={"prompt": "x"}, headers=bearer(USER))
+    refused(response, 429, "concurrency_exceeded")
+    assert int(response.headers["retry-after"]) >= 1
+    assert api.post("/v1/videos", json={"prompt": "x"}, headers=bearer(ADMIN)).status_code == 200
+    for video in api.get("/v1/videos", headers=bearer(USER)).json()["data"]:
+        assert api.post(f"/v1/videos/{video['id']}/cancel", headers=bearer(USER)).status_code == 200
+    assert api.post("/v1/videos", json={"prompt": "x"}, headers=bearer(USER)).status_code == 200
+    response = api.post("/v1/videos", json={"prompt": "x"}, headers=bearer(USER))
+    refused(response, 429, "rate_exceeded")
+    assert 1 <= int(response.headers["retry-after"]) <= 20
+
+
+def test_a_scope_that_a_key_lacks_is_403(serve: Serve, engine: FakeEngine):
+    api = serve(api_keys=KEYS)
+    refused(api.post("/v1/videos", json={"prompt": "x"}, headers=bearer(READER)), 403, "missing_scope")
+    assert engine.seen == []
+    assert api.get("/v1/videos", headers=bearer(READER)).status_code == 200
+    assert api.get("/v1/models", headers=bearer(READER)).status_code == 200
+    for path in ("/metrics", "/v1/adapters"):
+        refused(api.get(path), 401, "invalid_api_key")
+        refused(api.get(path, headers=bearer(USER)), 403, "missing_scope")
+        assert api.get(path, headers=bearer(ADMIN)).status_code == 200
+    refused(api.post("/v1/adapters/pin", json={"name": "a"}, headers=bearer(USER)), 403, "missing_scope")
+
+
+def test_priority_and_deadline_reach_the_engine_and_a_key_bounds_the_priority(
+    serve: Serve, engine: FakeEngine
+):
+    api = serve(api_keys=KEYS)
+    body = {"prompt": "x", "priority": 1, "deadline": 100.0}
+    refused(api.post("/v1/videos", json=body, headers=bearer(USER)), 403, "priority_not_allowed")
+    video = api.post("/v1/videos", json=body, headers=bearer(ADMIN)).json()
+    assert video["priority"] == 1
+    assert abs(video["deadline"] - video["created_at"] - 100) <= 1
+    engine.release()
+    ended(api, video["id"], bearer(ADMIN))
+    [request] = engine.seen
+    assert (request.priority, request.tenant) == (1, KEYS[0].tenant)
+    assert request.deadline == pytest.approx(video["deadline"], abs=1)
+
+
+def ended(api: TestClient, id: str, headers: dict[str, str] | None = None) -> dict:
+    for _ in range(3000):
+        video = api.get(f"/v1/videos/{id}", headers=headers).json()
+        if video["status"] not in ("queued", "in_progress"):
+            return video
+    raise AssertionError(video)
+
+
+def test_a_repeated_request_is_the_same_job(serve: Serve):
+    api = serve(api_keys=KEYS)
+    headers = {**bearer(USER), "Idempotency-Key": "8e03978e-40d5-43e8-bc93-6894a57f9324"}
+    first = api.post("/v1/videos", json={"prompt": "x"}, headers=headers)
+    again = api.post("/v1/videos", json={"prompt": "x"}, headers=headers)
+    assert first.json()["id"] == again.json()["id"]
+    assert first.json()["seed"] == again.json()["seed"]
+    assert "idempotent-replayed" not in first.headers
+    assert again.headers["idempotent-replayed"] == "true"
+    refused(api.post("/v1/videos", json={"prompt": "y"}, headers=headers), 409, "idempotency_conflict")
+    elsewhere = {**headers, **bearer(ADMIN)}
+    assert api.post("/v1/videos", json={"prompt": "y"}, headers=elsewhere).json()["id"] != first.json()["id"]
+    form = api.post("/v1/videos", files={"prompt": (None, "x")}, headers=headers)
+    assert form.json()["id"] == first.json()["id"], "the same request, written as a form"
+    bad = {**headers, "Idempotency-Key": "a b"}
+    refused(api.post("/v1/videos", json={"prompt": "x"}, headers=bad), 422, "invalid_idempotency_key")
+
+
+def test_queue_positions_are_told(serve: Serve):
+    api = serve(max_batch=1)  # four in the engine's hands
+    ids = [api.post("/v1/videos", json={"prompt": "x"}).json()["id"] for _ in range(6)]
+    for _ in range(1000):
+        shown = {video["id"]: video for video in api.get("/v1/videos").json()["data"]}
+        if sum(shown[id]["status"] == "in_progress" for id in ids) == 4:
+            break
+    assert [shown[id]["queue_position"] for id in ids] == [None] * 4 + [0, 1]
+    assert api.get(f"/v1/videos/{ids[5]}").json()["queue_position"] == 1
+    assert shown[ids[0]]["batch_neighbours"] is None
+
+
+def test_forms_as_openais_clients_send_them(serve: Serve, publish_two: list[str]):
+    api = serve()
+    fields = {
+        "prompt": "x",
+        "seconds": "0.5",
+        "size": "32x32",
+        "seed": "7",
+        "guidance_scale": "2.5",
+        "steps": "3",
+    }
+    video = api.post("/v1/videos", files={name: (None, value) for name, value in fields.items()}).json()
+    assert (video["seed"], video["steps"], video["guidance_scale"]) == (7, 3, 2.5)
+    assert (video["frames"], video["size"]) == (4, "32x32")
+    lora = [
+        ("lora[][name]", "one"),
+        ("lora[][scale]", "0.5"),
+        ("lora[][name]", "two"),
+        ("lora[][scale]", "1"),
+    ]
+    bracketed = api.post(
+        "/v1/videos", files=[(name, (None, value)) for name, value in [("prompt", "x"), *lora]]
+    )
+    as_json = json.dumps([{"name": "one", "scale": 0.5}, {"name": "two", "scale": 1}])
+    texted = api.post("/v1/videos", data={"prompt": "x", "lora": as_json})
+    for response in (bracketed, texted):
+        assert [(a["concept"], a["scale"]) for a in response.json()["adapters"]] == [
+            ("one", 0.5),
+            ("two", 1.0),
+        ]
+
+
+@pytest.fixture
+def publish_two(registry: Registry, tmp_path: Path) -> list[str]:
+    """Two concepts whose files nobody opens here."""
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / WEIGHTS_FILE).write_bytes(b"weights")
+    (tmp_path / "files" / "spatial").mkdir()
+    (tmp_path / "files" / "spatial" / WEIGHTS_FILE).write_bytes(b"looks")
+    metadata = {"foundation_fingerprint": INFO.fingerprint}
+    return [registry.publish(name, tmp_path / "files", metadata=metadata).ref for name in ("one", "two")]
+
+
+@pytest.mark.parametrize(
+    ("files", "status", "code"),
+    [
+        ([("prompt", (None, "x")), ("steps", (None, "many"))], 422, "invalid_value"),
+        ([("prompt", (None, "x")), ("prompt", (None, "y"))], 422, "invalid_value"),
+        ([("prompt", (None, "x")), ("lora", (None, "[{"))], 400, "invalid_json"),
+        (
+            [("prompt", (None, "x")), ("lora[][name]", (None, "a")), ("lora[][evil]", (None, "1"))],
+            422,
+            "unknown_field",
+        ),
+        (
+            [
+                ("prompt", (None, "x")),
+                ("lora[][name]", (None, "a")),
+                ("lora[][name]", (None, "b")),
+                ("lora[][scale]", (None, "1")),
+            ],
+            422,
+            "invalid_value",
+        ),
+        ([("prompt", (None, "x")), ("input_reference", ("a.png", b"png"))], 400, "invalid_body"),
+        ([(f"f{n}", (None, "x")) for n in range(100)], 400, "invalid_body"),
+        ([("prompt", (None, "x" * 70_000))], 413, "too_large"),
+    ],
+    ids=range(8),
+)
+def test_a_form_that_makes_no_sense_is_refused(serve: Serve, files: list, status: int, code: str):
+    api = serve()
+    refused(api.post("/v1/videos", files=files), status, code)
+    assert api.get("/v1/videos").json()["data"] == []
+
+
+def test_another_content_type_is_415(serve: Serve):
+    response = serve().post("/v1/videos", content=b"<a/>", headers={"content-type": "application/xml"})
+    refused(response, 415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Origin": "https://evil.example"}, {"Origin": "null"}, {"Host": "rebound.example:8000"}],
+    ids=["cross-site", "opaque", "rebound"],
+)
+def test_without_keys_a_web_page_in_a_local_browser_is_not_this_machine(
+    serve: Serve, headers: dict[str, str]
+):
+    api = serve()
+    refused(api.post("/v1/videos", files={"prompt": (None, "x")}, headers=headers), 403, "loopback_only")
+    assert api.get("/v1/videos", headers={"Origin": "http://localhost:3000"}).status_code == 200
+
+
+def test_adapters_are_prefetched_pinned_and_let_go_by_name(
+    serve: Serve, engine: FakeEngine, registry: Registry, publish_two: list[str]
+):
+    api = serve()
+    version = registry.resolve("one")
+    sha256 = version.files[WEIGHTS_FILE].sha256
+    for action, status in {"prefetch": "prefetched", "pin": "pinned", "unpin": "unpinned"}.items():
+        answer = api.post(f"/v1/adapters/{action}", json={"name": "one"}).json()
+        assert answer == {
+            "object": "adapter",
+            "concept": "one",
+            "version": 1,
+            "path": "temporal",
+            "sha256": sha256,
+            "status": status,
+        }
+    assert engine.calls == [("prefetch", sha256), ("pin", sha256), ("unpin", sha256)]
+    refused(api.post("/v1/adapters/pin", json={"name": "one", "path": "spatial"}), 409, "no_slot_left")
+    refused(api.post("/v1/adapters/pin", json={"name": "nothing"}), 404, "concept_not_found")
+    refused(api.post("/v1/adapters/pin", json={"name": "one", "force": True}), 422, "unknown_field")
+    [resident] = api.get("/v1/adapters").json()["data"]
+    assert (resident["tier"], resident["pinned"]) == ("slot", True)
+
+
+def test_metrics_tell_of_jobs_requests_and_adapters_and_made_up_names_make_no_series(
+    serve: Serve, engine: FakeEngine, publish_two: list[str]
+):
+    api = serve()
+    engine.release()
+    done = ended(api, api.post("/v1/videos", json={"prompt": "x", "model": "foundation:one"}).json()["id"])
+    assert done["status"] == "completed"
+    engine.held = True
+    api.post("/v1/videos", json={"prompt": "x"})
+    for number in range(5):
+        api.get(f"/v1/none/{number}")
+        api.get(f"/v1/videos/video_{number}")
+    response = api.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    found = samples(response.text)
+    assert found["motiondirector_jobs", "completed"] == 1
+    assert found["motiondirector_jobs_accepted_total",] == 2
+    assert found["motiondirector_jobs_ended_total", "completed"] == 1
+    assert found["motiondirector_adapter_requests_total", "one@1"] == 1
+    assert found["motiondirector_job_seconds_count", "denoise"] == 1
+    assert found["motiondirector_http_requests_total", "GET", "unmatched", "404"] == 5
+    assert found["motiondirector_http_requests_total", "GET", "/v1/videos/{id}", "404"] == 5
+    assert found["motiondirector_http_requests_total", "POST", "/v1/videos", "200"] == 2
+    assert {"motiondirector_queue_length", "motiondirector_queue_age_seconds"} <= {name for name, *_ in found}
+
+
+def test_our_own_fault_is_500_in_the_one_shape_and_counted(serve: Serve, monkeypatch):
+    api = serve()
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a secret detail")
+
+    monkeypatch.setattr(api.service.store, "page", broken)  # type: ignore[attr-defined]
+    error = refused(api.get("/v1/videos"), 500, "internal_error")
+    assert "secret" not in error["message"]
+    found = samples(api.get("/metrics").text)
+    assert found["motiondirector_http_requests_total", "GET", "/v1/videos", "500"] == 1
+
+
+def test_a_database_that_is_away_is_503_with_retry_after_and_not_ready(serve: Serve, monkeypatch):
+    api = serve()
+
+    def away(*_: object, **__: object) -> None:
+        raise OperationalError("SELECT 1", {}, Exception("the server closed the connection"))
+
+    monkeypatch.setattr(api.service.store, "page", away)  # type: ignore[attr-defined]
+    monkeypatch.setattr(api.service.store.database, "ping", away)  # type: ignore[attr-defined]
+    for path in ("/v1/videos", "/readyz"):
+        response = api.get(path)
+        refused(response, 503, "database_unavailable")
+        assert response.headers["retry-after"] == "5"
+    assert api.get("/healthz").status_code == 200
+
+
+def test_an_engine_that_is_away_is_not_ready_though_it_was(serve: Serve, engine: FakeEngine):
+    api = serve()
+    assert api.get("/readyz").json()["foundation"] == "fake"
+    engine.lost = True
+    refused(api.get("/readyz"), 503, "engine_unavailable")
+    response = api.post("/v1/videos", json={"prompt": "x"})
+    refused(response, 503, "engine_unavailable")
+    assert "retry-after" in response.headers
+
+
+def test_two_servers_on_one_database_share_the_work_and_answer_for_each_other(
+    serve: Serve, engine: FakeEngine
+):
+    first, second = serve(), serve()
+    id = first.post("/v1/videos", json={"prompt": "x"}).json()["id"]
+    for _ in range(1000):
+        if second.get(f"/v1/videos/{id}").json()["status"] == "in_progress":
+            break
+    engine.release()
+    assert ended(second, id)["status"] == "completed"
+    assert second.get(f"/v1/videos/{id}/content").content == b"mp4 of x"
+    assert len(engine.seen) == 1
+
+
+def test_the_openapi_page_describes_the_body_of_a_request(serve: Serve):
+    schema = serve().get("/openapi.json").json()
+    body = schema["paths"]["/v1/videos"]["post"]["requestBody"]["content"]
+    assert set(body) == {"application/json", "multipart/form-data", "application/x-www-form-urlencoded"}
+    name = body["application/json"]["schema"]["$ref"].split("/")[-1]
+    assert "prompt" in schema["components"]["schemas"][name]["required"]
+    assert "scale" in schema["components"]["schemas"]["LoraUse"]["properties"]

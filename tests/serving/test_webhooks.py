@@ -1,0 +1,203 @@
+"""Webhooks: one call for each end, signed, repeated until it is heard, never lost, sent nowhere it must not go."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fakes import FakeEngine, Receiver, receiver
+from fastapi.testclient import TestClient
+from openai import InvalidWebhookSignatureError, OpenAI
+from pydantic import SecretStr
+from sqlalchemy import select, update
+
+from serving import webhooks
+from serving.addresses import parse_networks
+from serving.api import create_api
+from serving.config import ServeConfig
+from serving.database import Delivery
+from serving.jobs import JobStore
+from serving.keys import ApiKey, hash_key
+from serving.service import VideoService
+from serving.webhooks import Deliveries, Webhooks
+
+SECRET = "whsec_" + "c2VjcmV0" * 5
+OTHER = "whsec_" + "b3RoZXJz" * 5
+LOOPBACK = ["127.0.0.0/8"]
+LOCAL = {"client": ("127.0.0.1", 50000), "base_url": "http://127.0.0.1:8000"}
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks, "PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(webhooks, "POLL", 0.02)
+
+
+@pytest.fixture
+def target() -> Iterator[Receiver]:
+    with receiver() as one:
+        yield one
+
+
+def add(store: JobStore, url: str, tenant: str = "") -> str:
+    """A job with a webhook that has just failed."""
+    id = store.add({}, model="foundation", tenant=tenant, webhook_url=url).id
+    store.fail(id, code="c", message="m")
+    return id
+
+
+def send(store: JobStore, until: Callable[[], bool], **settings) -> list[str]:
+    """Run a sender until then; the outcomes of its attempts."""
+    outcomes: list[str] = []
+    given = {"keys": [], "secret": SecretStr(SECRET), "allowed": parse_networks(LOOPBACK), **settings}
+
+    async def main() -> None:
+        task = asyncio.create_task(Webhooks(store.database, observe=outcomes.append, **given).run())
+        end = time.monotonic() + 30
+        while not until():
+            assert time.monotonic() < end, outcomes
+            await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(main())
+    return outcomes
+
+
+def rows(store: JobStore) -> list[Delivery]:
+    with store.database.sessions() as session:
+        return list(session.scalars(select(Delivery)))
+
+
+def finished(store: JobStore) -> bool:
+    return all(row.next_at is None for row in rows(store))
+
+
+@pytest.mark.parametrize("end", ["completed", "failed", "cancelled"])
+def test_each_end_is_told_once_in_a_form_that_openais_client_verifies(
+    store: JobStore, target: Receiver, end: str
+):
+    id = store.add({}, model="foundation", webhook_url=target.url).id
+    silent = store.add({}, model="foundation").id
+    for one in (id, silent):
+        store.start(one)
+        if end == "completed":
+            store.complete(one, key="k", sha256="0" * 64, size=1, timings={}, expires_at=0.0)
+        elif end == "failed":
+            store.fail(one, code="c", message="m")
+        else:
+            store.cancel(one)
+    assert send(store, lambda: finished(store)) == ["delivered"]
+    [(path, headers, body)] = target.got
+    assert path == "/hook"
+    client = OpenAI(api_key="none", webhook_secret=SECRET)
+    event = client.webhooks.unwrap(body, headers)
+    assert (event.type, event.data.id, event.object) == (f"video.{end}", id, "event")
+    assert headers["webhook-id"] == event.id == json.loads(body)["id"]
+    with pytest.raises(InvalidWebhookSignatureError):
+        client.webhooks.unwrap(body.replace(id.encode(), b"video_other"), headers)
+    with pytest.raises(InvalidWebhookSignatureError):
+        client.webhooks.unwrap(body, headers, secret=OTHER)
+
+
+def test_a_call_that_fails_is_repeated_under_the_same_id_until_it_is_heard(store: JobStore, target: Receiver):
+    target.statuses = [500, 307, 204]
+    add(store, target.url)
+    assert send(store, lambda: finished(store)) == ["repeated", "repeated", "delivered"]
+    assert len({headers["webhook-id"] for _, headers, _ in target.got}) == 1
+    assert len({body for _, _, body in target.got}) == 1
+    [row] = rows(store)
+    assert (row.attempts, row.error) == (3, None)
+    assert row.delivered_at is not None
+
+
+def test_it_is_given_up_after_the_last_pause_or_when_the_receiver_is_gone(store: JobStore, target: Receiver):
+    target.statuses = [503] * 4
+    add(store, target.url)
+    assert send(store, lambda: finished(store)) == ["repeated"] * 3 + ["given_up"]
+    assert "503" in rows(store)[0].error
+    target.statuses = [410]
+    add(store, target.url)
+    assert send(store, lambda: finished(store)) == ["given_up"]
+
+
+def test_nobody_there_is_a_failed_attempt(store: JobStore):
+    with receiver() as gone:
+        url = gone.url
+    add(store, url)
+    assert send(store, lambda: finished(store))[-1] == "given_up"
+    assert "Connect" in rows(store)[0].error
+
+
+def test_an_address_that_is_not_allowed_any_more_is_not_called(store: JobStore, target: Receiver):
+    add(store, target.url)
+    assert send(store, lambda: finished(store), allowed=())[-1] == "given_up"
+    assert target.got == []
+    assert "not a public address" in rows(store)[0].error
+
+
+def test_each_tenant_has_its_own_secret(store: JobStore, target: Receiver):
+    key = ApiKey(sha256=hash_key("some-long-random-key"), webhook_secret=SecretStr(OTHER))
+    add(store, target.url, tenant=key.tenant)
+    send(store, lambda: finished(store), keys=[key])
+    [(_, headers, body)] = target.got
+    client = OpenAI(api_key="none")
+    client.webhooks.verify_signature(body, headers, secret=OTHER)
+    with pytest.raises(InvalidWebhookSignatureError):
+        client.webhooks.verify_signature(body, headers, secret=SECRET)
+
+
+def test_two_senders_never_take_the_same_call_and_one_that_died_is_stood_in_for(store: JobStore):
+    for _ in range(6):
+        add(store, "http://127.0.0.1:1/")
+    deliveries = Deliveries(store.database)
+    first, second = deliveries.due(4), deliveries.due(4)
+    assert len(first) == 4
+    assert len(second) == 2
+    assert deliveries.due(4) == []
+    with store.database.sessions.begin() as session:  # a lease later
+        session.execute(update(Delivery).values(next_at=Delivery.next_at - webhooks.LEASE - 1))
+    assert len(deliveries.due(9)) == 6
+    deliveries.finish(first[0], error=None, pause=None)
+    deliveries.forget(time.time() + 1)
+    assert len(rows(store)) == 5
+
+
+def serve(folder: Path, engine: FakeEngine, **settings) -> TestClient:
+    config = ServeConfig(data_dir=str(folder), **settings)
+    return TestClient(create_api(VideoService(config, engine)), **LOCAL)
+
+
+def test_a_request_with_a_webhook_is_told_of_its_end(tmp_path: Path, target: Receiver):
+    with serve(tmp_path, FakeEngine(), webhook_secret=SECRET, webhook_networks=LOOPBACK) as api:
+        video = api.post("/v1/videos", json={"prompt": "x", "webhook_url": target.url}).json()
+        assert video["webhook_url"] == target.url
+        target.wait(1)
+        [(_, _, body)] = target.got
+        assert json.loads(body)["data"] == {"id": video["id"], "status": "completed"}
+        end = time.monotonic() + 30
+        while 'webhook_attempts_total{outcome="delivered"} 1.0' not in api.get("/metrics").text:
+            assert time.monotonic() < end
+
+
+@pytest.mark.parametrize(
+    ("url", "settings", "code"),
+    [
+        ("http://127.0.0.1:9/", {"webhook_secret": SECRET}, "webhook_refused"),
+        ("https://169.254.169.254/latest", {"webhook_secret": SECRET}, "webhook_refused"),
+        ("https://localhost/", {"webhook_secret": SECRET}, "webhook_refused"),
+        ("gopher://example.org/", {"webhook_secret": SECRET}, "webhook_refused"),
+        ("http://127.0.0.1:9/", {"webhook_networks": LOOPBACK}, "webhook_unsigned"),
+    ],
+)
+def test_a_webhook_that_could_not_be_delivered_is_refused_at_once(
+    tmp_path: Path, url: str, settings: dict, code: str
+):
+    with serve(tmp_path, FakeEngine(), **settings) as api:
+        response = api.post("/v1/videos", json={"prompt": "x", "webhook_url": url})
+        assert (response.status_code, response.json()["error"]["code"]) == (422, code)
+        assert api.get("/v1/videos").json()["data"] == []

@@ -1,0 +1,190 @@
+"""The plan: who trains with whom, what is done already, what it takes; and everything that is wrong, at once."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from clip_sets import sliding_clips, write_set
+
+from infra.errors import UserError
+from infra.registry import open_registry
+from models.load import load_foundation
+from training.adapters import describe, write_adapters
+from training.batch.manifest import Entry, Mistakes
+from training.batch.plan import Sources, already_done, duration, make_plan, resolve_entries
+from training.batch.profile import Curve, Profile
+from training.batch.work import Work
+from training.loop import bank_options
+
+UNET = "tiny-random:unet3d"
+SIZES = {"frames": 4, "height": 32, "width": 32}
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    made = [clip for number in range(6) for clip in sliding_clips(f"c{number}", count=1 + number % 2)]
+    made += sliding_clips("mute", count=1, caption="") + sliding_clips("tiny", count=1, side=16)
+    return write_set(tmp_path_factory.mktemp("clips"), *made)
+
+
+@pytest.fixture(scope="module")
+def sources():
+    return Sources()
+
+
+@pytest.fixture
+def registry(tmp_path):
+    return open_registry(tmp_path / "registry")
+
+
+def entry(clips, concept, line=0, **settings):
+    fields = {
+        name: settings.pop(name) for name in ("priority", "publish_as", "foundation") if name in settings
+    }
+    return Entry(
+        concept,
+        clips,
+        **{"foundation": UNET, **fields},
+        settings={**SIZES, "steps": 10, **settings},
+        line=line,
+    )
+
+
+def test_concepts_that_can_share_a_forward_are_packed(clips, sources, registry):
+    entries = [
+        entry(clips, "c0", rank=8, steps=30),
+        entry(clips, "c1", rank=8, learning_rate=1e-3, seed=7, beta=0.5),
+        entry(clips, "c2", rank=4),
+        entry(clips, "c3", rank=8, method="no-debias"),
+        entry(clips, "c4", rank=8, foundation="tiny-random:wan", frames=5),
+        entry(clips, "c5", rank=8, method="coupled"),
+    ]
+    plan = make_plan(entries, "m", registry, pack=4, sources=sources)
+    together = [sorted(work.name for work in pack.works) for pack in plan.packs]
+    assert sorted(together) == [["c0", "c1", "c3"], ["c2"], ["c4"], ["c5"]]
+    pack = next(pack for pack in plan.packs if len(pack.works) == 3)
+    assert (pack.key.bucket, pack.key.rank, pack.lane) == ("4x32x32", 8, 1)
+    assert (pack.capacity.members, pack.capacity.spatial) == (3, 5)  # c1 and c3 have two clips
+    assert (pack.seconds, pack.peak_bytes, plan.seconds) == (None, None, None)
+    assert {work.clips for work in pack.works} == {1, 2}
+    assert all(Work.from_dict(json.loads(json.dumps(work.asdict()))) == work for work in plan.works)
+
+
+def test_memory_is_what_bank_and_optimizer_hold(clips, sources, registry):
+    (pack,) = make_plan([entry(clips, "c1", rank=8)], "m", registry, sources=sources).packs
+    foundation = load_foundation(UNET, device="cpu", dtype="float32")
+    options = bank_options(pack.works[0].config, 2)
+    numbers = sum(p.numel() for p in foundation.add_bank(**options).parameters())
+    assert pack.adapter_bytes == numbers * 4 * 4
+    assert pack.base_bytes == sum(p.numel() * p.element_size() for p in foundation.denoiser.parameters())
+    (full,) = make_plan([entry(clips, "c1", method="full")], "m", registry, sources=sources).packs
+    numbers = sum(
+        p.numel() for p in foundation.add_bank(**bank_options(full.works[0].config, 2)).parameters()
+    )
+    assert full.adapter_bytes == numbers * 4 * 4
+
+
+def test_priority_goes_first_then_the_longest_and_lanes_share(clips, sources, registry):
+    entries = [entry(clips, f"c{n}", steps=10 * (n + 1), priority=5 if n == 1 else 0) for n in range(6)]
+    plan = make_plan(entries, "m", registry, lanes=2, pack=2, sources=sources)
+    assert plan.works[0].name == "c1"
+    first = {pack.lane: [work.name for work in pack.works] for pack in plan.packs}
+    assert first[1][0] == "c1"
+    assert sorted(name for names in first.values() for name in names) == [f"c{n}" for n in range(6)]
+    loads = [sum(work.config.steps for work in pack.works) for pack in plan.packs]
+    assert max(loads) <= 2 * min(loads)
+
+
+def test_expected_time_follows_the_profile(clips, sources, registry):
+    entries = [entry(clips, "c0", steps=10), entry(clips, "c1", steps=4), entry(clips, "c2", steps=8)]
+    key = make_plan(entries, "m", registry, sources=sources).packs[0].key
+    text = json.dumps(
+        {
+            "device": "d",
+            "memory": 1000,
+            "load_seconds": 5.0,
+            "groups": {key.measured_as: [[1, 1.0, 100], [2, 1.5, 200], [4, 2.5, 400]]},
+        }
+    )
+    profile = Profile.parse(text, "profile.json")
+    plan = make_plan(entries, "m", registry, pack=2, profile=profile, sources=sources)
+    # c0 and c2 first (8 steps of two), then c1 beside c0 (2 steps of two), then c1 alone (2 steps of one)
+    assert plan.seconds == pytest.approx(5 + 10 * 1.5 + 2 * 1.0)
+    assert plan.packs[0].peak_bytes == 200
+    assert profile.best_pack(key, 1, 64) == 9  # 9 samples take 900 of 1000 bytes; more would be quicker
+    assert profile.best_pack(key, 1, 4) == 4
+    assert Profile("d", 10, 0.0, profile.curves).best_pack(key, 1, 64) == 1
+    with pytest.raises(UserError, match="no profile of a device"):
+        Profile.parse('{"device": "d"}', "profile.json")
+
+
+def test_free_slots_are_taken_by_the_next(clips, sources):
+    works = resolve_entries([entry(clips, f"c{n}", steps=n + 1) for n in range(4)], "m", sources)
+    one = Curve((1, 2), (1.0, 1.0), (0, 0))  # a second sample is for nothing
+    assert duration(works, 1, one) == 1 + 2 + 3 + 4
+    assert duration(works, 2, one) == 6  # 1 beside 2, 3 from second 1 to 4, 4 from second 2 to 6
+    assert duration(works, 4, one) == 4
+
+
+def publish(registry, foundation, work, tmp_path, **changed):
+    clips = Sources().clips(work.data)[work.concept]
+    metadata = {
+        **describe(work.config, work.concept, clips),
+        "foundation_fingerprint": work.fingerprint,
+        **changed,
+    }
+    bank = foundation.add_bank(**bank_options(work.config, 1))
+    folder = tmp_path / "adapter"
+    write_adapters(folder, foundation, {"temporal": bank.extract("temporal", 1)}, metadata)
+    return registry.publish(work.name, folder, metadata=metadata)
+
+
+def test_what_was_trained_on_the_same_data_with_the_same_settings_is_done(clips, sources, registry, tmp_path):
+    entries = [entry(clips, "c0"), entry(clips, "c1"), entry(clips, "c0", publish_as="other")]
+    works = resolve_entries(entries, "m", sources)
+    foundation = load_foundation(UNET, device="cpu", dtype="float32")
+    version = publish(registry, foundation, works[0], tmp_path)
+    publish(registry, foundation, works[1], tmp_path, data_sha256="0" * 64)  # of other clips
+    plan = make_plan(entries, "m", registry, sources=sources)
+    assert [(done.work.name, done.version) for done in plan.done] == [("c0", version.ref)]
+    assert [work.name for work in plan.works] == ["c1", "other"]
+    elsewhere = replace(
+        works[0], config=works[0].config.model_copy(update={"workers": 4, "sample_interval": 9})
+    )
+    assert already_done([elsewhere], registry)  # how it is spread and watched is no other work
+    for change in ({"seed": 1}, {"steps": 11}, {"rank": 4}):
+        assert not already_done(
+            [replace(works[0], config=works[0].config.model_copy(update=change))], registry
+        )
+    registry.remove("c0")
+    assert not already_done(works, registry)
+
+
+def test_everything_wrong_is_said_at_once(clips, sources, registry, tmp_path):
+    entries = [
+        entry(clips, "c0", 1),
+        entry(clips, "nobody", 2),
+        entry(clips, "mute", 3),
+        entry(clips, "tiny", 4),
+        entry(clips, "c1", 5, height=30),
+        entry(str(tmp_path / "nowhere"), "c1", 6),
+        entry(str(tmp_path / "nowhere"), "c2", 7),
+        entry(clips, "c3", 8, foundation="nowhere/at/all"),
+        entry(clips, "c4", 9, method="full", skip_spatial=0.2),
+    ]
+    with pytest.raises(Mistakes) as caught:
+        make_plan(entries, "batch.yaml", registry, sources=Sources(foundations=sources.foundations))
+    found = [(mistake.line, mistake.text) for mistake in caught.value.mistakes]
+    expected = [
+        (2, "nobody: no clips of concept 'nobody'"),
+        (3, "has no caption"),
+        (4, "less than 4x32x32"),
+        (5, "multiple of 8"),
+        (6, "no clips at"),
+        (8, "neither a folder here nor a hub id"),
+        (9, "no spatial pass to skip"),
+    ]
+    assert [line for line, _ in found] == [line for line, _ in expected]
+    for (_, text), (_, words) in zip(found, expected, strict=True):
+        assert words in text
+    assert "batch.yaml has 7 mistakes" in caught.value.message

@@ -1,0 +1,324 @@
+"""The state of a batch: each concept ends once, whoever dies, races, cancels or comes late."""
+
+import random
+import threading
+from contextlib import suppress
+
+import pytest
+
+from infra.errors import UserError
+from infra.storage import open_storage
+from training.batch.state import BatchState, LeaseLost, batches, open_batch
+from training.batch.work import Work
+from training.config import make_config
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1_000.0
+
+    def __call__(self):
+        return self.now
+
+
+def work(name, priority=0, **settings):
+    sizes = {"frames": 4, "height": 32, "width": 32, "steps": 10}
+    config = make_config({**sizes, **settings})
+    return Work(name, name, "/clips", "d" * 64, 1, None, "f" * 64, config, priority)
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def state(tmp_path, clock):
+    return BatchState(open_storage(tmp_path / "batch"), clock=clock, lease_s=60)
+
+
+def statuses(state):
+    return {record.name: record.status for record in state.records()}
+
+
+def test_a_concepts_way_from_the_queue_to_the_registry(state, clock):
+    state.add([work("orbit")])
+    claim = state.claim("lane 1")
+    assert (claim.name, claim.record.status, claim.record.parsed_work) == (
+        "orbit",
+        "preparing",
+        work("orbit"),
+    )
+    clock.now += 50
+    record = state.beat(claim, step=3, loss=0.5, step_seconds=0.1)
+    assert (record.status, record.step, record.steps, record.lease.expires) == (
+        "training",
+        3,
+        10,
+        clock.now + 60,
+    )
+    state.checkpointed(claim, 3, "k")
+    end = state.publish(claim, "orbit@1", step=10, loss=0.4)
+    assert (end.status, end.version, end.step, end.lease, end.checkpoint) == (
+        "published",
+        "orbit@1",
+        10,
+        None,
+        "k",
+    )
+    assert [change[1] for change in end.history] == ["queued", "preparing", "training", "published"]
+    assert state.claim("lane 1") is None
+    for late in (
+        lambda: state.beat(claim),
+        lambda: state.fail(claim, "x"),
+        lambda: state.publish(claim, "o@2", step=1),
+    ):
+        with pytest.raises(LeaseLost):
+            late()
+    assert state.record("orbit").version == "orbit@1"
+
+
+def test_higher_priority_begins_earlier_then_the_manifests_order(state):
+    state.add([work("b"), work("a"), work("urgent", priority=5)])
+    state.add([work("late"), work("later-urgent", priority=5)])
+    assert [state.claim("l").name for _ in range(5)] == ["urgent", "later-urgent", "b", "a", "late"]
+
+
+def test_a_lane_takes_what_suits_it(state):
+    state.add([work("small", rank=4), work("big", rank=8)])
+    claim = state.claim("l", suits=lambda record: record.parsed_work.key.rank == 8)
+    assert claim.name == "big"
+    assert state.claim("l", suits=lambda record: False) is None
+
+
+def test_a_dead_lanes_concept_goes_on_elsewhere_from_its_last_checkpoint(state, clock):
+    state.add([work("orbit")])
+    dead = state.claim("lane 1")
+    state.beat(dead, step=4)
+    state.checkpointed(dead, 4, "checkpoints/orbit/4")
+    state.beat(dead, step=7)
+    clock.now += 59
+    assert state.claim("lane 2") is None
+    clock.now += 1
+    alive = state.claim("lane 2")
+    assert (alive.record.checkpoint, alive.record.checkpoint_step, alive.record.step) == (
+        "checkpoints/orbit/4",
+        4,
+        4,
+    )
+    assert alive.record.lost == 1
+    with pytest.raises(LeaseLost):
+        state.checkpointed(dead, 8, "checkpoints/orbit/8")
+    state.publish(alive, "orbit@1", step=10)
+    with pytest.raises(LeaseLost):
+        state.fail(dead, "late")
+    assert statuses(state) == {"orbit": "published"}
+
+
+def test_what_kills_its_lanes_fails_in_the_end(state, clock):
+    state.add([work("heavy", max_failures=2)])
+    for _ in range(3):
+        assert state.claim("l") is not None
+        clock.now += 60
+    assert state.claim("l") is None
+    record = state.record("heavy")
+    assert record.status == "failed"
+    assert "lost 3 times (max_failures 2)" in record.reason
+    assert state.retry("heavy").lost == 0
+
+
+def test_a_lane_that_must_stop_gives_back(state):
+    state.add([work("orbit")])
+    claim = state.claim("l")
+    state.checkpointed(claim, 5, "k")
+    state.release(claim)
+    again = state.claim("m")
+    assert (again.record.checkpoint_step, again.record.lost) == (5, 0)
+    with pytest.raises(LeaseLost):
+        state.beat(claim)
+
+
+def test_cancelling(state, clock):
+    state.add([work("waits"), work("trains"), work("orphan")])
+    assert state.cancel("waits").status == "cancelled"
+    trains, orphan = state.claim("l"), state.claim("m")
+    assert (trains.name, orphan.name) == ("trains", "orphan")
+    assert state.cancel("trains").status == "preparing"
+    assert state.beat(trains, step=1).cancelling
+    state.cancel("trains")
+    assert state.cancelled(trains).status == "cancelled"
+    state.cancel("orphan")
+    clock.now += 60
+    assert state.claim("l") is None  # not trained any more; it ends here
+    assert statuses(state) == {"waits": "cancelled", "trains": "cancelled", "orphan": "cancelled"}
+    state.retry("trains")
+    state.publish(state.claim("l"), "trains@1", step=10)
+    for wrong in (state.cancel, state.retry):
+        with pytest.raises(UserError, match="trains is published"):
+            wrong("trains")
+    with pytest.raises(UserError, match="nobody is not in the batch"):
+        state.cancel("nobody")
+
+
+def test_adding_again_changes_nothing_unless_settings_changed(state):
+    assert [r.name for r in state.add([work("a"), work("b"), work("c")])] == ["a", "b", "c"]
+    assert state.add([work("a"), work("b"), work("c")]) == []
+    assert state.add([work("a", workers=2)]) == []  # where, not what
+    claim = state.claim("l")
+    with pytest.raises(UserError, match="a is preparing with other data or settings; cancel it first"):
+        state.add([work("a", rank=8)])
+    state.fail(claim, "clip 3 is corrupt")
+    assert state.add([work("a")]) == []
+    assert statuses(state)["a"] == "failed"
+    (again,) = state.add([work("a", rank=8)])
+    assert (again.status, again.attempt, again.reason) == ("queued", 2, None)
+    assert state.record("a").parsed_work.config.rank == 8
+
+
+def test_a_record_says_why_it_failed_until_it_is_tried_again(state):
+    state.add([work("a")])
+    state.fail(state.claim("l"), "clip 3 is corrupt")
+    assert state.record("a").reason == "clip 3 is corrupt"
+    again = state.retry("a")
+    assert (again.status, again.reason, again.attempt, again.checkpoint) == ("queued", None, 2, None)
+    assert [change[1:] for change in again.history][-2:] == [
+        ("failed", "clip 3 is corrupt"),
+        ("queued", "tried again"),
+    ]
+
+
+def test_batches_are_found_below_their_registry(tmp_path, clock):
+    registry = open_storage(tmp_path)
+    one = open_batch(registry, "first", clock=clock)
+    about = one.create({"registry": "r"})
+    assert one.create({"registry": "other"}) == about
+    assert open_batch(registry, "first").about()["id"] == about["id"]
+    assert list(batches(registry)) == ["first"]
+    with pytest.raises(UserError, match="no batch at"):
+        open_batch(registry, "second").about()
+    with pytest.raises(UserError, match="concept name"):
+        open_batch(registry, "../up")
+
+
+def test_of_racing_lanes_one_gets_each_concept(tmp_path):
+    storage = open_storage(tmp_path / "batch")
+    BatchState(storage).add([work(f"c{n}") for n in range(12)])
+    taken, errors = [], []
+
+    def lane(owner):
+        state = BatchState(storage)
+        try:
+            while (claim := state.claim(owner)) is not None:
+                taken.append(claim.name)
+                state.beat(claim, step=1)
+                state.publish(claim, f"{claim.name}@1", step=10)
+        except BaseException as error:
+            errors.append(error)
+
+    lanes = [threading.Thread(target=lane, args=(f"l{n}",)) for n in range(4)]
+    for one in lanes:
+        one.start()
+    for one in lanes:
+        one.join()
+    assert errors == []
+    assert sorted(taken) == sorted(f"c{n}" for n in range(12))
+
+
+class Killed(Exception):
+    pass
+
+
+class Mortal:
+    """A storage that lets its user die at any access: before it happens, or after it without a word."""
+
+    def __init__(self, storage, die):
+        self.storage, self.die = storage, die
+
+    def __getattr__(self, name):
+        attribute = getattr(self.storage, name)
+        if not callable(attribute):
+            return attribute
+
+        def access(*arguments):
+            when = self.die()
+            if when == "before":
+                raise Killed
+            result = attribute(*arguments)
+            if when == "after":
+                raise Killed
+            return result
+
+        return access
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_every_concept_ends_exactly_once_although_drivers_and_lanes_die(tmp_path, clock, seed):
+    """Lanes run turn by turn and die at random accesses, drivers add and cancel; time goes by."""
+    dice = random.Random(seed)
+    storage = open_storage(tmp_path / "batch")
+
+    def die():
+        return dice.choice(("before", "after")) if dice.random() < 0.02 else None
+
+    trained = {}  # name -> the highest step that a checkpoint has
+
+    def driver():
+        state = BatchState(Mortal(storage, die), clock=clock, lease_s=60)
+        state.add([work(f"c{n}", max_failures=1000) for n in range(8)])
+        yield
+        with suppress(UserError):  # published before it could be cancelled
+            state.cancel("c7")
+
+    def lane(owner):
+        state = BatchState(Mortal(storage, die), clock=clock, lease_s=60)
+        while True:
+            claim = state.claim(owner)
+            if claim is None:
+                yield
+                continue
+            try:
+                start = claim.record.checkpoint_step
+                assert start <= trained.get(claim.name, 0)  # never from what was not stored
+                for step in range(start + 1, 5):
+                    yield
+                    if state.beat(claim, step=step).cancelling:
+                        state.cancelled(claim)
+                        break
+                    if step % 2 == 0:
+                        trained[claim.name] = max(step, trained.get(claim.name, 0))
+                        state.checkpointed(claim, step, f"{claim.name}/{step}")
+                else:
+                    if claim.name == "c3":
+                        state.fail(claim, "clip 1 is corrupt")
+                    else:
+                        yield
+                        state.publish(claim, f"{claim.name}@1", step=4)
+            except LeaseLost:
+                continue
+
+    processes, ends, deaths = {}, {}, 0
+    watching = BatchState(storage, clock=clock, lease_s=60)
+    for turn in range(4000):
+        clock.now += dice.choice((0, 1, 1, 5, 30 if dice.random() < 0.05 else 1))
+        name = dice.choice(("driver", "lane 1", "lane 2", "lane 3"))
+        if name not in processes:
+            processes[name] = driver() if name == "driver" else lane(name)
+        try:
+            next(processes[name])
+        except (Killed, StopIteration) as end:
+            deaths += isinstance(end, Killed)
+            del processes[name]
+        if turn % 20 == 0:
+            for record in watching.records():
+                if record.ended:  # and stays so
+                    assert ends.setdefault(record.name, (record.status, record.version)) == (
+                        record.status,
+                        record.version,
+                    )
+            if len(ends) == 8:
+                break
+    assert len(ends) == 8, statuses(watching)
+    assert deaths > 3
+    assert ends.pop("c3")[0] == "failed"
+    assert ends.pop("c7")[0] in ("cancelled", "published")
+    assert {status for status, _ in ends.values()} == {"published"}

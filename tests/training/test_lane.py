@@ -1,0 +1,306 @@
+"""A lane: every concept ends published or failed, with the adapter it would have alone, whoever dies meanwhile."""
+
+import json
+
+import pytest
+import torch
+from clip_sets import sliding_clips, write_set
+
+from infra.registry import open_registry
+from infra.storage import open_storage
+from models.adapter import read_adapter
+from models.load import load_foundation
+from training.batch.lane import Lane, Watcher, prepare_work
+from training.batch.manifest import Entry
+from training.batch.plan import Sources, make_plan
+from training.batch.run import enter, train_batch
+from training.batch.state import BatchState, open_batch
+from training.local import train_local
+from training.pack import Pack
+
+UNET = "tiny-random:unet3d"
+SETTINGS = {
+    "frames": 4,
+    "height": 32,
+    "width": 32,
+    "steps": 4,
+    "rank": 4,
+    "checkpoint_interval": 2,
+    "learning_rate": 1e-3,
+}
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    made = [clip for number in range(4) for clip in sliding_clips(f"c{number}", count=1 + number % 2)]
+    return write_set(tmp_path_factory.mktemp("clips"), *made)
+
+
+@pytest.fixture(scope="module")
+def foundation():
+    return load_foundation(UNET, device="cpu", dtype="float32")
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+class House:
+    """A registry, a batch in it, and lanes for it."""
+
+    def __init__(self, folder, clips, monkeypatch, foundation):
+        self.registry = open_registry(folder / "registry")
+        self.clips, self.clock, self.sources = clips, Clock(), Sources()
+        self.batch = self.state()
+        monkeypatch.setattr("training.batch.lane.load_foundation", lambda source, **options: foundation)
+
+    def state(self):
+        return open_batch(self.registry.storage, "b", clock=self.clock)
+
+    def add(self, *concepts, **settings):
+        entries = [Entry(c, self.clips, UNET, settings={**SETTINGS, **settings}) for c in concepts]
+        plan = make_plan(entries, "m", self.registry, sources=self.sources)
+        enter(self.batch, plan, {"manifest": "m"})
+        return {work.name: work for work in plan.works}
+
+    def lane(self, watcher=None, **options):
+        return Lane(self.state(), self.registry, watcher=watcher, every_s=3600, device="cpu", **options)
+
+    def statuses(self):
+        return {record.name: record.status for record in self.batch.records()}
+
+    def adapter(self, ref, folder):
+        return read_adapter(self.registry.pull(self.registry.resolve(ref), folder)).tensors
+
+
+@pytest.fixture
+def house(tmp_path, clips, monkeypatch, foundation):
+    return House(tmp_path, clips, monkeypatch, foundation)
+
+
+def difference(one, other):
+    def flat(tensors):
+        return torch.cat([t.flatten().double() for name in sorted(tensors) for t in tensors[name]])
+
+    return float((flat(one) - flat(other)).norm() / flat(one).norm())
+
+
+def alone(work, foundation):
+    return train_local(foundation, work.concept, prepare_work(work, foundation), work.config)["temporal"]
+
+
+class Hook(Watcher):
+    """Calls `act(name, step)` after each step."""
+
+    def __init__(self, act):
+        self.act, self.records, self.steps = act, [], []
+
+    def stepped(self, name, report):
+        self.steps.append((name, report.step))
+        self.act(name, report.step)
+
+    def ended(self, record):
+        self.records.append(record)
+
+
+def nothing(_name, _step):
+    pass
+
+
+def test_a_batch_is_trained_and_published(house, foundation, tmp_path):
+    works = house.add("c0", "c1", steps=6) | house.add("c2", rank=8)
+    watcher = Hook(nothing)
+    records = train_batch(house.state(), house.registry, pack=2, device="cpu", watcher=watcher)
+    assert {r.name: (r.status, r.version, r.step) for r in records} == {
+        "c0": ("published", "c0@1", 6),
+        "c1": ("published", "c1@1", 6),
+        "c2": ("published", "c2@1", 4),
+    }
+    assert {record.name for record in watcher.records} == {"c0", "c1", "c2"}
+    for name, work in works.items():
+        assert difference(alone(work, foundation), house.adapter(name, tmp_path / name)) < 1e-5
+        version = house.registry.resolve(name)
+        assert version.metadata["config"]["rank"] == work.config.rank
+        assert version.metadata["captions"]
+        assert version.metrics["loss"] > 0
+        assert "config.yaml" in version.files
+    assert not list(house.batch.storage.list("checkpoints/"))
+    assert house.add("c0", "c1", steps=6) == {}  # the plan finds them done
+    assert foundation.bank is None
+
+
+def test_a_bad_concept_is_explained_and_its_neighbours_are_published(house, clips, tmp_path):
+    house.add("c0", "c1")
+    bad = dict(json.loads(house.batch.storage.get("concepts/c1.json")))
+    bad["work"]["data_sha256"] = "0" * 64  # as if its clips had changed since
+    house.batch.storage.put("concepts/c1.json", json.dumps(bad).encode())
+    house.add("c2", learning_rate=1.0, max_gradient_norm=0, steps=300, adam_beta2=0.0)
+    spoil = {"done": False}
+
+    def diverge(name, step):
+        if name == "c2" and step == 2 and not spoil["done"]:
+            spoil["done"] = True
+            pack = spoil["pack"]
+            with torch.no_grad():
+                for parameter in pack._bank.slot_parameters(
+                    "temporal", pack._seats["c2"].slot("temporal", 1)
+                ):
+                    parameter.fill_(float("nan"))
+
+    admit = Pack.admit
+
+    def remember(self, member, state=None):
+        spoil["pack"] = self
+        admit(self, member, state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pack, "admit", remember)
+        house.lane(Hook(diverge)).run()
+    found = {record.name: (record.status, record.reason) for record in house.batch.records()}
+    assert found["c0"] == ("published", None)
+    assert found["c1"][0] == "failed"
+    assert "its clips at" in found["c1"][1]
+    assert found["c2"][0] == "failed"
+    assert "the loss became nan at step 3; lower --learning-rate (it is 1)" in found["c2"][1]
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_at(step):
+    def act(_name, now):
+        if now == step:
+            raise Killed
+
+    return act
+
+
+def test_a_killed_lanes_concepts_go_on_from_their_checkpoints(house, foundation, tmp_path):
+    works = house.add("c0", "c1", steps=5)
+    with pytest.raises(Killed):
+        house.lane(Hook(kill_at(3))).run()
+    assert {r.name: (r.status, r.checkpoint_step) for r in house.batch.records()} == {
+        "c0": ("preparing", 2),
+        "c1": ("preparing", 2),
+    }
+    watcher = Hook(nothing)
+    house.lane(watcher).run()
+    assert watcher.steps == []  # the leases hold
+    house.clock.now += 61
+    house.lane(watcher).run()
+    assert min(step for _, step in watcher.steps) == 3
+    for name, work in works.items():
+        assert difference(alone(work, foundation), house.adapter(name, tmp_path / name)) < 1e-5
+    assert [len(house.registry.versions(name)) for name in works] == [1, 1]
+
+
+def test_a_lane_killed_between_publishing_and_noting_it_publishes_once(house, monkeypatch):
+    house.add("c0")
+    publish = BatchState.publish
+
+    def die(*_args, **_kwargs):
+        raise Killed
+
+    monkeypatch.setattr(BatchState, "publish", die)
+    with pytest.raises(Killed):
+        house.lane().run()
+    monkeypatch.setattr(BatchState, "publish", publish)
+    assert len(house.registry.versions("c0")) == 1
+    house.clock.now += 61
+    house.lane().run()
+    assert house.statuses() == {"c0": "published"}
+    assert [version.ref for version in house.registry.versions("c0")] == ["c0@1"]
+
+
+def test_what_is_cancelled_meanwhile_or_taken_by_another_is_let_go(house):
+    house.add("c0", "c1", "c2", steps=6)
+
+    def act(name, step):
+        if (name, step) == ("c0", 2):
+            house.state().cancel("c0")
+            house.clock.now += 61  # a lane that hung: its leases ran out
+            taken = house.state().claim("another", suits=lambda record: record.name == "c1")
+            assert taken.record.checkpoint_step == 0
+            lane.heartbeat.beat()
+
+    watcher = Hook(act)
+    lane = house.lane(watcher)
+    lane.run()
+    assert house.statuses() == {"c0": "cancelled", "c1": "preparing", "c2": "published"}
+    assert max(step for name, step in watcher.steps if name == "c1") == 2
+    assert {record.name for record in watcher.records} == {"c0", "c2"}
+
+
+def test_a_lane_that_is_stopped_gives_back_what_it_did(house, foundation, tmp_path):
+    works = house.add("c0", "c1", steps=5)
+    watcher = Hook(lambda name, step: lane.stop() if step == 3 else None)
+    lane = house.lane(watcher)
+    lane.run()
+    assert {r.name: (r.status, r.checkpoint_step, r.lease) for r in house.batch.records()} == {
+        "c0": ("queued", 3, None),
+        "c1": ("queued", 3, None),
+    }
+    house.lane().run()
+    for name, work in works.items():
+        assert difference(alone(work, foundation), house.adapter(name, tmp_path / name)) < 1e-5
+
+
+def test_a_pack_that_does_not_fit_the_memory_is_halved(house, monkeypatch):
+    house.add("c0", "c1", "c2", "c3")
+    step, sizes = Pack.step, []
+
+    def limited(self, most):
+        sizes.append(len(self.members))
+        if len(self.members) > most:
+            raise torch.OutOfMemoryError("no memory")
+        return step(self)
+
+    monkeypatch.setattr(Pack, "step", lambda self: limited(self, 2))
+    house.lane(pack=4).run()
+    assert sizes[0] == 4
+    assert max(sizes[1:]) == 2
+    assert set(house.statuses().values()) == {"published"}
+    house.add("c0", seed=9)
+    monkeypatch.setattr(Pack, "step", lambda self: limited(self, 0))
+    house.lane().run()
+    assert "does not fit the device's memory" in house.batch.record("c0").reason
+
+
+def test_a_concept_that_lost_lanes_trains_alone(house, monkeypatch):
+    house.add("c0", "c1")
+    for _ in range(3):
+        assert house.state().claim("dies", suits=lambda record: record.name == "c0").name == "c0"
+        house.clock.now += 61
+    members = []
+    step = Pack.step
+    monkeypatch.setattr(Pack, "step", lambda self: members.append(self.members) or step(self))
+    house.lane().run()
+    assert {len(names) for names in members} == {1}
+    assert set(house.statuses().values()) == {"published"}
+
+
+def test_a_damaged_checkpoint_is_not_trained_from(house):
+    house.add("c0", steps=5)
+    with pytest.raises(Killed):
+        house.lane(Hook(kill_at(3))).run()
+    storage = open_storage(house.batch.storage.uri)
+    key = house.batch.record("c0").checkpoint
+    storage.put(key, storage.get(key)[:-8] + b"\0" * 8)
+    house.clock.now += 61
+    house.lane().run()
+    record = house.batch.record("c0")
+    assert record.status == "failed"
+    assert "of step 2 is damaged" in record.reason
+    house.batch.retry("c0")
+    house.lane().run()
+    assert house.batch.record("c0").version == "c0@1"
+
+
+def test_what_one_process_cannot_follow_is_refused(house):
+    house.add("c0", workers=2)
+    house.lane().run()
+    assert "workers 2 and zero 0" in house.batch.record("c0").reason

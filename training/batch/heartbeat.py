@@ -1,0 +1,81 @@
+"""Renews a lane's claims from a thread, while the lane loads, prepares and steps; and hears what is asked of it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+from infra.errors import UserError
+from training.batch.state import BatchState, Claim, LeaseLost
+
+log = logging.getLogger(__name__)
+
+
+class Heartbeat:
+    """A context manager. `gone` and `cancelling` are names of claims that were lost, or that are to be let go.
+
+    Args:
+        batch: of its own: it is used from the thread.
+        every_s: seconds between two renewals; a third of the lease when not given.
+    """
+
+    def __init__(self, batch: BatchState, every_s: float | None = None) -> None:
+        self.batch = batch
+        self.every_s = batch.lease_s / 3 if every_s is None else every_s
+        self.gone: set[str] = set()
+        self.cancelling: set[str] = set()
+        self._claims: dict[str, tuple[Claim, dict[str, Any]]] = {}
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._thread: threading.Thread
+
+    def __enter__(self) -> Heartbeat:
+        self._over.clear()
+        self._thread = threading.Thread(target=self._run, name="batch-heartbeat", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def hold(self, claim: Claim) -> None:
+        """Renew this claim from now on."""
+        with self._lock:
+            self.gone.discard(claim.name)
+            self.cancelling.discard(claim.name)
+            self._claims[claim.name] = claim, {}
+
+    def drop(self, name: str) -> None:
+        """Renew it no more; when this returns none is under way."""
+        with self._lock:
+            self._claims.pop(name, None)
+
+    def tell(self, name: str, **progress: Any) -> None:
+        """What the next renewal writes: step, loss, step_seconds."""
+        with self._lock:
+            if name in self._claims:
+                self._claims[name] = self._claims[name][0], progress
+
+    def beat(self) -> None:
+        """Renew every claim now."""
+        for name in list(self._claims):
+            with self._lock:
+                if name not in self._claims:
+                    continue
+                claim, progress = self._claims[name]
+                try:
+                    if self.batch.beat(claim, **progress).cancelling:
+                        self.cancelling.add(name)
+                except LeaseLost:
+                    self.gone.add(name)
+                    del self._claims[name]
+                except (
+                    UserError
+                ) as error:  # a storage that is away for a moment; the lease has time for more tries
+                    log.warning("%s: its claim could not be renewed: %s", name, error.message)
+
+    def _run(self) -> None:
+        while not self._over.wait(self.every_s):
+            self.beat()

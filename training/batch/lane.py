@@ -1,0 +1,437 @@
+"""A lane: holds a foundation and trains pack after pack of what a batch has, until nothing waits. No Ray in it.
+
+    Lane(open_batch(storage, "b1"), open_registry(uri)).run()
+
+Any number of lanes may work on one batch, in any processes. Each claims a concept, packs others of its group with it,
+publishes each as it ends and takes the next into its slots. What a lane must know lies in the batch's records; killed
+at any moment it costs the steps since the last checkpoints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import socket
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+
+from datasets.clips import read_clips
+from datasets.latents import CachedClip, LatentCache, prepare
+from infra.errors import UserError
+from infra.registry import Registry
+from infra.storage import open_storage
+from models.foundation import Bucket, Foundation
+from models.load import load_foundation
+from training.adapters import data_sha256, describe, write_adapters
+from training.batch.heartbeat import Heartbeat
+from training.batch.plan import DEFAULT_PACK, MOST, capacity_for
+from training.batch.profile import Profile
+from training.batch.state import BatchState, Claim, LeaseLost, Record
+from training.batch.work import Work
+from training.group import GroupKey
+from training.loop import StepReport, bank_slots
+from training.pack import Capacity, Ended, Event, Failed, Member, MemberState, Pack, Stepped
+
+log = logging.getLogger(__name__)
+
+RECENT = 50  # steps whose mean losses are published
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+LOOK_S = 10.0
+ALONE_AFTER = 1  # lost lanes: then a concept trains alone, so that it takes nobody with it
+
+
+class Watcher:
+    """Is told what a lane does. This one looks away."""
+
+    def loading(self, foundation: str | None) -> None:
+        """A foundation is loaded."""
+
+    def preparing(self, name: str) -> None:
+        """A concept's latents are computed or fetched."""
+
+    def stepped(self, name: str, report: StepReport) -> None:
+        """A concept did a step."""
+
+    def ended(self, record: Record) -> None:
+        """A concept was published, failed, or was cancelled."""
+
+
+@dataclass
+class Held:
+    """A concept that this lane trains."""
+
+    claim: Claim
+    work: Work
+    clips: Sequence[CachedClip] = field(repr=False)
+    checkpoint: str | None
+    recent: deque[tuple[float, float, float]] = field(default_factory=lambda: deque(maxlen=RECENT))
+
+
+class Lane:
+    """Trains a batch's concepts, in this process.
+
+    Args:
+        pack: members of a pack; None takes what `profile` says is best, else 8.
+        device: None takes CUDA where there is one.
+        every_s: seconds between renewals of the claims.
+    """
+
+    def __init__(
+        self,
+        batch: BatchState,
+        registry: Registry,
+        *,
+        owner: str | None = None,
+        pack: int | None = None,
+        profile: Profile | None = None,
+        device: str | None = None,
+        watcher: Watcher | None = None,
+        every_s: float | None = None,
+    ) -> None:
+        self.batch, self.registry = batch, registry
+        self.owner = owner or f"{socket.gethostname()}:{threading.get_native_id()}"
+        self.pack, self.profile, self.device = pack, profile, device
+        self.watcher = watcher or Watcher()
+        self.batch_id = batch.about()["id"]
+        self.heartbeat = Heartbeat(
+            BatchState(batch.storage, clock=batch.clock, lease_s=batch.lease_s), every_s
+        )
+        self._loaded: tuple[tuple[str | None, str], Foundation] | None = None
+        self._limits: dict[GroupKey, int] = {}  # of packs that did not fit the memory
+        self._works: dict[tuple[str, str], Work] = {}
+        self._stopping = threading.Event()
+        self._looked = 0.0
+
+    def stop(self) -> None:
+        """Ask the lane, from a thread or a signal handler, to keep what it has and give it back: it must go."""
+        self._stopping.set()
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    def run(self) -> None:
+        """Train until nothing waits that is free to be taken.
+
+        Raises:
+            UserError: the storage is away (503); claims run out and are taken by others.
+        """
+        with self.heartbeat:
+            while not self._stopping.is_set():
+                claim = self.batch.claim(self.owner)
+                if claim is None:
+                    return
+                self.heartbeat.hold(claim)
+                self._train_group(claim)
+
+    # ----------------------------------------------------------------- a group
+    def _train_group(self, first: Claim) -> None:
+        """A pack of the group of this concept, until no more of it wait."""
+        work = first.record.parsed_work
+        try:
+            _check(work)
+            foundation = self._foundation(work)
+        except UserError as error:
+            self._fail(first, error)
+            return
+        alone = first.record.lost > ALONE_AFTER
+        capacity = self._capacity(work, alone)
+        held: dict[str, Held] = {}
+        with Pack(foundation, work.key, capacity) as pack:
+            claim: Claim | None = first
+            while True:
+                while claim is not None:
+                    self._admit(pack, claim, foundation, held)
+                    claim = None if alone else self._next(pack, work.key)
+                if not pack.members:
+                    return
+                if self._stopping.is_set():
+                    self._give_back(held, pack)
+                    return
+                try:
+                    events = pack.step()
+                except torch.OutOfMemoryError:
+                    self._too_large(pack, held)
+                    return
+                ended = self._heard(pack, held)
+                for event in events:
+                    if event.name in held:
+                        ended |= self._handle(pack, held, event, foundation)
+                # Looking for others costs a listing: done as slots come free, and now and then for those added late.
+                look = not alone and (ended or time.monotonic() - self._looked > LOOK_S)
+                claim = self._next(pack, work.key) if look else None
+
+    def _capacity(self, work: Work, alone: bool) -> Capacity:
+        """Slots for a pack of this concept's group, whoever of those who wait comes together in it."""
+        if alone:
+            return capacity_for([work], 1)
+        key = work.key
+        best = self.profile.best_pack(key, work.config.batch_size, MOST) if self.profile is not None else None
+        size = min(self.pack or best or DEFAULT_PACK, self._limits.get(key, MOST))
+        waiting = [self._work(record) for record in self.batch.records() if not record.ended]
+        group = [work, *(other for other in waiting if other.key == key and other.name != work.name)]
+        if work.config.method == "full":  # slots as large as the layers: none to spare
+            return capacity_for(group, min(size, len(group)))
+        late = max(0, size - len(group)) * bank_slots(work.config, work.clips)["spatial"]
+        capacity = capacity_for(group, size)
+        return Capacity(size, capacity.spatial + late)
+
+    def _next(self, pack: Pack, key: GroupKey) -> Claim | None:
+        """Another concept of the group for which there is room now, held."""
+
+        def suits(record: Record) -> bool:
+            work = self._work(record)
+            return (
+                record.lost <= ALONE_AFTER
+                and work.key == key
+                and pack.has_room(bank_slots(work.config, work.clips))
+            )
+
+        self._looked = time.monotonic()
+        if self._stopping.is_set() or not pack.has_room({"temporal": 1}):
+            return None
+        claim = self.batch.claim(self.owner, suits=suits)
+        if claim is not None:
+            self.heartbeat.hold(claim)
+        return claim
+
+    def _work(self, record: Record) -> Work:
+        known = self._works.get((record.name, record.sha256))
+        if known is None:
+            known = self._works[record.name, record.sha256] = record.parsed_work
+        return known
+
+    def _foundation(self, work: Work) -> Foundation:
+        """The foundation, whole (latents are made here), in the group's precision. Raises UserError."""
+        wanted = work.foundation, DTYPES[work.config.dtype]
+        if self._loaded is None or self._loaded[0] != wanted:
+            self._loaded = None  # two do not fit at once
+            self.watcher.loading(work.foundation)
+            self._loaded = wanted, load_foundation(wanted[0], device=self.device, dtype=wanted[1])
+        foundation = self._loaded[1]
+        if foundation.fingerprint != work.fingerprint:
+            raise UserError(
+                f"the foundation here has fingerprint {foundation.fingerprint[:12]}, the plan's {work.fingerprint[:12]}; "
+                f"put the same files at {work.foundation} on every node, or plan again."
+            )
+        return foundation
+
+    def _admit(self, pack: Pack, claim: Claim, foundation: Foundation, held: dict[str, Held]) -> None:
+        """Prepare a concept and give it its slots; or have it fail."""
+        work, record = claim.record.parsed_work, claim.record
+        self.watcher.preparing(work.name)
+        try:
+            clips = prepare_work(work, foundation)
+            state = self._restore(record)
+            pack.admit(Member(work.name, work.concept, work.config, clips), state)
+        except Exception as error:
+            if isinstance(error, UserError) and error.status == 503:
+                raise  # not the concept's fault
+            self._fail(claim, error)
+            return
+        held[work.name] = Held(claim, work, clips, record.checkpoint)
+
+    def _restore(self, record: Record) -> MemberState | None:
+        if record.checkpoint is None:
+            return None
+        data = self.batch.storage.get(record.checkpoint)
+        try:
+            if hashlib.sha256(data).hexdigest()[:16] not in record.checkpoint:
+                raise ValueError("its content does not have its checksum")
+            return MemberState.decode(data)
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"the checkpoint {record.checkpoint} of step {record.checkpoint_step} is damaged ({error}); `motiondirector "
+                "runs retry` trains it from its beginning.",
+                status=502,
+                code="object_damaged",
+            ) from None
+
+    # ----------------------------------------------------------------- a step
+    def _heard(self, pack: Pack, held: dict[str, Held]) -> bool:
+        """Let go of what another has, or what was cancelled. True when slots came free."""
+        going = [name for name in held if name in self.heartbeat.gone | self.heartbeat.cancelling]
+        for name in going:
+            one = held.pop(name)
+            if name in pack.members:
+                pack.leave(name)
+            self.heartbeat.drop(name)
+            if name not in self.heartbeat.gone:
+                self._end(one.claim, lambda one=one: self.batch.cancelled(one.claim))  # type: ignore[misc]
+        return bool(going)
+
+    def _handle(self, pack: Pack, held: dict[str, Held], event: Event, foundation: Foundation) -> bool:
+        """What a step did to one member. True when its slots came free."""
+        one = held[event.name]
+        if isinstance(event, Failed):
+            del held[event.name]
+            self._fail(one.claim, event.error)
+            return True
+        report = event.report
+        one.recent.append((report.spatial_loss, report.temporal_loss, report.seconds))
+        self.heartbeat.tell(event.name, step=report.step, loss=report.loss, step_seconds=report.seconds)
+        self.watcher.stepped(event.name, report)
+        if isinstance(event, Ended):
+            del held[event.name]
+            self._publish(one, event, foundation)
+            return True
+        assert isinstance(event, Stepped)
+        if report.step % one.work.config.checkpoint_interval == 0:
+            try:
+                self._checkpoint(pack, one)
+            except LeaseLost:
+                self.heartbeat.gone.add(event.name)
+                return self._heard(pack, held)
+        return False
+
+    def _checkpoint(self, pack: Pack, one: Held) -> None:
+        """Put a member's state into the storage, then into its record. Raises LeaseLost."""
+        state = pack.state(one.work.name)
+        data = state.encode()
+        key = f"checkpoints/{one.work.name}/{state.step:07d}-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
+        self.batch.storage.put(key, data)
+        self.batch.checkpointed(one.claim, state.step, key)
+        before, one.checkpoint = one.checkpoint, key
+        if before is not None and before != key:
+            self.batch.storage.delete(before)
+
+    def _publish(self, one: Held, event: Ended, foundation: Foundation) -> None:
+        """The adapter file with all that is known about it, published once, whoever else tries."""
+        work, claim = one.work, one.claim
+        spatial, temporal, seconds = (
+            sum(column) / len(one.recent) for column in zip(*one.recent, strict=True)
+        )
+        metadata = describe(work.config, work.concept, one.clips, steps=event.report.step)
+        run = f"{self.batch_id}/{work.name}/{claim.record.attempt}"
+        with tempfile.TemporaryDirectory(prefix="motiondirector-adapter-") as temporary:
+            folder = Path(temporary)
+            try:
+                written = write_adapters(folder, foundation, event.tensors, metadata)
+                (folder / "config.yaml").write_text(settings_file(work))
+                self.batch.beat(claim)
+                version = self.registry.publish(
+                    work.name,
+                    folder,
+                    metadata={
+                        **metadata,
+                        "rank": max(adapter.rank for adapter in written.values()),
+                        "foundation": foundation.name,
+                        "foundation_fingerprint": foundation.fingerprint,
+                        "run": run,
+                    },
+                    metrics={
+                        "loss": spatial + temporal,
+                        "spatial_loss": spatial,
+                        "temporal_loss": temporal,
+                        "seconds_per_step": seconds,
+                    },
+                    once=run,
+                )
+            except LeaseLost:
+                self.heartbeat.drop(work.name)
+                return
+            except UserError as error:
+                if error.status == 503:
+                    raise
+                self._fail(claim, error)
+                return
+        step, loss = event.report.step, spatial + temporal
+        self._end(claim, lambda: self.batch.publish(claim, version.ref, step=step, loss=loss))
+
+    # ---------------------------------------------------------------- an end
+    def _fail(self, claim: Claim, error: Exception) -> None:
+        if isinstance(error, UserError):
+            reason = error.message
+        else:
+            log.error("%s: %s", claim.name, error, exc_info=error)
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+        self._end(claim, lambda: self.batch.fail(claim, reason))
+
+    def _end(self, claim: Claim, end: Callable[[], Record]) -> None:
+        """Write a concept's end, unless another has it now; its checkpoints are of no more use."""
+        self.heartbeat.drop(claim.name)
+        try:
+            record = end()
+        except LeaseLost:
+            return
+        for info in list(self.batch.storage.list(f"checkpoints/{claim.name}/")):
+            self.batch.storage.delete(info.key)
+        self.watcher.ended(record)
+
+    def _give_back(self, held: dict[str, Held], pack: Pack | None = None) -> None:
+        """For whoever takes them next: with the members' states of now, where the pack's are sound."""
+        for name, one in list(held.items()):
+            try:
+                if pack is not None:
+                    self._checkpoint(pack, one)
+                self.heartbeat.drop(name)
+                self.batch.release(one.claim)
+            except LeaseLost:
+                self.heartbeat.drop(name)
+        held.clear()
+
+    def _too_large(self, pack: Pack, held: dict[str, Held]) -> None:
+        """The device's memory did not suffice: go on with half as many from their checkpoints, or have the one fail."""
+        if len(pack.members) == 1:
+            (one,) = held.values()
+            error = UserError(
+                f"concept {one.work.name}: one training step does not fit the device's memory; give gradient_checkpointing, "
+                "dtype bf16, or a smaller size or batch_size.",
+                status=507,
+                code="out_of_memory",
+            )
+            held.clear()
+            self._fail(one.claim, error)
+            return
+        self._limits[pack.key] = max(1, len(pack.members) // 2)
+        log.warning(
+            "%d members do not fit the device's memory; going on with %d", len(held), self._limits[pack.key]
+        )
+        self._give_back(held)
+
+
+def prepare_work(work: Work, foundation: Foundation) -> list[CachedClip]:
+    """A work's latents and text, from the cache beside its clips or computed. Raises UserError."""
+    clips = read_clips(work.data, work.concept)
+    if data_sha256(clips) != work.data_sha256:
+        raise UserError(
+            f"concept {work.concept}: its clips at {work.data} are others than when it was planned; add it to the batch "
+            "again.",
+            status=409,
+            code="data_changed",
+        )
+    config = work.config
+    assert config.frames is not None
+    assert config.height is not None
+    assert config.width is not None
+    bucket = Bucket(config.frames, config.height, config.width)
+    return prepare(clips, foundation, bucket, LatentCache(open_storage(work.data)), foundation.device)
+
+
+def settings_file(work: Work) -> str:
+    """config.yaml of a version: `motiondirector train --config` trains the same again."""
+    told: dict[str, Any] = {"concept": work.concept, "data": work.data, "foundation": work.foundation}
+    if work.name != work.concept:
+        told["publish_as"] = work.name
+    return yaml.safe_dump(
+        {**told, **work.config.model_dump(mode="json")}, sort_keys=False, allow_unicode=True
+    )
+
+
+def _check(work: Work) -> None:
+    """What one process cannot follow is refused, not changed."""
+    if work.config.worker_range != (1, 1) or work.config.zero:
+        raise UserError(
+            f"concept {work.name} asks for workers {work.config.workers} and zero {work.config.zero}; a lane of one "
+            "process trains with workers 1 and zero 0."
+        )

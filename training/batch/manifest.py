@@ -1,0 +1,343 @@
+"""A batch's manifest: which concepts to train, on what, with which settings.
+
+    defaults: {data: clips, rank: 16}          # YAML; or a list of entries alone
+    concepts:
+      - orbit
+      - {concept: wave, steps: 500, priority: 2, publish_as: wave-long}
+
+    {"concept": "orbit", "data": "clips"}      JSONL: an entry a line
+    concept,data,steps                         CSV: a column a field, an empty cell is not given
+    clips/                                     a clip set: every concept in it
+
+An entry has `concept` and `data`, and may have `foundation`, `publish_as`, `priority` (higher begins earlier) and any
+setting of `TrainConfig`. Everything wrong in a file is said at once, with line numbers.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+import yaml
+
+from infra.errors import UserError
+from infra.registry import check_concept_name
+from infra.storage import Storage, open_storage
+from training.config import TrainConfig, wrong_settings
+
+TEXTS = ("concept", "data", "foundation", "publish_as")
+FIELDS = (*TEXTS, "priority")
+PRIORITIES = range(-1000, 1001)
+LARGEST = 64 << 20  # bytes of a manifest: two hundred thousand entries
+SHOWN = 50  # mistakes that a message spells out
+
+
+@dataclass(frozen=True, order=True)
+class Mistake:
+    """Something wrong in a manifest. `line` counts from 1; 0 where the manifest has no lines."""
+
+    line: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.text}" if self.line else self.text
+
+
+class Mistakes(UserError):
+    """All that is wrong with a batch, in the order of the lines (422)."""
+
+    def __init__(self, source: str, mistakes: Iterable[Mistake]) -> None:
+        self.mistakes = tuple(sorted(set(mistakes)))
+        count = len(self.mistakes)
+        lines = [f"  {mistake}" for mistake in self.mistakes[:SHOWN]]
+        if count > SHOWN:
+            lines.append(f"  ... and {count - SHOWN} more")
+        head = f"{source} has {count} mistake{'s' if count > 1 else ''}; nothing was started:"
+        super().__init__("\n".join([head, *lines]), status=422, code="invalid_manifest")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One concept to train, as its manifest says it."""
+
+    concept: str
+    data: str  # URI of a clip set
+    foundation: str | None = None
+    publish_as: str | None = None
+    priority: int = 0
+    settings: dict[str, Any] = field(default_factory=dict, hash=False)
+    line: int = 0
+
+    @property
+    def name(self) -> str:
+        """What it is published as; no two of a batch share it."""
+        return self.publish_as or self.concept
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What a line said: fields and settings, unchecked, each with its own line where the format has one."""
+
+    line: int
+    values: dict[str, Any]
+    lines: dict[str, int] = field(default_factory=dict)
+
+    def at(self, name: str) -> int:
+        """The line of a field."""
+        return self.lines.get(name, self.line)
+
+
+Report = Callable[[int, str], None]
+
+
+def read_manifest(source: str, defaults: Mapping[str, Any] | None = None) -> list[Entry]:
+    """The entries of a manifest: a .yaml, .yml, .jsonl, .ndjson or .csv file (or object), or else a clip set's URI.
+
+    Args:
+        defaults: fields and settings for entries that do not say (an entry wins over the file's own `defaults`,
+            which win over these).
+
+    Raises:
+        Mistakes: everything that is wrong, in one list.
+        UserError: it cannot be read at all.
+    """
+    kind = PurePosixPath(source).suffix.lower()
+    if kind not in PARSERS:
+        from datasets.clips import concepts_in
+
+        return check_entries(
+            [Raw(0, {"concept": name, "data": source}) for name in concepts_in(source)],
+            source,
+            defaults or {},
+        )
+    folder, _, name = source.rpartition("/")
+    data = read_limited(open_storage(folder or "."), name)
+    return parse_manifest(data, kind, source, defaults)
+
+
+def read_limited(storage: Storage, name: str) -> str:
+    """The text of a manifest. Raises UserError: absent, too large, or not UTF-8."""
+    info = storage.head(name)
+    if info is None or info.size > LARGEST:
+        what = "does not exist" if info is None else f"has {info.size >> 20} MiB, more than {LARGEST >> 20}"
+        raise UserError(
+            f"the manifest {storage.uri}/{name} {what}; check the name.",
+            status=404,
+            code="manifest_not_found",
+        )
+    try:
+        return storage.get(name).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"the manifest {storage.uri}/{name} is not UTF-8 text; save it as such.") from None
+
+
+def parse_manifest(
+    text: str, kind: str, source: str, defaults: Mapping[str, Any] | None = None
+) -> list[Entry]:
+    """`read_manifest` of a text already at hand. `kind` is the suffix, `source` what an error calls it."""
+    mistakes: list[Mistake] = []
+
+    def report(line: int, words: str) -> None:
+        mistakes.append(Mistake(line, words))
+
+    raws, own = PARSERS[kind](text, report)
+    return check_entries(raws, source, {**(defaults or {}), **own.values}, own, mistakes)
+
+
+def check_entries(
+    raws: Iterable[Raw],
+    source: str,
+    defaults: Mapping[str, Any],
+    own: Raw | None = None,
+    mistakes: list[Mistake] | None = None,
+) -> list[Entry]:
+    """Entries of what was parsed, with defaults filled in; raises `Mistakes` unless all are right."""
+    found = mistakes if mistakes is not None else []
+    in_defaults = {text for _, text in _wrong(Raw(0, dict(defaults)), require=False)}
+    shared = own or Raw(0, dict(defaults))
+    found += [
+        Mistake(shared.at(name), f"defaults: {text}")
+        for name, text in _wrong(Raw(0, dict(defaults)), require=False)
+    ]
+    entries: list[Entry] = []
+    first: dict[str, int] = {}
+    for raw in raws:
+        values = {**defaults, **raw.values}
+        wrong = [(n, t) for n, t in _wrong(Raw(raw.line, values), require=True) if t not in in_defaults]
+        found += [Mistake(raw.at(name), text) for name, text in wrong]
+        name = values.get("publish_as") or values.get("concept")
+        if isinstance(name, str) and name:
+            if name in first:
+                where = f" (first on line {first[name]})" if first[name] else ""
+                found.append(
+                    Mistake(
+                        raw.line, f"{name[:64]} comes twice{where}; give one of them a publish_as of its own."
+                    )
+                )
+            first.setdefault(name, raw.line)
+        if not wrong and not in_defaults:
+            settings = {key: value for key, value in values.items() if key not in FIELDS}
+            fields = {key: values[key] for key in TEXTS if values.get(key) is not None}
+            entries.append(
+                Entry(**fields, priority=int(values.get("priority") or 0), settings=settings, line=raw.line)
+            )
+    if not found and not entries:
+        found.append(Mistake(0, "it names no concept; give at least one."))
+    if found:
+        raise Mistakes(source, found)
+    return entries
+
+
+def _wrong(raw: Raw, *, require: bool) -> Iterator[tuple[str, str]]:
+    """(field, sentence) of everything wrong in one entry."""
+    values = raw.values
+    for name in TEXTS:
+        value = values.get(name)
+        if value is None:
+            if require and name in ("concept", "data"):
+                yield name, f"{name} is missing; every entry names its concept and its data."
+        elif not isinstance(value, str) or not value:
+            yield name, f"{name} {str(value)[:80]!r}: expected text."
+        elif name in ("concept", "publish_as"):
+            try:
+                check_concept_name(value)
+            except UserError as error:
+                yield name, error.message
+        elif name == "data":
+            try:
+                open_storage(value)
+            except UserError as error:
+                yield name, error.message
+    priority = values.get("priority")
+    if priority is not None and _whole(priority) not in PRIORITIES:
+        yield "priority", f"priority {str(priority)[:80]!r}: expected a whole number from -1000 to 1000."
+    settings = {key: value for key, value in values.items() if key not in FIELDS}
+    yield from wrong_settings(settings).items()
+
+
+def _whole(value: Any) -> int | None:
+    try:
+        return int(value) if isinstance(value, int | str) and not isinstance(value, bool) else None
+    except ValueError:
+        return None
+
+
+def _key(name: Any) -> str:
+    """`learning-rate` is `learning_rate`, as in the other YAML files."""
+    return str(name).strip().replace("-", "_")
+
+
+def _yaml(text: str, report: Report) -> tuple[list[Raw], Raw]:
+    nothing = Raw(0, {})
+    loader = yaml.SafeLoader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return [], nothing
+        own, items = nothing, root
+        if isinstance(root, yaml.MappingNode):
+            parts = {key.value: (key, value) for key, value in root.value if isinstance(key, yaml.ScalarNode)}
+            for name in sorted(parts.keys() - {"defaults", "concepts"}):
+                report(
+                    parts[name][0].start_mark.line + 1,
+                    f"unknown key {name[:64]!r}; a manifest has `defaults:` and `concepts:`, settings stand in them.",
+                )
+            if "defaults" in parts:
+                own = _mapping(loader, parts["defaults"][1], report)
+            if "concepts" not in parts:
+                report(1, "`concepts:` is missing; give a list of them.")
+                return [], own
+            items = parts["concepts"][1]
+        if not isinstance(items, yaml.SequenceNode):
+            report(items.start_mark.line + 1, "expected a list of concepts, one `- ` each.")
+            return [], own
+        return [
+            Raw(item.start_mark.line + 1, {"concept": item.value})
+            if isinstance(item, yaml.ScalarNode)
+            else _mapping(loader, item, report)
+            for item in items.value
+        ], own
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or "it cannot be read"
+        report(mark.line + 1 if mark else 0, f"not YAML: {problem}.")
+        return [], nothing
+    finally:
+        loader.dispose()
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.Node, report: Report) -> Raw:
+    """One entry, with the line of each of its keys."""
+    line = node.start_mark.line + 1
+    if not isinstance(node, yaml.MappingNode):
+        report(line, "expected a concept's name or `key: value` pairs.")
+        return Raw(line, {})
+    loader.flatten_mapping(node)
+    values: dict[str, Any] = {}
+    lines: dict[str, int] = {}
+    for key_node, value_node in node.value:
+        key, at = _key(loader.construct_object(key_node, deep=True)), key_node.start_mark.line + 1
+        if key in values and at != lines[key]:
+            report(at, f"{key[:64]} comes twice in this entry.")
+        value = loader.construct_object(value_node, deep=True)
+        if value is not None:
+            values[key], lines[key] = value, at
+    return Raw(line, values, lines)
+
+
+def _jsonl(text: str, report: Report) -> tuple[list[Raw], Raw]:
+    raws = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            report(number, f"not JSON: {getattr(error, 'msg', 'nested too deeply')}.")
+            continue
+        if not isinstance(values, dict):
+            report(number, f'a {type(values).__name__}; expected an object such as {{"concept": "orbit"}}.')
+            continue
+        raws.append(Raw(number, {_key(key): value for key, value in values.items() if value is not None}))
+    return raws, Raw(0, {})
+
+
+def _csv(text: str, report: Report) -> tuple[list[Raw], Raw]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    raws: list[Raw] = []
+    try:
+        header = [_key(name) for name in next(reader, [])]
+        known = {*FIELDS, *TrainConfig.model_fields}
+        for name in header:
+            if name not in known:
+                report(
+                    1,
+                    f"unknown column {name[:64]!r}; columns are {', '.join(FIELDS)} and the training settings.",
+                )
+            elif header.count(name) > 1:
+                report(1, f"column {name} comes twice.")
+        line = reader.line_num + 1
+        for row in reader:
+            if row and len(row) != len(header):
+                report(line, f"{len(row)} cells; the header has {len(header)}.")
+            elif row:
+                cells = dict(zip(header, (cell.strip() for cell in row), strict=True))
+                raws.append(Raw(line, {key: cell for key, cell in cells.items() if cell and key in known}))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        report(reader.line_num, f"not CSV: {error}.")
+    return raws, Raw(0, {})
+
+
+PARSERS: dict[str, Callable[[str, Report], tuple[list[Raw], Raw]]] = {
+    ".yaml": _yaml,
+    ".yml": _yaml,
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+    ".csv": _csv,
+}

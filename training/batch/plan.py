@@ -1,0 +1,344 @@
+"""The plan of a batch: what is to be trained, with whom, where, and about how long; and what is wrong or done already.
+
+    plan = make_plan(read_manifest("batch.yaml"), "batch.yaml", open_registry(uri), lanes=2, pack=8)
+
+Nothing is loaded but configurations and nothing is read but the small columns of the clip sets. Lanes follow the
+priorities and take what comes next (training/batch/state.py), so packs and times are what to expect, not what is held
+to.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from infra.errors import UserError
+from infra.registry import Registry, Version
+from infra.storage import open_storage
+from training.batch.manifest import Entry, Mistake, Mistakes
+from training.batch.profile import Curve, Profile
+from training.batch.work import Work, work_sha256
+from training.config import resolve
+from training.group import GroupKey
+
+if TYPE_CHECKING:
+    from datasets.clips import ClipFacts
+    from models.foundation import Foundation
+    from training.pack import Capacity
+
+DEFAULT_PACK = 8  # members, where no profile says what is best
+MOST = 64
+COPIES = 4  # of a slot's numbers in training: values, gradients, two moments; float32
+
+
+@dataclass(frozen=True)
+class Done:
+    """A work that needs no training: this version is the same data under the same settings."""
+
+    work: Work
+    version: str
+
+
+@dataclass(frozen=True)
+class PlannedPack:
+    """Works that one lane trains on one bank: at most `capacity.members` at a time, the others as slots come free."""
+
+    lane: int  # from 1
+    key: GroupKey
+    works: tuple[Work, ...]  # in the order they begin
+    capacity: Capacity
+    base_bytes: int  # the denoiser's weights
+    adapter_bytes: int  # the bank with gradients and moments
+    peak_bytes: int | None  # with activations, as measured; None without a profile
+    seconds: float | None  # with loading the foundation where it changes; None without a profile
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a batch comes to."""
+
+    works: tuple[Work, ...]  # to be trained: by priority, those of a pack beside each other
+    done: tuple[Done, ...]
+    packs: tuple[PlannedPack, ...]
+    lanes: int
+
+    @property
+    def seconds(self) -> float | None:
+        """Until the last lane is through; None where a pack was never measured."""
+        totals = [0.0] * (self.lanes + 1)
+        for pack in self.packs:
+            if pack.seconds is None:
+                return None
+            totals[pack.lane] += pack.seconds
+        return max(totals)
+
+
+@dataclass
+class Sources:
+    """Foundations and clip sets, each looked at once."""
+
+    foundations: dict[str | None, Foundation] = field(default_factory=dict)
+    clip_sets: dict[str, dict[str, list[ClipFacts]]] = field(default_factory=dict)
+    refused: dict[tuple[str, str | None], UserError] = field(default_factory=dict)
+
+    def foundation(self, source: str | None) -> Foundation:
+        """Sizes, defaults and fingerprint; no weights. Raises UserError."""
+        from models.load import load_foundation
+
+        def load(source: Any) -> Foundation:
+            return load_foundation(source, device="cpu", parts=())
+
+        return self._once("foundation", source, self.foundations, load)
+
+    def clips(self, uri: str) -> dict[str, list[ClipFacts]]:
+        """The clips of every concept of a set. Raises UserError."""
+        from datasets.clips import read_facts
+
+        return self._once("clips", uri, self.clip_sets, read_facts)
+
+    def _once(self, kind: str, name: Any, found: dict[Any, Any], look: Callable[[Any], Any]) -> Any:
+        if (kind, name) in self.refused:
+            raise self.refused[kind, name]
+        if name not in found:
+            try:
+                found[name] = look(name)
+            except UserError as error:
+                self.refused[kind, name] = error
+                raise
+        return found[name]
+
+
+def make_plan(
+    entries: Sequence[Entry],
+    source: str,
+    registry: Registry,
+    *,
+    lanes: int = 1,
+    pack: int | None = None,
+    profile: Profile | None = None,
+    sources: Sources | None = None,
+) -> Plan:
+    """What these entries come to.
+
+    Args:
+        source: what an error calls the manifest.
+        lanes: how many train at once.
+        pack: members of a pack; None takes what the profile says is best (8 without one).
+        profile: of the lanes' device.
+
+    Raises:
+        Mistakes: concepts that are not there, clips without captions or too small, settings that do not suit the
+            foundation: all of them.
+    """
+    sources = sources or Sources()
+    works = resolve_entries(entries, source, sources)
+    done = already_done(works, registry)
+    todo = [work for work in works if work.name not in done]
+    packs = lay_out(todo, sources, lanes, pack, profile)
+    return Plan(
+        works=tuple(sorted((work for one in packs for work in one.works), key=lambda work: -work.priority)),
+        done=tuple(Done(work, done[work.name].ref) for work in works if work.name in done),
+        packs=tuple(packs),
+        lanes=lanes,
+    )
+
+
+def resolve_entries(entries: Sequence[Entry], source: str, sources: Sources) -> list[Work]:
+    """The work of every entry. Raises `Mistakes`."""
+    works, mistakes, said = [], [], set()
+    for entry in entries:
+        try:
+            works.append(resolve_entry(entry, sources))
+        except UserError as error:
+            if error.message not in said:  # of a foundation or set that many share: once
+                mistakes.append(Mistake(entry.line, f"{entry.name}: {error.message}"))
+            if error in sources.refused.values():
+                said.add(error.message)
+    if mistakes:
+        raise Mistakes(source, mistakes)
+    return works
+
+
+def resolve_entry(entry: Entry, sources: Sources) -> Work:
+    """One entry with its foundation, clips and settings looked up and found to go together. Raises UserError."""
+    from datasets.latents import fit
+    from training.adapters import data_sha256
+    from training.run import bucket_of, check_captions, foundation_source
+
+    foundation = sources.foundation(foundation_source(entry.foundation))
+    concepts = sources.clips(entry.data)
+    if entry.concept not in concepts:
+        names = sorted(concepts)
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        raise UserError(
+            f"no clips of concept {entry.concept!r} at {entry.data}; it holds {shown or 'none'}.",
+            status=404,
+            code="concept_not_found",
+        )
+    clips = concepts[entry.concept]
+    config = resolve(entry.settings, foundation.recommended)
+    bucket = bucket_of(config, foundation)
+    check_captions(clips)
+    for clip in clips:
+        fit(clip, bucket)
+    return Work(
+        name=entry.name,
+        concept=entry.concept,
+        data=open_storage(entry.data).uri,
+        data_sha256=data_sha256(clips),
+        clips=len(clips),
+        foundation=foundation_source(entry.foundation),
+        fingerprint=foundation.fingerprint,
+        config=config.model_copy(
+            update={"frames": bucket.frames, "height": bucket.height, "width": bucket.width}
+        ),
+        priority=entry.priority,
+    )
+
+
+def already_done(works: Iterable[Work], registry: Registry) -> dict[str, Version]:
+    """Works whose adapter the registry has, by name: the newest version with the same hash."""
+    wanted = {work.name: work.sha256 for work in works}
+    known = [info.name for info in registry.concepts() if info.name in wanted]
+
+    def newest(name: str) -> Version | None:
+        versions = reversed(registry.versions(name))
+        return next((version for version in versions if version_sha256(version) == wanted[name]), None)
+
+    with ThreadPoolExecutor(16) as pool:  # small objects, far away
+        found = zip(known, pool.map(newest, known), strict=True)
+        return {name: version for name, version in found if version is not None}
+
+
+def version_sha256(version: Version) -> str | None:
+    """The hash of the work that a version came of; None when its metadata does not say."""
+    told = version.metadata
+    try:
+        return work_sha256(
+            version.concept,
+            told["concept"],
+            told["foundation_fingerprint"],
+            told["data_sha256"],
+            told["config"],
+        )
+    except (KeyError, TypeError, ValueError):  # published by hand, or with settings of another release
+        return None
+
+
+def lay_out(
+    works: Sequence[Work], sources: Sources, lanes: int, pack: int | None, profile: Profile | None
+) -> list[PlannedPack]:
+    """Packs on lanes. Works of one group are cut into runs of a pack's size, those of one priority by length so that
+    few slots stand empty; runs go, by priority and the longest first, to the lane that is free first."""
+    groups: dict[GroupKey, list[Work]] = {}
+    for work in works:
+        groups.setdefault(work.key, []).append(work)
+    runs: list[tuple[Work, ...]] = []
+    sizes = {}
+    for key, members in groups.items():
+        batch = max(work.config.batch_size for work in members)
+        best = profile.best_pack(key, batch, MOST) if profile is not None else None
+        sizes[key] = size = min(pack or best or DEFAULT_PACK, len(members))
+        ordered = sorted(members, key=lambda work: (-work.priority, -work.config.steps))
+        runs += [tuple(ordered[i : i + size]) for i in range(0, len(ordered), size)]
+
+    def length(run: tuple[Work, ...], loaded: str | None) -> float:
+        """Seconds, or concept-steps where nothing was measured: good enough to share out."""
+        curve = profile.curve(run[0].key) if profile is not None else None
+        loading = profile.load_seconds if profile is not None and loaded != run[0].fingerprint else 0.0
+        return loading + duration(run, sizes[run[0].key], curve or UNIT)
+
+    free: list[tuple[float, int, str | None]] = [(0.0, lane, None) for lane in range(1, lanes + 1)]
+    queues: dict[tuple[int, GroupKey], list[Work]] = {}
+    for run in sorted(runs, key=lambda run: (-run[0].priority, -length(run, run[0].fingerprint))):
+        # Of lanes that are free at the same time, one that has the foundation.
+        at, lane, loaded = min(free, key=lambda f: (f[0], f[2] != run[0].fingerprint, f[1]))
+        free.remove((at, lane, loaded))
+        free.append((at + length(run, loaded), lane, run[0].fingerprint))
+        queues.setdefault((lane, run[0].key), []).extend(run)
+    packs = []
+    before: dict[int, str] = {}
+    for (lane, key), queue in queues.items():
+        loading = before.get(lane) != key.foundation
+        before[lane] = key.foundation
+        packs.append(planned(lane, key, queue, min(sizes[key], len(queue)), sources, profile, loading))
+    return sorted(packs, key=lambda planned: planned.lane)
+
+
+UNIT = Curve((1,), (1.0,), (0.0,))
+
+
+def planned(
+    lane: int,
+    key: GroupKey,
+    queue: Sequence[Work],
+    members: int,
+    sources: Sources,
+    profile: Profile | None,
+    loading: bool,
+) -> PlannedPack:
+    """A pack with what it takes."""
+    capacity = capacity_for(queue, members)
+    foundation = sources.foundation(queue[0].foundation)
+    curve = profile.curve(key) if profile is not None else None
+    batch = sum(sorted((work.config.batch_size for work in queue), reverse=True)[:members])
+    seconds = None
+    if curve is not None and profile is not None:
+        seconds = duration(queue, members, curve) + (profile.load_seconds if loading else 0.0)
+    return PlannedPack(
+        lane=lane,
+        key=key,
+        works=tuple(queue),
+        capacity=capacity,
+        base_bytes=base_bytes(foundation, key.dtype),
+        adapter_bytes=adapter_bytes(foundation, key, capacity),
+        peak_bytes=None if curve is None else curve.bytes_at(batch),
+        seconds=seconds,
+    )
+
+
+def capacity_for(works: Sequence[Work], members: int) -> Capacity:
+    """Slots that hold any `members` of these works at once."""
+    from training.loop import bank_slots
+    from training.pack import Capacity
+
+    spatial = sorted((bank_slots(work.config, work.clips)["spatial"] for work in works), reverse=True)
+    return Capacity(members=members, spatial=sum(spatial[:members]))
+
+
+def base_bytes(foundation: Foundation, dtype: str) -> int:
+    """Memory of the denoiser's weights, on one device that holds them whole."""
+    return sum(p.numel() for p in foundation.denoiser.parameters()) * {"fp32": 4, "bf16": 2}[dtype]
+
+
+def adapter_bytes(foundation: Foundation, key: GroupKey, capacity: Capacity) -> int:
+    """Memory of a trainable bank with its gradients and AdamW's moments, float32."""
+    numbers = 0
+    counts = {"spatial": capacity.spatial, "temporal": capacity.members}
+    for path, names in foundation.targets.items():
+        for name in names:
+            layer = foundation.denoiser.get_submodule(name)
+            inside, out = layer.in_features, layer.out_features
+            numbers += counts[path] * (key.rank * (inside + out) if key.rank else inside * out)
+    return numbers * 4 * COPIES
+
+
+def duration(works: Sequence[Work], members: int, curve: Curve) -> float:
+    """Seconds to train these works in order, `members` at a time, each free slot taken by the next."""
+    waiting = list(reversed(works))
+    active: list[tuple[int, int, int]] = []  # (ends at this pack step, number, samples)
+    now, seconds, samples, number = 0, 0.0, 0, 0
+    accumulation = works[0].config.gradient_accumulation
+    while waiting or active:
+        while waiting and len(active) < members:
+            work = waiting.pop()
+            number += 1
+            heapq.heappush(active, (now + work.config.steps, number, work.config.batch_size))
+            samples += work.config.batch_size
+        end, _, leaving = heapq.heappop(active)
+        seconds += (end - now) * accumulation * curve.seconds_at(samples)
+        now, samples = end, samples - leaving
+    return seconds

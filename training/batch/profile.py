@@ -1,0 +1,82 @@
+"""What a device was measured to do: seconds and memory of a training step, by the number of samples in its forward.
+
+Measuring is a benchmark's business; here is the file it leaves, and what the plan reads from it:
+
+    {"device": "...", "memory": bytes, "load_seconds": s, "groups": {"<GroupKey.measured_as>": [[samples, seconds, bytes], ...]}}
+"""
+
+from __future__ import annotations
+
+import bisect
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from infra.errors import UserError
+from training.group import GroupKey
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Seconds of a forward with its backward, and peak bytes with the base, at so many samples; rising."""
+
+    samples: tuple[int, ...]
+    seconds: tuple[float, ...]
+    bytes: tuple[float, ...]
+
+    def seconds_at(self, samples: float) -> float:
+        """Interpolated; beyond what was measured the last slope goes on."""
+        return self._at(self.seconds, samples)
+
+    def bytes_at(self, samples: float) -> int:
+        """As `seconds_at`."""
+        return int(self._at(self.bytes, samples))
+
+    def _at(self, values: Sequence[float], samples: float) -> float:
+        if len(self.samples) == 1:
+            return values[0] * samples / self.samples[0]
+        right = min(max(bisect.bisect_left(self.samples, samples), 1), len(self.samples) - 1)
+        x0, x1 = self.samples[right - 1], self.samples[right]
+        y0, y1 = values[right - 1], values[right]
+        return max(0.0, y0 + (y1 - y0) * (samples - x0) / (x1 - x0))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A device's measurements."""
+
+    device: str
+    memory: int  # bytes it has
+    load_seconds: float  # from nothing to a foundation that trains
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+
+    def curve(self, key: GroupKey) -> Curve | None:
+        """That of a group; None when it was not measured."""
+        return self.curves.get(key.measured_as)
+
+    def best_pack(self, key: GroupKey, batch_size: int, most: int) -> int | None:
+        """How many members train the most steps a second together, in nine tenths of the memory; at least 1."""
+        curve = self.curve(key)
+        if curve is None:
+            return None
+        fitting = [k for k in range(1, most + 1) if curve.bytes_at(k * batch_size) <= 0.9 * self.memory]
+        return max(fitting or [1], key=lambda k: k / max(curve.seconds_at(k * batch_size), 1e-9))
+
+    @classmethod
+    def parse(cls, text: str, source: str) -> Profile:
+        """From the file's text. Raises UserError (422) when it is none."""
+        try:
+            told = json.loads(text)
+            curves = {
+                name: Curve(*(tuple(column) for column in zip(*sorted(points), strict=True)))
+                for name, points in told["groups"].items()
+            }
+            profile = cls(str(told["device"]), int(told["memory"]), float(told["load_seconds"]), curves)
+            assert all(len(set(c.samples)) == len(c.samples) and min(c.samples) > 0 for c in curves.values())
+        except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
+            raise UserError(
+                f"{source} is no profile of a device; measure one again with benchmarks/training.py.",
+                status=422,
+                code="invalid_profile",
+            ) from None
+        return profile

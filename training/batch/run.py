@@ -1,0 +1,76 @@
+"""A batch from its plan to its end, on one lane in this process."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from infra.registry import Registry
+from training.batch.lane import Lane, Watcher
+from training.batch.plan import Plan
+from training.batch.profile import Profile
+from training.batch.state import BatchState, Record
+
+POLL_S = 5.0
+
+
+def enter(batch: BatchState, plan: Plan, about: Mapping[str, Any]) -> list[Record]:
+    """Write a plan's works into the batch, which begins if it was not there. Returns those that now wait.
+
+    Raises:
+        UserError: one of them is being trained with other settings (409).
+    """
+    batch.create(about)
+    return batch.add(plan.works)
+
+
+def train_batch(
+    batch: BatchState,
+    registry: Registry,
+    *,
+    pack: int | None = None,
+    profile: Profile | None = None,
+    device: str | None = None,
+    watcher: Watcher | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> list[Record]:
+    """Train until every concept of the batch has ended, those that others hold included. Returns the records.
+
+    Killed, and called again, it goes on: what it held is free again when its leases have run out. Ctrl-C or SIGTERM
+    keeps and gives back what it holds, and returns; a second Ctrl-C ends at once.
+
+    Raises:
+        UserError: the storage is away (503).
+    """
+    lane = Lane(batch, registry, pack=pack, profile=profile, device=device, watcher=watcher)
+    with stopped_by_signals(lane):
+        while True:
+            lane.run()
+            records = batch.records()
+            if lane.stopping or all(record.ended for record in records):
+                return records
+            sleep(POLL_S)  # others train them, or died with them
+
+
+@contextmanager
+def stopped_by_signals(lane: Lane) -> Iterator[None]:
+    """Within the block SIGINT and SIGTERM let the lane end in order (in the main thread; else nothing)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _frame: Any) -> None:
+        if lane.stopping and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        lane.stop()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

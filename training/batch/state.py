@@ -1,0 +1,405 @@
+"""Where every concept of a batch stands: one small object each, in the storage, changed by compare-and-swap.
+
+    <registry>/batches/<batch>/batch.json                what it is; written once
+    <registry>/batches/<batch>/concepts/<name>.json      a `Record`
+    <registry>/batches/<batch>/checkpoints/<name>/...    states of members (training/batch/lane.py)
+
+    queued -> preparing -> training -> published | failed | cancelled         (retry: back to queued)
+
+No process is in charge. A lane *claims* a concept: it writes its token and a time until which the claim holds into the
+record, and renews it as it goes on. A claim that ran out may be taken by any other, which goes on from the last
+checkpoint that the record names; whoever had it before finds its token gone at its next write, and lets go. So a
+concept ends once, whoever dies. Times are those of the machines' clocks (UTC seconds), which must agree to well
+within a lease.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import Any, Literal
+
+from infra.errors import UserError
+from infra.registry import check_concept_name
+from infra.storage import NotFound, Storage
+from training.batch.work import Work
+
+Status = Literal["queued", "preparing", "training", "published", "failed", "cancelled"]
+RUNNING: tuple[Status, ...] = ("preparing", "training")
+ENDED: tuple[Status, ...] = ("published", "failed", "cancelled")
+LEASE_S = 60.0
+SWAPS = 100  # tries against others who change the same record
+HISTORY = 40  # changes of a record that it remembers
+
+
+class LeaseLost(Exception):
+    """The claim is no longer this lane's: another has the concept, or it ended. What was computed does not count."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Who has a concept, and until when."""
+
+    owner: str  # a lane's name, for people
+    token: str  # of this claim alone
+    expires: float  # UTC seconds
+
+
+@dataclass(frozen=True)
+class Record:
+    """Where one concept stands."""
+
+    name: str
+    work: dict[str, Any] = field(repr=False)  # Work.asdict()
+    sha256: str  # Work.sha256
+    priority: int
+    order: int  # among those of one priority
+    status: Status = "queued"
+    attempt: int = 1  # counts retries; a publication belongs to one attempt
+    lost: int = 0  # lanes that died with it, in this attempt
+    step: int = 0  # steps done, as last told
+    steps: int = 0
+    loss: float | None = None
+    step_seconds: float | None = None
+    checkpoint: str | None = None  # key of the state to go on from
+    checkpoint_step: int = 0
+    version: str | None = None  # what was published: orbit@1
+    reason: str | None = None  # why it failed
+    cancelling: bool = False  # asked for; its lane has not yet let go
+    lease: Lease | None = None
+    updated: float = 0.0  # UTC seconds
+    revision: int = 0  # writes of this record
+    history: tuple[tuple[float, str, str], ...] = field(default=(), repr=False)  # (time, status, note)
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ENDED
+
+    @property
+    def parsed_work(self) -> Work:
+        return Work.from_dict(self.work)
+
+    def encode(self) -> bytes:
+        return json.dumps(asdict(self), sort_keys=True).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Record:
+        told = json.loads(data)
+        told["lease"] = Lease(**told["lease"]) if told["lease"] else None
+        told["history"] = tuple(tuple(change) for change in told["history"])
+        return cls(**told)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A concept that a lane has, as long as it renews it. `record` is as it was when claimed."""
+
+    name: str
+    token: str
+    record: Record
+
+
+Change = Callable[[Record], Record | None]
+
+
+class BatchState:
+    """A batch's records. Holds nothing but what it read last: any number of processes may use one storage.
+
+    Args:
+        storage: of this batch.
+        clock: UTC seconds.
+        lease_s: how long a claim holds unless renewed; renew it at least three times as often.
+    """
+
+    def __init__(
+        self, storage: Storage, *, clock: Callable[[], float] = time.time, lease_s: float = LEASE_S
+    ) -> None:
+        self.storage, self.clock, self.lease_s = storage, clock, lease_s
+        self._seen: dict[str, tuple[str, Record]] = {}  # name -> (etag, record)
+
+    # ------------------------------------------------------------------ the batch
+    def create(self, about: Mapping[str, Any]) -> dict[str, Any]:
+        """Begin the batch, or find it begun. Returns batch.json, which has its `id`."""
+        told = {**about, "id": uuid.uuid4().hex, "created": self.clock()}
+        self.storage.put_if_absent("batch.json", json.dumps(told, sort_keys=True).encode())
+        return self.about()
+
+    def about(self) -> dict[str, Any]:
+        """batch.json. Raises UserError (404) when there is no such batch."""
+        try:
+            return json.loads(self.storage.get("batch.json"))
+        except NotFound:
+            raise UserError(
+                f"no batch at {self.storage.uri}; `motiondirector runs list` shows what there is.",
+                status=404,
+                code="batch_not_found",
+            ) from None
+
+    # ----------------------------------------------------------------- reading
+    def records(self) -> list[Record]:
+        """Every concept, in the order they are begun. One listing; only what changed since the last is read."""
+        listed = {}
+        for info in self.storage.list("concepts/"):
+            found = re.fullmatch(r"concepts/(.+)\.json", info.key)
+            if found:
+                listed[found[1]] = info.etag
+        for name in self._seen.keys() - listed.keys():
+            del self._seen[name]
+        for name, etag in listed.items():
+            if name not in self._seen or self._seen[name][0] != etag:
+                self._read(name)
+        return sorted((record for _, record in self._seen.values()), key=_rank)
+
+    def record(self, name: str) -> Record:
+        """One concept. Raises UserError (404)."""
+        return self._read(check_concept_name(name))[1]
+
+    def _read(self, name: str) -> tuple[str, Record]:
+        key = f"concepts/{name}.json"
+        info = self.storage.head(key)  # before the content: a change in between makes a swap fail, not lose
+        if info is None:
+            self._seen.pop(name, None)
+            raise UserError(
+                f"concept {name} is not in the batch {self.storage.uri}; `motiondirector runs show` lists it.",
+                status=404,
+                code="concept_not_found",
+            )
+        self._seen[name] = info.etag, Record.decode(self.storage.get(key))
+        return self._seen[name]
+
+    # ------------------------------------------------------- what people do
+    def add(self, works: Iterable[Work]) -> list[Record]:
+        """Put concepts into the batch, or back into it with other data or settings. Returns those now waiting.
+
+        One that is there with the same hash stays as it is. Raises UserError (409) where one with another hash is
+        being trained: nothing of `works` that comes after it is added.
+        """
+        waiting = []
+        order = max((record.order for record in self.records()), default=0)
+        for work in works:
+            order += 1
+            fresh = Record(
+                name=check_concept_name(work.name),
+                work=work.asdict(),
+                sha256=work.sha256,
+                priority=work.priority,
+                order=order,
+                steps=work.config.steps,
+            )
+            if self._put_new(fresh):
+                waiting.append(fresh)
+                continue
+
+            def renew(record: Record, fresh: Record = fresh) -> Record | None:
+                if record.sha256 == fresh.sha256:
+                    return None
+                if record.status in RUNNING:
+                    raise UserError(
+                        f"concept {record.name} is {record.status} with other data or settings; cancel it first "
+                        f"(motiondirector runs cancel), or publish this one under another name.",
+                        status=409,
+                        code="concept_busy",
+                    )
+                return replace(fresh, attempt=record.attempt + 1, history=record.history)
+
+            record = self._change(work.name, renew, "added with other settings")
+            if record is not None:
+                waiting.append(record)
+        return waiting
+
+    def cancel(self, name: str) -> Record:
+        """Have a concept not trained. One that a lane has ends when the lane sees it. Raises UserError (409)."""
+
+        def change(record: Record) -> Record | None:
+            if record.status == "cancelled":
+                return None
+            if record.ended:
+                raise UserError(
+                    f"concept {name} is {record.status} already; only what waits or trains can be cancelled.",
+                    status=409,
+                    code="concept_ended",
+                )
+            if record.status in RUNNING and not self._expired(record):
+                return None if record.cancelling else replace(record, cancelling=True)
+            return replace(record, status="cancelled", cancelling=False, lease=None)
+
+        return self._change(name, change, "asked for") or self.record(name)
+
+    def retry(self, name: str) -> Record:
+        """Let a failed or cancelled concept train again, from its beginning. Raises UserError (409)."""
+
+        def change(record: Record) -> Record | None:
+            if record.status not in ("failed", "cancelled"):
+                raise UserError(
+                    f"concept {name} is {record.status}; only what failed or was cancelled can be tried again.",
+                    status=409,
+                    code="concept_not_ended",
+                )
+            return _queued(record, attempt=record.attempt + 1)
+
+        return self._change(name, change, "tried again") or self.record(name)
+
+    # --------------------------------------------------------- what lanes do
+    def claim(self, owner: str, *, suits: Callable[[Record], bool] = lambda record: True) -> Claim | None:
+        """Take the next concept that waits, or whose lane is gone. None: there is none that suits.
+
+        A concept that lost its lane more often than its `max_failures` is not given out again; it fails.
+
+        Args:
+            owner: the lane's name, for people.
+            suits: which records this lane can take.
+        """
+        for seen in self.records():
+            if seen.ended or not suits(seen):
+                continue
+            if seen.status in RUNNING and not self._expired(seen):
+                continue
+            lease = Lease(owner, uuid.uuid4().hex, self.clock() + self.lease_s)
+            taken = self._change(seen.name, partial(self._take, lease=lease), owner)
+            if taken is not None and taken.lease == lease:
+                return Claim(taken.name, lease.token, taken)
+        return None
+
+    def _take(self, record: Record, lease: Lease) -> Record | None:
+        gone = record.status in RUNNING and self._expired(record)
+        if record.status != "queued" and not gone:
+            return None
+        if record.cancelling:
+            return replace(record, status="cancelled", cancelling=False, lease=None)
+        lost = record.lost + 1 if gone else record.lost
+        if lost > (most := record.work["config"]["max_failures"]):
+            return replace(
+                record,
+                status="failed",
+                lease=None,
+                lost=lost,
+                reason=f"its lane was lost {lost} times (max_failures {most}), last at step {record.step}; look at the "
+                "lanes' memory and logs, then try it again.",
+            )
+        return replace(record, status="preparing", lease=lease, lost=lost, step=record.checkpoint_step)
+
+    def beat(
+        self,
+        claim: Claim,
+        *,
+        step: int | None = None,
+        loss: float | None = None,
+        step_seconds: float | None = None,
+    ) -> Record:
+        """Renew a claim and tell where it stands; with `step` it trains. The record's `cancelling` asks to let go.
+
+        Raises:
+            LeaseLost: another has it, or it ended.
+        """
+
+        def change(record: Record) -> Record:
+            told: dict[str, Any] = {}
+            if step is not None:
+                told = {"status": "training", "step": step, "loss": loss, "step_seconds": step_seconds}
+            return replace(record, **told)
+
+        return self._owned(claim, change)
+
+    def checkpointed(self, claim: Claim, step: int, key: str) -> Record:
+        """From now on the concept continues from this state, which is in the storage. Raises LeaseLost."""
+        return self._owned(claim, lambda record: replace(record, checkpoint=key, checkpoint_step=step))
+
+    def publish(self, claim: Claim, version: str, *, step: int, loss: float | None = None) -> Record:
+        """The concept ended well, as this version. Raises LeaseLost."""
+        return self._owned(
+            claim, lambda r: replace(r, status="published", version=version, step=step, loss=loss), version
+        )
+
+    def fail(self, claim: Claim, reason: str) -> Record:
+        """The concept ended, and why. Raises LeaseLost."""
+        return self._owned(claim, lambda r: replace(r, status="failed", reason=reason), reason)
+
+    def cancelled(self, claim: Claim) -> Record:
+        """The lane let go of a concept that was to be cancelled. Raises LeaseLost."""
+        return self._owned(claim, lambda r: replace(r, status="cancelled"), "let go")
+
+    def release(self, claim: Claim) -> Record:
+        """Give a concept back, to be gone on with by another from its last checkpoint: a lane that must stop."""
+        return self._owned(claim, lambda r: replace(r, status="queued", lease=None), "given back")
+
+    # ------------------------------------------------------------------ writing
+    def _owned(self, claim: Claim, change: Callable[[Record], Record], note: str = "") -> Record:
+        def guarded(record: Record) -> Record:
+            if record.lease is None or record.lease.token != claim.token or record.ended:
+                raise LeaseLost(
+                    f"{claim.name} is {record.status}, held by {record.lease and record.lease.owner}"
+                )
+            changed = change(record)
+            if changed.ended:
+                return replace(changed, lease=None, cancelling=False)
+            if changed.lease is None:
+                return changed
+            return replace(changed, lease=replace(changed.lease, expires=self.clock() + self.lease_s))
+
+        record = self._change(claim.name, guarded, note)
+        assert record is not None
+        return record
+
+    def _expired(self, record: Record) -> bool:
+        return record.lease is None or record.lease.expires <= self.clock()
+
+    def _put_new(self, record: Record) -> bool:
+        record = self._stamped(record, record, "added")
+        key, body = f"concepts/{record.name}.json", record.encode()
+        # False also when our own write got through and only its answer was lost: then it is ours.
+        return self.storage.put_if_absent(key, body) or self.storage.get(key) == body
+
+    def _change(self, name: str, change: Change, note: str) -> Record | None:
+        """Compare and swap until it holds; None when `change` has nothing to change. Returns what was written."""
+        check_concept_name(name)
+        key = f"concepts/{name}.json"
+        for _ in range(SWAPS):
+            etag, record = self._read(name)
+            changed = change(record)
+            if changed is None:
+                return None
+            changed = self._stamped(record, changed, note)
+            body = changed.encode()
+            # As above: an own write whose answer was lost.
+            if self.storage.replace_if(key, body, etag) or self.storage.get(key) == body:
+                return changed
+        raise UserError(
+            f"concept {name} of {self.storage.uri} is changed by others without end; try again.",
+            status=503,
+            code="busy",
+        )
+
+    def _stamped(self, before: Record, after: Record, note: str) -> Record:
+        now = self.clock()
+        history = after.history
+        if after.status != before.status or before is after or after.attempt != before.attempt:
+            history = (*history, (now, after.status, note[:300]))[-HISTORY:]
+        return replace(after, updated=now, revision=before.revision + 1, history=history)
+
+
+def _queued(record: Record, attempt: int) -> Record:
+    """A record as it was at first, but for what tells it from other attempts."""
+    fresh = Record(record.name, record.work, record.sha256, record.priority, record.order, steps=record.steps)
+    return replace(fresh, attempt=attempt, history=record.history)
+
+
+def _rank(record: Record) -> tuple[int, int, str]:
+    return -record.priority, record.order, record.name
+
+
+def open_batch(registry: Storage, name: str, **options: Any) -> BatchState:
+    """The state of a batch, below its registry."""
+    return BatchState(registry.sub(f"batches/{check_concept_name(name)}"), **options)
+
+
+def batches(registry: Storage) -> Iterator[str]:
+    """Names of the batches that were begun with a registry."""
+    for info in registry.list("batches/"):
+        match info.key.split("/"):
+            case [_, name, "batch.json"]:
+                yield name

@@ -1,0 +1,83 @@
+"""What concepts must share to train in one forward: the one rule that the plan groups by and a pack holds to."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from training.config import TrainConfig
+
+FORWARDS = {"dual": "dual", "no-debias": "dual", "coupled": "coupled", "full": "full"}
+
+
+@dataclass(frozen=True, order=True)
+class GroupKey:
+    """Equal keys fit one pack. Everything else of a `TrainConfig` may differ from member to member."""
+
+    foundation: str  # fingerprint; its targets are the adapters' layers
+    frames: int
+    height: int
+    width: int
+    forward: str  # dual (with or without debiasing, which is a loss), coupled, full
+    rank: int  # 0: whole layers
+    dropout: float
+    gradient_accumulation: int
+    dtype: str
+    gradient_checkpointing: bool
+    zero: int
+    workers: str  # "2" or "1:4"
+
+    @property
+    def bucket(self) -> str:
+        """`FRAMESxHEIGHTxWIDTH`."""
+        return f"{self.frames}x{self.height}x{self.width}"
+
+    @property
+    def measured_as(self) -> str:
+        """Names what the cost of a step depends on, in a profile."""
+        parts = (self.foundation[:16], self.bucket, self.forward, f"rank{self.rank}", self.dtype)
+        saving = ("checkpointing",) if self.gradient_checkpointing else ()
+        return "/".join((*parts, *saving, f"zero{self.zero}", f"workers{self.workers}"))
+
+    def config(self) -> TrainConfig:
+        """Settings of a step that all members share."""
+        shared = {name: value for name, value in asdict(self).items() if name in TrainConfig.model_fields}
+        return TrainConfig(**{**shared, "rank": self.rank or 1, "method": self.forward})
+
+    def difference(self, other: GroupKey) -> str | None:
+        """The first thing in which another key differs, for an error: "rank 8, not 16". None where they are equal."""
+        mine, theirs = asdict(self), asdict(other)
+        return next(
+            (f"{n} {_short(theirs[n])}, not {_short(v)}" for n, v in mine.items() if theirs[n] != v), None
+        )
+
+
+def group_key(fingerprint: str, config: TrainConfig) -> GroupKey:
+    """The group of a concept that trains with these settings.
+
+    Args:
+        fingerprint: of the foundation.
+        config: resolved: frames, height and width are set.
+    """
+    assert config.frames is not None, "resolve the size first"
+    assert config.height is not None, "resolve the size first"
+    assert config.width is not None, "resolve the size first"
+    whole = config.method == "full"  # its rank and dropout are of no effect
+    return GroupKey(
+        foundation=fingerprint,
+        frames=config.frames,
+        height=config.height,
+        width=config.width,
+        forward=FORWARDS[config.method],
+        rank=0 if whole else config.rank,
+        dropout=0.0 if whole else config.dropout,
+        gradient_accumulation=config.gradient_accumulation,
+        dtype=config.dtype,
+        gradient_checkpointing=config.gradient_checkpointing,
+        zero=config.zero,
+        workers=str(config.workers),
+    )
+
+
+def _short(value: Any) -> str:
+    return value[:12] if isinstance(value, str) else str(value)

@@ -1,0 +1,40 @@
+"""What a training says to Prometheus, through Ray's exporter on its worker's node (`ray_motiondirector_train_...`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ray.util import metrics
+
+if TYPE_CHECKING:
+    from training.loop import StepReport
+
+SECONDS = [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100]
+
+
+class TrainingMetrics:
+    """Where each concept stands. One of these in a process that trains, called after every step of every concept."""
+
+    def __init__(self) -> None:
+        def gauge(name: str, description: str, *tags: str) -> metrics.Gauge:
+            return metrics.Gauge(
+                f"motiondirector_train_{name}", description=description, tag_keys=("concept", *tags)
+            )
+
+        self._step = gauge("step", "Steps done.")
+        self._steps = gauge("steps", "Steps to do.")
+        self._loss = gauge("loss", "Loss of the last step.", "path")
+        self._seconds = metrics.Histogram(
+            "motiondirector_train_step_seconds",
+            description="Time of one optimizer step.",
+            boundaries=SECONDS,
+            tag_keys=("concept",),
+        )
+
+    def __call__(self, concept: str, report: StepReport) -> None:
+        tags = {"concept": concept}
+        self._step.set(report.step, tags=tags)
+        self._steps.set(report.steps, tags=tags)
+        self._loss.set(report.spatial_loss, tags={**tags, "path": "spatial"})
+        self._loss.set(report.temporal_loss, tags={**tags, "path": "temporal"})
+        self._seconds.observe(report.seconds, tags=tags)
