@@ -89,7 +89,7 @@ class AdapterTiers:
         self._to_pack: FairQueue[Claim] = FairQueue()
         self._fetching: set[Key] = set()
         self._packing: set[Key] = set()
-        self._closing = False
+        self._warming = self._closing = False
         self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch")
         self._packers = ThreadPoolExecutor(PACKERS, thread_name_prefix="pack")
         self.loads: dict[str, tuple[int, float]] = {}  # tier -> (adapters that arrived, seconds that took)
@@ -186,8 +186,9 @@ class AdapterTiers:
                 self._fetching |= claim.fetching
                 self._fetchers.submit(self._fetch, claim)
             while not self._closing and (claim := self._to_pack.pick(self._may_pack)) is not None:
-                self._packing |= set(claim.held)
-                self._packers.submit(self._pack, claim)
+                keys = frozenset(claim.held)
+                self._packing |= keys
+                self._packers.submit(self._pack, claim, keys)
 
     def _may_fetch(self, claim: Claim) -> bool:
         return len(self._fetching) < FETCHERS and not claim.fetching & self._fetching
@@ -230,8 +231,7 @@ class AdapterTiers:
             self.bring(one)
         self._pump()
 
-    def _pack(self, claim: Claim) -> None:
-        packed = set(claim.held)
+    def _pack(self, claim: Claim, packed: frozenset[Key]) -> None:
         failed: BaseException | None = None
         try:
             for use in claim.uses:
@@ -240,13 +240,12 @@ class AdapterTiers:
                     started = time.monotonic()
                     self.host.put(key, self._image(use))
                     self._loaded("host", started)
+            for key in packed if not claim.closed else ():
+                self.warm(key)
         except BaseException as error:
             failed = error
         with self._lock:
             self._packing -= packed
-        if failed is None and not claim.closed:
-            for key in packed:
-                self.warm(key)
         if failed is None and not claim.closed and self.images(claim) is None:
             self.bring_again(claim)
         else:
@@ -291,15 +290,19 @@ class AdapterTiers:
         return done
 
     def warm_beside(self, keys: Sequence[Key], then: Callable[[], None]) -> None:
-        """`warm` each in a thread of its own, then call `then`."""
+        """`warm` each in a thread of its own, then call `then`; nothing while that is still being done."""
 
         def work() -> None:
-            for key in keys:
-                self.warm(key)
-            then()
+            try:
+                for key in keys:
+                    self.warm(key)
+            finally:
+                self._warming = False
+                then()
 
         with self._lock:
-            if not self._closing:
+            if not self._closing and not self._warming:
+                self._warming = True
                 self._packers.submit(work)
 
     # --- on purpose --------------------------------------------------------------------------------------------

@@ -135,7 +135,9 @@ def test_every_request_ends_once_and_nothing_leaks(unet3d, registry: Registry, f
     assert sum(stats.ended.values()) == REQUESTS
     assert stats.slot_loads > ADAPTERS, "adapters came and went"
     bench.engine.close()
-    assert threading.active_count() <= threads
+    while threading.active_count() > threads:  # those that fetch are not waited for
+        assert time.monotonic() < end, threading.enumerate()
+        time.sleep(0.01)
 
     # Each is what it is alone, with its own adapters in a bank of its own.
     done = [request for id, request in requests.items() if isinstance(bench.events[id][-1], Finished)]

@@ -340,6 +340,32 @@ def test_a_claim_that_is_closed_on_its_way_holds_nothing(unet3d, tiers):
     assert set(here.host.resident().values()) <= {0}
 
 
+def test_a_claim_that_is_closed_before_its_turn_keeps_nobody_waiting(unet3d, tiers):
+    gate = threading.Event()
+
+    class Slow(Memory):
+        def read(self, used):
+            if used.concept.startswith("slow"):
+                assert gate.wait(60)
+            return super().read(used)
+
+    source = Slow(unet3d)
+    here = tiers(source)
+    waiter = Waiter(here)
+    for n in range(2):  # both packers are busy
+        waiter.bring(n, use(f"slow{n}"))
+    while len(here._packing) < 2:
+        time.sleep(0.001)
+    waiter.bring("gone", use("a"))
+    while key_of(use("a")) not in here._packing:
+        time.sleep(0.001)
+    here.close(waiter.claims["gone"])
+    gate.set()
+    waiter.bring("next", use("a"))
+    waiter.wait(0, 1, "next")
+    assert not here._packing
+
+
 def test_pinned_and_prefetched_are_where_they_should_be(unet3d, tiers):
     here = tiers(Memory(unet3d))
     here.prefetch([use("a"), use("b"), use("c")], timeout=60)
