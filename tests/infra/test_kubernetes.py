@@ -10,7 +10,7 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
-from commands import COMMANDS, UsageError, parse
+from commands import UsageError, parse
 from kuberay import SPECS, check_against_crd, cluster_of, strictly
 from kustomize import build, containers
 from pydantic import ValidationError
@@ -237,10 +237,7 @@ def test_commands_are_parsed_as_they_would_be():
 
 
 @pytest.mark.xfail(
-    "train-batch" not in COMMANDS,
-    reason="there is no `motiondirector train-batch` yet",
-    raises=UsageError,
-    strict=True,
+    reason="`train-batch` has no --address yet: no lanes on Ray", raises=UsageError, strict=True
 )
 def test_a_batch_starts_a_command_that_there_is(variant):
     job = only(build(KUBERNETES / "overlays" / variant / "batch"), "RayJob")
