@@ -235,7 +235,7 @@ class Dispatcher:
                 size=len(event.mp4),
                 timings=timings,
                 expires_at=time.time() + self._ttl,
-                neighbours=getattr(event, "neighbours", None),
+                neighbours=event.neighbours,
                 owner=self.name,
             )
         except IllegalTransition:
