@@ -43,8 +43,12 @@ def study(
     ] = None,
     foundation: Annotated[str | None, typer.Option(help="Folder or id. Default: the embedded model.")] = None,
     jobs: Annotated[
-        int | None, typer.Option(help="Trials at once; default: one for each CPU core.", min=1)
+        int | None, typer.Option(help="Packs at once; default: one for each CPU core.", min=1)
     ] = None,
+    pack: Annotated[
+        int,
+        typer.Option(help="Motions trained in one forward; 1: each alone, which also tells its time.", min=1),
+    ] = 8,
     config: ConfigFile = None,
 ) -> None:
     """Does motion come apart from appearance? Trains every method on rendered motions that nothing was tuned on.
@@ -86,7 +90,9 @@ def study(
             fingerprint=model.fingerprint,
             foundation=foundation,
             jobs=jobs or os.cpu_count() or 1,
+            pack=pack,
             on_done=lambda trial, done, total: bars("trials", done, total, trial.name),
+            on_step=lambda name, step, steps: bars(f"{name} and its pack", step, steps),
         )
     outcome = gather(read_results(done))
     reached = targets(outcome)

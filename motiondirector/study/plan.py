@@ -76,11 +76,11 @@ class Plan:
             raise UserError(f"reference clips {self.references}: expected 1 to 6 of each concept.")
 
     def trials(self) -> list[Trial]:
-        """Every trial; the base model needs no training, so its seeds are only those of the noise."""
+        """Every trial, a whole comparison of each seed first; the base model's seeds are only those of the noise."""
         return [
             Trial(motion, count, method, seed)
-            for seed, motion, count, method in product(
-                self.seeds, self.motions, self.references, self.methods
+            for seed, count, method, motion in product(
+                self.seeds, self.references, self.methods, self.motions
             )
         ]
 

@@ -87,7 +87,8 @@ def gather(results: Iterable[tuple[Trial, dict[str, Any]]]) -> Outcome:
                 key = (trial.references, trial.method, metric)
                 values.setdefault(key, []).append(float(np.mean(known)))
                 motions.setdefault((*key, trial.motion), []).append(float(np.mean(known)))
-        seconds.setdefault((trial.references, trial.method), []).append(result["seconds"]["train"])
+        if result["seconds"].get("packed", 1) == 1:  # a pack's share says nothing of one concept alone
+            seconds.setdefault((trial.references, trial.method), []).append(result["seconds"]["train"])
 
     def cells(table: dict[Any, list[float]]) -> dict[Any, Cell]:
         return {key: c for key, v in table.items() if (c := cell(v)) is not None}

@@ -1,15 +1,16 @@
-"""One trial: render the reference clips, train, generate the held-out appearances, measure. Plain torch, one process.
+"""Trials: render the reference clips, train, generate the held-out appearances, measure. Plain torch, one process.
 
     result.json    what was measured of each video, the seconds it took, what it was made from
     frames.npz     the reference clips and the generated videos, uint8
 
-A trial is a function of (trial, settings, foundation); where its result is, it is done.
+A trial is a function of (trial, settings, foundation); where its result is, it is done. Trials that differ in the motion
+only train as one pack (`training.pack`): each gets the adapter that it would get alone.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,41 +83,97 @@ def generate(
     return sample(foundation, requests, batch_size=BATCH)
 
 
-def run_trial(
-    trial: Trial,
+def train(
+    trials: Sequence[Trial],
     settings: dict[str, Any],
     foundation: Foundation,
-    folder: Path,
+    references: Sequence[list[Reference]],
+    on_step: Callable[[int, int], None],
+) -> tuple[TrainConfig, list[PathTensors]]:
+    """The adapters of trials of one method, trained as one pack: each is what training it alone gives."""
+    from training.config import resolve
+    from training.group import group_key
+    from training.local import train_local
+    from training.loop import bank_slots
+    from training.pack import Capacity, Ended, Failed, Member, Pack
+
+    first = trials[0]
+    bucket = foundation.defaults.bucket
+    config = resolve({**settings, "method": first.method, "seed": first.seed}, foundation.recommended)
+    clips = [encode(of, foundation) for of in references]
+    if len(trials) == 1:
+        alone = train_local(
+            foundation,
+            first.concept,
+            clips[0],
+            config,
+            on_step=lambda report: on_step(report.step, report.steps),
+        )
+        return config, [alone]
+    config = config.model_copy(
+        update={"frames": bucket.frames, "height": bucket.height, "width": bucket.width}
+    )
+    spatial = sum(bank_slots(config, len(of))["spatial"] for of in clips)
+    found: dict[str, PathTensors] = {}
+    with Pack(foundation, group_key(foundation.fingerprint, config), Capacity(len(trials), spatial)) as pack:
+        for trial, of in zip(trials, clips, strict=True):
+            pack.admit(Member(trial.name, trial.concept, config, of))
+        step = 0
+        while pack.members:
+            for event in pack.step():
+                if isinstance(event, Failed):
+                    raise event.error
+                if isinstance(event, Ended):
+                    found[event.name] = event.tensors
+            step += 1
+            on_step(step, config.steps)
+    return config, [found[trial.name] for trial in trials]
+
+
+def run_trials(
+    trials: Sequence[Trial],
+    settings: dict[str, Any],
+    foundation: Foundation,
+    folders: Sequence[Path],
     *,
     appearances: int = 10,
-    on_step: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-    """Train, generate, measure; returns (and writes) the result.
+    on_step: Callable[[int, int], None] = lambda step, steps: None,
+) -> None:
+    """Train, generate, measure; writes a result for each trial.
 
     Args:
+        trials: of one method, seed and number of reference clips: they train as one pack.
         settings: training settings over the foundation's recommendation.
+        folders: of the results, one a trial.
         on_step: called with (steps done, steps in all) while training.
     """
-    from evaluation.metrics import metrics_for
-    from training.config import resolve
-    from training.local import train_local
-
-    references = reference_clips(trial)
-    texts = prompts(trial, appearances)
-    tensors: PathTensors = {}
+    references = [reference_clips(trial) for trial in trials]
     began = time.perf_counter()
     config: TrainConfig | None = None
-    if trial.method != "base":
-        config = resolve({**settings, "method": trial.method, "seed": trial.seed}, foundation.recommended)
-        clips = encode(references, foundation)
-        tensors = train_local(
-            foundation,
-            trial.concept,
-            clips,
-            config,
-            on_step=lambda report: on_step(report.step, report.steps) if on_step else None,
-        )
-    trained = time.perf_counter()
+    adapters: list[PathTensors] = [{} for _ in trials]
+    if trials[0].method != "base":
+        config, adapters = train(trials, settings, foundation, references, on_step)
+    seconds = (time.perf_counter() - began) / len(trials)
+    for trial, shown, tensors, folder in zip(trials, references, adapters, folders, strict=True):
+        judge(trial, foundation, shown, tensors, folder, appearances, config, seconds, len(trials))
+
+
+def judge(
+    trial: Trial,
+    foundation: Foundation,
+    references: list[Reference],
+    tensors: PathTensors,
+    folder: Path,
+    appearances: int,
+    config: TrainConfig | None,
+    train_seconds: float,
+    packed: int,
+) -> None:
+    """Generate a trained trial's videos, measure them, write the result."""
+    from evaluation.metrics import metrics_for
+
+    texts = prompts(trial, appearances)
+    began = time.perf_counter()
     videos = generate(foundation, tensors, texts, trial.seed)
     generated = time.perf_counter()
     cases = [
@@ -134,10 +191,10 @@ def run_trial(
         "prompts": texts,
         "captions": [r.caption for r in references],
         "values": values,
-        "seconds": {"train": trained - began, "generate": generated - trained},
+        # of a pack: this trial's share of it
+        "seconds": {"train": train_seconds, "generate": generated - began, "packed": packed},
     }
     write(folder, result, np.stack([r.video_FHWC for r in references]), np.stack(videos))
-    return result
 
 
 def write(folder: Path, result: dict[str, Any], references: np.ndarray, videos: np.ndarray) -> None:

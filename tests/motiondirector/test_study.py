@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch.testing import assert_close
 
 from datasets.sprites.motions import NOVEL
 from datasets.sprites.render import render_clip
 from infra.errors import UserError
+from models.load import load_foundation
 from motiondirector.study.plan import HELD_OUT, METHODS, TUNED, Plan, Trial, asked_scenes, reference_scenes
+from motiondirector.study.run import units
 from motiondirector.study.tables import Outcome, cell, gather, targets
-from motiondirector.study.trial import prompts, reference_clips
+from motiondirector.study.trial import prompts, reference_clips, train
 
 ROOT = Path(__file__).parents[2]
 
@@ -137,3 +140,27 @@ def test_the_study_runs_and_goes_on_where_it_stopped(tmp_path):
     trial = Trial("hook", 1, "dual", 0)
     assert (frames["references"][0] == reference_clips(trial)[0].video_FHWC).all()
     assert frames["videos"].shape == (2, *render_clip(reference_scenes(trial)[0], NOVEL["hook"]).shape)
+
+
+def test_trials_train_together_by_seed_clips_and_method():
+    plan = Plan(motions=HELD_OUT[:5], seeds=(0, 1), references=(1,), methods=("base", "dual"))
+    found = units(plan.trials(), 4)
+    assert sorted(map(len, found)) == [1] * 12 + [4, 4]
+    assert sorted(t.name for unit in found for t in unit) == sorted(t.name for t in plan.trials())
+    for unit in found:
+        assert len({(t.seed, t.references, t.method) for t in unit}) == 1
+
+
+def test_a_packed_trial_is_the_trial_alone(tmp_path):
+    foundation = load_foundation(None)
+    pair = [Trial("hook", 1, "no-debias", 0), Trial("spiral", 1, "no-debias", 0)]
+    settings = {"steps": 3, "rank": 2}
+    references = [reference_clips(trial) for trial in pair]
+    steps: list[int] = []
+    _, packed = train(pair, settings, foundation, references, lambda step, of: steps.append(step))
+    assert steps == [1, 2, 3]
+    for trial, shown, tensors in zip(pair, references, packed, strict=True):
+        _, [alone] = train([trial], settings, foundation, [shown], lambda step, of: None)
+        for layer, (A, B) in alone["temporal"].items():
+            assert_close(tensors["temporal"][layer][0], A, rtol=1e-3, atol=1e-5)
+            assert_close(tensors["temporal"][layer][1], B, rtol=1e-3, atol=1e-5)
