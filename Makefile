@@ -29,7 +29,7 @@ test: $(STAMP) $(HF)/.installed  ## every test (no GPU, no hub)
 	$(BIN)/python -m pytest
 
 study: $(STAMP)  ## the method's claim, measured: all methods, held-out motions and appearances (hours; goes on where it stopped)
-	$(BIN)/motiondirector study
+	$(BIN)/motiondirector study --out docs/study
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .

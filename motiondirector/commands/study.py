@@ -49,6 +49,9 @@ def study(
         int,
         typer.Option(help="Motions trained in one forward; 1: each alone, which also tells its time.", min=1),
     ] = 8,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Run nothing: report on the trials that OUT has.")
+    ] = False,
     config: ConfigFile = None,
 ) -> None:
     """Does motion come apart from appearance? Trains every method on rendered motions that nothing was tuned on.
@@ -66,11 +69,15 @@ def study(
     from motiondirector.settings import parse_settings
     from motiondirector.study import report
     from motiondirector.study.plan import HELD_OUT, METHODS, TUNED, Plan
-    from motiondirector.study.run import read_results, run_plan
+    from motiondirector.study.run import found, read_results, run_plan
     from motiondirector.study.tables import gather, targets
     from training.config import resolve
 
-    settings = parse_settings(setting or [])
+    model = load_foundation(foundation)
+    given = parse_settings(setting or [])
+    resolve(given, model.recommended)  # what is wrong in the settings is said before anything runs
+    # whole, so that a result is never taken for one of other recommendations
+    settings = {**(model.recommended.get("training") or {}), **given}
     plan = Plan(
         motions=tuple(motion or (TUNED if tuned else HELD_OUT)[: 2 if quick else None]),
         references=tuple(references or ((1,) if quick else (1, 4))),
@@ -79,21 +86,24 @@ def study(
         appearances=4 if quick else appearances,
         settings=tuple(sorted(settings.items())),
     )
-    model = load_foundation(foundation)
-    resolve(settings, model.recommended)  # what is wrong in the settings is said before anything runs
     console = Console()
-    with Bars() as bars:
-        bars("trials", 0, len(plan.trials()))
-        done = run_plan(
-            plan,
-            out,
-            fingerprint=model.fingerprint,
-            foundation=foundation,
-            jobs=jobs or os.cpu_count() or 1,
-            pack=pack,
-            on_done=lambda trial, done, total: bars("trials", done, total, trial.name),
-            on_step=lambda name, step, steps: bars(f"{name} and its pack", step, steps),
-        )
+    if report_only:
+        done = found(plan, out, model.fingerprint)
+    else:
+        with Bars() as bars:
+            bars("trials", 0, len(plan.trials()))
+            done = run_plan(
+                plan,
+                out,
+                fingerprint=model.fingerprint,
+                foundation=foundation,
+                jobs=jobs or os.cpu_count() or 1,
+                pack=pack,
+                on_done=lambda trial, done, total: bars("trials", done, total, trial.name),
+                on_step=lambda name, step, steps: bars(f"{name} and its pack", step, steps),
+            )
+    if len(done) < len(plan.trials()):
+        console.print(f"[yellow]{len(done)} of {len(plan.trials())} trials have a result[/]")
     outcome = gather(read_results(done))
     reached = targets(outcome)
     facts = {

@@ -15,6 +15,7 @@ from datasets.video import contact_sheet
 from evaluation.pictures import traced
 from motiondirector.study.run import Done
 from motiondirector.study.tables import OURS, SHOWN, Outcome, Target
+from motiondirector.study.trial import FRAMES
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -84,13 +85,18 @@ def markdown(table: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in body])
 
 
-def sheet(done: Sequence[Done], motion: str, references: int, *, videos: int = 3) -> Image.Image:
-    """One motion at a glance: its first reference clip, then for some prompts each method's video, with measured ways."""
+def sheet(done: Sequence[Done], motion: str, references: int, *, videos: int = 3) -> Image.Image | None:
+    """One motion at a glance: its first reference clip, then for some prompts each method's video, with measured ways.
+
+    None when the frames are not at hand: results may have come without them, from another machine.
+    """
     trials = [d for d in done if d.trial.motion == motion and d.trial.references == references]
-    first = min(d.trial.seed for d in trials)
+    first = min((d.trial.seed for d in trials), default=0)
+    if not trials or not all((d.folder / FRAMES).is_file() for d in trials if d.trial.seed == first):
+        return None
     shown: list[tuple[str, np.ndarray]] = []
     for one in (d for d in trials if d.trial.seed == first):
-        frames, result = np.load(one.folder / "frames.npz"), one.result
+        frames, result = np.load(one.folder / FRAMES), one.result
         if not shown:
             shown.append((f"reference: {result['captions'][0]}", traced(frames["references"][0])))
         for i in range(min(videos, len(frames["videos"]))):
@@ -108,12 +114,14 @@ def write(
     (out / "sheets").mkdir(parents=True, exist_ok=True)
     for references in outcome.references:
         for motion in outcome.motions:
-            sheet(done, motion, references).save(out / "sheets" / f"{motion}-{references}.png")
+            picture = sheet(done, motion, references)
+            if picture is not None:
+                picture.save(out / "sheets" / f"{motion}-{references}.png")
     cells = [
         {"references": n, "method": method, "metric": metric, **asdict(c)}
         for (n, method, metric), c in outcome.cells.items()
     ]
-    record = {**facts, "cells": cells, "targets": [asdict(t) for t in targets]}
+    record = {**facts, "trials": len(done), "cells": cells, "targets": [asdict(t) for t in targets]}
     (out / "report.json").write_text(json.dumps(record, indent=1) + "\n")
     (out / "tables.md").write_text(tables_markdown(outcome, targets))
 

@@ -72,6 +72,22 @@ def settings_of(plan: Plan, trial: Trial) -> dict[str, Any]:
     return {} if trial.method == "base" else dict(plan.settings)
 
 
+def folders_of(plan: Plan, out: Path, fingerprint: str) -> dict[Trial, Path]:
+    """Where each trial's result is, or will be."""
+    return {
+        trial: out
+        / "trials"
+        / f"{trial.name}-{trial_key(trial, settings_of(plan, trial), fingerprint, plan.appearances)}"
+        for trial in plan.trials()
+    }
+
+
+def found(plan: Plan, out: Path, fingerprint: str) -> list[Done]:
+    """The trials that have a result, in the plan's order; nothing is run."""
+    folders = folders_of(plan, out, fingerprint)
+    return [Done(trial, folder) for trial, folder in folders.items() if (folder / RESULT).is_file()]
+
+
 def run_plan(
     plan: Plan,
     out: Path,
@@ -96,12 +112,7 @@ def run_plan(
         UserError: the first trial that fails; results of the others stay.
     """
     trials = plan.trials()
-    folders = {
-        trial: out
-        / "trials"
-        / f"{trial.name}-{trial_key(trial, settings_of(plan, trial), fingerprint, plan.appearances)}"
-        for trial in trials
-    }
+    folders = folders_of(plan, out, fingerprint)
     missing, done = [], 0
     for trial in trials:
         if (folders[trial] / RESULT).is_file():

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from training.config import TrainConfig
 
 RESULT = "result.json"
+FRAMES = "frames.npz"
 BATCH = 10  # videos generated in one forward
 
 
@@ -199,6 +200,6 @@ def judge(
 
 def write(folder: Path, result: dict[str, Any], references: np.ndarray, videos: np.ndarray) -> None:
     """Each file whole or not at all, the result last: where it is, everything is."""
-    with atomic_file(folder / "frames.npz") as temporary, temporary.open("wb") as file:
+    with atomic_file(folder / FRAMES) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, references=references, videos=videos)
     write_json(result, folder / RESULT)

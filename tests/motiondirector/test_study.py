@@ -14,7 +14,8 @@ from datasets.sprites.render import render_clip
 from infra.errors import UserError
 from models.load import load_foundation
 from motiondirector.study.plan import HELD_OUT, METHODS, TUNED, Plan, Trial, asked_scenes, reference_scenes
-from motiondirector.study.run import units
+from motiondirector.study.report import sheet
+from motiondirector.study.run import folders_of, found, units
 from motiondirector.study.tables import Outcome, cell, gather, targets
 from motiondirector.study.trial import prompts, reference_clips, train
 
@@ -164,3 +165,15 @@ def test_a_packed_trial_is_the_trial_alone(tmp_path):
         for layer, (A, B) in alone["temporal"].items():
             assert_close(tensors["temporal"][layer][0], A, rtol=1e-3, atol=1e-5)
             assert_close(tensors["temporal"][layer][1], B, rtol=1e-3, atol=1e-5)
+
+
+def test_results_without_their_frames_are_reported_without_pictures(tmp_path):
+    plan = Plan(motions=("hook",), references=(1,), methods=("base", "dual"), seeds=(0,))
+    assert found(plan, tmp_path, "f") == []
+    [base, _] = folders_of(plan, tmp_path, "f").values()
+    base.mkdir(parents=True)
+    (base / "result.json").write_text(json.dumps(result(0.1, 0.0)))
+    [done] = found(plan, tmp_path, "f")
+    assert (done.trial.method, done.result["values"]["motion_fidelity"]) == ("base", [0.1, 0.1])
+    assert sheet([done], "hook", 1) is None
+    assert found(plan, tmp_path, "of another foundation") == []
