@@ -42,8 +42,17 @@ def _load(source: str | None, threads: int, steps: Any) -> None:
 
     from models.load import load_foundation
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     _foundation, _steps = load_foundation(source), steps
+
+
+def _end_with_parent() -> None:
+    """A study that is killed leaves no process behind that trains on for nobody."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run(unit: list[Trial], settings: dict[str, Any], folders: list[Path], appearances: int) -> list[Trial]:
