@@ -6,7 +6,7 @@ HF := .cache/hf-datasets
 export DS_BUILD_OPS = 0
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test study lint bench format clean help
+.PHONY: demo test soak study lint bench format clean help
 
 help:  ## what there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -27,6 +27,9 @@ demo: $(STAMP)  ## the main job, end to end, on the embedded foundation: clips i
 
 test: $(STAMP) $(HF)/.installed  ## every test (no GPU, no hub)
 	$(BIN)/python -m pytest
+
+soak: $(STAMP)  ## the service under 500 requests over 64 adapters, with cancels, kills and a registry that errs
+	MOTIONDIRECTOR_SOAK=500x64 $(BIN)/python -m pytest tests/serving/test_service_soak.py
 
 study: $(STAMP)  ## the method's claim, measured: all methods, held-out motions and appearances (hours; goes on where it stopped)
 	$(BIN)/motiondirector study --out docs/study

@@ -1,0 +1,269 @@
+"""The whole service under load and faults: every accepted job ends once, as itself, and nothing stays behind.
+
+Small by default; `make soak` runs the size that the name says: 500 requests over 64 adapters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from serving_helpers import Publish
+
+from datasets.decode import decode
+from datasets.video import read_metadata
+from infra.errors import UserError
+from infra.registry import Registry
+from serving.api import create_api
+from serving.config import ServeConfig
+from serving.engine_service import EngineLost, EngineService
+from serving.keys import ApiKey, hash_key
+from serving.requests import VideoRequest
+from serving.service import VideoService
+
+REQUESTS, ADAPTERS = map(int, os.environ.get("MOTIONDIRECTOR_SOAK", "90x16").split("x"))
+TENANTS = ("tenant-a-0123456789", "tenant-b-0123456789", "tenant-c-0123456789")
+PATIENCE = 60 + REQUESTS  # seconds
+TINY = "tiny-random:unet3d"
+
+
+class Replaced:
+    """An engine client whose replica can be killed: its streams break off at once, and a new one takes its place."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        self.config, self.replica, self.kills = config, EngineService(config), 0
+        self._gone = asyncio.Event()
+
+    async def kill(self) -> None:
+        """As SIGKILL does: nothing is finished, nothing is said."""
+        dead, self.replica, gone = self.replica, None, self._gone
+        gone.set()
+        self.kills += 1
+        await asyncio.to_thread(dead.close)
+        self._gone = asyncio.Event()
+        self.replica = await asyncio.to_thread(EngineService, self.config)
+
+    def __getattr__(self, name: str):
+        if self.replica is None:
+            raise EngineLost("no replica lives")
+        return getattr(self.replica, name)
+
+    async def describe(self):
+        return await self.__getattr__("describe")()
+
+    async def generate(self, id: str, request: VideoRequest) -> AsyncIterator:
+        gone, events = self._gone, self.__getattr__("generate")(id, request)
+        try:
+            while True:
+                following = asyncio.ensure_future(anext(events))
+                lost = asyncio.ensure_future(gone.wait())
+                try:
+                    await asyncio.wait([following, lost], return_when=asyncio.FIRST_COMPLETED)
+                    if gone.is_set():
+                        raise EngineLost("it was killed")
+                    event = following.result()
+                except StopAsyncIteration:
+                    return
+                finally:
+                    for waiting in (following, lost):
+                        waiting.cancel()
+                    await asyncio.gather(following, lost, return_exceptions=True)
+                yield event
+        finally:
+            await events.aclose()
+
+
+@pytest.fixture
+def away(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """The registry's objects cannot be had, are cut short, or come late: a quarter of the time, until it is emptied."""
+    draw, faults = random.Random(11), [True]
+    whole = type(registry.storage).get_file
+
+    def get_file(self, key, path):
+        fate = draw.random() if faults else 1.0
+        if fate < 0.08:
+            raise UserError("the storage is away.", status=503, code="storage_unreachable")
+        whole(self, key, path)
+        if fate < 0.16:
+            path.write_bytes(path.read_bytes()[:-40])
+        elif fate < 0.25:
+            time.sleep(0.02)
+
+    monkeypatch.setattr(type(registry.storage), "get_file", get_file)
+    return faults
+
+
+def config_of(registry: Registry, folder, **more) -> ServeConfig:
+    return ServeConfig(
+        foundation=TINY,
+        registry=registry.uri,
+        data_dir=str(folder),
+        slots=6,
+        spatial_slots=0,
+        rank=4,
+        max_batch=6,
+        threads=1,
+        host_memory=1 << 20,
+        disk_cache=1 << 20,
+        max_queue=REQUESTS,
+        api_keys=[ApiKey(sha256=hash_key(key)) for key in TENANTS],
+        **more,
+    )
+
+
+def body(number: int, draw: random.Random) -> dict:
+    adapters = draw.sample(range(ADAPTERS), draw.choice([0, 1, 1, 1, 2]))
+    return {
+        "prompt": f"prompt {number % 5}",
+        "seed": number,
+        "steps": draw.randint(1, 4),
+        "guidance_scale": draw.choice([1.0, 3.0]),
+        "lora": [{"name": f"c{n}@1", "scale": draw.choice([1.0, 0.5])} for n in adapters],
+    }
+
+
+async def drive(service: VideoService, engine: Replaced) -> dict:
+    """Ask for everything, with cancels, deletes, dropped streams and kills; the final answer of each job by id (None: deleted)."""
+    draw, bodies, owner, deleted = random.Random(5), {}, {}, set()
+    transport = httpx.ASGITransport(create_api(service))
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=120) as http:
+
+        def key(id: str) -> dict[str, str]:
+            return {"Authorization": f"Bearer {owner[id]}"}
+
+        async def listen_a_little(id: str) -> None:  # and hang up
+            task = asyncio.create_task(http.get(f"/v1/videos/{id}/events", headers=key(id)))
+            await asyncio.sleep(0.05)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        hung_up = []
+        for number in range(REQUESTS):
+            asked, tenant = body(number, draw), draw.choice(TENANTS)
+            headers = {"Authorization": f"Bearer {tenant}", "Idempotency-Key": f"n{number}"}
+            answers = [
+                await http.post("/v1/videos", json=asked, headers=headers) for _ in range(1 + number % 2)
+            ]
+            assert {a.status_code for a in answers} == {200}, answers[0].text
+            [id] = {a.json()["id"] for a in answers}
+            bodies[id], owner[id] = asked, tenant
+            victim = draw.choice(list(bodies))
+            fate = draw.random()
+            if fate < 0.06:
+                answer = await http.post(f"/v1/videos/{victim}/cancel", headers=key(victim))
+                assert answer.status_code in (200, 404, 409), answer.text
+            elif fate < 0.10:
+                answer = await http.delete(f"/v1/videos/{victim}", headers=key(victim))
+                assert answer.status_code in (200, 404), answer.text
+                deleted.add(victim)
+            elif fate < 0.2:
+                hung_up.append(asyncio.create_task(listen_a_little(id)))
+            if number in (REQUESTS // 3, 2 * REQUESTS // 3):
+                await engine.kill()
+            if number % 8 == 0:
+                await asyncio.sleep(0.05)
+        await asyncio.gather(*hung_up)
+        finals, end = {}, time.monotonic() + PATIENCE
+        while len(finals) < len(bodies):
+            assert time.monotonic() < end, service.store.count()
+            for id in bodies.keys() - finals.keys():
+                answer = await http.get(f"/v1/videos/{id}", headers=key(id))
+                if id in deleted:
+                    assert answer.status_code == 404
+                    finals[id] = None
+                elif answer.json()["status"] in ("completed", "failed", "cancelled"):
+                    finals[id] = answer.json()
+            await asyncio.sleep(0.1)
+        for id, final in finals.items():
+            if final and final["status"] == "completed":
+                answer = await http.get(f"/v1/videos/{id}/content", headers=key(id))
+                assert answer.status_code == 200
+                final["mp4"] = answer.content
+            stranger = next(t for t in TENANTS if t != owner[id])
+            hidden = await http.get(f"/v1/videos/{id}", headers={"Authorization": f"Bearer {stranger}"})
+            assert hidden.status_code == 404
+        again = [await http.get(f"/v1/videos/{id}", headers=key(id)) for id in bodies]
+        for id, answer in zip(bodies, again, strict=True):
+            final = finals[id]
+            assert (answer.json()["status"] if final else answer.status_code) == (
+                final["status"] if final else 404
+            )
+    return finals
+
+
+async def alone(config: ServeConfig, requests: dict[str, VideoRequest]) -> dict[str, bytes]:
+    """The mp4 of each request from an engine that has nothing else to do."""
+    engine = EngineService(config)
+    try:
+        made = {}
+        for id, request in requests.items():
+            async for event in engine.generate(id, request):
+                last = event
+            made[id] = last.mp4
+        return made
+    finally:
+        engine.close()
+
+
+def test_every_accepted_job_ends_once_as_itself(publish: Publish, registry, unet3d, away, tmp_path):
+    for n in range(ADAPTERS):
+        publish(unet3d, f"c{n}", seed=n, rank=1 + n % 4)
+    config = config_of(registry, tmp_path / "data")
+    memory = []
+
+    async def run():
+        engine = Replaced(config)
+        service = VideoService(config, engine)
+        service.start()
+        try:
+            memory.append(psutil.Process().memory_info().rss)
+            finals = await drive(service, engine)
+            memory.append(psutil.Process().memory_info().rss)
+            end = time.monotonic() + 30
+            while not engine.replica.engine.idle:
+                assert time.monotonic() < end
+                await asyncio.sleep(0.05)
+            inner = engine.replica.engine
+            assert set(inner.slots.resident().values()) <= {0}, "a slot is still in use"
+            assert set(inner.tiers.host.resident().values()) <= {0}
+            assert not engine.replica._streams
+            assert not service._dispatcher._running
+            assert engine.kills == 2
+            done = [id for id, final in finals.items() if final and final["status"] == "completed"]
+            chosen = random.Random(1).sample(done, min(12, len(done)))
+            requests = {id: VideoRequest.model_validate(service.store.get(id).request) for id in chosen}
+            return finals, requests, service.store.count()
+        finally:
+            await service.stop()
+            engine.replica.close()
+
+    finals, requests, counts = asyncio.run(run())
+    kinds = Counter(final["status"] if final else "deleted" for final in finals.values())
+    assert sum(kinds.values()) == REQUESTS
+    assert kinds["completed"] > REQUESTS / 2, kinds
+    assert {state: count for state, count in counts.items() if count} == {
+        state: count for state, count in kinds.items() if state != "deleted"
+    }
+    for final in finals.values():
+        if final and final["status"] == "failed":
+            assert final["error"]["code"] in ("object_damaged", "storage_unreachable"), final
+    results = len(list((tmp_path / "data" / "results").glob("*.mp4")))
+    assert results == kinds["completed"], "a result of nobody, or one that is missing"
+    assert memory[1] - memory[0] < 300 << 20, "memory does not return"
+
+    # Each is what it is alone: drawn at random, made again by an engine that does nothing else.
+    away.clear()
+    quiet = config.model_copy(update={"data_dir": str(tmp_path / "quiet")})
+    for id, mp4 in asyncio.run(alone(quiet, requests)).items():
+        ours = finals[id]["mp4"]
+        assert read_metadata(ours) == read_metadata(mp4)
+        frames, same = (decode(one).frames_FHWC.astype(int) for one in (ours, mp4))
+        np.testing.assert_allclose(frames, same, atol=4, err_msg=str(requests[id]))
