@@ -23,6 +23,7 @@ METHOD = "Method"
 OPTIMIZER = "Optimizer"
 CLUSTER = "Workers"
 RECORDS = "Checkpoints and samples"
+WITHOUT_SPATIAL_PASS = ("coupled", "full")  # methods that train one pass alone
 
 
 def setting(default: Any, panel: str, description: str, **bounds: Any) -> Any:
@@ -238,7 +239,7 @@ class TrainConfig(BaseModel):
                 f"workers {self.workers} (elastic) needs zero 0: a checkpoint of ZeRO stage {self.zero} cannot be "
                 "continued by another number of workers; give one number of workers, or zero 0"
             )
-        if self.method in ("coupled", "full") and self.skip_spatial:
+        if self.method in WITHOUT_SPATIAL_PASS and self.skip_spatial:
             raise ValueError(f"method {self.method} has no spatial pass to skip; leave skip_spatial at 0")
         return self
 
@@ -333,7 +334,14 @@ def resolve(given: dict[str, Any], recommended: dict[str, Any] | None = None) ->
         raise UserError(
             f"the foundation's recommended.yaml must hold known training settings below `training:`; found {suited!r}."
         )
-    return make_config({**suited, **given})
+    return make_config({**suited_to(given.get("method"), suited), **given})
+
+
+def suited_to(method: str | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings meant for dual training, as far as they mean something for `method`: a baseline has the rest in common."""
+    if method in WITHOUT_SPATIAL_PASS:
+        return {name: value for name, value in settings.items() if name != "skip_spatial"}
+    return settings
 
 
 def fixed_settings(config: TrainConfig) -> dict[str, Any]:

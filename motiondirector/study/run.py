@@ -78,7 +78,9 @@ def units(trials: list[Trial], pack: int) -> list[list[Trial]]:
 
 def settings_of(plan: Plan, trial: Trial) -> dict[str, Any]:
     """The plan's settings for this trial; the base model has none."""
-    return {} if trial.method == "base" else dict(plan.settings)
+    from training.config import suited_to
+
+    return {} if trial.method == "base" else suited_to(trial.method, dict(plan.settings))
 
 
 def folders_of(plan: Plan, out: Path, fingerprint: str) -> dict[Trial, Path]:

@@ -69,6 +69,16 @@ def test_what_is_given_wins_over_the_foundations_recommendation_over_the_default
 
 
 @pytest.mark.parametrize("training", [{"colour": 1}, ["rank"], 3, {"rank": -1}])
+@pytest.mark.parametrize("method", ["coupled", "full"])
+def test_a_recommendation_for_two_passes_is_not_held_against_a_method_of_one(method):
+    suited = {"training": {"skip_spatial": 0.3, "rank": 16}}
+    assert resolve({}, suited).skip_spatial == 0.3
+    config = resolve({"method": method}, suited)
+    assert (config.skip_spatial, config.rank) == (0.0, 16)
+    with pytest.raises(UserError, match="no spatial pass"):
+        resolve({"method": method, "skip_spatial": 0.3}, suited)
+
+
 def test_a_broken_recommendation_is_named(training):
     with pytest.raises(UserError, match=r"recommended|rank"):
         resolve({}, {"training": training})
