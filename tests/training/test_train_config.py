@@ -68,7 +68,6 @@ def test_what_is_given_wins_over_the_foundations_recommendation_over_the_default
     assert resolve({}, {}).rank == 32
 
 
-@pytest.mark.parametrize("training", [{"colour": 1}, ["rank"], 3, {"rank": -1}])
 @pytest.mark.parametrize("method", ["coupled", "full"])
 def test_a_recommendation_for_two_passes_is_not_held_against_a_method_of_one(method):
     suited = {"training": {"skip_spatial": 0.3, "rank": 16}}
@@ -79,6 +78,7 @@ def test_a_recommendation_for_two_passes_is_not_held_against_a_method_of_one(met
         resolve({"method": method, "skip_spatial": 0.3}, suited)
 
 
+@pytest.mark.parametrize("training", [{"colour": 1}, ["rank"], 3, {"rank": -1}])
 def test_a_broken_recommendation_is_named(training):
     with pytest.raises(UserError, match=r"recommended|rank"):
         resolve({}, {"training": training})
