@@ -40,7 +40,9 @@ class PeftLoop:
                 warnings.simplefilter("ignore")  # PEFT warns of a second adapter, which is what is wanted
                 inject_adapter_in_model(LoraConfig(**options), foundation.denoiser, adapter_name=path)
         self.layers = {
-            name: module for name, module in foundation.denoiser.named_modules() if isinstance(module, LoraLayer)
+            name: module
+            for name, module in foundation.denoiser.named_modules()
+            if isinstance(module, LoraLayer)
         }
         for layer in self.layers.values():
             layer.set_adapter([path for path in PATHS if path in layer.lora_A])
