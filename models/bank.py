@@ -33,6 +33,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from models.lora import AddLora
 from models.routing import PATHS, Mix, Path, Routing
 from models.seeds import generator
 
@@ -129,25 +130,27 @@ class LoraSlots(nn.Module):
         for j in range(k):
             numbers = tuple(row[j] for row in mix.numbers) if self.trainable else ()
             b_nor = self._pick(self.B, numbers, mix.slots[:, j], mix.frozen)
-            h_nNr = x_nNi.to(b_nor.dtype)
+            a_nri = None
             if "A" in self.halves:
                 a_nri = self._pick(self.A, numbers, mix.slots[:, j], mix.frozen)
+            scale_n11 = None if mix.unscaled else mix.scales[:, j].to(b_nor.dtype).view(n, 1, 1)
+            bits_nNo = self._bits(y_nNo, seeds, j) if dropout else None
+            if self.trainable or dropout:
+                y_nNo = AddLora.apply(x_nNi, y_nNo, a_nri, b_nor, scale_n11, bits_nNo, dropout)
+                continue
+            h_nNr = x_nNi.to(b_nor.dtype)  # serving: plain operations, which compile into one graph
+            if a_nri is not None:
                 h_nNr = torch.bmm(h_nNr, a_nri.transpose(1, 2))
-            if not mix.unscaled:
-                h_nNr = h_nNr * mix.scales[:, j].to(h_nNr.dtype).view(n, 1, 1)
-            if not dropout and y_nNo.dtype == h_nNr.dtype:
+            if scale_n11 is not None:
+                h_nNr = h_nNr * scale_n11
+            if y_nNo.dtype == h_nNr.dtype:
                 y_nNo = torch.baddbmm(y_nNo, h_nNr, b_nor.transpose(1, 2))
-                continue
-            up_nNo = torch.bmm(h_nNr, b_nor.transpose(1, 2))
-            if not dropout:
-                y_nNo = y_nNo + up_nNo.to(y_nNo.dtype)
-                continue
-            keep_nNo = self._keep(up_nNo, dropout, seeds, j)
-            y_nNo = torch.addcmul(y_nNo, up_nNo.to(y_nNo.dtype), keep_nNo.to(y_nNo.dtype))
+            else:
+                y_nNo = y_nNo + torch.bmm(h_nNr, b_nor.transpose(1, 2)).to(y_nNo.dtype)
         return y_nNo.view(y.shape)
 
-    def _keep(self, like_nNo: Tensor, dropout: float, seeds: tuple[int, ...], j: int) -> Tensor:
-        """Each sample's dropout mask, already divided by the keep probability: a function of its seed alone.
+    def _bits(self, like_nNo: Tensor, seeds: tuple[int, ...], j: int) -> Tensor:
+        """What each sample's dropout mask is made of (`models.lora.kept`), int16: a function of its seed alone.
 
         Four elements share one 64-bit draw, 16 bits each (so `dropout` is met to 1/65536): on a CPU that takes a quarter of
         `bernoulli_`'s time, which was a seventh of a training step.
@@ -156,9 +159,7 @@ class LoraSlots(nn.Module):
         drawn = torch.empty(len(seeds), -(-tokens * width // 4), dtype=torch.int64, device=like_nNo.device)
         for row, seed in zip(drawn, seeds, strict=True):
             row.random_(-(2**63), None, generator=generator(seed, self.key, j, device=like_nNo.device))
-        bits = drawn.view(torch.int16)[:, : tokens * width].reshape(like_nNo.shape)
-        keep = bits >= round(dropout * 2**16) - 2**15
-        return keep.to(like_nNo.dtype).div_(1 - dropout)
+        return drawn.view(torch.int16)[:, : tokens * width].reshape(like_nNo.shape)
 
     key: str = ""  # "<path>:<layer name>": tells this layer's dropout and initial values from the others'
 

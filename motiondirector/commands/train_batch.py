@@ -49,14 +49,19 @@ def train_batch(
         typer.Option(help="The batch's name; one that was begun goes on.", show_default="the manifest's"),
     ] = None,
     pack: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            help="Concepts in one forward.", min=1, max=64, show_default="the profile's best, else 8"
+            help="Concepts in one forward, 1 to 64, or `auto`: what this device was measured to do best.",
+            show_default="the profile's best, else 8",
         ),
     ] = None,
     lanes: Annotated[int, typer.Option(help="Lanes to plan for.", min=1, max=1024)] = 1,
     profile: Annotated[
-        Path | None, typer.Option(help="What the device was measured to do; for times and memory.")
+        str | None,
+        typer.Option(
+            help="What the device was measured to do, for times and memory: a file, or `auto` to measure this one, once, in "
+            "at most a minute for each group of settings."
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
@@ -76,7 +81,8 @@ def train_batch(
     from motiondirector.progress import Bars
     from motiondirector.settings import parse_settings
     from training.batch.manifest import read_manifest
-    from training.batch.plan import make_plan
+    from training.batch.measure import device_profile
+    from training.batch.plan import Sources, make_plan
     from training.batch.profile import Profile
     from training.batch.run import enter
     from training.batch.run import train_batch as run
@@ -85,9 +91,20 @@ def train_batch(
     defaults: dict[str, Any] = {"data": data, "foundation": foundation}
     defaults = {key: value for key, value in defaults.items() if value is not None}
     entries = read_manifest(manifest, {**parse_settings(setting or []), **defaults})
-    measured = Profile.parse(read_text(profile), str(profile)) if profile is not None else None
-    opened = open_registry(registry)
-    plan = make_plan(entries, manifest, opened, lanes=lanes, pack=pack, profile=measured)
+    members = pack_size(pack)
+    if pack == "auto" and profile is None:
+        profile = "auto"
+    opened, sources = open_registry(registry), Sources()
+    planned: dict[str, Any] = {"lanes": lanes, "pack": members, "sources": sources}
+    measured: Profile | None = None
+    if profile == "auto":
+        unmeasured = make_plan(entries, manifest, opened, **planned)
+        with Bars() as bars:
+            bars.say("measuring this device where it was not measured before")
+            measured = device_profile(unmeasured.works, on_progress=bars)
+    elif profile is not None:
+        measured = Profile.parse(read_text(Path(profile)), profile)
+    plan = make_plan(entries, manifest, opened, profile=measured, **planned)
     console = Console()
     show_plan(console, plan, measured)
     if dry_run:
@@ -100,10 +117,19 @@ def train_batch(
     batch = open_batch(opened.storage, name or batch_name(manifest))
     enter(batch, plan, {"manifest": manifest, "registry": opened.uri})
     with Bars() as bars:
-        records = run(batch, opened, pack=pack, profile=measured, watcher=watcher(console, bars))
+        records = run(batch, opened, pack=members, profile=measured, watcher=watcher(console, bars))
     show_records(console, records)
     if any(record.status == "failed" for record in records):
         raise typer.Exit(1)
+
+
+def pack_size(given: str | None) -> int | None:
+    """Members of a pack; None: what suits. Raises UserError."""
+    if given is None or given == "auto":
+        return None
+    if not (given.isdecimal() and 1 <= int(given) <= 64):
+        raise UserError(f"--pack {given} is neither a number from 1 to 64 nor `auto`.")
+    return int(given)
 
 
 def read_text(path: Path) -> str:
@@ -112,7 +138,7 @@ def read_text(path: Path) -> str:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{path} cannot be read ({error}); give a file that `benchmarks/training.py` wrote."
+            f"{path} cannot be read ({error}); give a profile file, or `auto` to measure this device."
         ) from None
 
 

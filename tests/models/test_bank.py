@@ -7,6 +7,7 @@ from torch.nn.functional import mse_loss
 
 from models.bank import AdapterBank, LoraSlots
 from models.denoise import AdapterUse, GenerationRequest, sample
+from models.lora import kept
 from models.routing import Mix, Routing
 from models.unet3d import lora_targets
 
@@ -193,15 +194,16 @@ def test_an_unused_slot_gets_no_gradient(foundation):
 def test_dropout_drops_its_share_and_scales_the_rest_up():
     layer = LoraSlots(torch.nn.Linear(4, 33), 1, 2, True, torch.float32)
     layer.key = "temporal:one"
+    bits = layer._bits(torch.empty(2, 501, 33), (1, 2), 0)
+    assert not torch.equal(bits[0], bits[1])
+    assert torch.equal(bits[1], layer._bits(torch.empty(1, 501, 33), (2,), 0)[0])
+    assert not torch.equal(bits, layer._bits(torch.empty(2, 501, 33), (1, 2), 1))
     for dropout in (0.1, 0.5):
-        keep = layer._keep(torch.empty(2, 501, 33), dropout, (1, 2), 0)
+        keep = kept(bits, dropout, torch.float32)
         assert keep.shape == (2, 501, 33)
-        assert keep.unique().tolist() == pytest.approx([0, 1 / (1 - dropout)])
-        assert keep.mean(dim=(1, 2)).tolist() == pytest.approx([1, 1], abs=0.02)
-        assert (keep > 0).float().mean(1).std() < 0.03  # alike everywhere: no column is spared
-        assert not torch.equal(keep[0], keep[1])
-        assert torch.equal(keep[1], layer._keep(torch.empty(1, 501, 33), dropout, (2,), 0)[0])
-        assert not torch.equal(keep, layer._keep(torch.empty(2, 501, 33), dropout, (1, 2), 1))
+        assert keep.unique().tolist() == [0, 1]
+        assert keep.mean(dim=(1, 2)).tolist() == pytest.approx([1 - dropout] * 2, abs=0.02)
+        assert keep.mean(1).std() < 0.03  # alike everywhere: no column is spared
 
 
 def test_dropout_depends_on_the_samples_seed_alone(foundation, fill):

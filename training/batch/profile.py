@@ -1,6 +1,6 @@
 """What a device was measured to do: seconds and memory of a training step, by the number of samples in its forward.
 
-Measuring is a benchmark's business; here is the file it leaves, and what the plan reads from it:
+`training/batch/measure.py` measures it; here is the file it leaves, and what the plan reads from it:
 
     {"device": "...", "memory": bytes, "load_seconds": s, "groups": {"<GroupKey.measured_as>": [[samples, seconds, bytes], ...]}}
 """
@@ -62,6 +62,19 @@ class Profile:
         fitting = [k for k in range(1, most + 1) if curve.bytes_at(k * batch_size) <= 0.9 * self.memory]
         return max(fitting or [1], key=lambda k: k / max(curve.seconds_at(k * batch_size), 1e-9))
 
+    def encode(self) -> str:
+        """The file's text."""
+        groups = {
+            name: list(zip(c.samples, c.seconds, c.bytes, strict=True)) for name, c in self.curves.items()
+        }
+        told = {
+            "device": self.device,
+            "memory": self.memory,
+            "load_seconds": self.load_seconds,
+            "groups": groups,
+        }
+        return json.dumps(told, indent=1)
+
     @classmethod
     def parse(cls, text: str, source: str) -> Profile:
         """From the file's text. Raises UserError (422) when it is none."""
@@ -75,7 +88,7 @@ class Profile:
             assert all(len(set(c.samples)) == len(c.samples) and min(c.samples) > 0 for c in curves.values())
         except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
             raise UserError(
-                f"{source} is no profile of a device; measure one again with benchmarks/training.py.",
+                f"{source} is no profile of a device; measure again with --profile auto.",
                 status=422,
                 code="invalid_profile",
             ) from None

@@ -1,0 +1,1 @@
+"""What `benchmarks/training.py` compares, and how each part of it measures."""

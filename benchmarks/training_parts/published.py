@@ -1,0 +1,168 @@
+"""Baseline (i): the structure of the published algorithm (arXiv 2310.08465), written from its description.
+
+What a concept's run does there, and here: the model is loaded for it; every target Linear is replaced by one with a
+LoRA behind it, the spatial ones once for each clip; two AdamW optimizers; and each step encodes the caption, draws
+one noise and timestep, runs the UNet on one frame with the temporal LoRA's scale at 0, then on the whole clip with
+both at 1, and goes backward from each loss by itself. Gradient checkpointing is on in the published settings.
+
+Kept apart from it: latents are encoded once at the start, as its settings say; noise, timesteps and frames come from our
+`training.draws`, so that losses can be compared; single-frame passes skip temporal layers as in its modified UNet,
+here by our foundation's. One fault is not transcribed: there the spatial optimizer steps before the temporal
+backward, which fails in float32. Here the temporal backward comes first and what it leaves in the spatial LoRA's
+gradient is dropped: the same forwards, the same backwards, the same learning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+from torch.utils.checkpoint import checkpoint
+
+from benchmarks.training_parts.ours import Losses
+from benchmarks.training_parts.tasks import Task
+from models.bank import AdapterBank
+from models.foundation import Foundation
+from models.routing import PATHS, Path
+from training.adapters import PathTensors
+
+
+class LoraLinear(nn.Module):
+    """A frozen Linear and, behind it, LoRAs of which each has a scale: `base(x) + sum dropout(up(down(x))) * scale`."""
+
+    def __init__(self, base: nn.Linear, loras: int, rank: int, dropout: float) -> None:
+        super().__init__()
+        self.base = base
+        self.down = nn.ModuleList(nn.Linear(base.in_features, rank, bias=False) for _ in range(loras))
+        self.up = nn.ModuleList(nn.Linear(rank, base.out_features, bias=False) for _ in range(loras))
+        self.dropout = nn.Dropout(dropout)
+        self.scales = [0.0] * loras
+        for down, up in zip(self.down, self.up, strict=True):
+            nn.init.normal_(down.weight, std=1 / rank)
+            nn.init.zeros_(up.weight)
+        self.to(base.weight.device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.base(x)
+        for down, up, scale in zip(self.down, self.up, self.scales, strict=True):
+            if scale:  # one that is off costs nothing: kinder than adding a product with 0
+                y = y + self.dropout(up(down(x))) * scale
+        return y
+
+
+class Published:
+    """One concept on a foundation that it has for itself: the layers stay replaced.
+
+    Args:
+        checkpointing: recompute the blocks' activations in the backward, as the published settings do.
+    """
+
+    def __init__(self, foundation: Foundation, task: Task, *, checkpointing: bool = True) -> None:
+        self.foundation, self.task, config = foundation, task, task.config
+        counts = {"spatial": 1 if config.single_spatial else len(task.clips), "temporal": 1}
+        self.loras: dict[Path, dict[str, LoraLinear]] = {"spatial": {}, "temporal": {}}
+        for path in PATHS:
+            for name in foundation.targets[path]:
+                linear = foundation.denoiser.get_submodule(name)
+                lora = LoraLinear(linear, counts[path], config.rank, config.dropout)
+                foundation.denoiser.set_submodule(name, lora)
+                self.loras[path][name] = lora
+        # The base stays in eval mode, where its temporal convolutions have no dropout, as ours does.
+        for lora in (lora for of in self.loras.values() for lora in of.values()):
+            lora.dropout.train()
+        if checkpointing:
+            for block in foundation.checkpointed_blocks():
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        rates = config.learning_rates()
+        self.optimizers = {
+            path: torch.optim.AdamW(
+                list(self._parameters(path)),
+                lr=rates[path],
+                betas=(config.adam_beta1, config.adam_beta2),
+                eps=config.adam_epsilon,
+                weight_decay=config.weight_decay_for(len(task.clips)),
+            )
+            for path in PATHS
+        }
+        tokenizer = foundation.pipeline.tokenizer
+        self.token_ids = [
+            tokenizer(
+                clip.caption,
+                padding="max_length",
+                truncation=True,
+                max_length=tokenizer.model_max_length,
+                return_tensors="pt",
+            ).input_ids.to(foundation.device)
+            for clip in task.clips
+        ]
+
+    def begin_as(self, bank: AdapterBank) -> None:
+        """Take the initial values of a trainable bank's first slots."""
+        with torch.no_grad():
+            for path in PATHS:
+                for number in range(1, bank.slots[path] + 1):
+                    for name, (a, b) in bank.extract(path, number).items():
+                        self.loras[path][name].down[number - 1].weight.copy_(a)
+                        self.loras[path][name].up[number - 1].weight.copy_(b)
+
+    def _parameters(self, path: Path) -> Iterator[nn.Parameter]:
+        for lora in self.loras[path].values():
+            yield from (*lora.down.parameters(), *lora.up.parameters())
+
+    def _scale(self, path: Path, which: int | None) -> None:
+        for lora in self.loras[path].values():
+            lora.scales = [float(number == which) for number in range(len(lora.scales))]
+
+    def step(self, number: int) -> Losses:
+        """Step `number` (0-based). Returns (L_s, L_t)."""
+        foundation, noise_process = self.foundation, self.foundation.noise
+        config = self.task.config
+        batch = self.task.batch(number, foundation.device)
+        clip = batch.spatial_slots[0] - 1
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            text_BLD = foundation.pipeline.text_encoder(self.token_ids[clip])[0]
+        t_B = noise_process.timesteps(batch.u_B, config.timestep_low, config.timestep_high)
+        x0, noise = batch.latents_BCFHW, batch.noise_BCFHW
+        target = noise_process.target(x0, noise, t_B)
+
+        self._scale("spatial", clip)
+        self._scale("temporal", None)
+        frame, frame_noise = batch.frame_BC1HW, batch.frame_noise_BC1HW
+        pred = self._unet(noise_process.add(frame, frame_noise, t_B), t_B, text_BLD)
+        spatial = mse_loss(pred.float(), noise_process.target(frame, frame_noise, t_B).float())
+
+        self._scale("temporal", 0)
+        pred = self._unet(noise_process.add(x0, noise, t_B), t_B, text_BLD)
+        anchor = int(batch.anchor_B[0])
+        alpha, beta = (config.beta**2 + 1) ** 0.5, config.beta
+        debiased_pred = alpha * pred - beta * pred[:, :, anchor].unsqueeze(2)
+        debiased_target = alpha * target - beta * target[:, :, anchor].unsqueeze(2)
+        temporal = mse_loss(pred.float(), target.float()) + mse_loss(debiased_pred, debiased_target)
+
+        temporal.backward()
+        self.optimizers["spatial"].zero_grad(set_to_none=True)
+        spatial.backward()
+        if config.max_gradient_norm:
+            for path in PATHS:
+                nn.utils.clip_grad_norm_(self._parameters(path), config.max_gradient_norm)
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+        return [(spatial.item(), temporal.item())]
+
+    def _unet(self, latents: Tensor, t_B: Tensor, text_BLD: Tensor) -> Tensor:
+        return self.foundation.denoiser(latents, t_B, encoder_hidden_states=text_BLD).sample
+
+    def tensors(self) -> PathTensors:
+        """The adapters, as a bank gives them."""
+        return {
+            path: {
+                name: (lora.down[0].weight.detach().clone(), lora.up[0].weight.detach().clone())
+                for name, lora in self.loras[path].items()
+            }
+            for path in PATHS
+        }

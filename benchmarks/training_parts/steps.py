@@ -1,0 +1,112 @@
+"""Part `step`: the sides' losses on the same draws, then their steps timed in turns, in this process."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from benchmarks.training_parts.ours import Loop, Losses, Packed
+from benchmarks.training_parts.peft_loop import PeftLoop
+from benchmarks.training_parts.published import Published
+from benchmarks.training_parts.tasks import tasks
+from models.foundation import Foundation
+from training.loop import bank_options
+
+PUBLISHED, PUBLISHED_WHOLE = "(i) published", "(i) published, no checkpointing"
+PEFT, LOOP = "(iv) PEFT adapters in turn", "(ii) our loop"
+Load = Callable[[], Foundation]
+
+
+def pack_name(size: int) -> str:
+    return f"ours, pack of {size}"
+
+
+class Side(Protocol):
+    """What is compared: something that can do a step of one or more concepts."""
+
+    def step(self, number: int) -> Losses:
+        """Step `number` (0-based); the losses of each concept."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of a step of so many concepts."""
+
+    concepts: int
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """Of a step, by concept."""
+        return statistics.median(self.seconds) / self.concepts
+
+    def asdict(self) -> dict[str, Any]:
+        per = [second / self.concepts for second in self.seconds]
+        return {"concepts": self.concepts, "median": self.median, "low": min(per), "high": max(per)}
+
+
+def make_sides(load: Load, packs: Sequence[int], **settings: Any) -> tuple[dict[str, Side], dict[str, int]]:
+    """Every side with a foundation of its own, all with the initial values of ours; and how many concepts each has."""
+    sides: dict[str, Side] = {}
+    first = load()
+    all_tasks = tasks(first, max(packs), **settings)
+    task = all_tasks[0]
+    with first.passing_bank(**bank_options(task.config, len(task.clips))) as bank:
+        for name, checkpointing in ((PUBLISHED, True), (PUBLISHED_WHOLE, False)):
+            sides[name] = published = Published(load(), task, checkpointing=checkpointing)
+            published.begin_as(bank)
+        sides[PEFT] = adapters = PeftLoop(load(), task)
+        adapters.begin_as(bank)
+    sides[LOOP] = Loop(load(), task)
+    counts = dict.fromkeys(sides, 1)
+    for size in packs:
+        sides[pack_name(size)] = Packed(load(), all_tasks[:size])
+        counts[pack_name(size)] = size
+    return sides, counts
+
+
+def parity(sides: Mapping[str, Side], steps: int) -> dict[str, float]:
+    """The largest relative difference of the first concept's losses from the published side's, over these steps.
+
+    Dropout must be off: each side draws its masks in its own way.
+    """
+    differences = dict.fromkeys(sides, 0.0)
+    for number in range(steps):
+        losses = {name: side.step(number)[0] for name, side in sides.items()}
+        for name, own in losses.items():
+            for mine, theirs in zip(own, losses[PUBLISHED], strict=True):
+                differences[name] = max(differences[name], abs(mine - theirs) / abs(theirs))
+    return differences
+
+
+def timings(
+    sides: Mapping[str, Side],
+    counts: Mapping[str, int],
+    repeats: int,
+    *,
+    warm_up: int = 2,
+    on_round: Callable[[int, int], None] | None = None,
+) -> dict[str, Timing]:
+    """Seconds of steps, the sides taking turns so that a busy moment of the machine falls on all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(warm_up + repeats):
+        for name, side in sides.items():
+            _wait()
+            began = time.perf_counter()
+            side.step(number)
+            _wait()
+            if number >= warm_up:
+                seconds[name].append(time.perf_counter() - began)
+        if on_round:
+            on_round(number + 1, warm_up + repeats)
+    return {name: Timing(counts[name], tuple(values)) for name, values in seconds.items()}
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

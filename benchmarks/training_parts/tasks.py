@@ -1,0 +1,93 @@
+"""The concepts that every side trains: rendered sprites in novel motions, one clip each."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from datasets.clips import Clip, make_clip
+from datasets.latents import CachedClip, latents_of, text_of
+from datasets.parquet import Pending, append
+from datasets.sprites.captions import canonical
+from datasets.sprites.motions import NOVEL
+from datasets.sprites.render import render_clip
+from datasets.sprites.world import appearances
+from infra.storage import open_storage
+from models.foundation import Bucket, Foundation
+from training.config import TrainConfig, resolve
+from training.draws import Place
+from training.loop import sample_of
+from training.step import Batch, collate
+
+
+@dataclass(frozen=True)
+class Task:
+    """One concept: its clips as the cache has them, and its settings with their size."""
+
+    concept: str
+    clips: list[CachedClip]
+    config: TrainConfig
+
+    def batch(self, step: int, device: torch.device) -> Batch:
+        """The draws of a step (0-based), which are a function of (seed, concept, step): the same for every side."""
+        place = Place(batch_size=self.config.batch_size)
+        samples = [
+            sample_of(self.config, self.concept, step, index, self.clips, place.global_batch)
+            for index in place.indices(0)
+        ]
+        return collate(samples, device)
+
+
+def settings(foundation: Foundation, **own: Any) -> TrainConfig:
+    """The foundation's recommended settings at its own size, with `own` over them."""
+    bucket = foundation.defaults.bucket
+    sizes = {"frames": bucket.frames, "height": bucket.height, "width": bucket.width}
+    return resolve({**sizes, **own}, foundation.recommended)
+
+
+def concept_name(number: int) -> str:
+    return f"concept-{number:03d}"
+
+
+def sprite_clips(bucket: Bucket, concepts: int) -> Iterator[Clip]:
+    """A clip of a novel motion for each concept."""
+    motions = list(NOVEL.values())
+    for number, scene in enumerate(appearances(concepts, seed=1)):
+        motion = motions[number % len(motions)]
+        frames_FHWC = render_clip(scene, motion, bucket.frames, bucket.height, seed=number)
+        yield make_clip(
+            concept=concept_name(number),
+            caption=canonical(scene, motion),
+            frames_FHWC=frames_FHWC,
+            fps=8,
+            source_uri=f"{number}.mp4",
+            source_sha256=str(number),
+        )
+
+
+def write_clip_set(uri: str, bucket: Bucket, concepts: int) -> None:
+    """A clip set of these concepts."""
+    with tempfile.TemporaryDirectory() as folder:
+        spool = open_storage(folder)
+        clips = sprite_clips(bucket, concepts)
+        append(open_storage(uri), [Pending.spooled(clip, spool) for clip in clips], spool)
+
+
+def tasks(foundation: Foundation, concepts: int, **own: Any) -> list[Task]:
+    """Concepts in memory, encoded by this foundation."""
+    config = settings(foundation, **own)
+    return [
+        Task(clip.concept, [cached(clip, foundation)], config)
+        for clip in sprite_clips(foundation.defaults.bucket, concepts)
+    ]
+
+
+def cached(clip: Clip, foundation: Foundation) -> CachedClip:
+    """A clip as the latent cache gives it, without a cache."""
+    visual = latents_of(clip.frames_FHWC(), foundation, clip.concept)
+    text_LD = text_of(clip.caption, foundation)
+    return CachedClip.of(clip.clip_id, clip.sha256, clip.caption, visual, text_LD)

@@ -1,0 +1,85 @@
+"""What a LoRA adds to a layer's output, with a backward of its own that does only what training asks for.
+
+Autograd would do the same as some ten small operations a layer, keep a dropout mask of four bytes an element, and is
+asked a hundred times a forward; here it is one, keeps the mask's 16 random bits, and what a frozen LoRA does not need
+is not kept.
+
+Shapes: n samples, N = tokens of a sample, r rank, i and o the layer's widths.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def kept(bits: Tensor, dropout: float, dtype: torch.dtype) -> Tensor:
+    """The mask of uniform int16 `bits`: 1 where an element is kept, 0 where it is dropped; same shape, of `dtype`."""
+    mask = torch.empty(bits.shape, dtype=dtype, device=bits.device)
+    # Straight into floats: comparing into booleans and converting those takes five times as long on a CPU.
+    return torch.ge(bits, round(dropout * 2**16) - 2**15, out=mask)
+
+
+class AddLora(torch.autograd.Function):
+    """`y + dropout(scale * B A x)`, for each sample with an A and B of its own.
+
+    Args of `apply`:
+        x_nNi, y_nNo: the layer's input and output.
+        a_nri: None where A is the identity.
+        b_nor: its type is that of the computation; the sum is of `y`'s.
+        scale_n11: None: 1.
+        bits_nNo: int16, uniform: what `kept` makes the dropout mask of; None: no dropout.
+        dropout: probability; what is kept is divided by the rest.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        x_nNi: Tensor,
+        y_nNo: Tensor,
+        a_nri: Tensor | None,
+        b_nor: Tensor,
+        scale_n11: Tensor | None,
+        bits_nNo: Tensor | None,
+        dropout: float,
+    ) -> Tensor:
+        h_nNr = x_nNi.to(b_nor.dtype)
+        if a_nri is not None:
+            h_nNr = torch.bmm(h_nNr, a_nri.transpose(1, 2))
+        if scale_n11 is not None:
+            h_nNr = h_nNr * scale_n11
+        learns_a, learns_b = ctx.needs_input_grad[2], ctx.needs_input_grad[3]
+        ctx.save_for_backward(
+            x_nNi if learns_a else None, h_nNr if learns_b else None, a_nri, b_nor, scale_n11, bits_nNo
+        )
+        ctx.dropout, ctx.x_dtype = dropout, x_nNi.dtype
+        if bits_nNo is None and y_nNo.dtype == h_nNr.dtype:
+            return torch.baddbmm(y_nNo, h_nNr, b_nor.transpose(1, 2))
+        up_nNo = torch.bmm(h_nNr, b_nor.transpose(1, 2)).to(y_nNo.dtype)
+        if bits_nNo is None:
+            return y_nNo + up_nNo
+        return torch.addcmul(y_nNo, up_nNo, kept(bits_nNo, dropout, y_nNo.dtype), value=1 / (1 - dropout))
+
+    @staticmethod
+    def backward(ctx: Any, grad_nNo: Tensor) -> Any:  # type: ignore[override]
+        x_nNi, h_nNr, a_nri, b_nor, scale_n11, bits_nNo = ctx.saved_tensors
+        learns_x, _, learns_a, learns_b = ctx.needs_input_grad[:4]
+        up_nNo = grad_nNo.to(b_nor.dtype)  # the gradient of B A x, but for the dropout's factor
+        factor = 1.0
+        if bits_nNo is not None:
+            up_nNo = up_nNo * kept(bits_nNo, ctx.dropout, b_nor.dtype)
+            factor = 1 / (1 - ctx.dropout)  # on the small products rather than on every element
+        grad_b = grad_a = grad_x = None
+        if learns_b:
+            grad_b = torch.bmm(up_nNo.transpose(1, 2), h_nNr).mul_(factor)
+        if learns_a or learns_x:
+            down_nNr = torch.bmm(up_nNo, b_nor).mul_(factor)
+            if scale_n11 is not None:
+                down_nNr = down_nNr * scale_n11
+            if learns_a:
+                grad_a = torch.bmm(down_nNr.transpose(1, 2), x_nNi.to(b_nor.dtype))
+            if learns_x:
+                grad_x = (down_nNr if a_nri is None else torch.bmm(down_nNr, a_nri)).to(ctx.x_dtype)
+        return grad_x, grad_nNo, grad_a, grad_b, None, None, None
