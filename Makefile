@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 STAMP := .venv/.installed
 HF := .cache/hf-datasets
+WORKERS ?= 2  # processes that share the tests; each takes 1 to 2 GB, the one Ray cluster 2 more
 export DS_BUILD_OPS = 0
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -26,7 +27,7 @@ demo: $(STAMP)  ## the main job, end to end, on the embedded foundation: clips i
 	$(BIN)/motiondirector demo
 
 test: $(STAMP) $(HF)/.installed  ## every test (no GPU, no hub)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 soak: $(STAMP)  ## the service under 500 requests over 64 adapters, with cancels, kills and a registry that errs
 	MOTIONDIRECTOR_SOAK=500x64 $(BIN)/python -m pytest tests/serving/test_service_soak.py
