@@ -19,6 +19,7 @@ def s3():
         yield server
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """For `--dist loadgroup`: a file's tests stay together, for their fixtures; one Ray cluster at a time.
 
