@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 .PHONY: demo test soak study lint bench format clean help
 
 help:  ## what there is to make
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -34,6 +34,10 @@ soak: $(STAMP)  ## the service under 500 requests over 64 adapters, with cancels
 
 study: $(STAMP)  ## the method's claim, measured: all methods, held-out motions and appearances (hours; goes on where it stopped)
 	$(BIN)/motiondirector study --out docs/study
+
+study-quick: $(STAMP)  ## two motions from one seed, held to loose bounds: about five minutes; CI runs it
+	rm -rf runs/study-quick  # results are kept by their settings: of other code they would be stale
+	$(BIN)/motiondirector study --quick --check --out runs/study-quick
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .
