@@ -3,13 +3,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 STAMP := .venv/.installed
 HF := .cache/hf-datasets
+WORKERS ?= 2  # processes that share the tests; each takes 1 to 2 GB, the one Ray cluster 2 more
 export DS_BUILD_OPS = 0
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo test soak study lint bench format clean help
 
 help:  ## what there is to make
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -26,13 +27,17 @@ demo: $(STAMP)  ## the main job, end to end, on the embedded foundation: clips i
 	$(BIN)/motiondirector demo
 
 test: $(STAMP) $(HF)/.installed  ## every test (no GPU, no hub)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 soak: $(STAMP)  ## the service under 500 requests over 64 adapters, with cancels, kills and a registry that errs
 	MOTIONDIRECTOR_SOAK=500x64 $(BIN)/python -m pytest tests/serving/test_service_soak.py
 
 study: $(STAMP)  ## the method's claim, measured: all methods, held-out motions and appearances (hours; goes on where it stopped)
 	$(BIN)/motiondirector study --out docs/study
+
+study-quick: $(STAMP)  ## two motions from one seed, held to loose bounds: about five minutes; CI runs it
+	rm -rf runs/study-quick  # results are kept by their settings: of other code they would be stale
+	$(BIN)/motiondirector study --quick --check --out runs/study-quick
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .

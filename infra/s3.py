@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import time
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from urllib.parse import urlsplit
 
 import boto3.session
 import botocore.exceptions as failures
+import botocore.loaders
+import botocore.session
 from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
@@ -185,10 +188,22 @@ class S3Storage(Storage):
         return filesystem, f"{self.bucket}/{self.prefix}".rstrip("/")
 
 
+@functools.cache
+def descriptions(data_path: str | None) -> botocore.loaders.Loader:
+    """What botocore reads of every service, megabytes of JSON: once for all clients, which are many."""
+    return botocore.loaders.create_loader(data_path)
+
+
 def make_client() -> Any:
     """A boto3 client from the usual chain. Region us-east-1 where none is set; own endpoints use path style."""
     try:
-        session = boto3.session.Session()
+        core = botocore.session.get_session()
+        described = descriptions(core.get_config_variable("data_path"))
+        core.register_component("data_loader", described)
+        session = boto3.session.Session(botocore_session=core)
+        described.search_paths[:] = dict.fromkeys(
+            described.search_paths
+        )  # each session adds boto3's own again
         config = Config(
             retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
             connect_timeout=10,

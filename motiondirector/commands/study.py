@@ -52,6 +52,10 @@ def study(
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Run nothing: report on the trials that OUT has.")
     ] = False,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Exit code 1 when ours misses the loose bounds that CI holds it to."),
+    ] = False,
     config: ConfigFile = None,
 ) -> None:
     """Does motion come apart from appearance? Trains every method on rendered motions that nothing was tuned on.
@@ -60,7 +64,7 @@ def study(
     shape or background colour with the clips, and measures the videos. Results lie in OUT/trials; started again, only
     what is missing runs.
 
-      motiondirector study --quick
+      motiondirector study --quick --check             # minutes on two cores
 
       motiondirector study --out runs/study            # hours on two cores
     """
@@ -68,6 +72,7 @@ def study(
     from motiondirector.progress import Bars
     from motiondirector.settings import parse_settings
     from motiondirector.study import report
+    from motiondirector.study.check import bounds
     from motiondirector.study.plan import HELD_OUT, METHODS, TUNED, Plan
     from motiondirector.study.run import found, read_results, run_plan
     from motiondirector.study.tables import gather, targets
@@ -122,3 +127,8 @@ def study(
         console.print(report.terminal(outcome, count))
     console.print(report.verdicts(reached))
     console.print(f"tables, sheets and every trial: {out}", highlight=False)
+    if check:
+        held = bounds(outcome)
+        console.print(report.verdicts(held))
+        if not held or not all(bound.met for bound in held):
+            raise typer.Exit(1)

@@ -1,9 +1,6 @@
 """The study: fair comparisons, honest tables, and a run that goes on where it stopped."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,13 +10,12 @@ from datasets.sprites.motions import NOVEL
 from datasets.sprites.render import render_clip
 from infra.errors import UserError
 from models.load import load_foundation
+from motiondirector.study.check import bounds
 from motiondirector.study.plan import HELD_OUT, METHODS, TUNED, Plan, Trial, asked_scenes, reference_scenes
 from motiondirector.study.report import sheet
 from motiondirector.study.run import folders_of, found, units
 from motiondirector.study.tables import Outcome, cell, gather, targets
 from motiondirector.study.trial import prompts, reference_clips, train
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_what_is_reported_was_never_tuned_on():
@@ -100,36 +96,47 @@ def test_targets_are_missed_by_a_method_that_does_not():
     assert "minutes to customize on one process of the study" not in missed
 
 
+@pytest.mark.parametrize(
+    ("ours", "missed"),
+    [
+        ((0.5, 0.125), None),
+        ((0.2, 0.0), "motion fidelity"),
+        ((0.5, 0.25), "leakage"),
+        ((0.5, 0.0, 0.9, 0.75), "object in every frame"),
+    ],
+)
+def test_the_bounds_of_a_small_study_tell_what_is_broken(ours, missed):
+    found = bounds(outcome(base=(0.1, 0.0), dual=ours))
+    assert len(found) == 3
+    assert [
+        bound.what.split(": ")[1].split(" of ours")[0].split(",")[0] for bound in found if not bound.met
+    ] == ([missed] if missed else [])
+
+
+def test_what_was_not_measured_keeps_no_bound():
+    assert not any(bound.met for bound in bounds(outcome(coupled=(0.9, 0.0))))
+
+
 def test_values_that_could_not_be_measured_do_not_count():
     found = outcome(dual=(0.7, 0.25))
     assert found.mean(1, "dual", "appearance_leakage") == 0.25
     assert np.isnan(found.mean(1, "coupled", "motion_fidelity"))
 
 
-def test_the_study_runs_and_goes_on_where_it_stopped(tmp_path):
-    def study(*more):
-        command = [
-            sys.executable,
-            "-m",
-            "motiondirector",
-            "study",
-            "--out",
-            str(tmp_path),
-            "--motion",
-            "hook",
-        ]
+def test_the_study_runs_and_goes_on_where_it_stopped(run, tmp_path):
+    def study(*more, code=0):
+        command = ["study", "--out", tmp_path, "--motion", "hook"]
         small = ["--references", "1", "--seeds", "1", "--appearances", "2", "--jobs", "1"]
         settings = ["--setting", "steps=2", "--setting", "rank=2"]
-        ran = subprocess.run(
-            [*command, *small, *settings, *more], cwd=ROOT, capture_output=True, text=True, timeout=300
-        )
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-        return ran.stdout
+        left, out, err = run(*command, *small, *settings, *more)
+        assert left == code, out + err
+        return out
 
     study("--method", "base", "--method", "dual")
     results = {path: path.stat().st_mtime_ns for path in tmp_path.glob("trials/*/result.json")}
     assert len(results) == 2
-    study("--method", "base", "--method", "dual", "--method", "coupled")
+    told = study("--method", "base", "--method", "dual", "--method", "coupled", "--check", code=1)
+    assert "motion fidelity of ours above base │ at least 0.30" in told, "two steps teach nothing"
     again = {path: path.stat().st_mtime_ns for path in tmp_path.glob("trials/*/result.json")}
     assert len(again) == 3
     assert all(again[path] == time for path, time in results.items())

@@ -47,6 +47,23 @@ def api(config: ServeConfig) -> Iterator[TestClient]:
     engine.close()
 
 
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """One API for all the requests that must be refused and leave nothing."""
+    folder = tmp_path_factory.mktemp("untouched")
+    config = ServeConfig(
+        foundation=FOUNDATION,
+        registry=str(folder / "registry"),
+        data_dir=str(folder / "data"),
+        max_batch=4,
+        slots=4,
+    )
+    engine = EngineService(config)
+    with TestClient(create_api(VideoService(config, engine)), **LOOPBACK) as client:
+        yield client
+    engine.close()
+
+
 def ended(api: TestClient, id: str) -> dict:
     """The job once it has ended."""
     for _ in range(600):
@@ -230,30 +247,30 @@ def test_a_finished_job_cannot_be_cancelled_and_a_running_one_can_be_deleted(api
         ([1, 2], "invalid_value", None),
     ],
 )
-def test_a_request_that_makes_no_sense_is_refused_and_leaves_nothing(api, body, code, param):
-    message = refusal(api.post("/v1/videos", json=body), 422, code, param=param)
+def test_a_request_that_makes_no_sense_is_refused_and_leaves_nothing(untouched, body, code, param):
+    message = refusal(untouched.post("/v1/videos", json=body), 422, code, param=param)
     assert message.endswith(".")
     assert len(message) < 400
-    assert api.get("/v1/videos").json()["data"] == []
+    assert untouched.get("/v1/videos").json()["data"] == []
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"prompt=a bear", b"\xff\xfe", b'{"prompt": "x"', b"[" * 20_000], ids=range(6)
 )
-def test_json_that_is_not_json_is_400_in_the_same_shape(api, body):
-    response = api.post("/v1/videos", content=body, headers={"content-type": "application/json"})
+def test_json_that_is_not_json_is_400_in_the_same_shape(untouched, body):
+    response = untouched.post("/v1/videos", content=body, headers={"content-type": "application/json"})
     refusal(response, 400, "invalid_json")
 
 
-def test_numbers_json_does_not_know_are_refused(api):
+def test_numbers_json_does_not_know_are_refused(untouched):
     for body in ('{"prompt": "x", "guidance_scale": NaN}', '{"prompt": "x", "guidance_scale": Infinity}'):
-        response = api.post("/v1/videos", content=body, headers={"content-type": "application/json"})
+        response = untouched.post("/v1/videos", content=body, headers={"content-type": "application/json"})
         refusal(response, 422, "invalid_value", param="guidance_scale")
 
 
-def test_half_a_unicode_character_is_refused(api):
+def test_half_a_unicode_character_is_refused(untouched):
     body = json.dumps({"prompt": "\ud800"})
-    response = api.post("/v1/videos", content=body, headers={"content-type": "application/json"})
+    response = untouched.post("/v1/videos", content=body, headers={"content-type": "application/json"})
     refusal(response, 422, "invalid_value", param="prompt")
 
 
