@@ -134,9 +134,16 @@ class LoraSlots(nn.Module):
                 a_nri = self._pick(self.A, numbers, mix.slots[:, j], mix.frozen)
                 h_nNr = torch.bmm(h_nNr, a_nri.transpose(1, 2))
             if not mix.unscaled:
-                h_nNr = h_nNr * mix.scales[:, j].to(h_nNr.dtype).view(n, 1, 1)
+                scales_n11 = mix.scales[:, j].to(h_nNr.dtype).view(n, 1, 1)
+                if self.trainable:
+                    h_nNr = h_nNr * scales_n11
+                else:  # far fewer values than h has, and a slot's were just copied
+                    b_nor = b_nor * scales_n11
             if not dropout and y_nNo.dtype == h_nNr.dtype:
-                y_nNo = torch.baddbmm(y_nNo, h_nNr, b_nor.transpose(1, 2))
+                # Without a gradient y is nobody's but ours, the Linear just made it; a copy of it costs a CPU as
+                # much as the product does.
+                add = torch.baddbmm if torch.is_grad_enabled() else Tensor.baddbmm_
+                y_nNo = add(y_nNo, h_nNr, b_nor.transpose(1, 2))
                 continue
             up_nNo = torch.bmm(h_nNr, b_nor.transpose(1, 2))
             if not dropout:
