@@ -141,10 +141,13 @@ class LoraSlots(nn.Module):
             h_nNr = x_nNi.to(b_nor.dtype)  # serving: plain operations, which compile into one graph
             if a_nri is not None:
                 h_nNr = torch.bmm(h_nNr, a_nri.transpose(1, 2))
-            if scale_n11 is not None:
-                h_nNr = h_nNr * scale_n11
+            if scale_n11 is not None:  # B has far fewer values than h, and a slot's were just copied
+                b_nor = b_nor * scale_n11
             if y_nNo.dtype == h_nNr.dtype:
-                y_nNo = torch.baddbmm(y_nNo, h_nNr, b_nor.transpose(1, 2))
+                # Without a gradient y is nobody's but ours, the Linear just made it; a copy of it costs a CPU as
+                # much as the product does.
+                add = torch.baddbmm if torch.is_grad_enabled() else Tensor.baddbmm_
+                y_nNo = add(y_nNo, h_nNr, b_nor.transpose(1, 2))
             else:
                 y_nNo = y_nNo + torch.bmm(h_nNr, b_nor.transpose(1, 2)).to(y_nNo.dtype)
         return y_nNo.view(y.shape)
