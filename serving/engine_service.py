@@ -234,7 +234,7 @@ class EngineService:
         return {
             "work": stats.work,
             "slots": sorted(name for name, held in named if held.tier == "slot"),
-            "host": sorted(name for name, held in named if held.tier != "slot")[: routing.MOST_HOST],
+            "host": sorted(name for name, held in named if held.tier == "host")[: routing.MOST_HOST],
             "pinned": sorted(name for name, held in named if held.pinned),
             "full": sorted(path for path, free in stats.free_slots.items() if not free),
         }
