@@ -59,7 +59,11 @@ def test_rays_controller_gets_its_number_from_what_the_replicas_recorded_last():
 
 
 def test_engines_are_fixed_unless_there_is_a_larger_maximum():
-    assert scale(ServeConfig(replicas=3)) == scale(ServeConfig(replicas=3, max_replicas=3)) == {"num_replicas": 3}
+    assert (
+        scale(ServeConfig(replicas=3))
+        == scale(ServeConfig(replicas=3, max_replicas=3))
+        == {"num_replicas": 3}
+    )
     with pytest.raises(ValidationError, match="max_replicas"):
         ServeConfig(replicas=3, max_replicas=2)
 
