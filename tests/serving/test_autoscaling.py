@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from fakes import FakeEngine
 from pydantic import ValidationError
-from ray.serve.config import AutoscalingConfig
 from ray.serve._private.autoscaling_state import _resolve_policy_callable
+from ray.serve.config import AutoscalingConfig
 
 from serving.auth import Caller
 from serving.autoscaling import Load, WorkPolicy, latest, seconds_of_work, wanted_engines
