@@ -46,7 +46,7 @@ def asked(method: str, args: tuple[Any, ...]) -> Asked:
 class AdapterRouter(RequestRouter):
     """Requests go where their adapters are, as far as the load allows."""
 
-    def initialize_state(self, slack: float = 4.0) -> None:
+    def initialize_state(self, slack: float = 4.0, **_: Any) -> None:
         """Ray calls it with `request_router_kwargs`."""
         self._choice = routing.Choice(slack)
         self._videos: dict[str, str] = {}  # running video -> replica
