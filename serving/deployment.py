@@ -221,13 +221,14 @@ def scale(config: ServeConfig) -> dict[str, Any]:
 
 def build_app(config: ServeConfig) -> Application:
     """The application of a configuration; `serve deploy` calls it with the file's `args`."""
+    router: dict[str, Any] = {
+        "request_router_class": "serving.router:AdapterRouter",
+        "request_router_kwargs": {"slack": config.max_batch / 2},
+        "request_routing_stats_period_s": REPORT_INTERVAL,
+    }
     engine = EngineReplica.options(  # type: ignore[attr-defined]
         **scale(config),
-        request_router_config=RequestRouterConfig(
-            request_router_class="serving.router:AdapterRouter",
-            request_router_kwargs={"slack": config.max_batch / 2},
-            request_routing_stats_period_s=REPORT_INTERVAL,
-        ),
+        request_router_config=RequestRouterConfig(**router),
         # every running job is one ongoing request, and checks of new ones must find room beside them
         max_ongoing_requests=4 * config.max_batch + 64,
         ray_actor_options={"num_cpus": config.engine_cpus, "num_gpus": config.engine_gpus},

@@ -92,7 +92,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     reader = threading.Thread(target=lambda: output.extend(process.stdout), daemon=True)  # type: ignore[arg-type]
     reader.start()
     try:
-        end = time.monotonic() + 300
+        end = time.monotonic() + 600
         while not any("Ctrl-C" in line for line in output):
             assert process.poll() is None, "".join(output)
             assert time.monotonic() < end, "".join(output)
