@@ -87,8 +87,9 @@ class VideoService:
     def start(self) -> None:
         """Begin to dispatch, in the running event loop."""
         if not self._tasks:
-            parts = [self._dispatcher, self._webhooks, *([self._backlog] if self._backlog else [])]
-            self._tasks = [asyncio.create_task(part.run()) for part in parts]
+            self._tasks = [asyncio.create_task(part.run()) for part in (self._dispatcher, self._webhooks)]
+            if self._backlog is not None:
+                self._tasks.append(asyncio.create_task(self._backlog.run()))
 
     async def stop(self) -> None:
         """Stop dispatching; unfinished jobs stay in the store, free for others or the next start."""
