@@ -5,9 +5,9 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from infra.errors import UserError
 from serving.keys import API_KEY_VARIABLE, ApiKey, WebhookSecret
@@ -58,7 +58,14 @@ class ServeConfig(BaseModel):
     max_pixels: Annotated[
         int | None, Field(ge=1, description="frames x height x width of the largest video")
     ] = None
-    replicas: Annotated[int, Field(ge=1, description="engines, each with the model")] = 1
+    replicas: Annotated[int, Field(ge=1, description="engines, each with the model; the least with more")] = 1
+    max_replicas: Annotated[
+        int | None, Field(ge=1, description="engines at most, as many as the work wants; absent: replicas")
+    ] = None
+    target_seconds: Annotated[
+        float,
+        Field(gt=0, description="with max_replicas: seconds in which all that waits and runs is to be done"),
+    ] = 60.0
     engine_cpus: Annotated[float, Field(ge=0, description="CPUs that Ray sets aside for an engine")] = 1.0
     engine_gpus: Annotated[float, Field(ge=0, description="GPUs that Ray sets aside for an engine")] = 0.0
     threads: Annotated[
@@ -74,6 +81,17 @@ class ServeConfig(BaseModel):
     webhook_networks: Annotated[
         list[Network], Field(description="networks that webhooks may go to though they are not public")
     ] = []
+
+    @model_validator(mode="after")
+    def _replicas_are_a_range(self) -> Self:
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError(f"max_replicas ({self.max_replicas}) is less than replicas ({self.replicas})")
+        return self
+
+    @property
+    def scales(self) -> bool:
+        """Whether the number of engines follows the work."""
+        return self.max_replicas is not None and self.max_replicas > self.replicas
 
     @property
     def keys(self) -> list[ApiKey]:
@@ -95,6 +113,8 @@ def make_config(**fields: Any) -> ServeConfig:
         return ServeConfig(**fields)
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:  # it is about several options together
+            raise UserError(f"{first['msg']}.", code="invalid_value") from None
         option = "--" + "-".join(map(str, first["loc"])).replace("_", "-")
         given = "" if "secret" in option else f" {first['input']!r}"
         raise UserError(f"{option}{given}: {first['msg']}.", code="invalid_value") from None

@@ -8,13 +8,15 @@ it; a cluster deploys it with `serve deploy` (`serving.cluster:build_app` where 
       - name: motiondirector
         import_path: serving.deployment:build_app
         route_prefix: /
-        args: {registry: "s3://bucket/registry", data_dir: /data/serve, engine_gpus: 1}
+        args: {registry: "s3://bucket/registry", data_dir: /data/serve, engine_gpus: 1,
+               replicas: 1, max_replicas: 4, target_seconds: 60}
 
 An engine replica that dies is started again by Serve; its jobs are back in the queue meanwhile. So are those of an
 ingress that dies, once its lease has run out; several ingresses may share one database.
 """
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -22,6 +24,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve import Application, metrics
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
@@ -35,6 +38,10 @@ from serving.requests import AdapterUsed, FoundationInfo, VideoRequest
 from serving.service import VideoService
 
 APP_NAME = "motiondirector"
+ENGINE_NAME = "engine"
+REPORT_INTERVAL = 1.0  # seconds between an engine's reports to the router
+UPSCALE_DELAY, DOWNSCALE_DELAY = 10.0, 300.0  # seconds for which more or fewer engines must be wanted
+DRAIN = 600.0  # seconds that an engine which is no longer wanted has for the videos it has begun
 LOST = (RayError, RayServeException, ConnectionError)
 
 
@@ -74,7 +81,7 @@ class JobMetrics:
             self._gauge.set(counts.get(state, 0), tags={"state": state})
 
 
-@serve.deployment(name="engine", health_check_period_s=5, graceful_shutdown_timeout_s=10)
+@serve.deployment(name=ENGINE_NAME, health_check_period_s=5, graceful_shutdown_timeout_s=10)
 class EngineReplica:
     """One resident model."""
 
@@ -101,6 +108,17 @@ class EngineReplica:
 
     async def residency(self) -> list[Any]:
         return await self._service.residency()
+
+    async def backlog(self, work: float) -> int:
+        return await self._service.backlog(work)
+
+    def record_routing_stats(self) -> dict[str, Any]:
+        """For `serving.router`."""
+        return self._service.routing_report()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """For `serving.autoscaling`."""
+        return dataclasses.asdict(self._service.load())
 
     async def generate(self, id: str, request: VideoRequest) -> AsyncIterator[Event]:
         async for event in self._service.generate(id, request):
@@ -138,6 +156,10 @@ class HandleEngine:
     async def residency(self) -> list[Any]:
         return await self._call("residency")
 
+    async def backlog(self, work: float) -> int:
+        await self._call("backlog", work)
+        return await asyncio.to_thread(running_engines)
+
     async def _call(self, method: str, *args: Any) -> Any:
         try:
             return await getattr(self._handle, method).remote(*args)
@@ -156,6 +178,13 @@ class HandleEngine:
             raise
 
 
+def running_engines() -> int:
+    """Engine replicas of this application that take requests. In a replica of it; blocks."""
+    application = serve.status().applications[serve.get_replica_context().app_name]
+    states = application.deployments[ENGINE_NAME].replica_states
+    return sum(number for state, number in states.items() if str(getattr(state, "value", state)) == "RUNNING")
+
+
 @serve.deployment(
     name="ingress", health_check_period_s=5, max_ongoing_requests=512, graceful_shutdown_timeout_s=5
 )
@@ -170,10 +199,36 @@ class Ingress:
         return create_api(self._service)
 
 
+def scale(config: ServeConfig) -> dict[str, Any]:
+    """Options of the engine deployment that say how many there are."""
+    if not config.scales:
+        return {"num_replicas": config.replicas}
+    assert config.max_replicas is not None
+    return {
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=config.replicas,
+            max_replicas=config.max_replicas,
+            upscale_delay_s=UPSCALE_DELAY,
+            downscale_delay_s=DOWNSCALE_DELAY,
+            policy=AutoscalingPolicy(
+                policy_function="serving.autoscaling:WorkPolicy",
+                policy_kwargs={"target_seconds": config.target_seconds},
+            ),
+        ),
+        "graceful_shutdown_timeout_s": DRAIN,
+    }
+
+
 def build_app(config: ServeConfig) -> Application:
     """The application of a configuration; `serve deploy` calls it with the file's `args`."""
+    router: dict[str, Any] = {
+        "request_router_class": "serving.router:AdapterRouter",
+        "request_router_kwargs": {"slack": config.max_batch / 2},
+        "request_routing_stats_period_s": REPORT_INTERVAL,
+    }
     engine = EngineReplica.options(  # type: ignore[attr-defined]
-        num_replicas=config.replicas,
+        **scale(config),
+        request_router_config=RequestRouterConfig(**router),
         # every running job is one ongoing request, and checks of new ones must find room beside them
         max_ongoing_requests=4 * config.max_batch + 64,
         ray_actor_options={"num_cpus": config.engine_cpus, "num_gpus": config.engine_gpus},

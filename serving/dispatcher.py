@@ -64,7 +64,8 @@ class Dispatcher:
         lease: float = LEASE,
     ) -> None:
         self._store, self._engine, self._results = store, engine, results
-        self._max_in_flight, self._ttl, self._observe = max_in_flight, ttl, observe
+        self.max_in_flight = max_in_flight  # may be changed at any time
+        self._ttl, self._observe = ttl, observe
         self._changed, self._ended = changed, ended
         self.name = f"dispatcher_{secrets.token_hex(8)}"
         self._claims = Claims(store.database, lease)
@@ -137,7 +138,7 @@ class Dispatcher:
             if not self._running:
                 self._begin(self._suspects.popleft())
             return
-        room = self._max_in_flight - len(self._running)
+        room = self.max_in_flight - len(self._running)
         if room <= 0 or self._alone:
             return
         for job in await asyncio.to_thread(self._claims.claim, self.name, room):

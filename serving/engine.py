@@ -44,7 +44,7 @@ from serving.preview import render
 from serving.requests import AdapterUsed, VideoRequest
 from serving.slots import Lease
 from serving.stats import Counters, EngineStats
-from serving.tickets import Ticket, bucket_of, cost_of, deadline_passed, flow_of, order_of
+from serving.tickets import Ticket, bucket_of, cost_of, deadline_passed, flow_of, order_of, work_left
 from serving.tiers import AdapterTiers, Claim, Residency
 from serving.turns import Turns
 
@@ -213,6 +213,7 @@ class Engine:
         pinned = slots.pinned()
         with self._lock:
             waiting = list(self._waiting.values())
+            work = sum(work_left(ticket) for ticket in self._tickets.values())
             finishing, active = self._finishing, len(self._tickets) - len(waiting) - self._finishing
         busy = {key for key, users in resident.items() if users or key in pinned}
         return EngineStats(
@@ -221,6 +222,8 @@ class Engine:
             finishing=finishing,
             queue_age=time.monotonic() - waiting[0].submitted if waiting else 0.0,
             waiting_cost=counters.seconds_for(sum(cost_of(ticket.request) for ticket in waiting)),
+            work=work,
+            pace=counters.seconds_for(1.0),
             steps=counters.steps,
             step_seconds=counters.step_seconds,
             batch_size=counters.batch_size,

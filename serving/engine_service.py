@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path as FilePath
 from typing import Any, Protocol
@@ -19,6 +20,8 @@ from infra.registry import open_registry
 from models.foundation import Bucket, Foundation
 from models.load import load_foundation
 from models.routing import Path
+from serving import routing
+from serving.autoscaling import Load
 from serving.config import ServeConfig
 from serving.engine import Engine
 from serving.events import Admitted, Cancelled, Event, Failed, Finished, Observe, unobserved
@@ -59,6 +62,9 @@ class EngineClient(Protocol):
 
     async def residency(self) -> list[Any]:
         """Every adapter in a slot or in host memory: its path, sha256, tier, users, pinned."""
+
+    async def backlog(self, work: float) -> int:
+        """Say how much work (pixels through the denoiser) waits outside of engines; how many engines there are."""
 
 
 def describe(foundation: Foundation, config: ServeConfig) -> FoundationInfo:
@@ -154,6 +160,7 @@ class EngineService:
         self.engine.start()
         self._streams: dict[str, Stream] = {}
         self._numbers = itertools.count()
+        self._backlog, self._told = 0.0, 0.0
 
     async def describe(self) -> FoundationInfo:
         return self._info
@@ -215,6 +222,27 @@ class EngineService:
 
     async def stats(self) -> EngineStats:
         return self.engine.stats()
+
+    async def backlog(self, work: float) -> int:
+        self._backlog, self._told = work, time.time()
+        return 1
+
+    def routing_report(self) -> dict[str, Any]:
+        """What `serving.routing.Report` is made of: lists of adapters and a number, all of JSON."""
+        stats, residency = self.engine.stats(), self.engine.residency()
+        named = [(routing.key(held.path, held.sha256), held) for held in residency]
+        return {
+            "work": stats.work,
+            "slots": sorted(name for name, held in named if held.tier == "slot"),
+            "host": sorted(name for name, held in named if held.tier == "host")[: routing.MOST_HOST],
+            "pinned": sorted(name for name, held in named if held.pinned),
+            "full": sorted(path for path, free in stats.free_slots.items() if not free),
+        }
+
+    def load(self) -> Load:
+        """What decides how many engines there are."""
+        stats = self.engine.stats()
+        return Load(stats.work, stats.pace, self._backlog, self._told)
 
     async def _try(self, call: Callable[..., None], *args: object) -> Failed | None:
         try:

@@ -111,6 +111,13 @@ class JobStore:
         with self._session() as session:
             return session.scalar(select(func.min(Job.created_at)).where(Job.state == QUEUED))
 
+    def unclaimed(self, most: int) -> tuple[list[dict[str, Any]], int]:
+        """The requests of up to `most` queued jobs that no dispatcher has, and how many such jobs there are."""
+        waiting = (Job.state == QUEUED, Job.owner.is_(None))
+        with self._session() as session:
+            number = session.scalar(select(func.count()).select_from(Job).where(*waiting)) or 0
+            return list(session.scalars(select(Job.request).where(*waiting).limit(most))), number
+
     def start(self, id: str, *, owner: str | None = None) -> None:
         """queued -> in_progress."""
         self._move(id, IN_PROGRESS, owner, started_at=time.time())

@@ -15,6 +15,7 @@ from serving.addresses import parse_networks
 from serving.admission import Admission, Repeatable
 from serving.answers import engine_unavailable, raise_refusal, video_of
 from serving.auth import Caller
+from serving.backlog import Backlog
 from serving.catalogue import Catalogue
 from serving.claims import Claims
 from serving.config import ServeConfig
@@ -74,18 +75,21 @@ class VideoService:
             self.store,
             engine,
             self._results,
-            max_in_flight=4 * config.max_batch * config.replicas,
+            max_in_flight=in_hand(config, config.replicas),
             ttl=config.results_ttl,
             observe=observe,
             changed=self._changed,
             ended=self.metrics.ended,
         )
+        self._backlog = Backlog(self.store, engine, self._engines) if config.scales else None
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin to dispatch, in the running event loop."""
         if not self._tasks:
             self._tasks = [asyncio.create_task(part.run()) for part in (self._dispatcher, self._webhooks)]
+            if self._backlog is not None:
+                self._tasks.append(asyncio.create_task(self._backlog.run()))
 
     async def stop(self) -> None:
         """Stop dispatching; unfinished jobs stay in the store, free for others or the next start."""
@@ -94,6 +98,11 @@ class VideoService:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
         self.store.close()
+
+    def _engines(self, number: int) -> None:
+        """There are that many: each is given its share of jobs, and no more than it takes."""
+        self._dispatcher.max_in_flight = in_hand(self.config, number)
+        self._dispatcher.notice()
 
     def _changed(self, id: str) -> None:
         self.changes.notice(id)
@@ -243,3 +252,8 @@ class VideoService:
         self.metrics.queue(counts, await asyncio.to_thread(self.store.oldest_queued))
         self.metrics.streams.set(self.streams.open)
         return self.metrics.exposition()
+
+
+def in_hand(config: ServeConfig, engines: int) -> int:
+    """Jobs handed to engines at once; more wait in the store, where turns are fair and nothing is lost."""
+    return 4 * config.max_batch * max(1, engines)

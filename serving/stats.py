@@ -19,6 +19,8 @@ class EngineStats:
     finishing: int
     queue_age: float  # of the oldest waiting request
     waiting_cost: float  # seconds of denoising that wait, by the pace so far; 0 before the first step
+    work: float  # pixels through the denoiser that wait or are left of what runs
+    pace: float  # seconds a pixel takes; 0 before the first step
     steps: int
     step_seconds: float  # all steps together
     batch_size: int  # of the last step

@@ -65,6 +65,12 @@ def cost_of(request: VideoRequest) -> float:
     return float(request.pixels * request.steps * rows_of(request))
 
 
+def work_left(ticket: Ticket) -> float:
+    """Of its cost, what has yet to be done."""
+    done = ticket.state.progress if ticket.state is not None else 0.0
+    return cost_of(ticket.request) * (1.0 - done)
+
+
 def flow_of(request: VideoRequest) -> Flow:
     """Priority classes by weight, in each the tenants, in each of these the sets of adapters."""
     adapters = frozenset(use.sha256 for use in request.adapters)

@@ -51,6 +51,13 @@ def serve(
         str | None, typer.Option(help="Folder or s3:// URI of the videos. Absent: in --data-dir.")
     ] = None,
     replicas: Annotated[int, typer.Option(min=1, help="Engines, each with the model.")] = 1,
+    max_replicas: Annotated[
+        int | None,
+        typer.Option(min=1, help="Engines at most; as many as the work wants. Absent: --replicas."),
+    ] = None,
+    target_seconds: Annotated[
+        float, typer.Option(min=0.1, help="With --max-replicas: seconds in which all work is to be done.")
+    ] = 60.0,
     gpus: Annotated[float, typer.Option(min=0, help="GPUs of an engine.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda ... Absent: a GPU if there is one.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
@@ -113,6 +120,8 @@ def serve(
         compile=compile,
         max_batch=max_batch,
         replicas=replicas,
+        max_replicas=max_replicas,
+        target_seconds=target_seconds,
         engine_gpus=gpus,
         api_keys=keys,
         max_queue=max_queue,

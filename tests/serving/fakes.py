@@ -45,6 +45,8 @@ class FakeEngine:
         self.seen: list[VideoRequest] = []
         self.calls: list[tuple[str, str]] = []  # (what, sha256)
         self.picture: bytes | Failed = b"RIFF-a-webp"
+        self.backlogs: list[float] = []
+        self.engines = 1
 
     def release(self) -> None:
         self.held = False
@@ -82,6 +84,10 @@ class FakeEngine:
     async def unpin(self, use: AdapterUsed) -> bool:
         self.calls.append(("unpin", use.sha256))
         return True
+
+    async def backlog(self, work: float) -> int:
+        self.backlogs.append(work)
+        return self.engines
 
     async def residency(self) -> list:
         return [{"path": "temporal", "sha256": "a" * 64, "tier": "slot", "users": 1, "pinned": True}]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import numpy as np
 import psutil
 import pytest
 from serving_helpers import random_adapter
@@ -24,13 +25,16 @@ from infra.registry import open_registry
 from models.adapter import save_adapter
 from models.load import load_foundation
 from serving.client import Client
+from serving.config import ServeConfig
 from serving.jobs import JobStore
+from serving.local import generate
 from serving.schemas import CreateVideo
 
 pytestmark = pytest.mark.cluster
 FOUNDATION = "tiny-random:unet3d"
 CONCEPTS = ("orbit", "swing", "bounce")
 SHORT = {"steps": 3, "guidance_scale": 3.0}
+KILLED = CreateVideo(model="foundation:orbit", prompt="p", seed=3, steps=60)
 
 
 @dataclass
@@ -68,6 +72,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "--port": "0",
         "--slots": "2",
         "--max-batch": "4",
+        "--max-replicas": "2",
+        "--target-seconds": "30",
     }
     command = [
         sys.executable,
@@ -77,6 +83,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         *(part for pair in options.items() for part in pair),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    environment["RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S"] = "1"
     environment.pop("RAY_ADDRESS", None)
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
@@ -85,7 +92,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     reader = threading.Thread(target=lambda: output.extend(process.stdout), daemon=True)  # type: ignore[arg-type]
     reader.start()
     try:
-        end = time.monotonic() + 300
+        end = time.monotonic() + 600
         while not any("Ctrl-C" in line for line in output):
             assert process.poll() is None, "".join(output)
             assert time.monotonic() < end, "".join(output)
@@ -200,25 +207,56 @@ def test_a_running_job_can_be_cancelled(client: Client):
     assert client.retrieve(job.id).status == "cancelled"
 
 
+@pytest.fixture(scope="module")
+def alone(server: Server) -> np.ndarray:
+    """The frames of `KILLED` from an engine that nobody kills."""
+    config = ServeConfig(
+        foundation=FOUNDATION, registry=str(server.registry), data_dir=str(server.data / "alone")
+    )
+    return decode(generate(KILLED, config)[0]).frames_FHWC.astype(int)
+
+
 @pytest.mark.parametrize("deployment", ["engine", "ingress"])
-def test_jobs_outlive_a_killed_replica_and_complete_once(server: Server, client: Client, deployment: str):
-    """SIGKILL in mid-run: every accepted job completes, with the frames its seed says."""
-    expected = client.content(client.wait(client.create(CreateVideo(prompt="p", seed=3, steps=60)).id).id)
-    jobs = [client.create(CreateVideo(prompt="p", seed=3, steps=60)) for _ in range(3)]
-    while client.retrieve(jobs[0].id).status == "queued":
-        time.sleep(0.02)
+def test_jobs_outlive_a_killed_replica_and_complete_once(
+    server: Server, client: Client, alone: np.ndarray, deployment: str
+):
+    """SIGKILL in mid-run: every accepted job completes, once, with the frames its seed says."""
+    store = JobStore(f"sqlite:///{server.data / 'jobs.sqlite'}")
+    before = store.count()
+    jobs = [client.create(KILLED) for _ in range(3)]
+    while store.get(jobs[0].id).state == "queued":
+        time.sleep(0.01)
     [replica] = server.replicas(deployment)
     replica.send_signal(signal.SIGKILL)
+    assert store.get(jobs[0].id).state == "in_progress"
     for job in jobs:
-        done = client.wait(job.id)
-        assert done.status == "completed"
-        got = decode(client.content(job.id)).frames_FHWC.astype(int)
-        assert abs(got - decode(expected).frames_FHWC).mean() < 1.0
-    store = JobStore(f"sqlite:///{server.data / 'jobs.sqlite'}")
+        assert client.wait(job.id).status == "completed"
+        assert abs(decode(client.content(job.id)).frames_FHWC - alone).mean() < 1.0
+    ended = {job.id: store.get(job.id).finished_at for job in jobs}
     assert max(store.get(job.id).attempts for job in jobs) >= 1, "it was killed too late to matter"
+    time.sleep(1.0)  # for whoever would end one again
+    assert {job.id: store.get(job.id).finished_at for job in jobs} == ended
+    assert store.count() == {**before, "completed": before["completed"] + len(jobs)}
     store.close()
     [again] = server.replicas(deployment)
     assert again.pid != replica.pid
+
+
+def test_more_work_than_one_engine_does_in_time_starts_another_and_each_video_is_what_it_is_alone(
+    server: Server, client: Client, alone: np.ndarray
+):
+    jobs = [client.create(CreateVideo(prompt="a bear", steps=1000)) for _ in range(60)]
+    assert len(server.replicas("engine")) == 1
+    end = time.monotonic() + 120
+    while len(server.replicas("engine")) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    for job in jobs:
+        client.cancel(job.id)
+    videos = [client.create(KILLED) for _ in range(6)]
+    for video in videos:
+        client.wait(video.id)
+        assert abs(decode(client.content(video.id)).frames_FHWC - alone).mean() < 1.0
 
 
 def test_ctrl_c_stops_it_cleanly_and_leaves_no_process(server: Server):

@@ -1,0 +1,66 @@
+"""How many engines: seconds of work that there are, by the seconds in which it is to be done.
+
+Ray Serve's controller calls `WorkPolicy` with what the replicas record (`record_autoscaling_stats`): the work in each
+engine, its pace, and the work that waits in the job store, of which an ingress tells some engine every few seconds
+(`serving.backlog`). Ray pickles this module by value: it imports the standard library only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Load:
+    """One engine's: pixels through the denoiser, seconds a pixel, Unix seconds."""
+
+    work: float = 0.0  # waiting there, and left of what runs
+    pace: float = 0.0  # 0 before its first step
+    backlog: float = 0.0  # waiting in the job store
+    told: float = 0.0  # when it was told of that
+
+
+def seconds_of_work(loads: Sequence[Load]) -> float | None:
+    """Seconds that one engine would need for all there is; None when nobody knows his pace yet."""
+    paces = [load.pace for load in loads if load.pace > 0]
+    if not paces:
+        return None
+    newest = max(loads, key=lambda load: load.told)
+    return (sum(load.work for load in loads) + newest.backlog) * sum(paces) / len(paces)
+
+
+def wanted_engines(seconds: float | None, target_seconds: float, *, now: int, least: int, most: int) -> int:
+    """As many as do it in `target_seconds`, within bounds; `now` many as long as the work is not known."""
+    wanted = now if seconds is None else math.ceil(seconds / target_seconds - 1e-9)
+    return min(max(wanted, least), most)
+
+
+class WorkPolicy:
+    """Ray Serve's autoscaling policy of the engines."""
+
+    def __init__(self, target_seconds: float) -> None:
+        self.target_seconds = target_seconds
+
+    def __call__(self, ctx: Any) -> tuple[int, dict[str, Any]]:
+        """The wanted number of replicas; Ray adds its delays."""
+        wanted = wanted_engines(
+            seconds_of_work(latest(ctx.raw_metrics or {})),
+            self.target_seconds,
+            now=ctx.target_num_replicas,
+            least=ctx.capacity_adjusted_min_replicas,
+            most=ctx.capacity_adjusted_max_replicas,
+        )
+        return wanted, {}
+
+
+def latest(raw: Mapping[str, Mapping[Any, Sequence[Any]]]) -> list[Load]:
+    """The last recorded values of each replica, from {name: {replica: points}}."""
+    loads: dict[Any, dict[str, float]] = {}
+    for name in ("work", "pace", "backlog", "told"):
+        for replica, points in raw.get(name, {}).items():
+            if points:
+                loads.setdefault(replica, {})[name] = points[-1].value
+    return [Load(**values) for values in loads.values()]

@@ -1,0 +1,46 @@
+"""Tells the engines how much work waits in the job store, for autoscaling, and notices how many engines there are."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from serving.engine_service import EngineClient, EngineLost
+from serving.jobs import JobStore
+from serving.requests import VideoRequest
+from serving.tickets import cost_of
+
+log = logging.getLogger(__name__)
+INTERVAL = 2.0  # seconds between looks
+SAMPLE = 1000  # jobs whose work is added up; of more, so many times the mean
+
+
+def waiting_work(store: JobStore) -> float:
+    """Work of the queued jobs that nobody has, in pixels through the denoiser."""
+    requests, number = store.unclaimed(SAMPLE)
+    if not requests:
+        return 0.0
+    return sum(cost_of(VideoRequest.model_validate(request)) for request in requests) * number / len(requests)
+
+
+class Backlog:
+    """Runs beside the dispatcher, until cancelled.
+
+    Args:
+        engines: called with the number of engines, whenever it was asked.
+    """
+
+    def __init__(self, store: JobStore, engine: EngineClient, engines: Callable[[int], None]) -> None:
+        self._store, self._engine, self._engines = store, engine, engines
+
+    async def run(self) -> None:
+        """Look and tell, again and again."""
+        while True:
+            try:
+                self._engines(await self._engine.backlog(await asyncio.to_thread(waiting_work, self._store)))
+            except EngineLost:
+                log.info("no engine to be told of the backlog")
+            except Exception:  # the database is away for a moment
+                log.exception("the backlog is not known")
+            await asyncio.sleep(INTERVAL)
