@@ -189,7 +189,8 @@ class Notes(Watcher):
         if report.step == report.steps or now - self._told.get(name, float("-inf")) >= self.every_s:
             self._told[name] = now
             self.journal.write(
-                f"step {report.step}/{report.steps}, loss {report.loss:.4f}, {report.seconds:.3g} s a step", name
+                f"step {report.step}/{report.steps}, loss {report.loss:.4f}, {report.seconds:.3g} s a step",
+                name,
             )
 
     def ended(self, record: Record) -> None:
