@@ -1,53 +1,33 @@
 """A lane inside the worker of its Ray Train run: what `lane.py` does, told when to stop, with journal and metrics.
 
 It must stop when the driver says so, when Ray drains its node, and when the process gets SIGTERM: then it keeps and
-gives back what it holds. Signals come to a worker's main thread, the training has another; `LaneTorch` has Ray Train
-install the handler there.
+gives back what it holds.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from ray.train.torch import TorchConfig
-from ray.train.torch.config import _TorchBackend
 
 from infra.errors import UserError
+from training.batch.keeper import LaneSettings
 from training.batch.lane import Lane, Watcher
 from training.batch.logs import Journal, JournalHandler, Notes, Several
-from training.batch.state import LEASE_S, BatchState, open_batch
+from training.batch.signals import LISTENING, TERMINATED
+from training.batch.state import BatchState, open_batch
 
 if TYPE_CHECKING:
-    from training.batch.profile import Profile
     from training.loop import StepReport
 
-LINGER_S = LEASE_S  # an idle lane waits so long for what dead lanes leave, or is added
 LOOK_S = 1.0
-
-
-@dataclass(frozen=True)
-class LaneSettings:
-    """What a lane's worker has to know; travels to it."""
-
-    name: str
-    registry: str  # URI
-    batch: str
-    pack: int | None
-    most: int
-    profile: Profile | None
-    threads: int  # of torch, on a CPU
-    lease_s: float = LEASE_S
-    linger_s: float = LINGER_S
 
 
 def stay(lane: Lane, batch: BatchState, linger_s: float, *, wait: Callable[[float], bool]) -> str:
@@ -167,36 +147,3 @@ def told_to_stop(lane: Lane, keeper: Any, name: str, journal: Journal) -> Iterat
     finally:
         LISTENING.clear()
         over.set()
-
-
-TERMINATED, LISTENING = threading.Event(), threading.Event()
-
-
-def hear_sigterm() -> None:
-    """In the worker's main thread: SIGTERM is a notice while a lane runs, and what it was before otherwise."""
-    before: Any = signal.getsignal(signal.SIGTERM)
-
-    def heard(number: int, frame: Any) -> None:
-        if LISTENING.is_set():
-            TERMINATED.set()
-        else:
-            before(number, frame)
-
-    signal.signal(signal.SIGTERM, heard)
-
-
-class LaneBackend(_TorchBackend):
-    """Torch's, with the signal handler."""
-
-    def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
-        super().on_training_start(worker_group, backend_config)
-        worker_group.execute(hear_sigterm)
-
-
-@dataclass
-class LaneTorch(TorchConfig):
-    """`TorchConfig` for lanes."""
-
-    @property
-    def backend_cls(self) -> Any:
-        return LaneBackend

@@ -3,15 +3,14 @@
     with ray_session(address):
         records = train_on_ray(batch, registry, "b1", limit=None)
 
-The driver watches: it reads the records, and asks its *keeper*, an actor without CPUs, to start lanes where there is
-room and work (sizing.py). The keeper waits for each lane's run in a thread. All that lasts is in the batch's records: a
+The driver watches: it reads the records, and asks its keeper (keeper.py) to start lanes where there is room and work
+(sizing.py). All that lasts is in the batch's records: a
 driver or keeper that dies takes its lanes along, their claims run out, and the same command goes on.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 import uuid
@@ -21,120 +20,16 @@ from typing import Any
 
 from infra.cluster import reachable_nodes
 from infra.registry import Registry
-from infra.storage import Storage
-from training.batch.lane_worker import LINGER_S, LaneSettings
+from training.batch.keeper import LINGER_S, Keeper, LaneSettings, LaneState, short
 from training.batch.plan import MOST
 from training.batch.profile import Profile
 from training.batch.sizing import Deaths, LaneNow, Need, Start, check_room, lane_need, places, to_start
 from training.batch.state import BatchState, Record
-from training.ray_train import RAY_SETTINGS
 
 log = logging.getLogger(__name__)
 
 POLL_S = 5.0
 LEAVING_S = 60.0  # for lanes that give back what they hold
-
-
-@dataclass(frozen=True)
-class LaneState:
-    """A lane as its keeper knows it."""
-
-    name: str
-    workers: int
-    host: str = ""  # where it runs; empty while it waits for a place or loads Python
-    pid: int = 0
-    node: str = ""  # Ray's id
-    end: str | None = None  # done, idle, stopped; failed, died
-    reason: str | None = None  # of failed and died
-
-
-class Keeper:
-    """An actor: holds the lanes' runs, and tells the lanes when to stop."""
-
-    def __init__(self, need: Need, use_gpu: bool, storage: Storage) -> None:
-        os.environ.update({name: os.environ.get(name, value) for name, value in RAY_SETTINGS.items()})
-        self.need, self.use_gpu, self.storage = need, use_gpu, storage
-        self.lanes: dict[str, LaneState] = {}
-        self.all_stop = False
-
-    def start(self, settings: LaneSettings, workers: int) -> None:
-        """Start a lane; returns at once."""
-        import ray
-
-        me = ray.get_runtime_context().current_actor
-        self.lanes[settings.name] = LaneState(settings.name, workers)
-        threading.Thread(
-            target=self._keep, args=(settings, workers, me), name=settings.name, daemon=True
-        ).start()
-
-    def began(self, name: str, host: str, pid: int, node: str) -> None:
-        """A lane's worker tells where it is."""
-        self.lanes[name] = replace(self.lanes[name], host=host, pid=pid, node=node)
-
-    def look(self) -> list[LaneState]:
-        """Every lane; those that ended are told once."""
-        found = list(self.lanes.values())
-        for lane in found:
-            if lane.end is not None:
-                del self.lanes[lane.name]
-        return found
-
-    def stop(self) -> None:
-        """All lanes are to keep and give back what they hold, and end."""
-        self.all_stop = True
-
-    def stopping(self, name: str) -> bool:
-        """A lane asks."""
-        return self.all_stop
-
-    def _keep(self, settings: LaneSettings, workers: int, me: Any) -> None:
-        try:
-            end = fit(settings, workers, me, self.need, self.use_gpu, self.storage)
-        except Exception as error:
-            end = {"end": "died", "reason": short(error)}
-        self.lanes[settings.name] = replace(
-            self.lanes[settings.name], end=end["end"], reason=end.get("reason")
-        )
-
-
-def fit(
-    settings: LaneSettings, workers: int, keeper: Any, need: Need, use_gpu: bool, storage: Storage
-) -> dict[str, Any]:
-    """A lane's run from its start to its end. Raises what ended it."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
-    from training.batch.lane_worker import LaneTorch, work
-
-    own = storage.sub(f"ray/{settings.name}")
-    filesystem, path = own.arrow()
-    trainer = TorchTrainer(
-        work,  # type: ignore[arg-type]
-        train_loop_config={"settings": settings, "keeper": keeper},
-        torch_config=LaneTorch(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=use_gpu, resources_per_worker=need.asdict()
-        ),
-        run_config=RunConfig(
-            name="train",
-            storage_path=path,
-            storage_filesystem=filesystem,
-            # A lane that died is started again by the driver, where there is room then; Ray would wait for its place.
-            failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
-        ),
-    )
-    try:
-        return trainer.fit().return_value
-    finally:
-        for info in list(own.list()):  # Ray Train's notes; the batch's state is elsewhere
-            own.delete(info.key)
-
-
-def short(error: BaseException) -> str:
-    """The last line of what ended a run."""
-    failures = list(getattr(error, "worker_failures", {}).values()) or [error]
-    lines = [line.strip() for line in str(failures[0]).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:400]
 
 
 Look = Callable[[Sequence[Record], Sequence[LaneState]], None]
@@ -210,9 +105,8 @@ class Driver:
         import ray
 
         if self._keeper is None:
-            actor = ray.remote(num_cpus=0, max_concurrency=64)(Keeper).options(
-                label_selector={"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-            )
+            here: dict[str, Any] = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+            actor: Any = ray.remote(num_cpus=0, max_concurrency=64, label_selector=here)(Keeper)  # type: ignore[call-overload]
             self._keeper = actor.remote(need, need.gpus > 0, self.batch.storage)
         self._count += 1
         settings = LaneSettings(
@@ -242,6 +136,8 @@ class Driver:
             found = [replace(lane, end="died", reason=short(error)) for lane in self.lanes.values()]
             self._keeper = None
         for lane in found:
+            if lane.name not in self.lanes:  # ended, and seen before
+                continue
             self.lanes[lane.name] = lane
             if lane.end is None:
                 continue
@@ -250,7 +146,8 @@ class Driver:
                 log.warning("lane %s %s: %s", lane.name, lane.end, lane.reason)
                 lapsed = self.batch.lapse(lane.name) if lane.end == "died" else []
                 held = bool(lapsed) or lane.name in self._held
-                self._deaths.died(self.batch.clock(), held=held, reason=f"{lane.reason}")
+                others = any(other.host for other in self.lanes.values())
+                self._deaths.died(self.batch.clock(), barren=not (held or others), reason=f"{lane.reason}")
 
     def _leave(self, need: Need) -> list[Record]:
         """Let the lanes end in order."""

@@ -12,7 +12,7 @@ is nothing more for them, and die with their nodes. So their number follows the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from infra.cluster import count_fitting
 from infra.errors import UserError
@@ -128,15 +128,17 @@ class Deaths:
 
     barren: int = 0  # in a row, without having held a concept
     until: float = 0.0  # UTC seconds: before this none is started
-    reasons: list[str] = field(default_factory=list)
 
-    def died(self, now: float, *, held: bool, reason: str) -> None:
-        """One died. Raises UserError (500 "lanes_failed") when it was one too many that never held a concept."""
-        self.reasons = [*self.reasons, reason][-BARREN:]
-        self.barren = 0 if held else self.barren + 1
+    def died(self, now: float, *, barren: bool, reason: str) -> None:
+        """One died. Raises UserError (500 "lanes_failed") when it was one too many.
+
+        Args:
+            barren: it never held a concept, and no other lane runs.
+        """
+        self.barren = self.barren + 1 if barren else 0
         if self.barren >= BARREN:
             raise UserError(
-                f"{self.barren} lanes in a row died before they had a concept, the last of: {reason[:500]} Mend that and "
+                f"{self.barren} lanes in a row died before they had a concept, the last of this: {reason[:500]}. Mend that and "
                 "give the same command again; nothing is lost.",
                 status=500,
                 code="lanes_failed",
