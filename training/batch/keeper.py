@@ -106,7 +106,7 @@ def fit(
 
     own = storage.sub(f"ray/{settings.name}")
     filesystem, path = own.arrow()
-    trainer = TorchTrainer(
+    trainer: Any = TorchTrainer(
         work,  # type: ignore[arg-type]
         train_loop_config={"settings": settings, "keeper": keeper},
         torch_config=LaneTorch(backend="nccl" if use_gpu else "gloo"),
@@ -118,7 +118,7 @@ def fit(
             storage_path=path,
             storage_filesystem=filesystem,
             # A lane that died is started again by the driver, where there is room then; Ray would wait for its place.
-            failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),
+            failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),  # type: ignore[call-arg]
         ),
     )
     try:
