@@ -60,7 +60,7 @@ class BatchScreen:
 
 def status_table(records: Sequence[Record], lanes: Sequence[LaneState], rows: int = ROWS) -> Table:
     """What trains now, then what waits and what ended, in at most so many rows; all counted in the title."""
-    counts = Counter(record.status for record in records)
+    counts: Counter[str] = Counter(record.status for record in records)
     told = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
     running = sum(bool(lane.host) for lane in lanes)
     title = f"{told}; {running} lanes run, {len(lanes) - running} begin"
