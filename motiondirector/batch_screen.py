@@ -48,7 +48,7 @@ class BatchScreen:
         for name, host in now.items():
             if host and not self._lanes.get(name):
                 self._say(f"lane {name} runs on {host}")
-        for name in self._lanes.keys() - now.keys():
+        for name in sorted(self._lanes.keys() - now.keys()):
             self._say(f"lane {name} has ended")
         self._lanes = now
         if self._live is not None:

@@ -2,6 +2,7 @@
 
 import os
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 from clip_sets import sliding_clips, write_set
@@ -15,7 +16,14 @@ from training.batch.state import open_batch
 
 ROOT = Path(__file__).parents[2]
 WAN = "tiny-random:wan"
-SETTINGS = {"frames": 5, "height": 32, "width": 32, "rank": 4, "checkpoint_interval": 10, "learning_rate": 1e-3}
+SETTINGS = {
+    "frames": 5,
+    "height": 32,
+    "width": 32,
+    "rank": 4,
+    "checkpoint_interval": 10,
+    "learning_rate": 1e-3,
+}
 
 
 @contextmanager
@@ -69,7 +77,7 @@ class Story:
     def check_work_lost(self, interval):
         """No concept went further back than to its last checkpoint, and those are an interval apart."""
         for name, seen in self.trail.items():
-            for before, after in zip(seen, seen[1:], strict=False):
+            for before, after in pairwise(seen):
                 assert after.checkpoint_step >= before.checkpoint_step, name
                 assert after.step >= before.step - interval or after.ended, (name, before, after)
 

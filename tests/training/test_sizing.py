@@ -86,6 +86,7 @@ def test_lanes_that_die_before_they_hold_anything_are_waited_for_and_given_up():
         assert deaths.until == NOW + 2 ** (number + 1) - 1
     deaths.died(NOW, barren=False, reason="the node went")  # one that had trained: as if nothing had been
     assert deaths.until == NOW
+    for _ in range(BARREN - 1):
+        deaths.died(NOW, barren=True, reason="no module named x")
     with pytest.raises(UserError, match=r"5 lanes in a row .* no module named x\. Mend"):
-        for _ in range(BARREN):
-            deaths.died(NOW, barren=True, reason="no module named x")
+        deaths.died(NOW, barren=True, reason="no module named x")
