@@ -1,6 +1,6 @@
 """How well lanes share a batch: 1 to 64 simulated lanes over the real records, claims, leases and sizing.
 
-    python benchmarks/lanes.py [--lanes 1,4,16,64] [--per-lane 24] [--seed 0]
+    python benchmarks/lanes.py [--lanes 1,4,16,64] [--per-lane 32] [--seed 0]
 
 Time is simulated and nothing is trained: a lane is a process that takes as long for a pack's step as a profile would
 say. What is real is who decides: `BatchState` (in a storage in memory), `to_start`, shares, checkpoints, the driver's
@@ -33,11 +33,12 @@ from training.config import make_config
 
 FIXED_S, EACH_S = 0.30, 0.10  # of a pack's step: for the pack, and for each member
 BEGIN_S = 60.0  # Ray, Python, loading the model
-PREPARE_S, PUBLISH_S, CHECKPOINT_S = 2.0, 1.0, 0.2  # of a concept
+# Seconds that a pack waits for: latents are made ahead, and checkpoints written beside the steps.
+PREPARE_S, PUBLISH_S, CHECKPOINT_S = 0.3, 1.0, 0.05
 BLOCK = 10  # steps between two looks at the world
 INTERVAL = 50  # steps between two checkpoints
 BEAT_S, LOOK_S, POLL_S, LINGER_S = 20.0, 10.0, 5.0, 60.0
-STEPS = (100, 600)  # of a concept: uniform
+STEPS = (200, 1200)  # of a concept: uniform
 DIES_S, PREEMPTED_S = 3 * 3600.0, 3 * 3600.0  # mean time of a lane until it dies, until it gets notice
 
 
@@ -239,14 +240,16 @@ def simulate(lanes: int, per_lane: int, seed: int) -> tuple[float, float, Counts
 
 def config(steps: int, made: dict[int, Any] = {}) -> Any:  # noqa: B006
     if steps not in made:
-        made[steps] = make_config({"frames": 4, "height": 32, "width": 32, "steps": steps, "max_failures": 10})
+        made[steps] = make_config(
+            {"frames": 4, "height": 32, "width": 32, "steps": steps, "max_failures": 10}
+        )
     return made[steps]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lanes", default="1,4,16,64")
-    parser.add_argument("--per-lane", type=int, default=24)
+    parser.add_argument("--per-lane", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     print("| lanes | concepts | hours | efficiency | lanes died | got notice | steps lost | simulated in |")

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
@@ -58,13 +58,12 @@ class BatchScreen:
         self.console.print(escape(text), highlight=False, soft_wrap=True)
 
 
-def status_table(records: Sequence[Record], lanes: Sequence[LaneState], rows: int = ROWS) -> Table:
-    """What trains now, then what waits and what ended, in at most so many rows; all counted in the title."""
+def status_table(records: Sequence[Record], lanes: Sequence[LaneState], rows: int = ROWS) -> Group:
+    """What trains now, then what waits and what ended, in at most so many rows; all counted below."""
     counts: Counter[str] = Counter(record.status for record in records)
     told = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
     running = sum(bool(lane.host) for lane in lanes)
-    title = f"{told}; {running} lanes run, {len(lanes) - running} begin"
-    table = Table("concept", "state", "step", "loss", "left", "lane", title=title, title_justify="left")
+    table = Table("concept", "state", "step", "loss", "left", "lane")
     order = {state: place for place, state in enumerate(("training", "preparing", "queued", "failed"))}
     shown = sorted(records, key=lambda record: order.get(record.status, len(order)))[:rows]
     for record in shown:
@@ -78,7 +77,7 @@ def status_table(records: Sequence[Record], lanes: Sequence[LaneState], rows: in
         )
     if len(records) > rows:
         table.add_row(f"... and {len(records) - rows} more")
-    return table
+    return Group(table, f"{told}; {running} lanes run, {len(lanes) - running} begin")
 
 
 def time_left(record: Record) -> str:

@@ -3,6 +3,7 @@
     <registry>/batches/<batch>/batch.json                what it is; written once
     <registry>/batches/<batch>/concepts/<name>.json      a `Record`
     <registry>/batches/<batch>/checkpoints/<name>/...    states of members (training/batch/lane.py)
+    <registry>/batches/<batch>/logs/...                  lines of lanes and concepts (training/batch/logs.py)
 
     queued -> preparing -> training -> published | failed | cancelled         (retry: back to queued)
 
