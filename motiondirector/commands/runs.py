@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
@@ -19,11 +20,15 @@ from motiondirector.commands.concepts import DEFAULT_REGISTRY, AsJson, RegistryU
 if TYPE_CHECKING:
     from training.batch.state import BatchState, Record
 
+FOLLOW_S = 3.0
+
 BatchName = Annotated[str, typer.Argument(metavar="BATCH", help="A batch that `runs list` shows.")]
 Names = Annotated[list[str] | None, typer.Argument(metavar="CONCEPT...", help="Which of its concepts.")]
 
 runs = typer.Typer(
-    help="Batches of concepts: list, show, cancel, retry.", no_args_is_help=True, rich_markup_mode="rich"
+    help="Batches of concepts: list, show, logs, cancel, retry.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
 )
 
 
@@ -94,6 +99,56 @@ def show(
     for at, status, note in record.history:
         when = datetime.fromtimestamp(at, UTC)
         console.print(f"{when:%Y-%m-%d %H:%M:%S} UTC  {status:10} {escape(note)}", highlight=False)
+
+
+@runs.command("logs")
+def logs(
+    batch: BatchName,
+    concept: Annotated[
+        str | None,
+        typer.Argument(metavar="[CONCEPT]", help="One of its concepts.", show_default="its lanes"),
+    ] = None,
+    lane: Annotated[
+        str | None, typer.Option(help="One of its lanes, as `runs show` names them.", show_default=False)
+    ] = None,
+    tail: Annotated[int, typer.Option(help="The last so many lines.", min=1)] = 200,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on as lines come, until Ctrl-C.")
+    ] = False,
+    registry: RegistryUri = DEFAULT_REGISTRY,
+    as_json: AsJson = False,
+) -> None:
+    """What the lanes wrote about a concept, or about themselves. Lines come some ten seconds after they were written."""
+    from training.batch.logs import Kind, Line, Reader
+
+    if concept is not None and lane is not None:
+        raise UserError("give a concept or --lane, not both.")
+    state = opened(registry, batch)
+    if concept is not None:
+        state.record(concept)
+    kind: Kind = "lanes" if concept is None else "concepts"
+    reader, console = Reader(state.storage), Console()
+
+    def say(lines: list[Line]) -> None:
+        for line in lines:
+            when = datetime.fromtimestamp(line.time, UTC)
+            text = f"{when:%Y-%m-%d %H:%M:%S} UTC  {line.lane}  {escape(line.text)}"
+            console.print(text, highlight=False, soft_wrap=True)
+
+    lines = reader.new(kind, concept or lane)[-tail:]
+    if as_json:
+        print_json([asdict(line) for line in lines])
+        return
+    if not lines and not follow:
+        raise UserError(
+            f"no log lines of {concept or lane or 'any lane'} in batch {batch}; a lane writes them once it has begun.",
+            status=404,
+            code="no_log",
+        )
+    say(lines)
+    while follow:
+        time.sleep(FOLLOW_S)
+        say(reader.new(kind, concept or lane))
 
 
 def told(record: Record) -> dict[str, object]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from infra.errors import UserError
+from motiondirector.batch_screen import BatchScreen
 from motiondirector.commands.concepts import DEFAULT_REGISTRY, RegistryUri
 
 if TYPE_CHECKING:
@@ -51,11 +55,32 @@ def train_batch(
     pack: Annotated[
         str | None,
         typer.Option(
-            help="Concepts in one forward, 1 to 64, or `auto`: what this device was measured to do best.",
+            help="Concepts in one forward, 1 to 64, or `auto`: what this device was measured to do best. Lanes on Ray are "
+            "not measured: a profile's best, else 8, at most a lane's share.",
+            metavar="N|auto",
             show_default="the profile's best, else 8",
         ),
     ] = None,
-    lanes: Annotated[int, typer.Option(help="Lanes to plan for.", min=1, max=1024)] = 1,
+    lanes: Annotated[
+        str | None,
+        typer.Option(
+            help="Lanes at once, each with the model; auto: as many as the cluster has room for, as it grows and shrinks.",
+            metavar="N|auto",
+            show_default="auto with --address, else 1: this process",
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster for the lanes (auto, host:port, ray://...).", show_default=False),
+    ] = None,
+    cpus_per_lane: Annotated[
+        float | None,
+        typer.Option(
+            help="CPUs that a lane takes of a node.",
+            min=0.1,
+            show_default="1 beside a GPU, else 4 or what a node has",
+        ),
+    ] = None,
     profile: Annotated[
         str | None,
         typer.Option(
@@ -73,9 +98,14 @@ def train_batch(
 
       motiondirector train-batch s3://bucket/clips --registry s3://bucket/registry --setting steps=200
 
+      motiondirector train-batch concepts.jsonl --registry s3://bucket/registry --address auto
+
     Each adapter is the one that `motiondirector train` gives with the same settings. Concepts that fail stop nobody else.
     Stopped, the same command goes on; given in several terminals or machines, they share the work. A changed manifest adds to
-    the batch. `motiondirector runs` shows, cancels and tries again.
+    the batch. `motiondirector runs` shows, cancels, tries again and has the logs.
+
+    With --address lanes run on a Ray cluster's nodes, one a GPU, and this command starts them again when one dies; all that
+    lasts is in the registry's storage, which every node must reach.
     """
     from infra.registry import open_registry
     from motiondirector.progress import Bars
@@ -91,33 +121,53 @@ def train_batch(
     defaults: dict[str, Any] = {"data": data, "foundation": foundation}
     defaults = {key: value for key, value in defaults.items() if value is not None}
     entries = read_manifest(manifest, {**parse_settings(setting or []), **defaults})
-    members = pack_size(pack)
-    if pack == "auto" and profile is None:
-        profile = "auto"
-    opened, sources = open_registry(registry), Sources()
-    planned: dict[str, Any] = {"lanes": lanes, "pack": members, "sources": sources}
-    measured: Profile | None = None
-    if profile == "auto":
-        unmeasured = make_plan(entries, manifest, opened, **planned)
-        with Bars() as bars:
-            bars.say("measuring this device where it was not measured before")
-            measured = device_profile(unmeasured.works, on_progress=bars)
-    elif profile is not None:
-        measured = Profile.parse(read_text(Path(profile)), profile)
-    plan = make_plan(entries, manifest, opened, profile=measured, **planned)
+    members, count = pack_size(pack), lane_count(lanes, address)
     console = Console()
-    show_plan(console, plan, measured)
-    if dry_run:
-        return
-    if lanes > 1:
-        raise UserError(
-            f"--lanes {lanes} is for --dry-run: one process is one lane; give the same command {lanes} times, without "
-            "--lanes."
-        )
-    batch = open_batch(opened.storage, name or batch_name(manifest))
-    enter(batch, plan, {"manifest": manifest, "registry": opened.uri})
-    with Bars() as bars:
-        records = run(batch, opened, pack=members, profile=measured, watcher=watcher(console, bars))
+    with ExitStack() as stack:
+        if count != 1 or address is not None:
+            count = stack.enter_context(cluster(address, count, cpus_per_lane, dry_run))
+        on_ray = address is not None or count > 1
+        if on_ray and profile == "auto":
+            raise UserError(
+                "--profile auto measures the device of this process, and the lanes are others; give a profile file, or none."
+            )
+        if pack == "auto" and profile is None and not on_ray:
+            profile = "auto"
+        opened, sources = open_registry(registry), Sources()
+        planned: dict[str, Any] = {"lanes": count, "pack": members, "sources": sources}
+        measured: Profile | None = None
+        if profile == "auto":
+            unmeasured = make_plan(entries, manifest, opened, **planned)
+            with Bars() as bars:
+                bars.say("measuring this device where it was not measured before")
+                measured = device_profile(unmeasured.works, on_progress=bars)
+        elif profile is not None:
+            measured = Profile.parse(read_text(Path(profile)), profile)
+        plan = make_plan(entries, manifest, opened, profile=measured, **planned)
+        show_plan(console, plan, measured)
+        if dry_run:
+            return
+        batch_id = name or batch_name(manifest)
+        batch = open_batch(opened.storage, batch_id)
+        enter(batch, plan, {"manifest": manifest, "registry": opened.uri})
+        if on_ray:
+            from training.batch.ray_lanes import train_on_ray
+
+            limit = None if lanes in (None, "auto") else count
+            with BatchScreen(console) as screen:
+                records = train_on_ray(
+                    batch,
+                    opened,
+                    batch_id,
+                    limit=limit,
+                    pack=members,
+                    profile=measured,
+                    cpus=cpus_per_lane or shared_cpus(address, count),
+                    on_look=screen,
+                )
+        else:
+            with Bars() as bars:
+                records = run(batch, opened, pack=members, profile=measured, watcher=watcher(console, bars))
     show_records(console, records)
     if any(record.status == "failed" for record in records):
         raise typer.Exit(1)
@@ -125,11 +175,49 @@ def train_batch(
 
 def pack_size(given: str | None) -> int | None:
     """Members of a pack; None: what suits. Raises UserError."""
-    if given is None or given == "auto":
+    return None if given is None else number_or_auto("--pack", given, 64)
+
+
+def number_or_auto(option: str, text: str, most: int) -> int | None:
+    """A number from 1 to `most`; None for "auto". Raises UserError."""
+    if text == "auto":
         return None
-    if not (given.isdecimal() and 1 <= int(given) <= 64):
-        raise UserError(f"--pack {given} is neither a number from 1 to 64 nor `auto`.")
-    return int(given)
+    if not text.isdecimal() or not 1 <= int(text) <= most:
+        raise UserError(f"{option} {text}: expected a number from 1 to {most}, or auto.")
+    return int(text)
+
+
+def lane_count(lanes: str | None, address: str | None) -> int | None:
+    """How many lanes were asked for; None: as many as there is room for."""
+    if lanes is None:
+        return None if address is not None else 1
+    return number_or_auto("--lanes", lanes, 1024)
+
+
+def shared_cpus(address: str | None, lanes: int) -> float | None:
+    """CPUs of a lane where the lanes share this machine."""
+    return None if address is not None else max(1.0, (os.cpu_count() or 1) // lanes)
+
+
+@contextmanager
+def cluster(address: str | None, lanes: int | None, cpus: float | None, dry_run: bool) -> Iterator[int]:
+    """A Ray session for so many lanes; gives how many to plan for.
+
+    Without an address it is a cluster on this machine, with a CPU for each lane even where it has fewer. A dry run
+    with a number of lanes needs none.
+    """
+    from infra.cluster import ray_session, reachable_nodes
+    from training.batch.sizing import lane_need, places
+
+    if dry_run and lanes is not None:
+        yield lanes
+        return
+    options: dict[str, Any] = {}
+    if address is None and lanes is not None:
+        options["num_cpus"] = max(lanes, os.cpu_count() or 1)
+    with ray_session(address, **options):
+        nodes = reachable_nodes()
+        yield lanes or max(1, places(nodes, lane_need(nodes, cpus)))
 
 
 def read_text(path: Path) -> str:

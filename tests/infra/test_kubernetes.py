@@ -21,6 +21,7 @@ from infra.registry import check_concept_name
 from infra.storage import open_storage
 from serving.cluster import API_KEY_FILE_VARIABLE
 from serving.config import ServeConfig
+from training.batch.sizing import lane_need, places
 from training.config import make_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -236,13 +237,11 @@ def test_commands_are_parsed_as_they_would_be():
             parse(wrong)
 
 
-@pytest.mark.xfail(
-    reason="`train-batch` has no --address yet: no lanes on Ray", raises=UsageError, strict=True
-)
 def test_a_batch_starts_a_command_that_there_is(variant):
     job = only(build(KUBERNETES / "overlays" / variant / "batch"), "RayJob")
     made = parse(job["spec"]["entrypoint"])
     assert made["address"] == "auto"
+    assert (made["lanes"], made["pack"]) == ("auto", "auto")
     assert made["registry"] == open_storage(made["registry"]).uri
 
 
@@ -259,6 +258,17 @@ def test_the_batchs_manifest_is_mounted_and_names_concepts_and_settings(variant)
         check_concept_name(line.pop("concept"))
         open_storage(line.pop("data"))
         make_config(line)  # the rest are training options
+
+
+def test_each_worker_of_a_batch_is_a_lane(variant):
+    """What its driver knows of the nodes to come gives a lane on every worker there can be, none on the head."""
+    job = only(build(KUBERNETES / "overlays" / variant / "batch"), "RayJob")["spec"]["rayClusterSpec"]
+    (driver,) = containers(job["headGroupSpec"])
+    workers = worker_nodes(environment(driver)[WORKER_NODES])
+    nodes = [{"CPU": float(job["headGroupSpec"]["rayStartParams"]["num-cpus"])}, *workers]
+    need = lane_need(nodes)
+    assert places(nodes, need) == len(workers) == job["workerGroupSpecs"][0]["maxReplicas"]
+    assert need.gpus == {"cpu": 0, "gpu": 1}[variant]
 
 
 def test_the_service_is_what_serve_deploys(variant):

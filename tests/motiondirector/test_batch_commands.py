@@ -1,5 +1,6 @@
 """`motiondirector train-batch` and `motiondirector runs`."""
 
+import io
 import json
 
 import pytest
@@ -46,6 +47,10 @@ def test_a_batch_from_the_plan_to_the_registry(place):
     one = json.loads(shown("runs", "show", "batch", "b", "--registry", "reg", "--json"))
     assert (one["status"], one["version"], one["step"], one["lane"]) == ("published", "b@1", 3, None)
     assert "published" in shown("runs", "show", "batch", "--registry", "reg")
+    assert "published b@1" in shown("runs", "logs", "batch", "b", "--registry", "reg")
+    assert "loading tiny-random:wan" in shown("runs", "logs", "batch", "--registry", "reg")
+    lines = json.loads(shown("runs", "logs", "batch", "a", "--tail", "1", "--registry", "reg", "--json"))
+    assert [line["text"] for line in lines] == ["published a@1"]
     assert "published  b@1" in shown("runs", "show", "batch", "b", "--registry", "reg")
 
 
@@ -65,6 +70,8 @@ def test_waiting_concepts_are_cancelled_and_tried_again(place):
         (("cancel", "batch", "a", "--all"), "give the concepts, or --all"),
         (("cancel", "batch", "nobody"), "nobody is not in the batch"),
         (("show", "other"), "no batch at"),
+        (("logs", "batch", "a"), "no log lines of a in batch batch"),
+        (("logs", "batch", "nobody"), "nobody is not in the batch"),
     ):
         result = cli("runs", *arguments, "--registry", "reg")
         assert words in result.exception.message
@@ -77,7 +84,51 @@ def test_mistakes_are_one_list_and_nothing_starts(place):
     assert "line 2: steps -1" in result.exception.message
     assert "line 3: data is missing" in result.exception.message
     assert not (place / "reg").exists()
-    result = cli(
-        "train-batch", "clips", "--lanes", "2", "--foundation", "tiny-random:wan", "--setting", "frames=5"
-    )
-    assert "--lanes 2 is for --dry-run" in result.exception.message
+    for arguments, words in (
+        (("--lanes", "many"), "--lanes many: expected a number from 1 to 1024, or auto"),
+        (("--pack", "65"), "--pack 65: expected a number from 1 to 64, or auto"),
+    ):
+        (place / "batch.yaml").write_text("concepts:\n  - {concept: a, data: clips}\n")
+        assert words in cli("train-batch", "batch.yaml", "--registry", "reg", *arguments).exception.message
+
+
+def test_a_dry_run_plans_for_any_number_of_lanes(place):
+    plan = shown("train-batch", "batch.yaml", "--registry", "reg", "--dry-run", "--lanes", "2", "--pack", "1")
+    assert "2 concepts to train in 2 packs on 2 lanes" in plan
+
+
+def test_a_live_table_has_who_trains_first_and_says_what_ended():
+    from rich.console import Console
+
+    from motiondirector.batch_screen import BatchScreen, status_table
+    from training.batch.keeper import LaneState
+    from training.batch.state import Lease, Record
+
+    def record(name, status, **told):
+        return Record(name, {}, "h", 0, 0, status=status, steps=100, **told)
+
+    records = [
+        record("done", "published", version="done@1", step=100),
+        record("waits", "queued"),
+        record("now", "training", step=40, step_seconds=2.0, lease=Lease("l1", "t", 0)),
+        record("bad", "failed", reason="clip 3 is [corrupt]"),
+    ]
+    console = Console(width=160, record=True, file=io.StringIO())
+    lanes = [LaneState("l1", 1, host="h1"), LaneState("l2", 1)]
+    console.print(status_table(records, lanes, rows=3))
+    text = console.export_text()
+    assert "1 queued, 1 training, 1 published, 1 failed; 1 lanes run, 1 begin" in " ".join(text.split())
+    assert text.index("now") < text.index("waits")
+    assert "2:00" in text
+    assert "and 1 more" in text
+    with BatchScreen(console) as screen:
+        screen(records, lanes)
+        screen(records, lanes)
+        screen(records, [])
+    assert console.export_text().splitlines() == [
+        "done: published done@1",
+        "bad: failed clip 3 is [corrupt]",
+        "lane l1 runs on h1",
+        "lane l1 has ended",
+        "lane l2 has ended",
+    ]

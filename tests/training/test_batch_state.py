@@ -127,6 +127,19 @@ def test_what_kills_its_lanes_fails_in_the_end(state, clock):
     assert state.retry("heavy").lost == 0
 
 
+def test_a_lane_known_to_be_dead_need_not_be_waited_for(state):
+    state.add([work("a"), work("b"), work("c")])
+    dead, alive = state.claim("lane 1"), state.claim("lane 2")
+    state.checkpointed(dead, 4, "k")
+    assert [record.name for record in state.lapse("lane 1")] == ["a"]
+    assert state.lapse("lane 1") == []
+    state.beat(alive, step=1)
+    taken = state.claim("lane 2")
+    assert (taken.name, taken.record.lost, taken.record.step) == ("a", 1, 4)
+    with pytest.raises(LeaseLost):
+        state.beat(dead, step=5)
+
+
 def test_a_lane_that_must_stop_gives_back(state):
     state.add([work("orbit")])
     claim = state.claim("l")

@@ -11,6 +11,7 @@ from infra.storage import open_storage
 from models.adapter import read_adapter
 from models.load import load_foundation
 from training.batch.lane import Lane, Watcher, prepare_work
+from training.batch.lane_worker import stay
 from training.batch.manifest import Entry
 from training.batch.plan import Sources, make_plan
 from training.batch.run import enter, train_batch
@@ -304,3 +305,24 @@ def test_what_one_process_cannot_follow_is_refused(house):
     house.add("c0", workers=2)
     house.lane().run()
     assert "workers 2 and zero 0" in house.batch.record("c0").reason
+
+
+@pytest.mark.parametrize(("busy", "expected"), [(False, "done"), (True, "idle")])
+def test_a_lane_stays_while_others_may_leave_it_something(house, busy, expected):
+    house.add("c0", steps=2)
+    if busy:
+        house.state().claim("another")
+    waits = []
+    lane = house.lane()
+    assert stay(lane, house.batch, 10.0, wait=lambda seconds: waits.append(seconds)) == expected
+    assert waits == ([2.5] * 4 if busy else [])
+    assert house.statuses() == {"c0": "preparing" if busy else "published"}
+
+
+def test_a_lane_takes_no_more_than_its_share(house, monkeypatch):
+    house.add("c0", "c1", "c2")
+    sizes, step = [], Pack.step
+    monkeypatch.setattr(Pack, "step", lambda self: sizes.append(len(self.members)) or step(self))
+    house.lane(most=2).run()
+    assert max(sizes) == 2
+    assert set(house.statuses().values()) == {"published"}

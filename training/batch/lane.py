@@ -82,6 +82,7 @@ class Lane:
 
     Args:
         pack: members of a pack; None takes what `profile` says is best, else 8.
+        most: members of a pack whatever `pack` and `profile` say: this lane's share.
         device: None takes CUDA where there is one.
         every_s: seconds between renewals of the claims.
     """
@@ -93,6 +94,7 @@ class Lane:
         *,
         owner: str | None = None,
         pack: int | None = None,
+        most: int = MOST,
         profile: Profile | None = None,
         device: str | None = None,
         watcher: Watcher | None = None,
@@ -101,6 +103,7 @@ class Lane:
         self.batch, self.registry = batch, registry
         self.owner = owner or f"{socket.gethostname()}:{threading.get_native_id()}"
         self.pack, self.profile, self.device = pack, profile, device
+        self.most = most
         self.watcher = watcher or Watcher()
         self.batch_id = batch.about()["id"]
         self.heartbeat = Heartbeat(
@@ -177,7 +180,7 @@ class Lane:
             return capacity_for([work], 1)
         key = work.key
         best = self.profile.best_pack(key, work.config.batch_size, MOST) if self.profile is not None else None
-        size = min(self.pack or best or DEFAULT_PACK, self._limits.get(key, MOST))
+        size = min(self.pack or best or DEFAULT_PACK, self.most, self._limits.get(key, MOST))
         waiting = [self._work(record) for record in self.batch.records() if not record.ended]
         group = [work, *(other for other in waiting if other.key == key and other.name != work.name)]
         if work.config.method == "full":  # slots as large as the layers: none to spare

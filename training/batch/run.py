@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from infra.registry import Registry
 from training.batch.lane import Lane, Watcher
+from training.batch.logs import Journal, JournalHandler, Notes, Several
 from training.batch.plan import Plan
 from training.batch.profile import Profile
 from training.batch.state import BatchState, Record
@@ -46,18 +49,41 @@ def train_batch(
     Raises:
         UserError: the storage is away (503).
     """
-    lane = Lane(batch, registry, pack=pack, profile=profile, device=device, watcher=watcher)
-    with stopped_by_signals(lane):
-        while True:
-            lane.run()
-            records = batch.records()
-            if lane.stopping or all(record.ended for record in records):
-                return records
-            sleep(POLL_S)  # others train them, or died with them
+    owner = f"{socket.gethostname()}-{os.getpid()}"
+    with Journal(batch.storage, owner) as journal:
+        notes = Notes(journal)
+        lane = Lane(
+            batch,
+            registry,
+            owner=owner,
+            pack=pack,
+            profile=profile,
+            device=device,
+            watcher=Several(notes, watcher or Watcher()),
+        )
+        with JournalHandler(notes), stopped_by_signals(lane):
+            return _until_all_ended(lane, batch, sleep)
+
+
+def _until_all_ended(lane: Lane, batch: BatchState, sleep: Callable[[float], None]) -> list[Record]:
+    while True:
+        lane.run()
+        records = batch.records()
+        if lane.stopping or all(record.ended for record in records):
+            return records
+        sleep(POLL_S)  # others train them, or died with them
+
+
+class Stoppable(Protocol):
+    """A lane, or a driver of lanes."""
+
+    def stop(self) -> None: ...
+    @property
+    def stopping(self) -> bool: ...
 
 
 @contextmanager
-def stopped_by_signals(lane: Lane) -> Iterator[None]:
+def stopped_by_signals(lane: Stoppable) -> Iterator[None]:
     """Within the block SIGINT and SIGTERM let the lane end in order (in the main thread; else nothing)."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -3,6 +3,7 @@
     <registry>/batches/<batch>/batch.json                what it is; written once
     <registry>/batches/<batch>/concepts/<name>.json      a `Record`
     <registry>/batches/<batch>/checkpoints/<name>/...    states of members (training/batch/lane.py)
+    <registry>/batches/<batch>/logs/...                  lines of lanes and concepts (training/batch/logs.py)
 
     queued -> preparing -> training -> published | failed | cancelled         (retry: back to queued)
 
@@ -326,6 +327,21 @@ class BatchState:
     def release(self, claim: Claim) -> Record:
         """Give a concept back, to be gone on with by another from its last checkpoint: a lane that must stop."""
         return self._owned(claim, lambda r: replace(r, status="queued", lease=None), "given back")
+
+    def lapse(self, owner: str) -> list[Record]:
+        """A lane is known to be dead: its claims run out now. Returns those that others can take.
+
+        Were it alive after all, it would go on where nobody took a concept from it.
+        """
+
+        def change(record: Record) -> Record | None:
+            if record.lease is None or record.lease.owner != owner or record.ended or self._expired(record):
+                return None
+            return replace(record, lease=replace(record.lease, expires=self.clock()))
+
+        held = [r.name for r in self.records() if r.lease is not None and r.lease.owner == owner]
+        changed = [self._change(name, change, f"{owner} died") for name in held]
+        return [record for record in changed if record is not None]
 
     # ------------------------------------------------------------------ writing
     def _owned(self, claim: Claim, change: Callable[[Record], Record], note: str = "") -> Record:

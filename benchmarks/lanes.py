@@ -1,0 +1,269 @@
+"""How well lanes share a batch: 1 to 64 simulated lanes over the real records, claims, leases and sizing.
+
+    python benchmarks/lanes.py [--lanes 1,4,16,64] [--per-lane 32] [--seed 0]
+
+Time is simulated and nothing is trained: a lane is a process that takes as long for a pack's step as a profile would
+say. What is real is who decides: `BatchState` (in a storage in memory), `to_start`, shares, checkpoints, the driver's
+look at the lanes. Lanes die without a word, and get notice and give back. Efficiency is the time that the work would
+take on lanes with full packs that never fail, never load and never wait, over the time until the last concept ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import itertools
+import random
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from infra.storage import NotFound, ObjectInfo
+from training.batch.plan import DEFAULT_PACK
+from training.batch.sizing import LaneNow, is_free, to_start
+from training.batch.state import BatchState, Claim, LeaseLost
+from training.batch.work import Work
+from training.config import make_config
+
+FIXED_S, EACH_S = 0.30, 0.10  # of a pack's step: for the pack, and for each member
+BEGIN_S = 60.0  # Ray, Python, loading the model
+# Seconds that a pack waits for: latents are made ahead, and checkpoints written beside the steps.
+PREPARE_S, PUBLISH_S, CHECKPOINT_S = 0.3, 1.0, 0.05
+BLOCK = 10  # steps between two looks at the world
+INTERVAL = 50  # steps between two checkpoints
+BEAT_S, LOOK_S, POLL_S, LINGER_S = 20.0, 10.0, 5.0, 60.0
+STEPS = (200, 1200)  # of a concept: uniform
+DIES_S, PREEMPTED_S = 3 * 3600.0, 3 * 3600.0  # mean time of a lane until it dies, until it gets notice
+
+
+class Memory:
+    """A storage in memory, as far as a batch's state uses one."""
+
+    uri = "memory"
+
+    def __init__(self) -> None:
+        self.objects: dict[str, tuple[bytes, str]] = {}
+        self._count = itertools.count()
+        self._when = datetime.now(UTC)
+
+    def get(self, key: str) -> bytes:
+        if key not in self.objects:
+            raise NotFound(key)
+        return self.objects[key][0]
+
+    def head(self, key: str) -> ObjectInfo | None:
+        if key not in self.objects:
+            return None
+        data, etag = self.objects[key]
+        return ObjectInfo(key, len(data), etag, self._when)
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        for key in sorted(self.objects):
+            if key.startswith(prefix):
+                data, etag = self.objects[key]
+                yield ObjectInfo(key, len(data), etag, self._when)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        return self.replace_if(key, data, None)
+
+    def replace_if(self, key: str, data: bytes, etag: str | None) -> bool:
+        if (self.objects[key][1] if key in self.objects else None) != etag:
+            return False
+        self.objects[key] = data, str(next(self._count))
+        return True
+
+
+@dataclass
+class World:
+    """Simulated time, and what happens when."""
+
+    now: float = 0.0
+    events: list[tuple[float, int, Any]] = field(default_factory=list)
+    _count: Iterator[int] = field(default_factory=itertools.count)
+
+    def clock(self) -> float:
+        return self.now
+
+    def spawn(self, process: Iterator[float]) -> None:
+        heapq.heappush(self.events, (self.now, next(self._count), process))
+
+    def run(self) -> None:
+        while self.events:
+            self.now, _, process = heapq.heappop(self.events)
+            pause = next(process, None)
+            if pause is not None:
+                heapq.heappush(self.events, (self.now + pause, next(self._count), process))
+
+
+@dataclass
+class Lane:
+    """What the driver knows of a lane."""
+
+    name: str
+    dies_at: float
+    notice_at: float
+    end: str | None = None
+
+
+@dataclass
+class Counts:
+    deaths: int = 0
+    notices: int = 0
+    lanes: int = 0
+    steps: int = 0  # trained, those that were lost included
+
+
+def lane_process(lane: Lane, state: BatchState, world: World, counts: Counts, most: int) -> Iterator[float]:
+    """`training.batch.lane.Lane` and `lane_worker.stay`, with sleeping for training."""
+    held: dict[str, tuple[Claim, int, int]] = {}  # name -> (claim, step, steps)
+    looked = beaten = idle = world.now
+    yield BEGIN_S
+    while True:
+        if world.now >= lane.dies_at:
+            lane.end = "died"
+            return
+        if world.now >= lane.notice_at:
+            for claim, step, _ in held.values():
+                yield CHECKPOINT_S
+                state.checkpointed(claim, step, str(step))
+                state.release(claim)
+            lane.end = "stopped"
+            return
+        if len(held) < most and (not held or world.now - looked >= LOOK_S or looked == 0):
+            looked = world.now
+            while len(held) < most and (claim := state.claim(lane.name)) is not None:
+                held[claim.name] = claim, claim.record.checkpoint_step, claim.record.steps
+                yield PREPARE_S
+        if not held:
+            if world.now - idle > LINGER_S or all(record.ended for record in state.records()):
+                lane.end = "idle"
+                return
+            yield POLL_S
+            continue
+        block = min(BLOCK, *(steps - step for _, step, steps in held.values()))
+        yield block * (FIXED_S + EACH_S * len(held))
+        if world.now >= lane.dies_at:
+            continue
+        idle = world.now
+        counts.steps += block * len(held)
+        beat = world.now - beaten >= BEAT_S
+        beaten = world.now if beat else beaten
+        for name, (claim, step, steps) in list(held.items()):
+            try:
+                step += block
+                held[name] = claim, step, steps
+                if step == steps:
+                    yield PUBLISH_S
+                    state.publish(claim, f"{name}@1", step=step)
+                    del held[name]
+                    looked = 0
+                elif step // INTERVAL > (step - block) // INTERVAL:
+                    yield CHECKPOINT_S
+                    state.checkpointed(claim, step, str(step))
+                elif beat:
+                    state.beat(claim, step=step)
+            except LeaseLost:
+                held.pop(name, None)
+
+
+def driver_process(
+    state: BatchState, world: World, room: int, counts: Counts, dice: random.Random, make: Any
+) -> Iterator[float]:
+    """`training.batch.ray_lanes.Driver`."""
+    lanes: list[Lane] = []
+    while True:
+        for lane in [lane for lane in lanes if lane.end is not None]:
+            lanes.remove(lane)
+            counts.deaths += lane.end == "died"
+            counts.notices += lane.end == "stopped"
+            if lane.end == "died":
+                state.lapse(lane.name)
+        records = state.records()
+        if all(record.ended for record in records):
+            return
+        busy = {record.lease.owner for record in records if record.lease is not None}
+        if len(lanes) < room and any(is_free(record, world.now) for record in records):
+            there = [LaneNow(lane.name, busy=lane.name in busy) for lane in lanes]
+            for start in to_start(records, there, room, world.now):
+                counts.lanes += 1
+                lane = Lane(
+                    f"l{counts.lanes}",
+                    world.now + dice.expovariate(1 / DIES_S),
+                    world.now + dice.expovariate(1 / PREEMPTED_S),
+                )
+                lanes.append(lane)
+                world.spawn(lane_process(lane, make(), world, counts, min(start.most, DEFAULT_PACK)))
+        yield POLL_S
+
+
+def simulate(lanes: int, per_lane: int, seed: int) -> tuple[float, float, Counts, int]:
+    """(ideal seconds, seconds, what happened, steps asked for) of one batch. Raises unless each concept ended once."""
+    dice = random.Random(seed)
+    world, counts, memory = World(), Counts(), Memory()
+
+    def make() -> BatchState:
+        return BatchState(memory, clock=world.clock)  # type: ignore[arg-type]
+
+    lengths = sorted((dice.randint(*STEPS) for _ in range(lanes * per_lane)), reverse=True)  # as the plan's
+    works = [
+        Work(f"c{n:05}", "c", "/clips", "d" * 64, 1, None, "f" * 64, config(steps))
+        for n, steps in enumerate(lengths)
+    ]
+    state = make()
+    state.add(works)
+    last: dict[str, float] = {}
+    publish = BatchState.publish
+
+    def watched(self: BatchState, claim: Claim, *arguments: Any, **options: Any) -> Any:
+        record = publish(self, claim, *arguments, **options)
+        assert claim.name not in last, f"{claim.name} was published twice"
+        last[claim.name] = world.now
+        return record
+
+    BatchState.publish = watched  # type: ignore[method-assign]
+    try:
+        world.spawn(driver_process(make(), world, lanes, counts, dice, make))
+        world.run()
+    finally:
+        BatchState.publish = publish  # type: ignore[method-assign]
+    assert last.keys() == {work.name for work in works}
+    assert {record.status for record in state.records()} == {"published"}
+    ideal = sum(lengths) * (FIXED_S / DEFAULT_PACK + EACH_S) / lanes
+    return ideal, max(last.values()), counts, sum(lengths)
+
+
+def config(steps: int, made: dict[int, Any] = {}) -> Any:  # noqa: B006
+    if steps not in made:
+        made[steps] = make_config(
+            {"frames": 4, "height": 32, "width": 32, "steps": steps, "max_failures": 10}
+        )
+    return made[steps]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--lanes", default="1,4,16,64")
+    parser.add_argument("--per-lane", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    print("| lanes | concepts | hours | efficiency | lanes died | got notice | steps lost | simulated in |")
+    print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for lanes in map(int, given.lanes.split(",")):
+        began = time.perf_counter()
+        ideal, took, counts, steps = simulate(lanes, given.per_lane, given.seed)
+        lost = counts.steps / steps - 1
+        print(
+            f"| {lanes} | {lanes * given.per_lane} | {took / 3600:.2f} | {ideal / took:.1%} | {counts.deaths} | "
+            f"{counts.notices} | {lost:.2%} | {time.perf_counter() - began:.0f} s |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

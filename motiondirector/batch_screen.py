@@ -1,0 +1,89 @@
+"""A batch on the screen while its lanes work: a live table on a terminal, a line for each change elsewhere."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from training.batch.keeper import LaneState
+    from training.batch.state import Record
+
+ROWS = 24
+STATES = ("queued", "preparing", "training", "published", "failed", "cancelled")
+
+
+class BatchScreen:
+    """A context manager; called with the records and the lanes whenever they were looked at."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._live = (
+            Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        )
+        self._ended: set[tuple[str, int]] = set()
+        self._lanes: dict[str, str] = {}
+
+    def __enter__(self) -> BatchScreen:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, records: Sequence[Record], lanes: Sequence[LaneState]) -> None:
+        for record in records:
+            if record.ended and (record.name, record.attempt) not in self._ended:
+                self._ended.add((record.name, record.attempt))
+                self._say(f"{record.name}: {record.status} {record.version or record.reason or ''}")
+        now = {lane.name: lane.host for lane in lanes}
+        for name, host in now.items():
+            if host and not self._lanes.get(name):
+                self._say(f"lane {name} runs on {host}")
+        for name in sorted(self._lanes.keys() - now.keys()):
+            self._say(f"lane {name} has ended")
+        self._lanes = now
+        if self._live is not None:
+            self._live.update(status_table(records, lanes), refresh=True)
+
+    def _say(self, text: str) -> None:
+        self.console.print(escape(text), highlight=False, soft_wrap=True)
+
+
+def status_table(records: Sequence[Record], lanes: Sequence[LaneState], rows: int = ROWS) -> Group:
+    """What trains now, then what waits and what ended, in at most so many rows; all counted below."""
+    counts: Counter[str] = Counter(record.status for record in records)
+    told = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    running = sum(bool(lane.host) for lane in lanes)
+    table = Table("concept", "state", "step", "loss", "left", "lane")
+    order = {state: place for place, state in enumerate(("training", "preparing", "queued", "failed"))}
+    shown = sorted(records, key=lambda record: order.get(record.status, len(order)))[:rows]
+    for record in shown:
+        table.add_row(
+            record.name,
+            "cancelling" if record.cancelling else record.status,
+            f"{record.step}/{record.steps}",
+            "" if record.loss is None else f"{record.loss:.4f}",
+            time_left(record),
+            "" if record.lease is None else record.lease.owner,
+        )
+    if len(records) > rows:
+        table.add_row(f"... and {len(records) - rows} more")
+    return Group(table, f"{told}; {running} lanes run, {len(lanes) - running} begin")
+
+
+def time_left(record: Record) -> str:
+    """Of one that trains, as "3:20" (minutes and seconds) or "1:03:20"; else nothing."""
+    if record.status != "training" or record.step_seconds is None:
+        return ""
+    minutes, seconds = divmod(round((record.steps - record.step) * record.step_seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

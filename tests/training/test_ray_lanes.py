@@ -1,0 +1,68 @@
+"""Lanes on a cluster of several nodes: one is lost, one is told to go, and every concept ends as if alone."""
+
+import os
+import signal
+
+import pytest
+import torch
+from lane_clusters import WAN, Batch, Story, nodes
+
+from models.adapter import read_adapter
+from models.load import load_foundation
+from training.batch.lane import prepare_work
+from training.batch.logs import Reader
+from training.batch.ray_lanes import Driver
+from training.local import train_local
+
+pytestmark = pytest.mark.cluster
+
+
+def test_a_batch_outlives_a_lost_node_and_a_lane_that_must_go(tmp_path):
+    batch = Batch(tmp_path, 4, steps=60)
+    lost, told = [], []
+    with nodes(2) as (cluster, made):
+
+        def lose_a_node(records, lanes):
+            if len(lanes) < 2 or not all(r.checkpoint_step and r.lease for r in records):
+                return False
+            (node,) = [node for node in made if node.node_id == lanes[0].node]
+            lost.extend(r.name for r in records if r.lease.owner == lanes[0].name)
+            cluster.remove_node(node, allow_graceful=False)
+            return True
+
+        def tell_the_other_to_go(records, lanes):
+            if not any(r.name in lost and r.lease and r.status == "training" and r.lost for r in records):
+                return False
+            (lane,) = [lane for lane in lanes if any(r.lease and r.lease.owner == lane.name for r in records)]
+            told.append(lane.name)
+            os.kill(lane.pid, signal.SIGTERM)
+            return True
+
+        story = Story(lose_a_node, tell_the_other_to_go)
+        driver = Driver(batch.state, batch.registry, "b", on_look=story, poll_s=0.2, linger_s=5)
+        records = driver.run()
+    assert story.chapters == []
+    assert {r.status for r in records} == {"published"}
+    assert batch.versions() == {f"c{n}": [f"c{n}@1"] for n in range(4)}
+    assert {r.name: r.lost for r in records} == {f"c{n}": int(f"c{n}" in lost) for n in range(4)}
+    assert len(lost) == 2
+    assert len(story.lanes) == 3
+    story.check_work_lost(10)
+    logs = Reader(batch.state.storage)
+    assert [line.text for line in logs.new("lanes", told[0])][-2:] == ["stops: SIGTERM", "ends: stopped"]
+    lanes_of_lost = {line.lane for line in logs.new("concepts", lost[0])}
+    assert len(lanes_of_lost) >= 2
+
+    foundation = load_foundation(WAN, device="cpu", dtype="float32")
+    for name in (lost[0], next(name for name in batch.works if name not in lost)):
+        work = batch.works[name]
+        alone = train_local(foundation, work.concept, prepare_work(work, foundation), work.config)["temporal"]
+        folder = batch.registry.pull(batch.registry.resolve(name), tmp_path / name)
+        assert difference(alone, read_adapter(folder).tensors) < 1e-5
+
+
+def difference(one, other):
+    def flat(tensors):
+        return torch.cat([t.flatten().double() for name in sorted(tensors) for t in tensors[name]])
+
+    return float((flat(one) - flat(other)).norm() / flat(one).norm())

@@ -1,0 +1,92 @@
+"""How many lanes start follows the room, the work, and who is there already."""
+
+import pytest
+
+from infra.errors import UserError
+from training.batch.sizing import (
+    BARREN,
+    Deaths,
+    LaneNow,
+    Need,
+    Start,
+    check_room,
+    lane_need,
+    places,
+    to_start,
+)
+from training.batch.state import Lease, Record
+
+NOW = 1000.0
+
+
+def records(*statuses, workers=1, expires=NOW + 60):
+    def one(number, status):
+        lease = Lease("lane", "t", expires) if status in ("training", "preparing") else None
+        work = {"config": {"workers": workers}}
+        return Record(f"c{workers}-{number}", work, "h", 0, number, status=status, lease=lease)
+
+    return [one(number, status) for number, status in enumerate(statuses)]
+
+
+def lanes(busy=0, idle=0, workers=1):
+    return [LaneNow(f"l{number}", workers, number < busy) for number in range(busy + idle)]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "there", "room", "limit", "expected"),
+    [
+        (["queued"] * 8, lanes(), 4, None, [Start(1, 2)] * 4),  # shared out evenly
+        (["queued"] * 9, lanes(), 4, None, [Start(1, 3)] * 4),
+        (["queued"] * 8, lanes(), 4, 1, [Start(1, 8)]),
+        (["queued"] * 2, lanes(), 64, None, [Start(1, 1)] * 2),  # no more lanes than concepts
+        (["queued"] * 3, lanes(idle=2), 4, None, [Start(1, 1)]),  # those that begin will take two
+        (["queued"] * 3, lanes(busy=2), 2, None, []),  # no room
+        (["training"] * 3, lanes(busy=1), 4, None, []),  # nothing is free
+        (["training"] * 2 + ["queued"], lanes(busy=1), 2, None, [Start(1, 2)]),
+        (["published", "failed", "cancelled"], lanes(), 4, None, []),
+        (["queued"] * 4, lanes(busy=3), 2, None, []),  # the cluster shrank below what still runs
+    ],
+)
+def test_lanes_are_started_while_there_is_room_and_work(statuses, there, room, limit, expected):
+    assert to_start(records(*statuses), there, room, NOW, limit) == expected
+
+
+def test_a_dead_lanes_concepts_count_as_waiting():
+    orphans = records("training", "training", expires=NOW - 1)
+    assert to_start(orphans, [], 4, NOW) == [Start(1, 1)] * 2
+
+
+def test_a_lane_has_the_workers_that_its_concepts_ask_for():
+    mixed = records("queued", "queued", workers=4) + records("queued", "queued", workers="2:8")
+    assert to_start(mixed, [], 10, NOW) == [Start(4, 1)] * 2 + [Start(2, 2)]
+    check_room(mixed, 4, Need(1))
+    with pytest.raises(UserError, match=r"a lane for c4-0, c4-1 takes 4 workers, .* room for 3"):
+        check_room(mixed, 3, Need(1))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "cpus", "need", "room"),
+    [
+        ([{"CPU": 0}, {"CPU": 8, "GPU": 1}, {"CPU": 8, "GPU": 4}], None, Need(1, 1), 5),
+        ([{"CPU": 0}, {"CPU": 4}, {"CPU": 9}], None, Need(4), 3),
+        ([{"CPU": 2}], None, Need(2), 1),
+        ([{"CPU": 2}, {"CPU": 2}], 1, Need(1), 4),
+        ([{"CPU": 0}], None, Need(1), 0),
+    ],
+)
+def test_a_lane_takes_a_gpu_or_a_few_cpus(nodes, cpus, need, room):
+    assert lane_need(nodes, cpus) == need
+    assert places(nodes, need) == room
+
+
+def test_lanes_that_die_before_they_hold_anything_are_waited_for_and_given_up():
+    deaths = Deaths()
+    for number in range(BARREN - 1):
+        deaths.died(NOW, barren=True, reason="no module named x")
+        assert deaths.until == NOW + 2 ** (number + 1) - 1
+    deaths.died(NOW, barren=False, reason="the node went")  # one that had trained: as if nothing had been
+    assert deaths.until == NOW
+    for _ in range(BARREN - 1):
+        deaths.died(NOW, barren=True, reason="no module named x")
+    with pytest.raises(UserError, match=r"5 lanes in a row .* no module named x\. Mend"):
+        deaths.died(NOW, barren=True, reason="no module named x")

@@ -1,0 +1,135 @@
+"""Holds the lanes' Ray Train runs, in an actor without CPUs beside the driver: `fit` waits for each in a thread.
+
+So a driver can be a client of a far cluster, sees every lane in one call, and ends all of them, those included that
+still wait for a place, by ending this actor.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass, replace
+from typing import Any
+
+from infra.storage import Storage
+from training.batch.profile import Profile
+from training.batch.sizing import Need
+from training.batch.state import LEASE_S
+
+LINGER_S = LEASE_S  # an idle lane waits so long for what dead lanes leave, or is added
+
+
+@dataclass(frozen=True)
+class LaneSettings:
+    """What a lane's worker has to know; travels to it."""
+
+    name: str
+    registry: str  # URI
+    batch: str
+    pack: int | None
+    most: int  # members of a pack
+    profile: Profile | None
+    threads: int  # of torch, on a CPU
+    lease_s: float = LEASE_S
+    linger_s: float = LINGER_S
+
+
+@dataclass(frozen=True)
+class LaneState:
+    """A lane as its keeper knows it."""
+
+    name: str
+    workers: int
+    host: str = ""  # where it runs; empty while it waits for a place or loads Python
+    pid: int = 0
+    node: str = ""  # Ray's id
+    end: str | None = None  # done, idle, stopped; failed, died
+    reason: str | None = None  # of failed and died
+
+
+class Keeper:
+    """An actor: holds the lanes' runs, and tells the lanes when to stop."""
+
+    def __init__(self, need: Need, use_gpu: bool, storage: Storage) -> None:
+        from training.ray_train import RAY_SETTINGS
+
+        os.environ.update({name: os.environ.get(name, value) for name, value in RAY_SETTINGS.items()})
+        self.need, self.use_gpu, self.storage = need, use_gpu, storage
+        self.lanes: dict[str, LaneState] = {}
+        self.all_stop = False
+
+    def start(self, settings: LaneSettings, workers: int) -> None:
+        """Start a lane; returns at once."""
+        import ray
+
+        me = ray.get_runtime_context().current_actor
+        self.lanes[settings.name] = LaneState(settings.name, workers)
+        threading.Thread(
+            target=self._keep, args=(settings, workers, me), name=settings.name, daemon=True
+        ).start()
+
+    def began(self, name: str, host: str, pid: int, node: str) -> None:
+        """A lane's worker tells where it is."""
+        self.lanes[name] = replace(self.lanes[name], host=host, pid=pid, node=node)
+
+    def look(self) -> list[LaneState]:
+        """Every lane that was started here."""
+        return list(self.lanes.values())
+
+    def stop(self) -> None:
+        """All lanes are to keep and give back what they hold, and end."""
+        self.all_stop = True
+
+    def stopping(self, name: str) -> bool:
+        """A lane asks."""
+        return self.all_stop
+
+    def _keep(self, settings: LaneSettings, workers: int, me: Any) -> None:
+        try:
+            end = fit(settings, workers, me, self.need, self.use_gpu, self.storage)
+        except Exception as error:
+            end = {"end": "died", "reason": short(error)}
+        self.lanes[settings.name] = replace(
+            self.lanes[settings.name], end=end["end"], reason=end.get("reason")
+        )
+
+
+def fit(
+    settings: LaneSettings, workers: int, keeper: Any, need: Need, use_gpu: bool, storage: Storage
+) -> dict[str, Any]:
+    """A lane's run from its start to its end. Raises what ended it."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from training.batch.lane_worker import work
+    from training.batch.signals import LaneTorch
+
+    own = storage.sub(f"ray/{settings.name}")
+    filesystem, path = own.arrow()
+    trainer: Any = TorchTrainer(
+        work,  # type: ignore[arg-type]
+        train_loop_config={"settings": settings, "keeper": keeper},
+        torch_config=LaneTorch(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=workers, use_gpu=use_gpu, resources_per_worker=need.asdict()
+        ),
+        run_config=RunConfig(
+            name="train",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            # A lane that died is started again by the driver, where there is room then; Ray would wait for its place.
+            failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),  # type: ignore[call-arg]
+        ),
+    )
+    try:
+        return trainer.fit().return_value
+    finally:
+        for info in list(own.list()):  # Ray Train's notes; the batch's state is elsewhere
+            own.delete(info.key)
+
+
+def short(error: BaseException) -> str:
+    """The last line of what ended a run."""
+    failures = list(getattr(error, "worker_failures", {}).values()) or [error]
+    lines = [line.strip() for line in str(failures[0]).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:400]

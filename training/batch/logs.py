@@ -1,0 +1,251 @@
+"""What a batch's lanes did, line by line, in the batch's storage: `motiondirector runs logs` reads it from anywhere.
+
+    <batch>/logs/concepts/<name>/<milliseconds>-<token>-<number>.jsonl      {"time", "lane", "text"}, a line each
+    <batch>/logs/lanes/<lane>/...
+
+Storage knows no appending. A journal writes the object of its newest lines anew until it is full, then begins another,
+and deletes the oldest of the name: each name keeps at most `KEPT` objects of `FULL` bytes. A lane that is killed loses
+the lines since it last wrote. A storage that is away delays lines; it never stops a lane.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from infra.errors import UserError
+from infra.storage import NotFound, Storage
+from training.batch.lane import Watcher
+
+if TYPE_CHECKING:
+    from training.batch.state import Record
+    from training.loop import StepReport
+
+Kind = Literal["concepts", "lanes"]
+FULL = 32 * 1024  # bytes of an object, but for its last line
+KEPT = 16  # objects of a name
+LONGEST = 4000  # characters of a line
+HELD = 5000  # lines that wait while the storage is away
+EVERY_S = 10.0
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a log."""
+
+    time: float  # UTC seconds
+    lane: str
+    text: str
+
+
+@dataclass
+class _Open:
+    """The object that a name's lines are written to."""
+
+    key: str
+    body: bytes = b""
+    number: int = 0
+
+
+class Journal:
+    """Collects lines and writes them from a thread. A context manager.
+
+    Args:
+        storage: of the batch.
+        lane: whose journal this is.
+        every_s: seconds between two writes.
+    """
+
+    def __init__(
+        self, storage: Storage, lane: str, *, clock: Callable[[], float] = time.time, every_s: float = EVERY_S
+    ) -> None:
+        self.storage, self.lane, self.clock, self.every_s = storage, lane, clock, every_s
+        self._token = uuid.uuid4().hex[:8]
+        self._lines: deque[tuple[Kind, str, bytes]] = deque(maxlen=HELD)
+        self._open: dict[tuple[Kind, str], _Open] = {}
+        self._over = threading.Event()
+        self._writing = threading.Lock()
+        self._thread: threading.Thread
+
+    def write(self, text: str, concept: str | None = None) -> None:
+        """A line of a concept's log, or of the lane's. From any thread."""
+        line = {"time": self.clock(), "lane": self.lane, "text": text[:LONGEST]}
+        kind: Kind = "lanes" if concept is None else "concepts"
+        self._lines.append((kind, concept or self.lane, json.dumps(line).encode() + b"\n"))
+
+    def __enter__(self) -> Journal:
+        self._thread = threading.Thread(target=self._run, name="batch-journal", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        over = False
+        while not over:
+            over = self._over.wait(self.every_s)
+            try:
+                self.flush()
+            except UserError as error:
+                log.warning("log lines could not be written: %s", error.message)
+
+    def flush(self) -> None:
+        """Write what was collected. Raises UserError when the storage is away; the lines are kept for the next time."""
+        with self._writing:
+            taken = [self._lines.popleft() for _ in range(len(self._lines))]
+            by_name: dict[tuple[Kind, str], list[bytes]] = {}
+            for kind, name, line in taken:
+                by_name.setdefault((kind, name), []).append(line)
+            try:
+                for (kind, name), lines in list(by_name.items()):
+                    self._append(kind, name, lines)
+                    del by_name[kind, name]
+            except UserError:
+                rest = [(kind, name, line) for (kind, name), lines in by_name.items() for line in lines]
+                self._lines.extendleft(reversed(rest))
+                raise
+
+    def _append(self, kind: Kind, name: str, lines: list[bytes]) -> None:
+        """Write lines to a name's object, and begin another as it is full."""
+        folder = f"logs/{kind}/{name}"
+        while lines:
+            now = self._open.get((kind, name))
+            if now is None or len(now.body) >= FULL:
+                number = now.number + 1 if now is not None else 0
+                key = f"{folder}/{int(self.clock() * 1000):013d}-{self._token}-{number:04d}.jsonl"
+                now = _Open(key, number=number)
+                kept = [info.key for info in self.storage.list(f"{folder}/")]
+                for key in kept[: max(0, len(kept) - KEPT + 1)]:
+                    self.storage.delete(key)
+            body, count = now.body, 0
+            while count < len(lines) and (len(body) < FULL or not count):
+                body, count = body + lines[count], count + 1
+            self.storage.put(now.key, body)
+            now.body = body
+            self._open[kind, name] = now
+            del lines[:count]
+
+
+@dataclass
+class Reader:
+    """Reads a log, and later what has come since."""
+
+    storage: Storage  # of the batch
+    _seen: dict[str, tuple[str, int]] = field(default_factory=dict)  # key -> (etag, lines)
+
+    def new(self, kind: Kind, name: str | None = None) -> list[Line]:
+        """Lines that this reader has not yet given, of a name or of all, in the order of their times."""
+        lines: list[Line] = []
+        for info in list(self.storage.list(f"logs/{kind}/{name}/" if name else f"logs/{kind}/")):
+            etag, given = self._seen.get(info.key, ("", 0))
+            if etag == info.etag:
+                continue
+            try:
+                found = list(_lines(self.storage.get(info.key)))
+            except NotFound:  # the oldest, deleted since
+                continue
+            lines += found[given:]
+            self._seen[info.key] = info.etag, len(found)
+        return sorted(lines, key=lambda line: line.time)
+
+
+def _lines(body: bytes) -> Iterator[Line]:
+    for line in body.splitlines():
+        told = json.loads(line)
+        yield Line(told["time"], told["lane"], told["text"])
+
+
+class Notes(Watcher):
+    """Tells a journal what a lane does.
+
+    Args:
+        every_s: seconds between two lines about a concept's steps; its first and its last are told.
+    """
+
+    def __init__(self, journal: Journal, every_s: float = EVERY_S) -> None:
+        self.journal, self.every_s = journal, every_s
+        self.concepts: set[str] = set()
+        self._told: dict[str, float] = {}
+
+    def loading(self, foundation: str | None) -> None:
+        self.journal.write(f"loading {foundation or 'the embedded foundation'}")
+
+    def preparing(self, name: str) -> None:
+        self.concepts.add(name)
+        self._told.pop(name, None)
+        self.journal.write("preparing", name)
+
+    def stepped(self, name: str, report: StepReport) -> None:
+        now = self.journal.clock()
+        if report.step == report.steps or now - self._told.get(name, float("-inf")) >= self.every_s:
+            self._told[name] = now
+            self.journal.write(
+                f"step {report.step}/{report.steps}, loss {report.loss:.4f}, {report.seconds:.3g} s a step",
+                name,
+            )
+
+    def ended(self, record: Record) -> None:
+        said = record.version or record.reason or ""
+        self.journal.write(f"{record.status} {said}".rstrip(), record.name)
+        self.journal.write(f"{record.name}: {record.status}")
+
+
+class JournalHandler(logging.Handler):
+    """Warnings and errors of this project's loggers, with tracebacks, in the journal: of a concept where the message
+    begins with its name, else of the lane."""
+
+    LOGGERS = ("training", "datasets", "models", "infra")
+
+    def __init__(self, notes: Notes) -> None:
+        super().__init__(logging.WARNING)
+        self.notes = notes
+
+    def __enter__(self) -> JournalHandler:
+        for name in self.LOGGERS:
+            logging.getLogger(name).addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in self.LOGGERS:
+            logging.getLogger(name).removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        concept, colon, _ = text.partition(": ")
+        known = colon and concept in self.notes.concepts
+        self.notes.journal.write(f"{record.levelname.lower()}: {text}", concept if known else None)
+
+
+class Several(Watcher):
+    """Tells several watchers the same."""
+
+    def __init__(self, *watchers: Watcher) -> None:
+        self.watchers = watchers
+
+    def loading(self, foundation: str | None) -> None:
+        self._each("loading", foundation)
+
+    def preparing(self, name: str) -> None:
+        self._each("preparing", name)
+
+    def stepped(self, name: str, report: StepReport) -> None:
+        self._each("stepped", name, report)
+
+    def ended(self, record: Record) -> None:
+        self._each("ended", record)
+
+    def _each(self, method: str, *arguments: Any) -> None:
+        for watcher in self.watchers:
+            getattr(watcher, method)(*arguments)
+
+
+log = logging.getLogger(__name__)

@@ -1,0 +1,173 @@
+"""A batch's lanes on a Ray cluster: orchestration only. Each lane is a Ray Train run of `lane_worker.work`.
+
+    with ray_session(address):
+        records = train_on_ray(batch, registry, "b1", limit=None)
+
+The driver watches: it reads the records, and asks its keeper (keeper.py) to start lanes where there is room and work
+(sizing.py). All that lasts is in the batch's records: a
+driver or keeper that dies takes its lanes along, their claims run out, and the same command goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from infra.cluster import reachable_nodes
+from infra.registry import Registry
+from training.batch.keeper import LINGER_S, Keeper, LaneSettings, LaneState, short
+from training.batch.plan import MOST
+from training.batch.profile import Profile
+from training.batch.sizing import Deaths, LaneNow, Need, Start, check_room, lane_need, places, to_start
+from training.batch.state import BatchState, Record
+
+log = logging.getLogger(__name__)
+
+POLL_S = 5.0
+LEAVING_S = 60.0  # for lanes that give back what they hold
+
+
+Look = Callable[[Sequence[Record], Sequence[LaneState]], None]
+
+
+@dataclass
+class Driver:
+    """Watches a batch on the cluster of the current `ray_session`, and keeps lanes going."""
+
+    batch: BatchState
+    registry: Registry
+    name: str  # of the batch
+    limit: int | None = None  # of lanes; None: as many as the cluster has room for
+    pack: int | None = None
+    profile: Profile | None = None
+    cpus: float | None = None  # of a lane's worker
+    on_look: Look = lambda records, lanes: None
+    poll_s: float = POLL_S
+    linger_s: float = LINGER_S
+    lanes: dict[str, LaneState] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._keeper: Any = None
+        self._stopping = threading.Event()
+        self._token, self._count = uuid.uuid4().hex[:4], 0
+        self._deaths, self._held = Deaths(), set[str]()
+
+    def stop(self) -> None:
+        """From a signal handler: have the lanes give back what they hold, and return."""
+        self._stopping.set()
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    def run(self) -> list[Record]:
+        """Until every concept of the batch has ended, or `stop`. Returns the records.
+
+        Raises:
+            UserError: a concept needs more workers than the cluster has room for (422), lanes die before they hold
+                anything (500), the storage is away (503).
+        """
+        nodes = reachable_nodes()
+        need = lane_need(nodes, self.cpus)
+        records = self.batch.records()
+        check_room(records, places(nodes, need), need)
+        try:
+            while True:
+                self._look(need)
+                records = self.batch.records()
+                self._held |= {record.lease.owner for record in records if record.lease is not None}
+                self.on_look(records, list(self.lanes.values()))
+                if self.stopping or all(record.ended for record in records):
+                    return self._leave(need)
+                now = self.batch.clock()
+                if now >= self._deaths.until:
+                    for start in self._wanted(records, need, now):
+                        self._start(start, need)
+                self._stopping.wait(self.poll_s)
+        finally:
+            if self._keeper is not None:
+                import ray
+
+                ray.kill(self._keeper)  # and with it whatever still waits for a place
+                self._keeper = None
+
+    def _wanted(self, records: Sequence[Record], need: Need, now: float) -> list[Start]:
+        busy = {record.lease.owner for record in records if record.lease is not None and not record.ended}
+        lanes = [LaneNow(lane.name, lane.workers, lane.name in busy) for lane in self.lanes.values()]
+        return to_start(records, lanes, places(reachable_nodes(), need), now, self.limit)
+
+    def _start(self, start: Start, need: Need) -> None:
+        import ray
+
+        if self._keeper is None:
+            here: dict[str, Any] = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+            actor: Any = ray.remote(num_cpus=0, max_concurrency=64, label_selector=here)(Keeper)  # type: ignore[call-overload]
+            self._keeper = actor.remote(need, need.gpus > 0, self.batch.storage)
+        self._count += 1
+        settings = LaneSettings(
+            name=f"{self._token}-{self._count}",
+            registry=self.registry.uri,
+            batch=self.name,
+            pack=self.pack,
+            most=MOST if self.pack else start.most,
+            profile=self.profile,
+            threads=max(1, int(need.cpus)),
+            lease_s=self.batch.lease_s,
+            linger_s=self.linger_s,
+        )
+        self.lanes[settings.name] = LaneState(settings.name, start.workers)
+        ray.get(self._keeper.start.remote(settings, start.workers))
+
+    def _look(self, need: Need) -> None:
+        """What became of the lanes."""
+        import ray
+        from ray.exceptions import RayActorError
+
+        if self._keeper is None:
+            return
+        try:
+            found = ray.get(self._keeper.look.remote())
+        except RayActorError as error:
+            found = [replace(lane, end="died", reason=short(error)) for lane in self.lanes.values()]
+            self._keeper = None
+        for lane in found:
+            if lane.name not in self.lanes:  # ended, and seen before
+                continue
+            self.lanes[lane.name] = lane
+            if lane.end is None:
+                continue
+            del self.lanes[lane.name]
+            if lane.end in ("died", "failed"):
+                log.warning("lane %s %s: %s", lane.name, lane.end, lane.reason)
+                lapsed = self.batch.lapse(lane.name) if lane.end == "died" else []
+                held = bool(lapsed) or lane.name in self._held
+                others = any(other.host for other in self.lanes.values())
+                self._deaths.died(self.batch.clock(), barren=not (held or others), reason=f"{lane.reason}")
+
+    def _leave(self, need: Need) -> list[Record]:
+        """Let the lanes end in order."""
+        import ray
+
+        if self._keeper is not None:
+            ray.get(self._keeper.stop.remote())
+            until = time.monotonic() + LEAVING_S
+            while any(lane.host for lane in self.lanes.values()) and time.monotonic() < until:
+                time.sleep(min(0.5, self.poll_s))
+                self._look(need)
+        records = self.batch.records()
+        self.on_look(records, list(self.lanes.values()))
+        return records
+
+
+def train_on_ray(batch: BatchState, registry: Registry, name: str, **options: Any) -> list[Record]:
+    """`Driver(...).run()`, which SIGINT and SIGTERM let end in order; a second Ctrl-C ends at once."""
+    from training.batch.run import stopped_by_signals
+
+    driver = Driver(batch, registry, name, **options)
+    with stopped_by_signals(driver):
+        return driver.run()
