@@ -157,6 +157,10 @@ class Foundation(ABC):
     def encode_frames(self, video_BCFHW: Tensor) -> Tensor:
         """Each frame as a video of its own: [B, F, C, 1, h, w]. What the spatial path trains on."""
 
+    def encode_both(self, video_BCFHW: Tensor) -> tuple[Tensor, Tensor]:
+        """What `encode_video` and `encode_frames` give; in one pass where a VAE without time makes them the same."""
+        return self.encode_video(video_BCFHW), self.encode_frames(video_BCFHW)
+
     @abstractmethod
     def decode(self, latents_BCfhw: Tensor) -> Tensor:
         """Latents -> uint8 frames [B, F, H, W, 3] on the CPU."""
