@@ -175,7 +175,10 @@ def prepare(
 
 
 def _found_or_made(
-    cache: LatentCache, key: str, make: Callable[[], dict[str, Tensor]], lock: AbstractContextManager[Any] | None
+    cache: LatentCache,
+    key: str,
+    make: Callable[[], dict[str, Tensor]],
+    lock: AbstractContextManager[Any] | None,
 ) -> dict[str, Tensor]:
     found = cache.get(key)
     if found is not None:
