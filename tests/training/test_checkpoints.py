@@ -88,7 +88,9 @@ def test_the_lane_does_not_wait_and_the_newest_state_wins(gated, clock):
         assert torch.equal(
             restore(gated, record).tensors["temporal/1/layer/A"], at(4).tensors["temporal/1/layer/A"]
         )
-    assert {info.key for info in gated.list("checkpoints/")} == set(gated.written[1:])  # the one before is gone
+    assert {info.key for info in gated.list("checkpoints/")} == set(
+        gated.written[1:]
+    )  # the one before is gone
 
 
 def test_what_waits_is_written_at_the_end_but_not_when_the_process_is_to_die(gated, clock):
@@ -156,14 +158,16 @@ def proxied(s3, monkeypatch):
 def test_errors_of_the_storage_come_up_in_the_lane(proxied, clock):
     proxy, storage = proxied
     _, (a,) = begun(storage, clock, "a")
-    with (
-        pytest.raises(UserError) as caught,
-        CheckpointWriter(BatchState(storage, clock=clock)) as writer,
-    ):
-        writer.begin(a)
-        proxy.methods, proxy.faults = {"PUT", "POST"}, [Refuse(403, "AccessDenied")] * 9
-        writer.put(a, at(1))
-        writer.flush()
+
+    def lane():
+        with CheckpointWriter(BatchState(storage, clock=clock)) as writer:
+            writer.begin(a)
+            proxy.methods, proxy.faults = {"PUT", "POST"}, [Refuse(403, "AccessDenied")] * 9
+            writer.put(a, at(1))
+            writer.flush()
+
+    with pytest.raises(UserError) as caught:
+        lane()
     proxy.faults = []
     assert caught.value.status == 403
     assert BatchState(storage, clock=clock).record("a").checkpoint is None
