@@ -26,13 +26,20 @@ class Turns:
         owner: for people.
         lease_s: how long a turn holds unless renewed.
         clock: UTC seconds.
+        token: tells this holder from others; a fresh one when not given.
     """
 
     def __init__(
-        self, storage: Storage, owner: str, *, lease_s: float = 60.0, clock: Callable[[], float] = time.time
+        self,
+        storage: Storage,
+        owner: str,
+        *,
+        lease_s: float = 60.0,
+        clock: Callable[[], float] = time.time,
+        token: str | None = None,
     ) -> None:
         self.storage, self.owner, self.lease_s, self.clock = storage, owner, lease_s, clock
-        self.token = uuid.uuid4().hex
+        self.token = token or uuid.uuid4().hex
 
     def take(self, name: str) -> bool:
         """Hold this thing, unless it is done or another holds it."""
