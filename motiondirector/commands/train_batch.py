@@ -13,11 +13,14 @@ from rich.table import Table
 
 from infra.errors import UserError
 from motiondirector.commands.concepts import DEFAULT_REGISTRY, RegistryUri
+from motiondirector.commands.evaluate import ClipWeights, PickWeights
 
 if TYPE_CHECKING:
     from training.batch.plan import Plan
     from training.batch.profile import Profile
     from training.batch.state import Record
+
+SHOWN_SCORES = 3  # in the table; `concepts show` has all
 
 
 def register(app: typer.Typer) -> None:
@@ -63,6 +66,19 @@ def train_batch(
             "at most a minute for each group of settings."
         ),
     ] = None,
+    evaluate: Annotated[
+        bool, typer.Option(help="Score each published version and keep sample videos, beside the training.")
+    ] = True,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="What to evaluate with, as in `evaluate`; rows may name their `concept`.",
+            show_default="4 held-out appearances; captions, if the clips are no sprites",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Videos of each prompt, from the seeds 1, 2, ...", min=1)] = 1,
+    clip: ClipWeights = None,
+    pickscore: PickWeights = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
     """Train many concepts on one resident model, several in one forward, and publish each as it ends.
@@ -76,8 +92,14 @@ def train_batch(
     Each adapter is the one that `motiondirector train` gives with the same settings. Concepts that fail stop nobody else.
     Stopped, the same command goes on; given in several terminals or machines, they share the work. A changed manifest adds to
     the batch. `motiondirector runs` shows, cancels and tries again.
+
+    What is published is evaluated by a process of its own at the lowest priority (it holds the foundation once more: on a
+    GPU that has no room for two give --no-evaluate). Scores and samples lie with the version: `concepts show`,
+    `concepts pull --samples`. A version that cannot be evaluated is published all the same.
     """
+    from evaluation.prompts import read_prompts
     from infra.registry import open_registry
+    from motiondirector.batch_validation import Evaluation
     from motiondirector.progress import Bars
     from motiondirector.settings import parse_settings
     from training.batch.manifest import read_manifest
@@ -87,9 +109,11 @@ def train_batch(
     from training.batch.run import enter
     from training.batch.run import train_batch as run
     from training.batch.state import open_batch
+    from training.batch.validation import validations
 
     defaults: dict[str, Any] = {"data": data, "foundation": foundation}
     defaults = {key: value for key, value in defaults.items() if value is not None}
+    texts = () if prompts is None else tuple(read_prompts(prompts))
     entries = read_manifest(manifest, {**parse_settings(setting or []), **defaults})
     members = pack_size(pack)
     if pack == "auto" and profile is None:
@@ -116,9 +140,17 @@ def train_batch(
         )
     batch = open_batch(opened.storage, name or batch_name(manifest))
     enter(batch, plan, {"manifest": manifest, "registry": opened.uri})
+    validate = Evaluation(opened.uri, texts, seeds, clip=clip, pickscore=pickscore) if evaluate else None
     with Bars() as bars:
-        records = run(batch, opened, pack=members, profile=measured, watcher=watcher(console, bars))
-    show_records(console, records)
+        records = run(
+            batch,
+            opened,
+            pack=members,
+            profile=measured,
+            watcher=watcher(console, bars),
+            validate=validate,
+        )
+    show_records(console, records, validations(batch, records))
     if any(record.status == "failed" for record in records):
         raise typer.Exit(1)
 
@@ -203,15 +235,33 @@ def show_plan(console: Console, plan: Plan, profile: Profile | None) -> None:
         console.print(f"  {done.work.name}: {done.version} is the same", highlight=False, style="dim")
 
 
-def show_records(console: Console, records: list[Record]) -> None:
-    """One row a concept."""
-    table = Table("concept", "state", "step", "loss", "version or reason")
+def show_records(console: Console, records: list[Record], validated: dict[str, dict[str, Any]]) -> None:
+    """One row a concept. `validated` is `training.batch.validation.validations` of them."""
+    columns = (
+        "concept",
+        "state",
+        "step",
+        "loss",
+        "version or reason",
+        *(["evaluation"] if validated else []),
+    )
+    table = Table(*columns)
     for record in records:
         state = f"{record.status} (cancelling)" if record.cancelling else record.status
         loss = "" if record.loss is None else f"{record.loss:.4f}"
         said = record.version or record.reason or ""
-        table.add_row(record.name, state, f"{record.step}/{record.steps}", loss, escape(said))
+        scores = [escape(scored(validated.get(record.name)))] if validated else []
+        table.add_row(record.name, state, f"{record.step}/{record.steps}", loss, escape(said), *scores)
     console.print(table)
+
+
+def scored(validation: dict[str, Any] | None) -> str:
+    """The first scores of a validation, or why there are none."""
+    if validation is None:
+        return ""
+    if validation["error"] is not None:
+        return f"failed: {validation['error']}"
+    return ", ".join(f"{name} {mean:.3f}" for name, mean in list(validation["scores"].items())[:SHOWN_SCORES])
 
 
 def size(count: float) -> str:

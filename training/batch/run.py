@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from infra.registry import Registry
@@ -14,6 +14,7 @@ from training.batch.lane import Lane, Watcher
 from training.batch.plan import Plan
 from training.batch.profile import Profile
 from training.batch.state import BatchState, Record
+from training.batch.validation import Validate, Validating
 
 POLL_S = 5.0
 
@@ -36,9 +37,13 @@ def train_batch(
     profile: Profile | None = None,
     device: str | None = None,
     watcher: Watcher | None = None,
+    validate: Validate | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[Record]:
     """Train until every concept of the batch has ended, those that others hold included. Returns the records.
+
+    With `validate`, a process beside this one calls it with each version that is published (training/batch/validation.py);
+    what it finds is in `validations`. This returns when all are validated.
 
     Killed, and called again, it goes on: what it held is free again when its leases have run out. Ctrl-C or SIGTERM
     keeps and gives back what it holds, and returns; a second Ctrl-C ends at once.
@@ -47,13 +52,19 @@ def train_batch(
         UserError: the storage is away (503).
     """
     lane = Lane(batch, registry, pack=pack, profile=profile, device=device, watcher=watcher)
-    with stopped_by_signals(lane):
+    beside = nullcontext() if validate is None else Validating(batch, registry, validate)
+    with stopped_by_signals(lane), beside as validating:
         while True:
             lane.run()
             records = batch.records()
-            if lane.stopping or all(record.ended for record in records):
+            if lane.stopping:
                 return records
+            if all(record.ended for record in records):
+                break
             sleep(POLL_S)  # others train them, or died with them
+        if validating is not None:
+            validating.finish(lambda: lane.stopping)
+        return records
 
 
 @contextmanager
