@@ -77,6 +77,9 @@ def train_batch(
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Videos of each prompt, from the seeds 1, 2, ...", min=1)] = 1,
+    evaluate_steps: Annotated[
+        int | None, typer.Option(help="Denoising steps of these videos. Absent: the foundation's.", min=1)
+    ] = None,
     clip: ClipWeights = None,
     pickscore: PickWeights = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
@@ -93,7 +96,7 @@ def train_batch(
     Stopped, the same command goes on; given in several terminals or machines, they share the work. A changed manifest adds to
     the batch. `motiondirector runs` shows, cancels and tries again.
 
-    What is published is evaluated by a process of its own at the lowest priority (it holds the foundation once more: on a
+    What is published is evaluated by a process of its own at a low priority (it holds the foundation once more: on a
     GPU that has no room for two give --no-evaluate). Scores and samples lie with the version: `concepts show`,
     `concepts pull --samples`. A version that cannot be evaluated is published all the same.
     """
@@ -140,7 +143,11 @@ def train_batch(
         )
     batch = open_batch(opened.storage, name or batch_name(manifest))
     enter(batch, plan, {"manifest": manifest, "registry": opened.uri})
-    validate = Evaluation(opened.uri, texts, seeds, clip=clip, pickscore=pickscore) if evaluate else None
+    validate = (
+        Evaluation(opened.uri, texts, seeds, steps=evaluate_steps, clip=clip, pickscore=pickscore)
+        if evaluate
+        else None
+    )
     with Bars() as bars:
         records = run(
             batch,

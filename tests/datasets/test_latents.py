@@ -92,7 +92,10 @@ def test_the_cache_works_on_s3(foundation, clips, s3, tmp_path, deaf):
 
 def test_another_bucket_or_foundation_is_another_object(foundation, clips, monkeypatch):
     bucket = foundation.test_bucket
-    keys = {clip_key(clips[0].sha256, foundation.fingerprint, bucket), clip_key(clips[1].sha256, foundation.fingerprint, bucket)}
+    keys = {
+        clip_key(clips[0].sha256, foundation.fingerprint, bucket),
+        clip_key(clips[1].sha256, foundation.fingerprint, bucket),
+    }
     keys.add(clip_key(clips[0].sha256, foundation.fingerprint, Bucket(bucket.frames, 32, 64)))
     monkeypatch.setattr(foundation, "fingerprint", "another")
     keys.add(clip_key(clips[0].sha256, foundation.fingerprint, bucket))

@@ -1,6 +1,6 @@
 """Validation of what a batch publishes: beside the training, in a process of its own, never a concept's failure.
 
-    with Validating(batch, registry, validate) as validating:      # a child process, at the lowest priority
+    with Validating(batch, registry, validate) as validating:      # a child process, at a low priority
         ...                                                        # lanes train and publish
         validating.finish()                                        # until everything published is validated
 
@@ -40,6 +40,7 @@ Validate = Callable[[Version, Progress], Mapping[str, float | None]]
 LOOK_S = 2.0
 LEASE_S = 60.0
 GRACE_S = 5.0  # for the process to let go
+NICE = 10  # beside a lane on the same cores it takes about a tenth of them; alone, all
 
 
 class Stopped(Exception):
@@ -245,7 +246,7 @@ class Validating:
 
 def _child(batch: Storage, registry: Storage, validate: Validate, token: str, stop: Any, finish: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which says when
-    os.nice(15)
+    os.nice(NICE)
     threading.Thread(target=_die_with_parent, name="parent", daemon=True).start()
     state = BatchState(batch)
     Validator(state, Registry(registry), validate, token=token).run(stop.is_set, finish.is_set)
