@@ -94,7 +94,12 @@ class Foundation(ABC):
 
     @property
     def device(self) -> torch.device:
-        return next(self.denoiser.parameters()).device
+        device = next(self.denoiser.parameters()).device
+        if device.type == "meta":  # loaded without it: where the VAE or the text encoder is
+            modules = [m for m in self.pipeline.components.values() if isinstance(m, nn.Module)]
+            found = (next(module.parameters()).device for module in modules)
+            return next((one for one in found if one.type != "meta"), device)
+        return device
 
     @property
     def dtype(self) -> torch.dtype:

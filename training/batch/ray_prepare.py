@@ -63,8 +63,6 @@ class _Encoder:
         from models.load import load_foundation
 
         self.foundation: Foundation = load_foundation(source, dtype=dtype, parts=("vae", "text"))
-        # The denoiser's modules hold no weights here, and the device is asked of them.
-        self.foundation.denoiser.to_empty(device=self.foundation.pipeline.vae.device)
 
     def __call__(self, row: Row) -> Row:
         return _row(encode_portion(pickle.loads(row["item"]), self.foundation))
