@@ -37,7 +37,7 @@ from training.batch.prepare import Missing, prepare_portions
 from training.batch.work import Work
 from training.config import make_config
 
-ROUNDS = 5
+ROUNDS = 3
 CLIPS_EACH = 4  # of a concept
 
 
