@@ -21,7 +21,9 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,6 +92,14 @@ class LatentCache:
         )
         return None
 
+    def has(self, key: str) -> bool:
+        """Whether there is something under a key; `get` tells whether it is whole."""
+        return self.storage.exists(key)
+
+    def keys(self, prefix: str) -> set[str]:
+        """All keys below a prefix (`folder_of`); one listing."""
+        return {info.key for info in self.storage.list(prefix)}
+
     def put(self, key: str, tensors: dict[str, Tensor]) -> None:
         """Store tensors, replacing damaged ones."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -110,14 +120,14 @@ def _stored_digest(data: bytes) -> str:
     return json.loads(data[8 : 8 + length])["__metadata__"]["sha256"]
 
 
-def clip_key(clip: Clip, foundation: Foundation, bucket: Bucket) -> str:
-    """Where a clip's latents lie."""
-    return f"{foundation.fingerprint}/{bucket}/{clip.sha256}.safetensors"
+def clip_key(sha256: str, fingerprint: str, bucket: Bucket) -> str:
+    """Where a clip's latents lie: by the hash of its video, the foundation's fingerprint and the size."""
+    return f"{fingerprint}/{bucket}/{sha256}.safetensors"
 
 
-def text_key(caption: str, foundation: Foundation) -> str:
+def text_key(caption: str, fingerprint: str) -> str:
     """Where a caption's embedding lies."""
-    return f"{foundation.fingerprint}/text/{hashlib.sha256(caption.encode()).hexdigest()}.safetensors"
+    return f"{fingerprint}/text/{hashlib.sha256(caption.encode()).hexdigest()}.safetensors"
 
 
 def prepare(
@@ -127,6 +137,7 @@ def prepare(
     cache: LatentCache,
     device: str | torch.device = "cpu",
     *,
+    lock: AbstractContextManager[Any] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[CachedClip]:
     """Each clip's latents and text embedding, from the cache or computed and cached.
@@ -135,6 +146,8 @@ def prepare(
         foundation: its VAE and text encoder are used only for what the cache lacks.
         bucket: size to train in; clips that are larger are scaled and cropped, longer ones give their first frames.
         device: where the returned tensors lie.
+        lock: held while the foundation encodes, where other threads do so too (a VAE may keep state of its own); what
+            another made meanwhile is not made again.
 
     Raises:
         UserError: a bucket the foundation cannot do, or a clip smaller or shorter than the bucket (422).
@@ -143,18 +156,40 @@ def prepare(
     prepared = []
     for done, clip in enumerate(clips, 1):
         fit(clip, bucket)
-        visual = cache.get(clip_key(clip, foundation, bucket))
-        if visual is None:
-            visual = encode(clip, foundation, bucket)
-            cache.put(clip_key(clip, foundation, bucket), visual)
-        text = cache.get(text_key(clip.caption, foundation))
-        if text is None:
-            text = {"text": text_of(clip.caption, foundation)}
-            cache.put(text_key(clip.caption, foundation), text)
+        visual = _found_or_made(
+            cache,
+            clip_key(clip.sha256, foundation.fingerprint, bucket),
+            lambda clip=clip: encode(clip, foundation, bucket),  # type: ignore[misc]
+            lock,
+        )
+        text = _found_or_made(
+            cache,
+            text_key(clip.caption, foundation.fingerprint),
+            lambda clip=clip: {"text": text_of(clip.caption, foundation)},  # type: ignore[misc]
+            lock,
+        )
         prepared.append(CachedClip.of(clip.clip_id, clip.sha256, clip.caption, visual, text["text"], device))
         if on_progress:
             on_progress(done, len(clips))
     return prepared
+
+
+def _found_or_made(
+    cache: LatentCache,
+    key: str,
+    make: Callable[[], dict[str, Tensor]],
+    lock: AbstractContextManager[Any] | None,
+) -> dict[str, Tensor]:
+    found = cache.get(key)
+    if found is not None:
+        return found
+    with lock or nullcontext():
+        # Another thread may have made it while this one waited.
+        found = cache.get(key) if lock is not None and cache.has(key) else None
+        if found is None:
+            found = make()
+            cache.put(key, found)
+    return found
 
 
 def fit(clip: Clip | ClipFacts, bucket: Bucket) -> None:
@@ -171,9 +206,19 @@ def fit(clip: Clip | ClipFacts, bucket: Bucket) -> None:
 
 def encode(clip: Clip, foundation: Foundation, bucket: Bucket) -> dict[str, Tensor]:
     """A clip's latents [C, F, H, W] and, where they are not the same, its frames' [F, C, 1, H, W]; float32, CPU."""
+    return latents_of(pixels(clip, bucket), foundation, called(clip))
+
+
+def pixels(clip: Clip, bucket: Bucket) -> np.ndarray:
+    """A clip's first frames at the bucket's size, uint8 [F, H, W, 3]: decoding, the CPU's part. Raises UserError."""
+    fit(clip, bucket)
     frames_FHWC = clip.frames_FHWC()[: bucket.frames]
-    frames_FHWC = np.stack([cover(frame, bucket.height, bucket.width) for frame in frames_FHWC])
-    return latents_of(frames_FHWC, foundation, f"clip {clip.clip_id[:12]}")
+    return np.stack([cover(frame, bucket.height, bucket.width) for frame in frames_FHWC])
+
+
+def called(clip: Clip) -> str:
+    """What an error calls a clip."""
+    return f"clip {clip.clip_id[:12]}"
 
 
 def text_of(caption: str, foundation: Foundation) -> Tensor:
@@ -185,8 +230,7 @@ def latents_of(frames_FHWC: np.ndarray, foundation: Foundation, name: str) -> di
     """Latents of uint8 frames, as `encode`. `name` is what an error calls them."""
     video_CFHW = torch.from_numpy(frames_FHWC).permute(3, 0, 1, 2).float() / 127.5 - 1
     video_BCFHW = video_CFHW.unsqueeze(0).to(foundation.device)
-    latents_CFHW = foundation.encode_video(video_BCFHW)[0].float().cpu()
-    frames_FC1HW = foundation.encode_frames(video_BCFHW)[0].float().cpu()
+    latents_CFHW, frames_FC1HW = (found[0].float().cpu() for found in foundation.encode_both(video_BCFHW))
     for tensor in (latents_CFHW, frames_FC1HW):
         if not torch.isfinite(tensor).all():
             raise UserError(

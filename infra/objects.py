@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from infra.errors import UserError
-from infra.storage import Storage
+from infra.files import atomic_file
+from infra.storage import Storage, check_key
 
 
 def sha256_file(path: Path) -> str:
@@ -40,6 +43,25 @@ def get_object(storage: Storage, sha256: str) -> bytes:
     content = storage.get(object_key(sha256))
     check_hash(storage, sha256, hashlib.sha256(content).hexdigest())
     return content
+
+
+def put_files(storage: Storage, folder: Path) -> dict[str, dict[str, Any]]:
+    """Store every file below a folder. Returns {relative path: {"sha256", "size"}}, which `get_files` takes."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): {
+            "sha256": put_object(storage, path),
+            "size": path.stat().st_size,
+        }
+        for path in files
+    }
+
+
+def get_files(storage: Storage, files: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+    """Write what `put_files` stored below a folder, each checked. Raises UserError for a damaged object or a bad name."""
+    for name, entry in files.items():
+        with atomic_file(folder / check_key(name)) as temporary:
+            temporary.write_bytes(get_object(storage, entry["sha256"]))
 
 
 def check_hash(storage: Storage, expected: str, found: str) -> None:

@@ -94,7 +94,12 @@ class Foundation(ABC):
 
     @property
     def device(self) -> torch.device:
-        return next(self.denoiser.parameters()).device
+        device = next(self.denoiser.parameters()).device
+        if device.type == "meta":  # loaded without it: where the VAE or the text encoder is
+            modules = [m for m in self.pipeline.components.values() if isinstance(m, nn.Module)]
+            found = (next(module.parameters()).device for module in modules)
+            return next((one for one in found if one.type != "meta"), device)
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -156,6 +161,10 @@ class Foundation(ABC):
     @abstractmethod
     def encode_frames(self, video_BCFHW: Tensor) -> Tensor:
         """Each frame as a video of its own: [B, F, C, 1, h, w]. What the spatial path trains on."""
+
+    def encode_both(self, video_BCFHW: Tensor) -> tuple[Tensor, Tensor]:
+        """What `encode_video` and `encode_frames` give; in one pass where a VAE without time makes them the same."""
+        return self.encode_video(video_BCFHW), self.encode_frames(video_BCFHW)
 
     @abstractmethod
     def decode(self, latents_BCfhw: Tensor) -> Tensor:

@@ -72,8 +72,12 @@ def load_foundation(
         raise UserError(
             f"{source or folder} cannot be loaded as a {pipeline_class.__name__}: {reason}"
         ) from error
-    if parts:
+    if "denoiser" in parts:
         pipeline.to(device)
+    elif parts:
+        for module in pipeline.components.values():
+            if isinstance(module, torch.nn.Module) and next(module.parameters()).device.type != "meta":
+                module.to(device)
     made: dict[str, Any] = {
         "name": name,
         "source": str(source) if source is not None else "sprites",

@@ -135,10 +135,13 @@ class UNet3DFoundation(Foundation):
         latents = vae.encode(images).latent_dist.mode() * vae.config.scaling_factor
         return latents.unflatten(0, (batch, frames)).transpose(1, 2).float()
 
-    @torch.no_grad()
     def encode_frames(self, video_BCFHW: Tensor) -> Tensor:
+        return self.encode_both(video_BCFHW)[1]
+
+    def encode_both(self, video_BCFHW: Tensor) -> tuple[Tensor, Tensor]:
         # The VAE knows no time: a frame alone has the latents it has inside its clip.
-        return self.encode_video(video_BCFHW).transpose(1, 2).unsqueeze(3)
+        latents_BCFhw = self.encode_video(video_BCFHW)
+        return latents_BCFhw, latents_BCFhw.transpose(1, 2).unsqueeze(3)
 
     @torch.no_grad()
     def decode(self, latents_BCfhw: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ COMMANDS = (
     "study",
     "doctor",
     "demo",
+    "demo_batch",
 )
 
 app = typer.Typer(

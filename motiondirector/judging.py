@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from datasets.clips import Clip
+    from evaluation.evaluate import Report
     from evaluation.metric import Metric, Reference
     from evaluation.store import Store
     from models.foundation import Foundation
 
-REPORT, PAGE = "report.json", "index.html"
+REPORT, PAGE, SAMPLES = "report.json", "index.html", "samples"
 HELD_OUT = 8  # prompts, when none are given and the references are sprites
 
 
@@ -41,7 +42,8 @@ class Exam:
 class Judge:
     """How the contenders of every concept are judged.
 
-    `clip` and `pickscore` name weights (folder or hub id) of the metrics that need them.
+    `clip` and `pickscore` name weights (folder or hub id) of the metrics that need them. `held_out` is how many prompts
+    the sprite world gives where none are given; with `captions` other clips' own captions are the prompts then.
     """
 
     foundation: Foundation
@@ -49,6 +51,8 @@ class Judge:
     seeds: tuple[int, ...]
     clip: str | None = None
     pickscore: str | None = None
+    held_out: int = HELD_OUT
+    captions: bool = False
     # of sprites (True) and of other clips: weights are loaded once, however many concepts there are
     _metrics: dict[bool, tuple[Metric, ...]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -58,7 +62,7 @@ class Judge:
         References count as sprites when most of them are: of one, object and background may be hard to tell apart.
 
         Args:
-            prompts: None asks for held-out appearances of the sprite world.
+            prompts: None asks for held-out appearances of the sprite world (or captions, as above).
 
         Raises:
             UserError: no prompts and no sprites, clips smaller than the videos, or weights that cannot be loaded.
@@ -70,7 +74,10 @@ class Judge:
         references = references_of(clips, chosen.bucket)
         sprites = 2 * sum(is_sprite_world(one.video_FHWC) for one in references) > len(references)
         if prompts is None:
-            prompts = usual_prompts(references, sprites)
+            if self.captions and not sprites:
+                prompts = list(dict.fromkeys(reference.caption for reference in references))
+            else:
+                prompts = usual_prompts(references, sprites, self.held_out)
         if sprites not in self._metrics:
             device = str(self.foundation.device)
             self._metrics[sprites] = tuple(metrics_for(sprites, self.clip, self.pickscore, device=device))
@@ -84,11 +91,14 @@ class Judge:
         folder: Path,
         store: Store,
         on_progress: Progress,
+        *,
+        samples: bool = False,
         **facts: Any,
     ) -> dict[str, Any]:
         """Generate, measure, and write report.json and index.html to `folder`; returns what report.json holds.
 
         Args:
+            samples: write the first contender's videos too, to samples/.
             facts: more of what is known, for report.json.
         """
         from evaluation.page import write_page
@@ -107,11 +117,26 @@ class Judge:
         moment = datetime.now(UTC).isoformat(timespec="seconds")
         told = as_json(report, title=title, measured_at=moment, **facts)
         write_page(report, told, folder / PAGE, fps=self.foundation.defaults.fps, sprites=exam.sprites)
+        if samples:
+            write_samples(report, folder / SAMPLES, self.foundation.defaults.fps)
         write_json(told, folder / REPORT)  # last: where it is, everything is
         return told
 
 
-def usual_prompts(references: Sequence[Reference], sprites: bool) -> list[str]:
+def write_samples(report: Report, folder: Path, fps: float) -> None:
+    """The first contender's videos as 001.mp4, ... in the order of its cases, and a contact sheet of them."""
+    from datasets.video import contact_sheet, encode_mp4
+
+    folder.mkdir(parents=True, exist_ok=True)
+    contender = report.contenders[0]
+    cases = report.cases[contender.name]
+    for number, case in enumerate(cases, 1):
+        facts = {"prompt": case.prompt, "seed": str(case.seed), "adapters": contender.title}
+        encode_mp4(case.video_FHWC, fps, folder / f"{number:03d}.mp4", metadata=facts)
+    contact_sheet([(case.prompt, case.video_FHWC) for case in cases]).save(folder / "sheet.png")
+
+
+def usual_prompts(references: Sequence[Reference], sprites: bool, count: int = HELD_OUT) -> list[str]:
     """Held-out appearances of the sprite world. Raises UserError for references of another world."""
     from evaluation.prompts import held_out_prompts
 
@@ -120,7 +145,7 @@ def usual_prompts(references: Sequence[Reference], sprites: bool) -> list[str]:
             "--prompts is missing: only the sprite world has prompts of its own; give a file with one prompt a line, "
             "each naming an appearance that is in none of the clips."
         )
-    return held_out_prompts(HELD_OUT, [reference.caption for reference in references])
+    return held_out_prompts(count, [reference.caption for reference in references])
 
 
 def score_table(told: Mapping[str, Any], title: str) -> Table:

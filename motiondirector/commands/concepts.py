@@ -131,6 +131,11 @@ def show_evaluation(console: Console, evaluated: Any) -> None:
         return
     console.print(table)
     console.print(escape(about), style="dim", highlight=False)
+    if evaluated.get("files"):
+        console.print(
+            f"{len(evaluated['files'])} files of it (page, report, videos): concepts pull --samples",
+            style="dim",
+        )
     for note in evaluated.get("notes") or []:
         console.print(f"note: {escape(note)}", style="dim", highlight=False)
 
@@ -187,6 +192,9 @@ def pull(
     to: Annotated[
         Path | None, typer.Option("--to", "-o", help="Folder to make; ./CONCEPT-VERSION by default.")
     ] = None,
+    samples: Annotated[
+        bool, typer.Option("--samples", help="Page, report and videos of its evaluation too, to evaluation/.")
+    ] = False,
     registry: RegistryUri = DEFAULT_REGISTRY,
     as_json: AsJson = False,
 ) -> None:
@@ -196,9 +204,21 @@ def pull(
 
     Example: motiondirector concepts pull car-turn@2 --to car-turn
     """
+    from infra.objects import get_files
+
     opened = open_it(registry)
     version = opened.resolve(ref)
+    evaluated = version.metrics.get("evaluation", {}).get("files", {})
+    if samples and not evaluated:
+        raise UserError(
+            f"{version.ref} has no samples in {registry}: `train-batch` keeps those of what it evaluates, `motiondirector "
+            "evaluate` writes them to a folder.",
+            status=404,
+            code="file_not_found",
+        )
     folder = opened.pull(version, to or Path(f"{version.concept}-{version.number}"))
+    if samples:
+        get_files(opened.storage, evaluated, folder / "evaluation")
     if as_json:
         print_json({**plain(version), "folder": str(folder)})
     else:

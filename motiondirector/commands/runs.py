@@ -77,24 +77,31 @@ def show(
 ) -> None:
     """A batch's concepts, or all about one: state, step, loss, lane, and what happened."""
     from motiondirector.commands.train_batch import show_records
+    from training.batch.validation import validations
 
     state = opened(registry, batch)
+    records = state.records() if concept is None else [state.record(concept)]
+    validated = validations(state, records)
     if concept is None:
-        records = state.records()
         if as_json:
-            print_json([told(record) for record in records])
+            print_json([{**told(record), "evaluation": validated.get(record.name)} for record in records])
         else:
-            show_records(Console(), records)
+            show_records(Console(), records, validated)
         return
-    record = state.record(concept)
+    (record,) = records
+    evaluation = validated.get(record.name)
     if as_json:
-        print_json({**told(record), "work": record.work, "history": record.history})
+        print_json({**told(record), "evaluation": evaluation, "work": record.work, "history": record.history})
         return
     console = Console()
     facts = Table(title=f"{batch}/{concept}", show_header=False)
     for name, value in told(record).items():
         if value is not None:
             facts.add_row(name, escape(str(value)))
+    if evaluation is not None:
+        facts.add_row("evaluation", escape(evaluation["error"] or f"in {evaluation['seconds']} s"))
+        for name, mean in evaluation["scores"].items():
+            facts.add_row(escape(f"  {name}"), f"{mean:.4f}")
     console.print(facts)
     for at, status, note in record.history:
         when = datetime.fromtimestamp(at, UTC)

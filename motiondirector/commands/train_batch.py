@@ -17,11 +17,14 @@ from rich.table import Table
 from infra.errors import UserError
 from motiondirector.batch_screen import BatchScreen
 from motiondirector.commands.concepts import DEFAULT_REGISTRY, RegistryUri
+from motiondirector.commands.evaluate import ClipWeights, PickWeights
 
 if TYPE_CHECKING:
     from training.batch.plan import Plan
     from training.batch.profile import Profile
     from training.batch.state import Record
+
+SHOWN_SCORES = 3  # in the table; `concepts show` has all
 
 
 def register(app: typer.Typer) -> None:
@@ -88,6 +91,22 @@ def train_batch(
             "at most a minute for each group of settings."
         ),
     ] = None,
+    evaluate: Annotated[
+        bool, typer.Option(help="Score each published version and keep sample videos, beside the training.")
+    ] = True,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="What to evaluate with, as in `evaluate`; rows may name their `concept`.",
+            show_default="4 held-out appearances; captions, if the clips are no sprites",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Videos of each prompt, from the seeds 1, 2, ...", min=1)] = 1,
+    evaluate_steps: Annotated[
+        int | None, typer.Option(help="Denoising steps of these videos. Absent: the foundation's.", min=1)
+    ] = None,
+    clip: ClipWeights = None,
+    pickscore: PickWeights = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
     """Train many concepts on one resident model, several in one forward, and publish each as it ends.
@@ -106,8 +125,14 @@ def train_batch(
 
     With --address lanes run on a Ray cluster's nodes, one a GPU, and this command starts them again when one dies; all that
     lasts is in the registry's storage, which every node must reach.
+
+    What is published is evaluated by a process of its own at a low priority, on the machine of this command (it holds the
+    foundation once more: on a GPU that has no room for two give --no-evaluate). Scores and samples lie with the version:
+    `concepts show`, `concepts pull --samples`. A version that cannot be evaluated is published all the same.
     """
+    from evaluation.prompts import read_prompts
     from infra.registry import open_registry
+    from motiondirector.batch_validation import Evaluation
     from motiondirector.progress import Bars
     from motiondirector.settings import parse_settings
     from training.batch.manifest import read_manifest
@@ -117,9 +142,11 @@ def train_batch(
     from training.batch.run import enter
     from training.batch.run import train_batch as run
     from training.batch.state import open_batch
+    from training.batch.validation import validations
 
     defaults: dict[str, Any] = {"data": data, "foundation": foundation}
     defaults = {key: value for key, value in defaults.items() if value is not None}
+    texts = () if prompts is None else tuple(read_prompts(prompts))
     entries = read_manifest(manifest, {**parse_settings(setting or []), **defaults})
     members, count = pack_size(pack), lane_count(lanes, address)
     console = Console()
@@ -150,6 +177,11 @@ def train_batch(
         batch_id = name or batch_name(manifest)
         batch = open_batch(opened.storage, batch_id)
         enter(batch, plan, {"manifest": manifest, "registry": opened.uri})
+        validate = (
+            Evaluation(opened.uri, texts, seeds, steps=evaluate_steps, clip=clip, pickscore=pickscore)
+            if evaluate
+            else None
+        )
         if on_ray:
             from training.batch.ray_lanes import train_on_ray
 
@@ -163,12 +195,21 @@ def train_batch(
                     pack=members,
                     profile=measured,
                     cpus=cpus_per_lane or shared_cpus(address, count),
+                    works=plan.works,
+                    validate=validate,
                     on_look=screen,
                 )
         else:
             with Bars() as bars:
-                records = run(batch, opened, pack=members, profile=measured, watcher=watcher(console, bars))
-    show_records(console, records)
+                records = run(
+                    batch,
+                    opened,
+                    pack=members,
+                    profile=measured,
+                    watcher=watcher(console, bars),
+                    validate=validate,
+                )
+    show_records(console, records, validations(batch, records))
     if any(record.status == "failed" for record in records):
         raise typer.Exit(1)
 
@@ -291,15 +332,33 @@ def show_plan(console: Console, plan: Plan, profile: Profile | None) -> None:
         console.print(f"  {done.work.name}: {done.version} is the same", highlight=False, style="dim")
 
 
-def show_records(console: Console, records: list[Record]) -> None:
-    """One row a concept."""
-    table = Table("concept", "state", "step", "loss", "version or reason")
+def show_records(console: Console, records: list[Record], validated: dict[str, dict[str, Any]]) -> None:
+    """One row a concept. `validated` is `training.batch.validation.validations` of them."""
+    columns = (
+        "concept",
+        "state",
+        "step",
+        "loss",
+        "version or reason",
+        *(["evaluation"] if validated else []),
+    )
+    table = Table(*columns)
     for record in records:
         state = f"{record.status} (cancelling)" if record.cancelling else record.status
         loss = "" if record.loss is None else f"{record.loss:.4f}"
         said = record.version or record.reason or ""
-        table.add_row(record.name, state, f"{record.step}/{record.steps}", loss, escape(said))
+        scores = [escape(scored(validated.get(record.name)))] if validated else []
+        table.add_row(record.name, state, f"{record.step}/{record.steps}", loss, escape(said), *scores)
     console.print(table)
+
+
+def scored(validation: dict[str, Any] | None) -> str:
+    """The first scores of a validation, or why there are none."""
+    if validation is None:
+        return ""
+    if validation["error"] is not None:
+        return f"failed: {validation['error']}"
+    return ", ".join(f"{name} {mean:.3f}" for name, mean in list(validation["scores"].items())[:SHOWN_SCORES])
 
 
 def size(count: float) -> str:

@@ -37,6 +37,7 @@ from infra.s3server import LoopbackS3
 from infra.storage import open_storage
 from motiondirector.demo.story import end, heed_interrupts, prepare, terminated_as_interrupted
 from training.batch.state import BatchState, Record, open_batch
+from training.batch.validation import validations
 
 NAME = "crowd"
 BAD = "spoilt"
@@ -184,14 +185,19 @@ class Crowd:
         """What became of every concept, checked. Raises UserError."""
         opened = open_registry(registry)
         rows = []
-        for record in sorted(batch.records(), key=lambda r: r.name):
+        records = batch.records()
+        scores = validations(batch, records)
+        for record in sorted(records, key=lambda r: r.name):
             versions = [str(v) for v in opened.versions(record.name)] if record.status == "published" else []
-            rows.append({**about(record), "versions": len(versions)})
+            found = scores.get(record.name)
+            rows.append(
+                {**about(record), "scores": found["scores"] if found else {}, "versions": len(versions)}
+            )
         wrong = [
             row["concept"]
             for row in rows
             if (row["concept"] == BAD) != (row["status"] == "failed")
-            or (row["concept"] != BAD and (row["status"], row["versions"]) != ("published", 1))
+            or (row["concept"] != BAD and (row["versions"] != 1 or not row["scores"]))
         ]
         seconds = time.monotonic() - self.began
         report = {"seconds": seconds, "driver": code, "events": self.events, "concepts": rows}
@@ -210,7 +216,6 @@ def about(record: Record) -> dict[str, Any]:
         "version": record.version,
         "lost": record.lost,
         "reason": record.reason,
-        "metrics": record.metrics,
     }
 
 

@@ -92,10 +92,13 @@ def test_the_cache_works_on_s3(foundation, clips, s3, tmp_path, deaf):
 
 def test_another_bucket_or_foundation_is_another_object(foundation, clips, monkeypatch):
     bucket = foundation.test_bucket
-    keys = {clip_key(clips[0], foundation, bucket), clip_key(clips[1], foundation, bucket)}
-    keys.add(clip_key(clips[0], foundation, Bucket(bucket.frames, 32, 64)))
+    keys = {
+        clip_key(clips[0].sha256, foundation.fingerprint, bucket),
+        clip_key(clips[1].sha256, foundation.fingerprint, bucket),
+    }
+    keys.add(clip_key(clips[0].sha256, foundation.fingerprint, Bucket(bucket.frames, 32, 64)))
     monkeypatch.setattr(foundation, "fingerprint", "another")
-    keys.add(clip_key(clips[0], foundation, bucket))
+    keys.add(clip_key(clips[0].sha256, foundation.fingerprint, bucket))
     assert len(keys) == 4
 
 
@@ -103,7 +106,7 @@ def test_another_bucket_or_foundation_is_another_object(foundation, clips, monke
 def test_damaged_objects_are_computed_again_with_a_warning(foundation, clips, tmp_path, caplog, damage):
     bucket, cache = foundation.test_bucket, LatentCache(open_storage(tmp_path))
     once = prepare(clips[:1], foundation, bucket, cache)
-    key = clip_key(clips[0], foundation, bucket)
+    key = clip_key(clips[0].sha256, foundation.fingerprint, bucket)
     good = cache.storage.get(key)
     flipped = bytearray(good)
     flipped[-5] ^= 1

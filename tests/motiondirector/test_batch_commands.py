@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 
 import pytest
 from clip_sets import sliding_clips, write_set
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 
 from infra.registry import open_registry
 from motiondirector.cli import build
+from training.batch.validation import Validator
 
 
 @pytest.fixture
@@ -33,12 +35,32 @@ def shown(*arguments):
     return result.output
 
 
-def test_a_batch_from_the_plan_to_the_registry(place):
+class Here:
+    """Validates in this process: a child would load torch and diffusers once more (tests/training/test_validation.py)."""
+
+    def __init__(self, batch, registry, validate):
+        self.validator = Validator(batch, registry, pickle.loads(pickle.dumps(validate)))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def finish(self, stopping):
+        self.validator.run(stopping, lambda: True)
+
+
+def test_a_batch_from_the_plan_to_the_registry(place, monkeypatch):
+    monkeypatch.setattr("training.batch.run.Validating", Here)
     plan = shown("train-batch", "batch.yaml", "--registry", "reg", "--dry-run")
     assert "2 concepts to train in 1 packs on 1 lane; 0 done before" in plan
     assert not (place / "reg").exists()
-    ended = shown("train-batch", "batch.yaml", "--registry", "reg")
+    (place / "prompts.csv").write_text("prompt,concept\na red star,\na blue cross,b\n")
+    evaluated = ("--prompts", "prompts.csv", "--evaluate-steps", "1")
+    ended = shown("train-batch", "batch.yaml", "--registry", "reg", *evaluated)
     assert "a: published a@1" in ended
+    assert "motion fidelity" in ended
     assert {info.name for info in open_registry("reg").concepts()} == {"a", "b"}
     assert "0 concepts to train in 0 packs" in shown(
         "train-batch", "batch.yaml", "--registry", "reg", "--dry-run"
@@ -46,12 +68,28 @@ def test_a_batch_from_the_plan_to_the_registry(place):
     assert json.loads(shown("runs", "list", "--registry", "reg", "--json")) == {"batch": {"published": 2}}
     one = json.loads(shown("runs", "show", "batch", "b", "--registry", "reg", "--json"))
     assert (one["status"], one["version"], one["step"], one["lane"]) == ("published", "b@1", 3, None)
+    assert one["evaluation"]["error"] is None
+    assert one["evaluation"]["scores"]
     assert "published" in shown("runs", "show", "batch", "--registry", "reg")
     assert "published b@1" in shown("runs", "logs", "batch", "b", "--registry", "reg")
     assert "loading tiny-random:wan" in shown("runs", "logs", "batch", "--registry", "reg")
     lines = json.loads(shown("runs", "logs", "batch", "a", "--tail", "1", "--registry", "reg", "--json"))
     assert [line["text"] for line in lines] == ["published a@1"]
-    assert "published  b@1" in shown("runs", "show", "batch", "b", "--registry", "reg")
+    told = shown("runs", "show", "batch", "b", "--registry", "reg")
+    assert "published  b@1" in told
+    assert "motion fidelity" in told
+    evaluation = json.loads(shown("concepts", "show", "b", "--registry", "reg", "--json"))["metrics"][
+        "evaluation"
+    ]
+    assert evaluation["prompts"] == 2
+    assert "concepts pull --samples" in shown("concepts", "show", "b", "--registry", "reg")
+    shown("concepts", "pull", "b", "--registry", "reg", "--to", "b", "--samples")
+    assert sorted(path.name for path in (place / "b" / "evaluation" / "samples").iterdir()) == [
+        "001.mp4",
+        "002.mp4",
+        "sheet.png",
+    ]
+    assert (place / "b" / "evaluation" / "index.html").is_file()
 
 
 def test_waiting_concepts_are_cancelled_and_tried_again(place):

@@ -10,10 +10,11 @@ from infra.registry import open_registry
 from infra.storage import open_storage
 from models.adapter import read_adapter
 from models.load import load_foundation
-from training.batch.lane import Lane, Watcher, prepare_work
+from training.batch.lane import Lane, Watcher
 from training.batch.lane_worker import stay
 from training.batch.manifest import Entry
 from training.batch.plan import Sources, make_plan
+from training.batch.prepare import prepare_work
 from training.batch.run import enter, train_batch
 from training.batch.state import BatchState, open_batch
 from training.local import train_local
@@ -68,7 +69,9 @@ class House:
         return {work.name: work for work in plan.works}
 
     def lane(self, watcher=None, **options):
-        return Lane(self.state(), self.registry, watcher=watcher, every_s=3600, device="cpu", **options)
+        options = {"every_s": 3600, "device": "cpu", "ahead": False, **options}
+        self.last = Lane(self.state(), self.registry, watcher=watcher, **options)
+        return self.last
 
     def statuses(self):
         return {record.name: record.status for record in self.batch.records()}
@@ -172,9 +175,12 @@ class Killed(BaseException):
     pass
 
 
-def kill_at(step):
+def kill_at(step, house):
+    """Killed at that step, its checkpoints not being in flight."""
+
     def act(_name, now):
         if now == step:
+            house.last.checkpoints.flush()
             raise Killed
 
     return act
@@ -183,7 +189,7 @@ def kill_at(step):
 def test_a_killed_lanes_concepts_go_on_from_their_checkpoints(house, foundation, tmp_path):
     works = house.add("c0", "c1", steps=5)
     with pytest.raises(Killed):
-        house.lane(Hook(kill_at(3))).run()
+        house.lane(Hook(kill_at(3, house))).run()
     assert {r.name: (r.status, r.checkpoint_step) for r in house.batch.records()} == {
         "c0": ("preparing", 2),
         "c1": ("preparing", 2),
@@ -287,7 +293,7 @@ def test_a_concept_that_lost_lanes_trains_alone(house, monkeypatch):
 def test_a_damaged_checkpoint_is_not_trained_from(house):
     house.add("c0", steps=5)
     with pytest.raises(Killed):
-        house.lane(Hook(kill_at(3))).run()
+        house.lane(Hook(kill_at(3, house))).run()
     storage = open_storage(house.batch.storage.uri)
     key = house.batch.record("c0").checkpoint
     storage.put(key, storage.get(key)[:-8] + b"\0" * 8)

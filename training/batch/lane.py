@@ -9,43 +9,39 @@ at any moment it costs the steps since the last checkpoints.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import socket
-import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from safetensors import SafetensorError
 
-from datasets.clips import read_clips
-from datasets.latents import CachedClip, LatentCache, prepare
+from datasets.latents import CachedClip
 from infra.errors import UserError
 from infra.registry import Registry
-from infra.storage import open_storage
-from models.foundation import Bucket, Foundation
+from models.foundation import Foundation
 from models.load import load_foundation
-from training.adapters import data_sha256, describe, write_adapters
+from training.batch.ahead import Ahead
+from training.batch.checkpoints import CheckpointWriter, restore
 from training.batch.heartbeat import Heartbeat
 from training.batch.plan import DEFAULT_PACK, MOST, capacity_for
+from training.batch.prepare import DTYPES, prepare_work
 from training.batch.profile import Profile
+from training.batch.publishing import publish_work
 from training.batch.state import BatchState, Claim, LeaseLost, Record
 from training.batch.work import Work
 from training.group import GroupKey
 from training.loop import StepReport, bank_slots
-from training.pack import Capacity, Ended, Event, Failed, Member, MemberState, Pack, Stepped
+from training.pack import Capacity, Ended, Event, Failed, Member, Pack, Stepped
 
 log = logging.getLogger(__name__)
 
 RECENT = 50  # steps whose mean losses are published
-DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 LOOK_S = 10.0
 ALONE_AFTER = 1  # lost lanes: then a concept trains alone, so that it takes nobody with it
 
@@ -73,7 +69,6 @@ class Held:
     claim: Claim
     work: Work
     clips: Sequence[CachedClip] = field(repr=False)
-    checkpoint: str | None
     recent: deque[tuple[float, float, float]] = field(default_factory=lambda: deque(maxlen=RECENT))
 
 
@@ -85,6 +80,7 @@ class Lane:
         most: members of a pack whatever `pack` and `profile` say: this lane's share.
         device: None takes CUDA where there is one.
         every_s: seconds between renewals of the claims.
+        ahead: whether a thread here prepares the concepts that wait; False where others do (ray_prepare.py).
     """
 
     def __init__(
@@ -99,6 +95,7 @@ class Lane:
         device: str | None = None,
         watcher: Watcher | None = None,
         every_s: float | None = None,
+        ahead: bool = True,
     ) -> None:
         self.batch, self.registry = batch, registry
         self.owner = owner or f"{socket.gethostname()}:{threading.get_native_id()}"
@@ -106,14 +103,19 @@ class Lane:
         self.most = most
         self.watcher = watcher or Watcher()
         self.batch_id = batch.about()["id"]
-        self.heartbeat = Heartbeat(
-            BatchState(batch.storage, clock=batch.clock, lease_s=batch.lease_s), every_s
-        )
+        self.ahead = ahead
+        self.heartbeat = Heartbeat(self._own_state(), every_s)
+        self.checkpoints = CheckpointWriter(self._own_state())
+        self._encoding = threading.Lock()  # of the VAE and the text encoder, by this thread and the one ahead
         self._loaded: tuple[tuple[str | None, str], Foundation] | None = None
         self._limits: dict[GroupKey, int] = {}  # of packs that did not fit the memory
         self._works: dict[tuple[str, str], Work] = {}
         self._stopping = threading.Event()
         self._looked = 0.0
+
+    def _own_state(self) -> BatchState:
+        """The batch's, for a thread of its own."""
+        return BatchState(self.batch.storage, clock=self.batch.clock, lease_s=self.batch.lease_s)
 
     def stop(self) -> None:
         """Ask the lane, from a thread or a signal handler, to keep what it has and give it back: it must go."""
@@ -129,7 +131,7 @@ class Lane:
         Raises:
             UserError: the storage is away (503); claims run out and are taken by others.
         """
-        with self.heartbeat:
+        with self.heartbeat, self.checkpoints:
             while not self._stopping.is_set():
                 claim = self.batch.claim(self.owner)
                 if claim is None:
@@ -150,7 +152,7 @@ class Lane:
         alone = first.record.lost > ALONE_AFTER
         capacity = self._capacity(work, alone)
         held: dict[str, Held] = {}
-        with Pack(foundation, work.key, capacity) as pack:
+        with self._preparing_ahead(work, foundation), Pack(foundation, work.key, capacity) as pack:
             claim: Claim | None = first
             while True:
                 while claim is not None:
@@ -173,6 +175,12 @@ class Lane:
                 # Looking for others costs a listing: done as slots come free, and now and then for those added late.
                 look = not alone and (ended or time.monotonic() - self._looked > LOOK_S)
                 claim = self._next(pack, work.key) if look else None
+
+    def _preparing_ahead(self, work: Work, foundation: Foundation) -> AbstractContextManager[Any]:
+        if not self.ahead:
+            return nullcontext()
+        dtype = DTYPES[work.config.dtype]
+        return Ahead(self._own_state(), self.owner, foundation, dtype, self._encoding)
 
     def _capacity(self, work: Work, alone: bool) -> Capacity:
         """Slots for a pack of this concept's group, whoever of those who wait comes together in it."""
@@ -234,40 +242,28 @@ class Lane:
         work, record = claim.record.parsed_work, claim.record
         self.watcher.preparing(work.name)
         try:
-            clips = prepare_work(work, foundation)
-            state = self._restore(record)
+            clips = prepare_work(work, foundation, self._encoding)
+            state = restore(self.batch.storage, record)
             pack.admit(Member(work.name, work.concept, work.config, clips), state)
         except Exception as error:
             if isinstance(error, UserError) and error.status == 503:
                 raise  # not the concept's fault
             self._fail(claim, error)
             return
-        held[work.name] = Held(claim, work, clips, record.checkpoint)
-
-    def _restore(self, record: Record) -> MemberState | None:
-        if record.checkpoint is None:
-            return None
-        data = self.batch.storage.get(record.checkpoint)
-        try:
-            if hashlib.sha256(data).hexdigest()[:16] not in record.checkpoint:
-                raise ValueError("its content does not have its checksum")
-            return MemberState.decode(data)
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"the checkpoint {record.checkpoint} of step {record.checkpoint_step} is damaged ({error}); `motiondirector "
-                "runs retry` trains it from its beginning.",
-                status=502,
-                code="object_damaged",
-            ) from None
+        self.checkpoints.begin(claim)
+        held[work.name] = Held(claim, work, clips)
 
     # ----------------------------------------------------------------- a step
     def _heard(self, pack: Pack, held: dict[str, Held]) -> bool:
         """Let go of what another has, or what was cancelled. True when slots came free."""
+        self.checkpoints.check()
+        self.heartbeat.gone |= self.checkpoints.lost() & held.keys()
         going = [name for name in held if name in self.heartbeat.gone | self.heartbeat.cancelling]
         for name in going:
             one = held.pop(name)
             if name in pack.members:
                 pack.leave(name)
+            self.checkpoints.drop(name)
             self.heartbeat.drop(name)
             if name not in self.heartbeat.gone:
                 self._end(one.claim, lambda one=one: self.batch.cancelled(one.claim))  # type: ignore[misc]
@@ -290,65 +286,41 @@ class Lane:
             return True
         assert isinstance(event, Stepped)
         if report.step % one.work.config.checkpoint_interval == 0:
-            try:
-                self._checkpoint(pack, one)
-            except LeaseLost:
-                self.heartbeat.gone.add(event.name)
-                return self._heard(pack, held)
+            self.checkpoints.put(one.claim, pack.state(event.name))
         return False
 
-    def _checkpoint(self, pack: Pack, one: Held) -> None:
-        """Put a member's state into the storage, then into its record. Raises LeaseLost."""
-        state = pack.state(one.work.name)
-        data = state.encode()
-        key = f"checkpoints/{one.work.name}/{state.step:07d}-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
-        self.batch.storage.put(key, data)
-        self.batch.checkpointed(one.claim, state.step, key)
-        before, one.checkpoint = one.checkpoint, key
-        if before is not None and before != key:
-            self.batch.storage.delete(before)
-
     def _publish(self, one: Held, event: Ended, foundation: Foundation) -> None:
-        """The adapter file with all that is known about it, published once, whoever else tries."""
-        work, claim = one.work, one.claim
+        """The concept's version, and its end."""
+        work, claim, step = one.work, one.claim, event.report.step
         spatial, temporal, seconds = (
             sum(column) / len(one.recent) for column in zip(*one.recent, strict=True)
         )
-        metadata = describe(work.config, work.concept, one.clips, steps=event.report.step)
-        run = f"{self.batch_id}/{work.name}/{claim.record.attempt}"
-        with tempfile.TemporaryDirectory(prefix="motiondirector-adapter-") as temporary:
-            folder = Path(temporary)
-            try:
-                written = write_adapters(folder, foundation, event.tensors, metadata)
-                (folder / "config.yaml").write_text(settings_file(work))
-                self.batch.beat(claim)
-                version = self.registry.publish(
-                    work.name,
-                    folder,
-                    metadata={
-                        **metadata,
-                        "rank": max(adapter.rank for adapter in written.values()),
-                        "foundation": foundation.name,
-                        "foundation_fingerprint": foundation.fingerprint,
-                        "run": run,
-                    },
-                    metrics={
-                        "loss": spatial + temporal,
-                        "spatial_loss": spatial,
-                        "temporal_loss": temporal,
-                        "seconds_per_step": seconds,
-                    },
-                    once=run,
-                )
-            except LeaseLost:
-                self.heartbeat.drop(work.name)
-                return
-            except UserError as error:
-                if error.status == 503:
-                    raise
-                self._fail(claim, error)
-                return
-        step, loss = event.report.step, spatial + temporal
+        loss = spatial + temporal
+        try:
+            version = publish_work(
+                self.registry,
+                work,
+                f"{self.batch_id}/{work.name}/{claim.record.attempt}",
+                one.clips,
+                foundation,
+                event.tensors,
+                steps=step,
+                metrics={
+                    "loss": loss,
+                    "spatial_loss": spatial,
+                    "temporal_loss": temporal,
+                    "seconds_per_step": seconds,
+                },
+                before=lambda: self.batch.beat(claim),
+            )
+        except LeaseLost:
+            self._let_go(work.name)
+            return
+        except UserError as error:
+            if error.status == 503:
+                raise
+            self._fail(claim, error)
+            return
         self._end(claim, lambda: self.batch.publish(claim, version.ref, step=step, loss=loss))
 
     # ---------------------------------------------------------------- an end
@@ -362,7 +334,7 @@ class Lane:
 
     def _end(self, claim: Claim, end: Callable[[], Record]) -> None:
         """Write a concept's end, unless another has it now; its checkpoints are of no more use."""
-        self.heartbeat.drop(claim.name)
+        self._let_go(claim.name)
         try:
             record = end()
         except LeaseLost:
@@ -371,16 +343,23 @@ class Lane:
             self.batch.storage.delete(info.key)
         self.watcher.ended(record)
 
+    def _let_go(self, name: str) -> None:
+        """Renew its claim no more, and write no more checkpoints of it."""
+        self.checkpoints.drop(name)
+        self.heartbeat.drop(name)
+
     def _give_back(self, held: dict[str, Held], pack: Pack | None = None) -> None:
         """For whoever takes them next: with the members' states of now, where the pack's are sound."""
-        for name, one in list(held.items()):
+        if pack is not None:
+            for name, one in held.items():
+                self.checkpoints.put(one.claim, pack.state(name))
+        self.checkpoints.flush()
+        for name, one in held.items():
+            self._let_go(name)
             try:
-                if pack is not None:
-                    self._checkpoint(pack, one)
-                self.heartbeat.drop(name)
                 self.batch.release(one.claim)
             except LeaseLost:
-                self.heartbeat.drop(name)
+                continue
         held.clear()
 
     def _too_large(self, pack: Pack, held: dict[str, Held]) -> None:
@@ -401,34 +380,6 @@ class Lane:
             "%d members do not fit the device's memory; going on with %d", len(held), self._limits[pack.key]
         )
         self._give_back(held)
-
-
-def prepare_work(work: Work, foundation: Foundation) -> list[CachedClip]:
-    """A work's latents and text, from the cache beside its clips or computed. Raises UserError."""
-    clips = read_clips(work.data, work.concept)
-    if data_sha256(clips) != work.data_sha256:
-        raise UserError(
-            f"concept {work.concept}: its clips at {work.data} are others than when it was planned; add it to the batch "
-            "again.",
-            status=409,
-            code="data_changed",
-        )
-    config = work.config
-    assert config.frames is not None
-    assert config.height is not None
-    assert config.width is not None
-    bucket = Bucket(config.frames, config.height, config.width)
-    return prepare(clips, foundation, bucket, LatentCache(open_storage(work.data)), foundation.device)
-
-
-def settings_file(work: Work) -> str:
-    """config.yaml of a version: `motiondirector train --config` trains the same again."""
-    told: dict[str, Any] = {"concept": work.concept, "data": work.data, "foundation": work.foundation}
-    if work.name != work.concept:
-        told["publish_as"] = work.name
-    return yaml.safe_dump(
-        {**told, **work.config.model_dump(mode="json")}, sort_keys=False, allow_unicode=True
-    )
 
 
 def _check(work: Work) -> None:

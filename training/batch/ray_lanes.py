@@ -15,6 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,6 +26,8 @@ from training.batch.plan import MOST
 from training.batch.profile import Profile
 from training.batch.sizing import Deaths, LaneNow, Need, Start, check_room, lane_need, places, to_start
 from training.batch.state import BatchState, Record
+from training.batch.validation import Validate, Validating
+from training.batch.work import Work
 
 log = logging.getLogger(__name__)
 
@@ -164,10 +167,35 @@ class Driver:
         return records
 
 
-def train_on_ray(batch: BatchState, registry: Registry, name: str, **options: Any) -> list[Record]:
-    """`Driver(...).run()`, which SIGINT and SIGTERM let end in order; a second Ctrl-C ends at once."""
+def train_on_ray(
+    batch: BatchState,
+    registry: Registry,
+    name: str,
+    *,
+    works: Sequence[Work] = (),
+    validate: Validate | None = None,
+    **options: Any,
+) -> list[Record]:
+    """`Driver(...).run()`, which SIGINT and SIGTERM let end in order; a second Ctrl-C ends at once.
+
+    Args:
+        works: what lanes will want, in that order: latents of it are made ahead where lanes leave the CPUs free (they
+            train on GPUs). Elsewhere each lane makes its own beside its training.
+        validate: of what is published, in a process beside this one.
+    """
+    from training.batch.ray_prepare import prepare_ahead
     from training.batch.run import stopped_by_signals
 
     driver = Driver(batch, registry, name, **options)
-    with stopped_by_signals(driver):
-        return driver.run()
+    on_gpus = any(node.get("GPU") for node in reachable_nodes())
+    preparing = prepare_ahead(works) if works and on_gpus else None
+    beside = nullcontext() if validate is None else Validating(batch, registry, validate)
+    try:
+        with stopped_by_signals(driver), beside as validating:
+            records = driver.run()
+            if validating is not None and not driver.stopping:
+                validating.finish(lambda: driver.stopping)
+            return records
+    finally:
+        if preparing is not None:
+            preparing.stop()

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 from infra.registry import Registry
@@ -17,6 +17,7 @@ from training.batch.logs import Journal, JournalHandler, Notes, Several
 from training.batch.plan import Plan
 from training.batch.profile import Profile
 from training.batch.state import BatchState, Record
+from training.batch.validation import Validate, Validating
 
 POLL_S = 5.0
 
@@ -39,9 +40,13 @@ def train_batch(
     profile: Profile | None = None,
     device: str | None = None,
     watcher: Watcher | None = None,
+    validate: Validate | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[Record]:
     """Train until every concept of the batch has ended, those that others hold included. Returns the records.
+
+    With `validate`, a process beside this one calls it with each version that is published (training/batch/validation.py);
+    what it finds is in `validations`. This returns when all are validated.
 
     Killed, and called again, it goes on: what it held is free again when its leases have run out. Ctrl-C or SIGTERM
     keeps and gives back what it holds, and returns; a second Ctrl-C ends at once.
@@ -50,6 +55,7 @@ def train_batch(
         UserError: the storage is away (503).
     """
     owner = f"{socket.gethostname()}-{os.getpid()}"
+    beside = nullcontext() if validate is None else Validating(batch, registry, validate)
     with Journal(batch.storage, owner) as journal:
         notes = Notes(journal)
         lane = Lane(
@@ -61,8 +67,11 @@ def train_batch(
             device=device,
             watcher=Several(notes, watcher or Watcher()),
         )
-        with JournalHandler(notes), stopped_by_signals(lane):
-            return _until_all_ended(lane, batch, sleep)
+        with JournalHandler(notes), stopped_by_signals(lane), beside as validating:
+            records = _until_all_ended(lane, batch, sleep)
+            if validating is not None and not lane.stopping:
+                validating.finish(lambda: lane.stopping)
+            return records
 
 
 def _until_all_ended(lane: Lane, batch: BatchState, sleep: Callable[[float], None]) -> list[Record]:

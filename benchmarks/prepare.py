@@ -1,0 +1,156 @@
+"""How fast latents are prepared, against the bare decoder and VAE: `python benchmarks/prepare.py [CLIPS]` (24 when not given).
+
+Renders clips of the sprite world into a clip set, then, turn by turn over several rounds, on the embedded foundation:
+
+    bare      decode every clip, then encode it by the VAE: nothing read, checked, resized, captioned, hashed or stored
+    prepared  `prepare_portions`: read from Parquet, hashes checked, decoded, encoded, captions too, stored in the cache
+
+Both make the same latents, which is checked. Prints clips a second of each, and their ratio; captions are unlike, so
+each costs the text encoder once (it has no bare side: its time is told apart).
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from datasets.clips import Clip, make_clip, read_clips
+from datasets.decode import decode
+from datasets.latents import LatentCache, clip_key, text_of
+from datasets.parquet import Pending, append
+from datasets.sprites.captions import canonical
+from datasets.sprites.motions import NOVEL
+from datasets.sprites.render import render_clip
+from datasets.sprites.world import appearances
+from infra.storage import open_storage
+from models.foundation import Foundation
+from models.load import load_foundation
+from training.adapters import data_sha256
+from training.batch.prepare import Missing, prepare_portions
+from training.batch.work import Work
+from training.config import make_config
+
+ROUNDS = 3
+CLIPS_EACH = 4  # of a concept
+
+
+def write_clips(uri: Path, count: int, frames: int, side: int) -> None:
+    """A clip set of rendered clips, four a concept."""
+    motion = next(iter(NOVEL.values()))
+    with tempfile.TemporaryDirectory() as folder:
+        spool = open_storage(folder)
+        pending = [
+            Pending.spooled(
+                make_clip(
+                    concept=f"c{number // CLIPS_EACH}",
+                    caption=canonical(scene, motion),
+                    frames_FHWC=render_clip(scene, motion, frames, side, number),
+                    fps=8,
+                    source_uri=f"{number}.mp4",
+                    source_sha256=f"{number}",
+                ),
+                spool,
+            )
+            for number, scene in enumerate(appearances(count, 7))
+        ]
+        append(open_storage(uri), pending, spool)
+
+
+def works_of(uri: Path, foundation: Foundation) -> list[Work]:
+    """Every concept of the set, as a batch has it."""
+    bucket = foundation.defaults.bucket
+    size = {"frames": bucket.frames, "height": bucket.height, "width": bucket.width}
+    concepts: dict[str, list[Clip]] = {}
+    for clip in read_clips(uri):
+        concepts.setdefault(clip.concept, []).append(clip)
+    return [
+        Work(
+            name,
+            name,
+            str(uri),
+            data_sha256(clips),
+            len(clips),
+            None,
+            foundation.fingerprint,
+            make_config(size),
+        )
+        for name, clips in concepts.items()
+    ]
+
+
+def bare(clips: list[Clip], foundation: Foundation) -> tuple[float, float, dict[str, torch.Tensor]]:
+    """Seconds of the decoder, seconds of the VAE, and the latents by hash."""
+    began = time.perf_counter()
+    videos = [decode(clip.video, name=clip.clip_id).frames_FHWC for clip in clips]
+    decoded = time.perf_counter()
+    latents = {}
+    for clip, video in zip(clips, videos, strict=True):
+        pixels = torch.from_numpy(video).permute(3, 0, 1, 2).float() / 127.5 - 1
+        encoded = foundation.encode_video(pixels.unsqueeze(0).to(foundation.device))
+        latents[clip.sha256] = encoded[0].float().cpu()
+    return decoded - began, time.perf_counter() - decoded, latents
+
+
+def prepared(works: list[Work], foundation: Foundation) -> float:
+    """Seconds to have everything in an empty cache."""
+    cache = LatentCache(open_storage(works[0].data))
+    for key in cache.keys(""):
+        cache.storage.delete(key)
+    began = time.perf_counter()
+    done = list(prepare_portions(Missing().of_all(works), foundation))
+    assert [one.error for one in done] == [None] * len(works)
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Prints the two sides."""
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 24
+    foundation = load_foundation()
+    bucket = foundation.defaults.bucket
+    with tempfile.TemporaryDirectory() as folder:
+        uri = Path(folder) / "clips"
+        write_clips(uri, count, bucket.frames, bucket.height)
+        clips, works = read_clips(uri), works_of(uri, foundation)
+        bare(clips[:2], foundation)  # warm
+        text_of(clips[0].caption, foundation)
+        rounds = []
+        for _ in range(ROUNDS):
+            decoding, encoding, latents = bare(clips, foundation)
+            seconds = prepared(works, foundation)
+            began = time.perf_counter()
+            for clip in clips:
+                text_of(clip.caption, foundation)
+            rounds.append((decoding, encoding, seconds, time.perf_counter() - began))
+        cache = LatentCache(open_storage(uri))
+        for clip in clips:
+            found = cache.get(clip_key(clip.sha256, foundation.fingerprint, bucket))
+            assert found is not None
+            assert torch.equal(found["latents"], latents[clip.sha256])
+    decoding, encoding, seconds, captions = (
+        statistics.median(column) for column in zip(*rounds, strict=True)
+    )
+    ratios = sorted((d + e) / s for d, e, s, _ in rounds)
+    print(f"{count} clips of {bucket}, {len(works)} concepts, {ROUNDS} rounds in turns; medians")
+    print(f"bare decoder               {count / decoding:8.2f} clips/s")
+    print(f"bare VAE                   {count / encoding:8.2f} clips/s")
+    print(f"bare decoder, then VAE     {count / (decoding + encoding):8.2f} clips/s")
+    print(f"prepared, captions as well {count / seconds:8.2f} clips/s (the captions alone: {captions:.2f} s)")
+    print(
+        f"prepared / bare            {statistics.median(ratios):8.2f}      ({ratios[0]:.2f} to {ratios[-1]:.2f} by round)"
+    )
+    device = torch.cuda.get_device_name() if foundation.device.type == "cuda" else "CPU"
+    print(
+        f"{device}, {torch.get_num_threads()} threads, {platform.machine()}, {foundation.dtype}, torch {torch.__version__}, "
+        f"{datetime.now(UTC):%Y-%m-%d}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Latents ahead of the lanes by Ray Data: the same objects as in one process, each once."""
+
+import pytest
+from clip_sets import sliding_clips, write_set
+
+from datasets.latents import LatentCache
+from infra.cluster import ray_session
+from infra.registry import open_registry
+from infra.storage import open_storage
+from models.load import load_foundation
+from training.batch.manifest import Entry
+from training.batch.plan import make_plan
+from training.batch.prepare import prepare_work
+from training.batch.ray_prepare import prepare_ahead
+
+WAN = "tiny-random:wan"
+SIZE = {"frames": 5, "height": 32, "width": 32, "steps": 2, "rank": 2}
+
+
+def clip_set(folder):
+    return write_set(
+        folder, *(clip for n, count in (("c0", 1), ("c1", 2), ("c2", 1)) for clip in sliding_clips(n, count))
+    )
+
+
+def planned(clips, registry):
+    return make_plan([Entry(n, clips, WAN, settings=SIZE) for n in ("c0", "c1", "c2")], "m", registry).works
+
+
+def cached(clips):
+    storage = LatentCache(open_storage(clips)).storage
+    return {info.key: storage.get(info.key) for info in storage.list()}
+
+
+@pytest.mark.cluster
+def test_a_batch_is_prepared_on_the_cluster_in_the_same_bits(tmp_path):
+    clips, other = clip_set(tmp_path / "clips"), clip_set(tmp_path / "other")
+    registry = open_registry(tmp_path / "registry")
+    foundation = load_foundation(WAN, device="cpu", dtype="float32")
+    with ray_session("local", num_cpus=2):
+        works = planned(clips, registry)
+        preparing = prepare_ahead(works)
+        made = preparing.wait(120)
+        assert [(done.portion.name, done.made, done.error) for done in made] == [
+            ("c0", 2, None),
+            ("c1", 2, None),
+        ]
+        assert [done.portion.name for done in preparing.so_far()] == ["c0", "c1"]
+        preparing.stop()
+        again = prepare_ahead(works)
+        assert again.wait(120) == []
+        again.stop()
+    for work in planned(other, registry):
+        prepare_work(work, foundation)
+    assert cached(clips) == cached(other)

@@ -1,0 +1,118 @@
+"""A lane's thread that prepares the concepts that wait, while the lane trains those it has.
+
+    with Ahead(batch_state, owner, foundation, dtype, lock): ...
+
+The same functions with the same modules as in the lane, under one lock, so the same numbers; lanes of one batch share
+the work by turns (`prepared/` in the batch's storage). What fails here is left to the lane, which will meet it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from infra.errors import UserError
+from training.batch.prepare import DTYPES, STOPPED, Missing, Portion, Prepared, prepare_portions
+from training.batch.state import BatchState, Record
+from training.batch.turns import Turns
+
+if TYPE_CHECKING:
+    from models.foundation import Foundation
+
+log = logging.getLogger(__name__)
+
+AHEAD = 16  # concepts at the head of the queue that are looked at
+LEASE_S = 300.0  # of a turn: one concept is prepared in far less
+LOOK_S = 5.0
+
+
+class Ahead:
+    """A context manager; within it the thread runs.
+
+    Args:
+        batch: of its own: it is used from the thread.
+        foundation: whole. Other models' concepts are passed over.
+        dtype: it was loaded in, "float32" or "bfloat16".
+        lock: held while it encodes.
+    """
+
+    def __init__(
+        self,
+        batch: BatchState,
+        owner: str,
+        foundation: Foundation,
+        dtype: str,
+        lock: AbstractContextManager[Any],
+    ) -> None:
+        self.batch, self.foundation, self.dtype, self.lock = batch, foundation, dtype, lock
+        self.turns = Turns(batch.storage.sub("prepared"), owner, lease_s=LEASE_S, clock=batch.clock)
+        self.prepared: list[Prepared] = []  # so far
+        self._missing = Missing()
+        self._looked: set[tuple[str, str]] = set()
+        self._turn: dict[str, str] = {}  # name of a work -> that of its turn
+        self._over = threading.Event()
+        self._thread: threading.Thread
+
+    def __enter__(self) -> Ahead:
+        self._over.clear()
+        self._thread = threading.Thread(target=self._run, name="batch-ahead", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Returns when the thread is through with the clip it encodes, and has stored what it made."""
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            try:
+                self.once()
+            except UserError as error:  # the storage is away for a moment: the lane says so if it stays away
+                log.info("not prepared ahead: %s", error.message)
+            except Exception:
+                log.exception("concepts are no longer prepared ahead; the lane prepares each as it comes")
+                return
+            self._over.wait(LOOK_S)
+
+    def once(self) -> None:
+        """Prepare what waits now. Raises UserError."""
+        try:
+            made = prepare_portions(self._portions(), self.foundation, self.lock, self._over.is_set)
+            for done in made:
+                self.prepared.append(done)
+                if done.error != STOPPED:
+                    turn = self._turn.pop(done.portion.name)
+                    self.turns.done(turn, {"made": done.made, "error": done.error})
+        finally:
+            for turn in self._turn.values():
+                self.turns.give_back(turn)
+            self._turn.clear()
+
+    def _portions(self) -> Iterator[Portion]:
+        """Of the concepts at the head of the queue, asked for anew after each: the queue moves."""
+        while not self._over.is_set() and (record := self._next()) is not None:
+            turn = f"{record.name}-{record.sha256[:16]}"
+            self._looked.add((record.name, record.sha256))
+            if not self.turns.take(turn):
+                continue
+            for portion in self._missing.of_all([record.parsed_work]):
+                self._turn[record.name] = turn
+                yield portion
+            if record.name not in self._turn:  # nothing lacks, or its clips cannot be read
+                self.turns.done(turn, {"made": 0, "error": None})
+
+    def _next(self) -> Record | None:
+        waiting = [record for record in self.batch.records() if record.status == "queued"]
+        for record in waiting[:AHEAD]:
+            work = record.work
+            suits = (
+                work["fingerprint"] == self.foundation.fingerprint
+                and DTYPES[work["config"]["dtype"]] == self.dtype
+            )
+            if suits and (record.name, record.sha256) not in self._looked:
+                return record
+        return None

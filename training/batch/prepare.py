@@ -1,0 +1,279 @@
+"""Latents and text of a batch's concepts: what the caches lack of them, and making it, here or ahead of the lanes.
+
+    portions = Missing().of_all(plan.works)          # each clip and caption once, in the order of the plan
+    for portion in prepare_portions(portions, foundation):
+        ...                                          # in the cache now
+
+Whoever makes it, a lane finds it by its content's key; what it does not find it makes itself (`prepare_work`). So
+nothing depends on the preparation ahead but time: `training/batch/ahead.py` does it in a lane's thread,
+`training/batch/ray_prepare.py` on a cluster. The three stages, for whoever places them apart: `decode_portion` (CPU),
+`encode_portion` (VAE and text encoder), `store_portion` (storage).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from datasets.clips import ClipFacts, read_clips, read_facts
+from datasets.latents import (
+    CachedClip,
+    LatentCache,
+    called,
+    clip_key,
+    latents_of,
+    pixels,
+    prepare,
+    text_key,
+    text_of,
+)
+from infra.errors import UserError
+from infra.storage import open_storage
+from models.foundation import Bucket
+from training.adapters import data_sha256
+from training.batch.work import Work
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from models.foundation import Foundation
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}  # of the settings, as a foundation is loaded
+STOPPED = "stopped"
+DECODERS = 2  # threads that decode, and that store, beside the one that encodes
+
+
+@dataclass(frozen=True)
+class Portion:
+    """What the caches lack of one work, and what makes it."""
+
+    name: str  # of the work
+    data: str
+    concept: str
+    foundation: str | None
+    fingerprint: str
+    dtype: str  # of the foundation: "float32", "bfloat16"
+    bucket: Bucket
+    clips: tuple[str, ...]  # hashes of their videos
+    captions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A portion with its pixels, or why there are none."""
+
+    portion: Portion
+    frames: dict[str, tuple[str, np.ndarray]] = field(
+        default_factory=dict, repr=False
+    )  # hash -> (name, FHWC)
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A portion's tensors by their keys in the cache, or why there are none."""
+
+    portion: Portion
+    tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict, repr=False)
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A portion that is in the cache, or why it is not: its lane will meet the same, and say so."""
+
+    portion: Portion
+    made: int = 0  # objects: clips and captions
+    error: str | None = None
+
+
+def bucket_of(work: Work) -> Bucket:
+    """The size a work trains in."""
+    config = work.config
+    assert config.frames is not None
+    assert config.height is not None
+    assert config.width is not None
+    return Bucket(config.frames, config.height, config.width)
+
+
+class Missing:
+    """Which clips and captions of works are in no cache, and were not given out before.
+
+    Reads the small columns of each clip set, and lists each cache, once.
+    """
+
+    def __init__(self) -> None:
+        self._facts: dict[str, dict[str, list[ClipFacts]]] = {}
+        self._there: dict[tuple[str, str], set[str]] = {}  # (data, folder of the cache) -> keys
+
+    def of(self, work: Work) -> Portion | None:
+        """What is to be made for a work; None when nothing is. Raises UserError where its clips cannot be read."""
+        bucket = bucket_of(work)
+        clips: dict[str, None] = {}
+        captions: dict[str, None] = {}
+        for clip in self._clips(work):
+            if self._new(work, f"{bucket}", clip_key(clip.sha256, work.fingerprint, bucket)):
+                clips[clip.sha256] = None
+            if self._new(work, "text", text_key(clip.caption, work.fingerprint)):
+                captions[clip.caption] = None
+        if not clips and not captions:
+            return None
+        return Portion(
+            name=work.name,
+            data=work.data,
+            concept=work.concept,
+            foundation=work.foundation,
+            fingerprint=work.fingerprint,
+            dtype=DTYPES[work.config.dtype],
+            bucket=bucket,
+            clips=tuple(clips),
+            captions=tuple(captions),
+        )
+
+    def of_all(self, works: Iterable[Work]) -> Iterator[Portion]:
+        """`of` each that lacks something. A work whose clips cannot be read is passed over: its lane explains it."""
+        for work in works:
+            try:
+                portion = self.of(work)
+            except UserError as error:
+                log.info("%s is not prepared ahead: %s", work.name, error.message)
+                continue
+            if portion is not None:
+                yield portion
+
+    def _clips(self, work: Work) -> list[ClipFacts]:
+        if work.concept not in self._facts.get(work.data, {}):  # the first time, and for concepts added since
+            self._facts[work.data] = read_facts(work.data)
+        return self._facts[work.data].get(work.concept, [])
+
+    def _new(self, work: Work, folder: str, key: str) -> bool:
+        """Whether this key is in no cache and asked for the first time."""
+        place = work.data, f"{work.fingerprint}/{folder}/"
+        if place not in self._there:
+            self._there[place] = LatentCache(open_storage(work.data)).keys(place[1])
+        new = key not in self._there[place]
+        self._there[place].add(key)
+        return new
+
+
+# ---------------------------------------------------------------------- the stages
+def decode_portion(portion: Portion) -> Decoded:
+    """The pixels of a portion's clips, at its size. On the CPU; needs no model."""
+    try:
+        wanted = set(portion.clips)
+        clips = {c.sha256: c for c in read_clips(portion.data, portion.concept) if c.sha256 in wanted}
+        frames = {sha256: (called(clip), pixels(clip, portion.bucket)) for sha256, clip in clips.items()}
+    except UserError as error:
+        return Decoded(portion, error=error.message)
+    return Decoded(portion, frames)
+
+
+def encode_portion(
+    decoded: Decoded,
+    foundation: Foundation,
+    lock: AbstractContextManager[Any] | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Encoded:
+    """Its latents and text. What another made since is passed over.
+
+    Args:
+        lock: held while the foundation encodes one clip or caption, where other threads use it too.
+        stopping: asked before each; what is left then is an error ("stopped").
+    """
+    portion = decoded.portion
+    if decoded.error is not None:
+        return Encoded(portion, error=decoded.error)
+    if foundation.fingerprint != portion.fingerprint:
+        own, wanted = foundation.fingerprint[:12], portion.fingerprint[:12]
+        return Encoded(portion, error=f"the foundation here has fingerprint {own}, the plan's {wanted}")
+    cache, lock = LatentCache(open_storage(portion.data)), lock or nullcontext()
+    tensors: dict[str, dict[str, Tensor]] = {}
+    try:
+        for sha256, (name, frames_FHWC) in decoded.frames.items():
+            if stopping():
+                return Encoded(portion, tensors, STOPPED)
+            key = clip_key(sha256, portion.fingerprint, portion.bucket)
+            with lock:
+                if not cache.has(key):
+                    tensors[key] = latents_of(frames_FHWC, foundation, name)
+        for caption in portion.captions:
+            if stopping():
+                return Encoded(portion, tensors, STOPPED)
+            key = text_key(caption, portion.fingerprint)
+            with lock:
+                if not cache.has(key):
+                    tensors[key] = {"text": text_of(caption, foundation)}
+    except UserError as error:
+        return Encoded(portion, tensors, error.message)
+    return Encoded(portion, tensors)
+
+
+def store_portion(encoded: Encoded) -> Prepared:
+    """Into the cache beside the clips. Raises UserError when the storage is away."""
+    cache = LatentCache(open_storage(encoded.portion.data))
+    for key, tensors in encoded.tensors.items():
+        cache.put(key, tensors)
+    return Prepared(encoded.portion, len(encoded.tensors), encoded.error)
+
+
+def prepare_portions(
+    portions: Iterable[Portion],
+    foundation: Foundation,
+    lock: AbstractContextManager[Any] | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Iterator[Prepared]:
+    """Make portions, in their order: while one is encoded here, threads decode those to come and store those before.
+
+    `portions` is asked for a few in advance. When it is `stopping`, what is encoded is stored and the rest left.
+
+    Raises:
+        UserError: the storage is away.
+    """
+    source = iter(portions)
+    decoding: deque[Future[Decoded]] = deque()
+    storing: deque[Future[Prepared]] = deque()
+    with ThreadPoolExecutor(DECODERS) as decoders, ThreadPoolExecutor(DECODERS) as writers:
+
+        def fill() -> None:
+            while len(decoding) <= DECODERS and (portion := next(source, None)) is not None:
+                decoding.append(decoders.submit(decode_portion, portion))
+
+        try:
+            fill()
+            while decoding and not stopping():
+                decoded = decoding.popleft().result()
+                fill()
+                encoded = encode_portion(decoded, foundation, lock, stopping)
+                storing.append(writers.submit(store_portion, encoded))
+                while storing and (storing[0].done() or len(storing) > DECODERS):
+                    yield storing.popleft().result()
+            while storing:
+                yield storing.popleft().result()
+        finally:
+            for future in decoding:
+                future.cancel()
+
+
+# ------------------------------------------------------------------- in the lane
+def prepare_work(
+    work: Work, foundation: Foundation, lock: AbstractContextManager[Any] | None = None
+) -> list[CachedClip]:
+    """A work's latents and text, from the cache beside its clips or computed. Raises UserError."""
+    clips = read_clips(work.data, work.concept)
+    if data_sha256(clips) != work.data_sha256:
+        raise UserError(
+            f"concept {work.concept}: its clips at {work.data} are others than when it was planned; add it to the batch "
+            "again.",
+            status=409,
+            code="data_changed",
+        )
+    cache = LatentCache(open_storage(work.data))
+    return prepare(clips, foundation, bucket_of(work), cache, foundation.device, lock=lock)

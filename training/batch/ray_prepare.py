@@ -1,0 +1,155 @@
+"""Latents of a whole batch ahead of its lanes, by Ray Data: decoding on CPUs, VAE and text encoder where there is room.
+
+    preparing = prepare_ahead(plan.works, gpus=0)      # returns at once; needs an initialised Ray
+    ...                                                # lanes (with ahead=False) find what is ready
+    preparing.stop()
+
+Orchestration only: the stages are those of prepare.py, and what they make lies beside the clips under its content's key.
+An actor without CPUs runs the pipelines, one a foundation, so the driver may be a client of a far cluster. Where
+there is no room for an encoder (lanes hold every GPU) it waits and the lanes prepare what they take: nothing is lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from training.batch.prepare import (
+    Missing,
+    Portion,
+    Prepared,
+    decode_portion,
+    encode_portion,
+    store_portion,
+)
+from training.batch.work import Work
+
+if TYPE_CHECKING:
+    from models.foundation import Foundation
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, bytes]  # {"item": a pickled Portion, Decoded, Encoded or Prepared}
+
+
+@dataclass(frozen=True)
+class Share:
+    """What the preparation may take of the cluster."""
+
+    cpus: float = 0.5  # of a task that decodes or stores, and of an encoder
+    gpus: float = 0.0  # of an encoder; 0: it encodes on the CPU
+    encoders: int = 1
+
+
+def _row(item: Any) -> Row:
+    return {"item": pickle.dumps(item)}
+
+
+def _decode(row: Row) -> Row:
+    return _row(decode_portion(pickle.loads(row["item"])))
+
+
+def _store(row: Row) -> Row:
+    return _row(store_portion(pickle.loads(row["item"])))
+
+
+class _Encoder:
+    """An actor of the pipeline: holds the VAE and the text encoder of one foundation."""
+
+    def __init__(self, source: str | None, dtype: str) -> None:
+        from models.load import load_foundation
+
+        self.foundation: Foundation = load_foundation(source, dtype=dtype, parts=("vae", "text"))
+
+    def __call__(self, row: Row) -> Row:
+        return _row(encode_portion(pickle.loads(row["item"]), self.foundation))
+
+
+class _Preparer:
+    """The actor that runs the pipelines."""
+
+    def __init__(self, share: Share) -> None:
+        self.share = share
+        self.done: list[Prepared] = []
+
+    def run(self, works: list[Work]) -> list[Prepared]:
+        """Prepare everything, foundation by foundation, each in the order of the plan."""
+        pipelines: dict[tuple[str | None, str], list[Portion]] = {}
+        for portion in Missing().of_all(works):
+            pipelines.setdefault((portion.foundation, portion.dtype), []).append(portion)
+        for (foundation, dtype), portions in pipelines.items():
+            for prepared in self._pipeline(foundation, dtype, portions):
+                if prepared.error is not None:
+                    log.warning("%s is not prepared ahead: %s", prepared.portion.name, prepared.error)
+                self.done.append(prepared)
+        return self.done
+
+    def so_far(self) -> list[Prepared]:
+        return list(self.done)
+
+    def _pipeline(self, foundation: str | None, dtype: str, portions: list[Portion]) -> Iterable[Prepared]:
+        import ray.data
+
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.execution_options.preserve_order = True
+        share = self.share
+        rows: Any = ray.data.from_items(
+            [_row(portion) for portion in portions], override_num_blocks=len(portions)
+        )
+        rows = rows.map(_decode, num_cpus=share.cpus)
+        rows = rows.map(
+            _Encoder,
+            fn_constructor_args=(foundation, dtype),
+            num_cpus=share.cpus,
+            num_gpus=share.gpus or None,
+            compute=ray.data.ActorPoolStrategy(size=share.encoders),
+        )
+        for row in rows.map(_store, num_cpus=share.cpus).iter_rows():
+            yield pickle.loads(row["item"])
+
+
+class Preparing:
+    """A preparation under way on the cluster."""
+
+    def __init__(self, actor: Any, result: Any) -> None:
+        self._actor, self._result = actor, result
+
+    def so_far(self) -> list[Prepared]:
+        """What is in the caches by now, in the order of the plan; or could not be made, with its error."""
+        import ray
+
+        return ray.get(self._actor.so_far.remote())
+
+    def wait(self, timeout_s: float | None = None) -> list[Prepared] | None:
+        """All of it; None when it takes longer. Raises ray.exceptions.RayError when it could not go on."""
+        import ray
+
+        try:
+            return ray.get(self._result, timeout=timeout_s)
+        except ray.exceptions.GetTimeoutError:
+            return None
+
+    def stop(self) -> None:
+        """End it and give back what it holds; what is in the caches stays."""
+        import ray
+
+        ray.kill(self._actor)
+
+
+def prepare_ahead(works: Iterable[Work], share: Share | None = None) -> Preparing:
+    """Begin to prepare works on the cluster of the current Ray session; returns at once.
+
+    Args:
+        works: in the order in which lanes will want them (`Plan.works`).
+        share: what it may take beside the lanes; half a CPU a task when not given.
+    """
+    import ray
+
+    remote: Any = ray.remote(num_cpus=0, max_concurrency=2)(_Preparer)  # type: ignore[call-overload]
+    actor = remote.remote(share or Share())
+    return Preparing(actor, actor.run.remote(list(works)))

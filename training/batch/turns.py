@@ -1,0 +1,100 @@
+"""Things of a batch that one of many processes does, once: taken by compare-and-swap, held for a time, done for good.
+
+    turns = Turns(storage.sub("validations"), owner)
+    if turns.take("orbit-1"):
+        turns.done("orbit-1", {"scores": ...})
+
+What a process held when it died is free again when its lease has run out. That a thing is done twice is possible (a
+process that hangs longer than its lease), so it must be something that may be.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from infra.storage import NotFound, Storage
+
+
+class Turns:
+    """One object a thing: who has it and until when, or its result.
+
+    Args:
+        owner: for people.
+        lease_s: how long a turn holds unless renewed.
+        clock: UTC seconds.
+        token: tells this holder from others; a fresh one when not given.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        owner: str,
+        *,
+        lease_s: float = 60.0,
+        clock: Callable[[], float] = time.time,
+        token: str | None = None,
+    ) -> None:
+        self.storage, self.owner, self.lease_s, self.clock = storage, owner, lease_s, clock
+        self.token = token or uuid.uuid4().hex
+
+    def take(self, name: str) -> bool:
+        """Hold this thing, unless it is done or another holds it."""
+        key, body = f"{name}.json", self._body()
+        if self.storage.put_if_absent(key, body):
+            return True
+        info, told = self.storage.head(key), self.look(name)
+        if info is None or told is None:
+            return False  # given back this moment
+        if told["token"] == self.token and told["result"] is None:
+            return True  # an own write whose answer was lost
+        if told["result"] is not None or told["expires"] > self.clock():
+            return False
+        return self.storage.replace_if(key, body, info.etag) or self._mine(name)
+
+    def renew(self, name: str) -> bool:
+        """Hold it longer. False: another has it now."""
+        return self._change(name, self._body())
+
+    def done(self, name: str, result: Mapping[str, Any]) -> bool:
+        """It is done, with this result. False: another has it now, and will say."""
+        return self._change(name, self._body(result))
+
+    def give_back(self, name: str) -> None:
+        """Let others have it."""
+        if self._mine(name):
+            self.storage.delete(f"{name}.json")
+
+    def look(self, name: str) -> dict[str, Any] | None:
+        """{"owner", "token", "expires", "result": None or what `done` was given}, or None: nobody took it."""
+        try:
+            return json.loads(self.storage.get(f"{name}.json"))
+        except NotFound:
+            return None
+
+    def results(self, names: set[str]) -> dict[str, dict[str, Any]]:
+        """What is done of these, by name; one listing, and one read for each that is there."""
+        there = {info.key.removesuffix(".json") for info in self.storage.list()}
+        told = {name: self.look(name) for name in sorted(names & there)}
+        return {name: one["result"] for name, one in told.items() if one and one["result"] is not None}
+
+    def _body(self, result: Mapping[str, Any] | None = None) -> bytes:
+        expires = self.clock() + self.lease_s
+        told = {"owner": self.owner, "token": self.token, "expires": expires, "result": result}
+        return json.dumps(told, sort_keys=True).encode()
+
+    def _mine(self, name: str) -> bool:
+        told = self.look(name)
+        return told is not None and told["token"] == self.token and told["result"] is None
+
+    def _change(self, name: str, body: bytes) -> bool:
+        info = self.storage.head(
+            f"{name}.json"
+        )  # before the content, so that a change in between fails the swap
+        if info is None or not self._mine(name):
+            return False
+        key = f"{name}.json"
+        return self.storage.replace_if(key, body, info.etag) or self.storage.get(key) == body

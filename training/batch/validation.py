@@ -1,0 +1,259 @@
+"""Validation of what a batch publishes: beside the training, in a process of its own, never a concept's failure.
+
+    with Validating(batch, registry, validate) as validating:      # a child process, at a low priority
+        ...                                                        # lanes train and publish
+        validating.finish()                                        # until everything published is validated
+
+`validate(version, on_progress)` is given by the front door, which knows evaluation; it stores what it finds with the
+version and returns its means by name. What is owed is read off the batch's records, so nothing is queued anywhere:
+a batch that is begun again validates what was left, and any number of processes share it by turns
+(`validations/<concept>-<attempt>.json`, which hold the result). A process of its own, because a foundation that generates
+has adapters of its own in its layers, takes as much memory again, and may die of it: the lane does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from infra.errors import UserError
+from infra.registry import Registry, Version
+from infra.storage import Storage
+from training.batch.state import BatchState, Record
+from training.batch.turns import Turns
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int], None]  # (what, done, total)
+Validate = Callable[[Version, Progress], Mapping[str, float | None]]
+
+LOOK_S = 2.0
+LEASE_S = 60.0
+GRACE_S = 5.0  # for the process to let go
+NICE = 10  # beside a lane on the same cores it takes about a tenth of them; alone, all
+
+
+class Stopped(Exception):
+    """Raised through `on_progress`: the validation is to end, and be done again another time."""
+
+
+def turn_of(record: Record) -> str:
+    """What the validation of a record's version is called."""
+    return f"{record.name}-{record.attempt}"
+
+
+def validations(batch: BatchState, records: list[Record]) -> dict[str, dict[str, Any]]:
+    """By concept what its validation found: {"version", "scores": {name: mean}, "error": None or why, "seconds"}."""
+    names = {turn_of(record): record.name for record in records if record.status == "published"}
+    results = _turns(batch).results(set(names))
+    return {names[turn]: result for turn, result in results.items()}
+
+
+def _turns(batch: BatchState, token: str | None = None) -> Turns:
+    storage = batch.storage.sub("validations")
+    owner = f"{socket.gethostname()}:{os.getpid()}"
+    return Turns(storage, owner, lease_s=LEASE_S, clock=batch.clock, token=token)
+
+
+class Validator:
+    """Validates published concepts, one after the other, in this process.
+
+    Args:
+        batch: of its own: another thread renews turns with it.
+        token: of its turns; another process that knows it can tell what this one held.
+    """
+
+    def __init__(
+        self, batch: BatchState, registry: Registry, validate: Validate, *, token: str | None = None
+    ) -> None:
+        self.batch, self.registry, self.validate = batch, registry, validate
+        self.turns = _turns(batch, token)
+        self._done: set[str] = set()
+
+    def owed(self) -> list[Record]:
+        """Published and not validated, as far as this process knows; in the order they ended."""
+        published = [record for record in self.batch.records() if record.status == "published"]
+        return sorted(
+            (record for record in published if turn_of(record) not in self._done), key=lambda r: r.updated
+        )
+
+    def once(self, stopping: Callable[[], bool] = lambda: False) -> bool:
+        """Validate the next that is owed and free. False: there is none.
+
+        Raises:
+            UserError: the storage is away (503); the turn is given back if that can be.
+        """
+        for record in self.owed():
+            turn = turn_of(record)
+            if self.turns.take(turn):
+                self._validate(record, turn, stopping)
+                return True
+            told = self.turns.look(turn)
+            if told is not None and told["result"] is not None:
+                self._done.add(turn)
+        return False
+
+    def run(self, stopping: Callable[[], bool], finishing: Callable[[], bool]) -> None:
+        """Validate until it is `stopping`; or until it is `finishing` and everything published is validated.
+
+        What other processes hold is waited for: they may die with it.
+        """
+        while not stopping():
+            try:
+                finish = finishing()  # asked before looking: what came in between is seen next time
+                worked = self.once(stopping)
+                if not worked and finish and not self.owed():
+                    return
+            except UserError as error:
+                log.warning("validation waits: %s", error.message)
+                worked = False
+            if not worked:
+                _wait(LOOK_S, stopping, finishing)
+
+    def _validate(self, record: Record, turn: str, stopping: Callable[[], bool]) -> None:
+        began = time.monotonic()
+        result: dict[str, Any] = {"version": record.version, "scores": {}, "error": None}
+
+        def on_progress(_what: str, _done: int, _total: int) -> None:
+            if stopping():
+                raise Stopped
+
+        assert record.version is not None
+        try:
+            with self._renewed(turn):
+                version = self.registry.resolve(record.version)
+                result["scores"] = dict(self.validate(version, on_progress))
+        except Stopped:
+            self.turns.give_back(turn)
+            return
+        except UserError as error:
+            if error.status == 503:
+                self.turns.give_back(turn)
+                raise
+            result["error"] = error.message
+        except Exception as error:
+            log.error("validation of %s: %s", record.version, error, exc_info=error)
+            result["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+        result["seconds"] = round(time.monotonic() - began, 1)
+        self.turns.done(turn, result)
+        self._done.add(turn)
+
+    @contextlib.contextmanager
+    def _renewed(self, turn: str) -> Iterator[None]:
+        over = threading.Event()
+
+        def renew() -> None:
+            while not over.wait(LEASE_S / 3):
+                with contextlib.suppress(UserError):  # away for a moment; the lease has time for more tries
+                    self.turns.renew(turn)
+
+        thread = threading.Thread(target=renew, name="validation-turn", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+def _wait(seconds: float, stopping: Callable[[], bool], finishing: Callable[[], bool]) -> None:
+    """Until the time is over or one of them changes."""
+    was, end = finishing(), time.monotonic() + seconds
+    while time.monotonic() < end and not stopping() and finishing() == was:
+        time.sleep(0.1)
+
+
+class Validating:
+    """A context manager: a child process that validates. Left early, it lets go of what it is at.
+
+    Args:
+        validate: picklable.
+    """
+
+    def __init__(self, batch: BatchState, registry: Registry, validate: Validate) -> None:
+        self.batch, self.registry, self.validate = batch, registry, validate
+        self.token = uuid.uuid4().hex
+        self._context = multiprocessing.get_context("spawn")  # torch and threads do not survive a fork
+        self._stop, self._finish = self._context.Event(), self._context.Event()
+        self._process: BaseProcess | None = None
+
+    def __enter__(self) -> Validating:
+        self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process is not None
+        self._stop.set()
+        self._process.join(GRACE_S)
+        if self._process.is_alive():  # in the middle of a video; its turn runs out
+            self._process.kill()
+            self._process.join()
+
+    def finish(self, stopping: Callable[[], bool] = lambda: False) -> None:
+        """Wait until everything that is published is validated, or it is `stopping`."""
+        self._finish.set()
+        while not stopping():
+            assert self._process is not None
+            self._process.join(0.2)
+            if self._process.is_alive():
+                continue
+            if self._process.exitcode == 0 or not self._blame():
+                return
+            self._start()
+
+    def _start(self) -> None:
+        self._process = self._context.Process(
+            target=_child,
+            args=(
+                self.batch.storage,
+                self.registry.storage,
+                self.validate,
+                self.token,
+                self._stop,
+                self._finish,
+            ),
+            name="batch-validation",
+            daemon=True,
+        )
+        self._process.start()
+
+    def _blame(self) -> bool:
+        """Have the validation fail that the process died with. False: it had none, and would die again."""
+        assert self._process is not None
+        reason = (
+            f"its process ended with code {self._process.exitcode} (-9: no memory); `motiondirector evaluate` "
+            "tries again."
+        )
+        turns = _turns(self.batch, self.token)
+        for record in self.batch.records():
+            if record.status == "published" and turns.done(
+                turn_of(record), {"version": record.version, "scores": {}, "error": reason, "seconds": None}
+            ):
+                return True
+        log.error("the validation's process ended with code %s; no more is validated", self._process.exitcode)
+        return False
+
+
+def _child(batch: Storage, registry: Storage, validate: Validate, token: str, stop: Any, finish: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which says when
+    os.nice(NICE)
+    threading.Thread(target=_die_with_parent, name="parent", daemon=True).start()
+    state = BatchState(batch)
+    Validator(state, Registry(registry), validate, token=token).run(stop.is_set, finish.is_set)
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
