@@ -27,7 +27,7 @@ demo: $(STAMP)  ## the main job, end to end, on the embedded foundation: clips i
 	$(BIN)/motiondirector demo
 
 test: $(STAMP) $(HF)/.installed  ## every test (no GPU, no hub)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 soak: $(STAMP)  ## the service under 500 requests over 64 adapters, with cancels, kills and a registry that errs
 	MOTIONDIRECTOR_SOAK=500x64 $(BIN)/python -m pytest tests/serving/test_service_soak.py
