@@ -30,7 +30,7 @@ demo-batch: $(STAMP)  ## 24 concepts on a small cluster: a node killed, a clip s
 	$(BIN)/motiondirector demo-batch
 
 test: $(STAMP) $(HF)/.installed  ## every test (no GPU, no hub)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 soak: $(STAMP)  ## the service under 500 requests over 64 adapters, with cancels, kills and a registry that errs
 	MOTIONDIRECTOR_SOAK=500x64 $(BIN)/python -m pytest tests/serving/test_service_soak.py

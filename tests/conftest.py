@@ -1,6 +1,8 @@
 """Fixtures that more than one room's tests use, and how tests are shared out among processes."""
 
+import functools
 import os
+from pathlib import Path
 
 import pytest
 
@@ -19,14 +21,28 @@ def s3():
         yield server
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items):
-    """For `--dist loadgroup`: a file's tests stay together, for their fixtures; one Ray cluster at a time.
+@functools.cache
+def on_cluster(file: Path) -> bool:
+    """Whether the file has tests that start a Ray cluster."""
+    return "pytest.mark.cluster" in file.read_text()
 
-    The group of the clusters takes longest and so comes first; the other files follow in the usual order.
+
+def pytest_collection_modifyitems(items):
+    """The clusters' tests first: together they take longest."""
+    items.sort(key=lambda item: not on_cluster(item.path))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `-n`: a file's tests stay together, for their fixtures, and one process has all the clusters, one at a time.
+
+    Not `--dist loadgroup`: xdist 3.8 does not get its groups through to pytest 9.2, and says nothing.
     """
-    for item in items:
-        on_cluster = item.get_closest_marker("cluster")
-        group = "cluster" if on_cluster else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: item.get_closest_marker("cluster") is None)
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneClusterAtATime(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0]
+            return "clusters" if on_cluster(config.rootpath / file) else file
+
+    return OneClusterAtATime(config, log)
