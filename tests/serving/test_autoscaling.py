@@ -9,13 +9,14 @@ import pytest
 from fakes import FakeEngine
 from pydantic import ValidationError
 from ray.serve._private.autoscaling_state import _resolve_policy_callable
+from ray.serve._private.config import DeploymentConfig
 from ray.serve.config import AutoscalingConfig
 
 from serving.auth import Caller
 from serving.autoscaling import Load, WorkPolicy, latest, seconds_of_work, wanted_engines
 from serving.backlog import waiting_work
 from serving.config import ServeConfig
-from serving.deployment import scale
+from serving.deployment import build_app, scale
 from serving.engine_service import EngineService
 from serving.schemas import CreateVideo
 from serving.service import VideoService
@@ -148,3 +149,16 @@ def test_an_engine_reports_what_is_resident_and_how_much_work_it_has(publish, un
         assert Report.of(service.routing_report()).pinned == {key("temporal", used.sha256)}
     finally:
         service.close()
+
+
+def test_the_engines_are_deployed_with_their_router_and_policy(tmp_path):
+    """Through the bytes in which Ray carries a deployment's configuration to its controller."""
+    app = build_app(ServeConfig(data_dir=str(tmp_path), max_batch=6, replicas=1, max_replicas=3))
+    engine = app._bound_deployment.init_args[1]._bound_deployment
+    config = DeploymentConfig.from_proto_bytes(engine._deployment_config.to_proto_bytes())
+    router = config.request_router_config
+    assert router.get_request_router_class().__name__ == "AdapterRouter"
+    assert router.request_router_kwargs == {"slack": 3.0}
+    scaling = config.autoscaling_config
+    assert (scaling.min_replicas, scaling.max_replicas) == (1, 3)
+    assert _resolve_policy_callable(scaling.policy).target_seconds == 60.0
