@@ -39,7 +39,8 @@ Row = dict[str, bytes]  # {"item": a pickled Portion, Decoded, Encoded or Prepar
 class Share:
     """What the preparation may take of the cluster."""
 
-    cpus: float = 0.5  # of a task that decodes or stores, and of an encoder
+    cpus: float = 0.5  # of a task that decodes or stores
+    encoder_cpus: float = 1.0  # another number than `cpus`: of one number Ray Data decodes inside the encoder
     gpus: float = 0.0  # of an encoder; 0: it encodes on the CPU
     encoders: int = 1
 
@@ -105,7 +106,7 @@ class _Preparer:
         rows = rows.map(
             _Encoder,
             fn_constructor_args=(foundation, dtype),
-            num_cpus=share.cpus,
+            num_cpus=share.encoder_cpus,
             num_gpus=share.gpus or None,
             compute=ray.data.ActorPoolStrategy(size=share.encoders),
         )
@@ -146,7 +147,7 @@ def prepare_ahead(works: Iterable[Work], share: Share | None = None) -> Preparin
 
     Args:
         works: in the order in which lanes will want them (`Plan.works`).
-        share: what it may take beside the lanes; half a CPU a task when not given.
+        share: what it may take beside the lanes; a CPU for the encoder and half a one a task when not given.
     """
     import ray
 
