@@ -38,6 +38,7 @@ class Stock:
     def __init__(self, setup: Setup, adapters: int) -> None:
         self.setup, self.stored = setup, setup.adapters[:adapters]
         self.pipe: Any = stock_pipeline(setup)
+        self.pipe.set_progress_bar_config(disable=True)
         self.loader = hasattr(self.pipe, "load_lora_weights") and setup.foundation.family == "wan"
         self.module = getattr(self.pipe, setup.foundation.denoiser_name)
         with warnings.catch_warnings(), torch.no_grad():

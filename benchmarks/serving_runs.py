@@ -123,7 +123,7 @@ def measure_throughput(
         tell(f"{adapters} adapters: {name} gets ready")
         ready[name], seconds = make_side(name, setup, adapters, slots, max_batch)
         found[name] = {"ready_seconds": seconds, "per_minute": [], "slot_loads": 0, "batch_adapters": 0.0}
-    for name, side in ready.items():  # a first call is slower everywhere
+    for side in ready.values():  # a first call is slower everywhere
         run_side(side, jobs[: getattr(side, "batch", 1)], Shape(shape.bucket, 1, shape.guidance_scale))
     for turn in range(repeats):
         for name, side in ready.items():

@@ -71,7 +71,7 @@ def measure_steps(setup: Setup, shape: Shape, repeats: int, tell: Progress, batc
                     job.prompt,
                     seed=job.seed,
                     bucket=shape.bucket,
-                    num_inference_steps=1000,  # the same requests step on and on
+                    num_inference_steps=500,  # the same requests step on and on
                     guidance_scale=shape.guidance_scale,
                     adapters=() if slot is None else (AdapterUse("temporal", slot),),
                 ),
