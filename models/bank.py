@@ -142,9 +142,12 @@ class LoraSlots(nn.Module):
             if a_nri is not None:
                 h_nNr = torch.bmm(h_nNr, a_nri.transpose(1, 2))
             if scale_n11 is not None:
-                h_nNr = h_nNr * scale_n11
+                b_nor = b_nor * scale_n11  # far fewer values than h has, and a slot's were just copied
             if y_nNo.dtype == h_nNr.dtype:
-                y_nNo = torch.baddbmm(y_nNo, h_nNr, b_nor.transpose(1, 2))
+                # Without a gradient y is nobody's but ours, the Linear just made it; a copy of it costs a CPU as
+                # much as the product does.
+                add = torch.baddbmm if torch.is_grad_enabled() else Tensor.baddbmm_
+                y_nNo = add(y_nNo, h_nNr, b_nor.transpose(1, 2))
             else:
                 y_nNo = y_nNo + torch.bmm(h_nNr, b_nor.transpose(1, 2)).to(y_nNo.dtype)
         return y_nNo.view(y.shape)
