@@ -30,7 +30,7 @@ from benchmarks.serving_load import capacity, measure_cold, measure_poisson
 from benchmarks.serving_report import environment, show
 from benchmarks.serving_runs import compare_frames, measure_throughput
 from benchmarks.serving_setup import Setup, Shape, make_setup
-from benchmarks.serving_steps import measure_steps
+from benchmarks.serving_steps import CLOCKS, measure_steps
 from models.foundation import Bucket
 
 SUITES = ("frames", "steps", "throughput", "poisson", "cold")
@@ -105,6 +105,12 @@ def parser() -> argparse.ArgumentParser:
         help="most adapters for the sides that load all of them first (B, C, E)",
     )
     add("--threads", type=int, help="torch's threads")
+    add(
+        "--clock",
+        choices=list(CLOCKS),
+        default="wall",
+        help="of steps and throughput; cpu (with --threads 1): the process's CPU time, on a machine that others use",
+    )
     add("--device")
     add("--json", type=Path, help="write everything measured here")
     return made
@@ -135,13 +141,13 @@ def measure(name: str, options: argparse.Namespace, tell: Any) -> dict[str, Any]
             "device": str(setup.foundation.device),
             "dtype": str(setup.foundation.dtype),
         }
-        working = list(options.sides)
+        clock, working = CLOCKS[options.clock], list(options.sides)
         if "frames" in options.suite:
             few = Shape(shape.bucket, min(steps, 4), shape.guidance_scale)
             results["frames"] = compare_frames(setup, options.sides, few, tell)
             working = [side for side in working if not isinstance(results["frames"].get(side), str)]
         if "steps" in options.suite:
-            results["steps"] = measure_steps(setup, shape, options.turns, tell)
+            results["steps"] = measure_steps(setup, shape, options.turns, clock, tell)
         if "throughput" in options.suite:
             results["throughput"] = [
                 measure_throughput(
@@ -158,6 +164,7 @@ def measure(name: str, options: argparse.Namespace, tell: Any) -> dict[str, Any]
                     slots=min(adapters, options.slots),
                     max_batch=options.max_batch,
                     repeats=options.repeats,
+                    clock=clock,
                     tell=tell,
                 )
                 for adapters in options.adapters

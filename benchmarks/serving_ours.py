@@ -86,10 +86,6 @@ class Run:
     batch_adapters: list[float] = field(default_factory=list)
     slot_loads: int = 0
 
-    @property
-    def per_minute(self) -> float:
-        return 60 * len(self.records) / self.seconds
-
     def latencies(self, keep: Callable[[str], bool] = lambda id: True) -> list[float]:
         return [record.latency for id, record in self.records.items() if keep(id)]
 
