@@ -25,12 +25,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # else `serving
 import torch
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from benchmarks.serving_baselines import BASELINES
-from benchmarks.serving_load import capacity, measure_cold, measure_poisson
-from benchmarks.serving_report import environment, show
-from benchmarks.serving_runs import compare_frames, measure_throughput
-from benchmarks.serving_setup import Setup, Shape, make_setup
-from benchmarks.serving_steps import CLOCKS, measure_steps
+from benchmarks.serving_bench.baselines import BASELINES
+from benchmarks.serving_bench.load import capacity, measure_cold, measure_poisson
+from benchmarks.serving_bench.report import environment, show
+from benchmarks.serving_bench.runs import compare_frames, measure_throughput
+from benchmarks.serving_bench.setup import Setup, Shape, make_setup
+from benchmarks.serving_bench.steps import CLOCKS, measure_steps
 from models.foundation import Bucket
 
 SUITES = ("frames", "steps", "throughput", "poisson", "cold")

@@ -6,13 +6,14 @@ import json
 
 import pytest
 
-from benchmarks import serving, serving_runs
-from benchmarks.serving_baselines import LoadUnload
-from benchmarks.serving_load import steps_until_joined
-from benchmarks.serving_ours import Record, Run
-from benchmarks.serving_report import targets
-from benchmarks.serving_runs import compare_frames, percentile
-from benchmarks.serving_setup import Shape, make_jobs, make_setup, zipf
+from benchmarks import serving
+from benchmarks.serving_bench import runs
+from benchmarks.serving_bench.baselines import LoadUnload
+from benchmarks.serving_bench.load import steps_until_joined
+from benchmarks.serving_bench.ours import Record, Run
+from benchmarks.serving_bench.report import targets
+from benchmarks.serving_bench.runs import compare_frames, percentile
+from benchmarks.serving_bench.setup import Shape, make_jobs, make_setup, zipf
 
 TINY = "tiny-random:unet3d"
 
@@ -61,7 +62,7 @@ def test_a_side_that_makes_other_frames_is_no_baseline(tmp_path, monkeypatch):
 
     setup = make_setup(TINY, tmp_path, 1, [4])
     shape = Shape(setup.foundation.defaults.bucket, 4, 3.0)
-    monkeypatch.setitem(serving_runs.BASELINES, "B", Forgets)
+    monkeypatch.setitem(runs.BASELINES, "B", Forgets)
     with pytest.raises(AssertionError, match="B's frames differ"):  # and A's do not
         compare_frames(setup, ["A", "B"], shape, str)
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.serving_baselines import BASELINES, Stock
-from benchmarks.serving_ours import Ours, Record, Run, keeping_frames
-from benchmarks.serving_setup import Job, Setup, Shape, make_jobs
-from benchmarks.serving_steps import Clock, summary
+from benchmarks.serving_bench.baselines import BASELINES, Stock
+from benchmarks.serving_bench.ours import Ours, Record, Run, keeping_frames
+from benchmarks.serving_bench.setup import Job, Setup, Shape, make_jobs
+from benchmarks.serving_bench.steps import Clock, summary
 
 Progress = Callable[[str], None]
 TOLERANCE = (

@@ -16,7 +16,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.utils.hotswap import hotswap_adapter, prepare_model_for_compiled_hotswap
 
-from benchmarks.serving_setup import Job, Setup, Shape
+from benchmarks.serving_bench.setup import Job, Setup, Shape
 from datasets.video import encode_mp4
 from models.adapter import read_adapter
 from models.load import load_foundation

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.serving_baselines import BASELINES
+from benchmarks.serving_bench.baselines import BASELINES
 
 WHAT = {name: kind.what for name, kind in BASELINES.items()}
 WHAT |= {"F": "our engine, one adapter a batch", "ours": "our engine, mixed batches"}

@@ -11,9 +11,9 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.serving_ours import Ours, Run
-from benchmarks.serving_runs import Progress, latency_row, make_side, run_side
-from benchmarks.serving_setup import Job, Setup, Shape, make_jobs
+from benchmarks.serving_bench.ours import Ours, Run
+from benchmarks.serving_bench.runs import Progress, latency_row, make_side, run_side
+from benchmarks.serving_bench.setup import Job, Setup, Shape, make_jobs
 
 FETCH_SECONDS = 0.5  # what bringing a cold adapter from its registry takes
 COLD_SHARE = 0.05  # of the hot tenants' rate

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from benchmarks.serving_setup import Job, Setup, Shape
+from benchmarks.serving_bench.setup import Job, Setup, Shape
 from models.load import load_foundation
 from serving import finishing
 from serving.batch import Batch, Step

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.serving_setup import Setup, Shape, make_jobs
+from benchmarks.serving_bench.setup import Setup, Shape, make_jobs
 from models.adapter import read_adapter
 from models.denoise import AdapterUse, Denoising, GenerationRequest, denoise_step, routing_of, start
 from models.load import load_foundation
