@@ -73,13 +73,13 @@ class AddLora(torch.autograd.Function):
             factor = 1 / (1 - ctx.dropout)  # on the small products rather than on every element
         grad_b = grad_a = grad_x = None
         if learns_b:
-            grad_b = torch.bmm(up_nNo.transpose(1, 2), h_nNr).mul_(factor)
+            grad_b = torch.bmm(h_nNr.transpose(1, 2), up_nNo).mul_(factor).transpose(1, 2)
         if learns_a or learns_x:
             down_nNr = torch.bmm(up_nNo, b_nor).mul_(factor)
             if scale_n11 is not None:
                 down_nNr = down_nNr * scale_n11
             if learns_a:
-                grad_a = torch.bmm(down_nNr.transpose(1, 2), x_nNi.to(b_nor.dtype))
+                grad_a = torch.bmm(x_nNi.to(b_nor.dtype).transpose(1, 2), down_nNr).transpose(1, 2)
             if learns_x:
                 grad_x = (down_nNr if a_nri is None else torch.bmm(down_nNr, a_nri)).to(ctx.x_dtype)
         return grad_x, grad_nNo, grad_a, grad_b, None, None, None

@@ -1,0 +1,106 @@
+"""Parts `memory` and `concepts`: the sides in processes of their own, start-up included."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from benchmarks.training_parts.process import Job, spawn
+from benchmarks.training_parts.steps import LOOP, PEFT, PUBLISHED, PUBLISHED_WHOLE, pack_name
+from benchmarks.training_parts.tasks import concept_name
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How long so many concepts take, start-up included, and what part of that was measured."""
+
+    wall: float  # seconds for all
+    per_hour: float
+    start: float  # seconds of a process until its first step
+    per_step: float  # seconds of a concept's step
+    measured: int  # concepts that were trained for it
+    long: float  # concepts an hour at the longer training, computed from start and per_step
+
+
+def memory(template: Job, packs: Sequence[int], say: Say) -> dict[str, dict[str, float]]:
+    """Bytes of each side's process: at its peak, and of that what training added to a process that is ready to train."""
+    sides = {
+        PUBLISHED: replace(template, side="published"),
+        PUBLISHED_WHOLE: replace(template, side="published-whole"),
+        PEFT: replace(template, side="peft"),
+        LOOP: replace(template, side="loop"),
+    }
+    sides |= {
+        pack_name(size): replace(template, side="pack", pack=size, concepts=names(size)) for size in packs
+    }
+    found = {}
+    for name, job in sides.items():
+        say(f"memory: {name}")
+        (told,) = spawn([job])
+        peak = told["peak_bytes"]
+        found[name] = {"peak": peak, "training": peak - told["before_bytes"]}
+    return found
+
+
+def rates(
+    template: Job, concepts: int, sample: int, packs: Sequence[int], steps: int, long: int, say: Say
+) -> dict[str, Rate]:
+    """Concepts an hour of every side for `concepts` of them on this device.
+
+    The largest pack trains all of them. Sides of a process a concept train `sample` of them, the PEFT loop as many in
+    one process, smaller packs one pack full; what is left is the same again, and is computed.
+    """
+
+    def one(number: int, side: str, **own: Any) -> Job:
+        return replace(template, side=side, concepts=[concept_name(number)], **own)
+
+    def rate(wall: float, start: float, per_step: float, measured: int, starts: float) -> Rate:
+        """`starts`: how often the start-up is paid."""
+        longer = starts * start + concepts * long * per_step
+        return Rate(wall, 3600 * concepts / wall, start, per_step, measured, 3600 * concepts / longer)
+
+    found: dict[str, Rate] = {}
+    for name, side in ((PUBLISHED, "published"), (PUBLISHED_WHOLE, "published-whole"), (LOOP, "loop")):
+        told = []
+        for number in range(sample):
+            say(f"concepts: {name}, {number + 1} of {sample}")
+            told += spawn([one(number, side)])
+        wall = statistics.mean(t["wall"] for t in told)
+        train = statistics.mean(t["train"] for t in told)
+        found[f"{name}, a process each"] = rate(
+            wall * concepts, wall - train, train / steps, sample, starts=concepts
+        )
+
+    at_once = os.cpu_count() or 1
+    at_once = max(2, min(at_once, 8))
+    threads = max(1, (os.cpu_count() or 1) // at_once)
+    say(f"concepts: (iii) {at_once} processes at once")
+    told = spawn([one(number, "loop", threads=threads) for number in range(at_once)])
+    wall = told[0]["wall"]
+    train = max(t["train"] for t in told)
+    rounds = -(-concepts // at_once)
+    found[f"(iii) our loop, {at_once} processes at once"] = rate(
+        wall * rounds, (wall - train) / at_once, train / steps / at_once, at_once, starts=concepts
+    )
+
+    say(f"concepts: {PEFT}, {sample} of them")
+    (t,) = spawn([replace(template, side="peft", concepts=names(sample))])
+    start, per_step = t["wall"] - t["train"], t["train"] / sample / steps
+    found[PEFT] = rate(start + concepts * steps * per_step, start, per_step, sample, starts=1)
+
+    for size in packs:
+        count = concepts if size == max(packs) else size
+        say(f"concepts: {pack_name(size)}, {count} of them")
+        (t,) = spawn([replace(template, side="pack", pack=size, concepts=names(count))])
+        start, per_step = t["wall"] - t["train"], t["train"] / count / steps
+        found[pack_name(size)] = rate(start + concepts * steps * per_step, start, per_step, count, starts=1)
+    return found
+
+
+def names(count: int) -> list[str]:
+    return [concept_name(number) for number in range(count)]
