@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 # A script's own folder comes first on the path, where this file would be `training`.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from rich.console import Console
