@@ -7,7 +7,7 @@ WORKERS ?= 2  # processes that share the tests; each takes 1 to 2 GB, the one Ra
 export DS_BUILD_OPS = 0
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo demo-batch test soak study lint bench format clean help
+.PHONY: demo demo-batch test test-faults soak study lint bench format clean help
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -31,6 +31,9 @@ demo-batch: $(STAMP)  ## 24 concepts on a small cluster: a node killed, a clip s
 
 test: $(STAMP) $(HF)/.installed  ## every test (no GPU, no hub)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+test-faults: $(STAMP)  ## clusters whose nodes and lanes die: minutes, on a machine that does nothing else
+	RAY_worker_niceness=0 $(BIN)/python -m pytest -m faults
 
 soak: $(STAMP)  ## the service under 500 requests over 64 adapters, with cancels, kills and a registry that errs
 	MOTIONDIRECTOR_SOAK=500x64 $(BIN)/python -m pytest tests/serving/test_service_soak.py

@@ -10,6 +10,8 @@ import pytest
 # by how threads split them, and threads that spin while they wait slow everything down where processes share cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray starts its workers at niceness 15, where they starve beside the other process of the tests.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 from infra.s3server import LoopbackS3
 

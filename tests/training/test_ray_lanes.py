@@ -9,12 +9,12 @@ from lane_clusters import WAN, Batch, Story, nodes
 
 from models.adapter import read_adapter
 from models.load import load_foundation
-from training.batch.lane import prepare_work
 from training.batch.logs import Reader
+from training.batch.prepare import prepare_work
 from training.batch.ray_lanes import Driver
 from training.local import train_local
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.faults]
 
 
 def test_a_batch_outlives_a_lost_node_and_a_lane_that_must_go(tmp_path):
@@ -47,7 +47,7 @@ def test_a_batch_outlives_a_lost_node_and_a_lane_that_must_go(tmp_path):
     assert {r.name: r.lost for r in records} == {f"c{n}": int(f"c{n}" in lost) for n in range(4)}
     assert len(lost) == 2
     assert len(story.lanes) == 3
-    story.check_work_lost(10)
+    story.check_work_lost(20)  # an interval, and the steps done while the last checkpoint was under way
     logs = Reader(batch.state.storage)
     assert [line.text for line in logs.new("lanes", told[0])][-2:] == ["stops: SIGTERM", "ends: stopped"]
     lanes_of_lost = {line.lane for line in logs.new("concepts", lost[0])}

@@ -33,6 +33,7 @@ def cached(clips):
 
 
 @pytest.mark.cluster
+@pytest.mark.faults  # minutes: Ray Data beside two foundations
 def test_a_batch_is_prepared_on_the_cluster_in_the_same_bits(tmp_path):
     clips, other = clip_set(tmp_path / "clips"), clip_set(tmp_path / "other")
     registry = open_registry(tmp_path / "registry")
