@@ -31,7 +31,6 @@ COMMANDS = (
     "study",
     "doctor",
     "demo",
-    "demo_batch",
 )
 
 app = typer.Typer(
