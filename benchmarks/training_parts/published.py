@@ -36,6 +36,7 @@ class LoraLinear(nn.Module):
     def __init__(self, base: nn.Linear, loras: int, rank: int, dropout: float) -> None:
         super().__init__()
         self.base = base
+        self.in_features, self.out_features = base.in_features, base.out_features
         self.down = nn.ModuleList(nn.Linear(base.in_features, rank, bias=False) for _ in range(loras))
         self.up = nn.ModuleList(nn.Linear(rank, base.out_features, bias=False) for _ in range(loras))
         self.dropout = nn.Dropout(dropout)

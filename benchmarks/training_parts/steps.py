@@ -70,13 +70,16 @@ def make_sides(load: Load, packs: Sequence[int], **settings: Any) -> tuple[dict[
     return sides, counts
 
 
-def parity(sides: Mapping[str, Side], steps: int) -> dict[str, float]:
+def parity(
+    sides: Mapping[str, Side], steps: int, say: Callable[[str], None] = lambda _: None
+) -> dict[str, float]:
     """The largest relative difference of the first concept's losses from the published side's, over these steps.
 
     Dropout must be off: each side draws its masks in its own way.
     """
     differences = dict.fromkeys(sides, 0.0)
     for number in range(steps):
+        say(f"step: losses, {number + 1} of {steps}")
         losses = {name: side.step(number)[0] for name, side in sides.items()}
         for name, own in losses.items():
             for mine, theirs in zip(own, losses[PUBLISHED], strict=True):
