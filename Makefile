@@ -38,7 +38,7 @@ soak: $(STAMP)  ## the service under 500 requests over 64 adapters, with cancels
 study: $(STAMP)  ## the method's claim, measured: all methods, held-out motions and appearances (hours; goes on where it stopped)
 	$(BIN)/motiondirector study --out docs/study
 
-study-quick: $(STAMP)  ## two motions from one seed, held to loose bounds: about five minutes; CI runs it
+study-quick: $(STAMP)  ## two motions from one seed, held to loose bounds: about five minutes
 	rm -rf runs/study-quick  # results are kept by their settings: of other code they would be stale
 	$(BIN)/motiondirector study --quick --check --out runs/study-quick
 
