@@ -30,6 +30,7 @@ class LaneSettings:
     most: int  # members of a pack
     profile: Profile | None
     threads: int  # of torch, on a CPU
+    ahead: bool = True  # whether it prepares what waits beside its training
     lease_s: float = LEASE_S
     linger_s: float = LINGER_S
 

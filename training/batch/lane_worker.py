@@ -87,6 +87,7 @@ def _run(settings: LaneSettings, keeper: Any, device: str, host: str) -> str:
                 most=settings.most,
                 profile=settings.profile,
                 device=device,
+                ahead=settings.ahead,
                 watcher=Several(notes, Metrics()),
             )
             with told_to_stop(lane, keeper, settings.name, journal) as stopped:

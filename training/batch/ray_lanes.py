@@ -49,6 +49,7 @@ class Driver:
     pack: int | None = None
     profile: Profile | None = None
     cpus: float | None = None  # of a lane's worker
+    ahead: bool = True  # whether lanes prepare what waits; False where the cluster does (ray_prepare.py)
     on_look: Look = lambda records, lanes: None
     poll_s: float = POLL_S
     linger_s: float = LINGER_S
@@ -120,6 +121,7 @@ class Driver:
             most=MOST if self.pack else start.most,
             profile=self.profile,
             threads=max(1, int(need.cpus)),
+            ahead=self.ahead,
             lease_s=self.batch.lease_s,
             linger_s=self.linger_s,
         )
@@ -186,9 +188,9 @@ def train_on_ray(
     from training.batch.ray_prepare import prepare_ahead
     from training.batch.run import stopped_by_signals
 
-    driver = Driver(batch, registry, name, **options)
     on_gpus = any(node.get("GPU") for node in reachable_nodes())
     preparing = prepare_ahead(works) if works and on_gpus else None
+    driver = Driver(batch, registry, name, ahead=preparing is None, **options)
     beside = nullcontext() if validate is None else Validating(batch, registry, validate)
     try:
         with stopped_by_signals(driver), beside as validating:
