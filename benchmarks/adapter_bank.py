@@ -13,12 +13,15 @@ import itertools
 import os
 import platform
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import peft
 import torch
@@ -28,22 +31,10 @@ from peft.utils.hotswap import hotswap_adapter
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.serving_bench.setup import random_adapter
 from models.adapter import Adapter, save_adapter
 from models.load import load_foundation
 from models.routing import Mix, Routing
-
-
-def random_adapter(foundation: Any, rank: int, seed: int) -> Adapter:
-    """A temporal adapter with values of a trained one's size."""
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {}
-    for name in foundation.targets["temporal"]:
-        layer = foundation.denoiser.get_submodule(name)
-        tensors[name] = (
-            torch.randn(rank, layer.in_features, generator=generator) / rank,
-            torch.randn(layer.out_features, rank, generator=generator) * 0.02,
-        )
-    return Adapter("temporal", rank, tensors)
 
 
 def medians_ms(

@@ -48,12 +48,14 @@ def get_object(storage: Storage, sha256: str) -> bytes:
 def put_files(storage: Storage, folder: Path) -> dict[str, dict[str, Any]]:
     """Store every file below a folder. Returns {relative path: {"sha256", "size"}}, which `get_files` takes."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return put_named(storage, {path.relative_to(folder).as_posix(): path for path in files})
+
+
+def put_named(storage: Storage, paths: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """Store files under names of their own. Returns {name: {"sha256", "size"}}."""
     return {
-        path.relative_to(folder).as_posix(): {
-            "sha256": put_object(storage, path),
-            "size": path.stat().st_size,
-        }
-        for path in files
+        name: {"sha256": put_object(storage, path), "size": path.stat().st_size}
+        for name, path in paths.items()
     }
 
 

@@ -32,7 +32,7 @@ from typing import Any
 
 from infra.errors import UserError
 from infra.files import TEMPORARY, explained_os_errors
-from infra.objects import check_hash, get_object, object_key, put_object, sha256_file
+from infra.objects import check_hash, get_object, object_key, put_named, sha256_file
 from infra.storage import Storage, check_key, open_storage
 
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -144,10 +144,7 @@ class Registry:
             "metrics": metrics or {},
         }
         to_json(pointer, f"metadata and metrics of {concept}")  # before anything is written
-        pointer["files"] = {
-            name: {"sha256": put_object(self.storage, path), "size": path.stat().st_size}
-            for name, path in paths.items()
-        }
+        pointer["files"] = put_named(self.storage, paths)
         published = self.numbers(concept, "versions")
         if once is not None and (version := self._published_as(concept, published, once)) is not None:
             return version

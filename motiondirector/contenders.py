@@ -18,7 +18,7 @@ from evaluation.store import Adapters, Store, key_of
 from infra.errors import UserError
 from infra.registry import ADAPTER_FILE, Registry, Version
 from training.adapters import data_sha256
-from training.config import TrainConfig, fixed_settings, make_config
+from training.config import TrainConfig, fixed_settings, make_config, suited_to
 from training.run import check_captions
 
 if TYPE_CHECKING:
@@ -104,9 +104,7 @@ def local_config(settings: dict[str, Any], method: str, foundation: Foundation) 
         "gradient_accumulation": config.gradient_accumulation * workers,
         "dtype": DTYPES.get(str(foundation.dtype), config.dtype),
     }
-    if method in ("coupled", "full"):
-        changed["skip_spatial"] = 0.0
-    return make_config({**config.model_dump(), **changed})
+    return make_config({**suited_to(method, config.model_dump()), **changed})
 
 
 def train_from_clips(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from infra.children import end_with_parent
 from infra.errors import UserError
 from motiondirector.study.plan import Plan, Trial, trial_key
 from motiondirector.study.trial import RESULT
@@ -42,17 +43,9 @@ def _load(source: str | None, threads: int, steps: Any) -> None:
 
     from models.load import load_foundation
 
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     torch.set_num_threads(threads)
     _foundation, _steps = load_foundation(source), steps
-
-
-def _end_with_parent() -> None:
-    """A study that is killed leaves no process behind that trains on for nobody."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _run(unit: list[Trial], settings: dict[str, Any], folders: list[Path], appearances: int) -> list[Trial]:

@@ -1,9 +1,7 @@
 """Batches of tiny concepts on clusters of several local nodes."""
 
-import os
 from contextlib import contextmanager
 from itertools import pairwise
-from pathlib import Path
 
 from clip_sets import sliding_clips, write_set
 
@@ -14,7 +12,6 @@ from training.batch.plan import make_plan
 from training.batch.run import enter
 from training.batch.state import open_batch
 
-ROOT = Path(__file__).parents[2]
 WAN = "tiny-random:wan"
 SETTINGS = {
     "frames": 5,
@@ -80,7 +77,3 @@ class Story:
             for before, after in pairwise(seen):
                 assert after.checkpoint_step >= before.checkpoint_step, name
                 assert after.step >= before.step - interval or after.ended, (name, before, after)
-
-
-def environment():
-    return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from infra.children import end_with_parent
 from infra.errors import UserError
 from infra.registry import Registry, Version
 from infra.storage import Storage
@@ -247,13 +248,6 @@ class Validating:
 def _child(batch: Storage, registry: Storage, validate: Validate, token: str, stop: Any, finish: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which says when
     os.nice(NICE)
-    threading.Thread(target=_die_with_parent, name="parent", daemon=True).start()
+    end_with_parent()
     state = BatchState(batch)
     Validator(state, Registry(registry), validate, token=token).run(stop.is_set, finish.is_set)
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
