@@ -239,7 +239,7 @@ def _side(t: Array) -> Array:
     return np.clip(2 * _triangle_wave(t + 0.125, 1.0), -1, 1)
 
 
-_WEIGHTS = dict.fromkeys(DIRECTIONS, 0.07) | {"wander": 0.2, "still": 0.05, "spins": 0.04}
+_WEIGHTS = dict.fromkeys(DIRECTIONS, 0.07) | {"wander": 0.26, "still": 0.08, "spins": 0.04}
 
 
 def sample_known(rng: np.random.Generator) -> tuple[Motion, str]:

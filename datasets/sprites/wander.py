@@ -24,10 +24,11 @@ def agreement(a_F2: Array, b_F2: Array) -> float:
 
 
 def _curve(rng: np.random.Generator) -> Callable[[Array], Array]:
-    """Up to two periods of a random Fourier series: t [F] -> [F, 2]."""
-    periods = np.array([0.5, 1.0, 1.5, 2.0])
-    size = rng.normal(size=(4, 2)) / periods[:, None]
-    phase = rng.random((4, 2)) * 2 * np.pi
+    """Up to two and a half periods of a random Fourier series, sweeping or trembling: t [F] -> [F, 2]."""
+    periods = np.array([0.5, 1.0, 1.5, 2.0, 2.5])
+    # how fast the quick ones fade: a model that has only seen sweeps cannot be taught to tremble
+    size = rng.normal(size=(5, 2)) / periods[:, None] ** rng.uniform(0.0, 1.5)
+    phase = rng.random((5, 2)) * 2 * np.pi
     return lambda t: (size * np.cos(2 * np.pi * t[:, None, None] * periods[:, None] + phase)).sum(1)
 
 

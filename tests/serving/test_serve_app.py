@@ -245,7 +245,7 @@ def test_jobs_outlive_a_killed_replica_and_complete_once(
 def test_more_work_than_one_engine_does_in_time_starts_another_and_each_video_is_what_it_is_alone(
     server: Server, client: Client, alone: np.ndarray
 ):
-    jobs = [client.create(CreateVideo(prompt="a bear", steps=1000)) for _ in range(60)]
+    jobs = [client.create(CreateVideo(prompt="a bear", steps=500)) for _ in range(120)]
     assert len(server.replicas("engine")) == 1
     end = time.monotonic() + 120
     while len(server.replicas("engine")) < 2:
