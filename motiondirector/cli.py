@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from infra.errors import UserError
+from motiondirector.output import only_answers
 
 # One module per command. Each exposes `register(app)`.
 COMMANDS = (
@@ -133,7 +134,8 @@ def main() -> None:
     try:
         if sys.argv[1:2] != ["doctor"]:  # who says more about it
             check_own_datasets()
-        build()()
+        with only_answers(sys.argv):
+            build()()
     except UserError as error:
         Console(stderr=True, soft_wrap=True, highlight=False).print(
             f"[bold red]error:[/] {escape(error.message)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +13,7 @@ from infra.errors import UserError
 from motiondirector.cli import ConfigFile
 from motiondirector.commands.concepts import AsJson
 from motiondirector.commands.evaluate import Against, ClipWeights, PickWeights
+from motiondirector.output import print_json
 from motiondirector.settings import parse_settings
 
 benchmark = typer.Typer(
@@ -228,7 +228,7 @@ def run(
     with Bars() as bars:
         told = Benchmark(paper_set, judge, names, settings, out, rate).run(bars)
     if as_json:
-        typer.echo(json.dumps(told, indent=1, ensure_ascii=False))
+        print_json(told)
         return
     console = Console()
     console.print(score_table(told, f"{told['title']}, {told['prompts']} prompts"))

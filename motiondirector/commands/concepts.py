@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from infra.errors import UserError
+from motiondirector.output import print_json
 
 if TYPE_CHECKING:
     from infra.registry import Registry, Version
@@ -372,7 +373,3 @@ def shorten(value: Any) -> str:
     """A value for a table cell."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 300 else f"{text[:300]}... ({len(text)} characters; --json shows all)"
-
-
-def print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, default=lambda moment: moment.isoformat()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
+
+from motiondirector.output import print_json
 
 if TYPE_CHECKING:
     from infra.probes import Check
@@ -59,7 +60,7 @@ def doctor(
                     console.print(f"{'':24}-> {escape(check.remedy)}")
     counts = {status: sum(check.status == status for check in checks) for status in COLOURS}
     if as_json:
-        typer.echo(json.dumps({"checks": [asdict(check) for check in checks], "counts": counts}, indent=2))
+        print_json({"checks": [asdict(check) for check in checks], "counts": counts})
     else:
         console.print(", ".join(f"{number} {status}" for status, number in counts.items()))
     raise typer.Exit(1 if counts["fail"] else 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +12,7 @@ from rich.markup import escape
 from infra.errors import UserError
 from motiondirector.cli import ConfigFile
 from motiondirector.commands.concepts import DEFAULT_REGISTRY, AsJson, RegistryUri
+from motiondirector.output import print_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -162,7 +162,7 @@ def evaluate_command(
     if publish:
         opened.add_metrics(version, {"evaluation": published_scores(told)})
     if as_json:
-        typer.echo(json.dumps({**told, "page": str(folder / PAGE)}, indent=1, ensure_ascii=False))
+        print_json({**told, "page": str(folder / PAGE)})
         return
     console = Console()
     many = f"{len(told['prompts'])} prompts, {seeds} seed{'s' if seeds > 1 else ''} each"

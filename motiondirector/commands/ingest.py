@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from infra.errors import UserError
 from motiondirector.cli import ConfigFile
+from motiondirector.output import print_json
 
 if TYPE_CHECKING:
     from datasets.ingest import Report
@@ -177,7 +177,7 @@ def progress_bar(console: Console, total: int) -> Any:
 def show(report: Report, as_json: bool) -> None:
     """The report on stdout."""
     if as_json:
-        typer.echo(json.dumps(report.as_json(), indent=2))
+        print_json(report.as_json())
         return
     table = Table(title=None, show_edge=False, pad_edge=False)
     for name in ("input", "", "clip", "what"):

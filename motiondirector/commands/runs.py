@@ -15,7 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from infra.errors import UserError
-from motiondirector.commands.concepts import DEFAULT_REGISTRY, AsJson, RegistryUri, print_json
+from motiondirector.commands.concepts import DEFAULT_REGISTRY, AsJson, RegistryUri
+from motiondirector.output import print_json
 
 if TYPE_CHECKING:
     from training.batch.state import BatchState, Record
