@@ -99,10 +99,10 @@ def test_targets_are_missed_by_a_method_that_does_not():
 @pytest.mark.parametrize(
     ("ours", "missed"),
     [
-        ((0.5, 0.125), None),
+        ((0.5, 0.25), None),
         ((0.2, 0.0), "motion fidelity"),
-        ((0.5, 0.25), "leakage"),
-        ((0.5, 0.0, 0.9, 0.75), "object in every frame"),
+        ((0.5, 0.375), "leakage"),
+        ((0.5, 0.0, 0.9, 0.625), "object in every frame"),
     ],
 )
 def test_the_bounds_of_a_small_study_tell_what_is_broken(ours, missed):
