@@ -14,7 +14,7 @@ import pytest
 from datasets.decode import decode
 from infra.errors import UserError
 from infra.registry import open_registry
-from motiondirector.demo.story import heed_interrupts, prepare
+from motiondirector.demo.stage import heed_interrupts, prepare
 
 ROOT = Path(__file__).parents[2]
 
