@@ -79,18 +79,18 @@ def demo_batch(
     from motiondirector.demo.verdict import table_of
 
     console = Console()
-    told = BatchDemo(out, concepts, foundation, steps, checkpoint_interval, console)
-    report = told.run()
+    story = BatchDemo(out, concepts, foundation, steps, checkpoint_interval, console)
+    report = story.run()
     seconds = sum(stage["seconds"] for stage in report["stages"])
     console.rule(style="dim")
-    console.print(table_of(told.rows))
-    published = sum(row.status == "published" for row in told.rows)
+    console.print(table_of(story.rows))
+    published = sum(row.status == "published" for row in story.rows)
     console.print(
-        f"[bold green]{published} of {len(told.rows)} concepts published[/] in {seconds:.0f} s. Look at "
+        f"[bold green]{published} of {len(story.rows)} concepts published[/] in {seconds:.0f} s. Look at "
         f"[bold]{out}/index.html[/] (and {out}/report.json).\n\nNext:",
         highlight=False,
     )
-    name = told.rows[0].concept
+    name = story.rows[0].concept
     for line in (
         f"motiondirector runs show demo --registry {out}/registry",
         f"motiondirector runs logs demo {name} --registry {out}/registry",

@@ -134,7 +134,7 @@ class BatchDemo(Stage):
         with ExitStack() as stack:
             log = self.out / "logs" / "train-batch.log"
             first = stack.enter_context(self.beside(log, *command))
-            ended = "the batch ended before two lanes had checkpoints, so there was no moment to kill a node; give more --steps"
+            ended = "`train-batch` ended before two lanes had checkpoints to lose (if it ended well, give more --steps)"
             look_until(watch, two_lanes_under_way, first, log, ended)
             watch.say(f"node {nodes.lose()[:8]} is killed; {len(nodes)} is left")
             (late,) = (one.name for one in members if one.part == "late")

@@ -68,15 +68,8 @@ class Clock:
 
 def test_what_is_seen_of_a_batch_whose_lane_dies_and_the_rows_of_its_end(ingested, tmp_path):
     members, data = ingested
-    first, second, bad, late = (
-        next(one.name for one in members if one.part == part and one.name not in taken)
-        for part, taken in (
-            ("good", ()),
-            ("good", (members[0].name,)),
-            ("damaged", ()),
-            ("late", ()),
-        )
-    )
+    first, second, bad, late = (one.name for one in members)
+    assert [one.part for one in members] == ["good", "good", "damaged", "late"]
     registry, clock, said = open_registry(tmp_path / "registry"), Clock(), []
     batch = open_batch(registry.storage, "demo", clock=clock)
     manifest = write_batch([one for one in members if one.name != late], data, tmp_path / "concepts.jsonl")
@@ -85,7 +78,7 @@ def test_what_is_seen_of_a_batch_whose_lane_dies_and_the_rows_of_its_end(ingeste
     watch = Watch(batch, said.append)
     assert not two_lanes_under_way(watch())
     claims = {name: batch.claim(lane, suits=lambda r, name=name: r.name == name) for name, lane in (
-        (first, "lane 1"), (second, "lane 2"), (bad, "lane 1"),
+        (first, "one"), (second, "two"), (bad, "one"),
     )}  # fmt: skip
     batch.checkpointed(claims[first], 10, "key")
     assert not two_lanes_under_way(watch())
@@ -93,8 +86,8 @@ def test_what_is_seen_of_a_batch_whose_lane_dies_and_the_rows_of_its_end(ingeste
     assert two_lanes_under_way(watch())
 
     batch.fail(claims[bad], f"clip {CLIP} is corrupt")
-    batch.lapse("lane 2")
-    claims[second] = batch.claim("lane 1")
+    batch.lapse("two")
+    claims[second] = batch.claim("one")
     watch()
     adapter = tmp_path / "adapter"
     adapter.mkdir()
@@ -103,23 +96,18 @@ def test_what_is_seen_of_a_batch_whose_lane_dies_and_the_rows_of_its_end(ingeste
         version = registry.publish(name, adapter, metadata={})
         batch.publish(claims[name], version.ref, step=20, loss=0.5)
     records = watch()
-    told = [event["text"] for event in watch.events]
-    assert (
-        told
-        == [
-            "lane lane 1 trains",
-            "lane lane 2 trains",
-            f"{bad}: failed clip {CLIP} is corrupt",
-            f"{second}: its lane died; it goes on from step 10",
-            f"{first}: published {first}@1",
-            f"{second}: published {second}@1",
-        ]
-        or told[2:4] == told[3:1:-1]
-    )
+    assert [event["text"] for event in watch.events] == [
+        "lane one trains",
+        "lane two trains",
+        f"{second}: its lane died; it goes on from step 10",
+        f"{bad}: failed clip {CLIP} is corrupt",
+        f"{first}: published {first}@1",
+        f"{second}: published {second}@1",
+    ]
     scores = {"scores": {"motion fidelity": 0.5}, "error": None}
     rows = {row.concept: row for row in rows_of(members, records, {first: scores, second: scores}, registry)}
-    assert rows[first].lanes == ("lane 1",)
-    assert (rows[second].lanes, rows[second].lost) == (("lane 2", "lane 1"), 1)
+    assert rows[first].lanes == ("one",)
+    assert (rows[second].lanes, rows[second].lost) == (("two", "one"), 1)
     assert rows[bad].reason == f"clip {CLIP} is corrupt"
     assert rows[late].status == "absent"
     (fault,) = faults_of(list(rows.values()), [CLIP])
@@ -201,7 +189,8 @@ def test_a_small_batch_outlives_a_node_a_damaged_clip_and_a_latecomer(tmp_path):
     lost = [one for one in report["concepts"] if one["lost"]]
     assert lost
     assert all(len(set(one["lanes"])) > 1 for one in lost)
-    assert [told.count(f"{one['concept']} ") > 0 for one in report["concepts"]] == [True] * 5
+    table = told[told.rindex("scores, or why not") :]
+    assert all(one["concept"] in table for one in report["concepts"])
     page = (out / "index.html").read_text()
     assert all(one["concept"] in page for one in report["concepts"])
     assert {record.name for record in open_batch(open_storage(out / "registry"), "demo").records()} == {
