@@ -7,13 +7,17 @@ would start its workers at a low priority, below what validates beside them, so 
 from __future__ import annotations
 
 import secrets
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from infra.cluster import QUIET, python_path, variables
 
 STORE = 80 << 20  # bytes of a node's object store; Ray's least is 75 MB
+# Where they are not told, Ray's agents find ports of their own, and a node that waits 15 s for them to say which aborts: on
+# a busy machine they have not finished importing by then.
+PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
 
 
 class LocalNodes:
@@ -60,10 +64,21 @@ def local_nodes(count: int, cpus: int = 1) -> Iterator[LocalNodes]:
     with variables(environment):
         from ray.cluster_utils import Cluster
 
-        head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
+        cluster = Cluster(
+            initialize_head=True, head_node_args={**node_options(0), "include_dashboard": False}
+        )
         try:
-            nodes = [cluster.add_node(num_cpus=cpus, object_store_memory=STORE) for _ in range(count)]
+            nodes = [cluster.add_node(**node_options(cpus)) for _ in range(count)]
             yield LocalNodes(cluster, nodes)
         finally:
             cluster.shutdown()
+
+
+def node_options(cpus: int) -> dict[str, int]:
+    """Of a node with so many CPUs."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in PORTS]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        ports = {name: probe.getsockname()[1] for name, probe in zip(PORTS, probes, strict=True)}
+    return {"num_cpus": cpus, "object_store_memory": STORE, **ports}
