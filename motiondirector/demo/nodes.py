@@ -7,17 +7,14 @@ would start its workers at a low priority, below what validates beside them, so 
 from __future__ import annotations
 
 import secrets
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from infra.cluster import QUIET, python_path, variables
+from infra.errors import UserError
 
 STORE = 80 << 20  # bytes of a node's object store; Ray's least is 75 MB
-# Where they are not told, Ray's agents find ports of their own, and a node that waits 15 s for them to say which aborts: on
-# a busy machine they have not finished importing by then.
-PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
 
 
 class LocalNodes:
@@ -52,7 +49,7 @@ def local_nodes(count: int, cpus: int = 1) -> Iterator[LocalNodes]:
     """A head and so many nodes for the length of the block.
 
     Nobody without the token gets in; children of this process find it in their environment, as RAY_AUTH_TOKEN. Ray reads
-    that when it is first imported, so this comes before.
+    that when it is first imported, so this comes before. Raises UserError (503) where they do not come up.
     """
     environment = {
         **QUIET,
@@ -61,24 +58,19 @@ def local_nodes(count: int, cpus: int = 1) -> Iterator[LocalNodes]:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_worker_niceness": "0",
     }
-    with variables(environment):
+    with variables(environment), ExitStack() as stack:
         from ray.cluster_utils import Cluster
 
-        cluster = Cluster(
-            initialize_head=True, head_node_args={**node_options(0), "include_dashboard": False}
-        )
         try:
-            nodes = [cluster.add_node(**node_options(cpus)) for _ in range(count)]
-            yield LocalNodes(cluster, nodes)
-        finally:
-            cluster.shutdown()
-
-
-def node_options(cpus: int) -> dict[str, int]:
-    """Of a node with so many CPUs."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in PORTS]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        ports = {name: probe.getsockname()[1] for name, probe in zip(PORTS, probes, strict=True)}
-    return {"num_cpus": cpus, "object_store_memory": STORE, **ports}
+            head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE}
+            cluster = Cluster(initialize_head=True, head_node_args=head)
+            stack.callback(cluster.shutdown)
+            nodes = [cluster.add_node(num_cpus=cpus, object_store_memory=STORE) for _ in range(count)]
+        except Exception as error:  # Ray raises a plain one where a node does not come up
+            raise UserError(
+                f"Ray's nodes do not come up on this machine ({' '.join(str(error).split())[:300]}); Ray gives each half a "
+                "minute, its agents 15 s, so let nothing else use the cores, and see `motiondirector doctor`.",
+                status=503,
+                code="ray_unavailable",
+            ) from error
+        yield LocalNodes(cluster, nodes)

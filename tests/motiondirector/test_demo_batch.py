@@ -1,7 +1,7 @@
 """The batch demo: what it teaches, what it sees, what it calls a fault; and all of it on a tiny model."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from demos import none_left, relatives, start
@@ -12,6 +12,7 @@ from infra.errors import UserError
 from infra.registry import open_registry
 from infra.storage import open_storage
 from motiondirector.demo.crowd import crowd, damage, render, write_batch
+from motiondirector.demo.page import write_batch_page
 from motiondirector.demo.verdict import Row, faults_of, rows_of, table_of
 from motiondirector.demo.watch import Watch, two_lanes_under_way
 from training.batch.manifest import read_manifest
@@ -156,6 +157,35 @@ def test_each_thing_that_is_not_as_it_should_be_is_said(number, change, fault):
 
 def test_the_table_has_a_row_for_every_concept():
     assert table_of(WELL).row_count == len(WELL)
+
+
+def test_the_page_shows_every_concept_its_clip_its_reason_and_what_is_not_as_it_should_be(tmp_path):
+    (tmp_path / "clips").mkdir()
+    members = crowd(3)
+    render(members[:1], tmp_path / "clips")
+    rows = [row(members[0].name), replace(WELL[3], concept=members[1].name)]
+    report = {
+        "concepts": [asdict(one) for one in rows],
+        "captions": {one.name: one.caption for one in members},
+        "stages": [{"name": "train", "seconds": 3.0}],
+        "hardware": "2 CPU cores",
+        "events": [{"seconds": 1.0, "text": "a node is killed"}],
+        "faults": ["<b> is not as it should be"],
+        "commands": ["motiondirector train-batch"],
+        "versions": {"ray": "2"},
+        "foundation": "sprites",
+        "started_at": "today",
+    }
+    page = write_batch_page(report, tmp_path).read_text()
+    for said in (
+        *(one.concept for one in rows),
+        members[0].caption,
+        f"clip {CLIP} is corrupt",
+        "a node is killed",
+    ):
+        assert said in page
+    assert "&lt;b&gt; is not" in page
+    assert page.count("<img") == 1  # of the one clip that is there
 
 
 @pytest.mark.cluster
