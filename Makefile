@@ -7,7 +7,7 @@ WORKERS ?= 2  # processes that share the tests; each takes 1 to 2 GB, the one Ra
 export DS_BUILD_OPS = 0
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-faults soak study lint bench format clean help
+.PHONY: demo demo-batch test test-faults soak study lint bench format clean help
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -25,6 +25,9 @@ $(HF)/.installed: Makefile
 
 demo: $(STAMP)  ## the main job, end to end, on the embedded foundation: clips in, motions out over HTTP
 	$(BIN)/motiondirector demo
+
+demo-batch: $(STAMP)  ## 25 concepts on a Ray cluster that loses a node, one of them damaged, one late: one table at the end
+	$(BIN)/motiondirector demo-batch
 
 test: $(STAMP) $(HF)/.installed  ## every test (no GPU, no hub)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder

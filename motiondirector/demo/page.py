@@ -1,4 +1,4 @@
-"""The demo's report as a page: what went in, what came out, how long each stage took."""
+"""The demos' reports as pages: what went in, what came out, how long each stage took."""
 
 from __future__ import annotations
 
@@ -86,4 +86,20 @@ def write_page(report: dict[str, Any], folder: Path) -> Path:
     )
     target = folder / "index.html"
     target.write_text(page)
+    return target
+
+
+def write_batch_page(report: dict[str, Any], folder: Path) -> Path:
+    """`index.html` of the batch demo: a row a concept, its clip and a sample of what was learned as strips of frames."""
+
+    def strip(file: Path) -> str | None:
+        return strip_uri(traced(decode(file).frames_FHWC), height=48) if file.is_file() else None
+
+    names = [row["concept"] for row in report["concepts"]]
+    clips = {name: strip(folder / "clips" / f"{name}.mp4") for name in names}
+    samples = {name: strip(folder / "evaluations" / name / "samples" / "001.mp4") for name in names}
+    total = sum(stage["seconds"] for stage in report["stages"]) or 1.0
+    template = environment(TEMPLATES).get_template("batch.html.j2")
+    target = folder / "index.html"
+    target.write_text(template.render(report=report, total=total, clips=clips, samples=samples))
     return target

@@ -10,12 +10,8 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shlex
-import shutil
-import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,17 +29,16 @@ from infra.errors import UserError
 from infra.registry import Version, open_registry
 from infra.s3server import LoopbackS3
 from motiondirector.demo.page import about_clip, about_concept, write_page
+from motiondirector.demo.stage import ROOT, Stage, prepare, terminated_as_interrupted
 from serving.client import Client
 from serving.schemas import CreateVideo, LoraUse
 
 if TYPE_CHECKING:
     from motiondirector.demo.cast import Taught
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @dataclass
-class Demo:
+class Demo(Stage):
     """Runs the stages and collects the report.
 
     Args:
@@ -66,7 +61,7 @@ class Demo:
     def run(self) -> dict[str, Any]:
         """All stages; returns the report, which is also `report.json` and `index.html` in the folder."""
         began = datetime.now(UTC)
-        prepare(self.out)
+        prepare(self.out, "videos", "sheets", "references")
         with ExitStack() as stack:
             stack.enter_context(terminated_as_interrupted())
             with self.stage("S3 server"):
@@ -156,26 +151,14 @@ class Demo:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        command = self.say(
-            "serve",
-            "--registry",
-            registry,
-            "--port",
-            str(port),
-            "--data-dir",
-            str(self.out / "serve"),
+        url, log = f"http://127.0.0.1:{port}", self.out / "logs" / "serve.log"
+        with self.beside(
+            log,
+            *("serve", "--registry", registry, "--port", str(port), "--data-dir", str(self.out / "serve")),
             *self.model(),
-        )
-        url = f"http://127.0.0.1:{port}"
-        with (self.out / "logs" / "serve.log").open("w") as log:
-            server = subprocess.Popen(
-                command, stdout=log, stderr=log, start_new_session=True, preexec_fn=heed_interrupts
-            )
-            try:
-                wait_until_ready(url, server, Path(log.name))
-                yield url
-            finally:
-                end(server)
+        ) as server:
+            wait_until_ready(url, server, log)
+            yield url
 
     def generate(self, url: str) -> list[dict[str, Any]]:
         """Every concept with its prompts, the base model and the coupled baseline beside it, all at once over HTTP."""
@@ -239,78 +222,10 @@ class Demo:
                 file.write_bytes(clip.video)
                 file.with_suffix(".txt").write_text(clip.caption + "\n")
 
-    # --- running commands --------------------------------------------------------------------------------------
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[dict[str, Any]]:
-        """Time a stage and say that it is on."""
-        self.console.rule(f"[bold]{name}", align="left", style="dim")
-        timing: dict[str, Any] = {"name": name}
-        began = time.monotonic()
-        yield timing
-        timing["seconds"] = round(time.monotonic() - began, 2)
-        self.stages.append(timing)
-
-    def model(self) -> list[str]:
-        return ["--foundation", self.foundation] if self.foundation else []
-
-    def say(self, *arguments: str) -> list[str]:
-        """Show the command as a user would type it, and return it as this Python runs it."""
-        shown = shlex.join(["motiondirector", *arguments]).replace(f"{ROOT}/", "")
-        self.commands.append(shown)
-        self.console.print(f"$ {shown}", style="cyan", highlight=False, soft_wrap=True)
-        return [sys.executable, "-m", "motiondirector", *arguments]
-
-    def command(self, *arguments: str, quiet: bool = False) -> str:
-        """Run a command to its end; its standard output when `quiet`. UserError when it fails."""
-        command = self.say(*arguments)
-        # In a session of its own a child gets Ctrl-C from here alone, once, and can end in its own way.
-        child = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE if quiet else None,
-            text=True,
-            start_new_session=True,
-            preexec_fn=heed_interrupts,
-        )
-        try:
-            told, _ = child.communicate()
-        except BaseException:
-            end(child)
-            raise
-        if child.returncode:
-            raise UserError(
-                f"`motiondirector {arguments[0]}` ended with {child.returncode}; its reason stands above."
-            )
-        return told or ""
-
 
 def contenders(concept: Taught) -> tuple[str, ...]:
     """Whose videos the page shows side by side."""
     return ("base", "ours", "coupled") if concept.coupled else ("base", "ours")
-
-
-@contextmanager
-def terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does: through every `finally`."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def prepare(out: Path) -> None:
-    """An empty folder for this run. Only what a former demo made is removed."""
-    if out.exists() and any(out.iterdir()) and not (out / ".demo").exists():
-        raise UserError(f"{out} holds something that no demo made; give another --out.")
-    shutil.rmtree(out, ignore_errors=True)
-    for name in ("videos", "sheets", "logs", "clips", "references"):
-        (out / name).mkdir(parents=True)
-    (out / ".demo").touch()
 
 
 def wait_until_ready(url: str, server: subprocess.Popen[Any], log: Path, patience: float = 300.0) -> None:
@@ -328,20 +243,3 @@ def wait_until_ready(url: str, server: subprocess.Popen[Any], log: Path, patienc
     raise UserError(
         f"the server did not become ready; the end of its log:\n{log.read_text()[-2000:]}", status=503
     )
-
-
-def heed_interrupts() -> None:
-    """In a child before it starts: under nohup or a shell's `&` SIGINT is ignored, and children inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def end(child: subprocess.Popen[Any], patience: float = 45.0) -> None:
-    """Ask a child to stop as Ctrl-C would; after `patience` seconds, insist, with all it started."""
-    if child.poll() is not None:
-        return
-    child.send_signal(signal.SIGINT)
-    try:
-        child.wait(patience)
-    except subprocess.TimeoutExpired:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()

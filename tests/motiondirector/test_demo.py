@@ -1,62 +1,24 @@
 """The demo: all its stages on a tiny model, and nothing left running when it is interrupted."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
-import psutil
 import pytest
+from demos import none_left, relatives, start
 
 from datasets.decode import decode
 from infra.errors import UserError
 from infra.registry import open_registry
-from motiondirector.demo.story import heed_interrupts, prepare
+from motiondirector.demo.stage import prepare
 
-ROOT = Path(__file__).parents[2]
-
-
-def start(out, *options):
-    """The demo as a child, in a session of its own so that what it leaves behind can be found."""
-    command = [sys.executable, "-m", "motiondirector", "demo", "--out", str(out)]
-    tiny = ["--foundation", "tiny-random:unet3d", "--steps", "2", "--workers", "1"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DEMO_MARK": str(out)}
-    return subprocess.Popen(
-        [*command, *tiny, *options],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=heed_interrupts,  # these tests may run under nohup
-    )
-
-
-def relatives(out):
-    """Every process that inherited the demo's mark, however its parents ended."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("DEMO_MARK") == str(out) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
-
-
-def none_left(out, patience=60):
-    deadline = time.monotonic() + patience
-    while relatives(out) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    return [" ".join(process.cmdline())[:120] for process in relatives(out)]
+QUICK = ("--steps", "2", "--workers", "1")
 
 
 @pytest.mark.cluster
 def test_the_whole_demo_on_a_tiny_model(tmp_path):
     out = tmp_path / "demo"
-    child = start(out)
+    child = start(out, *QUICK)
     told, _ = child.communicate(timeout=560)
     assert child.returncode == 0, told[-3000:]
     assert none_left(out) == []
@@ -81,7 +43,7 @@ def test_the_whole_demo_on_a_tiny_model(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_while_it_trains_it_leaves_no_process(tmp_path, number):
     out = tmp_path / "demo"
-    child = start(out, "--steps", "100000")
+    child = start(out, "--steps", "100000", "--workers", "1")
     assert child.stdout is not None
     for line in child.stdout:
         if line.startswith("$ motiondirector train"):

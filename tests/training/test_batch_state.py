@@ -78,6 +78,18 @@ def test_a_concepts_way_from_the_queue_to_the_registry(state, clock):
     assert state.record("orbit").version == "orbit@1"
 
 
+def test_the_history_names_every_lane_that_had_it_those_that_died_preparing_it_too(state, clock):
+    state.add([work("orbit")])
+    for number in range(3):
+        claim = state.claim(f"lane {number}")
+        assert claim is not None
+        state.beat(claim)  # a renewal is no change
+        clock.now += 61
+    assert [(status, note) for _, status, note in state.record("orbit").history[1:]] == [
+        ("preparing", f"lane {number}") for number in range(3)
+    ]
+
+
 def test_higher_priority_begins_earlier_then_the_manifests_order(state):
     state.add([work("b"), work("a"), work("urgent", priority=5)])
     state.add([work("late"), work("later-urgent", priority=5)])

@@ -393,9 +393,17 @@ class BatchState:
     def _stamped(self, before: Record, after: Record, note: str) -> Record:
         now = self.clock()
         history = after.history
-        if after.status != before.status or before is after or after.attempt != before.attempt:
+        taken = after.lease is not None and token(after) != token(
+            before
+        )  # of a lane that died preparing, too
+        if after.status != before.status or before is after or after.attempt != before.attempt or taken:
             history = (*history, (now, after.status, note[:300]))[-HISTORY:]
         return replace(after, updated=now, revision=before.revision + 1, history=history)
+
+
+def token(record: Record) -> str | None:
+    """Of the claim on it."""
+    return None if record.lease is None else record.lease.token
 
 
 def _queued(record: Record, attempt: int) -> Record:

@@ -1,0 +1,194 @@
+"""The demo of a batch: many concepts on lanes of a Ray cluster, while things go wrong, and what is there at the end.
+
+The batch is the command a user would type, on a cluster of local nodes with clips and registry in S3. A node is killed
+while its lane trains, a clip was damaged where it is stored, and one concept is added by a second command. The demo sees
+nothing but what anyone can: the batch's records and the registry.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from infra.errors import UserError
+from infra.objects import get_files
+from infra.registry import Registry, open_registry
+from infra.s3server import LoopbackS3
+from infra.storage import Storage
+from motiondirector.batch_validation import FILES
+from motiondirector.demo.crowd import Member, crowd, damage, render, write_batch
+from motiondirector.demo.nodes import LocalNodes, local_nodes
+from motiondirector.demo.page import write_batch_page
+from motiondirector.demo.stage import Stage, prepare, terminated_as_interrupted
+from motiondirector.demo.verdict import Row, faults_of, rows_of
+from motiondirector.demo.watch import Watch, two_lanes_under_way
+from training.batch.state import Record, open_batch
+from training.batch.validation import validations
+
+NODES = 2  # with a lane each
+BATCH = "demo"  # the batch's name
+LOOK_S = 1.0
+REST_S = 30.0  # until Ray has seen that the lanes are gone
+FAILED = 1  # what `train-batch` ends with where a concept failed
+
+
+@dataclass
+class BatchDemo(Stage):
+    """Runs the stages and collects the report.
+
+    Args:
+        out: folder of everything the demo leaves behind.
+        concepts: how many there are that can be trained; a damaged one comes on top.
+        foundation: None for the embedded one.
+        steps: training steps of each.
+        interval: steps between checkpoints.
+    """
+
+    out: Path
+    concepts: int = 24
+    foundation: str | None = None
+    steps: int = 50
+    interval: int = 10
+    console: Console = field(default_factory=Console)
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+
+    def run(self) -> dict[str, Any]:
+        """All stages; returns the report, which is also `report.json` and `index.html` in the folder.
+
+        What is not as it should be at the end is in its `faults`. Raises UserError where there is no end to look at.
+        """
+        began = datetime.now(UTC)
+        prepare(self.out, "evaluations")
+        members = crowd(self.concepts)
+        with ExitStack() as stack:
+            stack.enter_context(terminated_as_interrupted())
+            with self.stage(f"S3 server, and Ray with a head and {NODES} nodes"):
+                s3 = stack.enter_context(LoopbackS3("demo"))
+                stack.enter_context(s3.exported())
+                nodes = stack.enter_context(local_nodes(NODES))
+            data, registry = f"{s3.uri}/clips", open_registry(f"{s3.uri}/registry")
+            with self.stage(f"{len(members)} clips to Parquet, one of them damaged there"):
+                clips = self.ingest(members, data)
+            with self.stage("train") as timing:
+                watch, ended = self.train(members, data, registry, nodes)
+            timing["steps"] = self.steps
+            with self.stage("look at what is there"):
+                records = watch()
+                validated = validations(watch.batch, records)
+                self.rows = rows_of(members, records, validated, registry)
+                faults = faults_of(self.rows, clips) + self.leftovers(records, nodes, ended)
+                self.keep(registry)
+        report = {
+            "started_at": began.isoformat(timespec="seconds"),
+            "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()})",
+            "versions": {name: version(name) for name in ("torch", "ray", "diffusers")},
+            "foundation": self.foundation or "sprites",
+            "stages": self.stages,
+            "concepts": [asdict(row) for row in self.rows],
+            "captions": {one.name: one.caption for one in members},
+            "events": watch.events,
+            "faults": faults,
+            "commands": self.commands,
+        }
+        (self.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        write_batch_page(report, self.out)
+        return report
+
+    # --- stages ------------------------------------------------------------------------------------------------
+
+    def ingest(self, members: Sequence[Member], data: str) -> Sequence[str]:
+        """Clips into the Parquet set, and one of them damaged afterwards; returns the ids of that concept's clips."""
+        manifest = render(members, self.out / "clips")
+        self.command("ingest", str(manifest), "--to", data, *self.model(), "--json", quiet=True)
+        (damaged,) = (one.name for one in members if one.part == "damaged")
+        self.console.print(f"the second half of {damaged}'s clip is zeros now", highlight=False)
+        return damage(data, damaged)
+
+    def train(
+        self, members: Sequence[Member], data: str, registry: Registry, nodes: LocalNodes
+    ) -> tuple[Watch, list[int]]:
+        """The batch to its end, with a node's death and a latecomer; also the exit codes of both commands."""
+        in_time = [one for one in members if one.part != "late"]
+        manifest = write_batch(in_time, data, self.out / "concepts.jsonl")
+        command = (
+            *("train-batch", str(manifest), "--name", BATCH, "--registry", registry.uri),
+            *("--address", nodes.address, "--cpus-per-lane", "1"),
+            *("--setting", f"steps={self.steps}", "--setting", f"checkpoint_interval={self.interval}"),
+            *self.model(),
+        )
+        watch = Watch(open_batch(registry.storage, BATCH), self.tell)
+        with ExitStack() as stack:
+            log = self.out / "logs" / "train-batch.log"
+            first = stack.enter_context(self.beside(log, *command))
+            ended = "`train-batch` ended before two lanes had checkpoints to lose (if it ended well, give more --steps)"
+            look_until(watch, two_lanes_under_way, first, log, ended)
+            watch.say(f"node {nodes.lose()[:8]} is killed; {len(nodes)} is left")
+            (late,) = (one.name for one in members if one.part == "late")
+            watch.say(f"{late} is added to the manifest, and the manifest given again")
+            write_batch(members, data, manifest)
+            # One command's validation is enough for all that is published.
+            log = self.out / "logs" / "train-batch-again.log"
+            second = stack.enter_context(self.beside(log, *command, "--no-evaluate"))
+            while None in (first.poll(), second.poll()):
+                watch()
+                time.sleep(LOOK_S)
+        return watch, [first.returncode, second.returncode]
+
+    def leftovers(self, records: Sequence[Record], nodes: LocalNodes, ended: Sequence[int]) -> list[str]:
+        """What the commands left undone or running."""
+        faults = [
+            f"`train-batch` ended with {code} (see {self.out}/logs); {FAILED} says that a concept failed."
+            for code in ended
+            if code != FAILED
+        ]
+        faults += [f"{r.name} is still held by lane {r.lease.owner}." for r in records if r.lease is not None]
+        until = time.monotonic() + REST_S
+        while (alive := nodes.actors()) and time.monotonic() < until:
+            time.sleep(LOOK_S)
+        return faults + ([f"these still run on the cluster: {', '.join(alive)}."] if alive else [])
+
+    def keep(self, registry: Registry) -> None:
+        """What outlives the S3 server: the registry with the batch's records and logs, and each version's evaluation."""
+        kept = open_registry(self.out / "registry")
+        copy(registry.storage, kept.storage)
+        for row in self.rows:
+            if row.version is not None and "evaluation" in (told := kept.resolve(row.version).metrics):
+                get_files(kept.storage, told["evaluation"][FILES], self.out / "evaluations" / row.concept)
+
+    def tell(self, text: str) -> None:
+        """A line of progress."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def look_until(
+    watch: Watch,
+    true: Callable[[list[Record]], bool],
+    child: subprocess.Popen[Any],
+    log: Path,
+    otherwise: str,
+) -> None:
+    """Look until something is true. UserError, with the end of the log, when the child ended before."""
+    while not true(watch()):
+        if child.poll() is not None:
+            raise UserError(f"{otherwise}. The end of {log}:\n{log.read_text()[-2000:]}", status=500)
+        time.sleep(LOOK_S)
+
+
+def copy(source: Storage, target: Storage) -> None:
+    """Every object under its key."""
+    for info in source.list():
+        target.put(info.key, source.get(info.key))

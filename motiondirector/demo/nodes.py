@@ -1,0 +1,76 @@
+"""A Ray cluster of several nodes on this machine, which can be lost as machines are: at once, without a word.
+
+A head without CPUs, where drivers run, and nodes for the lanes. Small object stores: lanes pass nothing through them. Ray
+would start its workers at a low priority, below what validates beside them, so that lanes would starve on few cores.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from infra.cluster import QUIET, python_path, variables
+from infra.errors import UserError
+
+STORE = 80 << 20  # bytes of a node's object store; Ray's least is 75 MB
+
+
+class LocalNodes:
+    """The nodes that live, and how to lose one."""
+
+    def __init__(self, cluster: Any, nodes: list[Any]) -> None:
+        self._cluster, self._nodes = cluster, nodes
+
+    @property
+    def address(self) -> str:
+        """Of the cluster, host:port."""
+        return self._cluster.address
+
+    def __len__(self) -> int:
+        """Nodes beside the head."""
+        return len(self._nodes)
+
+    def lose(self) -> str:
+        """Kill one with all that runs there. Returns its id."""
+        node = self._nodes.pop()
+        self._cluster.remove_node(node, allow_graceful=False)
+        return node.node_id
+
+    def actors(self) -> list[str]:
+        """Class names of the actors that live: lanes, their runs, and who keeps those."""
+        table = self._cluster.global_state.actor_table(None, None, "ALIVE")
+        return sorted(actor["ActorClassName"] for actor in table.values())
+
+
+@contextmanager
+def local_nodes(count: int, cpus: int = 1) -> Iterator[LocalNodes]:
+    """A head and so many nodes for the length of the block.
+
+    Nobody without the token gets in; children of this process find it in their environment, as RAY_AUTH_TOKEN. Ray reads
+    that when it is first imported, so this comes before. Raises UserError (503) where they do not come up.
+    """
+    environment = {
+        **QUIET,
+        "PYTHONPATH": python_path(),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_worker_niceness": "0",
+    }
+    with variables(environment), ExitStack() as stack:
+        from ray.cluster_utils import Cluster
+
+        try:
+            head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE}
+            cluster = Cluster(initialize_head=True, head_node_args=head)
+            stack.callback(cluster.shutdown)
+            nodes = [cluster.add_node(num_cpus=cpus, object_store_memory=STORE) for _ in range(count)]
+        except Exception as error:  # Ray raises a plain one where a node does not come up
+            raise UserError(
+                f"Ray's nodes do not come up on this machine ({' '.join(str(error).split())[:300]}); Ray gives each half a "
+                "minute, its agents 15 s, so let nothing else use the cores, and see `motiondirector doctor`.",
+                status=503,
+                code="ray_unavailable",
+            ) from error
+        yield LocalNodes(cluster, nodes)

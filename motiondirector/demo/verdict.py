@@ -1,0 +1,125 @@
+"""What became of the batch demo's concepts, as one table, and everything about it that is not as it should be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from infra.registry import Registry
+    from motiondirector.demo.crowd import Member, Part
+    from training.batch.state import Record
+
+SHOWN_SCORES = 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """One concept at the end."""
+
+    concept: str
+    part: Part
+    status: str  # of its record; "absent" when the batch has none
+    versions: tuple[str, ...]  # in the registry
+    version: str | None  # as its record says
+    lanes: tuple[str, ...]  # that had it, in turn
+    lost: int  # lanes that died with it
+    steps: int
+    loss: float | None
+    scores: dict[str, float]
+    unscored: str | None  # why there are no scores
+    reason: str | None  # why it failed
+
+
+def rows_of(
+    members: Sequence[Member],
+    records: Sequence[Record],
+    validated: Mapping[str, Mapping[str, Any]],
+    registry: Registry,
+) -> list[Row]:
+    """A row for each. `validated` is `training.batch.validation.validations` of the records."""
+    known = {record.name: record for record in records}
+    rows = []
+    for one in members:
+        record, found = known.get(one.name), validated.get(one.name)
+        versions = tuple(version.ref for version in registry.versions(one.name))
+        if record is None:
+            rows.append(
+                Row(one.name, one.part, "absent", versions, None, (), 0, 0, None, {}, None, "never entered")
+            )
+            continue
+        rows.append(
+            Row(
+                concept=one.name,
+                part=one.part,
+                status=record.status,
+                versions=versions,
+                version=record.version,
+                lanes=tuple(note for _, status, note in record.history if status == "preparing"),
+                lost=record.lost,
+                steps=record.step,
+                loss=record.loss,
+                scores={} if found is None else dict(found["scores"]),
+                unscored="not validated" if found is None else found["error"],
+                reason=record.reason,
+            )
+        )
+    return rows
+
+
+def faults_of(rows: Sequence[Row], clips: Sequence[str]) -> list[str]:
+    """One sentence for each thing that is not as it should be; none when all is well.
+
+    Args:
+        clips: ids of those that were damaged.
+    """
+    faults = []
+    for row in rows:
+        if row.part == "damaged":
+            if row.status != "failed" or row.versions:
+                faults.append(
+                    f"{row.concept} has a damaged clip and should have failed; it is {row.status}, published as "
+                    f"{', '.join(row.versions) or 'nothing'}."
+                )
+            elif not any(clip in (row.reason or "") for clip in clips):
+                faults.append(f"{row.concept} failed without naming its damaged clip: {row.reason}")
+            continue
+        if row.status != "published":
+            faults.append(
+                f"{row.concept} should have been published; it is {row.status}: {row.reason or 'no reason'}"
+            )
+        elif row.versions != (row.version,):
+            faults.append(
+                f"{row.concept} should be in the registry once, as {row.version}; there is "
+                f"{', '.join(row.versions) or 'nothing'}."
+            )
+        elif row.unscored or not row.scores:
+            faults.append(
+                f"{row.concept} is published without scores: {row.unscored or 'no metric suits it'}"
+            )
+        if row.lost and len(set(row.lanes)) < 2:
+            faults.append(f"{row.concept} lost its lane, and no other is on record for it: {row.lanes}")
+    if not any(row.lost for row in rows):
+        faults.append("a node was killed, and no concept lost its lane by that.")
+    return faults
+
+
+def table_of(rows: Sequence[Row]) -> Table:
+    """The one table."""
+    table = Table("concept", "status", "version", "lanes", "lost", "scores, or why not")
+    for row in rows:
+        names = list(row.scores)[:SHOWN_SCORES]
+        scores = ", ".join(f"{name} {row.scores[name]:.3f}" for name in names) or row.unscored or ""
+        table.add_row(
+            row.concept + (f" ({row.part})" if row.part != "good" else ""),
+            row.status,
+            ", ".join(row.versions),
+            ", ".join(row.lanes),
+            str(row.lost or ""),
+            escape(row.reason or scores),
+        )
+    return table

@@ -1,0 +1,68 @@
+"""A batch seen from outside, by its records alone: what changed since the last look, told as it is seen."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from training.batch.state import BatchState, Record
+
+COUNTS_S = 10.0  # between two lines of numbers
+
+
+@dataclass
+class Watch:
+    """Called with nothing, again and again; `events` is all that it told: {"seconds", "text"}."""
+
+    batch: BatchState
+    tell: Callable[[str], None]
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._began = time.monotonic()
+        self._lanes: set[str] = set()
+        self._ended: set[str] = set()
+        self._lost: Counter[str] = Counter()
+        self._counts, self._counted = "", 0.0
+
+    def say(self, text: str) -> None:
+        """Something happened."""
+        self.events.append({"seconds": round(time.monotonic() - self._began, 1), "text": text})
+        self.tell(text)
+
+    def __call__(self) -> list[Record]:
+        """The records as they are now."""
+        records = self.batch.records()
+        for lane in sorted({r.lease.owner for r in records if r.lease is not None} - self._lanes):
+            self._lanes.add(lane)
+            self.say(f"lane {lane} trains")
+        for record in records:
+            if record.lost > self._lost[record.name]:
+                self._lost[record.name] = record.lost
+                again = f"step {record.checkpoint_step}" if record.checkpoint_step else "its beginning"
+                self.say(f"{record.name}: its lane died; it goes on from {again}")
+            if record.ended and record.name not in self._ended:
+                self._ended.add(record.name)
+                self.say(f"{record.name}: {record.status} {record.version or record.reason or ''}")
+        self._count(records)
+        return records
+
+    def _count(self, records: Sequence[Record]) -> None:
+        """How many are where, when that has changed and was not just said."""
+        states = Counter(record.status for record in records)
+        steps = sum(record.checkpoint_step for record in records if not record.ended)
+        told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        told += f"; checkpoints of {steps} steps" if steps else ""
+        if told != self._counts and time.monotonic() - self._counted > COUNTS_S:
+            self._counts, self._counted = told, time.monotonic()
+            self.tell(f"  {told}")
+
+
+def two_lanes_under_way(records: Sequence[Record]) -> bool:
+    """Whether two lanes train, each with a checkpoint to lose: the moment for a node to die."""
+    lanes = {r.lease.owner for r in records if r.lease is not None and r.checkpoint_step and not r.ended}
+    return len(lanes) >= 2
