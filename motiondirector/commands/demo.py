@@ -19,6 +19,9 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of everything the demo makes.")] = Path("runs/demo"),
+    concept: Annotated[
+        list[str] | None, typer.Option(help="What is taught (repeat): orbit, zigzag. Absent: both.")
+    ] = None,
     foundation: Annotated[
         str | None, typer.Option(help="Model folder or hub id. Absent: the embedded one.")
     ] = None,
@@ -34,13 +37,13 @@ def demo(
     Starts what it needs (an S3 server on loopback, Ray) and stops it again, also when interrupted. Takes some
     minutes on two cores and ends with a page that shows everything: runs/demo/index.html.
     """
-    from motiondirector.demo.cast import CONCEPTS
+    from motiondirector.demo.cast import chosen
     from motiondirector.demo.story import Demo
 
-    console = Console()
-    report = Demo(out, CONCEPTS, foundation, steps, workers, console).run()
+    console, concepts = Console(), chosen(concept)
+    report = Demo(out, concepts, foundation, steps, workers, console).run()
     seconds = sum(stage["seconds"] for stage in report["stages"])
-    name, prompt = CONCEPTS[0].name, CONCEPTS[0].prompts[0]
+    name, prompt = concepts[0].name, concepts[0].prompts[0]
     console.rule(style="dim")
     console.print(
         f"[bold green]{len(report['videos'])} videos[/] in {seconds:.0f} s. Look at [bold]{out}/index.html[/] "

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from infra.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -47,3 +50,11 @@ CONCEPTS = (
         seed=21,
     ),
 )
+
+
+def chosen(names: Sequence[str] | None) -> tuple[Taught, ...]:
+    """The concepts of these names, in their own order; all without any. UserError for one that is not there."""
+    known = {concept.name for concept in CONCEPTS}
+    if unknown := [name for name in names or () if name not in known]:
+        raise UserError(f"the demo has no concept {unknown[0]!r}; choose among {', '.join(sorted(known))}.")
+    return tuple(concept for concept in CONCEPTS if not names or concept.name in names)
