@@ -68,7 +68,7 @@ def body(number: int) -> dict:
     return {
         "prompt": f"prompt {number}",
         "seed": number,
-        "steps": STEPS if number < BATCH else 2 + number % 3,
+        "steps": STEPS if number < BATCH else 1 + number % 3,
         "guidance_scale": 3.0 if number % 2 else 1.0,
         "lora": [{"name": f"c{number % 3}@1"}] if number % 4 else [],
     }
@@ -76,7 +76,7 @@ def body(number: int) -> dict:
 
 async def until(true: Callable[[], bool]) -> None:
     while not true():
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.02)
 
 
 def web(service: VideoService) -> httpx.AsyncClient:
