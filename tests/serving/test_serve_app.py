@@ -258,7 +258,7 @@ def pinned_in(client: Client) -> dict[str, set[str]]:
 
 
 def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 180
+    end = time.monotonic() + 300
     while not true():
         assert time.monotonic() < end
         time.sleep(0.2)
