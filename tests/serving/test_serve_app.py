@@ -270,8 +270,8 @@ def test_more_work_than_one_engine_does_in_time_starts_another_and_each_video_is
     """The second has what was pinned when there was one."""
     assert client.pin("swing").engines == 1
     until(lambda: list(pinned_in(client).values()) == [{"swing@1"}])
-    jobs = [client.create(CreateVideo(prompt="a bear", steps=500)) for _ in range(120)]
     assert len(server.replicas("engine")) == 1
+    jobs = [client.create(CreateVideo(prompt="a bear", steps=500)) for _ in range(120)]
     until(lambda: len(server.replicas("engine")) == 2)
     for job in jobs:
         client.cancel(job.id)
