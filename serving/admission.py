@@ -7,8 +7,12 @@ share the database.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,16 +60,38 @@ class Admission:
 
     def __init__(self, database: Database, max_queue: int) -> None:
         self._database, self._max_queue = database, max_queue
+        self._numbers = itertools.count()
+        self._looked_at: set[int] = set()
+        self._lock = threading.Lock()
 
     def find(self, tenant: str, repeatable: Repeatable | None) -> Job | None:
         """The job that the same request made before. Raises UserError 409 for the same key with another body."""
         with self._database.sessions() as session:
             return self._find(session, tenant, repeatable)
 
-    def check(self, tenant: str, key: ApiKey | None) -> None:
-        """Raises `Throttled` when `admit` would, as far as one can say without it. Counts nothing."""
+    @contextmanager
+    def look(self) -> Iterator[int]:
+        """While one finds out whether a request can be made, which may take long: it is before those that come later.
+
+        So of many at once, those that the queue cannot take hear so at once. Gives the request's number, for `check`.
+        """
+        with self._lock:
+            number = next(self._numbers)
+            self._looked_at.add(number)
+        try:
+            yield number
+        finally:
+            with self._lock:
+                self._looked_at.discard(number)
+
+    def check(self, tenant: str, key: ApiKey | None, number: int | None = None) -> None:
+        """Raises `Throttled` when `admit` would, as far as one can say without it. Counts nothing.
+
+        Args:
+            number: of `look`; absent: nobody is before it but the queue.
+        """
         with self._database.sessions() as session:
-            self._check_bounds(session, tenant, key)
+            self._check_bounds(session, tenant, key, number)
             self._next_arrival(session, tenant, key)
 
     def admit(
@@ -110,11 +136,17 @@ class Admission:
             )
         return job
 
-    def _check_bounds(self, session: Session, tenant: str, key: ApiKey | None) -> None:
+    def _check_bounds(
+        self, session: Session, tenant: str, key: ApiKey | None, number: int | None = None
+    ) -> None:
         queued = session.scalar(select(func.count()).where(Job.state == QUEUED)) or 0
-        if queued >= self._max_queue:
+        with (
+            self._lock
+        ):  # after the queue: one that joins it now is counted once, or not yet, but never twice
+            before = 0 if number is None else sum(other < number for other in self._looked_at)
+        if queued + before >= self._max_queue:
             raise Throttled(
-                f"the queue is full ({queued} jobs); try again later.",
+                f"the queue is full ({queued + before} jobs); try again later.",
                 code="queue_full",
                 retry_after=BUSY_RETRY,
             )

@@ -161,25 +161,25 @@ async def delete_video(id: str, service: Service, caller: Writer) -> VideoDelete
 
 @adapters.get("")
 async def list_residents(service: Service, _caller: AdapterAdmin) -> ResidentList:
-    """Where the engine has which adapters."""
-    return ResidentList(data=await service.catalogue.residents())
+    """Which engine has which adapters, and what is pinned."""
+    return await service.catalogue.residents()
 
 
 @adapters.post("/prefetch")
 async def prefetch_adapter(body: AdapterName, service: Service, _caller: AdapterAdmin) -> AdapterAnswer:
-    """Bring an adapter near, before the first request that wants it."""
+    """Bring an adapter near in every engine there is, before the first request that wants it."""
     return await service.catalogue.prefetch(body)
 
 
 @adapters.post("/pin")
 async def pin_adapter(body: AdapterName, service: Service, _caller: AdapterAdmin) -> AdapterAnswer:
-    """Keep an adapter in its slot, whatever else is asked for."""
+    """Keep an adapter in a slot of every engine, also of those that start later, whatever else is asked for."""
     return await service.catalogue.pin(body)
 
 
 @adapters.post("/unpin")
 async def unpin_adapter(body: AdapterName, service: Service, _caller: AdapterAdmin) -> AdapterAnswer:
-    """Let a pinned adapter go by least recent use again."""
+    """Let a pinned adapter go by least recent use again, in every engine."""
     return await service.catalogue.unpin(body)
 
 

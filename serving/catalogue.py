@@ -1,16 +1,28 @@
-"""What `model` may name, and where the engine has the adapters behind the names."""
+"""What `model` may name, and where the engines have the adapters behind the names."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Literal, TypeVar
 
+from infra.errors import UserError
 from infra.registry import Registry
 from serving.answers import engine_unavailable, raise_refusal
 from serving.engine_service import EngineClient, EngineLost
+from serving.pins import PinStore
 from serving.requests import FoundationInfo, pin
-from serving.schemas import AdapterAnswer, AdapterName, AdapterUsed, LoraUse, ModelInfo, Resident
+from serving.schemas import (
+    AdapterAnswer,
+    AdapterName,
+    AdapterUsed,
+    LoraUse,
+    ModelInfo,
+    PinnedAdapter,
+    Resident,
+    ResidentList,
+)
 
 LOAD_PATIENCE = 120.0  # seconds for an adapter to be fetched and loaded
 Status = Literal["pinned", "unpinned", "prefetched"]
@@ -22,12 +34,20 @@ class Catalogue:
 
     Args:
         info: answers what is served; raises UserError 503 while no engine does.
+        pins: what every engine is to keep.
+        tell: has every engine do so at once; how many there are.
     """
 
     def __init__(
-        self, registry: Registry | None, engine: EngineClient, info: Callable[[], Awaitable[FoundationInfo]]
+        self,
+        registry: Registry | None,
+        engine: EngineClient,
+        info: Callable[[], Awaitable[FoundationInfo]],
+        pins: PinStore,
+        tell: Callable[[], Awaitable[int]],
     ) -> None:
         self._registry, self._engine, self._info = registry, engine, info
+        self._pins, self._tell = pins, tell
 
     async def models(self) -> list[ModelInfo]:
         """The foundation, then every version of every concept that was trained on it."""
@@ -38,26 +58,52 @@ class Catalogue:
         return [base, *await asyncio.to_thread(self._concepts, info)]
 
     async def prefetch(self, name: AdapterName) -> AdapterAnswer:
-        """Bring an adapter near. UserError for one that is not there or cannot be loaded."""
+        """Bring an adapter near in every engine. UserError when one of them cannot load it."""
         used = await self._used(name)
-        raise_refusal(await self._asked(self._engine.prefetch(used)))
-        return answer(used, "prefetched")
+        return answer(used, "prefetched", await self._prefetch(used))
 
     async def pin(self, name: AdapterName) -> AdapterAnswer:
-        """Keep an adapter in a slot until `unpin`. UserError 409 when no slot would be left for others."""
-        used = await self._used(name)
-        raise_refusal(await self._asked(self._engine.pin(used)))
-        return answer(used, "pinned")
+        """Keep an adapter in a slot of every engine until `unpin`.
+
+        UserError for one that cannot be loaded, and 409 when no slot would be left for others; then nothing is pinned.
+        """
+        used, info = await self._used(name), await self._info()
+        await self._prefetch(used)
+        await asyncio.to_thread(self._pins.pin, info.fingerprint, used, info.slots[used.path])
+        return answer(used, "pinned", await self._told())
 
     async def unpin(self, name: AdapterName) -> AdapterAnswer:
         """Let an adapter go again; no error when it was not pinned."""
-        used = await self._used(name)
-        await self._asked(self._engine.unpin(used))
-        return answer(used, "unpinned")
+        info = await self._info()
+        used = await asyncio.to_thread(self._pins.named, info.fingerprint, name.name, name.path)
+        if used is None:  # not pinned, under another name, or its latest version is meant
+            used = await self._used(name)
+        await asyncio.to_thread(self._pins.unpin, info.fingerprint, used)
+        return answer(used, "unpinned", await self._told())
 
-    async def residents(self) -> list[Resident]:
-        """Every adapter in a slot or in host memory."""
-        return [Resident.model_validate(one) for one in await self._asked(self._engine.residency())]
+    async def residents(self) -> ResidentList:
+        """Every adapter in a slot or in host memory of any engine, and what is pinned."""
+        info = await self._info()
+        engines = await self._asked(self._engine.residency())
+        _, pins = await asyncio.to_thread(self._pins.wanted, info.fingerprint)
+        return ResidentList(
+            data=[Resident(engine=name, **asdict(held)) for name, all in engines.items() for held in all],
+            engines=sorted(engines),
+            pins=[PinnedAdapter(**pin.model_dump(exclude={"scale"})) for pin in pins],
+        )
+
+    async def _prefetch(self, used: AdapterUsed) -> int:
+        answers = await self._asked(self._engine.prefetch(used))
+        for refused in answers:
+            raise_refusal(refused)
+        return len(answers)
+
+    async def _told(self) -> int:
+        """How many engines have heard of a change that is written down; the others will."""
+        try:
+            return await self._tell()
+        except (EngineLost, TimeoutError, UserError):
+            return 0
 
     async def _used(self, name: AdapterName) -> AdapterUsed:
         info = await self._info()
@@ -89,8 +135,13 @@ class Catalogue:
         ]
 
 
-def answer(used: AdapterUsed, status: Status) -> AdapterAnswer:
+def answer(used: AdapterUsed, status: Status, engines: int) -> AdapterAnswer:
     """What was done."""
     return AdapterAnswer(
-        concept=used.concept, version=used.version, path=used.path, sha256=used.sha256, status=status
+        concept=used.concept,
+        version=used.version,
+        path=used.path,
+        sha256=used.sha256,
+        status=status,
+        engines=engines,
     )

@@ -97,11 +97,11 @@ class Client:
                     yield name, json.loads(value)
 
     def prefetch(self, name: str, path: Path = "temporal") -> AdapterAnswer:
-        """Bring an adapter near. `pin` and `unpin` are alike; with API keys, one with the scope `adapters`."""
+        """Bring an adapter near in every engine. `pin` and `unpin` are alike; with API keys, one with the scope `adapters`."""
         return self._prepare("prefetch", name, path)
 
     def pin(self, name: str, path: Path = "temporal") -> AdapterAnswer:
-        """Keep an adapter in its slot."""
+        """Keep an adapter in a slot of every engine."""
         return self._prepare("pin", name, path)
 
     def unpin(self, name: str, path: Path = "temporal") -> AdapterAnswer:
@@ -109,7 +109,7 @@ class Client:
         return self._prepare("unpin", name, path)
 
     def residents(self) -> ResidentList:
-        """Where the engine has which adapters."""
+        """Which engine has which adapters, and what is pinned."""
         return ResidentList.model_validate(self._call("GET", "/v1/adapters").json())
 
     def _prepare(self, action: str, name: str, path: Path) -> AdapterAnswer:

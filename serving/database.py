@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    Boolean,
     ColumnElement,
     Float,
     Integer,
@@ -28,6 +29,7 @@ from sqlalchemy import (
     literal,
     select,
     text,
+    update,
 )
 from sqlalchemy.engine import Engine as SqlEngine
 from sqlalchemy.engine import make_url
@@ -36,7 +38,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 
 from infra.errors import UserError
 
-SCHEMA = 2  # raise it with every change of a table
+SCHEMA = 3  # raise it with every change of a table
+EXTENDED = frozenset({2})  # versions whose tables are as now, but for some that they lack
 ADVISORY_LOCK = 0x6D6F74696F6E  # PostgreSQL's name for the lock of `Database.exclusive`
 
 
@@ -130,6 +133,20 @@ class Rate(Base):
     arrival: Mapped[float] = mapped_column(Float)
 
 
+class Pin(Base):
+    """An adapter that every engine of a foundation is to keep in a slot (`serving.pins`)."""
+
+    __tablename__ = "pins"
+
+    foundation: Mapped[str] = mapped_column(String(64), primary_key=True)  # its fingerprint
+    path: Mapped[str] = mapped_column(String(16), primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    concept: Mapped[str] = mapped_column(String(64))
+    version: Mapped[int] = mapped_column(Integer)
+    pinned: Mapped[bool] = mapped_column(Boolean)  # False: not any more; the last such row keeps its revision
+    revision: Mapped[int] = mapped_column(Integer)  # of the foundation's pins, once this row was as it is
+
+
 class Database:
     """Sessions on one database. Thread-safe; several processes may share it.
 
@@ -187,7 +204,7 @@ class Database:
         self._sql.dispose()
 
     def _prepare(self, shown: str) -> None:
-        """Make the tables where there are none; refuse those of another version."""
+        """Make the tables where there are none, or some are lacking; refuse those of another version."""
         with self.exclusive() as session:
             connection = session.connection()
             tables = set(inspect(connection).get_table_names())
@@ -199,6 +216,9 @@ class Database:
             if found is None:
                 Base.metadata.create_all(connection)
                 session.add(SchemaVersion(version=SCHEMA))
+            elif found in EXTENDED:
+                Base.metadata.create_all(connection)
+                session.execute(update(SchemaVersion).values(version=SCHEMA))
             elif found != SCHEMA:
                 raise UserError(
                     f"the job database {shown} has tables of version {found}, this program has {SCHEMA}; give an empty "

@@ -17,7 +17,7 @@ ingress that dies, once its lease has run out; several ingresses may share one d
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -86,7 +86,7 @@ class EngineReplica:
     """One resident model."""
 
     def __init__(self, config: ServeConfig) -> None:
-        self._service = EngineService(config, EngineMetrics())
+        self._service = EngineService(config, EngineMetrics(), name=serve.get_replica_context().replica_tag)
 
     async def describe(self) -> FoundationInfo:
         return await self._service.describe()
@@ -97,16 +97,13 @@ class EngineReplica:
     async def preview(self, id: str) -> bytes | Failed:
         return await self._service.preview(id)
 
-    async def prefetch(self, use: AdapterUsed) -> Failed | None:
+    async def prefetch(self, use: AdapterUsed) -> list[Failed | None]:
         return await self._service.prefetch(use)
 
-    async def pin(self, use: AdapterUsed) -> Failed | None:
-        return await self._service.pin(use)
+    async def keep(self, revision: int, uses: Sequence[AdapterUsed]) -> int:
+        return await self._service.keep(revision, uses)
 
-    async def unpin(self, use: AdapterUsed) -> bool:
-        return await self._service.unpin(use)
-
-    async def residency(self) -> list[Any]:
+    async def residency(self) -> Mapping[str, Sequence[Any]]:
         return await self._service.residency()
 
     async def backlog(self, work: float) -> int:
@@ -144,17 +141,14 @@ class HandleEngine:
     async def preview(self, id: str) -> bytes | Failed:
         return await self._call("preview", id)
 
-    async def prefetch(self, use: AdapterUsed) -> Failed | None:
-        return await self._call("prefetch", use)
+    async def prefetch(self, use: AdapterUsed) -> list[Failed | None]:
+        return [refused for answer in await self._all("prefetch", use) for refused in answer]
 
-    async def pin(self, use: AdapterUsed) -> Failed | None:
-        return await self._call("pin", use)
+    async def keep(self, revision: int, uses: Sequence[AdapterUsed]) -> int:
+        return sum(await self._all("keep", revision, uses))
 
-    async def unpin(self, use: AdapterUsed) -> bool:
-        return await self._call("unpin", use)
-
-    async def residency(self) -> list[Any]:
-        return await self._call("residency")
+    async def residency(self) -> Mapping[str, Sequence[Any]]:
+        return {name: held for answer in await self._all("residency") for name, held in answer.items()}
 
     async def backlog(self, work: float) -> int:
         await self._call("backlog", work)
@@ -165,6 +159,20 @@ class HandleEngine:
             return await getattr(self._handle, method).remote(*args)
         except LOST as error:
             raise EngineLost(f"{type(error).__name__}") from error
+
+    async def _all(self, method: str, *args: Any) -> list[Any]:
+        """What every engine that takes requests answers; those that die meanwhile answer nothing."""
+        try:
+            answers = await self._handle.broadcast(method, *args).results_async(return_exceptions=True)
+        except LOST as error:
+            raise EngineLost(f"{type(error).__name__}") from error
+        alive = [answer for answer in answers if not isinstance(answer, LOST)]
+        for answer in alive:
+            if isinstance(answer, BaseException):
+                raise answer
+        if not alive:
+            raise EngineLost(f"{type(answers[0]).__name__}")
+        return alive
 
     async def generate(self, id: str, request: VideoRequest) -> AsyncIterator[Event]:
         response: Any = self._stream.generate.remote(id, request)

@@ -189,13 +189,9 @@ class Engine:
         """Bring an adapter into host memory, and into a slot if one is free; blocks. Raises UserError."""
         self.tiers.prefetch([use], timeout)
 
-    def pin(self, use: AdapterUsed, timeout: float | None = None) -> None:
-        """Prefetch, and never evict it. Raises UserError, 409 when its path would have no slot left for others."""
-        self.tiers.pin(use, timeout)
-
-    def unpin(self, use: AdapterUsed) -> bool:
-        """Let it go by least recent use again; False when it was not pinned."""
-        return self.tiers.unpin(use)
+    def keep(self, uses: Sequence[AdapterUsed]) -> None:
+        """Pin these and nothing else; does not wait for what is missing. One slot of each path stays for others."""
+        self.tiers.keep(uses)
 
     def residency(self) -> list[Residency]:
         """Every adapter in a slot or in host memory."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any, Protocol
 
@@ -37,7 +37,10 @@ class EngineLost(Exception):
 
 
 class EngineClient(Protocol):
-    """What the ingress needs of an engine, wherever that runs. Any call may raise `EngineLost`."""
+    """What the ingress needs of engines, wherever they run: of one that fits, where it does not say every.
+
+    Any call may raise `EngineLost`: no engine answered.
+    """
 
     async def describe(self) -> FoundationInfo:
         """The model it holds."""
@@ -51,17 +54,14 @@ class EngineClient(Protocol):
     async def preview(self, id: str) -> bytes | Failed:
         """A small WebP of a request that is being denoised, or why there is none."""
 
-    async def prefetch(self, use: AdapterUsed) -> Failed | None:
-        """Bring an adapter near, or why that cannot be."""
+    async def prefetch(self, use: AdapterUsed) -> list[Failed | None]:
+        """Have every engine bring an adapter near; of each, why that cannot be."""
 
-    async def pin(self, use: AdapterUsed) -> Failed | None:
-        """Keep an adapter in its slot, or why that cannot be."""
+    async def keep(self, revision: int, uses: Sequence[AdapterUsed]) -> int:
+        """Have every engine pin these and nothing else, unless it knows a later revision; how many engines there are."""
 
-    async def unpin(self, use: AdapterUsed) -> bool:
-        """Let it go again; False when it was not pinned."""
-
-    async def residency(self) -> list[Any]:
-        """Every adapter in a slot or in host memory: its path, sha256, tier, users, pinned."""
+    async def residency(self) -> Mapping[str, Sequence[Any]]:
+        """Of every engine, by name, each adapter in a slot or in host memory: its path, sha256, tier, users, pinned."""
 
     async def backlog(self, work: float) -> int:
         """Say how much work (pixels through the denoiser) waits outside of engines; how many engines there are."""
@@ -152,15 +152,21 @@ class Stream:
 
 
 class EngineService:
-    """Loads the model once and answers requests (an `EngineClient`)."""
+    """Loads the model once and answers requests (an `EngineClient` of one engine).
 
-    def __init__(self, config: ServeConfig, observe: Observe = unobserved) -> None:
+    Args:
+        name: by which residency is told from other engines'.
+    """
+
+    def __init__(self, config: ServeConfig, observe: Observe = unobserved, *, name: str = "engine") -> None:
+        self.name = name
         self.engine = build_engine(config, observe)
         self._info = describe(self.engine.foundation, config)
         self.engine.start()
         self._streams: dict[str, Stream] = {}
         self._numbers = itertools.count()
         self._backlog, self._told = 0.0, 0.0
+        self._revision, self._keeping = 0, asyncio.Lock()  # of what is pinned
 
     async def describe(self) -> FoundationInfo:
         return self._info
@@ -206,19 +212,20 @@ class EngineService:
         except Exception as error:
             return Failed.of(error)
 
-    async def prefetch(self, use: AdapterUsed, timeout: float | None = None) -> Failed | None:
+    async def prefetch(self, use: AdapterUsed, timeout: float | None = None) -> list[Failed | None]:
         """Bring an adapter near, or why that cannot be."""
-        return await self._try(self.engine.prefetch, use, timeout)
+        return [await self._try(self.engine.prefetch, use, timeout)]
 
-    async def pin(self, use: AdapterUsed, timeout: float | None = None) -> Failed | None:
-        """Keep an adapter in its slot, or why that cannot be."""
-        return await self._try(self.engine.pin, use, timeout)
+    async def keep(self, revision: int, uses: Sequence[AdapterUsed]) -> int:
+        """Pin these and nothing else, unless a later revision came before this one."""
+        async with self._keeping:
+            if revision >= self._revision:
+                self._revision = revision
+                await asyncio.to_thread(self.engine.keep, uses)
+        return 1
 
-    async def unpin(self, use: AdapterUsed) -> bool:
-        return self.engine.unpin(use)
-
-    async def residency(self) -> list[Residency]:
-        return self.engine.residency()
+    async def residency(self) -> dict[str, list[Residency]]:
+        return {self.name: self.engine.residency()}
 
     async def stats(self) -> EngineStats:
         return self.engine.stats()
@@ -235,7 +242,6 @@ class EngineService:
             "work": stats.work,
             "slots": sorted(name for name, held in named if held.tier == "slot"),
             "host": sorted(name for name, held in named if held.tier == "host")[: routing.MOST_HOST],
-            "pinned": sorted(name for name, held in named if held.pinned),
             "full": sorted(path for path, free in stats.free_slots.items() if not free),
         }
 

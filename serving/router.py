@@ -11,7 +11,7 @@ from typing import Any
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
 from serving import routing, tickets
-from serving.requests import AdapterUsed, VideoRequest
+from serving.requests import VideoRequest
 
 UNROUTED = 60.0  # seconds after which a request that was given a replica and never sent is forgotten
 
@@ -38,8 +38,6 @@ def asked(method: str, args: tuple[Any, ...]) -> Asked:
         if isinstance(arg, VideoRequest):
             names = {routing.key(use.path, use.sha256): None for use in arg.adapters}
             return Asked(method, tuple(names), tickets.cost_of(arg), video)
-        if isinstance(arg, AdapterUsed):
-            return Asked(method, (routing.key(arg.path, arg.sha256),))
     return Asked(method, video=video)
 
 
@@ -65,8 +63,6 @@ class AdapterRouter(RequestRouter):
         call = asked(pending_request.metadata.call_method, tuple(pending_request.args))
         order = self._choice.rank(call.adapters, call.size)
         first = self._videos.get(call.video) if call.method == "preview" and call.video else None
-        if call.method in ("pin", "unpin"):
-            first = self._choice.holder(call.adapters[0])
         if first in replicas:
             order = [first, *(id for id in order if id != first)]
         # Of many that come at once, each must see those that were placed before it, not only those that have arrived.
@@ -91,7 +87,7 @@ class AdapterRouter(RequestRouter):
         for late in [late for late, at in self._unrouted.items() if now - at > UNROUTED]:
             self._forget(late)  # it was cancelled before it was sent
         self._calls[id], self._unrouted[id] = call, now
-        self._choice.sent(id, replica, call.adapters, call.work, pin=call.method == "pin")
+        self._choice.sent(id, replica, call.adapters, call.work)
 
     def _forget(self, id: str) -> None:
         call = self._calls.pop(id, None)

@@ -35,13 +35,12 @@ class Report:
     work: float = 0.0  # pixels through the denoiser that it has yet to make
     slots: frozenset[str] = frozenset()
     host: frozenset[str] = frozenset()
-    pinned: frozenset[str] = frozenset()
     full: frozenset[str] = frozenset()  # paths in which every slot is in use or pinned
 
     @classmethod
     def of(cls, stats: Mapping[str, Any]) -> Report:
         """From what crossed the process border; nothing yet is an engine without work and adapters."""
-        sets = {name: frozenset(stats.get(name, ())) for name in ("slots", "host", "pinned", "full")}
+        sets = {name: frozenset(stats.get(name, ())) for name in ("slots", "host", "full")}
         return cls(work=float(stats.get("work", 0.0)), **sets)
 
 
@@ -66,7 +65,6 @@ class Choice:
         self._sent: dict[str, _Sent] = {}
         self._own: dict[str, float] = {}  # engine -> work of `_sent`
         self._expected: dict[tuple[str, str], float] = {}  # (engine, adapter) -> when it was last sent there
-        self._pins: dict[str, str] = {}  # adapter -> engine
         self._last: dict[str, int] = {}  # engine -> number of the last request it got
         self._number = 0
         self._typical = 1.0  # work of a request, for calls that bring none
@@ -82,7 +80,6 @@ class Choice:
         self._own = {engine: self._own.get(engine, 0.0) for engine in reports}
         self._last = {engine: self._last.get(engine, 0) for engine in reports}
         self._others = {engine: self._others[engine] for engine in reports}
-        self._pins = {name: engine for name, engine in self._pins.items() if engine in reports}
         horizon = self._clock() - GRACE
         self._expected = {
             pair: at for pair, at in self._expected.items() if at > horizon and pair[0] in reports
@@ -103,14 +100,7 @@ class Choice:
 
         return sorted(self._reports, key=delay)
 
-    def holder(self, adapter: str) -> str | None:
-        """The engine in which an adapter is pinned."""
-        reported = (engine for engine, report in self._reports.items() if adapter in report.pinned)
-        return next(reported, self._pins.get(adapter))
-
-    def sent(
-        self, id: str, engine: str, adapters: Sequence[str] = (), work: float = 0.0, *, pin: bool = False
-    ) -> None:
+    def sent(self, id: str, engine: str, adapters: Sequence[str] = (), work: float = 0.0) -> None:
         """A request goes to that engine; said again, it goes elsewhere than was said before."""
         self.done(id)
         if engine not in self._reports:
@@ -123,8 +113,6 @@ class Choice:
             self._typical += (work - self._typical) / min(self._number, 100)
         for adapter in adapters:
             self._expected[engine, adapter] = self._clock()
-            if pin:
-                self._pins[adapter] = engine
 
     def done(self, id: str) -> None:
         """The request is no longer there, however it ended; without effect for one that is not known."""

@@ -206,13 +206,13 @@ class AdapterAnswer(BaseModel):
     path: Path
     sha256: str
     status: Literal["pinned", "unpinned", "prefetched"]
+    engines: int  # that have heard; a pin and its end also reach those that start, or answer, later
 
 
 class Resident(BaseModel):
     """Where an engine has one adapter: its nearest tier, and how many running requests use it."""
 
-    model_config = ConfigDict(from_attributes=True)
-
+    engine: str
     path: Path
     sha256: str
     tier: Literal["slot", "host", "disk"]
@@ -220,11 +220,22 @@ class Resident(BaseModel):
     pinned: bool = False
 
 
+class PinnedAdapter(BaseModel):
+    """An adapter that every engine is to keep in a slot."""
+
+    concept: str
+    version: int
+    path: Path
+    sha256: str
+
+
 class ResidentList(BaseModel):
-    """Answer of `GET /v1/adapters`."""
+    """Answer of `GET /v1/adapters`: what each of these engines has, and what all are to keep."""
 
     object: Literal["list"] = "list"
     data: list[Resident]
+    engines: list[str]
+    pins: list[PinnedAdapter]
 
 
 class ModelInfo(BaseModel):

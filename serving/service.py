@@ -25,7 +25,8 @@ from serving.engine_service import EngineClient, EngineLost
 from serving.event_stream import Changes, Streams
 from serving.jobs import CANCELLED, COMPLETED, FINAL, IllegalTransition, JobStore
 from serving.metrics import ServiceMetrics
-from serving.requests import FoundationInfo, resolve
+from serving.pins import PinKeeper, PinStore
+from serving.requests import FoundationInfo, VideoRequest, resolve
 from serving.schemas import CreateVideo, Video
 from serving.webhooks import Webhooks
 
@@ -62,7 +63,9 @@ class VideoService:
         self._claims = Claims(self.store.database)
         self._results = open_storage(config.results_uri)
         self._registry = open_registry(config.registry) if config.registry else None
-        self.catalogue = Catalogue(self._registry, engine, self.info)
+        pins = PinStore(self.store.database)
+        self._pins = PinKeeper(pins, engine, self.info)
+        self.catalogue = Catalogue(self._registry, engine, self.info, pins, self._pins.tell)
         self._info: FoundationInfo | None = None
         self._webhooks = Webhooks(
             self.store.database,
@@ -87,7 +90,8 @@ class VideoService:
     def start(self) -> None:
         """Begin to dispatch, in the running event loop."""
         if not self._tasks:
-            self._tasks = [asyncio.create_task(part.run()) for part in (self._dispatcher, self._webhooks)]
+            parts = (self._dispatcher, self._webhooks, self._pins)
+            self._tasks = [asyncio.create_task(part.run()) for part in parts]
             if self._backlog is not None:
                 self._tasks.append(asyncio.create_task(self._backlog.run()))
 
@@ -110,7 +114,7 @@ class VideoService:
 
     @property
     def dispatching(self) -> bool:
-        """Whether jobs are being carried to engines, and webhooks sent."""
+        """Whether jobs are being carried to engines, webhooks sent, and engines told what is pinned."""
         return bool(self._tasks) and not any(task.done() for task in self._tasks)
 
     async def info(self, patience: float = ENGINE_PATIENCE, *, fresh: bool = False) -> FoundationInfo:
@@ -142,26 +146,10 @@ class VideoService:
         found = await asyncio.to_thread(self._admission.find, tenant, repeatable)
         if found is not None:
             return found, False
-        await asyncio.to_thread(self._admission.check, tenant, caller.key)  # before anything that takes time
-        if body.priority > caller.max_priority:
-            raise UserError(
-                f"priority {body.priority}: this API key may ask for {caller.max_priority} at most.",
-                status=403,
-                code="priority_not_allowed",
-            )
-        if body.webhook_url is not None:
-            await self._webhooks.check(body.webhook_url, tenant)
-        info = await self.info()
-        request, model = await asyncio.to_thread(resolve, body, info, self._registry)
-        try:
-            async with asyncio.timeout(ENGINE_PATIENCE):
-                refused = await self.engine.check(request)
-        except (EngineLost, TimeoutError):
-            raise engine_unavailable() from None
-        raise_refusal(refused)
-        deadline = None if body.deadline is None else time.time() + body.deadline
-        scheduled = {"tenant": tenant, "priority": body.priority, "deadline": deadline}
-        request = request.model_copy(update=scheduled)
+        with self._admission.look() as number:
+            # before anything that takes time
+            await asyncio.to_thread(self._admission.check, tenant, caller.key, number)
+            request, model = await self._resolve(body, caller)
         job, is_new = await asyncio.to_thread(
             self._admission.admit,
             request.model_dump(mode="json"),
@@ -176,6 +164,28 @@ class VideoService:
             self.metrics.accepted([f"{use.concept}@{use.version}" for use in request.adapters])
             self._dispatcher.notice()
         return job, is_new
+
+    async def _resolve(self, body: CreateVideo, caller: Caller) -> tuple[VideoRequest, str]:
+        """The request as it will run, which an engine says it can make, and its model. Raises UserError 4xx, 503."""
+        if body.priority > caller.max_priority:
+            raise UserError(
+                f"priority {body.priority}: this API key may ask for {caller.max_priority} at most.",
+                status=403,
+                code="priority_not_allowed",
+            )
+        if body.webhook_url is not None:
+            await self._webhooks.check(body.webhook_url, caller.tenant)
+        info = await self.info()
+        request, model = await asyncio.to_thread(resolve, body, info, self._registry)
+        try:
+            async with asyncio.timeout(ENGINE_PATIENCE):
+                refused = await self.engine.check(request)
+        except (EngineLost, TimeoutError):
+            raise engine_unavailable() from None
+        raise_refusal(refused)
+        deadline = None if body.deadline is None else time.time() + body.deadline
+        scheduled = {"tenant": caller.tenant, "priority": body.priority, "deadline": deadline}
+        return request.model_copy(update=scheduled), model
 
     async def placed(self, jobs: Sequence[Job]) -> list[tuple[Job, int | None]]:
         """The jobs, each with how many are before it in the queue (None: it is not queued)."""

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from infra.errors import UserError
 from models.bank import AdapterBank
 from models.denoise import AdapterUse
 from models.routing import Path
@@ -114,28 +113,18 @@ class SlotTable:
                 if self._wanted[key] <= 0:
                     del self._wanted[key]
 
-    def pin(self, key: Key) -> None:
-        """Never evict this one from when it is in a slot on.
+    def keep(self, keys: Sequence[Key]) -> frozenset[Key]:
+        """Pin these and nothing else: they are not evicted from when they are in a slot on.
 
-        Raises UserError (409) when a path would have no slot left that others may use.
+        One slot of a path stays for others. Returns what is pinned: of each path as many as that allows, the first.
         """
+        kept: set[Key] = set()
+        for key in keys:
+            if sum(1 for path, _ in kept - {key} if path == key[0]) + 1 < self._bank.slots[key[0]]:
+                kept.add(key)
         with self._lock:
-            others = sum(1 for pinned in self._pinned if pinned[0] == key[0] and pinned != key)
-            if others + 1 >= self._bank.slots[key[0]]:
-                raise UserError(
-                    f"{others} of {self._bank.slots[key[0]]} {key[0]} slots are pinned, and one must stay free for "
-                    "other adapters; unpin one first, or start with more slots.",
-                    status=409,
-                    code="slots_pinned",
-                )
-            self._pinned.add(key)
-
-    def unpin(self, key: Key) -> bool:
-        """False when it was not pinned."""
-        with self._lock:
-            found = key in self._pinned
-            self._pinned.discard(key)
-            return found
+            self._pinned = kept
+        return frozenset(kept)
 
     def never(self, keys: Iterable[Key]) -> bool:
         """Whether these cannot be together as long as what is pinned is."""

@@ -30,6 +30,9 @@ from serving.slots import Key, SlotTable, key_of
 log = logging.getLogger(__name__)
 FETCHERS = 4  # adapters on their way from the registry at once
 PACKERS = 2
+KEEP_PAUSE = 30.0  # seconds before a pinned adapter that could not be had is tried again
+PREFETCH: Flow = [("prefetch", 1.0)]
+KEEP: Flow = [("keep", 1.0)]
 
 Ready = Callable[["Claim", BaseException | None], None]
 
@@ -89,6 +92,8 @@ class AdapterTiers:
         self._to_pack: FairQueue[Claim] = FairQueue()
         self._fetching: set[Key] = set()
         self._packing: set[Key] = set()
+        self._keeping: set[Key] = set()  # pinned, and being brought
+        self._refused: dict[Key, float] = {}  # pinned, and not to be tried again before that
         self._warming = self._closing = False
         self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch")
         self._packers = ThreadPoolExecutor(PACKERS, thread_name_prefix="pack")
@@ -317,7 +322,7 @@ class AdapterTiers:
         def ready(claim: Claim, error: BaseException | None) -> None:
             done.set_exception(error) if error is not None else done.set_result(None)
 
-        claim = Claim(uses, ready, [("prefetch", 1.0)], 1.0)
+        claim = Claim(uses, ready, PREFETCH, 1.0)
         self.bring(claim)
         try:
             done.result(timeout)
@@ -332,21 +337,41 @@ class AdapterTiers:
         for key in claim.keys:
             self.warm(key)
 
-    def pin(self, use: AdapterUsed, timeout: float | None = None) -> None:
-        """Prefetch, and keep the adapter in its slot from when it gets one (at the latest with its next request).
+    def keep(self, uses: Sequence[AdapterUsed]) -> None:
+        """Pin these and nothing else (`SlotTable.keep`), and begin to bring those that are in no slot; does not wait.
 
-        Raises UserError as `prefetch` does, and 409 when it would leave its path no slot for others.
+        Said again, it tries again what found no slot, and after `KEEP_PAUSE` seconds what could not be had. What finds
+        no slot beside the steps gets one with its next request.
         """
-        self.slots.pin(key_of(use))
-        try:
-            self.prefetch([use], timeout)
-        except BaseException:
-            self.slots.unpin(key_of(use))
-            raise
+        kept = self.slots.keep([key_of(use) for use in uses])
+        missing = set(self.slots.missing(kept))
+        now = time.monotonic()
+        with self._lock:
+            self._refused = {
+                key: until for key, until in self._refused.items() if until > now and key in kept
+            }
+            missing -= self._refused.keys() | self._keeping
+            self._keeping |= missing
+        for use in uses:
+            if key_of(use) in missing:
+                missing.remove(key_of(use))  # it may be named twice
+                self.bring(Claim([use], self._kept, KEEP, 1.0))
 
-    def unpin(self, use: AdapterUsed) -> bool:
-        """Let it go by least recent use again. False when it was not pinned."""
-        return self.slots.unpin(key_of(use))
+    def _kept(self, claim: Claim, error: BaseException | None) -> None:
+        """What is pinned is in host memory, or cannot be had."""
+        [use], [key] = claim.uses, claim.keys
+        try:
+            if error is None:
+                self.warm(key)
+        except Exception as failed:
+            error = failed
+        self.close(claim)
+        if error is not None:
+            log.warning("%s@%s is pinned and cannot be loaded: %s", use.concept, use.version, error)
+        with self._lock:
+            self._keeping.discard(key)
+            if error is not None:
+                self._refused[key] = time.monotonic() + KEEP_PAUSE
 
     def residency(self) -> list[Residency]:
         """Every adapter in a slot or in host memory. What is on disk is `AdapterFiles.resident`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from serving.engine import Admitted, Event, Failed, Finished, Progressed
 from serving.engine_service import EngineLost
 from serving.requests import AdapterUsed, FoundationInfo, VideoRequest
+from serving.tiers import Residency
 
 INFO = FoundationInfo(
     name="fake",
@@ -43,7 +44,10 @@ class FakeEngine:
         self.held, self.steps, self.lost = held, steps, False
         self.reached = 0  # while held: steps that running requests may do
         self.seen: list[VideoRequest] = []
-        self.calls: list[tuple[str, str]] = []  # (what, sha256)
+        self.prefetched: list[str] = []  # sha256
+        self.kept: list[
+            tuple[int, list[str]]
+        ] = []  # (revision, sha256 of all that is pinned), each time it was told
         self.picture: bytes | Failed = b"RIFF-a-webp"
         self.backlogs: list[float] = []
         self.engines = 1
@@ -73,24 +77,23 @@ class FakeEngine:
     async def preview(self, id: str) -> bytes | Failed:
         return self.picture
 
-    async def prefetch(self, use: AdapterUsed) -> Failed | None:
-        self.calls.append(("prefetch", use.sha256))
-        return None
+    async def prefetch(self, use: AdapterUsed) -> list[Failed | None]:
+        self.prefetched.append(use.sha256)
+        return [None] * self.engines
 
-    async def pin(self, use: AdapterUsed) -> Failed | None:
-        self.calls.append(("pin", use.sha256))
-        return Failed("no slot would be left.", "no_slot_left", 409) if use.path == "spatial" else None
-
-    async def unpin(self, use: AdapterUsed) -> bool:
-        self.calls.append(("unpin", use.sha256))
-        return True
+    async def keep(self, revision: int, uses: Sequence[AdapterUsed]) -> int:
+        if self.lost:
+            raise EngineLost("nobody is here")
+        self.kept.append((revision, [use.sha256 for use in uses]))
+        return self.engines
 
     async def backlog(self, work: float) -> int:
         self.backlogs.append(work)
         return self.engines
 
-    async def residency(self) -> list:
-        return [{"path": "temporal", "sha256": "a" * 64, "tier": "slot", "users": 1, "pinned": True}]
+    async def residency(self) -> dict[str, list[Residency]]:
+        held = [Residency("temporal", "a" * 64, "slot", users=1, pinned=True)]
+        return {f"engine{n}": held if n == 0 else [] for n in range(self.engines)}
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 
@@ -50,6 +51,22 @@ def test_of_many_at_once_exactly_as_many_are_queued_as_fit(store: JobStore):
     assert store.count() == {"queued": 5}
     with pytest.raises(Throttled, match="queue is full"):
         admission.check("", None)
+
+
+def test_those_that_are_looked_at_are_before_those_that_come_later(store: JobStore):
+    admission = Admission(store.database, max_queue=2)
+    with ExitStack() as looks:
+        first, second, third = (looks.enter_context(admission.look()) for _ in range(3))
+        admission.check("", None, first)
+        admission.check("", None, second)
+        with pytest.raises(Throttled):
+            admission.check("", None, third)
+    with admission.look() as later:
+        admission.check("", None, later)
+        ask(admission)
+        ask(admission)
+        with pytest.raises(Throttled, match="2 jobs"):
+            admission.check("", None, later)
 
 
 def test_a_key_has_so_many_unfinished_jobs_and_others_are_not_held_up(store: JobStore):

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from ray.serve._private.autoscaling_state import _resolve_policy_callable
 from ray.serve._private.config import DeploymentConfig
 from ray.serve.config import AutoscalingConfig
+from serving_helpers import video_request
 
 from serving.auth import Caller
 from serving.autoscaling import Load, WorkPolicy, latest, seconds_of_work, wanted_engines
@@ -18,6 +19,8 @@ from serving.backlog import waiting_work
 from serving.config import ServeConfig
 from serving.deployment import build_app, scale
 from serving.engine_service import EngineService
+from serving.requests import AdapterUsed, VideoRequest
+from serving.routing import Report, key
 from serving.schemas import CreateVideo
 from serving.service import VideoService
 from serving.tickets import cost_of
@@ -97,17 +100,12 @@ def test_engines_hear_what_waits_in_the_store_and_get_more_at_once_when_there_ar
         return engine.seen[0] if engine.seen else _request(service)
 
     def _request(service):
-        from serving.requests import VideoRequest
-
         return VideoRequest.model_validate(service.store.page()[0][0].request)
 
     asyncio.run(asyncio.wait_for(run(), 30))
 
 
 def test_an_engine_reports_what_is_resident_and_how_much_work_it_has(publish, unet3d, tmp_path, registry):
-    from serving.requests import AdapterUsed, VideoRequest
-    from serving.routing import Report, key
-
     version = publish(unet3d, "orbit")
     config = ServeConfig(
         foundation="tiny-random:unet3d",
@@ -118,19 +116,7 @@ def test_an_engine_reports_what_is_resident_and_how_much_work_it_has(publish, un
     )
     service = EngineService(config)
     used = AdapterUsed(concept="orbit", version=1, path="temporal", scale=1.0, sha256=version.adapter_sha256)
-    info = asyncio.run(service.describe())
-    request = VideoRequest(
-        prompt="a bear",
-        negative_prompt="",
-        frames=info.frames,
-        height=info.height,
-        width=info.width,
-        fps=8,
-        seed=1,
-        steps=2,
-        guidance_scale=1.0,
-        adapters=(used,),
-    )
+    request = video_request(adapters=(used,))
 
     async def make() -> None:
         async for _ in service.generate("v", request):
@@ -145,8 +131,6 @@ def test_an_engine_reports_what_is_resident_and_how_much_work_it_has(publish, un
         assert service.load().pace > 0
         asyncio.run(service.backlog(12.0))
         assert service.load().backlog == 12.0
-        asyncio.run(service.pin(used))
-        assert Report.of(service.routing_report()).pinned == {key("temporal", used.sha256)}
     finally:
         service.close()
 

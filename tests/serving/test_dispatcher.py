@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from serving_helpers import video_request
 from sqlalchemy.exc import OperationalError
 
 from infra.errors import UserError
@@ -20,17 +21,7 @@ from serving.engine_service import EngineLost
 from serving.jobs import JobStore
 from serving.requests import VideoRequest
 
-REQUEST = VideoRequest(
-    prompt="a bear",
-    negative_prompt="",
-    frames=4,
-    height=32,
-    width=32,
-    fps=8,
-    seed=1,
-    steps=2,
-    guidance_scale=1.0,
-).model_dump(mode="json")
+REQUEST = video_request().model_dump(mode="json")
 WHOLE: list[Event] = [Admitted(0.0, 0.0), Progressed(1, 2), Progressed(2, 2), Finished(b"mp4", "0" * 64, {})]
 
 

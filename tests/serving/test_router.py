@@ -6,27 +6,14 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
-from fakes import INFO
 from ray.serve.config import RequestRouterConfig
 from ray.serve.request_router import PendingRequest
-from serving_helpers import sha, use
+from serving_helpers import sha, use, video_request
 
-from serving.requests import VideoRequest
 from serving.routing import key
 from serving.tickets import cost_of
 
-REQUEST = VideoRequest(
-    prompt="x",
-    negative_prompt="",
-    frames=INFO.frames,
-    height=INFO.height,
-    width=INFO.width,
-    fps=8,
-    seed=1,
-    steps=2,
-    guidance_scale=1.0,
-    adapters=(use("orbit"),),
-)
+REQUEST = video_request(adapters=(use("orbit"),))
 ORBIT = key("temporal", sha("orbit", "temporal"))
 
 
@@ -101,13 +88,3 @@ def test_a_preview_asks_the_replica_that_makes_the_video():
     assert set(made.values()) == {"x", "y", "z"}
     for video, replica in made.items():
         assert handle.call("preview", video)[0] == replica
-
-
-def test_unpin_goes_where_it_was_pinned():
-    handle = Handle(x={}, y={}, z={})
-    replica, _ = handle.call("pin", use("orbit"))
-    for n in range(12):
-        handle.call("generate", str(n), REQUEST)
-    assert handle.call("unpin", use("orbit"))[0] == replica
-    handle.stats = {id: {"pinned": [ORBIT]} if id == "z" else {} for id in "xyz"}
-    assert handle.call("unpin", use("orbit"))[0] == "z"

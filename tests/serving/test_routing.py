@@ -76,11 +76,9 @@ def test_work_of_other_ingresses_is_seen_in_the_reports():
 
 def test_an_engine_that_is_gone_takes_what_it_had_with_it():
     engines = choice(x=Report(), y=Report())
-    engines.sent("1", "x", [A], 5.0, pin=True)
-    assert engines.holder(A) == "x"
+    engines.sent("1", "x", [A], 5.0)
     engines.update({"y": Report()})
     assert engines.rank([A], 1.0) == ["y"]
-    assert engines.holder(A) is None
     engines.sent("late", "x", [A], 5.0)  # it was chosen before and is sent now
     engines.update({"x": Report(), "y": Report()})
     assert engines.load("x") == 0.0

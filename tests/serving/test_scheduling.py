@@ -117,13 +117,15 @@ def test_one_passed_too_often_gets_a_slot_while_the_other_residents_go_on(unet3d
 
 def test_a_pinned_adapter_stays_and_a_request_for_all_slots_is_told(unet3d):
     bench = Bench(unet3d)
-    bench.engine.pin(use("a"))
+    bench.engine.keep([use("a")])
+    while ("temporal", sha("a", "temporal")) not in bench.engine.slots.resident():
+        time.sleep(0.001)
     bench.run(**{name: bench.request(1, use(name), steps=1) for name in "bcde"})
     bench.run(wide=bench.request(2, use("b"), use("c"), use("d"), steps=1))
     assert bench.last("wide").code == "slots_pinned"
     assert ("temporal", sha("a", "temporal")) in bench.engine.slots.resident()
     assert any(one.pinned and one.tier == "slot" for one in bench.engine.residency())
-    assert bench.engine.unpin(use("a"))
+    bench.engine.keep([])
     bench.run(wide=bench.request(2, use("b"), use("c"), use("d"), steps=1))
     assert isinstance(bench.last("wide"), Finished)
 

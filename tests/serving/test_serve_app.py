@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -242,21 +242,56 @@ def test_jobs_outlive_a_killed_replica_and_complete_once(
     assert again.pid != replica.pid
 
 
+def pinned_in(client: Client) -> dict[str, set[str]]:
+    """Engine -> `concept@version` of what is pinned and in a slot there."""
+    try:
+        shown = client.residents()
+    except UserError as error:
+        if error.status != 503:  # the only engine was killed a moment ago
+            raise
+        return {}
+    names = {pin.sha256: f"{pin.concept}@{pin.version}" for pin in shown.pins}
+    slots = [held for held in shown.data if held.pinned and held.tier == "slot"]
+    return {
+        engine: {names[held.sha256] for held in slots if held.engine == engine} for engine in shown.engines
+    }
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 300
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
 def test_more_work_than_one_engine_does_in_time_starts_another_and_each_video_is_what_it_is_alone(
     server: Server, client: Client, alone: np.ndarray
 ):
-    jobs = [client.create(CreateVideo(prompt="a bear", steps=500)) for _ in range(120)]
+    """The second has what was pinned when there was one."""
+    assert client.pin("swing").engines == 1
+    until(lambda: list(pinned_in(client).values()) == [{"swing@1"}])
     assert len(server.replicas("engine")) == 1
-    end = time.monotonic() + 120
-    while len(server.replicas("engine")) < 2:
-        assert time.monotonic() < end
-        time.sleep(0.2)
+    jobs = [client.create(CreateVideo(prompt="a bear", steps=500)) for _ in range(120)]
+    until(lambda: len(server.replicas("engine")) == 2)
     for job in jobs:
         client.cancel(job.id)
+    until(lambda: list(pinned_in(client).values()) == [{"swing@1"}] * 2)
     videos = [client.create(KILLED) for _ in range(6)]
     for video in videos:
         client.wait(video.id)
         assert abs(decode(client.content(video.id)).frames_FHWC - alone).mean() < 1.0
+
+
+def test_a_pin_outlives_an_engine_and_all_let_go_of_it(server: Server, client: Client):
+    before = pinned_in(client)
+    assert set(map(frozenset, before.values())) == {frozenset({"swing@1"})}
+    server.replicas("engine")[0].send_signal(signal.SIGKILL)
+    until(lambda: len(before.keys() - (after := pinned_in(client)).keys()) == 1 and len(after) == len(before))
+    until(lambda: set(map(frozenset, pinned_in(client).values())) == {frozenset({"swing@1"})})
+    assert client.unpin("swing").engines == len(before)
+    shown = client.residents()
+    assert shown.pins == []
+    assert not any(held.pinned for held in shown.data)
 
 
 def test_ctrl_c_stops_it_cleanly_and_leaves_no_process(server: Server):

@@ -270,9 +270,10 @@ def test_without_keys_a_web_page_in_a_local_browser_is_not_this_machine(
 
 
 def test_adapters_are_prefetched_pinned_and_let_go_by_name(
-    serve: Serve, engine: FakeEngine, registry: Registry, publish_two: list[str]
+    serve: Serve, engine: FakeEngine, registry: Registry, publish_two: list[str], tmp_path: Path
 ):
     api = serve()
+    engine.engines = 3
     version = registry.resolve("one")
     sha256 = version.files[WEIGHTS_FILE].sha256
     for action, status in {"prefetch": "prefetched", "pin": "pinned", "unpin": "unpinned"}.items():
@@ -284,13 +285,35 @@ def test_adapters_are_prefetched_pinned_and_let_go_by_name(
             "path": "temporal",
             "sha256": sha256,
             "status": status,
+            "engines": 3,
         }
-    assert engine.calls == [("prefetch", sha256), ("pin", sha256), ("unpin", sha256)]
-    refused(api.post("/v1/adapters/pin", json={"name": "one", "path": "spatial"}), 409, "no_slot_left")
+        shown = api.get("/v1/adapters").json()
+        assert [pin["concept"] for pin in shown["pins"]] == (["one"] if action == "pin" else [])
+        assert engine.kept[-1][1] == ([sha256] if action == "pin" else [])
+    assert engine.prefetched == [sha256] * 2
+    names = [registry.publish(f"c{n}", folder_of(tmp_path, n), metadata={}).ref for n in range(4)]
+    for name in names[:3]:
+        assert api.post("/v1/adapters/pin", json={"name": name}).status_code == 200
+    refused(api.post("/v1/adapters/pin", json={"name": names[3]}), 409, "slots_pinned")
     refused(api.post("/v1/adapters/pin", json={"name": "nothing"}), 404, "concept_not_found")
     refused(api.post("/v1/adapters/pin", json={"name": "one", "force": True}), 422, "unknown_field")
-    [resident] = api.get("/v1/adapters").json()["data"]
-    assert (resident["tier"], resident["pinned"]) == ("slot", True)
+    shown = api.get("/v1/adapters").json()
+    assert shown["engines"] == ["engine0", "engine1", "engine2"]
+    [resident] = shown["data"]
+    assert (resident["engine"], resident["tier"], resident["pinned"]) == ("engine0", "slot", True)
+    engine.lost = True
+    assert api.post("/v1/adapters/unpin", json={"name": names[0]}).json()["engines"] == 0, (
+        "they hear of it later"
+    )
+    assert len(api.get("/v1/adapters").json()["pins"]) == 2
+
+
+def folder_of(tmp_path: Path, number: int) -> Path:
+    """Files of a version that nobody opens, its own."""
+    folder = tmp_path / f"files{number}"
+    folder.mkdir()
+    (folder / WEIGHTS_FILE).write_bytes(f"weights {number}".encode())
+    return folder
 
 
 def test_metrics_tell_of_jobs_requests_and_adapters_and_made_up_names_make_no_series(

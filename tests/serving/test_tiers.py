@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -157,22 +158,22 @@ def test_in_use_and_pinned_stay_and_the_unwanted_go_first(table):
     assert slots.warm(key_of(use("c")), images[key_of(use("c"))]), "b is not wanted"
     assert holds(slots, "a")
     assert holds(slots, "c")
-    slots.pin(key_of(use("a")))
+    slots.keep([key_of(use("a"))])
     slots.want([key_of(use("c"))])
     assert not slots.warm(key_of(use("d")), images[key_of(use("d"))]), "warming evicts nothing that is wanted"
     assert slots.acquire([use("d")], images) is not None, "a turn does"
     assert holds(slots, "a"), "but nothing that is pinned"
     assert not holds(slots, "c")
-    assert slots.unpin(key_of(use("a")))
-    assert not slots.unpin(key_of(use("a")))
+    slots.keep([])
+    assert slots.acquire([use("c")], images) is not None
+    assert not holds(slots, "a"), "it goes like any other again"
 
 
 def test_one_slot_of_a_path_is_never_pinned(table):
     slots, _ = table
-    slots.pin(key_of(use("a")))
-    slots.pin(key_of(use("a")))
-    with pytest.raises(UserError, match="1 of 2 temporal slots are pinned"):
-        slots.pin(key_of(use("b")))
+    a, b = (key_of(use(name)) for name in "ab")
+    assert slots.keep([a, a, b]) == slots.pinned() == {a}
+    assert slots.keep([b, a]) == slots.pinned() == {b}
 
 
 def test_a_slot_holds_what_was_packed_bit_for_bit(unet3d, table):
@@ -366,24 +367,63 @@ def test_a_claim_that_is_closed_before_its_turn_keeps_nobody_waiting(unet3d, tie
     assert not here._packing
 
 
-def test_pinned_and_prefetched_are_where_they_should_be(unet3d, tiers):
+def pinned_in(tiers: AdapterTiers) -> dict[str, str]:
+    """sha256 -> tier, of what is pinned and near."""
+    return {one.sha256: one.tier for one in tiers.residency() if one.pinned}
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def test_what_is_pinned_comes_into_a_slot_beside_the_steps_and_stays(unet3d, tiers):
     here = tiers(Memory(unet3d))
     here.prefetch([use("a"), use("b"), use("c")], timeout=60)
     tier = {one.sha256: one.tier for one in here.residency()}
     assert sorted(tier.values()) == ["host", "slot", "slot"]
-    cold = next(name for name in "abc" if tier[sha(name, "temporal")] == "host")
-    here.pin(use(cold), timeout=60)
-    lease = here.slots.acquire([use(cold)], {key_of(use(cold)): here.host.get(key_of(use(cold)))})
-    lease.release()
-    here.prefetch([use(name) for name in "defg"], timeout=60)
-    (pinned,) = (one for one in here.residency() if one.pinned)
-    assert (pinned.sha256, pinned.tier) == (sha(cold, "temporal"), "slot")
-    with pytest.raises(UserError, match="pinned"):
-        here.pin(use("g"), timeout=60)
-    assert here.unpin(use(cold))
+    near = next(name for name in "abc" if tier[sha(name, "temporal")] == "host")
+    for name in (near, "cold"):  # one of which the registry alone has
+        here.keep([use(name)])
+        until(lambda: set(pinned_in(here).values()) == {"slot"})
+        here.prefetch([use(other) for other in "defg"], timeout=60)
+        assert pinned_in(here) == {sha(name, "temporal"): "slot"}
+    here.keep([])
+    assert pinned_in(here) == {}
 
-    bad = Memory(unet3d, lambda used: replace(random_adapter(unet3d, rank=8)))
-    there = tiers(bad)
-    with pytest.raises(UserError, match="rank 8"):
-        there.pin(use("x"), timeout=60)
-    assert not there.slots.pinned()
+
+def test_what_finds_no_slot_gets_one_when_it_is_pinned_again(unet3d, tiers):
+    here = tiers(Memory(unet3d))
+    here.prefetch([use("a"), use("b")], timeout=60)
+    leases = [here.slots.acquire([use(name)], {}) for name in "ab"]
+    here.keep([use("c")])
+    until(lambda: not here._keeping)
+    assert pinned_in(here) == {sha("c", "temporal"): "host"}
+    leases[1].release()
+    here.keep([use("c")])
+    until(lambda: pinned_in(here) == {sha("c", "temporal"): "slot"})
+    assert ("temporal", sha("a", "temporal")) in here.slots.resident()
+    assert not here.host.resident()[key_of(use("c"))], "it is not held in host memory for ever"
+
+
+def test_what_is_pinned_and_cannot_be_had_is_tried_again_after_a_pause(unet3d, tiers, monkeypatch):
+    source = Memory(unet3d, lambda used: replace(random_adapter(unet3d, rank=8)))
+    here = tiers(source)
+
+    def keep(*names: str) -> None:
+        here.keep([use(name) for name in names])
+        until(lambda: not here._keeping)
+
+    for _ in range(3):
+        keep("x", "x")
+    assert source.reads == ["x"]
+    monkeypatch.setattr("serving.tiers.KEEP_PAUSE", 0.0)
+    keep()  # whoever pins it anew need not wait
+    keep("x")
+    assert source.reads == ["x"] * 2
+    assert pinned_in(here) == {}
+    source.make = source.random
+    keep("x")
+    assert pinned_in(here) == {sha("x", "temporal"): "slot"}

@@ -1,0 +1,143 @@
+"""What is pinned, and that every engine has it so.
+
+A pin is a wish, kept in the job database: it outlives engines and ingresses, and reaches engines that start later. Every
+ingress tells all engines the whole list, at each change and every few seconds; an engine makes it so. The list has a
+revision, counted up with every change, so that of two ingresses the one that read earlier does not undo the other's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from infra.errors import UserError
+from infra.registry import parse_ref
+from models.routing import Path
+from serving.database import Database, Pin
+from serving.engine_service import EngineClient, EngineLost
+from serving.requests import FoundationInfo
+from serving.schemas import AdapterUsed
+
+log = logging.getLogger(__name__)
+INTERVAL = 2.0  # seconds between two tellings
+PATIENCE = 30.0  # seconds for the engines to say that they have heard
+
+
+class PinStore:
+    """The pins of a database. A foundation has its own, by its fingerprint: another's adapters cannot be in its slots."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def wanted(self, foundation: str) -> tuple[int, list[AdapterUsed]]:
+        """(revision, what is pinned, the oldest first)."""
+        with self._database.sessions() as session:
+            rows = list(
+                session.scalars(select(Pin).where(Pin.foundation == foundation).order_by(Pin.revision))
+            )
+        return max((row.revision for row in rows), default=0), [used(row) for row in rows if row.pinned]
+
+    def named(self, foundation: str, name: str, path: Path) -> AdapterUsed | None:
+        """What is pinned under `concept@version`, also when the registry has it no more."""
+        concept, version = parse_ref(name)
+        with self._database.sessions() as session:
+            row = session.scalar(
+                select(Pin).where(
+                    Pin.foundation == foundation,
+                    Pin.concept == concept,
+                    Pin.version == version,
+                    Pin.path == path,
+                    Pin.pinned,
+                )
+            )
+        return used(row) if row is not None else None
+
+    def pin(self, foundation: str, use: AdapterUsed, slots: int) -> None:
+        """Pin it; without effect when it is.
+
+        Args:
+            slots: of its path, in an engine. Raises UserError 409 when none of them would be left for other adapters.
+        """
+        with self._database.exclusive() as session:
+            same = (Pin.foundation == foundation, Pin.path == use.path, Pin.pinned)
+            pinned = set(session.scalars(select(Pin.sha256).where(*same)))
+            if use.sha256 in pinned:
+                return
+            if len(pinned) + 1 >= slots:
+                raise UserError(
+                    f"{len(pinned)} of {slots} {use.path} slots are pinned, and one must stay free for other adapters; "
+                    "unpin one first, or start with more slots.",
+                    status=409,
+                    code="slots_pinned",
+                )
+            self._write(session, foundation, use, pinned=True)
+
+    def unpin(self, foundation: str, use: AdapterUsed) -> None:
+        """Let it go; without effect when it is not pinned."""
+        with self._database.exclusive() as session:
+            row = session.get(Pin, (foundation, use.path, use.sha256))
+            if row is not None and row.pinned:
+                self._write(session, foundation, use, pinned=False)
+
+    def _write(self, session: Session, foundation: str, use: AdapterUsed, *, pinned: bool) -> None:
+        last = session.scalar(select(func.max(Pin.revision)).where(Pin.foundation == foundation)) or 0
+        session.execute(delete(Pin).where(Pin.foundation == foundation, Pin.pinned.is_(False)))
+        session.merge(
+            Pin(
+                foundation=foundation,
+                path=use.path,
+                sha256=use.sha256,
+                concept=use.concept,
+                version=use.version,
+                pinned=pinned,
+                revision=last + 1,
+            )
+        )
+
+
+def used(row: Pin) -> AdapterUsed:
+    """The adapter of a row."""
+    return AdapterUsed.model_validate(
+        {
+            "concept": row.concept,
+            "version": row.version,
+            "path": row.path,
+            "sha256": row.sha256,
+            "scale": 1.0,
+        }
+    )
+
+
+class PinKeeper:
+    """Tells the engines, beside the dispatcher, until cancelled.
+
+    Args:
+        info: answers what is served; raises UserError 503 while no engine does.
+    """
+
+    def __init__(
+        self, store: PinStore, engine: EngineClient, info: Callable[[], Awaitable[FoundationInfo]]
+    ) -> None:
+        self._store, self._engine, self._info = store, engine, info
+
+    async def run(self) -> None:
+        """Tell, again and again."""
+        while True:
+            try:
+                await self.tell()
+            except (EngineLost, TimeoutError, UserError):
+                log.info("no engine to be told what is pinned")
+            except Exception:  # the database is away for a moment
+                log.exception("what is pinned is not known")
+            await asyncio.sleep(INTERVAL)
+
+    async def tell(self) -> int:
+        """Have every engine pin what is wanted and nothing else; how many there are. Raises EngineLost, TimeoutError."""
+        info = await self._info()
+        revision, uses = await asyncio.to_thread(self._store.wanted, info.fingerprint)
+        async with asyncio.timeout(PATIENCE):
+            return await self._engine.keep(revision, uses)
