@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL, TextToVideoSDPipeline
 
 from datasets.sprites.captions import vocabulary
-from datasets.sprites.motions import DIRECTIONS, KNOWN
+from datasets.sprites.motions import DIRECTIONS, KNOWN, SPEEDS
 from infra.errors import UserError
 from training.pretraining.common import Average, Schedule, load_state
 from training.pretraining.denoiser import (
@@ -21,7 +21,7 @@ from training.pretraining.denoiser import (
     stage_of,
     train_unet,
 )
-from training.pretraining.lesson import STAGES, Middle, Stage, stage_at
+from training.pretraining.lesson import STAGES, Middle, Stage, draw_lesson, stage_at
 from training.pretraining.muon import MuonWithAdamW, orthogonalised
 from training.pretraining.pool import ClipPool
 from training.pretraining.tokenizer import MAX_LENGTH, write_tokenizer
@@ -217,6 +217,17 @@ def test_the_lesson_goes_straight_through_the_middle_in_the_words_of_its_stage()
     way = KNOWN["right"].trajectory(8, Middle())
     assert way.y.tolist() == pytest.approx([0.5] * 8)
     assert way.x[0] + way.x[-1] == pytest.approx(1)
+
+
+def test_the_lessons_last_stage_says_how_fast_as_often_as_not():
+    rng = np.random.default_rng(0)
+    drawn = [draw_lesson(STAGES[2], rng) for _ in range(300)]
+    said = [adverb for _, motion, adverb in drawn if motion.speeds]
+    assert {adverb: round(said.count(adverb) / len(said), 1) for adverb in SPEEDS} == dict.fromkeys(
+        SPEEDS, 0.3
+    )
+    assert {adverb for _, motion, adverb in drawn if not motion.speeds} == {""}
+    assert {draw_lesson(FIRST, rng)[2] for _ in range(20)} == {""}
 
 
 def test_muon_makes_every_direction_of_an_update_about_as_long():

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datasets.sprites.motions import DIRECTIONS, KNOWN, Motion
+from datasets.sprites.motions import DIRECTIONS, KNOWN, SPEEDS, Motion
 from datasets.sprites.world import Background, Scene, Sprite, sample_scene
 
 
@@ -26,12 +26,13 @@ class Stage:
     backgrounds: tuple[str, ...]
     paraphrases: bool
     noise_bias: float  # timestep = T * u ** noise_bias
+    adverbs: bool = False  # slowly, quickly: each as often as neither
 
 
 STAGES = (
     Stage(120, tuple(DIRECTIONS)[:4], ("red",), ("gray",), False, 0.12),
     Stage(100, tuple(DIRECTIONS), ("red", "white", "cyan", "black"), ("gray", "teal"), True, 0.12),
-    Stage(120, (*DIRECTIONS, "still"), (), (), True, 0.35),
+    Stage(120, (*DIRECTIONS, "still"), (), (), True, 0.35, adverbs=True),
 )
 
 
@@ -44,13 +45,14 @@ def stage_at(step: int, stages: tuple[Stage, ...] = STAGES) -> Stage | None:
     return None
 
 
-def draw_lesson(stage: Stage, rng: np.random.Generator) -> tuple[Scene, Motion]:
-    """A scene and a motion of the stage."""
+def draw_lesson(stage: Stage, rng: np.random.Generator) -> tuple[Scene, Motion, str]:
+    """A scene, a motion of the stage and its adverb."""
     motion = KNOWN[str(rng.choice(stage.motions))]
+    adverb = str(rng.choice(list(SPEEDS))) if stage.adverbs and motion.speeds else ""
     if not stage.colours:
-        return sample_scene(rng), motion
+        return sample_scene(rng), motion, adverb
     sprite = Sprite("circle", str(rng.choice(stage.colours)), "plain", "large")
-    return Scene(sprite, Background(str(rng.choice(stage.backgrounds)), "plain")), motion
+    return Scene(sprite, Background(str(rng.choice(stage.backgrounds)), "plain")), motion, adverb
 
 
 class Middle(np.random.Generator):

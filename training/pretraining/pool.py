@@ -75,7 +75,7 @@ class ClipPool:
                 scene = sample_scene(rng)
                 (motion, adverb), place = sample_known(rng), rng
             else:
-                (scene, motion), adverb, place = draw_lesson(self.stage, rng), "", Middle()
+                (scene, motion, adverb), place = draw_lesson(self.stage, rng), Middle()
             self.told[number % self.size] = Told(scene, motion, adverb)
             way = motion.trajectory(self.frames, place, scene.sprite.radius, SPEEDS[adverb])
             videos.append(draw(scene, way, self.side))
