@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from training.batch.profile import Profile
     from training.batch.state import Record
 
-SHOWN_SCORES = 3  # in the table; `concepts show` has all
-
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -353,12 +351,14 @@ def show_records(console: Console, records: list[Record], validated: dict[str, d
 
 
 def scored(validation: dict[str, Any] | None) -> str:
-    """The first scores of a validation, or why there are none."""
+    """What says most of a validation, or why there is none; `concepts show` has all."""
+    from training.batch.validation import headline
+
     if validation is None:
         return ""
     if validation["error"] is not None:
         return f"failed: {validation['error']}"
-    return ", ".join(f"{name} {mean:.3f}" for name, mean in list(validation["scores"].items())[:SHOWN_SCORES])
+    return headline(validation["scores"])
 
 
 def size(count: float) -> str:

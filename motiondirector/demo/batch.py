@@ -59,7 +59,7 @@ class BatchDemo(Stage):
     out: Path
     concepts: int = 24
     foundation: str | None = None
-    steps: int = 50
+    steps: int = 100
     interval: int = 10
     console: Console = field(default_factory=Console)
     stages: list[dict[str, Any]] = field(default_factory=list)

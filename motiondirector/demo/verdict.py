@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
+from training.batch.validation import headline
+
 if TYPE_CHECKING:
     from infra.registry import Registry
     from motiondirector.demo.crowd import Member, Part
     from training.batch.state import Record
-
-SHOWN_SCORES = 3
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,7 @@ def table_of(rows: Sequence[Row]) -> Table:
     """The one table."""
     table = Table("concept", "status", "version", "lanes", "lost", "scores, or why not")
     for row in rows:
-        names = list(row.scores)[:SHOWN_SCORES]
-        scores = ", ".join(f"{name} {row.scores[name]:.3f}" for name in names) or row.unscored or ""
+        scores = headline(row.scores) or row.unscored or ""
         table.add_row(
             row.concept + (f" ({row.part})" if row.part != "good" else ""),
             row.status,

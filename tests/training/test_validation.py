@@ -10,7 +10,7 @@ import pytest
 from infra.errors import UserError
 from infra.registry import open_registry
 from training.batch.state import open_batch
-from training.batch.validation import Stopped, Validating, Validator, turn_of, validations
+from training.batch.validation import Stopped, Validating, Validator, headline, turn_of, validations
 from training.batch.work import Work
 from training.config import make_config
 
@@ -178,3 +178,10 @@ def test_left_early_it_lets_go(tmp_path):
     assert validator.turns.look(turn_of(house.batch.record("a"))) is None
     validator.run(forever, at_once)
     assert house.found()["a"]["error"] is None
+
+
+def test_a_table_tells_motion_and_appearance_first_and_what_there_is_without_them():
+    scores = {"appearance leakage": 0.125, "colour diversity": 0.5, "motion fidelity": 0.914}
+    assert headline(scores) == "motion fidelity 0.91, appearance leakage 0.12"
+    assert headline({"warping error": 0.041}) == "warping error 0.04"
+    assert headline({}) == ""

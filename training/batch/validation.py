@@ -40,6 +40,7 @@ Validate = Callable[[Version, Progress], Mapping[str, float | None]]
 
 LOOK_S = 2.0
 LEASE_S = 60.0
+TOLD_FIRST = ("motion fidelity", "appearance accuracy", "appearance leakage")
 GRACE_S = 5.0  # for the process to let go
 NICE = 10  # beside a lane on the same cores it takes about a tenth of them; alone, all
 
@@ -51,6 +52,12 @@ class Stopped(Exception):
 def turn_of(record: Record) -> str:
     """What the validation of a record's version is called."""
     return f"{record.name}-{record.attempt}"
+
+
+def headline(scores: Mapping[str, float]) -> str:
+    """The scores that say most of a motion, for a table's cell: does it move so, and is the appearance left free?"""
+    names = [name for name in TOLD_FIRST if name in scores] or list(scores)[: len(TOLD_FIRST)]
+    return ", ".join(f"{name} {scores[name]:.2f}" for name in names)
 
 
 def validations(batch: BatchState, records: list[Record]) -> dict[str, dict[str, Any]]:
