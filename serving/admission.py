@@ -140,9 +140,8 @@ class Admission:
         self, session: Session, tenant: str, key: ApiKey | None, number: int | None = None
     ) -> None:
         queued = session.scalar(select(func.count()).where(Job.state == QUEUED)) or 0
-        with (
-            self._lock
-        ):  # after the queue: one that joins it now is counted once, or not yet, but never twice
+        # after the queue: one that joins it now is counted once, or not yet, but never twice
+        with self._lock:
             before = 0 if number is None else sum(other < number for other in self._looked_at)
         if queued + before >= self._max_queue:
             raise Throttled(

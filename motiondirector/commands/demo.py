@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -42,22 +42,19 @@ def demo(
 
     console, concepts = Console(), chosen(concept)
     report = Demo(out, concepts, foundation, steps, workers, console).run()
-    seconds = sum(stage["seconds"] for stage in report["stages"])
     name, prompt = concepts[0].name, concepts[0].prompts[0]
     console.rule(style="dim")
-    console.print(
-        f"[bold green]{len(report['videos'])} videos[/] in {seconds:.0f} s. Look at [bold]{out}/index.html[/] "
-        f"(and {out}/report.json).\n\nNext:",
-        highlight=False,
-    )
-    for line in (
+    conclude(
+        console,
+        f"{len(report['videos'])} videos",
+        report,
+        out,
         f'motiondirector generate --registry {out}/registry --concept {name} --prompt "{prompt}" --seed 1 -o out.mp4',
         f"motiondirector concepts show {name} --registry {out}/registry",
         f"motiondirector serve --registry {out}/registry",
         'motiondirector ingest YOUR.mp4 --concept my-motion --caption "what it shows" --to runs/clips',
         "motiondirector train --concept my-motion --data runs/clips",
-    ):
-        console.print(f"  {line}", style="cyan", highlight=False, soft_wrap=True)
+    )
 
 
 def demo_batch(
@@ -84,24 +81,32 @@ def demo_batch(
     console = Console()
     story = BatchDemo(out, concepts, foundation, steps, checkpoint_interval, console)
     report = story.run()
-    seconds = sum(stage["seconds"] for stage in report["stages"])
     console.rule(style="dim")
     console.print(table_of(story.rows))
     published = sum(row.status == "published" for row in story.rows)
-    console.print(
-        f"[bold green]{published} of {len(story.rows)} concepts published[/] in {seconds:.0f} s. Look at "
-        f"[bold]{out}/index.html[/] (and {out}/report.json).\n\nNext:",
-        highlight=False,
-    )
     name = story.rows[0].concept
-    for line in (
+    conclude(
+        console,
+        f"{published} of {len(story.rows)} concepts published",
+        report,
+        out,
         f"motiondirector runs show demo --registry {out}/registry",
         f"motiondirector runs logs demo {name} --registry {out}/registry",
         f"motiondirector concepts show {name} --registry {out}/registry",
-    ):
-        console.print(f"  {line}", style="cyan", highlight=False, soft_wrap=True)
+    )
     if report["faults"]:
         console.print("\n[bold red]Not as it should be:[/]")
         for fault in report["faults"]:
             console.print(f"  {fault}", highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(1)
+
+
+def conclude(console: Console, done: str, report: dict[str, Any], out: Path, *commands: str) -> None:
+    """What was done in what time, where to look, and what one may type next."""
+    seconds = sum(stage["seconds"] for stage in report["stages"])
+    console.print(
+        f"[bold green]{done}[/] in {seconds:.0f} s. Look at [bold]{out}/index.html[/] (and {out}/report.json).\n\nNext:",
+        highlight=False,
+    )
+    for line in commands:
+        console.print(f"  {line}", style="cyan", highlight=False, soft_wrap=True)

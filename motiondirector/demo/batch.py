@@ -8,15 +8,12 @@ nothing but what anyone can: the batch's records and the registry.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -94,15 +91,12 @@ class BatchDemo(Stage):
                 self.keep(registry)
         report = {
             "started_at": began.isoformat(timespec="seconds"),
-            "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()})",
-            "versions": {name: version(name) for name in ("torch", "ray", "diffusers")},
+            **self.facts("torch", "ray", "diffusers"),
             "foundation": self.foundation or "sprites",
-            "stages": self.stages,
             "concepts": [asdict(row) for row in self.rows],
             "captions": {one.name: one.caption for one in members},
             "events": watch.events,
             "faults": faults,
-            "commands": self.commands,
         }
         (self.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         write_batch_page(report, self.out)

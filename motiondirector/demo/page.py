@@ -78,15 +78,7 @@ def write_page(report: dict[str, Any], folder: Path) -> Path:
                 for kind, file in video["rows"]:
                     rows.append((f"{video['prompt']} (seed {video['seed']}), {NAMES[kind]}", shown(file)))
         contact_sheet(rows).save(folder / concept["sheet"])
-    total = sum(stage["seconds"] for stage in report["stages"]) or 1.0
-    page = (
-        environment(TEMPLATES)
-        .get_template("page.html.j2")
-        .render(report=report, total=total, strips=strips, names=NAMES)
-    )
-    target = folder / "index.html"
-    target.write_text(page)
-    return target
+    return _write("page.html.j2", report, folder, strips=strips, names=NAMES)
 
 
 def write_batch_page(report: dict[str, Any], folder: Path) -> Path:
@@ -98,8 +90,14 @@ def write_batch_page(report: dict[str, Any], folder: Path) -> Path:
     names = [row["concept"] for row in report["concepts"]]
     clips = {name: strip(folder / "clips" / f"{name}.mp4") for name in names}
     samples = {name: strip(folder / "evaluations" / name / "samples" / "001.mp4") for name in names}
+    return _write("batch.html.j2", report, folder, clips=clips, samples=samples)
+
+
+def _write(template: str, report: dict[str, Any], folder: Path, **shown: Any) -> Path:
+    """`index.html`, from what the page needs beside the report."""
     total = sum(stage["seconds"] for stage in report["stages"]) or 1.0
-    template = environment(TEMPLATES).get_template("batch.html.j2")
     target = folder / "index.html"
-    target.write_text(template.render(report=report, total=total, clips=clips, samples=samples))
+    target.write_text(
+        environment(TEMPLATES).get_template(template).render(report=report, total=total, **shown)
+    )
     return target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shlex
 import shutil
 import signal
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,15 @@ class Stage:
         yield timing
         timing["seconds"] = round(time.monotonic() - began, 2)
         self.stages.append(timing)
+
+    def facts(self, *packages: str) -> dict[str, Any]:
+        """What every report says: on what it ran, what was done, and how long each stage took."""
+        return {
+            "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()})",
+            "versions": {name: version(name) for name in packages},
+            "stages": self.stages,
+            "commands": self.commands,
+        }
 
     def model(self) -> list[str]:
         """The option that names the foundation; nothing for the embedded one."""

@@ -8,8 +8,6 @@ server are gone when it ends.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import socket
 import subprocess
 import time
@@ -18,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,17 +88,14 @@ class Demo(Stage):
         ]
         report = {
             "started_at": began.isoformat(timespec="seconds"),
-            "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()})",
-            "versions": {name: version(name) for name in ("torch", "ray", "diffusers", "deepspeed")},
+            **self.facts("torch", "ray", "diffusers", "deepspeed"),
             "foundation": {
                 "name": self.foundation or "sprites",
                 "fingerprint": trained[self.concepts[0].name].metadata["foundation_fingerprint"],
             },
-            "stages": self.stages,
             "concepts": concepts,
             "videos": videos,
             "ingested": [about_clip(row) for row in ingested],
-            "commands": self.commands,
         }
         (self.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         write_page(report, self.out)

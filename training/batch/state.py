@@ -346,7 +346,7 @@ class BatchState:
     # ------------------------------------------------------------------ writing
     def _owned(self, claim: Claim, change: Callable[[Record], Record], note: str = "") -> Record:
         def guarded(record: Record) -> Record:
-            if record.lease is None or record.lease.token != claim.token or record.ended:
+            if token(record) != claim.token or record.ended:
                 raise LeaseLost(
                     f"{claim.name} is {record.status}, held by {record.lease and record.lease.owner}"
                 )
@@ -393,9 +393,8 @@ class BatchState:
     def _stamped(self, before: Record, after: Record, note: str) -> Record:
         now = self.clock()
         history = after.history
-        taken = after.lease is not None and token(after) != token(
-            before
-        )  # of a lane that died preparing, too
+        # also from a lane that died preparing, when the status stays
+        taken = after.lease is not None and token(after) != token(before)
         if after.status != before.status or before is after or after.attempt != before.attempt or taken:
             history = (*history, (now, after.status, note[:300]))[-HISTORY:]
         return replace(after, updated=now, revision=before.revision + 1, history=history)
