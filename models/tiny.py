@@ -24,6 +24,7 @@ from diffusers import (
     WanPipeline,
     WanTransformer3DModel,
 )
+from safetensors.torch import save_model
 from transformers import (
     ByT5Tokenizer,
     CLIPTextConfig,
@@ -191,5 +192,8 @@ def _wake(model: torch.nn.Module) -> None:
 
 def _save(pipeline: Any, folder: Path, recommended: dict) -> Path:
     pipeline.save_pretrained(folder, safe_serialization=True)
+    weights = folder / "text_encoder" / "model.safetensors"
+    if not weights.exists():  # transformers leaves them out on every rank of a process group but the first
+        save_model(pipeline.text_encoder, str(weights), metadata={"format": "pt"})
     (folder / "recommended.yaml").write_text(yaml.safe_dump(recommended))
     return folder

@@ -41,6 +41,9 @@ class Engine(Protocol):
     def mean(self, values: Tensor) -> Tensor:
         """The mean over all workers."""
 
+    def close(self) -> None:
+        """Give back what it holds beside the module; no further use."""
+
 
 def group_settings(path: str, config: TrainConfig, clips: int) -> dict[str, Any]:
     """What AdamW does to a slot of this path. `peak_lr` is what the schedule scales."""
@@ -103,6 +106,9 @@ class PlainEngine:
 
     def mean(self, values: Tensor) -> Tensor:
         return values
+
+    def close(self) -> None:
+        pass
 
 
 class _TouchAll(torch.autograd.Function):
@@ -188,6 +194,9 @@ class DeepSpeedEngine:
         values = values.clone()
         dist.all_reduce(values)
         return values / self.place.workers
+
+    def close(self) -> None:
+        self.engine.destroy()
 
 
 def import_deepspeed() -> Any:

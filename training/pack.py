@@ -149,9 +149,9 @@ class Pack:
         *,
         make_engine: Callable[[DualStep, SlotAdamW], Engine] = PlainEngine,
     ) -> None:
-        if key.zero:
+        if key.zero and make_engine is PlainEngine:
             raise UserError(
-                f"packs train at zero 0, not at {key.zero}: a slot's optimizer state is in one piece there; set zero 0."
+                f"zero {key.zero} spreads a model over several workers, and this pack has one; set zero 0."
             )
         self.foundation, self.key, self.capacity = foundation, key, capacity
         self._make_engine = make_engine
@@ -182,6 +182,7 @@ class Pack:
 
     def __exit__(self, *error: Any) -> None:
         self._seats.clear()
+        self.engine.close()
         self._exit.__exit__(*error)
 
     @property
@@ -256,6 +257,9 @@ class Pack:
 
     def leave(self, name: str) -> None:
         """Take a member out and free its slots: cancelled, or moved elsewhere."""
+        self._vacate(name)
+
+    def _vacate(self, name: str) -> None:
         seat = self._seats.pop(name)
         for path, _, slot in self._own(seat):
             for parameter in self._bank.slot_parameters(path, slot):
@@ -343,7 +347,7 @@ class Pack:
         """Count a member's step; let it go when it was the last, or none."""
         member, config = seat.member, seat.member.config
         if not sound:
-            self.leave(member.name)
+            self._vacate(member.name)
             error = diverged(config, member.concept, seat.step, spatial + temporal)
             return Failed(member.name, seat.step, error)
         report = StepReport(
@@ -359,7 +363,7 @@ class Pack:
         if seat.step < config.steps:
             return Stepped(member.name, report)
         tensors = self.tensors(member.name)
-        self.leave(member.name)
+        self._vacate(member.name)
         return Ended(member.name, report, tensors)
 
     def _own(self, seat: _Seat) -> list[tuple[AdapterPath, int, int]]:

@@ -160,6 +160,7 @@ def train_batch(
             profile = "auto"
         opened, sources = open_registry(registry), Sources()
         planned: dict[str, Any] = {"lanes": count, "pack": members, "sources": sources}
+        planned["workers"] = None if on_ray else 1
         measured: Profile | None = None
         if profile == "auto":
             unmeasured = make_plan(entries, manifest, opened, **planned)
@@ -280,7 +281,7 @@ def batch_name(manifest: str) -> str:
 
 def watcher(console: Console, bars: Any) -> Any:
     """One bar a concept while it trains, one line when it ends."""
-    from training.batch.lane import Watcher
+    from training.batch.watcher import Watcher
 
     class Screen(Watcher):
         def loading(self, foundation: str | None) -> None:

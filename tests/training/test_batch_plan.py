@@ -188,3 +188,22 @@ def test_everything_wrong_is_said_at_once(clips, sources, registry, tmp_path):
     for (_, text), (_, words) in zip(found, expected, strict=True):
         assert words in text
     assert "batch.yaml has 7 mistakes" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("settings", "workers", "said"),
+    [
+        ({"zero": 1, "workers": 2}, None, "lanes train at zero 0 or 3"),
+        ({"zero": 3}, None, "nothing to spread the model over"),
+        ({"workers": 2}, 1, "asks for workers 2, and this lane has 1"),
+    ],
+)
+def test_what_no_lane_can_train_is_a_mistake_of_the_plan(clips, sources, registry, settings, workers, said):
+    with pytest.raises(Mistakes, match=said):
+        make_plan([entry(clips, "c0", **settings)], "m", registry, sources=sources, workers=workers)
+
+
+def test_lanes_of_several_workers_are_planned_with_their_share_of_the_base(clips, sources, registry):
+    (whole,) = make_plan([entry(clips, "c0", workers=2)], "m", registry, sources=sources).packs
+    (shared,) = make_plan([entry(clips, "c0", workers=2, zero=3)], "m", registry, sources=sources).packs
+    assert shared.base_bytes == whole.base_bytes // 2

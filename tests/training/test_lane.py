@@ -10,13 +10,14 @@ from infra.registry import open_registry
 from infra.storage import open_storage
 from models.adapter import read_adapter
 from models.load import load_foundation
-from training.batch.lane import Lane, Watcher
+from training.batch.lane import Lane
 from training.batch.lane_worker import stay
 from training.batch.manifest import Entry
 from training.batch.plan import Sources, make_plan
 from training.batch.prepare import prepare_work
 from training.batch.run import enter, train_batch
 from training.batch.state import BatchState, open_batch
+from training.batch.watcher import Watcher
 from training.local import train_local
 from training.pack import Pack
 
@@ -310,7 +311,14 @@ def test_a_damaged_checkpoint_is_not_trained_from(house):
 def test_what_one_process_cannot_follow_is_refused(house):
     house.add("c0", workers=2)
     house.lane().run()
-    assert "workers 2 and zero 0" in house.batch.record("c0").reason
+    assert "asks for workers 2, and this lane has 1" in house.batch.record("c0").reason
+
+
+def test_a_lane_on_a_cluster_leaves_what_asks_for_another_number_of_workers(house):
+    house.add("c0", workers=2)
+    house.add("c1", steps=2)
+    house.lane(workers=1).run()
+    assert house.statuses() == {"c0": "queued", "c1": "published"}
 
 
 @pytest.mark.parametrize(("busy", "expected"), [(False, "done"), (True, "idle")])

@@ -13,7 +13,7 @@ from infra.storage import open_storage
 from models.adapter import read_adapter
 from models.load import load_foundation
 from training.batch.ahead import Ahead
-from training.batch.lane import Lane, Watcher
+from training.batch.lane import Lane
 from training.batch.manifest import Entry
 from training.batch.plan import make_plan
 from training.batch.prepare import (
@@ -28,6 +28,7 @@ from training.batch.prepare import (
 from training.batch.run import enter
 from training.batch.state import open_batch
 from training.batch.turns import Turns
+from training.batch.watcher import Watcher
 
 WAN = "tiny-random:wan"
 SIZE = {"frames": 5, "height": 32, "width": 32, "steps": 2, "rank": 2}

@@ -61,6 +61,39 @@ def test_a_batch_outlives_a_lost_node_and_a_lane_that_must_go(tmp_path):
         assert difference(alone, read_adapter(folder).tensors) < 1e-5
 
 
+def test_a_lane_of_two_workers_outlives_one_of_them(tmp_path):
+    batch = Batch(tmp_path, 2, steps=60, workers=2)
+    with nodes(3) as (cluster, made):
+
+        def lose_a_worker(records, lanes):
+            if not all(r.checkpoint_step and r.lease for r in records):
+                return False
+            (node,) = [node for node in made if node.node_id == lanes[0].node]
+            cluster.remove_node(node, allow_graceful=False)
+            return True
+
+        story = Story(lose_a_worker)
+        driver = Driver(batch.state, batch.registry, "b", on_look=story, poll_s=0.2, linger_s=5)
+        records = driver.run()
+    assert story.chapters == []
+    assert [(r.status, r.lost) for r in records] == [("published", 1)] * 2
+    assert {lane.workers for lane in story.lanes.values()} == {2}
+    assert len(story.lanes) == 2
+    story.check_work_lost(20)
+    first = Reader(batch.state.storage).new(
+        "lanes", records[0].lease.owner if records[0].lease else next(iter(story.lanes))
+    )
+    assert any("2 workers" in line.text for line in first)
+
+    foundation = load_foundation(WAN, device="cpu", dtype="float32")
+    for name, work in batch.works.items():
+        # One worker that goes forward twice in a step looks at the same samples as two.
+        config = work.config.model_copy(update={"workers": 1, "gradient_accumulation": 2})
+        alone = train_local(foundation, work.concept, prepare_work(work, foundation), config)["temporal"]
+        folder = batch.registry.pull(batch.registry.resolve(name), tmp_path / name)
+        assert difference(alone, read_adapter(folder).tensors) < 1e-4
+
+
 def difference(one, other):
     def flat(tensors):
         return torch.cat([t.flatten().double() for name in sorted(tensors) for t in tensors[name]])

@@ -58,6 +58,7 @@ class Keeper:
         self.need, self.use_gpu, self.storage = need, use_gpu, storage
         self.lanes: dict[str, LaneState] = {}
         self.all_stop = False
+        self.leaving: dict[str, str] = {}  # why, by lane
 
     def start(self, settings: LaneSettings, workers: int) -> None:
         """Start a lane; returns at once."""
@@ -81,9 +82,13 @@ class Keeper:
         """All lanes are to keep and give back what they hold, and end."""
         self.all_stop = True
 
-    def stopping(self, name: str) -> bool:
-        """A lane asks."""
-        return self.all_stop
+    def leave(self, name: str, reason: str) -> None:
+        """One of a lane's workers has to go, and with it the lane."""
+        self.leaving.setdefault(name, f"a worker of it: {reason}")
+
+    def stopping(self, name: str) -> str | None:
+        """A lane asks whether it is to stop, and why."""
+        return "asked to" if self.all_stop else self.leaving.get(name)
 
     def _keep(self, settings: LaneSettings, workers: int, me: Any) -> None:
         try:

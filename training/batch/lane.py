@@ -33,10 +33,13 @@ from training.batch.plan import DEFAULT_PACK, MOST, capacity_for
 from training.batch.prepare import DTYPES, prepare_work
 from training.batch.profile import Profile
 from training.batch.publishing import publish_work
+from training.batch.sizing import workers_of
 from training.batch.state import BatchState, Claim, LeaseLost, Record
+from training.batch.team import Team
+from training.batch.watcher import Watcher
 from training.batch.work import Work
 from training.group import GroupKey
-from training.loop import StepReport, bank_slots
+from training.loop import bank_slots
 from training.pack import Capacity, Ended, Event, Failed, Member, Pack, Stepped
 
 log = logging.getLogger(__name__)
@@ -44,22 +47,6 @@ log = logging.getLogger(__name__)
 RECENT = 50  # steps whose mean losses are published
 LOOK_S = 10.0
 ALONE_AFTER = 1  # lost lanes: then a concept trains alone, so that it takes nobody with it
-
-
-class Watcher:
-    """Is told what a lane does. This one looks away."""
-
-    def loading(self, foundation: str | None) -> None:
-        """A foundation is loaded."""
-
-    def preparing(self, name: str) -> None:
-        """A concept's latents are computed or fetched."""
-
-    def stepped(self, name: str, report: StepReport) -> None:
-        """A concept did a step."""
-
-    def ended(self, record: Record) -> None:
-        """A concept was published, failed, or was cancelled."""
 
 
 @dataclass
@@ -81,6 +68,9 @@ class Lane:
         device: None takes CUDA where there is one.
         every_s: seconds between renewals of the claims.
         ahead: whether a thread here prepares the concepts that wait; False where others do (ray_prepare.py).
+        workers: takes the concepts that ask for so many; None: takes any, and has those fail that ask for more than this
+            process.
+        team: the workers, where there are several (team.py): this process leads them.
     """
 
     def __init__(
@@ -96,6 +86,8 @@ class Lane:
         watcher: Watcher | None = None,
         every_s: float | None = None,
         ahead: bool = True,
+        workers: int | None = None,
+        team: Team | None = None,
     ) -> None:
         self.batch, self.registry = batch, registry
         self.owner = owner or f"{socket.gethostname()}:{threading.get_native_id()}"
@@ -103,7 +95,7 @@ class Lane:
         self.most = most
         self.watcher = watcher or Watcher()
         self.batch_id = batch.about()["id"]
-        self.ahead = ahead
+        self.ahead, self.workers, self.team = ahead, workers, team
         self.heartbeat = Heartbeat(self._own_state(), every_s)
         self.checkpoints = CheckpointWriter(self._own_state())
         self._encoding = threading.Lock()  # of the VAE and the text encoder, by this thread and the one ahead
@@ -133,7 +125,7 @@ class Lane:
         """
         with self.heartbeat, self.checkpoints:
             while not self._stopping.is_set():
-                claim = self.batch.claim(self.owner)
+                claim = self.batch.claim(self.owner, suits=self._is_ours)
                 if claim is None:
                     return
                 self.heartbeat.hold(claim)
@@ -144,15 +136,17 @@ class Lane:
         """A pack of the group of this concept, until no more of it wait."""
         work = first.record.parsed_work
         try:
-            _check(work)
+            work.check_lane(self.workers or 1)
             foundation = self._foundation(work)
         except UserError as error:
             self._fail(first, error)
             return
         alone = first.record.lost > ALONE_AFTER
         capacity = self._capacity(work, alone)
+        if work.config.zero:  # the pack leaves it in pieces
+            self._loaded = None
         held: dict[str, Held] = {}
-        with self._preparing_ahead(work, foundation), Pack(foundation, work.key, capacity) as pack:
+        with self._preparing_ahead(work, foundation), self._open(foundation, work, capacity) as pack:
             claim: Claim | None = first
             while True:
                 while claim is not None:
@@ -166,6 +160,8 @@ class Lane:
                 try:
                     events = pack.step()
                 except torch.OutOfMemoryError:
+                    if self.team is not None:
+                        raise  # the others are in the midst of the step
                     self._too_large(pack, held)
                     return
                 ended = self._heard(pack, held)
@@ -175,6 +171,14 @@ class Lane:
                 # Looking for others costs a listing: done as slots come free, and now and then for those added late.
                 look = not alone and (ended or time.monotonic() - self._looked > LOOK_S)
                 claim = self._next(pack, work.key) if look else None
+
+    def _is_ours(self, record: Record) -> bool:
+        return self.workers is None or workers_of(record) == self.workers
+
+    def _open(self, foundation: Foundation, work: Work, capacity: Capacity) -> Pack:
+        if self.team is not None:
+            return self.team.pack(foundation, work, capacity)
+        return Pack(foundation, work.key, capacity)
 
     def _preparing_ahead(self, work: Work, foundation: Foundation) -> AbstractContextManager[Any]:
         if not self.ahead:
@@ -380,12 +384,3 @@ class Lane:
             "%d members do not fit the device's memory; going on with %d", len(held), self._limits[pack.key]
         )
         self._give_back(held)
-
-
-def _check(work: Work) -> None:
-    """What one process cannot follow is refused, not changed."""
-    if work.config.worker_range != (1, 1) or work.config.zero:
-        raise UserError(
-            f"concept {work.name} asks for workers {work.config.workers} and zero {work.config.zero}; a lane of one "
-            "process trains with workers 1 and zero 0."
-        )

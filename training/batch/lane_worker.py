@@ -19,10 +19,12 @@ import torch
 
 from infra.errors import UserError
 from training.batch.keeper import LaneSettings
-from training.batch.lane import Lane, Watcher
+from training.batch.lane import Lane
 from training.batch.logs import Journal, JournalHandler, Notes, Several
 from training.batch.signals import LISTENING, TERMINATED
 from training.batch.state import BatchState, open_batch
+from training.batch.team import Team
+from training.batch.watcher import Watcher
 
 if TYPE_CHECKING:
     from training.loop import StepReport
@@ -53,7 +55,7 @@ def stay(lane: Lane, batch: BatchState, linger_s: float, *, wait: Callable[[floa
 
 
 def work(config: dict[str, Any]) -> dict[str, Any]:
-    """Runs in the worker. Returns {"end": ...}, and "reason" where the lane could not go on."""
+    """Runs in every worker. Returns {"end": ...}, and "reason" where the lane could not go on."""
     import ray.train.torch
 
     settings: LaneSettings = config["settings"]
@@ -62,23 +64,40 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         torch.set_num_threads(settings.threads)
+    if ray.train.get_context().get_world_size() == 1:
+        return _lead(settings, keeper, str(device), None)
+    with Team() as team:
+        if team.leads:
+            return _lead(settings, keeper, str(device), team)
+        # A notice to this worker concerns the whole lane: the leader hears of it through the keeper.
+        with told_to_stop(keeper, settings.name, lambda why: keeper.leave.remote(settings.name, why)):
+            team.follow(str(device))
+        return {"end": "followed"}
+
+
+def _lead(settings: LaneSettings, keeper: Any, device: str, team: Team | None) -> dict[str, Any]:
+    """The lane in this process, alone or at the head of its team."""
+    import ray
+
     host = socket.gethostname()
     keeper.began.remote(settings.name, host, os.getpid(), ray.get_runtime_context().get_node_id())
     try:
-        return {"end": _run(settings, keeper, str(device), host)}
+        return {"end": _run(settings, keeper, device, host, team)}
     except UserError as error:  # a storage that is away: its claims run out
         return {"end": "failed", "reason": error.message}
 
 
-def _run(settings: LaneSettings, keeper: Any, device: str, host: str) -> str:
+def _run(settings: LaneSettings, keeper: Any, device: str, host: str, team: Team | None) -> str:
     from infra.registry import open_registry
 
     registry = open_registry(settings.registry)
     batch = open_batch(registry.storage, settings.batch, lease_s=settings.lease_s)
+    workers = 1 if team is None else team.workers
     with Journal(batch.storage, settings.name) as journal:
         notes = Notes(journal)
         with JournalHandler(notes):
-            journal.write(f"begins on {host}, process {os.getpid()}, {device}")
+            several = f", {workers} workers" if workers > 1 else ""
+            journal.write(f"begins on {host}, process {os.getpid()}, {device}{several}")
             lane = Lane(
                 batch,
                 registry,
@@ -89,8 +108,15 @@ def _run(settings: LaneSettings, keeper: Any, device: str, host: str) -> str:
                 device=device,
                 ahead=settings.ahead,
                 watcher=Several(notes, Metrics()),
+                workers=workers,
+                team=team,
             )
-            with told_to_stop(lane, keeper, settings.name, journal) as stopped:
+
+            def stop(reason: str) -> None:
+                journal.write(f"stops: {reason}")
+                lane.stop()
+
+            with told_to_stop(keeper, settings.name, stop) as stopped:
                 try:
                     end = stay(lane, batch, settings.linger_s, wait=stopped.wait)
                 except Exception as error:
@@ -112,31 +138,34 @@ class Metrics(Watcher):
         self.observe(name, report)
 
 
-@contextmanager
-def told_to_stop(lane: Lane, keeper: Any, name: str, journal: Journal) -> Iterator[threading.Event]:
-    """Within the block a thread stops the lane for SIGTERM, for a node that drains, or when the keeper says so."""
+def reason_to_stop(keeper: Any, name: str) -> str | None:
+    """Why this process's lane must stop now; None while it need not."""
     import ray
     import ray.train
 
+    if TERMINATED.is_set():
+        return "SIGTERM"
+    if ray.train.get_preemption_info() is not None:
+        return "its node is drained"
+    try:
+        return ray.get(keeper.stopping.remote(name), timeout=60)
+    except Exception as error:  # the keeper is gone, and with it who started this lane
+        return f"its keeper does not answer ({type(error).__name__})"
+
+
+@contextmanager
+def told_to_stop(
+    keeper: Any, name: str, stop: Callable[[str], Any], every_s: float = LOOK_S
+) -> Iterator[threading.Event]:
+    """Within the block a thread looks for a reason to stop; then it calls `stop` with it, once, and sets the event."""
     over, stopped = threading.Event(), threading.Event()
     TERMINATED.clear()
 
-    def why() -> str | None:
-        if TERMINATED.is_set():
-            return "SIGTERM"
-        if ray.train.get_preemption_info() is not None:
-            return "its node is drained"
-        return "asked to" if ray.get(keeper.stopping.remote(name), timeout=60) else None
-
     def watch() -> None:
-        while not over.wait(LOOK_S):
-            try:
-                reason = why()
-            except Exception as error:  # the keeper is gone, and with it who started this lane
-                reason = f"its keeper does not answer ({type(error).__name__})"
+        while not over.wait(every_s):
+            reason = reason_to_stop(keeper, name)
             if reason is not None:
-                journal.write(f"stops: {reason}")
-                lane.stop()
+                stop(reason)
                 stopped.set()
                 return
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from infra.errors import UserError
 from infra.storage import NotFound, Storage
-from training.batch.lane import Watcher
+from training.batch.watcher import Watcher
 
 if TYPE_CHECKING:
     from training.batch.state import Record

@@ -120,6 +120,7 @@ def make_plan(
     pack: int | None = None,
     profile: Profile | None = None,
     sources: Sources | None = None,
+    workers: int | None = None,
 ) -> Plan:
     """What these entries come to.
 
@@ -128,13 +129,14 @@ def make_plan(
         lanes: how many train at once.
         pack: members of a pack; None takes what the profile says is best (8 without one).
         profile: of the lanes' device.
+        workers: of a lane, where all have so many: 1 when they are processes without Ray.
 
     Raises:
         Mistakes: concepts that are not there, clips without captions or too small, settings that do not suit the
             foundation: all of them.
     """
     sources = sources or Sources()
-    works = resolve_entries(entries, source, sources)
+    works = resolve_entries(entries, source, sources, workers)
     done = already_done(works, registry)
     todo = [work for work in works if work.name not in done]
     packs = lay_out(todo, sources, lanes, pack, profile)
@@ -146,12 +148,16 @@ def make_plan(
     )
 
 
-def resolve_entries(entries: Sequence[Entry], source: str, sources: Sources) -> list[Work]:
-    """The work of every entry. Raises `Mistakes`."""
+def resolve_entries(
+    entries: Sequence[Entry], source: str, sources: Sources, workers: int | None = None
+) -> list[Work]:
+    """The work of every entry, for lanes of so many workers (None: of as many as each asks for). Raises `Mistakes`."""
     works, mistakes, said = [], [], set()
     for entry in entries:
         try:
-            works.append(resolve_entry(entry, sources))
+            work = resolve_entry(entry, sources)
+            work.check_lane(workers)
+            works.append(work)
         except UserError as error:
             if error.message not in said:  # of a foundation or set that many share: once
                 mistakes.append(Mistake(entry.line, f"{entry.name}: {error.message}"))
@@ -293,7 +299,7 @@ def planned(
         key=key,
         works=tuple(queue),
         capacity=capacity,
-        base_bytes=base_bytes(foundation, key.dtype),
+        base_bytes=base_bytes(foundation, key.dtype) // (queue[0].config.worker_range[0] if key.zero else 1),
         adapter_bytes=adapter_bytes(foundation, key, capacity),
         peak_bytes=None if curve is None else curve.bytes_at(batch),
         seconds=seconds,

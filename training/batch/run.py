@@ -12,12 +12,13 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 from infra.registry import Registry
-from training.batch.lane import Lane, Watcher
+from training.batch.lane import Lane
 from training.batch.logs import Journal, JournalHandler, Notes, Several
 from training.batch.plan import Plan
 from training.batch.profile import Profile
 from training.batch.state import BatchState, Record
 from training.batch.validation import Validate, Validating
+from training.batch.watcher import Watcher
 
 POLL_S = 5.0
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from infra.errors import UserError
 from training.config import TrainConfig, fixed_settings
 from training.group import GroupKey, group_key
 
@@ -25,6 +26,31 @@ class Work:
     fingerprint: str  # of the foundation
     config: TrainConfig = field(hash=False)  # resolved: its size is set
     priority: int = 0
+
+    def check_lane(self, workers: int | None) -> None:
+        """Raises UserError (422) when a lane of so many workers (None: of any number) cannot train it as it asks."""
+        fewest, zero = self.config.worker_range[0], self.config.zero
+        if zero not in (0, 3):
+            raise UserError(
+                f"concept {self.name} asks for zero {zero}, and lanes train at zero 0 or 3: there is little to an adapter's "
+                "optimizer that stages 1 and 2 could spread; set zero 0, or 3 if the model does not fit one device.",
+                status=422,
+                code="not_in_a_lane",
+            )
+        if zero and fewest == 1:
+            raise UserError(
+                f"concept {self.name} asks for zero {zero} with workers 1: there is nothing to spread the model over; set zero 0, or "
+                "workers to 2 or more.",
+                status=422,
+                code="not_in_a_lane",
+            )
+        if workers is not None and workers != fewest:
+            raise UserError(
+                f"concept {self.name} asks for workers {self.config.workers}, and this lane has {workers}; lanes of several "
+                "workers are on Ray: give --address, or --lanes with more than 1; or set workers 1.",
+                status=422,
+                code="not_in_a_lane",
+            )
 
     @property
     def sha256(self) -> str:

@@ -1,0 +1,260 @@
+"""A lane of several workers: one leads, as any lane does, and the others train the same packs beside it.
+
+    with Team() as team:                                   # on every worker; torch.distributed is initialised
+        if team.leads:
+            Lane(batch, registry, workers=team.workers, team=team).run()
+        else:
+            team.follow(device)                            # until the leader leaves its block
+
+Only the leader looks at records, claims, checkpoints and publishes. What it does to its pack it tells the others first, so
+all packs have the same members in one order and do one step after another, each rank its share of every member's
+samples, with DeepSpeed between them: at ZeRO 0 it takes the mean of the gradients, at ZeRO 3 it spreads the base over the ranks
+too (training/sharded.py). Each rank has every slot whole.
+
+A worker that fails, by memory or by anything else, takes the whole lane with it: the ranks would no longer be the same.
+What the lane held is then free for the next one, from the last checkpoints.
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch.distributed as dist
+
+from models.foundation import Foundation
+from models.load import load_foundation
+from training.batch.prepare import DTYPES
+from training.batch.work import Work
+from training.engine import DeepSpeedEngine, Engine, import_deepspeed
+from training.group import GroupKey
+from training.optim import SlotAdamW
+from training.pack import Capacity, Event, Member, MemberState, Pack
+from training.sharded import ShardedBaseEngine
+from training.step import DualStep
+
+# A leader may wait for work, or prepare a concept, for longer than any limit that makes sense for a step.
+PATIENCE = datetime.timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class Open:
+    """A pack begins."""
+
+    foundation: str | None
+    fingerprint: str
+    dtype: str
+    key: GroupKey
+    capacity: Capacity
+
+
+@dataclass(frozen=True)
+class Admit:
+    """A member comes."""
+
+    member: Member = field(repr=False)
+    state: MemberState | None = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Leave:
+    """A member is taken out."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """All members do a step."""
+
+
+@dataclass(frozen=True)
+class Close:
+    """The pack ends."""
+
+
+@dataclass(frozen=True)
+class Over:
+    """The lane ends."""
+
+
+Order = Open | Admit | Leave | Step | Close | Over
+
+
+class Orders(Protocol):
+    """How the leader's orders reach the others, and whether all could follow one."""
+
+    def tell(self, order: Order) -> None:
+        """On the leader."""
+
+    def hear(self) -> Order:
+        """On the others: the next order."""
+
+    def agree(self, problem: str | None) -> None:
+        """On every rank, with what it met with. Raises RuntimeError on all of them unless they met with the same."""
+
+
+class GlooOrders:
+    """Over a group of its own: orders are objects of this program, and travel between its own processes only."""
+
+    def __init__(self) -> None:
+        self._group: Any = dist.new_group(backend="gloo", timeout=PATIENCE)
+
+    def tell(self, order: Order) -> None:
+        dist.broadcast_object_list([order], src=0, group=self._group)
+
+    def hear(self) -> Order:
+        box: list[Any] = [None]
+        dist.broadcast_object_list(box, src=0, group=self._group)
+        return box[0]
+
+    def agree(self, problem: str | None) -> None:
+        problems: list[Any] = [None] * dist.get_world_size(self._group)
+        dist.all_gather_object(problems, problem, group=self._group)
+        if len(set(problems)) > 1:
+            told = "; ".join(f"rank {rank}: {what or 'none'}" for rank, what in enumerate(problems))
+            raise RuntimeError(f"the workers of this lane do not agree any more ({told})")
+
+
+class LeaderPack(Pack):
+    """The leader's pack: tells every change to the others before it does the same."""
+
+    def __init__(self, orders: Orders, source: str | None, dtype: str, *args: Any) -> None:
+        super().__init__(*args, make_engine=make_engine)
+        self._orders = orders
+        self._open = Open(source, self.foundation.fingerprint, dtype, self.key, self.capacity)
+        self._sound = True
+
+    def __enter__(self) -> LeaderPack:
+        self._orders.tell(self._open)
+        self._sound = False  # until a step is done, or the like, nobody hears an order: they wait within it
+        self._orders.agree(None)
+        super().__enter__()
+        self._sound = True
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._sound:
+            self._orders.tell(Close())
+        super().__exit__(*error)
+
+    def admit(self, member: Member, state: MemberState | None = None) -> None:
+        self._orders.tell(Admit(member, state))
+        problem: Exception | None = None
+        try:
+            super().admit(member, state)
+        except Exception as error:
+            problem = error
+        self._together(None if problem is None else type(problem).__name__)
+        if problem is not None:
+            raise problem
+
+    def leave(self, name: str) -> None:
+        self._orders.tell(Leave(name))
+        super().leave(name)
+
+    def step(self) -> list[Event]:
+        self._orders.tell(Step())
+        self._sound = False
+        events = super().step()
+        self._sound = True
+        return events
+
+    def _together(self, problem: str | None) -> None:
+        self._sound = False
+        self._orders.agree(problem)
+        self._sound = True
+
+    @property
+    def sound(self) -> bool:
+        """Whether the others wait for an order."""
+        return self._sound
+
+
+class Team:
+    """This process's part in a lane of several. A context manager; leaving it, the leader lets the others go."""
+
+    def __init__(self, orders: Orders | None = None) -> None:
+        import_deepspeed()
+        self.rank, self.workers = dist.get_rank(), dist.get_world_size()
+        self._orders = orders or GlooOrders()
+        self._pack: LeaderPack | None = None
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def __enter__(self) -> Team:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.leads and (self._pack is None or self._pack.sound):
+            self._orders.tell(Over())
+
+    def pack(self, foundation: Foundation, work: Work, capacity: Capacity) -> Pack:
+        """On the leader: a pack that all train. Concepts of this one's group may enter it."""
+        self._pack = LeaderPack(
+            self._orders, work.foundation, work.config.dtype, foundation, work.key, capacity
+        )
+        return self._pack
+
+    def follow(self, device: str) -> None:
+        """On the others: do what the leader says until the lane ends.
+
+        Raises:
+            RuntimeError: the foundation here is another one, or this rank could not do what the leader could.
+        """
+        loaded: tuple[tuple[str | None, str], Foundation] | None = None
+        while True:
+            order = self._orders.hear()
+            if isinstance(order, Over):
+                return
+            assert isinstance(order, Open), order
+            wanted = order.foundation, order.dtype
+            if loaded is None or loaded[0] != wanted:
+                loaded = None  # two do not fit at once
+                loaded = wanted, _load(order, device)
+            self._orders.agree(_other(loaded[1], order))
+            with Pack(loaded[1], order.key, order.capacity, make_engine=make_engine) as pack:
+                self._train(pack)
+            if order.key.zero:
+                loaded = None  # it is in pieces
+
+    def _train(self, pack: Pack) -> None:
+        """A pack of this rank, from its begin to its end."""
+        while True:
+            order = self._orders.hear()
+            if isinstance(order, Close):
+                return
+            if isinstance(order, Step):
+                pack.step()
+            elif isinstance(order, Leave):
+                pack.leave(order.name)
+            else:
+                assert isinstance(order, Admit), order
+                problem = None
+                try:
+                    pack.admit(order.member, order.state)
+                except Exception as error:  # the leader's as well, who says so: or the lane ends
+                    problem = type(error).__name__
+                self._orders.agree(problem)
+
+
+def make_engine(module: DualStep, optimizer: SlotAdamW) -> Engine:
+    """The engine of a team's pack."""
+    return (ShardedBaseEngine if module.config.zero == 3 else DeepSpeedEngine)(module, optimizer)
+
+
+def _load(order: Open, device: str) -> Foundation:
+    return load_foundation(order.foundation, device=device, dtype=DTYPES[order.dtype], parts=("denoiser",))
+
+
+def _other(foundation: Foundation, order: Open) -> str | None:
+    """What is wrong with the foundation of this node; None where it is the leader's."""
+    if foundation.fingerprint == order.fingerprint:
+        return None
+    return (
+        f"the foundation here has fingerprint {foundation.fingerprint[:12]}, the leader's {order.fingerprint[:12]}; put "
+        f"the same files at {order.foundation} on every node"
+    )

@@ -1,0 +1,25 @@
+"""Who is told what a lane does: a screen, the logs, the metrics."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from training.batch.state import Record
+    from training.loop import StepReport
+
+
+class Watcher:
+    """Is told what a lane does. This one looks away."""
+
+    def loading(self, foundation: str | None) -> None:
+        """A foundation is loaded."""
+
+    def preparing(self, name: str) -> None:
+        """A concept's latents are computed or fetched."""
+
+    def stepped(self, name: str, report: StepReport) -> None:
+        """A concept did a step."""
+
+    def ended(self, record: Record) -> None:
+        """A concept was published, failed, or was cancelled."""
