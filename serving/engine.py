@@ -114,7 +114,12 @@ class Engine:
     # --- from any thread ---------------------------------------------------------------------------------------
 
     def check(self, request: VideoRequest) -> None:
-        """Raises UserError (4xx) for a request this engine cannot make: size, scheduler, adapters (fetched here)."""
+        """Raises UserError (4xx) for a request this engine cannot make: size, scheduler, adapters (waits until here)."""
+        if (here := self.check_ahead(request)) is not None:
+            here.result()
+
+    def check_ahead(self, request: VideoRequest) -> Future[None] | None:
+        """`check` without waiting for adapters: the future is done when they are here, or has why they cannot be."""
         if request.height % 2 or request.width % 2:
             raise UserError(
                 f"size {request.width}x{request.height}: mp4 wants an even width and height.",
@@ -132,8 +137,7 @@ class Engine:
                     status=422,
                     code="too_many_adapters",
                 )
-        if request.adapters:
-            self.tiers.prefetch(request.adapters)
+        return self.tiers.ahead(request.adapters) if request.adapters else None
 
     def submit(self, id: str, request: VideoRequest, listener: Listener) -> None:
         """Take a request; `listener` gets its events, in order, from the engine's threads, and must not block."""
@@ -188,6 +192,10 @@ class Engine:
     def prefetch(self, use: AdapterUsed, timeout: float | None = None) -> None:
         """Bring an adapter into host memory, and into a slot if one is free; blocks. Raises UserError."""
         self.tiers.prefetch([use], timeout)
+
+    def prefetch_ahead(self, use: AdapterUsed) -> Future[None]:
+        """`prefetch` without waiting."""
+        return self.tiers.ahead([use])
 
     def keep(self, uses: Sequence[AdapterUsed]) -> None:
         """Pin these and nothing else; does not wait for what is missing. One slot of each path stays for others."""

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path as FilePath
 from typing import Any, Protocol
 
@@ -172,7 +173,7 @@ class EngineService:
         return self._info
 
     async def check(self, request: VideoRequest) -> Failed | None:
-        return await self._try(self.engine.check, request)
+        return await self._try(self.engine.check_ahead, request)
 
     async def generate(self, id: str, request: VideoRequest) -> AsyncIterator[Event]:
         loop = asyncio.get_running_loop()
@@ -212,9 +213,9 @@ class EngineService:
         except Exception as error:
             return Failed.of(error)
 
-    async def prefetch(self, use: AdapterUsed, timeout: float | None = None) -> list[Failed | None]:
+    async def prefetch(self, use: AdapterUsed) -> list[Failed | None]:
         """Bring an adapter near, or why that cannot be."""
-        return [await self._try(self.engine.prefetch, use, timeout)]
+        return [await self._try(self.engine.prefetch_ahead, use)]
 
     async def keep(self, revision: int, uses: Sequence[AdapterUsed]) -> int:
         """Pin these and nothing else, unless a later revision came before this one."""
@@ -250,9 +251,11 @@ class EngineService:
         stats = self.engine.stats()
         return Load(stats.work, stats.pace, self._backlog, self._told)
 
-    async def _try(self, call: Callable[..., None], *args: object) -> Failed | None:
+    async def _try(self, begin: Callable[..., Future[None] | None], *args: object) -> Failed | None:
+        """Begin something in a thread, which is free again while it goes on: a slow registry must not use them up."""
         try:
-            await asyncio.to_thread(call, *args)
+            if (going := await asyncio.to_thread(begin, *args)) is not None:
+                await asyncio.wrap_future(going)
         except Exception as error:
             return Failed.of(error)
         return None

@@ -317,25 +317,36 @@ class AdapterTiers:
 
         Raises UserError for what may not load, and 503 when it takes longer than `timeout` seconds.
         """
-        done: Future[None] = Future()
-
-        def ready(claim: Claim, error: BaseException | None) -> None:
-            done.set_exception(error) if error is not None else done.set_result(None)
-
-        claim = Claim(uses, ready, PREFETCH, 1.0)
-        self.bring(claim)
+        here = self.ahead(uses)
         try:
-            done.result(timeout)
+            here.result(timeout)
         except TimeoutError:
+            here.cancel()
             raise UserError(
                 f"the adapters were not here within {timeout:g} s; the registry is slow, try again later.",
                 status=503,
                 code="adapter_slow",
             ) from None
-        finally:
+
+    def ahead(self, uses: Sequence[AdapterUsed]) -> Future[None]:
+        """`prefetch` without waiting: done when they are here, or with the UserError. Cancelled, it asks for them no more."""
+        here: Future[None] = Future()
+
+        def ready(claim: Claim, error: BaseException | None) -> None:
             self.close(claim)
-        for key in claim.keys:
-            self.warm(key)
+            try:
+                if error is None:
+                    for key in claim.keys:
+                        self.warm(key)
+            except Exception as failed:
+                error = failed
+            if here.set_running_or_notify_cancel():  # False: cancelled
+                here.set_exception(error) if error is not None else here.set_result(None)
+
+        claim = Claim(uses, ready, PREFETCH, 1.0)
+        here.add_done_callback(lambda _: self.close(claim))
+        self.bring(claim)
+        return here
 
     def keep(self, uses: Sequence[AdapterUsed]) -> None:
         """Pin these and nothing else (`SlotTable.keep`), and begin to bring those that are in no slot; does not wait.

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 import torch
-from serving_helpers import Memory, random_adapter, sha, use
+from serving_helpers import Bench, Memory, random_adapter, sha, use, video_request
 
 from infra.errors import UserError
 from infra.objects import object_key
 from infra.registry import Registry
+from serving.engine_service import EngineService
 from serving.files import AdapterFiles
 from serving.host import HostCache
 from serving.schemas import AdapterUsed
@@ -365,6 +368,59 @@ def test_a_claim_that_is_closed_before_its_turn_keeps_nobody_waiting(unet3d, tie
     waiter.bring("next", use("a"))
     waiter.wait(0, 1, "next")
     assert not here._packing
+
+
+class Slow(Memory):
+    """A registry that answers when `opened` is set."""
+
+    def __init__(self, foundation) -> None:
+        super().__init__(foundation)
+        self.opened = threading.Event()
+
+    def fetch(self, used: AdapterUsed) -> None:
+        assert self.opened.wait(60)
+        super().fetch(used)
+
+
+def test_what_is_asked_for_ahead_and_no_more_wanted_is_let_go(unet3d, tiers):
+    source = Slow(unet3d)
+    here = tiers(source)
+    futures = [here.ahead([use(name)]) for name in "abcdef"]
+    for future in futures[:5]:
+        assert future.cancel()
+    source.opened.set()
+    futures[5].result(60)
+    assert here.residency()[0].tier == "slot"
+    until(lambda: not here._to_fetch and not here._to_pack)
+    assert set(source.reads) <= {"f"} | set("abcd")  # four were on their way
+    assert "e" not in source.reads
+
+
+def test_a_slow_registry_holds_no_thread_that_others_need(unet3d):
+    async def ask() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(2))
+        source = Slow(unet3d)
+        service = EngineService.__new__(EngineService)
+        service.engine = Bench(unet3d, source).engine
+        try:
+            source.fetched.append(sha("near", "temporal"))
+            slow = [service.check(video_request(adapters=(use(f"cold{n}"),))) for n in range(10)]
+            slow += [service.prefetch(use(f"cold{n}")) for n in range(10)]
+            waiting = [asyncio.ensure_future(one) for one in slow]
+            async with asyncio.timeout(60):
+                assert await service.check(video_request(adapters=(use("near"),))) is None
+                refused = await service.check(video_request(width=31))
+                assert refused is not None
+                assert refused.code == "invalid_size"
+            assert not any(one.done() for one in waiting)
+            source.opened.set()
+            assert await asyncio.gather(*waiting) == [None] * 10 + [[None]] * 10
+        finally:
+            source.opened.set()
+            service.engine.close()
+
+    asyncio.run(ask())
 
 
 def pinned_in(tiers: AdapterTiers) -> dict[str, str]:
