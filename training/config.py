@@ -8,8 +8,6 @@ paper's published code (arXiv 2310.08465) for ZeroScope-sized models.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -275,7 +273,8 @@ def sampled_paths(config: TrainConfig) -> tuple[Path, ...]:
     return ("spatial", "temporal") if config.method == "coupled" else ("temporal",)
 
 
-# Settings that may change when a run is continued: they change where and how often, not what is computed.
+# Settings that may change when a run is continued: where, and how often. Workers do change what is computed, each looks at
+# samples of its own in every step; but a run that lost some must go on.
 CHANGEABLE = {
     "workers",
     "max_failures",
@@ -346,9 +345,5 @@ def suited_to(method: str | None, settings: dict[str, Any]) -> dict[str, Any]:
 
 def fixed_settings(config: TrainConfig) -> dict[str, Any]:
     """The settings that decide what is computed, as JSON: what an adapter's metadata says of its training."""
-    return {k: v for k, v in config.model_dump(mode="json").items() if k not in CHANGEABLE}
-
-
-def config_hash(config: TrainConfig) -> str:
-    """sha256 over everything that decides what is computed: equal hashes train the same adapter."""
-    return hashlib.sha256(json.dumps(fixed_settings(config), sort_keys=True).encode()).hexdigest()
+    told = config.model_dump(mode="json").items()
+    return {key: value for key, value in told if key == "workers" or key not in CHANGEABLE}

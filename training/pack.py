@@ -135,6 +135,8 @@ class Pack:
 
     Outside the block the foundation is as it was found.
 
+    `sound`: False when it is of no further use, because others that train it too (training/batch/team.py) are gone.
+
     Args:
         key: what its members share.
         capacity: of the bank.
@@ -154,6 +156,7 @@ class Pack:
                 f"zero {key.zero} spreads a model over several workers, and this pack has one; set zero 0."
             )
         self.foundation, self.key, self.capacity = foundation, key, capacity
+        self.sound = True
         self._make_engine = make_engine
         self._seats: dict[str, _Seat] = {}
         self._exit = ExitStack()

@@ -217,17 +217,18 @@ def _train(task: Task, board: Any) -> None:
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
-    foundation = load_foundation(
-        task.foundation,
-        device=device,
-        dtype={"fp32": "float32", "bf16": "bfloat16"}[config.dtype],
-        parts=("denoiser",),
-    )
-    if foundation.fingerprint != task.fingerprint:
-        raise UserError(
-            f"the foundation on node {context.get_node_rank()} has fingerprint {foundation.fingerprint[:12]}, the "
-            f"driver's {task.fingerprint[:12]}; put the same files at {task.foundation} on every node."
+    with together():
+        foundation = load_foundation(
+            task.foundation,
+            device=device,
+            dtype={"fp32": "float32", "bf16": "bfloat16"}[config.dtype],
+            parts=("denoiser",),
         )
+        if foundation.fingerprint != task.fingerprint:
+            raise UserError(
+                f"the foundation on node {context.get_node_rank()} has fingerprint {foundation.fingerprint[:12]}, the "
+                f"driver's {task.fingerprint[:12]}; put the same files at {task.foundation} on every node."
+            )
     if config.gradient_checkpointing:
         foundation.enable_gradient_checkpointing()
     clips = len(task.clips)
@@ -256,6 +257,24 @@ def _train(task: Task, board: Any) -> None:
                 board.push.remote({"kind": "sample", "step": report.step, "tensors": tensors})
         if last or report.step % config.checkpoint_interval == 0:
             _report(engine, task, report, recent)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """A UserError of any worker in the block is raised on all of them: the others would wait for it in their first collective."""
+    import torch.distributed as dist
+
+    problem: UserError | None = None
+    try:
+        yield
+    except UserError as error:
+        problem = error
+    told: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(told, problem and (problem.message, problem.status, problem.code))
+    for first in told:
+        if first is not None:
+            message, status, code = first
+            raise UserError(message, status=status, code=code)
 
 
 def _report(engine: Any, task: Task, report: Any, recent: deque[tuple[float, float, float]]) -> None:

@@ -17,6 +17,7 @@ Started again in the same folder, a run goes on where it stopped; a finished one
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,8 @@ from infra.errors import UserError
 from infra.registry import Registry, Version, check_concept_name, open_registry
 from infra.storage import NotFound, Storage, open_storage
 from training.config import CHANGEABLE, TrainConfig, make_config, resolve, sampled_paths
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from datasets.clips import Clip, ClipFacts
@@ -263,6 +266,14 @@ def _train_and_publish(
             watcher.sampled(step, keys)
 
         def on_event(event: dict[str, Any]) -> None:
+            try:
+                show(event)
+            except (
+                Exception
+            ) as error:  # what is only looked at must not end a training, nor blind the rest of it
+                log.warning("what step %s shows is lost: %s", event.get("step"), error)
+
+        def show(event: dict[str, Any]) -> None:
             match event.pop("kind"):
                 case "start":
                     watcher.started(**event)
@@ -313,16 +324,11 @@ def publish(
         rank = max(adapter.rank for adapter in written.values())
         described = {**metadata, "rank": rank, "foundation": foundation.name, "run": record["id"]}
         described["foundation_fingerprint"] = foundation.fingerprint
-        version = published_by(registry, job.name, record["id"]) or registry.publish(
-            job.name, folder, metadata=described, metrics=position["metrics"]
+        version = registry.publish(
+            job.name, folder, metadata=described, metrics=position["metrics"], once=record["id"]
         )
     run.put(RESULT, json.dumps({"registry": registry.uri, "version": version.ref}, indent=2).encode())
     return version
-
-
-def published_by(registry: Registry, concept: str, run_id: str) -> Version | None:
-    """The version that this run published already, if it was stopped between publishing and noting it."""
-    return next((v for v in reversed(registry.versions(concept)) if v.metadata.get("run") == run_id), None)
 
 
 def finished(run: Storage, registry: Registry) -> Version | None:

@@ -173,17 +173,20 @@ def train_batch(
         show_plan(console, plan, measured)
         if dry_run:
             return
+        lane_cpus = cpus_per_lane or shared_cpus(address, count) if on_ray else None
+        if on_ray:
+            from training.batch.ray_lanes import check_works, train_on_ray
+
+            check_works(plan.works, lane_cpus)
         batch_id = name or batch_name(manifest)
         batch = open_batch(opened.storage, batch_id)
-        enter(batch, plan, {"manifest": manifest, "registry": opened.uri})
+        enter(batch, plan, {"manifest": manifest, "registry": opened.uri}, opened)
         validate = (
             Evaluation(opened.uri, texts, seeds, steps=evaluate_steps, clip=clip, pickscore=pickscore)
             if evaluate
             else None
         )
         if on_ray:
-            from training.batch.ray_lanes import train_on_ray
-
             limit = None if lanes in (None, "auto") else count
             with BatchScreen(console) as screen:
                 records = train_on_ray(
@@ -193,7 +196,7 @@ def train_batch(
                     limit=limit,
                     pack=members,
                     profile=measured,
-                    cpus=cpus_per_lane or shared_cpus(address, count),
+                    cpus=lane_cpus,
                     works=plan.works,
                     validate=validate,
                     on_look=screen,
@@ -209,6 +212,11 @@ def train_batch(
                     validate=validate,
                 )
     show_records(console, records, validations(batch, records))
+    if not on_ray and (left := [record.name for record in records if not record.ended]):
+        console.print(
+            f"{', '.join(left)}: not ended; lanes on Ray (--address) train what asks for several workers",
+            highlight=False,
+        )
     if any(record.status == "failed" for record in records):
         raise typer.Exit(1)
 

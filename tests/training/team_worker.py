@@ -3,7 +3,9 @@
 python team_worker.py RANK WORKERS FOLDER ZERO
 """
 
+import gc
 import sys
+import weakref
 from pathlib import Path
 
 import torch
@@ -67,7 +69,15 @@ def lead(team, foundation, zero):
             assert "has no clips" in error.message  # noqa: PT017 - no pytest here
         else:
             raise AssertionError("a member without clips was let in")
-        return story(pack, make)
+        told = story(pack, make)
+        parameters = list(foundation.denoiser.parameters())
+        held = sum(p.ds_tensor.numel() if hasattr(p, "ds_tensor") else p.numel() for p in parameters)
+        gathered = sum(p.numel() for p in parameters)
+    bank = weakref.ref(pack.engine.module.bank)
+    del pack
+    gc.collect()
+    left = sum(p.ds_tensor.numel() for p in parameters if hasattr(p, "ds_tensor"))
+    return {"story": told, "held": held, "gathered": gathered, "left": left, "bank": bank() is not None}
 
 
 def alone(workers):
@@ -90,13 +100,7 @@ def main(rank, workers, folder, zero):
             return
         foundation = load_foundation(SOURCE, device="cpu", dtype="float32")
         whole = sum(p.numel() for p in foundation.denoiser.parameters())
-        told = lead(team, foundation, zero)
-        here = sum(
-            p.ds_tensor.numel() if hasattr(p, "ds_tensor") else p.numel()
-            for p in foundation.denoiser.parameters()
-        )
-        gathered = sum(p.numel() for p in foundation.denoiser.parameters())
-        torch.save({"story": told, "whole": whole, "here": here, "gathered": gathered}, folder / "told.pt")
+        torch.save({"whole": whole, **lead(team, foundation, zero)}, folder / "told.pt")
 
 
 if __name__ == "__main__":

@@ -149,10 +149,10 @@ def test_what_was_trained_on_the_same_data_with_the_same_settings_is_done(clips,
     assert [(done.work.name, done.version) for done in plan.done] == [("c0", version.ref)]
     assert [work.name for work in plan.works] == ["c1", "other"]
     elsewhere = replace(
-        works[0], config=works[0].config.model_copy(update={"workers": 4, "sample_interval": 9})
+        works[0], config=works[0].config.model_copy(update={"checkpoint_interval": 4, "sample_interval": 9})
     )
-    assert already_done([elsewhere], registry)  # how it is spread and watched is no other work
-    for change in ({"seed": 1}, {"steps": 11}, {"rank": 4}):
+    assert already_done([elsewhere], registry)  # how it is kept and watched is no other work
+    for change in ({"seed": 1}, {"steps": 11}, {"rank": 4}, {"workers": 2}):
         assert not already_done(
             [replace(works[0], config=works[0].config.model_copy(update=change))], registry
         )

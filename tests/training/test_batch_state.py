@@ -188,16 +188,51 @@ def test_cancelling(state, clock):
 def test_adding_again_changes_nothing_unless_settings_changed(state):
     assert [r.name for r in state.add([work("a"), work("b"), work("c")])] == ["a", "b", "c"]
     assert state.add([work("a"), work("b"), work("c")]) == []
-    assert state.add([work("a", workers=2)]) == []  # where, not what
+    (again,) = state.add([work("a", checkpoint_interval=7)])  # how, not what
+    assert (again.attempt, again.parsed_work.config.checkpoint_interval) == (1, 7)
     claim = state.claim("l")
+    assert state.add([work("a", checkpoint_interval=9)]) == []  # its lane has what it began with
     with pytest.raises(UserError, match="a is preparing with other data or settings; cancel it first"):
         state.add([work("a", rank=8)])
     state.fail(claim, "clip 3 is corrupt")
-    assert state.add([work("a")]) == []
+    assert state.add([work("a", checkpoint_interval=7)]) == []
     assert statuses(state)["a"] == "failed"
-    (again,) = state.add([work("a", rank=8)])
+    (again,) = state.add(
+        [work("a", checkpoint_interval=7, gradient_checkpointing=True)]
+    )  # as an error may ask
     assert (again.status, again.attempt, again.reason) == ("queued", 2, None)
+    state.fail(state.claim("l"), "clip 3 is corrupt")
+    (again,) = state.add([work("a", rank=8)])
+    assert (again.status, again.attempt, again.reason) == ("queued", 3, None)
     assert state.record("a").parsed_work.config.rank == 8
+
+
+def test_another_number_of_workers_is_another_work(state):
+    state.add([work("a")])
+    (again,) = state.add([work("a", workers=2)])  # each looks at clips of its own
+    assert again.parsed_work.config.workers == 2
+
+
+def test_what_was_published_is_trained_again_when_it_is_gone(state):
+    state.add([work("a")])
+    state.publish(state.claim("l"), "a@1", step=5)
+    assert state.add([work("a")]) == []
+    (again,) = state.add([work("a")], is_gone=lambda version: version == "a@1")
+    assert (again.status, again.attempt, again.version) == ("queued", 2, None)
+
+
+def test_states_of_what_has_ended_are_deleted(state):
+    state.add([work("a"), work("b", max_failures=0)])
+    for name in "ab":
+        claim = state.claim("l", suits=lambda record, name=name: record.name == name)
+        state.storage.put(f"checkpoints/{name}/1.safetensors", b"state")
+        state.checkpointed(claim, 1, f"checkpoints/{name}/1.safetensors")
+    state.lapse("l")
+    state.cancel("a")
+    assert [info.key for info in state.storage.list("checkpoints/")] == ["checkpoints/b/1.safetensors"]
+    assert state.claim("m") is None
+    assert statuses(state) == {"a": "cancelled", "b": "failed"}
+    assert list(state.storage.list("checkpoints/")) == []
 
 
 def test_a_record_says_why_it_failed_until_it_is_tried_again(state):

@@ -340,3 +340,70 @@ def test_a_lane_takes_no_more_than_its_share(house, monkeypatch):
     house.lane(most=2).run()
     assert max(sizes) == 2
     assert set(house.statuses().values()) == {"published"}
+
+
+def test_memory_that_does_not_suffice_for_slots_or_latents_is_no_ones_fault(house, monkeypatch):
+    house.add("c0", "c1", "c2", "c3", steps=2)
+    opened, enter = [], Pack.__enter__
+
+    def open_small(pack):
+        opened.append(pack.capacity.members)
+        if pack.capacity.members > 2:
+            raise torch.OutOfMemoryError("no memory")
+        return enter(pack)
+
+    prepared, prepare = [], prepare_work
+
+    def prepare_late(work, *rest):
+        prepared.append(work.name)
+        if len(prepared) == 2:
+            raise torch.OutOfMemoryError("no memory")
+        return prepare(work, *rest)
+
+    monkeypatch.setattr(Pack, "__enter__", open_small)
+    monkeypatch.setattr("training.batch.lane.prepare_work", prepare_late)
+    house.lane(pack=4).run()
+    assert set(house.statuses().values()) == {"published"}
+    assert opened[:3] == [4, 2, 1]
+    assert house.batch.record("c0").lost == 0
+
+
+def test_a_lone_concept_that_does_not_fit_fails_with_what_to_do(house, monkeypatch):
+    def no_memory(pack):
+        raise torch.OutOfMemoryError("no memory")
+
+    house.add("c0", steps=2)
+    monkeypatch.setattr(Pack, "__enter__", no_memory)
+    house.lane(pack=4).run()
+    assert "give gradient_checkpointing" in house.batch.record("c0").reason
+
+
+def test_a_pack_whose_other_workers_are_gone_is_no_concepts_failure(house, monkeypatch):
+    def gone(pack, *rest):
+        pack.sound = False
+        raise RuntimeError("connection reset by peer")
+
+    house.add("c0", "c1")
+    monkeypatch.setattr(Pack, "admit", gone)
+    with pytest.raises(RuntimeError, match="connection reset"):
+        house.lane().run()
+    assert house.statuses() == {"c0": "preparing", "c1": "queued"}
+
+
+def test_a_lane_without_a_cluster_leaves_concepts_of_several_workers_to_others(house):
+    house.add("c0", workers=2)
+    house.add("c1", steps=2)
+    records = train_batch(house.batch, house.registry, device="cpu")
+    assert {record.name: record.status for record in records} == {"c0": "queued", "c1": "published"}
+
+
+def test_a_removed_version_is_trained_again(house):
+    house.add("c0", steps=2)
+    house.lane().run()
+    house.registry.remove("c0@1")
+    entries = [Entry("c0", house.clips, WAN, settings={**SETTINGS, "steps": 2})]
+    plan = make_plan(entries, "m", house.registry, sources=house.sources)
+    enter(house.batch, plan, {"manifest": "m"}, house.registry)
+    assert house.statuses() == {"c0": "queued"}
+    house.lane().run()
+    assert house.batch.record("c0").version == "c0@2"

@@ -3,6 +3,7 @@
 import os
 import signal
 
+import psutil
 import pytest
 import torch
 from lane_clusters import WAN, Batch, Story, nodes
@@ -61,8 +62,9 @@ def test_a_batch_outlives_a_lost_node_and_a_lane_that_must_go(tmp_path):
         assert difference(alone, read_adapter(folder).tensors) < 1e-5
 
 
-def test_a_lane_of_two_workers_outlives_one_of_them(tmp_path):
+def test_lanes_of_two_workers_outlive_a_lost_one_and_leave_in_order_for_one_that_must_go(tmp_path):
     batch = Batch(tmp_path, 2, steps=60, workers=2)
+    told = []
     with nodes(3) as (cluster, made):
 
         def lose_a_worker(records, lanes):
@@ -72,18 +74,27 @@ def test_a_lane_of_two_workers_outlives_one_of_them(tmp_path):
             cluster.remove_node(node, allow_graceful=False)
             return True
 
-        story = Story(lose_a_worker)
+        def tell_a_follower_to_go(records, lanes):
+            if not lanes or not all(r.lost and r.status == "training" for r in records):
+                return False
+            leader = lanes[0].pid
+            workers = [p for p in psutil.process_iter(["name"]) if "RayTrainWorker" in (p.info["name"] or "")]
+            (follower,) = [p for p in workers if p.pid != leader]
+            told.append(lanes[0].name)
+            follower.terminate()
+            return True
+
+        story = Story(lose_a_worker, tell_a_follower_to_go)
         driver = Driver(batch.state, batch.registry, "b", on_look=story, poll_s=0.2, linger_s=5)
         records = driver.run()
     assert story.chapters == []
     assert [(r.status, r.lost) for r in records] == [("published", 1)] * 2
     assert {lane.workers for lane in story.lanes.values()} == {2}
-    assert len(story.lanes) == 2
+    assert len(story.lanes) == 3
     story.check_work_lost(20)
-    first = Reader(batch.state.storage).new(
-        "lanes", records[0].lease.owner if records[0].lease else next(iter(story.lanes))
-    )
-    assert any("2 workers" in line.text for line in first)
+    lines = [line.text for line in Reader(batch.state.storage).new("lanes", told[0])]
+    assert lines[0].endswith("2 workers")
+    assert lines[-2:] == ["stops: a worker of it: SIGTERM", "ends: stopped"]
 
     foundation = load_foundation(WAN, device="cpu", dtype="float32")
     for name, work in batch.works.items():

@@ -13,6 +13,7 @@ from training.batch.sizing import (
     lane_need,
     places,
     to_start,
+    workers_of,
 )
 from training.batch.state import Lease, Record
 
@@ -59,9 +60,10 @@ def test_a_dead_lanes_concepts_count_as_waiting():
 def test_a_lane_has_the_workers_that_its_concepts_ask_for():
     mixed = records("queued", "queued", workers=4) + records("queued", "queued", workers="2:8")
     assert to_start(mixed, [], 10, NOW) == [Start(4, 1)] * 2 + [Start(2, 2)]
-    check_room(mixed, 4, Need(1))
+    asked = {record.name: workers_of(record) for record in mixed}
+    check_room(asked, 4, Need(1))
     with pytest.raises(UserError, match=r"a lane for c4-0, c4-1 takes 4 workers, .* room for 3"):
-        check_room(mixed, 3, Need(1))
+        check_room(asked, 3, Need(1))
 
 
 @pytest.mark.parametrize(

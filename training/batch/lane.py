@@ -55,7 +55,7 @@ class Held:
 
     claim: Claim
     work: Work
-    clips: Sequence[CachedClip] = field(repr=False)
+    clips: Sequence[CachedClip] = field(default=(), repr=False)
     recent: deque[tuple[float, float, float]] = field(default_factory=lambda: deque(maxlen=RECENT))
 
 
@@ -146,42 +146,48 @@ class Lane:
         if work.config.zero:  # the pack leaves it in pieces
             self._loaded = None
         held: dict[str, Held] = {}
-        with self._preparing_ahead(work, foundation), self._open(foundation, work, capacity) as pack:
-            claim: Claim | None = first
-            while True:
-                while claim is not None:
-                    self._admit(pack, claim, foundation, held)
-                    claim = None if alone else self._next(pack, work.key)
-                if not pack.members:
-                    return
-                if self._stopping.is_set():
-                    self._give_back(held, pack)
-                    return
-                try:
-                    events = pack.step()
-                except torch.OutOfMemoryError:
-                    if self.team is not None:
-                        raise  # the others are in the midst of the step
-                    self._too_large(pack, held)
-                    return
-                ended = self._heard(pack, held)
-                for event in events:
-                    if event.name in held:
-                        ended |= self._handle(pack, held, event, foundation)
-                # Looking for others costs a listing: done as slots come free, and now and then for those added late.
-                look = not alone and (ended or time.monotonic() - self._looked > LOOK_S)
-                claim = self._next(pack, work.key) if look else None
+        try:
+            with self._preparing_ahead(work, foundation), self._open(foundation, work, capacity) as pack:
+                self._train_pack(pack, first, foundation, held, alone)
+        except torch.OutOfMemoryError:
+            if self.team is not None:
+                raise  # the others are in the midst of the same
+            opened = bool(held)
+            self._too_large(work.key, capacity, held or {first.name: Held(first, work)}, opened)
+
+    def _train_pack(
+        self, pack: Pack, first: Claim, foundation: Foundation, held: dict[str, Held], alone: bool
+    ) -> None:
+        """From the first member to the last."""
+        claim: Claim | None = first
+        while True:
+            while claim is not None:
+                self._admit(pack, claim, foundation, held)
+                claim = None if alone else self._next(pack)
+            if not pack.members:
+                return
+            if self._stopping.is_set():
+                self._give_back(held, pack)
+                return
+            events = pack.step()
+            ended = self._heard(pack, held)
+            for event in events:
+                if event.name in held:
+                    ended |= self._handle(pack, held, event, foundation)
+            # Looking for others costs a listing: done as slots come free, and now and then for those added late.
+            look = not alone and (ended or time.monotonic() - self._looked > LOOK_S)
+            claim = self._next(pack) if look else None
 
     def _is_ours(self, record: Record) -> bool:
         return self.workers is None or workers_of(record) == self.workers
 
-    def _open(self, foundation: Foundation, work: Work, capacity: Capacity) -> Pack:
+    def _open(self, foundation: Foundation, work: Work, capacity: Capacity) -> AbstractContextManager[Pack]:
         if self.team is not None:
             return self.team.pack(foundation, work, capacity)
         return Pack(foundation, work.key, capacity)
 
     def _preparing_ahead(self, work: Work, foundation: Foundation) -> AbstractContextManager[Any]:
-        if not self.ahead:
+        if not self.ahead or self._limits.get(work.key) == 1:  # memory is short
             return nullcontext()
         dtype = DTYPES[work.config.dtype]
         return Ahead(self._own_state(), self.owner, foundation, dtype, self._encoding)
@@ -199,16 +205,16 @@ class Lane:
             return capacity_for(group, min(size, len(group)))
         late = max(0, size - len(group)) * bank_slots(work.config, work.clips)["spatial"]
         capacity = capacity_for(group, size)
-        return Capacity(size, capacity.spatial + late)
+        return Capacity(size, capacity.spatial + min(late, capacity.spatial))  # at most twice what is there
 
-    def _next(self, pack: Pack, key: GroupKey) -> Claim | None:
+    def _next(self, pack: Pack) -> Claim | None:
         """Another concept of the group for which there is room now, held."""
 
         def suits(record: Record) -> bool:
             work = self._work(record)
             return (
                 record.lost <= ALONE_AFTER
-                and work.key == key
+                and work.key == pack.key
                 and pack.has_room(bank_slots(work.config, work.clips))
             )
 
@@ -245,17 +251,22 @@ class Lane:
         """Prepare a concept and give it its slots; or have it fail."""
         work, record = claim.record.parsed_work, claim.record
         self.watcher.preparing(work.name)
+        one = held[work.name] = Held(claim, work)
         try:
-            clips = prepare_work(work, foundation, self._encoding)
+            one.clips = prepare_work(work, foundation, self._encoding)
             state = restore(self.batch.storage, record)
-            pack.admit(Member(work.name, work.concept, work.config, clips), state)
+            pack.admit(Member(work.name, work.concept, work.config, one.clips), state)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:
             if isinstance(error, UserError) and error.status == 503:
                 raise  # not the concept's fault
+            if not pack.sound:
+                raise  # nor a worker's that is gone
+            del held[work.name]
             self._fail(claim, error)
             return
         self.checkpoints.begin(claim)
-        held[work.name] = Held(claim, work, clips)
 
     # ----------------------------------------------------------------- a step
     def _heard(self, pack: Pack, held: dict[str, Held]) -> bool:
@@ -343,8 +354,7 @@ class Lane:
             record = end()
         except LeaseLost:
             return
-        for info in list(self.batch.storage.list(f"checkpoints/{claim.name}/")):
-            self.batch.storage.delete(info.key)
+        self.batch.forget(claim.name)
         self.watcher.ended(record)
 
     def _let_go(self, name: str) -> None:
@@ -366,9 +376,13 @@ class Lane:
                 continue
         held.clear()
 
-    def _too_large(self, pack: Pack, held: dict[str, Held]) -> None:
-        """The device's memory did not suffice: go on with half as many from their checkpoints, or have the one fail."""
-        if len(pack.members) == 1:
+    def _too_large(self, key: GroupKey, capacity: Capacity, held: dict[str, Held], opened: bool) -> None:
+        """The device's memory did not suffice: go on with half as many from their checkpoints, or have the one fail.
+
+        Args:
+            opened: the pack had its slots; not even these fitted, otherwise.
+        """
+        if capacity.members == 1:
             (one,) = held.values()
             error = UserError(
                 f"concept {one.work.name}: one training step does not fit the device's memory; give gradient_checkpointing, "
@@ -376,11 +390,12 @@ class Lane:
                 status=507,
                 code="out_of_memory",
             )
-            held.clear()
             self._fail(one.claim, error)
             return
-        self._limits[pack.key] = max(1, len(pack.members) // 2)
+        self._limits[key] = max(1, (len(held) if opened else capacity.members) // 2)
         log.warning(
-            "%d members do not fit the device's memory; going on with %d", len(held), self._limits[pack.key]
+            "%d concepts do not fit the device's memory at once; going on with %d",
+            len(held) if opened else capacity.members,
+            self._limits[key],
         )
         self._give_back(held)

@@ -143,9 +143,10 @@ def reason_to_stop(keeper: Any, name: str) -> str | None:
     import ray
     import ray.train
 
+    drained = ray.train.get_preemption_info() is not None  # waits until every worker of the lane asks
     if TERMINATED.is_set():
         return "SIGTERM"
-    if ray.train.get_preemption_info() is not None:
+    if drained:
         return "its node is drained"
     try:
         return ray.get(keeper.stopping.remote(name), timeout=60)
@@ -164,10 +165,9 @@ def told_to_stop(
     def watch() -> None:
         while not over.wait(every_s):
             reason = reason_to_stop(keeper, name)
-            if reason is not None:
+            if reason is not None and not stopped.is_set():  # then it asks on: the other workers wait for it
                 stop(reason)
                 stopped.set()
-                return
 
     thread = threading.Thread(target=watch, name="lane-stop", daemon=True)
     thread.start()

@@ -24,7 +24,17 @@ from infra.registry import Registry
 from training.batch.keeper import LINGER_S, Keeper, LaneSettings, LaneState, short
 from training.batch.plan import MOST
 from training.batch.profile import Profile
-from training.batch.sizing import Deaths, LaneNow, Need, Start, check_room, lane_need, places, to_start
+from training.batch.sizing import (
+    Deaths,
+    LaneNow,
+    Need,
+    Start,
+    check_room,
+    lane_need,
+    places,
+    to_start,
+    workers_of,
+)
 from training.batch.state import BatchState, Record
 from training.batch.validation import Validate, Validating
 from training.batch.work import Work
@@ -79,7 +89,8 @@ class Driver:
         nodes = reachable_nodes()
         need = lane_need(nodes, self.cpus)
         records = self.batch.records()
-        check_room(records, places(nodes, need), need)
+        asked = {record.name: workers_of(record) for record in records if not record.ended}
+        check_room(asked, places(nodes, need), need)
         try:
             while True:
                 self._look(need)
@@ -167,6 +178,13 @@ class Driver:
         records = self.batch.records()
         self.on_look(records, list(self.lanes.values()))
         return records
+
+
+def check_works(works: Sequence[Work], cpus: float | None = None) -> None:
+    """Raise unless the cluster of this session has room for a lane of each (UserError 422): before they are entered."""
+    nodes = reachable_nodes()
+    need = lane_need(nodes, cpus)
+    check_room({work.name: work.config.worker_range[0] for work in works}, places(nodes, need), need)
 
 
 def train_on_ray(

@@ -16,6 +16,7 @@ from training.batch.lane import Lane
 from training.batch.logs import Journal, JournalHandler, Notes, Several
 from training.batch.plan import Plan
 from training.batch.profile import Profile
+from training.batch.sizing import workers_of
 from training.batch.state import BatchState, Record
 from training.batch.validation import Validate, Validating
 from training.batch.watcher import Watcher
@@ -23,14 +24,23 @@ from training.batch.watcher import Watcher
 POLL_S = 5.0
 
 
-def enter(batch: BatchState, plan: Plan, about: Mapping[str, Any]) -> list[Record]:
+def enter(
+    batch: BatchState, plan: Plan, about: Mapping[str, Any], registry: Registry | None = None
+) -> list[Record]:
     """Write a plan's works into the batch, which begins if it was not there. Returns those that now wait.
+
+    With the registry, what was published by this batch and removed since is trained again.
 
     Raises:
         UserError: one of them is being trained with other settings (409).
     """
     batch.create(about)
-    return batch.add(plan.works)
+
+    def is_gone(version: str) -> bool:
+        name = version.partition("@")[0]
+        return registry is not None and all(kept.ref != version for kept in registry.versions(name))
+
+    return batch.add(plan.works, is_gone=is_gone)
 
 
 def train_batch(
@@ -45,6 +55,8 @@ def train_batch(
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[Record]:
     """Train until every concept of the batch has ended, those that others hold included. Returns the records.
+
+    Concepts that ask for several workers are left to lanes on Ray: when there are only those, it returns.
 
     With `validate`, a process beside this one calls it with each version that is published (training/batch/validation.py);
     what it finds is in `validations`. This returns when all are validated.
@@ -67,6 +79,7 @@ def train_batch(
             profile=profile,
             device=device,
             watcher=Several(notes, watcher or Watcher()),
+            workers=1,
         )
         with JournalHandler(notes), stopped_by_signals(lane), beside as validating:
             records = _until_all_ended(lane, batch, sleep)
@@ -79,7 +92,7 @@ def _until_all_ended(lane: Lane, batch: BatchState, sleep: Callable[[float], Non
     while True:
         lane.run()
         records = batch.records()
-        if lane.stopping or all(record.ended for record in records):
+        if lane.stopping or all(record.ended or workers_of(record) > 1 for record in records):
             return records
         sleep(POLL_S)  # others train them, or died with them
 

@@ -108,11 +108,16 @@ def to_start(
     return starts
 
 
-def check_room(records: Sequence[Record], room: int, need: Need) -> None:
-    """Raise unless the cluster can have a lane for every concept (UserError 422 "not_enough_workers")."""
-    asked = max((workers_of(record) for record in records if not record.ended), default=0)
+def check_room(workers: Mapping[str, int], room: int, need: Need) -> None:
+    """Raise unless the cluster can have a lane for every concept (UserError 422 "not_enough_workers").
+
+    Args:
+        workers: that each asks for, by name.
+        room: for workers in the cluster.
+    """
+    asked = max(workers.values(), default=0)
     if asked > room:
-        names = [r.name for r in records if not r.ended and workers_of(r) > room]
+        names = [name for name, count in workers.items() if count > room]
         each = f"{need.cpus:g} CPU" + (f" and {need.gpus:g} GPU" if need.gpus else "")
         raise UserError(
             f"a lane for {', '.join(names[:4])}{', ...' * (len(names) > 4)} takes {asked} workers, each with {each}; the "

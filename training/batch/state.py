@@ -174,11 +174,19 @@ class BatchState:
         return self._seen[name]
 
     # ------------------------------------------------------- what people do
-    def add(self, works: Iterable[Work]) -> list[Record]:
+    def add(
+        self, works: Iterable[Work], *, is_gone: Callable[[str], bool] = lambda version: False
+    ) -> list[Record]:
         """Put concepts into the batch, or back into it with other data or settings. Returns those now waiting.
 
-        One that is there with the same hash stays as it is. Raises UserError (409) where one with another hash is
-        being trained: nothing of `works` that comes after it is added.
+        One that is there with the same hash (what is computed) stays where it stands, and takes over where and how: priority,
+        checkpoints, memory. It waits again if it had failed with others of those, or if what it was published as is gone.
+
+        Args:
+            is_gone: whether a published version ("orbit@1") was removed.
+
+        Raises:
+            UserError: one with another hash is being trained (409): nothing of `works` that comes after it is added.
         """
         waiting = []
         order = max((record.order for record in self.records()), default=0)
@@ -198,7 +206,7 @@ class BatchState:
 
             def renew(record: Record, fresh: Record = fresh) -> Record | None:
                 if record.sha256 == fresh.sha256:
-                    return None
+                    return self._same(record, fresh, is_gone)
                 if record.status in RUNNING:
                     raise UserError(
                         f"concept {record.name} is {record.status} with other data or settings; cancel it first "
@@ -209,9 +217,23 @@ class BatchState:
                 return replace(fresh, attempt=record.attempt + 1, history=record.history)
 
             record = self._change(work.name, renew, "added with other settings")
-            if record is not None:
+            if record is not None and record.status == "queued":
                 waiting.append(record)
         return waiting
+
+    def _same(self, record: Record, fresh: Record, is_gone: Callable[[str], bool]) -> Record | None:
+        """What adding a concept again makes of its record; None: nothing."""
+        again = replace(fresh, attempt=record.attempt + 1, history=record.history)
+        if record.status == "published":
+            return again if record.version is not None and is_gone(record.version) else None
+        told = json.loads(json.dumps([fresh.work, fresh.priority]))
+        if [record.work, record.priority] == told:
+            return None
+        if record.status in RUNNING and not self._expired(record):
+            return None  # its lane has what it began with
+        return (
+            again if record.status == "failed" else replace(record, work=fresh.work, priority=fresh.priority)
+        )
 
     def cancel(self, name: str) -> Record:
         """Have a concept not trained. One that a lane has ends when the lane sees it. Raises UserError (409)."""
@@ -229,7 +251,15 @@ class BatchState:
                 return None if record.cancelling else replace(record, cancelling=True)
             return replace(record, status="cancelled", cancelling=False, lease=None)
 
-        return self._change(name, change, "asked for") or self.record(name)
+        record = self._change(name, change, "asked for") or self.record(name)
+        if record.ended:
+            self.forget(name)
+        return record
+
+    def forget(self, name: str) -> None:
+        """Delete the states of a concept that has ended: nobody goes on from them."""
+        for info in list(self.storage.list(f"checkpoints/{check_concept_name(name)}/")):
+            self.storage.delete(info.key)
 
     def retry(self, name: str) -> Record:
         """Let a failed or cancelled concept train again, from its beginning. Raises UserError (409)."""
@@ -264,6 +294,8 @@ class BatchState:
             taken = self._change(seen.name, partial(self._take, lease=lease), owner)
             if taken is not None and taken.lease == lease:
                 return Claim(taken.name, lease.token, taken)
+            if taken is not None and taken.ended:
+                self.forget(taken.name)
         return None
 
     def _take(self, record: Record, lease: Lease) -> Record | None:

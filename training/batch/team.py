@@ -8,8 +8,7 @@
 
 Only the leader looks at records, claims, checkpoints and publishes. What it does to its pack it tells the others first, so
 all packs have the same members in one order and do one step after another, each rank its share of every member's
-samples, with DeepSpeed between them: at ZeRO 0 it takes the mean of the gradients, at ZeRO 3 it spreads the base over the ranks
-too (training/sharded.py). Each rank has every slot whole.
+samples (training/team_engine.py). Each rank has every slot whole, and at ZeRO 3 a share of the base.
 
 A worker that fails, by memory or by anything else, takes the whole lane with it: the ranks would no longer be the same.
 What the lane held is then free for the next one, from the last checkpoints.
@@ -18,6 +17,8 @@ What the lane held is then free for the next one, from the last checkpoints.
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -27,12 +28,12 @@ from models.foundation import Foundation
 from models.load import load_foundation
 from training.batch.prepare import DTYPES
 from training.batch.work import Work
-from training.engine import DeepSpeedEngine, Engine, import_deepspeed
+from training.engine import Engine
 from training.group import GroupKey
 from training.optim import SlotAdamW
 from training.pack import Capacity, Event, Member, MemberState, Pack
-from training.sharded import ShardedBaseEngine
 from training.step import DualStep
+from training.team_engine import ShardedBaseEngine, TeamEngine
 
 # A leader may wait for work, or prepare a concept, for longer than any limit that makes sense for a step.
 PATIENCE = datetime.timedelta(days=7)
@@ -124,62 +125,55 @@ class LeaderPack(Pack):
         super().__init__(*args, make_engine=make_engine)
         self._orders = orders
         self._open = Open(source, self.foundation.fingerprint, dtype, self.key, self.capacity)
-        self._sound = True
+        self.sound = True  # the others wait for an order: not while they do one, nor after one that failed
 
     def __enter__(self) -> LeaderPack:
-        self._orders.tell(self._open)
-        self._sound = False  # until a step is done, or the like, nobody hears an order: they wait within it
-        self._orders.agree(None)
-        super().__enter__()
-        self._sound = True
+        with self._together(self._open):
+            self._orders.agree(None)
+            super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if self._sound:
-            self._orders.tell(Close())
+        if self.sound:
+            with self._together(Close()):
+                pass
         super().__exit__(*error)
 
     def admit(self, member: Member, state: MemberState | None = None) -> None:
-        self._orders.tell(Admit(member, state))
-        problem: Exception | None = None
-        try:
-            super().admit(member, state)
-        except Exception as error:
-            problem = error
-        self._together(None if problem is None else type(problem).__name__)
-        if problem is not None:
-            raise problem
+        refusal: Exception | None = None
+        with self._together(Admit(member, state)):
+            try:
+                super().admit(member, state)
+            except Exception as error:
+                refusal = error
+            self._orders.agree(_named(refusal))
+        if refusal is not None:
+            raise refusal
 
     def leave(self, name: str) -> None:
-        self._orders.tell(Leave(name))
-        super().leave(name)
+        with self._together(Leave(name)):
+            super().leave(name)
 
     def step(self) -> list[Event]:
-        self._orders.tell(Step())
-        self._sound = False
-        events = super().step()
-        self._sound = True
-        return events
+        with self._together(Step()):
+            return super().step()
 
-    def _together(self, problem: str | None) -> None:
-        self._sound = False
-        self._orders.agree(problem)
-        self._sound = True
-
-    @property
-    def sound(self) -> bool:
-        """Whether the others wait for an order."""
-        return self._sound
+    @contextmanager
+    def _together(self, order: Order) -> Iterator[None]:
+        """The order is told; in the block this rank does it."""
+        self.sound = False
+        self._orders.tell(order)
+        yield
+        self.sound = True
 
 
 class Team:
     """This process's part in a lane of several. A context manager; leaving it, the leader lets the others go."""
 
     def __init__(self, orders: Orders | None = None) -> None:
-        import_deepspeed()
         self.rank, self.workers = dist.get_rank(), dist.get_world_size()
         self._orders = orders or GlooOrders()
-        self._pack: LeaderPack | None = None
+        self._sound = True
 
     @property
     def leads(self) -> bool:
@@ -189,15 +183,18 @@ class Team:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if self.leads and (self._pack is None or self._pack.sound):
+        if self.leads and self._sound:
             self._orders.tell(Over())
 
-    def pack(self, foundation: Foundation, work: Work, capacity: Capacity) -> Pack:
-        """On the leader: a pack that all train. Concepts of this one's group may enter it."""
-        self._pack = LeaderPack(
-            self._orders, work.foundation, work.config.dtype, foundation, work.key, capacity
-        )
-        return self._pack
+    @contextmanager
+    def pack(self, foundation: Foundation, work: Work, capacity: Capacity) -> Iterator[Pack]:
+        """On the leader: a pack that all train, for the length of the block. Concepts of this one's group may enter it."""
+        made = LeaderPack(self._orders, work.foundation, work.config.dtype, foundation, work.key, capacity)
+        try:
+            with made:
+                yield made
+        finally:
+            self._sound = made.sound
 
     def follow(self, device: str) -> None:
         """On the others: do what the leader says until the lane ends.
@@ -233,17 +230,21 @@ class Team:
                 pack.leave(order.name)
             else:
                 assert isinstance(order, Admit), order
-                problem = None
+                refusal: Exception | None = None
                 try:
                     pack.admit(order.member, order.state)
                 except Exception as error:  # the leader's as well, who says so: or the lane ends
-                    problem = type(error).__name__
-                self._orders.agree(problem)
+                    refusal = error
+                self._orders.agree(_named(refusal))
 
 
 def make_engine(module: DualStep, optimizer: SlotAdamW) -> Engine:
     """The engine of a team's pack."""
-    return (ShardedBaseEngine if module.config.zero == 3 else DeepSpeedEngine)(module, optimizer)
+    return (ShardedBaseEngine if module.config.zero else TeamEngine)(module, optimizer)
+
+
+def _named(error: Exception | None) -> str | None:
+    return None if error is None else type(error).__name__
 
 
 def _load(order: Open, device: str) -> Foundation:
