@@ -63,22 +63,27 @@ def test_a_batch_outlives_a_lost_node_and_a_lane_that_must_go(tmp_path):
 
 
 def test_lanes_of_two_workers_outlive_a_lost_one_and_leave_in_order_for_one_that_must_go(tmp_path):
-    batch = Batch(tmp_path, 2, steps=60, workers=2)
-    told = []
+    batch = Batch(tmp_path, 2, steps=100, workers=2)
+    told, kept = [], {}
     with nodes(3) as (cluster, made):
 
         def lose_a_worker(records, lanes):
             if not all(r.checkpoint_step and r.lease for r in records):
                 return False
             (node,) = [node for node in made if node.node_id == lanes[0].node]
+            kept.update({r.name: r.checkpoint_step for r in records})
             cluster.remove_node(node, allow_graceful=False)
             return True
 
         def tell_a_follower_to_go(records, lanes):
-            if not lanes or not all(r.lost and r.status == "training" for r in records):
+            if not lanes or not all(r.lost and r.checkpoint_step > kept[r.name] for r in records):
                 return False
             leader = lanes[0].pid
-            workers = [p for p in psutil.process_iter(["name"]) if "RayTrainWorker" in (p.info["name"] or "")]
+            workers = [
+                p
+                for p in psutil.process_iter(["cmdline"])
+                if "RayTrainWorker" in "".join(p.info["cmdline"] or "")
+            ]
             (follower,) = [p for p in workers if p.pid != leader]
             told.append(lanes[0].name)
             follower.terminate()
