@@ -41,6 +41,13 @@ def study(
     setting: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE of a training setting, for every trial (repeat).")
     ] = None,
+    captions: Annotated[
+        str,
+        typer.Option(
+            help="What the reference clips' captions say: full (appearance and motion), or motion alone, so that the "
+            "appearance has to be learned, and kept apart."
+        ),
+    ] = "full",
     foundation: Annotated[str | None, typer.Option(help="Folder or id. Default: the embedded model.")] = None,
     jobs: Annotated[
         int | None, typer.Option(help="Packs at once; default: one for each CPU core.", min=1)
@@ -90,6 +97,7 @@ def study(
         seeds=tuple(range(1 if quick else seeds)),
         appearances=4 if quick else appearances,
         settings=tuple(sorted(settings.items())),
+        captions=captions,
     )
     console = Console()
     if report_only:
@@ -120,6 +128,7 @@ def study(
             "seeds": plan.seeds,
             "appearances": plan.appearances,
             "settings": settings,
+            "captions": captions,
         },
     }
     report.write(out, done, outcome, reached, facts)

@@ -33,6 +33,9 @@ TUNED = ("orbit", "zigzag", "bounce", "swing", "loop")
 HELD_OUT = tuple(name for name in NOVEL if name not in TUNED)
 METHODS = ("base", "coupled", "no-debias", "full", "dual")  # dual is ours
 REFERENCES = (1, 4)  # reference clips of a concept: single clip, several clips
+# What the reference clips' captions say: "full" names appearance and motion, "motion" the motion alone, so that what the clip
+# looks like is something that training has to put somewhere.
+CAPTIONS = ("full", "motion")
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,13 @@ class Plan:
     seeds: tuple[int, ...] = (0, 1, 2)
     appearances: int = 10
     settings: tuple[tuple[str, Any], ...] = ()
+    captions: str = "full"
 
     def __post_init__(self) -> None:
         for given, known, what in (
             (self.motions, tuple(NOVEL), "novel motion"),
             (self.methods, METHODS, "method of the study"),
+            ((self.captions,), CAPTIONS, "kind of captions"),
         ):
             unknown = [name for name in given if name not in known]
             if unknown:
@@ -126,8 +131,10 @@ def _generator(trial: Trial, what: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(hashlib.sha256(told.encode()).digest()[:8], "big"))
 
 
-def trial_key(trial: Trial, settings: dict[str, Any], fingerprint: str, appearances: int) -> str:
+def trial_key(
+    trial: Trial, settings: dict[str, Any], fingerprint: str, appearances: int, captions: str = "full"
+) -> str:
     """A hash over all that a trial's result depends on: a result under this key need not be computed again."""
-    return key_of(trial=asdict(trial), settings=settings, foundation=fingerprint, appearances=appearances)[
-        :16
-    ]
+    told: dict[str, Any] = {} if captions == "full" else {"captions": captions}
+    told |= {"trial": asdict(trial), "settings": settings, "foundation": fingerprint}
+    return key_of(**told, appearances=appearances)[:16]

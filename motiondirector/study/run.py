@@ -48,13 +48,17 @@ def _load(source: str | None, threads: int, steps: Any) -> None:
     _foundation, _steps = load_foundation(source), steps
 
 
-def _run(unit: list[Trial], settings: dict[str, Any], folders: list[Path], appearances: int) -> list[Trial]:
+def _run(
+    unit: list[Trial], settings: dict[str, Any], folders: list[Path], appearances: int, captions: str
+) -> list[Trial]:
     from motiondirector.study.trial import run_trials
 
     def on_step(step: int, steps: int) -> None:
         _steps.put((unit[0].name, step, steps))
 
-    run_trials(unit, settings, _foundation, folders, appearances=appearances, on_step=on_step)
+    run_trials(
+        unit, settings, _foundation, folders, appearances=appearances, captions=captions, on_step=on_step
+    )
     return unit
 
 
@@ -81,7 +85,7 @@ def folders_of(plan: Plan, out: Path, fingerprint: str) -> dict[Trial, Path]:
     return {
         trial: out
         / "trials"
-        / f"{trial.name}-{trial_key(trial, settings_of(plan, trial), fingerprint, plan.appearances)}"
+        / f"{trial.name}-{trial_key(trial, settings_of(plan, trial), fingerprint, plan.appearances, plan.captions)}"
         for trial in plan.trials()
     }
 
@@ -135,7 +139,12 @@ def run_plan(
         ) as pool:
             running = {
                 pool.submit(
-                    _run, unit, settings_of(plan, unit[0]), [folders[t] for t in unit], plan.appearances
+                    _run,
+                    unit,
+                    settings_of(plan, unit[0]),
+                    [folders[t] for t in unit],
+                    plan.appearances,
+                    plan.captions,
                 ): unit
                 for unit in units(missing, pack)
             }

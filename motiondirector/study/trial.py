@@ -36,13 +36,14 @@ FRAMES = "frames.npz"
 BATCH = 10  # videos generated in one forward
 
 
-def reference_clips(trial: Trial, motion: Motion | None = None) -> list[Reference]:
-    """The clips the motion is learnt from, 8 frames of 64x64, with their captions."""
+def reference_clips(trial: Trial, motion: Motion | None = None, captions: str = "full") -> list[Reference]:
+    """The clips the motion is learnt from, 8 frames of 64x64, with their captions (`plan.CAPTIONS`)."""
     motion = motion or motion_named(trial.motion)
     clips = []
     for i, scene in enumerate(reference_scenes(trial)):
         frames = render_clip(scene, motion, seed=trial.seed * 1000 + i)
-        clips.append(Reference(frames, canonical(scene, motion)))
+        said = canonical(scene, motion) if captions == "full" else motion.phrases[0]
+        clips.append(Reference(frames, said))
     return clips
 
 
@@ -138,6 +139,7 @@ def run_trials(
     folders: Sequence[Path],
     *,
     appearances: int = 10,
+    captions: str = "full",
     on_step: Callable[[int, int], None] = lambda step, steps: None,
 ) -> None:
     """Train, generate, measure; writes a result for each trial.
@@ -146,9 +148,10 @@ def run_trials(
         trials: of one method, seed and number of reference clips: they train as one pack.
         settings: training settings over the foundation's recommendation.
         folders: of the results, one a trial.
+        captions: what the reference clips' captions say (`plan.CAPTIONS`).
         on_step: called with (steps done, steps in all) while training.
     """
-    references = [reference_clips(trial) for trial in trials]
+    references = [reference_clips(trial, captions=captions) for trial in trials]
     began = time.perf_counter()
     config: TrainConfig | None = None
     adapters: list[PathTensors] = [{} for _ in trials]

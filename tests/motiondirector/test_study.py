@@ -1,6 +1,7 @@
 """The study: fair comparisons, honest tables, and a run that goes on where it stopped."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,6 +44,22 @@ def test_every_method_gets_the_same_clips_and_prompts():
         for one, other in zip(first, reference_clips(trial), strict=True):
             assert (one.video_FHWC == other.video_FHWC).all()
     assert prompts(Trial("hook", 4, "dual", 2), 5) != prompts(trials[0], 5)
+
+
+def test_captions_may_leave_the_appearance_to_be_learned():
+    trial = Trial("hook", 1, "dual", 0)
+    (full,), (bare,) = reference_clips(trial), reference_clips(trial, captions="motion")
+    assert (full.video_FHWC == bare.video_FHWC).all()
+    assert bare.caption == NOVEL["hook"].phrases[0]
+    assert bare.caption in full.caption
+    assert len(full.caption) > len(bare.caption)
+    places = [
+        folders_of(Plan(motions=("hook",), captions=said), Path("out"), "f")[trial]
+        for said in ("full", "motion")
+    ]
+    assert len(set(places)) == 2
+    with pytest.raises(UserError, match="kind of captions"):
+        Plan(captions="none")
 
 
 def test_an_unknown_motion_or_method_is_refused():
