@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+
 from models.denoise import GenerationRequest, Predict, denoise_step, start
 from models.foundation import Bucket, Foundation
 from serving.slots import Lease
@@ -24,6 +26,12 @@ class Step:
     adapters: int  # distinct ones
     seconds: float
     work: float  # pixels through the denoiser
+
+
+def probe(device: torch.device) -> None:
+    """Raises when the device is lost: after some errors of CUDA every later call of the process fails."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 class Batch:

@@ -10,9 +10,10 @@ thousands of jobs of one do not hold up the others. A job of weight w counts as 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import ColumnElement, Subquery, case, func, select, update
+from sqlalchemy import ColumnElement, Select, Subquery, case, func, select, update
 
 from serving.database import Database, Job
 from serving.jobs import IN_PROGRESS, QUEUED, UNBEGUN, UNFINISHED
@@ -55,10 +56,17 @@ class Claims:
             .join(ranked, ranked.c.number == Job.number)
             .where(Job.state == QUEUED, Job.owner.is_(None))  # again on the locked row, as it is by then
             .order_by(turn, Job.number)
-            .limit(limit)
-            .with_for_update(skip_locked=True, of=Job)
-            .cte("picked")
         )
+        return self._take(owner, picked, limit)
+
+    def claim_late(self, owner: str, limit: int) -> list[Job]:
+        """Take up to `limit` jobs whose deadline has passed in the queue, whoever's turn it is."""
+        late = Job.request["deadline"].as_float() <= time.time()
+        waiting = select(Job.number).where(Job.state == QUEUED, Job.owner.is_(None), late)
+        return self._take(owner, waiting, limit)
+
+    def _take(self, owner: str, jobs: Select[int], limit: int) -> list[Job]:
+        picked = jobs.limit(limit).with_for_update(skip_locked=True, of=Job).cte("picked")
         statement = (
             update(Job)
             .where(Job.number.in_(select(picked.c.number)))
@@ -66,8 +74,8 @@ class Claims:
             .returning(Job)
         )
         with self._session.begin() as session:
-            jobs = list(session.scalars(statement, execution_options=QUIET))
-        return sorted(jobs, key=lambda job: job.number)
+            taken = list(session.scalars(statement, execution_options=QUIET))
+        return sorted(taken, key=lambda job: job.number)
 
     def renew(self, owner: str, ids: Collection[str]) -> None:
         """The owner lives and has these in hand; what it forgot comes free when its lease runs out."""

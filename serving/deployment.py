@@ -17,6 +17,8 @@ ingress that dies, once its lease has run out; several ingresses may share one d
 
 import asyncio
 import dataclasses
+import logging
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -37,6 +39,7 @@ from serving.metrics import ENGINE, boundaries
 from serving.requests import AdapterUsed, FoundationInfo, VideoRequest
 from serving.service import VideoService
 
+log = logging.getLogger(__name__)
 APP_NAME = "motiondirector"
 ENGINE_NAME = "engine"
 REPORT_INTERVAL = 1.0  # seconds between an engine's reports to the router
@@ -82,47 +85,31 @@ class JobMetrics:
 
 
 @serve.deployment(name=ENGINE_NAME, health_check_period_s=5, graceful_shutdown_timeout_s=10)
-class EngineReplica:
-    """One resident model."""
+class EngineReplica(EngineService):
+    """One resident model in a process of its own, which ends with its engine: Serve starts another at once."""
 
     def __init__(self, config: ServeConfig) -> None:
-        self._service = EngineService(config, EngineMetrics(), name=serve.get_replica_context().replica_tag)
+        super().__init__(config, EngineMetrics(), name=serve.get_replica_context().replica_tag)
 
-    async def describe(self) -> FoundationInfo:
-        return await self._service.describe()
+    def healthy(self) -> None:
+        """Whoever finds the engine dead ends the process."""
+        try:
+            super().healthy()
+        except EngineLost:
+            log.critical("the engine is dead, and this process ends", exc_info=True)
+            os._exit(1)  # an orderly end may wait for a device that answers no more
 
-    async def check(self, request: VideoRequest) -> Failed | None:
-        return await self._service.check(request)
-
-    async def preview(self, id: str) -> bytes | Failed:
-        return await self._service.preview(id)
-
-    async def prefetch(self, use: AdapterUsed) -> list[Failed | None]:
-        return await self._service.prefetch(use)
-
-    async def keep(self, revision: int, uses: Sequence[AdapterUsed]) -> int:
-        return await self._service.keep(revision, uses)
-
-    async def residency(self) -> Mapping[str, Sequence[Any]]:
-        return await self._service.residency()
-
-    async def backlog(self, work: float) -> int:
-        return await self._service.backlog(work)
+    def check_health(self) -> None:
+        """For Serve."""
+        self.healthy()
 
     def record_routing_stats(self) -> dict[str, Any]:
         """For `serving.router`."""
-        return self._service.routing_report()
+        return self.routing_report()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """For `serving.autoscaling`."""
-        return dataclasses.asdict(self._service.load())
-
-    async def generate(self, id: str, request: VideoRequest) -> AsyncIterator[Event]:
-        async for event in self._service.generate(id, request):
-            yield event
-
-    def check_health(self) -> None:
-        self._service.healthy()
+        return dataclasses.asdict(self.load())
 
 
 class HandleEngine:
@@ -155,10 +142,14 @@ class HandleEngine:
         return await asyncio.to_thread(running_engines)
 
     async def _call(self, method: str, *args: Any) -> Any:
+        response: Any = getattr(self._handle, method).remote(*args)
         try:
-            return await getattr(self._handle, method).remote(*args)
+            return await response
         except LOST as error:
             raise EngineLost(f"{type(error).__name__}") from error
+        except asyncio.CancelledError:  # else it goes on, and counts among the replica's requests
+            response.cancel()
+            raise
 
     async def _all(self, method: str, *args: Any) -> list[Any]:
         """What every engine that takes requests answers; those that die meanwhile answer nothing."""

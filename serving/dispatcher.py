@@ -15,6 +15,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from infra.errors import UserError
 from infra.storage import Storage
 from serving.claims import LEASE, Claims
@@ -28,7 +30,8 @@ log = logging.getLogger(__name__)
 RETRY_PAUSE = 0.2  # seconds before a job whose engine was lost looks for another; doubled up to 5
 NOTE_INTERVAL = 0.5  # seconds between writes of a job's progress
 LOOK_INTERVAL = 1.0  # seconds between looks at the store, when nobody calls
-SWEEP_INTERVAL = 5.0  # seconds between looks for expired results and counts of jobs
+SWEEP_INTERVAL = 5.0  # seconds between looks for late jobs and expired results, and counts of jobs
+MOST_LATE = 100  # jobs that are failed for their deadline between two such looks
 MAX_ATTEMPTS = 5  # engines that one job may outlive before it is held to be the cause
 SUSPECT_ATTEMPTS = 2  # from here on a job runs alone, so that it takes no neighbour with it
 
@@ -159,7 +162,7 @@ class Dispatcher:
 
     def _done(self, id: str, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("job %s is left to its lease", id, exc_info=error)  # the database is away
+            log.error("job %s is left to its lease", id, exc_info=error)  # database or storage is away
         self._running.pop(id, None)
         self._alone = False  # it was the only one, or there are only others
         self._changed(id)
@@ -173,10 +176,14 @@ class Dispatcher:
             pass  # it was cancelled, or deleted, meanwhile
         except EngineLost as error:
             await self._lost(job, error)
+        except SQLAlchemyError:
+            raise  # the database is away: its lease brings it back
         except Exception as error:
+            if isinstance(error, UserError) and error.status == 503:
+                raise  # and so is the results storage
             log.exception("job %s", job.id)
             message = f"internal error while serving the job ({type(error).__name__})"
-            if isinstance(error, UserError):  # the results storage is full, or away
+            if isinstance(error, UserError):  # the results storage is full
                 message = error.message
             with contextlib.suppress(IllegalTransition):
                 await self._fail(job, "internal_error", message)
@@ -184,7 +191,7 @@ class Dispatcher:
     async def _follow(self, job: Job) -> None:
         request = VideoRequest.model_validate(job.request)
         if request.deadline is not None and time.time() >= request.deadline:
-            await self._fail(job, "deadline_passed", "the job's deadline passed while it was queued.")
+            await self._fail_late(job)
             return
         timings: dict[str, float] = {}
         noted = 0.0
@@ -217,6 +224,9 @@ class Dispatcher:
             self._ended(FAILED, {})
 
         await asyncio.to_thread(fail)
+
+    async def _fail_late(self, job: Job) -> None:
+        await self._fail(job, "deadline_passed", "the job's deadline passed while it was queued.")
 
     async def _give_up(self, job: Job) -> None:
         message = f"{MAX_ATTEMPTS} engines were lost while making this video; it is not tried again."
@@ -260,13 +270,17 @@ class Dispatcher:
             await asyncio.to_thread(self._store.requeue, job.id, owner=self.name)
 
     async def _sweep(self) -> None:
-        """Count jobs, and delete results whose time is over."""
+        """Count jobs, fail those that wait beyond their deadline, and delete results whose time is over."""
         while True:
             try:
                 self._observe(await asyncio.to_thread(self._store.count))
+                for job in await asyncio.to_thread(self._claims.claim_late, self.name, MOST_LATE):
+                    with contextlib.suppress(IllegalTransition):  # it was cancelled meanwhile
+                        await self._fail_late(job)
+                    self._changed(job.id)
                 for job in await asyncio.to_thread(self._store.expired, time.time()):
                     await asyncio.to_thread(self._results.delete, result_key(job.id))
                     await asyncio.to_thread(self._store.forget_result, job.id)
             except Exception:  # storage or database away for a moment
-                log.exception("expired results stay for now, jobs are not counted")
+                log.exception("jobs are not counted, and what is late or expired stays for now")
             await asyncio.sleep(SWEEP_INTERVAL)

@@ -24,7 +24,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from infra.errors import UserError
 from models.bank import AdapterBank
 from models.foundation import Bucket, Foundation
-from serving.batch import Batch
+from serving.batch import Batch, probe
 from serving.budget import measure
 from serving.compiled import CompiledForward
 from serving.events import (
@@ -104,6 +104,7 @@ class Engine:
         self._waiting: dict[str, Ticket] = {}  # of these, not admitted; oldest first
         self._batch = Batch(foundation, self._compiled)  # the engine's thread's, as is the queue
         self._finishing = 0  # videos being decoded or encoded
+        self._lost: Exception | None = None  # the device, as a video was being decoded
         self._news = False
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -278,7 +279,12 @@ class Engine:
                 self._wait()
 
     def tick(self) -> bool:
-        """One round: take in, drop cancelled, admit, one step of one bucket, let go. False when nothing was done."""
+        """One round: take in, drop cancelled, admit, one step of one bucket, let go. False when nothing was done.
+
+        Raises when the device is lost.
+        """
+        if self._lost is not None:
+            raise self._lost
         did = self._take_in()
         did |= self._drop()
         did |= self._admit()
@@ -321,7 +327,7 @@ class Engine:
             if self._waiting.get(ticket.id) is not ticket or ticket in self._queue:
                 continue  # it has ended meanwhile
             if error is not None:
-                self._end(ticket, Failed.of(error))
+                self._end(ticket, self._failed(error))
             else:
                 ticket.loaded = ticket.loaded or time.monotonic()
                 self._queue.add(ticket)
@@ -354,7 +360,7 @@ class Engine:
             elif lease is None:
                 self.tiers.bring_again(ticket.claim)
             else:
-                self._end(ticket, Failed.of(lease))
+                self._end(ticket, self._failed(lease))
         if keys := self._queue.worth_warming():
             self.tiers.warm_beside(keys, self._wake)
         return did
@@ -363,7 +369,7 @@ class Engine:
         try:
             self._batch.join(ticket, lease)
         except Exception as error:
-            self._end(ticket, Failed.of(error))
+            self._end(ticket, self._failed(error))
             return
         self.tiers.close(ticket.claim)
         with self._lock:
@@ -388,8 +394,9 @@ class Engine:
         for ticket in step.tickets:
             assert ticket.state is not None
             if ticket in step.failed:
+                failed = self._failed(step.failed[ticket])
                 self._batch.leave(ticket)
-                self._end(ticket, Failed.of(step.failed[ticket]))
+                self._end(ticket, failed)
                 continue
             self._tell(
                 ticket, Progressed(ticket.state.index, len(ticket.state.timesteps), size, step.adapters)
@@ -423,6 +430,12 @@ class Engine:
             self._inbox.append((ticket, error))
         self._wake()
 
+    def _failed(self, error: BaseException) -> Failed:
+        """What one request ends with. Raises when the device is lost, which ends the engine and not the request."""
+        if not isinstance(error, UserError):
+            probe(self.foundation.device)
+        return Failed.of(error)
+
     def _end(self, ticket: Ticket, event: Event) -> None:
         """The request's last event; whoever comes first."""
         self.tiers.close(ticket.claim)
@@ -447,7 +460,12 @@ class Engine:
         try:
             event = Cancelled() if ticket.cancelled else package(self.foundation, ticket)
         except Exception as error:
-            event = Failed.of(error)
+            try:
+                event = self._failed(error)
+            except Exception as lost:  # for the engine's thread, which ends this one with the others
+                self._lost = lost
+                self._wake()
+                return
         with self._lock:
             self._finishing -= 1
         self._end(ticket, event)

@@ -32,6 +32,8 @@ from serving.slot_plan import SlotPlan, bytes_per_rank, plan_slots
 from serving.stats import EngineStats
 from serving.tiers import Residency
 
+LOAD_PATIENCE = 100.0  # seconds for adapters to be brought; an ingress waits a little longer for a prefetch
+
 
 class EngineLost(Exception):
     """The engine that ran a request is gone; the request has not ended and may run again elsewhere."""
@@ -155,6 +157,8 @@ class Stream:
 class EngineService:
     """Loads the model once and answers requests (an `EngineClient` of one engine).
 
+    Once the engine has died, `describe`, `check` and `generate` raise `EngineLost`, also for what it had begun.
+
     Args:
         name: by which residency is told from other engines'.
     """
@@ -170,12 +174,15 @@ class EngineService:
         self._revision, self._keeping = 0, asyncio.Lock()  # of what is pinned
 
     async def describe(self) -> FoundationInfo:
+        self.healthy()
         return self._info
 
     async def check(self, request: VideoRequest) -> Failed | None:
+        self.healthy()
         return await self._try(self.engine.check_ahead, request)
 
     async def generate(self, id: str, request: VideoRequest) -> AsyncIterator[Event]:
+        self.healthy()
         loop = asyncio.get_running_loop()
         stream = self._streams.get(id)
         queue: asyncio.Queue[Event] = asyncio.Queue()
@@ -195,6 +202,8 @@ class EngineService:
                 queue.put_nowait(stream.admitted)
             while True:
                 event = await queue.get()
+                if isinstance(event, Failed):
+                    self.healthy()  # else it is the engine that failed, and the request may run elsewhere
                 yield event
                 if isinstance(event, Finished | Failed | Cancelled):
                     return
@@ -237,6 +246,7 @@ class EngineService:
 
     def routing_report(self) -> dict[str, Any]:
         """What `serving.routing.Report` is made of: lists of adapters and a number, all of JSON."""
+        self.healthy()  # a dead engine has no work, and would look best
         stats, residency = self.engine.stats(), self.engine.residency()
         named = [(routing.key(held.path, held.sha256), held) for held in residency]
         return {
@@ -255,13 +265,17 @@ class EngineService:
         """Begin something in a thread, which is free again while it goes on: a slow registry must not use them up."""
         try:
             if (going := await asyncio.to_thread(begin, *args)) is not None:
-                await asyncio.wrap_future(going)
+                async with asyncio.timeout(LOAD_PATIENCE):
+                    await asyncio.wrap_future(going)
+        except TimeoutError:
+            message = f"the adapters were not here within {LOAD_PATIENCE:g} s; the registry is slow, try again later."
+            return Failed(message, "adapter_slow", 503)
         except Exception as error:
             return Failed.of(error)
         return None
 
     def healthy(self) -> None:
-        """Raises when the engine's thread has died."""
+        """Raises EngineLost when the engine's thread has died."""
         if self.engine.failure is not None:
             raise EngineLost("the engine's thread has died") from self.engine.failure
 

@@ -7,6 +7,7 @@ job, and what happens when that one dies, is in `serving.claims`. Times are Unix
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from typing import Any
@@ -26,6 +27,7 @@ QUEUED, IN_PROGRESS, COMPLETED, FAILED, CANCELLED = (
 STATES = (QUEUED, IN_PROGRESS, COMPLETED, FAILED, CANCELLED)
 FINAL = frozenset({COMPLETED, FAILED, CANCELLED})
 UNFINISHED = (QUEUED, IN_PROGRESS)
+ID = re.compile("video_[0-9a-f]{32}")
 # state -> the states it may be reached from; back to the queue only when the engine that ran it is gone
 LEGAL = {
     QUEUED: frozenset({QUEUED, IN_PROGRESS}),
@@ -70,8 +72,10 @@ class JobStore:
 
     def get(self, id: str, *, tenant: str | None = None) -> Job:
         """The job, if it exists and (with `tenant`) belongs to that tenant. Raises UserError 404."""
-        with self._session() as session:
-            job = session.scalar(select(Job).where(Job.id == id))
+        job = None
+        if ID.fullmatch(id):  # PostgreSQL would refuse a NUL
+            with self._session() as session:
+                job = session.scalar(select(Job).where(Job.id == id))
         if job is None or (tenant is not None and job.tenant != tenant):
             raise UserError(
                 f"there is no video {id[:80]!r}; GET /v1/videos lists yours.",
@@ -161,9 +165,10 @@ class JobStore:
         self._move(id, CANCELLED, None, finished_at=time.time())
 
     def delete(self, id: str) -> None:
-        """Forget a job that has ended. Raises IllegalTransition when it runs."""
+        """Forget a job that has ended, unless it is forgotten already. Raises IllegalTransition when it runs."""
         with self._session.begin() as session:
-            if not session.execute(delete(Job).where(Job.id == id, Job.state.in_(FINAL))).rowcount:  # type: ignore[attr-defined]
+            session.execute(delete(Job).where(Job.id == id, Job.state.in_(FINAL)))
+            if session.scalar(select(Job.state).where(Job.id == id)) is not None:
                 raise IllegalTransition(f"{id} has not ended")
 
     def expired(self, now: float) -> list[Job]:

@@ -40,28 +40,6 @@ def boundaries(name: str) -> tuple[float, ...]:
     return SECONDS if name.endswith("_seconds") else COUNTS
 
 
-class EngineMetrics:
-    """An engine's `observe`: its observations as Prometheus metrics of a registry."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._histograms: dict[str, Histogram] = {}
-        self._gauges: dict[str, Gauge] = {}
-        for name, (kind, description, labels) in ENGINE.items():
-            full = f"{PREFIX}_engine_{name}"
-            if kind == "histogram":
-                self._histograms[name] = Histogram(
-                    full, description, labels, registry=registry, buckets=boundaries(name)
-                )
-            else:
-                self._gauges[name] = Gauge(full, description, labels, registry=registry)
-
-    def __call__(self, name: str, value: float, labels: Mapping[str, str] | None = None) -> None:
-        if (histogram := self._histograms.get(name)) is not None:
-            (histogram.labels(**labels) if labels else histogram).observe(value)
-        elif (gauge := self._gauges.get(name)) is not None:
-            (gauge.labels(**labels) if labels else gauge).set(value)
-
-
 class BoundedLabels:
     """Names as label values, so many of them: a client that makes up names makes no series."""
 

@@ -22,6 +22,7 @@ ADAPTER_FILES: dict[str, str] = {
     "temporal": "adapter_model.safetensors",
     "spatial": "spatial/adapter_model.safetensors",
 }
+PRIORITY_WEIGHT = 8.0  # what one step of priority multiplies a share with
 
 
 class FoundationInfo(BaseModel):
@@ -64,7 +65,7 @@ class VideoRequest(BaseModel):
     adapters: tuple[AdapterUsed, ...] = ()
     # When it is made, not what is made: the frames do not depend on these.
     tenant: str = ""  # whose fair share it takes
-    priority: Annotated[int, Field(ge=-2, le=2)] = 0  # each step is 8 times the share
+    priority: Annotated[int, Field(ge=-2, le=2)] = 0  # each step is PRIORITY_WEIGHT times the share
     deadline: float | None = None  # Unix seconds after which it is not begun any more
 
     @property
@@ -103,13 +104,6 @@ def resolve(
         adapters.append(used)
         model = f"foundation:{used.concept}@{used.version}"
     adapters += [pin(use, info, registry) for use in request.lora]
-    for path, slots in info.slots.items():
-        if len({used.sha256 for used in adapters if used.path == path}) > slots:
-            raise UserError(
-                f"the request combines more {path} adapters than this server has slots ({slots}); name fewer.",
-                status=422,
-                code="too_many_adapters",
-            )
     width, height = map(int, request.size.split("x")) if request.size else (info.width, info.height)
     frames = request.frames or info.frames
     if request.seconds is not None:
@@ -195,6 +189,7 @@ def metadata(request: VideoRequest, fingerprint: str) -> dict[str, str]:
 
 __all__ = [
     "ADAPTER_FILES",
+    "PRIORITY_WEIGHT",
     "AdapterUsed",
     "FoundationInfo",
     "Path",

@@ -26,7 +26,7 @@ from serving.event_stream import Changes, Streams
 from serving.jobs import CANCELLED, COMPLETED, FINAL, IllegalTransition, JobStore
 from serving.metrics import ServiceMetrics
 from serving.pins import PinKeeper, PinStore
-from serving.requests import FoundationInfo, VideoRequest, resolve
+from serving.requests import PRIORITY_WEIGHT, FoundationInfo, VideoRequest, resolve
 from serving.schemas import CreateVideo, Video
 from serving.webhooks import Webhooks
 
@@ -157,7 +157,7 @@ class VideoService:
             key=caller.key,
             repeatable=repeatable,
             model=model,
-            weight=8.0**body.priority,
+            weight=PRIORITY_WEIGHT**body.priority,
             webhook_url=body.webhook_url,
         )
         if is_new:

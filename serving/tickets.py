@@ -10,11 +10,9 @@ from models.denoise import Denoising
 from models.foundation import Bucket
 from serving.events import Listener
 from serving.fairness import Flow
-from serving.requests import VideoRequest
+from serving.requests import PRIORITY_WEIGHT, VideoRequest
 from serving.slots import Lease
 from serving.tiers import Claim
-
-PRIORITY_WEIGHT = 8.0  # what one step of priority multiplies a class's share with
 
 
 @dataclass(eq=False)

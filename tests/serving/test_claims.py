@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 
 import pytest
 
@@ -58,6 +59,20 @@ def test_turns_go_round_the_tenants(store: JobStore, claims: Claims):
     add(store, "bc")
     second = {job.tenant for job in claims.claim("d", 3)}
     assert second == {"a", "b", "c"}
+
+
+def test_what_waits_beyond_its_deadline_is_taken_out_of_turn_by_one(store: JobStore, claims: Claims):
+    def add(deadline: float | None) -> str:
+        return store.add({"deadline": deadline}, model="foundation").id
+
+    now = time.time()
+    [begun] = [add(now - 9)]
+    claims.claim("d", 1)
+    _, _, *late = [add(None), add(now + 1000), add(now - 2), add(now - 1), add(now - 3)]
+    assert [job.id for job in claims.claim_late("d", 2)] == late[:2]
+    assert [job.id for job in claims.claim_late("other", 9)] == late[2:]
+    assert claims.claim_late("d", 9) == []
+    assert claims.held("d") == {begun, *late[:2]}
 
 
 def test_what_a_tenant_has_in_hand_counts_for_its_turn(store: JobStore, claims: Claims):

@@ -301,24 +301,53 @@ def test_a_job_whose_deadline_passed_in_the_queue_fails_without_an_engine(house:
     assert engine.runs == []
 
 
-def test_a_database_that_is_away_for_a_moment_loses_no_job(house: House, monkeypatch: pytest.MonkeyPatch):
-    """It goes away as a video is ready: the job's lease runs out and it is made again."""
+def once(error: Exception, call: Callable) -> Callable:
+    """`call`, but for its first time."""
+    left = [error]
+
+    def one(*args, **named):
+        if left:
+            raise left.pop()
+        return call(*args, **named)
+
+    return one
+
+
+@pytest.mark.parametrize("call", ["start", "note", "complete"])
+def test_a_statement_that_the_database_fails_loses_no_job(
+    house: House, monkeypatch: pytest.MonkeyPatch, call: str
+):
+    """Whatever was to be written down: the job's lease runs out and it is made again."""
     monkeypatch.setattr(dispatcher_module, "LOOK_INTERVAL", 0.01)
     house.add()
-    left = 4
-
-    def flaky(call: Callable) -> Callable:
-        def one(*args, **named):
-            nonlocal left
-            if left > 0:
-                left -= 1
-                raise OperationalError("UPDATE", {}, Exception("gone"))
-            return call(*args, **named)
-
-        return one
-
-    for name in ("complete", "fail"):
-        monkeypatch.setattr(house.store, name, flaky(getattr(house.store, name)))
+    gone = OperationalError("UPDATE", {}, Exception("the server went away"))
+    monkeypatch.setattr(house.store, call, once(gone, getattr(house.store, call)))
     engine = ScriptedEngine(lambda id, attempt: WHOLE)
-    house.run(engine, lambda: house.all("completed"), lease=0.05)
-    assert len(engine.runs) == 3  # twice both the end and its failure could not be written down
+    house.run(engine, lambda: set(house.store.count()) <= {"completed", "failed"}, lease=0.2)
+    assert house.all("completed")
+    assert len(engine.runs) > 1
+
+
+def test_a_results_storage_that_is_away_for_a_moment_loses_no_video(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(dispatcher_module, "LOOK_INTERVAL", 0.01)
+    [id] = house.add()
+    away = UserError("s3://bucket does not answer.", status=503, code="storage_unreachable")
+    house.results.put = once(away, house.results.put)  # type: ignore[method-assign]
+    engine = ScriptedEngine(lambda id, attempt: WHOLE)
+    house.run(engine, lambda: set(house.store.count()) <= {"completed", "failed"}, lease=0.2)
+    assert house.all("completed")
+    assert house.results.get(result_key(id)) == b"mp4"
+
+
+def test_a_deadline_ends_a_job_for_which_no_dispatcher_has_room(house: House):
+    [running] = house.add()
+    late = house.store.add({**REQUEST, "deadline": time.time() - 1}, model="foundation").id
+    patient = house.store.add({**REQUEST, "deadline": time.time() + 1000}, model="foundation").id
+    engine = ScriptedEngine(lambda id, attempt: [*WHOLE[:2], "hang"])
+    changed: list[str] = []
+    house.run(engine, lambda: late in changed and engine.running, max_in_flight=1, changed=changed.append)
+    assert house.store.get(late).error_code == "deadline_passed"
+    assert house.store.state(patient) == "queued"
+    assert engine.runs == [running]

@@ -112,6 +112,15 @@ def test_a_running_job_cannot_be_deleted(store: JobStore):
     store.cancel(id)
     store.delete(id)
     assert store.state(id) is None
+    store.delete(id)  # as one does who asked at the same time
+
+
+@pytest.mark.parametrize("id", ["\0", "video_\0", "video_" + "0" * 31 + "\0", "video_" + "0" * 32, ""])
+def test_what_is_no_id_is_not_found(store: JobStore, id: str):
+    for look in (lambda: store.get(id), lambda: store.page(after=id)):
+        with pytest.raises(UserError) as caught:
+            look()
+        assert caught.value.status == 404
 
 
 def test_results_expire(store: JobStore):

@@ -1,35 +1,51 @@
-"""An engine's observations as Prometheus metrics."""
+"""An engine's observations as Ray's metrics, and labels that do not grow without bound."""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, generate_latest
+from typing import Any
 
-from serving.metrics import ENGINE, BoundedLabels, EngineMetrics
+import pytest
+from ray.util.metrics import Metric
+
+from serving.deployment import EngineMetrics
+from serving.metrics import ENGINE, BoundedLabels
 
 
-def test_each_name_an_engine_reports_becomes_a_metric():
-    registry = CollectorRegistry()
-    observe = EngineMetrics(registry)
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float, dict[str, str]]]:
+    """What Ray's metrics are told, beside what they make of it: name, value, labels."""
+    told: list[tuple[str, float, dict[str, str]]] = []
+    record = Metric._record
+
+    def noted(self: Metric, value: float, tags: Any = None) -> None:
+        record(self, value, tags)
+        told.append((self.info["name"], value, tags))
+
+    monkeypatch.setattr(Metric, "_record", noted)
+    return told
+
+
+def test_each_name_an_engine_reports_becomes_a_metric(told):
+    observe = EngineMetrics()
     for name, (_, _, labels) in ENGINE.items():
-        observe(name, 3.0, dict.fromkeys(labels, "disk") or None)
-    value = registry.get_sample_value
-    for name, (kind, _, labels) in ENGINE.items():
-        full, given = f"motiondirector_engine_{name}", dict.fromkeys(labels, "disk")
-        assert value(f"{full}_sum" if kind == "histogram" else full, given) == 3.0, name
-    observe("step_seconds", 1.0)
-    observe("waiting", 1.0)
-    assert value("motiondirector_engine_step_seconds_count") == 2
-    assert value("motiondirector_engine_waiting") == 1
+        given = dict.fromkeys(labels, "disk")
+        observe(name, 3.0, given or None)
+        assert told.pop() == (f"motiondirector_engine_{name}", 3.0, given)
+    assert told == []
 
 
-def test_a_name_that_is_not_known_here_makes_no_metric():
-    registry = CollectorRegistry()
-    before = len(generate_latest(registry))
-    observe = EngineMetrics(registry)
-    made = generate_latest(registry)
-    observe("of_tomorrow", 1.0)
-    assert generate_latest(registry) == made
-    assert len(made) > before
+def test_a_gauge_is_told_of_changes_and_a_histogram_of_all(told):
+    observe = EngineMetrics()
+    for value in (1.0, 1.0, 2.0):
+        observe("waiting", value)
+        observe("step_seconds", value)
+    assert [value for name, value, _ in told if name.endswith("waiting")] == [1.0, 2.0]
+    assert [value for name, value, _ in told if name.endswith("step_seconds")] == [1.0, 1.0, 2.0]
+
+
+def test_a_name_that_is_not_known_here_makes_no_metric(told):
+    EngineMetrics()("of_tomorrow", 1.0)
+    assert told == []
 
 
 def test_label_values_are_so_many_and_no_more():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -162,6 +164,26 @@ def test_a_repeated_request_is_the_same_job(serve: Serve):
     assert form.json()["id"] == first.json()["id"], "the same request, written as a form"
     bad = {**headers, "Idempotency-Key": "a b"}
     refused(api.post("/v1/videos", json={"prompt": "x"}, headers=bad), 422, "invalid_idempotency_key")
+
+
+def test_of_two_who_delete_a_video_at_once_neither_hears_of_an_error(serve: Serve, engine: FakeEngine):
+    engine.release()
+    api = serve()
+    path = f"/v1/videos/{api.post('/v1/videos', json={'prompt': 'x'}).json()['id']}"
+    while api.get(path).json()["status"] != "completed":
+        pass
+    store, both = api.service.store, threading.Barrier(2, timeout=30)
+    delete = store.delete
+
+    def delete_at_once(id: str) -> None:
+        both.wait()  # each has looked the job up by now
+        delete(id)
+
+    store.delete = delete_at_once
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(api.delete, [path, path]))
+    assert [answer.status_code for answer in answers] == [200, 200], answers[-1].text
+    refused(api.get(path), 404, "video_not_found")
 
 
 def test_queue_positions_are_told(serve: Serve):
