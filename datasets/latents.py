@@ -5,8 +5,8 @@
 
 Objects lie beside the clips in the set's own storage, under names that plain Parquet readers skip:
 
-    .latents/<foundation fingerprint>/<bucket>/<clip sha256>.safetensors
-    .latents/<foundation fingerprint>/text/<sha256 of the caption>.safetensors
+    .latents/<REVISION>/<foundation fingerprint>/<bucket>/<clip sha256>.safetensors
+    .latents/<REVISION>/<foundation fingerprint>/text/<sha256 of the caption>.safetensors
 
 The key holds all that a value depends on, so nothing ever expires; an object that is damaged is computed again, with
 a warning. Any number of processes may prepare the same clips at once: they write the same objects.
@@ -38,6 +38,10 @@ from infra.storage import NotFound, Storage
 from models.foundation import Bucket, Foundation
 
 log = logging.getLogger(__name__)
+
+# Raise it when an encoder gives other values for the same input: what was cached before is then not found.
+# 2: Wan's prompts have the 512 tokens of the stock pipeline, not 226.
+REVISION = 2
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class LatentCache:
     """Tensors by key in a storage; what cannot be read back whole counts as absent."""
 
     def __init__(self, storage: Storage) -> None:
-        self.storage = storage.sub(".latents")
+        self.storage = storage.sub(f".latents/{REVISION}")
 
     def get(self, key: str) -> dict[str, Tensor] | None:
         """The tensors under a key, or None when there are none (or damaged ones, with a warning)."""

@@ -7,7 +7,7 @@ import torch
 from sample_videos import moving_picture
 
 from datasets.clips import make_clip
-from datasets.latents import LatentCache, clip_key, cover, prepare
+from datasets.latents import LatentCache, clip_key, cover, prepare, text_key
 from infra.errors import UserError
 from infra.storage import open_storage
 from models.foundation import Bucket
@@ -128,3 +128,15 @@ def test_a_clip_smaller_than_the_bucket_is_refused(foundation, clips, tmp_path):
     with pytest.raises(UserError):
         prepare(clips, foundation, Bucket(bucket.frames, 63, 64), cache)
     assert list(cache.storage.list()) == []
+
+
+def test_what_earlier_code_cached_is_not_served(foundation, clips, tmp_path):
+    """226 tokens of a Wan prompt: another model's answer, under the same fingerprint."""
+    storage, (clip, *_) = open_storage(tmp_path), clips
+    cache = LatentCache(storage)
+    old = LatentCache(storage)
+    old.storage = storage.sub(".latents")
+    true = foundation.encode_text([clip.caption])[0].float()
+    old.put(text_key(clip.caption, foundation.fingerprint), {"text": torch.zeros_like(true)})
+    (prepared,) = prepare([clip], foundation, foundation.test_bucket, cache)
+    torch.testing.assert_close(prepared.text_LD, true)
