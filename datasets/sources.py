@@ -17,11 +17,13 @@ import fnmatch
 import glob
 import io
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
+from datasets.select import MAX_START
 from infra.errors import UserError
 from infra.storage import open_storage
 
@@ -160,7 +162,10 @@ def read_manifest_file(uri: str) -> list[Source]:
             try:
                 start = float(row["start"])
             except ValueError:
-                problem = f"start {row['start']!r} in {uri} is not a number of seconds"
+                start = math.nan
+            if not 0 <= start < MAX_START:
+                problem = f"start {row['start']!r} in {uri}: expected seconds from 0 on"
+                start = None
         if problem is None and not file.startswith("s3://") and not Path(file).is_file():
             problem = "does not exist; check the manifest"
         found.append(Source(file, row.get("caption") or None, row.get("concept") or None, start, problem))

@@ -1,6 +1,7 @@
 """Videos become a clip set; every input is accounted for, and bad ones are refused in a sentence."""
 
 import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import av
 import numpy as np
 import pytest
 import typer
-from sample_videos import moving_picture, turn, write_sound, write_video
+from sample_videos import moving_picture, turn, write_animation, write_sound, write_video
 from typer.testing import CliRunner
 
 import motiondirector.commands.ingest
@@ -141,7 +142,25 @@ def bad_inputs(tmp_path, make_video) -> dict[str, tuple[Path, str]]:
         "too small": (write_video(folder / "small.mp4", moving_picture(24, 64, 64)), "too small"),
         "sound": (write_sound(folder / "sound.mp4"), "only audio"),
         "still": (write_still(folder / "still.webp"), "single frame"),
+        "unknown codec": (write_unknown_codec(folder / "new.mkv"), "codec that FFmpeg does not know"),
+        "huge by its header": (write_huge(folder / "huge.gif"), "larger than 8192x8192"),
     }
+
+
+def write_unknown_codec(path: Path) -> Path:
+    """Matroska names its codecs in words, and this word is nobody's."""
+    data = write_video(path, moving_picture(24, 180, 320)).read_bytes()
+    assert data.count(b"V_MPEG4/ISO/AVC") == 1
+    path.write_bytes(data.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG9/ISO/ABC"))
+    return path
+
+
+def write_huge(path: Path) -> Path:
+    """A GIF of a few bytes that says it is 20000x20000."""
+    data = bytearray(write_animation(path, moving_picture(2, 16, 16)).read_bytes())
+    data[6:10] = struct.pack("<2H", 20_000, 20_000)
+    path.write_bytes(data)
+    return path
 
 
 def write_still(path: Path) -> Path:
@@ -256,6 +275,16 @@ def test_captions_come_from_the_file_the_manifest_or_the_option(into, make_video
         ("sit", "a cat", 0.5),
         ("sit", "something", 0.0),
     ]
+
+
+@pytest.mark.parametrize("start", ["-1", "nan", "inf", "soon"])
+def test_a_start_that_is_none_refuses_its_row_of_the_manifest_and_no_other(into, make_video, tmp_path, start):
+    for name in ("a.mp4", "b.mp4"):
+        make_video(name)
+    (tmp_path / "list.csv").write_text(f"file,start\na.mp4,{start}\nb.mp4,0.5\n")
+    bad, good = into([tmp_path / "list.csv"]).outcomes
+    assert (bad.status, good.status) == ("refused", "accepted")
+    assert f"start {start!r}" in bad.reason
 
 
 def test_every_file_of_a_folder_is_accounted_for(into, make_video, tmp_path):
