@@ -63,7 +63,7 @@ def load_foundation(
     pipeline_class = getattr(diffusers, next(cls for cls, fam in FAMILIES.items() if fam == family))
     try:
         if "denoiser" not in parts:  # its shape, without its weights
-            left_out[components["denoiser"][0]] = empty_denoiser(folder, components["denoiser"][0])
+            left_out[components["denoiser"][0]] = empty_denoiser(folder, components["denoiser"][0], dtype)
         pipeline = pipeline_class.from_pretrained(
             folder, dtype=kinds, use_safetensors=True, local_files_only=True, **left_out
         )
@@ -93,13 +93,13 @@ def load_foundation(
     return WanFoundation(pipeline, **made)
 
 
-def empty_denoiser(folder: Path, component: str) -> Any:
+def empty_denoiser(folder: Path, component: str, dtype: torch.dtype) -> Any:
     """The denoiser's modules on the meta device: names and shapes without values."""
     import diffusers
 
     config = json.loads((folder / component / "config.json").read_text())
     with torch.device("meta"):
-        return getattr(diffusers, config["_class_name"]).from_config(config)
+        return getattr(diffusers, config["_class_name"]).from_config(config).to(dtype)
 
 
 def quiet_libraries() -> None:
