@@ -26,6 +26,12 @@ BATCH = 4  # videos made at once
 FILES = "files"  # in the metrics: {name: {"sha256", "size"}}
 
 
+def kept_files(version: Version) -> dict[str, dict[str, Any]]:
+    """Page, report and videos that an evaluation of the version left in the registry: {name: {"sha256", "size"}}."""
+    evaluated = version.metrics.get("evaluation")
+    return dict(evaluated.get(FILES) or {}) if isinstance(evaluated, dict) else {}
+
+
 @dataclass
 class Evaluation:
     """Called with a version: generates, measures, and adds what it finds to the version. Picklable; loads late.

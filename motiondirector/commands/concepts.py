@@ -134,7 +134,7 @@ def show_evaluation(console: Console, evaluated: Any) -> None:
     console.print(escape(about), style="dim", highlight=False)
     if evaluated.get("files"):
         console.print(
-            f"{len(evaluated['files'])} files of it (page, report, videos): concepts pull --samples",
+            f"{len(evaluated['files'])} files that its batch kept (page, report, videos): concepts pull --samples",
             style="dim",
         )
     for note in evaluated.get("notes") or []:
@@ -194,7 +194,8 @@ def pull(
         Path | None, typer.Option("--to", "-o", help="Folder to make; ./CONCEPT-VERSION by default.")
     ] = None,
     samples: Annotated[
-        bool, typer.Option("--samples", help="Page, report and videos of its evaluation too, to evaluation/.")
+        bool,
+        typer.Option("--samples", help="Page, report and videos that its batch kept too, to evaluation/."),
     ] = False,
     registry: RegistryUri = DEFAULT_REGISTRY,
     as_json: AsJson = False,
@@ -206,10 +207,11 @@ def pull(
     Example: motiondirector concepts pull car-turn@2 --to car-turn
     """
     from infra.objects import get_files
+    from motiondirector.batch_validation import kept_files
 
     opened = open_it(registry)
     version = opened.resolve(ref)
-    evaluated = version.metrics.get("evaluation", {}).get("files", {})
+    evaluated = kept_files(version)
     if samples and not evaluated:
         raise UserError(
             f"{version.ref} has no samples in {registry}: `train-batch` keeps those of what it evaluates, `motiondirector "

@@ -113,6 +113,7 @@ def evaluate_command(
     from evaluation.store import Store
     from infra.registry import open_registry
     from models.load import load_foundation
+    from motiondirector.batch_validation import FILES, kept_files
     from motiondirector.contenders import (
         OURS,
         Origin,
@@ -160,7 +161,10 @@ def evaluate_command(
         others = beside(version, origin, names, model, clips, source, bucket, store, bars)
         told = judge(f"{version.ref} evaluated", exam, [ours, *others], folder, store, bars, **facts)
     if publish:
-        opened.add_metrics(version, {"evaluation": published_scores(told)})
+        kept = kept_files(opened.resolve(version.ref))  # `train-batch` may have added some meanwhile
+        opened.add_metrics(
+            version, {"evaluation": {**published_scores(told), **({FILES: kept} if kept else {})}}
+        )
     if as_json:
         print_json({**told, "page": str(folder / PAGE)})
         return

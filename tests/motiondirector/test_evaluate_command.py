@@ -13,6 +13,7 @@ from datasets.sprites.captions import canonical
 from datasets.sprites.motions import NOVEL
 from datasets.sprites.render import render_clip
 from datasets.sprites.world import appearances
+from infra.objects import put_files
 from infra.registry import open_registry
 from infra.storage import open_storage
 from models.foundation import Bucket
@@ -169,6 +170,19 @@ def test_other_clips_than_those_of_the_training_are_said(run, published, tmp_pat
     assert code == 0
     assert "are not those that orbit@1 was trained on" in err
     assert "are not those that orbit@1 was trained on" in run("concepts", "show", "orbit")[1]
+
+
+def test_what_a_batch_kept_of_its_own_evaluation_can_still_be_pulled(run, published, tmp_path):
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "001.mp4").write_bytes(b"a video")
+    files = put_files(published.storage, tmp_path / "samples")
+    published.add_metrics(published.resolve("orbit"), {"evaluation": {"files": files}})
+    (tmp_path / "p.txt").write_text("a red star\n")
+    more = ("--prompts", tmp_path / "p.txt", "--seeds", "1", "--out", tmp_path / "out", *SHORT)
+    assert run("evaluate", "--concept", "orbit", *more)[0] == 0
+    assert published.resolve("orbit").metrics["evaluation"]["prompts"] == 1
+    assert run("concepts", "pull", "orbit", "--to", tmp_path / "pulled", "--samples")[0] == 0
+    assert (tmp_path / "pulled" / "evaluation" / "001.mp4").read_bytes() == b"a video"
 
 
 def refused(run, *arguments):
