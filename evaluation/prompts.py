@@ -6,7 +6,8 @@ A file holds one prompt a line (blank lines and lines that begin with # are pass
     .jsonl        an object with `prompt` on every line
     .csv          a header with a column `prompt`
 
-Beside `prompt` a row may have `concept`: the benchmark sets of the paper have prompts for each (evaluation/paper_sets.py).
+Beside `prompt` a row may have `concept`: it is then for that one alone. The benchmark sets of the paper have prompts for
+each (evaluation/paper_sets.py).
 """
 
 from __future__ import annotations
@@ -72,6 +73,11 @@ def read_prompts(path: Path) -> list[Prompt]:
             )
         first[prompt] = line
     return prompts
+
+
+def prompts_for(prompts: Iterable[Prompt], *names: str) -> list[str]:
+    """The texts of the prompts that are for everybody or for a concept of one of these names, each once."""
+    return list(dict.fromkeys(prompt.text for prompt in prompts if prompt.concept in (None, *names)))
 
 
 Rows = list[tuple[int, Any]]  # (line number, what stands there)

@@ -148,9 +148,11 @@ def test_every_contender_is_measured_published_and_shown_and_nothing_is_made_twi
 
 
 def test_prompts_from_a_file_as_json_and_without_publishing(run, published, tmp_path):
-    (tmp_path / "prompts.txt").write_text("a red star\na blue heart on a beige gradient\n")
+    (tmp_path / "prompts.csv").write_text(
+        "prompt,concept\na red star,orbit\na cube,zigzag\na blue heart on a beige gradient,\n"
+    )
     code, out, err = run(
-        "evaluate", "--concept", "orbit@1", "--prompts", tmp_path / "prompts.txt", "--seeds", "2",
+        "evaluate", "--concept", "orbit@1", "--prompts", tmp_path / "prompts.csv", "--seeds", "2",
         "--out", tmp_path / "out", "--no-publish", "--json", *SHORT,
     )  # fmt: skip
     assert code == 0, err
@@ -195,6 +197,10 @@ def test_what_is_wrong_is_one_sentence(run, published, trained, tmp_path):
     assert "did you mean orbit" in refused(run, "--concept", "orbti")
     assert "'nobody' is no contender" in refused(run, "--concept", "orbit", "--against", "base,nobody")
     assert "cannot be read" in refused(run, "--concept", "orbit", "--prompts", tmp_path / "none.txt")
+    (tmp_path / "others.csv").write_text("prompt,concept\na cube,zigzag\n")
+    assert "for other concepts than orbit" in refused(
+        run, "--concept", "orbit", "--prompts", tmp_path / "others.csv"
+    )
     assert "no clips at" in refused(run, "--concept", "orbit", "--data", tmp_path / "none")
     other = ("--foundation", "tiny-random:wan", "--device", "cpu", "--out", tmp_path / "out")
     assert "made for foundation" in refused(run, "--concept", "orbit", *other)
