@@ -57,6 +57,7 @@ def load_foundation(
     left_out: dict[str, Any] = {
         component: None for part in PARTS if part not in parts for component in components[part]
     }
+    check_weights(folder, [c for part in PARTS if part in parts for c in components[part]], source or folder)
     import diffusers
 
     kinds: Any = {"default": dtype, "vae": torch.float32} if family == "wan" else dtype
@@ -91,6 +92,20 @@ def load_foundation(
     from models.wan import WanFoundation
 
     return WanFoundation(pipeline, **made)
+
+
+def check_weights(folder: Path, components: Collection[str], source: str | Path) -> None:
+    """Raises UserError when components have no safetensors: a repository of pickles is converted once."""
+    weighty = [name for name in components if (folder / name / "config.json").is_file()]
+    lacking = [name for name in weighty if not any((folder / name).glob("*.safetensors"))]
+    if lacking:
+        class_name = json.loads((folder / "model_index.json").read_text())["_class_name"]
+        raise UserError(
+            f"{source} has no safetensors for {' and '.join(lacking)}, and pickled weights (.bin) are not loaded: convert it "
+            f"once, in Python, by diffusers.{class_name}.from_pretrained({str(source)!r}).save_pretrained('FOLDER', "
+            "safe_serialization=True), and give that folder.",
+            code="no_safetensors",
+        )
 
 
 def empty_denoiser(folder: Path, component: str, dtype: torch.dtype) -> Any:

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from diffusers import TextToVideoSDPipeline
 from torch import nn
 
 from infra.errors import UserError
@@ -148,8 +149,22 @@ def test_pickled_weights_are_not_loaded(tmp_path):
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     torch.save({"a": torch.ones(1)}, folder / "unet" / "diffusion_pytorch_model.bin")
     weights.unlink()
-    with pytest.raises(UserError, match="cannot be loaded"):
+    told = r"no safetensors for unet, .*TextToVideoSDPipeline.from_pretrained\(.*safe_serialization=True"
+    with pytest.raises(UserError, match=told):
         load_foundation(folder)
+
+
+def test_a_repository_of_pickles_loads_once_it_is_converted_as_the_refusal_says(tmp_path):
+    folder = write_tiny_unet3d(tmp_path / "m")
+    pipeline = TextToVideoSDPipeline.from_pretrained(folder)
+    pipeline.save_pretrained(tmp_path / "pickled", safe_serialization=False)
+    with pytest.raises(UserError, match="no safetensors for unet and vae"):
+        load_foundation(tmp_path / "pickled")
+    again = TextToVideoSDPipeline.from_pretrained(tmp_path / "pickled")
+    again.save_pretrained(tmp_path / "converted", safe_serialization=True)
+    converted, first = load_foundation(tmp_path / "converted"), load_foundation(folder)
+    for name, weight in first.denoiser.state_dict().items():
+        torch.testing.assert_close(converted.denoiser.state_dict()[name], weight, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("family", ["unet3d", "wan"])
