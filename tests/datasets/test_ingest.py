@@ -366,9 +366,11 @@ def test_the_command_prints_every_input_and_stores_the_good_ones(make_video, tmp
     assert "good.mp4" in output
     assert "bad.mp4" in output
     assert "1 accepted, 1 refused" in output
+    assert "cut to 8x96x128" in output
     code, output = command(*given, *SIZE, "--json")
     assert code == 0
     assert json.loads(output)["duplicate"] == 1
+    assert json.loads(output)["size"] == {"frames": 8, "height": 96, "width": 128, "foundation": None}
 
 
 def test_nothing_accepted_is_exit_2_and_leaves_nothing(make_video, tmp_path):
@@ -421,8 +423,9 @@ def test_a_foundation_gives_the_size_and_refuses_one_that_does_not_suit(make_vid
     code, output = command(*given, *SIZE)  # 8 frames are not 4n + 1
     assert code == 2
     assert "multiple" in output
-    code, _ = command(*given, "--frames", 9, "--height", 64, "--width", 64)
+    code, output = command(*given, "--frames", 9, "--height", 64, "--width", 64)
     assert code == 0
+    assert "cut to 9x64x64 (frames, height, width) for tiny-random-wan" in output
     assert read_clips(tmp_path / "set")[0].num_frames == 9
 
 
