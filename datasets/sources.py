@@ -33,7 +33,7 @@ MANIFEST_SUFFIXES = {".csv", ".jsonl"}
 
 @dataclass(frozen=True)
 class Source:
-    """One input: a local path or an s3:// URI, and what a manifest says about it."""
+    """One input: a local path (absolute: workers stand elsewhere) or an s3:// URI, and what a manifest says about it."""
 
     uri: str
     caption: str | None = None
@@ -69,13 +69,15 @@ def expand_local(text: str) -> list[Source]:
             )
         ]
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file())
+        files = sorted(p for p in path.absolute().rglob("*") if p.is_file())
         return [_by_name(str(p)) for p in files] or [Source(text, problem="the folder holds no file")]
     if path.exists():
-        return [Source(str(path))]
+        return [Source(str(path.absolute()))]
     if glob.has_magic(text):
         matches = [p for p in sorted(glob.glob(str(path), recursive=True)) if Path(p).is_file()]
-        return [_by_name(p) for p in matches] or [Source(text, problem="the pattern matches no file")]
+        return [_by_name(str(Path(p).absolute())) for p in matches] or [
+            Source(text, problem="the pattern matches no file")
+        ]
     return [Source(text, problem="does not exist; check the path")]
 
 
@@ -157,7 +159,7 @@ def read_manifest_file(uri: str) -> list[Source]:
         if not file.startswith("s3://") and uri.startswith("s3://"):
             file = f"{uri.rpartition('/')[0]}/{file}"
         elif not file.startswith("s3://"):
-            file = str(Path(uri).expanduser().parent / file)
+            file = str((Path(uri).expanduser().parent / file).absolute())
         if row.get("start"):
             try:
                 start = float(row["start"])

@@ -213,6 +213,6 @@ def escape(text: str) -> str:
 def shorten(uri: str) -> str:
     """The path as seen from here, if it is below."""
     try:
-        return str(Path(uri).resolve().relative_to(Path.cwd())) if "://" not in uri else uri
+        return str(Path(uri).relative_to(Path.cwd())) if "://" not in uri else uri
     except ValueError:
         return uri

@@ -287,6 +287,17 @@ def test_a_start_that_is_none_refuses_its_row_of_the_manifest_and_no_other(into,
     assert f"start {start!r}" in bad.reason
 
 
+@pytest.mark.parametrize("given", ["in", "in/a.mp4", "in/*.mp4", "list.csv", "./in/../in"])
+def test_a_source_is_the_same_file_from_wherever_it_is_read(make_video, tmp_path, monkeypatch, given):
+    path = make_video("in/a.mp4")
+    (tmp_path / "list.csv").write_text("file\nin/a.mp4\n")
+    monkeypatch.chdir(tmp_path)
+    (found,) = expand([given])
+    monkeypatch.chdir("/")  # where a worker stands
+    assert Path(found.uri).samefile(path)
+    assert found.problem is None
+
+
 def test_every_file_of_a_folder_is_accounted_for(into, make_video, tmp_path):
     make_video("in/a.mp4")
     (tmp_path / "in" / "notes.txt").write_text("x")
