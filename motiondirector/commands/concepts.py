@@ -279,7 +279,8 @@ def export(
 ) -> None:
     """Write the foundation's denoiser with the adapter merged, for tools that know no LoRA.
 
-    The folder loads with the class's stock from_pretrained and replaces the `unet` (or `transformer`) of a pipeline.
+    The folder loads with the class's stock from_pretrained and replaces the `unet` (or `transformer`) of a pipeline. Its
+    weights are float32.
 
     Example: motiondirector concepts export car-turn@2 --merged --to car-turn-unet
     """
@@ -307,7 +308,8 @@ def export(
         try:
             folder = opened.pull(version, work / "adapter")
             source = foundation or json.loads((folder / CONFIG_FILE).read_text())["base_model_name_or_path"]
-            loaded = load_foundation(source, parts=("denoiser",))
+            # In half precision the sum would round a small change away, and nothing here needs a GPU.
+            loaded = load_foundation(source, device="cpu", dtype="float32", parts=("denoiser",))
             export_merged(loaded, read_adapter(folder, loaded), work / "merged", scale)
             (work / "merged").rename(to)
         finally:
