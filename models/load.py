@@ -16,6 +16,10 @@ from models.foundation import Foundation
 EMBEDDED = Path(__file__).resolve().parent.parent / "assets" / "foundation"
 PARTS = ("denoiser", "text", "vae")
 FAMILIES = {"TextToVideoSDPipeline": "unet3d", "WanPipeline": "wan"}
+PRECISIONS = {
+    **{"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16},
+    **{"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16},  # as trainings call them
+}
 COMPONENTS = {
     "unet3d": {"denoiser": ["unet"], "text": ["text_encoder", "tokenizer"], "vae": ["vae"]},
     "wan": {"denoiser": ["transformer"], "text": ["text_encoder", "tokenizer"], "vae": ["vae"]},
@@ -35,18 +39,20 @@ def load_foundation(
         source: a folder in diffusers' format, a hub id, `tiny-random:unet3d` / `tiny-random:wan` (random
             weights of the real classes, for tests), or None for the embedded sprite model.
         device: None takes CUDA where there is one.
-        dtype: of the denoiser and the text encoder ("float32", "bfloat16", "float16"); None takes float32 on a
+        dtype: of the denoiser and the text encoder ("float32", "bfloat16", "float16", or in short); None takes float32 on a
             CPU and bfloat16 on CUDA. The VAE stays in float32 for Wan, as its authors advise.
         parts: which of "denoiser", "text", "vae" to load; a training worker with cached latents needs only the
             denoiser. None of them: no weights are read at all, which is enough for sizes and defaults.
 
     Raises:
-        UserError: nothing there, not a pipeline folder, a family without a module, weights that are no
+        UserError: a device or dtype that is none here, nothing there, not a pipeline folder, a family without a module, weights that are no
             safetensors.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = usable_device(device) if device else torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if isinstance(dtype, str):
-        dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
+        if dtype not in PRECISIONS:
+            raise UserError(f"dtype {dtype!r} is not known; expected one of {', '.join(PRECISIONS)}.")
+        dtype = PRECISIONS[dtype]
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
 
     quiet_libraries()
@@ -92,6 +98,19 @@ def load_foundation(
     from models.wan import WanFoundation
 
     return WanFoundation(pipeline, **made)
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """The device of that name. Raises UserError when this machine has none."""
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"device {str(device)!r} cannot be used here ({reason}); give cpu, or a device that `motiondirector doctor` shows."
+        ) from None
+    return found
 
 
 def check_weights(folder: Path, components: Collection[str], source: str | Path) -> None:

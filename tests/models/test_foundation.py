@@ -144,6 +144,23 @@ def test_what_is_no_foundation_is_refused_in_one_sentence(tmp_path, source, sent
         load_foundation(source.format(empty=tmp_path / "empty", other=tmp_path / "other"))
 
 
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"device": "gpu"}, "device 'gpu' cannot be used here"),
+        ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
+        ({"device": "cpu", "dtype": "half"}, "dtype 'half' is not known; expected one of float32, bfloat16"),
+    ],
+)
+def test_a_device_or_precision_that_is_none_is_refused_in_one_sentence(given, sentence):
+    with pytest.raises(UserError, match=sentence):
+        load_foundation("tiny-random:unet3d", parts=(), **given)
+
+
+def test_precisions_may_be_called_as_trainings_call_them():
+    assert load_foundation("tiny-random:unet3d", parts=(), dtype="bf16").dtype is torch.bfloat16
+
+
 def test_pickled_weights_are_not_loaded(tmp_path):
     folder = write_tiny_unet3d(tmp_path / "m")
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
