@@ -12,19 +12,19 @@ Everything found is listed, also what cannot be used: `Source.problem` then says
 
 from __future__ import annotations
 
-import csv
 import fnmatch
 import glob
-import io
 import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import unquote
 
 from datasets.select import MAX_START
 from infra.errors import UserError
+from infra.rows import WrongRow, csv_rows, jsonl_rows
 from infra.storage import open_storage
 
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".webm", ".mov", ".avi", ".mkv", ".gif", ".webp"}
@@ -108,8 +108,8 @@ def _by_name(uri: str) -> Source:
     return Source(uri, problem=f"not a video by its name ({suffix or 'no suffix'})", ignored=True)
 
 
-def read_rows(uri: str) -> list[dict[str, str]]:
-    """The rows of a .csv (with a header) or .jsonl file, local or on S3, values as stripped text.
+def read_rows(uri: str) -> list[tuple[int, dict[str, str]]]:
+    """(line, row) of a .csv (with a header) or .jsonl file, local or on S3, values as stripped text.
 
     Raises:
         UserError: unreadable, not UTF-8, no column `file`.
@@ -127,34 +127,36 @@ def read_rows(uri: str) -> list[dict[str, str]]:
             ) from None
     try:
         text = data.decode("utf-8-sig")
-        if PurePosixPath(uri).suffix.lower() == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-        else:
-            rows = list(csv.DictReader(io.StringIO(text)))
-    except (UnicodeDecodeError, ValueError, csv.Error) as error:
+    except UnicodeDecodeError as error:
         raise UserError(
-            f"{uri} cannot be read as {PurePosixPath(uri).suffix} ({error}); expected UTF-8 rows with `file` and `caption`.",
-            code="invalid_manifest",
+            f"{uri}: byte {error.start} is not UTF-8; save it as UTF-8 text.", code="invalid_manifest"
         ) from None
-    if not rows or not all(isinstance(row, dict) and row.get("file") for row in rows):
-        raise UserError(
-            f"{uri} has no `file` in every row; expected a header `file,caption` (.csv) or objects with these keys (.jsonl).",
-            code="invalid_manifest",
-        )
-    return [
-        {
-            str(key).strip().lower(): str(value).strip()
-            for key, value in row.items()
-            if key and value is not None
-        }
-        for row in rows
-    ]
+    jsonl = PurePosixPath(uri).suffix.lower() == ".jsonl"
+    try:
+        found = jsonl_rows(text, "file") if jsonl else csv_rows(text, "file")
+        if not found:
+            raise WrongRow(
+                1, "no row", 'a header `file,caption` and rows (.csv), or {"file": ...} a line (.jsonl)'
+            )
+        return [(line, _cells(line, row)) for line, row in found]
+    except WrongRow as error:
+        raise UserError(f"{uri}, {error}.", code="invalid_manifest") from None
+
+
+def _cells(line: int, row: Any) -> dict[str, str]:
+    """A row's values as stripped text. Raises WrongRow for one that names no file."""
+    if not isinstance(row, dict):
+        raise WrongRow(line, f"{json.dumps(row)[:60]} is no object", 'one such as {"file": "..."}')
+    cells = {str(key).strip().lower(): str(value).strip() for key, value in row.items() if value is not None}
+    if not cells.get("file"):
+        raise WrongRow(line, "no `file`", "the path of a video")
+    return cells
 
 
 def read_manifest_file(uri: str) -> list[Source]:
     """The sources a manifest names. Raises UserError (see `read_rows`)."""
     found: list[Source] = []
-    for row in read_rows(uri):
+    for line, row in read_rows(uri):
         file, problem, start = row["file"], None, None
         if not file.startswith("s3://") and uri.startswith("s3://"):
             file = f"{uri.rpartition('/')[0]}/{file}"
@@ -166,7 +168,7 @@ def read_manifest_file(uri: str) -> list[Source]:
             except ValueError:
                 start = math.nan
             if not 0 <= start < MAX_START:
-                problem = f"start {row['start']!r} in {uri}: expected seconds from 0 on"
+                problem = f"start {row['start']!r} in line {line} of {uri}: expected seconds from 0 on"
                 start = None
         if problem is None and not file.startswith("s3://") and not Path(file).is_file():
             problem = "does not exist; check the manifest"
@@ -182,11 +184,14 @@ class Captions:
             raise UserError(f"--captions {uri}: expected a .csv or .jsonl file.", code="invalid_manifest")
         self.uri = uri
         self.by_parts: dict[tuple[str, ...], str] = {}
-        for row in read_rows(uri):
+        for line, row in read_rows(uri):
             parts = self._parts(row["file"])
             caption = row.get("caption", "")
             if self.by_parts.setdefault(parts, caption) != caption:
-                raise UserError(f"{uri} gives {row['file']} two captions; keep one.", code="invalid_manifest")
+                raise UserError(
+                    f"{uri}, line {line}: {row['file']} has another caption before; keep one.",
+                    code="invalid_manifest",
+                )
 
     @staticmethod
     def _parts(uri: str) -> tuple[str, ...]:

@@ -284,7 +284,33 @@ def test_a_start_that_is_none_refuses_its_row_of_the_manifest_and_no_other(into,
     (tmp_path / "list.csv").write_text(f"file,start\na.mp4,{start}\nb.mp4,0.5\n")
     bad, good = into([tmp_path / "list.csv"]).outcomes
     assert (bad.status, good.status) == ("refused", "accepted")
-    assert f"start {start!r}" in bad.reason
+    assert f"start {start!r} in line 2" in bad.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("l.jsonl", '{"file": "a.mp4"}\n\n{"file": \n', "line 3: not JSON"),
+        ("l.jsonl", '{"file": "a.mp4"}\n["b.mp4"]\n', "line 2: .*b.mp4.* is no object"),
+        ("l.jsonl", '{"file": "a.mp4"}\n{"caption": "b"}\n', "line 2: no `file`"),
+        ("l.csv", "video,caption\na.mp4,b\n", "line 1: no column `file` among video, caption"),
+        ("l.csv", 'file,caption\na.mp4,"b\nc"\n,d\n', "line 4: no `file`"),
+        ("l.csv", "", "line 1: no column `file` among nothing"),
+        ("l.jsonl", "\n", "no row"),
+        ("l.csv", b"file\n\xff\n", "byte 5 is not UTF-8"),
+    ],
+)
+def test_what_is_wrong_in_a_manifest_is_said_with_its_line(tmp_path, name, text, says):
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=says) as told:
+        expand([str(tmp_path / name)])
+    assert told.value.code == "invalid_manifest"
+
+
+def test_json_may_hold_other_separators_of_lines(tmp_path):
+    (tmp_path / "l.jsonl").write_text('{"file": "a.mp4", "caption": "one\u2028two"}\n', encoding="utf-8")
+    (found,) = expand([str(tmp_path / "l.jsonl")])
+    assert found.caption == "one\u2028two"
 
 
 @pytest.mark.parametrize("given", ["in", "in/a.mp4", "in/*.mp4", "list.csv", "./in/../in"])
