@@ -34,7 +34,7 @@ from datasets.select import Selection, Unsuitable, Window, cut, scene_cuts, wind
 from datasets.sources import Captions, Source
 from infra.objects import sha256_file
 from infra.registry import check_concept_name
-from infra.storage import NotFound, Storage, open_storage
+from infra.storage import NotFound, Storage, bucket_and_key, open_storage
 
 # duplicate: it is in the set already (nothing wrong with it); ignored: found in a folder, no video by its name
 STATUSES = ACCEPTED, DUPLICATE, REFUSED, IGNORED = "accepted", "duplicate", "refused", "ignored"
@@ -275,10 +275,10 @@ def local_copy(uri: str) -> Iterator[Path]:
     if not uri.startswith("s3://"):
         yield Path(uri)
         return
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    storage, key = bucket_and_key(uri)
     with tempfile.TemporaryDirectory(prefix="motiondirector-source-") as folder:
         path = Path(folder) / f"source{PurePosixPath(key).suffix}"
-        open_storage(f"s3://{bucket}").get_file(key, path)
+        storage.get_file(key, path)
         yield path
 
 

@@ -25,7 +25,7 @@ from urllib.parse import unquote
 from datasets.select import MAX_START
 from infra.errors import UserError
 from infra.rows import WrongRow, csv_rows, jsonl_rows
-from infra.storage import open_storage
+from infra.storage import bucket_and_key
 
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".webm", ".mov", ".avi", ".mkv", ".gif", ".webp"}
 MANIFEST_SUFFIXES = {".csv", ".jsonl"}
@@ -83,8 +83,7 @@ def expand_local(text: str) -> list[Source]:
 
 def expand_s3(text: str) -> list[Source]:
     """An object, a pattern (* and ? match within the whole key), or everything below a prefix."""
-    bucket, _, key = text.removeprefix("s3://").partition("/")
-    storage = open_storage(f"s3://{bucket}")
+    storage, key = bucket_and_key(text)
     if key and not key.endswith("/") and storage.exists(key):
         return [Source(text)]
     if glob.has_magic(key):
@@ -95,7 +94,7 @@ def expand_s3(text: str) -> list[Source]:
         prefix = key if not key or key.endswith("/") else f"{key}/"
         keys = [info.key for info in storage.list(prefix)]
         none = "no object there; check bucket and prefix"
-    return [_by_name(f"s3://{bucket}/{key}") for key in keys if not key.endswith("/")] or [
+    return [_by_name(f"{storage.uri}/{key}") for key in keys if not key.endswith("/")] or [
         Source(text, problem=none)
     ]
 
@@ -115,8 +114,8 @@ def read_rows(uri: str) -> list[tuple[int, dict[str, str]]]:
         UserError: unreadable, not UTF-8, no column `file`.
     """
     if uri.startswith("s3://"):
-        bucket, _, key = uri.removeprefix("s3://").partition("/")
-        data = open_storage(f"s3://{bucket}").get(key)
+        storage, key = bucket_and_key(uri)
+        data = storage.get(key)
     else:
         try:
             data = Path(uri).expanduser().read_bytes()
