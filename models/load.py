@@ -39,14 +39,14 @@ def load_foundation(
         source: a folder in diffusers' format, a hub id, `tiny-random:unet3d` / `tiny-random:wan` (random
             weights of the real classes, for tests), or None for the embedded sprite model.
         device: None takes CUDA where there is one.
-        dtype: of the denoiser and the text encoder ("float32", "bfloat16", "float16", or in short); None takes float32 on a
-            CPU and bfloat16 on CUDA. The VAE stays in float32 for Wan, as its authors advise.
+        dtype: of the denoiser and the text encoder ("float32", "bfloat16", "float16", or in short: "fp32" ...);
+            None takes float32 on a CPU and bfloat16 on CUDA. The VAE stays in float32 for Wan, as its authors advise.
         parts: which of "denoiser", "text", "vae" to load; a training worker with cached latents needs only the
             denoiser. None of them: no weights are read at all, which is enough for sizes and defaults.
 
     Raises:
-        UserError: a device or dtype that is none here, nothing there, not a pipeline folder, a family without a module, weights that are no
-            safetensors.
+        UserError: a device or dtype that is none here; nothing there, not a pipeline folder, a family without a
+            module, weights that are no safetensors.
     """
     device = usable_device(device) if device else torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if isinstance(dtype, str):

@@ -135,7 +135,7 @@ def check_captions(clips: Sequence[Clip | ClipFacts]) -> None:
 
 
 def load(job: Job, given: Mapping[str, Any]) -> tuple[Foundation, TrainConfig]:
-    """The whole foundation (latents and samples are made here), in the settings' precision, and the resolved settings."""
+    """The resolved settings and, in their precision, the whole foundation: latents and samples are made here."""
     from models.load import load_foundation, locate, read_recommended
 
     config = resolve(dict(given), read_recommended(locate(job.foundation)))

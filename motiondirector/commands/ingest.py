@@ -139,7 +139,7 @@ def ingest(
 def bucket_for(
     foundation: str | None, frames: int | None, height: int | None, width: int | None, fps: float | None
 ) -> tuple[int, int, int, float, str | None]:
-    """(frames, height, width, fps, name of the foundation): as given, the rest from the foundation, whose limits are checked.
+    """(frames, height, width, fps, name of the foundation): as given, the rest from the foundation, whose limits hold.
 
     The foundation is asked (without reading its weights) only when something is missing or it was named.
     """
