@@ -23,7 +23,7 @@ import torch
 
 from datasets.clips import Clip, make_clip, read_clips
 from datasets.decode import decode
-from datasets.latents import LatentCache, clip_key, text_of
+from datasets.latents import LatentCache, clip_key, precision_of, text_of
 from datasets.parquet import Pending, append
 from datasets.sprites.captions import canonical
 from datasets.sprites.motions import NOVEL
@@ -130,7 +130,7 @@ def main() -> None:
             rounds.append((decoding, encoding, seconds, time.perf_counter() - began))
         cache = LatentCache(open_storage(uri))
         for clip in clips:
-            found = cache.get(clip_key(clip.sha256, foundation.fingerprint, bucket))
+            found = cache.get(clip_key(clip.sha256, foundation.fingerprint, precision_of(foundation), bucket))
             assert found is not None
             assert torch.equal(found["latents"], latents[clip.sha256])
     decoding, encoding, seconds, captions = (

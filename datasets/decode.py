@@ -194,6 +194,10 @@ def _probe_pyav(source: bytes | Path, name: str, decoder: str | None) -> VideoFi
                 what = "only audio" if container.streams.audio else "no video stream"
                 raise UnreadableVideo(f"{name} holds {what}; give a file with a video stream.")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise UnreadableVideo(
+                    f"{name} has a video stream of a codec that FFmpeg does not know; convert it, to H.264 for one."
+                )
             promised, codec = stream.frames, stream.codec_context.codec.canonical_name
             promised_seconds = _promised_seconds(container)
             packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
@@ -336,6 +340,11 @@ def _probe_pillow(source: bytes | Path, name: str) -> VideoFile:
                     frame.load()  # WebP knows a frame's time, and damage shows, once it is decoded
                     ms = frame.info.get("duration", 0)
                     durations.append(ms / 1000 if ms > 10 else 0.1)
+    except Image.DecompressionBombError:  # by its header; nothing was decoded
+        raise UnreadableVideo(
+            f"{name} says it is far larger than {MAX_SIDE}x{MAX_SIDE}; sides above {MAX_SIDE} pixels are refused: scale "
+            "it down first."
+        ) from None
     except (UnidentifiedImageError, OSError, EOFError, SyntaxError, ValueError) as error:
         raise UnreadableVideo(
             f"{name} is not a readable animation ({_first_line(error)}); give an intact gif or webp."

@@ -21,12 +21,20 @@ from typing import Any
 
 from datasets.clips import clip_id, make_clip, read_manifest
 from datasets.decode import UnreadableVideo, VideoFile, open_video
-from datasets.parquet import Pending, WriteShards, append, spool_here, stored_clips, write_shards_here
+from datasets.parquet import (
+    Pending,
+    WriteShards,
+    append,
+    settle,
+    spool_here,
+    stored_clips,
+    write_shards_here,
+)
 from datasets.select import Selection, Unsuitable, Window, cut, scene_cuts, windows
 from datasets.sources import Captions, Source
 from infra.objects import sha256_file
 from infra.registry import check_concept_name
-from infra.storage import NotFound, Storage, open_storage
+from infra.storage import NotFound, Storage, bucket_and_key, open_storage
 
 # duplicate: it is in the set already (nothing wrong with it); ignored: found in a folder, no video by its name
 STATUSES = ACCEPTED, DUPLICATE, REFUSED, IGNORED = "accepted", "duplicate", "refused", "ignored"
@@ -136,7 +144,8 @@ def ingest(
     report = Report(target.uri, [], captions_unused(captions, sources))
     with _spool(spool) as shelf:
         pending: list[Pending] = []
-        stored = stored_clips(target, read_manifest(target), {job.concept for _, job in jobs}) if jobs else []
+        manifest = read_manifest(target) if jobs else None
+        stored = stored_clips(target, manifest, {job.concept for _, job in jobs})
         known = {clip.clip_id: clip.caption for clip in stored}
         results = (run_jobs or run_jobs_here)([job for _, job in jobs], shelf, known)
         for done, ((place, _), (told_of_it, ready)) in enumerate(zip(jobs, results, strict=True), 1):
@@ -157,6 +166,8 @@ def ingest(
                 assert outcome.clip_id == item.clip.clip_id
                 if twin is not None:
                     mark_duplicate(outcome, twin.clip_id, twin.caption)
+        elif manifest is not None:
+            settle(target)  # the same command again, after it was killed between commit and move
     return report
 
 
@@ -264,10 +275,10 @@ def local_copy(uri: str) -> Iterator[Path]:
     if not uri.startswith("s3://"):
         yield Path(uri)
         return
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    storage, key = bucket_and_key(uri)
     with tempfile.TemporaryDirectory(prefix="motiondirector-source-") as folder:
         path = Path(folder) / f"source{PurePosixPath(key).suffix}"
-        open_storage(f"s3://{bucket}").get_file(key, path)
+        storage.get_file(key, path)
         yield path
 
 

@@ -5,8 +5,8 @@
 
 Objects lie beside the clips in the set's own storage, under names that plain Parquet readers skip:
 
-    .latents/<foundation fingerprint>/<bucket>/<clip sha256>.safetensors
-    .latents/<foundation fingerprint>/text/<sha256 of the caption>.safetensors
+    .latents/<REVISION>/<foundation fingerprint>/<its precision>/<bucket>/<clip sha256>.safetensors
+    .latents/<REVISION>/<foundation fingerprint>/<its precision>/text/<sha256 of the caption>.safetensors
 
 The key holds all that a value depends on, so nothing ever expires; an object that is damaged is computed again, with
 a warning. Any number of processes may prepare the same clips at once: they write the same objects.
@@ -38,6 +38,10 @@ from infra.storage import NotFound, Storage
 from models.foundation import Bucket, Foundation
 
 log = logging.getLogger(__name__)
+
+# Raise it when an encoder gives other values for the same input: what was cached before is then not found.
+# 2: Wan's prompts have the 512 tokens of the stock pipeline, not 226.
+REVISION = 2
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class LatentCache:
     """Tensors by key in a storage; what cannot be read back whole counts as absent."""
 
     def __init__(self, storage: Storage) -> None:
-        self.storage = storage.sub(".latents")
+        self.storage = storage.sub(f".latents/{REVISION}")
 
     def get(self, key: str) -> dict[str, Tensor] | None:
         """The tensors under a key, or None when there are none (or damaged ones, with a warning)."""
@@ -120,14 +124,19 @@ def _stored_digest(data: bytes) -> str:
     return json.loads(data[8 : 8 + length])["__metadata__"]["sha256"]
 
 
-def clip_key(sha256: str, fingerprint: str, bucket: Bucket) -> str:
-    """Where a clip's latents lie: by the hash of its video, the foundation's fingerprint and the size."""
-    return f"{fingerprint}/{bucket}/{sha256}.safetensors"
+def precision_of(foundation: Foundation) -> str:
+    """What a foundation was loaded in, as keys have it: "float32", "bfloat16" or "float16"."""
+    return str(foundation.dtype).removeprefix("torch.")
 
 
-def text_key(caption: str, fingerprint: str) -> str:
+def clip_key(sha256: str, fingerprint: str, precision: str, bucket: Bucket) -> str:
+    """Where a clip's latents lie: by the hash of its video, the foundation's fingerprint and precision, and the size."""
+    return f"{fingerprint}/{precision}/{bucket}/{sha256}.safetensors"
+
+
+def text_key(caption: str, fingerprint: str, precision: str) -> str:
     """Where a caption's embedding lies."""
-    return f"{fingerprint}/text/{hashlib.sha256(caption.encode()).hexdigest()}.safetensors"
+    return f"{fingerprint}/{precision}/text/{hashlib.sha256(caption.encode()).hexdigest()}.safetensors"
 
 
 def prepare(
@@ -153,18 +162,19 @@ def prepare(
         UserError: a bucket the foundation cannot do, or a clip smaller or shorter than the bucket (422).
     """
     foundation.check_bucket(bucket)
+    model = foundation.fingerprint, precision_of(foundation)
     prepared = []
     for done, clip in enumerate(clips, 1):
         fit(clip, bucket)
         visual = _found_or_made(
             cache,
-            clip_key(clip.sha256, foundation.fingerprint, bucket),
+            clip_key(clip.sha256, *model, bucket),
             lambda clip=clip: encode(clip, foundation, bucket),  # type: ignore[misc]
             lock,
         )
         text = _found_or_made(
             cache,
-            text_key(clip.caption, foundation.fingerprint),
+            text_key(clip.caption, *model),
             lambda clip=clip: {"text": text_of(clip.caption, foundation)},  # type: ignore[misc]
             lock,
         )

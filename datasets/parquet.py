@@ -208,6 +208,7 @@ def append(
                 known.add(item.clip)
                 fresh.append(item)
         if not fresh:
+            settle(storage)
             return twins
         names = [item.clip.clip_id for item in fresh]
         if written[0] != names:

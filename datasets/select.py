@@ -18,6 +18,8 @@ from PIL import Image
 from datasets.decode import VideoFile
 from infra.errors import UserError
 
+MAX_START = 1e6  # seconds
+
 
 class Unsuitable(UserError):
     """A readable video from which the asked clip cannot be cut (422 "unsuitable_video"): too short, too small."""
@@ -50,7 +52,7 @@ class Selection:
             raise UserError(
                 f"--fps {self.fps}: expected 0.1 to 240 frames a second.", code="invalid_selection"
             )
-        if not 0 <= self.start < 1e6:
+        if not 0 <= self.start < MAX_START:
             raise UserError(f"--start {self.start}: expected seconds from 0 on.", code="invalid_selection")
 
 

@@ -12,18 +12,20 @@ Everything found is listed, also what cannot be used: `Source.problem` then says
 
 from __future__ import annotations
 
-import csv
 import fnmatch
 import glob
-import io
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import unquote
 
+from datasets.select import MAX_START
 from infra.errors import UserError
-from infra.storage import open_storage
+from infra.rows import WrongRow, csv_rows, jsonl_rows
+from infra.storage import bucket_and_key
 
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".webm", ".mov", ".avi", ".mkv", ".gif", ".webp"}
 MANIFEST_SUFFIXES = {".csv", ".jsonl"}
@@ -31,7 +33,7 @@ MANIFEST_SUFFIXES = {".csv", ".jsonl"}
 
 @dataclass(frozen=True)
 class Source:
-    """One input: a local path or an s3:// URI, and what a manifest says about it."""
+    """One input: a local path (absolute: workers stand elsewhere) or an s3:// URI, and what a manifest says about it."""
 
     uri: str
     caption: str | None = None
@@ -67,20 +69,21 @@ def expand_local(text: str) -> list[Source]:
             )
         ]
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file())
+        files = sorted(p for p in path.absolute().rglob("*") if p.is_file())
         return [_by_name(str(p)) for p in files] or [Source(text, problem="the folder holds no file")]
     if path.exists():
-        return [Source(str(path))]
+        return [Source(str(path.absolute()))]
     if glob.has_magic(text):
         matches = [p for p in sorted(glob.glob(str(path), recursive=True)) if Path(p).is_file()]
-        return [_by_name(p) for p in matches] or [Source(text, problem="the pattern matches no file")]
+        return [_by_name(str(Path(p).absolute())) for p in matches] or [
+            Source(text, problem="the pattern matches no file")
+        ]
     return [Source(text, problem="does not exist; check the path")]
 
 
 def expand_s3(text: str) -> list[Source]:
     """An object, a pattern (* and ? match within the whole key), or everything below a prefix."""
-    bucket, _, key = text.removeprefix("s3://").partition("/")
-    storage = open_storage(f"s3://{bucket}")
+    storage, key = bucket_and_key(text)
     if key and not key.endswith("/") and storage.exists(key):
         return [Source(text)]
     if glob.has_magic(key):
@@ -91,7 +94,7 @@ def expand_s3(text: str) -> list[Source]:
         prefix = key if not key or key.endswith("/") else f"{key}/"
         keys = [info.key for info in storage.list(prefix)]
         none = "no object there; check bucket and prefix"
-    return [_by_name(f"s3://{bucket}/{key}") for key in keys if not key.endswith("/")] or [
+    return [_by_name(f"{storage.uri}/{key}") for key in keys if not key.endswith("/")] or [
         Source(text, problem=none)
     ]
 
@@ -104,15 +107,15 @@ def _by_name(uri: str) -> Source:
     return Source(uri, problem=f"not a video by its name ({suffix or 'no suffix'})", ignored=True)
 
 
-def read_rows(uri: str) -> list[dict[str, str]]:
-    """The rows of a .csv (with a header) or .jsonl file, local or on S3, values as stripped text.
+def read_rows(uri: str) -> list[tuple[int, dict[str, str]]]:
+    """(line, row) of a .csv (with a header) or .jsonl file, local or on S3, values as stripped text.
 
     Raises:
         UserError: unreadable, not UTF-8, no column `file`.
     """
     if uri.startswith("s3://"):
-        bucket, _, key = uri.removeprefix("s3://").partition("/")
-        data = open_storage(f"s3://{bucket}").get(key)
+        storage, key = bucket_and_key(uri)
+        data = storage.get(key)
     else:
         try:
             data = Path(uri).expanduser().read_bytes()
@@ -123,44 +126,49 @@ def read_rows(uri: str) -> list[dict[str, str]]:
             ) from None
     try:
         text = data.decode("utf-8-sig")
-        if PurePosixPath(uri).suffix.lower() == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-        else:
-            rows = list(csv.DictReader(io.StringIO(text)))
-    except (UnicodeDecodeError, ValueError, csv.Error) as error:
+    except UnicodeDecodeError as error:
         raise UserError(
-            f"{uri} cannot be read as {PurePosixPath(uri).suffix} ({error}); expected UTF-8 rows with `file` and `caption`.",
-            code="invalid_manifest",
+            f"{uri}: byte {error.start} is not UTF-8; save it as UTF-8 text.", code="invalid_manifest"
         ) from None
-    if not rows or not all(isinstance(row, dict) and row.get("file") for row in rows):
-        raise UserError(
-            f"{uri} has no `file` in every row; expected a header `file,caption` (.csv) or objects with these keys (.jsonl).",
-            code="invalid_manifest",
-        )
-    return [
-        {
-            str(key).strip().lower(): str(value).strip()
-            for key, value in row.items()
-            if key and value is not None
-        }
-        for row in rows
-    ]
+    jsonl = PurePosixPath(uri).suffix.lower() == ".jsonl"
+    try:
+        found = jsonl_rows(text, "file") if jsonl else csv_rows(text, "file")
+        if not found:
+            raise WrongRow(
+                1, "no row", 'a header `file,caption` and rows (.csv), or {"file": ...} a line (.jsonl)'
+            )
+        return [(line, _cells(line, row)) for line, row in found]
+    except WrongRow as error:
+        raise UserError(f"{uri}, {error}.", code="invalid_manifest") from None
+
+
+def _cells(line: int, row: Any) -> dict[str, str]:
+    """A row's values as stripped text. Raises WrongRow for one that names no file."""
+    if not isinstance(row, dict):
+        raise WrongRow(line, f"{json.dumps(row)[:60]} is no object", 'one such as {"file": "..."}')
+    cells = {str(key).strip().lower(): str(value).strip() for key, value in row.items() if value is not None}
+    if not cells.get("file"):
+        raise WrongRow(line, "no `file`", "the path of a video")
+    return cells
 
 
 def read_manifest_file(uri: str) -> list[Source]:
     """The sources a manifest names. Raises UserError (see `read_rows`)."""
     found: list[Source] = []
-    for row in read_rows(uri):
+    for line, row in read_rows(uri):
         file, problem, start = row["file"], None, None
         if not file.startswith("s3://") and uri.startswith("s3://"):
             file = f"{uri.rpartition('/')[0]}/{file}"
         elif not file.startswith("s3://"):
-            file = str(Path(uri).expanduser().parent / file)
+            file = str((Path(uri).expanduser().parent / file).absolute())
         if row.get("start"):
             try:
                 start = float(row["start"])
             except ValueError:
-                problem = f"start {row['start']!r} in {uri} is not a number of seconds"
+                start = math.nan
+            if not 0 <= start < MAX_START:
+                problem = f"start {row['start']!r} in line {line} of {uri}: expected seconds from 0 on"
+                start = None
         if problem is None and not file.startswith("s3://") and not Path(file).is_file():
             problem = "does not exist; check the manifest"
         found.append(Source(file, row.get("caption") or None, row.get("concept") or None, start, problem))
@@ -175,11 +183,14 @@ class Captions:
             raise UserError(f"--captions {uri}: expected a .csv or .jsonl file.", code="invalid_manifest")
         self.uri = uri
         self.by_parts: dict[tuple[str, ...], str] = {}
-        for row in read_rows(uri):
+        for line, row in read_rows(uri):
             parts = self._parts(row["file"])
             caption = row.get("caption", "")
             if self.by_parts.setdefault(parts, caption) != caption:
-                raise UserError(f"{uri} gives {row['file']} two captions; keep one.", code="invalid_manifest")
+                raise UserError(
+                    f"{uri}, line {line}: {row['file']} has another caption before; keep one.",
+                    code="invalid_manifest",
+                )
 
     @staticmethod
     def _parts(uri: str) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image, ImageDraw, ImageFont
 
 from infra.errors import UserError
+from infra.files import atomic_file
 
 # x264 constant rate factors: 14 cannot be told from the source by eye (ingested clips); 18 is for looking at.
 CRF_CLIP = 14
@@ -94,8 +95,8 @@ def encode_mp4(
         container.mux(stream.encode(None))
     data = buffer.getvalue()
     if path is not None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_bytes(data)
+        with atomic_file(Path(path)) as partial:
+            partial.write_bytes(data)
     return data
 
 

@@ -18,8 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from datasets.clips import Clip
-from datasets.latents import fit
-from datasets.select import cover
+from datasets.latents import pixels
 from evaluation.metric import Case, Metric, Reference, Score
 from evaluation.prompts import prompts_sha256
 from evaluation.store import Adapters, Store, adapters_sha256, key_of
@@ -108,13 +107,7 @@ def references_of(clips: Sequence[Clip], bucket: Bucket) -> list[Reference]:
     Raises:
         UserError: a clip smaller or shorter than the bucket.
     """
-    references = []
-    for clip in clips:
-        fit(clip, bucket)
-        frames = clip.frames_FHWC()[: bucket.frames]
-        video = np.stack([cover(frame, bucket.height, bucket.width) for frame in frames])
-        references.append(Reference(video, clip.caption))
-    return references
+    return [Reference(pixels(clip, bucket), clip.caption) for clip in clips]
 
 
 Progress = Callable[[str, int, int], None]  # (what, done, total)

@@ -6,14 +6,13 @@ A file holds one prompt a line (blank lines and lines that begin with # are pass
     .jsonl        an object with `prompt` on every line
     .csv          a header with a column `prompt`
 
-Beside `prompt` a row may have `concept`: the benchmark sets of the paper have prompts for each (evaluation/paper_sets.py).
+Beside `prompt` a row may have `concept`: it is then for that one alone. The benchmark sets of the paper have prompts for
+each (evaluation/paper_sets.py).
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ import yaml
 from datasets.sprites.captions import canonical, parse
 from datasets.sprites.world import Scene, appearances
 from infra.errors import UserError
+from infra.rows import WrongRow, csv_rows, jsonl_rows
 
 MAX_PROMPT = 2000  # characters; text encoders read far fewer
 HELD_OUT_SEED = 20231012
@@ -55,8 +55,15 @@ def read_prompts(path: Path) -> list[Prompt]:
             f"--prompts {path}: byte {error.start} is not UTF-8; save it as UTF-8 text."
         ) from None
     kind = path.suffix.lower()
-    readers = {".yaml": _yaml_rows, ".yml": _yaml_rows, ".jsonl": _jsonl_rows, ".csv": _csv_rows}
-    rows = readers.get(kind, _plain_rows)(path, text)
+    try:
+        if kind in (".yaml", ".yml"):
+            rows = _yaml_rows(path, text)
+        elif kind == ".jsonl":
+            rows = jsonl_rows(text, "prompt")
+        else:
+            rows = csv_rows(text, "prompt") if kind == ".csv" else _plain_rows(text)
+    except WrongRow as error:
+        raise _wrong(path, error.line, error.found, error.expected) from None
     prompts = [_prompt(path, line, row) for line, row in rows]
     if not prompts:
         raise UserError(
@@ -74,7 +81,12 @@ def read_prompts(path: Path) -> list[Prompt]:
     return prompts
 
 
-Rows = list[tuple[int, Any]]  # (line number, what stands there)
+def prompts_for(prompts: Iterable[Prompt], *names: str) -> list[str]:
+    """The texts of the prompts that are for everybody or for a concept of one of these names, each once."""
+    return list(dict.fromkeys(prompt.text for prompt in prompts if prompt.concept in (None, *names)))
+
+
+Rows = Sequence[tuple[int, Any]]  # (line number, what stands there)
 
 
 def _wrong(path: Path, line: int, found: str, expected: str) -> UserError:
@@ -85,7 +97,7 @@ def _prompt(path: Path, line: int, row: Any) -> Prompt:
     expected = 'a prompt, or `prompt: "..."`'
     concept = None
     if isinstance(row, dict):
-        row = {str(key).strip().lower(): value for key, value in row.items() if key is not None}
+        row = {str(key).strip().lower(): value for key, value in row.items()}
         if "prompt" not in row:
             raise _wrong(path, line, f"no `prompt` among {', '.join(row) or 'nothing'}", expected)
         concept = str(row["concept"]).strip() if row.get("concept") else None
@@ -100,35 +112,9 @@ def _prompt(path: Path, line: int, row: Any) -> Prompt:
     return Prompt(text, concept)
 
 
-def _plain_rows(path: Path, text: str) -> Rows:
+def _plain_rows(text: str) -> Rows:
     lines = enumerate(text.splitlines(), 1)
     return [(n, line) for n, line in lines if line.strip() and not line.lstrip().startswith("#")]
-
-
-def _jsonl_rows(path: Path, text: str) -> Rows:
-    rows: Rows = []
-    for line, content in enumerate(text.splitlines(), 1):
-        if content.strip():
-            try:
-                rows.append((line, json.loads(content)))
-            except ValueError as error:
-                raise _wrong(
-                    path, line, f"not JSON ({error})", 'an object such as {"prompt": "..."}'
-                ) from None
-    return rows
-
-
-def _csv_rows(path: Path, text: str) -> Rows:
-    reader = csv.DictReader(io.StringIO(text))
-    try:
-        header = [name.strip().lower() for name in reader.fieldnames or []]
-        if "prompt" not in header:
-            raise _wrong(
-                path, 1, f"no column `prompt` among {', '.join(header) or 'nothing'}", "a header with it"
-            )
-        return [(reader.line_num, row) for row in reader]
-    except csv.Error as error:
-        raise _wrong(path, reader.line_num, f"not CSV ({error})", "quoted, comma-separated values") from None
 
 
 def _yaml_rows(path: Path, text: str) -> Rows:

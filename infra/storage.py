@@ -157,6 +157,12 @@ def open_storage(uri: str | Path) -> Storage:
     )
 
 
+def bucket_and_key(uri: str) -> tuple[Storage, str]:
+    """The bucket of `s3://bucket/key`, and the key in it. Raises UserError for a bucket name that cannot be."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return open_storage(f"s3://{bucket}"), key
+
+
 def check_key(key: str) -> str:
     """The key, if it is a relative posix path that means the same in a folder and in S3. UserError 422 else."""
     pieces = key.split("/")

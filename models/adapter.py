@@ -13,9 +13,7 @@ foundation_fingerprint, family, concept, captions, steps, config, data_sha256.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +25,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from infra.errors import UserError
+from infra.files import atomic_file
+from infra.objects import sha256_file
 from models.bank import LayerTensors
 from models.foundation import Foundation
 from models.routing import PATHS
@@ -113,18 +113,14 @@ def save_adapter(
         "inference_mode": True,
         "target_modules": sorted(adapter.tensors),
     }
-    folder.mkdir(parents=True, exist_ok=True)
     weights = folder / WEIGHTS_FILE
-    partial = folder / f".{WEIGHTS_FILE}.{os.getpid()}"
-    try:
+    with (
+        atomic_file(weights) as partial,
+        atomic_file(folder / CONFIG_FILE) as config,
+    ):  # the weights appear last
         partial.write_bytes(_ordered(save(tensors, metadata=text)))
-        config_partial = folder / f".{CONFIG_FILE}.{os.getpid()}"
-        config_partial.write_text(json.dumps(peft, indent=2, sort_keys=True) + "\n")
-        os.replace(config_partial, folder / CONFIG_FILE)
-        os.replace(partial, weights)
-    finally:
-        partial.unlink(missing_ok=True)
-    return Adapter(adapter.path, adapter.rank, adapter.tensors, text, _sha256(weights))
+        config.write_text(json.dumps(peft, indent=2, sort_keys=True) + "\n")
+    return Adapter(adapter.path, adapter.rank, adapter.tensors, text, sha256_file(weights))
 
 
 def read_adapter(path: Path, foundation: Foundation | None = None) -> Adapter:
@@ -160,7 +156,7 @@ def read_adapter(path: Path, foundation: Foundation | None = None) -> Adapter:
     kind = metadata.get("path", "temporal")
     if kind not in PATHS:
         raise refuse(file.name, f"path is {kind!r}; expected spatial or temporal.")
-    adapter = Adapter(kind, largest_rank(tensors), tensors, metadata, _sha256(file))  # type: ignore[arg-type]
+    adapter = Adapter(kind, largest_rank(tensors), tensors, metadata, sha256_file(file))  # type: ignore[arg-type]
     if foundation is not None:
         check_fits(adapter, foundation, file.name)
     return adapter
@@ -248,8 +244,3 @@ def _ordered(data: bytes) -> bytes:
     header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     return struct.pack("<Q", len(header)) + header + data[8 + length :]
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

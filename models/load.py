@@ -16,6 +16,10 @@ from models.foundation import Foundation
 EMBEDDED = Path(__file__).resolve().parent.parent / "assets" / "foundation"
 PARTS = ("denoiser", "text", "vae")
 FAMILIES = {"TextToVideoSDPipeline": "unet3d", "WanPipeline": "wan"}
+PRECISIONS = {
+    **{"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16},
+    **{"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16},  # as trainings call them
+}
 COMPONENTS = {
     "unet3d": {"denoiser": ["unet"], "text": ["text_encoder", "tokenizer"], "vae": ["vae"]},
     "wan": {"denoiser": ["transformer"], "text": ["text_encoder", "tokenizer"], "vae": ["vae"]},
@@ -35,18 +39,20 @@ def load_foundation(
         source: a folder in diffusers' format, a hub id, `tiny-random:unet3d` / `tiny-random:wan` (random
             weights of the real classes, for tests), or None for the embedded sprite model.
         device: None takes CUDA where there is one.
-        dtype: of the denoiser and the text encoder ("float32", "bfloat16", "float16"); None takes float32 on a
-            CPU and bfloat16 on CUDA. The VAE stays in float32 for Wan, as its authors advise.
+        dtype: of the denoiser and the text encoder ("float32", "bfloat16", "float16", or in short: "fp32" ...);
+            None takes float32 on a CPU and bfloat16 on CUDA. The VAE stays in float32 for Wan, as its authors advise.
         parts: which of "denoiser", "text", "vae" to load; a training worker with cached latents needs only the
             denoiser. None of them: no weights are read at all, which is enough for sizes and defaults.
 
     Raises:
-        UserError: nothing there, not a pipeline folder, a family without a module, weights that are no
-            safetensors.
+        UserError: a device or dtype that is none here; nothing there, not a pipeline folder, a family without a
+            module, weights that are no safetensors.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = usable_device(device) if device else torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if isinstance(dtype, str):
-        dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
+        if dtype not in PRECISIONS:
+            raise UserError(f"dtype {dtype!r} is not known; expected one of {', '.join(PRECISIONS)}.")
+        dtype = PRECISIONS[dtype]
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
 
     quiet_libraries()
@@ -57,13 +63,14 @@ def load_foundation(
     left_out: dict[str, Any] = {
         component: None for part in PARTS if part not in parts for component in components[part]
     }
+    check_weights(folder, [c for part in PARTS if part in parts for c in components[part]], source or folder)
     import diffusers
 
     kinds: Any = {"default": dtype, "vae": torch.float32} if family == "wan" else dtype
     pipeline_class = getattr(diffusers, next(cls for cls, fam in FAMILIES.items() if fam == family))
     try:
         if "denoiser" not in parts:  # its shape, without its weights
-            left_out[components["denoiser"][0]] = empty_denoiser(folder, components["denoiser"][0])
+            left_out[components["denoiser"][0]] = empty_denoiser(folder, components["denoiser"][0], dtype)
         pipeline = pipeline_class.from_pretrained(
             folder, dtype=kinds, use_safetensors=True, local_files_only=True, **left_out
         )
@@ -93,13 +100,40 @@ def load_foundation(
     return WanFoundation(pipeline, **made)
 
 
-def empty_denoiser(folder: Path, component: str) -> Any:
+def usable_device(device: str | torch.device) -> torch.device:
+    """The device of that name. Raises UserError when this machine has none."""
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"device {str(device)!r} cannot be used here ({reason}); give cpu, or a device that `motiondirector doctor` shows."
+        ) from None
+    return found
+
+
+def check_weights(folder: Path, components: Collection[str], source: str | Path) -> None:
+    """Raises UserError when components have no safetensors: a repository of pickles is converted once."""
+    weighty = [name for name in components if (folder / name / "config.json").is_file()]
+    lacking = [name for name in weighty if not any((folder / name).glob("*.safetensors"))]
+    if lacking:
+        class_name = json.loads((folder / "model_index.json").read_text())["_class_name"]
+        raise UserError(
+            f"{source} has no safetensors for {' and '.join(lacking)}, and pickled weights (.bin) are not loaded: convert it "
+            f"once, in Python, by diffusers.{class_name}.from_pretrained({str(source)!r}).save_pretrained('FOLDER', "
+            "safe_serialization=True), and give that folder.",
+            code="no_safetensors",
+        )
+
+
+def empty_denoiser(folder: Path, component: str, dtype: torch.dtype) -> Any:
     """The denoiser's modules on the meta device: names and shapes without values."""
     import diffusers
 
     config = json.loads((folder / component / "config.json").read_text())
     with torch.device("meta"):
-        return getattr(diffusers, config["_class_name"]).from_config(config)
+        return getattr(diffusers, config["_class_name"]).from_config(config).to(dtype)
 
 
 def quiet_libraries() -> None:

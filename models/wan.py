@@ -24,7 +24,8 @@ from models.routing import Path
 from models.unet3d import to_uint8
 
 TARGET = re.compile(r"blocks\.\d+\.(attn1\.(to_q|to_k|to_v|to_out\.0)|ffn\.net\.(0\.proj|2))")
-TEXT_TOKENS = 226  # what the stock pipeline encodes by default at training time; prompts are padded to it
+# What `WanPipeline` pads prompts to when it generates. Padding has no mask: another number gives other frames.
+TEXT_TOKENS = 512
 
 
 def lora_targets(transformer: nn.Module) -> dict[Path, tuple[str, ...]]:

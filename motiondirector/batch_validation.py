@@ -26,6 +26,12 @@ BATCH = 4  # videos made at once
 FILES = "files"  # in the metrics: {name: {"sha256", "size"}}
 
 
+def kept_files(version: Version) -> dict[str, dict[str, Any]]:
+    """Page, report and videos that an evaluation of the version left in the registry: {name: {"sha256", "size"}}."""
+    evaluated = version.metrics.get("evaluation")
+    return dict(evaluated.get(FILES) or {}) if isinstance(evaluated, dict) else {}
+
+
 @dataclass
 class Evaluation:
     """Called with a version: generates, measures, and adds what it finds to the version. Picklable; loads late.
@@ -79,6 +85,7 @@ class Evaluation:
     ) -> dict[str, Any]:
         from datasets.clips import read_clips
         from evaluation.evaluate import Contender, Generation
+        from evaluation.prompts import prompts_for
         from evaluation.store import Store
         from motiondirector.commands.evaluate import bucket_of, other_data
         from motiondirector.contenders import OURS, Origin, read_version_adapter
@@ -103,10 +110,9 @@ class Evaluation:
             held_out=PROMPTS,
             captions=True,
         )
-        own = (None, origin.concept, version.concept)
-        texts = [prompt.text for prompt in self.prompts if prompt.concept in own]
-        texts = texts or list(settings.get("sample_prompts") or [])
-        exam = judge.prepare(clips, list(dict.fromkeys(texts)) or None)
+        texts = prompts_for(self.prompts, origin.concept, version.concept)
+        texts = texts or list(dict.fromkeys(settings.get("sample_prompts") or []))
+        exam = judge.prepare(clips, texts or None)
         with tempfile.TemporaryDirectory(prefix="motiondirector-videos-") as videos:
             return judge(
                 f"{version.ref} evaluated",

@@ -21,6 +21,7 @@ METHOD = "Method"
 OPTIMIZER = "Optimizer"
 CLUSTER = "Workers"
 RECORDS = "Checkpoints and samples"
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}  # of the settings, as a foundation is loaded
 WITHOUT_SPATIAL_PASS = ("coupled", "full")  # methods that train one pass alone
 
 

@@ -28,7 +28,7 @@ import torch
 from infra.cluster import variables
 from infra.errors import UserError
 from infra.storage import Storage
-from training.config import TrainConfig, sampled_paths
+from training.config import DTYPES, TrainConfig, sampled_paths
 
 TRAIN = "train"  # Ray Train's folder in the run's
 KEPT_CHECKPOINTS = 2
@@ -221,7 +221,7 @@ def _train(task: Task, board: Any) -> None:
         foundation = load_foundation(
             task.foundation,
             device=device,
-            dtype={"fp32": "float32", "bf16": "bfloat16"}[config.dtype],
+            dtype=DTYPES[config.dtype],
             parts=("denoiser",),
         )
         if foundation.fingerprint != task.fingerprint:

@@ -30,7 +30,7 @@ import yaml
 from infra.errors import UserError
 from infra.registry import Registry, Version, check_concept_name, open_registry
 from infra.storage import NotFound, Storage, open_storage
-from training.config import CHANGEABLE, TrainConfig, make_config, resolve, sampled_paths
+from training.config import CHANGEABLE, DTYPES, TrainConfig, make_config, resolve, sampled_paths
 
 log = logging.getLogger(__name__)
 
@@ -138,11 +138,11 @@ def check_captions(clips: Sequence[Clip | ClipFacts]) -> None:
 
 
 def load(job: Job, given: Mapping[str, Any]) -> tuple[Foundation, TrainConfig]:
-    """The whole foundation (latents and samples are made here) and the resolved settings."""
-    from models.load import load_foundation
+    """The resolved settings and, in their precision, the whole foundation: latents and samples are made here."""
+    from models.load import load_foundation, locate, read_recommended
 
-    foundation = load_foundation(job.foundation)
-    return foundation, resolve(dict(given), foundation.recommended)
+    config = resolve(dict(given), read_recommended(locate(job.foundation)))
+    return load_foundation(job.foundation, dtype=DTYPES[config.dtype]), config
 
 
 def bucket_of(config: TrainConfig, foundation: Foundation) -> Bucket:

@@ -13,7 +13,7 @@ from infra.storage import Storage
 from models.denoise import GenerationRequest, install, sample
 from models.foundation import Bucket, Foundation
 from training.adapters import PathTensors
-from training.config import sampled_paths
+from training.config import DTYPES, sampled_paths
 
 
 def render(
@@ -53,7 +53,7 @@ def write_samples(
 class Renderer:
     """An actor that holds the foundation and renders what it is sent, at the lowest priority."""
 
-    def __init__(self, source: str | None, dtype: str | None) -> None:
+    def __init__(self, source: str | None, dtype: str) -> None:
         os.nice(15)
         from models.load import load_foundation
 
@@ -105,7 +105,7 @@ class Rendering:
         if self.actor is None:
             options = {"num_cpus": 0, "num_gpus": 1 if self.use_gpu else 0}
             remote = ray.remote(Renderer).options(**options)
-            self.actor = remote.remote(self.task.foundation, None)
+            self.actor = remote.remote(self.task.foundation, DTYPES[self.task.config.dtype])
         self.pending.append(
             self.actor.render.remote(
                 self.run, step, tensors, self.prompts, self.bucket, self.task.config.seed, self.metadata

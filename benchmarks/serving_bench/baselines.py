@@ -20,7 +20,6 @@ from benchmarks.serving_bench.setup import Job, Setup, Shape
 from datasets.video import encode_mp4
 from models.adapter import read_adapter
 from models.load import load_foundation
-from models.wan import TEXT_TOKENS
 
 Videos = dict[str, tuple[np.ndarray, bytes]]  # job id -> frames uint8 [F, H, W, 3], mp4
 
@@ -94,7 +93,6 @@ class Stock:
 
     def call(self, jobs: Sequence[Job], shape: Shape) -> np.ndarray:
         noise = torch.cat([self.setup.noise(job, shape) for job in jobs])
-        more = {"max_sequence_length": TEXT_TOKENS} if self.setup.foundation.family == "wan" else {}
         made = self.pipe(
             [job.prompt for job in jobs],
             negative_prompt=[""] * len(jobs),
@@ -105,7 +103,6 @@ class Stock:
             guidance_scale=shape.guidance_scale,
             latents=noise.to(self.setup.foundation.device),
             output_type="np",
-            **more,
         ).frames
         return (np.asarray(made) * 255).round().astype(np.uint8)
 

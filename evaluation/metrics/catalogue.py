@@ -6,6 +6,7 @@ from evaluation.metric import Metric
 from evaluation.metrics.clip_scores import (
     ClipConsistency,
     ClipDiversity,
+    ClipFrameConsistency,
     ClipScorer,
     ClipTextAlignment,
     PickScore,
@@ -60,7 +61,8 @@ def metrics_for(
         metrics = [TrackletFidelity(), ColourDiversity(), WarpingError()]
     scorer = ClipScorer.load(clip, device=device) if clip else None
     if scorer is not None:
-        metrics += [ClipTextAlignment(scorer), ClipConsistency(scorer), ClipDiversity(scorer)]
+        metrics += [ClipTextAlignment(scorer), ClipConsistency(scorer), ClipFrameConsistency(scorer)]
+        metrics.append(ClipDiversity(scorer))
     if pickscore:
         if scorer is None or pickscore != clip:
             scorer = ClipScorer.load(pickscore, what="PickScore", device=device)

@@ -160,9 +160,8 @@ class PickScore(PerCase):
 class ClipConsistency(PerCase):
     """Likeness of consecutive frames; higher is better, [-100, 100] (above 90 for most videos, 100 for a frozen one).
 
-    `100 * mean_f cos(image(frame_f), image(frame_{f+1}))`: "temporal consistency" of MotionDirector (arXiv
-    2310.08465), "background consistency" of VBench (arXiv 2311.17982) without its comparison to the first frame.
-    None for a single frame.
+    `100 * mean_f cos(image(frame_f), image(frame_{f+1}))`: "background consistency" of VBench (arXiv 2311.17982) without
+    its comparison to the first frame. None for a single frame.
     """
 
     name = "clip_temporal_consistency"
@@ -178,6 +177,29 @@ class ClipConsistency(PerCase):
         if len(embeds_FD) < 2:
             return None
         return 100 * float((embeds_FD[1:] * embeds_FD[:-1]).sum(-1).mean())
+
+
+class ClipFrameConsistency(PerCase):
+    """Likeness of all frames to each other; higher is better, [-100, 100]; below `ClipConsistency` where things move.
+
+    `100 * mean_{f != g} cos(image(frame_f), image(frame_g))`, as the evaluation script of LOVEU-TGVE-2023 has it: of the
+    two consistencies this is the one to hold against numbers published for that set. None for a single frame.
+    """
+
+    name = "clip_frame_consistency"
+    title = "frame consistency (CLIP)"
+    better: Literal["higher", "lower"] = "higher"
+    range = (-100.0, 100.0)
+
+    def __init__(self, clip: ClipScorer) -> None:
+        self.clip = clip
+
+    def value(self, case: Case) -> float | None:
+        embeds_FD = self.clip.embed_frames(case.video_FHWC)
+        count = len(embeds_FD)
+        if count < 2:
+            return None
+        return 100 * float(((embeds_FD @ embeds_FD.T).sum() - count) / (count * (count - 1)))
 
 
 class ClipDiversity(PairDistance[torch.Tensor]):

@@ -21,7 +21,8 @@ class MotionWords(PerCase):
     The named motion's own path on the screen takes the place of a reference: `trajectory_agreement` with it, or
     `scale_agreement` where it changes size and not place, or their mean where it does both. Under a zoom the place
     depends on where the object stands, so only the size counts. Speed words ("slowly") change nothing: the scale of
-    a path is removed. None: no motion named, or "spins" (turns cannot be read from a round shape).
+    a path is removed. None: no motion named, "wanders" (which has no path of its own: each clip draws another), or "spins"
+    (turns cannot be read from a round shape).
     Own measure, for base motions; what customization teaches is measured by `MotionFidelity`.
     """
 
@@ -31,10 +32,11 @@ class MotionWords(PerCase):
     range = (-1.0, 1.0)
 
     def value(self, case: Case) -> float | None:
-        motion = parse(case.prompt).motion
-        if motion is None:
+        said = parse(case.prompt).motion
+        motion = (KNOWN | NOVEL)[said] if said is not None else None
+        if motion is None or motion.drawn is not None:
             return None
-        path = (KNOWN | NOVEL)[motion].trajectory(len(case.video_FHWC), np.random.default_rng(0))
+        path = motion.trajectory(len(case.video_FHWC), np.random.default_rng(0))
         x, y, scale = path.on_screen()
         grows = size_changes(scale)
         moves = max(np.ptp(x), np.ptp(y)) > 0

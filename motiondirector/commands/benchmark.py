@@ -115,7 +115,7 @@ def ucf_sports(
     Each action is asked six prompts of the form "a panda is diving from a platform in a bamboo forest". The paper's own
     95 clips, 12 motions and 72 prompts are not published as lists: --only and --prompts take them where you have them.
 
-      motiondirector benchmark ucf-sports --data /data/ucf --foundation cerspense/zeroscope_v2_576w --size 16x384x384
+      motiondirector benchmark ucf-sports --data /data/ucf --foundation /models/zeroscope_v2_576w --size 16x384x384
 
     Interrupted, the same command goes on. Results: one table, OUT/report.json, OUT/index.html with a page a concept.
     """
@@ -167,7 +167,7 @@ def loveu_tgve(
     That makes 304 prompts. The paper asks 532, three more of each video, which are not published: give them (or your
     own) with --prompts.
 
-      motiondirector benchmark loveu-tgve --data /data/loveu-tgve-2023 --foundation cerspense/zeroscope_v2_576w \\
+      motiondirector benchmark loveu-tgve --data /data/loveu-tgve-2023 --foundation /models/zeroscope_v2_576w \\
           --size 16x384x384 --train-steps 150
 
     Interrupted, the same command goes on. Results: one table, OUT/report.json, OUT/index.html with a page a concept.

@@ -134,7 +134,7 @@ def show_evaluation(console: Console, evaluated: Any) -> None:
     console.print(escape(about), style="dim", highlight=False)
     if evaluated.get("files"):
         console.print(
-            f"{len(evaluated['files'])} files of it (page, report, videos): concepts pull --samples",
+            f"{len(evaluated['files'])} files that its batch kept (page, report, videos): concepts pull --samples",
             style="dim",
         )
     for note in evaluated.get("notes") or []:
@@ -194,7 +194,8 @@ def pull(
         Path | None, typer.Option("--to", "-o", help="Folder to make; ./CONCEPT-VERSION by default.")
     ] = None,
     samples: Annotated[
-        bool, typer.Option("--samples", help="Page, report and videos of its evaluation too, to evaluation/.")
+        bool,
+        typer.Option("--samples", help="Page, report and videos that its batch kept too, to evaluation/."),
     ] = False,
     registry: RegistryUri = DEFAULT_REGISTRY,
     as_json: AsJson = False,
@@ -206,10 +207,11 @@ def pull(
     Example: motiondirector concepts pull car-turn@2 --to car-turn
     """
     from infra.objects import get_files
+    from motiondirector.batch_validation import kept_files
 
     opened = open_it(registry)
     version = opened.resolve(ref)
-    evaluated = version.metrics.get("evaluation", {}).get("files", {})
+    evaluated = kept_files(version)
     if samples and not evaluated:
         raise UserError(
             f"{version.ref} has no samples in {registry}: `train-batch` keeps those of what it evaluates, `motiondirector "
@@ -277,7 +279,8 @@ def export(
 ) -> None:
     """Write the foundation's denoiser with the adapter merged, for tools that know no LoRA.
 
-    The folder loads with the class's stock from_pretrained and replaces the `unet` (or `transformer`) of a pipeline.
+    The folder loads with the class's stock from_pretrained and replaces the `unet` (or `transformer`) of a pipeline. Its
+    weights are float32.
 
     Example: motiondirector concepts export car-turn@2 --merged --to car-turn-unet
     """
@@ -305,7 +308,8 @@ def export(
         try:
             folder = opened.pull(version, work / "adapter")
             source = foundation or json.loads((folder / CONFIG_FILE).read_text())["base_model_name_or_path"]
-            loaded = load_foundation(source, parts=("denoiser",))
+            # In half precision the sum would round a small change away, and nothing here needs a GPU.
+            loaded = load_foundation(source, device="cpu", dtype="float32", parts=("denoiser",))
             export_merged(loaded, read_adapter(folder, loaded), work / "merged", scale)
             (work / "merged").rename(to)
         finally:

@@ -51,8 +51,8 @@ def evaluate_command(
     prompts: Annotated[
         Path | None,
         typer.Option(
-            help="A prompt a line, or .yaml, .jsonl, .csv with `prompt`. Name appearances, not the motion: it should "
-            "come from the adapter. Absent: held-out appearances, if the clips are sprites.",
+            help="A prompt a line, or .yaml, .jsonl, .csv with `prompt` and, where it is for one alone, `concept`. Name "
+            "appearances, not the motion: it should come from the adapter. Absent: held-out appearances, if the clips are sprites.",
             show_default=False,
         ),
     ] = None,
@@ -108,11 +108,12 @@ def evaluate_command(
     """
     from datasets.clips import read_clips
     from evaluation.evaluate import Contender, Generation
-    from evaluation.prompts import read_prompts
+    from evaluation.prompts import prompts_for, read_prompts
     from evaluation.report import published_scores
     from evaluation.store import Store
     from infra.registry import open_registry
     from models.load import load_foundation
+    from motiondirector.batch_validation import FILES, kept_files
     from motiondirector.contenders import (
         OURS,
         Origin,
@@ -124,10 +125,16 @@ def evaluate_command(
     from training.adapters import data_sha256
 
     names = parse_against(against)
-    texts = None if prompts is None else list(dict.fromkeys(prompt.text for prompt in read_prompts(prompts)))
+    read = None if prompts is None else read_prompts(prompts)
     opened = open_registry(registry)
     version = opened.resolve(concept)
     origin = Origin.of(opened, version)
+    texts = None if read is None else prompts_for(read, origin.concept, version.concept)
+    if texts == []:
+        raise UserError(
+            f"--prompts {prompts}: all its prompts are for other concepts than {version.concept}; name it in `concept`, or "
+            "leave that empty in prompts for every concept."
+        )
     source = data or origin.data
     if source is None:
         raise UserError(
@@ -160,7 +167,10 @@ def evaluate_command(
         others = beside(version, origin, names, model, clips, source, bucket, store, bars)
         told = judge(f"{version.ref} evaluated", exam, [ours, *others], folder, store, bars, **facts)
     if publish:
-        opened.add_metrics(version, {"evaluation": published_scores(told)})
+        kept = kept_files(opened.resolve(version.ref))  # `train-batch` may have added some meanwhile
+        opened.add_metrics(
+            version, {"evaluation": {**published_scores(told), **({FILES: kept} if kept else {})}}
+        )
     if as_json:
         print_json({**told, "page": str(folder / PAGE)})
         return

@@ -113,8 +113,8 @@ def ingest(
         check_concept_name(concept)
     if address and not ray:
         raise UserError("--address names a Ray cluster; add --ray.", code="invalid_selection")
-    size = bucket_for(foundation, frames, height, width, fps)
-    selection = Selection(*size[:3], fps=size[3] or None, start=start, every_clip=every_clip)
+    frames, height, width, fps, model = bucket_for(foundation, frames, height, width, fps)
+    selection = Selection(frames, height, width, fps=fps or None, start=start, every_clip=every_clip)
     given = Captions(captions) if captions else None
     target = open_storage(to)
     sources = expand(source)
@@ -129,7 +129,7 @@ def ingest(
                 report = ingest_with_ray(sources, selection, target, on_progress=advance, **options)
         else:
             report = ingest_here(sources, selection, target, on_progress=advance, **options)
-    show(report, as_json)
+    show(report, as_json, {"frames": frames, "height": height, "width": width, "foundation": model})
     if not report.count("accepted") and not report.count("duplicate"):
         raise UserError(
             f"no clip was accepted and nothing was stored; {summary(report)}", code="nothing_accepted"
@@ -138,13 +138,13 @@ def ingest(
 
 def bucket_for(
     foundation: str | None, frames: int | None, height: int | None, width: int | None, fps: float | None
-) -> tuple[int, int, int, float]:
-    """(frames, height, width, fps): as given, the rest from the foundation, whose limits are checked.
+) -> tuple[int, int, int, float, str | None]:
+    """(frames, height, width, fps, name of the foundation): as given, the rest from the foundation, whose limits hold.
 
     The foundation is asked (without reading its weights) only when something is missing or it was named.
     """
     if foundation is None and None not in (frames, height, width, fps):
-        return frames, height, width, fps  # type: ignore[return-value]
+        return frames, height, width, fps, None  # type: ignore[return-value]
     from models.foundation import Bucket
     from models.load import load_foundation
 
@@ -152,7 +152,7 @@ def bucket_for(
     usual = model.defaults
     bucket = Bucket(frames or usual.bucket.frames, height or usual.bucket.height, width or usual.bucket.width)
     model.check_bucket(bucket)
-    return bucket.frames, bucket.height, bucket.width, usual.fps if fps is None else fps
+    return bucket.frames, bucket.height, bucket.width, usual.fps if fps is None else fps, model.name
 
 
 def progress_bar(console: Console, total: int) -> Any:
@@ -174,10 +174,10 @@ def progress_bar(console: Console, total: int) -> Any:
     return bar()
 
 
-def show(report: Report, as_json: bool) -> None:
-    """The report on stdout."""
+def show(report: Report, as_json: bool, size: dict[str, Any]) -> None:
+    """The report on stdout. `size` is what the clips were cut to, and for which foundation (None: as given)."""
     if as_json:
-        print_json(report.as_json())
+        print_json({**report.as_json(), "size": size})
         return
     table = Table(title=None, show_edge=False, pad_edge=False)
     for name in ("input", "", "clip", "what"):
@@ -196,7 +196,11 @@ def show(report: Report, as_json: bool) -> None:
     for warning in report.warnings:
         console.print(f"[yellow]warning:[/] {escape(warning)}")
     counts = ", ".join(f"{report.count(status)} {status}" for status in STYLES if report.count(status))
-    console.print(f"{counts or 'no input'}; clip set {escape(report.to)}")
+    cut = f"{size['frames']}x{size['height']}x{size['width']} (frames, height, width)"
+    cut += f" for {size['foundation']}" if size["foundation"] else ""
+    console.print(
+        f"{counts or 'no input'}; clip set {escape(report.to)}; cut to {escape(cut)}", soft_wrap=True
+    )
 
 
 def escape(text: str) -> str:
@@ -209,6 +213,6 @@ def escape(text: str) -> str:
 def shorten(uri: str) -> str:
     """The path as seen from here, if it is below."""
     try:
-        return str(Path(uri).resolve().relative_to(Path.cwd())) if "://" not in uri else uri
+        return str(Path(uri).relative_to(Path.cwd())) if "://" not in uri else uri
     except ValueError:
         return uri

@@ -60,7 +60,7 @@ def list_world() -> None:
 def render(
     trajectory: Annotated[
         Path | None,
-        typer.Option(help="JSON file: a list of [t, x, y], [t, x, y, scale] or [t, x, y, scale, angle]."),
+        typer.Option(help=r"JSON file: a list of \[t, x, y], \[t, x, y, scale] or \[t, x, y, scale, angle]."),
     ] = None,
     motion: Annotated[str | None, typer.Option(help="A motion by name: `sprites list` names them.")] = None,
     prompt: Annotated[

@@ -27,7 +27,10 @@ from datasets.clips import (
     read_manifest,
     read_shard,
 )
+from datasets.ingest import ingest
 from datasets.parquet import Pending, append, settle
+from datasets.select import Selection
+from datasets.sources import expand
 from infra.errors import UserError
 from infra.storage import open_storage
 
@@ -247,17 +250,26 @@ def pyarrow_dataset_rows(uri) -> int:
     return pyarrow.dataset.dataset(base, filesystem=filesystem, format="parquet").count_rows()
 
 
+@pytest.mark.parametrize("then", ["another clip", "the same command", "a clip that is there"])
 def test_killed_between_commit_and_move_is_whole_here_and_whole_for_all_after_the_next_ingest(
-    add, uri, make_video
+    add, uri, make_video, then
 ):
     add(uri, [clip(1)])
-    run_killed("after the commit", uri, [make_video("a.mp4"), make_video("b.mp4", seed=1)])
+    videos = [make_video("a.mp4"), make_video("b.mp4", seed=1)]
+    run_killed("after the commit", uri, videos)
     assert concepts_in(uri) == {"more": 2, "slide": 1}
     assert len(read_clips(uri, "more")) == 2
     assert plain_rows(uri) == [clip(1).clip_id]  # as it was
-    add(uri, [clip(2)])
+    if then == "the same command":
+        size = Selection(8, 64, 64, fps=6)
+        again = ingest(
+            expand(map(str, videos)), size, open_storage(uri), concept="more", caption="more of it"
+        )
+        assert [outcome.status for outcome in again.outcomes] == ["duplicate", "duplicate"]
+    else:
+        add(uri, [clip(2 if then == "another clip" else 1)])
     assert plain_rows(uri) == sorted(c.clip_id for c in read_clips(uri))
-    assert len(read_clips(uri)) == 4
+    assert len(read_clips(uri)) == (4 if then == "another clip" else 3)
     assert not list(open_storage(uri).list(f"{STAGING}/clips-"))
 
 

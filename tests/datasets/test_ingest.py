@@ -1,6 +1,7 @@
 """Videos become a clip set; every input is accounted for, and bad ones are refused in a sentence."""
 
 import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import av
 import numpy as np
 import pytest
 import typer
-from sample_videos import moving_picture, turn, write_sound, write_video
+from sample_videos import moving_picture, turn, write_animation, write_sound, write_video
 from typer.testing import CliRunner
 
 import motiondirector.commands.ingest
@@ -141,7 +142,25 @@ def bad_inputs(tmp_path, make_video) -> dict[str, tuple[Path, str]]:
         "too small": (write_video(folder / "small.mp4", moving_picture(24, 64, 64)), "too small"),
         "sound": (write_sound(folder / "sound.mp4"), "only audio"),
         "still": (write_still(folder / "still.webp"), "single frame"),
+        "unknown codec": (write_unknown_codec(folder / "new.mkv"), "codec that FFmpeg does not know"),
+        "huge by its header": (write_huge(folder / "huge.gif"), "larger than 8192x8192"),
     }
+
+
+def write_unknown_codec(path: Path) -> Path:
+    """Matroska names its codecs in words, and this word is nobody's."""
+    data = write_video(path, moving_picture(24, 180, 320)).read_bytes()
+    assert data.count(b"V_MPEG4/ISO/AVC") == 1
+    path.write_bytes(data.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG9/ISO/ABC"))
+    return path
+
+
+def write_huge(path: Path) -> Path:
+    """A GIF of a few bytes that says it is 20000x20000."""
+    data = bytearray(write_animation(path, moving_picture(2, 16, 16)).read_bytes())
+    data[6:10] = struct.pack("<2H", 20_000, 20_000)
+    path.write_bytes(data)
+    return path
 
 
 def write_still(path: Path) -> Path:
@@ -258,6 +277,53 @@ def test_captions_come_from_the_file_the_manifest_or_the_option(into, make_video
     ]
 
 
+@pytest.mark.parametrize("start", ["-1", "nan", "inf", "soon"])
+def test_a_start_that_is_none_refuses_its_row_of_the_manifest_and_no_other(into, make_video, tmp_path, start):
+    for name in ("a.mp4", "b.mp4"):
+        make_video(name)
+    (tmp_path / "list.csv").write_text(f"file,start\na.mp4,{start}\nb.mp4,0.5\n")
+    bad, good = into([tmp_path / "list.csv"]).outcomes
+    assert (bad.status, good.status) == ("refused", "accepted")
+    assert f"start {start!r} in line 2" in bad.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("l.jsonl", '{"file": "a.mp4"}\n\n{"file": \n', "line 3: not JSON"),
+        ("l.jsonl", '{"file": "a.mp4"}\n["b.mp4"]\n', "line 2: .*b.mp4.* is no object"),
+        ("l.jsonl", '{"file": "a.mp4"}\n{"caption": "b"}\n', "line 2: no `file`"),
+        ("l.csv", "video,caption\na.mp4,b\n", "line 1: no column `file` among video, caption"),
+        ("l.csv", 'file,caption\na.mp4,"b\nc"\n,d\n', "line 4: no `file`"),
+        ("l.csv", "", "line 1: no column `file` among nothing"),
+        ("l.jsonl", "\n", "no row"),
+        ("l.csv", b"file\n\xff\n", "byte 5 is not UTF-8"),
+    ],
+)
+def test_what_is_wrong_in_a_manifest_is_said_with_its_line(tmp_path, name, text, says):
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=says) as told:
+        expand([str(tmp_path / name)])
+    assert told.value.code == "invalid_manifest"
+
+
+def test_json_may_hold_other_separators_of_lines(tmp_path):
+    (tmp_path / "l.jsonl").write_text('{"file": "a.mp4", "caption": "one\u2028two"}\n', encoding="utf-8")
+    (found,) = expand([str(tmp_path / "l.jsonl")])
+    assert found.caption == "one\u2028two"
+
+
+@pytest.mark.parametrize("given", ["in", "in/a.mp4", "in/*.mp4", "list.csv", "./in/../in"])
+def test_a_source_is_the_same_file_from_wherever_it_is_read(make_video, tmp_path, monkeypatch, given):
+    path = make_video("in/a.mp4")
+    (tmp_path / "list.csv").write_text("file\nin/a.mp4\n")
+    monkeypatch.chdir(tmp_path)
+    (found,) = expand([given])
+    monkeypatch.chdir("/")  # where a worker stands
+    assert Path(found.uri).samefile(path)
+    assert found.problem is None
+
+
 def test_every_file_of_a_folder_is_accounted_for(into, make_video, tmp_path):
     make_video("in/a.mp4")
     (tmp_path / "in" / "notes.txt").write_text("x")
@@ -337,9 +403,11 @@ def test_the_command_prints_every_input_and_stores_the_good_ones(make_video, tmp
     assert "good.mp4" in output
     assert "bad.mp4" in output
     assert "1 accepted, 1 refused" in output
+    assert "cut to 8x96x128" in output
     code, output = command(*given, *SIZE, "--json")
     assert code == 0
     assert json.loads(output)["duplicate"] == 1
+    assert json.loads(output)["size"] == {"frames": 8, "height": 96, "width": 128, "foundation": None}
 
 
 def test_nothing_accepted_is_exit_2_and_leaves_nothing(make_video, tmp_path):
@@ -392,8 +460,9 @@ def test_a_foundation_gives_the_size_and_refuses_one_that_does_not_suit(make_vid
     code, output = command(*given, *SIZE)  # 8 frames are not 4n + 1
     assert code == 2
     assert "multiple" in output
-    code, _ = command(*given, "--frames", 9, "--height", 64, "--width", 64)
+    code, output = command(*given, "--frames", 9, "--height", 64, "--width", 64)
     assert code == 0
+    assert "cut to 9x64x64 (frames, height, width) for tiny-random-wan" in output
     assert read_clips(tmp_path / "set")[0].num_frames == 9
 
 

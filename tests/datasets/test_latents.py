@@ -7,7 +7,7 @@ import torch
 from sample_videos import moving_picture
 
 from datasets.clips import make_clip
-from datasets.latents import LatentCache, clip_key, cover, prepare
+from datasets.latents import REVISION, LatentCache, clip_key, cover, prepare, text_key
 from infra.errors import UserError
 from infra.storage import open_storage
 from models.foundation import Bucket
@@ -93,12 +93,12 @@ def test_the_cache_works_on_s3(foundation, clips, s3, tmp_path, deaf):
 def test_another_bucket_or_foundation_is_another_object(foundation, clips, monkeypatch):
     bucket = foundation.test_bucket
     keys = {
-        clip_key(clips[0].sha256, foundation.fingerprint, bucket),
-        clip_key(clips[1].sha256, foundation.fingerprint, bucket),
+        clip_key(clips[0].sha256, foundation.fingerprint, "float32", bucket),
+        clip_key(clips[1].sha256, foundation.fingerprint, "float32", bucket),
     }
-    keys.add(clip_key(clips[0].sha256, foundation.fingerprint, Bucket(bucket.frames, 32, 64)))
+    keys.add(clip_key(clips[0].sha256, foundation.fingerprint, "float32", Bucket(bucket.frames, 32, 64)))
     monkeypatch.setattr(foundation, "fingerprint", "another")
-    keys.add(clip_key(clips[0].sha256, foundation.fingerprint, bucket))
+    keys.add(clip_key(clips[0].sha256, foundation.fingerprint, "float32", bucket))
     assert len(keys) == 4
 
 
@@ -106,7 +106,7 @@ def test_another_bucket_or_foundation_is_another_object(foundation, clips, monke
 def test_damaged_objects_are_computed_again_with_a_warning(foundation, clips, tmp_path, caplog, damage):
     bucket, cache = foundation.test_bucket, LatentCache(open_storage(tmp_path))
     once = prepare(clips[:1], foundation, bucket, cache)
-    key = clip_key(clips[0].sha256, foundation.fingerprint, bucket)
+    key = clip_key(clips[0].sha256, foundation.fingerprint, "float32", bucket)
     good = cache.storage.get(key)
     flipped = bytearray(good)
     flipped[-5] ^= 1
@@ -128,3 +128,16 @@ def test_a_clip_smaller_than_the_bucket_is_refused(foundation, clips, tmp_path):
     with pytest.raises(UserError):
         prepare(clips, foundation, Bucket(bucket.frames, 63, 64), cache)
     assert list(cache.storage.list()) == []
+
+
+def test_what_an_earlier_revision_cached_is_not_served(foundation, clips, tmp_path, monkeypatch):
+    """Such as 226 tokens of a Wan prompt: under the same fingerprint, but no longer what the encoder gives."""
+    storage, (clip, *_) = open_storage(tmp_path), clips
+    cache = LatentCache(storage)
+    monkeypatch.setattr("datasets.latents.REVISION", REVISION - 1)
+    true = foundation.encode_text([clip.caption])[0].float()
+    LatentCache(storage).put(
+        text_key(clip.caption, foundation.fingerprint, "float32"), {"text": torch.zeros_like(true)}
+    )
+    (prepared,) = prepare([clip], foundation, foundation.test_bucket, cache)
+    torch.testing.assert_close(prepared.text_LD, true)

@@ -47,6 +47,13 @@ def test_frame_count_rate_and_size_survive(frames, tmp_path):
         assert video.fps == pytest.approx(fps, rel=1e-3)
 
 
+def test_a_place_that_cannot_be_written_is_one_sentence_and_nothing_half_written(frames, tmp_path):
+    (tmp_path / "clip.mp4").mkdir()
+    with pytest.raises(UserError, match=r"clip\.mp4: Is a directory"):
+        encode_mp4(frames, 8, tmp_path / "clip.mp4")
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+
+
 def test_an_ingested_clip_is_close_to_its_source(frames):
     """crf 14 keeps brightness to about one level; colour has half the resolution by format."""
     luma = np.array([0.299, 0.587, 0.114])

@@ -23,6 +23,7 @@ from evaluation.metrics import metrics_for
 from evaluation.metrics.clip_scores import (
     ClipConsistency,
     ClipDiversity,
+    ClipFrameConsistency,
     ClipScorer,
     ClipTextAlignment,
     PickScore,
@@ -114,6 +115,18 @@ def test_consistency_is_the_mean_cosine_of_neighbours(scorer, cases, direct):
     assert ClipConsistency(scorer)([Case(cases[0].video_FHWC[:1], "", 0)]).values == (None,)
 
 
+def test_frame_consistency_is_the_mean_cosine_of_all_pairs(scorer, cases, direct):
+    pairs = [torch.combinations(torch.arange(len(o.image_embeds))).T for o in direct]
+    cosines = [
+        (o.image_embeds[f] * o.image_embeds[g]).sum(-1) for o, (f, g) in zip(direct, pairs, strict=True)
+    ]
+    expected = [100 * float(found.mean()) for found in cosines]
+    assert ClipFrameConsistency(scorer)(cases).values == pytest.approx(expected, abs=1e-3)
+    frozen = Case(np.repeat(cases[0].video_FHWC[:1], 4, axis=0), "", 0)
+    assert ClipFrameConsistency(scorer)([frozen]).values == (pytest.approx(100, abs=1e-3),)
+    assert ClipFrameConsistency(scorer)([Case(cases[0].video_FHWC[:1], "", 0)]).values == (None,)
+
+
 def test_diversity_is_one_minus_the_cosine_of_mean_embeddings(scorer, cases, direct):
     a, b = (o.image_embeds.mean(0) for o in direct)
     expected = 1 - float(torch.nn.functional.cosine_similarity(a, b, dim=0))
@@ -132,7 +145,7 @@ def test_frames_are_embedded_once_for_all_metrics(weights, cases, monkeypatch):
     metrics = metrics_for(True, clip=str(weights), pickscore=str(weights), device="cpu")
     clip = [m for m in metrics if hasattr(m, "clip")]
     assert [m.name for m in clip] == [
-        "clip_text_alignment", "clip_temporal_consistency", "clip_diversity", "pickscore",
+        "clip_text_alignment", "clip_temporal_consistency", "clip_frame_consistency", "clip_diversity", "pickscore",
     ]  # fmt: skip
     model, frames = clip[0].clip.model, []
     whole = model.get_image_features

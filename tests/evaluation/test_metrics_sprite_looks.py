@@ -125,6 +125,7 @@ def test_motion_words():
     assert value(words, drawn(ASKED, KNOWN["zoom-in"]), motion=KNOWN["zoom-out"]) < -0.9
     assert value(words, drawn(ASKED, KNOWN["spins"]), motion=KNOWN["spins"]) is None
     assert value(words, drawn(ASKED), motion=None) is None
+    assert value(words, drawn(ASKED, KNOWN["wander"]), motion=KNOWN["wander"]) is None
 
 
 def test_text_alignment_counts_each_thing_said_once():

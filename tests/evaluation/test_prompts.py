@@ -24,6 +24,11 @@ def test_each_format_says_the_same(tmp_path, name, text):
     assert read_prompts(tmp_path / name) == SAME
 
 
+def test_a_separator_of_lines_within_a_json_string_ends_no_line(tmp_path):
+    (tmp_path / "p.jsonl").write_text('"a red\u2028star"\r\n"a blue heart"\n', encoding="utf-8")
+    assert read_prompts(tmp_path / "p.jsonl") == SAME
+
+
 def test_a_row_may_name_its_concept(tmp_path):
     (tmp_path / "p.csv").write_text("prompt,concept\na panda dives,diving\na panda,\n")
     assert read_prompts(tmp_path / "p.csv") == [Prompt("a panda dives", "diving"), Prompt("a panda")]

@@ -151,3 +151,13 @@ def test_a_missing_file_is_not_found(tmp_path):
     with pytest.raises(UserError) as caught:
         read_adapter(tmp_path / "nothing.safetensors")
     assert caught.value.status == 404
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence_and_nothing_half_written(
+    folder, foundation, tmp_path
+):
+    place = tmp_path / "place"
+    (place / WEIGHTS_FILE).mkdir(parents=True)
+    with pytest.raises(UserError, match=f"{WEIGHTS_FILE}: Is a directory"):
+        save_adapter(place, read_adapter(folder, foundation), foundation)
+    assert not any(path.name.startswith(".") for path in place.iterdir())

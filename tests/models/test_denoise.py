@@ -24,7 +24,7 @@ def random_adapter(foundation, path="temporal", rank=4, seed=0):
     return Adapter(path, rank, tensors, {"concept": "spin"})
 
 
-def stock_frames(pipeline, foundation, request, **kwargs):
+def stock_frames(pipeline, foundation, request):
     bucket = foundation.defaults.bucket
     pipeline.set_progress_bar_config(disable=True)
     result = pipeline(
@@ -37,7 +37,6 @@ def stock_frames(pipeline, foundation, request, **kwargs):
         guidance_scale=foundation.defaults.guidance_scale,
         generator=torch.Generator("cpu").manual_seed(request.seed),
         output_type="np",
-        **kwargs,
     )
     return np.asarray(result.frames[0])
 
@@ -69,8 +68,24 @@ def test_the_stock_lora_loader_of_wan_gives_the_same_frames(tmp_path):
     request = GenerationRequest("a cat", seed=7)
     pipeline = WanPipeline.from_pretrained(locate("tiny-random:wan"))
     pipeline.load_lora_weights(str(tmp_path), weight_name="adapter_model.safetensors")
-    theirs = stock_frames(pipeline, foundation, request, max_sequence_length=226)
+    theirs = stock_frames(pipeline, foundation, request)
     assert np.abs(ours(foundation, adapter, request) - theirs).max() < 2 / 255
+
+
+@pytest.mark.parametrize(
+    ("family", "pipeline_class"), [("unet3d", TextToVideoSDPipeline), ("wan", WanPipeline)]
+)
+def test_the_denoiser_reads_the_words_that_the_stock_pipeline_gives_it(family, pipeline_class):
+    """Length included: padding has no mask in Wan, so the number of tokens is a part of the prompt."""
+    foundation = load_foundation(f"tiny-random:{family}", device="cpu")
+    pipeline = pipeline_class.from_pretrained(locate(f"tiny-random:{family}"))
+    heard = []
+    pipeline.components[foundation.denoiser_name].register_forward_pre_hook(
+        lambda _, args, kwargs: heard.append(kwargs["encoder_hidden_states"]), with_kwargs=True
+    )
+    stock_frames(pipeline, foundation, GenerationRequest("a cat", seed=7))
+    theirs, ours = heard[0][-1], foundation.encode_text(["a cat"])[0]  # with guidance the prompt comes last
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_a_merged_export_gives_the_same_frames_in_the_stock_pipeline(tmp_path):

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from diffusers import TextToVideoSDPipeline
 from torch import nn
 
 from infra.errors import UserError
@@ -143,13 +144,44 @@ def test_what_is_no_foundation_is_refused_in_one_sentence(tmp_path, source, sent
         load_foundation(source.format(empty=tmp_path / "empty", other=tmp_path / "other"))
 
 
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"device": "gpu"}, "device 'gpu' cannot be used here"),
+        ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
+        ({"device": "cpu", "dtype": "half"}, "dtype 'half' is not known; expected one of float32, bfloat16"),
+    ],
+)
+def test_a_device_or_precision_that_is_none_is_refused_in_one_sentence(given, sentence):
+    with pytest.raises(UserError, match=sentence):
+        load_foundation("tiny-random:unet3d", parts=(), **given)
+
+
+def test_precisions_may_be_called_as_trainings_call_them():
+    assert load_foundation("tiny-random:unet3d", parts=(), dtype="bf16").dtype is torch.bfloat16
+
+
 def test_pickled_weights_are_not_loaded(tmp_path):
     folder = write_tiny_unet3d(tmp_path / "m")
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     torch.save({"a": torch.ones(1)}, folder / "unet" / "diffusion_pytorch_model.bin")
     weights.unlink()
-    with pytest.raises(UserError, match="cannot be loaded"):
+    told = r"no safetensors for unet, .*TextToVideoSDPipeline.from_pretrained\(.*safe_serialization=True"
+    with pytest.raises(UserError, match=told):
         load_foundation(folder)
+
+
+def test_a_repository_of_pickles_loads_once_it_is_converted_as_the_refusal_says(tmp_path):
+    folder = write_tiny_unet3d(tmp_path / "m")
+    pipeline = TextToVideoSDPipeline.from_pretrained(folder)
+    pipeline.save_pretrained(tmp_path / "pickled", safe_serialization=False)
+    with pytest.raises(UserError, match="no safetensors for unet and vae"):
+        load_foundation(tmp_path / "pickled")
+    again = TextToVideoSDPipeline.from_pretrained(tmp_path / "pickled")
+    again.save_pretrained(tmp_path / "converted", safe_serialization=True)
+    converted, first = load_foundation(tmp_path / "converted"), load_foundation(folder)
+    for name, weight in first.denoiser.state_dict().items():
+        torch.testing.assert_close(converted.denoiser.state_dict()[name], weight, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("family", ["unet3d", "wan"])

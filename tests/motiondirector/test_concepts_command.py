@@ -88,14 +88,18 @@ def test_a_concept_from_publishing_to_removing(run, registry, folder, tmp_path):
     assert run_json(run, "concepts", "list") == []
 
 
-def test_the_merged_export_answers_as_base_and_adapter(run, registry, folder, foundation, tmp_path):
+def test_the_merged_export_answers_as_base_and_adapter(
+    run, registry, folder, foundation, tmp_path, monkeypatch
+):
     from diffusers import UNet3DConditionModel
     from peft import PeftModel
 
     run("concepts", "publish", folder, "--concept", "orbit")
-    answer = run_json(
-        run, "concepts", "export", "orbit", "--merged", "--to", tmp_path / "unet", "--scale", 1.0
-    )
+    with monkeypatch.context() as machine:  # one with a GPU, where a foundation is usually loaded in bfloat16
+        machine.setattr(torch.cuda, "is_available", lambda: True)
+        answer = run_json(
+            run, "concepts", "export", "orbit", "--merged", "--to", tmp_path / "unet", "--scale", 1.0
+        )
     assert answer["foundation"] == "tiny-random:unet3d"
     merged = UNet3DConditionModel.from_pretrained(tmp_path / "unet").eval()
     fresh = load_foundation("tiny-random:unet3d", dtype="float32").denoiser.eval()

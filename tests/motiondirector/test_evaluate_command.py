@@ -13,6 +13,7 @@ from datasets.sprites.captions import canonical
 from datasets.sprites.motions import NOVEL
 from datasets.sprites.render import render_clip
 from datasets.sprites.world import appearances
+from infra.objects import put_files
 from infra.registry import open_registry
 from infra.storage import open_storage
 from models.foundation import Bucket
@@ -147,9 +148,11 @@ def test_every_contender_is_measured_published_and_shown_and_nothing_is_made_twi
 
 
 def test_prompts_from_a_file_as_json_and_without_publishing(run, published, tmp_path):
-    (tmp_path / "prompts.txt").write_text("a red star\na blue heart on a beige gradient\n")
+    (tmp_path / "prompts.csv").write_text(
+        "prompt,concept\na red star,orbit\na cube,zigzag\na blue heart on a beige gradient,\n"
+    )
     code, out, err = run(
-        "evaluate", "--concept", "orbit@1", "--prompts", tmp_path / "prompts.txt", "--seeds", "2",
+        "evaluate", "--concept", "orbit@1", "--prompts", tmp_path / "prompts.csv", "--seeds", "2",
         "--out", tmp_path / "out", "--no-publish", "--json", *SHORT,
     )  # fmt: skip
     assert code == 0, err
@@ -171,6 +174,19 @@ def test_other_clips_than_those_of_the_training_are_said(run, published, tmp_pat
     assert "are not those that orbit@1 was trained on" in run("concepts", "show", "orbit")[1]
 
 
+def test_what_a_batch_kept_of_its_own_evaluation_can_still_be_pulled(run, published, tmp_path):
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "001.mp4").write_bytes(b"a video")
+    files = put_files(published.storage, tmp_path / "samples")
+    published.add_metrics(published.resolve("orbit"), {"evaluation": {"files": files}})
+    (tmp_path / "p.txt").write_text("a red star\n")
+    more = ("--prompts", tmp_path / "p.txt", "--seeds", "1", "--out", tmp_path / "out", *SHORT)
+    assert run("evaluate", "--concept", "orbit", *more)[0] == 0
+    assert published.resolve("orbit").metrics["evaluation"]["prompts"] == 1
+    assert run("concepts", "pull", "orbit", "--to", tmp_path / "pulled", "--samples")[0] == 0
+    assert (tmp_path / "pulled" / "evaluation" / "001.mp4").read_bytes() == b"a video"
+
+
 def refused(run, *arguments):
     code, out, err = run("evaluate", *arguments)
     assert (code, out) == (2, "")
@@ -181,6 +197,10 @@ def test_what_is_wrong_is_one_sentence(run, published, trained, tmp_path):
     assert "did you mean orbit" in refused(run, "--concept", "orbti")
     assert "'nobody' is no contender" in refused(run, "--concept", "orbit", "--against", "base,nobody")
     assert "cannot be read" in refused(run, "--concept", "orbit", "--prompts", tmp_path / "none.txt")
+    (tmp_path / "others.csv").write_text("prompt,concept\na cube,zigzag\n")
+    assert "for other concepts than orbit" in refused(
+        run, "--concept", "orbit", "--prompts", tmp_path / "others.csv"
+    )
     assert "no clips at" in refused(run, "--concept", "orbit", "--data", tmp_path / "none")
     other = ("--foundation", "tiny-random:wan", "--device", "cpu", "--out", tmp_path / "out")
     assert "made for foundation" in refused(run, "--concept", "orbit", *other)

@@ -1,9 +1,13 @@
-"""--json: stdout is the answer, whatever libraries print."""
+"""What commands print: with --json the answer alone is on stdout, and help texts keep their brackets."""
 
 import json
+import re
 
 import pytest
+from rich.text import Text
+from typer.main import get_command
 
+from motiondirector.cli import build
 from motiondirector.output import only_answers, print_json
 
 
@@ -32,3 +36,21 @@ def test_after_a_failure_stdout_is_as_before(capsys):
         raise ValueError
     print_json(1)
     assert capsys.readouterr().out == "1\n"
+
+
+def help_texts(command, path=()):
+    """(words of the command, text) of every command and option below."""
+    yield path, command.help or ""
+    for parameter in command.params:
+        yield (*path, parameter.name), getattr(parameter, "help", None) or ""
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from help_texts(inner, (*path, name))
+
+
+def test_no_help_text_loses_what_is_in_brackets():
+    """Rich takes what is in brackets for a style, unless they are escaped."""
+    texts = dict(help_texts(get_command(build())))
+    lost = {path: re.findall(r"(?<!\\)\[(?!bold\]|dim\]|/\]).*?\]", text) for path, text in texts.items()}
+    assert {path: found for path, found in lost.items() if found} == {}
+    shown = Text.from_markup(texts["sprites", "render", "trajectory"]).plain
+    assert "[t, x, y], [t, x, y, scale] or [t, x, y, scale, angle]" in shown

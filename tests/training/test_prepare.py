@@ -29,6 +29,8 @@ from training.batch.run import enter
 from training.batch.state import open_batch
 from training.batch.turns import Turns
 from training.batch.watcher import Watcher
+from training.run import Job, bucket_of, load, prepare_latents, read_concept
+from training.run import Watcher as Quiet
 
 WAN = "tiny-random:wan"
 SIZE = {"frames": 5, "height": 32, "width": 32, "steps": 2, "rank": 2}
@@ -54,9 +56,10 @@ def clips(tmp_path):
     return clip_set(tmp_path / "clips")
 
 
-def planned(clips, registry, *names, **settings):
+def planned(clips, registry, *names, foundation=WAN, **settings):
     entries = [
-        Entry(name, clips, WAN, settings={**SIZE, **settings}) for name in names or ("c0", "c1", "c2", "c3")
+        Entry(name, clips, foundation, settings={**SIZE, **settings})
+        for name in names or ("c0", "c1", "c2", "c3")
     ]
     return make_plan(entries, "m", registry)
 
@@ -136,6 +139,29 @@ def test_another_foundation_prepares_nothing(clips, registry):
     other = load_foundation("tiny-random:unet3d", device="cpu", dtype="float32")
     done = store_portion(encode_portion(decode_portion(portion), other))
     assert (done.made, "has fingerprint" in done.error) == (0, True)
+
+
+@pytest.mark.parametrize("family", ["tiny-random:unet3d", WAN])
+def test_train_and_train_batch_share_latents_of_one_precision_and_of_no_other(
+    clips, registry, tmp_path, family
+):
+    def missing(dtype):
+        return list(Missing().of_all(planned(clips, registry, "c0", foundation=family, dtype=dtype).works))
+
+    job = Job("c0", clips, str(tmp_path / "run"), registry.uri, family)
+    foundation, config = load(job, {**SIZE, "dtype": "bf16"})
+    assert foundation.dtype is torch.bfloat16  # what it trains in
+    prepare_latents(job, read_concept(job), foundation, bucket_of(config, foundation), Quiet())
+    assert missing("bf16") == []
+    (portion,) = missing("fp32")
+    assert (len(portion.clips), len(portion.captions)) == (1, 1)
+    done = store_portion(encode_portion(decode_portion(portion), foundation))
+    assert (done.made, "bfloat16" in done.error) == (0, True)
+    encoders = load_foundation(family, device="cpu", dtype="float32", parts=("vae", "text"))
+    assert store_portion(encode_portion(decode_portion(portion), encoders)).made == 2
+    assert missing("fp32") == []
+    halves = load_foundation(family, device="cpu", dtype="bfloat16", parts=("vae", "text"))
+    assert halves.dtype is torch.bfloat16  # though its denoiser is not there
 
 
 def test_when_it_is_to_stop_it_stops_at_the_next_clip_and_keeps_what_it_made(clips, registry, foundation):

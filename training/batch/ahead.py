@@ -15,9 +15,10 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import UserError
-from training.batch.prepare import DTYPES, STOPPED, Missing, Portion, Prepared, prepare_portions
+from training.batch.prepare import STOPPED, Missing, Portion, Prepared, prepare_portions
 from training.batch.state import BatchState, Record
 from training.batch.turns import Turns
+from training.config import DTYPES
 
 if TYPE_CHECKING:
     from models.foundation import Foundation

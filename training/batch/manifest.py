@@ -27,6 +27,7 @@ import yaml
 
 from infra.errors import UserError
 from infra.registry import check_concept_name
+from infra.rows import json_lines
 from infra.storage import Storage, open_storage
 from training.config import TrainConfig, wrong_settings
 
@@ -292,9 +293,7 @@ def _mapping(loader: yaml.SafeLoader, node: yaml.Node, report: Report) -> Raw:
 
 def _jsonl(text: str, report: Report) -> tuple[list[Raw], Raw]:
     raws = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
+    for number, line in json_lines(text):
         try:
             values = json.loads(line)
         except (ValueError, RecursionError) as error:

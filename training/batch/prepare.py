@@ -28,6 +28,7 @@ from datasets.latents import (
     clip_key,
     latents_of,
     pixels,
+    precision_of,
     prepare,
     text_key,
     text_of,
@@ -37,6 +38,7 @@ from infra.storage import open_storage
 from models.foundation import Bucket
 from training.adapters import data_sha256
 from training.batch.work import Work
+from training.config import DTYPES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +48,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DTYPES = {"fp32": "float32", "bf16": "bfloat16"}  # of the settings, as a foundation is loaded
 STOPPED = "stopped"
 DECODERS = 2  # threads that decode, and that store, beside the one that encodes
 
@@ -116,13 +117,13 @@ class Missing:
 
     def of(self, work: Work) -> Portion | None:
         """What is to be made for a work; None when nothing is. Raises UserError where its clips cannot be read."""
-        bucket = bucket_of(work)
+        bucket, dtype = bucket_of(work), DTYPES[work.config.dtype]
         clips: dict[str, None] = {}
         captions: dict[str, None] = {}
         for clip in self._clips(work):
-            if self._new(work, f"{bucket}", clip_key(clip.sha256, work.fingerprint, bucket)):
+            if self._new(work, f"{bucket}", clip_key(clip.sha256, work.fingerprint, dtype, bucket)):
                 clips[clip.sha256] = None
-            if self._new(work, "text", text_key(clip.caption, work.fingerprint)):
+            if self._new(work, "text", text_key(clip.caption, work.fingerprint, dtype)):
                 captions[clip.caption] = None
         if not clips and not captions:
             return None
@@ -132,7 +133,7 @@ class Missing:
             concept=work.concept,
             foundation=work.foundation,
             fingerprint=work.fingerprint,
-            dtype=DTYPES[work.config.dtype],
+            dtype=dtype,
             bucket=bucket,
             clips=tuple(clips),
             captions=tuple(captions),
@@ -156,7 +157,7 @@ class Missing:
 
     def _new(self, work: Work, folder: str, key: str) -> bool:
         """Whether this key is in no cache and asked for the first time."""
-        place = work.data, f"{work.fingerprint}/{folder}/"
+        place = work.data, f"{work.fingerprint}/{DTYPES[work.config.dtype]}/{folder}/"
         if place not in self._there:
             self._there[place] = LatentCache(open_storage(work.data)).keys(place[1])
         new = key not in self._there[place]
@@ -194,20 +195,25 @@ def encode_portion(
     if foundation.fingerprint != portion.fingerprint:
         own, wanted = foundation.fingerprint[:12], portion.fingerprint[:12]
         return Encoded(portion, error=f"the foundation here has fingerprint {own}, the plan's {wanted}")
+    if precision_of(foundation) != portion.dtype:
+        own = precision_of(foundation)
+        return Encoded(
+            portion, error=f"the foundation here is in {own}, its latents are to be in {portion.dtype}"
+        )
     cache, lock = LatentCache(open_storage(portion.data)), lock or nullcontext()
     tensors: dict[str, dict[str, Tensor]] = {}
     try:
         for sha256, (name, frames_FHWC) in decoded.frames.items():
             if stopping():
                 return Encoded(portion, tensors, STOPPED)
-            key = clip_key(sha256, portion.fingerprint, portion.bucket)
+            key = clip_key(sha256, portion.fingerprint, portion.dtype, portion.bucket)
             with lock:
                 if not cache.has(key):
                     tensors[key] = latents_of(frames_FHWC, foundation, name)
         for caption in portion.captions:
             if stopping():
                 return Encoded(portion, tensors, STOPPED)
-            key = text_key(caption, portion.fingerprint)
+            key = text_key(caption, portion.fingerprint, portion.dtype)
             with lock:
                 if not cache.has(key):
                     tensors[key] = {"text": text_of(caption, foundation)}
