@@ -16,6 +16,7 @@ from urllib.parse import SplitResult, urlsplit
 import httpcore
 
 from infra.errors import UserError
+from serving.threads import NAMES
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -86,10 +87,9 @@ async def resolve(host: str, port: int, allowed: Sequence[Network]) -> list[Addr
     Raises:
         Refused: one of them is neither public nor allowed, or the name cannot be resolved.
     """
-    loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(RESOLVE_TIMEOUT):
-            infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            infos = await NAMES.run(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError, TimeoutError):
         raise Refused(f"webhook_url: {host[:100]} cannot be resolved; check the name.") from None
     addresses = list(dict.fromkeys(ipaddress.ip_address(str(info[4][0]).split("%")[0]) for info in infos))

@@ -16,7 +16,7 @@ from serving.admission import Admission, Repeatable
 from serving.answers import engine_unavailable, raise_refusal, video_of
 from serving.auth import Caller
 from serving.backlog import Backlog
-from serving.catalogue import Catalogue
+from serving.catalogue import Catalogue, read_registry
 from serving.claims import Claims
 from serving.config import ServeConfig
 from serving.database import Job
@@ -26,8 +26,9 @@ from serving.event_stream import Changes, Streams
 from serving.jobs import CANCELLED, COMPLETED, FINAL, IllegalTransition, JobStore
 from serving.metrics import ServiceMetrics
 from serving.pins import PinKeeper, PinStore
-from serving.requests import PRIORITY_WEIGHT, FoundationInfo, VideoRequest, resolve
+from serving.requests import PRIORITY_WEIGHT, FoundationInfo, VideoRequest, parse_model, resolve
 from serving.schemas import CreateVideo, Video
+from serving.threads import RESULTS
 from serving.webhooks import Webhooks
 
 ENGINE_PATIENCE = 30.0  # seconds a request waits for an engine that is starting
@@ -176,7 +177,10 @@ class VideoService:
         if body.webhook_url is not None:
             await self._webhooks.check(body.webhook_url, caller.tenant)
         info = await self.info()
-        request, model = await asyncio.to_thread(resolve, body, info, self._registry)
+        if parse_model(body.model, info.name) or body.lora:
+            request, model = await read_registry(resolve, body, info, self._registry)
+        else:  # the registry is not asked
+            request, model = resolve(body, info, None)
         try:
             async with asyncio.timeout(ENGINE_PATIENCE):
                 refused = await self.engine.check(request)
@@ -229,7 +233,7 @@ class VideoService:
                 await self.cancel(id, tenant)
             job = await self.get(id, tenant)
         if job.result_key:
-            await asyncio.to_thread(self._results.delete, job.result_key)
+            await RESULTS.run(self._results.delete, job.result_key)
         await asyncio.to_thread(self.store.delete, id)
         self.changes.notice(id)
 
@@ -249,7 +253,7 @@ class VideoService:
             )
         if job.result_key is not None:
             with contextlib.suppress(NotFound):
-                return await asyncio.to_thread(self._results.get, job.result_key)
+                return await RESULTS.run(self._results.get, job.result_key)
         raise UserError(
             f"video {id} has expired; make it again with seed {job.request['seed']}.",
             status=404,

@@ -108,12 +108,12 @@ def answers(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
     asked: list[str] = []
     left = list(answers)
 
-    async def getaddrinfo(self, host, port, **_):
+    def getaddrinfo(host, port, *_, **__):
         asked.append(host)
         addresses = left.pop(0) if len(left) > 1 else left[0]
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
 
-    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     return asked
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -204,15 +205,17 @@ def test_a_cancelled_job_leaves_the_engine_and_no_result(house: House):
 
 def test_a_job_cancelled_as_its_video_arrives_stays_cancelled_and_leaves_no_file(house: House):
     [id] = house.add()
-    real = house.results.put
+    real, stored = house.results.put, threading.Event()
 
     def cancel_then_put(key: str, data: bytes) -> None:
         house.store.cancel(id)
         real(key, data)
+        stored.set()
 
     house.results.put = cancel_then_put  # type: ignore[method-assign]
-    house.run(ScriptedEngine(lambda id, attempt: WHOLE), lambda: house.all("cancelled"))
-    assert not house.results.exists(result_key(id))
+    engine = ScriptedEngine(lambda id, attempt: WHOLE)
+    house.run(engine, lambda: stored.is_set() and not house.results.exists(result_key(id)))
+    assert house.all("cancelled")
 
 
 def test_a_result_that_cannot_be_stored_fails_the_job_and_says_why(house: House):
