@@ -251,7 +251,8 @@ def test_the_jobs_of_a_dispatcher_that_fell_silent_are_finished_by_another_and_i
         frozen = asyncio.create_task(first.run())
         while house.store.count() != {"in_progress": 3}:
             await asyncio.sleep(0.01)
-        first._claims.claim = lambda *_: []  # so that it does not take its own jobs again
+        # so that it neither renews its lease after that nor takes its own jobs again
+        first._claims.renew = first._claims.claim = lambda *_: []
         Claims(house.store.database, lease=-1.0).renew(first.name, ids)  # its last sign was long ago
         quick = ScriptedEngine(lambda id, attempt: WHOLE)
         second = asyncio.create_task(house.dispatcher(quick).run())
