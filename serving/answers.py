@@ -23,6 +23,15 @@ def engine_unavailable() -> UserError:
     )
 
 
+def adapters_late(seconds: float) -> UserError:
+    return UserError(
+        f"the request's adapters were in no engine within {seconds:g} s: the registry is slow, many others are being "
+        "loaded, or the model is; send it again in some seconds.",
+        status=503,
+        code="adapter_slow",
+    )
+
+
 def video_of(job: Job, position: int | None) -> Video:
     """A job as its owner sees it; `position`: jobs before it in the queue."""
     request = VideoRequest.model_validate(job.request)

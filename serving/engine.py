@@ -138,12 +138,12 @@ class Engine:
                     status=422,
                     code="too_many_adapters",
                 )
-        return self.tiers.ahead(request.adapters) if request.adapters else None
+        return self.tiers.ahead(request.adapters, flow_of(request)) if request.adapters else None
 
     def submit(self, id: str, request: VideoRequest, listener: Listener) -> None:
         """Take a request; `listener` gets its events, in order, from the engine's threads, and must not block."""
-        flow, cost, order = flow_of(request), cost_of(request), order_of(request)
-        claim = Claim(request.adapters, lambda _claim, error: self._brought(ticket, error), flow, cost, order)
+        flow, order = flow_of(request), order_of(request)
+        claim = Claim(request.adapters, lambda _claim, error: self._brought(ticket, error), flow, order)
         ticket = Ticket(id, request, listener, claim)
         with self._work:
             if self._closing or self.failure:

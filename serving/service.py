@@ -13,7 +13,7 @@ from infra.registry import open_registry
 from infra.storage import NotFound, open_storage
 from serving.addresses import parse_networks
 from serving.admission import Admission, Repeatable
-from serving.answers import engine_unavailable, raise_refusal, video_of
+from serving.answers import adapters_late, engine_unavailable, raise_refusal, video_of
 from serving.auth import Caller
 from serving.backlog import Backlog
 from serving.catalogue import Catalogue, read_registry
@@ -181,15 +181,18 @@ class VideoService:
             request, model = await read_registry(resolve, body, info, self._registry)
         else:  # the registry is not asked
             request, model = resolve(body, info, None)
+        deadline = None if body.deadline is None else time.time() + body.deadline
+        scheduled = {"tenant": caller.tenant, "priority": body.priority, "deadline": deadline}
+        request = request.model_copy(update=scheduled)
         try:
             async with asyncio.timeout(ENGINE_PATIENCE):
                 refused = await self.engine.check(request)
-        except (EngineLost, TimeoutError):
+        except EngineLost:
             raise engine_unavailable() from None
+        except TimeoutError:
+            raise engine_unavailable() if not request.adapters else adapters_late(ENGINE_PATIENCE) from None
         raise_refusal(refused)
-        deadline = None if body.deadline is None else time.time() + body.deadline
-        scheduled = {"tenant": caller.tenant, "priority": body.priority, "deadline": deadline}
-        return request.model_copy(update=scheduled), model
+        return request, model
 
     async def placed(self, jobs: Sequence[Job]) -> list[tuple[Job, int | None]]:
         """The jobs, each with how many are before it in the queue (None: it is not queued)."""

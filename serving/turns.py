@@ -13,7 +13,7 @@ from infra.errors import UserError
 from serving.budget import ForwardBudget
 from serving.fairness import FairQueue
 from serving.slots import Key, Lease
-from serving.tickets import Ticket
+from serving.tickets import Ticket, cost_of
 from serving.tiers import AdapterTiers
 
 
@@ -40,7 +40,7 @@ class Turns:
 
     def add(self, ticket: Ticket) -> None:
         """Its adapters are at hand."""
-        self._ready.add(ticket, ticket.claim.flow, ticket.claim.cost, ticket.claim.order)
+        self._ready.add(ticket, ticket.claim.flow, cost_of(ticket.request), ticket.claim.order)
 
     def remove(self, ticket: Ticket) -> None:
         """It has ended, wherever it was."""

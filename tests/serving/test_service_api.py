@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from models.adapter import WEIGHTS_FILE
 from serving.api import create_api
 from serving.config import ServeConfig
 from serving.keys import ApiKey, hash_key
+from serving.requests import VideoRequest
 from serving.service import VideoService
 
 LOCAL = {"client": ("127.0.0.1", 50000), "base_url": "http://127.0.0.1:8000"}
@@ -138,6 +140,26 @@ def test_priority_and_deadline_reach_the_engine_and_a_key_bounds_the_priority(
     [request] = engine.seen
     assert (request.priority, request.tenant) == (1, KEYS[0].tenant)
     assert request.deadline == pytest.approx(video["deadline"], abs=1)
+
+
+def test_an_engine_is_asked_in_the_callers_turn_and_one_that_loads_too_long_is_said_to(
+    serve: Serve, engine: FakeEngine, publish_two: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    api, checked = serve(api_keys=KEYS), []
+
+    async def never(request: VideoRequest) -> None:
+        checked.append(request)
+        await asyncio.Event().wait()
+
+    engine.check = never  # type: ignore[method-assign]
+    monkeypatch.setattr("serving.service.ENGINE_PATIENCE", 0.01)
+    body = {"prompt": "x", "priority": 1, "lora": [{"name": publish_two[0]}]}
+    response = api.post("/v1/videos", json=body, headers=bearer(ADMIN))
+    assert "the registry is slow" in refused(response, 503, "adapter_slow")["message"]
+    assert "retry-after" in response.headers
+    response = api.post("/v1/videos", json={"prompt": "x"}, headers=bearer(ADMIN))
+    refused(response, 503, "engine_unavailable")
+    assert [(one.tenant, one.priority) for one in checked] == [(KEYS[0].tenant, 1), (KEYS[0].tenant, 0)]
 
 
 def ended(api: TestClient, id: str, headers: dict[str, str] | None = None) -> dict:
