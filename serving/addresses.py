@@ -7,6 +7,7 @@ something else a moment later (DNS rebinding) gains nothing.
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import socket
 import ssl
@@ -138,6 +139,12 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         await asyncio.sleep(seconds)
 
 
+@functools.cache
+def public_tls() -> ssl.SSLContext:
+    """That of the public authorities: made once, for it is read from a file for tens of milliseconds."""
+    return httpcore.default_ssl_context()
+
+
 async def post(
     url: str,
     body: bytes,
@@ -159,7 +166,7 @@ async def post(
     async with (
         asyncio.timeout(timeout),
         httpcore.AsyncConnectionPool(
-            ssl_context=tls, network_backend=backend, max_keepalive_connections=0
+            ssl_context=tls or public_tls(), network_backend=backend, max_keepalive_connections=0
         ) as pool,
         pool.stream("POST", url, headers=list(headers.items()), content=body) as response,
     ):
