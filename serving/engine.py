@@ -165,16 +165,8 @@ class Engine:
         self._wake()
         return True
 
-    def progress(self, id: str) -> float | None:
-        """Share of the steps done, 0 to 1; None when the request is not here."""
-        with self._lock:
-            ticket = self._tickets.get(id)
-        if ticket is None:
-            return None
-        return ticket.state.progress if ticket.state is not None else 0.0
-
-    def preview(self, id: str, frames: int = 1) -> Future[bytes]:
-        """A look at a request that is being denoised: a small WebP of one frame, or an animation of several.
+    def preview(self, id: str) -> Future[bytes]:
+        """A look at a request that is being denoised: a small WebP of one frame.
 
         It is decoded beside the steps and changes nothing. Raises UserError: 404 when the request is not here, 409
         when there is nothing to be seen yet, or ever (with a scheduler that makes no estimate).
@@ -188,7 +180,7 @@ class Engine:
             raise UserError(
                 f"{id} has nothing to be seen yet; ask again after a step.", status=409, code="no_preview"
             )
-        return self._finisher.submit(render, self.foundation, x0, frames)
+        return self._finisher.submit(render, self.foundation, x0)
 
     def prefetch(self, use: AdapterUsed, timeout: float | None = None) -> None:
         """Bring an adapter into host memory, and into a slot if one is free; blocks. Raises UserError."""

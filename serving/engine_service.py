@@ -214,11 +214,11 @@ class EngineService:
                     del self._streams[id]
                 self.engine.cancel(stream.ticket)
 
-    async def preview(self, id: str, frames: int = 1) -> bytes | Failed:
+    async def preview(self, id: str) -> bytes | Failed:
         """A small WebP of a request that is being denoised, or why there is none."""
         stream = self._streams.get(id)
         try:
-            return await asyncio.wrap_future(self.engine.preview(stream.ticket if stream else id, frames))
+            return await asyncio.wrap_future(self.engine.preview(stream.ticket if stream else id))
         except Exception as error:
             return Failed.of(error)
 
