@@ -150,7 +150,7 @@ async def get_events(
     job = await service.get(id, caller.tenant)
     if was_end(last_event_id, job):
         return Response(status_code=204)  # an EventSource then stops coming back
-    service.streams.check()
+    service.streams.check(caller.tenant)
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     events = follow(service, id, caller.tenant, last_event_id, previews)
     return StreamingResponse(events, media_type="text/event-stream", headers=headers)

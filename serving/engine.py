@@ -168,19 +168,25 @@ class Engine:
     def preview(self, id: str) -> Future[bytes]:
         """A look at a request that is being denoised: a small WebP of one frame.
 
-        It is decoded beside the steps and changes nothing. Raises UserError: 404 when the request is not here, 409
-        when there is nothing to be seen yet, or ever (with a scheduler that makes no estimate).
+        It is decoded beside the steps and changes nothing; whoever looks before the next step, or before it is done,
+        is given the same. Raises UserError: 404 when the request is not here, 409 when there is nothing to be seen
+        yet, or ever (with a scheduler that makes no estimate).
         """
         with self._lock:
             ticket = self._tickets.get(id)
-        if ticket is None:
-            raise UserError(f"{id} is not being made here (any more).", status=404, code="video_not_found")
-        x0 = ticket.state.x0_1Cfhw if ticket.state is not None else None
-        if x0 is None:
-            raise UserError(
-                f"{id} has nothing to be seen yet; ask again after a step.", status=409, code="no_preview"
-            )
-        return self._finisher.submit(render, self.foundation, x0)
+            if ticket is None:
+                raise UserError(
+                    f"{id} is not being made here (any more).", status=404, code="video_not_found"
+                )
+            x0 = ticket.state.x0_1Cfhw if ticket.state is not None else None
+            if x0 is None:
+                raise UserError(
+                    f"{id} has nothing to be seen yet; ask again after a step.", status=409, code="no_preview"
+                )
+            shown = ticket.preview
+            if shown is None or (shown[1].done() and shown[0] is not x0):
+                shown = ticket.preview = (x0, self._finisher.submit(render, self.foundation, x0))
+            return shown[1]
 
     def prefetch(self, use: AdapterUsed, timeout: float | None = None) -> None:
         """Bring an adapter into host memory, and into a slot if one is free; blocks. Raises UserError."""

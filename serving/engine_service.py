@@ -218,7 +218,8 @@ class EngineService:
         """A small WebP of a request that is being denoised, or why there is none."""
         stream = self._streams.get(id)
         try:
-            return await asyncio.wrap_future(self.engine.preview(stream.ticket if stream else id))
+            picture = asyncio.wrap_future(self.engine.preview(stream.ticket if stream else id))
+            return await asyncio.shield(picture)  # others may wait for it
         except Exception as error:
             return Failed.of(error)
 

@@ -59,7 +59,7 @@ class VideoService:
         self.config, self.engine = config, engine
         self.metrics = metrics if metrics is not None else ServiceMetrics()
         self.store = JobStore(config.database_url)
-        self.changes, self.streams = Changes(), Streams(config.max_streams)
+        self.changes, self.streams = Changes(), Streams(config.max_streams, len(config.keys))
         self._admission = Admission(self.store.database, config.max_queue)
         self._claims = Claims(self.store.database)
         self._results = open_storage(config.results_uri)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from infra.errors import UserError
 from models.denoise import Denoising
@@ -33,6 +36,7 @@ class Ticket:
     neighbours: int = 0
     batch_adapters: int = 0
     cancelled: bool = False
+    preview: tuple[Tensor, Future[bytes]] | None = None  # the last one, of which estimate
 
     @property
     def bucket(self) -> Bucket:
