@@ -17,8 +17,8 @@ from infra.storage import open_storage
 from serving import dispatcher as dispatcher_module
 from serving.claims import Claims
 from serving.dispatcher import MAX_ATTEMPTS, Dispatcher, result_key
-from serving.engine import Admitted, Event, Failed, Finished, Progressed
-from serving.engine_service import EngineLost
+from serving.engine_client import EngineLost
+from serving.events import Admitted, Event, Failed, Finished, Progressed
 from serving.jobs import JobStore
 from serving.requests import VideoRequest
 
@@ -248,11 +248,16 @@ def test_the_jobs_of_a_dispatcher_that_fell_silent_are_finished_by_another_and_i
         ids = house.add(3)
         slow = ScriptedEngine(lambda id, attempt: [*WHOLE[:2], "hang"])
         first = house.dispatcher(slow)
+        claim, none = first._claims.claim, lambda *_: []
+
+        def once(*args):
+            first._claims.claim = none  # so that it does not take its own jobs again
+            return claim(*args)
+
+        first._claims.claim, first._claims.renew = once, none
         frozen = asyncio.create_task(first.run())
         while house.store.count() != {"in_progress": 3}:
             await asyncio.sleep(0.01)
-        # so that it neither renews its lease after that nor takes its own jobs again
-        first._claims.renew = first._claims.claim = lambda *_: []
         Claims(house.store.database, lease=-1.0).renew(first.name, ids)  # its last sign was long ago
         quick = ScriptedEngine(lambda id, attempt: WHOLE)
         second = asyncio.create_task(house.dispatcher(quick).run())
