@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from infra.errors import UserError
 from serving.database import Job
-from serving.engine import Failed
+from serving.events import Failed
 from serving.requests import VideoRequest
 from serving.schemas import AdapterUsed, Timings, Video, VideoError
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from serving.engine_service import EngineClient, EngineLost
+from serving.engine_client import EngineClient, EngineLost
 from serving.jobs import JobStore
 from serving.requests import VideoRequest
 from serving.tickets import cost_of

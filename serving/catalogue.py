@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 from infra.errors import UserError
 from infra.registry import Registry
 from serving.answers import engine_unavailable, raise_refusal
-from serving.engine_service import EngineClient, EngineLost
+from serving.engine_client import EngineClient, EngineLost
 from serving.pins import PinStore
 from serving.requests import FoundationInfo, pin
 from serving.schemas import (

@@ -32,7 +32,8 @@ from ray.serve.handle import DeploymentHandle
 
 from serving.api import create_api
 from serving.config import ServeConfig
-from serving.engine_service import EngineLost, EngineService
+from serving.engine_client import EngineLost
+from serving.engine_service import EngineService
 from serving.events import Event, Failed
 from serving.jobs import STATES
 from serving.metrics import ENGINE, boundaries

@@ -21,8 +21,8 @@ from infra.errors import UserError
 from infra.storage import Storage
 from serving.claims import LEASE, Claims
 from serving.database import Job
-from serving.engine import Admitted, Failed, Finished, Progressed
-from serving.engine_service import EngineClient, EngineLost
+from serving.engine_client import EngineClient, EngineLost
+from serving.events import Admitted, Failed, Finished, Progressed
 from serving.jobs import CANCELLED, COMPLETED, FAILED, IllegalTransition, JobStore
 from serving.requests import VideoRequest
 from serving.threads import RESULTS

@@ -32,7 +32,6 @@ from serving.events import (
     Cancelled,
     Event,
     Failed,
-    Finished,
     Listener,
     Observe,
     Progressed,
@@ -468,6 +467,3 @@ class Engine:
             self._finishing -= 1
         self._end(ticket, event)
         self._wake()
-
-
-__all__ = ["Admitted", "Cancelled", "Engine", "Event", "Failed", "Finished", "Observe", "Progressed"]

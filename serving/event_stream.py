@@ -23,9 +23,9 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from infra.errors import UserError
 from serving.answers import video_of
 from serving.database import Job
-from serving.engine import Failed
-from serving.engine_service import EngineLost
+from serving.engine_client import EngineLost
 from serving.errors import Throttled
+from serving.events import Failed
 from serving.jobs import FINAL, IN_PROGRESS, STATES
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from infra.errors import UserError
 from infra.registry import parse_ref
 from models.routing import Path
 from serving.database import Database, Pin
-from serving.engine_service import EngineClient, EngineLost
+from serving.engine_client import EngineClient, EngineLost
 from serving.requests import FoundationInfo
 from serving.schemas import AdapterUsed
 

@@ -21,7 +21,7 @@ from serving.claims import Claims
 from serving.config import ServeConfig
 from serving.database import Job
 from serving.dispatcher import Dispatcher
-from serving.engine_service import EngineClient, EngineLost
+from serving.engine_client import EngineClient, EngineLost
 from serving.event_stream import Changes, Streams
 from serving.jobs import CANCELLED, COMPLETED, FINAL, IllegalTransition, JobStore
 from serving.metrics import ServiceMetrics

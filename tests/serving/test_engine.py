@@ -15,7 +15,7 @@ from datasets.video import read_metadata
 from infra.errors import UserError
 from serving import batch as batch_module
 from serving import finishing
-from serving.engine import Admitted, Cancelled, Event, Failed, Finished, Progressed
+from serving.events import Admitted, Cancelled, Event, Failed, Finished, Progressed
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from fakes import FakeEngine, on_loopback
 from serving import dispatcher, event_stream
 from serving.api import create_api
 from serving.config import ServeConfig
-from serving.engine import Failed
 from serving.errors import Throttled
 from serving.event_stream import Streams
+from serving.events import Failed
 from serving.keys import hash_key
 from serving.service import VideoService
 

@@ -15,8 +15,8 @@ from serving_helpers import Bench, Memory, sha, use
 from infra.errors import UserError
 from models.foundation import Bucket
 from serving.budget import ForwardBudget, PeakBytes, measure
-from serving.engine import Admitted, Failed, Finished, Progressed
 from serving.engine_service import EngineService
+from serving.events import Admitted, Failed, Finished, Progressed
 from serving.metrics import ENGINE
 
 
