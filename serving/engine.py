@@ -27,6 +27,7 @@ from models.foundation import Bucket, Foundation
 from serving.batch import Batch, probe
 from serving.budget import measure
 from serving.compiled import CompiledForward
+from serving.engine_client import Residency
 from serving.events import (
     Admitted,
     Cancelled,
@@ -40,11 +41,11 @@ from serving.events import (
 from serving.files import Source
 from serving.finishing import package
 from serving.preview import render
-from serving.requests import AdapterUsed, VideoRequest
+from serving.requests import AdapterUsed, VideoRequest, cost_of
 from serving.slots import Lease
 from serving.stats import Counters, EngineStats
-from serving.tickets import Ticket, bucket_of, cost_of, deadline_passed, flow_of, order_of, work_left
-from serving.tiers import AdapterTiers, Claim, Residency
+from serving.tickets import Ticket, bucket_of, deadline_passed, flow_of, order_of, work_left
+from serving.tiers import AdapterTiers, Claim
 from serving.turns import Turns
 
 log = logging.getLogger(__name__)

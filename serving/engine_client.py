@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 from serving.events import Event, Failed
 from serving.requests import FoundationInfo, VideoRequest
 from serving.schemas import AdapterUsed
+
+
+@dataclass(frozen=True)
+class Residency:
+    """Where an adapter is: the nearest tier, how many running requests use its slot, whether it is pinned."""
+
+    path: str
+    sha256: str
+    tier: str  # "slot", "host" or "disk"
+    users: int = 0
+    pinned: bool = False
 
 
 class EngineLost(Exception):
@@ -38,8 +50,8 @@ class EngineClient(Protocol):
     async def keep(self, revision: int, uses: Sequence[AdapterUsed]) -> int:
         """Have every engine pin these and nothing else, unless it knows a later revision; how many engines there are."""
 
-    async def residency(self) -> Mapping[str, Sequence[Any]]:
-        """Of every engine, by name, each adapter in a slot or in host memory: its path, sha256, tier, users, pinned."""
+    async def residency(self) -> Mapping[str, Sequence[Residency]]:
+        """Of every engine, by name, each adapter in a slot or in host memory."""
 
     async def backlog(self, work: float) -> int:
         """Say how much work (pixels through the denoiser) waits outside of engines; how many engines there are."""

@@ -25,13 +25,12 @@ from serving import routing
 from serving.autoscaling import Load
 from serving.config import ServeConfig
 from serving.engine import Engine
-from serving.engine_client import EngineLost
+from serving.engine_client import EngineLost, Residency
 from serving.events import Admitted, Cancelled, Event, Failed, Finished, Observe, unobserved
 from serving.files import AdapterFiles
 from serving.requests import AdapterUsed, FoundationInfo, VideoRequest
 from serving.slot_plan import SlotPlan, bytes_per_rank, plan_slots
 from serving.stats import EngineStats
-from serving.tiers import Residency
 
 LOAD_PATIENCE = 100.0  # seconds for adapters to be brought; an ingress waits a little longer for a prefetch
 

@@ -13,7 +13,7 @@ from models.denoise import Denoising
 from models.foundation import Bucket
 from serving.events import Listener
 from serving.fairness import Flow
-from serving.requests import PRIORITY_WEIGHT, VideoRequest
+from serving.requests import PRIORITY_WEIGHT, VideoRequest, cost_of, rows_of
 from serving.slots import Lease
 from serving.tiers import Claim
 
@@ -55,16 +55,6 @@ class Ticket:
 def bucket_of(request: VideoRequest) -> Bucket:
     """The size of the video asked for."""
     return Bucket(request.frames, request.height, request.width)
-
-
-def rows_of(request: VideoRequest) -> int:
-    """Samples of a forward: two with classifier-free guidance."""
-    return 2 if request.guidance_scale > 1.0 else 1
-
-
-def cost_of(request: VideoRequest) -> float:
-    """The denoiser's work, in pixels through it."""
-    return float(request.pixels * request.steps * rows_of(request))
 
 
 def work_left(ticket: Ticket) -> float:

@@ -20,6 +20,7 @@ from torch import Tensor
 from infra.errors import UserError
 from models.adapter import MAX_RANK
 from models.bank import AdapterBank
+from serving.engine_client import Residency
 from serving.events import Observe, unobserved
 from serving.fairness import FairQueue, Flow
 from serving.files import Source
@@ -59,17 +60,6 @@ class Claim:
     def cost(self) -> float:
         """What bringing it takes of its flow's share: adapters."""
         return float(len(self.uses))
-
-
-@dataclass(frozen=True)
-class Residency:
-    """Where an adapter is: the nearest tier, how many running requests use its slot, whether it is pinned."""
-
-    path: str
-    sha256: str
-    tier: str  # "slot", "host" or "disk"
-    users: int = 0
-    pinned: bool = False
 
 
 class AdapterTiers:

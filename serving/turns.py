@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from infra.errors import UserError
 from serving.budget import ForwardBudget
 from serving.fairness import FairQueue
+from serving.requests import cost_of
 from serving.slots import Key, Lease
-from serving.tickets import Ticket, cost_of
+from serving.tickets import Ticket
 from serving.tiers import AdapterTiers
 
 

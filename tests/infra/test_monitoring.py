@@ -15,7 +15,7 @@ from ray.serve._private.common import RequestProtocol
 from ray.util import metrics as ray_metrics
 
 import training.metrics
-from serving import deployment
+from serving import deployment, ingress
 from serving.jobs import QUEUED, STATES
 from training.loop import StepReport
 
@@ -71,7 +71,7 @@ def own():
     """Every metric of ours: what the classes named ...Metrics make."""
     recorder = Recorder()
     with pytest.MonkeyPatch.context() as patch:
-        for module in (deployment, training.metrics):
+        for module in (deployment, ingress, training.metrics):
             patch.setattr(module, "metrics", recorder)
             found = [thing for name, thing in vars(module).items() if name.endswith("Metrics") and inspect.isclass(thing)]  # fmt: skip
             assert found
