@@ -7,6 +7,7 @@ something else a moment later (DNS rebinding) gains nothing.
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import socket
 import ssl
@@ -16,6 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 import httpcore
 
 from infra.errors import UserError
+from serving.threads import NAMES
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -86,10 +88,9 @@ async def resolve(host: str, port: int, allowed: Sequence[Network]) -> list[Addr
     Raises:
         Refused: one of them is neither public nor allowed, or the name cannot be resolved.
     """
-    loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(RESOLVE_TIMEOUT):
-            infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            infos = await NAMES.run(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError, TimeoutError):
         raise Refused(f"webhook_url: {host[:100]} cannot be resolved; check the name.") from None
     addresses = list(dict.fromkeys(ipaddress.ip_address(str(info[4][0]).split("%")[0]) for info in infos))
@@ -138,6 +139,12 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         await asyncio.sleep(seconds)
 
 
+@functools.cache
+def public_tls() -> ssl.SSLContext:
+    """That of the public authorities: made once, for it is read from a file for tens of milliseconds."""
+    return httpcore.default_ssl_context()
+
+
 async def post(
     url: str,
     body: bytes,
@@ -159,7 +166,7 @@ async def post(
     async with (
         asyncio.timeout(timeout),
         httpcore.AsyncConnectionPool(
-            ssl_context=tls, network_backend=backend, max_keepalive_connections=0
+            ssl_context=tls or public_tls(), network_backend=backend, max_keepalive_connections=0
         ) as pool,
         pool.stream("POST", url, headers=list(headers.items()), content=body) as response,
     ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from infra.errors import UserError
 from serving.database import Job
-from serving.engine import Failed
+from serving.events import Failed
 from serving.requests import VideoRequest
 from serving.schemas import AdapterUsed, Timings, Video, VideoError
 
@@ -20,6 +20,15 @@ def engine_unavailable() -> UserError:
         "no engine answers: the model is loading, or being started again; try in some seconds.",
         status=503,
         code="engine_unavailable",
+    )
+
+
+def adapters_late(seconds: float) -> UserError:
+    return UserError(
+        f"the request's adapters were in no engine within {seconds:g} s: the registry is slow, many others are being "
+        "loaded, or the model is; send it again in some seconds.",
+        status=503,
+        code="adapter_slow",
     )
 
 

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
 
 from serving.auth import AdapterAdmin, Known, MetricsReader, Reader, Writer
-from serving.bodies import FORMS, read_create_video, schemas_of
+from serving.bodies import FORMS, read_create_video, read_json, schemas_of
 from serving.errors import REFUSALS, BodyLimit, add_error_handlers
 from serving.event_stream import follow, was_end
 from serving.metrics import MeasuredRequests
@@ -31,8 +32,16 @@ DESCRIPTION = """Text to video with learned motions: one resident model, any mix
 `POST /v1/videos` answers a job at once; poll `GET /v1/videos/{id}`, or follow `GET /v1/videos/{id}/events`, and download
 `GET /v1/videos/{id}/content`. Field names follow OpenAI's videos API. `GET /v1/models` lists what `model` may be.
 """
-BODY_SCHEMA = {"schema": {"$ref": "#/components/schemas/CreateVideo"}}
-BODY = {"required": True, "content": dict.fromkeys(("application/json", *FORMS), BODY_SCHEMA)}
+
+
+def body_of(model: type[BaseModel], *kinds: str) -> dict[str, Any]:
+    """A route's body for OpenAPI; the route reads it by hand (`serving.bodies`)."""
+    schema = {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}
+    return {"requestBody": {"required": True, "content": dict.fromkeys(kinds, schema)}}
+
+
+VIDEO = body_of(CreateVideo, "application/json", *FORMS)
+NAME = body_of(AdapterName, "application/json")
 
 
 def service_of(request: Request) -> VideoService:
@@ -65,14 +74,15 @@ def create_api(service: VideoService) -> FastAPI:
 
     def openapi() -> dict[str, Any]:
         schema = generated()
-        schema["components"]["schemas"].update(schemas_of(CreateVideo))  # its body is read by hand
+        for model in (CreateVideo, AdapterName):
+            schema["components"]["schemas"].update(schemas_of(model))
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]
     return app
 
 
-@videos.post("", openapi_extra={"requestBody": BODY})
+@videos.post("", openapi_extra=VIDEO)
 async def create_video(
     request: Request,
     response: Response,
@@ -140,7 +150,7 @@ async def get_events(
     job = await service.get(id, caller.tenant)
     if was_end(last_event_id, job):
         return Response(status_code=204)  # an EventSource then stops coming back
-    service.streams.check()
+    service.streams.check(caller.tenant)
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     events = follow(service, id, caller.tenant, last_event_id, previews)
     return StreamingResponse(events, media_type="text/event-stream", headers=headers)
@@ -165,22 +175,22 @@ async def list_residents(service: Service, _caller: AdapterAdmin) -> ResidentLis
     return await service.catalogue.residents()
 
 
-@adapters.post("/prefetch")
-async def prefetch_adapter(body: AdapterName, service: Service, _caller: AdapterAdmin) -> AdapterAnswer:
+@adapters.post("/prefetch", openapi_extra=NAME)
+async def prefetch_adapter(request: Request, service: Service, _caller: AdapterAdmin) -> AdapterAnswer:
     """Bring an adapter near in every engine there is, before the first request that wants it."""
-    return await service.catalogue.prefetch(body)
+    return await service.catalogue.prefetch(await read_json(request, AdapterName))
 
 
-@adapters.post("/pin")
-async def pin_adapter(body: AdapterName, service: Service, _caller: AdapterAdmin) -> AdapterAnswer:
+@adapters.post("/pin", openapi_extra=NAME)
+async def pin_adapter(request: Request, service: Service, _caller: AdapterAdmin) -> AdapterAnswer:
     """Keep an adapter in a slot of every engine, also of those that start later, whatever else is asked for."""
-    return await service.catalogue.pin(body)
+    return await service.catalogue.pin(await read_json(request, AdapterName))
 
 
-@adapters.post("/unpin")
-async def unpin_adapter(body: AdapterName, service: Service, _caller: AdapterAdmin) -> AdapterAnswer:
+@adapters.post("/unpin", openapi_extra=NAME)
+async def unpin_adapter(request: Request, service: Service, _caller: AdapterAdmin) -> AdapterAnswer:
     """Let a pinned adapter go by least recent use again, in every engine."""
-    return await service.catalogue.unpin(body)
+    return await service.catalogue.unpin(await read_json(request, AdapterName))
 
 
 @server.get("/v1/models", responses=REFUSALS, tags=["models"])

@@ -6,10 +6,9 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from serving.engine_service import EngineClient, EngineLost
+from serving.engine_client import EngineClient, EngineLost
 from serving.jobs import JobStore
-from serving.requests import VideoRequest
-from serving.tickets import cost_of
+from serving.requests import VideoRequest, cost_of
 
 log = logging.getLogger(__name__)
 INTERVAL = 2.0  # seconds between looks

@@ -11,8 +11,9 @@ import torch
 
 from models.denoise import GenerationRequest, Predict, denoise_step, start
 from models.foundation import Bucket, Foundation
+from serving.requests import cost_of
 from serving.slots import Lease
-from serving.tickets import Ticket, cost_of
+from serving.tickets import Ticket
 
 log = logging.getLogger(__name__)
 

@@ -1,9 +1,12 @@
-"""The body of a request for a video: JSON, or the form that OpenAI's clients send."""
+"""Requests' bodies: JSON, or for a video the form that OpenAI's clients send.
+
+Routes read them by hand, once they know the caller: FastAPI would read a body before it looks at the key.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -17,24 +20,35 @@ FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 INTEGERS = ("frames", "seed", "steps", "priority")
 NUMBERS = ("guidance_scale", "deadline")
 MAX_FIELDS = 64
+Body = TypeVar("Body", bound=BaseModel)
 
 
 async def read_create_video(request: Request) -> CreateVideo:
     """The request's body. Raises UserError 400 or 415, or RequestValidationError, for what is none."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind in FORMS:
-        async with request.form(max_files=0, max_fields=MAX_FIELDS) as form:
-            content: Any = from_form(form)
-    elif kind == "application/json" or kind.endswith("+json") or not kind:
-        content = parse_json(await request.body())
-    else:
+    if content_type(request) not in FORMS:
+        return await read_json(request, CreateVideo)
+    async with request.form(max_files=0, max_fields=MAX_FIELDS) as form:
+        return validated(CreateVideo, from_form(form))
+
+
+async def read_json(request: Request, model: type[Body]) -> Body:
+    """The request's body, which is JSON. Raises as `read_create_video` does."""
+    kind = content_type(request)
+    if kind and kind != "application/json" and not kind.endswith("+json"):
         raise UserError(
-            f"content type {kind[:60]!r}: send application/json (or multipart/form-data).",
-            status=415,
-            code="unsupported_media_type",
+            f"content type {kind[:60]!r}: send application/json.", status=415, code="unsupported_media_type"
         )
+    return validated(model, parse_json(await request.body()))
+
+
+def content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def validated(model: type[Body], content: Any) -> Body:
+    """The content as the model has it. Raises RequestValidationError."""
     try:
-        return CreateVideo.model_validate(content)
+        return model.model_validate(content)
     except ValidationError as error:
         located = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
         raise RequestValidationError(located) from None
@@ -52,7 +66,7 @@ def parse_json(body: bytes) -> Any:
             if isinstance(error, json.JSONDecodeError)
             else "not text"
         )
-        message = f"the body is not JSON ({reason}); send an object like " + '{"prompt": "..."}.'
+        message = f"the body is not JSON ({reason}); send an object, as /docs shows it."
         raise UserError(message, status=400, code="invalid_json") from None
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from infra.errors import UserError
 from infra.registry import Registry
 from serving.answers import engine_unavailable, raise_refusal
-from serving.engine_service import EngineClient, EngineLost
+from serving.engine_client import EngineClient, EngineLost
 from serving.pins import PinStore
 from serving.requests import FoundationInfo, pin
 from serving.schemas import (
@@ -23,7 +23,9 @@ from serving.schemas import (
     Resident,
     ResidentList,
 )
+from serving.threads import LISTS, REGISTRY, Threads
 
+REGISTRY_PATIENCE = 30.0  # seconds for the registry to answer
 LOAD_PATIENCE = 120.0  # seconds for an adapter to be fetched and loaded
 Status = Literal["pinned", "unpinned", "prefetched"]
 Answer = TypeVar("Answer")
@@ -55,7 +57,7 @@ class Catalogue:
         base = ModelInfo(
             id="foundation", created=0, foundation=info.name, foundation_fingerprint=info.fingerprint
         )
-        return [base, *await asyncio.to_thread(self._concepts, info)]
+        return [base, *await read_registry(self._concepts, info, threads=LISTS)]
 
     async def prefetch(self, name: AdapterName) -> AdapterAnswer:
         """Bring an adapter near in every engine. UserError when one of them cannot load it."""
@@ -107,7 +109,7 @@ class Catalogue:
 
     async def _used(self, name: AdapterName) -> AdapterUsed:
         info = await self._info()
-        return await asyncio.to_thread(pin, LoraUse(name=name.name, path=name.path), info, self._registry)
+        return await read_registry(pin, LoraUse(name=name.name, path=name.path), info, self._registry)
 
     async def _asked(self, call: Awaitable[Answer]) -> Answer:
         try:
@@ -133,6 +135,19 @@ class Catalogue:
             for version in self._registry.versions(concept.name)
             if version.metadata.get("foundation_fingerprint", info.fingerprint) == info.fingerprint
         ]
+
+
+async def read_registry(call: Callable[..., Answer], /, *args: Any, threads: Threads = REGISTRY) -> Answer:
+    """What a call that reads the registry answers. Raises UserError 503 when that takes too long."""
+    try:
+        async with asyncio.timeout(REGISTRY_PATIENCE):
+            return await threads.run(call, *args)
+    except TimeoutError:
+        raise UserError(
+            f"the concept registry has not answered for {REGISTRY_PATIENCE:g} s; try again in some seconds.",
+            status=503,
+            code="registry_slow",
+        ) from None
 
 
 def answer(used: AdapterUsed, status: Status, engines: int) -> AdapterAnswer:

@@ -72,7 +72,9 @@ class ServeConfig(BaseModel):
         int | None, Field(ge=1, description="torch threads of an engine; absent: every core")
     ] = None
     max_queue: Annotated[int, Field(ge=1, description="queued jobs; beyond, 429 at once")] = 1000
-    max_streams: Annotated[int, Field(ge=1, description="event streams open at once")] = 128
+    max_streams: Annotated[
+        int, Field(ge=1, description="event streams open at once; a quarter of them, of one key among many")
+    ] = 128
     api_keys: Annotated[list[ApiKey], Field(description="who may ask; empty: loopback only")] = []
     api_key_hashes: Annotated[list[str], Field(description="SHA-256 of further keys without settings")] = []
     webhook_secret: Annotated[

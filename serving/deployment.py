@@ -15,37 +15,27 @@ An engine replica that dies is started again by Serve; its jobs are back in the 
 ingress that dies, once its lease has run out; several ingresses may share one database.
 """
 
-import asyncio
 import dataclasses
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from fastapi import FastAPI
 from ray import serve
-from ray.exceptions import RayError
 from ray.serve import Application, metrics
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
-from ray.serve.exceptions import RayServeException
-from ray.serve.handle import DeploymentHandle
 
-from serving.api import create_api
 from serving.config import ServeConfig
-from serving.engine_service import EngineLost, EngineService
-from serving.events import Event, Failed
-from serving.jobs import STATES
+from serving.engine_client import EngineLost
+from serving.engine_service import EngineService
+from serving.ingress import ENGINE_NAME, Ingress
 from serving.metrics import ENGINE, boundaries
-from serving.requests import AdapterUsed, FoundationInfo, VideoRequest
-from serving.service import VideoService
 
 log = logging.getLogger(__name__)
 APP_NAME = "motiondirector"
-ENGINE_NAME = "engine"
 REPORT_INTERVAL = 1.0  # seconds between an engine's reports to the router
 UPSCALE_DELAY, DOWNSCALE_DELAY = 10.0, 300.0  # seconds for which more or fewer engines must be wanted
 DRAIN = 600.0  # seconds that an engine which is no longer wanted has for the videos it has begun
-LOST = (RayError, RayServeException, ConnectionError)
 
 
 class EngineMetrics:
@@ -71,17 +61,6 @@ class EngineMetrics:
         elif name in self._gauges and self._last.get(name) != value:
             self._last[name] = value
             self._gauges[name].set(value, tags=dict(labels or {}))
-
-
-class JobMetrics:
-    """Jobs by state, as a Ray metric."""
-
-    def __init__(self) -> None:
-        self._gauge = metrics.Gauge("motiondirector_jobs", description="Jobs by state.", tag_keys=("state",))
-
-    def __call__(self, counts: dict[str, int]) -> None:
-        for state in STATES:
-            self._gauge.set(counts.get(state, 0), tags={"state": state})
 
 
 @serve.deployment(name=ENGINE_NAME, health_check_period_s=5, graceful_shutdown_timeout_s=10)
@@ -110,92 +89,6 @@ class EngineReplica(EngineService):
     def record_autoscaling_stats(self) -> dict[str, float]:
         """For `serving.autoscaling`."""
         return dataclasses.asdict(self.load())
-
-
-class HandleEngine:
-    """The engines behind a Serve handle, as an `EngineClient`."""
-
-    def __init__(self, handle: DeploymentHandle) -> None:
-        self._handle = handle
-        self._stream = handle.options(stream=True)
-
-    async def describe(self) -> FoundationInfo:
-        return await self._call("describe")
-
-    async def check(self, request: VideoRequest) -> Failed | None:
-        return await self._call("check", request)
-
-    async def preview(self, id: str) -> bytes | Failed:
-        return await self._call("preview", id)
-
-    async def prefetch(self, use: AdapterUsed) -> list[Failed | None]:
-        return [refused for answer in await self._all("prefetch", use) for refused in answer]
-
-    async def keep(self, revision: int, uses: Sequence[AdapterUsed]) -> int:
-        return sum(await self._all("keep", revision, uses))
-
-    async def residency(self) -> Mapping[str, Sequence[Any]]:
-        return {name: held for answer in await self._all("residency") for name, held in answer.items()}
-
-    async def backlog(self, work: float) -> int:
-        await self._call("backlog", work)
-        return await asyncio.to_thread(running_engines)
-
-    async def _call(self, method: str, *args: Any) -> Any:
-        response: Any = getattr(self._handle, method).remote(*args)
-        try:
-            return await response
-        except LOST as error:
-            raise EngineLost(f"{type(error).__name__}") from error
-        except asyncio.CancelledError:  # else it goes on, and counts among the replica's requests
-            response.cancel()
-            raise
-
-    async def _all(self, method: str, *args: Any) -> list[Any]:
-        """What every engine that takes requests answers; those that die meanwhile answer nothing."""
-        try:
-            answers = await self._handle.broadcast(method, *args).results_async(return_exceptions=True)
-        except LOST as error:
-            raise EngineLost(f"{type(error).__name__}") from error
-        alive = [answer for answer in answers if not isinstance(answer, LOST)]
-        for answer in alive:
-            if isinstance(answer, BaseException):
-                raise answer
-        if not alive:
-            raise EngineLost(f"{type(answers[0]).__name__}")
-        return alive
-
-    async def generate(self, id: str, request: VideoRequest) -> AsyncIterator[Event]:
-        response: Any = self._stream.generate.remote(id, request)
-        try:
-            async for event in response:
-                yield event
-        except LOST as error:
-            raise EngineLost(f"{type(error).__name__}") from error
-        except (asyncio.CancelledError, GeneratorExit):
-            response.cancel()
-            raise
-
-
-def running_engines() -> int:
-    """Engine replicas of this application that take requests. In a replica of it; blocks."""
-    application = serve.status().applications[serve.get_replica_context().app_name]
-    states = application.deployments[ENGINE_NAME].replica_states
-    return sum(number for state, number in states.items() if str(getattr(state, "value", state)) == "RUNNING")
-
-
-@serve.deployment(
-    name="ingress", health_check_period_s=5, max_ongoing_requests=512, graceful_shutdown_timeout_s=5
-)
-@serve.ingress()
-class Ingress:
-    """API and jobs."""
-
-    def __init__(self, config: ServeConfig, engine: DeploymentHandle) -> None:
-        self._service = VideoService(config, HandleEngine(engine), JobMetrics())
-
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_api(self._service)
 
 
 def scale(config: ServeConfig) -> dict[str, Any]:

@@ -21,10 +21,11 @@ from infra.errors import UserError
 from infra.storage import Storage
 from serving.claims import LEASE, Claims
 from serving.database import Job
-from serving.engine import Admitted, Failed, Finished, Progressed
-from serving.engine_service import EngineClient, EngineLost
+from serving.engine_client import EngineClient, EngineLost
+from serving.events import Admitted, Failed, Finished, Progressed
 from serving.jobs import CANCELLED, COMPLETED, FAILED, IllegalTransition, JobStore
 from serving.requests import VideoRequest
+from serving.threads import RESULTS
 
 log = logging.getLogger(__name__)
 RETRY_PAUSE = 0.2  # seconds before a job whose engine was lost looks for another; doubled up to 5
@@ -210,7 +211,7 @@ class Dispatcher:
                         await self._fail(job, event.code, event.message)
                         return
                     case Finished():
-                        await asyncio.to_thread(self._keep, job, event, {**event.timings, **timings})
+                        await RESULTS.run(self._keep, job, event, {**event.timings, **timings})
                         return
         raise EngineLost("the engine's events ended early")
 
@@ -279,7 +280,7 @@ class Dispatcher:
                         await self._fail_late(job)
                     self._changed(job.id)
                 for job in await asyncio.to_thread(self._store.expired, time.time()):
-                    await asyncio.to_thread(self._results.delete, result_key(job.id))
+                    await RESULTS.run(self._results.delete, result_key(job.id))
                     await asyncio.to_thread(self._store.forget_result, job.id)
             except Exception:  # storage or database away for a moment
                 log.exception("jobs are not counted, and what is late or expired stays for now")

@@ -27,12 +27,12 @@ from models.foundation import Bucket, Foundation
 from serving.batch import Batch, probe
 from serving.budget import measure
 from serving.compiled import CompiledForward
+from serving.engine_client import Residency
 from serving.events import (
     Admitted,
     Cancelled,
     Event,
     Failed,
-    Finished,
     Listener,
     Observe,
     Progressed,
@@ -41,11 +41,11 @@ from serving.events import (
 from serving.files import Source
 from serving.finishing import package
 from serving.preview import render
-from serving.requests import AdapterUsed, VideoRequest
+from serving.requests import AdapterUsed, VideoRequest, cost_of
 from serving.slots import Lease
 from serving.stats import Counters, EngineStats
-from serving.tickets import Ticket, bucket_of, cost_of, deadline_passed, flow_of, order_of, work_left
-from serving.tiers import AdapterTiers, Claim, Residency
+from serving.tickets import Ticket, bucket_of, deadline_passed, flow_of, order_of, work_left
+from serving.tiers import AdapterTiers, Claim
 from serving.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -138,12 +138,12 @@ class Engine:
                     status=422,
                     code="too_many_adapters",
                 )
-        return self.tiers.ahead(request.adapters) if request.adapters else None
+        return self.tiers.ahead(request.adapters, flow_of(request)) if request.adapters else None
 
     def submit(self, id: str, request: VideoRequest, listener: Listener) -> None:
         """Take a request; `listener` gets its events, in order, from the engine's threads, and must not block."""
-        flow, cost, order = flow_of(request), cost_of(request), order_of(request)
-        claim = Claim(request.adapters, lambda _claim, error: self._brought(ticket, error), flow, cost, order)
+        flow, order = flow_of(request), order_of(request)
+        claim = Claim(request.adapters, lambda _claim, error: self._brought(ticket, error), flow, order)
         ticket = Ticket(id, request, listener, claim)
         with self._work:
             if self._closing or self.failure:
@@ -165,30 +165,28 @@ class Engine:
         self._wake()
         return True
 
-    def progress(self, id: str) -> float | None:
-        """Share of the steps done, 0 to 1; None when the request is not here."""
-        with self._lock:
-            ticket = self._tickets.get(id)
-        if ticket is None:
-            return None
-        return ticket.state.progress if ticket.state is not None else 0.0
+    def preview(self, id: str) -> Future[bytes]:
+        """A look at a request that is being denoised: a small WebP of one frame.
 
-    def preview(self, id: str, frames: int = 1) -> Future[bytes]:
-        """A look at a request that is being denoised: a small WebP of one frame, or an animation of several.
-
-        It is decoded beside the steps and changes nothing. Raises UserError: 404 when the request is not here, 409
-        when there is nothing to be seen yet, or ever (with a scheduler that makes no estimate).
+        It is decoded beside the steps and changes nothing; whoever looks before the next step, or before it is done,
+        is given the same. Raises UserError: 404 when the request is not here, 409 when there is nothing to be seen
+        yet, or ever (with a scheduler that makes no estimate).
         """
         with self._lock:
             ticket = self._tickets.get(id)
-        if ticket is None:
-            raise UserError(f"{id} is not being made here (any more).", status=404, code="video_not_found")
-        x0 = ticket.state.x0_1Cfhw if ticket.state is not None else None
-        if x0 is None:
-            raise UserError(
-                f"{id} has nothing to be seen yet; ask again after a step.", status=409, code="no_preview"
-            )
-        return self._finisher.submit(render, self.foundation, x0, frames)
+            if ticket is None:
+                raise UserError(
+                    f"{id} is not being made here (any more).", status=404, code="video_not_found"
+                )
+            x0 = ticket.state.x0_1Cfhw if ticket.state is not None else None
+            if x0 is None:
+                raise UserError(
+                    f"{id} has nothing to be seen yet; ask again after a step.", status=409, code="no_preview"
+                )
+            shown = ticket.preview
+            if shown is None or (shown[1].done() and shown[0] is not x0):
+                shown = ticket.preview = (x0, self._finisher.submit(render, self.foundation, x0))
+            return shown[1]
 
     def prefetch(self, use: AdapterUsed, timeout: float | None = None) -> None:
         """Bring an adapter into host memory, and into a slot if one is free; blocks. Raises UserError."""
@@ -470,6 +468,3 @@ class Engine:
             self._finishing -= 1
         self._end(ticket, event)
         self._wake()
-
-
-__all__ = ["Admitted", "Cancelled", "Engine", "Event", "Failed", "Finished", "Observe", "Progressed"]

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path as FilePath
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -25,49 +25,14 @@ from serving import routing
 from serving.autoscaling import Load
 from serving.config import ServeConfig
 from serving.engine import Engine
+from serving.engine_client import EngineLost, Residency
 from serving.events import Admitted, Cancelled, Event, Failed, Finished, Observe, unobserved
 from serving.files import AdapterFiles
 from serving.requests import AdapterUsed, FoundationInfo, VideoRequest
 from serving.slot_plan import SlotPlan, bytes_per_rank, plan_slots
 from serving.stats import EngineStats
-from serving.tiers import Residency
 
 LOAD_PATIENCE = 100.0  # seconds for adapters to be brought; an ingress waits a little longer for a prefetch
-
-
-class EngineLost(Exception):
-    """The engine that ran a request is gone; the request has not ended and may run again elsewhere."""
-
-
-class EngineClient(Protocol):
-    """What the ingress needs of engines, wherever they run: of one that fits, where it does not say every.
-
-    Any call may raise `EngineLost`: no engine answered.
-    """
-
-    async def describe(self) -> FoundationInfo:
-        """The model it holds."""
-
-    async def check(self, request: VideoRequest) -> Failed | None:
-        """Why it would refuse the request, or None."""
-
-    def generate(self, id: str, request: VideoRequest) -> AsyncIterator[Event]:
-        """Events up to the last one. Closing the iterator cancels the request."""
-
-    async def preview(self, id: str) -> bytes | Failed:
-        """A small WebP of a request that is being denoised, or why there is none."""
-
-    async def prefetch(self, use: AdapterUsed) -> list[Failed | None]:
-        """Have every engine bring an adapter near; of each, why that cannot be."""
-
-    async def keep(self, revision: int, uses: Sequence[AdapterUsed]) -> int:
-        """Have every engine pin these and nothing else, unless it knows a later revision; how many engines there are."""
-
-    async def residency(self) -> Mapping[str, Sequence[Any]]:
-        """Of every engine, by name, each adapter in a slot or in host memory: its path, sha256, tier, users, pinned."""
-
-    async def backlog(self, work: float) -> int:
-        """Say how much work (pixels through the denoiser) waits outside of engines; how many engines there are."""
 
 
 def describe(foundation: Foundation, config: ServeConfig) -> FoundationInfo:
@@ -214,11 +179,12 @@ class EngineService:
                     del self._streams[id]
                 self.engine.cancel(stream.ticket)
 
-    async def preview(self, id: str, frames: int = 1) -> bytes | Failed:
+    async def preview(self, id: str) -> bytes | Failed:
         """A small WebP of a request that is being denoised, or why there is none."""
         stream = self._streams.get(id)
         try:
-            return await asyncio.wrap_future(self.engine.preview(stream.ticket if stream else id, frames))
+            picture = asyncio.wrap_future(self.engine.preview(stream.ticket if stream else id))
+            return await asyncio.shield(picture)  # others may wait for it
         except Exception as error:
             return Failed.of(error)
 

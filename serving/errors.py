@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from typing import Any
@@ -18,11 +19,18 @@ from serving.schemas import ErrorAnswer, error_answer
 
 log = logging.getLogger(__name__)
 MAX_BODY = 64 * 1024  # bytes of a request's body; the largest valid one is under 20 KiB
+BODY_PATIENCE = 10.0  # seconds for all of a body to come, from when it is first waited for
 RETRY_AFTER = {"Retry-After": "5"}  # seconds, where nothing better is known
 HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: RETRY_AFTER, 503: RETRY_AFTER}
-CODES = {404: "not_found", 405: "method_not_allowed", 400: "invalid_body", 413: "too_large"}
+CODES = {
+    404: "not_found",
+    405: "method_not_allowed",
+    400: "invalid_body",
+    408: "body_timeout",
+    413: "too_large",
+}
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorAnswer} for status in (400, 401, 403, 404, 409, 413, 415, 422, 429, 503)
+    status: {"model": ErrorAnswer} for status in (400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503)
 }
 
 
@@ -39,7 +47,7 @@ class Throttled(UserError):
 
 
 class BodyLimit:
-    """Refuses bodies over MAX_BODY with 413, whatever their Content-Length says."""
+    """Refuses bodies over MAX_BODY with 413, whatever their Content-Length says, and those that come too slowly with 408."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -48,14 +56,24 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        seen = 0
+        seen, until, whole = 0, math.inf, False
 
         async def limited() -> Message:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, until, whole
+            if whole:  # what comes now is that the client has gone
+                return await receive()
+            until = min(until, asyncio.get_running_loop().time() + BODY_PATIENCE)
+            try:
+                async with asyncio.timeout_at(until):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(
+                    408, f"the body was not here within {BODY_PATIENCE:g} s; send it at once."
+                ) from None
             seen += len(message.get("body", b""))
             if seen > MAX_BODY:
                 raise HTTPException(413, f"the body is larger than {MAX_BODY} bytes.")
+            whole = not message.get("more_body", False)
             return message
 
         await self._app(scope, limited, send)
@@ -103,9 +121,6 @@ def explain(error: RequestValidationError) -> tuple[int, dict[str, Any]]:
     """Status and answer for a request that does not fit its schema. Never repeats the input."""
     first = error.errors()[0]
     where = [str(part) for part in first["loc"][1:]]  # after "body", "query" or "path"
-    if first["type"] == "json_invalid" or (first["type"] == "missing" and not where):
-        reason = first.get("ctx", {}).get("error", "it is empty")
-        return 400, error_answer(f"the body is not JSON ({reason}).", status=400, code="invalid_json")
     param = ".".join(where)[:100] or None
     if first["type"] == "extra_forbidden":
         return 422, error_answer(

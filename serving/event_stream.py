@@ -11,7 +11,9 @@ import asyncio
 import base64
 import contextlib
 import json
+import math
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -21,9 +23,9 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from infra.errors import UserError
 from serving.answers import video_of
 from serving.database import Job
-from serving.engine import Failed
-from serving.engine_service import EngineLost
+from serving.engine_client import EngineLost
 from serving.errors import Throttled
+from serving.events import Failed
 from serving.jobs import FINAL, IN_PROGRESS, STATES
 
 if TYPE_CHECKING:
@@ -61,28 +63,44 @@ class Changes:
 
 
 class Streams:
-    """The open event streams of one ingress: each holds a connection, so their number is bounded."""
+    """The open event streams of one ingress: each holds a connection, so their number is bounded.
 
-    def __init__(self, most: int) -> None:
-        self.most, self.open = most, 0
+    Args:
+        most: of all tenants together.
+        tenants: how many there are; of several, one has a share, a quarter at least.
+    """
 
-    def check(self) -> None:
-        """Raises Throttled when there is room for no other."""
+    def __init__(self, most: int, tenants: int) -> None:
+        self.most, self.share = most, math.ceil(most / min(4, max(1, tenants)))
+        self._open: Counter[str] = Counter()  # by tenant
+
+    @property
+    def open(self) -> int:
+        """How many there are."""
+        return self._open.total()
+
+    def check(self, tenant: str) -> None:
+        """Raises Throttled when there is room for no other of this tenant."""
         if self.open >= self.most:
-            raise Throttled(
-                f"{self.open} event streams are open; poll GET /v1/videos/{{id}} instead.",
-                code="too_many_streams",
-                retry_after=30.0,
-            )
+            open = f"{self.open} event streams are open"
+        elif self._open[tenant] >= self.share:
+            open = f"{self.share} event streams of this API key are open"
+        else:
+            return
+        raise Throttled(
+            f"{open}; poll GET /v1/videos/{{id}} instead.", code="too_many_streams", retry_after=30.0
+        )
 
     @contextmanager
-    def one(self) -> Iterator[None]:
+    def one(self, tenant: str) -> Iterator[None]:
         """While a stream is open."""
-        self.open += 1
+        self._open[tenant] += 1
         try:
             yield
         finally:
-            self.open -= 1
+            self._open[tenant] -= 1
+            if not self._open[tenant]:
+                del self._open[tenant]
 
 
 def stamp(job: Job, position: int | None) -> str:
@@ -102,7 +120,7 @@ async def follow(
     """Events up to the job's end, or its deletion."""
     seen, quiet, pictured, shown = last_event_id, time.monotonic(), 0.0, -1
     yield format_sse_event(retry=RETRY)
-    with service.streams.one(), service.changes.of(id) as changed:
+    with service.streams.one(tenant), service.changes.of(id) as changed:
         while True:
             changed.clear()
             try:

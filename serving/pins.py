@@ -16,11 +16,10 @@ from sqlalchemy.orm import Session
 
 from infra.errors import UserError
 from infra.registry import parse_ref
-from models.routing import Path
 from serving.database import Database, Pin
-from serving.engine_service import EngineClient, EngineLost
+from serving.engine_client import EngineClient, EngineLost
 from serving.requests import FoundationInfo
-from serving.schemas import AdapterUsed
+from serving.schemas import AdapterUsed, Path
 
 log = logging.getLogger(__name__)
 INTERVAL = 2.0  # seconds between two tellings

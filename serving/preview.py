@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -15,24 +14,15 @@ SIDE = 256  # pixels of the longer side, at most
 
 
 @torch.no_grad()
-def render(foundation: Foundation, x0_1Cfhw: Tensor, frames: int = 1, fps: float = 4.0) -> bytes:
-    """The present guess at the clean latents as a small WebP: one picture, or several as an animation.
+def render(foundation: Foundation, x0_1Cfhw: Tensor) -> bytes:
+    """The present guess at the clean latents as a small WebP of the middle one.
 
-    Each shown latent frame is decoded by itself (cheap, and near enough for a look); the latents stay as they are.
+    It is decoded by itself (cheap, and near enough for a look); the latents stay as they are.
     """
-    count = x0_1Cfhw.shape[2]
-    picks = (
-        [count // 2]
-        if frames == 1
-        else np.unique(np.linspace(0, count - 1, frames).round().astype(int)).tolist()
-    )
-    pictures = []
-    for index in picks:
-        latents = torch.nan_to_num(x0_1Cfhw[:, :, index : index + 1])
-        picture = Image.fromarray(foundation.decode(latents)[0, 0].numpy())
-        picture.thumbnail((SIDE, SIDE))
-        pictures.append(picture)
+    middle = x0_1Cfhw.shape[2] // 2
+    latents = torch.nan_to_num(x0_1Cfhw[:, :, middle : middle + 1])
+    picture = Image.fromarray(foundation.decode(latents)[0, 0].numpy())
+    picture.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()
-    more = {"save_all": True, "append_images": pictures[1:], "duration": round(1000 / fps), "loop": 0}
-    pictures[0].save(buffer, "WEBP", quality=70, **(more if len(pictures) > 1 else {}))
+    picture.save(buffer, "WEBP", quality=70)
     return buffer.getvalue()

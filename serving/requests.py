@@ -73,6 +73,16 @@ class VideoRequest(BaseModel):
         return self.frames * self.height * self.width
 
 
+def rows_of(request: VideoRequest) -> int:
+    """Samples of a forward: two with classifier-free guidance."""
+    return 2 if request.guidance_scale > 1.0 else 1
+
+
+def cost_of(request: VideoRequest) -> float:
+    """The denoiser's work, in pixels through it."""
+    return float(request.pixels * request.steps * rows_of(request))
+
+
 def parse_model(model: str, name: str) -> str | None:
     """`foundation` -> None; `foundation:concept@version` -> "concept@version". Raises UserError 404.
 
@@ -195,8 +205,10 @@ __all__ = [
     "Path",
     "VideoRequest",
     "check_foundation",
+    "cost_of",
     "metadata",
     "parse_model",
     "pin",
     "resolve",
+    "rows_of",
 ]

@@ -10,8 +10,8 @@ from typing import Any
 
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
-from serving import routing, tickets
-from serving.requests import VideoRequest
+from serving import routing
+from serving.requests import VideoRequest, cost_of
 
 UNROUTED = 60.0  # seconds after which a request that was given a replica and never sent is forgotten
 
@@ -37,7 +37,7 @@ def asked(method: str, args: tuple[Any, ...]) -> Asked:
     for arg in args:
         if isinstance(arg, VideoRequest):
             names = {routing.key(use.path, use.sha256): None for use in arg.adapters}
-            return Asked(method, tuple(names), tickets.cost_of(arg), video)
+            return Asked(method, tuple(names), cost_of(arg), video)
     return Asked(method, video=video)
 
 

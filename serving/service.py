@@ -13,21 +13,22 @@ from infra.registry import open_registry
 from infra.storage import NotFound, open_storage
 from serving.addresses import parse_networks
 from serving.admission import Admission, Repeatable
-from serving.answers import engine_unavailable, raise_refusal, video_of
+from serving.answers import adapters_late, engine_unavailable, raise_refusal, video_of
 from serving.auth import Caller
 from serving.backlog import Backlog
-from serving.catalogue import Catalogue
+from serving.catalogue import Catalogue, read_registry
 from serving.claims import Claims
 from serving.config import ServeConfig
 from serving.database import Job
 from serving.dispatcher import Dispatcher
-from serving.engine_service import EngineClient, EngineLost
+from serving.engine_client import EngineClient, EngineLost
 from serving.event_stream import Changes, Streams
 from serving.jobs import CANCELLED, COMPLETED, FINAL, IllegalTransition, JobStore
 from serving.metrics import ServiceMetrics
 from serving.pins import PinKeeper, PinStore
-from serving.requests import PRIORITY_WEIGHT, FoundationInfo, VideoRequest, resolve
+from serving.requests import PRIORITY_WEIGHT, FoundationInfo, VideoRequest, parse_model, resolve
 from serving.schemas import CreateVideo, Video
+from serving.threads import RESULTS
 from serving.webhooks import Webhooks
 
 ENGINE_PATIENCE = 30.0  # seconds a request waits for an engine that is starting
@@ -58,7 +59,7 @@ class VideoService:
         self.config, self.engine = config, engine
         self.metrics = metrics if metrics is not None else ServiceMetrics()
         self.store = JobStore(config.database_url)
-        self.changes, self.streams = Changes(), Streams(config.max_streams)
+        self.changes, self.streams = Changes(), Streams(config.max_streams, len(config.keys))
         self._admission = Admission(self.store.database, config.max_queue)
         self._claims = Claims(self.store.database)
         self._results = open_storage(config.results_uri)
@@ -176,16 +177,22 @@ class VideoService:
         if body.webhook_url is not None:
             await self._webhooks.check(body.webhook_url, caller.tenant)
         info = await self.info()
-        request, model = await asyncio.to_thread(resolve, body, info, self._registry)
+        if parse_model(body.model, info.name) or body.lora:
+            request, model = await read_registry(resolve, body, info, self._registry)
+        else:  # the registry is not asked
+            request, model = resolve(body, info, None)
+        deadline = None if body.deadline is None else time.time() + body.deadline
+        scheduled = {"tenant": caller.tenant, "priority": body.priority, "deadline": deadline}
+        request = request.model_copy(update=scheduled)
         try:
             async with asyncio.timeout(ENGINE_PATIENCE):
                 refused = await self.engine.check(request)
-        except (EngineLost, TimeoutError):
+        except EngineLost:
             raise engine_unavailable() from None
+        except TimeoutError:
+            raise engine_unavailable() if not request.adapters else adapters_late(ENGINE_PATIENCE) from None
         raise_refusal(refused)
-        deadline = None if body.deadline is None else time.time() + body.deadline
-        scheduled = {"tenant": caller.tenant, "priority": body.priority, "deadline": deadline}
-        return request.model_copy(update=scheduled), model
+        return request, model
 
     async def placed(self, jobs: Sequence[Job]) -> list[tuple[Job, int | None]]:
         """The jobs, each with how many are before it in the queue (None: it is not queued)."""
@@ -229,7 +236,7 @@ class VideoService:
                 await self.cancel(id, tenant)
             job = await self.get(id, tenant)
         if job.result_key:
-            await asyncio.to_thread(self._results.delete, job.result_key)
+            await RESULTS.run(self._results.delete, job.result_key)
         await asyncio.to_thread(self.store.delete, id)
         self.changes.notice(id)
 
@@ -249,7 +256,7 @@ class VideoService:
             )
         if job.result_key is not None:
             with contextlib.suppress(NotFound):
-                return await asyncio.to_thread(self._results.get, job.result_key)
+                return await RESULTS.run(self._results.get, job.result_key)
         raise UserError(
             f"video {id} has expired; make it again with seed {job.request['seed']}.",
             status=404,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from infra.errors import UserError
 from models.denoise import Denoising
 from models.foundation import Bucket
 from serving.events import Listener
 from serving.fairness import Flow
-from serving.requests import PRIORITY_WEIGHT, VideoRequest
+from serving.requests import PRIORITY_WEIGHT, VideoRequest, cost_of, rows_of
 from serving.slots import Lease
 from serving.tiers import Claim
 
@@ -33,6 +36,7 @@ class Ticket:
     neighbours: int = 0
     batch_adapters: int = 0
     cancelled: bool = False
+    preview: tuple[Tensor, Future[bytes]] | None = None  # the last one, of which estimate
 
     @property
     def bucket(self) -> Bucket:
@@ -51,16 +55,6 @@ class Ticket:
 def bucket_of(request: VideoRequest) -> Bucket:
     """The size of the video asked for."""
     return Bucket(request.frames, request.height, request.width)
-
-
-def rows_of(request: VideoRequest) -> int:
-    """Samples of a forward: two with classifier-free guidance."""
-    return 2 if request.guidance_scale > 1.0 else 1
-
-
-def cost_of(request: VideoRequest) -> float:
-    """The denoiser's work, in pixels through it."""
-    return float(request.pixels * request.steps * rows_of(request))
 
 
 def work_left(ticket: Ticket) -> float:

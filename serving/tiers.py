@@ -20,6 +20,7 @@ from torch import Tensor
 from infra.errors import UserError
 from models.adapter import MAX_RANK
 from models.bank import AdapterBank
+from serving.engine_client import Residency
 from serving.events import Observe, unobserved
 from serving.fairness import FairQueue, Flow
 from serving.files import Source
@@ -28,7 +29,7 @@ from serving.schemas import AdapterUsed
 from serving.slots import Key, SlotTable, key_of
 
 log = logging.getLogger(__name__)
-FETCHERS = 4  # adapters on their way from the registry at once
+FETCHERS = 4  # claims whose adapters come from the registry at once, each one adapter after the other
 PACKERS = 2
 KEEP_PAUSE = 30.0  # seconds before a pinned adapter that could not be had is tried again
 PREFETCH: Flow = [("prefetch", 1.0)]
@@ -44,7 +45,6 @@ class Claim:
     uses: Sequence[AdapterUsed]
     ready: Ready  # called once after each `bring`, from any thread: all is at hand, or why not
     flow: Flow
-    cost: float
     order: float = float("inf")
     held: tuple[Key, ...] = ()  # in the host cache
     closed: bool = False
@@ -56,16 +56,10 @@ class Claim:
     def keys(self) -> list[Key]:
         return [key_of(use) for use in self.uses]
 
-
-@dataclass(frozen=True)
-class Residency:
-    """Where an adapter is: the nearest tier, how many running requests use its slot, whether it is pinned."""
-
-    path: str
-    sha256: str
-    tier: str  # "slot", "host" or "disk"
-    users: int = 0
-    pinned: bool = False
+    @property
+    def cost(self) -> float:
+        """What bringing it takes of its flow's share: adapters."""
+        return float(len(self.uses))
 
 
 class AdapterTiers:
@@ -91,6 +85,7 @@ class AdapterTiers:
         self._to_fetch: FairQueue[Claim] = FairQueue()
         self._to_pack: FairQueue[Claim] = FairQueue()
         self._fetching: set[Key] = set()
+        self._fetches = 0  # claims that are being fetched
         self._packing: set[Key] = set()
         self._keeping: set[Key] = set()  # pinned, and being brought
         self._refused: dict[Key, float] = {}  # pinned, and not to be tried again before that
@@ -189,6 +184,7 @@ class AdapterTiers:
         with self._lock:
             while not self._closing and (claim := self._to_fetch.pick(self._may_fetch)) is not None:
                 self._fetching |= claim.fetching
+                self._fetches += 1
                 self._fetchers.submit(self._fetch, claim)
             while not self._closing and (claim := self._to_pack.pick(self._may_pack)) is not None:
                 keys = frozenset(claim.held)
@@ -196,7 +192,7 @@ class AdapterTiers:
                 self._packers.submit(self._pack, claim, keys)
 
     def _may_fetch(self, claim: Claim) -> bool:
-        return len(self._fetching) < FETCHERS and not claim.fetching & self._fetching
+        return self._fetches < FETCHERS and not claim.fetching & self._fetching
 
     def _may_pack(self, claim: Claim) -> bool:
         needed = self._needed(claim)
@@ -219,6 +215,7 @@ class AdapterTiers:
         again: list[Claim] = []
         with self._lock:
             self._fetching -= fetched
+            self._fetches -= 1
             if failed is not None:
                 told.append(claim)
             elif not claim.closed:
@@ -328,8 +325,12 @@ class AdapterTiers:
                 code="adapter_slow",
             ) from None
 
-    def ahead(self, uses: Sequence[AdapterUsed]) -> Future[None]:
-        """`prefetch` without waiting: done when they are here, or with the UserError. Cancelled, it asks for them no more."""
+    def ahead(self, uses: Sequence[AdapterUsed], flow: Flow = PREFETCH) -> Future[None]:
+        """`prefetch` without waiting: done when they are here, or with the UserError. Cancelled, it asks for them no more.
+
+        Args:
+            flow: whose turns it takes.
+        """
         here: Future[None] = Future()
 
         def ready(claim: Claim, error: BaseException | None) -> None:
@@ -343,7 +344,7 @@ class AdapterTiers:
             if here.set_running_or_notify_cancel():  # False: cancelled
                 here.set_exception(error) if error is not None else here.set_result(None)
 
-        claim = Claim(uses, ready, PREFETCH, 1.0)
+        claim = Claim(uses, ready, flow)
         here.add_done_callback(lambda _: self.close(claim))
         self.bring(claim)
         return here
@@ -366,7 +367,7 @@ class AdapterTiers:
         for use in uses:
             if key_of(use) in missing:
                 missing.remove(key_of(use))  # it may be named twice
-                self.bring(Claim([use], self._kept, KEEP, 1.0))
+                self.bring(Claim([use], self._kept, KEEP))
 
     def _kept(self, claim: Claim, error: BaseException | None) -> None:
         """What is pinned is in host memory, or cannot be had."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from infra.errors import UserError
 from serving.budget import ForwardBudget
 from serving.fairness import FairQueue
+from serving.requests import cost_of
 from serving.slots import Key, Lease
 from serving.tickets import Ticket
 from serving.tiers import AdapterTiers
@@ -40,7 +41,7 @@ class Turns:
 
     def add(self, ticket: Ticket) -> None:
         """Its adapters are at hand."""
-        self._ready.add(ticket, ticket.claim.flow, ticket.claim.cost, ticket.claim.order)
+        self._ready.add(ticket, ticket.claim.flow, cost_of(ticket.request), ticket.claim.order)
 
     def remove(self, ticket: Ticket) -> None:
         """It has ended, wherever it was."""

@@ -12,7 +12,8 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 
 import httpcore
@@ -31,7 +32,8 @@ PAUSES = (5.0, 60.0, 300.0, 1800.0, 2 * 3600.0, 6 * 3600.0, 12 * 3600.0)  # seco
 POLL = 1.0  # seconds between looks for calls that are due
 TIMEOUT = 15.0  # seconds for one call
 LEASE = 60.0  # seconds after which a call whose sender died is made again
-AT_ONCE = 16
+AT_ONCE = 16  # calls at once; a receiver that hangs holds one for TIMEOUT
+PER_TENANT = 4  # of these, of one tenant's at most
 KEPT = 7 * 86_400.0  # seconds that the row of a finished call is kept
 
 
@@ -41,14 +43,17 @@ class Deliveries:
     def __init__(self, database: Database) -> None:
         self._database, self._session = database, database.sessions
 
-    def due(self, limit: int) -> list[Delivery]:
-        """Take up to `limit` calls that are due; each is due again when it is not finished within LEASE."""
+    def take(self, but: Collection[str] = ()) -> Delivery | None:
+        """Take the call that has been due longest, of other tenants than these; None: there is none.
+
+        It is due again when it is not finished within LEASE.
+        """
         now = self._database.now()
         picked = (
             select(Delivery.id)
-            .where(Delivery.next_at <= now)
+            .where(Delivery.next_at <= now, Delivery.tenant.not_in(but))
             .order_by(Delivery.next_at)
-            .limit(limit)
+            .limit(1)
             .with_for_update(skip_locked=True)
             .cte("picked")
         )
@@ -59,7 +64,7 @@ class Deliveries:
             .returning(Delivery)
         )
         with self._session.begin() as session:
-            return list(session.scalars(statement, execution_options=QUIET))
+            return session.scalar(statement, execution_options=QUIET)
 
     def finish(self, delivery: Delivery, *, error: str | None, pause: float | None) -> None:
         """An attempt's outcome: delivered (no error), to be repeated after `pause` seconds, or given up."""
@@ -102,6 +107,7 @@ class Webhooks:
         self._secrets = {key.tenant: key.webhook_secret for key in keys if key.webhook_secret}
         self._default, self._allowed, self._observe = secret, allowed, observe
         self._wake = asyncio.Event()
+        self._calls: dict[asyncio.Task[None], str] = {}  # being made; whose
 
     async def check(self, url: str, tenant: str) -> None:
         """Raises UserError 422 for a webhook that could not be delivered: no secret, or an address refused."""
@@ -114,27 +120,46 @@ class Webhooks:
         await check_url(url, self._allowed)
 
     def notice(self) -> None:
-        """A job has ended."""
+        """A job has ended, or a call."""
         self._wake.set()
 
     async def run(self) -> None:
         """Make the calls, until cancelled. A database that is away for a moment is waited for."""
         cleaned = 0.0
-        while True:
-            self._wake.clear()
-            try:
-                due = await asyncio.to_thread(self.deliveries.due, AT_ONCE)
-                if time.monotonic() - cleaned > 3600:
-                    cleaned = time.monotonic()
-                    await asyncio.to_thread(self.deliveries.forget, time.time() - KEPT)
-                await asyncio.gather(*(self._deliver(delivery) for delivery in due))
-            except Exception:
-                log.exception("webhooks wait")
-                due = []
-            if len(due) < AT_ONCE:
+        try:
+            while True:
+                self._wake.clear()
+                try:
+                    if time.monotonic() - cleaned > 3600:
+                        cleaned = time.monotonic()
+                        await asyncio.to_thread(self.deliveries.forget, time.time() - KEPT)
+                    await self._begin_due()
+                except Exception:
+                    log.exception("webhooks wait")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(POLL):
                         await self._wake.wait()
+        finally:
+            for call in self._calls:
+                call.cancel()
+            await asyncio.gather(*self._calls, return_exceptions=True)
+
+    async def _begin_due(self) -> None:
+        """Begin calls as long as some are due and there are places for them."""
+        while len(self._calls) < AT_ONCE:
+            full = [tenant for tenant, calls in Counter(self._calls.values()).items() if calls >= PER_TENANT]
+            delivery = await asyncio.to_thread(self.deliveries.take, full)
+            if delivery is None:
+                return
+            call = asyncio.create_task(self._deliver(delivery))
+            self._calls[call] = delivery.tenant
+            call.add_done_callback(self._done)
+
+    def _done(self, call: asyncio.Task[None]) -> None:
+        del self._calls[call]
+        if not call.cancelled() and (error := call.exception()) is not None:
+            log.error("a webhook is left to its lease", exc_info=error)  # the database is away
+        self.notice()
 
     async def _deliver(self, delivery: Delivery) -> None:
         error, pause = await self._attempt(delivery)

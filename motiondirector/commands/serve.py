@@ -136,6 +136,7 @@ def serve(
 
         from serving.deployment import APP_NAME, build_app
 
+        check_no_serve()
         # after Ray has set its own: `kill` ends it as cleanly as Ctrl-C, also when started in the background
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)
@@ -180,6 +181,26 @@ def check_port(host: str, port: int) -> int:
         raise UserError(
             f"cannot listen on {host}:{port} ({error.strerror or error}); choose another --port (0 takes a free one)."
         ) from None
+
+
+def check_no_serve() -> None:
+    """Raises UserError when Ray Serve runs on the session's cluster: it has its host and port, and may be somebody's.
+
+    So what ends with this command is what it has started.
+    """
+    from ray import serve as ray_serve
+
+    from infra.errors import UserError
+
+    status = ray_serve.status()
+    if status.applications or status.proxies:
+        names = ", ".join(sorted(status.applications)) or "no application"
+        raise UserError(
+            f"Ray Serve runs on this cluster already ({names}); end it there with `serve shutdown`, or have it serve "
+            "videos as well with `serve deploy` (serving/deployment.py shows the file).",
+            status=409,
+            code="serve_running",
+        )
 
 
 def register(app: typer.Typer) -> None:

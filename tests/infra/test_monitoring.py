@@ -15,7 +15,8 @@ from ray.serve._private.common import RequestProtocol
 from ray.util import metrics as ray_metrics
 
 import training.metrics
-from serving import deployment
+from serving import deployment, ingress
+from serving.jobs import QUEUED, STATES
 from training.loop import StepReport
 
 MONITORING = Path(__file__).resolve().parents[2] / "infra" / "monitoring"
@@ -70,7 +71,7 @@ def own():
     """Every metric of ours: what the classes named ...Metrics make."""
     recorder = Recorder()
     with pytest.MonkeyPatch.context() as patch:
-        for module in (deployment, training.metrics):
+        for module in (deployment, ingress, training.metrics):
             patch.setattr(module, "metrics", recorder)
             found = [thing for name, thing in vars(module).items() if name.endswith("Metrics") and inspect.isclass(thing)]  # fmt: skip
             assert found
@@ -145,6 +146,23 @@ def test_labels_that_are_matched_are_those_the_metrics_have(expressions, own):
     assert len(matched) >= 4
     for metric, label in matched:
         assert label in known[metric], (metric, label)
+
+
+def test_a_growing_queue_is_seen_where_it_grows(rules):
+    """In the database: what engines hold of it is bounded."""
+    [rule] = [rule for rule in rules if rule.get("alert") == "MotionDirectorQueueGrows"]
+    asked = selectors(rule["expr"])
+    assert {selector.name for selector in asked} == {"ray_motiondirector_jobs"}
+    assert {(m.name, m.value) for one in asked for m in one.matchers.matchers} == {("state", QUEUED)}
+
+
+def test_states_of_jobs_are_those_there_are(expressions):
+    asked = [
+        s for expression in expressions for s in selectors(expression) if s.name == "ray_motiondirector_jobs"
+    ]
+    states = {m.value for one in asked for m in one.matchers.matchers if m.name == "state"}
+    assert states
+    assert states <= set(STATES)
 
 
 def test_training_says_where_each_concept_stands(monkeypatch):

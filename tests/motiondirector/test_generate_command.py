@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import socket
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from ray import serve as ray_serve
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, ProxyStatus, ServeStatus
 
 from datasets.decode import decode
 from datasets.video import read_metadata
+from infra import cluster
 from infra.errors import UserError
 from motiondirector.cli import build
 
@@ -93,3 +97,30 @@ def test_serve_says_when_the_port_is_taken(tmp_path: Path):
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1:{port}"):
             run("serve", "--port", str(port), "--registry", tmp_path / "registry", *TINY)
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        ServeStatus(
+            applications={"theirs": ApplicationStatusOverview(ApplicationStatus.RUNNING, "", 0.0, {})}
+        ),
+        ServeStatus(proxies={"node": ProxyStatus.HEALTHY}),
+    ],
+    ids=["an application", "none yet"],
+)
+def test_serve_leaves_a_ray_serve_that_runs_already_as_it_is(
+    status: ServeStatus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    touched = []
+    monkeypatch.setattr(cluster, "ray_session", lambda address: nullcontext())
+    monkeypatch.setattr(cluster, "check_workers", lambda *_, **__: None)
+    monkeypatch.setattr(ray_serve, "status", lambda: status)
+    for name in ("start", "run", "delete", "shutdown"):
+        monkeypatch.setattr(ray_serve, name, lambda *_, name=name, **__: touched.append(name))
+    with pytest.raises(UserError, match="Ray Serve runs on this cluster already") as caught:
+        run(
+            "serve", "--address", "auto", "--port", "0", "--registry", tmp_path, "--data-dir", tmp_path, *TINY
+        )
+    assert all(name in caught.value.message for name in status.applications)
+    assert touched == []

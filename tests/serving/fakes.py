@@ -13,10 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import uvicorn
 from fastapi import FastAPI
 
-from serving.engine import Admitted, Event, Failed, Finished, Progressed
-from serving.engine_service import EngineLost
+from serving.engine_client import EngineLost, Residency
+from serving.events import Admitted, Event, Failed, Finished, Progressed
 from serving.requests import AdapterUsed, FoundationInfo, VideoRequest
-from serving.tiers import Residency
 
 INFO = FoundationInfo(
     name="fake",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+import ssl
 
+import httpcore
 import pytest
 from fakes import receiver
 
-from serving.addresses import Refused, check_url, is_public, parse_networks, post, split_url
+from serving.addresses import Refused, check_url, is_public, parse_networks, post, public_tls, split_url
 
 LOOPBACK = parse_networks(["127.0.0.0/8"])
 
@@ -108,12 +110,12 @@ def answers(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
     asked: list[str] = []
     left = list(answers)
 
-    async def getaddrinfo(self, host, port, **_):
+    def getaddrinfo(host, port, *_, **__):
         asked.append(host)
         addresses = left.pop(0) if len(left) > 1 else left[0]
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
 
-    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     return asked
 
 
@@ -142,6 +144,22 @@ def test_the_call_goes_to_the_checked_address_with_the_names_host_header(monkeyp
         [(path, headers, body)] = target.got
         assert (path, headers["host"], body) == ("/x?y=1", f"hooks.example:{port}", b"{}")
         assert asked == ["hooks.example"] * 2  # the name is asked for no third time, after the checks
+
+
+def test_the_authorities_are_read_once_and_not_for_each_call(monkeypatch: pytest.MonkeyPatch):
+    public_tls.cache_clear()
+    made, create = [], ssl.create_default_context
+
+    def counted(*args, **kwargs) -> ssl.SSLContext:
+        made.append(create(*args, **kwargs))
+        return made[-1]
+
+    monkeypatch.setattr(ssl, "create_default_context", counted)
+    with receiver() as target:
+        for _ in range(2):
+            with pytest.raises(httpcore.ConnectError):  # it speaks no TLS
+                asyncio.run(post(target.url.replace("http", "https"), b"{}", {}, allowed=LOOPBACK, timeout=5))
+    assert len(made) == 1
 
 
 def test_a_redirect_is_an_answer_and_not_followed():

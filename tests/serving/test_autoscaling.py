@@ -19,11 +19,10 @@ from serving.backlog import waiting_work
 from serving.config import ServeConfig
 from serving.deployment import build_app, scale
 from serving.engine_service import EngineService
-from serving.requests import AdapterUsed, VideoRequest
+from serving.requests import AdapterUsed, VideoRequest, cost_of
 from serving.routing import Report, key
 from serving.schemas import CreateVideo
 from serving.service import VideoService
-from serving.tickets import cost_of
 
 
 def test_work_is_what_is_in_the_engines_and_the_newest_word_of_what_waits_for_them():

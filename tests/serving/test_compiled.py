@@ -13,7 +13,7 @@ from models.denoise import GenerationRequest, denoise_step, start
 from models.load import load_foundation
 from models.wan import lora_targets
 from serving.compiled import up_to
-from serving.engine import Finished
+from serving.events import Finished
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -16,8 +17,8 @@ from infra.storage import open_storage
 from serving import dispatcher as dispatcher_module
 from serving.claims import Claims
 from serving.dispatcher import MAX_ATTEMPTS, Dispatcher, result_key
-from serving.engine import Admitted, Event, Failed, Finished, Progressed
-from serving.engine_service import EngineLost
+from serving.engine_client import EngineLost
+from serving.events import Admitted, Event, Failed, Finished, Progressed
 from serving.jobs import JobStore
 from serving.requests import VideoRequest
 
@@ -204,15 +205,17 @@ def test_a_cancelled_job_leaves_the_engine_and_no_result(house: House):
 
 def test_a_job_cancelled_as_its_video_arrives_stays_cancelled_and_leaves_no_file(house: House):
     [id] = house.add()
-    real = house.results.put
+    real, stored = house.results.put, threading.Event()
 
     def cancel_then_put(key: str, data: bytes) -> None:
         house.store.cancel(id)
         real(key, data)
+        stored.set()
 
     house.results.put = cancel_then_put  # type: ignore[method-assign]
-    house.run(ScriptedEngine(lambda id, attempt: WHOLE), lambda: house.all("cancelled"))
-    assert not house.results.exists(result_key(id))
+    engine = ScriptedEngine(lambda id, attempt: WHOLE)
+    house.run(engine, lambda: stored.is_set() and not house.results.exists(result_key(id)))
+    assert house.all("cancelled")
 
 
 def test_a_result_that_cannot_be_stored_fails_the_job_and_says_why(house: House):
@@ -245,10 +248,16 @@ def test_the_jobs_of_a_dispatcher_that_fell_silent_are_finished_by_another_and_i
         ids = house.add(3)
         slow = ScriptedEngine(lambda id, attempt: [*WHOLE[:2], "hang"])
         first = house.dispatcher(slow)
+        claim, none = first._claims.claim, lambda *_: []
+
+        def once(*args):
+            first._claims.claim = none  # so that it does not take its own jobs again
+            return claim(*args)
+
+        first._claims.claim, first._claims.renew = once, none
         frozen = asyncio.create_task(first.run())
         while house.store.count() != {"in_progress": 3}:
             await asyncio.sleep(0.01)
-        first._claims.claim = lambda *_: []  # so that it does not take its own jobs again
         Claims(house.store.database, lease=-1.0).renew(first.name, ids)  # its last sign was long ago
         quick = ScriptedEngine(lambda id, attempt: WHOLE)
         second = asyncio.create_task(house.dispatcher(quick).run())

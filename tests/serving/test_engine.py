@@ -15,7 +15,7 @@ from datasets.video import read_metadata
 from infra.errors import UserError
 from serving import batch as batch_module
 from serving import finishing
-from serving.engine import Admitted, Cancelled, Event, Failed, Finished, Progressed
+from serving.events import Admitted, Cancelled, Event, Failed, Finished, Progressed
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_a_request_joins_a_running_batch_within_one_step(unet3d):
     bench.submit("second", bench.request(2, steps=2))
     bench.engine.tick()
     assert [type(event) for event in bench.events["second"]] == [Admitted, Progressed]
-    assert bench.engine.progress("first") == pytest.approx(2 / 6)
+    assert bench.last("first") == Progressed(2, 6, batch=2)
     bench.engine.run_until_idle()
     assert isinstance(bench.last("first"), Finished)
 

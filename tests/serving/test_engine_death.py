@@ -14,9 +14,11 @@ from serving_helpers import Bench, Memory, use, video_request
 from serving import batch, finishing
 from serving import engine as engine_module
 from serving.config import ServeConfig
-from serving.deployment import EngineReplica, HandleEngine, build_app
-from serving.engine_service import EngineLost, EngineService
+from serving.deployment import EngineReplica, build_app
+from serving.engine_client import EngineLost
+from serving.engine_service import EngineService
 from serving.events import Admitted, Failed, Finished, Progressed
+from serving.ingress import HandleEngine
 
 
 def fail(*_: object) -> None:

@@ -6,6 +6,7 @@ import base64
 import json
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,10 @@ from fakes import FakeEngine, on_loopback
 from serving import dispatcher, event_stream
 from serving.api import create_api
 from serving.config import ServeConfig
-from serving.engine import Failed
+from serving.errors import Throttled
+from serving.event_stream import Streams
+from serving.events import Failed
+from serving.keys import hash_key
 from serving.service import VideoService
 
 
@@ -159,6 +163,31 @@ def test_streams_are_bounded_and_one_that_is_left_makes_room(server: Server):
     while server.service.streams.open:
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_one_key_cannot_take_all_streams_where_there_are_others(tmp_path: Path):
+    assert [Streams(8, tenants).share for tenants in (0, 1, 2, 3, 4, 9)] == [8, 8, 4, 3, 2, 2]
+    assert Streams(1, 9).share == 1
+    hashes = [hash_key(f"key-number-{n}-long-enough") for n in range(9)]
+    service = VideoService(
+        ServeConfig(data_dir=str(tmp_path), max_streams=8, api_key_hashes=hashes), FakeEngine()
+    )
+    service.store.close()
+    some = service.streams
+    with ExitStack() as stack:
+        stack.enter_context(some.one("a"))
+        some.check("a")
+        with some.one("a"):
+            with pytest.raises(Throttled, match="2 event streams of this API key"):
+                some.check("a")
+            some.check("b")
+        some.check("a")
+        for tenant in "abbccdd":
+            stack.enter_context(some.one(tenant))
+        with pytest.raises(Throttled, match="8 event streams are open"):
+            some.check("e")
+    assert some.open == 0
+    some.check("e")
 
 
 def test_the_events_of_no_job_are_404(server: Server):

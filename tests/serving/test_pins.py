@@ -17,7 +17,8 @@ from infra.errors import UserError
 from infra.registry import Registry
 from serving.config import ServeConfig
 from serving.database import Database, Pin
-from serving.engine_service import EngineLost, EngineService
+from serving.engine_client import EngineLost
+from serving.engine_service import EngineService
 from serving.events import Failed
 from serving.jobs import JobStore
 from serving.pins import PinKeeper, PinStore

@@ -10,8 +10,8 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.request_router import PendingRequest
 from serving_helpers import sha, use, video_request
 
+from serving.requests import cost_of
 from serving.routing import key
-from serving.tickets import cost_of
 
 REQUEST = video_request(adapters=(use("orbit"),))
 ORBIT = key("temporal", sha("orbit", "temporal"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import threading
 import time
 
 import pytest
@@ -13,7 +15,8 @@ from serving_helpers import Bench, Memory, sha, use
 from infra.errors import UserError
 from models.foundation import Bucket
 from serving.budget import ForwardBudget, PeakBytes, measure
-from serving.engine import Admitted, Failed, Finished, Progressed
+from serving.engine_service import EngineService
+from serving.events import Admitted, Failed, Finished, Progressed
 from serving.metrics import ENGINE
 
 
@@ -150,15 +153,45 @@ def test_a_preview_shows_something_and_changes_nothing(foundation, scheduler):
         bench.engine.preview("looked")
     bench.engine.tick()
     one = bench.engine.preview("looked")
-    bench.engine.tick()
-    several = bench.engine.preview("looked", frames=2)
     bench.engine.run_until_idle()
     picture = Image.open(io.BytesIO(one.result(60)))
     assert (picture.format, picture.size) == ("WEBP", (request.width, request.height))
-    assert Image.open(io.BytesIO(several.result(60))).n_frames == 2
     assert bench.last("looked").mp4 == bench.last("plain").mp4
     with pytest.raises(UserError, match="not being made here"):
         bench.engine.preview("looked")
+
+
+def test_however_many_look_at_a_step_it_is_decoded_once(unet3d, monkeypatch):
+    gate, rendered = threading.Event(), []
+
+    def render(foundation, x0_1Cfhw) -> bytes:
+        assert gate.wait(60)
+        rendered.append(x0_1Cfhw)
+        return b"picture %d" % len(rendered)
+
+    monkeypatch.setattr("serving.engine.render", render)
+    bench = Bench(unet3d)
+    service = EngineService.__new__(EngineService)
+    service.engine, service._streams = bench.engine, {}
+    bench.submit("looked", bench.request(5, steps=4))
+    bench.engine.tick()
+
+    async def look() -> None:
+        several = [asyncio.create_task(service.preview("looked")) for _ in range(20)]
+        await asyncio.sleep(0)  # all have begun
+        await asyncio.sleep(0)
+        bench.engine.tick()
+        late = asyncio.create_task(service.preview("looked"))
+        await asyncio.sleep(0)
+        several[0].cancel()  # whoever goes takes nothing from the others
+        gate.set()
+        assert await asyncio.gather(*several[1:], late) == [b"picture 1"] * 20
+        assert await service.preview("looked") == b"picture 2"
+        assert await service.preview("looked") == b"picture 2"
+
+    asyncio.run(look())
+    bench.engine.run_until_idle()
+    assert isinstance(bench.last("looked"), Finished)
 
 
 @pytest.mark.parametrize("scheduler", range(3))

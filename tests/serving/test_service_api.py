@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -13,12 +14,15 @@ from fakes import INFO, FakeEngine
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.exc import OperationalError
+from starlette.types import Message
 
 from infra.registry import Registry
 from models.adapter import WEIGHTS_FILE
 from serving.api import create_api
 from serving.config import ServeConfig
+from serving.errors import BodyLimit
 from serving.keys import ApiKey, hash_key
+from serving.requests import VideoRequest
 from serving.service import VideoService
 
 LOCAL = {"client": ("127.0.0.1", 50000), "base_url": "http://127.0.0.1:8000"}
@@ -138,6 +142,26 @@ def test_priority_and_deadline_reach_the_engine_and_a_key_bounds_the_priority(
     [request] = engine.seen
     assert (request.priority, request.tenant) == (1, KEYS[0].tenant)
     assert request.deadline == pytest.approx(video["deadline"], abs=1)
+
+
+def test_an_engine_is_asked_in_the_callers_turn_and_one_that_loads_too_long_is_said_to(
+    serve: Serve, engine: FakeEngine, publish_two: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    api, checked = serve(api_keys=KEYS), []
+
+    async def never(request: VideoRequest) -> None:
+        checked.append(request)
+        await asyncio.Event().wait()
+
+    engine.check = never  # type: ignore[method-assign]
+    monkeypatch.setattr("serving.service.ENGINE_PATIENCE", 0.01)
+    body = {"prompt": "x", "priority": 1, "lora": [{"name": publish_two[0]}]}
+    response = api.post("/v1/videos", json=body, headers=bearer(ADMIN))
+    assert "the registry is slow" in refused(response, 503, "adapter_slow")["message"]
+    assert "retry-after" in response.headers
+    response = api.post("/v1/videos", json={"prompt": "x"}, headers=bearer(ADMIN))
+    refused(response, 503, "engine_unavailable")
+    assert [(one.tenant, one.priority) for one in checked] == [(KEYS[0].tenant, 1), (KEYS[0].tenant, 0)]
 
 
 def ended(api: TestClient, id: str, headers: dict[str, str] | None = None) -> dict:
@@ -416,6 +440,93 @@ def test_two_servers_on_one_database_share_the_work_and_answer_for_each_other(
     assert len(engine.seen) == 1
 
 
+BODIES = ("/v1/videos", "/v1/adapters/prefetch", "/v1/adapters/pin", "/v1/adapters/unpin")
+
+
+def dripped(api: TestClient, path: str, headers: dict[str, str]) -> tuple[int, dict, int]:
+    """A body of which only the first byte comes: (status, error, times that more of it was waited for)."""
+    sent: list[Message] = []
+    waited = 0
+
+    async def receive() -> Message:
+        nonlocal waited
+        waited += 1
+        if waited == 1:
+            return {"type": "http.request", "body": b"{", "more_body": True}
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": path,
+        "query_string": b"",
+        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+        "client": LOCAL["client"],
+    }
+    asyncio.run(asyncio.wait_for(api.app(scope, receive, send), 60))
+    return sent[0]["status"], json.loads(sent[1]["body"])["error"], waited
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_a_body_is_not_read_before_the_key(serve: Serve, path: str):
+    api = serve(api_keys=KEYS)
+    refused(api.post(path, content=b"{"), 401, "invalid_api_key")
+    refused(api.post(path, content=b"{", headers=bearer(READER)), 403, "missing_scope")
+    refused(api.post(path, content=b"{", headers=bearer(ADMIN)), 400, "invalid_json")
+    status, error, waited = dripped(api, path, {"content-type": "application/json"})
+    assert (status, error["code"], waited) == (401, "invalid_api_key", 0)
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded"])
+def test_a_body_that_does_not_come_is_not_waited_for_for_ever(
+    serve: Serve, kind: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("serving.errors.BODY_PATIENCE", 0.05)
+    api = serve(api_keys=KEYS)
+    for path in BODIES if kind == "application/json" else BODIES[:1]:
+        status, error, _ = dripped(api, path, {"content-type": kind, **bearer(ADMIN)})
+        assert (status, error["code"]) == (408, "body_timeout")
+
+
+def test_whoever_has_sent_the_body_may_stay_longer(monkeypatch: pytest.MonkeyPatch):
+    """An event stream waits for its client's going by the same `receive`."""
+    monkeypatch.setattr("serving.errors.BODY_PATIENCE", 0.01)
+    heard = []
+
+    async def main() -> None:
+        left = [{"type": "http.request", "body": b"{}", "more_body": False}]
+        gone = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.05, gone.set)
+
+        async def receive() -> Message:
+            if left:
+                return left.pop()
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def app(_scope, receive, _send) -> None:
+            heard.extend([(await receive())["type"] for _ in range(2)])
+
+        await BodyLimit(app)({"type": "http"}, receive, None)  # type: ignore[arg-type]
+
+    asyncio.run(main())
+    assert heard == ["http.request", "http.disconnect"]
+
+
+def test_adapters_are_named_in_json(serve: Serve):
+    api = serve()
+    error = refused(api.post("/v1/adapters/pin", json={"name": 1}), 422, "invalid_value")
+    assert error["param"] == "name"
+    error = refused(api.post("/v1/adapters/pin", json={"name": "a", "slot": 1}), 422, "unknown_field")
+    assert error["param"] == "slot"
+    refused(api.post("/v1/adapters/pin", data={"name": "a"}), 415, "unsupported_media_type")
+
+
 def test_the_openapi_page_describes_the_body_of_a_request(serve: Serve):
     schema = serve().get("/openapi.json").json()
     body = schema["paths"]["/v1/videos"]["post"]["requestBody"]["content"]
@@ -423,3 +534,7 @@ def test_the_openapi_page_describes_the_body_of_a_request(serve: Serve):
     name = body["application/json"]["schema"]["$ref"].split("/")[-1]
     assert "prompt" in schema["components"]["schemas"][name]["required"]
     assert "scale" in schema["components"]["schemas"]["LoraUse"]["properties"]
+    for path in BODIES[1:]:
+        [(kind, content)] = schema["paths"][path]["post"]["requestBody"]["content"].items()
+        assert kind == "application/json"
+        assert "name" in schema["components"]["schemas"][content["schema"]["$ref"].split("/")[-1]]["required"]

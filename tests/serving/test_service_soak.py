@@ -21,7 +21,8 @@ from infra.errors import UserError
 from infra.registry import Registry
 from serving.api import create_api
 from serving.config import ServeConfig
-from serving.engine_service import EngineLost, EngineService
+from serving.engine_client import EngineLost
+from serving.engine_service import EngineService
 from serving.keys import ApiKey, hash_key
 from serving.requests import VideoRequest
 from serving.service import VideoService

@@ -18,7 +18,7 @@ from infra.objects import object_key
 from infra.registry import Registry
 from models.adapter import save_adapter
 from models.denoise import AdapterUse, GenerationRequest, denoise_step, start
-from serving.engine import Cancelled, Failed, Finished
+from serving.events import Cancelled, Failed, Finished
 from serving.files import AdapterFiles
 from serving.schemas import AdapterUsed
 

@@ -21,7 +21,7 @@ from serving.files import AdapterFiles
 from serving.host import HostCache
 from serving.schemas import AdapterUsed
 from serving.slots import SlotTable, key_of
-from serving.tiers import AdapterTiers, Claim
+from serving.tiers import FETCHERS, AdapterTiers, Claim
 
 
 def used(version, path="temporal") -> AdapterUsed:
@@ -219,7 +219,7 @@ class Waiter:
         self.claims = {}
 
     def bring(self, name, *adapters):
-        claim = Claim(adapters, lambda claim, error: self.told.__setitem__(name, error), [(name, 1.0)], 1.0)
+        claim = Claim(adapters, lambda claim, error: self.told.__setitem__(name, error), [(name, 1.0)])
         self.claims[name] = claim
         self.tiers.bring(claim)
         return claim
@@ -394,6 +394,80 @@ def test_what_is_asked_for_ahead_and_no_more_wanted_is_let_go(unet3d, tiers):
     until(lambda: not here._to_fetch and not here._to_pack)
     assert set(source.reads) <= {"f"} | set("abcd")  # four were on their way
     assert "e" not in source.reads
+
+
+class Stepwise(Memory):
+    """A registry that answers one fetch more at each `answer`."""
+
+    def __init__(self, foundation) -> None:
+        super().__init__(foundation)
+        self.begun: list[str] = []
+        self._answers = threading.Semaphore(0)
+
+    def fetch(self, used: AdapterUsed) -> None:
+        self.begun.append(used.concept)
+        assert self._answers.acquire(timeout=60)
+        super().fetch(used)
+
+    def answer(self, fetches: int = 1) -> None:
+        self._answers.release(fetches)
+
+
+def test_checks_wait_in_their_tenants_turn_and_not_behind_all_who_came_before(unet3d):
+    source = Stepwise(unet3d)
+    engine = Bench(unet3d, source).engine
+    try:
+        many = [
+            engine.check_ahead(video_request(tenant="a", adapters=(use(f"a{n}"),)))
+            for n in range(FETCHERS + 8)
+        ]
+        until(lambda: len(source.begun) == FETCHERS)
+        one = engine.check_ahead(video_request(tenant="b", adapters=(use("b"),)))
+        source.answer(2)  # of two turns one is the other tenant's
+        until(lambda: len(source.begun) == FETCHERS + 2)
+        assert set(source.begun[FETCHERS:]) == {"a4", "b"}
+        source.answer(len(many))
+        for future in (*many, one):
+            future.result(60)
+    finally:
+        source.answer(100)
+        engine.close()
+
+
+def test_a_video_and_a_check_take_the_same_of_a_tenants_share_of_loading(unet3d):
+    """Loading is counted in adapters: a large video's are no dearer than those of a check."""
+    source = Stepwise(unet3d)
+    bench = Bench(unet3d, source)
+    engine = bench.engine
+    try:
+        busy = [
+            engine.check_ahead(video_request(tenant="x", adapters=(use(f"x{n}"),))) for n in range(FETCHERS)
+        ]
+        until(lambda: len(source.begun) == FETCHERS)
+        for n in range(3):
+            bench.submit(f"a{n}", video_request(tenant="a", steps=1000, adapters=(use(f"a{n}"),)))
+            busy.append(engine.check_ahead(video_request(tenant="b", adapters=(use(f"b{n}"),))))
+        for n in range(1, 7):
+            source.answer()
+            until(lambda n=n: len(source.begun) == FETCHERS + n)
+        assert [name[0] for name in source.begun[FETCHERS:]] == list("ababab")
+        source.answer(FETCHERS)
+        for future in busy:
+            future.result(60)
+    finally:
+        source.answer(100)
+        engine.close()
+
+
+def test_one_request_with_many_cold_adapters_takes_one_fetcher(unet3d, tiers):
+    source = Stepwise(unet3d)
+    here = tiers(source)
+    many = here.ahead([use(f"a{n}") for n in range(FETCHERS + 1)])
+    other = here.ahead([use("b")])
+    until(lambda: set(source.begun) == {"a0", "b"})
+    source.answer(FETCHERS + 2)
+    many.result(60)
+    other.result(60)
 
 
 def test_a_slow_registry_holds_no_thread_that_others_need(unet3d):

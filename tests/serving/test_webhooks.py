@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 from openai import InvalidWebhookSignatureError, OpenAI
 from pydantic import SecretStr
 from sqlalchemy import select, update
+from sqlalchemy.exc import OperationalError
 
 from serving import webhooks
 from serving.addresses import parse_networks
@@ -155,16 +156,67 @@ def test_two_senders_never_take_the_same_call_and_one_that_died_is_stood_in_for(
     for _ in range(6):
         add(store, "http://127.0.0.1:1/")
     deliveries = Deliveries(store.database)
-    first, second = deliveries.due(4), deliveries.due(4)
-    assert len(first) == 4
-    assert len(second) == 2
-    assert deliveries.due(4) == []
+    taken = [deliveries.take() for _ in range(6)]
+    assert len({one.id for one in taken}) == 6
+    assert deliveries.take() is None
     with store.database.sessions.begin() as session:  # a lease later
         session.execute(update(Delivery).values(next_at=Delivery.next_at - webhooks.LEASE - 1))
-    assert len(deliveries.due(9)) == 6
-    deliveries.finish(first[0], error=None, pause=None)
+    again = [deliveries.take() for _ in range(6)]
+    assert {one.id for one in again} == {one.id for one in taken}
+    assert deliveries.take() is None
+    deliveries.finish(again[0], error=None, pause=None)
     deliveries.forget(time.time() + 1)
     assert len(rows(store)) == 5
+
+
+def test_a_receiver_that_hangs_holds_up_nobody_elses_calls(store: JobStore, monkeypatch: pytest.MonkeyPatch):
+    called: list[str] = []
+    answers: dict[str, asyncio.Event] = {}
+
+    async def post(url: str, *_: object, **__: object) -> int:
+        called.append(url)
+        if url.startswith("https://slow"):
+            await answers.setdefault(url, asyncio.Event()).wait()
+        return 200
+
+    monkeypatch.setattr(webhooks, "post", post)
+    monkeypatch.setattr(webhooks, "AT_ONCE", webhooks.PER_TENANT + 1)
+    for n in range(10):
+        add(store, f"https://slow{n}.example/", tenant="a")
+    for n in range(3):  # one after the other in the one place that is left
+        add(store, f"https://quick{n}.example/", tenant="b")
+
+    def slow() -> list[str]:
+        return [url for url in called if "slow" in url]
+
+    def until() -> bool:
+        if not all(f"https://quick{n}.example/" in called for n in range(3)):
+            assert len(slow()) <= webhooks.PER_TENANT
+            return False
+        for url in slow()[:1]:  # one of them answers: the next is called, whatever the others do
+            answers[url].set()
+        return len(slow()) > webhooks.PER_TENANT
+
+    outcomes = send(store, until)
+    assert outcomes == ["delivered"] * 4
+    assert len(slow()) == webhooks.PER_TENANT + 1
+
+
+def test_a_call_whose_outcome_cannot_be_written_down_is_made_again(
+    store: JobStore, target: Receiver, monkeypatch: pytest.MonkeyPatch
+):
+    real, failures = Deliveries.finish, [OperationalError("", {}, Exception("away"))]
+
+    def finish(self, *args, **kwargs) -> None:
+        if failures:
+            raise failures.pop()
+        real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Deliveries, "finish", finish)
+    monkeypatch.setattr(webhooks, "LEASE", 0.1)
+    add(store, target.url)
+    assert send(store, lambda: finished(store)) == ["delivered"] * 2
+    assert len({headers["webhook-id"] for _, headers, _ in target.got}) == 1
 
 
 def serve(folder: Path, engine: FakeEngine, **settings) -> TestClient:

@@ -1,0 +1,170 @@
+"""A registry, a results storage or a name server that hangs holds up whoever needs it, and nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from fakes import FakeEngine
+
+from infra.errors import UserError
+from infra.storage import FolderStorage
+from serving import catalogue
+from serving.auth import Caller
+from serving.config import ServeConfig
+from serving.database import Job
+from serving.schemas import AdapterName, CreateVideo
+from serving.service import VideoService
+
+CALLER = Caller()
+MANY = 20  # more than there are threads of any kind
+PLAIN = CreateVideo(prompt="x")
+
+
+class Hang:
+    """What answers nobody until the test is over; counts who has come."""
+
+    def __init__(self) -> None:
+        self.over, self.calls = threading.Event(), 0
+
+    def __call__(self, *_: object, **__: object) -> None:
+        self.calls += 1
+        assert self.over.wait(300)
+        raise OSError("too late")
+
+    concepts = resolve = __call__  # a registry's
+
+
+@pytest.fixture
+def hang() -> Iterator[Hang]:
+    hang = Hang()
+    yield hang
+    hang.over.set()
+
+
+def run(folder: Path, monkeypatch: pytest.MonkeyPatch, hang: Hang, scene: Callable) -> None:
+    """Play a scene with a service whose registry hangs and whose loop has threads for the database alone."""
+    monkeypatch.setattr("serving.service.open_registry", lambda uri: hang)
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+        config = ServeConfig(data_dir=str(folder), registry="x", webhook_secret="whsec_" + "c2VjcmV0" * 5)
+        service = VideoService(config, FakeEngine())
+        service.start()
+        try:
+            async with asyncio.timeout(300):
+                await scene(service)
+        finally:
+            hang.over.set()
+            await service.stop()
+
+    asyncio.run(main())
+
+
+async def called(hang: Hang, times: int = 1) -> None:
+    while hang.calls < times:
+        await asyncio.sleep(0.002)
+
+
+async def made(service: VideoService) -> Job:
+    """A video, from its request to its end."""
+    job, _ = await service.create(PLAIN, CALLER)
+    while (job := await service.get(job.id, "")).state != "completed":
+        await asyncio.sleep(0.002)
+    return job
+
+
+def begun(*calls) -> list[asyncio.Task]:
+    return [asyncio.create_task(call) for call in calls]
+
+
+async def gone(tasks: list[asyncio.Task]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_a_registry_that_hangs_holds_up_only_requests_that_name_a_concept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hang: Hang
+):
+    async def scene(service: VideoService) -> None:
+        orbit = CreateVideo(prompt="x", model="foundation:orbit")
+        waiting = begun(*(service.create(orbit, CALLER) for _ in range(MANY)))
+        waiting += begun(*(service.catalogue.models() for _ in range(MANY)))
+        await called(hang, 4)
+        await made(service)
+        assert not any(task.done() for task in waiting)
+        await gone(waiting)
+
+    run(tmp_path, monkeypatch, hang, scene)
+
+
+def test_lists_of_all_concepts_leave_the_registry_to_requests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hang: Hang
+):
+    async def scene(service: VideoService) -> None:
+        waiting = begun(*(service.catalogue.models() for _ in range(MANY)))
+        await called(hang)
+        hang.resolve = lambda name: (_ for _ in ()).throw(UserError("there is no orbit.", status=404))  # type: ignore[method-assign]
+        with pytest.raises(UserError, match="there is no orbit"):
+            await service.create(CreateVideo(prompt="x", model="foundation:orbit"), CALLER)
+        assert not any(task.done() for task in waiting)
+        await gone(waiting)
+
+    run(tmp_path, monkeypatch, hang, scene)
+
+
+def test_whoever_waits_for_the_registry_hears_that_it_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hang: Hang
+):
+    monkeypatch.setattr(catalogue, "REGISTRY_PATIENCE", 0.0)
+
+    async def scene(service: VideoService) -> None:
+        for call in (
+            service.create(CreateVideo(prompt="x", lora=[{"name": "orbit"}]), CALLER),
+            service.catalogue.models(),
+            service.catalogue.pin(AdapterName(name="orbit")),
+        ):
+            with pytest.raises(UserError, match="registry has not answered") as caught:
+                await call
+            assert (caught.value.status, caught.value.code) == (503, "registry_slow")
+
+    run(tmp_path, monkeypatch, hang, scene)
+
+
+def test_a_results_storage_that_hangs_holds_up_only_videos(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hang: Hang
+):
+    async def scene(service: VideoService) -> None:
+        job = await made(service)
+        monkeypatch.setattr(FolderStorage, "get", hang)
+        waiting = begun(*(service.content(job.id, "") for _ in range(MANY)))
+        await called(hang, 2)
+        assert (await service.create(PLAIN, CALLER))[1]
+        assert len((await service.page("", None, 10, "desc"))[0]) == 2
+        assert not any(task.done() for task in waiting)
+        await gone(waiting)
+
+    run(tmp_path, monkeypatch, hang, scene)
+
+
+def test_a_name_server_that_hangs_holds_up_only_webhooks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hang: Hang
+):
+    monkeypatch.setattr("serving.addresses.RESOLVE_TIMEOUT", 300.0)
+
+    async def scene(service: VideoService) -> None:
+        monkeypatch.setattr(socket, "getaddrinfo", hang)
+        told = CreateVideo(prompt="x", webhook_url="https://slow.example/")
+        waiting = begun(*(service.create(told, CALLER) for _ in range(MANY)))
+        await called(hang, 2)
+        await made(service)
+        assert not any(task.done() for task in waiting)
+        await gone(waiting)
+
+    run(tmp_path, monkeypatch, hang, scene)
