@@ -157,6 +157,8 @@ class Dispatcher:
 
     def _begin(self, job: Job) -> None:
         self._alone = job.attempts >= SUSPECT_ATTEMPTS
+        if (before := self._running.get(job.id)) is not None:
+            before.cancel()  # held up for so long that the job was free again, and is this one's once more
         task = asyncio.create_task(self._serve(job))
         self._running[job.id] = task
         task.add_done_callback(lambda task: self._done(job.id, task))
@@ -164,7 +166,8 @@ class Dispatcher:
     def _done(self, id: str, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("job %s is left to its lease", id, exc_info=error)  # database or storage is away
-        self._running.pop(id, None)
+        if self._running.get(id) is task:
+            del self._running[id]
         self._alone = False  # it was the only one, or there are only others
         self._changed(id)
         self._wake.set()

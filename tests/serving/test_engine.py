@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -173,6 +174,8 @@ def test_a_request_that_waits_for_a_slot_is_not_passed_for_ever(unet3d):
     while len(bench.engine.slots.resident()) < 3:
         bench.engine.tick()
     bench.submit("cold", bench.request(2, use("d"), steps=1))
+    while sha("d", "temporal") not in {one.sha256 for one in bench.engine.residency()}:
+        time.sleep(0.001)  # from here on it waits for a slot alone
     passed = 0
     while not bench.events["cold"]:  # hot requests keep every slot pinned at all times
         for name in "abc":
