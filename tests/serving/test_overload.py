@@ -114,7 +114,7 @@ async def serve(config: ServeConfig, bodies: list[dict], *, overload: bool) -> M
                 assert (await ask(first)).status_code == 200
             await until(lambda: stats().waiting == BATCH)
             pace.allow(1)
-            await until(lambda: service.store.count() == {"in_progress": BATCH})
+            await until(lambda: service.store.count() == {"in_progress": BATCH} and pace.steps == 1)
 
             # The engine is within its second step as long as this lasts.
             busy = {"in_progress": BATCH, "queued": QUEUE}
