@@ -19,8 +19,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.faults]
 
 
 def test_a_batch_outlives_a_lost_node_and_a_lane_that_must_go(tmp_path):
-    batch = Batch(tmp_path, 4, steps=60)
-    lost, told = [], []
+    batch = Batch(tmp_path, 4, steps=100, gradient_accumulation=4)  # seconds on a fast machine too
+    lost, told, kept = [], [], {}
     with nodes(2) as (cluster, made):
 
         def lose_a_node(records, lanes):
@@ -28,11 +28,12 @@ def test_a_batch_outlives_a_lost_node_and_a_lane_that_must_go(tmp_path):
                 return False
             (node,) = [node for node in made if node.node_id == lanes[0].node]
             lost.extend(r.name for r in records if r.lease.owner == lanes[0].name)
+            kept.update({r.name: r.checkpoint_step for r in records})
             cluster.remove_node(node, allow_graceful=False)
             return True
 
         def tell_the_other_to_go(records, lanes):
-            if not any(r.name in lost and r.lease and r.status == "training" and r.lost for r in records):
+            if not any(r.lost and r.lease and r.checkpoint_step > kept[r.name] for r in records):
                 return False
             (lane,) = [lane for lane in lanes if any(r.lease and r.lease.owner == lane.name for r in records)]
             told.append(lane.name)
@@ -47,7 +48,7 @@ def test_a_batch_outlives_a_lost_node_and_a_lane_that_must_go(tmp_path):
     assert batch.versions() == {f"c{n}": [f"c{n}@1"] for n in range(4)}
     assert {r.name: r.lost for r in records} == {f"c{n}": int(f"c{n}" in lost) for n in range(4)}
     assert len(lost) == 2
-    assert len(story.lanes) == 3
+    assert sum(bool(lane.host) for lane in story.lanes.values()) == 3  # those that ran
     story.check_work_lost(20)  # an interval, and the steps done while the last checkpoint was under way
     logs = Reader(batch.state.storage)
     assert [line.text for line in logs.new("lanes", told[0])][-2:] == ["stops: SIGTERM", "ends: stopped"]
@@ -95,7 +96,7 @@ def test_lanes_of_two_workers_outlive_a_lost_one_and_leave_in_order_for_one_that
     assert story.chapters == []
     assert [(r.status, r.lost) for r in records] == [("published", 1)] * 2
     assert {lane.workers for lane in story.lanes.values()} == {2}
-    assert len(story.lanes) == 3
+    assert sum(bool(lane.host) for lane in story.lanes.values()) == 3  # those that ran
     story.check_work_lost(20)
     lines = [line.text for line in Reader(batch.state.storage).new("lanes", told[0])]
     assert lines[0].endswith("2 workers")
