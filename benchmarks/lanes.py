@@ -26,8 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from infra.storage import NotFound, ObjectInfo
 from training.batch.plan import DEFAULT_PACK
+from training.batch.record import Claim, LeaseLost
 from training.batch.sizing import LaneNow, is_free, to_start
-from training.batch.state import BatchState, Claim, LeaseLost
+from training.batch.state import BatchState
 from training.batch.work import Work
 from training.config import make_config
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from training.batch.keeper import LaneState
-    from training.batch.state import Record
+    from training.batch.record import Record
 
 ROWS = 24
 STATES = ("queued", "preparing", "training", "published", "failed", "cancelled")

@@ -19,7 +19,8 @@ from motiondirector.commands.concepts import DEFAULT_REGISTRY, AsJson, RegistryU
 from motiondirector.output import print_json
 
 if TYPE_CHECKING:
-    from training.batch.state import BatchState, Record
+    from training.batch.record import Record
+    from training.batch.state import BatchState
 
 FOLLOW_S = 3.0
 

@@ -22,7 +22,7 @@ from motiondirector.commands.evaluate import ClipWeights, PickWeights
 if TYPE_CHECKING:
     from training.batch.plan import Plan
     from training.batch.profile import Profile
-    from training.batch.state import Record
+    from training.batch.record import Record
 
 
 def register(app: typer.Typer) -> None:

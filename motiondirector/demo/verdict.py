@@ -14,7 +14,7 @@ from training.batch.validation import headline
 if TYPE_CHECKING:
     from infra.registry import Registry
     from motiondirector.demo.crowd import Member, Part
-    from training.batch.state import Record
+    from training.batch.record import Record
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from training.batch.state import BatchState, Record
+    from training.batch.record import Record
+    from training.batch.state import BatchState
 
 COUNTS_S = 10.0  # between two lines of numbers
 

@@ -140,7 +140,7 @@ def test_a_live_table_has_who_trains_first_and_says_what_ended():
 
     from motiondirector.batch_screen import BatchScreen, status_table
     from training.batch.keeper import LaneState
-    from training.batch.state import Lease, Record
+    from training.batch.record import Lease, Record
 
     def record(name, status, **told):
         return Record(name, {}, "h", 0, 0, status=status, steps=100, **told)

@@ -8,7 +8,7 @@ from infra.errors import UserError
 from infra.storage import open_storage
 from training.batch import logs
 from training.batch.logs import Journal, JournalHandler, Notes, Reader
-from training.batch.state import Record
+from training.batch.record import Record
 from training.loop import StepReport
 
 

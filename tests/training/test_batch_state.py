@@ -8,7 +8,8 @@ import pytest
 
 from infra.errors import UserError
 from infra.storage import open_storage
-from training.batch.state import BatchState, LeaseLost, batches, open_batch
+from training.batch.record import LeaseLost
+from training.batch.state import BatchState, batches, open_batch
 from training.batch.work import Work
 from training.config import make_config
 

@@ -3,6 +3,7 @@
 import pytest
 
 from infra.errors import UserError
+from training.batch.record import Lease, Record
 from training.batch.sizing import (
     BARREN,
     Deaths,
@@ -15,7 +16,6 @@ from training.batch.sizing import (
     to_start,
     workers_of,
 )
-from training.batch.state import Lease, Record
 
 NOW = 1000.0
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from infra.errors import UserError
 from training.batch.prepare import STOPPED, Missing, Portion, Prepared, prepare_portions
-from training.batch.state import BatchState, Record
+from training.batch.record import Record
+from training.batch.state import BatchState
 from training.batch.turns import Turns
 from training.config import DTYPES
 

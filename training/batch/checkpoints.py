@@ -25,7 +25,8 @@ from safetensors import SafetensorError
 
 from infra.errors import UserError
 from infra.storage import Storage
-from training.batch.state import BatchState, Claim, LeaseLost, Record
+from training.batch.record import Claim, LeaseLost, Record
+from training.batch.state import BatchState
 from training.pack import MemberState
 
 

@@ -33,8 +33,9 @@ from training.batch.plan import DEFAULT_PACK, MOST, capacity_for
 from training.batch.prepare import DTYPES, prepare_work
 from training.batch.profile import Profile
 from training.batch.publishing import publish_work
+from training.batch.record import Claim, LeaseLost, Record
 from training.batch.sizing import workers_of
-from training.batch.state import BatchState, Claim, LeaseLost, Record
+from training.batch.state import BatchState
 from training.batch.team import Team
 from training.batch.watcher import Watcher
 from training.batch.work import Work

@@ -25,7 +25,7 @@ from infra.storage import NotFound, Storage
 from training.batch.watcher import Watcher
 
 if TYPE_CHECKING:
-    from training.batch.state import Record
+    from training.batch.record import Record
     from training.loop import StepReport
 
 Kind = Literal["concepts", "lanes"]

@@ -24,6 +24,7 @@ from infra.registry import Registry
 from training.batch.keeper import LINGER_S, Keeper, LaneSettings, LaneState, short
 from training.batch.plan import MOST
 from training.batch.profile import Profile
+from training.batch.record import Record
 from training.batch.sizing import (
     Deaths,
     LaneNow,
@@ -35,7 +36,7 @@ from training.batch.sizing import (
     to_start,
     workers_of,
 )
-from training.batch.state import BatchState, Record
+from training.batch.state import BatchState
 from training.batch.validation import Validate, Validating
 from training.batch.work import Work
 

@@ -16,8 +16,9 @@ from training.batch.lane import Lane
 from training.batch.logs import Journal, JournalHandler, Notes, Several
 from training.batch.plan import Plan
 from training.batch.profile import Profile
+from training.batch.record import Record
 from training.batch.sizing import workers_of
-from training.batch.state import BatchState, Record
+from training.batch.state import BatchState
 from training.batch.validation import Validate, Validating
 from training.batch.watcher import Watcher
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from infra.cluster import count_fitting
 from infra.errors import UserError
 from training.batch.plan import MOST
-from training.batch.state import RUNNING, Record
+from training.batch.record import RUNNING, Record
 
 CPUS = 4  # of a lane on machines without GPUs, where they have as many: each lane holds the base once more
 BARREN = 5  # lanes in a row that died before they held a concept: then something is wrong with all of them

@@ -21,89 +21,19 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from infra.errors import UserError
 from infra.registry import check_concept_name
 from infra.storage import NotFound, Storage
+from training.batch.record import RUNNING, Claim, Lease, LeaseLost, Record, queued, rank, token
 from training.batch.work import Work
 
-Status = Literal["queued", "preparing", "training", "published", "failed", "cancelled"]
-RUNNING: tuple[Status, ...] = ("preparing", "training")
-ENDED: tuple[Status, ...] = ("published", "failed", "cancelled")
 LEASE_S = 60.0
 SWAPS = 100  # tries against others who change the same record
 HISTORY = 40  # changes of a record that it remembers
-
-
-class LeaseLost(Exception):
-    """The claim is no longer this lane's: another has the concept, or it ended. What was computed does not count."""
-
-
-@dataclass(frozen=True)
-class Lease:
-    """Who has a concept, and until when."""
-
-    owner: str  # a lane's name, for people
-    token: str  # of this claim alone
-    expires: float  # UTC seconds
-
-
-@dataclass(frozen=True)
-class Record:
-    """Where one concept stands."""
-
-    name: str
-    work: dict[str, Any] = field(repr=False)  # Work.asdict()
-    sha256: str  # Work.sha256
-    priority: int
-    order: int  # among those of one priority
-    status: Status = "queued"
-    attempt: int = 1  # counts retries; a publication belongs to one attempt
-    lost: int = 0  # lanes that died with it, in this attempt
-    step: int = 0  # steps done, as last told
-    steps: int = 0
-    loss: float | None = None
-    step_seconds: float | None = None
-    checkpoint: str | None = None  # key of the state to go on from
-    checkpoint_step: int = 0
-    version: str | None = None  # what was published: orbit@1
-    reason: str | None = None  # why it failed
-    cancelling: bool = False  # asked for; its lane has not yet let go
-    lease: Lease | None = None
-    updated: float = 0.0  # UTC seconds
-    revision: int = 0  # writes of this record
-    history: tuple[tuple[float, str, str], ...] = field(default=(), repr=False)  # (time, status, note)
-
-    @property
-    def ended(self) -> bool:
-        return self.status in ENDED
-
-    @property
-    def parsed_work(self) -> Work:
-        return Work.from_dict(self.work)
-
-    def encode(self) -> bytes:
-        return json.dumps(asdict(self), sort_keys=True).encode()
-
-    @classmethod
-    def decode(cls, data: bytes) -> Record:
-        told = json.loads(data)
-        told["lease"] = Lease(**told["lease"]) if told["lease"] else None
-        told["history"] = tuple(tuple(change) for change in told["history"])
-        return cls(**told)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A concept that a lane has, as long as it renews it. `record` is as it was when claimed."""
-
-    name: str
-    token: str
-    record: Record
-
 
 Change = Callable[[Record], Record | None]
 
@@ -154,7 +84,7 @@ class BatchState:
         for name, etag in listed.items():
             if name not in self._seen or self._seen[name][0] != etag:
                 self._read(name)
-        return sorted((record for _, record in self._seen.values()), key=_rank)
+        return sorted((record for _, record in self._seen.values()), key=rank)
 
     def record(self, name: str) -> Record:
         """One concept. Raises UserError (404)."""
@@ -271,7 +201,7 @@ class BatchState:
                     status=409,
                     code="concept_not_ended",
                 )
-            return _queued(record, attempt=record.attempt + 1)
+            return queued(record, attempt=record.attempt + 1)
 
         return self._change(name, change, "tried again") or self.record(name)
 
@@ -430,21 +360,6 @@ class BatchState:
         if after.status != before.status or before is after or after.attempt != before.attempt or taken:
             history = (*history, (now, after.status, note[:300]))[-HISTORY:]
         return replace(after, updated=now, revision=before.revision + 1, history=history)
-
-
-def token(record: Record) -> str | None:
-    """Of the claim on it."""
-    return None if record.lease is None else record.lease.token
-
-
-def _queued(record: Record, attempt: int) -> Record:
-    """A record as it was at first, but for what tells it from other attempts."""
-    fresh = Record(record.name, record.work, record.sha256, record.priority, record.order, steps=record.steps)
-    return replace(fresh, attempt=attempt, history=record.history)
-
-
-def _rank(record: Record) -> tuple[int, int, str]:
-    return -record.priority, record.order, record.name
 
 
 def open_batch(registry: Storage, name: str, **options: Any) -> BatchState:

@@ -30,7 +30,8 @@ from infra.children import end_with_parent
 from infra.errors import UserError
 from infra.registry import Registry, Version
 from infra.storage import Storage
-from training.batch.state import BatchState, Record
+from training.batch.record import Record
+from training.batch.state import BatchState
 from training.batch.turns import Turns
 
 log = logging.getLogger(__name__)

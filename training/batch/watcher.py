@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from training.batch.state import Record
+    from training.batch.record import Record
     from training.loop import StepReport
 
 

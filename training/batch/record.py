@@ -1,0 +1,95 @@
+"""A concept's record in a batch: what it is, where it stands, and who has it. `state.py` keeps and changes them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from training.batch.work import Work
+
+Status = Literal["queued", "preparing", "training", "published", "failed", "cancelled"]
+RUNNING: tuple[Status, ...] = ("preparing", "training")
+ENDED: tuple[Status, ...] = ("published", "failed", "cancelled")
+
+
+class LeaseLost(Exception):
+    """The claim is no longer this lane's: another has the concept, or it ended. What was computed does not count."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Who has a concept, and until when."""
+
+    owner: str  # a lane's name, for people
+    token: str  # of this claim alone
+    expires: float  # UTC seconds
+
+
+@dataclass(frozen=True)
+class Record:
+    """Where one concept stands."""
+
+    name: str
+    work: dict[str, Any] = field(repr=False)  # Work.asdict()
+    sha256: str  # Work.sha256
+    priority: int
+    order: int  # among those of one priority
+    status: Status = "queued"
+    attempt: int = 1  # counts retries; a publication belongs to one attempt
+    lost: int = 0  # lanes that died with it, in this attempt
+    step: int = 0  # steps done, as last told
+    steps: int = 0
+    loss: float | None = None
+    step_seconds: float | None = None
+    checkpoint: str | None = None  # key of the state to go on from
+    checkpoint_step: int = 0
+    version: str | None = None  # what was published: orbit@1
+    reason: str | None = None  # why it failed
+    cancelling: bool = False  # asked for; its lane has not yet let go
+    lease: Lease | None = None
+    updated: float = 0.0  # UTC seconds
+    revision: int = 0  # writes of this record
+    history: tuple[tuple[float, str, str], ...] = field(default=(), repr=False)  # (time, status, note)
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ENDED
+
+    @property
+    def parsed_work(self) -> Work:
+        return Work.from_dict(self.work)
+
+    def encode(self) -> bytes:
+        return json.dumps(asdict(self), sort_keys=True).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Record:
+        told = json.loads(data)
+        told["lease"] = Lease(**told["lease"]) if told["lease"] else None
+        told["history"] = tuple(tuple(change) for change in told["history"])
+        return cls(**told)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A concept that a lane has, as long as it renews it. `record` is as it was when claimed."""
+
+    name: str
+    token: str
+    record: Record
+
+
+def token(record: Record) -> str | None:
+    """Of the claim on it."""
+    return None if record.lease is None else record.lease.token
+
+
+def queued(record: Record, attempt: int) -> Record:
+    """A record as it was at first, but for what tells it from other attempts."""
+    fresh = Record(record.name, record.work, record.sha256, record.priority, record.order, steps=record.steps)
+    return replace(fresh, attempt=attempt, history=record.history)
+
+
+def rank(record: Record) -> tuple[int, int, str]:
+    return -record.priority, record.order, record.name
