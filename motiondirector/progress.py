@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -53,3 +55,30 @@ class Bars:
     def say(self, text: str) -> None:
         """A line that stays, above the bars."""
         self.progress.console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+class Warnings(logging.Handler):
+    """Warnings of this project's loggers as lines, for the length of a block: they would tear bars and tables apart, and are
+    not shown at all where something else listens to them (training/batch/logs.py).
+
+    Args:
+        say: shows a line.
+    """
+
+    LOGGERS = ("training", "datasets", "models", "infra")
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self.say = say
+
+    def __enter__(self) -> Warnings:
+        for name in self.LOGGERS:
+            logging.getLogger(name).addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in self.LOGGERS:
+            logging.getLogger(name).removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.say(f"{record.levelname.lower()}: {record.getMessage()}")

@@ -68,6 +68,16 @@ class Stall:
         self.over.wait()
 
 
+class Endless:
+    """As `Proxy.faults`: this fault, until another list is given."""
+
+    def __init__(self, fault):
+        self.fault = fault
+
+    def pop(self, _index):
+        return self.fault
+
+
 class Proxy:
     """`faults`: one of the above (or None) for each coming request whose method is in `methods`; then all is well."""
 

@@ -131,7 +131,7 @@ def train_batch(
     from evaluation.prompts import read_prompts
     from infra.registry import open_registry
     from motiondirector.batch_validation import Evaluation
-    from motiondirector.progress import Bars
+    from motiondirector.progress import Bars, Warnings
     from motiondirector.settings import parse_settings
     from training.batch.manifest import read_manifest
     from training.batch.measure import device_profile
@@ -188,7 +188,11 @@ def train_batch(
         )
         if on_ray:
             limit = None if lanes in (None, "auto") else count
-            with BatchScreen(console) as screen:
+
+            def line(text: str) -> None:
+                console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+            with BatchScreen(console) as screen, Warnings(line):
                 records = train_on_ray(
                     batch,
                     opened,
@@ -202,7 +206,7 @@ def train_batch(
                     on_look=screen,
                 )
         else:
-            with Bars() as bars:
+            with Bars() as bars, Warnings(bars.say):
                 records = run(
                     batch,
                     opened,

@@ -6,6 +6,7 @@ import pytest
 import torch
 from clip_sets import sliding_clips, write_set
 
+from infra.errors import UserError
 from infra.registry import open_registry
 from infra.storage import open_storage
 from models.adapter import read_adapter
@@ -13,6 +14,7 @@ from models.load import load_foundation
 from training.batch.lane import Lane
 from training.batch.lane_worker import stay
 from training.batch.manifest import Entry
+from training.batch.outage import Outage
 from training.batch.plan import Sources, make_plan
 from training.batch.prepare import prepare_work
 from training.batch.run import enter, train_batch
@@ -407,3 +409,52 @@ def test_a_removed_version_is_trained_again(house):
     assert house.statuses() == {"c0": "queued"}
     house.lane().run()
     assert house.batch.record("c0").version == "c0@2"
+
+
+def test_a_storage_that_goes_away_costs_the_steps_since_the_last_checkpoint(house, monkeypatch):
+    away, sleeps, change = [], [], BatchState._change
+
+    class Leave(Watcher):
+        def stepped(self, name, report):
+            if report.step == 3 and not sleeps:  # in the midst of the second interval
+                away.append(name)
+
+    def unreachable(state, *rest):
+        if away:
+            raise UserError("no connection to S3.", status=503)
+        return change(state, *rest)
+
+    def sleep(seconds):
+        sleeps.append(seconds)
+        if len(sleeps) == 3:
+            away.clear()
+
+    monkeypatch.setattr(BatchState, "_change", unreachable)
+    house.add("c0", "c1", steps=6)
+    records = train_batch(house.batch, house.registry, device="cpu", watcher=Leave(), sleep=sleep)
+    assert {record.status for record in records} == {"published"}
+    assert [record.lost for record in records] == [0, 0]
+    assert len(sleeps) == 3
+    assert [len(house.registry.versions(name)) for name in ("c0", "c1")] == [1, 1]
+
+
+def test_a_storage_that_stays_away_is_waited_for_no_longer_than_said():
+    now = [0.0]
+    outage = Outage(60.0, lambda: now[0])
+
+    def round_at(seconds, error=None):
+        now[0] = seconds
+        with outage.passing():
+            if error is not None:
+                raise error
+
+    gone = UserError("no connection to S3.", status=503)
+    round_at(0.0, gone)
+    round_at(59.0, gone)
+    round_at(60.0)  # it is back
+    round_at(70.0, gone)
+    round_at(130.0, gone)
+    with pytest.raises(UserError, match="no connection"):
+        round_at(131.0, gone)
+    with pytest.raises(UserError, match="no such bucket"):
+        round_at(0.0, UserError("no such bucket.", status=404))

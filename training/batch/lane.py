@@ -103,6 +103,7 @@ class Lane:
         self._loaded: tuple[tuple[str | None, str], Foundation] | None = None
         self._limits: dict[GroupKey, int] = {}  # of packs that did not fit the memory
         self._works: dict[tuple[str, str], Work] = {}
+        self._forsaken: list[Claim] = []
         self._stopping = threading.Event()
         self._looked = 0.0
 
@@ -122,8 +123,10 @@ class Lane:
         """Train until nothing waits that is free to be taken.
 
         Raises:
-            UserError: the storage is away (503); claims run out and are taken by others.
+            UserError: the storage is away (503). Called again when it is back, it goes on with what it had, from the last
+                checkpoints, unless others took it.
         """
+        self._take_back()
         with self.heartbeat, self.checkpoints:
             while not self._stopping.is_set():
                 claim = self.batch.claim(self.owner, suits=self._is_ours)
@@ -150,6 +153,10 @@ class Lane:
         try:
             with self._preparing_ahead(work, foundation), self._open(foundation, work, capacity) as pack:
                 self._train_pack(pack, first, foundation, held, alone)
+        except UserError as error:
+            if error.status == 503:
+                self._forsake(held)
+            raise
         except torch.OutOfMemoryError:
             if self.team is not None:
                 raise  # the others are in the midst of the same
@@ -297,8 +304,8 @@ class Lane:
         self.heartbeat.tell(event.name, step=report.step, loss=report.loss, step_seconds=report.seconds)
         self.watcher.stepped(event.name, report)
         if isinstance(event, Ended):
-            del held[event.name]
             self._publish(one, event, foundation)
+            del held[event.name]
             return True
         assert isinstance(event, Stepped)
         if report.step % one.work.config.checkpoint_interval == 0:
@@ -376,6 +383,21 @@ class Lane:
             except LeaseLost:
                 continue
         held.clear()
+
+    def _forsake(self, held: dict[str, Held]) -> None:
+        """The storage is away: train none of these until it is back."""
+        for name, one in held.items():
+            self._let_go(name)
+            self._forsaken.append(one.claim)
+
+    def _take_back(self) -> None:
+        """The storage is back, as the first of these finds: what was forsaken waits again, as if it had been given back."""
+        while self._forsaken:
+            try:
+                self.batch.release(self._forsaken[-1])
+            except LeaseLost:
+                pass  # another has it
+            self._forsaken.pop()
 
     def _too_large(self, key: GroupKey, capacity: Capacity, held: dict[str, Held], opened: bool) -> None:
         """The device's memory did not suffice: go on with half as many from their checkpoints, or have the one fail.

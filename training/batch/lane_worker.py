@@ -21,6 +21,7 @@ from infra.errors import UserError
 from training.batch.keeper import LaneSettings
 from training.batch.lane import Lane
 from training.batch.logs import Journal, JournalHandler, Notes, Several
+from training.batch.outage import Outage
 from training.batch.signals import LISTENING, TERMINATED
 from training.batch.state import BatchState, open_batch
 from training.batch.team import Team
@@ -40,14 +41,16 @@ def stay(lane: Lane, batch: BatchState, linger_s: float, *, wait: Callable[[floa
     """
     pause = min(5.0, linger_s / 4)
     idle = 0.0
+    outage = Outage()
     while True:
         began = time.monotonic()
-        lane.run()
-        if lane.stopping:
-            return "stopped"
-        if all(record.ended for record in batch.records()):
-            return "done"
-        idle = idle + pause if time.monotonic() - began < pause else 0.0
+        with outage.passing():
+            lane.run()
+            if lane.stopping:
+                return "stopped"
+            if all(record.ended for record in batch.records()):
+                return "done"
+            idle = idle + pause if time.monotonic() - began < pause else 0.0
         if idle > linger_s:
             return "idle"
         if wait(pause):

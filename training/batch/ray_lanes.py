@@ -22,6 +22,7 @@ from typing import Any
 from infra.cluster import reachable_nodes
 from infra.registry import Registry
 from training.batch.keeper import LINGER_S, Keeper, LaneSettings, LaneState, short
+from training.batch.outage import Outage
 from training.batch.plan import MOST
 from training.batch.profile import Profile
 from training.batch.record import Record
@@ -85,25 +86,27 @@ class Driver:
 
         Raises:
             UserError: a concept needs more workers than the cluster has room for (422), lanes die before they hold
-                anything (500), the storage is away (503).
+                anything (500), the storage stays away (503).
         """
         nodes = reachable_nodes()
         need = lane_need(nodes, self.cpus)
         records = self.batch.records()
         asked = {record.name: workers_of(record) for record in records if not record.ended}
         check_room(asked, places(nodes, need), need)
+        outage = Outage()
         try:
             while True:
-                self._look(need)
-                records = self.batch.records()
-                self._held |= {record.lease.owner for record in records if record.lease is not None}
-                self.on_look(records, list(self.lanes.values()))
-                if self.stopping or all(record.ended for record in records):
-                    return self._leave(need)
-                now = self.batch.clock()
-                if now >= self._deaths.until:
-                    for start in self._wanted(records, need, now):
-                        self._start(start, need)
+                with outage.passing():
+                    self._look(need)
+                    records = self.batch.records()
+                    self._held |= {record.lease.owner for record in records if record.lease is not None}
+                    self.on_look(records, list(self.lanes.values()))
+                    if self.stopping or all(record.ended for record in records):
+                        return self._leave(need)
+                    now = self.batch.clock()
+                    if now >= self._deaths.until:
+                        for start in self._wanted(records, need, now):
+                            self._start(start, need)
                 self._stopping.wait(self.poll_s)
         finally:
             if self._keeper is not None:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from infra.registry import Registry
 from training.batch.lane import Lane
 from training.batch.logs import Journal, JournalHandler, Notes, Several
+from training.batch.outage import Outage
 from training.batch.plan import Plan
 from training.batch.profile import Profile
 from training.batch.record import Record
@@ -66,7 +67,7 @@ def train_batch(
     keeps and gives back what it holds, and returns; a second Ctrl-C ends at once.
 
     Raises:
-        UserError: the storage is away (503).
+        UserError: the storage stays away (503).
     """
     owner = f"{socket.gethostname()}-{os.getpid()}"
     beside = nullcontext() if validate is None else Validating(batch, registry, validate)
@@ -90,12 +91,14 @@ def train_batch(
 
 
 def _until_all_ended(lane: Lane, batch: BatchState, sleep: Callable[[float], None]) -> list[Record]:
+    outage = Outage()
     while True:
-        lane.run()
-        records = batch.records()
-        if lane.stopping or all(record.ended or workers_of(record) > 1 for record in records):
-            return records
-        sleep(POLL_S)  # others train them, or died with them
+        with outage.passing():
+            lane.run()
+            records = batch.records()
+            if lane.stopping or all(record.ended or workers_of(record) > 1 for record in records):
+                return records
+        sleep(POLL_S)  # others train them, or died with them; or the storage is away
 
 
 class Stoppable(Protocol):
