@@ -88,14 +88,24 @@ def markdown(table: Sequence[Sequence[str]]) -> str:
 def sheet(done: Sequence[Done], motion: str, references: int, *, videos: int = 3) -> Image.Image | None:
     """One motion at a glance: its first reference clip, then for some prompts each method's video, with measured ways.
 
-    None when the frames are not at hand: results may have come without them, from another machine.
+    Of the first seed whose frames are at hand, None when there is none: results may have come without them, from another
+    machine.
     """
-    trials = [d for d in done if d.trial.motion == motion and d.trial.references == references]
-    first = min((d.trial.seed for d in trials), default=0)
-    if not trials or not all((d.folder / FRAMES).is_file() for d in trials if d.trial.seed == first):
+    by_seed: dict[int, list[Done]] = {}
+    for one in done:
+        if one.trial.motion == motion and one.trial.references == references:
+            by_seed.setdefault(one.trial.seed, []).append(one)
+    most = max(map(len, by_seed.values()), default=0)
+    whole = (
+        trials
+        for _, trials in sorted(by_seed.items())
+        if len(trials) == most and all((one.folder / FRAMES).is_file() for one in trials)
+    )
+    trials = next(whole, None)
+    if trials is None:
         return None
     shown: list[tuple[str, np.ndarray]] = []
-    for one in (d for d in trials if d.trial.seed == first):
+    for one in trials:
         frames, result = np.load(one.folder / FRAMES), one.result
         if not shown:
             shown.append((f"reference: {result['captions'][0]}", traced(frames["references"][0])))
