@@ -126,7 +126,8 @@ def write(
         for motion in outcome.motions:
             picture = sheet(done, motion, references)
             if picture is not None:
-                picture.save(out / "sheets" / f"{motion}-{references}.png")
+                # A palette is a quarter of the bytes, and what a sheet shows has few colours.
+                picture.quantize(256).save(out / "sheets" / f"{motion}-{references}.png", optimize=True)
     cells = [
         {"references": n, "method": method, "metric": metric, **asdict(c)}
         for (n, method, metric), c in outcome.cells.items()
