@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from infra.warnings_heard import WarningsHeard
+
 
 class Bars:
     """`with Bars() as bars: bars("base", 3, 40)`. On stderr, so that --json stays clean; gone when the block ends."""
@@ -57,7 +59,7 @@ class Bars:
         self.progress.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
-class Warnings(logging.Handler):
+class Warnings(WarningsHeard):
     """Warnings of this project's loggers as lines, for the length of a block: they would tear bars and tables apart, and are
     not shown at all where something else listens to them (training/batch/logs.py).
 
@@ -65,20 +67,9 @@ class Warnings(logging.Handler):
         say: shows a line.
     """
 
-    LOGGERS = ("training", "datasets", "models", "infra")
-
     def __init__(self, say: Callable[[str], None]) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__()
         self.say = say
-
-    def __enter__(self) -> Warnings:
-        for name in self.LOGGERS:
-            logging.getLogger(name).addHandler(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for name in self.LOGGERS:
-            logging.getLogger(name).removeHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
         self.say(f"{record.levelname.lower()}: {record.getMessage()}")

@@ -157,7 +157,25 @@ class PickScore(PerCase):
         return self.clip.logit_scale * self.clip.likeness(case)
 
 
-class ClipConsistency(PerCase):
+class FrameLikeness(PerCase):
+    """100 times what `likeness` says of a video's frame embeddings [F, D]; None for a single frame."""
+
+    better: Literal["higher", "lower"] = "higher"
+    range = (-100.0, 100.0)
+
+    def __init__(self, clip: ClipScorer) -> None:
+        self.clip = clip
+
+    def likeness(self, embeds_FD: torch.Tensor) -> torch.Tensor:
+        """Of at least two frames, in [-1, 1]."""
+        raise NotImplementedError
+
+    def value(self, case: Case) -> float | None:
+        embeds_FD = self.clip.embed_frames(case.video_FHWC)
+        return 100 * float(self.likeness(embeds_FD)) if len(embeds_FD) > 1 else None
+
+
+class ClipConsistency(FrameLikeness):
     """Likeness of consecutive frames; higher is better, [-100, 100] (above 90 for most videos, 100 for a frozen one).
 
     `100 * mean_f cos(image(frame_f), image(frame_{f+1}))`: "background consistency" of VBench (arXiv 2311.17982) without
@@ -166,20 +184,12 @@ class ClipConsistency(PerCase):
 
     name = "clip_temporal_consistency"
     title = "temporal consistency (CLIP)"
-    better: Literal["higher", "lower"] = "higher"
-    range = (-100.0, 100.0)
 
-    def __init__(self, clip: ClipScorer) -> None:
-        self.clip = clip
-
-    def value(self, case: Case) -> float | None:
-        embeds_FD = self.clip.embed_frames(case.video_FHWC)
-        if len(embeds_FD) < 2:
-            return None
-        return 100 * float((embeds_FD[1:] * embeds_FD[:-1]).sum(-1).mean())
+    def likeness(self, embeds_FD: torch.Tensor) -> torch.Tensor:
+        return (embeds_FD[1:] * embeds_FD[:-1]).sum(-1).mean()
 
 
-class ClipFrameConsistency(PerCase):
+class ClipFrameConsistency(FrameLikeness):
     """Likeness of all frames to each other; higher is better, [-100, 100]; below `ClipConsistency` where things move.
 
     `100 * mean_{f != g} cos(image(frame_f), image(frame_g))`, as the evaluation script of LOVEU-TGVE-2023 has it: of the
@@ -188,18 +198,10 @@ class ClipFrameConsistency(PerCase):
 
     name = "clip_frame_consistency"
     title = "frame consistency (CLIP)"
-    better: Literal["higher", "lower"] = "higher"
-    range = (-100.0, 100.0)
 
-    def __init__(self, clip: ClipScorer) -> None:
-        self.clip = clip
-
-    def value(self, case: Case) -> float | None:
-        embeds_FD = self.clip.embed_frames(case.video_FHWC)
+    def likeness(self, embeds_FD: torch.Tensor) -> torch.Tensor:
         count = len(embeds_FD)
-        if count < 2:
-            return None
-        return 100 * float(((embeds_FD @ embeds_FD.T).sum() - count) / (count * (count - 1)))
+        return ((embeds_FD @ embeds_FD.T).sum() - count) / (count * (count - 1))
 
 
 class ClipDiversity(PairDistance[torch.Tensor]):

@@ -30,7 +30,7 @@ from training.batch.ahead import Ahead
 from training.batch.checkpoints import CheckpointWriter, restore
 from training.batch.heartbeat import Heartbeat
 from training.batch.plan import DEFAULT_PACK, MOST, capacity_for
-from training.batch.prepare import DTYPES, prepare_work
+from training.batch.prepare import prepare_work
 from training.batch.profile import Profile
 from training.batch.publishing import publish_work
 from training.batch.record import Claim, LeaseLost, Record
@@ -39,6 +39,7 @@ from training.batch.state import BatchState
 from training.batch.team import Team
 from training.batch.watcher import Watcher
 from training.batch.work import Work
+from training.config import DTYPES
 from training.group import GroupKey
 from training.loop import bank_slots
 from training.pack import Capacity, Ended, Event, Failed, Member, Pack, Stepped

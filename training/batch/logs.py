@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from infra.errors import UserError
 from infra.storage import NotFound, Storage
+from infra.warnings_heard import WarningsHeard
 from training.batch.watcher import Watcher
 
 if TYPE_CHECKING:
@@ -199,24 +200,13 @@ class Notes(Watcher):
         self.journal.write(f"{record.name}: {record.status}")
 
 
-class JournalHandler(logging.Handler):
+class JournalHandler(WarningsHeard):
     """Warnings and errors of this project's loggers, with tracebacks, in the journal: of a concept where the message
     begins with its name, else of the lane."""
 
-    LOGGERS = ("training", "datasets", "models", "infra")
-
     def __init__(self, notes: Notes) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__()
         self.notes = notes
-
-    def __enter__(self) -> JournalHandler:
-        for name in self.LOGGERS:
-            logging.getLogger(name).addHandler(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for name in self.LOGGERS:
-            logging.getLogger(name).removeHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)

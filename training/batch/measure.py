@@ -27,6 +27,7 @@ from models.foundation import Bucket, Foundation
 from models.load import load_foundation
 from training.batch.profile import Curve, Profile
 from training.batch.work import Work
+from training.config import DTYPES
 from training.group import GroupKey
 from training.pack import Capacity, Failed, Member, Pack
 
@@ -36,7 +37,6 @@ SIZES = (1, 2, 4, 8, 16)  # samples of a forward
 WARM_UP, STEPS = 1, 2
 BUDGET_S = 60.0  # of a group
 SHARE = 0.8  # of the memory: no size is tried that is expected beyond it
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Progress = Callable[[str, int, int], None]  # what, done, of so many
 
 

@@ -20,14 +20,14 @@ import datetime
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch.distributed as dist
 
 from models.foundation import Foundation
 from models.load import load_foundation
-from training.batch.prepare import DTYPES
 from training.batch.work import Work
+from training.config import DTYPES
 from training.engine import Engine
 from training.group import GroupKey
 from training.optim import SlotAdamW
@@ -83,34 +83,24 @@ class Over:
 Order = Open | Admit | Leave | Step | Close | Over
 
 
-class Orders(Protocol):
-    """How the leader's orders reach the others, and whether all could follow one."""
-
-    def tell(self, order: Order) -> None:
-        """On the leader."""
-
-    def hear(self) -> Order:
-        """On the others: the next order."""
-
-    def agree(self, problem: str | None) -> None:
-        """On every rank, with what it met with. Raises RuntimeError on all of them unless they met with the same."""
-
-
-class GlooOrders:
-    """Over a group of its own: orders are objects of this program, and travel between its own processes only."""
+class Orders:
+    """How the leader's orders reach the others, over a group of its own: objects of this program, between its processes only."""
 
     def __init__(self) -> None:
         self._group: Any = dist.new_group(backend="gloo", timeout=PATIENCE)
 
     def tell(self, order: Order) -> None:
+        """On the leader."""
         dist.broadcast_object_list([order], src=0, group=self._group)
 
     def hear(self) -> Order:
+        """On the others: the next order."""
         box: list[Any] = [None]
         dist.broadcast_object_list(box, src=0, group=self._group)
         return box[0]
 
     def agree(self, problem: str | None) -> None:
+        """On every rank, with what it met with. Raises RuntimeError on all of them unless they met with the same."""
         problems: list[Any] = [None] * dist.get_world_size(self._group)
         dist.all_gather_object(problems, problem, group=self._group)
         if len(set(problems)) > 1:
@@ -170,9 +160,9 @@ class LeaderPack(Pack):
 class Team:
     """This process's part in a lane of several. A context manager; leaving it, the leader lets the others go."""
 
-    def __init__(self, orders: Orders | None = None) -> None:
+    def __init__(self) -> None:
         self.rank, self.workers = dist.get_rank(), dist.get_world_size()
-        self._orders = orders or GlooOrders()
+        self._orders = Orders()
         self._sound = True
 
     @property

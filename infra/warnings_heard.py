@@ -1,0 +1,24 @@
+"""Hears the warnings of this project's own loggers for the length of a block."""
+
+from __future__ import annotations
+
+import logging
+from typing import Self
+
+LOGGERS = ("training", "datasets", "models", "infra")
+
+
+class WarningsHeard(logging.Handler):
+    """A context manager; subclasses say in `emit` what becomes of a warning or an error."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+
+    def __enter__(self) -> Self:
+        for name in LOGGERS:
+            logging.getLogger(name).addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in LOGGERS:
+            logging.getLogger(name).removeHandler(self)
