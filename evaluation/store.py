@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from infra.files import atomic_file
-from models.bank import LayerTensors, with_identity
+from models.lora_slots import LayerTensors, with_identity
 from models.routing import PATHS
 from models.routing import Path as AdapterPath
 

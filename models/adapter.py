@@ -27,8 +27,8 @@ from torch import Tensor
 from infra.errors import UserError
 from infra.files import atomic_file
 from infra.objects import sha256_file
-from models.bank import LayerTensors
 from models.foundation import Foundation
+from models.lora_slots import LayerTensors
 from models.routing import PATHS
 from models.routing import Path as AdapterPath
 

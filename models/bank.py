@@ -15,35 +15,25 @@ adapter of any rank fits such a slot (written as B A).
 A bank that serves keeps every slot of a path in one row of one tensor; what the layers multiply with are views of
 it. So an adapter comes in as one copy of one flat image (`pack`, then `load`), whatever the number of layers.
 
-The layers live in submodules that are *called* (not just read) because ZeRO 3 gathers a module's parameters
-when it is called. They are attached by forward hooks: the denoiser's own parameter names stay as they were.
-
-Shapes: n samples, N = tokens of a sample (whatever the layer folded into the batch: frames or pixels),
-r rank, k adapters a sample. Every target layer must keep the sample outermost, as all families here do.
+The layers of a bank that trains live in submodules that are *called* (not just read) because ZeRO 3 gathers a module's
+parameters when it is called, and stand behind their layer by a forward hook. A bank that serves takes the place of the layer's
+forward, so that slots may be added to each sample's weight (`models.lora_slots.in_the_layer`). Either way the denoiser's own
+parameter names stay as they were. Every target layer must keep the sample outermost, as all families here do.
 """
 
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from models.lora import AddLora
+from models.lora_slots import LayerTensors, LoraSlots, Rank, fill, in_the_layer, with_identity
 from models.routing import PATHS, Mix, Path, Routing
 from models.seeds import generator
-
-Rank = int | Literal["full"]  # full: the rank of each layer is its width, A is the identity
-LayerTensors = Mapping[str, tuple[Tensor, Tensor]]  # an adapter: {layer: (A [rank, in], B [out, rank])}
-
-
-def with_identity(b: Tensor) -> tuple[Tensor, Tensor]:
-    """(A, B) of a layer whose whole weight changes by `b` [out, in]: A is the identity [in, in]."""
-    return torch.eye(b.shape[1], dtype=b.dtype, device=b.device), b
 
 
 def rank_for(adapters: Iterable[LayerTensors]) -> Rank:
@@ -53,118 +43,6 @@ def rank_for(adapters: Iterable[LayerTensors]) -> Rank:
     if len(ranks) > 1 and any(rank >= width for rank, width in (a.shape for a in downs)):
         return "full"
     return max(ranks)
-
-
-def fill(stored: Mapping[str, Tensor], new_a: Tensor, new_b: Tensor) -> None:
-    """Write A [r, in] and B [out, r] over one slot's tensors of a layer, r at most what they hold; the rest is zero."""
-    b = stored["B"]
-    if "A" not in stored:
-        whole = torch.equal(new_a, torch.eye(*new_a.shape, dtype=new_a.dtype, device=new_a.device))
-        b.copy_(new_b if whole else new_b.float() @ new_a.float())
-        return
-    r = new_a.shape[0]
-    stored["A"][:r].copy_(new_a)
-    stored["A"][r:].zero_()
-    b[:, :r].copy_(new_b)
-    b[:, r:].zero_()
-
-
-class LoraSlots(nn.Module):
-    """The slots of one layer and path. Slot 0 is all zeros and cannot be written.
-
-    Trainable: each slot's tensors are Parameters. Else A [slots + 1, r, in] and B [slots + 1, out, r] are views of
-    the bank's one tensor, which `bind` sets.
-    """
-
-    def __init__(self, layer: nn.Linear, slots: int, rank: Rank, trainable: bool, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.trainable = trainable
-        self.halves = ("B",) if rank == "full" else ("A", "B")
-        width = layer.in_features if rank == "full" else rank
-        self.shapes = {"A": (width, layer.in_features), "B": (layer.out_features, width)}
-        self.numel = sum(math.prod(self.shapes[half]) for half in self.halves)  # values a slot
-        if trainable:
-            kind: Any = {"device": layer.weight.device, "dtype": dtype}
-            for half in self.halves:
-                own = (nn.Parameter(torch.zeros(self.shapes[half], **kind)) for _ in range(slots))
-                setattr(self, half, nn.ParameterList(own))
-
-    def views(self, rows: Tensor) -> dict[str, Tensor]:
-        """Rows of slots [n, numel] as {"A": [n, r, in], "B": [n, out, r]}, sharing memory."""
-        sizes = [math.prod(self.shapes[half]) for half in self.halves]
-        parts = zip(self.halves, rows.split(sizes, dim=1), strict=True)
-        return {half: part.unflatten(1, self.shapes[half]) for half, part in parts}
-
-    def bind(self, rows: Tensor) -> None:
-        """Let the slots be these rows [slots + 1, numel] of the bank's tensor."""
-        for half, view in self.views(rows).items():
-            self.register_buffer(half, view, persistent=False)
-
-    def slot(self, number: int) -> dict[str, Tensor]:
-        """{"A": [r, in], "B": [out, r]} of a slot, at rank `full` B alone; as stored (writes reach the bank).
-
-        `number` counts from 1.
-        """
-        index = number - 1 if self.trainable else number
-        return {half: getattr(self, half)[index] for half in self.halves}
-
-    def _pick(self, store, numbers: tuple[int, ...], slots_n: Tensor, frozen: bool) -> Tensor:
-        """The tensors of each sample's slot, stacked: [n, ...]."""
-        if not self.trainable:
-            return store.index_select(0, slots_n)
-        zero = torch.zeros_like(store[0]) if 0 in numbers else None
-        picked: list[Any] = [store[number - 1] if number else zero for number in numbers]
-        stacked = picked[0].unsqueeze(0) if len(picked) == 1 else torch.stack(picked)
-        return stacked.detach() if frozen else stacked
-
-    def forward(self, x: Tensor, y: Tensor, mix: Mix, dropout: float, seeds: tuple[int, ...]) -> Tensor:
-        """y + sum over the mix of scale * B A x.
-
-        Args:
-            x: the layer's input [n * anything, ..., in], sample outermost.
-            y: the layer's output, same leading shape, [..., out].
-        """
-        n, k = mix.slots.shape
-        x_nNi = x.reshape(n, -1, x.shape[-1])
-        y_nNo = y.reshape(n, -1, y.shape[-1])
-        for j in range(k):
-            numbers = tuple(row[j] for row in mix.numbers) if self.trainable else ()
-            b_nor = self._pick(self.B, numbers, mix.slots[:, j], mix.frozen)
-            a_nri = None
-            if "A" in self.halves:
-                a_nri = self._pick(self.A, numbers, mix.slots[:, j], mix.frozen)
-            scale_n11 = None if mix.unscaled else mix.scales[:, j].to(b_nor.dtype).view(n, 1, 1)
-            bits_nNo = self._bits(y_nNo, seeds, j) if dropout else None
-            if self.trainable or dropout:
-                y_nNo = AddLora.apply(x_nNi, y_nNo, a_nri, b_nor, scale_n11, bits_nNo, dropout)
-                continue
-            h_nNr = x_nNi.to(b_nor.dtype)  # serving: plain operations, which compile into one graph
-            if a_nri is not None:
-                h_nNr = torch.bmm(h_nNr, a_nri.transpose(1, 2))
-            if scale_n11 is not None:  # B has far fewer values than h, and a slot's were just copied
-                b_nor = b_nor * scale_n11
-            if y_nNo.dtype == h_nNr.dtype:
-                # Without a gradient y is nobody's but ours, the Linear just made it; a copy of it costs a CPU as
-                # much as the product does.
-                add = torch.baddbmm if torch.is_grad_enabled() else Tensor.baddbmm_
-                y_nNo = add(y_nNo, h_nNr, b_nor.transpose(1, 2))
-            else:
-                y_nNo = y_nNo + torch.bmm(h_nNr, b_nor.transpose(1, 2)).to(y_nNo.dtype)
-        return y_nNo.view(y.shape)
-
-    def _bits(self, like_nNo: Tensor, seeds: tuple[int, ...], j: int) -> Tensor:
-        """What each sample's dropout mask is made of (`models.lora.kept`), int16: a function of its seed alone.
-
-        Four elements share one 64-bit draw, 16 bits each (so `dropout` is met to 1/65536): on a CPU that takes a quarter of
-        `bernoulli_`'s time, which was a seventh of a training step.
-        """
-        _, tokens, width = like_nNo.shape
-        drawn = torch.empty(len(seeds), -(-tokens * width // 4), dtype=torch.int64, device=like_nNo.device)
-        for row, seed in zip(drawn, seeds, strict=True):
-            row.random_(-(2**63), None, generator=generator(seed, self.key, j, device=like_nNo.device))
-        return drawn.view(torch.int16)[:, : tokens * width].reshape(like_nNo.shape)
-
-    key: str = ""  # "<path>:<layer name>": tells this layer's dropout and initial values from the others'
 
 
 class AdapterBank(nn.Module):
@@ -200,7 +78,7 @@ class AdapterBank(nn.Module):
         }
         self.current: Routing | None = None
         self._layers: dict[tuple[Path, str], LoraSlots] = {}
-        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+        self._undo: list[Callable[[], None]] = []
         self.layers = nn.ModuleDict()
         for name in dict.fromkeys((*self.targets["spatial"], *self.targets["temporal"])):
             linear = denoiser.get_submodule(name)
@@ -257,20 +135,56 @@ class AdapterBank(nn.Module):
             self._bind()  # a moved or cast bank's layers must share memory again
         return self
 
-    def _hook(self, name: str):
+    def _routed(self, name: str) -> Callable[[], list[tuple[LoraSlots, Mix]]]:
+        """What the forward that is running routes through a layer: its slots, with the mix of their path."""
         layers = [(path, self._layers[path, name]) for path in PATHS if (path, name) in self._layers]
 
-        def add_adapters(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        def now() -> list[tuple[LoraSlots, Mix]]:
             routing = self.current
             if routing is None:
-                return None
-            for path, layer in layers:
-                mix: Mix | None = getattr(routing, path)
-                if mix is not None and mix.slots.shape[1]:
-                    output = layer(args[0], output, mix, routing.dropout, routing.seeds)
-            return output
+                return []
+            mixes: list[tuple[LoraSlots, Mix | None]] = [
+                (slots, getattr(routing, path)) for path, slots in layers
+            ]
+            return [(slots, mix) for slots, mix in mixes if mix is not None and mix.slots.shape[1]]
 
-        return add_adapters
+        return now
+
+    def _beside(self, x: Tensor, y: Tensor, routed: list[tuple[LoraSlots, Mix]]) -> Tensor:
+        """A layer's output and what its slots add."""
+        routing = self.current
+        if routing is not None:
+            for slots, mix in routed:
+                y = slots(x, y, mix, routing.dropout, routing.seeds)
+        return y
+
+    def _hook(self, linear: Any, name: str) -> Callable[[], None]:
+        """Stand behind a layer; returns what undoes it."""
+        routed = self._routed(name)
+        return linear.register_forward_hook(
+            lambda _module, args, output: self._beside(args[0], output, routed())
+        ).remove
+
+    def _replace(self, linear: Any, name: str) -> Callable[[], None]:
+        """Be a layer's forward, so that slots may go into its weight; returns what undoes it."""
+        routed, bare, before = self._routed(name), linear.forward, vars(linear).get("forward")
+
+        def forward(x: Tensor) -> Tensor:
+            now = routed()
+            if not now:
+                return bare(x)
+            dropout = self.current is not None and self.current.dropout
+            y = None if before is not None or dropout else in_the_layer(linear, x, now)
+            return self._beside(x, bare(x), now) if y is None else y
+
+        def undo() -> None:
+            if before is None:
+                del linear.forward
+            else:
+                linear.forward = before
+
+        linear.forward = forward
+        return undo
 
     @contextmanager
     def use(self, routing: Routing | None) -> Iterator[None]:
@@ -283,15 +197,17 @@ class AdapterBank(nn.Module):
 
     def attach(self, denoiser: nn.Module) -> None:
         """Stand behind the denoiser's target layers: done at first, and again after a `remove`."""
-        assert not self._hooks, "the bank is attached"
+        assert not self._undo, "the bank is attached"
+        stand = self._hook if self.trainable else self._replace
         for name in dict.fromkeys(name for _, name in self._layers):
-            self._hooks.append(denoiser.get_submodule(name).register_forward_hook(self._hook(name)))
+            linear: Any = denoiser.get_submodule(name)
+            self._undo.append(stand(linear, name))
 
     def remove(self) -> None:
         """Take the bank off the denoiser, which is then exactly what it was."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks.clear()
+        for undo in self._undo:
+            undo()
+        self._undo.clear()
 
     def _of(self, path: Path, slot: int) -> Iterator[tuple[str, LoraSlots]]:
         assert 1 <= slot <= self.slots[path], f"{path} slot {slot} of {self.slots[path]}"

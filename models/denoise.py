@@ -17,8 +17,9 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from models.bank import LayerTensors, rank_for
+from models.bank import rank_for
 from models.foundation import Bucket, Foundation
+from models.lora_slots import LayerTensors
 from models.routing import PATHS, Mix, Path, Routing
 
 # latents [B, C, f, h, w], timesteps [B], text [B, L, D], routing -> the denoiser's answer

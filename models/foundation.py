@@ -22,9 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from infra.errors import UserError
-from models.bank import AdapterBank, Rank
+from models.bank import AdapterBank
 from models.checkpointing import checkpoint_blocks
 from models.fingerprint import fingerprint_folder
+from models.lora_slots import Rank
 from models.noise import NoiseProcess
 from models.routing import Path, Routing
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from models.adapter import Adapter, largest_rank, read_adapter, save_adapter
-from models.bank import LayerTensors
 from models.foundation import Foundation
+from models.lora_slots import LayerTensors
 from models.routing import Path as AdapterPath
 from training.config import TrainConfig, fixed_settings
 

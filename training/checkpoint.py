@@ -24,7 +24,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from infra.errors import UserError
-from models.bank import AdapterBank, with_identity
+from models.bank import AdapterBank
+from models.lora_slots import with_identity
 from models.routing import Path as AdapterPath
 from training.engine import DeepSpeedEngine, Engine
 from training.optim import SlotAdamW

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from infra.errors import UserError
-from models.bank import Rank
+from models.lora_slots import Rank
 from models.routing import Path
 from training.config import TrainConfig
 from training.draws import Place, clips_of_step, draw, skips_spatial

@@ -13,10 +13,10 @@ from evaluation.page import write_page
 from evaluation.report import Cell, as_json, half_width, mark_best, published_scores, rows, write_json
 from evaluation.store import Store
 from infra.errors import UserError
-from models.bank import with_identity
 from models.denoise import AdapterUse, GenerationRequest, sample
 from models.foundation import Bucket
 from models.load import load_foundation
+from models.lora_slots import with_identity
 
 PROMPTS = ["a red star on a <b>navy</b> background", "a green heart"]
 SMALL = Generation(num_inference_steps=2, bucket=Bucket(4, 32, 32))

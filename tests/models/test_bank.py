@@ -5,9 +5,10 @@ import torch
 from diffusers import UNet3DConditionModel
 from torch.nn.functional import mse_loss
 
-from models.bank import AdapterBank, LoraSlots
+from models.bank import AdapterBank
 from models.denoise import AdapterUse, GenerationRequest, sample
 from models.lora import kept
+from models.lora_slots import LoraSlots
 from models.routing import Mix, Routing
 from models.unet3d import lora_targets
 
@@ -121,6 +122,7 @@ def test_requests_without_adapter_call_no_adapter_layer(foundation, fill, monkey
     calls = []
     for layer in bank.layers.values():
         monkeypatch.setattr(layer, "forward", lambda x, y, *rest: calls.append(x.shape) or y)
+        monkeypatch.setattr(layer, "added_to", lambda weight, mix: calls.append(weight.shape) or weight)
     sample(foundation, [GenerationRequest("a cat", num_inference_steps=1)])
     assert not calls
     sample(
@@ -139,6 +141,33 @@ def test_an_adapter_equals_its_weights_merged(foundation, fill):
             foundation.denoiser.get_submodule(name).weight.add_(0.5 * b @ a)
         merged = foundation.predict(latents, t, text)
     assert torch.allclose(routed, merged, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rank", [4, "full"])
+def test_in_the_layer_and_beside_it_are_the_same(foundation, fill, rank, monkeypatch):
+    """fp32 adds slots to each sample's weight, other types and few tokens run B A beside the layer."""
+    latents, t, text = inputs(foundation)
+    bank = foundation.add_bank({"spatial": 2, "temporal": 2}, rank=rank)
+    for path in ("spatial", "temporal"):
+        for slot in (1, 2):
+            fill(bank, path, slot, seed=slot)
+    mixes = {
+        "spatial": Mix.of([[1], [2], []]),
+        "temporal": Mix.of([[2, 1], [1], []], [[0.7, -0.3], [1.0], []]),
+    }
+    beside = []
+    for layer in bank.layers.values():
+        whole = layer.forward
+        monkeypatch.setattr(layer, "forward", lambda *a, f=whole: beside.append(1) or f(*a))
+    monkeypatch.setattr("models.lora_slots.pays", lambda *a: True)
+    merged = foundation.predict(latents, t, text, Routing(**mixes))
+    assert not beside
+    monkeypatch.setattr("models.lora_slots.pays", lambda *a: False)
+    apart = foundation.predict(latents, t, text, Routing(**mixes))
+    assert len(beside) == len(bank.layers)
+    assert (apart - foundation.predict(latents, t, text)).abs().max() > 1e-3
+    torch.testing.assert_close(merged, apart, atol=1e-5, rtol=1e-5)
 
 
 def training_gradients(foundation, *, checkpointing):

@@ -8,10 +8,11 @@ from peft import PeftModel
 
 from infra.errors import UserError
 from models.adapter import WEIGHTS_FILE, Adapter, largest_rank, read_adapter, save_adapter
-from models.bank import rank_for, with_identity
+from models.bank import rank_for
 from models.denoise import AdapterUse, GenerationRequest, sample
 from models.export import export_merged
 from models.load import load_foundation, locate
+from models.lora_slots import with_identity
 from models.routing import Mix, Routing
 
 

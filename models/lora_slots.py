@@ -1,0 +1,185 @@
+"""The LoRA slots behind one layer: what they hold, and what they make of the layer's output.
+
+Two ways give the same numbers up to rounding. Beside the layer: its output, plus B A x. In the layer: each sample has a
+weight of its own, W + scale * B A, and the layer is one product with it; that costs about as much as the bare layer does, as
+the sum is made of a few thousand values where the product goes through all tokens. It is taken in float32 alone: a
+sum rounded to bfloat16 would lose of a small change what the two products keep.
+
+Shapes: n samples, N = tokens of a sample (whatever the layer folded into the batch: frames or pixels), r rank, k adapters
+a sample, i and o the layer's widths.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from models.lora import AddLora
+from models.routing import Mix
+from models.seeds import generator
+
+Rank = int | Literal["full"]  # full: the rank of each layer is its width, A is the identity
+LayerTensors = Mapping[str, tuple[Tensor, Tensor]]  # an adapter: {layer: (A [rank, in], B [out, rank])}
+
+
+def with_identity(b: Tensor) -> tuple[Tensor, Tensor]:
+    """(A, B) of a layer whose whole weight changes by `b` [out, in]: A is the identity [in, in]."""
+    return torch.eye(b.shape[1], dtype=b.dtype, device=b.device), b
+
+
+def fill(stored: Mapping[str, Tensor], new_a: Tensor, new_b: Tensor) -> None:
+    """Write A [r, in] and B [out, r] over one slot's tensors of a layer, r at most what they hold; the rest is zero."""
+    b = stored["B"]
+    if "A" not in stored:
+        whole = torch.equal(new_a, torch.eye(*new_a.shape, dtype=new_a.dtype, device=new_a.device))
+        b.copy_(new_b if whole else new_b.float() @ new_a.float())
+        return
+    r = new_a.shape[0]
+    stored["A"][:r].copy_(new_a)
+    stored["A"][r:].zero_()
+    b[:, :r].copy_(new_b)
+    b[:, r:].zero_()
+
+
+class LoraSlots(nn.Module):
+    """The slots of one layer and path. Slot 0 is all zeros and cannot be written.
+
+    Trainable: each slot's tensors are Parameters. Else A [slots + 1, r, in] and B [slots + 1, out, r] are views of
+    the bank's one tensor, which `bind` sets.
+    """
+
+    def __init__(self, layer: nn.Linear, slots: int, rank: Rank, trainable: bool, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.trainable = trainable
+        self.halves = ("B",) if rank == "full" else ("A", "B")
+        width = layer.in_features if rank == "full" else rank
+        self.shapes = {"A": (width, layer.in_features), "B": (layer.out_features, width)}
+        self.numel = sum(math.prod(self.shapes[half]) for half in self.halves)  # values a slot
+        if trainable:
+            kind: Any = {"device": layer.weight.device, "dtype": dtype}
+            for half in self.halves:
+                own = (nn.Parameter(torch.zeros(self.shapes[half], **kind)) for _ in range(slots))
+                setattr(self, half, nn.ParameterList(own))
+
+    def views(self, rows: Tensor) -> dict[str, Tensor]:
+        """Rows of slots [n, numel] as {"A": [n, r, in], "B": [n, out, r]}, sharing memory."""
+        sizes = [math.prod(self.shapes[half]) for half in self.halves]
+        parts = zip(self.halves, rows.split(sizes, dim=1), strict=True)
+        return {half: part.unflatten(1, self.shapes[half]) for half, part in parts}
+
+    def bind(self, rows: Tensor) -> None:
+        """Let the slots be these rows [slots + 1, numel] of the bank's tensor."""
+        for half, view in self.views(rows).items():
+            self.register_buffer(half, view, persistent=False)
+
+    def slot(self, number: int) -> dict[str, Tensor]:
+        """{"A": [r, in], "B": [out, r]} of a slot, at rank `full` B alone; as stored (writes reach the bank).
+
+        `number` counts from 1.
+        """
+        index = number - 1 if self.trainable else number
+        return {half: getattr(self, half)[index] for half in self.halves}
+
+    def _pick(self, store, numbers: tuple[int, ...], slots_n: Tensor, frozen: bool) -> Tensor:
+        """The tensors of each sample's slot, stacked: [n, ...]."""
+        if not self.trainable:
+            return store.index_select(0, slots_n)
+        zero = torch.zeros_like(store[0]) if 0 in numbers else None
+        picked: list[Any] = [store[number - 1] if number else zero for number in numbers]
+        stacked = picked[0].unsqueeze(0) if len(picked) == 1 else torch.stack(picked)
+        return stacked.detach() if frozen else stacked
+
+    def forward(self, x: Tensor, y: Tensor, mix: Mix, dropout: float, seeds: tuple[int, ...]) -> Tensor:
+        """y + sum over the mix of scale * B A x.
+
+        Args:
+            x: the layer's input [n * anything, ..., in], sample outermost.
+            y: the layer's output, same leading shape, [..., out].
+        """
+        n, k = mix.slots.shape
+        x_nNi = x.reshape(n, -1, x.shape[-1])
+        y_nNo = y.reshape(n, -1, y.shape[-1])
+        for j in range(k):
+            numbers = tuple(row[j] for row in mix.numbers) if self.trainable else ()
+            b_nor = self._pick(self.B, numbers, mix.slots[:, j], mix.frozen)
+            a_nri = None
+            if "A" in self.halves:
+                a_nri = self._pick(self.A, numbers, mix.slots[:, j], mix.frozen)
+            scale_n11 = None if mix.unscaled else mix.scales[:, j].to(b_nor.dtype).view(n, 1, 1)
+            bits_nNo = self._bits(y_nNo, seeds, j) if dropout else None
+            if self.trainable or dropout:
+                y_nNo = AddLora.apply(x_nNi, y_nNo, a_nri, b_nor, scale_n11, bits_nNo, dropout)
+                continue
+            h_nNr = x_nNi.to(b_nor.dtype)  # serving: plain operations, which compile into one graph
+            if a_nri is not None:
+                h_nNr = torch.bmm(h_nNr, a_nri.transpose(1, 2))
+            if scale_n11 is not None:  # B has far fewer values than h, and a slot's were just copied
+                b_nor = b_nor * scale_n11
+            if y_nNo.dtype == h_nNr.dtype:
+                # Without a gradient y is nobody's but ours, the Linear just made it; a copy of it costs a CPU as
+                # much as the product does.
+                add = torch.baddbmm if torch.is_grad_enabled() else Tensor.baddbmm_
+                y_nNo = add(y_nNo, h_nNr, b_nor.transpose(1, 2))
+            else:
+                y_nNo = y_nNo + torch.bmm(h_nNr, b_nor.transpose(1, 2)).to(y_nNo.dtype)
+        return y_nNo.view(y.shape)
+
+    def added_to(self, weight_noi: Tensor, mix: Mix) -> Tensor:
+        """Each sample's weight [n, out, in] and its slots' sum of scale * B A; not for a trainable bank."""
+        store: Any = self  # whose buffers torch types as Tensor or Module
+        for j in range(mix.slots.shape[1]):
+            b_nor = store.B.index_select(0, mix.slots[:, j])
+            if not mix.unscaled:
+                b_nor = b_nor * mix.scales[:, j].to(b_nor.dtype).view(-1, 1, 1)
+            if "A" in self.halves:
+                weight_noi = torch.baddbmm(weight_noi, b_nor, store.A.index_select(0, mix.slots[:, j]))
+            else:
+                weight_noi = weight_noi + b_nor
+        return weight_noi
+
+    def _bits(self, like_nNo: Tensor, seeds: tuple[int, ...], j: int) -> Tensor:
+        """What each sample's dropout mask is made of (`models.lora.kept`), int16: a function of its seed alone.
+
+        Four elements share one 64-bit draw, 16 bits each (so `dropout` is met to 1/65536): on a CPU that takes a quarter of
+        `bernoulli_`'s time, which was a seventh of a training step.
+        """
+        _, tokens, width = like_nNo.shape
+        drawn = torch.empty(len(seeds), -(-tokens * width // 4), dtype=torch.int64, device=like_nNo.device)
+        for row, seed in zip(drawn, seeds, strict=True):
+            row.random_(-(2**63), None, generator=generator(seed, self.key, j, device=like_nNo.device))
+        return drawn.view(torch.int16)[:, : tokens * width].reshape(like_nNo.shape)
+
+    key: str = ""  # "<path>:<layer name>": tells this layer's dropout and initial values from the others'
+
+
+def pays(tokens: int, out: int, width: int) -> bool:
+    """Whether a weight of its own costs a sample less than B A beside the layer: r out in products, or r tokens (out + in)."""
+    return out * width <= tokens * (out + width)
+
+
+def in_the_layer(linear: nn.Linear, x: Tensor, routed: Sequence[tuple[LoraSlots, Mix]]) -> Tensor | None:
+    """The layer's output with what is routed added to each sample's weight; None where beside the layer is better.
+
+    Args:
+        x: the layer's input [n * anything, ..., in], sample outermost.
+        routed: the slots that take part, with n rows each; not a trainable bank's.
+    """
+    out, width = linear.weight.shape
+    n = routed[0][1].slots.shape[0]
+    kinds = {x.dtype, linear.weight.dtype, *(slots.B.dtype for slots, _ in routed)}
+    tokens = x.numel() // (n * width)
+    if kinds != {torch.float32} or type(linear) is not nn.Linear or not pays(tokens, out, width):
+        return None
+    weight_noi = linear.weight.expand(n, out, width)
+    for slots, mix in routed:
+        weight_noi = slots.added_to(weight_noi, mix)
+    x_nNi, weight_nio = x.reshape(n, -1, width), weight_noi.transpose(1, 2)
+    if linear.bias is None:
+        y_nNo = torch.bmm(x_nNi, weight_nio)
+    else:
+        y_nNo = torch.baddbmm(linear.bias.expand(n, 1, out), x_nNi, weight_nio)
+    return y_nNo.view(*x.shape[:-1], out)
