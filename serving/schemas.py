@@ -78,7 +78,7 @@ class CreateVideo(Strict):
             examples=["foundation:orbit@1"],
         ),
     ] = "foundation"
-    prompt: Annotated[Text, Field(min_length=1, examples=["a red square orbiting on a grey background"])]
+    prompt: Annotated[Text, Field(min_length=1, examples=["a red square on a gray background"])]
     size: Annotated[Size | None, Field(description="WIDTHxHEIGHT in pixels", examples=["64x64"])] = None
     seconds: Annotated[Seconds | None, Field(description="length; or give `frames`")] = None
     frames: Annotated[int | None, Field(ge=1, le=MAX_FRAMES, description="length; or give `seconds`")] = None

@@ -2,6 +2,7 @@
 
 `caption` draws one of the paraphrases, `canonical` always says it the same way, `parse` reads any of them back.
 Every word belongs to one thing only (objects and backgrounds have different colour words), so that reading is exact.
+`parse` passes over what it does not know; `drawable` refuses what would be drawn otherwise than it is said.
 """
 
 from __future__ import annotations
@@ -22,12 +23,22 @@ from datasets.sprites.world import (
     Scene,
     Sprite,
 )
+from infra.errors import UserError
 
 _BACKGROUND_PHRASES = {
     "plain": ("on a {} background", "over a plain {} background", "in front of a {} background"),
     "gradient": ("on a {} gradient", "over a {} gradient", "in front of a {} gradient"),
     "checkered": ("on a {} checkerboard", "over a {} checkered background", "in front of a {} checkerboard"),
 }
+# "on a navy gradient" and the like, also with words that no background has
+_BEHIND = re.compile(
+    r"\b(?:on|over|against|in front of) (?P<words>(?:[a-z]+ ){0,5}?)(?:background|backdrop|gradient|checkerboard)\b"
+)
+# and what asks for a background by other words: "on white", "over a lawn", "blue background"
+_SOMETHING_BEHIND = re.compile(
+    rf"\b(?:on|over|against|in front of) (?:an?|the|plain|{'|'.join(COLOURS)})\b"
+    r"|\b(?:background|backdrop|gradient|checkerboard|checkered)\b"
+)
 
 
 @dataclass(frozen=True)
@@ -75,24 +86,40 @@ def canonical(scene: Scene, motion: Motion | None, adverb: str = "") -> str:
     return re.sub(r"\ba (?=olive)", "an ", _sentence(obj, moves, behind, 0))
 
 
+def _plain(text: str) -> str:
+    """Lower case, letters and single spaces only."""
+    return " ".join(re.findall(r"[a-z]+", text.lower()))
+
+
+def _of_the_objects(plain: str) -> list[str]:
+    """The words that are not of a background's phrase."""
+    return _BEHIND.sub(" ", plain).split()
+
+
+def _first_object(words: list[str]) -> list[str]:
+    """The words of the first object: all, or where a second one is named those up to the first one's shape."""
+    places = [i for i, word in enumerate(words) if word in SHAPES]
+    return words[: places[0] + 1] if len(places) > 1 else words
+
+
 def parse(text: str) -> Said:
     """Read a caption back. The first object counts; unknown words are passed over.
 
     "checkerboard" and "checkered" say checkered, "gradient" gradient. A motion is found by its longest phrase.
     """
-    plain = " ".join(re.findall(r"[a-z]+", text.lower()))
-    words = plain.split()
+    plain = _plain(text)
+    words, of_it = plain.split(), _first_object(_of_the_objects(plain))
 
-    def first(table) -> str | None:
-        return next((w for w in words if w in table), None)
+    def first(table, among: list[str]) -> str | None:
+        return next((w for w in among if w in table), None)
 
-    shape, colour, behind = first(SHAPES), first(COLOURS), first(BACKGROUND_COLOURS)
+    shape, colour, behind = first(SHAPES, of_it), first(COLOURS, of_it), first(BACKGROUND_COLOURS, words)
     sprite = background = None
     if shape and colour:
-        texture = first([t for t in TEXTURES if t != "plain"]) or "plain"
-        sprite = Sprite(shape, colour, texture, first(SIZES) or "medium")
+        texture = first([t for t in TEXTURES if t != "plain"], of_it) or "plain"
+        sprite = Sprite(shape, colour, texture, first(SIZES, of_it) or "medium")
     if behind:
-        checkered = first(("checkerboard", "checkered"))
+        checkered = first(("checkerboard", "checkered"), words)
         background = Background(
             behind, "checkered" if checkered else "gradient" if "gradient" in words else "plain"
         )
@@ -102,7 +129,59 @@ def parse(text: str) -> Said:
         for phrase in motion.phrases
         if re.search(rf"\b{phrase}\b", plain)
     ]
-    return Said(sprite, background, max(found)[1] if found else None, first([a for a in SPEEDS if a]) or "")
+    adverb = first([a for a in SPEEDS if a], words) or ""
+    return Said(sprite, background, max(found)[1] if found else None, adverb)
+
+
+def drawable(text: str) -> Scene:
+    """The scene that a caption names, on plain gray where it names no background.
+
+    Raises:
+        UserError: it names no object or more than one, or a background that the world has not: drawn all the same, the
+            clip would not show what its caption says.
+    """
+    plain, said = _plain(text), parse(text)
+    behind = _BEHIND.search(plain)
+    foreign = [
+        word
+        for word in (behind["words"].split() if behind else ())
+        if word in (*SHAPES, *COLOURS, *SIZES) or (word in TEXTURES and word != "plain")
+    ]
+    if foreign or (said.background is None and _SOMETHING_BEHIND.search(plain)):
+        raise UserError(
+            f"{text!r} names a background that cannot be drawn"
+            f"{f': none is {foreign[0]}' if foreign else ''}; its colour is one of {_backgrounds(foreign)}, "
+            'as in "on a navy background", "on a navy gradient" or "on a navy checkerboard".'
+        )
+    if said.sprite is None:
+        raise UserError(
+            f"{text!r} names no object; expected a colour and a shape, such as "
+            '"a red striped star on a navy gradient" (`sprites list` names the words).'
+        )
+    objects = _of_the_objects(plain)
+    for name, table, among in (
+        ("shape", SHAPES, objects),
+        ("colour", COLOURS, objects),
+        ("texture", TEXTURES, objects),
+        ("size", SIZES, objects),
+        ("background colour", BACKGROUND_COLOURS, plain.split()),
+    ):
+        named = [word for word in among if word in table]
+        if len(named) > 1:
+            raise UserError(
+                f"{text!r} names more than one {name} ({', '.join(named)}), and one object on one background is drawn: "
+                "name one of each."
+            )
+    return Scene(said.sprite, said.background or Background())
+
+
+def _backgrounds(foreign: list[str]) -> str:
+    """The background colours, those nearest to an object's colour first."""
+    names = list(BACKGROUND_COLOURS)
+    colour = next((COLOURS[word] for word in foreign if word in COLOURS), None)
+    if colour is not None:
+        names.sort(key=lambda name: float(np.linalg.norm(np.subtract(BACKGROUND_COLOURS[name], colour))))
+    return ", ".join(names)
 
 
 def vocabulary() -> list[str]:

@@ -55,7 +55,7 @@ def generate(
 
     [bold]Examples[/]
 
-    motiondirector generate --prompt "a blue triangle on a white background" --concept orbit --seed 7 -o orbit.mp4
+    motiondirector generate --prompt "a blue triangle on a beige background" --concept orbit --seed 7 -o orbit.mp4
 
     motiondirector generate --prompt "a bear" --concept orbit@2 --scale 0.8 --server http://127.0.0.1:8000
 

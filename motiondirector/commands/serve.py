@@ -161,8 +161,8 @@ def greeting(url: str, model: str, concepts: int, keys: bool) -> str:
     return f"""serving at {url} ({concepts} concepts; API page: {url}/docs)
 
   curl -s {url}/v1/videos{key} -H 'Content-Type: application/json' \\
-    -d '{{"model": "{model}", "prompt": "a red square on a grey background", "seed": 7}}'
-  motiondirector generate --server {url} --prompt "a red square on a grey background" --seed 7 -o out.mp4
+    -d '{{"model": "{model}", "prompt": "a red square on a gray background", "seed": 7}}'
+  motiondirector generate --server {url} --prompt "a red square on a gray background" --seed 7 -o out.mp4
 
 Ctrl-C stops it."""
 

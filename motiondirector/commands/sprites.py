@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from infra.errors import UserError
@@ -74,7 +75,11 @@ def render(
         Path | None, typer.Option(help="Folder for a set of clips and the captions.csv that `ingest` takes.")
     ] = None,
     words: Annotated[
-        str | None, typer.Option(help="Words for the motion in captions. Default: the motion's own.")
+        str | None,
+        typer.Option(
+            help="Words for the motion in captions; with --prompt its object, these words, its background. Default: the "
+            "motion's own, or the prompt as it is."
+        ),
     ] = None,
     frames: Frames = 8,
     size: Size = 64,
@@ -94,10 +99,9 @@ def render(
     """
     from dataclasses import replace
 
-    from datasets.sprites.captions import canonical, parse
+    from datasets.sprites.captions import canonical, drawable
     from datasets.sprites.motions import motion_named, read_trajectory
     from datasets.sprites.render import render_clip
-    from datasets.sprites.world import Background, Scene
     from datasets.sprites.world import appearances as draw_appearances
     from datasets.video import encode_mp4
 
@@ -118,19 +122,15 @@ def render(
         moving = replace(moving, phrases=(words,))
     scenes = draw_appearances(appearances, seed)
     if prompt is not None:
-        said = parse(prompt)
-        if said.sprite is None:
-            raise UserError(
-                f"--prompt {prompt!r} names no object; expected a colour and a shape, such as "
-                '"a red striped star on a navy gradient" (`sprites list` names the words).'
-            )
         if appearances > 1:
             raise UserError("--prompt is one appearance; leave it out to draw several with --appearances.")
-        scenes = [Scene(said.sprite, said.background or Background())]
+        scenes = [drawable(prompt)]
+        if motion is not None:
+            check_motion(prompt, moving)
     rows = []
     for i, scene in enumerate(scenes):
         path = out if out is not None else Path(str(to)) / f"{moving.name}-{i:03d}.mp4"
-        caption = prompt if prompt is not None and (trajectory or not words) else canonical(scene, moving)
+        caption = prompt if prompt is not None and not words else canonical(scene, moving)
         try:
             encode_mp4(
                 render_clip(scene, moving, frames, size, seed + i), fps, path, metadata={"comment": caption}
@@ -143,7 +143,20 @@ def render(
             csv.writer(file).writerows([("file", "caption"), *rows])
     console = Console()
     for name, caption in rows:
-        console.print(f"[green]{name}[/]  {caption}", soft_wrap=True, highlight=False)
+        console.print(f"[green]{escape(name)}[/]  {escape(caption)}", soft_wrap=True, highlight=False)
+
+
+def check_motion(prompt: str, motion: Motion) -> None:
+    """Raises UserError when the prompt says another motion, or another speed, than the one that is drawn."""
+    from datasets.sprites.captions import parse
+
+    said = parse(prompt)
+    if said.motion not in (None, motion.name) or said.adverb:
+        other = said.motion if said.motion not in (None, motion.name) else said.adverb
+        raise UserError(
+            f"--prompt {prompt!r} says {other!r}, but --motion {motion.name} is drawn, at its usual speed; name the "
+            "appearance alone in --prompt, and the motion's words in --words."
+        )
 
 
 @sprites.command()

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from datasets.sprites.captions import canonical, caption, parse, vocabulary
+from datasets.sprites.captions import canonical, caption, drawable, parse, vocabulary
 from datasets.sprites.motions import (
     DIRECTIONS,
     KNOWN,
@@ -109,6 +109,54 @@ def test_captions_are_read_back_to_the_scene_and_the_motion():
             scene.sprite.size,
         )
         assert (said.motion, said.adverb) == (motion.name, adverb)
+
+
+def test_of_two_objects_the_first_is_read_with_its_own_words_alone():
+    rng = np.random.default_rng(3)
+    two = [scene for scene in (sample_scene(rng, second=1.0) for _ in range(200)) if scene.second]
+    for scene in two:
+        said = parse(caption(scene, None, rng)).sprite
+        assert said is not None
+        assert (said.shape, said.colour, said.texture) == (
+            scene.sprite.shape,
+            scene.sprite.colour,
+            scene.sprite.texture,
+        )
+
+
+def test_what_can_be_drawn_is_the_scene_of_its_caption():
+    rng = np.random.default_rng(1)
+    for _ in range(200):
+        scene = sample_scene(rng)
+        drawn = drawable(caption(scene, sample_known(rng)[0], rng))
+        assert (drawn.appearance, drawn.sprite.size) == (scene.appearance, scene.sprite.size)
+    assert drawable("a red star, striped, on navy") == Scene(
+        Sprite("star", "red", "striped"), Background("navy")
+    )
+    assert drawable("a red star draws loops") == Scene(Sprite("star", "red"), Background("gray"))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a red striped star on a blue gradient moves to the right", "none is blue; its colour is one of teal, navy"),
+        ("a red star on a white background", "none is white"),
+        ("a star on a blue background", "none is blue"),
+        ("a red star on a striped navy background", "none is striped"),
+        ("a red star on a grey background", "cannot be drawn"),
+        ("a red star on white", "cannot be drawn"),
+        ("a red star over a lawn", "cannot be drawn"),
+        ("a red star, gradient", "cannot be drawn"),
+        ("a red star and a blue striped circle on a gray background", "more than one shape .star, circle."),
+        ("a red and blue star", "more than one colour"),
+        ("a red star on a gray and navy background", "more than one background colour"),
+        ("a dog in the snow", "names no object"),
+    ],
+)  # fmt: skip
+def test_what_would_be_drawn_otherwise_than_it_is_said_is_refused(text, says):
+    with pytest.raises(UserError, match=says) as caught:
+        drawable(text)
+    assert "\n" not in caught.value.message
 
 
 def test_a_caption_without_a_motion_names_none():

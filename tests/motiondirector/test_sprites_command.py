@@ -46,6 +46,26 @@ def test_a_motion_in_several_appearances_comes_with_captions_that_name_them(run,
         assert seen.most("shape") in row["caption"].split()
 
 
+def test_words_for_a_drawn_motion_are_in_the_caption_of_a_prompt(run, tmp_path):
+    path = tmp_path / "vee.json"
+    path.write_text(json.dumps([[0, 0.25, 0.3], [1, 0.5, 0.7], [2, 0.75, 0.3]]))
+    drawn = ("sprites", "render", "--trajectory", path, "--prompt", "a red star on a navy gradient")
+    for number, words in enumerate((["--words", "draws a heart"], [])):
+        folder = tmp_path / str(number)
+        code, _, err = run(*drawn, *words, "--to", folder)
+        assert code == 0, err
+    captions = [next(csv.DictReader((tmp_path / name / "captions.csv").open()))["caption"] for name in "01"]
+    assert captions == ["a red star draws a heart on a navy gradient", "a red star on a navy gradient"]
+
+
+def test_brackets_in_a_prompt_are_shown_as_they_are(run, tmp_path):
+    code, out, err = run(
+        "sprites", "render", "--motion", "up", "--prompt", "a red star [/b]", "-o", tmp_path / "[i]a.mp4"
+    )
+    assert code == 0, err
+    assert "[i]a.mp4  a red star [/b]" in out
+
+
 def test_the_same_command_writes_the_same_bytes(run, tmp_path):
     for name in ("a.mp4", "b.mp4"):
         assert run("sprites", "render", "--motion", "zigzag", "--seed", 4, "-o", tmp_path / name)[0] == 0
@@ -60,10 +80,13 @@ def test_the_same_command_writes_the_same_bytes(run, tmp_path):
         (["--motion", "orbit"], "where to write"),
         (["--motion", "orbit", "--appearances", "3", "-o", "x.mp4"], "--to FOLDER"),
         (["--motion", "orbit", "--prompt", "a dog in the snow", "-o", "x.mp4"], "names no object"),
+        (["--motion", "orbit", "--prompt", "a red star on a blue gradient", "-o", "x.mp4"], "none is blue"),
+        (["--motion", "orbit", "--prompt", "a red star moves up", "-o", "x.mp4"], "says 'up', but --motion orbit"),
+        (["--motion", "up", "--prompt", "a red star moves up slowly", "-o", "x.mp4"], "says 'slowly'"),
         (["--motion", "orbit", "--size", "65", "-o", "x.mp4"], "odd"),
         (["--trajectory", "missing.json", "-o", "x.mp4"], "cannot be read"),
     ],
-)
+)  # fmt: skip
 def test_wrong_input_is_answered_in_one_sentence(run, arguments, says):
     code, _, err = run("sprites", "render", *arguments)
     assert code == 2
