@@ -24,7 +24,7 @@ import yaml
 from datasets.sprites.captions import canonical, parse
 from datasets.sprites.world import Scene, appearances
 from infra.errors import UserError
-from infra.rows import WrongRow, csv_rows, jsonl_rows
+from infra.rows import NOT_YAML, WrongRow, csv_rows, jsonl_rows
 
 MAX_PROMPT = 2000  # characters; text encoders read far fewer
 HELD_OUT_SEED = 20231012
@@ -120,16 +120,38 @@ def _plain_rows(text: str) -> Rows:
 def _yaml_rows(path: Path, text: str) -> Rows:
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise _wrong(path, line, f"not YAML ({error.problem})", "a list of prompts") from None
+    except NOT_YAML as error:
+        raise _wrong(
+            path, _line_of(error, text), f"not YAML ({_problem(error)})", "a list of prompts"
+        ) from None
     if isinstance(root, yaml.MappingNode):
         root = next((value for key, value in root.value if key.value == "prompts"), root)
     if not isinstance(root, yaml.SequenceNode):
         line = root.start_mark.line + 1 if root is not None else 1
         raise _wrong(path, line, "no list", "`- a prompt` on every line, or such a list below `prompts:`")
-    build = yaml.SafeLoader("")
-    return [(node.start_mark.line + 1, build.construct_object(node, deep=True)) for node in root.value]
+    build, rows = yaml.SafeLoader(""), []
+    for node in root.value:
+        line = node.start_mark.line + 1
+        try:
+            rows.append((line, build.construct_object(node, deep=True)))
+        except NOT_YAML as error:
+            raise _wrong(path, line, f"not readable ({_problem(error)})", "a prompt, in quotes") from None
+    return rows
+
+
+def _line_of(error: Exception, text: str) -> int:
+    """The line that PyYAML stumbled over; 1 where it does not say."""
+    if isinstance(error, yaml.reader.ReaderError):
+        return text.count("\n", 0, error.position) + 1
+    mark = getattr(error, "problem_mark", None)
+    return mark.line + 1 if mark else 1
+
+
+def _problem(error: Exception) -> str:
+    """What PyYAML stumbled over, in one line."""
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"the character #x{error.character:04x}: {error.reason}"
+    return str(getattr(error, "problem", None) or " ".join(str(error).split()))
 
 
 def held_out_prompts(count: int, captions: Iterable[str], seed: int = HELD_OUT_SEED) -> list[str]:

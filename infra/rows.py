@@ -1,4 +1,4 @@
-"""Rows of .jsonl and .csv texts, each with the line that it begins on, so that what is wrong can be found."""
+"""Rows of .jsonl and .csv texts, each with the line that it begins on, so that what is wrong can be found; what is no YAML."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ import io
 import json
 from collections.abc import Iterator
 from typing import Any
+
+import yaml
+
+# what PyYAML raises for a text: 2023-99-99 is a bare ValueError to it, and deep nesting too much for Python's stack
+NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 
 class WrongRow(ValueError):

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from infra.errors import UserError
+from infra.rows import NOT_YAML
 from motiondirector.output import only_answers
 
 # One module per command. Each exposes `register(app)`.
@@ -71,10 +72,12 @@ def load_config(ctx: typer.Context, path: Path | None) -> Path | None:
     if path is None:
         return None
     try:
-        loaded: Any = yaml.safe_load(path.read_text())
+        loaded: Any = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"--config {path}: cannot be read ({error.strerror}); give a YAML file.") from None
-    except yaml.YAMLError as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"--config {path}: byte {error.start} is not UTF-8; save it as UTF-8 text.") from None
+    except NOT_YAML as error:
         raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(loaded, dict):
         raise UserError(f"--config {path} holds a {type(loaded).__name__}; expected `option: value` lines.")
@@ -143,6 +146,3 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from infra.errors import UserError
+from infra.rows import NOT_YAML
 
 
 def parse_settings(given: Iterable[str]) -> dict[str, Any]:
@@ -19,7 +20,7 @@ def parse_settings(given: Iterable[str]) -> dict[str, Any]:
             raise UserError(f"--setting {text!r} is not NAME=VALUE, such as rank=8.")
         try:
             settings[name.strip().replace("-", "_")] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except NOT_YAML:
             raise UserError(
                 f"--setting {text!r}: the value is not readable; write it as in rank=8."
             ) from None

@@ -28,6 +28,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from infra.errors import UserError
+from infra.rows import NOT_YAML
 
 API_KEY_VARIABLE = "MOTIONDIRECTOR_API_KEY"
 MIN_KEY = 16  # characters
@@ -124,7 +125,7 @@ def structured_keys(text: str, file: Path) -> list[ApiKey]:
     """The `keys:` of a YAML or JSON file."""
     try:
         content: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except NOT_YAML as error:
         reason = " ".join(str(getattr(error, "problem", None) or "it cannot be parsed").split())
         raise UserError(
             f"--api-key-file {file} is not YAML or JSON ({reason}); see docs/serving.md."

@@ -7,6 +7,7 @@ customization teaches), and any trajectory from a JSON file. Lengths in frame wi
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -262,6 +263,16 @@ def motion_named(name: str) -> Motion:
     return found
 
 
+def _is_number(value: object) -> bool:
+    """Whether JSON's value is a number that a float holds: integers of any length are JSON too."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def read_trajectory(path: Path | str) -> Motion:
     """A motion from a JSON file: a list of [t, x, y], [t, x, y, scale] or [t, x, y, scale, angle].
 
@@ -285,13 +296,10 @@ def read_trajectory(path: Path | str) -> Motion:
                 entry.get(k, d)
                 for k, d in (("t", None), ("x", None), ("y", None), ("scale", 1), ("angle", 0))
             ]
-        numbers = isinstance(entry, list) and all(
-            isinstance(v, int | float) and not isinstance(v, bool) and np.isfinite(v) for v in entry
-        )
-        if not numbers or not 3 <= len(entry) <= 5:
-            raise UserError(
-                f"trajectory {path}, point {i}: {json.dumps(entry)} is not [t, x, y(, scale, angle)]."
-            )
+        if not isinstance(entry, list) or not 3 <= len(entry) <= 5 or not all(map(_is_number, entry)):
+            shown = json.dumps(entry)
+            shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+            raise UserError(f"trajectory {path}, point {i}: {shown} is not [t, x, y(, scale, angle)].")
         points.append([*entry, 1.0, 0.0] if len(entry) == 3 else [*entry, 0.0] if len(entry) == 4 else entry)
     table = np.asarray(points, np.float64)
     if (np.diff(table[:, 0]) <= 0).any():

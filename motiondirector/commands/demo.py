@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from motiondirector.cli import ConfigFile
 
@@ -105,8 +106,9 @@ def conclude(console: Console, done: str, report: dict[str, Any], out: Path, *co
     """What was done in what time, where to look, and what one may type next."""
     seconds = sum(stage["seconds"] for stage in report["stages"])
     console.print(
-        f"[bold green]{done}[/] in {seconds:.0f} s. Look at [bold]{out}/index.html[/] (and {out}/report.json).\n\nNext:",
+        f"[bold green]{done}[/] in {seconds:.0f} s. Look at [bold]{escape(str(out))}/index.html[/] "
+        f"(and {escape(str(out))}/report.json).\n\nNext:",
         highlight=False,
     )
     for line in commands:
-        console.print(f"  {line}", style="cyan", highlight=False, soft_wrap=True)
+        console.print(f"  {escape(line)}", style="cyan", highlight=False, soft_wrap=True)

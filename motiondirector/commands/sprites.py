@@ -163,7 +163,7 @@ def check_motion(prompt: str, motion: Motion) -> None:
 def measure(
     clips: Annotated[list[Path] | None, typer.Argument(help="Videos to measure, one table each.")] = None,
     count: Annotated[
-        int, typer.Option(help="Without clips: so many rendered ones to test the tracker on.")
+        int, typer.Option(help="Without clips: so many rendered ones to test the tracker on.", min=1)
     ] = 200,
     blur: Annotated[
         float, typer.Option(help="Blur (pixels) and noise of the test clips.", min=0, max=3)
@@ -177,8 +177,6 @@ def measure(
 
     motiondirector sprites measure --count 500 --blur 0.7
     """
-    from datasets.sprites.track import track
-
     console = Console()
     if not clips:
         from evaluation.tracker_accuracy import tracker_accuracy
@@ -189,11 +187,16 @@ def measure(
         console.print(table)
         return
     from datasets.decode import decode
+    from evaluation.metrics.sights import tracked
 
     for path in clips:
-        seen = track(decode(path).frames_FHWC)
+        frames_FHWC = decode(path).frames_FHWC
+        try:
+            seen = tracked(frames_FHWC)
+        except UserError as error:
+            raise UserError(f"{path}: {error.message}") from None
         title = f"{path}: {seen.most('colour')} {seen.most('texture')} {seen.most('shape')} on {seen.most('background')}"
-        table = Table("frame", "x", "y", "radius", "object", "background", "confidence", title=title)
+        table = Table("frame", "x", "y", "radius", "object", "background", "confidence", title=escape(title))
         for i, s in enumerate(seen.sights):
             what = f"{s.colour} {s.texture} {s.shape}" if s.found else "none"
             place = [f"{v:.3f}" for v in (s.x, s.y, s.radius)] if s.found else ["-"] * 3
@@ -296,7 +299,7 @@ def pretrain(
         elif stage == "decoder" and (source := init or out / "pipeline").is_dir():
             vae = AutoencoderKL.from_pretrained(out / "vae")
             save_pipeline(replace(load_parts(source), vae=vae), out / "pipeline")
-    Console().print(f"[green]done[/]: {out}")
+    Console().print(f"[green]done[/]: {escape(str(out))}")
 
 
 @sprites.command()
@@ -331,7 +334,11 @@ def quality(
         follow=lambda batches: follow(batches, description="sampling"),
     )
     table = Table(
-        "measured", "share right", "of prompts", "to reach", title=f"{model.name}, {prompts} prompts"
+        "measured",
+        "share right",
+        "of prompts",
+        "to reach",
+        title=escape(f"{model.name}, {prompts} prompts"),
     )
     for name, score in result.scores.items():
         target = f"{TARGETS[name]:.0%}" if name in TARGETS else ""

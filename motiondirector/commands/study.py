@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from motiondirector.cli import ConfigFile
 
@@ -135,7 +136,7 @@ def study(
     for count in outcome.references:
         console.print(report.terminal(outcome, count))
     console.print(report.verdicts(reached))
-    console.print(f"tables, sheets and every trial: {out}", highlight=False)
+    console.print(f"tables, sheets and every trial: {escape(str(out))}", highlight=False)
     if check:
         held = bounds(outcome)
         console.print(report.verdicts(held))

@@ -160,7 +160,7 @@ class Screen(Watcher):
 
     def sampled(self, step: int, keys: Sequence[str]) -> None:
         self.progress.console.print(
-            f"{self.job.concept}: samples of step {step} in {self.job.run_dir}/{keys[-1]}",
+            f"{self.job.concept}: samples of step {step} in {escape(self.job.run_dir)}/{keys[-1]}",
             highlight=False,
             soft_wrap=True,
         )

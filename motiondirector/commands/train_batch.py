@@ -297,7 +297,9 @@ def watcher(console: Console, bars: Any) -> Any:
 
     class Screen(Watcher):
         def loading(self, foundation: str | None) -> None:
-            console.print(f"loading {foundation or 'the embedded foundation'}", highlight=False, style="dim")
+            console.print(
+                f"loading {escape(foundation or 'the embedded foundation')}", highlight=False, style="dim"
+            )
 
         def preparing(self, name: str) -> None:
             bars(name, 0, 0, "preparing latents")

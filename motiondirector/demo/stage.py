@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from infra.errors import UserError
 
@@ -58,7 +59,7 @@ class Stage:
         """Show the command as a user would type it, and return it as this Python runs it."""
         shown = shlex.join(["motiondirector", *arguments]).replace(f"{ROOT}/", "")
         self.commands.append(shown)
-        self.console.print(f"$ {shown}", style="cyan", highlight=False, soft_wrap=True)
+        self.console.print(f"$ {escape(shown)}", style="cyan", highlight=False, soft_wrap=True)
         return [sys.executable, "-m", "motiondirector", *arguments]
 
     def command(self, *arguments: str, quiet: bool = False) -> str:
@@ -112,13 +113,16 @@ def terminated_as_interrupted() -> Iterator[None]:
 
 
 def prepare(out: Path, *folders: str) -> None:
-    """An empty folder for this run, with these in it. Only what a former demo made is removed."""
-    if out.exists() and any(out.iterdir()) and not (out / ".demo").exists():
-        raise UserError(f"{out} holds something that no demo made; give another --out.")
-    shutil.rmtree(out, ignore_errors=True)
-    for name in ("logs", "clips", *folders):
-        (out / name).mkdir(parents=True)
-    (out / ".demo").touch()
+    """An empty folder for this run, with these in it. Only what a former demo made is removed. Raises UserError."""
+    try:
+        if out.exists() and any(out.iterdir()) and not (out / ".demo").exists():
+            raise UserError(f"{out} holds something that no demo made; give another --out.")
+        shutil.rmtree(out, ignore_errors=True)
+        for name in ("logs", "clips", *folders):
+            (out / name).mkdir(parents=True)
+        (out / ".demo").touch()
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be a demo's folder ({error.strerror}); give another.") from None
 
 
 def heed_interrupts() -> None:

@@ -3,13 +3,16 @@
 import json
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from demos import none_left, relatives, start
+from rich.console import Console
 
 from datasets.decode import decode
 from infra.errors import UserError
 from infra.registry import open_registry
+from motiondirector.commands.demo import conclude
 from motiondirector.demo.cast import chosen
 from motiondirector.demo.stage import prepare, terminated_as_interrupted
 
@@ -77,3 +80,19 @@ def test_a_folder_that_no_demo_made_is_left_alone(tmp_path):
     with pytest.raises(UserError, match="no demo made"):
         prepare(tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_file_in_the_folders_place_is_one_sentence(tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(UserError, match=r"cannot be a demo's folder .Not a directory.; give another"):
+        prepare(tmp_path / "out")
+    with pytest.raises(UserError, match="cannot be a demo's folder"):
+        prepare(tmp_path / "out" / "below")
+    assert (tmp_path / "out").read_text() == "a file"
+
+
+def test_brackets_of_a_folders_name_are_shown(capsys):
+    conclude(Console(width=200), "3 videos", {"stages": []}, Path("a[b]c[/i]"), "motiondirector serve x[y]")
+    shown = capsys.readouterr().out
+    assert "Look at a[b]c[/i]/index.html (and a[b]c[/i]/report.json)." in shown
+    assert "  motiondirector serve x[y]" in shown

@@ -3,10 +3,12 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 
 from datasets.decode import decode
 from datasets.sprites.track import track
+from datasets.video import encode_mp4
 
 
 def test_a_drawn_trajectory_becomes_a_clip_that_measures_as_drawn(run, tmp_path):
@@ -106,6 +108,28 @@ def test_measure_prints_the_trackers_own_accuracy(run):
     assert code == 0
     assert "colour" in out
     assert "100.0%" in out
+
+
+def test_a_clip_that_is_not_square_is_answered_in_one_sentence(run, tmp_path):
+    clip = tmp_path / "wide.mp4"
+    encode_mp4(np.zeros((4, 32, 48, 3), np.uint8), 8, clip)
+    code, _, err = run("sprites", "measure", clip)
+    assert code == 2
+    assert "wide.mp4: the sprite tracker got a video of 4 frames of 48x32 pixels" in err
+
+
+def test_measure_shows_the_brackets_of_a_path(run, tmp_path):
+    clip = tmp_path / "[b]orbit[/i].mp4"
+    assert run("sprites", "render", "--motion", "orbit", "-o", clip)[0] == 0
+    code, out, err = run("sprites", "measure", clip)
+    assert code == 0, err
+    assert "[b]orbit[/i].mp4" in out.replace("\n", "").replace(" ", "")
+
+
+def test_a_tracker_is_not_tested_on_no_clips(run):
+    code, _, err = run("sprites", "measure", "--count", 0)
+    assert code == 2
+    assert "--count" in err
 
 
 def test_pretraining_the_denoiser_needs_an_autoencoder(run, tmp_path):

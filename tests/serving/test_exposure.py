@@ -121,6 +121,7 @@ def test_a_structured_key_file_says_what_each_key_may_do(tmp_path: Path, suffix:
     ("content", "message"),
     [
         ("keys: [", "not YAML or JSON"),
+        ("keys: 2023-99-99", "not YAML or JSON"),
         ("- key: a-long-and-random-key", "one list `keys:`"),
         ("keys: []", "holds no key"),
         ("keys: [{name: alice}]", "entry 1 has no `key:`"),

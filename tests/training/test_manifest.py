@@ -138,6 +138,7 @@ def test_a_wrong_default_is_said_once_where_it_stands():
     ("text", "kind", "expected"),
     [
         ("concepts: [a\n", ".yaml", [(2, "not YAML")]),
+        ("concepts:\n- concept: a\n  data: 2023-99-99\n", ".yaml", [(0, "not YAML: month must be in 1..12")]),
         ("concepts: {a: 1}\n", ".yaml", [(1, "expected a list")]),
         ("other: 1\n", ".yaml", [(1, "`concepts:` is missing"), (1, "unknown key 'other'")]),
         ("", ".yaml", [(0, "names no concept")]),

@@ -27,7 +27,7 @@ import yaml
 
 from infra.errors import UserError
 from infra.registry import check_concept_name
-from infra.rows import json_lines
+from infra.rows import NOT_YAML, json_lines
 from infra.storage import Storage, open_storage
 from training.config import TrainConfig, wrong_settings
 
@@ -263,9 +263,11 @@ def _yaml(text: str, report: Report) -> tuple[list[Raw], Raw]:
             else _mapping(loader, item, report)
             for item in items.value
         ], own
-    except yaml.YAMLError as error:
+    except NOT_YAML as error:
         mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or "it cannot be read"
+        problem = getattr(error, "problem", None) or (
+            "it cannot be read" if isinstance(error, yaml.YAMLError) else str(error)
+        )
         report(mark.line + 1 if mark else 0, f"not YAML: {problem}.")
         return [], nothing
     finally:

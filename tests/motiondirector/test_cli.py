@@ -1,0 +1,34 @@
+"""The front door itself: `--config` files, and an output that nobody reads to its end."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"prompts: \xff", "byte 9 is not UTF-8"),
+        (b"seed: 2023-99-99", "is not YAML: month must be in 1..12"),
+        (b"seed: !foo 1", "is not YAML: could not determine a constructor"),
+        (b"- 1", "holds a list"),
+        (b"sead: 1", "unknown option sead"),
+    ],
+)
+def test_a_config_file_that_cannot_be_used_is_answered_in_one_sentence(run, tmp_path, content, says):
+    file = tmp_path / "c.yaml"
+    file.write_bytes(content)
+    code, _, err = run("sprites", "quality", "--config", file)
+    assert code == 2
+    assert says in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def test_a_reader_that_stops_early_sees_no_traceback():
+    command = [sys.executable, "-m", "motiondirector", "sprites", "list"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    child.stdout.close()  # as `| head -0` does
+    assert child.stderr.read() == b""
+    assert child.wait() == 1
