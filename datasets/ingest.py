@@ -51,7 +51,7 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
     concept: str = ""
     caption: str = ""
-    clip_id: str = ""
+    clip_id: str = ""  # in the set; empty when refused or ignored
     start: float = 0.0
     fps: float = 0.0
     size: str = ""  # frames x height x width
@@ -172,8 +172,8 @@ def ingest(
 
 
 def mark_duplicate(outcome: Outcome, clip_id: str, caption: str) -> None:
-    """Say that the set has this clip."""
-    outcome.status = DUPLICATE
+    """Say that the set has this clip, under this id."""
+    outcome.status, outcome.clip_id = DUPLICATE, clip_id
     outcome.reason = f"the set has it as clip {clip_id[:12]}"
     if caption != outcome.caption:
         outcome.reason += f" with the caption {caption!r}"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,20 @@ if TYPE_CHECKING:
     from models.foundation import Bucket
     from motiondirector.progress import Bars
 
+# Codes of what is wrong with a concept's own clips, or with its training alone. All else (a full disk, a storage that is
+# away, wrong weights or settings) would meet the next concept too.
+OF_THE_CONCEPT = frozenset(
+    {
+        "clips_refused",
+        "unreadable_video",
+        "unsuitable_video",
+        "clip_too_small",
+        "clip_corrupt",
+        "caption_missing",
+        "diverged",
+    }
+)
+
 
 @dataclass
 class Benchmark:
@@ -61,12 +75,13 @@ class Benchmark:
     def run(self, bars: Bars) -> dict[str, Any]:
         """Every concept in turn, then the table; returns what report.json holds.
 
-        A concept that cannot be done (no clip long enough) is left out and named in `problems`.
+        A concept whose clips or training cannot be used (no clip long enough) is left out and named in `problems`.
 
         Raises:
-            UserError: wrong settings, or not one concept could be done.
+            UserError: wrong settings or weights, what the machine or a storage refuses, or not one concept could be done.
         """
         resolve(self.settings, self.judge.foundation.recommended)  # what is wrong there is said first
+        self.judge.metrics(False)  # and with the weights of metrics
         store = Store(self.out)
         self.problems = list(self.paper_set.problems)
         for problem in self.problems:
@@ -79,6 +94,8 @@ class Benchmark:
             try:
                 done[concept.name] = self.one(concept, store, bars)
             except UserError as error:
+                if error.code not in OF_THE_CONCEPT:
+                    raise
                 self.note(f"{concept.title} was left out: {error.message}", bars)
         bars.clear()
         if not done:
@@ -169,7 +186,14 @@ class Benchmark:
         return self.out / "clips" / f"{self.bucket}-{rate}"
 
     def ingested(self, concept: SetConcept, bars: Bars) -> list[Clip]:
-        """The concept's clips, cut to size; those that were refused are noted. Raises UserError when all were."""
+        """The concept's clips as its sources are now, cut to size; those that were refused are noted.
+
+        The clip set in --out is only added to: what another run put there, of clips that are gone or with a caption that
+        was corrected since, is not taken.
+
+        Raises:
+            UserError: "clips_refused" when all were, or the storage refuses.
+        """
         from datasets.clips import read_clips
         from datasets.ingest import REFUSED, ingest
         from datasets.select import Selection
@@ -185,10 +209,14 @@ class Benchmark:
         )
         refused = [outcome for outcome in report.outcomes if outcome.status == REFUSED]
         if len(refused) == len(report.outcomes):
-            raise UserError(refused[0].reason)
+            raise UserError(refused[0].reason, status=422, code="clips_refused")
         for outcome in refused:
             self.note(f"{outcome.source} is left out: {outcome.reason}", bars)
-        return read_clips(self.clip_set, concept.name)
+        wanted = {
+            outcome.clip_id: outcome.caption for outcome in report.outcomes if outcome.status != REFUSED
+        }
+        clips = [clip for clip in read_clips(self.clip_set, concept.name) if clip.clip_id in wanted]
+        return [replace(clip, caption=wanted[clip.clip_id]) for clip in clips]
 
 
 def read_report(path: Path) -> dict[str, Any] | None:

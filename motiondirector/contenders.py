@@ -49,6 +49,16 @@ def parse_against(text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def check_trains(dtype: str | None) -> None:
+    """Raises UserError for a precision of the foundation (`--dtype`) in which nothing is trained here."""
+    from models.load import PRECISIONS
+
+    if dtype in PRECISIONS and str(PRECISIONS[dtype]) not in DTYPES:
+        raise UserError(
+            f"--dtype {dtype}: adapters are trained here, which is done in float32 or bfloat16; give one of these."
+        )
+
+
 @dataclass(frozen=True)
 class Origin:
     """How a version was trained: what its config.yaml, or else its metadata, says."""

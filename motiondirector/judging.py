@@ -67,7 +67,7 @@ class Judge:
         Raises:
             UserError: no prompts and no sprites, clips smaller than the videos, or weights that cannot be loaded.
         """
-        from evaluation.metrics import is_sprite_world, metrics_for
+        from evaluation.metrics import is_sprite_world
 
         chosen = self.generation.resolved(self.foundation)
         assert chosen.bucket is not None
@@ -78,10 +78,16 @@ class Judge:
                 prompts = list(dict.fromkeys(reference.caption for reference in references))
             else:
                 prompts = usual_prompts(references, sprites, self.held_out)
+        return Exam(tuple(prompts), tuple(references), self.metrics(sprites), sprites)
+
+    def metrics(self, sprites: bool) -> tuple[Metric, ...]:
+        """The metrics of sprites or of other clips. Raises UserError for weights that cannot be loaded."""
+        from evaluation.metrics import metrics_for
+
         if sprites not in self._metrics:
             device = str(self.foundation.device)
             self._metrics[sprites] = tuple(metrics_for(sprites, self.clip, self.pickscore, device=device))
-        return Exam(tuple(prompts), tuple(references), self._metrics[sprites], sprites)
+        return self._metrics[sprites]
 
     def __call__(
         self,

@@ -137,7 +137,9 @@ def diverged(config: TrainConfig, concept: str, step: int, loss: float) -> UserE
     """The error of a loss that is no longer a number at `step` (0-based)."""
     return UserError(
         f"concept {concept}: the loss became {loss} at step {step + 1}; lower --learning-rate "
-        f"(it is {config.learning_rate:g}) or check the clips."
+        f"(it is {config.learning_rate:g}) or check the clips.",
+        status=422,
+        code="diverged",
     )
 
 

@@ -63,7 +63,7 @@ Scale = Annotated[float, typer.Option(help="How much of the adapters: 1 as train
 Guidance = Annotated[float | None, typer.Option(help="Absent: the foundation's.")]
 Batch = Annotated[int, typer.Option(help="Videos made at once.", min=1)]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda ... Absent: a GPU if there is one.")]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
+Dtype = Annotated[str | None, typer.Option(help="float32 or bfloat16: adapters are trained in it, too.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -207,11 +207,12 @@ def run(
     from models.foundation import Bucket
     from models.load import load_foundation
     from motiondirector.benchmark import Benchmark
-    from motiondirector.contenders import parse_against
+    from motiondirector.contenders import check_trains, parse_against
     from motiondirector.judging import PAGE, Judge, score_table
     from motiondirector.progress import Bars
 
     names = parse_against(against)
+    check_trains(dtype)
     settings = read_settings(setting or [], train_steps)
     paper_set = SETS[name](data, read_prompts(prompts) if prompts else None, only or ())
     bucket = None if size is None else Bucket.parse(size)

@@ -85,7 +85,9 @@ def evaluate_command(
     guidance_scale: Annotated[float | None, typer.Option(help="Absent: the foundation's.")] = None,
     batch: Annotated[int, typer.Option(help="Videos made at once.", min=1)] = 4,
     device: Annotated[str | None, typer.Option(help="cpu, cuda ... Absent: a GPU if there is one.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or, where no baseline is trained, float16.")
+    ] = None,
     publish: Annotated[
         bool, typer.Option(help="Add the scores to the version in the registry; `concepts show` prints them.")
     ] = True,
@@ -115,8 +117,10 @@ def evaluate_command(
     from models.load import load_foundation
     from motiondirector.batch_validation import FILES, kept_files
     from motiondirector.contenders import (
+        BASE,
         OURS,
         Origin,
+        check_trains,
         parse_against,
         read_version_adapter,
     )
@@ -125,6 +129,8 @@ def evaluate_command(
     from training.adapters import data_sha256
 
     names = parse_against(against)
+    if any(name != BASE for name in names):
+        check_trains(dtype)
     read = None if prompts is None else read_prompts(prompts)
     opened = open_registry(registry)
     version = opened.resolve(concept)

@@ -94,13 +94,14 @@ def test_a_long_video_gives_one_clip_or_all_of_them_one_after_another(into, make
 
 def test_the_same_clips_again_add_nothing_and_say_so(into, make_video, tmp_path):
     path = make_video("a.mp4")
-    into([path])
+    first = into([path])
     before = sorted((p.name, p.read_bytes()) for p in (tmp_path / "set").rglob("*") if p.is_file())
     copy = tmp_path / "renamed.mp4"
     copy.write_bytes(path.read_bytes())
     report = into([path, copy], caption="other words")
     assert [o.status for o in report.outcomes] == ["duplicate", "duplicate"]
     assert "a texture slides" in report.outcomes[0].reason
+    assert {o.clip_id for o in report.outcomes} == {first.outcomes[0].clip_id}
     assert sorted((p.name, p.read_bytes()) for p in (tmp_path / "set").rglob("*") if p.is_file()) == before
     # the same video may show another concept
     assert into([path], concept="other").count("accepted") == 1

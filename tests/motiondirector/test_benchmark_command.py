@@ -3,7 +3,9 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import pytest
@@ -12,7 +14,12 @@ import training.local
 from datasets.sprites.motions import NOVEL
 from datasets.sprites.render import render_clip
 from datasets.sprites.world import appearances
+from evaluation.paper_sets import ucf_sports
+from infra.errors import UserError
 from models.adapter import read_adapter
+from models.foundation import Bucket
+from motiondirector.benchmark import Benchmark
+from motiondirector.progress import Bars
 
 ROOT = Path(__file__).parents[2]
 TINY = ("--foundation", "tiny-random:unet3d", "--size", "4x32x32", "--steps", "1", "--train-steps", "1",
@@ -162,6 +169,69 @@ def test_what_is_not_there_or_wrong_is_one_sentence(run, ucf, loveu, tmp_path):
     )
     only = ("--only", "Walk-Front", "--fps", "1")
     assert "not one concept" in refused(run, "ucf-sports", "--data", ucf, *out, *TINY, *only)
+
+
+def benchmark_of(paper_set, out):
+    """A benchmark of clips of 4x32x32, whose model is not there: to be run up to where it is needed."""
+    chosen = SimpleNamespace(bucket=Bucket(4, 32, 32))
+    judge = SimpleNamespace(
+        generation=SimpleNamespace(resolved=lambda foundation: chosen),
+        foundation=SimpleNamespace(recommended=None),
+        metrics=lambda sprites: (),
+    )
+    return Benchmark(paper_set, judge, (), {}, out, None)
+
+
+def test_clips_that_are_gone_and_captions_that_were_corrected_are_not_used(ucf, tmp_path):
+    concept = ucf_sports(ucf, only=["Diving-Side"]).concepts[0]
+    run = benchmark_of(None, tmp_path / "out")
+    before = run.ingested(concept, Bars())
+    assert len(before) == 2
+    assert {clip.caption for clip in before} == {concept.caption}
+    first = replace(concept, sources=concept.sources[:1], caption="a diver dives")
+    now = run.ingested(first, Bars())
+    assert [(clip.source_uri, clip.caption) for clip in now] == [(str(concept.sources[0]), "a diver dives")]
+    assert now[0].clip_id in {clip.clip_id for clip in before}
+    write_avi(concept.sources[0], render_clip(appearances(1, 9)[0], NOVEL["orbit"], 8, 64, 1))  # a better one
+    assert [clip.clip_id in {c.clip_id for c in before} for clip in run.ingested(first, Bars())] == [False]
+
+
+@pytest.mark.parametrize(("code", "status"), [("disk_full", 507), ("access_denied", 403), ("busy", 503)])
+def test_what_the_machine_refuses_ends_the_run(ucf, tmp_path, monkeypatch, code, status):
+    tried = []
+
+    def fails(self, concept, store, bars):
+        tried.append(concept.title)
+        raise UserError("refused", status=status, code=code)
+
+    monkeypatch.setattr(Benchmark, "one", fails)
+    with pytest.raises(UserError) as caught:
+        benchmark_of(ucf_sports(ucf), tmp_path / "out").run(Bars())
+    assert caught.value.code == code
+    assert tried == ["Diving-Side"]
+
+
+def test_a_concept_with_clips_that_cannot_be_used_is_left_out_and_the_next_one_tried(
+    ucf, tmp_path, monkeypatch
+):
+    def fails(self, concept, store, bars):
+        raise UserError(f"not {concept.title}", code="diverged")
+
+    monkeypatch.setattr(Benchmark, "one", fails)
+    run = benchmark_of(ucf_sports(ucf), tmp_path / "out")
+    with pytest.raises(UserError, match="not one concept"):
+        run.run(Bars())
+    assert run.problems[-2:] == [
+        "Diving-Side was left out: not Diving-Side",
+        "Walk-Front was left out: not Walk-Front",
+    ]
+
+
+def test_wrong_weights_and_a_precision_that_cannot_train_are_said_before_anything_is_read(run, ucf, tmp_path):
+    given = ("ucf-sports", "--data", ucf, "--out", tmp_path / "out", *TINY)
+    assert "CLIP weights" in refused(run, *given, "--clip", tmp_path / "none")
+    assert "--dtype float16: adapters are trained here" in refused(run, *given, "--dtype", "float16")
+    assert not (tmp_path / "out").exists()
 
 
 def test_help_shows_the_layouts(run):

@@ -195,6 +195,8 @@ def refused(run, *arguments):
 
 def test_what_is_wrong_is_one_sentence(run, published, trained, tmp_path):
     assert "did you mean orbit" in refused(run, "--concept", "orbti")
+    half = ("--against", "base,full", "--dtype", "fp16")
+    assert "--dtype fp16: adapters are trained here" in refused(run, "--concept", "orbit", *half)
     assert "'nobody' is no contender" in refused(run, "--concept", "orbit", "--against", "base,nobody")
     assert "cannot be read" in refused(run, "--concept", "orbit", "--prompts", tmp_path / "none.txt")
     (tmp_path / "others.csv").write_text("prompt,concept\na cube,zigzag\n")
