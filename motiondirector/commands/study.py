@@ -105,6 +105,13 @@ def study(
         done = found(plan, out, model.fingerprint)
     else:
         with Bars() as bars:
+
+            def stepped(name: str, step: int, steps: int) -> None:
+                pack_of = f"{name} and its pack"
+                bars(pack_of, step, steps)
+                if step >= steps:
+                    bars.done(pack_of)
+
             bars("trials", 0, len(plan.trials()))
             done = run_plan(
                 plan,
@@ -114,7 +121,7 @@ def study(
                 jobs=jobs or os.cpu_count() or 1,
                 pack=pack,
                 on_done=lambda trial, done, total: bars("trials", done, total, trial.name),
-                on_step=lambda name, step, steps: bars(f"{name} and its pack", step, steps),
+                on_step=stepped,
             )
     if len(done) < len(plan.trials()):
         console.print(f"[yellow]{len(done)} of {len(plan.trials())} trials have a result[/]")
