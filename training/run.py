@@ -332,9 +332,21 @@ def publish(
 
 
 def finished(run: Storage, registry: Registry) -> Version | None:
-    """What the run published to this registry; None while it has not."""
+    """What the run published to this registry; None while it has not. Raises UserError (404) when that was removed."""
     try:
         result = json.loads(run.get(RESULT))
     except NotFound:
         return None
-    return registry.resolve(result["version"]) if result["registry"] == registry.uri else None
+    if result["registry"] != registry.uri:
+        return None
+    try:
+        return registry.resolve(result["version"])
+    except UserError as error:
+        if error.status != 404:
+            raise
+        raise UserError(
+            f"{run.uri} holds a finished run whose {result['version']} is no longer in {registry.uri}; give another "
+            "--run-dir to train it again.",
+            status=404,
+            code=error.code,
+        ) from None

@@ -132,6 +132,8 @@ def logs(
 
     if concept is not None and lane is not None:
         raise UserError("give a concept or --lane, not both.")
+    if as_json and follow:
+        raise UserError("--json is one answer, and --follow has no end; give one of them.")
     state = opened(registry, batch)
     if concept is not None:
         state.record(concept)
@@ -176,11 +178,17 @@ def each(
     suits: Callable[[Record], bool],
     act: Callable[[str], Record],
 ) -> None:
-    """Do something to the named concepts, or to all that it suits."""
+    """Do something to the named concepts, or to all that it suits: one of those that it no longer suits is passed over."""
     if bool(names) == every:
         raise UserError("give the concepts, or --all (not both).")
     for name in names or [record.name for record in batch.records() if suits(record)]:
-        record = act(name)
+        try:
+            record = act(name)
+        except UserError as error:
+            if not every or error.code not in ("concept_ended", "concept_not_ended"):
+                raise
+            Console().print(f"{name}: {batch.record(name).status} meanwhile", highlight=False)
+            continue
         what = "cancelling; its lane lets go within a minute" if record.cancelling else record.status
         Console().print(f"{name}: {what}", highlight=False)
 

@@ -77,7 +77,7 @@ def train_batch(
     cpus_per_lane: Annotated[
         float | None,
         typer.Option(
-            help="CPUs that a lane takes of a node.",
+            help="CPUs that a lane on Ray takes of a node.",
             min=0.1,
             show_default="1 beside a GPU, else 4 or what a node has",
         ),
@@ -147,6 +147,11 @@ def train_batch(
     texts = () if prompts is None else tuple(read_prompts(prompts))
     entries = read_manifest(manifest, {**parse_settings(setting or []), **defaults})
     members, count = pack_size(pack), lane_count(lanes, address)
+    if cpus_per_lane is not None and address is None and count == 1:
+        raise UserError(
+            f"--cpus-per-lane {cpus_per_lane:g}: the one lane is this process, which takes what the machine has; give it "
+            "with --address or --lanes, for lanes on Ray."
+        )
     console = Console()
     with ExitStack() as stack:
         if count != 1 or address is not None:

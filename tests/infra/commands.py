@@ -18,7 +18,10 @@ def parse(command: str) -> dict[str, Any]:
     """The options of `motiondirector ...`. Raises UsageError for a command or an option that there is not."""
     words = shlex.split(command)
     assert words[0] == "motiondirector"
-    group: Any = typer.main.get_command(build())
-    context = group.make_context("motiondirector", words[1:])
-    name, subcommand, rest = group.resolve_command(context, words[1:])
-    return subcommand.make_context(name, rest, parent=context).params
+    command: Any = typer.main.get_command(build())
+    context = command.make_context("motiondirector", words[1:])
+    rest = words[1:]
+    while hasattr(command, "resolve_command"):  # a group, such as `runs`: its commands stand below
+        name, command, rest = command.resolve_command(context, rest)
+        context = command.make_context(name, list(rest), parent=context)
+    return context.params

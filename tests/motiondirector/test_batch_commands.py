@@ -110,9 +110,36 @@ def test_waiting_concepts_are_cancelled_and_tried_again(place):
         (("show", "other"), "no batch at"),
         (("logs", "batch", "a"), "no log lines of a in batch batch"),
         (("logs", "batch", "nobody"), "nobody is not in the batch"),
+        (("logs", "batch", "--json", "--follow"), "--json is one answer"),
     ):
         result = cli("runs", *arguments, "--registry", "reg")
         assert words in result.exception.message
+
+
+def test_a_concept_that_ends_while_all_are_cancelled_stops_no_other(place, monkeypatch):
+    from infra.storage import open_storage
+    from training.batch.manifest import read_manifest
+    from training.batch.plan import make_plan
+    from training.batch.run import enter
+    from training.batch.state import BatchState, open_batch
+
+    plan = make_plan(read_manifest("batch.yaml"), "batch.yaml", open_registry("reg"))
+    batch = open_batch(open_storage("reg"), "batch")
+    enter(batch, plan, {})
+    cancel = BatchState.cancel
+    first, second = (record.name for record in batch.records())
+
+    def ends_meanwhile(self, name):
+        if name == first:
+            batch.fail(batch.claim("lane", suits=lambda record: record.name == first), "it could not be read")
+        return cancel(self, name)
+
+    monkeypatch.setattr(BatchState, "cancel", ends_meanwhile)
+    told = shown("runs", "cancel", "batch", "--all", "--registry", "reg")
+    assert told == f"{first}: failed meanwhile\n{second}: cancelled\n"
+    monkeypatch.setattr(BatchState, "cancel", cancel)
+    named = cli("runs", "cancel", "batch", first, "--registry", "reg")
+    assert f"{first} is failed already" in named.exception.message
 
 
 def test_mistakes_are_one_list_and_nothing_starts(place):
@@ -125,6 +152,7 @@ def test_mistakes_are_one_list_and_nothing_starts(place):
     for arguments, words in (
         (("--lanes", "many"), "--lanes many: expected a number from 1 to 1024, or auto"),
         (("--pack", "65"), "--pack 65: expected a number from 1 to 64, or auto"),
+        (("--cpus-per-lane", "2"), "--cpus-per-lane 2: the one lane is this process"),
     ):
         (place / "batch.yaml").write_text("concepts:\n  - {concept: a, data: clips}\n")
         assert words in cli("train-batch", "batch.yaml", "--registry", "reg", *arguments).exception.message

@@ -1,5 +1,6 @@
 """`motiondirector train`: its options are the settings, its mistakes are one sentence, its runs repeat."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,10 +14,12 @@ from typer.testing import CliRunner
 
 import training.run
 from infra.errors import UserError
+from infra.registry import ADAPTER_FILE, open_registry
+from infra.storage import open_storage
 from motiondirector.commands import train as command
 from training.adapters import data_sha256
 from training.config import TrainConfig
-from training.run import Card, Job, bucket_of, read_concept, run_job
+from training.run import RESULT, Card, Job, bucket_of, finished, read_concept, run_job
 
 ROOT = Path(__file__).parents[2]
 
@@ -163,6 +166,20 @@ def test_a_folder_with_another_run_is_refused(clips, tmp_path, unet3d):
         Card.of(job, config.model_copy(update={"rank": 8}), unet3d, read).check(run)
     with pytest.raises(UserError, match="data_sha256"):
         Card.of(job, config, unet3d, read[:1]).check(run)
+
+
+def test_a_finished_run_whose_version_was_removed_needs_another_folder(tmp_path):
+    registry, run = open_registry(tmp_path / "reg"), open_storage(tmp_path / "run")
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    for name in (ADAPTER_FILE, "adapter_config.json"):
+        (folder / name).write_bytes(b"weights")
+    registry.publish("slide", folder, metadata={})
+    run.put(RESULT, json.dumps({"registry": registry.uri, "version": "slide@1"}).encode())
+    assert finished(run, registry).ref == "slide@1"
+    registry.remove("slide@1")
+    with pytest.raises(UserError, match=r"slide@1 is no longer in .*; give another --run-dir"):
+        finished(run, registry)
 
 
 def test_a_run_from_before_a_setting_existed_goes_on_at_its_default(clips, tmp_path, unet3d):
