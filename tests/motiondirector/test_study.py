@@ -9,10 +9,20 @@ import torch
 
 from datasets.sprites.motions import NOVEL
 from datasets.sprites.render import render_clip
+from evaluation.metrics.sights import tracked
 from infra.errors import UserError
 from models.load import load_foundation
 from motiondirector.study.check import bounds
-from motiondirector.study.plan import HELD_OUT, METHODS, TUNED, Plan, Trial, asked_scenes, reference_scenes
+from motiondirector.study.plan import (
+    HELD_OUT,
+    METHODS,
+    REFERENCES,
+    TUNED,
+    Plan,
+    Trial,
+    asked_scenes,
+    reference_scenes,
+)
 from motiondirector.study.report import sheet
 from motiondirector.study.run import folders_of, found, units
 from motiondirector.study.tables import Outcome, cell, gather, targets
@@ -60,6 +70,23 @@ def test_captions_may_leave_the_appearance_to_be_learned():
     assert len(set(places)) == 2
     with pytest.raises(UserError, match="kind of captions"):
         Plan(captions="none")
+
+
+@pytest.mark.parametrize("references", REFERENCES)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_tracker_sees_every_reference_of_the_study_but_two(references, seed):
+    unseen = {
+        ("figure-eight", 1, 2): [0],  # a white square on mint
+        ("corkscrew", 4, 2): [3],  # a white heart on lavender
+    }
+    for motion in HELD_OUT:
+        trial = Trial(motion, references, "dual", seed)
+        lost = [
+            i
+            for i, reference in enumerate(reference_clips(trial))
+            if not tracked(reference.video_FHWC[[0, 3, 7]]).present
+        ]
+        assert lost == unseen.get((motion, references, seed), []), trial.concept
 
 
 def test_an_unknown_motion_or_method_is_refused():
