@@ -133,7 +133,8 @@ def study(
     }
     report.write(out, done, outcome, reached, facts)
     for count in outcome.references:
-        console.print(report.terminal(outcome, count))
+        for table in report.terminal(outcome, count):
+            console.print(table)
     console.print(report.verdicts(reached))
     console.print(f"tables, sheets and every trial: {out}", highlight=False)
     if check:

@@ -23,7 +23,7 @@ from motiondirector.study.plan import (
     asked_scenes,
     reference_scenes,
 )
-from motiondirector.study.report import sheet
+from motiondirector.study.report import observed, pairs, sheet
 from motiondirector.study.run import folders_of, found, units
 from motiondirector.study.tables import Outcome, cell, gather, targets
 from motiondirector.study.trial import prompts, reference_clips, train
@@ -120,8 +120,11 @@ def result(fidelity, leak, accuracy=0.9, present=1.0):
 
 
 def outcome(**methods) -> Outcome:
+    """Of two motions, which differ by 0.02 in what each method has of them."""
     return gather(
-        (Trial("spiral", 1, method.replace("_", "-"), 0), result(*given)) for method, given in methods.items()
+        (Trial(motion, 1, method.replace("_", "-"), 0), result(fidelity + more, *rest))
+        for method, (fidelity, *rest) in methods.items()
+        for motion, more in (("spiral", -0.01), ("hook", 0.01))
     )
 
 
@@ -138,6 +141,73 @@ def test_targets_are_missed_by_a_method_that_does_not():
     missed = {target.what.split(": ")[1] for target in told if not target.met}
     assert len(missed) == 7
     assert "minutes to customize on one process of the study" not in missed
+
+
+def test_a_motion_is_one_observation_however_many_trials_it_has():
+    def of(trials):
+        return gather((Trial(motion, 1, "dual", seed), result(x, 0.0)) for motion, seed, x in trials)
+
+    known = [("spiral", 0, 0.2), ("spiral", 1, 0.4), ("hook", 0, 0.8), ("arc", 0, 0.7)]
+    found = of(known).cells[1, "dual", "motion_fidelity"]
+    expected = cell([0.3, 0.8, 0.7])
+    assert expected is not None
+    assert (found.mean, found.half, found.count) == pytest.approx((0.6, expected.half, 3))
+    alone = of(known[:2])
+    assert alone.cells[1, "dual", "motion_fidelity"] == alone.by_motion[1, "dual", "motion_fidelity", "spiral"]
+    assert alone.cells[1, "dual", "motion_fidelity"] == cell([0.2, 0.4])
+    assert "one motion" in observed(alone)
+    assert "over the motions" in observed(of(known))
+
+
+def test_methods_are_compared_trial_against_trial():
+    values = {
+        ("spiral", 0): (0.9, 0.8),
+        ("spiral", 1): (0.3, 0.1),
+        ("hook", 0): (0.5, 0.4),
+        ("arc", 0): (None, 0.9),  # without a pair
+    }
+    found = gather(
+        (Trial(motion, 1, method, seed), result(x, 0.0) if x else {**result(0, 0), "values": {}})
+        for (motion, seed), pair in values.items()
+        for method, x in zip(("dual", "no-debias"), pair, strict=True)
+    )
+    apart = found.paired(1, "dual", "no-debias", "motion_fidelity")
+    expected = cell([0.15, 0.1])
+    assert apart is not None
+    assert expected is not None
+    assert (apart.mean, apart.half, apart.count) == pytest.approx((0.125, expected.half, 2))
+    assert found.paired(1, "dual", "coupled", "motion_fidelity") is None
+    header, row = pairs(found, 1)
+    assert (header[0], row[1]) == ("ours minus", apart.told("+.2f"))
+
+
+@pytest.mark.parametrize(
+    ("ours", "met"),
+    [
+        ([(0.62, 0.1), (0.84, 0.1), (0.43, 0.1)], True),
+        ([(0.62, 0.1), (0.84, 0.2), (0.43, 0.1)], False),  # but it leaks more
+        ([(0.52, 0.1), (0.90, 0.1), (0.42, 0.1)], False),  # better in the mean, by one motion
+        ([(0.58, 0.1), (0.76, 0.1), (0.38, 0.1)], False),
+        ([(0.60, 0.02), (0.80, 0.04), (0.40, 0.03)], True),  # less leakage at equal motion
+        ([(0.55, 0.02), (0.75, 0.04), (0.35, 0.03)], False),
+    ],
+)
+def test_debiasing_is_better_only_where_the_interval_of_its_gain_says_so(ours, met):
+    without = [(0.6, 0.1), (0.8, 0.1), (0.4, 0.1)]
+    found = gather(
+        (Trial(motion, 1, method, 0), result(*given))
+        for method, of in (("dual", ours), ("no-debias", without))
+        for motion, given in zip(("spiral", "hook", "arc"), of, strict=True)
+    )
+    [verdict] = [target for target in targets(found) if "debiased" in target.what]
+    assert verdict.met == met, verdict
+    assert "±" in verdict.reached
+
+
+def test_one_pair_of_trials_decides_nothing():
+    found = gather((Trial("hook", 1, m, 0), result(x, 0.0)) for m, x in (("dual", 0.9), ("no-debias", 0.1)))
+    [verdict] = [target for target in targets(found) if "debiased" in target.what]
+    assert not verdict.met
 
 
 @pytest.mark.parametrize(
