@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from infra.errors import UserError
 from motiondirector.cli import ConfigFile
 
 
@@ -83,11 +84,14 @@ def study(
     from motiondirector.study.plan import HELD_OUT, METHODS, TUNED, Plan
     from motiondirector.study.run import found, read_results, run_plan
     from motiondirector.study.tables import gather, targets
+    from motiondirector.study.trial import made_with
     from training.config import resolve
 
     model = load_foundation(foundation)
     given = parse_settings(setting or [])
-    resolve(given, model.recommended)  # what is wrong in the settings is said before anything runs
+    dtype = resolve(
+        given, model.recommended
+    ).dtype  # what is wrong in the settings is said before anything runs
     # whole, so that a result is never taken for one of other recommendations
     settings = {**(model.recommended.get("training") or {}), **given}
     plan = Plan(
@@ -98,6 +102,7 @@ def study(
         appearances=4 if quick else appearances,
         settings=tuple(sorted(settings.items())),
         captions=captions,
+        generation=tuple(made_with(model, dtype).items()),
     )
     console = Console()
     if report_only:
@@ -115,6 +120,11 @@ def study(
                 on_done=lambda trial, done, total: bars("trials", done, total, trial.name),
                 on_step=lambda name, step, steps: bars(f"{name} and its pack", step, steps),
             )
+    if not done:
+        raise UserError(
+            f"{out / 'trials'} holds none of the {len(plan.trials())} results of this plan; leave out --report-only to "
+            "run it, or give the folder, foundation and settings that results were made with."
+        )
     if len(done) < len(plan.trials()):
         console.print(f"[yellow]{len(done)} of {len(plan.trials())} trials have a result[/]")
     outcome = gather(read_results(done))
@@ -129,9 +139,10 @@ def study(
             "appearances": plan.appearances,
             "settings": settings,
             "captions": captions,
+            "generation": dict(plan.generation),
         },
     }
-    report.write(out, done, outcome, reached, facts)
+    report.write(out, done, len(plan.trials()), outcome, reached, facts)
     for count in outcome.references:
         for table in report.terminal(outcome, count):
             console.print(table)

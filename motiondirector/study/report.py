@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,8 @@ from rich.table import Table
 
 from datasets.video import contact_sheet
 from evaluation.pictures import traced
+from evaluation.report import write_json
+from infra.files import atomic_file
 from motiondirector.study.run import Done
 from motiondirector.study.tables import COMPARED, OURS, SHOWN, Outcome, Target
 from motiondirector.study.trial import FRAMES
@@ -145,16 +146,27 @@ def sheet(done: Sequence[Done], motion: str, references: int, *, videos: int = 3
 
 
 def write(
-    out: Path, done: Sequence[Done], outcome: Outcome, targets: Sequence[Target], facts: dict[str, Any]
+    out: Path,
+    done: Sequence[Done],
+    planned: int,
+    outcome: Outcome,
+    targets: Sequence[Target],
+    facts: dict[str, Any],
 ) -> None:
-    """report.json, tables.md and sheets/<motion>-<references>.png in `out`."""
-    (out / "sheets").mkdir(parents=True, exist_ok=True)
+    """report.json, tables.md and sheets/<motion>-<references>.png in `out`, each whole or not at all.
+
+    A sheet that cannot be drawn, for want of frames, leaves the one that is there.
+
+    Args:
+        planned: trials of the plan; `done` may be fewer, and then both files say so.
+    """
     for references in outcome.references:
         for motion in outcome.motions:
             picture = sheet(done, motion, references)
             if picture is not None:
-                # A palette is a quarter of the bytes, and what a sheet shows has few colours.
-                picture.quantize(256).save(out / "sheets" / f"{motion}-{references}.png", optimize=True)
+                with atomic_file(out / "sheets" / f"{motion}-{references}.png") as temporary:
+                    # A palette is a quarter of the bytes, and what a sheet shows has few colours.
+                    picture.quantize(256).save(temporary, format="PNG", optimize=True)
     cells = [
         {"references": n, "method": method, "metric": metric, **asdict(c)}
         for (n, method, metric), c in outcome.cells.items()
@@ -168,19 +180,21 @@ def write(
     ]
     record = {
         **facts,
-        "trials": len(done),
+        "trials": f"{len(done)} of {planned}",
         "interval": observed(outcome),
         "cells": cells,
         "paired": apart,
         "targets": [asdict(t) for t in targets],
     }
-    (out / "report.json").write_text(json.dumps(record, indent=1) + "\n")
-    (out / "tables.md").write_text(tables_markdown(outcome, targets))
+    write_json(record, out / "report.json")
+    with atomic_file(out / "tables.md") as temporary:
+        temporary.write_text(tables_markdown(len(done), planned, outcome, targets))
 
 
-def tables_markdown(outcome: Outcome, targets: Sequence[Target]) -> str:
+def tables_markdown(done: int, planned: int, outcome: Outcome, targets: Sequence[Target]) -> str:
     """Every table of the study in Markdown."""
-    parts = [f"In the tables: {observed(outcome)}."]
+    whole = "" if done == planned else ", **the others have no result yet**"
+    parts = [f"{done} of {planned} trials{whole}: {observed(outcome)}."]
     for references in outcome.references:
         parts += [f"## {case_of(references).capitalize()}", markdown(rows(outcome, references))]
         apart = pairs(outcome, references)

@@ -27,7 +27,11 @@ SHOWN = (
     ("appearance_diversity", "appearance diversity", "higher"),
 )
 OURS = "dual"
-COMPARED = ("motion_fidelity", "appearance_accuracy", "appearance_leakage")  # of ours and each other method, in pairs
+COMPARED = (
+    "motion_fidelity",
+    "appearance_accuracy",
+    "appearance_leakage",
+)  # of ours and each other method, in pairs
 ALIKE = 0.02  # what a mean may be worse by, and still count as equal
 
 
@@ -206,7 +210,8 @@ def targets(outcome: Outcome) -> list[Target]:
                 lambda v: v < 3,
             )
         motion, leak = (
-            outcome.paired(n, OURS, "no-debias", metric) for metric in ("motion_fidelity", "appearance_leakage")
+            outcome.paired(n, OURS, "no-debias", metric)
+            for metric in ("motion_fidelity", "appearance_leakage")
         )
         if motion and leak:
             better = motion.above_zero and leak.mean <= ALIKE

@@ -20,7 +20,9 @@ from evaluation.metrics.trajectories import (
 ORBIT = NOVEL["orbit"]
 RED_STAR = Scene(Sprite("star", "red"), Background("gray"))
 BLUE_CROSS = Scene(Sprite("cross", "yellow"), Background("navy", "checkered"))
-UNSEEN = Scene(Sprite("square", "white", "striped"), Background("mint", "checkered"))  # too alike for the tracker
+UNSEEN = Scene(
+    Sprite("square", "white", "striped"), Background("mint", "checkered")
+)  # too alike for the tracker
 
 
 def way(name, frames=8, seed=0):

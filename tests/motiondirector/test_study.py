@@ -14,6 +14,7 @@ from infra.errors import UserError
 from models.load import load_foundation
 from motiondirector.study.check import bounds
 from motiondirector.study.plan import (
+    GENERATION,
     HELD_OUT,
     METHODS,
     REFERENCES,
@@ -26,7 +27,9 @@ from motiondirector.study.plan import (
 from motiondirector.study.report import observed, pairs, sheet
 from motiondirector.study.run import folders_of, found, units
 from motiondirector.study.tables import Outcome, cell, gather, targets
-from motiondirector.study.trial import prompts, reference_clips, train
+from motiondirector.study.trial import made_with, prompts, reference_clips, train
+
+STUDY = Path(__file__).parents[2] / "docs" / "study"
 
 
 def test_what_is_reported_was_never_tuned_on():
@@ -153,7 +156,9 @@ def test_a_motion_is_one_observation_however_many_trials_it_has():
     assert expected is not None
     assert (found.mean, found.half, found.count) == pytest.approx((0.6, expected.half, 3))
     alone = of(known[:2])
-    assert alone.cells[1, "dual", "motion_fidelity"] == alone.by_motion[1, "dual", "motion_fidelity", "spiral"]
+    assert (
+        alone.cells[1, "dual", "motion_fidelity"] == alone.by_motion[1, "dual", "motion_fidelity", "spiral"]
+    )
     assert alone.cells[1, "dual", "motion_fidelity"] == cell([0.2, 0.4])
     assert "one motion" in observed(alone)
     assert "over the motions" in observed(of(known))
@@ -262,6 +267,111 @@ def test_the_study_runs_and_goes_on_where_it_stopped(run, tmp_path):
     trial = Trial("hook", 1, "dual", 0)
     assert (frames["references"][0] == reference_clips(trial)[0].video_FHWC).all()
     assert frames["videos"].shape == (2, *render_clip(reference_scenes(trial)[0], NOVEL["hook"]).shape)
+
+
+def test_the_study_computes_in_the_precision_that_its_settings_say(run, tmp_path):
+    command = [
+        "study",
+        "--out",
+        tmp_path,
+        "--motion",
+        "hook",
+        "--references",
+        "1",
+        "--seeds",
+        "1",
+        "--jobs",
+        "1",
+    ]
+    asked = ["--appearances", "1", "--method", "base", "--method", "dual"]
+    settings = ["--setting", "steps=1", "--setting", "rank=2", "--setting", "dtype=bf16"]
+    left, out, err = run(*command, *asked, *settings)
+    assert left == 0, out + err
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("trials/*/result.json")]
+    assert {one["trial"]["method"]: one["generation"]["dtype"] for one in results} == {
+        "base": "bf16",
+        "dual": "bf16",
+    }
+
+
+def test_a_pack_is_not_trained_in_another_precision_than_its_settings_say():
+    pair = [Trial("hook", 1, "dual", 0), Trial("spiral", 1, "dual", 0)]
+    references = [reference_clips(trial) for trial in pair]
+    with pytest.raises(UserError, match="ask for dtype bf16, the foundation was loaded in fp32"):
+        train(
+            pair,
+            {"steps": 1, "rank": 2, "dtype": "bf16"},
+            load_foundation(None, device="cpu"),
+            references,
+            lambda step, of: None,
+        )
+
+
+def test_results_are_kept_by_how_their_videos_are_made():
+    report = json.loads((STUDY / "report.json").read_text())
+    told = {name: tuple(value) for name, value in report["plan"].items() if isinstance(value, list)}
+    settings, fingerprint = tuple(report["plan"]["settings"].items()), report["foundation"]["fingerprint"]
+    made = made_with(load_foundation(None, device="cpu", parts=()), "fp32")
+    assert made.keys() == GENERATION.keys()
+
+    def folders(**other):
+        generation = tuple({**GENERATION, **other}.items())
+        plan = Plan(**told, settings=settings, generation=generation)
+        return set(folders_of(plan, STUDY, fingerprint).values())
+
+    here = folders()
+    assert here == {path.parent for path in STUDY.glob("trials/*/result.json")}, "those of docs stay valid"
+    for other in (
+        {"negative_prompt": "blurry"},
+        {"guidance_scale": 7.0},
+        {"num_inference_steps": 20},
+        {"dtype": "bf16"},
+    ):
+        assert not folders(**other) & here, other
+
+
+def test_what_is_named_twice_is_run_once():
+    twice = Plan(
+        motions=("hook", "hook"), references=(1, 1), methods=("dual", "base", "dual"), seeds=(1, 0, 1)
+    )
+    assert twice == Plan(motions=("hook",), references=(1,), methods=("dual", "base"), seeds=(1, 0))
+    assert len(twice.trials()) == 4
+
+
+def test_a_report_of_some_trials_says_so_and_one_of_none_is_refused(run, tmp_path):
+    command = [
+        "study",
+        "--out",
+        tmp_path,
+        "--motion",
+        "hook",
+        "--references",
+        "1",
+        "--seeds",
+        "1",
+        "--report-only",
+    ]
+    command += ["--method", "base", "--method", "dual"]
+    before = {"report.json": "earlier", "tables.md": "earlier"}
+    for name, text in before.items():
+        (tmp_path / name).write_text(text)
+    left, out, err = run(*command)
+    assert left != 0
+    assert "holds none of the 2 results of this plan" in " ".join((out + err).split())
+    assert {name: (tmp_path / name).read_text() for name in before} == before
+    fingerprint = load_foundation(None, device="cpu", parts=()).fingerprint
+    plan = Plan(motions=("hook",), references=(1,), methods=("base",), seeds=(0,))
+    [base] = folders_of(plan, tmp_path, fingerprint).values()
+    base.mkdir(parents=True)
+    (base / "result.json").write_text(json.dumps(result(0.1, 0.0)))
+    kept = tmp_path / "sheets" / "hook-1.png"
+    kept.parent.mkdir()
+    kept.write_bytes(b"drawn where the frames were")
+    left, out, err = run(*command)
+    assert left == 0, out + err
+    assert json.loads((tmp_path / "report.json").read_text())["trials"] == "1 of 2"
+    assert "1 of 2 trials, **the others have no result yet**" in (tmp_path / "tables.md").read_text()
+    assert kept.read_bytes() == b"drawn where the frames were"
 
 
 def test_trials_train_together_by_seed_clips_and_method():
