@@ -283,7 +283,16 @@ def test_the_study_computes_in_the_precision_that_its_settings_say(run, tmp_path
         "--jobs",
         "1",
     ]
-    asked = ["--appearances", "1", "--method", "base", "--method", "dual"]
+    asked = [
+        "--appearances",
+        "1",
+        "--method",
+        "base",
+        "--method",
+        "dual",
+        "--foundation",
+        "tiny-random:unet3d",
+    ]
     settings = ["--setting", "steps=1", "--setting", "rank=2", "--setting", "dtype=bf16"]
     left, out, err = run(*command, *asked, *settings)
     assert left == 0, out + err
