@@ -45,16 +45,19 @@ class Generation:
     scale: float = 1.0  # of the adapters
     bucket: Bucket | None = None
     batch_size: int = 4
+    negative_prompt: str | None = None
 
     def resolved(self, foundation: Foundation) -> Generation:
         """The same with the foundation's defaults in place of None."""
         usual = foundation.defaults
         guidance = usual.guidance_scale if self.guidance_scale is None else self.guidance_scale
+        negative = usual.negative_prompt if self.negative_prompt is None else self.negative_prompt
         return replace(
             self,
             num_inference_steps=self.num_inference_steps or usual.num_inference_steps,
             guidance_scale=guidance,
             bucket=self.bucket or usual.bucket,
+            negative_prompt=negative,
         )
 
     def facts(self) -> dict[str, Any]:
@@ -64,6 +67,7 @@ class Generation:
             "guidance_scale": self.guidance_scale,
             "scale": self.scale,
             "size": str(self.bucket),
+            "negative_prompt": self.negative_prompt,
         }
 
 
@@ -190,6 +194,7 @@ def videos_of(
             bucket=generation.bucket,
             num_inference_steps=generation.num_inference_steps,
             guidance_scale=generation.guidance_scale,
+            negative_prompt=generation.negative_prompt,
             adapters=uses,
         )
         for prompt in prompts

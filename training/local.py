@@ -44,7 +44,7 @@ def train_local(
     Raises:
         UserError: a configuration that this process cannot follow, or a loss that is no longer a number.
     """
-    _check(foundation, config)
+    check_local(foundation, config)
     with (
         torch.enable_grad(),
         foundation.passing_bank(**bank_options(config, len(clips))) as bank,
@@ -57,8 +57,8 @@ def train_local(
         return {path: bank.extract(path, 1) for path in sampled_paths(config)}
 
 
-def _check(foundation: Foundation, config: TrainConfig) -> None:
-    """What would silently give another adapter than the same settings do in a run is refused."""
+def check_local(foundation: Foundation, config: TrainConfig) -> None:
+    """What would silently give another adapter than the same settings do in a run is refused. Raises UserError."""
     if config.worker_range[0] > 1 or config.zero:
         raise UserError(
             f"training in one process was asked for with workers {config.workers} and zero {config.zero}; give workers "

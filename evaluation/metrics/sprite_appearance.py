@@ -88,8 +88,9 @@ class AppearanceLeakage(PerCase):
     has three words only, chance would hit it too often). Against many different references chance hits as well: a
     wrong colour drawn evenly leaks from k of them with probability of about k / 9.
 
-    None: the prompt does not name the attribute, or names what every reference shows, so that nothing can leak.
-    Own measure; what the method's debiasing and dual-path training are for.
+    None: the prompt does not name the attribute, or names what every reference shows, so that nothing can leak; or
+    no reference shows it (the tracker does not find their object), so that a leak could not be told, not even by
+    the other attributes alone: they would make it look rare. Own measure; what the method's debiasing and dual-path training are for.
     """
 
     better: Literal["higher", "lower"] = "lower"
@@ -108,6 +109,10 @@ class AppearanceLeakage(PerCase):
         leaks = []
         for name in self.attributes:
             theirs = {words[name][0] for words in learnt} - {None}
-            if name in asked and theirs - {asked[name][0]}:
+            if name not in asked:
+                continue
+            if not theirs:
+                return None
+            if theirs - {asked[name][0]}:
                 leaks.append(seen[name][0] != asked[name][0] and seen[name][0] in theirs)
         return float(any(leaks)) if leaks else None

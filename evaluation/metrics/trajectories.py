@@ -102,7 +102,8 @@ class MotionFidelity(PerCase):
     best correlated one of the other, averaged over both videos' tracklets) where each video has one tracklet, its
     object, so that both directions are the same number. Theirs correlates velocities; positions carry the same
     course and less of the tracker's noise. Rotation is not measured: half of the shapes look the same after a part
-    of a turn. Where the motion is a change of size (grows, zooms), `ScaleFidelity` tells more. None: no reference.
+    of a turn. Where the motion is a change of size (grows, zooms), `ScaleFidelity` tells more. A reference whose object
+    the tracker finds in fewer than 3 frames has no path to compare with and is left out. None where none is left.
     """
 
     name = "motion_fidelity"
@@ -112,7 +113,13 @@ class MotionFidelity(PerCase):
 
     def value(self, case: Case) -> float | None:
         generated = positions(case.video_FHWC)
-        return _against_references(case, lambda r: trajectory_agreement(generated, positions(r.video_FHWC)))
+
+        def agree(reference: Reference) -> float | None:
+            theirs = positions(reference.video_FHWC)
+            known = np.isfinite(theirs).all(axis=1).sum()
+            return trajectory_agreement(generated, theirs) if known >= FEWEST else None
+
+        return _against_references(case, agree)
 
 
 class ScaleFidelity(PerCase):
@@ -141,13 +148,15 @@ def reference_ceiling(references: Sequence[Reference], metric: Metric | None = N
     """What the references score against one another: each in turn as if generated, with the others as references.
 
     "At least 0.85 of what the reference clips themselves score" means `score.mean >= 0.85 * reference_ceiling(...)`.
-    `metric` is `MotionFidelity()` unless given (`TrackletFidelity()` for real clips). None with fewer than two
-    references (or none measurable): one clip says nothing about how much its motion varies.
+    `metric` is `MotionFidelity()` unless given (`TrackletFidelity()` for real clips). References that it cannot compare
+    even with themselves are left out. None with fewer than two left: one clip says nothing about how much its motion
+    varies.
     """
-    if len(references) < 2:
+    metric = metric or MotionFidelity()
+    own = metric([Case(r.video_FHWC, r.caption, 0, (r,)) for r in references]).values
+    kept = [r for r, value in zip(references, own, strict=True) if value is not None]
+    if len(kept) < 2:
         return None
-    cases = [
-        Case(r.video_FHWC, r.caption, 0, (*references[:i], *references[i + 1 :]))
-        for i, r in enumerate(references)
-    ]
-    return (metric or MotionFidelity())(cases).mean
+    return metric(
+        [Case(r.video_FHWC, r.caption, 0, (*kept[:i], *kept[i + 1 :])) for i, r in enumerate(kept)]
+    ).mean

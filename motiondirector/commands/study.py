@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from infra.errors import UserError
 from motiondirector.cli import ConfigFile
 
 
@@ -84,11 +85,14 @@ def study(
     from motiondirector.study.plan import HELD_OUT, METHODS, TUNED, Plan
     from motiondirector.study.run import found, read_results, run_plan
     from motiondirector.study.tables import gather, targets
+    from motiondirector.study.trial import made_with
     from training.config import resolve
 
     model = load_foundation(foundation)
     given = parse_settings(setting or [])
-    resolve(given, model.recommended)  # what is wrong in the settings is said before anything runs
+    dtype = resolve(
+        given, model.recommended
+    ).dtype  # what is wrong in the settings is said before anything runs
     # whole, so that a result is never taken for one of other recommendations
     settings = {**(model.recommended.get("training") or {}), **given}
     plan = Plan(
@@ -99,6 +103,7 @@ def study(
         appearances=4 if quick else appearances,
         settings=tuple(sorted(settings.items())),
         captions=captions,
+        generation=tuple(made_with(model, dtype).items()),
     )
     console = Console()
     if report_only:
@@ -123,6 +128,11 @@ def study(
                 on_done=lambda trial, done, total: bars("trials", done, total, trial.name),
                 on_step=stepped,
             )
+    if not done:
+        raise UserError(
+            f"{out / 'trials'} holds none of the {len(plan.trials())} results of this plan; leave out --report-only to "
+            "run it, or give the folder, foundation and settings that results were made with."
+        )
     if len(done) < len(plan.trials()):
         console.print(f"[yellow]{len(done)} of {len(plan.trials())} trials have a result[/]")
     outcome = gather(read_results(done))
@@ -137,11 +147,13 @@ def study(
             "appearances": plan.appearances,
             "settings": settings,
             "captions": captions,
+            "generation": dict(plan.generation),
         },
     }
-    report.write(out, done, outcome, reached, facts)
+    report.write(out, done, len(plan.trials()), outcome, reached, facts)
     for count in outcome.references:
-        console.print(report.terminal(outcome, count))
+        for table in report.terminal(outcome, count):
+            console.print(table)
     console.print(report.verdicts(reached))
     console.print(f"tables, sheets and every trial: {escape(str(out))}", highlight=False)
     if check:

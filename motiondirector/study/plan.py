@@ -36,6 +36,15 @@ REFERENCES = (1, 4)  # reference clips of a concept: single clip, several clips
 # What the reference clips' captions say: "full" names appearance and motion, "motion" the motion alone, so that what the clip
 # looks like is something that training has to put somewhere.
 CAPTIONS = ("full", "motion")
+# How videos are made unless a plan says otherwise, and how those of docs/study were: a key names only what differs.
+GENERATION: dict[str, Any] = {
+    "num_inference_steps": 12,
+    "guidance_scale": 4.0,
+    "scale": 1.0,
+    "size": "8x64x64",
+    "negative_prompt": "",
+    "dtype": "fp32",
+}
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole study. `settings` are training settings, by number of reference clips, over the foundation's own."""
+    """A whole study.
+
+    Args:
+        settings: training settings, the foundation's own included.
+        generation: how videos are made (`trial.made_with`).
+    """
 
     motions: tuple[str, ...] = HELD_OUT
     references: tuple[int, ...] = REFERENCES
@@ -67,8 +81,11 @@ class Plan:
     appearances: int = 10
     settings: tuple[tuple[str, Any], ...] = ()
     captions: str = "full"
+    generation: tuple[tuple[str, Any], ...] = tuple(GENERATION.items())
 
     def __post_init__(self) -> None:
+        for name in ("motions", "references", "methods", "seeds"):  # named twice is asked for once
+            object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
         for given, known, what in (
             (self.motions, tuple(NOVEL), "novel motion"),
             (self.methods, METHODS, "method of the study"),
@@ -131,10 +148,14 @@ def _generator(trial: Trial, what: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(hashlib.sha256(told.encode()).digest()[:8], "big"))
 
 
-def trial_key(
-    trial: Trial, settings: dict[str, Any], fingerprint: str, appearances: int, captions: str = "full"
-) -> str:
-    """A hash over all that a trial's result depends on: a result under this key need not be computed again."""
-    told: dict[str, Any] = {} if captions == "full" else {"captions": captions}
+def trial_key(plan: Plan, trial: Trial, settings: dict[str, Any], fingerprint: str) -> str:
+    """A hash over all that a trial's result depends on: a result under this key need not be computed again.
+
+    Args:
+        settings: the plan's, as far as they mean something for this trial.
+    """
+    told: dict[str, Any] = {} if plan.captions == "full" else {"captions": plan.captions}
+    other = {name: value for name, value in plan.generation if GENERATION.get(name) != value}
+    told |= {"generation": other} if other else {}
     told |= {"trial": asdict(trial), "settings": settings, "foundation": fingerprint}
-    return key_of(**told, appearances=appearances)[:16]
+    return key_of(**told, appearances=plan.appearances)[:16]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,8 +12,10 @@ from rich.table import Table
 
 from datasets.video import contact_sheet
 from evaluation.pictures import traced
+from evaluation.report import write_json
+from infra.files import atomic_file
 from motiondirector.study.run import Done
-from motiondirector.study.tables import OURS, SHOWN, Outcome, Target
+from motiondirector.study.tables import COMPARED, OURS, SHOWN, Outcome, Target
 from motiondirector.study.trial import FRAMES
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ TITLES = {
     OURS: "ours (dual path, debiased)",
 }
 ARROWS = {"higher": "↑", "lower": "↓"}
+PAIRED = "in pairs (the same motion, clips, seed)"
 
 
 def case_of(references: int) -> str:
@@ -59,13 +61,39 @@ def by_motion(outcome: Outcome, references: int) -> list[list[str]]:
     return table
 
 
-def terminal(outcome: Outcome, references: int) -> Table:
-    """The methods' table for the terminal."""
+def pairs(outcome: Outcome, references: int) -> list[list[str]]:
+    """Ours minus each other method, trial against trial: one row a method; the header alone without ours."""
+    shown = {metric: f"{title} {ARROWS[better]}" for metric, title, better in SHOWN}
+    table = [["ours minus", *(shown[metric] for metric in COMPARED)]]
+    if OURS in outcome.methods:
+        for method in outcome.methods:
+            if method != OURS:
+                found = [outcome.paired(references, OURS, method, metric) for metric in COMPARED]
+                table.append([TITLES[method], *(c.told("+.2f") if c else "-" for c in found)])
+    return table
+
+
+def observed(outcome: Outcome) -> str:
+    """What the means and intervals are over, in words."""
+    if len(outcome.motions) == 1:
+        return "means over the trials of one motion, with 95 % intervals over them"
+    return "means over motions (of each its trials' mean), with 95 % intervals over the motions"
+
+
+def terminal(outcome: Outcome, references: int) -> list[Table]:
+    """The methods' table for the terminal, and what ours is apart from each."""
+    case = case_of(references).capitalize()
     header, *body = rows(outcome, references)
-    table = Table(*header, title=f"{case_of(references).capitalize()}: means over trials, 95 % intervals")
+    table = Table(*header, title=f"{case}: {observed(outcome)}")
     for row in body:
         table.add_row(*row, style="bold" if row[0] == TITLES[OURS] else None)
-    return table
+    header, *body = pairs(outcome, references)
+    if not body:
+        return [table]
+    apart = Table(*header, title=f"{case}, {PAIRED}")
+    for row in body:
+        apart.add_row(*row)
+    return [table, apart]
 
 
 def verdicts(targets: Sequence[Target]) -> Table:
@@ -118,30 +146,60 @@ def sheet(done: Sequence[Done], motion: str, references: int, *, videos: int = 3
 
 
 def write(
-    out: Path, done: Sequence[Done], outcome: Outcome, targets: Sequence[Target], facts: dict[str, Any]
+    out: Path,
+    done: Sequence[Done],
+    planned: int,
+    outcome: Outcome,
+    targets: Sequence[Target],
+    facts: dict[str, Any],
 ) -> None:
-    """report.json, tables.md and sheets/<motion>-<references>.png in `out`."""
-    (out / "sheets").mkdir(parents=True, exist_ok=True)
+    """report.json, tables.md and sheets/<motion>-<references>.png in `out`, each whole or not at all.
+
+    A sheet that cannot be drawn, for want of frames, leaves the one that is there.
+
+    Args:
+        planned: trials of the plan; `done` may be fewer, and then both files say so.
+    """
     for references in outcome.references:
         for motion in outcome.motions:
             picture = sheet(done, motion, references)
             if picture is not None:
-                # A palette is a quarter of the bytes, and what a sheet shows has few colours.
-                picture.quantize(256).save(out / "sheets" / f"{motion}-{references}.png", optimize=True)
+                with atomic_file(out / "sheets" / f"{motion}-{references}.png") as temporary:
+                    # A palette is a quarter of the bytes, and what a sheet shows has few colours.
+                    picture.quantize(256).save(temporary, format="PNG", optimize=True)
     cells = [
         {"references": n, "method": method, "metric": metric, **asdict(c)}
         for (n, method, metric), c in outcome.cells.items()
     ]
-    record = {**facts, "trials": len(done), "cells": cells, "targets": [asdict(t) for t in targets]}
-    (out / "report.json").write_text(json.dumps(record, indent=1) + "\n")
-    (out / "tables.md").write_text(tables_markdown(outcome, targets))
+    apart = [
+        {"references": n, "method": OURS, "minus": method, "metric": metric, **asdict(c)}
+        for n in outcome.references
+        for method in outcome.methods
+        for metric in COMPARED
+        if method != OURS and (c := outcome.paired(n, OURS, method, metric)) is not None
+    ]
+    record = {
+        **facts,
+        "trials": f"{len(done)} of {planned}",
+        "interval": observed(outcome),
+        "cells": cells,
+        "paired": apart,
+        "targets": [asdict(t) for t in targets],
+    }
+    write_json(record, out / "report.json")
+    with atomic_file(out / "tables.md") as temporary:
+        temporary.write_text(tables_markdown(len(done), planned, outcome, targets))
 
 
-def tables_markdown(outcome: Outcome, targets: Sequence[Target]) -> str:
+def tables_markdown(done: int, planned: int, outcome: Outcome, targets: Sequence[Target]) -> str:
     """Every table of the study in Markdown."""
-    parts = []
+    whole = "" if done == planned else ", **the others have no result yet**"
+    parts = [f"{done} of {planned} trials{whole}: {observed(outcome)}."]
     for references in outcome.references:
         parts += [f"## {case_of(references).capitalize()}", markdown(rows(outcome, references))]
+        apart = pairs(outcome, references)
+        if len(apart) > 1:
+            parts += [f"Ours and each other method, {PAIRED}:", markdown(apart)]
         parts += ["By motion (motion fidelity / leakage):", markdown(by_motion(outcome, references))]
     told = [["target", "wanted", "reached", "met"]]
     told += [[t.what, t.wanted, t.reached, "yes" if t.met else "no"] for t in targets]

@@ -37,7 +37,7 @@ class Done:
         return json.loads((self.folder / RESULT).read_text())
 
 
-def _load(source: str | None, threads: int, steps: Any) -> None:
+def _load(source: str | None, dtype: str, threads: int, steps: Any) -> None:
     global _foundation, _steps
     import torch
 
@@ -45,7 +45,7 @@ def _load(source: str | None, threads: int, steps: Any) -> None:
 
     end_with_parent()
     torch.set_num_threads(threads)
-    _foundation, _steps = load_foundation(source), steps
+    _foundation, _steps = load_foundation(source, dtype=dtype), steps
 
 
 def _run(
@@ -85,7 +85,7 @@ def folders_of(plan: Plan, out: Path, fingerprint: str) -> dict[Trial, Path]:
     return {
         trial: out
         / "trials"
-        / f"{trial.name}-{trial_key(trial, settings_of(plan, trial), fingerprint, plan.appearances, plan.captions)}"
+        / f"{trial.name}-{trial_key(plan, trial, settings_of(plan, trial), fingerprint)}"
         for trial in plan.trials()
     }
 
@@ -111,7 +111,7 @@ def run_plan(
 
     Args:
         out: `trials/<name>-<key>/` of each result.
-        fingerprint: of the foundation, which every process loads for itself from `foundation`.
+        fingerprint: of the foundation, which every process loads for itself from `foundation`, in the plan's precision.
         pack: most trials that train in one forward; 1 trains each alone.
         on_done: called with (trial, done so far, total) when one ends, those found done at once included.
         on_step: called, from a thread, with (name of a pack's first trial, steps done, steps in all).
@@ -130,12 +130,13 @@ def run_plan(
             missing.append(trial)
     if missing:
         threads = max(1, (os.cpu_count() or 1) // jobs)
+        dtype = dict(plan.generation)["dtype"]
         context = multiprocessing.get_context("spawn")
         steps = context.Queue()
         telling = threading.Thread(target=_tell, args=(steps, on_step), daemon=True)
         telling.start()
         with ProcessPoolExecutor(
-            jobs, mp_context=context, initializer=_load, initargs=(foundation, threads, steps)
+            jobs, mp_context=context, initializer=_load, initargs=(foundation, dtype, threads, steps)
         ) as pool:
             running = {
                 pool.submit(

@@ -69,6 +69,17 @@ def encode(references: list[Reference], foundation: Foundation) -> list[CachedCl
     ]
 
 
+def made_with(foundation: Foundation, dtype: str) -> dict[str, Any]:
+    """What decides the frames beside prompt, seed and adapters (`plan.GENERATION`): the foundation's defaults.
+
+    Args:
+        dtype: of the foundation that makes them, in the words of the training settings.
+    """
+    from evaluation.evaluate import Generation
+
+    return {**Generation().resolved(foundation).facts(), "dtype": dtype}
+
+
 def generate(
     foundation: Foundation,
     tensors: PathTensors,
@@ -92,16 +103,21 @@ def train(
     references: Sequence[list[Reference]],
     on_step: Callable[[int, int], None],
 ) -> tuple[TrainConfig, list[PathTensors]]:
-    """The adapters of trials of one method, trained as one pack: each is what training it alone gives."""
+    """The adapters of trials of one method, trained as one pack: each is what training it alone gives.
+
+    Raises:
+        UserError: settings that this process cannot follow: the foundation was loaded in another precision, say.
+    """
     from training.config import resolve
     from training.group import group_key
-    from training.local import train_local
+    from training.local import check_local, train_local
     from training.loop import bank_slots
     from training.pack import Capacity, Ended, Failed, Member, Pack
 
     first = trials[0]
     bucket = foundation.defaults.bucket
     config = resolve({**settings, "method": first.method, "seed": first.seed}, foundation.recommended)
+    check_local(foundation, config)
     clips = [encode(of, foundation) for of in references]
     if len(trials) == 1:
         alone = train_local(
@@ -175,6 +191,7 @@ def judge(
 ) -> None:
     """Generate a trained trial's videos, measure them, write the result."""
     from evaluation.metrics import metrics_for
+    from motiondirector.contenders import DTYPES
 
     texts = prompts(trial, appearances)
     began = time.perf_counter()
@@ -192,6 +209,7 @@ def judge(
         "trial": asdict(trial),
         "settings": config.model_dump(mode="json") if config else {},
         "foundation_fingerprint": foundation.fingerprint,
+        "generation": made_with(foundation, DTYPES[str(foundation.dtype)]),
         "prompts": texts,
         "captions": [r.caption for r in references],
         "values": values,

@@ -125,6 +125,18 @@ def test_another_scale_is_another_video_but_not_of_the_base(foundation, contende
     assert len(list((tmp_path / "videos").iterdir())) == 12
 
 
+def test_what_a_video_stays_away_from_makes_another_video(foundation, contenders, report, tmp_path):
+    plain = SMALL.resolved(foundation)
+    assert plain.facts()["negative_prompt"] == foundation.defaults.negative_prompt
+    away = Generation(**{**vars(SMALL), "negative_prompt": "a blue cross"})
+    assert away.resolved(foundation).facts() != plain.facts()
+    store = Store(tmp_path)
+    run(foundation, contenders[1:2], metrics=[], store=store)
+    found = evaluate(foundation, contenders[1:2], PROMPTS, [1, 2], [], [], generation=away, store=store)
+    assert len(list((tmp_path / "videos").iterdir())) == 8
+    assert not np.array_equal(found.cases["base"][0].video_FHWC, report.cases["base"][0].video_FHWC)
+
+
 def test_adapters_come_back_from_the_store_as_they_went_in(foundation, contenders, tmp_path):
     store = Store(tmp_path)
     assert store.adapters("k") is None

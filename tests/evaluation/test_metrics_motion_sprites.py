@@ -20,6 +20,9 @@ from evaluation.metrics.trajectories import (
 ORBIT = NOVEL["orbit"]
 RED_STAR = Scene(Sprite("star", "red"), Background("gray"))
 BLUE_CROSS = Scene(Sprite("cross", "yellow"), Background("navy", "checkered"))
+UNSEEN = Scene(
+    Sprite("square", "white", "striped"), Background("mint", "checkered")
+)  # too alike for the tracker
 
 
 def way(name, frames=8, seed=0):
@@ -96,6 +99,14 @@ def test_several_references_are_averaged_and_none_gives_no_value():
     assert fidelity(video) is None
 
 
+def test_a_reference_that_the_tracker_does_not_see_is_left_out_and_no_miss_of_the_video():
+    video = render_clip(BLUE_CROSS, ORBIT, seed=5)
+    seen, unseen = reference(RED_STAR, ORBIT), reference(UNSEEN, ORBIT)
+    assert np.isnan(positions(unseen.video_FHWC)).all()
+    assert fidelity(video, unseen) is None
+    assert fidelity(video, seen, unseen) == fidelity(video, seen) > 0.99
+
+
 def test_what_moves_without_the_objects_place_changing_is_measured_by_its_size():
     grows = reference(RED_STAR, KNOWN["grows"])
     scale = ScaleFidelity()
@@ -115,6 +126,9 @@ def test_the_ceiling_is_what_references_score_against_one_another():
     assert expected == pytest.approx(np.sqrt(0.5), abs=0.05)
     assert reference_ceiling([a]) is None
     assert reference_ceiling([a, b], ScaleFidelity()) is None
+    unseen = reference(UNSEEN, KNOWN["right"])
+    assert reference_ceiling([a, unseen, b]) == reference_ceiling([a, b])
+    assert reference_ceiling([a, unseen]) is None
 
 
 def test_they_are_metrics():

@@ -110,6 +110,16 @@ def test_what_the_prompt_shares_with_the_reference_cannot_leak():
     assert value(AppearanceLeakage(), drawn(ASKED), learnt=()) is None
 
 
+def test_the_looks_of_a_reference_that_the_tracker_does_not_see_cannot_be_told_to_leak():
+    unseen = Scene(Sprite("square", "white", "striped"), Background("mint", "checkered"))
+    leaks = drawn(replace(ASKED, background=Background("mint")))
+    assert value(AppearanceLeakage("colour"), leaks, learnt=(unseen,)) is None
+    assert value(AppearanceLeakage("background"), leaks, learnt=(unseen,)) == 1
+    assert value(AppearanceLeakage(), leaks, learnt=(unseen,)) is None
+    assert value(AppearanceLeakage(), leaks, learnt=(unseen, LEARNT)) == 1, "of another's it can be told"
+    assert value(AppearanceLeakage(), drawn(ASKED), learnt=(unseen, LEARNT)) == 0
+
+
 def test_any_of_several_references_can_leak():
     other = Scene(Sprite("heart", "white"), Background("maroon"))
     assert value(AppearanceLeakage("shape"), drawn(with_sprite(shape="heart")), learnt=(LEARNT, other)) == 1

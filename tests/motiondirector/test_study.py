@@ -9,14 +9,27 @@ import torch
 
 from datasets.sprites.motions import NOVEL
 from datasets.sprites.render import render_clip
+from evaluation.metrics.sights import tracked
 from infra.errors import UserError
 from models.load import load_foundation
 from motiondirector.study.check import bounds
-from motiondirector.study.plan import HELD_OUT, METHODS, TUNED, Plan, Trial, asked_scenes, reference_scenes
-from motiondirector.study.report import sheet
+from motiondirector.study.plan import (
+    GENERATION,
+    HELD_OUT,
+    METHODS,
+    REFERENCES,
+    TUNED,
+    Plan,
+    Trial,
+    asked_scenes,
+    reference_scenes,
+)
+from motiondirector.study.report import observed, pairs, sheet
 from motiondirector.study.run import folders_of, found, units
 from motiondirector.study.tables import Outcome, cell, gather, targets
-from motiondirector.study.trial import prompts, reference_clips, train
+from motiondirector.study.trial import made_with, prompts, reference_clips, train
+
+STUDY = Path(__file__).parents[2] / "docs" / "study"
 
 
 def test_what_is_reported_was_never_tuned_on():
@@ -62,6 +75,23 @@ def test_captions_may_leave_the_appearance_to_be_learned():
         Plan(captions="none")
 
 
+@pytest.mark.parametrize("references", REFERENCES)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_tracker_sees_every_reference_of_the_study_but_two(references, seed):
+    unseen = {
+        ("figure-eight", 1, 2): [0],  # a white square on mint
+        ("corkscrew", 4, 2): [3],  # a white heart on lavender
+    }
+    for motion in HELD_OUT:
+        trial = Trial(motion, references, "dual", seed)
+        lost = [
+            i
+            for i, reference in enumerate(reference_clips(trial))
+            if not tracked(reference.video_FHWC[[0, 3, 7]]).present
+        ]
+        assert lost == unseen.get((motion, references, seed), []), trial.concept
+
+
 def test_an_unknown_motion_or_method_is_refused():
     with pytest.raises(UserError, match="moonwalk"):
         Plan(motions=("moonwalk",))
@@ -93,8 +123,11 @@ def result(fidelity, leak, accuracy=0.9, present=1.0):
 
 
 def outcome(**methods) -> Outcome:
+    """Of two motions, which differ by 0.02 in what each method has of them."""
     return gather(
-        (Trial("spiral", 1, method.replace("_", "-"), 0), result(*given)) for method, given in methods.items()
+        (Trial(motion, 1, method.replace("_", "-"), 0), result(fidelity + more, *rest))
+        for method, (fidelity, *rest) in methods.items()
+        for motion, more in (("spiral", -0.01), ("hook", 0.01))
     )
 
 
@@ -111,6 +144,75 @@ def test_targets_are_missed_by_a_method_that_does_not():
     missed = {target.what.split(": ")[1] for target in told if not target.met}
     assert len(missed) == 7
     assert "minutes to customize on one process of the study" not in missed
+
+
+def test_a_motion_is_one_observation_however_many_trials_it_has():
+    def of(trials):
+        return gather((Trial(motion, 1, "dual", seed), result(x, 0.0)) for motion, seed, x in trials)
+
+    known = [("spiral", 0, 0.2), ("spiral", 1, 0.4), ("hook", 0, 0.8), ("arc", 0, 0.7)]
+    found = of(known).cells[1, "dual", "motion_fidelity"]
+    expected = cell([0.3, 0.8, 0.7])
+    assert expected is not None
+    assert (found.mean, found.half, found.count) == pytest.approx((0.6, expected.half, 3))
+    alone = of(known[:2])
+    assert (
+        alone.cells[1, "dual", "motion_fidelity"] == alone.by_motion[1, "dual", "motion_fidelity", "spiral"]
+    )
+    assert alone.cells[1, "dual", "motion_fidelity"] == cell([0.2, 0.4])
+    assert "one motion" in observed(alone)
+    assert "over the motions" in observed(of(known))
+
+
+def test_methods_are_compared_trial_against_trial():
+    values = {
+        ("spiral", 0): (0.9, 0.8),
+        ("spiral", 1): (0.3, 0.1),
+        ("hook", 0): (0.5, 0.4),
+        ("arc", 0): (None, 0.9),  # without a pair
+    }
+    found = gather(
+        (Trial(motion, 1, method, seed), result(x, 0.0) if x else {**result(0, 0), "values": {}})
+        for (motion, seed), pair in values.items()
+        for method, x in zip(("dual", "no-debias"), pair, strict=True)
+    )
+    apart = found.paired(1, "dual", "no-debias", "motion_fidelity")
+    expected = cell([0.15, 0.1])
+    assert apart is not None
+    assert expected is not None
+    assert (apart.mean, apart.half, apart.count) == pytest.approx((0.125, expected.half, 2))
+    assert found.paired(1, "dual", "coupled", "motion_fidelity") is None
+    header, row = pairs(found, 1)
+    assert (header[0], row[1]) == ("ours minus", apart.told("+.2f"))
+
+
+@pytest.mark.parametrize(
+    ("ours", "met"),
+    [
+        ([(0.62, 0.1), (0.84, 0.1), (0.43, 0.1)], True),
+        ([(0.62, 0.1), (0.84, 0.2), (0.43, 0.1)], False),  # but it leaks more
+        ([(0.52, 0.1), (0.90, 0.1), (0.42, 0.1)], False),  # better in the mean, by one motion
+        ([(0.58, 0.1), (0.76, 0.1), (0.38, 0.1)], False),
+        ([(0.60, 0.02), (0.80, 0.04), (0.40, 0.03)], True),  # less leakage at equal motion
+        ([(0.55, 0.02), (0.75, 0.04), (0.35, 0.03)], False),
+    ],
+)
+def test_debiasing_is_better_only_where_the_interval_of_its_gain_says_so(ours, met):
+    without = [(0.6, 0.1), (0.8, 0.1), (0.4, 0.1)]
+    found = gather(
+        (Trial(motion, 1, method, 0), result(*given))
+        for method, of in (("dual", ours), ("no-debias", without))
+        for motion, given in zip(("spiral", "hook", "arc"), of, strict=True)
+    )
+    [verdict] = [target for target in targets(found) if "debiased" in target.what]
+    assert verdict.met == met, verdict
+    assert "±" in verdict.reached
+
+
+def test_one_pair_of_trials_decides_nothing():
+    found = gather((Trial("hook", 1, m, 0), result(x, 0.0)) for m, x in (("dual", 0.9), ("no-debias", 0.1)))
+    [verdict] = [target for target in targets(found) if "debiased" in target.what]
+    assert not verdict.met
 
 
 @pytest.mark.parametrize(
@@ -165,6 +267,120 @@ def test_the_study_runs_and_goes_on_where_it_stopped(run, tmp_path):
     trial = Trial("hook", 1, "dual", 0)
     assert (frames["references"][0] == reference_clips(trial)[0].video_FHWC).all()
     assert frames["videos"].shape == (2, *render_clip(reference_scenes(trial)[0], NOVEL["hook"]).shape)
+
+
+def test_the_study_computes_in_the_precision_that_its_settings_say(run, tmp_path):
+    command = [
+        "study",
+        "--out",
+        tmp_path,
+        "--motion",
+        "hook",
+        "--references",
+        "1",
+        "--seeds",
+        "1",
+        "--jobs",
+        "1",
+    ]
+    asked = [
+        "--appearances",
+        "1",
+        "--method",
+        "base",
+        "--method",
+        "dual",
+        "--foundation",
+        "tiny-random:unet3d",
+    ]
+    settings = ["--setting", "steps=1", "--setting", "rank=2", "--setting", "dtype=bf16"]
+    left, out, err = run(*command, *asked, *settings)
+    assert left == 0, out + err
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("trials/*/result.json")]
+    assert {one["trial"]["method"]: one["generation"]["dtype"] for one in results} == {
+        "base": "bf16",
+        "dual": "bf16",
+    }
+
+
+def test_a_pack_is_not_trained_in_another_precision_than_its_settings_say():
+    pair = [Trial("hook", 1, "dual", 0), Trial("spiral", 1, "dual", 0)]
+    references = [reference_clips(trial) for trial in pair]
+    with pytest.raises(UserError, match="ask for dtype bf16, the foundation was loaded in fp32"):
+        train(
+            pair,
+            {"steps": 1, "rank": 2, "dtype": "bf16"},
+            load_foundation(None, device="cpu"),
+            references,
+            lambda step, of: None,
+        )
+
+
+def test_results_are_kept_by_how_their_videos_are_made():
+    report = json.loads((STUDY / "report.json").read_text())
+    told = {name: tuple(value) for name, value in report["plan"].items() if isinstance(value, list)}
+    settings, fingerprint = tuple(report["plan"]["settings"].items()), report["foundation"]["fingerprint"]
+    made = made_with(load_foundation(None, device="cpu", parts=()), "fp32")
+    assert made.keys() == GENERATION.keys()
+
+    def folders(**other):
+        generation = tuple({**GENERATION, **other}.items())
+        plan = Plan(**told, settings=settings, generation=generation)
+        return set(folders_of(plan, STUDY, fingerprint).values())
+
+    here = folders()
+    assert here == {path.parent for path in STUDY.glob("trials/*/result.json")}, "those of docs stay valid"
+    for other in (
+        {"negative_prompt": "blurry"},
+        {"guidance_scale": 7.0},
+        {"num_inference_steps": 20},
+        {"dtype": "bf16"},
+    ):
+        assert not folders(**other) & here, other
+
+
+def test_what_is_named_twice_is_run_once():
+    twice = Plan(
+        motions=("hook", "hook"), references=(1, 1), methods=("dual", "base", "dual"), seeds=(1, 0, 1)
+    )
+    assert twice == Plan(motions=("hook",), references=(1,), methods=("dual", "base"), seeds=(1, 0))
+    assert len(twice.trials()) == 4
+
+
+def test_a_report_of_some_trials_says_so_and_one_of_none_is_refused(run, tmp_path):
+    command = [
+        "study",
+        "--out",
+        tmp_path,
+        "--motion",
+        "hook",
+        "--references",
+        "1",
+        "--seeds",
+        "1",
+        "--report-only",
+    ]
+    command += ["--method", "base", "--method", "dual"]
+    before = {"report.json": "earlier", "tables.md": "earlier"}
+    for name, text in before.items():
+        (tmp_path / name).write_text(text)
+    left, out, err = run(*command)
+    assert left != 0
+    assert "holds none of the 2 results of this plan" in " ".join((out + err).split())
+    assert {name: (tmp_path / name).read_text() for name in before} == before
+    fingerprint = load_foundation(None, device="cpu", parts=()).fingerprint
+    plan = Plan(motions=("hook",), references=(1,), methods=("base",), seeds=(0,))
+    [base] = folders_of(plan, tmp_path, fingerprint).values()
+    base.mkdir(parents=True)
+    (base / "result.json").write_text(json.dumps(result(0.1, 0.0)))
+    kept = tmp_path / "sheets" / "hook-1.png"
+    kept.parent.mkdir()
+    kept.write_bytes(b"drawn where the frames were")
+    left, out, err = run(*command)
+    assert left == 0, out + err
+    assert json.loads((tmp_path / "report.json").read_text())["trials"] == "1 of 2"
+    assert "1 of 2 trials, **the others have no result yet**" in (tmp_path / "tables.md").read_text()
+    assert kept.read_bytes() == b"drawn where the frames were"
 
 
 def test_trials_train_together_by_seed_clips_and_method():
