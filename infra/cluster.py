@@ -167,6 +167,23 @@ def check_workers(workers: int, gpus: float = 0, cpus: float = 1) -> None:
         )
 
 
+def here() -> dict[str, str]:
+    """The label selector of this process's node (a `ray://` client's: the one it is attached to).
+
+    An actor without CPUs may be put on any node; what a run cannot do without stays where its driver is.
+    """
+    import ray
+
+    return {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+
+
+def short(error: BaseException) -> str:
+    """The last line of an error: what Ray raises carries the traceback of another process, and of Ray Train's run the worker's."""
+    failures = list(getattr(error, "worker_failures", {}).values()) or [error]
+    lines = [line.strip() for line in str(failures[0]).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:400]
+
+
 def count_fitting(node: dict[str, float], need: dict[str, float]) -> int:
     """How many workers with these needs fit on one node."""
     return min(int(node.get(kind, 0) / amount + 1e-9) for kind, amount in need.items() if amount > 0)

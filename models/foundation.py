@@ -102,6 +102,16 @@ class Foundation(ABC):
             return next((one for one in found if one.type != "meta"), device)
         return device
 
+    def to(self, device: str | torch.device) -> None:
+        """Move what was loaded. Without a bank only: the views of its slots would no longer be of one tensor."""
+        before = self.device
+        if before == torch.device(device):
+            return
+        assert self._bank is None, "move a foundation before its bank is added"
+        move_parts(self.pipeline, device)
+        if before.type == "cuda":
+            torch.cuda.empty_cache()  # else this process keeps the memory for itself
+
     @property
     def dtype(self) -> torch.dtype:
         # diffusers' own answer: not that of the few parameters it keeps in float32 (Wan's modulation tables).
@@ -223,6 +233,13 @@ class Foundation(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name}, {self.fingerprint[:12]}, {self.device}, {self.dtype})"
+
+
+def move_parts(pipeline: Any, device: str | torch.device) -> None:
+    """Move a pipeline's modules, but for those that were left out: their shapes are on the meta device."""
+    for module in pipeline.components.values():
+        if isinstance(module, nn.Module) and next(module.parameters()).device.type != "meta":
+            module.to(device)
 
 
 def require_multiple(what: str, value: int, multiple: int, name: str) -> None:

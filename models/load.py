@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from infra.errors import UserError
-from models.foundation import Foundation
+from models.foundation import Foundation, move_parts
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "assets" / "foundation"
 PARTS = ("denoiser", "text", "vae")
@@ -82,9 +82,7 @@ def load_foundation(
     if "denoiser" in parts:
         pipeline.to(device)
     elif parts:
-        for module in pipeline.components.values():
-            if isinstance(module, torch.nn.Module) and next(module.parameters()).device.type != "meta":
-                module.to(device)
+        move_parts(pipeline, device)
     made: dict[str, Any] = {
         "name": name,
         "source": str(source) if source is not None else "sprites",

@@ -1,8 +1,9 @@
 """One concept's training on Ray Train: orchestration only, the work is in `loop.py`.
 
 Every worker loads the denoiser (not the text encoder, not the VAE: latents and text are prepared before), restores
-the newest checkpoint if there is one, and trains. Checkpoints go to the run's storage through `ray.train.report`. What the driver shows (every step's losses) and renders (adapters at the sample
-interval) goes over a small board actor, without a barrier.
+the newest checkpoint if there is one, and trains. Checkpoints go to the run's storage through `ray.train.report`. What
+the driver shows (every step's losses) and renders (adapters at the sample interval) goes over a small board actor,
+without a barrier; where that fails, the training goes on unseen.
 
     <run>/train/checkpoint_*                 Ray Train's: adapters.safetensors, optimizer.safetensors (or zero/)
     <run>/train/checkpoint_manager_snapshot.json
@@ -25,13 +26,21 @@ from typing import Any
 
 import torch
 
-from infra.cluster import variables
+from infra.cluster import here, short, variables
 from infra.errors import UserError
 from infra.storage import Storage
 from training.config import DTYPES, TrainConfig, sampled_paths
+from training.shown import harmless
+
+log = logging.getLogger(__name__)
 
 TRAIN = "train"  # Ray Train's folder in the run's
 KEPT_CHECKPOINTS = 2
+KEPT_EVENTS, KEPT_SAMPLES = (
+    10_000,
+    4,
+)  # on the board while the driver is away: steps are small, adapters are not
+TAKE_EVERY_S, TAKE_S = 0.3, 30.0
 RAY_SETTINGS = {
     # Importing torch and DeepSpeed from a cold or busy disk takes minutes; Ray's own limit is one.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",
@@ -61,17 +70,32 @@ class Finished:
 
 
 class Board:
-    """An actor: workers pin up what happened, the driver takes it down."""
+    """An actor: workers pin up what happened, the driver takes it down. The oldest makes room for what is new."""
 
     def __init__(self) -> None:
-        self.events: list[dict[str, Any]] = []
+        self.events: deque[dict[str, Any]] = deque(maxlen=KEPT_EVENTS)
+        self.samples: deque[dict[str, Any]] = deque(maxlen=KEPT_SAMPLES)
+        self.lost = 0
 
     def push(self, event: dict[str, Any]) -> None:
-        self.events.append(event)
+        pinned = self.samples if event["kind"] == "sample" else self.events
+        self.lost += len(pinned) == pinned.maxlen
+        pinned.append(event)
 
-    def take(self) -> list[dict[str, Any]]:
-        taken, self.events = self.events, []
-        return taken
+    def take(self) -> tuple[list[dict[str, Any]], int]:
+        """What was pinned up since the last call, and how much more made room for it."""
+        taken, lost = [*self.events, *self.samples], self.lost
+        self.events.clear()
+        self.samples.clear()
+        self.lost = 0
+        return taken, lost
+
+
+def put_up_board() -> Any:
+    """A `Board` beside this driver: on another node it would go with it. Where its process is lost, another takes its place."""
+    import ray
+
+    return ray.remote(Board).options(num_cpus=0, label_selector=here(), max_restarts=-1).remote()
 
 
 @contextmanager
@@ -84,7 +108,7 @@ def fit(
         run: the run's folder or prefix; one that holds a started run is continued.
         use_gpu: one GPU for each worker.
         on_event: called in this process, from a thread, with {"kind": "start", ...}, {"kind": "step", ...} and
-            {"kind": "sample", ...} as they come.
+            {"kind": "sample", ...} as they come. What goes wrong on their way or in it is said in the log.
 
     Raises:
         UserError: a loss that is no number, a run that cannot be continued so,
@@ -104,7 +128,7 @@ def _fit(task: Task, run: Storage, use_gpu: bool, on_event: Callable[[dict[str, 
     from ray.train.torch import TorchConfig, TorchTrainer
 
     fewest, most = task.config.worker_range
-    board = ray.remote(Board).options(num_cpus=0).remote()
+    board = put_up_board()
     filesystem, path = run.arrow()
     with variables(RAY_SETTINGS):
         trainer = TorchTrainer(
@@ -144,12 +168,9 @@ def _run(trainer: Any, task: Task) -> Any:
     except SystemExit:
         raise KeyboardInterrupt from None  # Ray's own handler of Ctrl-C ends with sys.exit
     except TrainingFailedError as error:
-        failures = list(getattr(error, "worker_failures", {}).values()) or [error]
-        lines = str(failures[0]).strip().splitlines()
-        reason = next((line.strip() for line in reversed(lines) if line.strip()), type(error).__name__)
         raise UserError(
             f"concept {task.concept}: training failed more than {task.config.max_failures} times; the last failure "
-            f"was {reason[:400]}. The same command continues from the last checkpoint.",
+            f"was {short(error)}. The same command continues from the last checkpoint.",
             status=500,
             code="training_failed",
         ) from error
@@ -160,22 +181,41 @@ def _run(trainer: Any, task: Task) -> Any:
 
 @contextmanager
 def _watching(board: Any, on_event: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-    """Hand the board's events to `on_event` from a thread while the block runs, the last ones at its end."""
+    """Hand the board's events to `on_event` from a thread while the block runs, the last ones at its end.
+
+    Nothing of it is raised: a board that does not answer is asked again, until the block ends.
+    """
     import ray
 
     done = threading.Event()
-    problems: list[BaseException] = []
 
     def watch() -> None:
+        asked: Any = (
+            None  # an answer that took too long has its events: it is waited for, not asked for again
+        )
+        away = False
         while True:
-            last = done.wait(0.3)
+            last, late = done.wait(TAKE_EVERY_S), asked is not None
             try:
-                for event in ray.get(board.take.remote(), timeout=30):
+                asked = asked or board.take.remote()
+                events, lost = ray.get(asked, timeout=TAKE_S)
+                asked = None
+            except Exception as error:
+                if not isinstance(error, ray.exceptions.GetTimeoutError):
+                    asked = None
+                if last or not away:
+                    log.warning("what the training shows does not come through: %s", short(error))
+                if last:
+                    return
+                away = True
+                continue
+            away = False
+            if lost:
+                log.warning("%d steps or samples are not shown: the driver came for them too late", lost)
+            for event in events:
+                with harmless(f"what step {event['step']} shows is lost"):
                     on_event(event)
-            except Exception as problem:
-                problems.append(problem)
-                return
-            if last:
+            if last and not late:
                 return
 
     thread = threading.Thread(target=watch, name="training-board", daemon=True)
@@ -185,8 +225,6 @@ def _watching(board: Any, on_event: Callable[[dict[str, Any]], None]) -> Iterato
     finally:
         done.set()
         thread.join()
-    if problems:
-        raise problems[0]
 
 
 def worker(settings: dict[str, Any]) -> dict[str, Any] | None:

@@ -17,7 +17,6 @@ Started again in the same folder, a run goes on where it stopped; a finished one
 from __future__ import annotations
 
 import json
-import logging
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
@@ -31,8 +30,6 @@ from infra.errors import UserError
 from infra.registry import Registry, Version, check_concept_name, open_registry
 from infra.storage import NotFound, Storage, open_storage
 from training.config import CHANGEABLE, DTYPES, TrainConfig, make_config, resolve, sampled_paths
-
-log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from datasets.clips import Clip, ClipFacts
@@ -245,6 +242,7 @@ def _train_and_publish(
     from infra.cluster import check_workers, has_gpus, ray_session
     from training.ray_train import Task, fit
     from training.samples import Rendering
+    from training.shown import harmless
 
     prompts = list(config.sample_prompts) or [cached[0].caption]
     task = Task(
@@ -262,18 +260,11 @@ def _train_and_publish(
         rendering = Rendering(task, run, foundation, prompts, record["id"], use_gpu)
 
         def samples(step: int, keys: Sequence[str]) -> None:
-            board.sampled(step, keys)
-            watcher.sampled(step, keys)
+            with harmless(f"the samples of step {step} are not shown"):
+                board.sampled(step, keys)
+                watcher.sampled(step, keys)
 
         def on_event(event: dict[str, Any]) -> None:
-            try:
-                show(event)
-            except (
-                Exception
-            ) as error:  # what is only looked at must not end a training, nor blind the rest of it
-                log.warning("what step %s shows is lost: %s", event.get("step"), error)
-
-        def show(event: dict[str, Any]) -> None:
             match event.pop("kind"):
                 case "start":
                     watcher.started(**event)
@@ -290,7 +281,8 @@ def _train_and_publish(
             keys = rendering.final(finished_run)
             for step, earlier in rendering.rest():
                 samples(step, earlier)
-            samples(finished_run.position["step"], keys)
+            if keys:
+                samples(finished_run.position["step"], keys)
             watcher.stage("publishing")
             return publish(job, config, foundation, cached, run, registry, record, finished_run, keys)
 

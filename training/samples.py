@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from models.denoise import GenerationRequest, install, sample
 from models.foundation import Bucket, Foundation
 from training.adapters import PathTensors
 from training.config import DTYPES, sampled_paths
+from training.shown import harmless
 
 
 def render(
@@ -53,11 +55,11 @@ def write_samples(
 class Renderer:
     """An actor that holds the foundation and renders what it is sent, at the lowest priority."""
 
-    def __init__(self, source: str | None, dtype: str) -> None:
+    def __init__(self, source: str | None, dtype: str, device: str | None) -> None:
         os.nice(15)
         from models.load import load_foundation
 
-        self.foundation = load_foundation(source, dtype=dtype)
+        self.foundation = load_foundation(source, dtype=dtype, device=device)
 
     def render(
         self,
@@ -78,7 +80,10 @@ class Rendering:
     """A job's samples: those of a running training go to a `Renderer` actor, the last are rendered here.
 
     On a GPU cluster everything goes to the actor, which takes a GPU of its own; where the workers hold all of them it
-    begins when they are done.
+    begins when they are done. Until then the foundation of this process waits on the CPU: the GPU it was on may be a
+    worker's.
+
+    Samples that fail are one line in the log: nobody loses a training for them.
     """
 
     def __init__(
@@ -96,21 +101,22 @@ class Rendering:
         self.metadata = {"concept": task.concept, "run": run_id, "seed": str(config.seed)}
         self.use_gpu = use_gpu
         self.actor: Any = None
-        self.pending: list[Any] = []
+        self.pending: dict[Any, tuple[int, Any]] = {}  # (step, actor) of what is being rendered
+        self.device = foundation.device
+        foundation.to("cpu")
 
     def submit(self, step: int, tensors: Any) -> None:
         """Have samples of a step rendered without waiting for it."""
         import ray
 
         if self.actor is None:
-            options = {"num_cpus": 0, "num_gpus": 1 if self.use_gpu else 0}
-            remote = ray.remote(Renderer).options(**options)
-            self.actor = remote.remote(self.task.foundation, DTYPES[self.task.config.dtype])
-        self.pending.append(
-            self.actor.render.remote(
-                self.run, step, tensors, self.prompts, self.bucket, self.task.config.seed, self.metadata
-            )
+            remote = ray.remote(Renderer).options(num_cpus=0, num_gpus=1 if self.use_gpu else 0)
+            device = None if self.use_gpu else "cpu"  # Ray hides no GPU from an actor that asked for none
+            self.actor = remote.remote(self.task.foundation, DTYPES[self.task.config.dtype], device)
+        reference = self.actor.render.remote(
+            self.run, step, tensors, self.prompts, self.bucket, self.task.config.seed, self.metadata
         )
+        self.pending[reference] = step, self.actor
 
     def ready(self) -> list[tuple[int, list[str]]]:
         """(step, keys) of what was rendered since the last call."""
@@ -118,28 +124,46 @@ class Rendering:
 
         if not self.pending:
             return []
-        done, self.pending = ray.wait(self.pending, num_returns=len(self.pending), timeout=0)
-        return ray.get(done)
+        done, _ = ray.wait(list(self.pending), num_returns=len(self.pending), timeout=0)
+        return self._rendered(done)
 
     def rest(self) -> list[tuple[int, list[str]]]:
         """Waits for everything that was submitted."""
+        return self._rendered(list(self.pending))
+
+    def _rendered(self, references: Sequence[Any]) -> list[tuple[int, list[str]]]:
         import ray
 
-        waited, self.pending = ray.get(self.pending), []
-        return waited
+        rendered = []
+        for reference in references:
+            step, actor = self.pending.pop(reference)
+            with harmless(f"no samples of step {step}"):
+                try:
+                    rendered.append(ray.get(reference))
+                except ray.exceptions.ActorDiedError:
+                    if self.actor is actor:
+                        self.actor = None  # the next sample has a new one
+                    raise
+        return rendered
 
     def final(self, finished: Any) -> list[str]:
-        """Samples of the last step; returns their keys."""
-        import ray
+        """Samples of the last step; returns their keys, none where there are no samples."""
+        step, keys = finished.position["step"], []
+        with harmless(f"no samples of step {step}"):
+            keys = self._final(step, finished.folder)
+        return keys
+
+    def _final(self, step: int, folder: Path) -> list[str]:
         import torch
 
         from training.checkpoint import read_slot
 
-        step, config = finished.position["step"], self.task.config
-        tensors: Any = {path: read_slot(finished.folder, path, 1) for path in sampled_paths(config)}
+        config = self.task.config
+        tensors: Any = {path: read_slot(folder, path, 1) for path in sampled_paths(config)}
         if self.use_gpu and not torch.cuda.is_available():
             self.submit(step, tensors)
-            return ray.get(self.pending.pop())[1]
+            return next((keys for _, keys in self._rendered([list(self.pending)[-1]])), [])
+        self.foundation.to(self.device)
         videos = render(self.foundation, tensors, self.prompts, self.bucket, config.seed)
         fps = self.foundation.defaults.fps
         return write_samples(self.run, step, self.prompts, videos, fps, self.metadata)

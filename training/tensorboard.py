@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.storage import Storage
+from training.shown import harmless
 
 UPLOAD_EVERY_S = 10.0
 SCALARS = {
@@ -40,8 +41,9 @@ class TensorBoard:
 
     def __exit__(self, *_: object) -> None:
         if self.writer is not None:
-            self.writer.close()
-            self._upload()
+            with harmless(f"the last of {self.run.uri}/tensorboard is not stored"):
+                self.writer.close()
+                self._upload()
         self.folder.cleanup()
 
     def _at(self, step: int) -> Any:

@@ -78,7 +78,8 @@ def train(
       motiondirector train --config runs/car-turn/config.yaml --run-dir runs/again      [dim](repeats a run)[/]
 
     Killed, or stopped with Ctrl-C, it continues from its last checkpoint when the same command is given again. Losses
-    and samples: tensorboard --logdir runs/car-turn/tensorboard
+    and samples: tensorboard --logdir runs/car-turn/tensorboard. Where samples fail, a warning says so and the motion is
+    published without them.
     """
     from training.run import run_job
 

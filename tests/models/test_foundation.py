@@ -8,7 +8,7 @@ from diffusers import TextToVideoSDPipeline
 from torch import nn
 
 from infra.errors import UserError
-from models.foundation import Bucket
+from models.foundation import Bucket, Foundation
 from models.load import load_foundation
 from models.noise import FlowNoise
 from models.tiny import write_tiny_unet3d
@@ -61,6 +61,33 @@ def test_wan_takes_frames_of_four_k_plus_one():
     wan = load_foundation("tiny-random:wan")
     with pytest.raises(UserError, match=r"frame count 8 .* such as 5"):
         wan.check_bucket(Bucket(8, 32, 32))
+
+
+def devices(foundation):
+    modules = [m for m in foundation.pipeline.components.values() if isinstance(m, nn.Module)]
+    return {parameter.device.type for module in modules for parameter in module.parameters()}
+
+
+def test_every_part_moves_where_it_is_not_yet(foundation, monkeypatch):
+    def moved(*_):
+        raise AssertionError("it is there already")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.Module, "to", moved)
+        foundation.to("cpu")
+    assert devices(foundation) == {"cpu"}
+    foundation.to("meta")
+    assert devices(foundation) == {"meta"}
+    assert foundation.device.type == "meta"
+
+
+def test_a_gpu_that_is_left_has_its_memory_again(foundation, monkeypatch):
+    moved = []
+    monkeypatch.setattr(Foundation, "device", property(lambda self: torch.device("cuda", 0)))
+    monkeypatch.setattr("models.foundation.move_parts", lambda pipeline, device: moved.append(device))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: moved.append("emptied"))
+    foundation.to("cpu")
+    assert moved == ["cpu", "emptied"]
 
 
 def test_an_unknown_scheduler_is_refused_with_the_known_ones(foundation):

@@ -1,6 +1,7 @@
 """Checkpoints from a thread: in order, the newest wins, under the lease, and what goes wrong is said in the lane."""
 
 import threading
+import time
 import uuid
 
 import pytest
@@ -57,6 +58,17 @@ def gated(tmp_path):
     return Gated(tmp_path / "batch")
 
 
+def wait_until(writer, true):
+    """Until something is true of the writer, seen when nobody is about to change it."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        with writer._changed:
+            if true():
+                return
+        time.sleep(0.01)
+    raise AssertionError("it did not come about in 30 s")
+
+
 def begun(storage, clock, *names):
     """The batch's state with these concepts claimed, and the claims."""
     state = BatchState(storage, clock=clock)
@@ -95,6 +107,11 @@ def test_the_lane_does_not_wait_and_the_newest_state_wins(gated, clock):
 
 def test_what_waits_is_written_at_the_end_but_not_when_the_process_is_to_die(gated, clock):
     state, (a,) = begun(gated, clock, "a")
+
+    def open_when_closing(writer):
+        wait_until(writer, lambda: writer._closing)
+        gated.gate.set()
+
     for error, last in ((None, 2), (RuntimeError, 4), (KeyboardInterrupt, 5)):
         gated.gate.clear()
         gated.arrived.clear()
@@ -106,7 +123,7 @@ def test_what_waits_is_written_at_the_end_but_not_when_the_process_is_to_die(gat
                 writer.put(a, at(began))
                 assert gated.arrived.wait(30)
                 writer.put(a, at(began + 1))
-                threading.Timer(0.3, gated.gate.set).start()
+                threading.Thread(target=open_when_closing, args=(writer,), daemon=True).start()
                 if error is not None:
                     raise error
 
@@ -141,9 +158,20 @@ def test_a_dropped_concept_has_nothing_under_way(gated, clock):
         writer.put(a, at(1))
         assert gated.arrived.wait(30)
         writer.put(a, at(2))
-        threading.Timer(0.05, gated.gate.set).start()
-        writer.drop("a")
-        assert steps(gated.written) == [1]
+        written = []
+
+        def drop():
+            writer.drop("a")
+            written.extend(gated.written)
+
+        dropping = threading.Thread(target=drop)
+        dropping.start()
+        wait_until(writer, lambda: "a" not in writer._waiting)
+        dropping.join(0.1)
+        assert dropping.is_alive()  # for what is being written
+        gated.gate.set()
+        dropping.join(30)
+        assert steps(written) == [1]
         writer.flush()
     assert steps(gated.written) == [1]
 

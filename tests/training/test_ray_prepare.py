@@ -11,7 +11,7 @@ from models.load import load_foundation
 from training.batch.manifest import Entry
 from training.batch.plan import make_plan
 from training.batch.prepare import prepare_work
-from training.batch.ray_prepare import prepare_ahead
+from training.batch.ray_prepare import Share, _Preparer, prepare_ahead
 
 WAN = "tiny-random:wan"
 SIZE = {"frames": 5, "height": 32, "width": 32, "steps": 2, "rank": 2}
@@ -30,6 +30,38 @@ def planned(clips, registry):
 def cached(clips):
     storage = LatentCache(open_storage(clips)).storage
     return {info.key: storage.get(info.key) for info in storage.list()}
+
+
+class Rows:
+    """Ray Data in this process: what a stage is given is applied at once."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def map(self, stage, fn_constructor_args=(), **_):
+        stage = stage(*fn_constructor_args) if isinstance(stage, type) else stage
+        return Rows([stage(row) for row in self.rows])
+
+    def iter_rows(self):
+        return iter(self.rows)
+
+
+@pytest.mark.parametrize(("gpus", "device"), [(0, "cpu"), (0.5, None)])
+def test_an_encoder_without_a_gpu_of_its_own_leaves_those_of_the_lanes_alone(
+    tmp_path, monkeypatch, gpus, device
+):
+    asked = []
+
+    def load(source, **options):
+        asked.append(options["device"])
+        return load_foundation(source, **{**options, "device": "cpu"})
+
+    works = planned(clip_set(tmp_path / "clips"), open_registry(tmp_path / "registry"))
+    monkeypatch.setattr("models.load.load_foundation", load)
+    monkeypatch.setattr("ray.data.from_items", lambda items, **_: Rows(items))
+    made = _Preparer(Share(gpus=gpus)).run(list(works))
+    assert [(done.portion.name, done.error) for done in made] == [("c0", None), ("c1", None)]
+    assert asked == [device]
 
 
 @pytest.mark.cluster

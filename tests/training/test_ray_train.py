@@ -1,4 +1,4 @@
-"""Training on a Ray cluster, over S3, with two workers: published whole, and killed with SIGKILL and continued."""
+"""Training on a Ray cluster, over S3: one concept with two workers, killed with SIGKILL and continued; a batch in two lanes."""
 
 import io
 import os
@@ -14,6 +14,7 @@ import pytest
 import torch
 from clip_sets import sliding_clips, write_set
 from PIL import Image
+from typer.testing import CliRunner
 
 from infra.cluster import ray_session
 from infra.errors import UserError
@@ -21,7 +22,10 @@ from infra.registry import open_registry
 from infra.storage import open_storage
 from models.adapter import read_adapter
 from models.load import load_foundation
+from motiondirector.cli import build
 from training.adapters import describe, write_adapters
+from training.batch.logs import Reader
+from training.batch.state import open_batch
 from training.local import train_local
 from training.run import Job, Watcher, bucket_of, load, prepare_latents, read_concept, run_job
 
@@ -70,9 +74,11 @@ class Notes(Watcher):
 
     def __init__(self, when=None, once=None):
         self.steps, self.starts, self.samples, self.when, self.once = [], [], {}, when, once
+        self.workers = []
 
     def started(self, step, steps, workers, device):
         self.starts.append(step)
+        self.workers.append(workers)
 
     def stepped(self, report):
         self.steps.append(report["step"])
@@ -161,6 +167,26 @@ def test_a_run_whose_worker_is_killed_ends_in_the_same_bits(whole, job):
     assert version.adapter_sha256 == whole[1].adapter_sha256
 
 
+def test_an_elastic_run_has_the_workers_there_is_room_for(cluster, job):
+    notes = Notes()
+    version = run_job(job("elastic"), {**SETTINGS, "steps": 8, "workers": "1:2"}, notes)
+    assert notes.workers == [2]
+    assert notes.steps == list(range(1, 9))
+    assert version.metadata["steps"] == 8
+
+
+@pytest.mark.faults  # its workers start twice, and Ray counts what there is room for between
+def test_an_elastic_run_outlives_a_worker(cluster, job):
+    mine = job("elastic-killed")
+    notes = Notes(when=lambda: has_checkpoint(mine.run_dir), once=kill_a_worker)
+    version = run_job(mine, {**SETTINGS, "workers": "1:2"}, notes)
+    assert len(notes.workers) >= 2  # again, and once more where the second's place was free only later
+    assert set(notes.workers) <= {1, 2}
+    assert all(5 <= start < 40 for start in notes.starts[1:])
+    assert set(notes.steps) == set(range(1, 41))
+    assert version.metadata["steps"] == 40
+
+
 def test_a_run_whose_driver_is_killed_continues_to_the_same_bits(whole, job, cluster):
     mine = job("driver-killed")
     command = [sys.executable, "-m", "motiondirector", "train", "--address", cluster.address]
@@ -217,6 +243,29 @@ def test_wan_trains_three_steps_and_publishes(cluster, s3, job):
     version = run_job(mine, settings)
     assert version.ref == "drift@1"
     assert version.metadata["foundation"] == "tiny-random-wan"
+
+
+def test_a_batch_is_trained_by_lanes_and_published(cluster, s3, tmp_path):
+    data = write_set(f"{s3.uri}/batch", *sliding_clips("a", count=1), *sliding_clips("b", count=1))
+    manifest, registry = tmp_path / "two.yaml", f"{s3.uri}/registry-lanes"
+    manifest.write_text(
+        f"defaults: {{data: '{data}', foundation: 'tiny-random:wan', frames: 5, height: 32, width: 32, rank: 4, steps: 3}}\n"
+        "concepts: [a, b]\n"
+    )
+    command = ["train-batch", str(manifest), "--registry", registry, "--lanes", "2", "--cpus-per-lane", "1"]
+    result = CliRunner().invoke(build(), [*command, "--no-evaluate"])
+    assert result.exit_code == 0, (result.output, result.exception)
+    for name in ("a", "b"):
+        assert f"{name}: published {name}@1" in result.output
+        (version,) = open_registry(registry).versions(name)
+        assert version.metadata["steps"] == 3
+    journals = Reader(open_batch(open_registry(registry).storage, "two").storage)
+    lanes = {line.lane for line in journals.new("lanes") if line.text.startswith("begins on")}
+    trained_by = {line.lane for line in journals.new("concepts")}
+    assert trained_by
+    assert trained_by <= lanes
+    for lane in lanes:
+        assert f"lane {lane} runs on" in result.output
 
 
 def test_more_workers_than_the_cluster_has_are_refused_at_once(cluster, job):

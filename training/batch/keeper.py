@@ -11,6 +11,7 @@ import threading
 from dataclasses import dataclass, replace
 from typing import Any
 
+from infra.cluster import short
 from infra.storage import Storage
 from training.batch.profile import Profile
 from training.batch.sizing import Need
@@ -132,10 +133,3 @@ def fit(
     finally:
         for info in list(own.list()):  # Ray Train's notes; the batch's state is elsewhere
             own.delete(info.key)
-
-
-def short(error: BaseException) -> str:
-    """The last line of what ended a run."""
-    failures = list(getattr(error, "worker_failures", {}).values()) or [error]
-    lines = [line.strip() for line in str(failures[0]).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:400]

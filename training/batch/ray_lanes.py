@@ -19,9 +19,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from infra.cluster import reachable_nodes
+from infra.cluster import here, reachable_nodes, short
 from infra.registry import Registry
-from training.batch.keeper import LINGER_S, Keeper, LaneSettings, LaneState, short
+from training.batch.keeper import LINGER_S, Keeper, LaneSettings, LaneState
 from training.batch.outage import Outage
 from training.batch.plan import MOST
 from training.batch.profile import Profile
@@ -124,8 +124,7 @@ class Driver:
         import ray
 
         if self._keeper is None:
-            here: dict[str, Any] = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-            actor: Any = ray.remote(num_cpus=0, max_concurrency=64, label_selector=here)(Keeper)  # type: ignore[call-overload]
+            actor: Any = ray.remote(num_cpus=0, max_concurrency=64, label_selector=here())(Keeper)  # type: ignore[call-overload]
             self._keeper = actor.remote(need, need.gpus > 0, self.batch.storage)
         self._count += 1
         settings = LaneSettings(

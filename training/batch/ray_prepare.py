@@ -44,6 +44,11 @@ class Share:
     gpus: float = 0.0  # of an encoder; 0: it encodes on the CPU
     encoders: int = 1
 
+    @property
+    def device(self) -> str | None:
+        """Of an encoder. Ray hides no GPU from an actor that asked for none: without a word it would take the lanes'."""
+        return None if self.gpus else "cpu"
+
 
 def _row(item: Any) -> Row:
     return {"item": pickle.dumps(item)}
@@ -60,10 +65,12 @@ def _store(row: Row) -> Row:
 class _Encoder:
     """An actor of the pipeline: holds the VAE and the text encoder of one foundation."""
 
-    def __init__(self, source: str | None, dtype: str) -> None:
+    def __init__(self, source: str | None, dtype: str, device: str | None) -> None:
         from models.load import load_foundation
 
-        self.foundation: Foundation = load_foundation(source, dtype=dtype, parts=("vae", "text"))
+        self.foundation: Foundation = load_foundation(
+            source, dtype=dtype, device=device, parts=("vae", "text")
+        )
 
     def __call__(self, row: Row) -> Row:
         return _row(encode_portion(pickle.loads(row["item"]), self.foundation))
@@ -105,7 +112,7 @@ class _Preparer:
         rows = rows.map(_decode, num_cpus=share.cpus)
         rows = rows.map(
             _Encoder,
-            fn_constructor_args=(foundation, dtype),
+            fn_constructor_args=(foundation, dtype, share.device),
             num_cpus=share.encoder_cpus,
             num_gpus=share.gpus or None,
             compute=ray.data.ActorPoolStrategy(size=share.encoders),
