@@ -25,8 +25,6 @@ def house_clips(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def house_foundation():
-    from models.load import load_foundation
-
     return load_foundation("tiny-random:wan", device="cpu", dtype="float32")
 
 

@@ -40,8 +40,11 @@ class House:
     def state(self):
         return open_batch(self.registry.storage, "b", clock=self.clock)
 
-    def add(self, *concepts, **settings):
-        entries = [Entry(c, self.clips, WAN, settings={**SETTINGS, **settings}) for c in concepts]
+    def add(self, *concepts, priority=0, publish_as=None, **settings):
+        entries = [
+            Entry(c, self.clips, WAN, publish_as, priority, settings={**SETTINGS, **settings})
+            for c in concepts
+        ]
         plan = make_plan(entries, "m", self.registry, sources=self.sources)
         enter(self.batch, plan, {"manifest": "m"})
         return {work.name: work for work in plan.works}

@@ -33,6 +33,7 @@ from training.batch.work import Work
 
 LEASE_S = 60.0
 SWAPS = 100  # tries against others who change the same record
+WITHDRAWN = "what is asked for now is done already"  # the reason of what was cancelled by that
 HISTORY = 40  # changes of a record that it remembers
 
 Change = Callable[[Record], Record | None]
@@ -110,7 +111,8 @@ class BatchState:
         """Put concepts into the batch, or back into it with other data or settings. Returns those now waiting.
 
         One that is there with the same hash (what is computed) stays where it stands, and takes over where and how: priority,
-        checkpoints, memory. It waits again if it had failed with others of those, or if what it was published as is gone.
+        checkpoints, memory. It waits again if it had failed with others of those, if what it was published as is gone, or if it
+        was withdrawn.
 
         Args:
             is_gone: whether a published version ("orbit@1") was removed.
@@ -160,9 +162,9 @@ class BatchState:
                 if record.ended or record.sha256 == sha256:
                     return None
                 _check_idle(record)
-                return replace(record, status="cancelled", cancelling=False)
+                return replace(record, status="cancelled", cancelling=False, reason=WITHDRAWN)
 
-            if self._change(work.name, cancel, "what is asked for now is done already") is not None:
+            if self._change(work.name, cancel, WITHDRAWN) is not None:
                 self.forget(work.name)
 
     def _same(self, record: Record, fresh: Record, is_gone: Callable[[str], bool]) -> Record | None:
@@ -170,6 +172,8 @@ class BatchState:
         again = replace(fresh, attempt=record.attempt + 1, history=record.history)
         if record.status == "published":
             return again if record.version is not None and is_gone(record.version) else None
+        if record.status == "cancelled" and record.reason == WITHDRAWN:
+            return again
         told = json.loads(json.dumps([fresh.work, fresh.priority]))
         if [record.work, record.priority] == told:
             return None
