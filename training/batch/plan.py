@@ -250,15 +250,14 @@ def lay_out(
         best = profile.best_pack(key, batch, MOST) if profile is not None else None
         sizes[key] = size = min(pack or best or DEFAULT_PACK, len(members))
         others = {work.priority for work in works if work.key != key}
-        run: list[Work] = []
+        begun: list[Work] = []
         for work in sorted(members, key=lambda work: (-work.priority, -work.config.steps)):
-            if run and (
-                len(run) == size or any(work.priority < other <= run[-1].priority for other in others)
-            ):
-                runs.append(tuple(run))
-                run = []
-            run.append(work)
-        runs.append(tuple(run))
+            waits = begun and any(work.priority < other <= begun[-1].priority for other in others)
+            if len(begun) == size or waits:
+                runs.append(tuple(begun))
+                begun = []
+            begun.append(work)
+        runs.append(tuple(begun))
 
     def length(run: tuple[Work, ...], loaded: str | None) -> float:
         """Seconds, or concept-steps where nothing was measured: good enough to share out."""
@@ -273,19 +272,19 @@ def lay_out(
         at, lane, loaded = min(free, key=lambda f: (f[0], f[2] != run[0].fingerprint, f[1]))
         free.remove((at, lane, loaded))
         free.append((at + length(run, loaded), lane, run[0].fingerprint))
-        begun = queues[lane]
-        mine = max((number for number, (key, _) in enumerate(begun) if key == run[0].key), default=None)
+        queue = queues[lane]
+        mine = max((number for number, (key, _) in enumerate(queue) if key == run[0].key), default=None)
         # What comes after the group's pack and is more urgent: the pack ends for it, and another begins after it.
-        if mine is None or any(queue[0].priority > run[0].priority for _, queue in begun[mine + 1 :]):
-            begun.append((run[0].key, list(run)))
+        if mine is None or any(after[0].priority > run[0].priority for _, after in queue[mine + 1 :]):
+            queue.append((run[0].key, list(run)))
         else:
-            begun[mine][1].extend(run)
+            queue[mine][1].extend(run)
     packs = []
-    for lane, begun in queues.items():
+    for lane, queue in queues.items():
         before: str | None = None
-        for key, queue in begun:
-            members = min(sizes[key], len(queue))
-            packs.append(planned(lane, key, queue, members, sources, profile, before != key.foundation))
+        for key, together in queue:
+            size, loading = min(sizes[key], len(together)), before != key.foundation
+            packs.append(planned(lane, key, together, size, sources, profile, loading))
             before = key.foundation
     return packs
 

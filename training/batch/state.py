@@ -248,10 +248,8 @@ class BatchState:
 
     def _take(self, record: Record, lease: Lease, suits: Callable[[Record], bool]) -> Record | None:
         gone = record.status in RUNNING and self._expired(record)
-        if (record.status != "queued" and not gone) or not suits(
-            record
-        ):  # it may be another since the listing
-            return None
+        if (record.status != "queued" and not gone) or not suits(record):
+            return None  # also where it became another since it was listed
         if record.cancelling:
             return replace(record, status="cancelled", cancelling=False, lease=None)
         lost = record.lost + 1 if gone else record.lost
