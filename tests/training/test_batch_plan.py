@@ -95,6 +95,23 @@ def test_priority_goes_first_then_the_longest_and_lanes_share(clips, sources, re
     assert max(loads) <= 2 * min(loads)
 
 
+def test_no_pack_takes_what_is_less_urgent_than_another_groups(clips, sources, registry):
+    def packs(*entries):
+        plan = make_plan(list(entries), "m", registry, pack=4, sources=sources)
+        return [[work.name for work in pack.works] for pack in plan.packs]
+
+    urgent, late = entry(clips, "c0", rank=8, priority=5), entry(clips, "c1", rank=8)
+    assert packs(urgent, late) == [["c0", "c1"]]
+    assert packs(urgent, late, entry(clips, "c2", rank=4)) == [["c0", "c1"], ["c2"]]
+    assert packs(urgent, late, entry(clips, "c2", rank=4, priority=3)) == [["c0"], ["c2"], ["c1"]]
+    other = entry(clips, "c3", rank=4, steps=5)
+    assert packs(urgent, late, entry(clips, "c2", rank=4, priority=5), other) == [
+        ["c0"],
+        ["c2", "c3"],
+        ["c1"],
+    ]
+
+
 def test_expected_time_follows_the_profile(clips, sources, registry):
     entries = [entry(clips, "c0", steps=10), entry(clips, "c1", steps=4), entry(clips, "c2", steps=8)]
     key = make_plan(entries, "m", registry, sources=sources).packs[0].key

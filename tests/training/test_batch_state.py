@@ -9,7 +9,7 @@ import pytest
 from infra.errors import UserError
 from infra.storage import open_storage
 from training.batch.record import LeaseLost
-from training.batch.state import BatchState, batches, open_batch
+from training.batch.state import WITHDRAWN, BatchState, batches, open_batch
 from training.batch.work import Work
 from training.config import make_config
 
@@ -206,6 +206,38 @@ def test_adding_again_changes_nothing_unless_settings_changed(state):
     (again,) = state.add([work("a", rank=8)])
     assert (again.status, again.attempt, again.reason) == ("queued", 3, None)
     assert state.record("a").parsed_work.config.rank == 8
+
+
+def test_what_is_done_is_not_trained_with_other_settings(state):
+    state.add([work("a", rank=8), work("b"), work("c", rank=8), work("d")])
+    state.storage.put("checkpoints/a/1.safetensors", b"state")
+    state.withdraw([work("a"), work("b"), work("elsewhere")])
+    assert statuses(state) == {"a": "cancelled", "b": "queued", "c": "queued", "d": "queued"}
+    assert state.record("a").history[-1][1:] == ("cancelled", WITHDRAWN)
+    assert list(state.storage.list("checkpoints/")) == []
+    (again,) = state.add([work("a", rank=8)])  # it is asked for again
+    assert (again.status, again.reason) == ("queued", None)
+    claim = state.claim("l", suits=lambda record: record.name == "c")
+    with pytest.raises(UserError, match="c is preparing with other data or settings; cancel it first"):
+        state.withdraw([work("c")])
+    state.publish(claim, "c@1", step=10)
+    state.withdraw([work("c")])
+    assert statuses(state)["c"] == "published"
+
+
+def test_a_record_that_changes_as_it_is_claimed_is_asked_about_again(state):
+    state.add([work("a")])
+    asked = []
+
+    def suits(record):
+        asked.append(record.parsed_work.config.gradient_checkpointing)
+        if len(asked) == 1:
+            BatchState(state.storage).add([work("a", gradient_checkpointing=True)])
+        return not asked[-1]
+
+    assert state.claim("l", suits=suits) is None
+    assert asked == [False, True]
+    assert statuses(state) == {"a": "queued"}
 
 
 def test_another_number_of_workers_is_another_work(state):

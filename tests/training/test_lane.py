@@ -4,88 +4,25 @@ import json
 
 import pytest
 import torch
-from clip_sets import sliding_clips, write_set
+from lane_house import SETTINGS, WAN, Hook, nothing
 
 from infra.errors import UserError
-from infra.registry import open_registry
 from infra.storage import open_storage
-from models.adapter import read_adapter
-from models.load import load_foundation
-from training.batch.lane import Lane
 from training.batch.lane_worker import stay
 from training.batch.manifest import Entry
 from training.batch.outage import Outage
-from training.batch.plan import Sources, make_plan
+from training.batch.plan import make_plan
 from training.batch.prepare import prepare_work
 from training.batch.run import enter, train_batch
-from training.batch.state import BatchState, open_batch
+from training.batch.state import BatchState
 from training.batch.watcher import Watcher
 from training.local import train_local
 from training.pack import Pack
 
-WAN = "tiny-random:wan"
-SETTINGS = {
-    "frames": 5,
-    "height": 32,
-    "width": 32,
-    "steps": 4,
-    "rank": 4,
-    "checkpoint_interval": 2,
-    "learning_rate": 1e-3,
-}
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory):
-    made = [clip for number in range(4) for clip in sliding_clips(f"c{number}", count=1 + number % 2)]
-    return write_set(tmp_path_factory.mktemp("clips"), *made)
-
-
-@pytest.fixture(scope="module")
-def foundation():
-    return load_foundation(WAN, device="cpu", dtype="float32")
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self):
-        return self.now
-
-
-class House:
-    """A registry, a batch in it, and lanes for it."""
-
-    def __init__(self, folder, clips, monkeypatch, foundation):
-        self.registry = open_registry(folder / "registry")
-        self.clips, self.clock, self.sources = clips, Clock(), Sources()
-        self.batch = self.state()
-        monkeypatch.setattr("training.batch.lane.load_foundation", lambda source, **options: foundation)
-
-    def state(self):
-        return open_batch(self.registry.storage, "b", clock=self.clock)
-
-    def add(self, *concepts, **settings):
-        entries = [Entry(c, self.clips, WAN, settings={**SETTINGS, **settings}) for c in concepts]
-        plan = make_plan(entries, "m", self.registry, sources=self.sources)
-        enter(self.batch, plan, {"manifest": "m"})
-        return {work.name: work for work in plan.works}
-
-    def lane(self, watcher=None, **options):
-        options = {"every_s": 3600, "device": "cpu", "ahead": False, **options}
-        self.last = Lane(self.state(), self.registry, watcher=watcher, **options)
-        return self.last
-
-    def statuses(self):
-        return {record.name: record.status for record in self.batch.records()}
-
-    def adapter(self, ref, folder):
-        return read_adapter(self.registry.pull(self.registry.resolve(ref), folder)).tensors
-
 
 @pytest.fixture
-def house(tmp_path, clips, monkeypatch, foundation):
-    return House(tmp_path, clips, monkeypatch, foundation)
+def foundation(house_foundation):
+    return house_foundation
 
 
 def difference(one, other):
@@ -97,24 +34,6 @@ def difference(one, other):
 
 def alone(work, foundation):
     return train_local(foundation, work.concept, prepare_work(work, foundation), work.config)["temporal"]
-
-
-class Hook(Watcher):
-    """Calls `act(name, step)` after each step."""
-
-    def __init__(self, act):
-        self.act, self.records, self.steps = act, [], []
-
-    def stepped(self, name, report):
-        self.steps.append((name, report.step))
-        self.act(name, report.step)
-
-    def ended(self, record):
-        self.records.append(record)
-
-
-def nothing(_name, _step):
-    pass
 
 
 def test_a_batch_is_trained_and_published(house, foundation, tmp_path):
@@ -139,7 +58,7 @@ def test_a_batch_is_trained_and_published(house, foundation, tmp_path):
     assert foundation.bank is None
 
 
-def test_a_bad_concept_is_explained_and_its_neighbours_are_published(house, clips, tmp_path):
+def test_a_bad_concept_is_explained_and_its_neighbours_are_published(house):
     house.add("c0", "c1")
     bad = dict(json.loads(house.batch.storage.get("concepts/c1.json")))
     bad["work"]["data_sha256"] = "0" * 64  # as if its clips had changed since

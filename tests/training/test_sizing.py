@@ -1,8 +1,13 @@
 """How many lanes start follows the room, the work, and who is there already."""
 
+from dataclasses import replace
+
 import pytest
 
 from infra.errors import UserError
+from infra.registry import open_registry
+from training.batch.keeper import LaneState
+from training.batch.ray_lanes import Driver
 from training.batch.record import Lease, Record
 from training.batch.sizing import (
     BARREN,
@@ -16,6 +21,7 @@ from training.batch.sizing import (
     to_start,
     workers_of,
 )
+from training.batch.state import open_batch
 
 NOW = 1000.0
 
@@ -92,3 +98,50 @@ def test_lanes_that_die_before_they_hold_anything_are_waited_for_and_given_up():
         deaths.died(NOW, barren=True, reason="no module named x")
     with pytest.raises(UserError, match=r"5 lanes in a row .* no module named x\. Mend"):
         deaths.died(NOW, barren=True, reason="no module named x")
+
+
+def test_lanes_that_fail_while_others_train_are_waited_for_and_do_not_end_the_batch():
+    deaths = Deaths()
+    for number in range(2 * BARREN):
+        deaths.died(NOW, barren=True, alone=False, reason="no such folder.")
+        assert deaths.until == NOW + min(60, 2 ** (number + 1) - 1)
+    for _ in range(BARREN - 1):
+        deaths.died(NOW, barren=True, reason="no such folder.")
+    deaths.went_on()
+    for _ in range(BARREN - 1):
+        deaths.died(NOW, barren=True, reason="no such folder.")
+    with pytest.raises(UserError, match=r"5 lanes in a row ended before .* no such folder\. Mend"):
+        deaths.died(NOW, barren=True, reason="no such folder.")
+
+
+class Looked:
+    """A keeper's `look`, as a driver calls it."""
+
+    def __init__(self, *lanes):
+        self.lanes, self.look = lanes, self
+
+    def remote(self):
+        return list(self.lanes)
+
+
+def test_lanes_that_give_back_what_they_cannot_train_end_the_batch_in_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("ray.get", lambda answer: answer)
+    registry = open_registry(tmp_path)
+    driver = Driver(open_batch(registry.storage, "b"), registry, "b")
+    waiting = records("queued")
+    driver._hear(waiting)
+
+    def fails(name):
+        driver.lanes[name] = LaneState(name, 1)
+        driver._held.add(name)  # it was seen with a concept, which it gave back
+        driver._keeper = Looked(LaneState(name, 1, end="failed", reason="no such folder"))
+        driver._look(Need(1))
+
+    for number in range(BARREN - 1):
+        fails(f"a{number}")
+        driver._hear(waiting)
+    driver._hear([replace(waiting[0], checkpoint="checkpoints/c1-0/1")])
+    for number in range(BARREN - 1):
+        fails(f"b{number}")
+    with pytest.raises(UserError, match="5 lanes in a row"):
+        fails("c")

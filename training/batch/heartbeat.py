@@ -27,7 +27,10 @@ class Heartbeat:
         self.gone: set[str] = set()
         self.cancelling: set[str] = set()
         self._claims: dict[str, tuple[Claim, dict[str, Any]]] = {}
-        self._lock = threading.Lock()
+        self._renewing: str | None = None
+        # Of the three above. Never held during a request: the training thread tells of every member's every step.
+        self._changed = threading.Condition()
+        self._beating = threading.Lock()  # one at a time uses `batch`
         self._over = threading.Event()
         self._thread: threading.Thread
 
@@ -43,39 +46,54 @@ class Heartbeat:
 
     def hold(self, claim: Claim) -> None:
         """Renew this claim from now on."""
-        with self._lock:
+        with self._changed:
             self.gone.discard(claim.name)
             self.cancelling.discard(claim.name)
             self._claims[claim.name] = claim, {}
 
     def drop(self, name: str) -> None:
-        """Renew it no more; when this returns none is under way."""
-        with self._lock:
+        """Renew it no more; when this returns no renewal of it is under way."""
+        with self._changed:
             self._claims.pop(name, None)
+            self._changed.wait_for(lambda: self._renewing != name)
 
     def tell(self, name: str, **progress: Any) -> None:
         """What the next renewal writes: step, loss, step_seconds."""
-        with self._lock:
+        with self._changed:
             if name in self._claims:
                 self._claims[name] = self._claims[name][0], progress
 
     def beat(self) -> None:
         """Renew every claim now."""
-        for name in list(self._claims):
-            with self._lock:
-                if name not in self._claims:
-                    continue
-                claim, progress = self._claims[name]
-                try:
-                    if self.batch.beat(claim, **progress).cancelling:
+        with self._beating:
+            with self._changed:
+                names = list(self._claims)
+            for name in names:
+                self._renew(name)
+
+    def _renew(self, name: str) -> None:
+        with self._changed:
+            if name not in self._claims:
+                return
+            claim, progress = self._claims[name]
+            self._renewing = name
+        gone = cancelling = False
+        try:
+            cancelling = self.batch.beat(claim, **progress).cancelling
+        except LeaseLost:
+            gone = True
+        except UserError as error:  # a storage that is away for a moment; the lease has time for more tries
+            log.warning("%s: its claim could not be renewed: %s", name, error.message)
+        finally:
+            with self._changed:
+                if name in self._claims:  # else it was dropped meanwhile: nobody asks any more
+                    if cancelling:
                         self.cancelling.add(name)
-                except LeaseLost:
-                    self.gone.add(name)
-                    del self._claims[name]
-                except (
-                    UserError
-                ) as error:  # a storage that is away for a moment; the lease has time for more tries
-                    log.warning("%s: its claim could not be renewed: %s", name, error.message)
+                    if gone:
+                        self.gone.add(name)
+                        del self._claims[name]
+                self._renewing = None
+                self._changed.notify_all()
 
     def _run(self) -> None:
         while not self._over.wait(self.every_s):

@@ -13,52 +13,42 @@ import logging
 import socket
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import torch
 
-from datasets.latents import CachedClip
 from infra.errors import UserError
 from infra.registry import Registry
 from models.foundation import Foundation
 from models.load import load_foundation
 from training.batch.ahead import Ahead
 from training.batch.checkpoints import CheckpointWriter, restore
+from training.batch.choosing import ALONE_AFTER, Choosing
 from training.batch.heartbeat import Heartbeat
-from training.batch.plan import DEFAULT_PACK, MOST, capacity_for
+from training.batch.holding import Held, Holding
+from training.batch.plan import MOST
 from training.batch.prepare import prepare_work
 from training.batch.profile import Profile
 from training.batch.publishing import publish_work
-from training.batch.record import Claim, LeaseLost, Record
-from training.batch.sizing import workers_of
+from training.batch.record import Claim, LeaseLost
 from training.batch.state import BatchState
 from training.batch.team import Team
 from training.batch.watcher import Watcher
 from training.batch.work import Work
 from training.config import DTYPES
 from training.group import GroupKey
-from training.loop import bank_slots
 from training.pack import Capacity, Ended, Event, Failed, Member, Pack, Stepped
 
 log = logging.getLogger(__name__)
 
-RECENT = 50  # steps whose mean losses are published
 LOOK_S = 10.0
-ALONE_AFTER = 1  # lost lanes: then a concept trains alone, so that it takes nobody with it
-
-
-@dataclass
-class Held:
-    """A concept that this lane trains."""
-
-    claim: Claim
-    work: Work
-    clips: Sequence[CachedClip] = field(default=(), repr=False)
-    recent: deque[tuple[float, float, float]] = field(default_factory=lambda: deque(maxlen=RECENT))
+# Statuses of what a concept is not to blame for: a storage that denies access, is away, or is full.
+NO_CONCEPTS_FAULT = {403, 503, 507}
+# Codes of what is wrong on every node alike. All else that keeps a foundation from being loaded is this node's, or that of the
+# way to the hub: the plan, which reads no weights, found it.
+MANIFESTS_FAULT = {"not_in_a_lane", "no_safetensors"}
 
 
 class Lane:
@@ -93,18 +83,15 @@ class Lane:
     ) -> None:
         self.batch, self.registry = batch, registry
         self.owner = owner or f"{socket.gethostname()}:{threading.get_native_id()}"
-        self.pack, self.profile, self.device = pack, profile, device
-        self.most = most
-        self.watcher = watcher or Watcher()
+        self.device, self.watcher = device, watcher or Watcher()
         self.batch_id = batch.about()["id"]
         self.ahead, self.workers, self.team = ahead, workers, team
         self.heartbeat = Heartbeat(self._own_state(), every_s)
         self.checkpoints = CheckpointWriter(self._own_state())
+        self.holding = Holding(batch, self.heartbeat, self.checkpoints, self.watcher)
+        self.choosing = Choosing(batch, self.owner, pack=pack, most=most, profile=profile, workers=workers)
         self._encoding = threading.Lock()  # of the VAE and the text encoder, by this thread and the one ahead
         self._loaded: tuple[tuple[str | None, str], Foundation] | None = None
-        self._limits: dict[GroupKey, int] = {}  # of packs that did not fit the memory
-        self._works: dict[tuple[str, str], Work] = {}
-        self._forsaken: list[Claim] = []
         self._stopping = threading.Event()
         self._looked = 0.0
 
@@ -120,75 +107,90 @@ class Lane:
     def stopping(self) -> bool:
         return self._stopping.is_set()
 
-    def run(self) -> None:
+    @property
+    def held(self) -> Mapping[str, Held]:
+        """The concepts it has, by name."""
+        return self.holding.held
+
+    def run(self, answered: Callable[[], Any] = lambda: None) -> None:
         """Train until nothing waits that is free to be taken.
 
+        Args:
+            answered: called when the storage has taken a write: what it fails at from then on is another matter.
+
         Raises:
-            UserError: the storage is away (503). Called again when it is back, it goes on with what it had, from the last
-                checkpoints, unless others took it.
+            UserError: the storage is away (503), full (507) or closed to this process (403), or the foundation cannot be had
+                here. What the lane had waits again, from its last checkpoints: after 503 as soon as this is called again.
         """
-        self._take_back()
+        self.holding.take_back()
         with self.heartbeat, self.checkpoints:
             while not self._stopping.is_set():
-                claim = self.batch.claim(self.owner, suits=self._is_ours)
+                claim = self.choosing.first()
                 if claim is None:
                     return
-                self.heartbeat.hold(claim)
+                self.holding.take(claim)
+                answered()
                 self._train_group(claim)
 
     # ----------------------------------------------------------------- a group
     def _train_group(self, first: Claim) -> None:
-        """A pack of the group of this concept, until no more of it wait."""
+        """A pack of the group of this concept, until no more of it wait. What is left when the storage fails is given back."""
+        try:
+            self._train_first(first)
+        except UserError as error:
+            if error.status in NO_CONCEPTS_FAULT:
+                self.holding.forsake()
+                if error.status != 503:  # it ends the lane; the records can perhaps be written all the same
+                    with suppress(UserError):
+                        self.holding.take_back()
+            raise
+
+    def _train_first(self, first: Claim) -> None:
+        """This concept and those that come to it; it alone if it has lost lanes, or is no work for a lane at all."""
         work = first.record.parsed_work
         try:
             work.check_lane(self.workers or 1)
             foundation = self._foundation(work)
         except UserError as error:
-            self._fail(first, error)
+            if error.code not in MANIFESTS_FAULT:
+                self.holding.give_back()  # another lane may have what lacks here
+                raise
+            self.holding.fail(first.name, error)
             return
         alone = first.record.lost > ALONE_AFTER
-        capacity = self._capacity(work, alone)
+        capacity = self.choosing.capacity(work, alone)
         if work.config.zero:  # the pack leaves it in pieces
             self._loaded = None
-        held: dict[str, Held] = {}
+        opened = False
         try:
             with self._preparing_ahead(work, foundation), self._open(foundation, work, capacity) as pack:
-                self._train_pack(pack, first, foundation, held, alone)
-        except UserError as error:
-            if error.status == 503:
-                self._forsake(held)
-            raise
+                opened = True
+                self._train_pack(pack, first, foundation, alone)
         except torch.OutOfMemoryError:
             if self.team is not None:
                 raise  # the others are in the midst of the same
-            opened = bool(held)
-            self._too_large(work.key, capacity, held or {first.name: Held(first, work)}, opened)
+            self._too_large(work.key, capacity, opened)
 
-    def _train_pack(
-        self, pack: Pack, first: Claim, foundation: Foundation, held: dict[str, Held], alone: bool
-    ) -> None:
+    def _train_pack(self, pack: Pack, first: Claim, foundation: Foundation, alone: bool) -> None:
         """From the first member to the last."""
         claim: Claim | None = first
         while True:
             while claim is not None:
-                self._admit(pack, claim, foundation, held)
+                self._admit(pack, claim, foundation)
                 claim = None if alone else self._next(pack)
             if not pack.members:
                 return
             if self._stopping.is_set():
-                self._give_back(held, pack)
+                self.holding.give_back(pack)
                 return
             events = pack.step()
-            ended = self._heard(pack, held)
+            ended = self._heard(pack)
             for event in events:
-                if event.name in held:
-                    ended |= self._handle(pack, held, event, foundation)
+                if event.name in self.held:
+                    ended |= self._handle(pack, event, foundation)
             # Looking for others costs a listing: done as slots come free, and now and then for those added late.
             look = not alone and (ended or time.monotonic() - self._looked > LOOK_S)
             claim = self._next(pack) if look else None
-
-    def _is_ours(self, record: Record) -> bool:
-        return self.workers is None or workers_of(record) == self.workers
 
     def _open(self, foundation: Foundation, work: Work, capacity: Capacity) -> AbstractContextManager[Pack]:
         if self.team is not None:
@@ -196,50 +198,18 @@ class Lane:
         return Pack(foundation, work.key, capacity)
 
     def _preparing_ahead(self, work: Work, foundation: Foundation) -> AbstractContextManager[Any]:
-        if not self.ahead or self._limits.get(work.key) == 1:  # memory is short
+        if not self.ahead or self.choosing.limits.get(work.key) == 1:  # memory is short
             return nullcontext()
         dtype = DTYPES[work.config.dtype]
         return Ahead(self._own_state(), self.owner, foundation, dtype, self._encoding)
 
-    def _capacity(self, work: Work, alone: bool) -> Capacity:
-        """Slots for a pack of this concept's group, whoever of those who wait comes together in it."""
-        if alone:
-            return capacity_for([work], 1)
-        key = work.key
-        best = self.profile.best_pack(key, work.config.batch_size, MOST) if self.profile is not None else None
-        size = min(self.pack or best or DEFAULT_PACK, self.most, self._limits.get(key, MOST))
-        waiting = [self._work(record) for record in self.batch.records() if not record.ended]
-        group = [work, *(other for other in waiting if other.key == key and other.name != work.name)]
-        if work.config.method == "full":  # slots as large as the layers: none to spare
-            return capacity_for(group, min(size, len(group)))
-        late = max(0, size - len(group)) * bank_slots(work.config, work.clips)["spatial"]
-        capacity = capacity_for(group, size)
-        return Capacity(size, capacity.spatial + min(late, capacity.spatial))  # at most twice what is there
-
     def _next(self, pack: Pack) -> Claim | None:
-        """Another concept of the group for which there is room now, held."""
-
-        def suits(record: Record) -> bool:
-            work = self._work(record)
-            return (
-                record.lost <= ALONE_AFTER
-                and work.key == pack.key
-                and pack.has_room(bank_slots(work.config, work.clips))
-            )
-
+        """Another concept for this pack, held."""
         self._looked = time.monotonic()
-        if self._stopping.is_set() or not pack.has_room({"temporal": 1}):
-            return None
-        claim = self.batch.claim(self.owner, suits=suits)
+        claim = None if self._stopping.is_set() else self.choosing.next(pack, self.held)
         if claim is not None:
-            self.heartbeat.hold(claim)
+            self.holding.take(claim)
         return claim
-
-    def _work(self, record: Record) -> Work:
-        known = self._works.get((record.name, record.sha256))
-        if known is None:
-            known = self._works[record.name, record.sha256] = record.parsed_work
-        return known
 
     def _foundation(self, work: Work) -> Foundation:
         """The foundation, whole (latents are made here), in the group's precision. Raises UserError."""
@@ -256,49 +226,45 @@ class Lane:
             )
         return foundation
 
-    def _admit(self, pack: Pack, claim: Claim, foundation: Foundation, held: dict[str, Held]) -> None:
+    def _admit(self, pack: Pack, claim: Claim, foundation: Foundation) -> None:
         """Prepare a concept and give it its slots; or have it fail."""
-        work, record = claim.record.parsed_work, claim.record
+        one, work = self.held[claim.name], self.held[claim.name].work
         self.watcher.preparing(work.name)
-        one = held[work.name] = Held(claim, work)
         try:
             one.clips = prepare_work(work, foundation, self._encoding)
-            state = restore(self.batch.storage, record)
+            state = restore(self.batch.storage, claim.record)
             pack.admit(Member(work.name, work.concept, work.config, one.clips), state)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            if isinstance(error, UserError) and error.status == 503:
-                raise  # not the concept's fault
+            if isinstance(error, UserError) and error.status in NO_CONCEPTS_FAULT:
+                raise
             if not pack.sound:
-                raise  # nor a worker's that is gone
-            del held[work.name]
-            self._fail(claim, error)
+                raise  # nor is a worker's that is gone
+            self.holding.fail(work.name, error)
             return
         self.checkpoints.begin(claim)
 
     # ----------------------------------------------------------------- a step
-    def _heard(self, pack: Pack, held: dict[str, Held]) -> bool:
+    def _heard(self, pack: Pack) -> bool:
         """Let go of what another has, or what was cancelled. True when slots came free."""
         self.checkpoints.check()
-        self.heartbeat.gone |= self.checkpoints.lost() & held.keys()
-        going = [name for name in held if name in self.heartbeat.gone | self.heartbeat.cancelling]
+        self.heartbeat.gone |= self.checkpoints.lost() & self.held.keys()
+        going = [name for name in self.held if name in self.heartbeat.gone | self.heartbeat.cancelling]
         for name in going:
-            one = held.pop(name)
             if name in pack.members:
                 pack.leave(name)
-            self.checkpoints.drop(name)
-            self.heartbeat.drop(name)
-            if name not in self.heartbeat.gone:
-                self._end(one.claim, lambda one=one: self.batch.cancelled(one.claim))  # type: ignore[misc]
+            if name in self.heartbeat.gone:
+                self.holding.leave(name)
+            else:
+                self.holding.end(name, self.batch.cancelled)
         return bool(going)
 
-    def _handle(self, pack: Pack, held: dict[str, Held], event: Event, foundation: Foundation) -> bool:
+    def _handle(self, pack: Pack, event: Event, foundation: Foundation) -> bool:
         """What a step did to one member. True when its slots came free."""
-        one = held[event.name]
+        one = self.held[event.name]
         if isinstance(event, Failed):
-            del held[event.name]
-            self._fail(one.claim, event.error)
+            self.holding.fail(event.name, event.error)
             return True
         report = event.report
         one.recent.append((report.spatial_loss, report.temporal_loss, report.seconds))
@@ -306,7 +272,6 @@ class Lane:
         self.watcher.stepped(event.name, report)
         if isinstance(event, Ended):
             self._publish(one, event, foundation)
-            del held[event.name]
             return True
         assert isinstance(event, Stepped)
         if report.step % one.work.config.checkpoint_interval == 0:
@@ -338,88 +303,38 @@ class Lane:
                 before=lambda: self.batch.beat(claim),
             )
         except LeaseLost:
-            self._let_go(work.name)
+            self.holding.leave(work.name)
             return
         except UserError as error:
-            if error.status == 503:
+            if error.status in NO_CONCEPTS_FAULT:
                 raise
-            self._fail(claim, error)
+            self.holding.fail(work.name, error)
             return
-        self._end(claim, lambda: self.batch.publish(claim, version.ref, step=step, loss=loss))
+        self.holding.end(
+            work.name, lambda claim: self.batch.publish(claim, version.ref, step=step, loss=loss)
+        )
 
-    # ---------------------------------------------------------------- an end
-    def _fail(self, claim: Claim, error: Exception) -> None:
-        if isinstance(error, UserError):
-            reason = error.message
-        else:
-            log.error("%s: %s", claim.name, error, exc_info=error)
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-        self._end(claim, lambda: self.batch.fail(claim, reason))
-
-    def _end(self, claim: Claim, end: Callable[[], Record]) -> None:
-        """Write a concept's end, unless another has it now; its checkpoints are of no more use."""
-        self._let_go(claim.name)
-        try:
-            record = end()
-        except LeaseLost:
-            return
-        self.batch.forget(claim.name)
-        self.watcher.ended(record)
-
-    def _let_go(self, name: str) -> None:
-        """Renew its claim no more, and write no more checkpoints of it."""
-        self.checkpoints.drop(name)
-        self.heartbeat.drop(name)
-
-    def _give_back(self, held: dict[str, Held], pack: Pack | None = None) -> None:
-        """For whoever takes them next: with the members' states of now, where the pack's are sound."""
-        if pack is not None:
-            for name, one in held.items():
-                self.checkpoints.put(one.claim, pack.state(name))
-        self.checkpoints.flush()
-        for name, one in held.items():
-            self._let_go(name)
-            try:
-                self.batch.release(one.claim)
-            except LeaseLost:
-                continue
-        held.clear()
-
-    def _forsake(self, held: dict[str, Held]) -> None:
-        """The storage is away: train none of these until it is back."""
-        for name, one in held.items():
-            self._let_go(name)
-            self._forsaken.append(one.claim)
-
-    def _take_back(self) -> None:
-        """The storage is back, as the first of these finds: what was forsaken waits again, as if it had been given back."""
-        while self._forsaken:
-            try:
-                self.batch.release(self._forsaken[-1])
-            except LeaseLost:
-                pass  # another has it
-            self._forsaken.pop()
-
-    def _too_large(self, key: GroupKey, capacity: Capacity, held: dict[str, Held], opened: bool) -> None:
+    def _too_large(self, key: GroupKey, capacity: Capacity, opened: bool) -> None:
         """The device's memory did not suffice: go on with half as many from their checkpoints, or have the one fail.
 
         Args:
             opened: the pack had its slots; not even these fitted, otherwise.
         """
         if capacity.members == 1:
-            (one,) = held.values()
+            (name,) = self.held
             error = UserError(
-                f"concept {one.work.name}: one training step does not fit the device's memory; give gradient_checkpointing, "
+                f"concept {name}: one training step does not fit the device's memory; give gradient_checkpointing, "
                 "dtype bf16, or a smaller size or batch_size.",
                 status=507,
                 code="out_of_memory",
             )
-            self._fail(one.claim, error)
+            self.holding.fail(name, error)
             return
-        self._limits[key] = max(1, (len(held) if opened else capacity.members) // 2)
+        members = len(self.held) if opened else capacity.members
+        self.choosing.limits[key] = max(1, members // 2)
         log.warning(
             "%d concepts do not fit the device's memory at once; going on with %d",
-            len(held) if opened else capacity.members,
-            self._limits[key],
+            members,
+            self.choosing.limits[key],
         )
-        self._give_back(held)
+        self.holding.give_back()

@@ -45,7 +45,7 @@ def stay(lane: Lane, batch: BatchState, linger_s: float, *, wait: Callable[[floa
     while True:
         began = time.monotonic()
         with outage.passing():
-            lane.run()
+            lane.run(outage.answered)
             if lane.stopping:
                 return "stopped"
             if all(record.ended for record in batch.records()):

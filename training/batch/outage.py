@@ -30,7 +30,8 @@ class Outage:
 
     @contextmanager
     def passing(self) -> Iterator[None]:
-        """In a loop: a round that the storage's absence (UserError 503) cuts short is over, and that is all.
+        """In a loop: a round that the storage's absence (UserError 503) cuts short is over, and that is all. In a round that
+        may last for hours, tell of what the storage `answered`.
 
         Raises:
             UserError: it has been away for longer than `patience_s`; or anything else.
@@ -45,6 +46,10 @@ class Outage:
                 self._since = now
                 log.warning("%s Waiting for it, %d minutes at most.", error.message, self.patience_s // 60)
         else:
-            if self._since is not None:
-                log.warning("the storage is back after %.0f s", self._clock() - self._since)
-            self._since = None
+            self.answered()
+
+    def answered(self) -> None:
+        """The storage is there now: what it fails at later is another outage, with patience of its own."""
+        if self._since is not None:
+            log.warning("the storage is back after %.0f s", self._clock() - self._since)
+        self._since = None

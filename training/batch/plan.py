@@ -238,7 +238,8 @@ def lay_out(
     works: Sequence[Work], sources: Sources, lanes: int, pack: int | None, profile: Profile | None
 ) -> list[PlannedPack]:
     """Packs on lanes. Works of one group are cut into runs of a pack's size, those of one priority by length so that
-    few slots stand empty; runs go, by priority and the longest first, to the lane that is free first."""
+    few slots stand empty; runs go, by priority and the longest first, to the lane that is free first. Nothing goes into a
+    pack while something of another group with a higher priority waits (training/batch/choosing.py)."""
     groups: dict[GroupKey, list[Work]] = {}
     for work in works:
         groups.setdefault(work.key, []).append(work)
@@ -248,8 +249,15 @@ def lay_out(
         batch = max(work.config.batch_size for work in members)
         best = profile.best_pack(key, batch, MOST) if profile is not None else None
         sizes[key] = size = min(pack or best or DEFAULT_PACK, len(members))
-        ordered = sorted(members, key=lambda work: (-work.priority, -work.config.steps))
-        runs += [tuple(ordered[i : i + size]) for i in range(0, len(ordered), size)]
+        others = {work.priority for work in works if work.key != key}
+        begun: list[Work] = []
+        for work in sorted(members, key=lambda work: (-work.priority, -work.config.steps)):
+            waits = begun and any(work.priority < other <= begun[-1].priority for other in others)
+            if len(begun) == size or waits:
+                runs.append(tuple(begun))
+                begun = []
+            begun.append(work)
+        runs.append(tuple(begun))
 
     def length(run: tuple[Work, ...], loaded: str | None) -> float:
         """Seconds, or concept-steps where nothing was measured: good enough to share out."""
@@ -258,20 +266,27 @@ def lay_out(
         return loading + duration(run, sizes[run[0].key], curve or UNIT)
 
     free: list[tuple[float, int, str | None]] = [(0.0, lane, None) for lane in range(1, lanes + 1)]
-    queues: dict[tuple[int, GroupKey], list[Work]] = {}
+    queues: dict[int, list[tuple[GroupKey, list[Work]]]] = {lane: [] for lane in range(1, lanes + 1)}
     for run in sorted(runs, key=lambda run: (-run[0].priority, -length(run, run[0].fingerprint))):
         # Of lanes that are free at the same time, one that has the foundation.
         at, lane, loaded = min(free, key=lambda f: (f[0], f[2] != run[0].fingerprint, f[1]))
         free.remove((at, lane, loaded))
         free.append((at + length(run, loaded), lane, run[0].fingerprint))
-        queues.setdefault((lane, run[0].key), []).extend(run)
+        queue = queues[lane]
+        mine = max((number for number, (key, _) in enumerate(queue) if key == run[0].key), default=None)
+        # What comes after the group's pack and is more urgent: the pack ends for it, and another begins after it.
+        if mine is None or any(after[0].priority > run[0].priority for _, after in queue[mine + 1 :]):
+            queue.append((run[0].key, list(run)))
+        else:
+            queue[mine][1].extend(run)
     packs = []
-    before: dict[int, str] = {}
-    for (lane, key), queue in queues.items():
-        loading = before.get(lane) != key.foundation
-        before[lane] = key.foundation
-        packs.append(planned(lane, key, queue, min(sizes[key], len(queue)), sources, profile, loading))
-    return sorted(packs, key=lambda planned: planned.lane)
+    for lane, queue in queues.items():
+        before: str | None = None
+        for key, together in queue:
+            size, loading = min(sizes[key], len(together)), before != key.foundation
+            packs.append(planned(lane, key, together, size, sources, profile, loading))
+            before = key.foundation
+    return packs
 
 
 UNIT = Curve((1,), (1.0,), (0.0,))

@@ -72,6 +72,9 @@ class Driver:
         self._stopping = threading.Event()
         self._token, self._count = uuid.uuid4().hex[:4], 0
         self._deaths, self._held = Deaths(), set[str]()
+        self._far: dict[
+            str, tuple[bool, str | None]
+        ] = {}  # whether each concept has ended, else its checkpoint
 
     def stop(self) -> None:
         """From a signal handler: have the lanes give back what they hold, and return."""
@@ -85,8 +88,8 @@ class Driver:
         """Until every concept of the batch has ended, or `stop`. Returns the records.
 
         Raises:
-            UserError: a concept needs more workers than the cluster has room for (422), lanes die before they hold
-                anything (500), the storage stays away (503).
+            UserError: a concept needs more workers than the cluster has room for (422), lanes end before they bring any
+                further (500), the storage stays away (503).
         """
         nodes = reachable_nodes()
         need = lane_need(nodes, self.cpus)
@@ -99,6 +102,7 @@ class Driver:
                 with outage.passing():
                     self._look(need)
                     records = self.batch.records()
+                    self._hear(records)
                     self._held |= {record.lease.owner for record in records if record.lease is not None}
                     self.on_look(records, list(self.lanes.values()))
                     if self.stopping or all(record.ended for record in records):
@@ -163,10 +167,20 @@ class Driver:
             del self.lanes[lane.name]
             if lane.end in ("died", "failed"):
                 log.warning("lane %s %s: %s", lane.name, lane.end, lane.reason)
+                # A lane that died leaves concepts that count as lost, and fail in the end; one that failed gave them back.
                 lapsed = self.batch.lapse(lane.name) if lane.end == "died" else []
-                held = bool(lapsed) or lane.name in self._held
+                held = bool(lapsed) or (lane.end == "died" and lane.name in self._held)
                 others = any(other.host for other in self.lanes.values())
-                self._deaths.died(self.batch.clock(), barren=not (held or others), reason=f"{lane.reason}")
+                self._deaths.died(
+                    self.batch.clock(), barren=not held, alone=not others, reason=f"{lane.reason}"
+                )
+
+    def _hear(self, records: Sequence[Record]) -> None:
+        """How far the concepts are."""
+        far = {record.name: (record.ended, record.checkpoint) for record in records}
+        if far != self._far:
+            self._far = far
+            self._deaths.went_on()
 
     def _leave(self, need: Need) -> list[Record]:
         """Let the lanes end in order."""

@@ -45,7 +45,7 @@ class Record:
     checkpoint: str | None = None  # key of the state to go on from
     checkpoint_step: int = 0
     version: str | None = None  # what was published: orbit@1
-    reason: str | None = None  # why it failed
+    reason: str | None = None  # why it failed, or was cancelled without being asked
     cancelling: bool = False  # asked for; its lane has not yet let go
     lease: Lease | None = None
     updated: float = 0.0  # UTC seconds

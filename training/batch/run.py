@@ -31,12 +31,14 @@ def enter(
 ) -> list[Record]:
     """Write a plan's works into the batch, which begins if it was not there. Returns those that now wait.
 
-    With the registry, what was published by this batch and removed since is trained again.
+    With the registry, what was published by this batch and removed since is trained again. What the plan found done is
+    trained no more with the data or settings that an earlier manifest gave it.
 
     Raises:
         UserError: one of them is being trained with other settings (409).
     """
     batch.create(about)
+    batch.withdraw(done.work for done in plan.done)
 
     def is_gone(version: str) -> bool:
         name = version.partition("@")[0]
@@ -94,7 +96,7 @@ def _until_all_ended(lane: Lane, batch: BatchState, sleep: Callable[[float], Non
     outage = Outage()
     while True:
         with outage.passing():
-            lane.run()
+            lane.run(outage.answered)
             records = batch.records()
             if lane.stopping or all(record.ended or workers_of(record) > 1 for record in records):
                 return records

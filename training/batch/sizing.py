@@ -20,7 +20,9 @@ from training.batch.plan import MOST
 from training.batch.record import RUNNING, Record
 
 CPUS = 4  # of a lane on machines without GPUs, where they have as many: each lane holds the base once more
-BARREN = 5  # lanes in a row that died before they held a concept: then something is wrong with all of them
+BARREN = (
+    5  # lanes in a row that ended in vain, nobody else being there: then something is wrong with all of them
+)
 LONGEST_WAIT_S = 60.0
 
 
@@ -129,23 +131,30 @@ def check_room(workers: Mapping[str, int], room: int, need: Need) -> None:
 
 @dataclass
 class Deaths:
-    """Lanes that died; how long to wait before the next is started, and when to give up."""
+    """Lanes that died or failed; how long to wait before the next is started, and when to give up."""
 
-    barren: int = 0  # in a row, without having held a concept
+    barren: int = 0  # in a row
+    alone: int = 0  # of those, with no other lane
     until: float = 0.0  # UTC seconds: before this none is started
 
-    def died(self, now: float, *, barren: bool, reason: str) -> None:
-        """One died. Raises UserError (500 "lanes_failed") when it was one too many.
+    def died(self, now: float, *, barren: bool, alone: bool = True, reason: str) -> None:
+        """One ended so. Raises UserError (500 "lanes_failed") when it was one too many.
 
         Args:
-            barren: it never held a concept, and no other lane runs.
+            barren: it brought nothing: it never held a concept, or gave back what it held because it could not train here.
+            alone: no other lane runs. One node that lanes fail on is no reason to give up while others train.
         """
         self.barren = self.barren + 1 if barren else 0
-        if self.barren >= BARREN:
+        self.alone = self.alone + alone if barren else 0
+        if self.alone >= BARREN:
             raise UserError(
-                f"{self.barren} lanes in a row died before they had a concept, the last of this: {reason[:500]}. Mend that and "
-                "give the same command again; nothing is lost.",
+                f"{self.barren} lanes in a row ended before they brought a concept further, the last of this: "
+                f"{reason[:500].rstrip('.')}. Mend that and give the same command again; nothing is lost.",
                 status=500,
                 code="lanes_failed",
             )
-        self.until = now + min(LONGEST_WAIT_S, 2.0**self.barren - 1)
+        self.until = now + min(LONGEST_WAIT_S, 2.0 ** min(self.barren, 9) - 1)
+
+    def went_on(self) -> None:
+        """A concept was brought further: what ended before that is in no row with what may come."""
+        self.barren = self.alone = 0

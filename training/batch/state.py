@@ -33,6 +33,7 @@ from training.batch.work import Work
 
 LEASE_S = 60.0
 SWAPS = 100  # tries against others who change the same record
+WITHDRAWN = "what is asked for now is done already"  # the reason of what was cancelled by that
 HISTORY = 40  # changes of a record that it remembers
 
 Change = Callable[[Record], Record | None]
@@ -110,7 +111,8 @@ class BatchState:
         """Put concepts into the batch, or back into it with other data or settings. Returns those now waiting.
 
         One that is there with the same hash (what is computed) stays where it stands, and takes over where and how: priority,
-        checkpoints, memory. It waits again if it had failed with others of those, or if what it was published as is gone.
+        checkpoints, memory. It waits again if it had failed with others of those, if what it was published as is gone, or if it
+        was withdrawn.
 
         Args:
             is_gone: whether a published version ("orbit@1") was removed.
@@ -137,13 +139,7 @@ class BatchState:
             def renew(record: Record, fresh: Record = fresh) -> Record | None:
                 if record.sha256 == fresh.sha256:
                     return self._same(record, fresh, is_gone)
-                if record.status in RUNNING:
-                    raise UserError(
-                        f"concept {record.name} is {record.status} with other data or settings; cancel it first "
-                        f"(motiondirector runs cancel), or publish this one under another name.",
-                        status=409,
-                        code="concept_busy",
-                    )
+                _check_idle(record)
                 return replace(fresh, attempt=record.attempt + 1, history=record.history)
 
             record = self._change(work.name, renew, "added with other settings")
@@ -151,11 +147,33 @@ class BatchState:
                 waiting.append(record)
         return waiting
 
+    def withdraw(self, works: Iterable[Work]) -> None:
+        """These are done: none of them is to be trained with other data or settings, as added before. What waits so is cancelled.
+
+        Raises:
+            UserError: one is being trained so (409): nothing of `works` that comes after it is withdrawn.
+        """
+        there = {record.name for record in self.records()}
+        for work in works:
+            if work.name not in there:
+                continue
+
+            def cancel(record: Record, sha256: str = work.sha256) -> Record | None:
+                if record.ended or record.sha256 == sha256:
+                    return None
+                _check_idle(record)
+                return replace(record, status="cancelled", cancelling=False, reason=WITHDRAWN)
+
+            if self._change(work.name, cancel, WITHDRAWN) is not None:
+                self.forget(work.name)
+
     def _same(self, record: Record, fresh: Record, is_gone: Callable[[str], bool]) -> Record | None:
         """What adding a concept again makes of its record; None: nothing."""
         again = replace(fresh, attempt=record.attempt + 1, history=record.history)
         if record.status == "published":
             return again if record.version is not None and is_gone(record.version) else None
+        if record.status == "cancelled" and record.reason == WITHDRAWN:
+            return again
         told = json.loads(json.dumps([fresh.work, fresh.priority]))
         if [record.work, record.priority] == told:
             return None
@@ -221,17 +239,17 @@ class BatchState:
             if seen.status in RUNNING and not self._expired(seen):
                 continue
             lease = Lease(owner, uuid.uuid4().hex, self.clock() + self.lease_s)
-            taken = self._change(seen.name, partial(self._take, lease=lease), owner)
+            taken = self._change(seen.name, partial(self._take, lease=lease, suits=suits), owner)
             if taken is not None and taken.lease == lease:
                 return Claim(taken.name, lease.token, taken)
             if taken is not None and taken.ended:
                 self.forget(taken.name)
         return None
 
-    def _take(self, record: Record, lease: Lease) -> Record | None:
+    def _take(self, record: Record, lease: Lease, suits: Callable[[Record], bool]) -> Record | None:
         gone = record.status in RUNNING and self._expired(record)
-        if record.status != "queued" and not gone:
-            return None
+        if (record.status != "queued" and not gone) or not suits(record):
+            return None  # also where it became another since it was listed
         if record.cancelling:
             return replace(record, status="cancelled", cancelling=False, lease=None)
         lost = record.lost + 1 if gone else record.lost
@@ -360,6 +378,17 @@ class BatchState:
         if after.status != before.status or before is after or after.attempt != before.attempt or taken:
             history = (*history, (now, after.status, note[:300]))[-HISTORY:]
         return replace(after, updated=now, revision=before.revision + 1, history=history)
+
+
+def _check_idle(record: Record) -> None:
+    """Raises UserError (409) where a lane has the concept: it would go on with other data or settings than are asked for."""
+    if record.status in RUNNING:
+        raise UserError(
+            f"concept {record.name} is {record.status} with other data or settings; cancel it first "
+            f"(motiondirector runs cancel), or publish this one under another name.",
+            status=409,
+            code="concept_busy",
+        )
 
 
 def open_batch(registry: Storage, name: str, **options: Any) -> BatchState:
