@@ -53,13 +53,13 @@ class EngineMetrics:
                 )
             else:
                 self._gauges[name] = metrics.Gauge(full, description=description, tag_keys=tags)
-        self._last: dict[str, float] = {}
 
     def __call__(self, name: str, value: float, labels: Mapping[str, str] | None = None) -> None:
         if name in self._histograms:
             self._histograms[name].observe(value, tags=dict(labels or {}))
-        elif name in self._gauges and self._last.get(name) != value:
-            self._last[name] = value
+        elif (
+            name in self._gauges
+        ):  # also what has not changed: Ray exports a gauge once for each time it is set
             self._gauges[name].set(value, tags=dict(labels or {}))
 
 

@@ -103,6 +103,8 @@ def _fit(task: Task, run: Storage, use_gpu: bool, on_event: Callable[[dict[str, 
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from training.metrics import EndMetrics
+
     fewest, most = task.config.worker_range
     board = ray.remote(Board).options(num_cpus=0).remote()
     filesystem, path = run.arrow()
@@ -127,6 +129,7 @@ def _fit(task: Task, run: Storage, use_gpu: bool, on_event: Callable[[dict[str, 
             result = _run(trainer, task)
     refused = result.return_value
     if refused:
+        EndMetrics()(task.concept, "failed")
         raise UserError(refused["message"], status=refused["status"], code=refused["code"])
     return result
 

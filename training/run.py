@@ -243,6 +243,7 @@ def _train_and_publish(
     board: Any,
 ) -> Version:
     from infra.cluster import check_workers, has_gpus, ray_session
+    from training.metrics import EndMetrics
     from training.ray_train import Task, fit
     from training.samples import Rendering
 
@@ -292,7 +293,9 @@ def _train_and_publish(
                 samples(step, earlier)
             samples(finished_run.position["step"], keys)
             watcher.stage("publishing")
-            return publish(job, config, foundation, cached, run, registry, record, finished_run, keys)
+            version = publish(job, config, foundation, cached, run, registry, record, finished_run, keys)
+            EndMetrics()(job.concept, "published")
+            return version
 
 
 def publish(
