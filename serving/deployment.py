@@ -58,9 +58,7 @@ class EngineMetrics:
     def __call__(self, name: str, value: float, labels: Mapping[str, str] | None = None) -> None:
         if name in self._histograms:
             self._histograms[name].observe(value, tags=dict(labels or {}))
-        elif (
-            name in self._gauges
-        ):  # also what has not changed: Ray exports a gauge once for each time it is set
+        elif name in self._gauges:  # also what has not changed: Ray forgets a gauge that is not set
             self._gauges[name].set(value, tags=dict(labels or {}))
 
 
