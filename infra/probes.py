@@ -85,7 +85,7 @@ def check_ray(address: str | None) -> Iterator[Check]:
     with contextlib.redirect_stderr(io.StringIO()), ray_session(address) as cluster:
         import ray
 
-        @ray.remote
+        @ray.remote(num_cpus=0)  # a cluster at rest may be a head alone, which has none to give
         def probe() -> str:
             import infra.storage
 
@@ -99,7 +99,7 @@ def check_ray(address: str | None) -> Iterator[Check]:
             return
         resources = ray.cluster_resources()
     what = "a local cluster starts" if cluster.started else f"cluster at {cluster.address}"
-    yield Check("ray", "ok", f"{what}, {resources.get('CPU', 0):g} CPUs; worker: {worker}")
+    yield Check("ray", "ok", f"{what}, {resources.get('CPU', 0):g} CPUs now; a task runs: {worker}")
 
 
 def check_storage(uri: str) -> Iterator[Check]:

@@ -1,7 +1,8 @@
-"""The application as a cluster deploys it (`serve deploy`, a RayService): `serving.deployment` with keys from a file.
+"""The application as a cluster deploys it (`serve deploy`, a RayService): `serving.deployment` with secrets from outside.
 
-Ray Serve listens on every address there, so there is no server without keys. The file is a mounted secret, one key or
+Ray Serve listens on every address there, so there is no server without keys. Their file is a mounted secret, one key or
 `sha256:<hex>` a line, or YAML with quotas and scopes; MOTIONDIRECTOR_API_KEY_FILE names it on every node.
+MOTIONDIRECTOR_WEBHOOK_SECRET, where it is set, signs webhooks.
 """
 
 import os
@@ -12,7 +13,7 @@ from ray.serve import Application
 from infra.errors import UserError
 from serving import deployment
 from serving.config import ServeConfig
-from serving.keys import API_KEY_VARIABLE, read_api_keys
+from serving.keys import API_KEY_VARIABLE, read_api_keys, read_webhook_secret
 
 API_KEY_FILE_VARIABLE = "MOTIONDIRECTOR_API_KEY_FILE"
 
@@ -30,6 +31,11 @@ def with_keys(config: ServeConfig) -> ServeConfig:
     return config.model_copy(update={"api_keys": list(keys.values()), "api_key_hashes": []})
 
 
+def with_webhook_secret(config: ServeConfig) -> ServeConfig:
+    """The configuration with the secret of the environment, where it has none itself. Raises UserError: not a secret."""
+    return config.model_copy(update={"webhook_secret": config.webhook_secret or read_webhook_secret()})
+
+
 def build_app(config: ServeConfig) -> Application:
     """The application of a configuration; Serve calls it with the `args` of its configuration file."""
-    return deployment.build_app(with_keys(config))
+    return deployment.build_app(with_webhook_secret(with_keys(config)))

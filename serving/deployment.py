@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 APP_NAME = "motiondirector"
 REPORT_INTERVAL = 1.0  # seconds between an engine's reports to the router
 UPSCALE_DELAY, DOWNSCALE_DELAY = 10.0, 300.0  # seconds for which more or fewer engines must be wanted
+HEAD = "node:__internal_head__"  # Ray's resource of a cluster's head, and of a cluster of one machine
 DRAIN = 600.0  # seconds that an engine which is no longer wanted has for the videos it has begun
 
 
@@ -53,13 +54,11 @@ class EngineMetrics:
                 )
             else:
                 self._gauges[name] = metrics.Gauge(full, description=description, tag_keys=tags)
-        self._last: dict[str, float] = {}
 
     def __call__(self, name: str, value: float, labels: Mapping[str, str] | None = None) -> None:
         if name in self._histograms:
             self._histograms[name].observe(value, tags=dict(labels or {}))
-        elif name in self._gauges and self._last.get(name) != value:
-            self._last[name] = value
+        elif name in self._gauges:  # also what has not changed: Ray forgets a gauge that is not set
             self._gauges[name].set(value, tags=dict(labels or {}))
 
 
@@ -125,4 +124,8 @@ def build_app(config: ServeConfig) -> Application:
         max_ongoing_requests=4 * config.max_batch + 64,
         ray_actor_options={"num_cpus": config.engine_cpus, "num_gpus": config.engine_gpus},
     ).bind(config)
-    return Ingress.options(ray_actor_options={"num_cpus": 0}).bind(config, engine)  # type: ignore[attr-defined]
+    place: dict[str, Any] = {"num_cpus": 0}
+    # jobs in a file of one machine: not of a worker's, which comes and goes
+    if config.database_url.startswith("sqlite"):
+        place["resources"] = {HEAD: 0.001}
+    return Ingress.options(ray_actor_options=place).bind(config, engine)  # type: ignore[attr-defined]

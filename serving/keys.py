@@ -31,6 +31,7 @@ from infra.errors import UserError
 from infra.rows import NOT_YAML
 
 API_KEY_VARIABLE = "MOTIONDIRECTOR_API_KEY"
+WEBHOOK_SECRET_VARIABLE = "MOTIONDIRECTOR_WEBHOOK_SECRET"
 MIN_KEY = 16  # characters
 MAX_PRIORITY = 2
 
@@ -54,6 +55,17 @@ def check_secret(secret: SecretStr) -> SecretStr:
 
 
 WebhookSecret = Annotated[SecretStr, AfterValidator(check_secret)]
+
+
+def read_webhook_secret() -> SecretStr | None:
+    """The secret of the environment, which signs the webhooks of keys that have none. Raises UserError: not a secret."""
+    text = os.environ.get(WEBHOOK_SECRET_VARIABLE, "").strip()
+    if not text:
+        return None
+    try:
+        return check_secret(SecretStr(text))
+    except ValueError as error:
+        raise UserError(f"{WEBHOOK_SECRET_VARIABLE}: {error}.", code="invalid_value") from None
 
 
 class ApiKey(BaseModel):

@@ -1,4 +1,4 @@
-"""What a training says to Prometheus, through Ray's exporter on its worker's node (`ray_motiondirector_train_...`)."""
+"""What a training says to Prometheus, through Ray's exporter on its node (`ray_motiondirector_train_...`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ SECONDS = [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100]
 
 
 class TrainingMetrics:
-    """Where each concept stands. One of these in a process that trains, called after every step of every concept."""
+    """Where each concept stands. One of these in a process that trains, called after every step of every concept.
+
+    `EndMetrics` has how they ended.
+    """
 
     def __init__(self) -> None:
         def gauge(name: str, description: str, *tags: str) -> metrics.Gauge:
@@ -38,3 +41,18 @@ class TrainingMetrics:
         self._loss.set(report.spatial_loss, tags={**tags, "path": "spatial"})
         self._loss.set(report.temporal_loss, tags={**tags, "path": "temporal"})
         self._seconds.observe(report.seconds, tags=tags)
+
+
+class EndMetrics:
+    """Which concepts have ended. Of the driver: it lives on, while a worker's last gauges are lost with its process."""
+
+    def __init__(self) -> None:
+        self._ended = metrics.Gauge(
+            "motiondirector_train_ended",
+            description="1 for a concept that was published, failed or was cancelled.",
+            tag_keys=("concept", "status"),
+        )
+
+    def __call__(self, concept: str, status: str) -> None:
+        """A concept is published, failed or cancelled. Said again while the process lives: Ray forgets gauges."""
+        self._ended.set(1, tags={"concept": concept, "status": status})

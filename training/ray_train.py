@@ -127,6 +127,8 @@ def _fit(task: Task, run: Storage, use_gpu: bool, on_event: Callable[[dict[str, 
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from training.metrics import EndMetrics
+
     fewest, most = task.config.worker_range
     board = put_up_board()
     filesystem, path = run.arrow()
@@ -151,6 +153,7 @@ def _fit(task: Task, run: Storage, use_gpu: bool, on_event: Callable[[dict[str, 
             result = _run(trainer, task)
     refused = result.return_value
     if refused:
+        EndMetrics()(task.concept, "failed")
         raise UserError(refused["message"], status=refused["status"], code=refused["code"])
     return result
 

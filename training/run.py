@@ -240,6 +240,7 @@ def _train_and_publish(
     board: Any,
 ) -> Version:
     from infra.cluster import check_workers, has_gpus, ray_session
+    from training.metrics import EndMetrics
     from training.ray_train import Task, fit
     from training.samples import Rendering
     from training.shown import harmless
@@ -284,7 +285,9 @@ def _train_and_publish(
             if keys:
                 samples(finished_run.position["step"], keys)
             watcher.stage("publishing")
-            return publish(job, config, foundation, cached, run, registry, record, finished_run, keys)
+            version = publish(job, config, foundation, cached, run, registry, record, finished_run, keys)
+            EndMetrics()(job.concept, "published")
+            return version
 
 
 def publish(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import socket
 import time
@@ -97,7 +96,7 @@ def serve(
     from infra.registry import open_registry
     from models.load import family_of, locate
     from serving.config import check_exposure, make_config
-    from serving.keys import read_api_keys
+    from serving.keys import read_api_keys, read_webhook_secret
 
     keys = read_api_keys(api_key_file)
     check_exposure(host, keys)
@@ -125,7 +124,7 @@ def serve(
         engine_gpus=gpus,
         api_keys=keys,
         max_queue=max_queue,
-        webhook_secret=os.environ.get("MOTIONDIRECTOR_WEBHOOK_SECRET") or None,
+        webhook_secret=read_webhook_secret(),
         webhook_networks=webhook_network or [],
         # the rest may follow from slot_memory
         **{name: value for name, value in bank.items() if value is not None},

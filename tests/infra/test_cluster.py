@@ -11,7 +11,9 @@ import ray
 
 from infra.cluster import check_workers, count_fitting, ray_session
 from infra.errors import UserError
+from infra.probes import check_ray
 from infra.storage import open_storage
+from serving.deployment import HEAD
 
 pytestmark = pytest.mark.cluster
 
@@ -45,6 +47,26 @@ def test_an_inner_session_leaves_the_outer_ones_cluster(cluster):
         assert not inner.started
         assert inner.address == cluster.address
     assert ray.is_initialized()
+
+
+def test_the_doctors_task_runs_on_a_cluster_without_a_free_cpu(cluster):
+    """A head that only schedules has none at all."""
+
+    @ray.remote(num_cpus=2)
+    class All:
+        def are_taken(self):
+            return ray.available_resources().get("CPU", 0)
+
+    holder = All.remote()
+    ray.get(holder.are_taken.remote())
+    (check,) = check_ray(None)
+    ray.kill(holder)
+    assert check.status == "ok", check.found
+
+
+def test_a_cluster_of_one_machine_has_the_resource_of_a_head(cluster):
+    """Where an ingress is pinned."""
+    assert ray.cluster_resources()[HEAD] == 1
 
 
 def test_more_workers_than_the_cluster_has_are_refused(cluster):

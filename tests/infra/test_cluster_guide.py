@@ -1,12 +1,17 @@
 """docs/cluster.md names commands, options and files that there are."""
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 from commands import COMMANDS, parse
+from pydantic import SecretStr
+
+from serving.keys import Scope, check_secret, read_api_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = (ROOT / "docs" / "cluster.md").read_text()
@@ -76,3 +81,68 @@ def test_alerts_of_the_guide_are_all_the_alerts():
     }
     table = GUIDE[GUIDE.index("| alert |") : GUIDE.index("### Shut down")]
     assert {alert for alert in alerts if alert not in table} == set()
+
+
+def assigned(text):
+    return set(re.findall(r"(?:^|\s)([A-Za-z_]+)=", text, re.MULTILINE)) | set(
+        re.findall(r"\bfor (\w+) in", text)
+    )
+
+
+def test_what_the_heads_commands_refer_to_is_set_there():
+    """What was exported before `ray attach` was exported on another machine."""
+    _, attach, rest = GUIDE.partition("ray attach ray_cluster.yaml")
+    assert attach
+    blocks = re.findall(r"```bash\n(.*?)```", "```bash\n" + rest[: rest.index("### Shut down")], re.DOTALL)
+    known = assigned((ROOT / "infra" / "aws" / "node.env").read_text()) | {"HOME"}
+    used = set()
+    for block in blocks:
+        known |= assigned(block)
+        used |= set(re.findall(r"\$(\w+)", block))
+    assert "BUCKET" in used
+    assert used <= known
+
+
+def test_choosing_bucket_and_region_reaches_the_head(tmp_path):
+    """The guide's own commands, in a copy."""
+    for part in ("infra/aws", "infra/kubernetes"):
+        shutil.copytree(ROOT / part, tmp_path / part)
+    shutil.copy(ROOT / "ray_cluster.yaml", tmp_path)
+    chosen, aws, _ = BLOCKS[0].partition("\naws ")
+    assert aws
+    for example, ours in {"BUCKET=motiondirector-example": "BUCKET=ours", "=us-east-1": "=eu-west-3"}.items():
+        chosen = chosen.replace(example, ours)
+    subprocess.run(["bash", "-ec", chosen], cwd=tmp_path, check=True)
+    shell = '. infra/aws/node.env; echo "$BUCKET $AWS_DEFAULT_REGION"'
+    done = subprocess.run(["bash", "-ec", shell], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert done.stdout == "ours eu-west-3\n"
+    assert yaml.safe_load((tmp_path / "ray_cluster.yaml").read_text())["provider"]["region"] == "eu-west-3"
+
+
+def test_the_keys_of_the_guide_are_keys(tmp_path):
+    (block,) = [block for block in BLOCKS if "cat > keys.yaml" in block]
+    made = block[: block.index("kubectl")]
+    subprocess.run(["bash", "-ec", made], cwd=tmp_path, check=True)
+    mine, app = read_api_keys(tmp_path / "keys.yaml")
+    assert set(mine.scopes) == set(get_args(Scope))
+    assert (app.requests_per_minute, app.concurrency) == (60, 4)
+    check_secret(SecretStr((tmp_path / "webhook-secret").read_text().strip()))
+
+
+def test_models_of_the_guides_batch_are_those_the_clips_were_cut_for():
+    batches = [parse(command) for command in commands() if command.split()[1] == "train-batch"]
+    assert len(batches) == 2
+    for made in batches:
+        assert (made["foundation"], made["setting"]) == ("$FOUNDATION", ["dtype=bf16"])
+        assert made["evaluate"] is False  # it would run on the head
+
+
+def test_charts_come_from_repositories_that_were_added():
+    added, used = set(), set()
+    for block in BLOCKS:
+        for line in block.splitlines():
+            added |= set(re.findall(r"helm repo add (\S+) https://", line))
+            charts = set(re.findall(r"helm (?:install|upgrade)\b.*? ([a-z-]+)/[a-z-]+", line))
+            assert charts <= added, line
+            used |= charts
+    assert used == {"kuberay", "prometheus-community"}

@@ -21,11 +21,13 @@ from infra.registry import check_concept_name
 from infra.storage import open_storage
 from serving.cluster import API_KEY_FILE_VARIABLE
 from serving.config import ServeConfig
+from serving.keys import WEBHOOK_SECRET_VARIABLE
 from training.batch.sizing import lane_need, places
 from training.config import make_config
 
 ROOT = Path(__file__).resolve().parents[2]
 KUBERNETES = ROOT / "infra" / "kubernetes"
+GUIDE = (ROOT / "docs" / "cluster.md").read_text()
 KINDS = {"cluster": "RayCluster", "batch": "RayJob", "service": "RayService"}
 CRDS = os.environ.get("KUBERAY_CRDS")
 
@@ -289,7 +291,14 @@ def test_the_service_is_what_serve_deploys(variant):
         (container,) = containers(group)
         mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
         assert mounts["data"] == config.data_dir
-        assert Path(environment(container)[API_KEY_FILE_VARIABLE]).parent == Path(mounts["keys"])
+        keys = Path(environment(container)[API_KEY_FILE_VARIABLE])
+        assert keys.parent == Path(mounts["keys"])
+        assert keys.suffix == ".yaml"  # of plain text no key would have `metrics` or `adapters`, or a quota
+        (secret,) = [v for v in container["env"] if v["name"] == WEBHOOK_SECRET_VARIABLE]
+        asked = secret["valueFrom"]["secretKeyRef"]
+        assert asked["optional"] is True
+        assert f"--from-file={keys.name} --from-file={asked['key']}" in GUIDE
+        assert f"secret generic {asked['name']} " in GUIDE
     data = {v["name"]: v for v in cluster["headGroupSpec"]["template"]["spec"]["volumes"]}["data"]
     assert "persistentVolumeClaim" in data  # the jobs
 
@@ -320,11 +329,13 @@ def test_gpu_changes_only_what_it_must():
 
 def test_one_word_is_the_bucket_everywhere():
     """docs/cluster.md replaces it."""
-    files = [*KUBERNETES.rglob("*.yaml"), *(ROOT / "infra" / "aws").glob("*.json")]
-    found = {
-        b for file in files for b in re.findall(r"(?:s3://|arn:aws:s3:::)([a-z0-9.-]+)", file.read_text())
+    files = [*KUBERNETES.rglob("*.yaml"), *(ROOT / "infra" / "aws").iterdir()]
+    named = {
+        file: set(re.findall(r"(?:s3://|arn:aws:s3:::|BUCKET=)([a-z0-9.-]+)", file.read_text()))
+        for file in files
     }
-    assert len(found) == 1
+    assert len(set.union(*named.values())) == 1
+    assert {file.name for file, buckets in named.items() if buckets} >= {"storage-policy.json", "node.env"}
 
 
 def test_the_namespace_is_its_own_file_so_that_deleting_one_kind_leaves_the_others():

@@ -10,6 +10,7 @@ import promql_parser
 import pytest
 import ray
 import yaml
+from ray._private.telemetry.open_telemetry_metric_recorder import OpenTelemetryMetricRecorder
 from ray.serve._private import request_ingress_metrics
 from ray.serve._private.common import RequestProtocol
 from ray.util import metrics as ray_metrics
@@ -224,4 +225,7 @@ def test_pods_are_scraped_where_they_export():
     assert monitor["selector"]["matchLabels"].items() <= head["metadata"]["labels"].items()
     (container,) = containers(head)
     ports = {port["name"] for port in container["ports"]}
-    assert {endpoint["port"] for endpoint in monitor["podMetricsEndpoints"]} <= ports
+    endpoints = {endpoint.pop("port"): endpoint for endpoint in monitor["podMetricsEndpoints"]}
+    assert set(endpoints) <= ports
+    kept = OpenTelemetryMetricRecorder._resolve_gauge_ttl_seconds(None)
+    assert 0 < promql_parser.parse_duration(endpoints["metrics"]["interval"]).total_seconds() < kept

@@ -1,4 +1,4 @@
-"""On a cluster the keys come from a mounted file, and without keys nothing is served."""
+"""On a cluster keys and the webhooks' secret come from outside, without keys nothing is served, and jobs stay at hand."""
 
 import pytest
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
@@ -6,15 +6,18 @@ from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from infra.errors import UserError
 from serving.cluster import API_KEY_FILE_VARIABLE, build_app, with_keys
 from serving.config import ServeConfig
-from serving.keys import API_KEY_VARIABLE, hash_key
+from serving.deployment import HEAD
+from serving.keys import API_KEY_VARIABLE, WEBHOOK_SECRET_VARIABLE, hash_key, read_webhook_secret
 
 KEY = "a-key-of-many-random-characters"
+SECRET, OTHER = (f"whsec_{word * 8}" for word in ("c2Vj", "b3Ro"))
 
 
 @pytest.fixture(autouse=True)
 def no_keys(monkeypatch):
     monkeypatch.delenv(API_KEY_FILE_VARIABLE, raising=False)
     monkeypatch.delenv(API_KEY_VARIABLE, raising=False)
+    monkeypatch.delenv(WEBHOOK_SECRET_VARIABLE, raising=False)
 
 
 def hashes(config: ServeConfig) -> list[str]:
@@ -42,3 +45,41 @@ def test_serve_builds_it_from_plain_arguments():
     assert type(application).__name__ == "Application"
     with pytest.raises(ValueError, match="replica"):
         call_user_app_builder_with_args_if_necessary(build_app, {"replica": 2})
+
+
+def configured(application) -> ServeConfig:
+    """What the application's ingress is made with."""
+    return application._bound_deployment.init_args[0]
+
+
+@pytest.mark.parametrize(
+    ("own", "around", "signs"), [(None, SECRET, SECRET), (OTHER, SECRET, OTHER), (None, None, None)]
+)
+def test_the_webhooks_secret_comes_from_the_environment_where_the_file_has_none(
+    monkeypatch, own, around, signs
+):
+    if around:
+        monkeypatch.setenv(WEBHOOK_SECRET_VARIABLE, f"{around}\n")  # as a mounted file ends
+    found = configured(build_app(ServeConfig(api_key_hashes=["ab" * 32], webhook_secret=own))).webhook_secret
+    assert (found and found.get_secret_value()) == signs
+
+
+def test_a_webhooks_secret_that_is_none_is_refused_and_not_repeated(monkeypatch):
+    monkeypatch.setenv(WEBHOOK_SECRET_VARIABLE, "short-and-secret")
+    with pytest.raises(UserError, match="MOTIONDIRECTOR_WEBHOOK_SECRET: expected whsec_") as caught:
+        read_webhook_secret()
+    assert "short-and-secret" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("database", "place"),
+    [
+        (None, {HEAD: 0.001}),
+        ("sqlite:////data/jobs.sqlite", {HEAD: 0.001}),
+        ("postgresql+psycopg://user@db/jobs", {}),
+    ],
+)
+def test_an_ingress_stays_on_the_head_with_jobs_that_are_a_file_there(database, place):
+    ingress = build_app(ServeConfig(api_key_hashes=["ab" * 32], database=database))._bound_deployment
+    assert ingress.ray_actor_options.get("resources", {}) == place
+    assert ingress.ray_actor_options["num_cpus"] == 0  # the head may have none

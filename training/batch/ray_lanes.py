@@ -68,7 +68,10 @@ class Driver:
     lanes: dict[str, LaneState] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        from training.metrics import EndMetrics
+
         self._keeper: Any = None
+        self._ended = EndMetrics()
         self._stopping = threading.Event()
         self._token, self._count = uuid.uuid4().hex[:4], 0
         self._deaths, self._held = Deaths(), set[str]()
@@ -104,7 +107,7 @@ class Driver:
                     records = self.batch.records()
                     self._hear(records)
                     self._held |= {record.lease.owner for record in records if record.lease is not None}
-                    self.on_look(records, list(self.lanes.values()))
+                    self._tell(records)
                     if self.stopping or all(record.ended for record in records):
                         return self._leave(need)
                     now = self.batch.clock()
@@ -193,8 +196,14 @@ class Driver:
                 time.sleep(min(0.5, self.poll_s))
                 self._look(need)
         records = self.batch.records()
-        self.on_look(records, list(self.lanes.values()))
+        self._tell(records)
         return records
+
+    def _tell(self, records: Sequence[Record]) -> None:
+        for record in records:
+            if record.ended:
+                self._ended(record.name, record.status)
+        self.on_look(records, list(self.lanes.values()))
 
 
 def check_works(works: Sequence[Work], cpus: float | None = None) -> None:
