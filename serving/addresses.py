@@ -22,6 +22,20 @@ from serving.threads import NAMES
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# Not for everyone to reach, whatever `is_global` says: that of Python 3.11 does not know them. `is_reserved` would be too
+# much, for it has NAT64's own network as well.
+NOT_PUBLIC = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "64:ff9b:1::/48",  # a site's own NAT64
+        "::ffff:0:0:0/96",  # SIIT: IPv4 as its translator sees it
+        "fec0::/10",  # site-local, as it was before fc00::/7
+        "3fff::/20",  # documentation
+        "5f00::/16",  # segment routing
+        "192.0.0.0/24",  # IETF protocols
+        "192.88.99.0/24",  # 6to4 relays, as there were
+    )
+)
 RESOLVE_TIMEOUT = 5.0  # seconds
 
 
@@ -58,7 +72,10 @@ def is_public(address: Address) -> bool:
     """Whether everyone can reach it, in all its forms: not private, loopback, link-local, shared, multicast ..."""
     mapped = getattr(address, "ipv4_mapped", None)
     forms = [mapped] if mapped is not None else embedded(address)
-    return all(form.is_global and not form.is_multicast for form in forms)
+    return all(
+        form.is_global and not form.is_multicast and not any(form in network for network in NOT_PUBLIC)
+        for form in forms
+    )
 
 
 def split_url(url: str) -> SplitResult:

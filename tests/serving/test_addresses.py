@@ -42,6 +42,18 @@ LOOPBACK = parse_networks(["127.0.0.0/8"])
         "64:ff9b::7f00:1",
         "2002:7f00:1::",
         "2001:0:7f00:1::",
+        "64:ff9b:1::a9fe:a9fe",
+        "64:ff9b:1:ffff::1",
+        "::ffff:0:127.0.0.1",
+        "::ffff:0:8.8.8.8",
+        "fec0::1",
+        "feff::1",
+        "3fff::1",
+        "5f00::1",
+        "192.0.0.8",
+        "192.88.99.1",
+        "::ffff:192.88.99.1",
+        "64:ff9b::c058:6301",
     ],
 )
 def test_these_are_not_public(address: str):
@@ -49,7 +61,7 @@ def test_these_are_not_public(address: str):
 
 
 @pytest.mark.parametrize(
-    "address", ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"]
+    "address", ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "2a00:1450::1"]
 )
 def test_these_are_public(address: str):
     assert is_public(ipaddress.ip_address(address))
