@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from infra.errors import UserError
@@ -82,15 +82,17 @@ class VideoService:
             max_in_flight=in_hand(config, config.replicas),
             ttl=config.results_ttl,
             observe=observe,
-            changed=self._changed,
-            ended=self.metrics.ended,
+            changed=self.changes.notice,
+            ended=self._ended,
         )
         self._backlog = Backlog(self.store, engine, self._engines) if config.scales else None
         self._tasks: list[asyncio.Task[None]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
         """Begin to dispatch, in the running event loop."""
         if not self._tasks:
+            self._loop = asyncio.get_running_loop()
             parts = (self._dispatcher, self._webhooks, self._pins)
             self._tasks = [asyncio.create_task(part.run()) for part in parts]
             if self._backlog is not None:
@@ -109,9 +111,11 @@ class VideoService:
         self._dispatcher.max_in_flight = in_hand(self.config, number)
         self._dispatcher.notice()
 
-    def _changed(self, id: str) -> None:
-        self.changes.notice(id)
-        self._webhooks.notice()
+    def _ended(self, state: str, timings: Mapping[str, float]) -> None:
+        """A job has, and a webhook may be due. From any thread."""
+        self.metrics.ended(state, timings)
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._webhooks.notice)
 
     @property
     def dispatching(self) -> bool:
@@ -223,9 +227,9 @@ class VideoService:
                     code="video_ended",
                 ) from None
         else:
-            self.metrics.ended(CANCELLED, {})
+            self._ended(CANCELLED, {})
         await self._dispatcher.cancel(id)
-        self._changed(id)
+        self.changes.notice(id)
         return await self.get(id, tenant)
 
     async def delete(self, id: str, tenant: str) -> None:
