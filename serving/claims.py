@@ -137,17 +137,8 @@ class Claims:
             values = {**UNBEGUN, "state": QUEUED}
             return session.execute(statement.values(values), execution_options=QUIET).rowcount  # type: ignore[attr-defined]
 
-    def positions(self, jobs: Sequence[Job]) -> dict[str, int]:
-        """How many jobs are before each queued one in the queue; 0 for one that a dispatcher has taken."""
-        queued = [job for job in jobs if job.state == QUEUED]
-        places = {job.id: 0 for job in queued if job.owner is not None}
-        waiting = [job.id for job in queued if job.owner is None]
-        if not waiting:
-            return places
+    def order(self) -> list[str]:
+        """Ids of all jobs that nobody has claimed, in the order in which they would be."""
         ranked, turn = turns()
-        order = func.row_number().over(order_by=(turn, ranked.c.number)) - 1
-        placed = select(ranked.c.id, order.label("place")).subquery()
         with self._session() as session:
-            rows = session.execute(select(placed.c.id, placed.c.place).where(placed.c.id.in_(waiting)))
-            places.update({id: place for id, place in rows.tuples()})  # noqa: C416
-        return places
+            return list(session.scalars(select(ranked.c.id).order_by(turn, ranked.c.number)))

@@ -26,6 +26,7 @@ from serving.event_stream import Changes, Streams
 from serving.jobs import CANCELLED, COMPLETED, FINAL, IllegalTransition, JobStore
 from serving.metrics import ServiceMetrics
 from serving.pins import PinKeeper, PinStore
+from serving.places import Places
 from serving.requests import PRIORITY_WEIGHT, FoundationInfo, VideoRequest, parse_model, resolve
 from serving.schemas import CreateVideo, Video
 from serving.threads import RESULTS
@@ -61,7 +62,7 @@ class VideoService:
         self.store = JobStore(config.database_url)
         self.changes, self.streams = Changes(), Streams(config.max_streams, len(config.keys))
         self._admission = Admission(self.store.database, config.max_queue)
-        self._claims = Claims(self.store.database)
+        self._places = Places(Claims(self.store.database).order)
         self._results = open_storage(config.results_uri)
         self._registry = open_registry(config.registry) if config.registry else None
         pins = PinStore(self.store.database)
@@ -199,8 +200,8 @@ class VideoService:
         return request, model
 
     async def placed(self, jobs: Sequence[Job]) -> list[tuple[Job, int | None]]:
-        """The jobs, each with how many are before it in the queue (None: it is not queued)."""
-        positions = await asyncio.to_thread(self._claims.positions, jobs)
+        """The jobs, each with how many are before it in the queue, as of half a second ago (None: it is not queued)."""
+        positions = await self._places.of(jobs)
         return [(job, positions.get(job.id)) for job in jobs]
 
     async def videos(self, jobs: Sequence[Job]) -> list[Video]:

@@ -164,18 +164,16 @@ def test_a_weighty_job_has_more_turns_and_a_light_one_still_has_its_own(store: J
     assert light in taken
 
 
-def test_positions_are_the_order_of_the_claims(store: JobStore, claims: Claims):
+def test_the_order_that_is_told_is_that_of_the_claims(store: JobStore, claims: Claims):
     add(store, "aab" + "b" * 3 + "c")
-    jobs, _ = store.page()
-    places = claims.positions(jobs)
-    assert sorted(places.values()) == list(range(7))
-    order = []
-    while taken := claims.claim("d", 1):
-        order += [job.id for job in taken]
-    assert places[order[0]] == 0
-    assert claims.positions(store.page()[0]) == dict.fromkeys(order, 0)
-    store.start(order[0])
-    assert claims.positions([store.get(order[0])]) == {}
+    add(store, "aac", weight=8.0)
+    told = claims.order()
+    assert len(told) == 10
+    taken: list[str] = []
+    while claimed := claims.claim("d", 1):
+        taken += [job.id for job in claimed]
+    assert taken == told
+    assert claims.order() == []
 
 
 def test_only_the_jobs_of_a_dead_dispatcher_come_back(store: JobStore, claims: Claims):
