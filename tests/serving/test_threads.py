@@ -41,7 +41,7 @@ class Hang:
         self.wait()
         raise OSError("too late")
 
-    concepts = resolve = __call__  # a registry's
+    pointers = resolve = __call__  # a registry's
 
 
 @pytest.fixture
