@@ -43,7 +43,7 @@ def turns() -> tuple[Subquery, ColumnElement[float]]:
     return ranked, ranked.c.turn
 
 
-def now() -> Select[tuple[float]]:
+def now() -> Select[float]:
     """The present virtual time: the end of the job that was claimed last."""
     return select(func.coalesce(func.max(Flow.served), 0.0))
 
@@ -82,10 +82,13 @@ class Claims:
         present = max(served.values())
         for (tenant, weight), end in served.items():
             flow = known.get((tenant, weight))
-            if (tenant, weight) in waiting or end == present:
-                session.merge(Flow(tenant=tenant, weight=weight, served=end))
-            elif flow is not None:
-                session.delete(flow)
+            if (tenant, weight) not in waiting and end < present:
+                if flow is not None:
+                    session.delete(flow)
+            elif flow is None:
+                session.add(Flow(tenant=tenant, weight=weight, served=end))
+            else:
+                flow.served = end
 
     def claim_late(self, owner: str, limit: int) -> list[Job]:
         """Take up to `limit` jobs whose deadline has passed in the queue, whoever's turn it is."""
@@ -94,7 +97,7 @@ class Claims:
         with self._session.begin() as session:
             return self._take(session, owner, waiting, limit)
 
-    def _take(self, session: Session, owner: str, jobs: Select[tuple[int]], limit: int) -> list[Job]:
+    def _take(self, session: Session, owner: str, jobs: Select[int], limit: int) -> list[Job]:
         picked = jobs.limit(limit).with_for_update(skip_locked=True, of=Job).cte("picked")
         statement = (
             update(Job)
