@@ -33,7 +33,7 @@ from typing import Any
 from infra.errors import UserError
 from infra.files import TEMPORARY, explained_os_errors
 from infra.objects import check_hash, get_object, object_key, put_named, sha256_file
-from infra.storage import Storage, check_key, open_storage
+from infra.storage import ObjectInfo, Storage, check_key, open_storage
 
 ADAPTER_FILE = "adapter_model.safetensors"
 CONCEPT = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -178,21 +178,23 @@ class Registry:
 
     def concepts(self) -> list[ConceptInfo]:
         """Every concept that has a version, by name. One listing, no object is read."""
-        published: dict[str, dict[int, datetime]] = {}
+        times: dict[str, dict[int, datetime]] = {}
+        for (name, number), info in self.pointers().items():
+            times.setdefault(name, {})[number] = info.modified
+        return [ConceptInfo(name, len(of), max(of), of[max(of)]) for name, of in times.items()]
+
+    def pointers(self) -> dict[tuple[str, int], ObjectInfo]:
+        """The pointer of every version but the removed, by concept and number. One listing, no object is read."""
+        published: dict[tuple[str, int], ObjectInfo] = {}
         removed: set[tuple[str, int]] = set()
         for info in self.storage.list("concepts/"):
             number = number_of(info.key)
             match info.key.split("/"):
                 case [_, name, "versions", _] if number:
-                    published.setdefault(name, {})[number] = info.modified
+                    published[name, number] = info
                 case [_, name, "removed", _] if number:
                     removed.add((name, number))
-        found = []
-        for name, times in sorted(published.items()):
-            kept = [number for number in times if (name, number) not in removed]
-            if kept:
-                found.append(ConceptInfo(name, len(kept), max(kept), times[max(kept)]))
-        return found
+        return {version: published[version] for version in sorted(published.keys() - removed)}
 
     def resolve(self, ref: str) -> Version:
         """The version that `name` (the latest) or `name@3` means. UserError 404 when there is none."""
@@ -282,12 +284,16 @@ class Registry:
         found = (number_of(info.key) for info in self.storage.list(f"concepts/{concept}/{what}/"))
         return {number for number in found if number}
 
-    def load(self, concept: str, number: int) -> Version:
-        """Read a pointer and the metrics that were added. UserError 502 when one is not what was written."""
+    def load(self, concept: str, number: int, *, added_metrics: bool = True) -> Version:
+        """Read a pointer and (unless they are not needed) the metrics that were added.
+
+        UserError 502 when one is not what was written.
+        """
         key = f"concepts/{concept}/versions/{number}.json"
         try:
             record = json.loads(self.storage.get(key))
-            for info in self.storage.list(f"concepts/{concept}/metrics/{number}/"):
+            added = self.storage.list(f"concepts/{concept}/metrics/{number}/") if added_metrics else ()
+            for info in added:
                 key = info.key
                 record["metrics"].update(json.loads(self.storage.get(key)))
             return read_version(record)

@@ -23,6 +23,7 @@ from serving.schemas import (
     Resident,
     ResidentList,
 )
+from serving.shelf import Shelf
 from serving.threads import LISTS, REGISTRY, Threads
 
 REGISTRY_PATIENCE = 30.0  # seconds for the registry to answer
@@ -49,10 +50,14 @@ class Catalogue:
         tell: Callable[[], Awaitable[int]],
     ) -> None:
         self._registry, self._engine, self._info = registry, engine, info
+        self._shelf = Shelf(registry) if registry is not None else None
         self._pins, self._tell = pins, tell
 
     async def models(self) -> list[ModelInfo]:
-        """The foundation, then every version of every concept that was trained on it."""
+        """The foundation, then every version of every concept that was trained on it.
+
+        UserError 503 when reading them takes long; it goes on, and who asks again waits for what is left.
+        """
         info = await self._info()
         base = ModelInfo(
             id="foundation", created=0, foundation=info.name, foundation_fingerprint=info.fingerprint
@@ -119,21 +124,20 @@ class Catalogue:
             raise engine_unavailable() from None
 
     def _concepts(self, info: FoundationInfo) -> list[ModelInfo]:
-        if self._registry is None:
+        if self._shelf is None:
             return []
         return [
             ModelInfo(
                 id=f"foundation:{version.ref}",
-                created=int(version.created_at.timestamp()),
+                created=version.created,
                 foundation=info.name,
                 foundation_fingerprint=info.fingerprint,
                 concept=version.concept,
                 version=version.number,
-                sha256=version.adapter_sha256,
+                sha256=version.sha256,
             )
-            for concept in self._registry.concepts()
-            for version in self._registry.versions(concept.name)
-            if version.metadata.get("foundation_fingerprint", info.fingerprint) == info.fingerprint
+            for version in self._shelf.versions()
+            if version.foundation in (None, info.fingerprint)
         ]
 
 

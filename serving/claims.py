@@ -4,42 +4,48 @@ A job is taken by exactly one dispatcher: SELECT ... FOR UPDATE SKIP LOCKED on P
 writer at a time, the one UPDATE that both share. The owner renews its lease; when it stops doing so it is held dead,
 and its jobs (no others) are back in the queue.
 
-Turns go round the tenants: a tenant's third job in hand or in the queue waits for everybody's second one, so that
-thousands of jobs of one do not hold up the others. A job of weight w counts as 1/w of a turn.
+Turns are fair shares (self-clocked fair queueing, Golestani 1994). A tenant's jobs of one weight are a flow, and a job of
+weight w takes 1/w of virtual time: it ends that much after the one before it in its flow, and what ends first is claimed
+first. So thousands of jobs of one tenant do not hold up the others, and where both wait, eight jobs of weight 8 are
+claimed for one of weight 1. The present virtual time is the end of what was claimed last. A flow that comes, or comes
+again, begins there: it has gained nothing by having been away. Its end then stays where it is while time goes on with
+every claim, so every job comes up. As time stands still between claims, it is enough to write down with each who is there.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import ColumnElement, Select, Subquery, case, func, select, update
+from sqlalchemy import ColumnElement, Select, Subquery, and_, case, func, select, update
+from sqlalchemy.orm import Session
 
-from serving.database import Database, Job
+from serving.database import Database, Flow, Job
 from serving.jobs import IN_PROGRESS, QUEUED, UNBEGUN, UNFINISHED
 
 LEASE = 10.0  # seconds after its last sign that a dispatcher is held dead
 QUIET = {"synchronize_session": False}
+WAITING = (Job.state == QUEUED, Job.owner.is_(None))
+WAITING_FLOWS = select(Job.tenant, Job.weight).where(*WAITING).distinct()
 
 
 def turns() -> tuple[Subquery, ColumnElement[float]]:
     """(number, turn) of every job that nobody has claimed, and the turn to order by."""
-    waiting = (Job.state == QUEUED, Job.owner.is_(None))
-    in_hand = (
-        select(Job.tenant, func.count().label("jobs"))
-        .where(Job.state.in_(UNFINISHED), Job.owner.is_not(None))
-        .group_by(Job.tenant)
-        .subquery()
-    )
     place = func.row_number().over(partition_by=(Job.tenant, Job.weight), order_by=Job.number)
-    turn = (place + func.coalesce(in_hand.c.jobs, 0)) / Job.weight
+    turn = func.coalesce(Flow.served, now().scalar_subquery()) + place / Job.weight
     ranked = (
         select(Job.number, Job.id, turn.label("turn"))
-        .outerjoin(in_hand, in_hand.c.tenant == Job.tenant)
-        .where(*waiting)
+        .outerjoin(Flow, and_(Flow.tenant == Job.tenant, Flow.weight == Job.weight))
+        .where(*WAITING)
         .subquery()
     )
     return ranked, ranked.c.turn
+
+
+def now() -> Select[float]:
+    """The present virtual time: the end of the job that was claimed last."""
+    return select(func.coalesce(func.max(Flow.served), 0.0))
 
 
 class Claims:
@@ -54,18 +60,44 @@ class Claims:
         picked = (
             select(Job.number)
             .join(ranked, ranked.c.number == Job.number)
-            .where(Job.state == QUEUED, Job.owner.is_(None))  # again on the locked row, as it is by then
+            .where(*WAITING)  # again on the locked row, as it is by then
             .order_by(turn, Job.number)
         )
-        return self._take(owner, picked, limit)
+        with self._database.exclusive() as session:
+            taken = self._take(session, owner, picked, limit)
+            if taken:
+                self._count(session, taken)
+        return taken
+
+    def _count(self, session: Session, taken: Sequence[Job]) -> None:
+        """Write down who was served and who else waits, each since when, and forget who does no more."""
+        known = {(flow.tenant, flow.weight): flow for flow in session.scalars(select(Flow))}
+        waiting = {(tenant, weight) for tenant, weight in session.execute(WAITING_FLOWS).tuples()}
+        claimed = Counter((job.tenant, job.weight) for job in taken)
+        served = {key: flow.served for key, flow in known.items()}
+        began = max(served.values(), default=0.0)
+        served = dict.fromkeys(waiting | claimed.keys(), began) | served
+        for (tenant, weight), jobs in claimed.items():
+            served[tenant, weight] += jobs / weight
+        present = max(served.values())
+        for (tenant, weight), end in served.items():
+            flow = known.get((tenant, weight))
+            if (tenant, weight) not in waiting and end < present:
+                if flow is not None:
+                    session.delete(flow)
+            elif flow is None:
+                session.add(Flow(tenant=tenant, weight=weight, served=end))
+            else:
+                flow.served = end
 
     def claim_late(self, owner: str, limit: int) -> list[Job]:
         """Take up to `limit` jobs whose deadline has passed in the queue, whoever's turn it is."""
         late = Job.request["deadline"].as_float() <= time.time()
-        waiting = select(Job.number).where(Job.state == QUEUED, Job.owner.is_(None), late)
-        return self._take(owner, waiting, limit)
+        waiting = select(Job.number).where(*WAITING, late)
+        with self._session.begin() as session:
+            return self._take(session, owner, waiting, limit)
 
-    def _take(self, owner: str, jobs: Select[int], limit: int) -> list[Job]:
+    def _take(self, session: Session, owner: str, jobs: Select[int], limit: int) -> list[Job]:
         picked = jobs.limit(limit).with_for_update(skip_locked=True, of=Job).cte("picked")
         statement = (
             update(Job)
@@ -73,8 +105,7 @@ class Claims:
             .values(owner=owner, lease_until=self._database.now() + self.lease)
             .returning(Job)
         )
-        with self._session.begin() as session:
-            taken = list(session.scalars(statement, execution_options=QUIET))
+        taken = session.scalars(statement, execution_options=QUIET)
         return sorted(taken, key=lambda job: job.number)
 
     def renew(self, owner: str, ids: Collection[str]) -> None:
@@ -109,17 +140,8 @@ class Claims:
             values = {**UNBEGUN, "state": QUEUED}
             return session.execute(statement.values(values), execution_options=QUIET).rowcount  # type: ignore[attr-defined]
 
-    def positions(self, jobs: Sequence[Job]) -> dict[str, int]:
-        """How many jobs are before each queued one in the queue; 0 for one that a dispatcher has taken."""
-        queued = [job for job in jobs if job.state == QUEUED]
-        places = {job.id: 0 for job in queued if job.owner is not None}
-        waiting = [job.id for job in queued if job.owner is None]
-        if not waiting:
-            return places
+    def order(self) -> list[str]:
+        """Ids of all jobs that nobody has claimed, in the order in which they would be."""
         ranked, turn = turns()
-        order = func.row_number().over(order_by=(turn, ranked.c.number)) - 1
-        placed = select(ranked.c.id, order.label("place")).subquery()
         with self._session() as session:
-            rows = session.execute(select(placed.c.id, placed.c.place).where(placed.c.id.in_(waiting)))
-            places.update({id: place for id, place in rows.tuples()})  # noqa: C416
-        return places
+            return list(session.scalars(select(ranked.c.id).order_by(turn, ranked.c.number)))

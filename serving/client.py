@@ -20,6 +20,8 @@ from infra.errors import UserError
 from serving.config import is_loopback
 from serving.schemas import AdapterAnswer, CreateVideo, ModelList, Path, ResidentList, Video
 
+QUEUED_INTERVAL = 1.0  # seconds between looks of `wait` at a video that has others before it, at least
+
 
 class Client:
     """Talks to one server.
@@ -141,7 +143,7 @@ class Client:
                 code = video.error.code if video.error else "cancelled"
                 message = video.error.message if video.error else f"video {id} was cancelled."
                 raise UserError(message, status=409, code=code)
-            time.sleep(interval)
+            time.sleep(max(interval, QUEUED_INTERVAL) if video.queue_position else interval)
 
     def _call(self, method: str, path: str, **content: Any) -> httpx.Response:
         try:

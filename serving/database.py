@@ -38,8 +38,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 
 from infra.errors import UserError
 
-SCHEMA = 3  # raise it with every change of a table
-EXTENDED = frozenset({2})  # versions whose tables are as now, but for some that they lack
+SCHEMA = 4  # raise it with every change of a table
+EXTENDED = frozenset({2, 3})  # versions whose tables are as now, but for some that they lack
 ADVISORY_LOCK = 0x6D6F74696F6E  # PostgreSQL's name for the lock of `Database.exclusive`
 
 
@@ -131,6 +131,16 @@ class Rate(Base):
 
     tenant: Mapped[str] = mapped_column(String(64), primary_key=True)
     arrival: Mapped[float] = mapped_column(Float)
+
+
+class Flow(Base):
+    """How far a tenant's jobs of one weight are served (`serving.claims`)."""
+
+    __tablename__ = "flows"
+
+    tenant: Mapped[str] = mapped_column(String(64), primary_key=True)
+    weight: Mapped[float] = mapped_column(Float, primary_key=True)
+    served: Mapped[float] = mapped_column(Float)  # virtual time: the end of the last one that was claimed
 
 
 class Pin(Base):

@@ -161,7 +161,9 @@ class Video(BaseModel):
     scheduler: str | None
     adapters: list[AdapterUsed]
     timings: Timings
-    queue_position: int | None  # jobs before it; 0: with an engine, or next; null: it is not queued
+    queue_position: (
+        int | None
+    )  # jobs before it, half a second ago; 0: with an engine, or next; null: not queued
     batch_neighbours: int | None  # most other requests in one of its steps, once completed
     priority: int
     deadline: int | None

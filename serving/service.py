@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from infra.errors import UserError
@@ -26,6 +26,7 @@ from serving.event_stream import Changes, Streams
 from serving.jobs import CANCELLED, COMPLETED, FINAL, IllegalTransition, JobStore
 from serving.metrics import ServiceMetrics
 from serving.pins import PinKeeper, PinStore
+from serving.places import Places
 from serving.requests import PRIORITY_WEIGHT, FoundationInfo, VideoRequest, parse_model, resolve
 from serving.schemas import CreateVideo, Video
 from serving.threads import RESULTS
@@ -61,7 +62,7 @@ class VideoService:
         self.store = JobStore(config.database_url)
         self.changes, self.streams = Changes(), Streams(config.max_streams, len(config.keys))
         self._admission = Admission(self.store.database, config.max_queue)
-        self._claims = Claims(self.store.database)
+        self._places = Places(Claims(self.store.database).order)
         self._results = open_storage(config.results_uri)
         self._registry = open_registry(config.registry) if config.registry else None
         pins = PinStore(self.store.database)
@@ -82,15 +83,17 @@ class VideoService:
             max_in_flight=in_hand(config, config.replicas),
             ttl=config.results_ttl,
             observe=observe,
-            changed=self._changed,
-            ended=self.metrics.ended,
+            changed=self.changes.notice,
+            ended=self._ended,
         )
         self._backlog = Backlog(self.store, engine, self._engines) if config.scales else None
         self._tasks: list[asyncio.Task[None]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
         """Begin to dispatch, in the running event loop."""
         if not self._tasks:
+            self._loop = asyncio.get_running_loop()
             parts = (self._dispatcher, self._webhooks, self._pins)
             self._tasks = [asyncio.create_task(part.run()) for part in parts]
             if self._backlog is not None:
@@ -109,9 +112,11 @@ class VideoService:
         self._dispatcher.max_in_flight = in_hand(self.config, number)
         self._dispatcher.notice()
 
-    def _changed(self, id: str) -> None:
-        self.changes.notice(id)
-        self._webhooks.notice()
+    def _ended(self, state: str, timings: Mapping[str, float]) -> None:
+        """A job has, and a webhook may be due. From any thread."""
+        self.metrics.ended(state, timings)
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._webhooks.notice)
 
     @property
     def dispatching(self) -> bool:
@@ -195,8 +200,8 @@ class VideoService:
         return request, model
 
     async def placed(self, jobs: Sequence[Job]) -> list[tuple[Job, int | None]]:
-        """The jobs, each with how many are before it in the queue (None: it is not queued)."""
-        positions = await asyncio.to_thread(self._claims.positions, jobs)
+        """The jobs, each with how many are before it in the queue, as of half a second ago (None: it is not queued)."""
+        positions = await self._places.of(jobs)
         return [(job, positions.get(job.id)) for job in jobs]
 
     async def videos(self, jobs: Sequence[Job]) -> list[Video]:
@@ -223,9 +228,9 @@ class VideoService:
                     code="video_ended",
                 ) from None
         else:
-            self.metrics.ended(CANCELLED, {})
+            self._ended(CANCELLED, {})
         await self._dispatcher.cancel(id)
-        self._changed(id)
+        self.changes.notice(id)
         return await self.get(id, tenant)
 
     async def delete(self, id: str, tenant: str) -> None:

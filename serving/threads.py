@@ -7,9 +7,10 @@ nobody's jobs were read or their leases renewed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 Given = ParamSpec("Given")
@@ -26,8 +27,41 @@ class Threads:
         self, call: Callable[Given, Answer], /, *args: Given.args, **kwargs: Given.kwargs
     ) -> Answer:
         """What the call answers. Cancelled, it is not begun any more; once begun it goes on to its end."""
+        return await asyncio.wrap_future(self.begin(functools.partial(call, *args, **kwargs)))
+
+    def begin(self, call: Callable[[], Answer]) -> Future[Answer]:
+        """The call's future: begun at once, or when a thread is free."""
+        return self._pool.submit(call)
+
+
+class Shares:
+    """Threads that one tenant cannot hold all at once: what it asks for beyond its share waits for its own calls.
+
+    For one event loop.
+
+    Args:
+        each: threads of one tenant, at most.
+    """
+
+    def __init__(self, threads: Threads, each: int) -> None:
+        self._threads, self._each = threads, each
+        self._places: dict[str, asyncio.Semaphore] = {}  # by tenant, of which there are as many as keys
+
+    async def run(
+        self, tenant: str, call: Callable[Given, Answer], /, *args: Given.args, **kwargs: Given.kwargs
+    ) -> Answer:
+        """What the call answers. Cancelled once begun, it goes on to its end and holds its tenant's place until then."""
+        place = self._places.setdefault(tenant, asyncio.Semaphore(self._each))
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, functools.partial(call, *args, **kwargs))
+
+        def free(_call: Future[Answer]) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(place.release)
+
+        await place.acquire()
+        begun = self._threads.begin(functools.partial(call, *args, **kwargs))
+        begun.add_done_callback(free)
+        return await asyncio.wrap_future(begun)
 
 
 REGISTRY = Threads("registry", 8)  # what a request names
@@ -35,4 +69,5 @@ LISTS = Threads(
     "lists", 2
 )  # all that the registry has, which is many reads: requests need not wait for those
 RESULTS = Threads("results", 8)
-NAMES = Threads("names", 16)
+NAMES = Threads("names", 16)  # those of webhooks that requests name
+CALLED_NAMES = Threads("called-names", 16)  # those of webhooks that are called now

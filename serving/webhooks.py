@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import random
 import time
@@ -26,6 +27,7 @@ from serving.addresses import Network, check_url, post
 from serving.claims import QUIET
 from serving.database import Database, Delivery
 from serving.keys import ApiKey
+from serving.threads import CALLED_NAMES, NAMES, Shares
 
 log = logging.getLogger(__name__)
 PAUSES = (5.0, 60.0, 300.0, 1800.0, 2 * 3600.0, 6 * 3600.0, 12 * 3600.0)  # seconds before each repeat
@@ -33,7 +35,7 @@ POLL = 1.0  # seconds between looks for calls that are due
 TIMEOUT = 15.0  # seconds for one call
 LEASE = 60.0  # seconds after which a call whose sender died is made again
 AT_ONCE = 16  # calls at once; a receiver that hangs holds one for TIMEOUT
-PER_TENANT = 4  # of these, of one tenant's at most
+PER_TENANT = 4  # of these, of one tenant's at most; and of the names that are looked up at once
 KEPT = 7 * 86_400.0  # seconds that the row of a finished call is kept
 
 
@@ -106,18 +108,22 @@ class Webhooks:
         self.deliveries = Deliveries(database)
         self._secrets = {key.tenant: key.webhook_secret for key in keys if key.webhook_secret}
         self._default, self._allowed, self._observe = secret, allowed, observe
+        self._asked, self._called = Shares(NAMES, PER_TENANT), Shares(CALLED_NAMES, PER_TENANT)
         self._wake = asyncio.Event()
         self._calls: dict[asyncio.Task[None], str] = {}  # being made; whose
 
     async def check(self, url: str, tenant: str) -> None:
-        """Raises UserError 422 for a webhook that could not be delivered: no secret, or an address refused."""
+        """Raises UserError 422 for a webhook that could not be delivered: no secret, or an address refused.
+
+        503 when the name servers do not say, or the tenant has many other names looked up.
+        """
         if self._secret(tenant) is None:
             raise UserError(
                 "webhook_url: this server has no secret to sign with; its operator must configure webhook_secret.",
                 status=422,
                 code="webhook_unsigned",
             )
-        await check_url(url, self._allowed)
+        await check_url(url, self._allowed, functools.partial(self._asked.run, tenant))
 
     def notice(self) -> None:
         """A job has ended, or a call."""
@@ -187,7 +193,12 @@ class Webhooks:
         }
         try:
             status = await post(
-                delivery.url, delivery.body.encode(), headers, allowed=self._allowed, timeout=TIMEOUT
+                delivery.url,
+                delivery.body.encode(),
+                headers,
+                allowed=self._allowed,
+                timeout=TIMEOUT,
+                run=functools.partial(self._called.run, delivery.tenant),
             )
         except UserError as refused:
             return refused.message, later

@@ -11,6 +11,7 @@ import httpcore
 import pytest
 from fakes import receiver
 
+from infra.errors import UserError
 from serving.addresses import Refused, check_url, is_public, parse_networks, post, public_tls, split_url
 
 LOOPBACK = parse_networks(["127.0.0.0/8"])
@@ -42,6 +43,18 @@ LOOPBACK = parse_networks(["127.0.0.0/8"])
         "64:ff9b::7f00:1",
         "2002:7f00:1::",
         "2001:0:7f00:1::",
+        "64:ff9b:1::a9fe:a9fe",
+        "64:ff9b:1:ffff::1",
+        "::ffff:0:127.0.0.1",
+        "::ffff:0:8.8.8.8",
+        "fec0::1",
+        "feff::1",
+        "3fff::1",
+        "5f00::1",
+        "192.0.0.8",
+        "192.88.99.1",
+        "::ffff:192.88.99.1",
+        "64:ff9b::c058:6301",
     ],
 )
 def test_these_are_not_public(address: str):
@@ -49,7 +62,7 @@ def test_these_are_not_public(address: str):
 
 
 @pytest.mark.parametrize(
-    "address", ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"]
+    "address", ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "2a00:1450::1"]
 )
 def test_these_are_public(address: str):
     assert is_public(ipaddress.ip_address(address))
@@ -117,6 +130,26 @@ def answers(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     return asked
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "code"),
+    [
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), 422, "webhook_refused"),
+        (socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"), 503, "resolver_slow"),
+        (TimeoutError("timed out"), 503, "resolver_slow"),
+    ],
+)
+def test_a_name_that_is_not_told_now_is_no_wrong_name(
+    monkeypatch: pytest.MonkeyPatch, failure: OSError, status: int, code: str
+):
+    def getaddrinfo(*_, **__):
+        raise failure
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    with pytest.raises(UserError) as caught:
+        asyncio.run(check_url("https://hooks.example/", ()))
+    assert (caught.value.status, caught.value.code) == (status, code)
 
 
 def test_one_private_address_among_public_ones_is_enough_to_refuse(monkeypatch: pytest.MonkeyPatch):

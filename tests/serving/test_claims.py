@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+from collections import Counter
 
 import pytest
+from sqlalchemy import select, text, update
 
 from serving.claims import Claims
-from serving.jobs import IllegalTransition, JobStore
+from serving.database import Flow, Job
+from serving.jobs import IllegalTransition, JobStore, new_job
 
 COMPLETE = {"key": "results/x.mp4", "sha256": "0" * 64, "size": 3, "timings": {}, "expires_at": 0.0}
 
@@ -75,11 +78,82 @@ def test_what_waits_beyond_its_deadline_is_taken_out_of_turn_by_one(store: JobSt
     assert claims.held("d") == {begun, *late[:2]}
 
 
-def test_what_a_tenant_has_in_hand_counts_for_its_turn(store: JobStore, claims: Claims):
-    add(store, "aaaa")
-    claims.claim("d", 3)
-    add(store, "b")
-    assert [job.tenant for job in claims.claim("d", 1)] == ["b"]
+def work(store: JobStore, claims: Claims, flows: dict[tuple[str, float], int], rounds: int) -> Counter:
+    """Claims by (tenant, weight) while 32 jobs are in hand and each flow has so many waiting; four end at a time."""
+    counts: Counter = Counter()
+    in_hand: list[Job] = []
+    missing = Counter(flows)
+    for _ in range(rounds):
+        ended, in_hand = in_hand[:-28], in_hand[-28:]
+        with store.database.sessions.begin() as session:
+            session.execute(
+                update(Job).where(Job.id.in_([job.id for job in ended])).values(state="completed", owner=None)
+            )
+            for (tenant, weight), number in missing.items():
+                session.add_all(new_job({}, model="m", tenant=tenant, weight=weight) for _ in range(number))
+        taken = claims.claim("d", 32 - len(in_hand))
+        in_hand += taken
+        missing = Counter((job.tenant, job.weight) for job in taken)
+        counts += missing
+    return counts
+
+
+@pytest.mark.parametrize(
+    "flows",
+    [
+        [("a", 1.0), ("a", 1 / 8)],
+        [("a", 8.0), ("b", 1.0)],
+        [("a", 64.0), ("b", 1.0)],
+        [("a", 1.0), ("a", 1 / 64), ("b", 1.0)],
+        [("a", 8.0), ("a", 1.0), ("b", 1.0), ("c", 1 / 8)],
+    ],
+)
+def test_shares_are_as_the_weights_also_of_many_jobs_in_hand(
+    store: JobStore, claims: Claims, flows: list[tuple[str, float]]
+):
+    counts = work(store, claims, dict.fromkeys(flows, 40), rounds=26)
+    assert counts.total() == 32 + 25 * 4
+    for flow in flows:
+        due = counts.total() * flow[1] / sum(weight for _, weight in flows)
+        assert abs(counts[flow] - due) <= 1, counts
+
+
+def test_a_light_job_comes_up_also_while_there_are_ever_new_tenants(store: JobStore, claims: Claims):
+    [light] = add(store, "a", weight=1 / 8)
+    add(store, "bb", weight=1.0)
+    order = []
+    for n in range(40):
+        store.add({}, model="foundation", tenant=f"new{n}")
+        order += [job.id for job in claims.claim("d", 1)]
+    assert light in order
+
+
+def test_who_was_away_has_saved_nothing_up_and_owes_nothing(store: JobStore, claims: Claims):
+    add(store, "b" + "a" * 24)
+    claims.claim("d", 13)
+    add(store, "b" * 8)
+    back = [job.tenant for job in claims.claim("d", 8)]
+    assert (back.count("a"), back.count("b")) == (4, 4)
+    add(store, "c" * 4)
+    assert Counter(job.tenant for job in claims.claim("d", 6)) == {"a": 2, "b": 2, "c": 2}
+    with store.database.sessions() as session:
+        kept = {flow.tenant for flow in session.scalars(select(Flow))}
+    while claims.claim("d", 5):
+        pass
+    assert kept == {"a", "b", "c"}
+    with store.database.sessions() as session:  # of those that do not wait only what tells the time
+        ends = [flow.served for flow in session.scalars(select(Flow))]
+    assert len(set(ends)) == 1
+
+
+def test_a_database_from_before_there_were_shares_gets_them(store: JobStore, url: str):
+    [id] = add(store, "a")
+    with store.database.sessions.begin() as session:
+        session.execute(text("DROP TABLE flows"))
+        session.execute(text("UPDATE schema_version SET version = 3"))
+    again = JobStore(url)
+    assert [job.id for job in Claims(again.database).claim("d", 1)] == [id]
+    again.close()
 
 
 def test_a_weighty_job_has_more_turns_and_a_light_one_still_has_its_own(store: JobStore, claims: Claims):
@@ -90,19 +164,16 @@ def test_a_weighty_job_has_more_turns_and_a_light_one_still_has_its_own(store: J
     assert light in taken
 
 
-def test_positions_are_the_order_of_the_claims(store: JobStore, claims: Claims):
+def test_the_order_that_is_told_is_that_of_the_claims(store: JobStore, claims: Claims):
     add(store, "aab" + "b" * 3 + "c")
-    jobs, _ = store.page()
-    places = claims.positions(jobs)
-    assert sorted(places.values()) == list(range(7))
-    order = []
-    while taken := claims.claim("d", 1):
-        order += [job.id for job in taken]
-        # in hand counts for the turn, so what is left keeps its order
-    assert places[order[0]] == 0
-    assert claims.positions(store.page()[0]) == dict.fromkeys(order, 0)
-    store.start(order[0])
-    assert claims.positions([store.get(order[0])]) == {}
+    add(store, "aac", weight=8.0)
+    told = claims.order()
+    assert len(told) == 10
+    taken: list[str] = []
+    while claimed := claims.claim("d", 1):
+        taken += [job.id for job in claimed]
+    assert taken == told
+    assert claims.order() == []
 
 
 def test_only_the_jobs_of_a_dead_dispatcher_come_back(store: JobStore, claims: Claims):

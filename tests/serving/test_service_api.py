@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -213,11 +214,11 @@ def test_of_two_who_delete_a_video_at_once_neither_hears_of_an_error(serve: Serv
 def test_queue_positions_are_told(serve: Serve):
     api = serve(max_batch=1)  # four in the engine's hands
     ids = [api.post("/v1/videos", json={"prompt": "x"}).json()["id"] for _ in range(6)]
-    for _ in range(1000):
-        shown = {video["id"]: video for video in api.get("/v1/videos").json()["data"]}
-        if sum(shown[id]["status"] == "in_progress" for id in ids) == 4:
-            break
-    assert [shown[id]["queue_position"] for id in ids] == [None] * 4 + [0, 1]
+    end, shown = time.monotonic() + 30, {}
+    while [shown[id]["queue_position"] for id in shown] != [None] * 4 + [0, 1]:
+        assert time.monotonic() < end, shown
+        shown = {video["id"]: video for video in api.get("/v1/videos?order=asc").json()["data"]}
+    assert list(shown) == ids
     assert api.get(f"/v1/videos/{ids[5]}").json()["queue_position"] == 1
     assert shown[ids[0]]["batch_neighbours"] is None
 

@@ -20,6 +20,7 @@ from serving.config import ServeConfig
 from serving.database import Job
 from serving.schemas import AdapterName, CreateVideo
 from serving.service import VideoService
+from serving.webhooks import PER_TENANT
 
 CALLER = Caller()
 MANY = 20  # more than there are threads of any kind
@@ -32,12 +33,15 @@ class Hang:
     def __init__(self) -> None:
         self.over, self.calls = threading.Event(), 0
 
-    def __call__(self, *_: object, **__: object) -> None:
+    def wait(self) -> None:
         self.calls += 1
         assert self.over.wait(300)
+
+    def __call__(self, *_: object, **__: object) -> None:
+        self.wait()
         raise OSError("too late")
 
-    concepts = resolve = __call__  # a registry's
+    pointers = resolve = __call__  # a registry's
 
 
 @pytest.fixture
@@ -135,6 +139,68 @@ def test_whoever_waits_for_the_registry_hears_that_it_does_not_answer(
             assert (caught.value.status, caught.value.code) == (503, "registry_slow")
 
     run(tmp_path, monkeypatch, hang, scene)
+
+
+def looked_up(monkeypatch: pytest.MonkeyPatch, hang: Hang) -> list[str]:
+    """Let the names of slow.example hang and others be a public address's; those that have been asked for."""
+    asked: list[str] = []
+
+    def getaddrinfo(host: str, port: int, **_: object) -> list:
+        asked.append(host)
+        if host.endswith("slow.example"):
+            hang.wait()
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("8.8.8.8", port))]
+
+    monkeypatch.setattr("serving.addresses.RESOLVE_TIMEOUT", 300.0)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return asked
+
+
+def test_one_tenants_slow_names_leave_threads_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hang: Hang
+):
+    async def scene(service: VideoService) -> None:
+        asked = looked_up(monkeypatch, hang)
+        check = service._webhooks.check
+        waiting = begun(*(check(f"https://{n}.slow.example/", "a") for n in range(MANY)))
+        await called(hang, PER_TENANT)
+        await check("https://quick.example/", "b")
+        assert len(asked) == PER_TENANT + 1
+        await gone(waiting)  # who asked has gone; the look-ups have not
+        again = begun(check("https://5.slow.example/", "a"))
+        await check("https://quick.example/", "b")
+        assert len(asked) == PER_TENANT + 2
+        hang.over.set()  # the name servers answer
+        await asyncio.gather(*again)
+        await check("https://quick.example/", "a")
+
+    run(tmp_path, monkeypatch, hang, scene)
+
+
+def test_names_of_requests_hold_up_no_webhook_that_is_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hang: Hang
+):
+    async def scene(service: VideoService) -> None:
+        asked = looked_up(monkeypatch, hang)
+        check = service._webhooks.check
+        waiting = begun(
+            *(check(f"https://{n}.slow.example/", f"tenant{n // PER_TENANT}") for n in range(MANY))
+        )
+        await called(hang, 16)  # every thread that such names have
+        job = service.store.add({}, model="foundation", webhook_url="https://due.example/")
+        service.store.fail(job.id, code="c", message="m")
+        while "due.example" not in asked:
+            await asyncio.sleep(0.002)
+        assert not any(task.done() for task in waiting)
+        await gone(waiting)
+
+    monkeypatch.setattr("serving.addresses.CheckedBackend.connect_tcp", refuse)
+    run(tmp_path, monkeypatch, hang, scene)
+
+
+async def refuse(*_: object, **__: object) -> None:
+    """What a connection comes to here."""
+    raise OSError("there is no way out of this test")
 
 
 def test_a_results_storage_that_hangs_holds_up_only_videos(

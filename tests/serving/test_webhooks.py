@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
-from serving import webhooks
+from serving import dispatcher, webhooks
 from serving.addresses import parse_networks
 from serving.api import create_api
 from serving.config import ServeConfig
@@ -234,6 +234,38 @@ def test_a_request_with_a_webhook_is_told_of_its_end(tmp_path: Path, target: Rec
         end = time.monotonic() + 30
         while 'webhook_attempts_total{outcome="delivered"} 1.0' not in api.get("/metrics").text:
             assert time.monotonic() < end
+
+
+def test_the_sender_looks_for_calls_at_a_jobs_end_and_not_at_each_step(
+    tmp_path: Path, target: Receiver, monkeypatch: pytest.MonkeyPatch
+):
+    looks: list[float] = []
+    take = Deliveries.take
+
+    def counted(self, *args) -> Delivery | None:
+        looks.append(time.monotonic())
+        return take(self, *args)
+
+    monkeypatch.setattr(Deliveries, "take", counted)
+    monkeypatch.setattr(webhooks, "POLL", 300.0)  # nobody looks who is not woken
+    monkeypatch.setattr(dispatcher, "NOTE_INTERVAL", 0.0)
+    engine = FakeEngine(held=True, steps=8)
+    with serve(tmp_path, engine, webhook_secret=SECRET, webhook_networks=LOOPBACK) as api:
+        paths = []
+        for prompt in "xy":
+            body = {"prompt": prompt, "webhook_url": target.url}
+            paths.append(f"/v1/videos/{api.post('/v1/videos', json=body).json()['id']}")
+        for step in range(1, 7):
+            engine.reached = step
+            while any(api.get(path).json()["progress"] < 100 * step // 8 for path in paths):
+                pass
+        assert len(looks) == 1  # as it began
+        api.post(f"{paths[0]}/cancel")
+        target.wait(1)
+        engine.release()
+        target.wait(2)
+    told = {json.loads(body)["data"]["status"] for _, _, body in target.got}
+    assert told == {"cancelled", "completed"}
 
 
 @pytest.mark.parametrize(
