@@ -11,6 +11,11 @@ from pathlib import Path
 
 from infra.errors import UserError
 
+AWAY = (
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+)  # of a network file system whose server is gone, of a failing disk
 TEMPORARY = ".tmp-"  # unfinished writes; no storage lists them, and readers of a folder skip dot files
 
 
@@ -31,6 +36,12 @@ def explained_os_errors(doing: str) -> Iterator[None]:
                 f"{doing}: not permitted ({error.strerror}); choose a folder that you may write and read.",
                 status=403,
                 code="access_denied",
+            ) from error
+        if error.errno in AWAY:
+            raise UserError(
+                f"{doing}: the file system does not answer ({error.strerror}); check its server or disk and try again.",
+                status=503,
+                code="storage_unreachable",
             ) from error
         raise UserError(
             f"{doing}: {error.strerror or error}; check the path.", status=422, code="invalid_path"

@@ -276,6 +276,13 @@ def explain(error: BaseException, storage: S3Storage, key: str) -> UserError:
             status=403,
             code="s3_no_credentials",
         )
+    if isinstance(error, failures.CredentialRetrievalError | failures.MetadataRetrievalError):
+        return UserError(
+            f"the credentials for {place} {at} could not be had ({error}); check this machine's instance role or credential "
+            "process and try again.",
+            status=503,
+            code="s3_credentials_unavailable",
+        )
     if isinstance(error, failures.IncompleteReadError | failures.ResponseStreamingError):
         return UserError(
             f"reading {place} broke off {ATTEMPTS} times {at}; check the connection and try again.",

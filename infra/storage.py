@@ -208,8 +208,9 @@ class FolderStorage(Storage):
                 raise self.missing(key) from None
 
     def get_file(self, key: str, path: Path) -> None:
-        if not self.path(key).is_file():
-            raise self.missing(key)
+        with explained_os_errors(f"reading {self.path(key)}"):
+            if not self.path(key).is_file():
+                raise self.missing(key)
         with atomic_file(path) as temporary:
             shutil.copyfile(self.path(key), temporary)
 
@@ -244,14 +245,15 @@ class FolderStorage(Storage):
         if etag is None:
             return self.put_if_absent(key, data)
         path = self.path(key)
-        if not path.is_file():
-            return False
-        with explained_os_errors(f"writing {path}"), (path.parent / LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            found = self.head(key)
-            if found is None or found.etag != etag:
+        with explained_os_errors(f"writing {path}"):
+            if not path.is_file():
                 return False
-            self.put(key, data)
+            with (path.parent / LOCK).open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                found = self.head(key)
+                if found is None or found.etag != etag:
+                    return False
+                self.put(key, data)
         return True
 
     def head(self, key: str) -> ObjectInfo | None:

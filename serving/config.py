@@ -96,6 +96,11 @@ class ServeConfig(BaseModel):
         return self.max_replicas is not None and self.max_replicas > self.replicas
 
     @property
+    def most_replicas(self) -> int:
+        """Engines there may be at once."""
+        return max(self.replicas, self.max_replicas or 0)
+
+    @property
     def keys(self) -> list[ApiKey]:
         """Every key, however it was configured."""
         return [*self.api_keys, *(ApiKey(sha256=digest) for digest in self.api_key_hashes)]

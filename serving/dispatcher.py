@@ -13,11 +13,10 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from infra.errors import UserError
 from infra.storage import Storage
 from serving.claims import LEASE, Claims
 from serving.database import Job
@@ -25,16 +24,26 @@ from serving.engine_client import EngineClient, EngineLost
 from serving.events import Admitted, Failed, Finished, Progressed
 from serving.jobs import CANCELLED, COMPLETED, FAILED, IllegalTransition, JobStore
 from serving.requests import VideoRequest
+from serving.storage_faults import StorageFault
 from serving.threads import RESULTS
 
 log = logging.getLogger(__name__)
-RETRY_PAUSE = 0.2  # seconds before a job whose engine was lost looks for another; doubled up to 5
+RETRY_PAUSE = 0.2  # seconds before what is away (a lost engine, the results storage) is tried again
+MOST_PAUSE = 5.0  # up to which they are doubled
 NOTE_INTERVAL = 0.5  # seconds between writes of a job's progress
 LOOK_INTERVAL = 1.0  # seconds between looks at the store, when nobody calls
 SWEEP_INTERVAL = 5.0  # seconds between looks for late jobs and expired results, and counts of jobs
 MOST_LATE = 100  # jobs that are failed for their deadline between two such looks
 MAX_ATTEMPTS = 5  # engines that one job may outlive before it is held to be the cause
 SUSPECT_ATTEMPTS = 2  # from here on a job runs alone, so that it takes no neighbour with it
+
+
+def pauses() -> Iterator[float]:
+    """Seconds between tries, for ever."""
+    pause = RETRY_PAUSE
+    while True:
+        yield pause
+        pause = min(2 * pause, MOST_PAUSE)
 
 
 def result_key(id: str) -> str:
@@ -165,7 +174,7 @@ class Dispatcher:
 
     def _done(self, id: str, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("job %s is left to its lease", id, exc_info=error)  # database or storage is away
+            log.error("job %s is left to its lease", id, exc_info=error)  # the database is away
         if self._running.get(id) is task:
             del self._running[id]
         self._alone = False  # it was the only one, or there are only others
@@ -182,13 +191,12 @@ class Dispatcher:
             await self._lost(job, error)
         except SQLAlchemyError:
             raise  # the database is away: its lease brings it back
+        except StorageFault as error:  # full: the videos that wait would be ever more
+            with contextlib.suppress(IllegalTransition):
+                await self._fail(job, error.code, error.message)
         except Exception as error:
-            if isinstance(error, UserError) and error.status == 503:
-                raise  # and so is the results storage
             log.exception("job %s", job.id)
             message = f"internal error while serving the job ({type(error).__name__})"
-            if isinstance(error, UserError):  # the results storage is full
-                message = error.message
             with contextlib.suppress(IllegalTransition):
                 await self._fail(job, "internal_error", message)
 
@@ -214,9 +222,27 @@ class Dispatcher:
                         await self._fail(job, event.code, event.message)
                         return
                     case Finished():
-                        await RESULTS.run(self._keep, job, event, {**event.timings, **timings})
-                        return
-        raise EngineLost("the engine's events ended early")
+                        finished = event
+                        break
+            else:
+                raise EngineLost("the engine's events ended early")
+        await self._deliver(job, finished, {**finished.timings, **timings})
+
+    async def _deliver(self, job: Job, video: Finished, timings: dict[str, float]) -> None:
+        """Keep the video, however long the results storage is away: no engine was lost, and none need make it again.
+
+        Meanwhile the job is in hand as before: its lease is renewed, it may be cancelled, and it takes the place of
+        another one (`max_in_flight`), which bounds the videos held here.
+        """
+        for pause in pauses():
+            try:
+                await RESULTS.run(self._keep, job, video, timings)
+                return
+            except StorageFault as error:
+                if error.full:
+                    raise
+                log.warning("the video of job %s is held until the results storage can be used", job.id)
+                await asyncio.sleep(pause)
 
     async def _note(self, job: Job, percent: int, timings: dict[str, float]) -> None:
         await asyncio.to_thread(self._store.note, job.id, progress=percent, timings=timings, owner=self.name)
@@ -254,7 +280,8 @@ class Dispatcher:
                 owner=self.name,
             )
         except IllegalTransition:
-            if self._store.state(job.id) in (None, CANCELLED):
+            # else another has the job, and this is or will be its video
+            if self._store.state(job.id) in (None, CANCELLED, FAILED):
                 self._results.delete(key)
             raise
         self._ended(COMPLETED, timings)
@@ -262,14 +289,11 @@ class Dispatcher:
     async def _lost(self, job: Job, error: EngineLost) -> None:
         """Back to the queue, once there is an engine again; given up when it has outlived too many."""
         log.warning("job %s lost its engine (%s)", job.id, error)
-        pause = RETRY_PAUSE
-        while True:
+        for pause in pauses():
             await asyncio.sleep(pause)
-            try:
+            with contextlib.suppress(EngineLost):
                 await self._engine.describe()
                 break
-            except EngineLost:
-                pause = min(2 * pause, 5.0)
         with contextlib.suppress(IllegalTransition):  # it was cancelled meanwhile
             await asyncio.to_thread(self._store.requeue, job.id, owner=self.name)
 

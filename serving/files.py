@@ -7,22 +7,27 @@ an old one changes a job that was accepted.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import Counter, OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 from infra.errors import UserError
+from infra.files import TEMPORARY
 from infra.objects import check_hash, object_key, sha256_file
 from infra.registry import Registry
 from infra.storage import NotFound, atomic_file
 from models.adapter import Adapter, read_adapter
 from models.foundation import Foundation
 from serving.requests import AdapterUsed
+from serving.storage_faults import storage_faults
 
 log = logging.getLogger(__name__)
 ATTEMPTS = 3  # to fetch an object whose storage is away or which came damaged
+LEFT_BEHIND = 3600.0  # seconds after its last byte that an unfinished file is of an engine that died
 
 
 class Source(Protocol):
@@ -42,7 +47,7 @@ class AdapterFiles:
     """Adapters of a registry, through files on local disk; the least recently used ones go.
 
     Args:
-        folder: where the files are kept, under their hashes.
+        folder: where the files are kept, under their hashes; several engines may share it.
         capacity: most bytes of files; what is being read, and the last one used, always stay.
         pause: seconds before a failed fetch is tried again, doubled each time.
     """
@@ -58,8 +63,11 @@ class AdapterFiles:
         self._registry, self._foundation, self._folder = registry, foundation, folder
         self._capacity, self._pause = capacity, pause
         folder.mkdir(parents=True, exist_ok=True)
-        found = sorted((file.stat().st_mtime, file) for file in folder.glob("*.safetensors"))
-        self._sizes = OrderedDict((file.stem, file.stat().st_size) for _, file in found)
+        for file, found in files_in(folder, f"{TEMPORARY}*"):
+            if found.st_mtime < time.time() - LEFT_BEHIND:
+                file.unlink(missing_ok=True)
+        whole = sorted(files_in(folder, "*.safetensors"), key=lambda entry: entry[1].st_mtime)
+        self._sizes = OrderedDict((file.stem, found.st_size) for file, found in whole)
         self._reading: Counter[str] = Counter()  # these stay
         self._lock = threading.Lock()
         self._trim()
@@ -147,7 +155,7 @@ class AdapterFiles:
             )
         storage, file = self._registry.storage, self._file(use)
         try:
-            with atomic_file(file) as temporary:
+            with storage_faults("the adapters' storage"), atomic_file(file) as temporary:
                 storage.get_file(object_key(use.sha256), temporary)
                 check_hash(storage, use.sha256, sha256_file(temporary))
         except NotFound:
@@ -180,3 +188,12 @@ class AdapterFiles:
                     del self._sizes[sha256]
         for sha256 in old:
             (self._folder / f"{sha256}.safetensors").unlink(missing_ok=True)
+
+
+def files_in(folder: Path, pattern: str) -> Iterator[tuple[Path, os.stat_result]]:
+    """The files that match, and what is known of each; without those that another engine removes meanwhile."""
+    for file in folder.glob(pattern):
+        try:
+            yield file, file.stat()
+        except FileNotFoundError:
+            continue

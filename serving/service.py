@@ -20,7 +20,7 @@ from serving.catalogue import Catalogue, read_registry
 from serving.claims import Claims
 from serving.config import ServeConfig
 from serving.database import Job
-from serving.dispatcher import Dispatcher
+from serving.dispatcher import Dispatcher, result_key
 from serving.engine_client import EngineClient, EngineLost
 from serving.event_stream import Changes, Streams
 from serving.jobs import CANCELLED, COMPLETED, FINAL, IllegalTransition, JobStore
@@ -240,8 +240,8 @@ class VideoService:
             with contextlib.suppress(UserError):  # it ended by itself just now
                 await self.cancel(id, tenant)
             job = await self.get(id, tenant)
-        if job.result_key:
-            await RESULTS.run(self._results.delete, job.result_key)
+        # whatever the row says: the video may have been stored when the database did not answer
+        await RESULTS.run(self._results.delete, result_key(id))
         await asyncio.to_thread(self.store.delete, id)
         self.changes.notice(id)
 

@@ -13,15 +13,21 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
+from serving.storage_faults import storage_faults
+
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")
 
 
 class Threads:
-    """So many threads for one kind of call, started when they are needed."""
+    """So many threads for one kind of call, started when they are needed.
 
-    def __init__(self, name: str, most: int) -> None:
-        self._pool = ThreadPoolExecutor(most, thread_name_prefix=name)
+    Args:
+        storage: what the calls use, if it is a storage of the server's: they raise `StorageFault` for it.
+    """
+
+    def __init__(self, name: str, most: int, storage: str | None = None) -> None:
+        self._pool, self._storage = ThreadPoolExecutor(most, thread_name_prefix=name), storage
 
     async def run(
         self, call: Callable[Given, Answer], /, *args: Given.args, **kwargs: Given.kwargs
@@ -31,7 +37,11 @@ class Threads:
 
     def begin(self, call: Callable[[], Answer]) -> Future[Answer]:
         """The call's future: begun at once, or when a thread is free."""
-        return self._pool.submit(call)
+        return self._pool.submit(self._call, call)
+
+    def _call(self, call: Callable[[], Answer]) -> Answer:
+        with storage_faults(self._storage) if self._storage else contextlib.nullcontext():
+            return call()
 
 
 class Shares:
@@ -64,10 +74,11 @@ class Shares:
         return await asyncio.wrap_future(begun)
 
 
-REGISTRY = Threads("registry", 8)  # what a request names
+CONCEPTS = "the concept registry"
+REGISTRY = Threads("registry", 8, CONCEPTS)  # what a request names
 LISTS = Threads(
-    "lists", 2
+    "lists", 2, CONCEPTS
 )  # all that the registry has, which is many reads: requests need not wait for those
-RESULTS = Threads("results", 8)
+RESULTS = Threads("results", 8, "the results storage")
 NAMES = Threads("names", 16)  # those of webhooks that requests name
 CALLED_NAMES = Threads("called-names", 16)  # those of webhooks that are called now

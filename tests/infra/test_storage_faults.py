@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 import uuid
+from pathlib import Path
 
 import pytest
+from botocore.exceptions import CredentialRetrievalError, MetadataRetrievalError
 from faults import Cut, CutUpload, LoseAnswer, Refuse, Stall, faulty
 
 from infra.errors import UserError
@@ -239,6 +241,45 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(s3, uri, tmp_path, what)
     assert left == {"big", ADAPTER_FILE}
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        CredentialRetrievalError(provider="iam-role", error_msg="no answer"),
+        MetadataRetrievalError(error_msg="no answer"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_credentials_that_cannot_be_had_just_now_are_worth_another_try(s3, uri, tmp_path, monkeypatch, error):
+    """Those of an instance role are fetched again and again; that of the way to them may fail as any other."""
+    storage = open_storage(uri)
+
+    def away(*_, **__):
+        raise error
+
+    monkeypatch.setattr(storage.client, "_make_api_call", away)
+    assert set(refusals(storage, tmp_path).values()) == {(503, "s3_credentials_unavailable")}
+
+
+AWAY = [errno.EIO, errno.ESTALE, errno.ETIMEDOUT]
+
+
+@pytest.mark.parametrize("number", AWAY)
+@pytest.mark.parametrize("operation", ["get", "get_file", "head", "replace_if"])
+def test_a_network_file_system_that_is_gone_is_away_and_not_absent(tmp_path, monkeypatch, number, operation):
+    storage = open_storage(tmp_path / "mounted")
+    storage.put("key", b"1")
+    calls = operations(storage, tmp_path)
+
+    def gone(self, *_, **__):
+        raise OSError(number, os.strerror(number), str(self))
+
+    monkeypatch.setattr(Path, "stat", gone)
+    monkeypatch.setattr(Path, "read_bytes", gone)
+    with pytest.raises(UserError, match="the file system does not answer") as caught:
+        calls[operation]()
+    assert (caught.value.status, caught.value.code) == (503, "storage_unreachable")
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
 def test_what_the_disk_says_becomes_a_sentence(tmp_path, monkeypatch, number):
     def refuse(descriptor):
@@ -249,7 +290,7 @@ def test_what_the_disk_says_becomes_a_sentence(tmp_path, monkeypatch, number):
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(UserError) as caught:
         storage.put("key", b"after")
-    assert caught.value.code == {errno.EROFS: "access_denied", errno.EIO: "invalid_path"}.get(
+    assert caught.value.code == {errno.EROFS: "access_denied", errno.EIO: "storage_unreachable"}.get(
         number, "disk_full"
     )
     assert storage.get("key") == b"before"

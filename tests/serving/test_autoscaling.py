@@ -145,3 +145,16 @@ def test_the_engines_are_deployed_with_their_router_and_policy(tmp_path):
     scaling = config.autoscaling_config
     assert (scaling.min_replicas, scaling.max_replicas) == (1, 3)
     assert _resolve_policy_callable(scaling.policy).target_seconds == 60.0
+
+
+@pytest.mark.parametrize(
+    ("replicas", "most"), [({"replicas": 5}, 5), ({"replicas": 1, "max_replicas": 6}, 6), ({}, 1)]
+)
+def test_one_engine_that_is_left_takes_all_jobs_in_hand_and_checks_of_new_ones(tmp_path, replicas, most):
+    """Ray would let what comes after jobs that find no room wait behind them."""
+    config = ServeConfig(data_dir=str(tmp_path), max_batch=32, **replicas)
+    engine = build_app(config)._bound_deployment.init_args[1]._bound_deployment
+    service = VideoService(config, FakeEngine())
+    service._engines(most)  # as Backlog says when there are that many
+    assert engine._deployment_config.max_ongoing_requests >= 2 * service._dispatcher.max_in_flight + 64
+    service.store.close()

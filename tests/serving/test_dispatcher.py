@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -203,30 +204,40 @@ def test_a_cancelled_job_leaves_the_engine_and_no_result(house: House):
     asyncio.run(main())
 
 
-def test_a_job_cancelled_as_its_video_arrives_stays_cancelled_and_leaves_no_file(house: House):
+@pytest.mark.parametrize("end", ["cancelled", "failed", "deleted"])
+def test_a_job_that_ends_otherwise_as_its_video_arrives_stays_ended_and_leaves_no_file(
+    house: House, end: str
+):
     [id] = house.add()
     real, stored = house.results.put, threading.Event()
 
-    def cancel_then_put(key: str, data: bytes) -> None:
-        house.store.cancel(id)
+    def end_then_put(key: str, data: bytes) -> None:
+        if end == "failed":
+            house.store.fail(id, code="engine_lost", message="by another dispatcher")
+        else:
+            house.store.cancel(id)
+        if end == "deleted":
+            house.store.delete(id)
         real(key, data)
         stored.set()
 
-    house.results.put = cancel_then_put  # type: ignore[method-assign]
+    house.results.put = end_then_put  # type: ignore[method-assign]
     engine = ScriptedEngine(lambda id, attempt: WHOLE)
     house.run(engine, lambda: stored.is_set() and not house.results.exists(result_key(id)))
-    assert house.all("cancelled")
+    assert house.store.state(id) == (None if end == "deleted" else end)
 
 
 def test_a_result_that_cannot_be_stored_fails_the_job_and_says_why(house: House):
     def full(key: str, data: bytes) -> None:
-        raise UserError("the disk is full.", status=507)
+        raise UserError(f"writing /srv/{key}: the disk is full.", status=507, code="disk_full")
 
     house.add()
     house.results.put = full  # type: ignore[method-assign]
     house.run(ScriptedEngine(lambda id, attempt: WHOLE), lambda: house.all("failed"))
     [job], _ = house.store.page()
-    assert job.error_message == "the disk is full."
+    assert job.error_code == "storage_unavailable"
+    assert "the results storage is full" in job.error_message
+    assert "/srv" not in job.error_message
 
 
 def test_expired_results_are_deleted(house: House):
@@ -337,17 +348,85 @@ def test_a_statement_that_the_database_fails_loses_no_job(
     assert len(engine.runs) > 1
 
 
-def test_a_results_storage_that_is_away_for_a_moment_loses_no_video(
-    house: House, monkeypatch: pytest.MonkeyPatch
+AWAY = [
+    UserError("s3://bucket does not answer.", status=503, code="s3_unreachable"),
+    UserError("the credentials have expired.", status=403, code="s3_wrong_credentials"),
+    UserError("s3://bucket does not exist.", status=404, code="bucket_not_found"),
+]
+
+
+@pytest.mark.parametrize("away", AWAY, ids=lambda away: away.code)
+def test_a_video_is_held_until_the_results_storage_can_be_used_and_not_made_again(
+    house: House, monkeypatch: pytest.MonkeyPatch, away: UserError
 ):
+    """For longer than the lease, which is renewed meanwhile."""
     monkeypatch.setattr(dispatcher_module, "LOOK_INTERVAL", 0.01)
-    [id] = house.add()
-    away = UserError("s3://bucket does not answer.", status=503, code="storage_unreachable")
-    house.results.put = once(away, house.results.put)  # type: ignore[method-assign]
+    monkeypatch.setattr(dispatcher_module, "MOST_PAUSE", 0.05)
+    real, back = house.results.put, threading.Event()
+
+    def put(key: str, data: bytes) -> None:
+        if not back.is_set():
+            raise away
+        real(key, data)
+
+    house.results.put = put  # type: ignore[method-assign]
     engine = ScriptedEngine(lambda id, attempt: WHOLE)
-    house.run(engine, lambda: set(house.store.count()) <= {"completed", "failed"}, lease=0.2)
-    assert house.all("completed")
-    assert house.results.get(result_key(id)) == b"mp4"
+
+    async def main() -> None:
+        [id] = house.add()
+        dispatcher = house.dispatcher(engine, lease=1.0)
+        renewed, renew = [], dispatcher._claims.renew
+
+        def counted(*args) -> None:
+            renew(*args)
+            renewed.append(house.store.state(id))
+
+        dispatcher._claims.renew = counted  # type: ignore[method-assign]
+        task = asyncio.create_task(dispatcher.run())
+        while renewed.count("in_progress") < 6:  # every quarter of a second: longer than the lease
+            await asyncio.sleep(0.01)
+        assert engine.running == 0, "the engine has nothing to do with it any more"
+        back.set()
+        while not house.all("completed"):
+            await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert house.results.get(result_key(id)) == b"mp4"
+        assert house.store.get(id).attempts == 0
+        assert engine.runs == [id]
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_a_job_whose_video_is_held_can_be_cancelled(house: House):
+    tries = []
+
+    def put(key: str, data: bytes) -> None:
+        tries.append(key)
+        raise AWAY[0]
+
+    house.results.put = put  # type: ignore[method-assign]
+
+    async def main() -> None:
+        [id] = house.add()
+        dispatcher = house.dispatcher(ScriptedEngine(lambda id, attempt: WHOLE))
+        task = asyncio.create_task(dispatcher.run())
+        while len(tries) < 2:
+            await asyncio.sleep(0.01)
+        house.store.cancel(id)
+        await dispatcher.cancel(id)
+        assert not dispatcher._running
+        assert house.store.state(id) == "cancelled"
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_pauses_grow_up_to_a_bound(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(dispatcher_module, "RETRY_PAUSE", 0.5)
+    monkeypatch.setattr(dispatcher_module, "MOST_PAUSE", 3.0)
+    assert list(itertools.islice(dispatcher_module.pauses(), 5)) == [0.5, 1.0, 2.0, 3.0, 3.0]
 
 
 def test_a_deadline_ends_a_job_for_which_no_dispatcher_has_room(house: House):

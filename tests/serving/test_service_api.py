@@ -17,10 +17,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.exc import OperationalError
 from starlette.types import Message
 
+from infra.errors import UserError
 from infra.registry import Registry
 from models.adapter import WEIGHTS_FILE
 from serving.api import create_api
 from serving.config import ServeConfig
+from serving.dispatcher import result_key
 from serving.errors import BodyLimit
 from serving.keys import ApiKey, hash_key
 from serving.requests import VideoRequest
@@ -415,6 +417,65 @@ def test_a_database_that_is_away_is_503_with_retry_after_and_not_ready(serve: Se
         refused(response, 503, "database_unavailable")
         assert response.headers["retry-after"] == "5"
     assert api.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        UserError("S3 at http://inside refused the credentials.", status=403, code="s3_wrong_credentials"),
+        UserError("S3 bucket 'inside' does not exist.", status=404, code="bucket_not_found"),
+        UserError("reading /mnt/inside: not permitted.", status=403, code="access_denied"),
+        UserError("reading /mnt/inside: a loop.", status=422, code="invalid_path"),
+    ],
+    ids=lambda fault: fault.code,
+)
+def test_faults_of_the_servers_storages_are_not_the_callers_and_only_the_log_says_where_they_are(
+    serve: Serve, engine: FakeEngine, publish_two: list[str], monkeypatch, caplog, fault: UserError
+):
+    engine.release()
+    api = serve()
+    id = api.post("/v1/videos", json={"prompt": "x"}).json()["id"]
+    assert ended(api, id)["status"] == "completed"
+
+    def broken(*_: object, **__: object) -> None:
+        raise fault
+
+    for storage in (api.service._registry.storage, api.service._results):  # type: ignore[attr-defined]
+        for call in ("list", "get", "delete"):
+            monkeypatch.setattr(storage, call, broken)
+    for response in (
+        api.post("/v1/videos", json={"prompt": "x", "model": "foundation:one"}),
+        api.get("/v1/models"),
+        api.get(f"/v1/videos/{id}/content"),
+        api.delete(f"/v1/videos/{id}"),
+    ):
+        error = refused(response, 503, "storage_unavailable")
+        assert "inside" not in error["message"]
+        assert response.headers["retry-after"] == "5"
+    assert caplog.text.count(fault.message) == 4
+    monkeypatch.undo()
+    assert api.get(f"/v1/videos/{id}/content").content == b"mp4 of x"
+
+
+def test_a_deleted_job_leaves_no_video_though_its_row_knew_of_none(
+    serve: Serve, engine: FakeEngine, monkeypatch
+):
+    """The video was stored, and then the database did not answer."""
+    api = serve()
+    id = api.post("/v1/videos", json={"prompt": "x"}).json()["id"]
+    stored = threading.Event()
+
+    def away(*_: object, **__: object) -> None:
+        stored.set()
+        raise OperationalError("UPDATE", {}, Exception("the server closed the connection"))
+
+    monkeypatch.setattr(api.service.store, "complete", away)  # type: ignore[attr-defined]
+    engine.release()
+    assert stored.wait(30)
+    results = api.service._results  # type: ignore[attr-defined]
+    assert results.exists(result_key(id))
+    assert api.delete(f"/v1/videos/{id}").status_code == 200
+    assert not results.exists(result_key(id))
 
 
 def test_an_engine_that_is_away_is_not_ready_though_it_was(serve: Serve, engine: FakeEngine):

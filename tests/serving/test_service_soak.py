@@ -242,7 +242,7 @@ def test_every_accepted_job_ends_once_as_itself(publish: Publish, registry, unet
     }
     for final in finals.values():
         if final and final["status"] == "failed":
-            assert final["error"]["code"] in ("object_damaged", "storage_unreachable"), final
+            assert final["error"]["code"] in ("object_damaged", "storage_unavailable"), final
     results = len(list((tmp_path / "data" / "results").glob("*.mp4")))
     assert results == kinds["completed"], "a result of nobody, or one that is missing"
     assert memory[1] - memory[0] < 300 << 20, "memory does not return"

@@ -114,7 +114,7 @@ def test_every_request_ends_once_and_nothing_leaks(unet3d, registry: Registry, f
         if isinstance(last[0], Cancelled):
             assert id in cancelled
         elif isinstance(last[0], Failed):
-            assert last[0].code in ("object_damaged", "storage_unreachable", "deadline_passed"), last[0]
+            assert last[0].code in ("object_damaged", "storage_unavailable", "deadline_passed"), last[0]
         else:
             assert last[0].mp4 == str(request.seed).encode()
         if uses[0].sha256 in {used.sha256 for used in request.adapters}:

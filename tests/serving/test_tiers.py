@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from infra.errors import UserError
 from infra.objects import object_key
 from infra.registry import Registry
 from serving.engine_service import EngineService
-from serving.files import AdapterFiles
+from serving.files import LEFT_BEHIND, AdapterFiles
 from serving.host import HostCache
 from serving.schemas import AdapterUsed
 from serving.slots import SlotTable, key_of
@@ -105,6 +106,53 @@ def test_the_disk_is_bounded_in_bytes_and_known_again_after_a_restart(unet3d, re
     assert {file.stem for file in folder.iterdir()} == set(files.resident())
     again = AdapterFiles(registry, unet3d, folder, capacity=1)
     assert len(again.resident()) == 1 == len(list(folder.iterdir()))
+
+
+def test_what_another_engine_removes_or_left_behind_in_the_folder_is_no_hindrance(
+    unet3d, registry, publish, tmp_path
+):
+    one, folder = used(publish(unet3d, "orbit", seed=1)), tmp_path / "cache"
+    AdapterFiles(registry, unet3d, folder).read(one)
+    (folder / "gone.safetensors").symlink_to(folder / "trimmed meanwhile")  # listed, and then not there
+    being_written, left_behind = folder / ".tmp-new", folder / ".tmp-old"
+    for file in (being_written, left_behind):
+        file.write_bytes(b"half")
+    os.utime(left_behind, (time.time() - 2 * LEFT_BEHIND,) * 2)
+    assert AdapterFiles(registry, unet3d, folder).resident() == [one.sha256]
+    assert being_written.exists()
+    assert not left_behind.exists()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        UserError("s3://bucket: no credentials.", status=403, code="s3_no_credentials"),
+        UserError("s3://bucket/prefix failed.", code="s3_error"),
+        UserError("/mnt/registry: stale.", status=503, code="storage_unreachable"),
+    ],
+    ids=lambda fault: fault.code,
+)
+def test_an_adapters_storage_that_is_away_is_tried_again_and_then_said_to_be_without_where_it_is(
+    unet3d, registry, publish, tmp_path, monkeypatch, fault
+):
+    one = used(publish(unet3d, "orbit", seed=1))
+    files, left = AdapterFiles(registry, unet3d, tmp_path / "cache", pause=0.0), [fault] * 3
+    get_file = registry.storage.get_file
+
+    def away(key, path):
+        if left:
+            raise left.pop()
+        get_file(key, path)
+
+    monkeypatch.setattr(registry.storage, "get_file", away)
+    with pytest.raises(UserError) as caught:
+        files.fetch(one)
+    assert (caught.value.status, caught.value.code) == (503, "storage_unavailable")
+    assert "bucket" not in caught.value.message
+    assert "/mnt" not in caught.value.message
+    left.append(fault)
+    files.fetch(one)
+    assert files.has(one)
 
 
 # --- host ------------------------------------------------------------------------------------------------------
