@@ -2,7 +2,8 @@
 
 A job is taken by exactly one dispatcher: SELECT ... FOR UPDATE SKIP LOCKED on PostgreSQL; on SQLite, which has one
 writer at a time, the one UPDATE that both share. The owner renews its lease; when it stops doing so it is held dead,
-and its jobs (no others) are back in the queue.
+and its jobs (no others) are back in the queue. Claims are counted and made in one exclusive transaction, so all
+dispatchers together have no more in hand than engines are to be given.
 
 Turns go round the tenants: a tenant's third job in hand or in the queue waits for everybody's second one, so that
 thousands of jobs of one do not hold up the others. A job of weight w counts as 1/w of a turn.
@@ -14,11 +15,13 @@ import time
 from collections.abc import Collection, Sequence
 
 from sqlalchemy import ColumnElement, Select, Subquery, case, func, select, update
+from sqlalchemy.orm import Session
 
 from serving.database import Database, Job
 from serving.jobs import IN_PROGRESS, QUEUED, UNBEGUN, UNFINISHED
 
 LEASE = 10.0  # seconds after its last sign that a dispatcher is held dead
+SUSPECT_ATTEMPTS = 2  # from here on a job runs alone, so that it takes no neighbour with it
 QUIET = {"synchronize_session": False}
 
 
@@ -48,8 +51,13 @@ class Claims:
     def __init__(self, database: Database, lease: float = LEASE) -> None:
         self._database, self._session, self.lease = database, database.sessions, lease
 
-    def claim(self, owner: str, limit: int) -> list[Job]:
-        """Take up to `limit` jobs whose turn it is; they are this owner's until its lease runs out."""
+    def claim(self, owner: str, limit: int, together: int | None = None) -> list[Job]:
+        """Take up to `limit` jobs whose turn it is; they are this owner's until its lease runs out.
+
+        Args:
+            together: most jobs that all owners may have in hand, those that must run alone aside: these wait at
+                their owner, one after another, and must not hold up everybody's; None: any number.
+        """
         ranked, turn = turns()
         picked = (
             select(Job.number)
@@ -57,15 +65,22 @@ class Claims:
             .where(Job.state == QUEUED, Job.owner.is_(None))  # again on the locked row, as it is by then
             .order_by(turn, Job.number)
         )
-        return self._take(owner, picked, limit)
+        if together is None:
+            with self._session.begin() as session:
+                return self._take(session, owner, picked, limit)
+        taken = (Job.state.in_(UNFINISHED), Job.owner.is_not(None), Job.attempts < SUSPECT_ATTEMPTS)
+        with self._database.exclusive() as session:
+            room = together - (session.scalar(select(func.count()).where(*taken)) or 0)
+            return self._take(session, owner, picked, min(limit, room)) if room > 0 else []
 
     def claim_late(self, owner: str, limit: int) -> list[Job]:
         """Take up to `limit` jobs whose deadline has passed in the queue, whoever's turn it is."""
         late = Job.request["deadline"].as_float() <= time.time()
         waiting = select(Job.number).where(Job.state == QUEUED, Job.owner.is_(None), late)
-        return self._take(owner, waiting, limit)
+        with self._session.begin() as session:
+            return self._take(session, owner, waiting, limit)
 
-    def _take(self, owner: str, jobs: Select[int], limit: int) -> list[Job]:
+    def _take(self, session: Session, owner: str, jobs: Select[int], limit: int) -> list[Job]:
         picked = jobs.limit(limit).with_for_update(skip_locked=True, of=Job).cte("picked")
         statement = (
             update(Job)
@@ -73,8 +88,7 @@ class Claims:
             .values(owner=owner, lease_until=self._database.now() + self.lease)
             .returning(Job)
         )
-        with self._session.begin() as session:
-            taken = list(session.scalars(statement, execution_options=QUIET))
+        taken = session.scalars(statement, execution_options=QUIET)
         return sorted(taken, key=lambda job: job.number)
 
     def renew(self, owner: str, ids: Collection[str]) -> None:
