@@ -6,11 +6,14 @@ of them, then times reading, checking, looking up what is done, and laying out o
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `training` would be the script here
 
 import numpy as np
 
@@ -86,7 +89,11 @@ def publish(registry_uri: Path, works: list[Work], scratch: Path) -> None:
 
 def main() -> None:
     """Prints the seconds of each stage."""
-    concepts = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("concepts", type=int, nargs="?", default=1000)
+    concepts = parser.parse_args().concepts
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_clips(folder / "clips", concepts)

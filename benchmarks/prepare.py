@@ -11,6 +11,7 @@ each costs the text encoder once (it has no bare side: its time is told apart).
 
 from __future__ import annotations
 
+import argparse
 import platform
 import statistics
 import sys
@@ -18,6 +19,8 @@ import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `training` would be the script here
 
 import torch
 
@@ -111,7 +114,11 @@ def prepared(works: list[Work], foundation: Foundation) -> float:
 
 def main() -> None:
     """Prints the two sides."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 24
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("clips", type=int, nargs="?", default=24)
+    count = parser.parse_args().clips
     foundation = load_foundation()
     bucket = foundation.defaults.bucket
     with tempfile.TemporaryDirectory() as folder:

@@ -2,7 +2,8 @@
 
 A job is taken by exactly one dispatcher: SELECT ... FOR UPDATE SKIP LOCKED on PostgreSQL; on SQLite, which has one
 writer at a time, the one UPDATE that both share. The owner renews its lease; when it stops doing so it is held dead,
-and its jobs (no others) are back in the queue.
+and its jobs (no others) are back in the queue. Claims are counted and made in one exclusive transaction, so all
+dispatchers together have no more in hand than engines are to be given.
 
 Turns are fair shares (self-clocked fair queueing, Golestani 1994). A tenant's jobs of one weight are a flow, and a job of
 weight w takes 1/w of virtual time: it ends that much after the one before it in its flow, and what ends first is claimed
@@ -25,6 +26,7 @@ from serving.database import Database, Flow, Job
 from serving.jobs import IN_PROGRESS, QUEUED, UNBEGUN, UNFINISHED
 
 LEASE = 10.0  # seconds after its last sign that a dispatcher is held dead
+SUSPECT_ATTEMPTS = 2  # from here on a job runs alone, so that it takes no neighbour with it
 QUIET = {"synchronize_session": False}
 WAITING = (Job.state == QUEUED, Job.owner.is_(None))
 WAITING_FLOWS = select(Job.tenant, Job.weight).where(*WAITING).distinct()
@@ -54,8 +56,13 @@ class Claims:
     def __init__(self, database: Database, lease: float = LEASE) -> None:
         self._database, self._session, self.lease = database, database.sessions, lease
 
-    def claim(self, owner: str, limit: int) -> list[Job]:
-        """Take up to `limit` jobs whose turn it is; they are this owner's until its lease runs out."""
+    def claim(self, owner: str, limit: int, together: int | None = None) -> list[Job]:
+        """Take up to `limit` jobs whose turn it is; they are this owner's until its lease runs out.
+
+        Args:
+            together: most jobs that all owners may have in hand, those that must run alone aside: these wait at
+                their owner, one after another, and must not hold up everybody's; None: any number.
+        """
         ranked, turn = turns()
         picked = (
             select(Job.number)
@@ -63,8 +70,11 @@ class Claims:
             .where(*WAITING)  # again on the locked row, as it is by then
             .order_by(turn, Job.number)
         )
+        held = (Job.state.in_(UNFINISHED), Job.owner.is_not(None), Job.attempts < SUSPECT_ATTEMPTS)
         with self._database.exclusive() as session:
-            taken = self._take(session, owner, picked, limit)
+            if together is not None:
+                limit = min(limit, together - (session.scalar(select(func.count()).where(*held)) or 0))
+            taken = self._take(session, owner, picked, limit) if limit > 0 else []
             if taken:
                 self._count(session, taken)
         return taken

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from sqlalchemy.exc import SQLAlchemyError
 
 from infra.storage import Storage
-from serving.claims import LEASE, Claims
+from serving.claims import LEASE, SUSPECT_ATTEMPTS, Claims
 from serving.database import Job
 from serving.engine_client import EngineClient, EngineLost
 from serving.events import Admitted, Failed, Finished, Progressed
@@ -35,7 +35,6 @@ LOOK_INTERVAL = 1.0  # seconds between looks at the store, when nobody calls
 SWEEP_INTERVAL = 5.0  # seconds between looks for late jobs and expired results, and counts of jobs
 MOST_LATE = 100  # jobs that are failed for their deadline between two such looks
 MAX_ATTEMPTS = 5  # engines that one job may outlive before it is held to be the cause
-SUSPECT_ATTEMPTS = 2  # from here on a job runs alone, so that it takes no neighbour with it
 
 
 def pauses() -> Iterator[float]:
@@ -55,7 +54,7 @@ class Dispatcher:
     """Runs jobs until cancelled. Several may share one store.
 
     Args:
-        max_in_flight: most jobs handed to engines at once; more wait in the store.
+        max_in_flight: most jobs handed to engines at once, by all dispatchers of the store; more wait there.
         ttl: seconds a result is kept.
         observe: called every few seconds with the number of jobs by state.
         changed: called with the id of each job whose row was changed here.
@@ -154,7 +153,7 @@ class Dispatcher:
         room = self.max_in_flight - len(self._running)
         if room <= 0 or self._alone:
             return
-        for job in await asyncio.to_thread(self._claims.claim, self.name, room):
+        for job in await asyncio.to_thread(self._claims.claim, self.name, room, self.max_in_flight):
             if job.attempts >= MAX_ATTEMPTS:
                 await self._give_up(job)
             elif job.attempts >= SUSPECT_ATTEMPTS:

@@ -277,5 +277,5 @@ class VideoService:
 
 
 def in_hand(config: ServeConfig, engines: int) -> int:
-    """Jobs handed to engines at once; more wait in the store, where turns are fair and nothing is lost."""
+    """Jobs that all ingresses together hand to engines; more wait in the store, where turns are fair and nothing is lost."""
     return 4 * config.max_batch * max(1, engines)

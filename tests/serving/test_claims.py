@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 from sqlalchemy import select, text, update
 
-from serving.claims import Claims
+from serving.claims import SUSPECT_ATTEMPTS, Claims
 from serving.database import Flow, Job
 from serving.jobs import IllegalTransition, JobStore, new_job
 
@@ -26,33 +26,68 @@ def add(store: JobStore, tenants: str, **fields) -> list[str]:
     return [store.add({}, model="foundation", tenant=tenant, **fields).id for tenant in tenants]
 
 
-def claim_all(url: str, name: str, gate, taken) -> None:
+def claim_all(url: str, name: str, gate, taken, together: int | None) -> None:
     store = JobStore(url)
     claims = Claims(store.database)
     gate.wait()
-    while jobs := claims.claim(name, 3):
+    while jobs := claims.claim(name, 3, together):
         taken.put((name, [job.id for job in jobs]))
     store.close()
 
 
-def test_many_processes_that_claim_at_once_share_the_jobs_and_none_is_taken_twice(store: JobStore, url: str):
-    ids = add(store, "abcabcabc" * 6)
+def claimed_by_four(store: JobStore, url: str, together: int | None = None) -> list[tuple[str, list[str]]]:
+    """What four processes take, three jobs at once, until they are given no more."""
     store.close()  # its connections are not for the children
     context = multiprocessing.get_context("fork")
     gate, taken = context.Barrier(4), context.SimpleQueue()
-    workers = [context.Process(target=claim_all, args=(url, f"d{n}", gate, taken)) for n in range(4)]
+    workers = [
+        context.Process(target=claim_all, args=(url, f"d{n}", gate, taken, together)) for n in range(4)
+    ]
     for worker in workers:
         worker.start()
-    found: list[str] = []
     for worker in workers:
         worker.join(60)
         assert worker.exitcode == 0
+    found = []
     while not taken.empty():
-        name, claimed = taken.get()
+        found.append(taken.get())
+    return found
+
+
+def test_many_processes_that_claim_at_once_share_the_jobs_and_none_is_taken_twice(store: JobStore, url: str):
+    ids = add(store, "abcabcabc" * 6)
+    found: list[str] = []
+    for name, claimed in claimed_by_four(store, url):
         assert len(claimed) <= 3
         assert all(store.get(id).owner == name for id in claimed)
         found += claimed
     assert sorted(found) == sorted(ids)
+
+
+def test_all_who_claim_at_once_have_no_more_in_hand_than_engines_are_given(
+    store: JobStore, claims: Claims, url: str
+):
+    ids = add(store, "a" * 40)
+    claimed = [id for _, ids in claimed_by_four(store, url, together=10) for id in ids]
+    assert len(claimed) == len(set(claimed)) == 10
+    assert claims.claim("late", 5, together=10) == []
+    assert len(claims.claim("late", 5, together=12)) == 2  # an engine more
+    store.cancel(claimed[0])
+    store.start(claimed[1])
+    store.complete(claimed[1], **COMPLETE)
+    assert len(claims.claim("late", 5, together=12)) == 2  # an end makes room for whoever asks first
+    assert store.count()["queued"] == len(ids) - 2
+
+
+def test_what_must_run_alone_takes_no_room_from_the_others(store: JobStore, claims: Claims):
+    """A dispatcher has many of these in hand and runs one at a time."""
+    for id in add(store, "aaa"):
+        for _ in range(SUSPECT_ATTEMPTS):
+            store.start(id)
+            store.requeue(id)
+    assert len(claims.claim("d", 3, together=3)) == 3
+    add(store, "bbbb")
+    assert len(claims.claim("other", 9, together=3)) == 3
 
 
 def test_turns_go_round_the_tenants(store: JobStore, claims: Claims):

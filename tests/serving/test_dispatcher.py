@@ -297,6 +297,29 @@ def test_a_job_cancelled_elsewhere_leaves_the_engine_here(house: House, monkeypa
     assert house.store.state(id) == "cancelled"
 
 
+def test_dispatchers_of_one_store_hand_engines_no_more_together_than_one_does(house: House):
+    house.add(9)
+    engine = ScriptedEngine(lambda id, attempt: [*WHOLE[:2], "hang"])
+
+    async def main() -> None:
+        first, second = (house.dispatcher(engine, max_in_flight=3) for _ in range(2))
+        task = asyncio.create_task(first.run())
+        while house.store.count().get("in_progress") != 3:
+            await asyncio.sleep(0.01)
+        await second._dispatch()
+        assert not second._running
+        second.max_in_flight = 4
+        await second._dispatch()
+        first.max_in_flight = 4
+        await first._dispatch()
+        assert (len(first._running), len(second._running)) == (3, 1)
+        for running in (task, *second._running.values()):
+            running.cancel()
+        await asyncio.gather(task, *second._running.values(), return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
 def test_two_dispatchers_share_the_jobs_and_run_none_twice(house: House):
     ids = house.add(20)
     engine = ScriptedEngine(lambda id, attempt: WHOLE)

@@ -285,8 +285,9 @@ def test_more_work_than_one_engine_does_in_time_starts_another_and_each_video_is
 
 
 def test_a_pin_outlives_an_engine_and_all_let_go_of_it(server: Server, client: Client):
+    client.pin("swing")
+    until(lambda: set(map(frozenset, pinned_in(client).values())) == {frozenset({"swing@1"})})
     before = pinned_in(client)
-    assert set(map(frozenset, before.values())) == {frozenset({"swing@1"})}
     server.replicas("engine")[0].send_signal(signal.SIGKILL)
     until(lambda: len(before.keys() - (after := pinned_in(client)).keys()) == 1 and len(after) == len(before))
     until(lambda: set(map(frozenset, pinned_in(client).values())) == {frozenset({"swing@1"})})
