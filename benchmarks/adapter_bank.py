@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -123,9 +124,16 @@ def main() -> None:
     difference, size = (answer - reference).abs().max().item(), reference.abs().max().item()
     assert difference < 1e-2 * size, f"the two sides disagree by {difference} of {size}"
 
+    @torch.no_grad()
+    def beside() -> torch.Tensor:
+        """The mixed batch with B A x beside each layer, as it runs in other precisions than float32."""
+        with patch("models.lora_slots.pays", lambda *_: False):
+            return forward(ours, mixed)
+
     base = "base model without a bank, one forward of the batch"
     idle, same = "bank attached, no sample uses it", "bank, every sample the same adapter"
     mixed_name = f"bank, {batch} different adapters in one forward"
+    beside_name = "  the same with the adapters beside the layers, not in them"
     peft_name = f"PEFT, {batch} different adapters, a forward each"
     forwards = medians_ms(
         {
@@ -133,6 +141,7 @@ def main() -> None:
             idle: lambda: forward(ours),
             same: lambda: forward(ours, equal),
             mixed_name: lambda: forward(ours, mixed),
+            beside_name: beside,
             peft_name: peft_each,
         },
         repeats,
