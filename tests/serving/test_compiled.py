@@ -6,14 +6,31 @@ import random
 
 import pytest
 import torch
+from diffusers import UNet3DConditionModel
 from serving_helpers import Bench, Memory, random_adapter, use
 from torch._dynamo.utils import counters
+from torch._inductor.cpp_builder import get_cpp_compiler
+from torch._inductor.exc import InvalidCxxCompiler
 
+import models.bank
 from models.denoise import GenerationRequest, denoise_step, start
+from models.foundation import Bucket
 from models.load import load_foundation
+from models.routing import PATHS, Mix, Routing
+from models.tiny import _wake
+from models.unet3d import UNet3DFoundation
 from models.wan import lora_targets
-from serving.compiled import up_to
+from serving.budget import example
+from serving.compiled import CompiledForward, up_to
 from serving.events import Finished
+
+
+@pytest.fixture(autouse=True)
+def _no_graphs_of_others():
+    """Graphs belong to code, which tests share."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
 
 
 @pytest.fixture
@@ -23,6 +40,27 @@ def smallest():
     foundation.denoiser.blocks = foundation.denoiser.blocks[:1]
     foundation.targets = lora_targets(foundation.denoiser)
     return foundation
+
+
+@pytest.fixture
+def smallest_unet3d():
+    """Transformers at the entrance and in the middle alone, of both kinds."""
+    given = load_foundation("tiny-random:unet3d")
+    torch.manual_seed(0)
+    unet = UNet3DConditionModel(
+        sample_size=4,
+        block_out_channels=(16,),
+        down_block_types=("DownBlock3D",),
+        up_block_types=("UpBlock3D",),
+        layers_per_block=1,
+        cross_attention_dim=32,
+        attention_head_dim=8,
+        norm_num_groups=8,
+    )
+    _wake(unet)
+    given.pipeline.unet = unet
+    about = {"name": given.name, "source": given.source, "folder": given.folder}
+    return UNet3DFoundation(given.pipeline, **about, recommended=given.recommended)
 
 
 def test_nothing_is_compiled_after_warm_up(smallest):
@@ -67,6 +105,72 @@ def test_nothing_is_compiled_after_warm_up(smallest):
     assert isinstance(bench.last("other"), Finished)
     stats = bench.engine.stats()
     assert (stats.recompilations, stats.uncompiled_forwards) == (0, 1)
+
+
+def test_a_unet_is_one_graph_a_kind_of_mix_whatever_is_in_the_slots(smallest_unet3d, monkeypatch):
+    """Both paths, ranks 1 to 4, any scale, slots overwritten in between: the answers are the uncompiled ones."""
+    foundation = smallest_unet3d
+    bank = foundation.add_bank({"temporal": 2, "spatial": 2}, 4)
+    bucket = Bucket(2, 32, 32)
+    compiled = CompiledForward(foundation, [bucket], max_rows=2, max_adapters=2, backend="eager")
+    latents, *given, _ = example(foundation, bucket, 2, None)
+    latents = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+    draw = random.Random(0)
+
+    def mix(width: int) -> Mix:
+        slots = [draw.choices([0, 1, 2], k=width) for _ in range(2)]
+        return Mix.of([[draw.randint(1, 2), *row[1:]] for row in slots], [[draw.uniform(0.5, 1)] * width] * 2)
+
+    def mixed(n: int) -> Routing:
+        for path in PATHS:
+            adapter = random_adapter(foundation, path=path, rank=1 + draw.randrange(4), seed=n)
+            bank.load(path, 1 + n // 2 % 2, bank.pack(path, adapter.tensors))
+        return (
+            Routing(temporal=mix(1)) if n % 2 else Routing(spatial=mix(draw.randint(1, 2)), temporal=mix(2))
+        )
+
+    with torch.no_grad():
+        in_the_layer, ways = models.bank.in_the_layer, set()
+
+        def seen(*args):
+            made = in_the_layer(*args)
+            ways.add("beside the layer" if made is None else "in its weight")
+            return made
+
+        with monkeypatch.context() as patch:
+            patch.setattr(models.bank, "in_the_layer", seen)
+            before = foundation.predict(latents, *given, mixed(0))
+        assert ways == {"beside the layer", "in its weight"}, "both ways are traced"
+        for n in range(8):
+            routing = mixed(n)
+            expected = foundation.predict(latents, *given, routing)
+            assert (expected - before).abs().max() > 1e-3, "what is mixed shows"
+            torch.testing.assert_close(
+                compiled(latents, *given, routing),
+                expected,
+                rtol=1e-5,
+                atol=1e-5 * float(expected.abs().max()),
+            )
+            before = expected
+            assert compiled.graphs == min(n + 1, 2)
+    assert compiled.eager == 0
+
+
+def test_inductor_shows_the_frames_that_are_made_uncompiled(smallest):
+    """`serve --compile` as it is; one shape, for each costs seconds."""
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        pytest.skip("on a CPU torch.compile makes C++, and there is no compiler of it here: install g++")
+    made = {}
+    for compile in (False, True):
+        bench = Bench(smallest, max_batch=1, compile=compile, slots={"temporal": 1, "spatial": 0})
+        bench.run(one=bench.request(3, use("a"), steps=2, guidance_scale=1.0))
+        made[compile] = bench.frames("one").astype(int)
+    assert bench.engine._compiled.graphs == 1
+    assert bench.engine.stats().uncompiled_forwards == 0
+    assert abs(made[True] - made[False]).mean() < 0.1
+    assert made[True].std() > 1, "there is something to see"
 
 
 def test_sizes_are_powers_of_two_and_the_most():
