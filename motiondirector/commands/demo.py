@@ -74,7 +74,7 @@ def demo_batch(
 
     A node is killed in the middle, one clip is damaged where it is stored, one concept comes late. At the end the others
     are published once each, with their scores, and the damaged one is explained: one table, runs/demo-batch/index.html, and
-    exit code 1 if anything is not so. Takes about a quarter of an hour on two cores that do nothing else.
+    exit code 1 if anything is not so. Takes about half an hour on two cores that do nothing else.
     """
     from motiondirector.demo.batch import BatchDemo
     from motiondirector.demo.verdict import table_of

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
-from training.batch.validation import headline
+from training.batch.validation import told_first
 
 if TYPE_CHECKING:
     from infra.registry import Registry
@@ -109,16 +110,21 @@ def faults_of(rows: Sequence[Row], clips: Sequence[str]) -> list[str]:
 
 
 def table_of(rows: Sequence[Row]) -> Table:
-    """The one table."""
-    table = Table("concept", "status", "version", "lanes", "lost", "scores, or why not")
+    """The one table: lanes that had a concept, one after the other where the first was lost, and its scores; below, why some have none."""
+    scores = list(dict.fromkeys(name for row in rows for name in told_first(row.scores)))
+    table = Table(box=SIMPLE, pad_edge=False, caption_justify="left")
+    table.add_column("concept", no_wrap=True)
+    for name in ("status", "lanes"):
+        table.add_column(name)
+    for name in scores:
+        table.add_column(name.replace(" ", "\n"), justify="right")
     for row in rows:
-        scores = headline(row.scores) or row.unscored or ""
         table.add_row(
-            row.concept + (f" ({row.part})" if row.part != "good" else ""),
+            (", ".join(row.versions) or row.concept) + (f" ({row.part})" if row.part != "good" else ""),
             row.status,
-            ", ".join(row.versions),
-            ", ".join(row.lanes),
-            str(row.lost or ""),
-            escape(row.reason or scores),
+            "\n".join(row.lanes),
+            *(f"{row.scores[name]:.2f}" if name in row.scores else "" for name in scores),
         )
+    reasons = [(row.concept, row.reason or row.unscored) for row in rows if row.reason or row.unscored]
+    table.caption = "\n".join(escape(f"{concept}: {reason}") for concept, reason in reasons)
     return table

@@ -1,10 +1,12 @@
 """The batch demo: what it teaches, what it sees, what it calls a fault; and all of it on a tiny model."""
 
+import io
 import json
 from dataclasses import asdict, replace
 
 import pytest
 from demos import none_left, relatives, start
+from rich.console import Console
 
 from datasets.clips import read_clips, read_facts
 from datasets.sprites.motions import NOVEL
@@ -156,7 +158,15 @@ def test_each_thing_that_is_not_as_it_should_be_is_said(number, change, fault):
 
 
 def test_the_table_has_a_row_for_every_concept():
-    assert table_of(WELL).row_count == len(WELL)
+    table = table_of(WELL)
+    assert table.row_count == len(WELL)
+    printed = Console(width=80, file=io.StringIO())
+    printed.print(table)
+    shown = printed.file.getvalue()
+    for one in WELL:
+        assert one.concept in shown
+        assert (one.reason or "") in " ".join(shown.split())
+    assert f"{next(iter(WELL[0].scores.values())):.2f}" in shown
 
 
 def test_the_page_shows_every_concept_its_clip_its_reason_and_what_is_not_as_it_should_be(tmp_path):

@@ -55,10 +55,14 @@ def turn_of(record: Record) -> str:
     return f"{record.name}-{record.attempt}"
 
 
+def told_first(scores: Mapping[str, float]) -> list[str]:
+    """Names of the scores that say most of a motion: does it move so, and is the appearance left free?"""
+    return [name for name in TOLD_FIRST if name in scores] or list(scores)[: len(TOLD_FIRST)]
+
+
 def headline(scores: Mapping[str, float]) -> str:
-    """The scores that say most of a motion, for a table's cell: does it move so, and is the appearance left free?"""
-    names = [name for name in TOLD_FIRST if name in scores] or list(scores)[: len(TOLD_FIRST)]
-    return ", ".join(f"{name} {scores[name]:.2f}" for name in names)
+    """The scores that say most of a motion, for a table's cell."""
+    return ", ".join(f"{name} {scores[name]:.2f}" for name in told_first(scores))
 
 
 def validations(batch: BatchState, records: list[Record]) -> dict[str, dict[str, Any]]:
