@@ -37,7 +37,6 @@ APP_NAME = "motiondirector"
 REPORT_INTERVAL = 1.0  # seconds between an engine's reports to the router
 UPSCALE_DELAY, DOWNSCALE_DELAY = 10.0, 300.0  # seconds for which more or fewer engines must be wanted
 HEAD = "node:__internal_head__"  # Ray's resource of a cluster's head, and of a cluster of one machine
-MOST_INGRESSES = 4  # whose dispatchers, each with a bound of its own, may give jobs to the same engines
 DRAIN = 600.0  # seconds that an engine which is no longer wanted has for the videos it has begun
 
 
@@ -124,8 +123,8 @@ def build_app(config: ServeConfig) -> Application:
         request_router_config=RequestRouterConfig(**router),
         # Every job in hand is one ongoing request, and one engine must take those of all: of requests that find no
         # room Ray tries the oldest few only, and checks of new jobs would wait behind jobs of engines that were lost.
-        # The engine's own queue is fair, and the dispatchers bound it.
-        max_ongoing_requests=MOST_INGRESSES * in_hand(config, config.most_replicas) + 64,
+        # The engine's own queue is fair, and the dispatchers of all ingresses together bound it.
+        max_ongoing_requests=in_hand(config, config.most_replicas) + 64,
         ray_actor_options={"num_cpus": config.engine_cpus, "num_gpus": config.engine_gpus},
     ).bind(config)
     place: dict[str, Any] = {"num_cpus": 0}

@@ -117,7 +117,7 @@ def table_of(rows: Sequence[Row]) -> Table:
     for name in ("status", "lanes"):
         table.add_column(name)
     for name in scores:
-        table.add_column(name.replace(" ", "\n"), justify="right")
+        table.add_column(name.removeprefix("appearance ").replace(" ", "\n"), justify="right")
     for row in rows:
         table.add_row(
             (", ".join(row.versions) or row.concept) + (f" ({row.part})" if row.part != "good" else ""),

@@ -156,5 +156,5 @@ def test_one_engine_that_is_left_takes_all_jobs_in_hand_and_checks_of_new_ones(t
     engine = build_app(config)._bound_deployment.init_args[1]._bound_deployment
     service = VideoService(config, FakeEngine())
     service._engines(most)  # as Backlog says when there are that many
-    assert engine._deployment_config.max_ongoing_requests >= 2 * service._dispatcher.max_in_flight + 64
+    assert engine._deployment_config.max_ongoing_requests >= service._dispatcher.max_in_flight + 64
     service.store.close()
