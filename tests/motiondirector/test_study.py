@@ -31,6 +31,8 @@ from motiondirector.study.trial import made_with, prompts, reference_clips, trai
 
 STUDY = Path(__file__).parents[2] / "docs" / "study"
 
+ONE_HOOK = ("--motion", "hook", "--references", "1", "--seeds", "1")  # one concept of one clip, once
+
 
 def test_what_is_reported_was_never_tuned_on():
     assert not set(TUNED) & set(HELD_OUT)
@@ -270,19 +272,7 @@ def test_the_study_runs_and_goes_on_where_it_stopped(run, tmp_path):
 
 
 def test_the_study_computes_in_the_precision_that_its_settings_say(run, tmp_path):
-    command = [
-        "study",
-        "--out",
-        tmp_path,
-        "--motion",
-        "hook",
-        "--references",
-        "1",
-        "--seeds",
-        "1",
-        "--jobs",
-        "1",
-    ]
+    command = ["study", "--out", tmp_path, *ONE_HOOK, "--jobs", "1"]
     asked = [
         "--appearances",
         "1",
@@ -348,18 +338,7 @@ def test_what_is_named_twice_is_run_once():
 
 
 def test_a_report_of_some_trials_says_so_and_one_of_none_is_refused(run, tmp_path):
-    command = [
-        "study",
-        "--out",
-        tmp_path,
-        "--motion",
-        "hook",
-        "--references",
-        "1",
-        "--seeds",
-        "1",
-        "--report-only",
-    ]
+    command = ["study", "--out", tmp_path, *ONE_HOOK, "--report-only"]
     command += ["--method", "base", "--method", "dual"]
     before = {"report.json": "earlier", "tables.md": "earlier"}
     for name, text in before.items():

@@ -47,9 +47,9 @@ class Holding:
         self.held: dict[str, Held] = {}
         self._forsaken: list[Claim] = []
 
-    def take(self, claim: Claim) -> None:
-        """A concept was claimed: renew it from now on."""
-        self.held[claim.name] = Held(claim, claim.record.parsed_work)
+    def take(self, claim: Claim, work: Work) -> None:
+        """A concept was claimed, to do this: renew it from now on."""
+        self.held[claim.name] = Held(claim, work)
         self.heartbeat.hold(claim)
 
     def fail(self, name: str, error: Exception) -> None:

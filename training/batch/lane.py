@@ -128,7 +128,7 @@ class Lane:
                 claim = self.choosing.first()
                 if claim is None:
                     return
-                self.holding.take(claim)
+                self.holding.take(claim, self.choosing.work(claim.record))
                 answered()
                 self._train_group(claim)
 
@@ -208,7 +208,7 @@ class Lane:
         self._looked = time.monotonic()
         claim = None if self._stopping.is_set() else self.choosing.next(pack, self.held)
         if claim is not None:
-            self.holding.take(claim)
+            self.holding.take(claim, self.choosing.work(claim.record))
         return claim
 
     def _foundation(self, work: Work) -> Foundation:
