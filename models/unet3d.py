@@ -21,6 +21,7 @@ from diffusers.models.transformers.transformer_temporal import (
     TransformerTemporalModelOutput,
 )
 from torch import Tensor, nn
+from torch.nn import functional
 
 from models.foundation import Bucket, Defaults, Foundation, require_multiple
 from models.noise import DDPMNoise
@@ -76,6 +77,44 @@ def _identity_on_one_frame(module: nn.Module, identity: Any) -> None:
     module.forward = skipping  # type: ignore[method-assign]
 
 
+def convolve_over_frames_in_two_dimensions(unet: nn.Module) -> None:
+    """On a CPU, compute the temporal layers' (3, 1, 1) convolutions over [B, C, F, H, W] as (3, 1) ones over [B, C, F, H * W].
+
+    The same sums. PyTorch has no quick kernel of the former for one thread (`slow_conv3d`, three times the latter's
+    time on the embedded model), and a slower one for several (benchmarks/temporal_convolution.py).
+    """
+    for layer in unet.modules():
+        if isinstance(layer, TemporalConvLayer):
+            for module in layer.modules():
+                if isinstance(module, nn.Conv3d) and _over_frames_alone(module):
+                    _in_two_dimensions(module)
+
+
+def _over_frames_alone(conv: nn.Conv3d) -> bool:
+    frame = (conv.kernel_size[1:], conv.padding[1:], conv.stride, conv.dilation)
+    return frame == ((1, 1), (0, 0), (1, 1, 1), (1, 1, 1)) and conv.padding_mode == "zeros"
+
+
+def _in_two_dimensions(conv: nn.Conv3d) -> None:
+    forward = conv.forward
+
+    @wraps(forward)
+    def convolve(x_BCFHW: Tensor) -> Tensor:
+        if x_BCFHW.device.type != "cpu":
+            return forward(x_BCFHW)
+        size = x_BCFHW.shape[-2:]
+        out = functional.conv2d(
+            x_BCFHW.flatten(3),
+            conv.weight[..., 0],
+            conv.bias,
+            padding=(int(conv.padding[0]), 0),
+            groups=conv.groups,
+        )
+        return out.unflatten(3, size)
+
+    conv.forward = convolve  # type: ignore[method-assign, assignment]
+
+
 class UNet3DFoundation(Foundation):
     """A `TextToVideoSDPipeline`. Components that were not loaded (a worker that only trains) are None."""
 
@@ -92,6 +131,7 @@ class UNet3DFoundation(Foundation):
                 module.requires_grad_(False).eval()
         self.targets = lora_targets(self.denoiser)
         skip_temporal_for_single_frames(self.denoiser)
+        convolve_over_frames_in_two_dimensions(self.denoiser)
         self.noise = DDPMNoise(DDPMScheduler.from_config(pipeline.scheduler.config))
         self.vae_scale = 2 ** (len(self.component_config("vae")["block_out_channels"]) - 1)
         side = self.denoiser.config.sample_size or 32

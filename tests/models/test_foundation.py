@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 from diffusers import TextToVideoSDPipeline
+from diffusers.models.resnet import TemporalConvLayer
 from torch import nn
 
 from infra.errors import UserError
@@ -12,6 +13,7 @@ from models.foundation import Bucket, Foundation
 from models.load import load_foundation
 from models.noise import FlowNoise
 from models.tiny import write_tiny_unet3d
+from models.unet3d import convolve_over_frames_in_two_dimensions
 
 
 def video(foundation, batch=2):
@@ -113,6 +115,29 @@ def test_a_single_frame_skips_every_temporal_layer():
         assert ran == []
         unet3d.predict(torch.randn(1, channels, 4, height, width), torch.tensor([500]), text)
     assert set(ran) == set(temporal)
+
+
+def test_temporal_convolutions_in_two_dimensions_are_the_same_sums():
+    layer = TemporalConvLayer(8, 8, dropout=0.0, norm_num_groups=4).eval().double()
+    nn.init.normal_(layer.conv4[-1].weight)  # which begins at zero
+    latents = torch.randn(2 * 4, 8, 6, 5, dtype=torch.float64, requires_grad=True)
+    expected = layer(latents, num_frames=4)
+    wanted = torch.autograd.grad(expected.square().sum(), [latents, *layer.parameters()])
+    convolve_over_frames_in_two_dimensions(layer)
+    found = layer(latents, num_frames=4)
+    torch.testing.assert_close(found, expected)
+    for one, other in zip(
+        torch.autograd.grad(found.square().sum(), [latents, *layer.parameters()]), wanted, strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_convolution_over_more_than_frames_stays_one():
+    layer = TemporalConvLayer(8, 8, norm_num_groups=4)
+    layer.conv4[-1] = wide = nn.Conv3d(8, 8, 3, padding=1)
+    convolve_over_frames_in_two_dimensions(layer)
+    assert "forward" not in vars(wide)
+    assert "forward" in vars(layer.conv1[-1])
 
 
 def test_the_fingerprint_is_the_weights(tmp_path):

@@ -29,7 +29,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from datasets.sprites.captions import canonical, caption
 from models.noise import DDPMNoise
-from models.unet3d import skip_temporal_for_single_frames
+from models.unet3d import convolve_over_frames_in_two_dimensions, skip_temporal_for_single_frames
 from training.pretraining.common import Average, Schedule, draws, load_state, log, save_state, to_video
 from training.pretraining.lesson import STAGES, Stage, stage_at
 from training.pretraining.muon import MuonWithAdamW
@@ -260,6 +260,7 @@ def train_unet(
         # The fused attention's backward in bf16 is several times slower than plain matrix products on a CPU.
         unet.set_attn_processor(AttnProcessor())
     skip_temporal_for_single_frames(unet)  # eval mode: the temporal convolutions' dropout stays off
+    convolve_over_frames_in_two_dimensions(unet)
     modules = {"unet": unet, "text_encoder": text_encoder}
     trained = [p for m in modules.values() for p in m.parameters()]
     for p in trained:
