@@ -201,6 +201,7 @@ def family_of(folder: Path, source: str) -> str:
 
 
 def read_recommended(folder: Path) -> dict[str, Any]:
-    """`recommended.yaml` beside the weights: settings that suit this model ("training", "generation"); or {}."""
+    """`recommended.yaml` beside the weights: settings that suit this model ("training", "training_several_clips",
+    "generation"); or {}."""
     path = folder / "recommended.yaml"
     return yaml.safe_load(path.read_text()) or {} if path.is_file() else {}

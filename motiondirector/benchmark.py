@@ -123,7 +123,7 @@ class Benchmark:
         folder = self.out / "concepts" / concept.name
         exam = self.judge.prepare(clips, concept.prompts)
         configs = {
-            name: local_config(self.config_values(), "dual" if name == OURS else name, foundation)
+            name: local_config(self.config_values(len(clips)), "dual" if name == OURS else name, foundation)
             for name in (OURS, *self.against)
             if name != BASE
         }
@@ -175,9 +175,9 @@ class Benchmark:
         assert bucket is not None
         return bucket
 
-    def config_values(self) -> dict[str, Any]:
-        """The trainings' settings: given, else recommended, else the defaults."""
-        return resolve(self.settings, self.judge.foundation.recommended).model_dump(mode="json")
+    def config_values(self, clips: int) -> dict[str, Any]:
+        """The settings of a training on so many clips: given, else recommended, else the defaults."""
+        return resolve(self.settings, self.judge.foundation.recommended, clips).model_dump(mode="json")
 
     @property
     def clip_set(self) -> Path:

@@ -2,8 +2,9 @@
 
 `TrainConfig` feeds the options of `motiondirector train`, the YAML file, a batch manifest's overrides and the
 `config.yaml` saved with the run. A value comes from, in this order: the command line, the YAML file, the
-foundation's own recommendation (`training:` in the `recommended.yaml` of its folder), and the defaults here, which are those of the
-paper's published code (arXiv 2310.08465) for ZeroScope-sized models.
+foundation's own recommendation (`recommended.yaml` in its folder: `training:`, and over it `training_several_clips:` for a
+concept of more than one clip), and the defaults here, which are those of the paper's published code (arXiv 2310.08465) for
+ZeroScope-sized models.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class TrainConfig(BaseModel):
     steps: int = setting(
         300,
         METHOD,
-        "Optimizer steps. The paper uses 50-150 for a single clip, 300-1000 for several.",
+        "Optimizer steps. The paper uses 50-150 for a single clip, 300-1000 for several; a foundation may recommend others.",
         ge=1,
         le=1_000_000,
     )
@@ -320,21 +321,31 @@ def _sentence(first: Any) -> str:
     return f"{name.replace('_', '-')} {given[:80]}: {message}."
 
 
-def resolve(given: dict[str, Any], recommended: dict[str, Any] | None = None) -> TrainConfig:
+def resolve(given: dict[str, Any], recommended: dict[str, Any] | None = None, clips: int = 1) -> TrainConfig:
     """The run's settings: `given` (command line over YAML) over the foundation's recommendation over defaults.
 
     Args:
-        recommended: what the foundation's `recommended.yaml` holds; its key `training` is used.
+        recommended: what the foundation's `recommended.yaml` holds.
+        clips: of the concept.
 
     Raises:
         UserError: a wrong setting, or a recommendation that names none.
     """
-    suited = (recommended or {}).get("training") or {}
-    if not isinstance(suited, dict) or not set(suited) <= set(TrainConfig.model_fields):
-        raise UserError(
-            f"the foundation's recommended.yaml must hold known training settings below `training:`; found {suited!r}."
-        )
-    return make_config({**suited_to(given.get("method"), suited), **given})
+    return make_config({**suited_to(given.get("method"), recommendation(recommended, clips)), **given})
+
+
+def recommendation(recommended: dict[str, Any] | None, clips: int) -> dict[str, Any]:
+    """The settings that a foundation recommends for a concept of so many clips. `recommended` and errors as for `resolve`."""
+    found: dict[str, Any] = {}
+    for key in ("training", "training_several_clips"):
+        suited = (recommended or {}).get(key) or {}
+        if not isinstance(suited, dict) or not set(suited) <= set(TrainConfig.model_fields):
+            raise UserError(
+                f"the foundation's recommended.yaml must hold known training settings below `{key}:`; found {suited!r}."
+            )
+        if key == "training" or clips > 1:
+            found |= suited
+    return found
 
 
 def suited_to(method: str | None, settings: dict[str, Any]) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def run_job(job: Job, given: Mapping[str, Any], watcher: Watcher | None = None) 
     watcher.stage("reading clips")
     clips = read_concept(job)
     watcher.stage("loading the foundation")
-    foundation, config = load(job, given)
+    foundation, config = load(job, given, len(clips))
     bucket = bucket_of(config, foundation)
     config = config.model_copy(
         update={"frames": bucket.frames, "height": bucket.height, "width": bucket.width}
@@ -134,11 +134,11 @@ def check_captions(clips: Sequence[Clip | ClipFacts]) -> None:
             )
 
 
-def load(job: Job, given: Mapping[str, Any]) -> tuple[Foundation, TrainConfig]:
-    """The resolved settings and, in their precision, the whole foundation: latents and samples are made here."""
+def load(job: Job, given: Mapping[str, Any], clips: int) -> tuple[Foundation, TrainConfig]:
+    """The settings for so many clips and, in their precision, the whole foundation: latents and samples are made here."""
     from models.load import load_foundation, locate, read_recommended
 
-    config = resolve(dict(given), read_recommended(locate(job.foundation)))
+    config = resolve(dict(given), read_recommended(locate(job.foundation)), clips)
     return load_foundation(job.foundation, dtype=DTYPES[config.dtype]), config
 
 

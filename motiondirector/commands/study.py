@@ -86,7 +86,7 @@ def study(
     from motiondirector.study.run import found, read_results, run_plan
     from motiondirector.study.tables import gather, targets
     from motiondirector.study.trial import made_with
-    from training.config import resolve
+    from training.config import recommendation, resolve
 
     model = load_foundation(foundation)
     given = parse_settings(setting or [])
@@ -94,14 +94,16 @@ def study(
         given, model.recommended
     ).dtype  # what is wrong in the settings is said before anything runs
     # whole, so that a result is never taken for one of other recommendations
-    settings = {**(model.recommended.get("training") or {}), **given}
+    one, many = (recommendation(model.recommended, clips) for clips in (1, 2))
+    several = {name: value for name, value in many.items() if name not in given and one.get(name) != value}
     plan = Plan(
         motions=tuple(motion or (TUNED if tuned else HELD_OUT)[: 2 if quick else None]),
         references=tuple(references or ((1,) if quick else (1, 4))),
         methods=tuple(method or (("base", "coupled", "dual") if quick else METHODS)),
         seeds=tuple(range(1 if quick else seeds)),
         appearances=4 if quick else appearances,
-        settings=tuple(sorted(settings.items())),
+        settings=tuple(sorted({**one, **given}.items())),
+        several=tuple(sorted(several.items())),
         captions=captions,
         generation=tuple(made_with(model, dtype).items()),
     )
@@ -145,7 +147,8 @@ def study(
             "methods": plan.methods,
             "seeds": plan.seeds,
             "appearances": plan.appearances,
-            "settings": settings,
+            "settings": dict(plan.settings),
+            "several": dict(plan.several),
             "captions": captions,
             "generation": dict(plan.generation),
         },

@@ -71,6 +71,7 @@ class Plan:
 
     Args:
         settings: training settings, the foundation's own included.
+        several: those over them of trials with more than one reference clip.
         generation: how videos are made (`trial.made_with`).
     """
 
@@ -80,6 +81,7 @@ class Plan:
     seeds: tuple[int, ...] = (0, 1, 2)
     appearances: int = 10
     settings: tuple[tuple[str, Any], ...] = ()
+    several: tuple[tuple[str, Any], ...] = ()
     captions: str = "full"
     generation: tuple[tuple[str, Any], ...] = tuple(GENERATION.items())
 

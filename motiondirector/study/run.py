@@ -77,7 +77,8 @@ def settings_of(plan: Plan, trial: Trial) -> dict[str, Any]:
     """The plan's settings for this trial; the base model has none."""
     from training.config import suited_to
 
-    return {} if trial.method == "base" else suited_to(trial.method, dict(plan.settings))
+    several = dict(plan.several) if trial.references > 1 else {}
+    return {} if trial.method == "base" else suited_to(trial.method, {**dict(plan.settings), **several})
 
 
 def folders_of(plan: Plan, out: Path, fingerprint: str) -> dict[Trial, Path]:

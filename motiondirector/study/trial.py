@@ -116,7 +116,8 @@ def train(
 
     first = trials[0]
     bucket = foundation.defaults.bucket
-    config = resolve({**settings, "method": first.method, "seed": first.seed}, foundation.recommended)
+    given = {**settings, "method": first.method, "seed": first.seed}
+    config = resolve(given, foundation.recommended, first.references)
     check_local(foundation, config)
     clips = [encode(of, foundation) for of in references]
     if len(trials) == 1:

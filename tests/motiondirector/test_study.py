@@ -25,7 +25,7 @@ from motiondirector.study.plan import (
     reference_scenes,
 )
 from motiondirector.study.report import observed, pairs, sheet
-from motiondirector.study.run import folders_of, found, units
+from motiondirector.study.run import folders_of, found, settings_of, units
 from motiondirector.study.tables import Outcome, cell, gather, targets
 from motiondirector.study.trial import made_with, prompts, reference_clips, train
 
@@ -306,16 +306,30 @@ def test_a_pack_is_not_trained_in_another_precision_than_its_settings_say():
         )
 
 
+def test_trials_of_several_clips_have_settings_of_their_own():
+    plan = Plan(settings=(("rank", 16), ("skip_spatial", 0.3), ("steps", 200)), several=(("steps", 400),))
+    of = {
+        (count, method): settings_of(plan, Trial("hook", count, method, 0))
+        for count in (1, 4)
+        for method in ("base", "coupled", "dual")
+    }
+    assert of[1, "dual"] == {"rank": 16, "skip_spatial": 0.3, "steps": 200}
+    assert of[4, "dual"] == {"rank": 16, "skip_spatial": 0.3, "steps": 400}
+    assert of[4, "coupled"] == {"rank": 16, "steps": 400}
+    assert of[1, "base"] == of[4, "base"] == {}
+
+
 def test_results_are_kept_by_how_their_videos_are_made():
     report = json.loads((STUDY / "report.json").read_text())
     told = {name: tuple(value) for name, value in report["plan"].items() if isinstance(value, list)}
     settings, fingerprint = tuple(report["plan"]["settings"].items()), report["foundation"]["fingerprint"]
+    several = tuple(report["plan"].get("several", {}).items())
     made = made_with(load_foundation(None, device="cpu", parts=()), "fp32")
     assert made.keys() == GENERATION.keys()
 
     def folders(**other):
         generation = tuple({**GENERATION, **other}.items())
-        plan = Plan(**told, settings=settings, generation=generation)
+        plan = Plan(**told, settings=settings, several=several, generation=generation)
         return set(folders_of(plan, STUDY, fingerprint).values())
 
     here = folders()

@@ -70,6 +70,16 @@ def test_concepts_that_can_share_a_forward_are_packed(clips, sources, registry):
     assert all(Work.from_dict(json.loads(json.dumps(work.asdict()))) == work for work in plan.works)
 
 
+def test_concepts_of_several_clips_have_what_the_foundation_recommends_for_them(
+    clips, sources, registry, monkeypatch
+):
+    recommended = sources.foundation(UNET).recommended
+    monkeypatch.setitem(recommended, "training_several_clips", {"dropout": 0.3})
+    plan = make_plan([entry(clips, "c0"), entry(clips, "c1")], "m", registry, sources=sources)
+    found = {work.clips: work.config.dropout for work in plan.works}
+    assert found == {1: 0.1, 2: 0.3}
+
+
 def test_memory_is_what_bank_and_optimizer_hold(clips, sources, registry):
     (pack,) = make_plan([entry(clips, "c1", rank=8)], "m", registry, sources=sources).packs
     foundation = load_foundation(UNET, device="cpu", dtype="float32")

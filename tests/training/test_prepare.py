@@ -149,7 +149,7 @@ def test_train_and_train_batch_share_latents_of_one_precision_and_of_no_other(
         return list(Missing().of_all(planned(clips, registry, "c0", foundation=family, dtype=dtype).works))
 
     job = Job("c0", clips, str(tmp_path / "run"), registry.uri, family)
-    foundation, config = load(job, {**SIZE, "dtype": "bf16"})
+    foundation, config = load(job, {**SIZE, "dtype": "bf16"}, 1)
     assert foundation.dtype is torch.bfloat16  # what it trains in
     prepare_latents(job, read_concept(job), foundation, bucket_of(config, foundation), Quiet())
     assert missing("bf16") == []

@@ -224,8 +224,9 @@ def test_one_worker_publishes_the_bytes_that_training_in_process_writes(cluster,
     version = run_job(mine, settings)
     assert version.metadata["method"] == "full"
     assert version.metadata["rank"] > SETTINGS["rank"]
-    foundation, config = load(mine, settings)
-    clips = prepare_latents(mine, read_concept(mine), foundation, bucket_of(config, foundation), Watcher())
+    read = read_concept(mine)
+    foundation, config = load(mine, settings, len(read))
+    clips = prepare_latents(mine, read, foundation, bucket_of(config, foundation), Watcher())
     threads = torch.get_num_threads()
     torch.set_num_threads(len(os.sched_getaffinity(0)))  # as the worker: sums are split by them, and round so
     try:

@@ -68,6 +68,13 @@ def test_what_is_given_wins_over_the_foundations_recommendation_over_the_default
     assert resolve({}, {}).rank == 32
 
 
+def test_a_concept_of_several_clips_has_a_recommendation_over_that_of_one():
+    suited = {"training": {"rank": 16, "steps": 200}, "training_several_clips": {"steps": 400}}
+    assert [resolve({}, suited, clips).steps for clips in (1, 2, 9)] == [200, 400, 400]
+    assert resolve({}, suited, 4).rank == 16
+    assert resolve({"steps": 7}, suited, 4).steps == 7
+
+
 @pytest.mark.parametrize("method", ["coupled", "full"])
 def test_a_recommendation_for_two_passes_is_not_held_against_a_method_of_one(method):
     suited = {"training": {"skip_spatial": 0.3, "rank": 16}}
@@ -82,6 +89,8 @@ def test_a_recommendation_for_two_passes_is_not_held_against_a_method_of_one(met
 def test_a_broken_recommendation_is_named(training):
     with pytest.raises(UserError, match=r"recommended|rank"):
         resolve({}, {"training": training})
+    with pytest.raises(UserError, match=r"recommended|rank"):
+        resolve({}, {"training_several_clips": training}, 2)
 
 
 def test_a_config_survives_its_own_dump():

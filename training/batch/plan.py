@@ -185,7 +185,7 @@ def resolve_entry(entry: Entry, sources: Sources) -> Work:
             code="concept_not_found",
         )
     clips = concepts[entry.concept]
-    config = resolve(entry.settings, foundation.recommended)
+    config = resolve(entry.settings, foundation.recommended, len(clips))
     bucket = bucket_of(config, foundation)
     check_captions(clips)
     for clip in clips:
