@@ -7,7 +7,7 @@ WORKERS ?= 2  # processes that share the tests; each takes 1 to 2 GB, the one Ra
 export DS_BUILD_OPS = 0
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo demo-batch test test-faults soak study lint bench format clean help
+.PHONY: demo demo-batch test test-slow test-faults soak study lint bench format clean help
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -29,8 +29,11 @@ demo: $(STAMP)  ## the main job, end to end, on the embedded foundation: clips i
 demo-batch: $(STAMP)  ## 25 concepts on a Ray cluster that loses a node, one of them damaged, one late: one table at the end
 	$(BIN)/motiondirector demo-batch
 
-test: $(STAMP) $(HF)/.installed  ## every test (no GPU, no hub)
+test: $(STAMP) $(HF)/.installed  ## the tests (no GPU, no hub), but for those that take minutes
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+test-slow: $(STAMP)  ## the tests of minutes: the whole demo, trainings whose worker or driver is killed, a service that grows
+	$(BIN)/python -m pytest -m "slow and not faults"
 
 test-faults: $(STAMP)  ## clusters whose nodes and lanes die: minutes, on a machine that does nothing else
 	RAY_worker_niceness=0 $(BIN)/python -m pytest -m faults

@@ -83,5 +83,6 @@ def test_a_clip_becomes_a_served_motion(family, cluster, s3, tmp_path):
     local, _ = generate(asked, config)
     # A batch rounds otherwise than a request alone: one level of one pixel, which the encoder spreads over its blocks.
     apart = np.abs(decode(local).frames_FHWC.astype(int) - frames)
-    assert apart.max() <= 8, "the service and this process agree"
-    assert apart.mean() < 0.1
+    without = np.abs(base_frames.astype(int) - frames)  # how far two unlike answers are apart
+    assert apart.max() <= 8
+    assert apart.mean() < without.mean() / 20, "the service and this process agree"

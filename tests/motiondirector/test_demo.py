@@ -20,6 +20,7 @@ QUICK = ("--steps", "2", "--workers", "1", "--concept", "orbit")  # its training
 
 
 @pytest.mark.cluster
+@pytest.mark.slow
 def test_the_whole_demo_on_a_tiny_model(tmp_path):
     out = tmp_path / "demo"
     child = start(out, *QUICK)
@@ -41,6 +42,7 @@ def test_the_whole_demo_on_a_tiny_model(tmp_path):
 
 
 @pytest.mark.cluster
+@pytest.mark.slow
 def test_interrupted_while_it_trains_it_leaves_no_process(tmp_path):
     out = tmp_path / "demo"
     child = start(out, *QUICK, "--steps", "100000")

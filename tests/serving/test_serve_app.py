@@ -265,6 +265,7 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_more_work_than_one_engine_does_in_time_starts_another_and_each_video_is_what_it_is_alone(
     server: Server, client: Client, alone: np.ndarray
 ):

@@ -158,6 +158,7 @@ def has_checkpoint(run_dir):
     return open_storage(run_dir).exists("train/checkpoint_manager_snapshot.json")
 
 
+@pytest.mark.slow
 def test_a_run_whose_worker_is_killed_ends_in_the_same_bits(whole, job):
     mine = job("worker-killed")
     notes = Notes(when=lambda: has_checkpoint(mine.run_dir), once=kill_a_worker)
@@ -187,6 +188,7 @@ def test_an_elastic_run_outlives_a_worker(cluster, job):
     assert version.metadata["steps"] == 40
 
 
+@pytest.mark.slow
 def test_a_run_whose_driver_is_killed_continues_to_the_same_bits(whole, job, cluster):
     mine = job("driver-killed")
     command = [sys.executable, "-m", "motiondirector", "train", "--address", cluster.address]
