@@ -80,8 +80,8 @@ def _identity_on_one_frame(module: nn.Module, identity: Any) -> None:
 def convolve_over_frames_in_two_dimensions(unet: nn.Module) -> None:
     """On a CPU, compute the temporal layers' (3, 1, 1) convolutions over [B, C, F, H, W] as (3, 1) ones over [B, C, F, H * W].
 
-    The same sums. PyTorch has no quick kernel of the former for one thread (`slow_conv3d`, three times the latter's
-    time on the embedded model), and a slower one for several (benchmarks/temporal_convolution.py).
+    The same sums. For one thread PyTorch takes a kernel for the former that needs three times as long (`slow_conv3d`; a whole
+    step of the embedded model 1.09 times: benchmarks/temporal_convolution.py).
     """
     for layer in unet.modules():
         if isinstance(layer, TemporalConvLayer):
