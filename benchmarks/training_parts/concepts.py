@@ -38,6 +38,8 @@ def memory(template: Job, packs: Sequence[int], say: Say) -> dict[str, dict[str,
     sides |= {
         pack_name(size): replace(template, side="pack", pack=size, concepts=names(size)) for size in packs
     }
+    saving = {**template.settings, "gradient_checkpointing": True}
+    sides[f"{LOOP}, checkpointing"] = replace(template, side="loop", settings=saving)
     found = {}
     for name, job in sides.items():
         say(f"memory: {name}")

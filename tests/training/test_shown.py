@@ -244,7 +244,7 @@ def story(monkeypatch, tmp_path, unet3d):
     monkeypatch.setattr("training.ray_train.fit", fit)
     monkeypatch.setattr("training.checkpoint.read_slot", lambda *_: {})
     monkeypatch.setattr("training.samples.render", render)
-    monkeypatch.setattr(training.run, "load", lambda job, given: (unet3d, config))
+    monkeypatch.setattr(training.run, "load", lambda job, given, clips: (unet3d, config))
     monkeypatch.setattr(training.run, "prepare_latents", prepare)
     monkeypatch.setattr(training.run, "publish", publish)
     clips = write_set(tmp_path / "clips", *sliding_clips("slide", count=1))
