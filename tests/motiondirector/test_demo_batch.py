@@ -229,8 +229,9 @@ def test_a_small_batch_outlives_a_node_a_damaged_clip_and_a_latecomer(tmp_path):
     lost = [one for one in report["concepts"] if one["lost"]]
     assert lost
     assert all(len(set(one["lanes"])) > 1 for one in lost)
-    table = told[told.rindex("scores, or why not") :]
+    table = told[told.rindex(" status ") :]  # of the heading
     assert all(one["concept"] in table for one in report["concepts"])
+    assert "".join(f"{bad['concept']}: {bad['reason']}".split()) in "".join(table.split())  # lines are folded
     page = (out / "index.html").read_text()
     assert all(one["concept"] in page for one in report["concepts"])
     assert {record.name for record in open_batch(open_storage(out / "registry"), "demo").records()} == {
