@@ -113,14 +113,14 @@ def table_of(rows: Sequence[Row]) -> Table:
     """The one table: lanes that had a concept, one after the other where the first was lost, and its scores; below, why some have none."""
     scores = list(dict.fromkeys(name for row in rows for name in told_first(row.scores)))
     table = Table(box=SIMPLE, pad_edge=False, caption_justify="left")
-    table.add_column("concept", no_wrap=True)
-    for name in ("status", "lanes"):
-        table.add_column(name)
-    for name in scores:
-        table.add_column(name.removeprefix("appearance ").replace(" ", "\n"), justify="right")
+    for name in ("concept", "status", "lanes"):
+        table.add_column(name, no_wrap=True)
+    for name in scores:  # whose numbers are short: their headings give way first
+        heading = name.removeprefix("appearance ").replace(" ", "\n")
+        table.add_column(heading, justify="right", overflow="fold", min_width=5)
     for row in rows:
         table.add_row(
-            (", ".join(row.versions) or row.concept) + (f" ({row.part})" if row.part != "good" else ""),
+            (", ".join(row.versions) or row.concept) + (f"\n({row.part})" if row.part != "good" else ""),
             row.status,
             "\n".join(row.lanes),
             *(f"{row.scores[name]:.2f}" if name in row.scores else "" for name in scores),
