@@ -21,7 +21,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `training` would be the script here
 
 import torch
-from diffusers.models.resnet import TemporalConvLayer
 from torch import Tensor, nn
 
 from models.load import load_foundation
@@ -31,11 +30,9 @@ SAME = 1e-4  # of outputs up to about 6
 
 def in_three_dimensions(unet: nn.Module) -> nn.Module:
     """The denoiser with diffusers' own convolutions."""
-    for layer in unet.modules():
-        if isinstance(layer, TemporalConvLayer):
-            for module in layer.modules():
-                if isinstance(module, nn.Conv3d):
-                    del module.forward  # ours, set on the instance
+    for module in unet.modules():
+        if isinstance(module, nn.Conv3d):
+            del module.forward  # ours, set on the instance
     return unet
 
 

@@ -83,11 +83,9 @@ def convolve_over_frames_in_two_dimensions(unet: nn.Module) -> None:
     The same sums. For one thread PyTorch takes a kernel for the former that needs three times as long (`slow_conv3d`; a whole
     step of the embedded model 1.09 times: benchmarks/temporal_convolution.py).
     """
-    for layer in unet.modules():
-        if isinstance(layer, TemporalConvLayer):
-            for module in layer.modules():
-                if isinstance(module, nn.Conv3d) and _over_frames_alone(module):
-                    _in_two_dimensions(module)
+    for module in unet.modules():
+        if isinstance(module, nn.Conv3d) and _over_frames_alone(module):
+            _in_two_dimensions(module)
 
 
 def _over_frames_alone(conv: nn.Conv3d) -> bool:

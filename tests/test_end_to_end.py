@@ -85,4 +85,4 @@ def test_a_clip_becomes_a_served_motion(family, cluster, s3, tmp_path):
     apart = np.abs(decode(local).frames_FHWC.astype(int) - frames)
     without = np.abs(base_frames.astype(int) - frames)  # how far two unlike answers are apart
     assert apart.max() <= 8
-    assert apart.mean() < without.mean() / 20, "the service and this process agree"
+    assert apart.mean() < without.mean() / 100, "the service and this process agree"
