@@ -164,6 +164,23 @@ def test_train_and_train_batch_share_latents_of_one_precision_and_of_no_other(
     assert halves.dtype is torch.bfloat16  # though its denoiser is not there
 
 
+def test_what_is_made_under_a_lock_is_stored_before_the_lock_is_let_go(clips, registry, foundation):
+    there = []
+
+    class Lock:
+        def __enter__(self):
+            there.append(len(cached(clips)))
+
+        def __exit__(self, *_):
+            there.append(len(cached(clips)))
+
+    works = planned(clips, registry).works
+    made = sum(done.made for done in prepare_portions(Missing().of_all(works), foundation, Lock()))
+    before, after = there[::2], there[1::2]
+    assert made == len(before) == len(after)
+    assert [b - a for a, b in zip(before, after, strict=True)] == [1] * made
+
+
 def test_when_it_is_to_stop_it_stops_at_the_next_clip_and_keeps_what_it_made(clips, registry, foundation):
     (portion, *_) = Missing().of_all(planned(clips, registry, "c1").works)
     asked = []

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from datasets.clips import ClipFacts, read_clips, read_facts
@@ -85,6 +86,7 @@ class Encoded:
     portion: Portion
     tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict, repr=False)
     error: str | None = None
+    stored: int = 0  # objects that are in the cache already
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,8 @@ def encode_portion(
     """Its latents and text. What another made since is passed over.
 
     Args:
-        lock: held while the foundation encodes one clip or caption, where other threads use it too.
+        lock: held while the foundation encodes one clip or caption, where other threads use it too. Each is then stored
+            before the lock is let go: who waits for it looks in the cache next, and shall not make the same again.
         stopping: asked before each; what is left then is an error ("stopped").
     """
     portion = decoded.portion
@@ -200,26 +203,36 @@ def encode_portion(
         return Encoded(
             portion, error=f"the foundation here is in {own}, its latents are to be in {portion.dtype}"
         )
-    cache, lock = LatentCache(open_storage(portion.data)), lock or nullcontext()
+    cache = LatentCache(open_storage(portion.data))
+    making: dict[str, Callable[[], dict[str, Tensor]]] = {}
+    for sha256, (name, frames_FHWC) in decoded.frames.items():
+        key = clip_key(sha256, portion.fingerprint, portion.dtype, portion.bucket)
+        making[key] = partial(latents_of, frames_FHWC, foundation, name)
+    for caption in portion.captions:
+        key = text_key(caption, portion.fingerprint, portion.dtype)
+        making[key] = partial(_embedding, caption, foundation)
     tensors: dict[str, dict[str, Tensor]] = {}
+    stored, error = 0, None
     try:
-        for sha256, (name, frames_FHWC) in decoded.frames.items():
+        for key, make in making.items():
             if stopping():
-                return Encoded(portion, tensors, STOPPED)
-            key = clip_key(sha256, portion.fingerprint, portion.dtype, portion.bucket)
-            with lock:
-                if not cache.has(key):
-                    tensors[key] = latents_of(frames_FHWC, foundation, name)
-        for caption in portion.captions:
-            if stopping():
-                return Encoded(portion, tensors, STOPPED)
-            key = text_key(caption, portion.fingerprint, portion.dtype)
-            with lock:
-                if not cache.has(key):
-                    tensors[key] = {"text": text_of(caption, foundation)}
-    except UserError as error:
-        return Encoded(portion, tensors, error.message)
-    return Encoded(portion, tensors)
+                error = STOPPED
+                break
+            with lock or nullcontext():
+                if cache.has(key):
+                    continue
+                tensors[key] = make()
+                if lock is not None:
+                    cache.put(key, tensors[key])
+                    del tensors[key]  # else, when the storage is away, it is left to `store_portion`
+                    stored += 1
+    except UserError as refused:
+        error = refused.message
+    return Encoded(portion, tensors, error, stored)
+
+
+def _embedding(caption: str, foundation: Foundation) -> dict[str, Tensor]:
+    return {"text": text_of(caption, foundation)}
 
 
 def store_portion(encoded: Encoded) -> Prepared:
@@ -227,7 +240,7 @@ def store_portion(encoded: Encoded) -> Prepared:
     cache = LatentCache(open_storage(encoded.portion.data))
     for key, tensors in encoded.tensors.items():
         cache.put(key, tensors)
-    return Prepared(encoded.portion, len(encoded.tensors), encoded.error)
+    return Prepared(encoded.portion, encoded.stored + len(encoded.tensors), encoded.error)
 
 
 def prepare_portions(
@@ -236,7 +249,8 @@ def prepare_portions(
     lock: AbstractContextManager[Any] | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[Prepared]:
-    """Make portions, in their order: while one is encoded here, threads decode those to come and store those before.
+    """Make portions, in their order: while one is encoded here, threads decode those to come and, where there is no
+    lock to be held, store those before.
 
     `portions` is asked for a few in advance. When it is `stopping`, what is encoded is stored and the rest left.
 
