@@ -20,6 +20,7 @@ import numpy as np
 from datasets.clips import Clip
 from datasets.latents import pixels
 from evaluation.metric import Case, Metric, Reference, Score
+from evaluation.metrics.trajectories import AGREEMENTS, reference_ceiling
 from evaluation.prompts import prompts_sha256
 from evaluation.store import Adapters, Store, adapters_sha256, key_of
 from infra.errors import UserError
@@ -80,6 +81,9 @@ class Measured:
     better: Literal["higher", "lower"]
     range: tuple[float, float]
     scores: dict[str, Score]
+    ceiling: float | None = (
+        None  # of agreement with the references: theirs with one another, where there are two
+    )
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,8 @@ def evaluate(
             on_progress(metric.title, done, len(names))
             scores[name] = metric(cases[name])
         on_progress(metric.title, len(names), len(names))
-        measured.append(Measured(metric.name, metric.title, metric.better, metric.range, scores))
+        ceiling = reference_ceiling(references, metric) if metric.name in AGREEMENTS else None
+        measured.append(Measured(metric.name, metric.title, metric.better, metric.range, scores, ceiling))
     return Report(
         foundation=foundation.name,
         fingerprint=foundation.fingerprint,

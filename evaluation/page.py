@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 from evaluation.evaluate import Measured, Report
 from evaluation.metrics.sights import tracked
 from evaluation.pictures import animation_uri, draw_trajectory, strip_uri
-from evaluation.report import digits, finite, rows, unmeasured
+from evaluation.report import digits, finite, remarks, rows
 from infra.files import atomic_file
 
 TEMPLATES = Path(__file__).resolve().parent
@@ -83,7 +83,7 @@ def write_page(
             told=told,
             contenders=report.contenders,
             rows=[row for row in rows(told) if row.measured],
-            unmeasured=unmeasured(told),
+            remarks=remarks(told),
             prompts=prompts,
             hidden_prompts=len(report.prompts) - len(prompts),
             references=references,

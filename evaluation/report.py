@@ -84,6 +84,16 @@ def unmeasured(told: Mapping[str, Any]) -> str:
     return f"Not measurable here: {'; '.join(titles)}." if titles else ""
 
 
+def remarks(told: Mapping[str, Any]) -> str:
+    """What stands beneath a table: what the references themselves score, and what could not be measured; "" for nothing."""
+    said = [
+        f"The reference clips score {metric['ceiling']:.{digits(metric['range'])}f} against one another in {metric['title']}."
+        for metric in told["metrics"].values()
+        if metric.get("ceiling") is not None
+    ]
+    return " ".join(filter(None, [*said, unmeasured(told)]))
+
+
 def summary(values: Sequence[float | None], groups: Sequence[Sequence[float | None]]) -> dict[str, Any]:
     """Mean of the values, and its interval over the means of `groups` of them; what was not measured is left out."""
     found = [value for value in values if value is not None]
@@ -157,6 +167,7 @@ def as_json(report: Report, **more: Any) -> dict[str, Any]:
                 "title": measured.title,
                 "better": measured.better,
                 "range": finite(measured.range),
+                "ceiling": measured.ceiling,
                 "scores": {
                     contender.name: score_of(report, measured, contender.name)
                     for contender in report.contenders

@@ -239,7 +239,7 @@ def write_stock_adapter(
 def write_summary_page(told: Mapping[str, Any], path: Path) -> None:
     """The table over all concepts, with links to their pages."""
     from evaluation.page import environment
-    from evaluation.report import rows, unmeasured
+    from evaluation.report import remarks, rows
     from infra.files import atomic_file
 
     text = (
@@ -248,7 +248,7 @@ def write_summary_page(told: Mapping[str, Any], path: Path) -> None:
         .render(
             told=told,
             rows=[row for row in rows(told) if row.measured],
-            unmeasured=unmeasured(told),
+            remarks=remarks(told),
             page=PAGE,
         )
     )

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from evaluation.evaluate import Contender, Generation, Progress, evaluate, references_of
-from evaluation.report import as_json, rows, unmeasured, write_json
+from evaluation.report import as_json, remarks, rows, write_json
 from infra.errors import UserError
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def usual_prompts(references: Sequence[Reference], sprites: bool, count: int = H
 
 def score_table(told: Mapping[str, Any], title: str) -> Table:
     """The table of a report, of a published evaluation or of a benchmark, for the terminal."""
-    table = Table("metric", title=escape(title), caption=escape(unmeasured(told)) or None)
+    table = Table("metric", title=escape(title), caption=escape(remarks(told)) or None)
     for name in told["contenders"]:
         table.add_column(escape(name), justify="right")
     for row in filter(lambda row: row.measured, rows(told)):

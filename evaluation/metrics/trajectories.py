@@ -144,6 +144,10 @@ class ScaleFidelity(PerCase):
         return _against_references(case, agree)
 
 
+# Metrics of agreement with the references, by name: those that have a ceiling
+AGREEMENTS = ("motion_fidelity", "scale_fidelity")
+
+
 def reference_ceiling(references: Sequence[Reference], metric: Metric | None = None) -> float | None:
     """What the references score against one another: each in turn as if generated, with the others as references.
 

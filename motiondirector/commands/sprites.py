@@ -278,7 +278,9 @@ def pretrain(
         same: dict[str, Any] = {"seed": seed, "device": device, "every": every, "resume": resume}
         if init is not None:
             parts = load_parts(init)
-            parts.vae.save_pretrained(out / "vae")
+            # Not over what an earlier call of the same command has made of it since
+            if not (resume and any((out / f"{name}_state.pt").exists() for name in ("decoder", "unet"))):
+                parts.vae.save_pretrained(out / "vae")
         if stage in ("vae", "all") and init is None:
             total = (steps if stage == "vae" else None) or VAE_STEPS
             train_vae(out, steps=total, progress=follow(total), **same)

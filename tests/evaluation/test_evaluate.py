@@ -9,8 +9,18 @@ from evaluation_helpers import FOUNDATION, Brightness, Spread, Unmeasurable, ada
 
 import evaluation.evaluate as core
 from evaluation.evaluate import Contender, Generation, evaluate
+from evaluation.metrics.trajectories import MotionFidelity, reference_ceiling
 from evaluation.page import write_page
-from evaluation.report import Cell, as_json, half_width, mark_best, published_scores, rows, write_json
+from evaluation.report import (
+    Cell,
+    as_json,
+    half_width,
+    mark_best,
+    published_scores,
+    remarks,
+    rows,
+    write_json,
+)
 from evaluation.store import Store
 from infra.errors import UserError
 from models.denoise import AdapterUse, GenerationRequest, sample
@@ -177,6 +187,19 @@ def test_the_table_marks_the_best_by_each_metrics_direction(report):
     assert table["spread"].arrow == "↓"
     assert [cell.text for cell in table["nothing"].cells] == ["–"] * 3
     assert not table["nothing"].measured
+
+
+def test_agreement_with_the_references_is_told_beside_their_own_with_one_another(foundation, contenders):
+    metrics = [MotionFidelity(), Brightness()]
+    told = as_json(run(foundation, contenders[1:2], metrics))
+    ceiling = told["metrics"]["motion_fidelity"]["ceiling"]
+    assert ceiling == reference_ceiling(sprite_references())
+    assert f"The reference clips score {ceiling:.3f} against one another in motion fidelity." in remarks(told)
+    assert told["metrics"]["brightness"]["ceiling"] is None
+    alone = evaluate(
+        foundation, contenders[1:2], PROMPTS, [1], sprite_references()[:1], metrics, generation=SMALL
+    )
+    assert "against one another" not in remarks(as_json(alone))
 
 
 def test_where_all_are_equal_none_is_the_best():

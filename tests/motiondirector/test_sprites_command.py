@@ -2,13 +2,18 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from datasets.decode import decode
 from datasets.sprites.track import track
 from datasets.video import encode_mp4
+
+FOUNDATION = Path(__file__).parents[2] / "assets" / "foundation"
 
 
 def test_a_drawn_trajectory_becomes_a_clip_that_measures_as_drawn(run, tmp_path):
@@ -130,6 +135,25 @@ def test_a_tracker_is_not_tested_on_no_clips(run):
     code, _, err = run("sprites", "measure", "--count", 0)
     assert code == 2
     assert "--count" in err
+
+
+def test_pretraining_that_goes_on_from_a_checkpoint_keeps_the_decoder_it_has_trained(run, tmp_path):
+    command = ["sprites", "pretrain", "--out", tmp_path, "--stage", "decoder", "--init", FOUNDATION]
+
+    def decoders():
+        return [
+            load_file(folder / "diffusion_pytorch_model.safetensors")["decoder.conv_out.weight"]
+            for folder in (FOUNDATION / "vae", tmp_path / "vae", tmp_path / "pipeline" / "vae")
+        ]
+
+    assert run(*command, "--steps", 1, "--every", 1)[0] == 0
+    before, trained, released = decoders()
+    assert not torch.equal(released, before)
+    assert torch.equal(released, trained.half())
+    assert run(*command, "--steps", 1, "--every", 1)[0] == 0  # nothing is left to do
+    _, kept, released_again = decoders()
+    assert torch.equal(kept, trained)
+    assert torch.equal(released_again, released)
 
 
 def test_pretraining_the_denoiser_needs_an_autoencoder(run, tmp_path):
