@@ -69,7 +69,11 @@ class AppearanceAccuracy(PerCase):
 
 
 class ObjectPresence(PerCase):
-    """1 when the tracker finds an object in every frame, else 0; higher is better. Own measure."""
+    """1 when the tracker finds an object in every frame, else 0; higher is better. Own measure.
+
+    An object is anything that stands out of the background over enough pixels, whatever its form: a smear counts, and
+    shows in shape and temporal consistency.
+    """
 
     name = "object_presence"
     title = "object presence"

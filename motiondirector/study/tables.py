@@ -174,7 +174,7 @@ def targets(outcome: Outcome) -> list[Target]:
                 found.append(Target(f"{case}: {what}", wanted, f"{value:.2f}", bool(test(value))))
 
         fidelity, leaks = of(OURS, "motion_fidelity"), of(OURS, "appearance_leakage")
-        # every clip of a motion is that motion exactly, so what references score against each other is 1
+        # every clip of a motion is that motion exactly, so what references score against each other is 1 (tested)
         say("motion fidelity of ours, of the references' own", "at least 0.85", fidelity, lambda v: v >= 0.85)
         say(
             "motion fidelity of ours above base",

@@ -1,6 +1,7 @@
 """The study: fair comparisons, honest tables, and a run that goes on where it stopped."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from datasets.sprites.motions import NOVEL
 from datasets.sprites.render import render_clip
+from evaluation.metrics import reference_ceiling
 from evaluation.metrics.sights import tracked
 from infra.errors import UserError
 from models.load import load_foundation
@@ -24,10 +26,11 @@ from motiondirector.study.plan import (
     asked_scenes,
     reference_scenes,
 )
-from motiondirector.study.report import observed, pairs, sheet
-from motiondirector.study.run import folders_of, found, settings_of, units
+from motiondirector.study.report import observed, pairs, sheet, tables_markdown
+from motiondirector.study.run import folders_of, found, read_results, settings_of, units
 from motiondirector.study.tables import Outcome, cell, gather, targets
 from motiondirector.study.trial import made_with, prompts, reference_clips, train
+from training.config import recommendation
 
 STUDY = Path(__file__).parents[2] / "docs" / "study"
 
@@ -92,6 +95,13 @@ def test_the_tracker_sees_every_reference_of_the_study_but_two(references, seed)
             if not tracked(reference.video_FHWC[[0, 3, 7]]).present
         ]
         assert lost == unseen.get((motion, references, seed), []), trial.concept
+
+
+def test_what_the_references_score_against_one_another_is_one():
+    for motion in HELD_OUT:
+        ceiling = reference_ceiling(reference_clips(Trial(motion, 4, "dual", 0)))
+        assert ceiling is not None
+        assert ceiling > 0.999, motion  # so a share of their score is the score itself (`targets`)
 
 
 def test_an_unknown_motion_or_method_is_refused():
@@ -319,18 +329,51 @@ def test_trials_of_several_clips_have_settings_of_their_own():
     assert of[1, "base"] == of[4, "base"] == {}
 
 
-def test_results_are_kept_by_how_their_videos_are_made():
+def documented(**other):
+    """The plan of the study in docs, its videos made otherwise where `other` says so."""
+    told = json.loads((STUDY / "report.json").read_text())["plan"]
+    return Plan(
+        **{name: tuple(value) for name, value in told.items() if isinstance(value, list)},
+        settings=tuple(told["settings"].items()),
+        several=tuple(told.get("several", {}).items()),
+        generation=tuple({**GENERATION, **other}.items()),
+    )
+
+
+def test_the_study_in_docs_is_of_the_embedded_foundation_as_it_is_recommended():
+    report, model = (
+        json.loads((STUDY / "report.json").read_text()),
+        load_foundation(None, device="cpu", parts=()),
+    )
+    assert report["foundation"]["fingerprint"] == model.fingerprint
+    one, many = (recommendation(model.recommended, clips) for clips in (1, 4))
+    assert report["plan"]["settings"] == one
+    assert {**one, **report["plan"].get("several", {})} == many
+
+
+def test_the_tables_in_docs_are_those_of_the_trials_in_docs():
     report = json.loads((STUDY / "report.json").read_text())
-    told = {name: tuple(value) for name, value in report["plan"].items() if isinstance(value, list)}
-    settings, fingerprint = tuple(report["plan"]["settings"].items()), report["foundation"]["fingerprint"]
-    several = tuple(report["plan"].get("several", {}).items())
+    plan = documented()
+    done = found(plan, STUDY, report["foundation"]["fingerprint"])
+    outcome = gather(read_results(done))
+    reached = targets(outcome)
+    assert (
+        tables_markdown(len(done), len(plan.trials()), outcome, reached) == (STUDY / "tables.md").read_text()
+    )
+    assert report["targets"] == [asdict(target) for target in reached]
+    assert len(report["cells"]) == len(outcome.cells)
+    for said in report["cells"]:
+        cell = outcome.cells[said["references"], said["method"], said["metric"]]
+        assert (said["mean"], said["half"]) == pytest.approx((cell.mean, cell.half))
+
+
+def test_results_are_kept_by_how_their_videos_are_made():
+    fingerprint = json.loads((STUDY / "report.json").read_text())["foundation"]["fingerprint"]
     made = made_with(load_foundation(None, device="cpu", parts=()), "fp32")
     assert made.keys() == GENERATION.keys()
 
     def folders(**other):
-        generation = tuple({**GENERATION, **other}.items())
-        plan = Plan(**told, settings=settings, several=several, generation=generation)
-        return set(folders_of(plan, STUDY, fingerprint).values())
+        return set(folders_of(documented(**other), STUDY, fingerprint).values())
 
     here = folders()
     assert here == {path.parent for path in STUDY.glob("trials/*/result.json")}, "those of docs stay valid"

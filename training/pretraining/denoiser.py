@@ -44,7 +44,7 @@ UNSAID_MOTION = 0.1  # share of clips whose caption names the appearance only
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of the stage: what the released checkpoint was made with (its card says what differed)."""
+    """Settings of the stage: the released checkpoint's run made even (its card tells the run itself, which went on longer)."""
 
     steps: int = 5400
     image_steps: int = 500  # the first steps see single frames only
