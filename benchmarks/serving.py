@@ -69,7 +69,8 @@ def parser() -> argparse.ArgumentParser:
         "--models",
         nargs="+",
         default=["unet3d", "wan"],
-        help="unet3d (the embedded foundation, PEFT), wan (random weights, diffusers' loader), or a path or hub id",
+        help="unet3d (the embedded foundation, PEFT), wan (random weights, diffusers' loader), or a path or hub id "
+        "(benchmarks/zeroscope.py writes a random one of ZeroScope's shape); bfloat16 on a GPU",
     )
     add("--suite", nargs="+", choices=SUITES, default=list(SUITES))
     add("--sides", nargs="+", choices=SIDES, default=list(SIDES))
