@@ -40,7 +40,7 @@ test-faults: $(STAMP)  ## clusters whose nodes and lanes die: minutes, on a mach
 	RAY_worker_niceness=0 $(BIN)/python -m pytest -m faults
 
 soak: $(STAMP)  ## the service under 500 requests over 64 adapters, with cancels, kills and a registry that errs
-	MOTIONDIRECTOR_SOAK=500x64 $(BIN)/python -m pytest tests/serving/test_service_soak.py
+	MOTIONDIRECTOR_SOAK=500x64 $(BIN)/python -m pytest -m "not faults" tests/serving/test_service_soak.py tests/serving/test_served_soak.py
 
 study: $(STAMP)  ## the method's claim, measured: all methods, held-out motions and appearances (hours; goes on where it stopped)
 	$(BIN)/motiondirector study --out $(STUDY)
