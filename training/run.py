@@ -137,9 +137,11 @@ def check_captions(clips: Sequence[Clip | ClipFacts]) -> None:
 def load(job: Job, given: Mapping[str, Any], clips: int) -> tuple[Foundation, TrainConfig]:
     """The settings for so many clips and, in their precision, the whole foundation: latents and samples are made here."""
     from models.load import load_foundation, locate, read_recommended
+    from training.memory import explaining_memory
 
     config = resolve(dict(given), read_recommended(locate(job.foundation)), clips)
-    return load_foundation(job.foundation, dtype=DTYPES[config.dtype]), config
+    with explaining_memory(job.foundation, config.dtype, config.zero):
+        return load_foundation(job.foundation, dtype=DTYPES[config.dtype]), config
 
 
 def bucket_of(config: TrainConfig, foundation: Foundation) -> Bucket:

@@ -14,6 +14,7 @@ from training_helpers import SMALL, random_clips
 
 from infra.errors import UserError
 from models.load import load_foundation
+from training.batch import team as team_module
 from training.batch.team import Team
 from training.batch.work import Work
 from training.config import make_config
@@ -62,6 +63,11 @@ def lead(team, foundation, zero):
         return member(foundation, number, clips, workers=team.workers, zero=zero, **settings)
 
     first = make(1, 2)
+    try:
+        with team.pack(foundation, work_of(foundation, first), Capacity(3, 4)):
+            raise AssertionError("a pack was opened whose foundation a worker cannot load")
+    except UserError as error:
+        assert "in fp32 does not fit the memory of" in error.message  # noqa: PT017 - no pytest here
     with team.pack(foundation, work_of(foundation, first), Capacity(3, 4)) as pack:
         try:
             pack.admit(make(9, 0))
@@ -92,10 +98,24 @@ def alone(workers):
         return story(pack, make)
 
 
+def short_of_memory_at_first(load):
+    """`load_foundation`, whose first call finds too little memory."""
+    calls = []
+
+    def loading(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return load(*arguments, **options)
+
+    return loading
+
+
 def main(rank, workers, folder, zero):
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=workers)
     with Team() as team:
         if not team.leads:
+            team_module.load_foundation = short_of_memory_at_first(load_foundation)
             team.follow("cpu")
             return
         foundation = load_foundation(SOURCE, device="cpu", dtype="float32")

@@ -39,6 +39,7 @@ from training.batch.watcher import Watcher
 from training.batch.work import Work
 from training.config import DTYPES
 from training.group import GroupKey
+from training.memory import explaining_memory
 from training.pack import Capacity, Ended, Event, Failed, Member, Pack, Stepped
 
 log = logging.getLogger(__name__)
@@ -166,6 +167,10 @@ class Lane:
             with self._preparing_ahead(work, foundation), self._open(foundation, work, capacity) as pack:
                 opened = True
                 self._train_pack(pack, first, foundation, alone)
+        except UserError:
+            if not opened:
+                self.holding.give_back()  # the foundation cannot be had where another worker of the team is
+            raise
         except torch.OutOfMemoryError:
             if self.team is not None:
                 raise  # the others are in the midst of the same
@@ -217,7 +222,8 @@ class Lane:
         if self._loaded is None or self._loaded[0] != wanted:
             self._loaded = None  # two do not fit at once
             self.watcher.loading(work.foundation)
-            self._loaded = wanted, load_foundation(wanted[0], device=self.device, dtype=wanted[1])
+            with explaining_memory(work.foundation, work.config.dtype, work.config.zero, self.device):
+                self._loaded = wanted, load_foundation(wanted[0], device=self.device, dtype=wanted[1])
         foundation = self._loaded[1]
         if foundation.fingerprint != work.fingerprint:
             raise UserError(
