@@ -266,6 +266,7 @@ def _train(task: Task, board: Any) -> None:
                 device=device,
                 dtype=DTYPES[config.dtype],
                 parts=("denoiser",),
+                denoiser_on_cpu=config.zero == 3,
             )
         if foundation.fingerprint != task.fingerprint:
             raise UserError(

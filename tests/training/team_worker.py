@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from training_helpers import SMALL, random_clips
+from training_helpers import SMALL, random_clips, watch_deepspeed
 
 from infra.errors import UserError
 from models.load import load_foundation
@@ -18,6 +18,7 @@ from training.batch import team as team_module
 from training.batch.team import Team
 from training.batch.work import Work
 from training.config import make_config
+from training.engine import import_deepspeed
 from training.pack import Capacity, Ended, Member, MemberState, Pack
 
 SOURCE = "tiny-random:unet3d"
@@ -118,9 +119,10 @@ def main(rank, workers, folder, zero):
             team_module.load_foundation = short_of_memory_at_first(load_foundation)
             team.follow("cpu")
             return
+        handed = watch_deepspeed(import_deepspeed()) if zero else []
         foundation = load_foundation(SOURCE, device="cpu", dtype="float32")
         whole = sum(p.numel() for p in foundation.denoiser.parameters())
-        torch.save({"whole": whole, **lead(team, foundation, zero)}, folder / "told.pt")
+        torch.save({"whole": whole, "handed": handed, **lead(team, foundation, zero)}, folder / "told.pt")
 
 
 if __name__ == "__main__":

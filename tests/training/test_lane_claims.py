@@ -130,6 +130,20 @@ def test_a_foundation_that_cannot_be_had_here_ends_the_lane_and_no_concept(house
     assert set(house.statuses().values()) == {"published"}
 
 
+def test_at_zero_3_the_denoiser_waits_on_the_cpu_for_its_shares(house, monkeypatch):
+    house.add("c0", workers=2, zero=3)
+    asked = []
+
+    def load(source, **options):
+        asked.append(options["denoiser_on_cpu"])
+        raise UserError("enough")
+
+    monkeypatch.setattr("training.batch.lane.load_foundation", load)
+    with pytest.raises(UserError, match="enough"):
+        house.lane(workers=2).run()
+    assert asked == [True]
+
+
 def test_a_foundation_that_no_node_can_load_fails_what_asks_for_it(house, monkeypatch):
     house.add("c0", "c1")
 

@@ -92,7 +92,7 @@ class Lane:
         self.holding = Holding(batch, self.heartbeat, self.checkpoints, self.watcher)
         self.choosing = Choosing(batch, self.owner, pack=pack, most=most, profile=profile, workers=workers)
         self._encoding = threading.Lock()  # of the VAE and the text encoder, by this thread and the one ahead
-        self._loaded: tuple[tuple[str | None, str], Foundation] | None = None
+        self._loaded: tuple[tuple[str | None, str, int], Foundation] | None = None
         self._stopping = threading.Event()
         self._looked = 0.0
 
@@ -217,13 +217,23 @@ class Lane:
         return claim
 
     def _foundation(self, work: Work) -> Foundation:
-        """The foundation, whole (latents are made here), in the group's precision. Raises UserError."""
-        wanted = work.foundation, DTYPES[work.config.dtype]
+        """The foundation, whole (latents are made here), in the group's precision. Raises UserError.
+
+        At ZeRO 3 its denoiser lies on the CPU: the pack puts this worker's share of it on the device.
+        """
+        config = work.config
+        wanted = work.foundation, config.dtype, config.zero
         if self._loaded is None or self._loaded[0] != wanted:
             self._loaded = None  # two do not fit at once
             self.watcher.loading(work.foundation)
-            with explaining_memory(work.foundation, work.config.dtype, work.config.zero, self.device):
-                self._loaded = wanted, load_foundation(wanted[0], device=self.device, dtype=wanted[1])
+            with explaining_memory(*wanted, self.device):
+                foundation = load_foundation(
+                    work.foundation,
+                    device=self.device,
+                    dtype=DTYPES[config.dtype],
+                    denoiser_on_cpu=config.zero == 3,
+                )
+            self._loaded = wanted, foundation
         foundation = self._loaded[1]
         if foundation.fingerprint != work.fingerprint:
             raise UserError(

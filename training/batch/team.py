@@ -213,13 +213,13 @@ class Team:
         Raises:
             RuntimeError: this rank could not do what the leader could.
         """
-        loaded: tuple[tuple[str | None, str], Foundation] | None = None
+        loaded: tuple[tuple[str | None, str, int], Foundation] | None = None
         while True:
             order = self._orders.hear()
             if isinstance(order, Over):
                 return
             assert isinstance(order, Open), order
-            wanted = order.foundation, order.dtype
+            wanted = order.foundation, order.dtype, order.key.zero
             problem: UserError | None = None
             try:
                 if loaded is None or loaded[0] != wanted:
@@ -268,7 +268,11 @@ def _named(error: Exception | None) -> str | None:
 def _load(order: Open, device: str) -> Foundation:
     with explaining_memory(order.foundation, order.dtype, order.key.zero, device):
         return load_foundation(
-            order.foundation, device=device, dtype=DTYPES[order.dtype], parts=("denoiser",)
+            order.foundation,
+            device=device,
+            dtype=DTYPES[order.dtype],
+            parts=("denoiser",),
+            denoiser_on_cpu=order.key.zero == 3,
         )
 
 
