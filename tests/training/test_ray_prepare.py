@@ -8,10 +8,12 @@ from infra.cluster import ray_session
 from infra.registry import open_registry
 from infra.storage import open_storage
 from models.load import load_foundation
+from training.batch.in_turn import preparing_turns, turn_of
 from training.batch.manifest import Entry
 from training.batch.plan import make_plan
 from training.batch.prepare import prepare_work
 from training.batch.ray_prepare import Share, _Preparer, prepare_ahead
+from training.batch.state import open_batch
 
 WAN = "tiny-random:wan"
 SIZE = {"frames": 5, "height": 32, "width": 32, "steps": 2, "rank": 2}
@@ -59,9 +61,21 @@ def test_an_encoder_without_a_gpu_of_its_own_leaves_those_of_the_lanes_alone(
     works = planned(clip_set(tmp_path / "clips"), open_registry(tmp_path / "registry"))
     monkeypatch.setattr("models.load.load_foundation", load)
     monkeypatch.setattr("ray.data.from_items", lambda items, **_: Rows(items))
-    made = _Preparer(Share(gpus=gpus)).run(list(works))
+    batch = open_batch(open_registry(tmp_path / "registry").storage, "b")
+    made = _Preparer(Share(gpus=gpus), preparing_turns(batch, "Ray Data")).run(list(works))
     assert [(done.portion.name, done.error) for done in made] == [("c0", None), ("c1", None)]
     assert asked == [device]
+
+
+def test_what_a_lane_has_begun_is_passed_over(tmp_path, monkeypatch):
+    registry = open_registry(tmp_path / "registry")
+    batch = open_batch(registry.storage, "b")
+    works = planned(clip_set(tmp_path / "clips"), registry)
+    lane = preparing_turns(batch, "a lane")
+    assert lane.take(turn_of(works[0].name, works[0].sha256))
+    monkeypatch.setattr("ray.data.from_items", lambda items, **_: Rows(items))
+    made = _Preparer(Share(), preparing_turns(batch, "Ray Data")).run(list(works))
+    assert [(done.portion.name, done.made, done.error) for done in made] == [("c0", 0, None), ("c1", 2, None)]
 
 
 @pytest.mark.cluster
@@ -71,8 +85,8 @@ def test_a_batch_is_prepared_on_the_cluster_in_the_same_bits(tmp_path):
     registry = open_registry(tmp_path / "registry")
     foundation = load_foundation(WAN, device="cpu", dtype="float32")
     with ray_session("local", num_cpus=2):
-        works = planned(clips, registry)
-        preparing = prepare_ahead(works)
+        works, batch = planned(clips, registry), open_batch(registry.storage, "b")
+        preparing = prepare_ahead(batch, works)
         made = preparing.wait(120)
         assert [(done.portion.name, done.made, done.error) for done in made] == [
             ("c0", 2, None),
@@ -80,7 +94,7 @@ def test_a_batch_is_prepared_on_the_cluster_in_the_same_bits(tmp_path):
         ]
         assert [done.portion.name for done in preparing.so_far()] == ["c0", "c1"]
         preparing.stop()
-        again = prepare_ahead(works)
+        again = prepare_ahead(batch, works)
         assert again.wait(120) == []
         again.stop()
     for work in planned(other, registry):

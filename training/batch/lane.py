@@ -28,6 +28,7 @@ from training.batch.checkpoints import CheckpointWriter, restore
 from training.batch.choosing import ALONE_AFTER, Choosing
 from training.batch.heartbeat import Heartbeat
 from training.batch.holding import Held, Holding
+from training.batch.in_turn import in_turn, preparing_turns, turn_of
 from training.batch.plan import MOST
 from training.batch.prepare import prepare_work
 from training.batch.profile import Profile
@@ -91,6 +92,7 @@ class Lane:
         self.checkpoints = CheckpointWriter(self._own_state())
         self.holding = Holding(batch, self.heartbeat, self.checkpoints, self.watcher)
         self.choosing = Choosing(batch, self.owner, pack=pack, most=most, profile=profile, workers=workers)
+        self._turns = preparing_turns(batch, self.owner)
         self._encoding = threading.Lock()  # of the VAE and the text encoder, by this thread and the one ahead
         self._loaded: tuple[tuple[str | None, str, int], Foundation] | None = None
         self._stopping = threading.Event()
@@ -247,7 +249,8 @@ class Lane:
         one, work = self.held[claim.name], self.held[claim.name].work
         self.watcher.preparing(work.name)
         try:
-            one.clips = prepare_work(work, foundation, self._encoding)
+            with in_turn(self._turns, turn_of(claim.name, claim.record.sha256), self._stopping):
+                one.clips = prepare_work(work, foundation, self._encoding)
             state = restore(self.batch.storage, claim.record)
             pack.admit(Member(work.name, work.concept, work.config, one.clips), state)
         except torch.OutOfMemoryError:

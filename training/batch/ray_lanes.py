@@ -233,7 +233,7 @@ def train_on_ray(
     from training.batch.run import stopped_by_signals
 
     on_gpus = any(node.get("GPU") for node in reachable_nodes())
-    preparing = prepare_ahead(works) if works and on_gpus else None
+    preparing = prepare_ahead(batch, works) if works and on_gpus else None
     driver = Driver(batch, registry, name, ahead=preparing is None, **options)
     beside = nullcontext() if validate is None else Validating(batch, registry, validate)
     try:
