@@ -82,6 +82,16 @@ def train_batch(
             show_default="1 beside a GPU, else 4 or what a node has",
         ),
     ] = None,
+    encoder_gpus: Annotated[
+        float | None,
+        typer.Option(
+            help="Part of a GPU for encoding clips ahead of lanes that train on GPUs; 0: a CPU. Until all are encoded no "
+            "lane has that GPU.",
+            min=0.0,
+            max=1.0,
+            show_default="0.5 where a GPU is free that no lane will want, else 0",
+        ),
+    ] = None,
     profile: Annotated[
         str | None,
         typer.Option(
@@ -152,6 +162,11 @@ def train_batch(
             f"--cpus-per-lane {cpus_per_lane:g}: the one lane is this process, which takes what the machine has; give it "
             "with --address or --lanes, for lanes on Ray."
         )
+    if encoder_gpus is not None and address is None and count == 1:
+        raise UserError(
+            f"--encoder-gpus {encoder_gpus:g}: the one lane is this process, which encodes where it trains; give it with "
+            "--address or --lanes, for lanes on Ray."
+        )
     console = Console()
     with ExitStack() as stack:
         if count != 1 or address is not None:
@@ -180,9 +195,10 @@ def train_batch(
             return
         lane_cpus = cpus_per_lane or shared_cpus(address, count) if on_ray else None
         if on_ray:
-            from training.batch.ray_lanes import check_works, train_on_ray
+            from training.batch.ray_lanes import check_encoder, check_works, train_on_ray
 
             check_works(plan.works, lane_cpus)
+            check_encoder(encoder_gpus)
         batch_id = name or batch_name(manifest)
         batch = open_batch(opened.storage, batch_id)
         enter(batch, plan, {"manifest": manifest, "registry": opened.uri}, opened)
@@ -207,6 +223,7 @@ def train_batch(
                     profile=measured,
                     cpus=lane_cpus,
                     works=plan.works,
+                    encoder_gpus=encoder_gpus,
                     validate=validate,
                     on_look=screen,
                 )

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ENCODER_GPUS = 0.5
 Row = dict[str, bytes]  # {"item": a pickled Portion, Decoded, Encoded or Prepared}
 
 
@@ -54,6 +55,23 @@ class Share:
     def device(self) -> str | None:
         """Of an encoder. Ray hides no GPU from an actor that asked for none: without a word it would take the lanes'."""
         return None if self.gpus else "cpu"
+
+
+def share_beside(works: Sequence[Work], limit: int | None, free: float, asked: float | None = None) -> Share:
+    """What the preparation takes beside lanes that train on GPUs: half a GPU where one is left over, which no lane will want.
+
+    Lanes take whole GPUs, so any part of another one would keep a lane from starting until all is prepared.
+
+    Args:
+        works: what the lanes train.
+        limit: of lanes; None: as many as there is room for.
+        free: GPUs of the cluster that nobody holds now, before the lanes.
+        asked: GPUs of the encoder that are given all the same; 0: none.
+    """
+    if asked is not None:
+        return Share(gpus=asked)
+    workers = sorted((work.config.worker_range[0] for work in works), reverse=True)
+    return Share(gpus=ENCODER_GPUS if free - sum(workers[:limit]) >= 1 else 0.0)
 
 
 def _row(item: Any) -> Row:
@@ -165,7 +183,7 @@ def prepare_ahead(batch: BatchState, works: Iterable[Work], share: Share | None 
     Args:
         batch: whose lanes tell what they prepare themselves (in_turn.py).
         works: in the order in which lanes will want them (`Plan.works`).
-        share: what it may take beside the lanes; a CPU for the encoder and half a one a task when not given.
+        share: what it may take beside the lanes (`share_beside`); a CPU for the encoder and half a one a task when not given.
     """
     import ray
 
