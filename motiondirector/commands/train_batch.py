@@ -20,6 +20,7 @@ from motiondirector.commands.concepts import DEFAULT_REGISTRY, RegistryUri
 from motiondirector.commands.evaluate import ClipWeights, PickWeights
 
 if TYPE_CHECKING:
+    from infra.storage import Storage
     from training.batch.plan import Plan
     from training.batch.profile import Profile
     from training.batch.record import Record
@@ -56,8 +57,9 @@ def train_batch(
     pack: Annotated[
         str | None,
         typer.Option(
-            help="Concepts in one forward, 1 to 64, or `auto`: what this device was measured to do best. Lanes on Ray are "
-            "not measured: a profile's best, else 8, at most a lane's share.",
+            help="Concepts in one forward, 1 to 64, or `auto`: what the device was measured to do best. On Ray the first lane of "
+            "each kind of device measures it, in a minute for each group of settings, and the registry keeps that. Never "
+            "more than a lane's share.",
             metavar="N|auto",
             show_default="the profile's best, else 8",
         ),
@@ -174,7 +176,8 @@ def train_batch(
         on_ray = address is not None or count > 1
         if on_ray and profile == "auto":
             raise UserError(
-                "--profile auto measures the device of this process, and the lanes are others; give a profile file, or none."
+                "--profile auto measures the device of this process, and the lanes are others; give --pack auto, which has "
+                "lanes measure theirs, or a profile file."
             )
         if pack == "auto" and profile is None and not on_ray:
             profile = "auto"
@@ -189,8 +192,10 @@ def train_batch(
                 measured = device_profile(unmeasured.works, on_progress=bars)
         elif profile is not None:
             measured = Profile.parse(read_text(Path(profile)), profile)
-        plan = make_plan(entries, manifest, opened, profile=measured, **planned)
-        show_plan(console, plan, measured)
+        measure = pack == "auto" and measured is None
+        shown = only_kind(opened.storage) if measure else measured
+        plan = make_plan(entries, manifest, opened, profile=shown, **planned)
+        show_plan(console, plan, shown)
         if dry_run:
             return
         lane_cpus = cpus_per_lane or shared_cpus(address, count) if on_ray else None
@@ -221,6 +226,7 @@ def train_batch(
                     limit=limit,
                     pack=members,
                     profile=measured,
+                    measure=measure,
                     cpus=lane_cpus,
                     works=plan.works,
                     encoder_gpus=encoder_gpus,
@@ -302,6 +308,14 @@ def read_text(path: Path) -> str:
         raise UserError(
             f"{path} cannot be read ({error}); give a profile file, or `auto` to measure this device."
         ) from None
+
+
+def only_kind(storage: Storage) -> Profile | None:
+    """What lanes measured of their device, for a plan; None where nobody did, or of several kinds: who trains what is not known."""
+    from training.batch.measuring import kept_profiles
+
+    kept = kept_profiles(storage)
+    return kept[0] if len(kept) == 1 else None
 
 
 def batch_name(manifest: str) -> str:

@@ -1,10 +1,12 @@
-"""A concept's clips are encoded by one process at a time: whoever begins holds a turn, who comes meanwhile waits a little.
+"""What one process does and others find done: whoever begins holds a turn, who comes meanwhile waits a little.
+
+A concept's clips are encoded so, and a kind of device measured (measuring.py).
 
     turns = preparing_turns(batch, owner)
     with in_turn(turns, turn_of(work.name, work.sha256), stopping):
         clips = prepare_work(work, foundation, lock)       # finds what the other made, makes what it did not
 
-A wait that lasts is worse than a clip made twice, so it is bounded; what a process held that died or failed is free or done, and
+A wait that lasts is worse than a thing made twice, so it is bounded; what a process held that died or failed is free or done, and
 made by who finds it so.
 """
 
@@ -42,7 +44,7 @@ def turn_of(name: str, sha256: str) -> str:
 def in_turn(
     turns: Turns, turn: str, stopping: threading.Event, patience_s: float | None = None
 ) -> Iterator[None]:
-    """The block prepares a concept, when no other process does or after it was waited for.
+    """The block does a thing, when no other process does or after it was waited for; it is to look first what there is.
 
     Args:
         stopping: set, the wait ends.

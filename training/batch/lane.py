@@ -29,6 +29,7 @@ from training.batch.choosing import ALONE_AFTER, Choosing
 from training.batch.heartbeat import Heartbeat
 from training.batch.holding import Held, Holding
 from training.batch.in_turn import in_turn, preparing_turns, turn_of
+from training.batch.measuring import Measuring
 from training.batch.plan import MOST
 from training.batch.prepare import prepare_work
 from training.batch.profile import Profile
@@ -59,6 +60,7 @@ class Lane:
     Args:
         pack: members of a pack; None takes what `profile` says is best, else 8.
         most: members of a pack whatever `pack` and `profile` say: this lane's share.
+        measuring: gives the profile of each group as it comes, measured here where it must be; None: there is `profile`.
         device: None takes CUDA where there is one.
         every_s: seconds between renewals of the claims.
         ahead: whether a thread here prepares the concepts that wait; False where others do (ray_prepare.py).
@@ -76,6 +78,7 @@ class Lane:
         pack: int | None = None,
         most: int = MOST,
         profile: Profile | None = None,
+        measuring: Measuring | None = None,
         device: str | None = None,
         watcher: Watcher | None = None,
         every_s: float | None = None,
@@ -87,7 +90,7 @@ class Lane:
         self.owner = owner or f"{socket.gethostname()}:{threading.get_native_id()}"
         self.device, self.watcher = device, watcher or Watcher()
         self.batch_id = batch.about()["id"]
-        self.ahead, self.workers, self.team = ahead, workers, team
+        self.ahead, self.workers, self.team, self.measuring = ahead, workers, team, measuring
         self.heartbeat = Heartbeat(self._own_state(), every_s)
         self.checkpoints = CheckpointWriter(self._own_state())
         self.holding = Holding(batch, self.heartbeat, self.checkpoints, self.watcher)
@@ -95,6 +98,7 @@ class Lane:
         self._turns = preparing_turns(batch, self.owner)
         self._encoding = threading.Lock()  # of the VAE and the text encoder, by this thread and the one ahead
         self._loaded: tuple[tuple[str | None, str, int], Foundation] | None = None
+        self._load_seconds = 0.0
         self._stopping = threading.Event()
         self._looked = 0.0
 
@@ -161,6 +165,11 @@ class Lane:
             self.holding.fail(first.name, error)
             return
         alone = first.record.lost > ALONE_AFTER
+        if self.measuring is not None and not alone:
+            self.watcher.measuring(f"{work.key.bucket} {work.key.forward}")
+            self.choosing.profile = self.measuring.profile(
+                foundation, work.key, self._load_seconds, self._stopping
+            )
         capacity = self.choosing.capacity(work, alone)
         if work.config.zero:  # the pack leaves it in pieces
             self._loaded = None
@@ -228,6 +237,7 @@ class Lane:
         if self._loaded is None or self._loaded[0] != wanted:
             self._loaded = None  # two do not fit at once
             self.watcher.loading(work.foundation)
+            began = time.monotonic()
             with explaining_memory(*wanted, self.device):
                 foundation = load_foundation(
                     work.foundation,
@@ -235,7 +245,7 @@ class Lane:
                     dtype=DTYPES[config.dtype],
                     denoiser_on_cpu=config.zero == 3,
                 )
-            self._loaded = wanted, foundation
+            self._loaded, self._load_seconds = (wanted, foundation), time.monotonic() - began
         foundation = self._loaded[1]
         if foundation.fingerprint != work.fingerprint:
             raise UserError(

@@ -61,6 +61,7 @@ class Driver:
     limit: int | None = None  # of lanes; None: as many as the cluster has room for
     pack: int | None = None
     profile: Profile | None = None
+    measure: bool = False  # lanes measure their devices, for `pack` and `profile` (measuring.py)
     cpus: float | None = None  # of a lane's worker
     ahead: bool = True  # whether lanes prepare what waits; False where the cluster does (ray_prepare.py)
     on_look: Look = lambda records, lanes: None
@@ -142,6 +143,7 @@ class Driver:
             pack=self.pack,
             most=MOST if self.pack else start.most,
             profile=self.profile,
+            measure=self.measure,
             threads=max(1, int(need.cpus)),
             ahead=self.ahead,
             lease_s=self.batch.lease_s,
