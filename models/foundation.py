@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -92,6 +92,11 @@ class Foundation(ABC):
     def component_config(self, component: str) -> dict[str, Any]:
         """A component's config.json, whether it was loaded or not."""
         return json.loads((self.folder / component / "config.json").read_text())
+
+    @property
+    def whole(self) -> bool:
+        """Whether the denoiser was loaded: without it a foundation encodes, and makes no videos."""
+        return _has_weights(self.denoiser)
 
     @property
     def device(self) -> torch.device:
@@ -235,11 +240,15 @@ class Foundation(ABC):
         return f"{type(self).__name__}({self.name}, {self.fingerprint[:12]}, {self.device}, {self.dtype})"
 
 
-def move_parts(pipeline: Any, device: str | torch.device) -> None:
-    """Move a pipeline's modules, but for those that were left out: their shapes are on the meta device."""
-    for module in pipeline.components.values():
-        if isinstance(module, nn.Module) and next(module.parameters()).device.type != "meta":
+def move_parts(pipeline: Any, device: str | torch.device, but: Collection[str] = ()) -> None:
+    """Move a pipeline's modules, but for these components and for those left out: their shapes are on the meta device."""
+    for name, module in pipeline.components.items():
+        if name not in but and isinstance(module, nn.Module) and _has_weights(module):
             module.to(device)
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return next(module.parameters()).device.type != "meta"
 
 
 def require_multiple(what: str, value: int, multiple: int, name: str) -> None:

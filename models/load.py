@@ -32,6 +32,7 @@ def load_foundation(
     device: str | torch.device | None = None,
     dtype: torch.dtype | str | None = None,
     parts: Collection[str] = PARTS,
+    denoiser_on_cpu: bool = False,
 ) -> Foundation:
     """A resident foundation model.
 
@@ -43,6 +44,8 @@ def load_foundation(
             None takes float32 on a CPU and bfloat16 on CUDA. The VAE stays in float32 for Wan, as its authors advise.
         parts: which of "denoiser", "text", "vae" to load; a training worker with cached latents needs only the
             denoiser. None of them: no weights are read at all, which is enough for sizes and defaults.
+        denoiser_on_cpu: leave the denoiser in the machine's memory, for one that need not fit the device because each worker
+            is then given its share of it (`training.engine.spread`).
 
     Raises:
         UserError: a device or dtype that is none here; nothing there, not a pipeline folder, a family without a
@@ -79,10 +82,10 @@ def load_foundation(
         raise UserError(
             f"{source or folder} cannot be loaded as a {pipeline_class.__name__}: {reason}"
         ) from error
-    if "denoiser" in parts:
+    if "denoiser" in parts and not denoiser_on_cpu:
         pipeline.to(device)
     elif parts:
-        move_parts(pipeline, device)
+        move_parts(pipeline, device, but=components["denoiser"])
     made: dict[str, Any] = {
         "name": name,
         "source": str(source) if source is not None else "sprites",

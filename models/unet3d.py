@@ -162,7 +162,8 @@ class UNet3DFoundation(Foundation):
 
     @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> Tensor:
-        text, _ = self.pipeline.encode_prompt(prompts, self.device, 1, False)
+        device = self.pipeline.text_encoder.device  # the denoiser may lie elsewhere
+        text, _ = self.pipeline.encode_prompt(prompts, device, 1, False)
         return text
 
     @torch.no_grad()

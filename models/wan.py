@@ -99,8 +99,9 @@ class WanFoundation(Foundation):
 
     @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> Tensor:
+        device = self.pipeline.text_encoder.device  # the denoiser may lie elsewhere
         text, _ = self.pipeline.encode_prompt(
-            prompts, do_classifier_free_guidance=False, max_sequence_length=TEXT_TOKENS, device=self.device
+            prompts, do_classifier_free_guidance=False, max_sequence_length=TEXT_TOKENS, device=device
         )
         return text
 

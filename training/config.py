@@ -178,7 +178,8 @@ class TrainConfig(BaseModel):
         0,
         CLUSTER,
         "DeepSpeed's ZeRO stage. 0 continues with any number of workers; 3 shards the base too, for a model that "
-        "does not fit one GPU. LoRAs are small: 1 and 2 save little.",
+        "does not fit one GPU: each worker reads it into its node's memory and keeps a share. LoRAs are small: 1 and 2 save "
+        "little.",
     )
     dtype: Literal["fp32", "bf16"] = setting(
         "fp32", CLUSTER, "Precision of the frozen base; bf16 halves its memory. The LoRAs stay fp32."

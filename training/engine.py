@@ -156,24 +156,26 @@ class DeepSpeedEngine:
         self.module, self.optimizer = module, optimizer
         self.place = Place(dist.get_rank(), workers, config.gradient_accumulation, config.batch_size)
         zero: dict[str, Any] = {"stage": config.zero}
+        settings = {
+            "train_micro_batch_size_per_gpu": config.batch_size,
+            "gradient_accumulation_steps": config.gradient_accumulation,
+            "zero_optimization": zero,
+            "zero_allow_untested_optimizer": True,
+            "gradient_clipping": 0.0,  # the optimizer clips, each slot for itself
+            "steps_per_print": 2**31,
+        }
         if config.zero:
             optimizer.partitioned = True
         if config.zero == 3:
             # The LoRAs are small and used at two places of a step: only the base is worth sharding.
             largest = max(p.numel() for p in module.bank.parameters())
             zero["stage3_param_persistence_threshold"] = max(100_000, largest)
+            spread(deepspeed, module, settings)
         self.engine, *_ = deepspeed.initialize(
             model=_Reduced(module) if config.zero else module,
             optimizer=optimizer,
             dist_init_required=False,
-            config={
-                "train_micro_batch_size_per_gpu": config.batch_size,
-                "gradient_accumulation_steps": config.gradient_accumulation,
-                "zero_optimization": zero,
-                "zero_allow_untested_optimizer": True,
-                "gradient_clipping": 0.0,  # the optimizer clips, each slot for itself
-                "steps_per_print": 2**31,
-            },
+            config=settings,
         )
         if config.zero == 3:
             whole = self.engine.optimizer.persistent_parameters
@@ -197,6 +199,23 @@ class DeepSpeedEngine:
 
     def close(self) -> None:
         self.engine.destroy()
+
+
+def spread(deepspeed: Any, module: DualStep, settings: Mapping[str, Any]) -> None:
+    """Leave of the base, wherever it lies, this worker's share on its device; the bank comes there whole.
+
+    Parameter by parameter, so the base need not fit the device: `deepspeed.initialize` would move all of it there first.
+
+    Args:
+        settings: those that `deepspeed.initialize` is given after this; ZeRO stage 3.
+    """
+    deepspeed.init_distributed(dist_init_required=False)
+    kind = next(module.denoiser.parameters()).dtype
+    deepspeed.zero.Init(module=module.denoiser, dtype=kind, config_dict_or_path=dict(settings))
+    device = next(module.denoiser.parameters()).device
+    for buffer in module.denoiser.buffers():
+        buffer.data = buffer.data.to(device)
+    module.bank.to(device)
 
 
 def import_deepspeed() -> Any:

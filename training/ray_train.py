@@ -250,6 +250,7 @@ def _train(task: Task, board: Any) -> None:
     from training import checkpoint
     from training.engine import DeepSpeedEngine, make_optimizer
     from training.loop import bank_options, train
+    from training.memory import explaining_memory
     from training.metrics import TrainingMetrics
     from training.step import DualStep
 
@@ -259,12 +260,14 @@ def _train(task: Task, board: Any) -> None:
     if device.type == "cpu":
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
     with together():
-        foundation = load_foundation(
-            task.foundation,
-            device=device,
-            dtype=DTYPES[config.dtype],
-            parts=("denoiser",),
-        )
+        with explaining_memory(task.foundation, config.dtype, config.zero, device):
+            foundation = load_foundation(
+                task.foundation,
+                device=device,
+                dtype=DTYPES[config.dtype],
+                parts=("denoiser",),
+                denoiser_on_cpu=config.zero == 3,
+            )
         if foundation.fingerprint != task.fingerprint:
             raise UserError(
                 f"the foundation on node {context.get_node_rank()} has fingerprint {foundation.fingerprint[:12]}, the "

@@ -135,11 +135,17 @@ def check_captions(clips: Sequence[Clip | ClipFacts]) -> None:
 
 
 def load(job: Job, given: Mapping[str, Any], clips: int) -> tuple[Foundation, TrainConfig]:
-    """The settings for so many clips and, in their precision, the whole foundation: latents and samples are made here."""
-    from models.load import load_foundation, locate, read_recommended
+    """The settings for so many clips and, in their precision, the foundation: latents and samples are made here.
+
+    At ZeRO 3 without its denoiser, which then need fit no device; samples are an actor's, where one has room for all of it.
+    """
+    from models.load import PARTS, load_foundation, locate, read_recommended
+    from training.memory import explaining_memory
 
     config = resolve(dict(given), read_recommended(locate(job.foundation)), clips)
-    return load_foundation(job.foundation, dtype=DTYPES[config.dtype]), config
+    parts = ("vae", "text") if config.zero == 3 else PARTS
+    with explaining_memory(job.foundation, config.dtype, config.zero):
+        return load_foundation(job.foundation, dtype=DTYPES[config.dtype], parts=parts), config
 
 
 def bucket_of(config: TrainConfig, foundation: Foundation) -> Bucket:

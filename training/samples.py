@@ -81,7 +81,7 @@ class Rendering:
 
     On a GPU cluster everything goes to the actor, which takes a GPU of its own; where the workers hold all of them it
     begins when they are done. Until then the foundation of this process waits on the CPU: the GPU it was on may be a
-    worker's.
+    worker's. One without its denoiser (ZeRO 3) leaves the last samples to the actor too.
 
     Samples that fail are one line in the log: nobody loses a training for them.
     """
@@ -160,7 +160,7 @@ class Rendering:
 
         config = self.task.config
         tensors: Any = {path: read_slot(folder, path, 1) for path in sampled_paths(config)}
-        if self.use_gpu and not torch.cuda.is_available():
+        if not self.foundation.whole or (self.use_gpu and not torch.cuda.is_available()):
             self.submit(step, tensors)
             return next((keys for _, keys in self._rendered([list(self.pending)[-1]])), [])
         self.foundation.to(self.device)

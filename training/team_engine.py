@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from training.engine import PlainEngine, import_deepspeed
+from training.engine import PlainEngine, import_deepspeed, spread
 from training.optim import SlotAdamW
 from training.step import Batch, DualStep
 
@@ -76,17 +76,16 @@ class ShardedBaseEngine(TeamEngine):
 
     def __init__(self, module: DualStep, optimizer: SlotAdamW) -> None:
         super().__init__(module, optimizer)
+        deepspeed = import_deepspeed()
+        settings = {
+            "train_micro_batch_size_per_gpu": module.config.batch_size,
+            "zero_optimization": {"stage": 3},
+            "steps_per_print": 2**31,
+        }
+        spread(deepspeed, module, settings)
         self._over = _OverBase(module)
         # Without an optimizer DeepSpeed only spreads and gathers parameters, forwards and backwards alike.
-        self._engine, *_ = import_deepspeed().initialize(
-            model=self._over,
-            dist_init_required=False,
-            config={
-                "train_micro_batch_size_per_gpu": module.config.batch_size,
-                "zero_optimization": {"stage": 3},
-                "steps_per_print": 2**31,
-            },
-        )
+        self._engine, *_ = deepspeed.initialize(model=self._over, dist_init_required=False, config=settings)
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return self._over(batch)

@@ -20,6 +20,7 @@ from motiondirector.commands.concepts import DEFAULT_REGISTRY, RegistryUri
 from motiondirector.commands.evaluate import ClipWeights, PickWeights
 
 if TYPE_CHECKING:
+    from infra.storage import Storage
     from training.batch.plan import Plan
     from training.batch.profile import Profile
     from training.batch.record import Record
@@ -56,8 +57,9 @@ def train_batch(
     pack: Annotated[
         str | None,
         typer.Option(
-            help="Concepts in one forward, 1 to 64, or `auto`: what this device was measured to do best. Lanes on Ray are "
-            "not measured: a profile's best, else 8, at most a lane's share.",
+            help="Concepts in one forward, 1 to 64, or `auto`: what the device was measured to do best. On Ray the first lane of "
+            "each kind of device measures it, in a minute for each group of settings, and the registry keeps that. Never "
+            "more than a lane's share.",
             metavar="N|auto",
             show_default="the profile's best, else 8",
         ),
@@ -80,6 +82,16 @@ def train_batch(
             help="CPUs that a lane on Ray takes of a node.",
             min=0.1,
             show_default="1 beside a GPU, else 4 or what a node has",
+        ),
+    ] = None,
+    encoder_gpus: Annotated[
+        float | None,
+        typer.Option(
+            help="Part of a GPU for encoding clips ahead of lanes that train on GPUs; 0: a CPU. Until all are encoded no "
+            "lane has that GPU.",
+            min=0.0,
+            max=1.0,
+            show_default="0.5 where a GPU is free that no lane will want, else 0",
         ),
     ] = None,
     profile: Annotated[
@@ -152,6 +164,11 @@ def train_batch(
             f"--cpus-per-lane {cpus_per_lane:g}: the one lane is this process, which takes what the machine has; give it "
             "with --address or --lanes, for lanes on Ray."
         )
+    if encoder_gpus is not None and address is None and count == 1:
+        raise UserError(
+            f"--encoder-gpus {encoder_gpus:g}: the one lane is this process, which encodes where it trains; give it with "
+            "--address or --lanes, for lanes on Ray."
+        )
     console = Console()
     with ExitStack() as stack:
         if count != 1 or address is not None:
@@ -159,7 +176,8 @@ def train_batch(
         on_ray = address is not None or count > 1
         if on_ray and profile == "auto":
             raise UserError(
-                "--profile auto measures the device of this process, and the lanes are others; give a profile file, or none."
+                "--profile auto measures the device of this process, and the lanes are others; give --pack auto, which has "
+                "lanes measure theirs, or a profile file."
             )
         if pack == "auto" and profile is None and not on_ray:
             profile = "auto"
@@ -174,15 +192,18 @@ def train_batch(
                 measured = device_profile(unmeasured.works, on_progress=bars)
         elif profile is not None:
             measured = Profile.parse(read_text(Path(profile)), profile)
-        plan = make_plan(entries, manifest, opened, profile=measured, **planned)
-        show_plan(console, plan, measured)
+        measure = pack == "auto" and measured is None
+        shown = only_kind(opened.storage) if measure else measured
+        plan = make_plan(entries, manifest, opened, profile=shown, **planned)
+        show_plan(console, plan, shown)
         if dry_run:
             return
         lane_cpus = cpus_per_lane or shared_cpus(address, count) if on_ray else None
         if on_ray:
-            from training.batch.ray_lanes import check_works, train_on_ray
+            from training.batch.ray_lanes import check_encoder, check_works, train_on_ray
 
             check_works(plan.works, lane_cpus)
+            check_encoder(encoder_gpus)
         batch_id = name or batch_name(manifest)
         batch = open_batch(opened.storage, batch_id)
         enter(batch, plan, {"manifest": manifest, "registry": opened.uri}, opened)
@@ -205,8 +226,10 @@ def train_batch(
                     limit=limit,
                     pack=members,
                     profile=measured,
+                    measure=measure,
                     cpus=lane_cpus,
                     works=plan.works,
+                    encoder_gpus=encoder_gpus,
                     validate=validate,
                     on_look=screen,
                 )
@@ -285,6 +308,14 @@ def read_text(path: Path) -> str:
         raise UserError(
             f"{path} cannot be read ({error}); give a profile file, or `auto` to measure this device."
         ) from None
+
+
+def only_kind(storage: Storage) -> Profile | None:
+    """What lanes measured of their device, for a plan; None where nobody did, or of several kinds: who trains what is not known."""
+    from training.batch.measuring import kept_profiles
+
+    kept = kept_profiles(storage)
+    return kept[0] if len(kept) == 1 else None
 
 
 def batch_name(manifest: str) -> str:

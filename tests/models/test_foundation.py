@@ -249,6 +249,29 @@ def test_sizes_and_defaults_need_no_weights(family, tmp_path):
         outline.check_bucket(Bucket(5, 33, 32))
 
 
+@pytest.mark.parametrize("family", ["unet3d", "wan"])
+def test_a_denoiser_that_is_cut_into_shares_stays_on_the_cpu_and_text_is_encoded_where_its_encoder_is(
+    family, monkeypatch
+):
+    # The meta device stands for one that the denoiser does not fit.
+    apart = load_foundation(f"tiny-random:{family}", device="meta", denoiser_on_cpu=True)
+    places = {
+        name: module.device.type
+        for name, module in apart.pipeline.components.items()
+        if hasattr(module, "device")
+    }
+    assert places == {"text_encoder": "meta", "vae": "meta", apart.denoiser_name: "cpu"}
+    asked = []
+
+    def encode_prompt(*arguments, device=None, **_):
+        asked.append(device or arguments[1])
+        return torch.zeros(1, 2, 3), None
+
+    monkeypatch.setattr(apart.pipeline, "encode_prompt", encode_prompt)
+    apart.encode_text(["a fox"])
+    assert asked == [torch.device("meta")]
+
+
 def test_a_worker_may_load_the_denoiser_alone():
     alone = load_foundation("tiny-random:unet3d", parts=("denoiser",))
     whole = load_foundation("tiny-random:unet3d")

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+from contextlib import nullcontext
 
 import pytest
 from clip_sets import sliding_clips, write_set
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 from infra.registry import open_registry
 from motiondirector.cli import build
+from training.batch.profile import Profile
 from training.batch.validation import Validator
 
 
@@ -153,6 +155,7 @@ def test_mistakes_are_one_list_and_nothing_starts(place):
         (("--lanes", "many"), "--lanes many: expected a number from 1 to 1024, or auto"),
         (("--pack", "65"), "--pack 65: expected a number from 1 to 64, or auto"),
         (("--cpus-per-lane", "2"), "--cpus-per-lane 2: the one lane is this process"),
+        (("--encoder-gpus", "0.5"), "--encoder-gpus 0.5: the one lane is this process"),
     ):
         (place / "batch.yaml").write_text("concepts:\n  - {concept: a, data: clips}\n")
         assert words in cli("train-batch", "batch.yaml", "--registry", "reg", *arguments).exception.message
@@ -161,6 +164,27 @@ def test_mistakes_are_one_list_and_nothing_starts(place):
 def test_a_dry_run_plans_for_any_number_of_lanes(place):
     plan = shown("train-batch", "batch.yaml", "--registry", "reg", "--dry-run", "--lanes", "2", "--pack", "1")
     assert "2 concepts to train in 2 packs on 2 lanes" in plan
+
+
+def test_on_ray_lanes_measure_their_devices_where_packs_are_to_suit_them_and_nothing_else_says_how_large(
+    place, monkeypatch
+):
+    asked = []
+
+    def train_on_ray(batch, registry, name, **options):
+        asked.append((options["measure"], options["pack"], options["profile"] is not None))
+        return batch.records()
+
+    monkeypatch.setattr("motiondirector.commands.train_batch.cluster", lambda *_: nullcontext(2))
+    monkeypatch.setattr("training.batch.ray_lanes.check_works", lambda *_: None)
+    monkeypatch.setattr("training.batch.ray_lanes.train_on_ray", train_on_ray)
+    (place / "profile.json").write_text(Profile("a device", 1 << 30, 1.0).encode())
+    batch = ("train-batch", "batch.yaml", "--registry", "reg", "--lanes", "2", "--no-evaluate")
+    for options in ((), ("--pack", "auto"), ("--pack", "2"), ("--pack", "auto", "--profile", "profile.json")):
+        shown(*batch, *options)
+    assert asked == [(False, None, False), (True, None, False), (False, 2, False), (False, None, True)]
+    refused = cli(*batch, "--profile", "auto").exception.message
+    assert "give --pack auto, which has lanes measure theirs" in refused
 
 
 def test_a_live_table_has_who_trains_first_and_says_what_ended():

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from training_helpers import SMALL, random_clips
+from training_helpers import SMALL, random_clips, watch_deepspeed
 
 from infra.errors import UserError
 from models.load import load_foundation
+from training.batch import team as team_module
 from training.batch.team import Team
 from training.batch.work import Work
 from training.config import make_config
+from training.engine import import_deepspeed
 from training.pack import Capacity, Ended, Member, MemberState, Pack
 
 SOURCE = "tiny-random:unet3d"
@@ -62,6 +64,11 @@ def lead(team, foundation, zero):
         return member(foundation, number, clips, workers=team.workers, zero=zero, **settings)
 
     first = make(1, 2)
+    try:
+        with team.pack(foundation, work_of(foundation, first), Capacity(3, 4)):
+            raise AssertionError("a pack was opened whose foundation a worker cannot load")
+    except UserError as error:
+        assert "in fp32 does not fit the memory of" in error.message  # noqa: PT017 - no pytest here
     with team.pack(foundation, work_of(foundation, first), Capacity(3, 4)) as pack:
         try:
             pack.admit(make(9, 0))
@@ -92,15 +99,30 @@ def alone(workers):
         return story(pack, make)
 
 
+def short_of_memory_at_first(load):
+    """`load_foundation`, whose first call finds too little memory."""
+    calls = []
+
+    def loading(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return load(*arguments, **options)
+
+    return loading
+
+
 def main(rank, workers, folder, zero):
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=workers)
     with Team() as team:
         if not team.leads:
+            team_module.load_foundation = short_of_memory_at_first(load_foundation)
             team.follow("cpu")
             return
+        handed = watch_deepspeed(import_deepspeed()) if zero else []
         foundation = load_foundation(SOURCE, device="cpu", dtype="float32")
         whole = sum(p.numel() for p in foundation.denoiser.parameters())
-        torch.save({"whole": whole, **lead(team, foundation, zero)}, folder / "told.pt")
+        torch.save({"whole": whole, "handed": handed, **lead(team, foundation, zero)}, folder / "told.pt")
 
 
 if __name__ == "__main__":

@@ -102,22 +102,46 @@ def test_what_needs_more_room_is_not_passed_by_what_is_less_urgent(house):
 OTHER = SimpleNamespace(fingerprint="0" * 64)
 
 
-@pytest.mark.parametrize("found", [None, OTHER])
-def test_a_foundation_that_cannot_be_had_here_ends_the_lane_and_no_concept(house, monkeypatch, found):
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (UserError("foundation 'm' is neither a folder here nor a hub id."), "neither a folder here"),
+        (OTHER, "fingerprint 000000000000, the plan's"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory."),
+            r"tiny-random:wan in fp32 does not fit the memory of .* GiB; give dtype bf16 or zero 3 with workers",
+        ),
+    ],
+)
+def test_a_foundation_that_cannot_be_had_here_ends_the_lane_and_no_concept(house, monkeypatch, found, why):
     house.add("c0", "c1")
 
     def load(source, **options):
-        if found is None:
-            raise UserError(f"foundation {source!r} is neither a folder here nor a hub id.")
+        if isinstance(found, Exception):
+            raise found
         return found
 
     with monkeypatch.context() as patch:
         patch.setattr("training.batch.lane.load_foundation", load)
-        with pytest.raises(UserError, match=r"neither a folder here|fingerprint 000000000000, the plan's"):
+        with pytest.raises(UserError, match=why):
             train_batch(house.state(), house.registry, device="cpu")
     assert set(states(house).values()) == {("queued", 0, None)}
     house.lane().run()
     assert set(house.statuses().values()) == {"published"}
+
+
+def test_at_zero_3_the_denoiser_waits_on_the_cpu_for_its_shares(house, monkeypatch):
+    house.add("c0", workers=2, zero=3)
+    asked = []
+
+    def load(source, **options):
+        asked.append(options["denoiser_on_cpu"])
+        raise UserError("enough")
+
+    monkeypatch.setattr("training.batch.lane.load_foundation", load)
+    with pytest.raises(UserError, match="enough"):
+        house.lane(workers=2).run()
+    assert asked == [True]
 
 
 def test_a_foundation_that_no_node_can_load_fails_what_asks_for_it(house, monkeypatch):

@@ -1,17 +1,25 @@
 """Latents ahead of the lanes by Ray Data: the same objects as in one process, each once."""
 
+from types import SimpleNamespace
+from typing import ClassVar
+
 import pytest
 from clip_sets import sliding_clips, write_set
 
 from datasets.latents import LatentCache
 from infra.cluster import ray_session
+from infra.errors import UserError
 from infra.registry import open_registry
 from infra.storage import open_storage
 from models.load import load_foundation
+from training.batch.in_turn import preparing_turns, turn_of
 from training.batch.manifest import Entry
 from training.batch.plan import make_plan
 from training.batch.prepare import prepare_work
-from training.batch.ray_prepare import Share, _Preparer, prepare_ahead
+from training.batch.ray_lanes import check_encoder, train_on_ray
+from training.batch.ray_prepare import Share, _Preparer, prepare_ahead, share_beside
+from training.batch.state import open_batch
+from training.config import make_config
 
 WAN = "tiny-random:wan"
 SIZE = {"frames": 5, "height": 32, "width": 32, "steps": 2, "rank": 2}
@@ -33,17 +41,77 @@ def cached(clips):
 
 
 class Rows:
-    """Ray Data in this process: what a stage is given is applied at once."""
+    """Ray Data in this process: what a stage is given is applied at once. `gpus`: what encoders asked for."""
+
+    gpus: ClassVar[list] = []
 
     def __init__(self, rows):
         self.rows = rows
 
-    def map(self, stage, fn_constructor_args=(), **_):
+    def map(self, stage, fn_constructor_args=(), num_gpus=None, **_):
+        if isinstance(stage, type):
+            self.gpus.append(num_gpus)
         stage = stage(*fn_constructor_args) if isinstance(stage, type) else stage
         return Rows([stage(row) for row in self.rows])
 
     def iter_rows(self):
         return iter(self.rows)
+
+
+@pytest.mark.parametrize(
+    ("workers", "limit", "free", "asked", "gpus"),
+    [
+        ([1, 1, 1], None, 3, None, 0),  # each concept may have a lane of its own
+        ([1, 1, 1], None, 4, None, 0.5),
+        ([1, 1, 1], None, 3.5, None, 0),
+        ([1, 1, 1], 2, 3, None, 0.5),
+        ([1, 4, 2], 2, 6, None, 0),  # the largest lanes
+        ([1, 4, 2], 2, 7, None, 0.5),
+        ([1], None, 0, None, 0),  # the autoscaler starts no node for this
+        ([1, 1], None, 2, 0.25, 0.25),
+        ([1], None, 8, 0, 0),
+    ],
+)
+def test_the_encoder_has_a_part_of_a_gpu_that_no_lane_will_want_or_what_was_asked(
+    workers, limit, free, asked, gpus
+):
+    works = [SimpleNamespace(config=make_config({"workers": count})) for count in workers]
+    assert share_beside(works, limit, free, asked) == Share(gpus=gpus)
+
+
+def test_a_part_of_a_gpu_that_no_node_has_is_refused(monkeypatch):
+    monkeypatch.setattr("training.batch.ray_lanes.has_gpus", lambda: False)
+    check_encoder(0)
+    check_encoder(None)
+    with pytest.raises(UserError, match=r"--encoder-gpus 0.5: the cluster has no GPUs"):
+        check_encoder(0.5)
+
+
+@pytest.mark.parametrize(("free", "gpus", "device"), [(4.0, 0.5, None), (3.0, None, "cpu")])
+def test_a_batch_on_gpus_asks_ray_for_that_part_and_encodes_there(tmp_path, monkeypatch, free, gpus, device):
+    """From `train_on_ray` to what Ray Data is asked for; the lanes are left out."""
+    asked, devices = [], []
+
+    def load(source, **options):
+        devices.append(options["device"])
+        return load_foundation(source, **{**options, "device": "cpu"})
+
+    def begin(batch, works, share):
+        monkeypatch.setattr(Rows, "gpus", asked)
+        _Preparer(share, preparing_turns(batch, "Ray Data")).run(list(works))
+
+    registry = open_registry(tmp_path / "registry")
+    works = planned(clip_set(tmp_path / "clips"), registry)
+    monkeypatch.setattr("models.load.load_foundation", load)
+    monkeypatch.setattr("ray.data.from_items", lambda items, **_: Rows(items))
+    monkeypatch.setattr("ray.available_resources", lambda: {"CPU": 8.0, "GPU": free})
+    monkeypatch.setattr("training.batch.ray_lanes.has_gpus", lambda: True)
+    monkeypatch.setattr("training.batch.ray_prepare.prepare_ahead", begin)
+    monkeypatch.setattr("training.batch.ray_lanes.Driver.run", lambda driver: [])
+    batch = open_batch(registry.storage, "b")
+    assert train_on_ray(batch, registry, "b", works=works) == []
+    assert asked == [gpus]
+    assert devices == [device]
 
 
 @pytest.mark.parametrize(("gpus", "device"), [(0, "cpu"), (0.5, None)])
@@ -59,9 +127,21 @@ def test_an_encoder_without_a_gpu_of_its_own_leaves_those_of_the_lanes_alone(
     works = planned(clip_set(tmp_path / "clips"), open_registry(tmp_path / "registry"))
     monkeypatch.setattr("models.load.load_foundation", load)
     monkeypatch.setattr("ray.data.from_items", lambda items, **_: Rows(items))
-    made = _Preparer(Share(gpus=gpus)).run(list(works))
+    batch = open_batch(open_registry(tmp_path / "registry").storage, "b")
+    made = _Preparer(Share(gpus=gpus), preparing_turns(batch, "Ray Data")).run(list(works))
     assert [(done.portion.name, done.error) for done in made] == [("c0", None), ("c1", None)]
     assert asked == [device]
+
+
+def test_what_a_lane_has_begun_is_passed_over(tmp_path, monkeypatch):
+    registry = open_registry(tmp_path / "registry")
+    batch = open_batch(registry.storage, "b")
+    works = planned(clip_set(tmp_path / "clips"), registry)
+    lane = preparing_turns(batch, "a lane")
+    assert lane.take(turn_of(works[0].name, works[0].sha256))
+    monkeypatch.setattr("ray.data.from_items", lambda items, **_: Rows(items))
+    made = _Preparer(Share(), preparing_turns(batch, "Ray Data")).run(list(works))
+    assert [(done.portion.name, done.made, done.error) for done in made] == [("c0", 0, None), ("c1", 2, None)]
 
 
 @pytest.mark.cluster
@@ -71,8 +151,8 @@ def test_a_batch_is_prepared_on_the_cluster_in_the_same_bits(tmp_path):
     registry = open_registry(tmp_path / "registry")
     foundation = load_foundation(WAN, device="cpu", dtype="float32")
     with ray_session("local", num_cpus=2):
-        works = planned(clips, registry)
-        preparing = prepare_ahead(works)
+        works, batch = planned(clips, registry), open_batch(registry.storage, "b")
+        preparing = prepare_ahead(batch, works)
         made = preparing.wait(120)
         assert [(done.portion.name, done.made, done.error) for done in made] == [
             ("c0", 2, None),
@@ -80,7 +160,7 @@ def test_a_batch_is_prepared_on_the_cluster_in_the_same_bits(tmp_path):
         ]
         assert [done.portion.name for done in preparing.so_far()] == ["c0", "c1"]
         preparing.stop()
-        again = prepare_ahead(works)
+        again = prepare_ahead(batch, works)
         assert again.wait(120) == []
         again.stop()
     for work in planned(other, registry):

@@ -18,7 +18,7 @@ from models.foundation import Foundation
 from training import ray_train
 from training.config import make_config
 from training.ray_train import KEPT_EVENTS, KEPT_SAMPLES, Board, Finished, _watching, put_up_board
-from training.run import Job, run_job
+from training.run import Job, load, run_job
 from training.samples import Rendering
 from training.tensorboard import TensorBoard
 
@@ -206,6 +206,18 @@ def test_samples_of_the_end_that_a_lost_renderer_was_to_make_are_none(monkeypatc
     monkeypatch.setattr("training.checkpoint.read_slot", lambda *_: {})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert rendering(use_gpu=True).final(Finished(tmp_path, {"step": 3})) == []
+
+
+def test_a_foundation_without_its_denoiser_leaves_the_last_samples_to_a_renderer(
+    monkeypatch, rendering, tmp_path
+):
+    renderers = Renderers(monkeypatch, step3=(3, ["a"]))
+    monkeypatch.setattr("training.checkpoint.read_slot", lambda *_: {})
+    mine = rendering()
+    mine.foundation, _ = load(Job("slide", "", "", "", "tiny-random:unet3d"), {"zero": 3, "workers": 2}, 1)
+    assert mine.foundation.pipeline.vae is not None
+    assert mine.final(Finished(tmp_path, {"step": 3})) == ["a"]
+    assert len(renderers.made) == 1
 
 
 @pytest.fixture

@@ -61,5 +61,7 @@ def test_a_team_trains_what_one_worker_trains(one, tmp_path, zero):
     # At ZeRO 3 a worker has its share of the base, between two steps as well.
     assert told["held"] == pytest.approx(told["whole"] / (WORKERS if zero else 1), rel=0.01)
     assert told["gathered"] == (0 if zero else told["whole"])
+    # It was cut into shares before DeepSpeed's engine had it, which would have put it on the device whole.
+    assert told["handed"] == ([0] if zero else [])
     # What DeepSpeed remembers of a pack that has ended holds no memory.
     assert (told["left"], told["bank"]) == (0, False)

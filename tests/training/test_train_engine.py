@@ -76,6 +76,12 @@ def test_every_zero_stage_gives_the_same_losses(two, zero):
         assert results[zero]["norm"] == pytest.approx(results[0]["norm"], rel=1e-5)
 
 
+def test_at_zero_3_no_device_is_given_the_whole_base(two, unet3d):
+    whole = sum(parameter.numel() for parameter in unet3d.denoiser.parameters())
+    for results in two:
+        assert [results[zero]["handed"] for zero in (0, 1, 2, 3)] == [whole, whole, whole, 0]
+
+
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_all_ranks_hold_the_same_adapters_though_they_look_at_different_clips(two, zero):
     assert two[0][zero]["digest"] == two[1][zero]["digest"]

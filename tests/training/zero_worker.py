@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from training_helpers import SMALL, random_clips
+from training_helpers import SMALL, random_clips, watch_deepspeed
 
 from models.load import load_foundation
 from training import checkpoint
@@ -36,7 +36,7 @@ def digest(engine):
 
 
 def main(rank, workers, rendezvous, stages, clip_count, folder, method):
-    import_deepspeed()
+    handed = watch_deepspeed(import_deepspeed())
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=workers)
     results = {}
     for zero in stages:
@@ -52,6 +52,7 @@ def main(rank, workers, rendezvous, stages, clip_count, folder, method):
         position = checkpoint.restore(folder / f"zero{zero}", again)
         rest = [report.loss for report in train(again, "c", clips, start=position["step"])]
         results[zero] = {
+            "handed": handed[-1],
             "losses": losses,
             "norm": norm,
             "digest": digest(engine),

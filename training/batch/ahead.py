@@ -3,7 +3,7 @@
     with Ahead(batch_state, owner, foundation, dtype, lock): ...
 
 The same functions with the same modules as in the lane, under one lock, so the same numbers; lanes of one batch share
-the work by turns (`prepared/` in the batch's storage). What fails here is left to the lane, which will meet it.
+the work by turns (`prepared/` in the batch's storage, in_turn.py). What fails here is left to the lane, which will meet it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import UserError
+from training.batch.in_turn import preparing_turns, turn_of
 from training.batch.prepare import STOPPED, Missing, Portion, Prepared, prepare_portions
 from training.batch.record import Record
 from training.batch.state import BatchState
-from training.batch.turns import Turns
 from training.config import DTYPES
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Ahead:
         lock: AbstractContextManager[Any],
     ) -> None:
         self.batch, self.foundation, self.dtype, self.lock = batch, foundation, dtype, lock
-        self.turns = Turns(batch.storage.sub("prepared"), owner, lease_s=LEASE_S, clock=batch.clock)
+        self.turns = preparing_turns(batch, owner, LEASE_S)
         self.prepared: list[Prepared] = []  # so far
         self._missing = Missing()
         self._looked: set[tuple[str, str]] = set()
@@ -97,7 +97,7 @@ class Ahead:
     def _portions(self) -> Iterator[Portion]:
         """Of the concepts at the head of the queue, asked for anew after each: the queue moves."""
         while not self._over.is_set() and (record := self._next()) is not None:
-            turn = f"{record.name}-{record.sha256[:16]}"
+            turn = turn_of(record.name, record.sha256)
             self._looked.add((record.name, record.sha256))
             if not self.turns.take(turn):
                 continue

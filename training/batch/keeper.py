@@ -30,6 +30,7 @@ class LaneSettings:
     pack: int | None
     most: int  # members of a pack
     profile: Profile | None
+    measure: bool  # its device, and take the best pack; the profile is None then
     threads: int  # of torch, on a CPU
     ahead: bool = True  # whether it prepares what waits beside its training
     lease_s: float = LEASE_S

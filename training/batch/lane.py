@@ -28,6 +28,8 @@ from training.batch.checkpoints import CheckpointWriter, restore
 from training.batch.choosing import ALONE_AFTER, Choosing
 from training.batch.heartbeat import Heartbeat
 from training.batch.holding import Held, Holding
+from training.batch.in_turn import in_turn, preparing_turns, turn_of
+from training.batch.measuring import Measuring
 from training.batch.plan import MOST
 from training.batch.prepare import prepare_work
 from training.batch.profile import Profile
@@ -39,6 +41,7 @@ from training.batch.watcher import Watcher
 from training.batch.work import Work
 from training.config import DTYPES
 from training.group import GroupKey
+from training.memory import explaining_memory
 from training.pack import Capacity, Ended, Event, Failed, Member, Pack, Stepped
 
 log = logging.getLogger(__name__)
@@ -57,6 +60,7 @@ class Lane:
     Args:
         pack: members of a pack; None takes what `profile` says is best, else 8.
         most: members of a pack whatever `pack` and `profile` say: this lane's share.
+        measuring: gives the profile of each group as it comes, measured here where it must be; None: there is `profile`.
         device: None takes CUDA where there is one.
         every_s: seconds between renewals of the claims.
         ahead: whether a thread here prepares the concepts that wait; False where others do (ray_prepare.py).
@@ -74,6 +78,7 @@ class Lane:
         pack: int | None = None,
         most: int = MOST,
         profile: Profile | None = None,
+        measuring: Measuring | None = None,
         device: str | None = None,
         watcher: Watcher | None = None,
         every_s: float | None = None,
@@ -85,13 +90,15 @@ class Lane:
         self.owner = owner or f"{socket.gethostname()}:{threading.get_native_id()}"
         self.device, self.watcher = device, watcher or Watcher()
         self.batch_id = batch.about()["id"]
-        self.ahead, self.workers, self.team = ahead, workers, team
+        self.ahead, self.workers, self.team, self.measuring = ahead, workers, team, measuring
         self.heartbeat = Heartbeat(self._own_state(), every_s)
         self.checkpoints = CheckpointWriter(self._own_state())
         self.holding = Holding(batch, self.heartbeat, self.checkpoints, self.watcher)
         self.choosing = Choosing(batch, self.owner, pack=pack, most=most, profile=profile, workers=workers)
+        self._turns = preparing_turns(batch, self.owner)
         self._encoding = threading.Lock()  # of the VAE and the text encoder, by this thread and the one ahead
-        self._loaded: tuple[tuple[str | None, str], Foundation] | None = None
+        self._loaded: tuple[tuple[str | None, str, int], Foundation] | None = None
+        self._load_seconds = 0.0
         self._stopping = threading.Event()
         self._looked = 0.0
 
@@ -158,6 +165,11 @@ class Lane:
             self.holding.fail(first.name, error)
             return
         alone = first.record.lost > ALONE_AFTER
+        if self.measuring is not None and not alone:
+            self.watcher.measuring(f"{work.key.bucket} {work.key.forward}")
+            self.choosing.profile = self.measuring.profile(
+                foundation, work.key, self._load_seconds, self._stopping
+            )
         capacity = self.choosing.capacity(work, alone)
         if work.config.zero:  # the pack leaves it in pieces
             self._loaded = None
@@ -166,6 +178,10 @@ class Lane:
             with self._preparing_ahead(work, foundation), self._open(foundation, work, capacity) as pack:
                 opened = True
                 self._train_pack(pack, first, foundation, alone)
+        except UserError:
+            if not opened:
+                self.holding.give_back()  # the foundation cannot be had where another worker of the team is
+            raise
         except torch.OutOfMemoryError:
             if self.team is not None:
                 raise  # the others are in the midst of the same
@@ -212,12 +228,24 @@ class Lane:
         return claim
 
     def _foundation(self, work: Work) -> Foundation:
-        """The foundation, whole (latents are made here), in the group's precision. Raises UserError."""
-        wanted = work.foundation, DTYPES[work.config.dtype]
+        """The foundation, whole (latents are made here), in the group's precision. Raises UserError.
+
+        At ZeRO 3 its denoiser lies on the CPU: the pack puts this worker's share of it on the device.
+        """
+        config = work.config
+        wanted = work.foundation, config.dtype, config.zero
         if self._loaded is None or self._loaded[0] != wanted:
             self._loaded = None  # two do not fit at once
             self.watcher.loading(work.foundation)
-            self._loaded = wanted, load_foundation(wanted[0], device=self.device, dtype=wanted[1])
+            began = time.monotonic()
+            with explaining_memory(*wanted, self.device):
+                foundation = load_foundation(
+                    work.foundation,
+                    device=self.device,
+                    dtype=DTYPES[config.dtype],
+                    denoiser_on_cpu=config.zero == 3,
+                )
+            self._loaded, self._load_seconds = (wanted, foundation), time.monotonic() - began
         foundation = self._loaded[1]
         if foundation.fingerprint != work.fingerprint:
             raise UserError(
@@ -231,7 +259,8 @@ class Lane:
         one, work = self.held[claim.name], self.held[claim.name].work
         self.watcher.preparing(work.name)
         try:
-            one.clips = prepare_work(work, foundation, self._encoding)
+            with in_turn(self._turns, turn_of(claim.name, claim.record.sha256), self._stopping):
+                one.clips = prepare_work(work, foundation, self._encoding)
             state = restore(self.batch.storage, claim.record)
             pack.admit(Member(work.name, work.concept, work.config, one.clips), state)
         except torch.OutOfMemoryError:

@@ -21,6 +21,7 @@ from infra.errors import UserError
 from training.batch.keeper import LaneSettings
 from training.batch.lane import Lane
 from training.batch.logs import Journal, JournalHandler, Notes, Several
+from training.batch.measuring import Measuring
 from training.batch.outage import Outage
 from training.batch.signals import LISTENING, TERMINATED
 from training.batch.state import BatchState, open_batch
@@ -108,6 +109,7 @@ def _run(settings: LaneSettings, keeper: Any, device: str, host: str, team: Team
                 pack=settings.pack,
                 most=settings.most,
                 profile=settings.profile,
+                measuring=Measuring(registry.storage, settings.name, device) if settings.measure else None,
                 device=device,
                 ahead=settings.ahead,
                 watcher=Several(notes, Metrics()),

@@ -180,6 +180,9 @@ class Notes(Watcher):
     def loading(self, foundation: str | None) -> None:
         self.journal.write(f"loading {foundation or 'the embedded foundation'}")
 
+    def measuring(self, group: str) -> None:
+        self.journal.write(f"takes the profile of {group}, or measures it: a minute at most")
+
     def preparing(self, name: str) -> None:
         self.concepts.add(name)
         self._told.pop(name, None)
@@ -223,6 +226,9 @@ class Several(Watcher):
 
     def loading(self, foundation: str | None) -> None:
         self._each("loading", foundation)
+
+    def measuring(self, group: str) -> None:
+        self._each("measuring", group)
 
     def preparing(self, name: str) -> None:
         self._each("preparing", name)

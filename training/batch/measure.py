@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-import os
 import platform
 import time
 from collections.abc import Callable, Iterable
@@ -29,6 +28,7 @@ from training.batch.profile import Curve, Profile
 from training.batch.work import Work
 from training.config import DTYPES
 from training.group import GroupKey
+from training.memory import device_memory, device_name, explaining_memory
 from training.pack import Capacity, Failed, Member, Pack
 
 log = logging.getLogger(__name__)
@@ -148,7 +148,8 @@ def device_profile(
         if on_progress:
             on_progress("loading the foundation", 0, 1)
         began = time.perf_counter()
-        foundation = load_foundation(source, device=on, dtype=DTYPES[dtype])
+        with explaining_memory(source, dtype, 0, on):
+            foundation = load_foundation(source, device=on, dtype=DTYPES[dtype])
         seconds = time.perf_counter() - began
         for key in keys:
             curve = measure_curve(
@@ -179,23 +180,6 @@ def profile_name(device: torch.device) -> str:
     """Tells devices apart whose steps take other times."""
     told = f"{device_name(device)} torch {torch.__version__} threads {torch.get_num_threads()}"
     return hashlib.sha256(told.encode()).hexdigest()[:16]
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{os.cpu_count()} CPU cores ({platform.machine()})"
-
-
-def device_memory(device: torch.device) -> int:
-    """Bytes: the GPU's, or the machine's, within what its control group may use."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.is_file() and limit.read_text().strip().isdigit():
-        memory = min(memory, int(limit.read_text()))
-    return memory
 
 
 def forget_peak(device: torch.device) -> None:

@@ -38,6 +38,7 @@ from infra.errors import UserError
 from infra.storage import open_storage
 from models.foundation import Bucket
 from training.adapters import data_sha256
+from training.batch.in_turn import turn_of
 from training.batch.work import Work
 from training.config import DTYPES
 
@@ -66,6 +67,7 @@ class Portion:
     bucket: Bucket
     clips: tuple[str, ...]  # hashes of their videos
     captions: tuple[str, ...]
+    turn: str  # of the work's preparation (in_turn.py)
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ class Missing:
             bucket=bucket,
             clips=tuple(clips),
             captions=tuple(captions),
+            turn=turn_of(work.name, work.sha256),
         )
 
     def of_all(self, works: Iterable[Work]) -> Iterator[Portion]:

@@ -19,7 +19,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from infra.cluster import here, reachable_nodes, short
+from infra.cluster import has_gpus, here, reachable_nodes, short
+from infra.errors import UserError
 from infra.registry import Registry
 from training.batch.keeper import LINGER_S, Keeper, LaneSettings, LaneState
 from training.batch.outage import Outage
@@ -60,6 +61,7 @@ class Driver:
     limit: int | None = None  # of lanes; None: as many as the cluster has room for
     pack: int | None = None
     profile: Profile | None = None
+    measure: bool = False  # lanes measure their devices, for `pack` and `profile` (measuring.py)
     cpus: float | None = None  # of a lane's worker
     ahead: bool = True  # whether lanes prepare what waits; False where the cluster does (ray_prepare.py)
     on_look: Look = lambda records, lanes: None
@@ -141,6 +143,7 @@ class Driver:
             pack=self.pack,
             most=MOST if self.pack else start.most,
             profile=self.profile,
+            measure=self.measure,
             threads=max(1, int(need.cpus)),
             ahead=self.ahead,
             lease_s=self.batch.lease_s,
@@ -213,6 +216,16 @@ def check_works(works: Sequence[Work], cpus: float | None = None) -> None:
     check_room({work.name: work.config.worker_range[0] for work in works}, places(nodes, need), need)
 
 
+def check_encoder(gpus: float | None) -> None:
+    """Raise (UserError 422) when a part of a GPU is asked for and the cluster of this session has none."""
+    if gpus and not has_gpus():
+        raise UserError(
+            f"--encoder-gpus {gpus:g}: the cluster has no GPUs, and each lane encodes what it takes on its CPUs; leave it out.",
+            status=422,
+            code="no_gpus",
+        )
+
+
 def train_on_ray(
     batch: BatchState,
     registry: Registry,
@@ -220,6 +233,8 @@ def train_on_ray(
     *,
     works: Sequence[Work] = (),
     validate: Validate | None = None,
+    limit: int | None = None,
+    encoder_gpus: float | None = None,
     **options: Any,
 ) -> list[Record]:
     """`Driver(...).run()`, which SIGINT and SIGTERM let end in order; a second Ctrl-C ends at once.
@@ -228,13 +243,19 @@ def train_on_ray(
         works: what lanes will want, in that order: latents of it are made ahead where lanes leave the CPUs free (they
             train on GPUs). Elsewhere each lane makes its own beside its training.
         validate: of what is published, in a process beside this one.
+        limit: of lanes.
+        encoder_gpus: GPUs of what makes latents ahead; 0: it does so on a CPU. None: half a one, if no lane will want it.
     """
-    from training.batch.ray_prepare import prepare_ahead
+    import ray
+
+    from training.batch.ray_prepare import prepare_ahead, share_beside
     from training.batch.run import stopped_by_signals
 
-    on_gpus = any(node.get("GPU") for node in reachable_nodes())
-    preparing = prepare_ahead(works) if works and on_gpus else None
-    driver = Driver(batch, registry, name, ahead=preparing is None, **options)
+    preparing = None
+    if works and has_gpus():
+        free = ray.available_resources().get("GPU", 0.0)
+        preparing = prepare_ahead(batch, works, share_beside(works, limit, free, encoder_gpus))
+    driver = Driver(batch, registry, name, limit, ahead=preparing is None, **options)
     beside = nullcontext() if validate is None else Validating(batch, registry, validate)
     try:
         with stopped_by_signals(driver), beside as validating:

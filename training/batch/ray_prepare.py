@@ -1,23 +1,27 @@
 """Latents of a whole batch ahead of its lanes, by Ray Data: decoding on CPUs, VAE and text encoder where there is room.
 
-    preparing = prepare_ahead(plan.works, gpus=0)      # returns at once; needs an initialised Ray
+    preparing = prepare_ahead(batch, plan.works)       # returns at once; needs an initialised Ray
     ...                                                # lanes (with ahead=False) find what is ready
     preparing.stop()
 
 Orchestration only: the stages are those of prepare.py, and what they make lies beside the clips under its content's key.
 An actor without CPUs runs the pipelines, one a foundation, so the driver may be a client of a far cluster. Where
-there is no room for an encoder (lanes hold every GPU) it waits and the lanes prepare what they take: nothing is lost.
+there is no room for an encoder (lanes hold every GPU) it waits and the lanes prepare what they take: nothing is lost. What a
+lane has begun is passed over; what is under way here when a lane takes it is made twice, for lanes are quicker and do not wait.
 """
 
 from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from training.batch.in_turn import preparing_turns
 from training.batch.prepare import (
+    Decoded,
+    Encoded,
     Missing,
     Portion,
     Prepared,
@@ -25,6 +29,8 @@ from training.batch.prepare import (
     encode_portion,
     store_portion,
 )
+from training.batch.state import BatchState
+from training.batch.turns import Turns
 from training.batch.work import Work
 
 if TYPE_CHECKING:
@@ -32,6 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ENCODER_GPUS = 0.5
 Row = dict[str, bytes]  # {"item": a pickled Portion, Decoded, Encoded or Prepared}
 
 
@@ -50,6 +57,23 @@ class Share:
         return None if self.gpus else "cpu"
 
 
+def share_beside(works: Sequence[Work], limit: int | None, free: float, asked: float | None = None) -> Share:
+    """What the preparation takes beside lanes that train on GPUs: half a GPU where one is left over, which no lane will want.
+
+    Lanes take whole GPUs, so any part of another one would keep a lane from starting until all is prepared.
+
+    Args:
+        works: what the lanes train.
+        limit: of lanes; None: as many as there is room for.
+        free: GPUs of the cluster that nobody holds now, before the lanes.
+        asked: GPUs of the encoder that are given all the same; 0: none.
+    """
+    if asked is not None:
+        return Share(gpus=asked)
+    workers = sorted((work.config.worker_range[0] for work in works), reverse=True)
+    return Share(gpus=ENCODER_GPUS if free - sum(workers[:limit]) >= 1 else 0.0)
+
+
 def _row(item: Any) -> Row:
     return {"item": pickle.dumps(item)}
 
@@ -65,22 +89,26 @@ def _store(row: Row) -> Row:
 class _Encoder:
     """An actor of the pipeline: holds the VAE and the text encoder of one foundation."""
 
-    def __init__(self, source: str | None, dtype: str, device: str | None) -> None:
+    def __init__(self, source: str | None, dtype: str, device: str | None, turns: Turns) -> None:
         from models.load import load_foundation
 
+        self.turns = turns
         self.foundation: Foundation = load_foundation(
             source, dtype=dtype, device=device, parts=("vae", "text")
         )
 
     def __call__(self, row: Row) -> Row:
-        return _row(encode_portion(pickle.loads(row["item"]), self.foundation))
+        decoded: Decoded = pickle.loads(row["item"])
+        if self.turns.look(decoded.portion.turn) is not None:
+            return _row(Encoded(decoded.portion))
+        return _row(encode_portion(decoded, self.foundation))
 
 
 class _Preparer:
     """The actor that runs the pipelines."""
 
-    def __init__(self, share: Share) -> None:
-        self.share = share
+    def __init__(self, share: Share, turns: Turns) -> None:
+        self.share, self.turns = share, turns
         self.done: list[Prepared] = []
 
     def run(self, works: list[Work]) -> list[Prepared]:
@@ -112,7 +140,7 @@ class _Preparer:
         rows = rows.map(_decode, num_cpus=share.cpus)
         rows = rows.map(
             _Encoder,
-            fn_constructor_args=(foundation, dtype, share.device),
+            fn_constructor_args=(foundation, dtype, share.device, self.turns),
             num_cpus=share.encoder_cpus,
             num_gpus=share.gpus or None,
             compute=ray.data.ActorPoolStrategy(size=share.encoders),
@@ -149,15 +177,16 @@ class Preparing:
         ray.kill(self._actor)
 
 
-def prepare_ahead(works: Iterable[Work], share: Share | None = None) -> Preparing:
+def prepare_ahead(batch: BatchState, works: Iterable[Work], share: Share | None = None) -> Preparing:
     """Begin to prepare works on the cluster of the current Ray session; returns at once.
 
     Args:
+        batch: whose lanes tell what they prepare themselves (in_turn.py).
         works: in the order in which lanes will want them (`Plan.works`).
-        share: what it may take beside the lanes; a CPU for the encoder and half a one a task when not given.
+        share: what it may take beside the lanes (`share_beside`); a CPU for the encoder and half a one a task when not given.
     """
     import ray
 
     remote: Any = ray.remote(num_cpus=0, max_concurrency=2)(_Preparer)  # type: ignore[call-overload]
-    actor = remote.remote(share or Share())
+    actor = remote.remote(share or Share(), preparing_turns(batch, "Ray Data"))
     return Preparing(actor, actor.run.remote(list(works)))

@@ -11,12 +11,14 @@ all packs have the same members in one order and do one step after another, each
 samples (training/team_engine.py). Each rank has every slot whole, and at ZeRO 3 a share of the base.
 
 A worker that fails, by memory or by anything else, takes the whole lane with it: the ranks would no longer be the same.
-What the lane held is then free for the next one, from the last checkpoints.
+What the lane held is then free for the next one, from the last checkpoints. A foundation that one of them cannot load opens no
+pack on any: that is the leader's UserError, as if it lacked there.
 """
 
 from __future__ import annotations
 
 import datetime
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,12 +26,14 @@ from typing import Any
 
 import torch.distributed as dist
 
+from infra.errors import UserError
 from models.foundation import Foundation
 from models.load import load_foundation
 from training.batch.work import Work
 from training.config import DTYPES
 from training.engine import Engine
 from training.group import GroupKey
+from training.memory import explaining_memory
 from training.optim import SlotAdamW
 from training.pack import Capacity, Event, Member, MemberState, Pack
 from training.step import DualStep
@@ -99,6 +103,17 @@ class Orders:
         dist.broadcast_object_list(box, src=0, group=self._group)
         return box[0]
 
+    def refusal(self, problem: UserError | None = None) -> UserError | None:
+        """On every rank, with what keeps it from a pack. Returns what keeps any of them from it, the first rank's."""
+        told: list[Any] = [None] * dist.get_world_size(self._group)
+        own = problem and (problem.message, problem.status, problem.code)
+        dist.all_gather_object(told, own, group=self._group)
+        for first in told:
+            if first is not None:
+                message, status, code = first
+                return UserError(message, status=status, code=code)
+        return None
+
     def agree(self, problem: str | None) -> None:
         """On every rank, with what it met with. Raises RuntimeError on all of them unless they met with the same."""
         problems: list[Any] = [None] * dist.get_world_size(self._group)
@@ -118,9 +133,13 @@ class LeaderPack(Pack):
         self.sound = True  # the others wait for an order: not while they do one, nor after one that failed
 
     def __enter__(self) -> LeaderPack:
+        """Raises UserError when a worker has not the foundation: none has opened the pack then."""
         with self._together(self._open):
-            self._orders.agree(None)
-            super().__enter__()
+            refusal = self._orders.refusal()
+            if refusal is None:
+                super().__enter__()
+        if refusal is not None:
+            raise refusal
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -189,20 +208,29 @@ class Team:
     def follow(self, device: str) -> None:
         """On the others: do what the leader says until the lane ends.
 
+        A foundation that cannot be had here is the leader's to tell of: no pack of it is opened.
+
         Raises:
-            RuntimeError: the foundation here is another one, or this rank could not do what the leader could.
+            RuntimeError: this rank could not do what the leader could.
         """
-        loaded: tuple[tuple[str | None, str], Foundation] | None = None
+        loaded: tuple[tuple[str | None, str, int], Foundation] | None = None
         while True:
             order = self._orders.hear()
             if isinstance(order, Over):
                 return
             assert isinstance(order, Open), order
-            wanted = order.foundation, order.dtype
-            if loaded is None or loaded[0] != wanted:
-                loaded = None  # two do not fit at once
-                loaded = wanted, _load(order, device)
-            self._orders.agree(_other(loaded[1], order))
+            wanted = order.foundation, order.dtype, order.key.zero
+            problem: UserError | None = None
+            try:
+                if loaded is None or loaded[0] != wanted:
+                    loaded = None  # two do not fit at once
+                    loaded = wanted, _load(order, device)
+                _check(loaded[1], order)
+            except UserError as error:
+                problem = error
+            if self._orders.refusal(problem) is not None:
+                continue
+            assert loaded is not None
             with Pack(loaded[1], order.key, order.capacity, make_engine=make_engine) as pack:
                 self._train(pack)
             if order.key.zero:
@@ -238,14 +266,20 @@ def _named(error: Exception | None) -> str | None:
 
 
 def _load(order: Open, device: str) -> Foundation:
-    return load_foundation(order.foundation, device=device, dtype=DTYPES[order.dtype], parts=("denoiser",))
+    with explaining_memory(order.foundation, order.dtype, order.key.zero, device):
+        return load_foundation(
+            order.foundation,
+            device=device,
+            dtype=DTYPES[order.dtype],
+            parts=("denoiser",),
+            denoiser_on_cpu=order.key.zero == 3,
+        )
 
 
-def _other(foundation: Foundation, order: Open) -> str | None:
-    """What is wrong with the foundation of this node; None where it is the leader's."""
-    if foundation.fingerprint == order.fingerprint:
-        return None
-    return (
-        f"the foundation here has fingerprint {foundation.fingerprint[:12]}, the leader's {order.fingerprint[:12]}; put "
-        f"the same files at {order.foundation} on every node"
-    )
+def _check(foundation: Foundation, order: Open) -> None:
+    """Raises UserError when the foundation of this node is another one than the leader's."""
+    if foundation.fingerprint != order.fingerprint:
+        raise UserError(
+            f"the foundation on {socket.gethostname()} has fingerprint {foundation.fingerprint[:12]}, the lane's leader has "
+            f"{order.fingerprint[:12]}; put the same files at {order.foundation} on every node."
+        )

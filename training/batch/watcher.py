@@ -15,6 +15,9 @@ class Watcher:
     def loading(self, foundation: str | None) -> None:
         """A foundation is loaded."""
 
+    def measuring(self, group: str) -> None:
+        """The device is measured with steps of this group, unless another lane does or did."""
+
     def preparing(self, name: str) -> None:
         """A concept's latents are computed or fetched."""
 

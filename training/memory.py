@@ -1,0 +1,64 @@
+"""A foundation that does not fit its device: what was loaded where, what that has, and what to do.
+
+with explaining_memory(source, "fp32", 0, device):
+    foundation = load_foundation(source, device=device, ...)
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from infra.errors import UserError
+
+
+@contextmanager
+def explaining_memory(
+    source: str | None, dtype: str, zero: int, device: str | torch.device | None = None
+) -> Iterator[None]:
+    """Within the block a foundation is loaded for training.
+
+    Args:
+        source: of the foundation; None: the embedded one.
+        dtype: "fp32" or "bf16".
+        zero: DeepSpeed's stage.
+        device: None is CUDA where there is one, as for `load_foundation`.
+
+    Raises:
+        UserError: the device's memory did not suffice (507 "foundation_too_large").
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        on = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        ways = ["dtype bf16"] if dtype == "fp32" else []
+        ways += ["zero 3 with workers 2 or more"] if zero != 3 else []
+        raise UserError(
+            f"the foundation {source or 'sprites'} in {dtype} does not fit the memory of {device_name(on)}, "
+            f"{device_memory(on) / 2**30:.1f} GiB; give {' or '.join([*ways, 'a device with more memory'])}.",
+            status=507,
+            code="foundation_too_large",
+        ) from None
+
+
+def device_name(device: torch.device) -> str:
+    """What people call a device."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{os.cpu_count()} CPU cores ({platform.machine()})"
+
+
+def device_memory(device: torch.device) -> int:
+    """Bytes: the GPU's, or the machine's, within what its control group may use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and limit.read_text().strip().isdigit():
+        memory = min(memory, int(limit.read_text()))
+    return memory
