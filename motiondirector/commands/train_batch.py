@@ -15,12 +15,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from infra.errors import UserError
+from motiondirector.batch_plan import show_plan
 from motiondirector.batch_screen import BatchScreen
 from motiondirector.commands.concepts import DEFAULT_REGISTRY, RegistryUri
 from motiondirector.commands.evaluate import ClipWeights, PickWeights
 
 if TYPE_CHECKING:
-    from training.batch.plan import Plan
     from training.batch.profile import Profile
     from training.batch.record import Record
 
@@ -119,7 +119,7 @@ def train_batch(
 
     Each adapter is the one that `motiondirector train` gives with the same settings. Concepts that fail stop nobody else.
     Stopped, the same command goes on; given in several terminals or machines, they share the work. A changed manifest adds to
-    the batch. `motiondirector runs` shows, cancels, tries again and has the logs.
+    the batch. What failed or was cancelled stays so until `motiondirector runs retry`; `runs` shows, cancels and has the logs, too.
 
     With --address lanes run on a Ray cluster's nodes, one a GPU, and this command starts them again when one dies; all that
     lasts is in the registry's storage, which every node must reach.
@@ -147,6 +147,7 @@ def train_batch(
     texts = () if prompts is None else tuple(read_prompts(prompts))
     entries = read_manifest(manifest, {**parse_settings(setting or []), **defaults})
     members, count = pack_size(pack), lane_count(lanes, address)
+    batch_id = name or batch_name(manifest)
     if cpus_per_lane is not None and address is None and count == 1:
         raise UserError(
             f"--cpus-per-lane {cpus_per_lane:g}: the one lane is this process, which takes what the machine has; give it "
@@ -164,8 +165,9 @@ def train_batch(
         if pack == "auto" and profile is None and not on_ray:
             profile = "auto"
         opened, sources = open_registry(registry), Sources()
+        batch = open_batch(opened.storage, batch_id)
         planned: dict[str, Any] = {"lanes": count, "pack": members, "sources": sources}
-        planned["workers"] = None if on_ray else 1
+        planned |= {"workers": None if on_ray else 1, "records": batch.records()}
         measured: Profile | None = None
         if profile == "auto":
             unmeasured = make_plan(entries, manifest, opened, **planned)
@@ -175,7 +177,7 @@ def train_batch(
         elif profile is not None:
             measured = Profile.parse(read_text(Path(profile)), profile)
         plan = make_plan(entries, manifest, opened, profile=measured, **planned)
-        show_plan(console, plan, measured)
+        show_plan(console, plan, batch_id)
         if dry_run:
             return
         lane_cpus = cpus_per_lane or shared_cpus(address, count) if on_ray else None
@@ -183,8 +185,6 @@ def train_batch(
             from training.batch.ray_lanes import check_works, train_on_ray
 
             check_works(plan.works, lane_cpus)
-        batch_id = name or batch_name(manifest)
-        batch = open_batch(opened.storage, batch_id)
         enter(batch, plan, {"manifest": manifest, "registry": opened.uri}, opened)
         validate = (
             Evaluation(opened.uri, texts, seeds, steps=evaluate_steps, clip=clip, pickscore=pickscore)
@@ -320,36 +320,6 @@ def watcher(console: Console, bars: Any) -> Any:
     return Screen()
 
 
-def show_plan(console: Console, plan: Plan, profile: Profile | None) -> None:
-    """Packs with what they take, and what is done."""
-    table = Table("lane", "concepts", "at once", "size", "method", "rank", "steps", "memory", "time")
-    for pack in plan.packs:
-        steps = [work.config.steps for work in pack.works]
-        fixed = pack.base_bytes + pack.adapter_bytes
-        memory = f"{size(fixed)} + activations" if pack.peak_bytes is None else size(pack.peak_bytes)
-        table.add_row(
-            str(pack.lane),
-            f"{len(pack.works)}: {', '.join(work.name for work in pack.works[:4])}{', ...' * (len(pack.works) > 4)}",
-            str(pack.capacity.members),
-            pack.key.bucket,
-            pack.key.forward,
-            str(pack.key.rank or "full"),
-            f"{min(steps)}-{max(steps)}" if len(set(steps)) > 1 else str(steps[0]),
-            memory,
-            "not measured" if pack.seconds is None else span(pack.seconds),
-        )
-    if plan.packs:
-        console.print(table)
-    total = "" if plan.seconds is None or not plan.packs else f", about {span(plan.seconds)}"
-    console.print(
-        f"{len(plan.works)} concepts to train in {len(plan.packs)} packs on {plan.lanes} "
-        f"lane{'s' if plan.lanes > 1 else ''}{total}; {len(plan.done)} done before",
-        highlight=False,
-    )
-    for done in plan.done[:20]:
-        console.print(f"  {done.work.name}: {done.version} is the same", highlight=False, style="dim")
-
-
 def show_records(console: Console, records: list[Record], validated: dict[str, dict[str, Any]]) -> None:
     """One row a concept. `validated` is `training.batch.validation.validations` of them."""
     columns = (
@@ -379,19 +349,3 @@ def scored(validation: dict[str, Any] | None) -> str:
     if validation["error"] is not None:
         return f"failed: {validation['error']}"
     return headline(validation["scores"])
-
-
-def size(count: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
-def span(seconds: float) -> str:
-    """Seconds for people."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

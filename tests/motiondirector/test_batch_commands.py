@@ -92,6 +92,34 @@ def test_a_batch_from_the_plan_to_the_registry(place, monkeypatch):
     assert (place / "b" / "evaluation" / "index.html").is_file()
 
 
+def test_the_plan_says_what_stays_as_it_ended_and_what_to_do(place):
+    from infra.storage import open_storage
+    from training.batch.manifest import read_manifest
+    from training.batch.plan import make_plan
+    from training.batch.run import enter
+    from training.batch.state import open_batch
+
+    batch = open_batch(open_storage("reg"), "batch")
+    enter(batch, make_plan(read_manifest("batch.yaml"), "batch.yaml", open_registry("reg")), {})
+    batch.fail(batch.claim("lane", suits=lambda record: record.name == "a"), "clip 3 is [corrupt]")
+    batch.cancel("b")
+    before = batch.records()
+    plan = shown("train-batch", "batch.yaml", "--registry", "reg", "--dry-run")
+    assert "0 concepts to train in 0 packs on 1 lane; 0 done before; 2 stay as they ended before" in plan
+    assert (
+        "a: failed before (clip 3 is [corrupt]); to train it again: motiondirector runs retry batch a" in plan
+    )
+    assert "b: cancelled before; to train it again: motiondirector runs retry batch b" in plan
+    assert batch.records() == before
+    shown("runs", "retry", "batch", "b", "--registry", "reg")
+    plan = shown("train-batch", "batch.yaml", "--registry", "reg", "--dry-run")
+    assert "1 concepts to train in 1 packs on 1 lane; 0 done before; 1 stay as they ended before" in plan
+    # As an error may ask: with other settings it is another work, and is trained.
+    plan = shown("train-batch", "batch.yaml", "--registry", "reg", "--dry-run", "--setting", "seed=5")
+    assert "2 concepts to train in 1 packs on 1 lane; 0 done before" in plan
+    assert "as they ended" not in plan
+
+
 def test_waiting_concepts_are_cancelled_and_tried_again(place):
     from infra.storage import open_storage
     from training.batch.manifest import read_manifest

@@ -20,6 +20,7 @@ from infra.registry import Registry, Version
 from infra.storage import open_storage
 from training.batch.manifest import Entry, Mistake, Mistakes
 from training.batch.profile import Curve, Profile
+from training.batch.record import Record, stays_ended
 from training.batch.work import Work, work_sha256
 from training.config import resolve
 from training.group import GroupKey
@@ -40,6 +41,14 @@ class Done:
 
     work: Work
     version: str
+
+
+@dataclass(frozen=True)
+class Left:
+    """A work that failed or was cancelled in this batch, and stays so until it is tried again (`runs retry`)."""
+
+    work: Work
+    record: Record
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,7 @@ class Plan:
     done: tuple[Done, ...]
     packs: tuple[PlannedPack, ...]
     lanes: int
+    left: tuple[Left, ...] = ()
 
     @property
     def seconds(self) -> float | None:
@@ -121,6 +131,7 @@ def make_plan(
     profile: Profile | None = None,
     sources: Sources | None = None,
     workers: int | None = None,
+    records: Sequence[Record] = (),
 ) -> Plan:
     """What these entries come to.
 
@@ -130,6 +141,7 @@ def make_plan(
         pack: members of a pack; None takes what the profile says is best (8 without one).
         profile: of the lanes' device.
         workers: of a lane, where all have so many: 1 when they are processes without Ray.
+        records: of the batch, where it was begun.
 
     Raises:
         Mistakes: concepts that are not there, clips without captions or too small, settings that do not suit the
@@ -138,13 +150,20 @@ def make_plan(
     sources = sources or Sources()
     works = resolve_entries(entries, source, sources, workers)
     done = already_done(works, registry)
-    todo = [work for work in works if work.name not in done]
+    there = {record.name: record for record in records}
+    left = [
+        Left(work, there[work.name])
+        for work in works
+        if work.name not in done and work.name in there and stays_ended(there[work.name], work)
+    ]
+    todo = [work for work in works if work.name not in {*done, *(one.work.name for one in left)}]
     packs = lay_out(todo, sources, lanes, pack, profile)
     return Plan(
         works=tuple(sorted((work for one in packs for work in one.works), key=lambda work: -work.priority)),
         done=tuple(Done(work, done[work.name].ref) for work in works if work.name in done),
         packs=tuple(packs),
         lanes=lanes,
+        left=tuple(left),
     )
 
 

@@ -44,7 +44,8 @@ def enter(
         name = version.partition("@")[0]
         return registry is not None and all(kept.ref != version for kept in registry.versions(name))
 
-    return batch.add(plan.works, is_gone=is_gone)
+    # What stays as it ended takes over where and how it is to run, for when it is tried again.
+    return batch.add([*plan.works, *(one.work for one in plan.left)], is_gone=is_gone)
 
 
 def train_batch(

@@ -28,12 +28,11 @@ from typing import Any
 from infra.errors import UserError
 from infra.registry import check_concept_name
 from infra.storage import NotFound, Storage
-from training.batch.record import RUNNING, Claim, Lease, LeaseLost, Record, queued, rank, token
+from training.batch.record import RUNNING, WITHDRAWN, Claim, Lease, LeaseLost, Record, queued, rank, token
 from training.batch.work import Work
 
 LEASE_S = 60.0
 SWAPS = 100  # tries against others who change the same record
-WITHDRAWN = "what is asked for now is done already"  # the reason of what was cancelled by that
 HISTORY = 40  # changes of a record that it remembers
 
 Change = Callable[[Record], Record | None]
@@ -169,6 +168,7 @@ class BatchState:
 
     def _same(self, record: Record, fresh: Record, is_gone: Callable[[str], bool]) -> Record | None:
         """What adding a concept again makes of its record; None: nothing."""
+        # The plan says beforehand which of these stay as they ended (`record.stays_ended`).
         again = replace(fresh, attempt=record.attempt + 1, history=record.history)
         if record.status == "published":
             return again if record.version is not None and is_gone(record.version) else None
