@@ -133,19 +133,21 @@ def train_batch(
     from motiondirector.batch_validation import Evaluation
     from motiondirector.progress import Bars, Warnings
     from motiondirector.settings import parse_settings
-    from training.batch.manifest import read_manifest
+    from training.batch.manifest import read_entries
     from training.batch.measure import device_profile
-    from training.batch.plan import Sources, make_plan
+    from training.batch.plan import make_plan
     from training.batch.profile import Profile
+    from training.batch.resolving import Sources
     from training.batch.run import enter
     from training.batch.run import train_batch as run
+    from training.batch.sizing import room_check
     from training.batch.state import open_batch
     from training.batch.validation import validations
 
     defaults: dict[str, Any] = {"data": data, "foundation": foundation}
     defaults = {key: value for key, value in defaults.items() if value is not None}
     texts = () if prompts is None else tuple(read_prompts(prompts))
-    entries = read_manifest(manifest, {**parse_settings(setting or []), **defaults})
+    entries, mistakes = read_entries(manifest, {**parse_settings(setting or []), **defaults})
     members, count = pack_size(pack), lane_count(lanes, address)
     batch_id = name or batch_name(manifest)
     if cpus_per_lane is not None and address is None and count == 1:
@@ -155,8 +157,9 @@ def train_batch(
         )
     console = Console()
     with ExitStack() as stack:
+        nodes: list[dict[str, float]] = []
         if count != 1 or address is not None:
-            count = stack.enter_context(cluster(address, count, cpus_per_lane, dry_run))
+            count, nodes = stack.enter_context(cluster(address, count, cpus_per_lane, dry_run))
         on_ray = address is not None or count > 1
         if on_ray and profile == "auto":
             raise UserError(
@@ -167,7 +170,10 @@ def train_batch(
         opened, sources = open_registry(registry), Sources()
         batch = open_batch(opened.storage, batch_id)
         planned: dict[str, Any] = {"lanes": count, "pack": members, "sources": sources}
-        planned |= {"workers": None if on_ray else 1, "records": batch.records()}
+        planned |= {"workers": None if on_ray else 1, "records": batch.records(), "mistakes": mistakes}
+        lane_cpus = cpus_per_lane or shared_cpus(address, count) if on_ray else None
+        if on_ray:
+            planned["check"] = room_check(nodes, lane_cpus)
         measured: Profile | None = None
         if profile == "auto":
             unmeasured = make_plan(entries, manifest, opened, **planned)
@@ -180,11 +186,6 @@ def train_batch(
         show_plan(console, plan, batch_id)
         if dry_run:
             return
-        lane_cpus = cpus_per_lane or shared_cpus(address, count) if on_ray else None
-        if on_ray:
-            from training.batch.ray_lanes import check_works, train_on_ray
-
-            check_works(plan.works, lane_cpus)
         enter(batch, plan, {"manifest": manifest, "registry": opened.uri}, opened)
         validate = (
             Evaluation(opened.uri, texts, seeds, steps=evaluate_steps, clip=clip, pickscore=pickscore)
@@ -192,6 +193,8 @@ def train_batch(
             else None
         )
         if on_ray:
+            from training.batch.ray_lanes import train_on_ray
+
             limit = None if lanes in (None, "auto") else count
 
             def line(text: str) -> None:
@@ -257,24 +260,28 @@ def shared_cpus(address: str | None, lanes: int) -> float | None:
 
 
 @contextmanager
-def cluster(address: str | None, lanes: int | None, cpus: float | None, dry_run: bool) -> Iterator[int]:
-    """A Ray session for so many lanes; gives how many to plan for.
+def cluster(
+    address: str | None, lanes: int | None, cpus: float | None, dry_run: bool
+) -> Iterator[tuple[int, list[dict[str, float]]]]:
+    """A Ray session for so many lanes; gives how many to plan for, and the resources of the nodes there are for them.
 
     Without an address it is a cluster on this machine, with a CPU for each lane even where it has fewer. A dry run
-    with a number of lanes needs none.
+    with a number of lanes needs no such cluster, as what it would have is known.
     """
     from infra.cluster import ray_session, reachable_nodes
     from training.batch.sizing import lane_need, places
 
-    if dry_run and lanes is not None:
-        yield lanes
-        return
     options: dict[str, Any] = {}
     if address is None and lanes is not None:
         options["num_cpus"] = max(lanes, os.cpu_count() or 1)
+        if dry_run and not os.environ.get("RAY_ADDRESS"):
+            import torch
+
+            yield lanes, [{"CPU": options["num_cpus"], "GPU": torch.cuda.device_count()}]
+            return
     with ray_session(address, **options):
         nodes = reachable_nodes()
-        yield lanes or max(1, places(nodes, lane_need(nodes, cpus)))
+        yield lanes or max(1, places(nodes, lane_need(nodes, cpus))), nodes
 
 
 def read_text(path: Path) -> str:

@@ -186,6 +186,39 @@ def test_mistakes_are_one_list_and_nothing_starts(place):
         assert words in cli("train-batch", "batch.yaml", "--registry", "reg", *arguments).exception.message
 
 
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+def test_what_only_the_plan_finds_is_in_the_same_list(place, dry):
+    """A wrong setting, a concept that is not there (of the same line, too), and more workers than there is room for."""
+    (place / "batch.yaml").write_text(
+        "defaults: {data: clips, foundation: 'tiny-random:wan', frames: 5, height: 32, width: 32}\n"
+        "concepts:\n  - {concept: nobody, steps: -1}\n  - {concept: a, rank: 0}\n  - {concept: b, workers: 2}\n"
+    )
+    result = cli("train-batch", "batch.yaml", "--registry", "reg", *dry)
+    lines = result.exception.message.splitlines()
+    assert "batch.yaml has 4 mistakes; nothing was started" in lines[0]
+    for line, words in zip(
+        lines[1:],
+        (
+            "line 3: nobody: no clips of concept 'nobody'",
+            "line 3: steps -1",
+            "line 4: rank 0",
+            "line 5: b: concept b asks for workers 2",
+        ),
+        strict=True,
+    ):
+        assert words in line
+    assert not (place / "reg").exists()
+
+
+def test_a_dry_run_knows_how_many_workers_this_machine_has_room_for(place):
+    (place / "batch.yaml").write_text(
+        "defaults: {data: clips, foundation: 'tiny-random:wan', frames: 5, height: 32, width: 32}\n"
+        "concepts:\n  - {concept: a, workers: 64}\n"
+    )
+    result = cli("train-batch", "batch.yaml", "--registry", "reg", "--lanes", "2", "--dry-run")
+    assert "line 3: a: a lane for a takes 64 workers" in result.exception.message
+
+
 def test_a_dry_run_plans_for_any_number_of_lanes(place):
     plan = shown("train-batch", "batch.yaml", "--registry", "reg", "--dry-run", "--lanes", "2", "--pack", "1")
     assert "2 concepts to train in 2 packs on 2 lanes" in plan

@@ -206,13 +206,6 @@ class Driver:
         self.on_look(records, list(self.lanes.values()))
 
 
-def check_works(works: Sequence[Work], cpus: float | None = None) -> None:
-    """Raise unless the cluster of this session has room for a lane of each (UserError 422): before they are entered."""
-    nodes = reachable_nodes()
-    need = lane_need(nodes, cpus)
-    check_room({work.name: work.config.worker_range[0] for work in works}, places(nodes, need), need)
-
-
 def train_on_ray(
     batch: BatchState,
     registry: Registry,

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from infra.errors import UserError
 from training.batch.work import Work
 
 Status = Literal["queued", "preparing", "training", "published", "failed", "cancelled"]
@@ -103,6 +104,18 @@ def stays_ended(record: Record, work: Work) -> bool:
     if record.status == "cancelled":
         return record.reason != WITHDRAWN
     return record.status == "failed" and record.work == json.loads(json.dumps(work.asdict()))
+
+
+def check_idle(record: Record, sha256: str) -> None:
+    """Raises UserError (409) where a lane has the concept as another work than this: it would go on with other data or settings
+    than are asked for."""
+    if record.status in RUNNING and record.sha256 != sha256:
+        raise UserError(
+            f"concept {record.name} is {record.status} with other data or settings; cancel it first "
+            f"(motiondirector runs cancel), or publish this one under another name.",
+            status=409,
+            code="concept_busy",
+        )
 
 
 def rank(record: Record) -> tuple[int, int, str]:

@@ -7,21 +7,23 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
+from infra.errors import UserError
 from infra.registry import Registry
 from training.batch.lane import Lane
 from training.batch.logs import Journal, JournalHandler, Notes, Several
 from training.batch.outage import Outage
 from training.batch.plan import Plan
 from training.batch.profile import Profile
-from training.batch.record import Record
+from training.batch.record import Record, check_idle
 from training.batch.sizing import workers_of
 from training.batch.state import BatchState
 from training.batch.validation import Validate, Validating
 from training.batch.watcher import Watcher
+from training.batch.work import Work
 
 POLL_S = 5.0
 
@@ -35,8 +37,11 @@ def enter(
     trained no more with the data or settings that an earlier manifest gave it.
 
     Raises:
-        UserError: one of them is being trained with other settings (409).
+        UserError: some of them are being trained with other settings (409): nothing is written.
     """
+    # What stays as it ended takes over where and how it is to run, for when it is tried again.
+    works = [*plan.works, *(one.work for one in plan.left)]
+    check_all_idle(batch, [*works, *(done.work for done in plan.done)])
     batch.create(about)
     batch.withdraw(done.work for done in plan.done)
 
@@ -44,8 +49,21 @@ def enter(
         name = version.partition("@")[0]
         return registry is not None and all(kept.ref != version for kept in registry.versions(name))
 
-    # What stays as it ended takes over where and how it is to run, for when it is tried again.
-    return batch.add([*plan.works, *(one.work for one in plan.left)], is_gone=is_gone)
+    return batch.add(works, is_gone=is_gone)
+
+
+def check_all_idle(batch: BatchState, works: Iterable[Work]) -> None:
+    """Raises UserError (409), naming all, where lanes have some of these concepts with other data or settings."""
+    there = {record.name: record for record in batch.records()}
+    told = []
+    for work in works:
+        try:
+            if work.name in there:
+                check_idle(there[work.name], work.sha256)
+        except UserError as error:
+            told.append(error.message)
+    if told:
+        raise UserError("\n".join(told), status=409, code="concept_busy")
 
 
 def train_batch(
