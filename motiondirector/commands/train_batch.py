@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +23,7 @@ from motiondirector.commands.evaluate import ClipWeights, PickWeights
 if TYPE_CHECKING:
     from training.batch.profile import Profile
     from training.batch.record import Record
+    from training.batch.watcher import Watcher
 
 
 def register(app: typer.Typer) -> None:
@@ -192,37 +193,20 @@ def train_batch(
             if evaluate
             else None
         )
-        if on_ray:
-            from training.batch.ray_lanes import train_on_ray
 
-            limit = None if lanes in (None, "auto") else count
+        def line(text: str) -> None:
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-            def line(text: str) -> None:
-                console.print(text, highlight=False, markup=False, soft_wrap=True)
+        work: dict[str, Any] = {"pack": members, "profile": measured, "validate": validate}
+        with BatchScreen(console) as screen, Warnings(line):
+            if on_ray:
+                from training.batch.ray_lanes import train_on_ray
 
-            with BatchScreen(console) as screen, Warnings(line):
-                records = train_on_ray(
-                    batch,
-                    opened,
-                    batch_id,
-                    limit=limit,
-                    pack=members,
-                    profile=measured,
-                    cpus=lane_cpus,
-                    works=plan.works,
-                    validate=validate,
-                    on_look=screen,
-                )
-        else:
-            with Bars() as bars, Warnings(bars.say):
-                records = run(
-                    batch,
-                    opened,
-                    pack=members,
-                    profile=measured,
-                    watcher=watcher(console, bars),
-                    validate=validate,
-                )
+                limit = None if lanes in (None, "auto") else count
+                work |= {"limit": limit, "cpus": lane_cpus, "works": plan.works}
+                records = train_on_ray(batch, opened, batch_id, on_look=screen, **work)
+            else:
+                records = run(batch, opened, watcher=loading_said(line), on_look=screen, **work)
     show_records(console, records, validations(batch, records))
     if not on_ray and (left := [record.name for record in records if not record.ended]):
         console.print(
@@ -303,28 +287,15 @@ def batch_name(manifest: str) -> str:
     return name
 
 
-def watcher(console: Console, bars: Any) -> Any:
-    """One bar a concept while it trains, one line when it ends."""
+def loading_said(say: Callable[[str], None]) -> Watcher:
+    """A line when a lane of this process loads a foundation: the table stands still meanwhile."""
     from training.batch.watcher import Watcher
 
-    class Screen(Watcher):
+    class Said(Watcher):
         def loading(self, foundation: str | None) -> None:
-            console.print(
-                f"loading {escape(foundation or 'the embedded foundation')}", highlight=False, style="dim"
-            )
+            say(f"loading {foundation or 'the embedded foundation'}")
 
-        def preparing(self, name: str) -> None:
-            bars(name, 0, 0, "preparing latents")
-
-        def stepped(self, name: str, report: Any) -> None:
-            bars(name, report.step, report.steps, f"loss {report.loss:.3f}")
-
-        def ended(self, record: Record) -> None:
-            bars.done(record.name)
-            what = record.version or escape(record.reason or "")
-            console.print(f"{record.name}: {record.status} {what}", highlight=False, soft_wrap=True)
-
-    return Screen()
+    return Said()
 
 
 def show_records(console: Console, records: list[Record], validated: dict[str, dict[str, Any]]) -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import re
 
 import pytest
 from clip_sets import sliding_clips, write_set
@@ -248,14 +249,27 @@ def test_a_live_table_has_who_trains_first_and_says_what_ended():
     assert text.index("now") < text.index("waits")
     assert "2:00" in text
     assert "and 1 more" in text
-    with BatchScreen(console) as screen:
+    now = [0.0]
+    with BatchScreen(console, lambda: now[0]) as screen:
         screen(records, lanes)
         screen(records, lanes)
         screen(records, [])
+        for now[0] in (29.0, 31.0, 70.0):  # where there is no table, how it stands: seldom, and if it changed
+            screen(records, [])
     assert console.export_text().splitlines() == [
         "done: published done@1",
         "bad: failed clip 3 is [corrupt]",
         "lane l1 runs on h1",
         "lane l1 has ended",
         "lane l2 has ended",
+        "1 queued, 1 training, 1 published, 1 failed; 0 lanes run, 0 begin; now 40/100 2:00 left",
     ]
+
+
+def test_a_batch_in_this_process_has_the_live_table_too(place, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes it for a terminal
+    output = shown("train-batch", "batch.yaml", "--registry", "reg", "--no-evaluate")
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)
+    assert "2 queued; 1 lanes run, 0 begin" in text
+    assert "a: published a@1" in text
+    assert text.index("2 queued") < text.index("loading tiny-random:wan") < text.index("2 published; 1 lanes")

@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 from infra.cluster import here, reachable_nodes, short
 from infra.registry import Registry
 from training.batch.keeper import LINGER_S, Keeper, LaneSettings, LaneState
+from training.batch.looking import Look
 from training.batch.outage import Outage
 from training.batch.plan import MOST
 from training.batch.profile import Profile
@@ -45,9 +46,6 @@ log = logging.getLogger(__name__)
 
 POLL_S = 5.0
 LEAVING_S = 60.0  # for lanes that give back what they hold
-
-
-Look = Callable[[Sequence[Record], Sequence[LaneState]], None]
 
 
 @dataclass

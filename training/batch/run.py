@@ -8,13 +8,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Protocol
 
 from infra.errors import UserError
 from infra.registry import Registry
 from training.batch.lane import Lane
 from training.batch.logs import Journal, JournalHandler, Notes, Several
+from training.batch.looking import Look, Looking
 from training.batch.outage import Outage
 from training.batch.plan import Plan
 from training.batch.profile import Profile
@@ -74,12 +75,15 @@ def train_batch(
     profile: Profile | None = None,
     device: str | None = None,
     watcher: Watcher | None = None,
+    on_look: Look | None = None,
     validate: Validate | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[Record]:
     """Train until every concept of the batch has ended, those that others hold included. Returns the records.
 
     Concepts that ask for several workers are left to lanes on Ray: when there are only those, it returns.
+
+    With `on_look`, a thread calls it every second with the records and the lane (training/batch/looking.py).
 
     With `validate`, a process beside this one calls it with each version that is published (training/batch/validation.py);
     what it finds is in `validations`. This returns when all are validated.
@@ -92,8 +96,12 @@ def train_batch(
     """
     owner = f"{socket.gethostname()}-{os.getpid()}"
     beside = nullcontext() if validate is None else Validating(batch, registry, validate)
-    with Journal(batch.storage, owner) as journal:
+    with Journal(batch.storage, owner) as journal, ExitStack() as stack:
         notes = Notes(journal)
+        watchers = [notes, watcher or Watcher()]
+        if on_look is not None:
+            own = BatchState(batch.storage, clock=batch.clock, lease_s=batch.lease_s)
+            watchers.append(stack.enter_context(Looking(own, owner, on_look)))
         lane = Lane(
             batch,
             registry,
@@ -101,7 +109,7 @@ def train_batch(
             pack=pack,
             profile=profile,
             device=device,
-            watcher=Several(notes, watcher or Watcher()),
+            watcher=Several(*watchers),
             workers=1,
         )
         with JournalHandler(notes), stopped_by_signals(lane), beside as validating:
