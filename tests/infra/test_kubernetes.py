@@ -245,9 +245,8 @@ def test_a_batch_starts_a_command_that_there_is(variant):
     assert made["address"] == "auto"
     assert (made["lanes"], made["pack"]) == ("auto", "auto")
     assert made["registry"] == open_storage(made["registry"]).uri
-    assert (
-        made["evaluate"] is {"cpu": True, "gpu": False}[variant]
-    )  # it would run on the head, which has no GPU
+    # On the head, which has no GPU; and where a concept failed each start of a new cluster would end so, too.
+    assert (made["evaluate"], made["exit_zero"]) == ({"cpu": True, "gpu": False}[variant], True)
 
 
 def test_the_batchs_manifest_is_mounted_and_names_concepts_and_settings(variant):

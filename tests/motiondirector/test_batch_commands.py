@@ -121,6 +121,24 @@ def test_the_plan_says_what_stays_as_it_ended_and_what_to_do(place):
     assert "as they ended" not in plan
 
 
+def test_failed_concepts_are_an_exit_code_unless_it_is_to_be_zero(place):
+    from infra.storage import open_storage
+    from training.batch.manifest import read_manifest
+    from training.batch.plan import make_plan
+    from training.batch.run import enter
+    from training.batch.state import open_batch
+
+    batch = open_batch(open_storage("reg"), "batch")
+    enter(batch, make_plan(read_manifest("batch.yaml"), "batch.yaml", open_registry("reg")), {})
+    batch.fail(batch.claim("lane", suits=lambda record: record.name == "a"), "clip 3 is corrupt")
+    batch.cancel("b")
+    command = ("train-batch", "batch.yaml", "--registry", "reg", "--no-evaluate")
+    assert cli(*command).exit_code == 1
+    assert "clip 3 is corrupt" in shown(*command, "--exit-zero")
+    (place / "batch.yaml").write_text("concepts:\n  - {concept: a, data: clips, steps: -1}\n")
+    assert cli(*command, "--exit-zero").exit_code == 1  # nothing was trained
+
+
 def test_waiting_concepts_are_cancelled_and_tried_again(place):
     from infra.storage import open_storage
     from training.batch.manifest import read_manifest
