@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from training.batch.plan import Plan
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 def show_plan(console: Console, plan: Plan, batch: str) -> None:
     """Packs with what they take, what is done, and what this batch (its name) leaves as it ended before."""
-    table = Table("lane", "concepts", "at once", "size", "method", "rank", "steps", "memory", "time")
+    foundation = Column("foundation", overflow="fold")  # a path is of no use in part
+    columns = ("lane", "concepts", "at once", foundation, "size", "method", "rank", "steps", "memory", "time")
+    table = Table(*columns)
     for pack in plan.packs:
         steps = [work.config.steps for work in pack.works]
         fixed = pack.base_bytes + pack.adapter_bytes
@@ -23,6 +25,7 @@ def show_plan(console: Console, plan: Plan, batch: str) -> None:
             str(pack.lane),
             f"{len(pack.works)}: {', '.join(work.name for work in pack.works[:4])}{', ...' * (len(pack.works) > 4)}",
             str(pack.capacity.members),
+            escape(pack.works[0].foundation or "embedded"),
             pack.key.bucket,
             pack.key.forward,
             str(pack.key.rank or "full"),

@@ -119,6 +119,8 @@ def test_the_plan_says_what_stays_as_it_ended_and_what_to_do(place):
     plan = shown("train-batch", "batch.yaml", "--registry", "reg", "--dry-run", "--setting", "seed=5")
     assert "2 concepts to train in 1 packs on 1 lane; 0 done before" in plan
     assert "as they ended" not in plan
+    (row,) = [line.split() for line in plan.splitlines() if "2: " in line]
+    assert {"tiny-random:wan", "5x32x32", "dual", "4"} <= set(row)  # what packs are made by
 
 
 def test_failed_concepts_are_an_exit_code_unless_it_is_to_be_zero(place):
