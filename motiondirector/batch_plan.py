@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 def show_plan(console: Console, plan: Plan, batch: str) -> None:
     """Packs with what they take, what is done, and what this batch (its name) leaves as it ended before."""
-    foundation = Column("foundation", overflow="fold")  # a path is of no use in part
-    columns = ("lane", "concepts", "at once", foundation, "size", "method", "rank", "steps", "memory", "time")
-    table = Table(*columns)
+    foundations = {pack.works[0].foundation or "embedded" for pack in plan.packs}
+    column = [Column("foundation", overflow="fold")] if len(foundations) > 1 else []  # room is scarce
+    columns = ("lane", "concepts", "at once", *column, "size", "method", "rank", "steps", "memory", "time")
+    table = Table(*columns, title=None if column else f"foundation: {escape(', '.join(foundations))}")
     for pack in plan.packs:
         steps = [work.config.steps for work in pack.works]
         fixed = pack.base_bytes + pack.adapter_bytes
@@ -25,7 +26,7 @@ def show_plan(console: Console, plan: Plan, batch: str) -> None:
             str(pack.lane),
             f"{len(pack.works)}: {', '.join(work.name for work in pack.works[:4])}{', ...' * (len(pack.works) > 4)}",
             str(pack.capacity.members),
-            escape(pack.works[0].foundation or "embedded"),
+            *([escape(pack.works[0].foundation or "embedded")] if column else []),
             pack.key.bucket,
             pack.key.forward,
             str(pack.key.rank or "full"),

@@ -120,7 +120,17 @@ def test_the_plan_says_what_stays_as_it_ended_and_what_to_do(place):
     assert "2 concepts to train in 1 packs on 1 lane; 0 done before" in plan
     assert "as they ended" not in plan
     (row,) = [line.split() for line in plan.splitlines() if "2: " in line]
-    assert {"tiny-random:wan", "5x32x32", "dual", "4"} <= set(row)  # what packs are made by
+    assert {"5x32x32", "dual", "4"} <= set(row)  # what packs are made by
+    assert "foundation: tiny-random:wan" in plan
+    (place / "batch.yaml").write_text(
+        "defaults: {data: clips, frames: 5, height: 32, width: 32, rank: 4, steps: 2}\n"
+        "concepts:\n  - {concept: a, foundation: 'tiny-random:wan'}\n"
+        "  - {concept: b, foundation: 'tiny-random:unet3d', frames: 4}\n"
+    )
+    plan = shown("train-batch", "batch.yaml", "--registry", "reg", "--dry-run", "--name", "other")
+    rows = {line.split()[4]: line for line in plan.splitlines() if "1: " in line}
+    assert "tiny-random:wan" in rows["a"]
+    assert "tiny-random:unet3d" in rows["b"]
 
 
 def test_failed_concepts_are_an_exit_code_unless_it_is_to_be_zero(place):
