@@ -22,7 +22,8 @@ from datasets.parquet import Pending, append
 from infra.registry import open_registry
 from infra.storage import open_storage
 from training.batch.manifest import read_manifest
-from training.batch.plan import Sources, make_plan
+from training.batch.plan import make_plan
+from training.batch.resolving import Sources
 from training.batch.work import Work
 
 PUBLISHED = 10  # one of so many concepts is in the registry already

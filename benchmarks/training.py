@@ -195,7 +195,7 @@ def concepts_part(options: argparse.Namespace, report: Report, folder: Path) -> 
 def orchestration_part(options: argparse.Namespace, report: Report, folder: Path) -> None:
     foundation = load_foundation(options.foundation, device=options.device)
     size = max(size for size in options.packs if size <= 4)
-    own: dict[str, Any] = {"steps": options.steps, "checkpoint_interval": 100}
+    own: dict[str, Any] = {"steps": options.steps, "checkpoint_interval": 10}
     repeats = 1 if options.quick else 3
     found = overhead.orchestration(
         foundation, options.foundation, folder / "batches", size, size, repeats, report.say, **own

@@ -1,15 +1,19 @@
-"""A batch on the screen while its lanes work: a live table on a terminal, a line for each change elsewhere."""
+"""A batch on the screen while its lanes work: a live table on a terminal; elsewhere a line for each end, and now and then one
+of how it stands."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
+
+from motiondirector.progress import EVERY_S
 
 if TYPE_CHECKING:
     from training.batch.keeper import LaneState
@@ -22,13 +26,14 @@ STATES = ("queued", "preparing", "training", "published", "failed", "cancelled")
 class BatchScreen:
     """A context manager; called with the records and the lanes whenever they were looked at."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self.console, self.clock = console, clock
         self._live = (
             Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         )
         self._ended: set[tuple[str, int]] = set()
         self._lanes: dict[str, str] = {}
+        self._stood, self._at = "", clock()  # how it stood at the last line of that, and when
 
     def __enter__(self) -> BatchScreen:
         if self._live is not None:
@@ -53,6 +58,9 @@ class BatchScreen:
         self._lanes = now
         if self._live is not None:
             self._live.update(status_table(records, lanes), refresh=True)
+        elif self.clock() - self._at >= EVERY_S and (stands := status_line(records, lanes)) != self._stood:
+            self._stood, self._at = stands, self.clock()
+            self._say(stands)
 
     def _say(self, text: str) -> None:
         self.console.print(escape(text), highlight=False, soft_wrap=True)
@@ -60,9 +68,6 @@ class BatchScreen:
 
 def status_table(records: Sequence[Record], lanes: Sequence[LaneState], rows: int = ROWS) -> Group:
     """What trains now, then what waits and what ended, in at most so many rows; all counted below."""
-    counts: Counter[str] = Counter(record.status for record in records)
-    told = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
-    running = sum(bool(lane.host) for lane in lanes)
     table = Table("concept", "state", "step", "loss", "left", "lane")
     order = {state: place for place, state in enumerate(("training", "preparing", "queued", "failed"))}
     shown = sorted(records, key=lambda record: order.get(record.status, len(order)))[:rows]
@@ -77,7 +82,29 @@ def status_table(records: Sequence[Record], lanes: Sequence[LaneState], rows: in
         )
     if len(records) > rows:
         table.add_row(f"... and {len(records) - rows} more")
-    return Group(table, f"{told}; {running} lanes run, {len(lanes) - running} begin")
+    return Group(table, counted(records, lanes))
+
+
+def status_line(records: Sequence[Record], lanes: Sequence[LaneState], most: int = 8) -> str:
+    """What `status_table` says, in a line of a log: the counts, and at most so many that train."""
+    training = [record for record in records if record.status == "training"]
+    told = [
+        f"{record.name} {record.step}/{record.steps}"
+        + ("" if record.loss is None else f" loss {record.loss:.4f}")
+        + (f" {left} left" if (left := time_left(record)) else "")
+        for record in training[:most]
+    ]
+    if len(training) > most:
+        told.append(f"and {len(training) - most} more")
+    return "; ".join([counted(records, lanes), *told])
+
+
+def counted(records: Sequence[Record], lanes: Sequence[LaneState]) -> str:
+    """Concepts by state, and the lanes."""
+    counts: Counter[str] = Counter(record.status for record in records)
+    told = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    running = sum(bool(lane.host) for lane in lanes)
+    return f"{told}; {running} lanes run, {len(lanes) - running} begin"
 
 
 def time_left(record: Record) -> str:

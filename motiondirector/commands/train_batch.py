@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,15 +15,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from infra.errors import UserError
+from motiondirector.batch_plan import show_plan
 from motiondirector.batch_screen import BatchScreen
 from motiondirector.commands.concepts import DEFAULT_REGISTRY, RegistryUri
 from motiondirector.commands.evaluate import ClipWeights, PickWeights
 
 if TYPE_CHECKING:
     from infra.storage import Storage
-    from training.batch.plan import Plan
     from training.batch.profile import Profile
     from training.batch.record import Record
+    from training.batch.watcher import Watcher
 
 
 def register(app: typer.Typer) -> None:
@@ -117,6 +118,13 @@ def train_batch(
     ] = None,
     clip: ClipWeights = None,
     pickscore: PickWeights = None,
+    exit_zero: Annotated[
+        bool,
+        typer.Option(
+            "--exit-zero",
+            help="Exit with 0 though concepts failed, which the table tells: for jobs that are started again after any other code.",
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
     """Train many concepts on one resident model, several in one forward, and publish each as it ends.
@@ -129,9 +137,10 @@ def train_batch(
 
       motiondirector train-batch concepts.jsonl --registry s3://bucket/registry --address auto
 
-    Each adapter is the one that `motiondirector train` gives with the same settings. Concepts that fail stop nobody else.
+    Each adapter is the one that `motiondirector train` gives with the same settings. Concepts that fail stop nobody else; where
+    some have, the exit code is 1 in the end (not with --exit-zero).
     Stopped, the same command goes on; given in several terminals or machines, they share the work. A changed manifest adds to
-    the batch. `motiondirector runs` shows, cancels, tries again and has the logs.
+    the batch. What failed or was cancelled stays so until `motiondirector runs retry`; `runs` shows, cancels and has the logs, too.
 
     With --address lanes run on a Ray cluster's nodes, one a GPU, and this command starts them again when one dies; all that
     lasts is in the registry's storage, which every node must reach.
@@ -145,20 +154,23 @@ def train_batch(
     from motiondirector.batch_validation import Evaluation
     from motiondirector.progress import Bars, Warnings
     from motiondirector.settings import parse_settings
-    from training.batch.manifest import read_manifest
+    from training.batch.manifest import read_entries
     from training.batch.measure import device_profile
-    from training.batch.plan import Sources, make_plan
+    from training.batch.plan import make_plan
     from training.batch.profile import Profile
+    from training.batch.resolving import Sources
     from training.batch.run import enter
     from training.batch.run import train_batch as run
+    from training.batch.sizing import room_check
     from training.batch.state import open_batch
     from training.batch.validation import validations
 
     defaults: dict[str, Any] = {"data": data, "foundation": foundation}
     defaults = {key: value for key, value in defaults.items() if value is not None}
     texts = () if prompts is None else tuple(read_prompts(prompts))
-    entries = read_manifest(manifest, {**parse_settings(setting or []), **defaults})
+    entries, mistakes = read_entries(manifest, {**parse_settings(setting or []), **defaults})
     members, count = pack_size(pack), lane_count(lanes, address)
+    batch_id = name or batch_name(manifest)
     if cpus_per_lane is not None and address is None and count == 1:
         raise UserError(
             f"--cpus-per-lane {cpus_per_lane:g}: the one lane is this process, which takes what the machine has; give it "
@@ -171,8 +183,9 @@ def train_batch(
         )
     console = Console()
     with ExitStack() as stack:
+        nodes: list[dict[str, float]] = []
         if count != 1 or address is not None:
-            count = stack.enter_context(cluster(address, count, cpus_per_lane, dry_run))
+            count, nodes = stack.enter_context(cluster(address, count, cpus_per_lane, dry_run))
         on_ray = address is not None or count > 1
         if on_ray and profile == "auto":
             raise UserError(
@@ -182,8 +195,15 @@ def train_batch(
         if pack == "auto" and profile is None and not on_ray:
             profile = "auto"
         opened, sources = open_registry(registry), Sources()
+        batch = open_batch(opened.storage, batch_id)
         planned: dict[str, Any] = {"lanes": count, "pack": members, "sources": sources}
-        planned["workers"] = None if on_ray else 1
+        planned |= {"workers": None if on_ray else 1, "records": batch.records(), "mistakes": mistakes}
+        lane_cpus = cpus_per_lane or shared_cpus(address, count) if on_ray else None
+        if on_ray:
+            from training.batch.ray_lanes import check_encoder
+
+            planned["check"] = room_check(nodes, lane_cpus)
+            check_encoder(encoder_gpus, nodes)
         measured: Profile | None = None
         if profile == "auto":
             unmeasured = make_plan(entries, manifest, opened, **planned)
@@ -195,61 +215,37 @@ def train_batch(
         measure = pack == "auto" and measured is None
         shown = only_kind(opened.storage) if measure else measured
         plan = make_plan(entries, manifest, opened, profile=shown, **planned)
-        show_plan(console, plan, shown)
+        show_plan(console, plan, batch_id)
         if dry_run:
             return
-        lane_cpus = cpus_per_lane or shared_cpus(address, count) if on_ray else None
-        if on_ray:
-            from training.batch.ray_lanes import check_encoder, check_works, train_on_ray
-
-            check_works(plan.works, lane_cpus)
-            check_encoder(encoder_gpus)
-        batch_id = name or batch_name(manifest)
-        batch = open_batch(opened.storage, batch_id)
         enter(batch, plan, {"manifest": manifest, "registry": opened.uri}, opened)
         validate = (
             Evaluation(opened.uri, texts, seeds, steps=evaluate_steps, clip=clip, pickscore=pickscore)
             if evaluate
             else None
         )
-        if on_ray:
-            limit = None if lanes in (None, "auto") else count
 
-            def line(text: str) -> None:
-                console.print(text, highlight=False, markup=False, soft_wrap=True)
+        def line(text: str) -> None:
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-            with BatchScreen(console) as screen, Warnings(line):
-                records = train_on_ray(
-                    batch,
-                    opened,
-                    batch_id,
-                    limit=limit,
-                    pack=members,
-                    profile=measured,
-                    measure=measure,
-                    cpus=lane_cpus,
-                    works=plan.works,
-                    encoder_gpus=encoder_gpus,
-                    validate=validate,
-                    on_look=screen,
-                )
-        else:
-            with Bars() as bars, Warnings(bars.say):
-                records = run(
-                    batch,
-                    opened,
-                    pack=members,
-                    profile=measured,
-                    watcher=watcher(console, bars),
-                    validate=validate,
-                )
+        work: dict[str, Any] = {"pack": members, "profile": measured, "validate": validate}
+        with BatchScreen(console) as screen, Warnings(line):
+            if on_ray:
+                from training.batch.ray_lanes import train_on_ray
+
+                limit = None if lanes in (None, "auto") else count
+                work |= {"limit": limit, "cpus": lane_cpus, "works": plan.works}
+                work |= {"measure": measure, "encoder_gpus": encoder_gpus}
+                records = train_on_ray(batch, opened, batch_id, on_look=screen, **work)
+            else:
+                records = run(batch, opened, watcher=loading_said(line), on_look=screen, **work)
     show_records(console, records, validations(batch, records))
     if not on_ray and (left := [record.name for record in records if not record.ended]):
         console.print(
             f"{', '.join(left)}: not ended; lanes on Ray (--address) train what asks for several workers",
             highlight=False,
         )
-    if any(record.status == "failed" for record in records):
+    if not exit_zero and any(record.status == "failed" for record in records):
         raise typer.Exit(1)
 
 
@@ -280,24 +276,28 @@ def shared_cpus(address: str | None, lanes: int) -> float | None:
 
 
 @contextmanager
-def cluster(address: str | None, lanes: int | None, cpus: float | None, dry_run: bool) -> Iterator[int]:
-    """A Ray session for so many lanes; gives how many to plan for.
+def cluster(
+    address: str | None, lanes: int | None, cpus: float | None, dry_run: bool
+) -> Iterator[tuple[int, list[dict[str, float]]]]:
+    """A Ray session for so many lanes; gives how many to plan for, and the resources of the nodes there are for them.
 
     Without an address it is a cluster on this machine, with a CPU for each lane even where it has fewer. A dry run
-    with a number of lanes needs none.
+    with a number of lanes needs no such cluster, as what it would have is known.
     """
     from infra.cluster import ray_session, reachable_nodes
     from training.batch.sizing import lane_need, places
 
-    if dry_run and lanes is not None:
-        yield lanes
-        return
     options: dict[str, Any] = {}
     if address is None and lanes is not None:
         options["num_cpus"] = max(lanes, os.cpu_count() or 1)
+        if dry_run and not os.environ.get("RAY_ADDRESS"):
+            import torch
+
+            yield lanes, [{"CPU": options["num_cpus"], "GPU": torch.cuda.device_count()}]
+            return
     with ray_session(address, **options):
         nodes = reachable_nodes()
-        yield lanes or max(1, places(nodes, lane_need(nodes, cpus)))
+        yield lanes or max(1, places(nodes, lane_need(nodes, cpus))), nodes
 
 
 def read_text(path: Path) -> str:
@@ -327,58 +327,15 @@ def batch_name(manifest: str) -> str:
     return name
 
 
-def watcher(console: Console, bars: Any) -> Any:
-    """One bar a concept while it trains, one line when it ends."""
+def loading_said(say: Callable[[str], None]) -> Watcher:
+    """A line when a lane of this process loads a foundation: the table stands still meanwhile."""
     from training.batch.watcher import Watcher
 
-    class Screen(Watcher):
+    class Said(Watcher):
         def loading(self, foundation: str | None) -> None:
-            console.print(
-                f"loading {escape(foundation or 'the embedded foundation')}", highlight=False, style="dim"
-            )
+            say(f"loading {foundation or 'the embedded foundation'}")
 
-        def preparing(self, name: str) -> None:
-            bars(name, 0, 0, "preparing latents")
-
-        def stepped(self, name: str, report: Any) -> None:
-            bars(name, report.step, report.steps, f"loss {report.loss:.3f}")
-
-        def ended(self, record: Record) -> None:
-            bars.done(record.name)
-            what = record.version or escape(record.reason or "")
-            console.print(f"{record.name}: {record.status} {what}", highlight=False, soft_wrap=True)
-
-    return Screen()
-
-
-def show_plan(console: Console, plan: Plan, profile: Profile | None) -> None:
-    """Packs with what they take, and what is done."""
-    table = Table("lane", "concepts", "at once", "size", "method", "rank", "steps", "memory", "time")
-    for pack in plan.packs:
-        steps = [work.config.steps for work in pack.works]
-        fixed = pack.base_bytes + pack.adapter_bytes
-        memory = f"{size(fixed)} + activations" if pack.peak_bytes is None else size(pack.peak_bytes)
-        table.add_row(
-            str(pack.lane),
-            f"{len(pack.works)}: {', '.join(work.name for work in pack.works[:4])}{', ...' * (len(pack.works) > 4)}",
-            str(pack.capacity.members),
-            pack.key.bucket,
-            pack.key.forward,
-            str(pack.key.rank or "full"),
-            f"{min(steps)}-{max(steps)}" if len(set(steps)) > 1 else str(steps[0]),
-            memory,
-            "not measured" if pack.seconds is None else span(pack.seconds),
-        )
-    if plan.packs:
-        console.print(table)
-    total = "" if plan.seconds is None or not plan.packs else f", about {span(plan.seconds)}"
-    console.print(
-        f"{len(plan.works)} concepts to train in {len(plan.packs)} packs on {plan.lanes} "
-        f"lane{'s' if plan.lanes > 1 else ''}{total}; {len(plan.done)} done before",
-        highlight=False,
-    )
-    for done in plan.done[:20]:
-        console.print(f"  {done.work.name}: {done.version} is the same", highlight=False, style="dim")
+    return Said()
 
 
 def show_records(console: Console, records: list[Record], validated: dict[str, dict[str, Any]]) -> None:
@@ -410,19 +367,3 @@ def scored(validation: dict[str, Any] | None) -> str:
     if validation["error"] is not None:
         return f"failed: {validation['error']}"
     return headline(validation["scores"])
-
-
-def size(count: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
-def span(seconds: float) -> str:
-    """Seconds for people."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

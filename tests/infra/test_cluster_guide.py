@@ -135,6 +135,9 @@ def test_models_of_the_guides_batch_are_those_the_clips_were_cut_for():
     for made in batches:
         assert (made["foundation"], made["setting"]) == ("$FOUNDATION", ["dtype=bf16"])
         assert made["evaluate"] is False  # it would run on the head
+        assert (
+            made["address"] == "auto"
+        )  # of the dry run, too: it plans for the lanes and workers there can be
 
 
 def test_charts_come_from_repositories_that_were_added():

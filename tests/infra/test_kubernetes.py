@@ -245,6 +245,8 @@ def test_a_batch_starts_a_command_that_there_is(variant):
     assert made["address"] == "auto"
     assert (made["lanes"], made["pack"]) == ("auto", "auto")
     assert made["registry"] == open_storage(made["registry"]).uri
+    # On the head, which has no GPU; and where a concept failed each start of a new cluster would end so, too.
+    assert (made["evaluate"], made["exit_zero"]) == ({"cpu": True, "gpu": False}[variant], True)
 
 
 def test_the_batchs_manifest_is_mounted_and_names_concepts_and_settings(variant):
@@ -315,7 +317,10 @@ def test_the_ingress_stays_with_its_jobs(variant):
 
 
 def test_gpu_changes_only_what_it_must():
-    """The service's configuration is written out in both; but for the GPU they are the same."""
+    """The service's configuration and the batch's command are written out in both; but for the GPU they are the same."""
+    batches = [only(build(KUBERNETES / "overlays" / v / "batch"), "RayJob") for v in ("cpu", "gpu")]
+    entrypoints = [job["spec"]["entrypoint"] for job in batches]
+    assert entrypoints[1] == f"{entrypoints[0]} --no-evaluate"
     configs = [
         yaml.safe_load(
             only(build(KUBERNETES / "overlays" / v / "service"), "RayService")["spec"]["serveConfigV2"]

@@ -257,3 +257,35 @@ def test_setup_installs_what_is_here(cluster):
     assert sourced("PATH").startswith("/h/motiondirector/.venv/bin:")
     for command in setup, *cluster["head_start_ray_commands"], *cluster["worker_start_ray_commands"]:
         subprocess.run(["bash", "-n", "-c", command], check=True)
+
+
+def test_the_lines_that_start_ray_have_options_that_ray_has(cluster, tmp_path):
+    """Each line runs in a shell as on a node, with a `ray` that only tells what it was given; Ray's own command line reads it."""
+    from click import UsageError
+    from ray.scripts.scripts import cli
+
+    project = tmp_path / "motiondirector"
+    (project / "infra").mkdir(parents=True)
+    (project / "infra" / "aws").symlink_to(AWS)
+    ray = project / ".venv" / "bin" / "ray"
+    ray.parent.mkdir(parents=True)
+    ray.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    ray.chmod(0o755)
+
+    def started(line):
+        environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "RAY_HEAD_IP": "10.0.0.1"}
+        told = subprocess.run(
+            ["bash", "-c", line], env=environment, capture_output=True, text=True, check=True
+        )
+        name, command, words = cli.resolve_command(
+            cli.make_context("ray", ["status"]), told.stdout.splitlines()
+        )
+        return name, command.make_context(name, words).params
+
+    head = [started(line) for line in cluster["head_start_ray_commands"]]
+    worker = [started(line) for line in cluster["worker_start_ray_commands"]]
+    assert [name for name, _ in head] == [name for name, _ in worker] == ["stop", "start"]
+    assert (head[1][1]["head"], head[1][1]["port"]) == (True, 6379)
+    assert (worker[1][1]["head"], worker[1][1]["address"]) == (False, "10.0.0.1:6379")
+    with pytest.raises(UsageError, match="dashboard-hosts"):
+        started(cluster["head_start_ray_commands"][-1].replace("--dashboard-host=", "--dashboard-hosts="))

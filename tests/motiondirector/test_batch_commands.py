@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import re
 from contextlib import nullcontext
 
 import pytest
@@ -94,6 +95,64 @@ def test_a_batch_from_the_plan_to_the_registry(place, monkeypatch):
     assert (place / "b" / "evaluation" / "index.html").is_file()
 
 
+def test_the_plan_says_what_stays_as_it_ended_and_what_to_do(place):
+    from infra.storage import open_storage
+    from training.batch.manifest import read_manifest
+    from training.batch.plan import make_plan
+    from training.batch.run import enter
+    from training.batch.state import open_batch
+
+    batch = open_batch(open_storage("reg"), "batch")
+    enter(batch, make_plan(read_manifest("batch.yaml"), "batch.yaml", open_registry("reg")), {})
+    batch.fail(batch.claim("lane", suits=lambda record: record.name == "a"), "clip 3 is [corrupt]")
+    batch.cancel("b")
+    before = batch.records()
+    plan = shown("train-batch", "batch.yaml", "--registry", "reg", "--dry-run")
+    assert "0 concepts to train in 0 packs on 1 lane; 0 done before; 2 stay as they ended before" in plan
+    assert (
+        "a: failed before (clip 3 is [corrupt]); to train it again: motiondirector runs retry batch a" in plan
+    )
+    assert "b: cancelled before; to train it again: motiondirector runs retry batch b" in plan
+    assert batch.records() == before
+    shown("runs", "retry", "batch", "b", "--registry", "reg")
+    plan = shown("train-batch", "batch.yaml", "--registry", "reg", "--dry-run")
+    assert "1 concepts to train in 1 packs on 1 lane; 0 done before; 1 stay as they ended before" in plan
+    # As an error may ask: with other settings it is another work, and is trained.
+    plan = shown("train-batch", "batch.yaml", "--registry", "reg", "--dry-run", "--setting", "seed=5")
+    assert "2 concepts to train in 1 packs on 1 lane; 0 done before" in plan
+    assert "as they ended" not in plan
+    (row,) = [line.split() for line in plan.splitlines() if "2: " in line]
+    assert {"5x32x32", "dual", "4"} <= set(row)  # what packs are made by
+    assert "foundation: tiny-random:wan" in plan
+    (place / "batch.yaml").write_text(
+        "defaults: {data: clips, frames: 5, height: 32, width: 32, rank: 4, steps: 2}\n"
+        "concepts:\n  - {concept: a, foundation: 'tiny-random:wan'}\n"
+        "  - {concept: b, foundation: 'tiny-random:unet3d', frames: 4}\n"
+    )
+    plan = shown("train-batch", "batch.yaml", "--registry", "reg", "--dry-run", "--name", "other")
+    rows = {line.split()[4]: line for line in plan.splitlines() if "1: " in line}
+    assert "tiny-random:wan" in rows["a"]
+    assert "tiny-random:unet3d" in rows["b"]
+
+
+def test_failed_concepts_are_an_exit_code_unless_it_is_to_be_zero(place):
+    from infra.storage import open_storage
+    from training.batch.manifest import read_manifest
+    from training.batch.plan import make_plan
+    from training.batch.run import enter
+    from training.batch.state import open_batch
+
+    batch = open_batch(open_storage("reg"), "batch")
+    enter(batch, make_plan(read_manifest("batch.yaml"), "batch.yaml", open_registry("reg")), {})
+    batch.fail(batch.claim("lane", suits=lambda record: record.name == "a"), "clip 3 is corrupt")
+    batch.cancel("b")
+    command = ("train-batch", "batch.yaml", "--registry", "reg", "--no-evaluate")
+    assert cli(*command).exit_code == 1
+    assert "clip 3 is corrupt" in shown(*command, "--exit-zero")
+    (place / "batch.yaml").write_text("concepts:\n  - {concept: a, data: clips, steps: -1}\n")
+    assert cli(*command, "--exit-zero").exit_code == 1  # nothing was trained
+
+
 def test_waiting_concepts_are_cancelled_and_tried_again(place):
     from infra.storage import open_storage
     from training.batch.manifest import read_manifest
@@ -161,6 +220,39 @@ def test_mistakes_are_one_list_and_nothing_starts(place):
         assert words in cli("train-batch", "batch.yaml", "--registry", "reg", *arguments).exception.message
 
 
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+def test_what_only_the_plan_finds_is_in_the_same_list(place, dry):
+    """A wrong setting, a concept that is not there (of the same line, too), and more workers than there is room for."""
+    (place / "batch.yaml").write_text(
+        "defaults: {data: clips, foundation: 'tiny-random:wan', frames: 5, height: 32, width: 32}\n"
+        "concepts:\n  - {concept: nobody, steps: -1}\n  - {concept: a, rank: 0}\n  - {concept: b, workers: 2}\n"
+    )
+    result = cli("train-batch", "batch.yaml", "--registry", "reg", *dry)
+    lines = result.exception.message.splitlines()
+    assert "batch.yaml has 4 mistakes; nothing was started" in lines[0]
+    for line, words in zip(
+        lines[1:],
+        (
+            "line 3: nobody: no clips of concept 'nobody'",
+            "line 3: steps -1",
+            "line 4: rank 0",
+            "line 5: b: concept b asks for workers 2",
+        ),
+        strict=True,
+    ):
+        assert words in line
+    assert not (place / "reg").exists()
+
+
+def test_a_dry_run_knows_how_many_workers_this_machine_has_room_for(place):
+    (place / "batch.yaml").write_text(
+        "defaults: {data: clips, foundation: 'tiny-random:wan', frames: 5, height: 32, width: 32}\n"
+        "concepts:\n  - {concept: a, workers: 64}\n"
+    )
+    result = cli("train-batch", "batch.yaml", "--registry", "reg", "--lanes", "2", "--dry-run")
+    assert "line 3: a: a lane for a takes 64 workers" in result.exception.message
+
+
 def test_a_dry_run_plans_for_any_number_of_lanes(place):
     plan = shown("train-batch", "batch.yaml", "--registry", "reg", "--dry-run", "--lanes", "2", "--pack", "1")
     assert "2 concepts to train in 2 packs on 2 lanes" in plan
@@ -175,8 +267,8 @@ def test_on_ray_lanes_measure_their_devices_where_packs_are_to_suit_them_and_not
         asked.append((options["measure"], options["pack"], options["profile"] is not None))
         return batch.records()
 
-    monkeypatch.setattr("motiondirector.commands.train_batch.cluster", lambda *_: nullcontext(2))
-    monkeypatch.setattr("training.batch.ray_lanes.check_works", lambda *_: None)
+    nodes = [{"CPU": 8.0}]
+    monkeypatch.setattr("motiondirector.commands.train_batch.cluster", lambda *_: nullcontext((2, nodes)))
     monkeypatch.setattr("training.batch.ray_lanes.train_on_ray", train_on_ray)
     (place / "profile.json").write_text(Profile("a device", 1 << 30, 1.0).encode())
     batch = ("train-batch", "batch.yaml", "--registry", "reg", "--lanes", "2", "--no-evaluate")
@@ -211,14 +303,27 @@ def test_a_live_table_has_who_trains_first_and_says_what_ended():
     assert text.index("now") < text.index("waits")
     assert "2:00" in text
     assert "and 1 more" in text
-    with BatchScreen(console) as screen:
+    now = [0.0]
+    with BatchScreen(console, lambda: now[0]) as screen:
         screen(records, lanes)
         screen(records, lanes)
         screen(records, [])
+        for now[0] in (29.0, 31.0, 70.0):  # where there is no table, how it stands: seldom, and if it changed
+            screen(records, [])
     assert console.export_text().splitlines() == [
         "done: published done@1",
         "bad: failed clip 3 is [corrupt]",
         "lane l1 runs on h1",
         "lane l1 has ended",
         "lane l2 has ended",
+        "1 queued, 1 training, 1 published, 1 failed; 0 lanes run, 0 begin; now 40/100 2:00 left",
     ]
+
+
+def test_a_batch_in_this_process_has_the_live_table_too(place, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes it for a terminal
+    output = shown("train-batch", "batch.yaml", "--registry", "reg", "--no-evaluate")
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)
+    assert "2 queued; 1 lanes run, 0 begin" in text
+    assert "a: published a@1" in text
+    assert text.index("2 queued") < text.index("loading tiny-random:wan") < text.index("2 published; 1 lanes")

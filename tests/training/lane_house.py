@@ -4,7 +4,8 @@ from infra.registry import open_registry
 from models.adapter import read_adapter
 from training.batch.lane import Lane
 from training.batch.manifest import Entry
-from training.batch.plan import Sources, make_plan
+from training.batch.plan import make_plan
+from training.batch.resolving import Sources
 from training.batch.run import enter
 from training.batch.state import open_batch
 from training.batch.watcher import Watcher

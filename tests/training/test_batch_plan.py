@@ -10,9 +10,13 @@ from infra.errors import UserError
 from infra.registry import open_registry
 from models.load import load_foundation
 from training.adapters import describe, write_adapters
-from training.batch.manifest import Entry, Mistakes
-from training.batch.plan import Sources, already_done, duration, make_plan, resolve_entries
+from training.batch.manifest import Entry, Mistake, Mistakes
+from training.batch.plan import Done, Plan, already_done, duration, make_plan
 from training.batch.profile import Curve, Profile
+from training.batch.resolving import Sources, resolve_entries
+from training.batch.run import enter
+from training.batch.sizing import room_check
+from training.batch.state import open_batch
 from training.batch.work import Work
 from training.loop import bank_options
 
@@ -146,7 +150,7 @@ def test_expected_time_follows_the_profile(clips, sources, registry):
 
 
 def test_free_slots_are_taken_by_the_next(clips, sources):
-    works = resolve_entries([entry(clips, f"c{n}", steps=n + 1) for n in range(4)], "m", sources)
+    works, _ = resolve_entries([entry(clips, f"c{n}", steps=n + 1) for n in range(4)], sources)
     one = Curve((1, 2), (1.0, 1.0), (0, 0))  # a second sample is for nothing
     assert duration(works, 1, one) == 1 + 2 + 3 + 4
     assert duration(works, 2, one) == 6  # 1 beside 2, 3 from second 1 to 4, 4 from second 2 to 6
@@ -168,7 +172,7 @@ def publish(registry, foundation, work, tmp_path, **changed):
 
 def test_what_was_trained_on_the_same_data_with_the_same_settings_is_done(clips, sources, registry, tmp_path):
     entries = [entry(clips, "c0"), entry(clips, "c1"), entry(clips, "c0", publish_as="other")]
-    works = resolve_entries(entries, "m", sources)
+    works, _ = resolve_entries(entries, sources)
     foundation = load_foundation(UNET, device="cpu", dtype="float32")
     version = publish(registry, foundation, works[0], tmp_path)
     publish(registry, foundation, works[1], tmp_path, data_sha256="0" * 64)  # of other clips
@@ -215,6 +219,63 @@ def test_everything_wrong_is_said_at_once(clips, sources, registry, tmp_path):
     for (_, text), (_, words) in zip(found, expected, strict=True):
         assert words in text
     assert "batch.yaml has 7 mistakes" in caught.value.message
+
+
+def test_one_list_has_the_manifests_mistakes_all_of_an_entry_what_lanes_have_and_what_has_no_room(
+    clips, sources, registry
+):
+    begun = [entry(clips, name, rank=8) for name in ("c0", "c1", "c2")]
+    batch = open_batch(registry.storage, "b")
+    enter(batch, make_plan(begun, "m", registry, sources=sources), {})
+    for name in ("c0", "c1"):
+        batch.claim("lane", suits=lambda record, name=name: record.name == name)
+    entries = [
+        entry(clips, "c0", 1, rank=4),
+        entry(clips, "c1", 2, rank=4),
+        entry(clips, "c2", 3, rank=4),  # nobody has it
+        replace(entry(clips, "nobody", 4), refused=True),
+        entry(clips, "gone", 5, foundation="nowhere/at/all"),
+        entry(clips, "c3", 6, workers=3),
+    ]
+    with pytest.raises(Mistakes) as caught:
+        make_plan(
+            entries,
+            "m",
+            registry,
+            sources=Sources(foundations=sources.foundations),
+            records=batch.records(),
+            check=room_check([{"CPU": 2}], 1),
+            mistakes=[Mistake(4, "steps -1")],
+        )
+    found = [(mistake.line, mistake.text) for mistake in caught.value.mistakes]
+    expected = [
+        (1, "c0 is preparing with other data or settings"),
+        (2, "c1 is preparing with other data or settings"),
+        (4, "no clips of concept 'nobody'"),
+        (4, "steps -1"),
+        (5, "neither a folder here nor a hub id"),
+        (5, "no clips of concept 'gone'"),
+        (6, "takes 3 workers, each with 1 CPU; the cluster has room for 2"),
+    ]
+    assert [line for line, _ in found] == [line for line, _ in expected]
+    for (_, text), (_, words) in zip(found, expected, strict=True):
+        assert words in text
+
+
+def test_nothing_is_entered_while_lanes_have_some_of_it_with_other_settings(clips, sources, registry):
+    """Those that lanes took since the plan was made."""
+    names = ("c0", "c1", "c2", "c3")
+    batch = open_batch(registry.storage, "b")
+    enter(batch, make_plan([entry(clips, n, rank=8) for n in names], "m", registry, sources=sources), {})
+    c0, c1, c2, c3 = make_plan([entry(clips, n, rank=4) for n in names], "m", registry, sources=sources).works
+    for name in ("c1", "c3"):
+        batch.claim("lane", suits=lambda record, name=name: record.name == name)
+    before = batch.records()
+    plan = Plan((c2, c3), (Done(c0, "c0@1"), Done(c1, "c1@1")), (), 1)
+    with pytest.raises(UserError, match=r"concept c3 is preparing .*\nconcept c1 is preparing") as caught:
+        enter(batch, plan, {})
+    assert (caught.value.status, caught.value.code) == (409, "concept_busy")
+    assert batch.records() == before
 
 
 @pytest.mark.parametrize(

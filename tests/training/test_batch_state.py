@@ -8,8 +8,8 @@ import pytest
 
 from infra.errors import UserError
 from infra.storage import open_storage
-from training.batch.record import LeaseLost
-from training.batch.state import WITHDRAWN, BatchState, batches, open_batch
+from training.batch.record import WITHDRAWN, LeaseLost, stays_ended
+from training.batch.state import BatchState, batches, open_batch
 from training.batch.work import Work
 from training.config import make_config
 
@@ -206,6 +206,29 @@ def test_adding_again_changes_nothing_unless_settings_changed(state):
     (again,) = state.add([work("a", rank=8)])
     assert (again.status, again.attempt, again.reason) == ("queued", 3, None)
     assert state.record("a").parsed_work.config.rank == 8
+
+
+@pytest.mark.parametrize("end", ["failed", "cancelled", "withdrawn"])
+@pytest.mark.parametrize(
+    ("again", "stays"),
+    [
+        (work("a"), {"failed", "cancelled"}),
+        (work("a", priority=1), {"cancelled"}),  # where and how
+        (work("a", checkpoint_interval=7), {"cancelled"}),
+        (work("a", rank=8), set()),
+    ],
+)
+def test_what_stays_as_it_ended_is_known_before_it_is_added(state, end, again, stays):
+    state.add([work("a")])
+    if end == "failed":
+        state.fail(state.claim("l"), "clip 3 is corrupt")
+    elif end == "cancelled":
+        state.cancel("a")
+    else:
+        state.withdraw([work("a", rank=16)])
+    assert stays_ended(state.record("a"), again) == (end in stays)
+    added = state.add([again])
+    assert [record.status for record in added] == ([] if end in stays else ["queued"])
 
 
 def test_what_is_done_is_not_trained_with_other_settings(state):

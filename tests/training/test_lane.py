@@ -9,6 +9,7 @@ from lane_house import SETTINGS, WAN, Hook, nothing
 from infra.errors import UserError
 from infra.storage import open_storage
 from training.batch.lane_worker import stay
+from training.batch.looking import Looking
 from training.batch.manifest import Entry
 from training.batch.outage import Outage
 from training.batch.plan import make_plan
@@ -17,6 +18,7 @@ from training.batch.run import enter, train_batch
 from training.batch.state import BatchState
 from training.batch.watcher import Watcher
 from training.local import train_local
+from training.loop import StepReport
 from training.pack import Pack
 
 
@@ -316,6 +318,36 @@ def test_a_lane_without_a_cluster_leaves_concepts_of_several_workers_to_others(h
     house.add("c1", steps=2)
     records = train_batch(house.batch, house.registry, device="cpu")
     assert {record.name: record.status for record in records} == {"c0": "queued", "c1": "published"}
+
+
+def test_who_looks_sees_steps_before_they_are_written_and_only_of_what_the_lane_has(house):
+    house.add("c0", "c1", steps=9)
+    looks = []
+    looking = Looking(
+        house.state(), "me", lambda records, lanes: looks.append((records, lanes)), every_s=3600
+    )
+
+    def seen(name):
+        looking.show()
+        (records, (lane,)) = looks[-1]
+        assert (lane.name, bool(lane.host)) == ("me", True)
+        return next((r.status, r.step, r.loss) for r in records if r.name == name)
+
+    report = StepReport(4, 9, loss=0.3, spatial_loss=0.1, temporal_loss=0.2, learning_rate=1e-3, seconds=2.0)
+    assert seen("c0") == ("queued", 0, None)
+    claim = house.batch.claim("me")
+    looking.preparing(claim.name)
+    assert seen(claim.name) == ("preparing", 0, None)
+    looking.stepped(claim.name, report)
+    assert seen(claim.name) == ("training", 4, 0.3)
+    assert house.batch.record(claim.name).step == 0
+    house.batch.release(claim)
+    looking.read_s = 0  # as if it had been long ago
+    assert seen(claim.name) == ("queued", 0, None)
+    claim = house.batch.claim("me")
+    looking.stepped(claim.name, report)
+    looking.ended(house.batch.fail(claim, "it broke"))
+    assert seen(claim.name)[0] == "failed"
 
 
 def test_a_removed_version_is_trained_again(house):

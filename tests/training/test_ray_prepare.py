@@ -79,12 +79,11 @@ def test_the_encoder_has_a_part_of_a_gpu_that_no_lane_will_want_or_what_was_aske
     assert share_beside(works, limit, free, asked) == Share(gpus=gpus)
 
 
-def test_a_part_of_a_gpu_that_no_node_has_is_refused(monkeypatch):
-    monkeypatch.setattr("training.batch.ray_lanes.has_gpus", lambda: False)
-    check_encoder(0)
-    check_encoder(None)
+def test_a_part_of_a_gpu_that_no_node_has_is_refused():
+    for asked, nodes in ((0, [{"CPU": 4.0}]), (None, [{"CPU": 4.0}]), (0.5, [{"CPU": 4.0}, {"GPU": 1.0}])):
+        check_encoder(asked, nodes)
     with pytest.raises(UserError, match=r"--encoder-gpus 0.5: the cluster has no GPUs"):
-        check_encoder(0.5)
+        check_encoder(0.5, [{"CPU": 4.0}])
 
 
 @pytest.mark.parametrize(("free", "gpus", "device"), [(4.0, 0.5, None), (3.0, None, "cpu")])

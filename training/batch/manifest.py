@@ -73,6 +73,9 @@ class Entry:
     priority: int = 0
     settings: dict[str, Any] = field(default_factory=dict, hash=False)
     line: int = 0
+    refused: bool = (
+        False  # a setting was wrong and none is here: what it names can be looked for all the same
+    )
 
     @property
     def name(self) -> str:
@@ -107,18 +110,22 @@ def read_manifest(source: str, defaults: Mapping[str, Any] | None = None) -> lis
         Mistakes: everything that is wrong, in one list.
         UserError: it cannot be read at all.
     """
+    return _all_right(source, *read_entries(source, defaults))
+
+
+def read_entries(source: str, defaults: Mapping[str, Any] | None = None) -> tuple[list[Entry], list[Mistake]]:
+    """`read_manifest` for a plan that tells its own mistakes with the manifest's: the entries that it can look up, those with
+    wrong settings among them (`Entry.refused`), and what is wrong. Raises UserError: it cannot be read at all."""
     kind = PurePosixPath(source).suffix.lower()
     if kind not in PARSERS:
         from datasets.clips import concepts_in
 
         return check_entries(
-            [Raw(0, {"concept": name, "data": source}) for name in concepts_in(source)],
-            source,
-            defaults or {},
+            [Raw(0, {"concept": name, "data": source}) for name in concepts_in(source)], defaults or {}
         )
     folder, _, name = source.rpartition("/")
     data = read_limited(open_storage(folder or "."), name)
-    return parse_manifest(data, kind, source, defaults)
+    return parse_entries(data, kind, defaults)
 
 
 def read_limited(storage: Storage, name: str) -> str:
@@ -141,23 +148,35 @@ def parse_manifest(
     text: str, kind: str, source: str, defaults: Mapping[str, Any] | None = None
 ) -> list[Entry]:
     """`read_manifest` of a text already at hand. `kind` is the suffix, `source` what an error calls it."""
+    return _all_right(source, *parse_entries(text, kind, defaults))
+
+
+def _all_right(source: str, entries: list[Entry], mistakes: list[Mistake]) -> list[Entry]:
+    if mistakes:
+        raise Mistakes(source, mistakes)
+    return entries
+
+
+def parse_entries(
+    text: str, kind: str, defaults: Mapping[str, Any] | None = None
+) -> tuple[list[Entry], list[Mistake]]:
+    """`read_entries` of a text already at hand."""
     mistakes: list[Mistake] = []
 
     def report(line: int, words: str) -> None:
         mistakes.append(Mistake(line, words))
 
     raws, own = PARSERS[kind](text, report)
-    return check_entries(raws, source, {**(defaults or {}), **own.values}, own, mistakes)
+    return check_entries(raws, {**(defaults or {}), **own.values}, own, mistakes)
 
 
 def check_entries(
     raws: Iterable[Raw],
-    source: str,
     defaults: Mapping[str, Any],
     own: Raw | None = None,
     mistakes: list[Mistake] | None = None,
-) -> list[Entry]:
-    """Entries of what was parsed, with defaults filled in; raises `Mistakes` unless all are right."""
+) -> tuple[list[Entry], list[Mistake]]:
+    """Entries of what was parsed, with defaults filled in, and all that is wrong: `mistakes` of the parser first."""
     found = mistakes if mistakes is not None else []
     in_defaults = {text for _, text in _wrong(Raw(0, dict(defaults)), require=False)}
     shared = own or Raw(0, dict(defaults))
@@ -169,8 +188,8 @@ def check_entries(
     first: dict[str, int] = {}
     for raw in raws:
         values = {**defaults, **raw.values}
-        wrong = [(n, t) for n, t in _wrong(Raw(raw.line, values), require=True) if t not in in_defaults]
-        found += [Mistake(raw.at(name), text) for name, text in wrong]
+        wrong = list(_wrong(Raw(raw.line, values), require=True))
+        found += [Mistake(raw.at(name), text) for name, text in wrong if text not in in_defaults]
         name = values.get("publish_as") or values.get("concept")
         if isinstance(name, str) and name:
             if name in first:
@@ -181,17 +200,18 @@ def check_entries(
                     )
                 )
             first.setdefault(name, raw.line)
-        if not wrong and not in_defaults:
-            settings = {key: value for key, value in values.items() if key not in FIELDS}
+        if not any(name in TEXTS for name, _ in wrong):
             fields = {key: values[key] for key in TEXTS if values.get(key) is not None}
+            if wrong:
+                entries.append(Entry(**fields, line=raw.line, refused=True))
+                continue
+            settings = {key: value for key, value in values.items() if key not in FIELDS}
             entries.append(
                 Entry(**fields, priority=int(values.get("priority") or 0), settings=settings, line=raw.line)
             )
     if not found and not entries:
         found.append(Mistake(0, "it names no concept; give at least one."))
-    if found:
-        raise Mistakes(source, found)
-    return entries
+    return entries, found
 
 
 def _wrong(raw: Raw, *, require: bool) -> Iterator[tuple[str, str]]:

@@ -12,20 +12,20 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 from infra.errors import UserError
 from infra.registry import Registry, Version
-from infra.storage import open_storage
 from training.batch.manifest import Entry, Mistake, Mistakes
 from training.batch.profile import Curve, Profile
+from training.batch.record import Record, check_idle, stays_ended
+from training.batch.resolving import Sources, resolve_entries
 from training.batch.work import Work, work_sha256
-from training.config import resolve
 from training.group import GroupKey
 
 if TYPE_CHECKING:
-    from datasets.clips import ClipFacts
     from models.foundation import Foundation
     from training.pack import Capacity
 
@@ -40,6 +40,14 @@ class Done:
 
     work: Work
     version: str
+
+
+@dataclass(frozen=True)
+class Left:
+    """A work that failed or was cancelled in this batch, and stays so until it is tried again (`runs retry`)."""
+
+    work: Work
+    record: Record
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,7 @@ class Plan:
     done: tuple[Done, ...]
     packs: tuple[PlannedPack, ...]
     lanes: int
+    left: tuple[Left, ...] = ()
 
     @property
     def seconds(self) -> float | None:
@@ -76,41 +85,6 @@ class Plan:
         return max(totals)
 
 
-@dataclass
-class Sources:
-    """Foundations and clip sets, each looked at once."""
-
-    foundations: dict[str | None, Foundation] = field(default_factory=dict)
-    clip_sets: dict[str, dict[str, list[ClipFacts]]] = field(default_factory=dict)
-    refused: dict[tuple[str, str | None], UserError] = field(default_factory=dict)
-
-    def foundation(self, source: str | None) -> Foundation:
-        """Sizes, defaults and fingerprint; no weights. Raises UserError."""
-        from models.load import load_foundation
-
-        def load(source: Any) -> Foundation:
-            return load_foundation(source, device="cpu", parts=())
-
-        return self._once("foundation", source, self.foundations, load)
-
-    def clips(self, uri: str) -> dict[str, list[ClipFacts]]:
-        """The clips of every concept of a set. Raises UserError."""
-        from datasets.clips import read_facts
-
-        return self._once("clips", uri, self.clip_sets, read_facts)
-
-    def _once(self, kind: str, name: Any, found: dict[Any, Any], look: Callable[[Any], Any]) -> Any:
-        if (kind, name) in self.refused:
-            raise self.refused[kind, name]
-        if name not in found:
-            try:
-                found[name] = look(name)
-            except UserError as error:
-                self.refused[kind, name] = error
-                raise
-        return found[name]
-
-
 def make_plan(
     entries: Sequence[Entry],
     source: str,
@@ -121,6 +95,9 @@ def make_plan(
     profile: Profile | None = None,
     sources: Sources | None = None,
     workers: int | None = None,
+    records: Sequence[Record] = (),
+    check: Callable[[Work], None] = lambda work: None,
+    mistakes: Sequence[Mistake] = (),
 ) -> Plan:
     """What these entries come to.
 
@@ -130,78 +107,46 @@ def make_plan(
         pack: members of a pack; None takes what the profile says is best (8 without one).
         profile: of the lanes' device.
         workers: of a lane, where all have so many: 1 when they are processes without Ray.
+        records: of the batch, where it was begun.
+        check: raises UserError for a work to train that there is no room for (`training.batch.sizing.room_check`).
+        mistakes: of the manifest (`read_entries`), to be told with those found here.
 
     Raises:
         Mistakes: concepts that are not there, clips without captions or too small, settings that do not suit the
-            foundation: all of them.
+            foundation, concepts that lanes have with others: all of them.
     """
     sources = sources or Sources()
-    works = resolve_entries(entries, source, sources, workers)
+    works, wrong = resolve_entries(entries, sources, workers)
     done = already_done(works, registry)
-    todo = [work for work in works if work.name not in done]
+    there = {record.name: record for record in records}
+    left = [
+        Left(work, there[work.name])
+        for work in works
+        if work.name not in done and work.name in there and stays_ended(there[work.name], work)
+    ]
+    todo = [work for work in works if work.name not in {*done, *(one.work.name for one in left)}]
+    lines = {entry.name: entry.line for entry in entries}
+
+    def hear(check: Callable[[], None], name: str) -> None:
+        try:
+            check()
+        except UserError as error:
+            wrong.append(Mistake(lines[name], f"{name}: {error.message}"))
+
+    for work in works:
+        if work.name in there:
+            hear(partial(check_idle, there[work.name], work.sha256), work.name)
+    for work in todo:
+        hear(partial(check, work), work.name)
+    if mistakes or wrong:
+        raise Mistakes(source, [*mistakes, *wrong])
     packs = lay_out(todo, sources, lanes, pack, profile)
     return Plan(
         works=tuple(sorted((work for one in packs for work in one.works), key=lambda work: -work.priority)),
         done=tuple(Done(work, done[work.name].ref) for work in works if work.name in done),
         packs=tuple(packs),
         lanes=lanes,
-    )
-
-
-def resolve_entries(
-    entries: Sequence[Entry], source: str, sources: Sources, workers: int | None = None
-) -> list[Work]:
-    """The work of every entry, for lanes of so many workers (None: of as many as each asks for). Raises `Mistakes`."""
-    works, mistakes, said = [], [], set()
-    for entry in entries:
-        try:
-            work = resolve_entry(entry, sources)
-            work.check_lane(workers)
-            works.append(work)
-        except UserError as error:
-            if error.message not in said:  # of a foundation or set that many share: once
-                mistakes.append(Mistake(entry.line, f"{entry.name}: {error.message}"))
-            if error in sources.refused.values():
-                said.add(error.message)
-    if mistakes:
-        raise Mistakes(source, mistakes)
-    return works
-
-
-def resolve_entry(entry: Entry, sources: Sources) -> Work:
-    """One entry with its foundation, clips and settings looked up and found to go together. Raises UserError."""
-    from datasets.latents import fit
-    from training.adapters import data_sha256
-    from training.run import bucket_of, check_captions, foundation_source
-
-    foundation = sources.foundation(foundation_source(entry.foundation))
-    concepts = sources.clips(entry.data)
-    if entry.concept not in concepts:
-        names = sorted(concepts)
-        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        raise UserError(
-            f"no clips of concept {entry.concept!r} at {entry.data}; it holds {shown or 'none'}.",
-            status=404,
-            code="concept_not_found",
-        )
-    clips = concepts[entry.concept]
-    config = resolve(entry.settings, foundation.recommended, len(clips))
-    bucket = bucket_of(config, foundation)
-    check_captions(clips)
-    for clip in clips:
-        fit(clip, bucket)
-    return Work(
-        name=entry.name,
-        concept=entry.concept,
-        data=open_storage(entry.data).uri,
-        data_sha256=data_sha256(clips),
-        clips=len(clips),
-        foundation=foundation_source(entry.foundation),
-        fingerprint=foundation.fingerprint,
-        config=config.model_copy(
-            update={"frames": bucket.frames, "height": bucket.height, "width": bucket.width}
-        ),
-        priority=entry.priority,
+        left=tuple(left),
     )
 
 

@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,6 +23,7 @@ from infra.cluster import has_gpus, here, reachable_nodes, short
 from infra.errors import UserError
 from infra.registry import Registry
 from training.batch.keeper import LINGER_S, Keeper, LaneSettings, LaneState
+from training.batch.looking import Look
 from training.batch.outage import Outage
 from training.batch.plan import MOST
 from training.batch.profile import Profile
@@ -46,9 +47,6 @@ log = logging.getLogger(__name__)
 
 POLL_S = 5.0
 LEAVING_S = 60.0  # for lanes that give back what they hold
-
-
-Look = Callable[[Sequence[Record], Sequence[LaneState]], None]
 
 
 @dataclass
@@ -209,16 +207,9 @@ class Driver:
         self.on_look(records, list(self.lanes.values()))
 
 
-def check_works(works: Sequence[Work], cpus: float | None = None) -> None:
-    """Raise unless the cluster of this session has room for a lane of each (UserError 422): before they are entered."""
-    nodes = reachable_nodes()
-    need = lane_need(nodes, cpus)
-    check_room({work.name: work.config.worker_range[0] for work in works}, places(nodes, need), need)
-
-
-def check_encoder(gpus: float | None) -> None:
-    """Raise (UserError 422) when a part of a GPU is asked for and the cluster of this session has none."""
-    if gpus and not has_gpus():
+def check_encoder(gpus: float | None, nodes: Sequence[Mapping[str, float]]) -> None:
+    """Raise (UserError 422) when a part of a GPU is asked for and these nodes have none."""
+    if gpus and not any(node.get("GPU", 0) > 0 for node in nodes):
         raise UserError(
             f"--encoder-gpus {gpus:g}: the cluster has no GPUs, and each lane encodes what it takes on its CPUs; leave it out.",
             status=422,

@@ -6,11 +6,13 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from infra.errors import UserError
 from training.batch.work import Work
 
 Status = Literal["queued", "preparing", "training", "published", "failed", "cancelled"]
 RUNNING: tuple[Status, ...] = ("preparing", "training")
 ENDED: tuple[Status, ...] = ("published", "failed", "cancelled")
+WITHDRAWN = "what is asked for now is done already"  # the reason of what was cancelled by that
 
 
 class LeaseLost(Exception):
@@ -89,6 +91,31 @@ def queued(record: Record, attempt: int) -> Record:
     """A record as it was at first, but for what tells it from other attempts."""
     fresh = Record(record.name, record.work, record.sha256, record.priority, record.order, steps=record.steps)
     return replace(fresh, attempt=attempt, history=record.history)
+
+
+def stays_ended(record: Record, work: Work) -> bool:
+    """Whether a concept that failed or was cancelled stays so when this work is entered again; `runs retry` lets it train.
+
+    One that failed waits again with anything changed: other data, settings, or where and how it is to run. One that
+    somebody cancelled, only with what makes it another adapter.
+    """
+    if record.sha256 != work.sha256:
+        return False
+    if record.status == "cancelled":
+        return record.reason != WITHDRAWN
+    return record.status == "failed" and record.work == json.loads(json.dumps(work.asdict()))
+
+
+def check_idle(record: Record, sha256: str) -> None:
+    """Raises UserError (409) where a lane has the concept as another work than this: it would go on with other data or settings
+    than are asked for."""
+    if record.status in RUNNING and record.sha256 != sha256:
+        raise UserError(
+            f"concept {record.name} is {record.status} with other data or settings; cancel it first "
+            f"(motiondirector runs cancel), or publish this one under another name.",
+            status=409,
+            code="concept_busy",
+        )
 
 
 def rank(record: Record) -> tuple[int, int, str]:

@@ -7,21 +7,24 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Protocol
 
+from infra.errors import UserError
 from infra.registry import Registry
 from training.batch.lane import Lane
 from training.batch.logs import Journal, JournalHandler, Notes, Several
+from training.batch.looking import Look, Looking
 from training.batch.outage import Outage
 from training.batch.plan import Plan
 from training.batch.profile import Profile
-from training.batch.record import Record
+from training.batch.record import Record, check_idle
 from training.batch.sizing import workers_of
 from training.batch.state import BatchState
 from training.batch.validation import Validate, Validating
 from training.batch.watcher import Watcher
+from training.batch.work import Work
 
 POLL_S = 5.0
 
@@ -35,8 +38,11 @@ def enter(
     trained no more with the data or settings that an earlier manifest gave it.
 
     Raises:
-        UserError: one of them is being trained with other settings (409).
+        UserError: some of them are being trained with other settings (409): nothing is written.
     """
+    # What stays as it ended takes over where and how it is to run, for when it is tried again.
+    works = [*plan.works, *(one.work for one in plan.left)]
+    check_all_idle(batch, [*works, *(done.work for done in plan.done)])
     batch.create(about)
     batch.withdraw(done.work for done in plan.done)
 
@@ -44,7 +50,21 @@ def enter(
         name = version.partition("@")[0]
         return registry is not None and all(kept.ref != version for kept in registry.versions(name))
 
-    return batch.add(plan.works, is_gone=is_gone)
+    return batch.add(works, is_gone=is_gone)
+
+
+def check_all_idle(batch: BatchState, works: Iterable[Work]) -> None:
+    """Raises UserError (409), naming all, where lanes have some of these concepts with other data or settings."""
+    there = {record.name: record for record in batch.records()}
+    told = []
+    for work in works:
+        try:
+            if work.name in there:
+                check_idle(there[work.name], work.sha256)
+        except UserError as error:
+            told.append(error.message)
+    if told:
+        raise UserError("\n".join(told), status=409, code="concept_busy")
 
 
 def train_batch(
@@ -55,12 +75,15 @@ def train_batch(
     profile: Profile | None = None,
     device: str | None = None,
     watcher: Watcher | None = None,
+    on_look: Look | None = None,
     validate: Validate | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[Record]:
     """Train until every concept of the batch has ended, those that others hold included. Returns the records.
 
     Concepts that ask for several workers are left to lanes on Ray: when there are only those, it returns.
+
+    With `on_look`, a thread calls it every second with the records and the lane (training/batch/looking.py).
 
     With `validate`, a process beside this one calls it with each version that is published (training/batch/validation.py);
     what it finds is in `validations`. This returns when all are validated.
@@ -73,8 +96,12 @@ def train_batch(
     """
     owner = f"{socket.gethostname()}-{os.getpid()}"
     beside = nullcontext() if validate is None else Validating(batch, registry, validate)
-    with Journal(batch.storage, owner) as journal:
+    with Journal(batch.storage, owner) as journal, ExitStack() as stack:
         notes = Notes(journal)
+        watchers = [notes, watcher or Watcher()]
+        if on_look is not None:
+            own = BatchState(batch.storage, clock=batch.clock, lease_s=batch.lease_s)
+            watchers.append(stack.enter_context(Looking(own, owner, on_look)))
         lane = Lane(
             batch,
             registry,
@@ -82,7 +109,7 @@ def train_batch(
             pack=pack,
             profile=profile,
             device=device,
-            watcher=Several(notes, watcher or Watcher()),
+            watcher=Several(*watchers),
             workers=1,
         )
         with JournalHandler(notes), stopped_by_signals(lane), beside as validating:

@@ -11,13 +11,14 @@ is nothing more for them, and die with their nodes. So their number follows the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from infra.cluster import count_fitting
 from infra.errors import UserError
 from training.batch.plan import MOST
 from training.batch.record import RUNNING, Record
+from training.batch.work import Work
 
 CPUS = 4  # of a lane on machines without GPUs, where they have as many: each lane holds the base once more
 BARREN = (
@@ -127,6 +128,13 @@ def check_room(workers: Mapping[str, int], room: int, need: Need) -> None:
             status=422,
             code="not_enough_workers",
         )
+
+
+def room_check(nodes: Sequence[Mapping[str, float]], cpus: float | None) -> Callable[[Work], None]:
+    """For a plan: raises UserError (422) for a work whose lane, with so many CPUs a worker, these nodes have no room for."""
+    need = lane_need(nodes, cpus)
+    room = places(nodes, need)
+    return lambda work: check_room({work.name: work.config.worker_range[0]}, room, need)
 
 
 @dataclass

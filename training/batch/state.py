@@ -28,12 +28,22 @@ from typing import Any
 from infra.errors import UserError
 from infra.registry import check_concept_name
 from infra.storage import NotFound, Storage
-from training.batch.record import RUNNING, Claim, Lease, LeaseLost, Record, queued, rank, token
+from training.batch.record import (
+    RUNNING,
+    WITHDRAWN,
+    Claim,
+    Lease,
+    LeaseLost,
+    Record,
+    check_idle,
+    queued,
+    rank,
+    token,
+)
 from training.batch.work import Work
 
 LEASE_S = 60.0
 SWAPS = 100  # tries against others who change the same record
-WITHDRAWN = "what is asked for now is done already"  # the reason of what was cancelled by that
 HISTORY = 40  # changes of a record that it remembers
 
 Change = Callable[[Record], Record | None]
@@ -139,7 +149,7 @@ class BatchState:
             def renew(record: Record, fresh: Record = fresh) -> Record | None:
                 if record.sha256 == fresh.sha256:
                     return self._same(record, fresh, is_gone)
-                _check_idle(record)
+                check_idle(record, fresh.sha256)
                 return replace(fresh, attempt=record.attempt + 1, history=record.history)
 
             record = self._change(work.name, renew, "added with other settings")
@@ -161,7 +171,7 @@ class BatchState:
             def cancel(record: Record, sha256: str = work.sha256) -> Record | None:
                 if record.ended or record.sha256 == sha256:
                     return None
-                _check_idle(record)
+                check_idle(record, sha256)
                 return replace(record, status="cancelled", cancelling=False, reason=WITHDRAWN)
 
             if self._change(work.name, cancel, WITHDRAWN) is not None:
@@ -169,6 +179,7 @@ class BatchState:
 
     def _same(self, record: Record, fresh: Record, is_gone: Callable[[str], bool]) -> Record | None:
         """What adding a concept again makes of its record; None: nothing."""
+        # The plan says beforehand which of these stay as they ended (`record.stays_ended`).
         again = replace(fresh, attempt=record.attempt + 1, history=record.history)
         if record.status == "published":
             return again if record.version is not None and is_gone(record.version) else None
@@ -378,17 +389,6 @@ class BatchState:
         if after.status != before.status or before is after or after.attempt != before.attempt or taken:
             history = (*history, (now, after.status, note[:300]))[-HISTORY:]
         return replace(after, updated=now, revision=before.revision + 1, history=history)
-
-
-def _check_idle(record: Record) -> None:
-    """Raises UserError (409) where a lane has the concept: it would go on with other data or settings than are asked for."""
-    if record.status in RUNNING:
-        raise UserError(
-            f"concept {record.name} is {record.status} with other data or settings; cancel it first "
-            f"(motiondirector runs cancel), or publish this one under another name.",
-            status=409,
-            code="concept_busy",
-        )
 
 
 def open_batch(registry: Storage, name: str, **options: Any) -> BatchState:

@@ -1,0 +1,95 @@
+"""Shows how a batch stands while a lane of this process works: its records, with what the lane did since they were written.
+
+Records are written as claims are renewed, every third of a lease; what somebody watches should not be that late.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from infra.errors import UserError
+from training.batch.keeper import LaneState
+from training.batch.record import Record
+from training.batch.state import BatchState
+from training.batch.watcher import Watcher
+
+if TYPE_CHECKING:
+    from training.loop import StepReport
+
+log = logging.getLogger(__name__)
+
+Look = Callable[[Sequence[Record], Sequence[LaneState]], None]
+
+
+class Looking(Watcher):
+    """A context manager: calls `look` from a thread with all records and the one lane, and once more when the block ends.
+
+    Args:
+        batch: of its own: it is used from the thread.
+        owner: the lane's name; the lane has this among its watchers.
+        every_s: seconds between two looks.
+        read_s: between two readings of the records, which others write, too; what the lane begins or ends is read at the next look.
+    """
+
+    def __init__(
+        self, batch: BatchState, owner: str, look: Look, *, every_s: float = 1.0, read_s: float = 5.0
+    ) -> None:
+        self.batch, self.look, self.every_s, self.read_s = batch, look, every_s, read_s
+        self.lane = LaneState(owner, 1, host=socket.gethostname(), pid=os.getpid())
+        self._records: Sequence[Record] = ()
+        self._told: dict[str, dict[str, Any]] = {}
+        self._read_at: float | None = None  # None: at the next look
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="batch-looking", daemon=True)
+
+    def __enter__(self) -> Looking:
+        self.show()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self._read_at = None
+        self.show()
+
+    def preparing(self, name: str) -> None:
+        self._told[name], self._read_at = {"status": "preparing"}, None
+
+    def stepped(self, name: str, report: StepReport) -> None:
+        self._told[name] = {
+            "status": "training",
+            "step": report.step,
+            "loss": report.loss,
+            "step_seconds": report.seconds,
+        }
+
+    def ended(self, record: Record) -> None:
+        self._told.pop(record.name, None)
+        self._read_at = None
+
+    def show(self) -> None:
+        """Look now. While the storage is away, which the lane says, at what was read last."""
+        if self._read_at is None or time.monotonic() - self._read_at >= self.read_s:
+            self._read_at = time.monotonic()  # before: what is told while it reads is read next
+            try:
+                self._records = self.batch.records()
+            except UserError as error:
+                log.debug("not read: %s", error.message)
+        self.look([self._newest(record) for record in self._records], [self.lane])
+
+    def _newest(self, record: Record) -> Record:
+        told = self._told.get(record.name)
+        mine = record.lease is not None and record.lease.owner == self.lane.name
+        return replace(record, **told) if told and mine and not record.ended else record
+
+    def _run(self) -> None:
+        while not self._over.wait(self.every_s):
+            self.show()

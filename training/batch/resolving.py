@@ -1,0 +1,138 @@
+"""What the entries of a manifest come to as work: foundations, clips and settings looked up, and all that is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from infra.errors import UserError
+from infra.storage import open_storage
+from training.batch.manifest import Entry, Mistake
+from training.batch.work import Work
+from training.config import resolve
+
+if TYPE_CHECKING:
+    from datasets.clips import ClipFacts
+    from models.foundation import Foundation
+
+Looked = TypeVar("Looked")
+
+
+@dataclass
+class Sources:
+    """Foundations and clip sets, each looked at once."""
+
+    foundations: dict[str | None, Foundation] = field(default_factory=dict)
+    clip_sets: dict[str, dict[str, list[ClipFacts]]] = field(default_factory=dict)
+    refused: dict[tuple[str, str | None], UserError] = field(default_factory=dict)
+
+    def foundation(self, source: str | None) -> Foundation:
+        """Sizes, defaults and fingerprint; no weights. Raises UserError."""
+        from models.load import load_foundation
+
+        def load(source: Any) -> Foundation:
+            return load_foundation(source, device="cpu", parts=())
+
+        return self._once("foundation", source, self.foundations, load)
+
+    def clips(self, uri: str) -> dict[str, list[ClipFacts]]:
+        """The clips of every concept of a set. Raises UserError."""
+        from datasets.clips import read_facts
+
+        return self._once("clips", uri, self.clip_sets, read_facts)
+
+    def _once(self, kind: str, name: Any, found: dict[Any, Any], look: Callable[[Any], Any]) -> Any:
+        if (kind, name) in self.refused:
+            raise self.refused[kind, name]
+        if name not in found:
+            try:
+                found[name] = look(name)
+            except UserError as error:
+                self.refused[kind, name] = error
+                raise
+        return found[name]
+
+
+def resolve_entries(
+    entries: Sequence[Entry], sources: Sources, workers: int | None = None
+) -> tuple[list[Work], list[Mistake]]:
+    """The work of every entry that is right, for lanes of so many workers (None: of as many as each asks for), and all that is
+    wrong with the others."""
+    works, mistakes, said = [], [], set()
+    for entry in entries:
+        work, errors = resolve_entry(entry, sources, workers)
+        if work is not None:
+            works.append(work)
+        for error in errors:
+            if error.message not in said:  # of a foundation or set that many share: once
+                mistakes.append(Mistake(entry.line, f"{entry.name}: {error.message}"))
+            if error in sources.refused.values():
+                said.add(error.message)
+    return works, mistakes
+
+
+def resolve_entry(
+    entry: Entry, sources: Sources, workers: int | None = None
+) -> tuple[Work | None, list[UserError]]:
+    """One entry with its foundation, clips and settings looked up and found to go together; or all that is wrong with it."""
+    from training.run import check_captions, foundation_source
+
+    errors: list[UserError] = []
+
+    def tried(look: Callable[[], Looked]) -> Looked | None:
+        try:
+            return look()
+        except UserError as error:
+            errors.append(error)
+            return None
+
+    foundation = tried(lambda: sources.foundation(foundation_source(entry.foundation)))
+    clips = tried(lambda: clips_of(entry, sources))
+    if clips is not None:
+        tried(lambda: check_captions(clips))
+    if foundation is None or clips is None or entry.refused:
+        return None, errors
+    work = tried(lambda: settle(entry, foundation, clips, workers))
+    return (None if errors else work), errors
+
+
+def clips_of(entry: Entry, sources: Sources) -> list[ClipFacts]:
+    """The clips of an entry's concept. Raises UserError (404)."""
+    concepts = sources.clips(entry.data)
+    if entry.concept not in concepts:
+        names = sorted(concepts)
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        raise UserError(
+            f"no clips of concept {entry.concept!r} at {entry.data}; it holds {shown or 'none'}.",
+            status=404,
+            code="concept_not_found",
+        )
+    return concepts[entry.concept]
+
+
+def settle(entry: Entry, foundation: Foundation, clips: Sequence[ClipFacts], workers: int | None) -> Work:
+    """The work of an entry whose foundation and clips there are. Raises UserError: its settings suit them not, or no lane."""
+    from datasets.latents import fit
+    from training.adapters import data_sha256
+    from training.run import bucket_of, foundation_source
+
+    config = resolve(entry.settings, foundation.recommended, len(clips))
+    bucket = bucket_of(config, foundation)
+    for clip in clips:
+        fit(clip, bucket)
+    work = Work(
+        name=entry.name,
+        concept=entry.concept,
+        data=open_storage(entry.data).uri,
+        data_sha256=data_sha256(clips),
+        clips=len(clips),
+        foundation=foundation_source(entry.foundation),
+        fingerprint=foundation.fingerprint,
+        config=config.model_copy(
+            update={"frames": bucket.frames, "height": bucket.height, "width": bucket.width}
+        ),
+        priority=entry.priority,
+    )
+    work.check_lane(workers)
+    return work
