@@ -20,7 +20,7 @@ from models.routing import PATHS, Mix, Routing
 from models.tiny import _wake
 from models.unet3d import UNet3DFoundation
 from models.wan import lora_targets
-from serving.budget import example
+from serving.budget import example, forward_bytes
 from serving.compiled import CompiledForward, up_to
 from serving.events import Finished
 
@@ -70,7 +70,7 @@ def test_nothing_is_compiled_after_warm_up(smallest):
     )
     bench = Bench(smallest, source, max_batch=2, compile="eager", slots={"temporal": 2, "spatial": 0})
     compiled = bench.engine._compiled
-    assert compiled.sizes == [1, 2, 4]
+    assert compiled.sizes == {smallest.defaults.bucket: [1, 2, 4]}
     assert compiled.kinds == [(0, 0), (0, 1), (0, 2)]
     bench.engine.warm_up()
     assert compiled.graphs == 9
@@ -105,6 +105,38 @@ def test_nothing_is_compiled_after_warm_up(smallest):
     assert isinstance(bench.last("other"), Finished)
     stats = bench.engine.stats()
     assert (stats.recompilations, stats.uncompiled_forwards) == (0, 1)
+
+
+def test_no_forward_is_larger_than_was_measured_to_fit(smallest):
+    """Neither as shapes are compiled, nor as rows are rounded up: three fit, so three are not made four."""
+    bucket = smallest.defaults.bucket
+    one, two = (forward_bytes(smallest, bucket, rows) for rows in (1, 2))
+    bench = Bench(
+        smallest,
+        max_batch=4,
+        compile="eager",
+        batch_bytes=one + int(2.5 * (two - one)),
+        slots={"temporal": 0, "spatial": 0},
+    )
+    rows, compiled = [], bench.engine._compiled
+
+    def seen(forward):
+        def one(latents, *given):
+            rows.append(len(latents))
+            return forward(latents, *given)
+
+        return one
+
+    compiled._run, smallest.predict = seen(compiled._run), seen(smallest.predict)
+    bench.engine.warm_up()
+    assert compiled.sizes == {bucket: [1, 2, 3]}
+    bench.run(**{f"r{n}": bench.request(n, guidance_scale=1.0) for n in range(5)})
+    assert max(rows) == 3
+    assert bench.engine.stats().uncompiled_forwards == 0
+    bench.run(guided=bench.request(5), other=bench.request(6))  # two rows each
+    assert max(rows) == 3
+    assert bench.engine.stats().uncompiled_forwards == 0
+    assert all(isinstance(bench.last(id), Finished) for id in bench.events)
 
 
 def test_a_unet_is_one_graph_a_kind_of_mix_whatever_is_in_the_slots(smallest_unet3d, monkeypatch):
