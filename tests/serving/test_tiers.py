@@ -241,6 +241,16 @@ def test_a_slot_holds_what_was_packed_bit_for_bit(unet3d, table):
     assert (slots.hits, slots.misses, slots.loads) == (0, 5, 5)
 
 
+def test_every_copy_is_told_whether_a_turn_made_it_or_it_was_made_beside_the_steps(table):
+    slots, images = SlotTable(table[0]._bank, (told := []).append), table[1]
+    assert slots.warm(key_of(use("a")), images[key_of(use("a"))])
+    assert slots.warm(key_of(use("a")), images[key_of(use("a"))])  # it is there
+    assert len(told) == slots.loads == 1
+    slots.acquire([use("a"), use("b")], images)
+    assert len(told) == slots.loads == 2
+    assert min(told) >= 0
+
+
 def test_a_copy_that_fails_leaves_the_slot_free(table, monkeypatch):
     slots, images = table
     kept = slots.acquire([use("a")], images)
