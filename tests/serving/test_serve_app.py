@@ -234,7 +234,8 @@ def test_jobs_outlive_a_killed_replica_and_complete_once(
         assert client.wait(job.id).status == "completed"
         assert abs(decode(client.content(job.id)).frames_FHWC - alone).mean() < 1.0
     ended = {job.id: store.get(job.id).finished_at for job in jobs}
-    assert max(store.get(job.id).attempts for job in jobs) >= 1, "it was killed too late to matter"
+    if deployment == "engine":
+        assert max(store.get(job.id).attempts for job in jobs) >= 1, "it was killed too late to matter"
     time.sleep(1.0)  # for whoever would end one again
     assert {job.id: store.get(job.id).finished_at for job in jobs} == ended
     assert store.count() == {**before, "completed": before.get("completed", 0) + len(jobs)}
