@@ -13,6 +13,7 @@ from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.exc import InvalidCxxCompiler
 
 import models.bank
+from infra.errors import UserError
 from models.denoise import GenerationRequest, denoise_step, start
 from models.foundation import Bucket
 from models.load import load_foundation
@@ -22,6 +23,8 @@ from models.unet3d import UNet3DFoundation
 from models.wan import lora_targets
 from serving.budget import example, forward_bytes
 from serving.compiled import CompiledForward, up_to
+from serving.config import ServeConfig
+from serving.engine_service import build_engine
 from serving.events import Finished
 
 
@@ -137,6 +140,19 @@ def test_no_forward_is_larger_than_was_measured_to_fit(smallest):
     assert max(rows) == 3
     assert bench.engine.stats().uncompiled_forwards == 0
     assert all(isinstance(bench.last(id), Finished) for id in bench.events)
+
+
+def test_the_sizes_to_compile_for_are_configured(tmp_path):
+    settings = {
+        "foundation": "tiny-random:unet3d",
+        "data_dir": str(tmp_path),
+        "compile": True,
+        "max_batch": 1,
+    }
+    engine = build_engine(ServeConfig(**settings, warm_sizes=["8x32x32", "4x64x48"]))
+    assert engine._compiled.sizes == {Bucket(8, 32, 32): [1, 2], Bucket(4, 64, 48): [1, 2]}
+    with pytest.raises(UserError, match="height 33"):
+        build_engine(ServeConfig(**settings, warm_sizes=["8x32x32", "4x33x32"]))
 
 
 def test_a_unet_is_one_graph_a_kind_of_mix_whatever_is_in_the_slots(smallest_unet3d, monkeypatch):
