@@ -58,7 +58,9 @@ class ServeConfig(BaseModel):
         ),
     ] = None
     host_memory: Annotated[int, Field(ge=1, description="bytes of packed adapters in host memory")] = 4 << 30
-    disk_cache: Annotated[int, Field(ge=1, description="bytes of adapter files on local disk")] = 16 << 30
+    disk_cache: Annotated[
+        int, Field(ge=1, description="bytes of adapter files in data_dir, of all engines that share it")
+    ] = 16 << 30
     batch_memory: Annotated[
         int | None, Field(ge=1, description="bytes of one forward's activations; absent: what is free")
     ] = None
