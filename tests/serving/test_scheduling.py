@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import threading
 import time
 from collections import Counter
@@ -15,10 +16,12 @@ from serving_helpers import Bench, Memory, sha, use
 
 from infra.errors import UserError
 from models.foundation import Bucket
+from models.load import load_foundation
 from serving.budget import ForwardBudget, PeakBytes, measure
 from serving.engine_service import EngineService
 from serving.events import Admitted, Failed, Finished, Progressed
 from serving.metrics import ENGINE
+from serving.schemas import CreateVideo
 
 
 def order_of_admission(bench: Bench, requests: dict) -> list[str]:
@@ -227,6 +230,13 @@ def test_neighbours_and_adapters_of_the_batch_are_told(unet3d):
     assert {(bench.last(id).neighbours, bench.last(id).batch_adapters) for id in "xyz"} == {(2, 2)}
     progress = [event for event in bench.events["x"] if isinstance(event, Progressed)]
     assert max(event.batch for event in progress) == 3
+
+
+def test_the_schedulers_that_the_api_suggests_are_there(unet3d):
+    kinds = {*unet3d.scheduler_kinds(), *load_foundation("tiny-random:wan").scheduler_kinds()}
+    suggested = re.findall("`(.+?)`", CreateVideo.model_fields["scheduler"].description)
+    assert set(suggested) <= kinds
+    assert suggested
 
 
 def test_the_engine_counts_what_prometheus_wants_to_know(unet3d):
