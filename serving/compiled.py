@@ -44,7 +44,7 @@ class CompiledForward:
         self._foundation, self._backend = foundation, backend
         self._max_rows = max_rows
         self.sizes = {bucket: up_to(max_rows) for bucket in buckets}
-        self._buckets = {foundation.latent_shape(bucket): bucket for bucket in self.sizes}
+        self._buckets: dict[tuple[int, ...], Bucket] = {foundation.latent_shape(b): b for b in self.sizes}
         self.kinds = self._kinds(up_to(max_adapters))
         self.graphs = 0  # compiled so far
         self.eager = 0  # forwards that ran uncompiled
