@@ -19,11 +19,11 @@ import time
 from collections import Counter
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import ColumnElement, Select, Subquery, and_, case, func, select, update
+from sqlalchemy import ColumnElement, Select, Subquery, and_, func, select, update
 from sqlalchemy.orm import Session
 
 from serving.database import Database, Flow, Job
-from serving.jobs import IN_PROGRESS, QUEUED, UNBEGUN, UNFINISHED
+from serving.jobs import QUEUED, UNBEGUN, UNFINISHED
 
 LEASE = 10.0  # seconds after its last sign that a dispatcher is held dead
 SUSPECT_ATTEMPTS = 2  # from here on a job runs alone, so that it takes no neighbour with it
@@ -135,12 +135,14 @@ class Claims:
             return set(session.scalars(query))
 
     def reclaim(self) -> int:
-        """Back to the queue with the jobs of dead dispatchers. Returns how many."""
+        """Back to the queue with the jobs of dead dispatchers. Returns how many.
+
+        It is not held against the jobs: they run in engines, and an ingress may be killed any number of times.
+        """
         lost = (Job.owner.is_not(None), Job.lease_until < self._database.now())
-        attempts = Job.attempts + case((Job.state == IN_PROGRESS, 1), else_=0)
         statement = update(Job).where(Job.state.in_(UNFINISHED), *lost)
         with self._session.begin() as session:
-            values = {**UNBEGUN, "state": QUEUED, "attempts": attempts}
+            values = {**UNBEGUN, "state": QUEUED}
             return session.execute(statement.values(values), execution_options=QUIET).rowcount  # type: ignore[attr-defined]
 
     def release(self, owner: str) -> int:

@@ -3,7 +3,8 @@
 The graph sees adapters as data: slot numbers and scales are inputs, slots are overwritten in place. What would make
 new graphs are shapes, so these are rounded up: rows to a few sizes (the last row repeated, its answers dropped), and
 adapters a row to a few widths (slot 0 fills up). Every combination is compiled at warm-up; a forward outside of them
-(a bucket that was not named, more adapters than `max_adapters`) runs uncompiled and is counted.
+(a bucket that was not named, more adapters than `max_adapters`, one request of more rows than were measured to fit) runs
+uncompiled and is counted.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from models.foundation import Bucket, Foundation
 from models.routing import PATHS, Mix, Path, Routing
-from serving.budget import example, forward, routing_like
+from serving.budget import ForwardBudget, example, forward, routing_like
 
 Kind = tuple[int, int]  # width of the spatial and of the temporal mix; 0: none
 
@@ -26,7 +27,7 @@ class CompiledForward:
 
     Args:
         buckets: sizes of video to compile for.
-        max_rows: most rows of a forward.
+        max_rows: most rows of a forward, where `warm_up` is not told of fewer.
         max_adapters: most adapters of a request and path that run compiled.
         backend: torch.compile's.
     """
@@ -41,14 +42,14 @@ class CompiledForward:
         backend: str = "inductor",
     ) -> None:
         self._foundation, self._backend = foundation, backend
-        self._buckets = list(dict.fromkeys(buckets))
-        self._latents = {foundation.latent_shape(bucket) for bucket in self._buckets}
-        self.sizes = up_to(max_rows)
+        self._max_rows = max_rows
+        self.sizes = {bucket: up_to(max_rows) for bucket in buckets}
+        self._buckets: dict[tuple[int, ...], Bucket] = {foundation.latent_shape(b): b for b in self.sizes}
         self.kinds = self._kinds(up_to(max_adapters))
         self.graphs = 0  # compiled so far
         self.eager = 0  # forwards that ran uncompiled
         self._warm_graphs: int | None = None
-        combinations = len(self._buckets) * len(self.sizes) * len(self.kinds)
+        combinations = len(self.sizes) * len(up_to(max_rows)) * len(self.kinds)
         # The limit belongs to this function alone (torch's setting is one a thread); torch's types do not know it.
         # With fullgraph a graph that breaks, or one beyond the limit, is an error instead of slow.
         options: dict[str, Any] = {"backend": self._compile, "recompile_limit": 4 * combinations + 8}
@@ -68,10 +69,11 @@ class CompiledForward:
         self.graphs += 1
         return torch._dynamo.lookup_backend(self._backend)(graph, inputs)
 
-    def warm_up(self) -> None:
-        """Compile every combination, in the thread that will run them."""
-        for bucket in self._buckets:
-            for rows in self.sizes:
+    def warm_up(self, budget: ForwardBudget) -> None:
+        """Compile every combination that fits, in the thread that will run them."""
+        for bucket in self.sizes:
+            self.sizes[bucket] = up_to(min(self._max_rows, budget.rows(bucket)))
+            for rows in self.sizes[bucket]:
                 for kind in self.kinds:
                     forward(self, example(self._foundation, bucket, rows, self._routing(rows, kind)))
         self._warm_graphs = self.graphs
@@ -94,10 +96,11 @@ class CompiledForward:
         self, latents_BCfhw: Tensor, t_B: Tensor, text_BLD: Tensor, routing: Routing | None
     ) -> Tensor:
         rows = latents_BCfhw.shape[0]
-        size = next((size for size in self.sizes if size >= rows), None)
+        bucket = self._buckets.get(tuple(latents_BCfhw.shape[1:]))
+        size = next((size for size in self.sizes[bucket] if size >= rows), None) if bucket else None
         needed = (width_of(routing, "spatial"), width_of(routing, "temporal"))
         kind = next((k for k in self.kinds if k[0] >= needed[0] and k[1] >= needed[1]), None)
-        if size is None or kind is None or tuple(latents_BCfhw.shape[1:]) not in self._latents:
+        if size is None or kind is None:
             self.eager += 1
             return self._foundation.predict(latents_BCfhw, t_B, text_BLD, routing)
         mixes: dict[str, Any] = {

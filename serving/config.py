@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -19,7 +20,15 @@ def check_network(text: str) -> str:
     return text
 
 
+def check_video_size(text: str) -> str:
+    """Frames, height and width such as 16x256x256."""
+    if not re.fullmatch(r"[1-9][0-9]*(x[1-9][0-9]*){2}", text):
+        raise ValueError("expected FRAMESxHEIGHTxWIDTH, like 16x256x256")
+    return text
+
+
 Network = Annotated[str, AfterValidator(check_network)]
+VideoSize = Annotated[str, AfterValidator(check_video_size)]
 
 
 class ServeConfig(BaseModel):
@@ -49,11 +58,19 @@ class ServeConfig(BaseModel):
         ),
     ] = None
     host_memory: Annotated[int, Field(ge=1, description="bytes of packed adapters in host memory")] = 4 << 30
-    disk_cache: Annotated[int, Field(ge=1, description="bytes of adapter files on local disk")] = 16 << 30
+    disk_cache: Annotated[
+        int, Field(ge=1, description="bytes of adapter files in data_dir, of all engines that share it")
+    ] = 16 << 30
     batch_memory: Annotated[
         int | None, Field(ge=1, description="bytes of one forward's activations; absent: what is free")
     ] = None
-    compile: Annotated[bool, Field(description="torch.compile the denoiser, all at start")] = False
+    compile: Annotated[bool, Field(description="torch.compile the denoiser for warm_sizes, at start")] = False
+    warm_sizes: Annotated[
+        list[VideoSize],
+        Field(
+            description="FRAMESxHEIGHTxWIDTH of videos to measure and compile for; empty: the foundation's alone"
+        ),
+    ] = []
     max_batch: Annotated[int, Field(ge=1, le=256, description="samples in one denoising step")] = 8
     max_pixels: Annotated[
         int | None, Field(ge=1, description="frames x height x width of the largest video")

@@ -258,7 +258,7 @@ class Engine:
         self._queue.budget = budget = measure(self.foundation, self._warm_buckets, self._batch_bytes)
         log.info("a forward takes %s samples", {str(b): budget.rows(b) for b in self._warm_buckets})
         if self._compiled is not None:
-            self._compiled.warm_up()
+            self._compiled.warm_up(budget)
 
     def close(self) -> None:
         """Stop after the present step. Requests that have not ended get no more events."""

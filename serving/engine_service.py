@@ -84,10 +84,16 @@ def fits(foundation: Foundation, bucket: Bucket) -> bool:
 
 
 def build_engine(config: ServeConfig, observe: Observe = unobserved) -> Engine:
-    """An engine as configured, its model loaded, not started. Raises UserError for a foundation it cannot load."""
+    """An engine as configured, its model loaded, not started.
+
+    Raises UserError for a foundation it cannot load, and for sizes to warm up that this one cannot make.
+    """
     if config.threads:
         torch.set_num_threads(config.threads)
     foundation = load_foundation(config.foundation, device=config.device, dtype=config.dtype)
+    sizes = [Bucket.parse(size) for size in config.warm_sizes]
+    for size in sizes:
+        foundation.check_bucket(size)
     plan = plan_of(foundation, config)
     bank = foundation.add_bank(plan.slots, plan.rank)
     registry = open_registry(config.registry) if config.registry else None
@@ -100,6 +106,7 @@ def build_engine(config: ServeConfig, observe: Observe = unobserved) -> Engine:
         host_bytes=config.host_memory,
         batch_bytes=config.batch_memory,
         compile=config.compile,
+        warm_buckets=sizes or None,
         observe=observe,
     )
 

@@ -6,11 +6,12 @@ an old one changes a job that was accepted.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -28,6 +29,7 @@ from serving.storage_faults import storage_faults
 log = logging.getLogger(__name__)
 ATTEMPTS = 3  # to fetch an object whose storage is away or which came damaged
 LEFT_BEHIND = 3600.0  # seconds after its last byte that an unfinished file is of an engine that died
+OTHERS = 60.0  # seconds that a file stays which another engine has used: it may be about to open it
 
 
 class Source(Protocol):
@@ -47,8 +49,10 @@ class AdapterFiles:
     """Adapters of a registry, through files on local disk; the least recently used ones go.
 
     Args:
-        folder: where the files are kept, under their hashes; several engines may share it.
-        capacity: most bytes of files; what is being read, and the last one used, always stay.
+        folder: where the files are kept, under their hashes; several engines may share it. When a file was last used
+            is its time of modification, which they all see.
+        capacity: most bytes of files, whoever brought them; what is being read, what another engine has used within
+            the last minute, and the last one used, always stay.
         pause: seconds before a failed fetch is tried again, doubled each time.
     """
 
@@ -66,16 +70,17 @@ class AdapterFiles:
         for file, found in files_in(folder, f"{TEMPORARY}*"):
             if found.st_mtime < time.time() - LEFT_BEHIND:
                 file.unlink(missing_ok=True)
-        whole = sorted(files_in(folder, "*.safetensors"), key=lambda entry: entry[1].st_mtime)
-        self._sizes = OrderedDict((file.stem, found.st_size) for file, found in whole)
+        self._used: dict[str, int] = {}  # by this engine: when, in nanoseconds as the file system has it
         self._reading: Counter[str] = Counter()  # these stay
         self._lock = threading.Lock()
         self._trim()
 
     def resident(self) -> list[str]:
         """Hashes of the files here, least recently used first."""
-        with self._lock:
-            return list(self._sizes)
+        return [file.stem for file, _ in self._files()]
+
+    def _files(self) -> list[tuple[Path, os.stat_result]]:
+        return sorted(files_in(self._folder, "*.safetensors"), key=lambda entry: entry[1].st_mtime_ns)
 
     def has(self, use: AdapterUsed) -> bool:
         return self._file(use).is_file()
@@ -107,6 +112,7 @@ class AdapterFiles:
     def _read(self, use: AdapterUsed) -> Adapter:
         name, file = f"{use.concept}@{use.version}", self._file(use)
         for last in (False, True):
+            self._touch(file)
             if not file.is_file():
                 self.fetch(use)
             try:
@@ -135,7 +141,7 @@ class AdapterFiles:
                 f"{name}: its file for the {use.path} path holds a {adapter.path} adapter; publish it again."
             )
             raise UserError(message, status=422, code="invalid_adapter")
-        self._note(use.sha256, file)
+        self._note(file)
         return adapter
 
     def _whole(self, use: AdapterUsed) -> bool:
@@ -164,30 +170,39 @@ class AdapterFiles:
                 status=404,
                 code="adapter_not_found",
             ) from None
-        self._note(use.sha256, file)
+        self._note(file)
 
-    def _note(self, sha256: str, file: Path) -> None:
+    def _note(self, file: Path) -> None:
         """It was used just now."""
-        try:
-            size = file.stat().st_size
-        except FileNotFoundError:  # another engine with this folder had no room for it
-            return
-        with self._lock:
-            self._sizes[sha256] = size
-            self._sizes.move_to_end(sha256)
+        self._touch(file)
         self._trim()
+
+    def _touch(self, file: Path) -> None:
+        """Other engines with this folder see that it is in use."""
+        with (
+            self._lock,
+            contextlib.suppress(FileNotFoundError),
+        ):  # not here yet, or another had no room for it
+            now = time.time_ns()
+            os.utime(file, ns=(now, now))
+            self._used[file.stem] = file.stat().st_mtime_ns
 
     def _trim(self) -> None:
         with self._lock:
-            old = []
-            for sha256 in list(self._sizes)[:-1]:
-                if sum(self._sizes.values()) <= self._capacity:
+            files = self._files()
+            size = sum(found.st_size for _, found in files)
+            for file, found in files[:-1]:
+                if size <= self._capacity:
                     break
-                if not self._reading[sha256]:
-                    old.append(sha256)
-                    del self._sizes[sha256]
-        for sha256 in old:
-            (self._folder / f"{sha256}.safetensors").unlink(missing_ok=True)
+                if not self._stays(file.stem, found):
+                    file.unlink(missing_ok=True)
+                    size -= found.st_size
+            self._used = {file.stem: self._used[file.stem] for file, _ in files if file.stem in self._used}
+
+    def _stays(self, sha256: str, found: os.stat_result) -> bool:
+        """Whether this engine reads it, or another one, whose reads cannot be seen, may be about to."""
+        by_another = found.st_mtime_ns != self._used.get(sha256)
+        return self._reading[sha256] > 0 or (by_another and found.st_mtime > time.time() - OTHERS)
 
 
 def files_in(folder: Path, pattern: str) -> Iterator[tuple[Path, os.stat_result]]:

@@ -89,7 +89,7 @@ class CreateVideo(Strict):
     guidance_scale: Annotated[float | None, Field(ge=0, le=100, description="1 is without guidance")] = None
     negative_prompt: Text | None = None
     scheduler: Annotated[
-        str | None, Field(max_length=40, description="for example `ddim`, `dpm++`, `flow`")
+        str | None, Field(max_length=40, description="for example `ddim`, `dpm++`, `flow-euler`")
     ] = None
     lora: Annotated[list[LoraUse], Field(max_length=MAX_LORA)] = []
     priority: Annotated[

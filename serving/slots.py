@@ -8,8 +8,9 @@ read it; `acquire` runs between two steps and finds it there, or copies what is 
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,10 +79,14 @@ class Lease:
 
 
 class SlotTable:
-    """Adapters in the slots of a bank. Thread-safe, but `acquire` and a lease's `release` are the engine thread's."""
+    """Adapters in the slots of a bank. Thread-safe, but `acquire` and a lease's `release` are the engine thread's.
 
-    def __init__(self, bank: AdapterBank) -> None:
-        self._bank, self._writer = bank, SlotWriter(bank)
+    Args:
+        copied: told the seconds of each copy into a slot, from the thread that made it.
+    """
+
+    def __init__(self, bank: AdapterBank, copied: Callable[[float], None] = lambda seconds: None) -> None:
+        self._bank, self._writer, self._copied = bank, SlotWriter(bank), copied
         self._free: dict[Path, list[int]] = {path: list(range(n, 0, -1)) for path, n in bank.slots.items()}
         self._slots: OrderedDict[Key, _Slot] = OrderedDict()  # oldest use first
         self._wanted: Counter[Key] = Counter()  # by requests in the queue
@@ -205,7 +210,7 @@ class SlotTable:
             )
 
     def _copy(self, key: Key, slot: _Slot, image: Tensor) -> None:
-        after = self._read.pop((key[0], slot.number), None)
+        after, started = self._read.pop((key[0], slot.number), None), time.monotonic()
         try:
             done = self._writer.write(key, slot.number, image, after)
         except BaseException as error:
@@ -217,6 +222,7 @@ class SlotTable:
         slot.loaded.set_result(done)
         with self._lock:
             self.loads += 1
+        self._copied(time.monotonic() - started)
 
     def _idle(self, path: Path) -> list[Key]:
         """What may be evicted, least recently used first."""

@@ -68,13 +68,14 @@ class AdapterTiers:
     Args:
         source: the registry and the local disk.
         host_bytes: most bytes of packed adapters in host memory; at least as many as the slots hold.
-        observe: "load_seconds" with label tier (disk, host), each time one arrives there.
+        observe: "load_seconds" with label tier (disk, host, slot), each time one arrives there.
     """
 
     def __init__(
         self, bank: AdapterBank, source: Source, *, host_bytes: int = 4 << 30, observe: Observe = unobserved
     ) -> None:
-        self.bank, self.source, self.slots = bank, source, SlotTable(bank)
+        self.bank, self.source = bank, source
+        self.slots = SlotTable(bank, lambda seconds: self._loaded("slot", seconds))
         self._sizes = {
             path: bank.slot_bytes(path) if n and bank.targets[path] else 0 for path, n in bank.slots.items()
         }
@@ -207,7 +208,7 @@ class AdapterTiers:
                 try:
                     started = time.monotonic()
                     self.source.fetch(use)
-                    self._loaded("disk", started)
+                    self._loaded("disk", time.monotonic() - started)
                 except BaseException as error:
                     failed = error
                     break
@@ -241,7 +242,7 @@ class AdapterTiers:
                 if key in packed and self.host.get(key) is None and not claim.closed:
                     started = time.monotonic()
                     self.host.put(key, self._image(use))
-                    self._loaded("host", started)
+                    self._loaded("host", time.monotonic() - started)
             for key in packed if not claim.closed else ():
                 self.warm(key)
         except BaseException as error:
@@ -271,8 +272,7 @@ class AdapterTiers:
         if not claim.closed:
             claim.ready(claim, error)
 
-    def _loaded(self, tier: str, started: float) -> None:
-        seconds = time.monotonic() - started
+    def _loaded(self, tier: str, seconds: float) -> None:
         with self._lock:
             count, total = self.loads.get(tier, (0, 0.0))
             self.loads[tier] = (count + 1, total + seconds)
@@ -283,13 +283,7 @@ class AdapterTiers:
         image = self.host.get(key)
         if image is None:
             return not self.slots.missing([key])
-        if not self.slots.missing([key]):
-            return True
-        started = time.monotonic()
-        done = self.slots.warm(key, image)
-        if done:
-            self._loaded("slot", started)
-        return done
+        return self.slots.warm(key, image)
 
     def warm_beside(self, keys: Sequence[Key], then: Callable[[], None]) -> None:
         """`warm` each in a thread of its own, then call `then`; nothing while that is still being done."""

@@ -2,7 +2,8 @@
 
 Requests whose adapters are at hand take fair turns (`serving.fairness`). One that finds no free slot may be passed by
 others, a bounded number of times. Then the least used slots are kept for it: nobody new may use them, until they run
-dry, while requests for the other residents go on passing. Used by the engine's thread alone.
+dry, while requests for the other residents go on passing. So a cold adapter does delay those of the resident in such a
+slot, on purpose: else it would wait for ever. Used by the engine's thread alone.
 """
 
 from __future__ import annotations

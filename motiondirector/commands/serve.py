@@ -40,7 +40,16 @@ def serve(
         int | None,
         typer.Option(min=1, help="Bytes for adapters on the device; slots and rank follow, unless given."),
     ] = None,
-    compile: Annotated[bool, typer.Option(help="torch.compile the model, at start.")] = False,
+    compile: Annotated[
+        bool, typer.Option(help="torch.compile the model at start, for videos of --warm-size.")
+    ] = False,
+    warm_size: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="FRAMESxHEIGHTxWIDTH of videos to measure and compile for; repeatable. Absent: the foundation's.",
+            show_default=False,
+        ),
+    ] = None,
     max_batch: Annotated[int, typer.Option(min=1, help="Videos in one denoising step.")] = 8,
     data_dir: Annotated[Path, typer.Option(help="Jobs, videos and fetched adapters.")] = Path("runs/serve"),
     database: Annotated[
@@ -117,6 +126,7 @@ def serve(
         results=results if results is None or "://" in results else str(Path(results).absolute()),
         slot_memory=slot_memory,
         compile=compile,
+        warm_sizes=warm_size or [],
         max_batch=max_batch,
         replicas=replicas,
         max_replicas=max_replicas,

@@ -13,6 +13,7 @@ from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.exc import InvalidCxxCompiler
 
 import models.bank
+from infra.errors import UserError
 from models.denoise import GenerationRequest, denoise_step, start
 from models.foundation import Bucket
 from models.load import load_foundation
@@ -20,8 +21,10 @@ from models.routing import PATHS, Mix, Routing
 from models.tiny import _wake
 from models.unet3d import UNet3DFoundation
 from models.wan import lora_targets
-from serving.budget import example
+from serving.budget import example, forward_bytes
 from serving.compiled import CompiledForward, up_to
+from serving.config import ServeConfig
+from serving.engine_service import build_engine
 from serving.events import Finished
 
 
@@ -70,7 +73,7 @@ def test_nothing_is_compiled_after_warm_up(smallest):
     )
     bench = Bench(smallest, source, max_batch=2, compile="eager", slots={"temporal": 2, "spatial": 0})
     compiled = bench.engine._compiled
-    assert compiled.sizes == [1, 2, 4]
+    assert compiled.sizes == {smallest.defaults.bucket: [1, 2, 4]}
     assert compiled.kinds == [(0, 0), (0, 1), (0, 2)]
     bench.engine.warm_up()
     assert compiled.graphs == 9
@@ -105,6 +108,51 @@ def test_nothing_is_compiled_after_warm_up(smallest):
     assert isinstance(bench.last("other"), Finished)
     stats = bench.engine.stats()
     assert (stats.recompilations, stats.uncompiled_forwards) == (0, 1)
+
+
+def test_no_forward_is_larger_than_was_measured_to_fit(smallest):
+    """Neither as shapes are compiled, nor as rows are rounded up: three fit, so three are not made four."""
+    bucket = smallest.defaults.bucket
+    one, two = (forward_bytes(smallest, bucket, rows) for rows in (1, 2))
+    bench = Bench(
+        smallest,
+        max_batch=4,
+        compile="eager",
+        batch_bytes=one + int(2.5 * (two - one)),
+        slots={"temporal": 0, "spatial": 0},
+    )
+    rows, compiled = [], bench.engine._compiled
+
+    def seen(forward):
+        def one(latents, *given):
+            rows.append(len(latents))
+            return forward(latents, *given)
+
+        return one
+
+    compiled._run, smallest.predict = seen(compiled._run), seen(smallest.predict)
+    bench.engine.warm_up()
+    assert compiled.sizes == {bucket: [1, 2, 3]}
+    bench.run(**{f"r{n}": bench.request(n, guidance_scale=1.0) for n in range(5)})
+    assert max(rows) == 3
+    assert bench.engine.stats().uncompiled_forwards == 0
+    bench.run(guided=bench.request(5), other=bench.request(6))  # two rows each
+    assert max(rows) == 3
+    assert bench.engine.stats().uncompiled_forwards == 0
+    assert all(isinstance(bench.last(id), Finished) for id in bench.events)
+
+
+def test_the_sizes_to_compile_for_are_configured(tmp_path):
+    settings = {
+        "foundation": "tiny-random:unet3d",
+        "data_dir": str(tmp_path),
+        "compile": True,
+        "max_batch": 1,
+    }
+    engine = build_engine(ServeConfig(**settings, warm_sizes=["8x32x32", "4x64x48"]))
+    assert engine._compiled.sizes == {Bucket(8, 32, 32): [1, 2], Bucket(4, 64, 48): [1, 2]}
+    with pytest.raises(UserError, match="height 33"):
+        build_engine(ServeConfig(**settings, warm_sizes=["8x32x32", "4x33x32"]))
 
 
 def test_a_unet_is_one_graph_a_kind_of_mix_whatever_is_in_the_slots(smallest_unet3d, monkeypatch):

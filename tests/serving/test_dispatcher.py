@@ -275,12 +275,27 @@ def test_the_jobs_of_a_dispatcher_that_fell_silent_are_finished_by_another_and_i
         while not house.all("completed") or slow.running:
             await asyncio.sleep(0.01)
         assert sorted(quick.runs) == sorted(slow.cancelled) == sorted(ids)
-        assert [house.store.get(id).attempts for id in ids] == [1, 1, 1]
+        assert [house.store.get(id).attempts for id in ids] == [0, 0, 0], "no engine was lost"
         for task in (frozen, second):
             task.cancel()
         await asyncio.gather(frozen, second, return_exceptions=True)
 
     asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_a_job_outlives_more_dispatchers_than_it_may_outlive_engines(house: House):
+    """Each killed in mid-run: it neither fails nor is it held to be what kills engines, which would run alone."""
+    ids = house.add(2)
+    for n in range(MAX_ATTEMPTS + 1):
+        dead = Claims(house.store.database, lease=-1.0)  # its last sign was long ago
+        for job in dead.claim(f"killed {n}", 2):
+            house.store.start(job.id, owner=job.owner)
+        assert dead.reclaim() == 2
+    engine = ScriptedEngine(lambda id, attempt: [*WHOLE[:2], "hang"])
+    house.run(engine, lambda: engine.running == 2)
+    engine = ScriptedEngine(lambda id, attempt: WHOLE)
+    house.run(engine, lambda: house.all("completed"))
+    assert sorted(engine.runs) == sorted(ids)
 
 
 def test_a_job_cancelled_elsewhere_leaves_the_engine_here(house: House, monkeypatch: pytest.MonkeyPatch):

@@ -134,6 +134,47 @@ def test_the_batch_is_bounded(unet3d):
     assert all(isinstance(bench.last(f"r{n}"), Finished) for n in range(5))
 
 
+@pytest.fixture
+def decoding(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """No video is decoded before this is set."""
+    gate, real = threading.Event(), finishing.package
+
+    def package(foundation, ticket):
+        assert gate.wait(20), "nobody let it begin: it is in the way of the steps"
+        return real(foundation, ticket)
+
+    monkeypatch.setattr("serving.engine.package", package)
+    return gate
+
+
+def test_a_video_is_decoded_beside_the_steps_of_the_others(unet3d, decoding):
+    bench = Bench(unet3d)
+    bench.submit("short", bench.request(1, steps=1))
+    bench.submit("long", bench.request(2, steps=4))
+    for step in range(1, 4):
+        assert bench.engine.tick()
+        assert bench.last("long") == Progressed(step, 4, batch=2 if step == 1 else 1)
+        assert bench.last("short") == Progressed(1, 1, batch=2)
+        assert bench.engine.stats().finishing == 1
+    decoding.set()
+    bench.engine.run_until_idle()
+    assert isinstance(bench.last("short"), Finished)
+    assert isinstance(bench.last("long"), Finished)
+
+
+def test_no_more_begin_while_a_whole_batch_waits_to_be_decoded(unet3d, decoding):
+    bench = Bench(unet3d, max_batch=2)
+    for n in range(5):
+        bench.submit(f"r{n}", bench.request(n, steps=1))
+    assert bench.engine.tick()
+    assert not bench.engine.tick(), "finished videos pile up"
+    stats = bench.engine.stats()
+    assert (stats.finishing, stats.active, stats.waiting) == (2, 0, 3)
+    decoding.set()
+    bench.engine.run_until_idle()
+    assert all(isinstance(bench.last(f"r{n}"), Finished) for n in range(5))
+
+
 def test_cancelling_frees_the_place_within_one_step(unet3d):
     bench = Bench(unet3d, max_batch=1)
     bench.submit("long", bench.request(1, use("a"), steps=400))

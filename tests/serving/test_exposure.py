@@ -151,6 +151,7 @@ def test_a_structured_key_file_with_a_fault_says_where(tmp_path: Path, content: 
         ({"webhook_networks": ["everywhere"]}, "--webhook-networks"),
         ({"webhook_secret": "short-and-secret"}, "--webhook-secret"),
         ({"max_queue": 0}, "--max-queue"),
+        ({"warm_sizes": ["8x64x64", "64x64"]}, "--warm-sizes-1 '64x64': .*FRAMESxHEIGHTxWIDTH"),
     ],
 )
 def test_a_wrong_setting_of_the_service_is_named_and_a_secret_not_repeated(fields: dict, option: str):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import threading
 import time
+from collections import Counter
 
 import pytest
 import torch
@@ -14,10 +16,12 @@ from serving_helpers import Bench, Memory, sha, use
 
 from infra.errors import UserError
 from models.foundation import Bucket
+from models.load import load_foundation
 from serving.budget import ForwardBudget, PeakBytes, measure
 from serving.engine_service import EngineService
 from serving.events import Admitted, Failed, Finished, Progressed
 from serving.metrics import ENGINE
+from serving.schemas import CreateVideo
 
 
 def order_of_admission(bench: Bench, requests: dict) -> list[str]:
@@ -228,21 +232,28 @@ def test_neighbours_and_adapters_of_the_batch_are_told(unet3d):
     assert max(event.batch for event in progress) == 3
 
 
+def test_the_schedulers_that_the_api_suggests_are_there(unet3d):
+    kinds = {*unet3d.scheduler_kinds(), *load_foundation("tiny-random:wan").scheduler_kinds()}
+    suggested = re.findall("`(.+?)`", CreateVideo.model_fields["scheduler"].description)
+    assert set(suggested) <= kinds
+    assert suggested
+
+
 def test_the_engine_counts_what_prometheus_wants_to_know(unet3d):
     seen: dict[str, list] = {}
     bench = Bench(
         unet3d, observe=lambda name, value, labels=None: seen.setdefault(name, []).append((value, labels))
     )
     bench.run(**{f"{name}{n}": bench.request(n, use(name), steps=1) for name in "abcd" for n in range(2)})
+    bench.engine.tiers.shutdown()  # and none is being copied beside the steps any more
     stats = bench.engine.stats()
     assert stats.ended == {"finished": 8, "failed": 0, "cancelled": 0}
     assert stats.adapter_requests == {sha(name, "temporal"): 2 for name in "abcd"}
     assert stats.slot_hits + stats.slot_misses == 8
     assert stats.slot_loads >= 4
-    assert {tier: count for tier, (count, _) in stats.loads.items() if tier != "slot"} == {
-        "disk": 4,
-        "host": 4,
-    }
+    loads = {"disk": 4, "host": 4, "slot": stats.slot_loads}
+    assert {tier: count for tier, (count, _) in stats.loads.items()} == loads
+    assert Counter(labels["tier"] for _, labels in seen["load_seconds"]) == loads
     assert len(stats.resident["temporal"]) == 3
     assert stats.free_slots == {"temporal": 3, "spatial": 2}
     assert (stats.waiting, stats.active, stats.finishing, stats.recompilations) == (0, 0, 0, 0)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,14 +15,17 @@ import pytest
 from fakes import INFO, FakeEngine
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 from starlette.types import Message
 
 from infra.errors import UserError
 from infra.registry import Registry
+from infra.storage import open_storage
 from models.adapter import WEIGHTS_FILE
 from serving.api import create_api
 from serving.config import ServeConfig
+from serving.database import Job
 from serving.dispatcher import result_key
 from serving.errors import BodyLimit
 from serving.keys import ApiKey, hash_key
@@ -476,6 +480,48 @@ def test_a_deleted_job_leaves_no_video_though_its_row_knew_of_none(
     assert results.exists(result_key(id))
     assert api.delete(f"/v1/videos/{id}").status_code == 200
     assert not results.exists(result_key(id))
+
+
+@pytest.fixture(params=["folder", "s3"])
+def results(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a server keeps its videos; nothing is there yet."""
+    if request.param == "folder":
+        return str(tmp_path / "videos")
+    return f"{request.getfixturevalue('s3').uri}/{uuid.uuid4().hex}"
+
+
+def test_a_video_is_kept_and_deleted_with_its_job_or_when_its_time_is_over_in_a_folder_and_in_s3(
+    serve: Serve, engine: FakeEngine, results: str, monkeypatch
+):
+    monkeypatch.setattr("serving.dispatcher.SWEEP_INTERVAL", 0.05)
+    api, storage = serve(results=results), open_storage(results)
+
+    def keys() -> set[str]:
+        return {found.key for found in storage.list()}
+
+    def until(true: Callable[[], bool]) -> None:
+        end = time.monotonic() + 30
+        while not true():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    engine.release()
+    kept, deleted = (api.post("/v1/videos", json={"prompt": x}).json()["id"] for x in ("one", "other"))
+    for id in (kept, deleted):
+        until(lambda id=id: api.get(f"/v1/videos/{id}").json()["status"] == "completed")
+    assert keys() == {result_key(kept), result_key(deleted)}
+    assert api.get(f"/v1/videos/{kept}/content").content == b"mp4 of one"
+    assert api.get(f"/v1/videos/{deleted}/content").content == b"mp4 of other"
+
+    assert api.delete(f"/v1/videos/{deleted}").status_code == 200
+    assert keys() == {result_key(kept)}
+    refused(api.get(f"/v1/videos/{deleted}/content"), 404, "video_not_found")
+
+    with api.service.store.database.sessions.begin() as session:  # type: ignore[attr-defined]
+        session.execute(update(Job).values(expires_at=time.time()))
+    until(lambda: keys() == set())
+    refused(api.get(f"/v1/videos/{kept}/content"), 404, "video_expired")
+    assert api.get(f"/v1/videos/{kept}").json()["status"] == "completed"
 
 
 def test_an_engine_that_is_away_is_not_ready_though_it_was(serve: Serve, engine: FakeEngine):

@@ -17,8 +17,9 @@ from serving_helpers import Bench, Memory, random_adapter, sha, use, video_reque
 from infra.errors import UserError
 from infra.objects import object_key
 from infra.registry import Registry
+from models.adapter import read_adapter
 from serving.engine_service import EngineService
-from serving.files import LEFT_BEHIND, AdapterFiles
+from serving.files import LEFT_BEHIND, OTHERS, AdapterFiles
 from serving.host import HostCache
 from serving.schemas import AdapterUsed
 from serving.slots import SlotTable, key_of
@@ -104,8 +105,49 @@ def test_the_disk_is_bounded_in_bytes_and_known_again_after_a_restart(unet3d, re
     files.read(all_of_them[1])
     assert files.resident() == [all_of_them[2].sha256, all_of_them[1].sha256]
     assert {file.stem for file in folder.iterdir()} == set(files.resident())
+    assert AdapterFiles(registry, unet3d, folder, capacity=1).resident() == files.resident(), (
+        "in use, perhaps"
+    )
+    for one in all_of_them[1:]:
+        last_used(folder, one, 2 * OTHERS)
     again = AdapterFiles(registry, unet3d, folder, capacity=1)
     assert len(again.resident()) == 1 == len(list(folder.iterdir()))
+
+
+def last_used(folder, one: AdapterUsed, ago: float) -> None:
+    os.utime(folder / f"{one.sha256}.safetensors", (time.time() - ago,) * 2)
+
+
+def test_the_disk_of_several_engines_is_bounded_and_none_takes_what_another_is_using(
+    unet3d, registry, publish, tmp_path, monkeypatch
+):
+    a, b, c, d = (used(publish(unet3d, name, seed=n)) for n, name in enumerate("abcd"))
+    size = registry.resolve("a").files["adapter_model.safetensors"].size
+    folder = tmp_path / "cache"
+    one, other = (AdapterFiles(registry, unet3d, folder, capacity=int(2.5 * size)) for _ in range(2))
+    one.read(a)
+    other.read(b)
+    other.read(c)
+    assert one.resident() == other.resident() == [a.sha256, c.sha256], "its own goes: a was used a moment ago"
+    last_used(folder, a, 2 * OTHERS)
+    other.read(d)
+    assert one.resident() == other.resident() == [c.sha256, d.sha256], (
+        "a goes, though another engine brought it"
+    )
+
+    one.read(a)
+    last_used(folder, a, 2 * OTHERS)
+    real = read_adapter
+
+    def reading(file, foundation):
+        monkeypatch.setattr("serving.files.read_adapter", real)
+        other.read(b)
+        other.read(d)
+        assert file.exists(), "it was taken between the look and the opening"
+        return real(file, foundation)
+
+    monkeypatch.setattr("serving.files.read_adapter", reading)
+    assert one.read(a).sha256 == a.sha256
 
 
 def test_what_another_engine_removes_or_left_behind_in_the_folder_is_no_hindrance(
@@ -239,6 +281,16 @@ def test_a_slot_holds_what_was_packed_bit_for_bit(unet3d, table):
         )
         lease.release()
     assert (slots.hits, slots.misses, slots.loads) == (0, 5, 5)
+
+
+def test_every_copy_is_told_whether_a_turn_made_it_or_it_was_made_beside_the_steps(table):
+    slots, images = SlotTable(table[0]._bank, (told := []).append), table[1]
+    assert slots.warm(key_of(use("a")), images[key_of(use("a"))])
+    assert slots.warm(key_of(use("a")), images[key_of(use("a"))])  # it is there
+    assert len(told) == slots.loads == 1
+    slots.acquire([use("a"), use("b")], images)
+    assert len(told) == slots.loads == 2
+    assert min(told) >= 0
 
 
 def test_a_copy_that_fails_leaves_the_slot_free(table, monkeypatch):
