@@ -33,7 +33,7 @@ demo-batch: $(STAMP)  ## 25 concepts on a Ray cluster that loses a node, one of 
 test: $(STAMP) $(HF)/.installed  ## the tests (no GPU, no hub), but for those that take minutes
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test-slow: $(STAMP)  ## the tests of minutes: the whole demo, trainings whose worker or driver is killed, a service that grows
+test-slow: $(STAMP)  ## the tests of minutes: the whole demo, trainings by teams or killed, a service that grows or is killed
 	$(BIN)/python -m pytest -m "slow and not faults"
 
 test-faults: $(STAMP)  ## clusters whose nodes and lanes die: minutes, on a machine that does nothing else

@@ -16,7 +16,18 @@ def show_plan(console: Console, plan: Plan, batch: str) -> None:
     """Packs with what they take, what is done, and what this batch (its name) leaves as it ended before."""
     foundations = {pack.works[0].foundation or "embedded" for pack in plan.packs}
     column = [Column("foundation", overflow="fold")] if len(foundations) > 1 else []  # room is scarce
-    columns = ("lane", "concepts", "at once", *column, "size", "method", "rank", "steps", "memory", "time")
+    columns: tuple[str | Column, ...] = (
+        "lane",
+        "concepts",
+        "at once",
+        *column,
+        "size",
+        "method",
+        "rank",
+        "steps",
+        "memory",
+        "time",
+    )
     table = Table(*columns, title=None if column else f"foundation: {escape(', '.join(foundations))}")
     for pack in plan.packs:
         steps = [work.config.steps for work in pack.works]

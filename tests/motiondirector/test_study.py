@@ -254,6 +254,7 @@ def test_values_that_could_not_be_measured_do_not_count():
     assert np.isnan(found.mean(1, "coupled", "motion_fidelity"))
 
 
+@pytest.mark.slow
 def test_the_study_runs_and_goes_on_where_it_stopped(run, tmp_path):
     def study(*more, code=0):
         command = ["study", "--out", tmp_path, "--motion", "hook"]

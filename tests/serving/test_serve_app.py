@@ -7,17 +7,16 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import numpy as np
 import psutil
 import pytest
+from served import Server, served
 from serving_helpers import random_adapter
 
 from datasets.decode import decode
@@ -39,26 +38,6 @@ SHORT = {"steps": 3, "guidance_scale": 3.0}
 KILLED = CreateVideo(model="foundation:orbit", prompt="p", seed=3, steps=60)
 
 
-@dataclass
-class Server:
-    url: str
-    process: subprocess.Popen[str]
-    registry: Path
-    data: Path
-    output: list[str]
-
-    def replicas(self, deployment: str) -> list[psutil.Process]:
-        """The processes of a deployment's replicas, which are descendants of the command."""
-        found = []
-        for child in psutil.Process(self.process.pid).children(recursive=True):
-            try:
-                if child.status() != psutil.STATUS_ZOMBIE and f"{deployment}" in " ".join(child.cmdline()):
-                    found.append(child)
-            except psutil.Error:  # it ended while we looked
-                continue
-        return [child for child in found if "ServeReplica" in " ".join(child.cmdline())]
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("serve")
@@ -69,47 +48,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         registry.publish(concept, folder / concept, metadata=dict(saved.metadata))
     options = {
         "--foundation": FOUNDATION,
-        "--registry": str(folder / "registry"),
-        "--data-dir": str(folder / "data"),
-        "--port": "0",
         "--slots": "2",
         "--max-batch": str(PLACES),
         "--max-replicas": "2",
         "--target-seconds": "30",
     }
-    command = [
-        sys.executable,
-        "-m",
-        "motiondirector",
-        "serve",
-        *(part for pair in options.items() for part in pair),
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    environment["RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S"] = "1"
-    environment.pop("RAY_ADDRESS", None)
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-    )
-    output: list[str] = []
-    reader = threading.Thread(target=lambda: output.extend(process.stdout), daemon=True)  # type: ignore[arg-type]
-    reader.start()
-    try:
-        end = time.monotonic() + 600
-        while not any("Ctrl-C" in line for line in output):
-            assert process.poll() is None, "".join(output)
-            assert time.monotonic() < end, "".join(output)
-            time.sleep(0.2)
-        url = next(word for line in output for word in line.split() if word.startswith("http://"))
-        yield Server(url, process, folder / "registry", folder / "data", output)
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(90)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        reader.join(10)
+    with served(str(folder / "registry"), folder / "data", options) as server:
+        yield server
 
 
 @pytest.fixture

@@ -168,6 +168,7 @@ def test_a_run_whose_worker_is_killed_ends_in_the_same_bits(whole, job):
     assert version.adapter_sha256 == whole[1].adapter_sha256
 
 
+@pytest.mark.slow
 def test_an_elastic_run_has_the_workers_there_is_room_for(cluster, job):
     notes = Notes()
     version = run_job(job("elastic"), {**SETTINGS, "steps": 8, "workers": "1:2"}, notes)
@@ -239,6 +240,7 @@ def test_one_worker_publishes_the_bytes_that_training_in_process_writes(cluster,
     assert written["temporal"].sha256 == version.adapter_sha256
 
 
+@pytest.mark.slow
 def test_wan_trains_three_steps_and_publishes(cluster, s3, job):
     data = write_set(f"{s3.uri}/wan-clips", *sliding_clips("drift", count=1))
     mine = job("wan", concept="drift", data=data, foundation="tiny-random:wan")

@@ -45,6 +45,7 @@ def one():
     return alone(WORKERS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero", [0, 3])
 def test_a_team_trains_what_one_worker_trains(one, tmp_path, zero):
     told = told_by(tmp_path, zero)
