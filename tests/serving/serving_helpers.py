@@ -77,10 +77,11 @@ async def alone(config: ServeConfig, requests: dict[str, VideoRequest]) -> dict[
 def same_video(one: bytes, other: bytes) -> bool:
     """Whether two mp4 say the same of themselves and show the same.
 
-    Rounding among neighbours may turn a pixel by one level, which the codec spreads; another's video is far off.
+    Rounding among neighbours may turn a pixel by one level, which the codec spreads over the noise that random weights draw: one
+    level in two of 12,288 pixels came to 0.9 levels in the mean. Another's video is 30 off.
     """
     first, second = (decode(mp4).frames_FHWC.astype(int) for mp4 in (one, other))
-    return read_metadata(one) == read_metadata(other) and float(np.abs(first - second).mean()) < 0.5
+    return read_metadata(one) == read_metadata(other) and float(np.abs(first - second).mean()) < 3
 
 
 class Memory:

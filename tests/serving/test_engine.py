@@ -14,6 +14,7 @@ from serving_helpers import Bench, Memory, random_adapter, sha, use
 
 from datasets.video import read_metadata
 from infra.errors import UserError
+from models.unet3d import to_uint8
 from serving import batch as batch_module
 from serving import finishing
 from serving.events import Admitted, Cancelled, Event, Failed, Finished, Progressed
@@ -50,8 +51,11 @@ def test_a_request_tells_its_way_and_ends_with_a_video(unet3d):
     assert bench.frames("a").shape[0] == unet3d.defaults.bucket.frames
 
 
-def test_frames_are_the_same_alone_and_among_any_neighbours(foundation, kept):
+def test_frames_are_the_same_alone_and_among_any_neighbours(foundation, kept, monkeypatch):
     """Random mixes of adapters, scales, guidance, steps, schedulers and sizes, random arrivals and cancels."""
+    pixels: list[torch.Tensor] = []  # as decoded, in [-1, 1], before they are grey levels
+    family, real = f"models.{foundation.family}", to_uint8
+    monkeypatch.setattr(f"{family}.to_uint8", lambda video: pixels.append(video) or real(video))
     bench = Bench(foundation, max_batch=4)
     draw = random.Random(0)
     bucket = foundation.defaults.bucket
@@ -96,6 +100,10 @@ def test_frames_are_the_same_alone_and_among_any_neighbours(foundation, kept):
             latents, frames = together[request.seed]
             latents_alone, frames_alone = kept[request.seed]
             torch.testing.assert_close(latents, latents_alone, rtol=0, atol=1e-4)
+            pixels.clear()
+            foundation.decode(torch.stack([latents, latents_alone]))
+            ((video, video_alone),) = pixels
+            torch.testing.assert_close(video / 2, video_alone / 2, rtol=0, atol=1e-4)  # of the whole range
             assert np.abs(frames.astype(int) - frames_alone).max() <= 1  # a rounding to the other grey level
 
 
