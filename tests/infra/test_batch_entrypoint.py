@@ -13,7 +13,7 @@ from kustomize import build, containers
 from infra.cluster import WORKER_NODES, ray_session
 from models.load import load_foundation
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
 BUCKET = "s3://motiondirector-example"

@@ -221,6 +221,7 @@ def test_a_finished_run_answers_what_it_published(whole):
     assert len(open_registry(job.registry).versions("slide")) == 1
 
 
+@pytest.mark.slow
 def test_one_worker_publishes_the_bytes_that_training_in_process_writes(cluster, job, tmp_path):
     settings = {**SETTINGS, "steps": 3, "workers": 1, "method": "full"}
     mine = job("full")
