@@ -131,10 +131,11 @@ def measure_quality(
     return Quality(scores, prompts, clips, tracks, rights)
 
 
-def write_report(quality: Quality, folder: Path, *, rows: int = 24) -> None:
+def write_report(quality: Quality, foundation: Foundation, folder: Path, *, rows: int = 24) -> None:
     """quality.json (scores and every prompt's judgement) and sheet.png (the first clips) in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     record = {
+        "foundation": {"name": foundation.name, "fingerprint": foundation.fingerprint},
         "scores": {name: {"share": s.share, "count": s.count} for name, s in quality.scores.items()},
         "targets": TARGETS,
         "prompts": [

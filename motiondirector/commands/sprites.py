@@ -347,4 +347,4 @@ def quality(
         table.add_row(name, f"{score.share:.1%}", str(score.count), target)
     Console().print(table)
     if to is not None:
-        write_report(result, to)
+        write_report(result, model, to)

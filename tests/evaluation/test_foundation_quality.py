@@ -1,5 +1,7 @@
 """The judgement of a foundation on cases with a known answer: rendered clips stand in for generated ones."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -66,9 +68,12 @@ def test_prompts_cover_all_directions_and_differ():
 
 
 def test_a_random_model_does_badly_and_the_report_says_so(tmp_path):
-    result = measure_quality(load_foundation("tiny-random:unet3d", device="cpu"), 4, steps=1, batch=4)
+    foundation = load_foundation("tiny-random:unet3d", device="cpu")
+    result = measure_quality(foundation, 4, steps=1, batch=4)
     assert result.scores["shape"].share < 1
     assert result.scores["colour"].count == 4
-    write_report(result, tmp_path)
-    assert (tmp_path / "quality.json").stat().st_size > 100
+    write_report(result, foundation, tmp_path)
+    told = json.loads((tmp_path / "quality.json").read_text())
+    assert told["foundation"] == {"name": foundation.name, "fingerprint": foundation.fingerprint}
+    assert len(told["prompts"]) == 4
     assert (tmp_path / "sheet.png").stat().st_size > 100

@@ -1,5 +1,6 @@
 """The embedded foundation: loads in stock diffusers, fits the repository, and does what simple prompts say."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from datasets.sprites.track import track
 from models.denoise import GenerationRequest, sample
 from models.load import EMBEDDED, load_foundation
 
+ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = (
     ("red", "gray", "a red circle stays still on a gray background"),
     ("blue", "beige", "a blue square moves to the right on a beige background"),
@@ -32,6 +34,16 @@ def test_it_fits_the_repository():
     files = [p for p in Path(EMBEDDED).rglob("*") if p.is_file()]
     assert sum(p.stat().st_size for p in files) < 50e6
     assert {p.suffix for p in files} <= {".json", ".safetensors", ".txt", ".md", ".yaml"}
+
+
+def test_its_card_says_what_was_measured_of_it():
+    measured = json.loads((ROOT / "docs" / "foundation" / "quality.json").read_text())
+    assert measured["foundation"]["fingerprint"] == load_foundation(device="cpu", parts=()).fingerprint
+    card = (EMBEDDED / "README.md").read_text()
+    for name, score in measured["scores"].items():
+        rights = [prompt[name] for prompt in measured["prompts"] if name in prompt]
+        assert (np.mean(rights), len(rights)) == (pytest.approx(score["share"]), score["count"])
+        assert f"| {name} ({score['count']} prompts) | {score['share']:.1%} |" in card
 
 
 def test_stock_diffusers_loads_it_and_gives_our_frames():
