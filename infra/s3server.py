@@ -119,7 +119,10 @@ StartResponse = Callable[..., Any]
 
 
 class Faithful:
-    """WSGI middleware before moto: checks signatures (version 4) and lets one write happen at a time."""
+    """WSGI middleware before moto: checks signatures (version 4) and lets one write happen at a time, and no listing meanwhile.
+
+    moto's listing fails where a key goes while it walks over them.
+    """
 
     def __init__(self, app: Any, access: str, secret: str) -> None:
         self.app, self.access, self.secret = app, access, secret
@@ -130,7 +133,10 @@ class Faithful:
         if refusal:
             return refuse(start, *refusal)
         if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
-            return self.app(environ, start)
+            if "/" in environ["PATH_INFO"].strip("/"):  # an object's
+                return self.app(environ, start)
+            with self.writing:
+                return list(self.app(environ, start))
         body = read_body(environ)  # before the lock: a slow sender must not hold it
         if len(body) < int(environ.get("CONTENT_LENGTH") or 0):  # the sender died; moto would store the half
             return refuse(start, "IncompleteBody", "The request body ended too early.", "400 Bad Request")
