@@ -18,10 +18,10 @@ from pathlib import Path
 
 import torch
 import yaml
-from diffusers import AutoencoderKL, DDIMScheduler, TextToVideoSDPipeline, UNet3DConditionModel
+from diffusers import AutoencoderKL, TextToVideoSDPipeline, UNet3DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from models.tiny import byte_clip_tokenizer
+from models.tiny import byte_clip_tokenizer, stable_diffusion_ddim
 
 
 @dataclass(frozen=True)
@@ -70,20 +70,12 @@ def build(shape: Shape, dtype: torch.dtype = torch.float16) -> TextToVideoSDPipe
         norm_num_groups=shape.groups,
         sample_size=256,
     )
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
     return TextToVideoSDPipeline(
         vae=vae.to(dtype).eval(),
         text_encoder=CLIPTextModel(text).to(dtype).eval(),
         tokenizer=tokenizer,
         unet=unet.to(dtype).eval(),
-        scheduler=scheduler,
+        scheduler=stable_diffusion_ddim(),
     )
 
 

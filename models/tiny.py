@@ -57,6 +57,19 @@ def byte_clip_tokenizer(model_max_length: int = 32) -> CLIPTokenizer:
     )
 
 
+def stable_diffusion_ddim(prediction_type: str = "epsilon") -> DDIMScheduler:
+    """The scheduler that ModelScope and ZeroScope have of Stable Diffusion."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type=prediction_type,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
 def write_tiny_unet3d(folder: Path, *, prediction_type: str = "epsilon", seed: int = 0) -> Path:
     """A `TextToVideoSDPipeline` folder: 32x32 pixels, 4x4 latents (the 8x VAE of the real ones)."""
     torch.manual_seed(seed)
@@ -94,15 +107,7 @@ def write_tiny_unet3d(folder: Path, *, prediction_type: str = "epsilon", seed: i
         norm_num_groups=8,
     )
     _wake(unet)
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        prediction_type=prediction_type,
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
+    scheduler = stable_diffusion_ddim(prediction_type)
     pipeline = TextToVideoSDPipeline(
         vae=vae.eval(),
         text_encoder=CLIPTextModel(text).eval(),

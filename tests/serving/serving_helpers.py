@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
@@ -58,6 +59,18 @@ def video_request(**kind) -> VideoRequest:
         "guidance_scale": 1.0,
     }
     return VideoRequest(**{**given, **kind})
+
+
+def mixed_body(number: int, draw: random.Random, concepts: int, *, steps: tuple[int, int]) -> dict:
+    """A request's body as the soaks have it: none to two of c0, c1, ..., with scales, guidance and steps by the draw."""
+    adapters = draw.sample(range(concepts), draw.choice([0, 1, 1, 1, 2]))
+    return {
+        "prompt": f"prompt {number % 5}",
+        "seed": number,
+        "steps": draw.randint(*steps),
+        "guidance_scale": draw.choice([1.0, 3.0]),
+        "lora": [{"name": f"c{n}@1", "scale": draw.choice([1.0, 0.5])} for n in adapters],
+    }
 
 
 async def alone(config: ServeConfig, requests: dict[str, VideoRequest]) -> dict[str, bytes]:

@@ -19,7 +19,7 @@ import httpx
 import pytest
 from faults import Cut, Proxy, Refuse, faulty
 from served import Server, served
-from serving_helpers import alone, random_adapter, same_video
+from serving_helpers import alone, mixed_body, random_adapter, same_video
 
 from infra.registry import open_registry
 from infra.storage import open_storage
@@ -90,17 +90,6 @@ def server(s3, registry: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
         assert set(struck) == {"Refuse", "Cut", "Late"}, f"the registry was hardly ill: {struck}"
 
 
-def body(number: int, draw: random.Random) -> dict:
-    adapters = draw.sample(range(ADAPTERS), draw.choice([0, 1, 1, 1, 2]))
-    return {
-        "prompt": f"prompt {number % 5}",
-        "seed": number,
-        "steps": draw.randint(2, 20),
-        "guidance_scale": draw.choice([1.0, 3.0]),
-        "lora": [{"name": f"c{n}@1", "scale": draw.choice([1.0, 0.5])} for n in adapters],
-    }
-
-
 class Caller:
     """Asks again while nobody answers, or the answer is that somebody is away just now."""
 
@@ -140,7 +129,10 @@ async def drive(server: Server, end_of: Callable[[str], str]) -> dict[str, dict 
     async with httpx.AsyncClient(base_url=server.url, timeout=60, trust_env=False) as http:
         call, hung_up = Caller(http), []
         for number in range(REQUESTS):
-            headers, asked = {"Idempotency-Key": f"soak-{number}"}, body(number, draw)
+            headers, asked = (
+                {"Idempotency-Key": f"soak-{number}"},
+                mixed_body(number, draw, ADAPTERS, steps=(2, 20)),
+            )
             answers = [await call("POST", "/v1/videos", json=asked, headers=headers) for _ in range(2)]
             assert [answer.status_code for answer in answers] == [200, 200], answers[0].text
             [id] = {answer.json()["id"] for answer in answers}

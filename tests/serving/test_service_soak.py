@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from serving_helpers import Publish, alone, same_video
+from serving_helpers import Publish, alone, mixed_body, same_video
 
 from infra.errors import UserError
 from infra.registry import Registry
@@ -163,17 +163,6 @@ def config_of(registry: Registry, folder, **more) -> ServeConfig:
     )
 
 
-def body(number: int, draw: random.Random) -> dict:
-    adapters = draw.sample(range(ADAPTERS), draw.choice([0, 1, 1, 1, 2]))
-    return {
-        "prompt": f"prompt {number % 5}",
-        "seed": number,
-        "steps": draw.randint(1, 4),
-        "guidance_scale": draw.choice([1.0, 3.0]),
-        "lora": [{"name": f"c{n}@1", "scale": draw.choice([1.0, 0.5])} for n in adapters],
-    }
-
-
 async def drive(service: VideoService, engine: Replaced, read: list[int]) -> tuple[dict, Memory]:
     """Ask for everything, with cancels, deletes, dropped streams and kills.
 
@@ -194,7 +183,7 @@ async def drive(service: VideoService, engine: Replaced, read: list[int]) -> tup
 
         hung_up = []
         for number in range(REQUESTS):
-            asked, tenant = body(number, draw), draw.choice(TENANTS)
+            asked, tenant = mixed_body(number, draw, ADAPTERS, steps=(1, 4)), draw.choice(TENANTS)
             headers = {"Authorization": f"Bearer {tenant}", "Idempotency-Key": f"n{number}"}
             answers = []
             while (

@@ -124,7 +124,8 @@ def make_plan(
         for work in works
         if work.name not in done and work.name in there and stays_ended(there[work.name], work)
     ]
-    todo = [work for work in works if work.name not in {*done, *(one.work.name for one in left)}]
+    ended = {*done, *(one.work.name for one in left)}
+    todo = [work for work in works if work.name not in ended]
     lines = {entry.name: entry.line for entry in entries}
 
     def hear(check: Callable[[], None], name: str) -> None:
