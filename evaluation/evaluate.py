@@ -81,9 +81,7 @@ class Measured:
     better: Literal["higher", "lower"]
     range: tuple[float, float]
     scores: dict[str, Score]
-    ceiling: float | None = (
-        None  # of agreement with the references: theirs with one another, where there are two
-    )
+    ceiling: float | None = None  # what the references score against one another, where there are two
 
 
 @dataclass(frozen=True)

@@ -73,9 +73,7 @@ class Entry:
     priority: int = 0
     settings: dict[str, Any] = field(default_factory=dict, hash=False)
     line: int = 0
-    refused: bool = (
-        False  # a setting was wrong and none is here: what it names can be looked for all the same
-    )
+    refused: bool = False  # a setting was wrong, so none is here; what it names can be looked for
 
     @property
     def name(self) -> str:
