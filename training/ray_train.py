@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from infra.allocator import keep_freed_memory
 from infra.cluster import here, short, variables
 from infra.errors import UserError
 from infra.storage import Storage
@@ -259,6 +260,7 @@ def _train(task: Task, board: Any) -> None:
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
+        keep_freed_memory()
     with together():
         with explaining_memory(task.foundation, config.dtype, config.zero, device):
             foundation = load_foundation(

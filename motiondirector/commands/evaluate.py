@@ -113,6 +113,7 @@ def evaluate_command(
     from evaluation.prompts import prompts_for, read_prompts
     from evaluation.report import published_scores
     from evaluation.store import Store
+    from infra.allocator import keep_freed_memory
     from infra.registry import open_registry
     from models.load import load_foundation
     from motiondirector.batch_validation import FILES, kept_files
@@ -131,6 +132,7 @@ def evaluate_command(
     names = parse_against(against)
     if any(name != BASE for name in names):
         check_trains(dtype)
+        keep_freed_memory()  # baselines train here
     read = None if prompts is None else read_prompts(prompts)
     opened = open_registry(registry)
     version = opened.resolve(concept)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from infra.allocator import keep_freed_memory
 from infra.children import end_with_parent
 from infra.errors import UserError
 from motiondirector.study.plan import Plan, Trial, trial_key
@@ -44,6 +45,7 @@ def _load(source: str | None, dtype: str, threads: int, steps: Any) -> None:
     from models.load import load_foundation
 
     end_with_parent()
+    keep_freed_memory()
     torch.set_num_threads(threads)
     _foundation, _steps = load_foundation(source, dtype=dtype), steps
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from infra.allocator import keep_freed_memory
 from infra.errors import UserError
 from training.batch.keeper import LaneSettings
 from training.batch.lane import Lane
@@ -68,6 +69,7 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         torch.set_num_threads(settings.threads)
+        keep_freed_memory()
     if ray.train.get_context().get_world_size() == 1:
         return _lead(settings, keeper, str(device), None)
     with Team() as team:

@@ -1,0 +1,185 @@
+"""Training and generation on a CPU, with malloc as it comes and with one that keeps what is freed (infra/allocator.py).
+
+    python benchmarks/allocator.py                # ten minutes on two cores
+    python benchmarks/allocator.py --rounds 21
+
+Each side is a process that holds the embedded foundation; they take turns, step by step. Training: a step of one concept of
+one clip, and of a pack of eight. Generation: one video. Where it runs matters to malloc, so each is done in the main thread and
+in another one, as Ray's workers do, with one thread of torch's and with all. The sides' losses and pixels are compared. Prints
+seconds, the ratio, and each side's peak memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from importlib import metadata
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `training` would be the script here
+
+SIDES = ("as it comes", "kept")
+WARM_UP = 2  # rounds that are not counted
+WORK = ("train 1", "train 8", "generate 1")
+
+
+def clips_of(foundation: Any, seed: int) -> list[Any]:
+    """One rendered clip, encoded."""
+    from motiondirector.study.plan import Trial
+    from motiondirector.study.trial import encode, reference_clips
+
+    return encode(reference_clips(Trial("orbit", 1, "dual", seed)), foundation)
+
+
+def config_of(foundation: Any) -> Any:
+    """The recommended settings, with more steps than anybody waits for."""
+    from training.config import resolve
+
+    config = resolve({"steps": 5000, "dtype": "fp32"}, foundation.recommended, 1)
+    size = foundation.defaults.bucket
+    return config.model_copy(update={"frames": size.frames, "height": size.height, "width": size.width})
+
+
+def training_alone(foundation: Any, held: ExitStack) -> Iterator[float]:
+    """A step each time: its loss."""
+    from training.engine import PlainEngine, make_optimizer
+    from training.loop import bank_options, train
+    from training.step import DualStep
+
+    config, clips = config_of(foundation), clips_of(foundation, 0)
+    bank = held.enter_context(foundation.passing_bank(**bank_options(config, 1)))
+    for report in train(
+        PlainEngine(DualStep(foundation, config), make_optimizer(bank, config, 1)), "orbit", clips
+    ):
+        yield report.loss
+
+
+def training_packed(foundation: Any, held: ExitStack) -> Iterator[float]:
+    """A step of eight concepts each time: nothing told."""
+    from training.group import group_key
+    from training.loop import bank_slots
+    from training.pack import Capacity, Member, Pack
+
+    config = config_of(foundation)
+    spatial = 8 * bank_slots(config, 1)["spatial"]
+    pack = held.enter_context(
+        Pack(foundation, group_key(foundation.fingerprint, config), Capacity(8, spatial))
+    )
+    for number in range(8):
+        pack.admit(Member(str(number), str(number), config, clips_of(foundation, number)))
+    while True:
+        pack.step()
+        yield 0.0
+
+
+def generating(foundation: Any, held: ExitStack) -> Iterator[float]:
+    """A video each time: a number that changes with any pixel."""
+    from models.denoise import GenerationRequest, sample
+
+    while True:
+        videos = sample(
+            foundation, [GenerationRequest("a red star", seed=seed) for seed in range(4)], batch_size=4
+        )
+        told = hashlib.sha256(b"".join(video.tobytes() for video in videos)).digest()
+        yield float(int.from_bytes(told[:6], "big"))
+
+
+def side(name: str, parent: Connection, threads: int, threaded: bool) -> None:
+    """A process of one side: answers each kind of work with (seconds, what it told), "end" with its peak bytes."""
+    from infra.allocator import keep_freed_memory
+
+    if name == "kept" and not keep_freed_memory():
+        raise SystemExit("malloc is not glibc's here: nothing to compare")
+
+    def answer() -> None:
+        import torch
+
+        from models.load import load_foundation
+
+        torch.set_num_threads(threads)
+        foundation = load_foundation(dtype="fp32")
+        kinds: dict[str, Callable[..., Iterator[float]]] = dict(
+            zip(WORK, (training_alone, training_packed, generating), strict=True)
+        )
+        running: dict[str, Iterator[float]] = {}
+        with ExitStack() as held:
+            while (work := parent.recv()) != "end":
+                if work not in running:
+                    held.close()  # one kind after another
+                    running = {work: kinds[work](foundation, held)}
+                grad = torch.enable_grad() if work.startswith("train") else torch.no_grad()
+                began = time.perf_counter()
+                with grad:
+                    told = next(running[work])
+                parent.send((time.perf_counter() - began, told))
+        parent.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+    if not threaded:
+        return answer()
+    thread = threading.Thread(target=answer)
+    thread.start()
+    thread.join()
+
+
+def main() -> None:
+    """Prints both sides."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    print("torch's threads, run in    what         as it comes       kept   ratio of each pair")
+    for threads, threaded in itertools.product(sorted({1, os.cpu_count() or 1}), (False, True)):
+        compare(threads, threaded, options.rounds)
+    print(
+        f"{os.cpu_count()} CPU cores ({platform.machine()}), float32, torch {metadata.version('torch')}, "
+        f"{' '.join(platform.libc_ver())}, {options.rounds} rounds, {datetime.now(UTC):%Y-%m-%d}"
+    )
+
+
+def compare(threads: int, threaded: bool, rounds: int) -> None:
+    """Prints the rows of both sides in that place."""
+    context = multiprocessing.get_context("spawn")
+    where = f"{threads}, {'another' if threaded else 'main thread'}"
+    pipes = {}
+    for name in SIDES:
+        pipes[name], theirs = context.Pipe()
+        context.Process(target=side, args=(name, theirs, threads, threaded), daemon=True).start()
+    for work in WORK:
+        seconds: dict[str, list[float]] = {name: [] for name in SIDES}
+        for number in range(WARM_UP + rounds):
+            told = {}
+            for name in SIDES:
+                pipes[name].send(work)
+                took, told[name] = pipes[name].recv()
+                if number >= WARM_UP:
+                    seconds[name].append(took)
+            assert len(set(told.values())) == 1, f"the sides differ: {told}"
+        before, kept = (seconds[name] for name in SIDES)
+        ratios = sorted(a / b for a, b in zip(before, kept, strict=True))
+        print(
+            f"{where:25}  {work:11}  {statistics.median(before):9.2f} s  {statistics.median(kept):7.2f} s"
+            f"   {statistics.median(ratios):.2f} x ({ratios[0]:.2f}-{ratios[-1]:.2f})",
+            flush=True,
+        )
+    for name in SIDES:
+        pipes[name].send("end")
+        print(f"{'':25}  peak memory, {name}: {pipes[name].recv() / 2**20:.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()
