@@ -16,6 +16,7 @@ from motiondirector.cli import ConfigFile
 
 if TYPE_CHECKING:
     from datasets.sprites.motions import Motion
+    from datasets.sprites.world import Sprite
 
 sprites = typer.Typer(
     help="A rendered world where motion and appearance are known exactly; it made the embedded foundation.",
@@ -81,6 +82,14 @@ def render(
             "motion's own, or the prompt as it is."
         ),
     ] = None,
+    second: Annotated[
+        str | None,
+        typer.Option(help='Another object beside it, such as "a small blue circle"; give its motion, too.'),
+    ] = None,
+    second_motion: Annotated[str | None, typer.Option(help="The other object's motion by name.")] = None,
+    second_trajectory: Annotated[
+        Path | None, typer.Option(help="The other object's motion as a JSON file.")
+    ] = None,
     frames: Frames = 8,
     size: Size = 64,
     fps: Annotated[float, typer.Option(help="Frames a second.", min=1, max=120)] = 8,
@@ -94,6 +103,8 @@ def render(
       motiondirector sprites render --trajectory wave.json --prompt "a red star on a navy gradient" -o wave.mp4
 
       motiondirector sprites render --motion orbit --appearances 6 --to clips/orbit
+
+      motiondirector sprites render --motion orbit --appearances 6 --second "a small blue circle" --second-motion right --to two
 
       motiondirector ingest clips/orbit --captions clips/orbit/captions.csv --concept orbit --to data
     """
@@ -127,14 +138,16 @@ def render(
         scenes = [drawable(prompt)]
         if motion is not None:
             check_motion(prompt, moving)
+    beside = second_object(second, second_motion, second_trajectory)
+    if beside is not None:
+        scenes = [replace(scene, second=beside[0]) for scene in scenes]
     rows = []
     for i, scene in enumerate(scenes):
         path = out if out is not None else Path(str(to)) / f"{moving.name}-{i:03d}.mp4"
-        caption = prompt if prompt is not None and not words else canonical(scene, moving)
+        caption = prompt if prompt is not None and not words and not beside else canonical(scene, moving)
         try:
-            encode_mp4(
-                render_clip(scene, moving, frames, size, seed + i), fps, path, metadata={"comment": caption}
-            )
+            clip = render_clip(scene, moving, frames, size, seed + i, second_motion=beside and beside[1])
+            encode_mp4(clip, fps, path, metadata={"comment": caption})
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}.") from None
         rows.append((path.name, caption))
@@ -144,6 +157,30 @@ def render(
     console = Console()
     for name, caption in rows:
         console.print(f"[green]{escape(name)}[/]  {escape(caption)}", soft_wrap=True, highlight=False)
+
+
+def second_object(
+    said: str | None, name: str | None, trajectory: Path | None
+) -> tuple[Sprite, Motion] | None:
+    """The other object of a clip, and how it moves. Raises UserError where one is given without the other."""
+    from datasets.sprites.captions import drawable, parse
+    from datasets.sprites.motions import motion_named, read_trajectory
+
+    given = (name is not None) + (trajectory is not None)
+    if said is None and not given:
+        return None
+    if said is None or given != 1:
+        raise UserError(
+            'another object needs its words and one motion: --second "a small blue circle" and --second-motion NAME or '
+            "--second-trajectory FILE.json."
+        )
+    words = parse(said)
+    if words.background or words.motion:
+        raise UserError(
+            f"--second {said!r} says more than an object; its background is the first one's, and its motion "
+            "--second-motion or --second-trajectory."
+        )
+    return drawable(said).sprite, read_trajectory(trajectory) if trajectory else motion_named(str(name))
 
 
 def check_motion(prompt: str, motion: Motion) -> None:
@@ -244,6 +281,7 @@ def pretrain(
     from diffusers import AutoencoderKL
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from infra.allocator import keep_freed_memory
     from training.pretraining.denoiser import Recipe, build_parts, load_parts, save_pipeline, train_unet
     from training.pretraining.vae import DECODER_STEPS, VAE_STEPS, train_vae
 
@@ -261,6 +299,8 @@ def pretrain(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if threads:
         torch.set_num_threads(threads)
+    if device == "cpu":
+        keep_freed_memory()
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TimeRemainingColumn()) as bar:
 

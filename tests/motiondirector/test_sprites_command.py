@@ -65,6 +65,31 @@ def test_words_for_a_drawn_motion_are_in_the_caption_of_a_prompt(run, tmp_path):
     assert captions == ["a red star draws a heart on a navy gradient", "a red star on a navy gradient"]
 
 
+def test_another_object_moves_in_its_own_way_and_is_in_the_caption(run, tmp_path):
+    path = tmp_path / "down.json"
+    path.write_text(json.dumps([[0, 0.8, 0.2], [1, 0.8, 0.8]]))
+    first = ("--trajectory", tmp_path / "left.json", "--prompt", "a small red star on a navy background")
+    (tmp_path / "left.json").write_text(json.dumps([[0, 0.5, 0.3], [1, 0.2, 0.3]]))
+    second = ("--second", "a small blue circle", "--second-trajectory", path)
+    code, _, err = run("sprites", "render", *first, *second, "--words", "moves to the left", "--to", tmp_path)
+    assert code == 0, err
+    (row,) = csv.DictReader((tmp_path / "captions.csv").open())
+    assert (
+        row["caption"] == "a small red star and a small blue circle moves to the left on a navy background"
+    )
+    video = decode(tmp_path / row["file"]).frames_FHWC.astype(int)
+    red, blue = (video[..., one] - video[..., other] > 100 for one, other in ((0, 2), (2, 0)))
+    for frame, star, circle in ((0, (0.5, 0.3), (0.8, 0.2)), (-1, (0.2, 0.3), (0.8, 0.8))):
+        assert middle(red[frame]) == pytest.approx(star, abs=0.03)
+        assert middle(blue[frame]) == pytest.approx(circle, abs=0.03)
+
+
+def middle(mask_HW):
+    """(x, y) of the mean pixel, in frame widths."""
+    y, x = np.argwhere(mask_HW).mean(axis=0)
+    return (x + 0.5) / mask_HW.shape[1], (y + 0.5) / mask_HW.shape[0]
+
+
 def test_brackets_in_a_prompt_are_shown_as_they_are(run, tmp_path):
     code, out, err = run(
         "sprites", "render", "--motion", "up", "--prompt", "a red star [/b]", "-o", tmp_path / "[i]a.mp4"
@@ -92,6 +117,11 @@ def test_the_same_command_writes_the_same_bytes(run, tmp_path):
         (["--motion", "up", "--prompt", "a red star moves up slowly", "-o", "x.mp4"], "says 'slowly'"),
         (["--motion", "orbit", "--size", "65", "-o", "x.mp4"], "odd"),
         (["--trajectory", "missing.json", "-o", "x.mp4"], "cannot be read"),
+        (["--motion", "orbit", "--second", "a blue circle", "-o", "x.mp4"], "needs its words and one motion"),
+        (["--motion", "orbit", "--second-motion", "right", "-o", "x.mp4"], "needs its words and one motion"),
+        (["--motion", "orbit", "--second", "a circle", "--second-motion", "right", "-o", "x.mp4"], "names no object"),
+        (["--motion", "orbit", "--second", "a blue circle on navy", "--second-motion", "right", "-o", "x.mp4"],
+         "more than an object"),
     ],
 )  # fmt: skip
 def test_wrong_input_is_answered_in_one_sentence(run, arguments, says):
