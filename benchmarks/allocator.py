@@ -5,8 +5,8 @@
 
 Each side is a process that holds the embedded foundation; they take turns, step by step. Training: a step of one concept of
 one clip, and of a pack of eight. Generation: one video. Where it runs matters to malloc, so each is done in the main thread and
-in another one, as Ray's workers do, with one thread of torch's and with all. The sides' losses and pixels are compared. Prints
-seconds, the ratio, and each side's peak memory.
+in another one, as Ray's workers do, with one thread of torch's and with all. Losses (of one concept) and pixels must be equal.
+Prints seconds, the ratio, and each side's peak memory.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `training` would be the script here
+
+# As the project's commands have it, before torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 SIDES = ("as it comes", "kept")
 WARM_UP = 2  # rounds that are not counted
