@@ -74,9 +74,7 @@ def test_another_object_moves_in_its_own_way_and_is_in_the_caption(run, tmp_path
     code, _, err = run("sprites", "render", *first, *second, "--words", "moves to the left", "--to", tmp_path)
     assert code == 0, err
     (row,) = csv.DictReader((tmp_path / "captions.csv").open())
-    assert (
-        row["caption"] == "a small red star and a small blue circle moves to the left on a navy background"
-    )
+    assert row["caption"] == "a small red star and a small blue circle moves to the left on a navy background"
     video = decode(tmp_path / row["file"]).frames_FHWC.astype(int)
     red, blue = (video[..., one] - video[..., other] > 100 for one, other in ((0, 2), (2, 0)))
     for frame, star, circle in ((0, (0.5, 0.3), (0.8, 0.2)), (-1, (0.2, 0.3), (0.8, 0.8))):
