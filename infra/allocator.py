@@ -1,8 +1,8 @@
 """How malloc gives memory back to the system: not at all, in a process that trains on the CPU.
 
 glibc maps each large block afresh and trims its heap, so the activations that a step saves begin as pages which the kernel
-has to find and clear, and the next step pays for them again. Where freed memory is kept a training step on the CPU is up to
-a quarter shorter (docs/benchmarks.md, benchmarks/allocator.py), and no number changes. Generation gains nothing.
+has to find and clear, and the next step pays for them again. Keeping it saves between nothing and a quarter of a training step
+on the CPU (docs/benchmarks.md, benchmarks/allocator.py); no number changes.
 """
 
 from __future__ import annotations
