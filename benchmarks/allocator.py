@@ -17,7 +17,6 @@ import itertools
 import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import sys
 import threading
@@ -50,11 +49,9 @@ def clips_of(foundation: Any, seed: int) -> list[Any]:
 
 def config_of(foundation: Any) -> Any:
     """The recommended settings, with more steps than anybody waits for."""
-    from training.config import resolve
+    from benchmarks.training_parts.tasks import settings
 
-    config = resolve({"steps": 5000, "dtype": "fp32"}, foundation.recommended, 1)
-    size = foundation.defaults.bucket
-    return config.model_copy(update={"frames": size.frames, "height": size.height, "width": size.width})
+    return settings(foundation, steps=5000, dtype="fp32")
 
 
 def training_alone(foundation: Any, held: ExitStack) -> Iterator[float]:
@@ -109,6 +106,7 @@ def side(name: str, parent: Connection, threads: int, threaded: bool) -> None:
         import torch
 
         from models.load import load_foundation
+        from training.batch.measure import process_peak_bytes
 
         torch.set_num_threads(threads)
         foundation = load_foundation(dtype="fp32")
@@ -126,7 +124,7 @@ def side(name: str, parent: Connection, threads: int, threaded: bool) -> None:
                 with grad:
                     told = next(running[work])
                 parent.send((time.perf_counter() - began, told))
-        parent.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        parent.send(process_peak_bytes())
 
     if not threaded:
         return answer()

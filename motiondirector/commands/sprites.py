@@ -111,7 +111,6 @@ def render(
     from dataclasses import replace
 
     from datasets.sprites.captions import canonical, drawable
-    from datasets.sprites.motions import motion_named, read_trajectory
     from datasets.sprites.render import render_clip
     from datasets.sprites.world import appearances as draw_appearances
     from datasets.video import encode_mp4
@@ -128,7 +127,7 @@ def render(
         raise UserError(f"-o names one clip, but --appearances asks for {appearances}; use --to FOLDER.")
     if size % 2:
         raise UserError(f"--size {size} is odd; mp4 needs an even side.")
-    moving: Motion = read_trajectory(trajectory) if trajectory else motion_named(str(motion))
+    moving = drawn_or_named(trajectory, motion)
     if words:
         moving = replace(moving, phrases=(words,))
     scenes = draw_appearances(appearances, seed)
@@ -164,7 +163,6 @@ def second_object(
 ) -> tuple[Sprite, Motion] | None:
     """The other object of a clip, and how it moves. Raises UserError where one is given without the other."""
     from datasets.sprites.captions import drawable, parse
-    from datasets.sprites.motions import motion_named, read_trajectory
 
     given = (name is not None) + (trajectory is not None)
     if said is None and not given:
@@ -180,7 +178,14 @@ def second_object(
             f"--second {said!r} says more than an object; its background is the first one's, and its motion "
             "--second-motion or --second-trajectory."
         )
-    return drawable(said).sprite, read_trajectory(trajectory) if trajectory else motion_named(str(name))
+    return drawable(said).sprite, drawn_or_named(trajectory, name)
+
+
+def drawn_or_named(trajectory: Path | None, name: str | None) -> Motion:
+    """The motion of a file, or else the one of that name. Raises UserError for a bad file and an unknown name."""
+    from datasets.sprites.motions import motion_named, read_trajectory
+
+    return read_trajectory(trajectory) if trajectory else motion_named(str(name))
 
 
 def check_motion(prompt: str, motion: Motion) -> None:
