@@ -51,7 +51,7 @@ class Member:
 def crowd(good: int) -> tuple[Member, ...]:
     """So many concepts that can be trained, the last of which is to come late, and a damaged one among them.
 
-    Motions and shapes both go round; their numbers have no common divisor, so that names repeat only after 104.
+    Motions and shapes both go round; their numbers have no common divisor, so that names repeat only after all pairs.
     """
     motions = list(NOVEL.values())
     parts: list[Part] = ["good" for _ in range(good - 1)]
