@@ -31,10 +31,12 @@ from datasets.parquet import (
     write_shards_here,
 )
 from datasets.select import Selection, Unsuitable, Window, cut, scene_cuts, windows
-from datasets.sources import Captions, Source
+from datasets.sources import ONE_OBJECT, VIDEO_SUFFIXES, Captions, Source
+from infra.errors import UserError
 from infra.objects import sha256_file
 from infra.registry import check_concept_name
-from infra.storage import NotFound, Storage, bucket_and_key, open_storage
+from infra.rows import FORBIDDEN
+from infra.storage import Storage, bucket_and_key, open_storage
 
 # duplicate: it is in the set already (nothing wrong with it); ignored: found in a folder, no video by its name
 STATUSES = ACCEPTED, DUPLICATE, REFUSED, IGNORED = "accepted", "duplicate", "refused", "ignored"
@@ -135,6 +137,8 @@ def ingest(
             entry.reason = "no concept: give --concept or a `concept` in the manifest"
         elif not entry.caption:
             entry.reason = "empty caption: give --caption, --captions or a `caption` in the manifest"
+        elif FORBIDDEN.search(entry.caption):
+            entry.reason = "the caption holds a control character or half a character"
         elif len(entry.caption) > MAX_CAPTION:
             entry.reason = f"the caption has {len(entry.caption)} characters; at most {MAX_CAPTION}"
         else:
@@ -218,7 +222,7 @@ def process(job: Job, spool: Storage, known: dict[str, str]) -> Result:
             found = windows(video, job.selection)
             source_sha256 = sha256_file(path)
             pairs = [_one(job, video, window, source_sha256, spool, known) for window in found]
-    except (UnreadableVideo, Unsuitable, NotFound) as error:  # not: what the spool or S3 refuses
+    except (UnreadableVideo, Unsuitable, Unfetched) as error:  # not: what the spool refuses, or all of S3
         refused = Outcome(job.source.uri, REFUSED, error.message, concept=job.concept, caption=job.caption)
         return [refused], []
     return [outcome for outcome, _ in pairs], [item for _, item in pairs if item]
@@ -269,16 +273,35 @@ def _one(
     return outcome, Pending.spooled(clip, spool)
 
 
+class Unfetched(UserError):
+    """A source that cannot be had, while others may: it vanished, or is not permitted."""
+
+
 @contextmanager
 def local_copy(uri: str) -> Iterator[Path]:
-    """The source as a local file; what is on S3 is downloaded for as long as it is needed."""
+    """The source as a local file; what is on S3 is downloaded for as long as it is needed.
+
+    Raises:
+        Unfetched: this one source cannot be read.
+        UserError: the storage is away, or refuses the credentials.
+    """
     if not uri.startswith("s3://"):
+        try:
+            Path(uri).open("rb").close()
+        except OSError as error:
+            raise Unfetched(f"{PurePosixPath(uri).name} cannot be read ({error.strerror}).") from None
         yield Path(uri)
         return
-    storage, key = bucket_and_key(uri)
     with tempfile.TemporaryDirectory(prefix="motiondirector-source-") as folder:
-        path = Path(folder) / f"source{PurePosixPath(key).suffix}"
-        storage.get_file(key, path)
+        suffix = PurePosixPath(uri).suffix.lower()
+        path = Path(folder) / f"source{suffix if suffix in VIDEO_SUFFIXES else ''}"
+        try:
+            storage, key = bucket_and_key(uri)
+            storage.get_file(key, path)
+        except UserError as error:
+            if error.code not in ONE_OBJECT:
+                raise
+            raise Unfetched(error.message) from None
         yield path
 
 

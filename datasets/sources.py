@@ -1,34 +1,67 @@
 """What the user pointed at, as a list of videos: files, folders, globs, `s3://` prefixes, manifests.
 
 Everything found is listed, also what cannot be used: `Source.problem` then says why, and ends up in the table that
-`ingest` prints. A manifest is a .csv or .jsonl file given as a source; its rows name the videos:
+`ingest` prints. A manifest is a table (.csv, .tsv, .jsonl, .ndjson) given as a source; its rows name the videos:
 
     file,caption,concept,start            {"file": "fox.mp4", "caption": "a fox is running"}
     clips/fox.mp4,a fox is running,,
 
 `file` is relative to the manifest, absolute, or s3://. The others are optional and win over the command line.
-`--captions` takes the same two formats and gives captions (and nothing else) to sources found elsewhere.
+`--captions` takes a table of `file` and `caption` and gives captions to sources found elsewhere. Both are read
+strictly (infra/rows.py).
 """
 
 from __future__ import annotations
 
 import fnmatch
 import glob
-import json
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+import os
+import stat
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 from urllib.parse import unquote
 
 from datasets.select import MAX_START
 from infra.errors import UserError
-from infra.rows import WrongRow, csv_rows, jsonl_rows
-from infra.storage import bucket_and_key
+from infra.paths import as_written, composed, expanded, there
+from infra.registry import check_concept_name
+from infra.rows import TABLE_SUFFIXES, Column, Row, decoded, is_table, read_strictly
+from infra.storage import NotFound, Storage, bucket_and_key
 
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".webm", ".mov", ".avi", ".mkv", ".gif", ".webp"}
-MANIFEST_SUFFIXES = {".csv", ".jsonl"}
+TABLES = ", ".join(TABLE_SUFFIXES)
+# Lists that people have and that are not read here: given as a source, they are no broken videos.
+OTHER_LISTS = {".json", ".txt", ".xlsx", ".xls", ".ods", ".parquet", ".yaml", ".yml"}
+
+FILE = Column(
+    "file",
+    (
+        "path",
+        "video",
+        "filename",
+        "file_name",
+        "filepath",
+        "file_path",
+        "video_path",
+        "clip",
+        "media",
+        "source",
+    ),
+    required=True,
+    what="the path of a video",
+)
+CAPTION = Column(
+    "caption", ("text", "prompt", "description", "captions", "sentence"), what="what the video shows"
+)
+CONCEPT = Column("concept", ("name", "motion", "class", "action", "label"), what="the motion's name")
+START = Column(
+    "start", ("start_time", "begin", "from", "offset", "start_seconds"), what="seconds", text=False
+)
+MANIFEST_COLUMNS = (FILE, CAPTION, CONCEPT, START)
+CAPTION_COLUMNS = (FILE, replace(CAPTION, required=True))
 
 
 @dataclass(frozen=True)
@@ -51,7 +84,7 @@ def expand(given: Iterable[str]) -> list[Source]:
     """
     found: list[Source] = []
     for text in given:
-        if PurePosixPath(text).suffix.lower() in MANIFEST_SUFFIXES:
+        if is_table(text):
             found += read_manifest_file(text)
         elif text.startswith("s3://"):
             found += expand_s3(text)
@@ -60,32 +93,118 @@ def expand(given: Iterable[str]) -> list[Source]:
     return found
 
 
+# ------------------------------------------------------------------------------ local files
+def local_path(text: str) -> Path:
+    """The path of a `file://` URI or of a path as a person wrote it."""
+    return as_written(expanded(unquote(text.removeprefix("file://")) if text.startswith("file://") else text))
+
+
+def shown(path: str | Path) -> str:
+    """The path as text for people: bytes that are no UTF-8 are escaped, for no table and no terminal takes them."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def expand_local(text: str) -> list[Source]:
-    path = Path(unquote(text.removeprefix("file://")) if text.startswith("file://") else text).expanduser()
+    """A file, everything below a folder, or what a pattern matches; at least one source."""
     if "://" in text and not text.startswith("file://"):
         return [
             Source(
                 text, problem=f"{text.split('://')[0]}:// is not read here; give a path or s3://bucket/key"
             )
         ]
-    if path.is_dir():
-        files = sorted(p for p in path.absolute().rglob("*") if p.is_file())
-        return [_by_name(str(p)) for p in files] or [Source(text, problem="the folder holds no file")]
-    if path.exists():
-        return [Source(str(path.absolute()))]
+    path = local_path(text)
+    if there(path):
+        return list(expand_path(path.absolute()))
     if glob.has_magic(text):
-        matches = [p for p in sorted(glob.glob(str(path), recursive=True)) if Path(p).is_file()]
-        return [_by_name(str(Path(p).absolute())) for p in matches] or [
-            Source(text, problem="the pattern matches no file")
-        ]
-    return [Source(text, problem="does not exist; check the path")]
+        matches = sorted(glob.glob(str(expanded(text)), recursive=True))
+        return [
+            source for match in matches for source in expand_path(Path(match).absolute(), found=True)
+        ] or [Source(shown(text), problem="the pattern matches no file")]
+    return [Source(shown(text), problem="does not exist; check the path")]
 
 
+def expand_path(path: Path, *, found: bool = False) -> Iterator[Source]:
+    """A file as a source, or each entry below a folder. `found`: by a pattern, and not named by the user."""
+    if not os.path.isdir(path):
+        yield _local(path, found)
+        return
+    empty = True
+    for source in _below(path, {_identity(path)}):
+        empty = False
+        yield source
+    if empty:
+        yield Source(shown(path), problem="the folder holds no file", ignored=found)
+
+
+def _below(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Source]:
+    """Every entry below a folder, in the order of their paths. Links to folders are followed, each folder once."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        yield Source(shown(folder), problem=f"the folder cannot be read ({error.strerror})")
+        return
+    for entry in entries:
+        if not os.path.isdir(entry):
+            yield _local(entry, True)
+        elif _identity(entry) in seen:
+            real = shown(os.path.realpath(entry))
+            what = f"a link to {real}, which is read" if entry.is_symlink() else "read through a link"
+            yield Source(shown(entry), problem=f"{what} already", ignored=True)
+        else:
+            seen.add(_identity(entry))
+            yield from _below(entry, seen)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    found = folder.stat()
+    return found.st_dev, found.st_ino
+
+
+def _local(path: Path, found: bool) -> Source:
+    """One entry that is no folder; what is no regular file has its reason."""
+    uri = shown(path)
+    if uri != str(path):
+        return Source(uri, problem="its name is not UTF-8; rename it")
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if not path.is_symlink():
+            return Source(uri, problem="does not exist any more")
+        target = shown(os.readlink(path))
+        return Source(uri, problem=f"a link to {target}, which does not exist; mend or remove it")
+    except OSError as error:
+        return Source(uri, problem=f"cannot be read ({error.strerror})")
+    source = _by_name(uri) if found else _given(uri)
+    if stat.S_ISREG(mode) or source.problem:
+        return source
+    what = "a folder, not a video" if stat.S_ISDIR(mode) else "not a regular file"
+    return Source(uri, problem=what, ignored=found)
+
+
+def _by_name(uri: str) -> Source:
+    """Something found, not named by the user: only what is a video by its name is opened."""
+    suffix = PurePosixPath(uri).suffix.lower()
+    if suffix in VIDEO_SUFFIXES:
+        return Source(uri)
+    return Source(uri, problem=f"not a video by its name ({suffix or 'no suffix'})", ignored=True)
+
+
+def _given(uri: str) -> Source:
+    """Something the user named: it is opened, whatever it is called, but for lists of another kind."""
+    suffix = PurePosixPath(uri).suffix.lower()
+    if suffix in OTHER_LISTS:
+        return Source(uri, problem=f"{suffix} is no video; a list of videos is one of {TABLES}")
+    return Source(uri)
+
+
+# ------------------------------------------------------------------------------ S3
 def expand_s3(text: str) -> list[Source]:
     """An object, a pattern (* and ? match within the whole key), or everything below a prefix."""
     storage, key = bucket_and_key(text)
-    if key and not key.endswith("/") and storage.exists(key):
-        return [Source(text)]
+    if key and not key.endswith("/"):
+        written = key_as_written(storage, key)
+        if written is not None:
+            return [_given(f"{storage.uri}/{written}")]
     if glob.has_magic(key):
         fixed = key[: min(key.find(mark) for mark in "*?[" if mark in key)]
         keys = [info.key for info in storage.list(fixed) if fnmatch.fnmatchcase(info.key, key)]
@@ -99,102 +218,111 @@ def expand_s3(text: str) -> list[Source]:
     ]
 
 
-def _by_name(uri: str) -> Source:
-    """Something found, not named by the user: only what is a video by its name is opened."""
-    suffix = PurePosixPath(uri).suffix.lower()
-    if suffix in VIDEO_SUFFIXES:
-        return Source(uri)
-    return Source(uri, problem=f"not a video by its name ({suffix or 'no suffix'})", ignored=True)
+# What is wrong with one object or its name, and says nothing about the next.
+ONE_OBJECT = {"not_found", "invalid_key", "invalid_uri", "bucket_not_found", "s3_access_denied", "s3_error"}
 
 
-def read_rows(uri: str) -> list[tuple[int, dict[str, str]]]:
-    """(line, row) of a .csv (with a header) or .jsonl file, local or on S3, values as stripped text.
+def key_as_written(storage: Storage, key: str) -> str | None:
+    """The object's key for a key as a person wrote it (`infra.paths.as_written`), or None when there is none."""
+    spellings = [key, key.replace("\\", "/")]
+    spellings += [unicodedata.normalize(form, spelling) for form in ("NFC", "NFD") for spelling in spellings]
+    return next((spelling for spelling in dict.fromkeys(spellings) if storage.exists(spelling)), None)
+
+
+# ------------------------------------------------------------------------------ tables
+def read_rows(uri: str, columns: tuple[Column, ...]) -> list[Row]:
+    """The rows of a table, local or on S3.
 
     Raises:
-        UserError: unreadable, not UTF-8, no column `file`.
+        UserError: unreadable, not UTF-8, or not a table of these columns (400 "invalid_manifest").
     """
+    code = "invalid_manifest"
     if uri.startswith("s3://"):
         storage, key = bucket_and_key(uri)
-        data = storage.get(key)
+        try:
+            data = storage.get(key)
+        except NotFound as error:
+            raise UserError(error.message, code=code) from None
     else:
         try:
-            data = Path(uri).expanduser().read_bytes()
-        except OSError as error:
-            raise UserError(
-                f"{uri} cannot be read ({error.strerror}); give a .csv or .jsonl file.",
-                code="invalid_manifest",
-            ) from None
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
+            data = local_path(uri).read_bytes()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{uri} cannot be read ({reason}); give one of {TABLES}.", code=code) from None
+    kind = PurePosixPath(uri).suffix.lower()
+    rows = read_strictly(uri, decoded(data, uri, code), kind, columns, code=code)
+    if not rows:
         raise UserError(
-            f"{uri}: byte {error.start} is not UTF-8; save it as UTF-8 text.", code="invalid_manifest"
-        ) from None
-    jsonl = PurePosixPath(uri).suffix.lower() == ".jsonl"
-    try:
-        found = jsonl_rows(text, "file") if jsonl else csv_rows(text, "file")
-        if not found:
-            raise WrongRow(
-                1, "no row", 'a header `file,caption` and rows (.csv), or {"file": ...} a line (.jsonl)'
-            )
-        return [(line, _cells(line, row)) for line, row in found]
-    except WrongRow as error:
-        raise UserError(f"{uri}, {error}.", code="invalid_manifest") from None
-
-
-def _cells(line: int, row: Any) -> dict[str, str]:
-    """A row's values as stripped text. Raises WrongRow for one that names no file."""
-    if not isinstance(row, dict):
-        raise WrongRow(line, f"{json.dumps(row)[:60]} is no object", 'one such as {"file": "..."}')
-    cells = {str(key).strip().lower(): str(value).strip() for key, value in row.items() if value is not None}
-    if not cells.get("file"):
-        raise WrongRow(line, "no `file`", "the path of a video")
-    return cells
+            f'{uri}, line 1: no row; expected a header `file,caption` and rows (.csv, .tsv), or {{"file": ...}} a line '
+            "(.jsonl, .ndjson).",
+            code=code,
+        )
+    return rows
 
 
 def read_manifest_file(uri: str) -> list[Source]:
     """The sources a manifest names. Raises UserError (see `read_rows`)."""
-    found: list[Source] = []
-    for line, row in read_rows(uri):
-        file, problem, start = row["file"], None, None
-        if not file.startswith("s3://") and uri.startswith("s3://"):
-            file = f"{uri.rpartition('/')[0]}/{file}"
-        elif not file.startswith("s3://"):
-            file = str((Path(uri).expanduser().parent / file).absolute())
-        if row.get("start"):
+    return [_listed(uri, row) for row in read_rows(uri, MANIFEST_COLUMNS)]
+
+
+def _listed(uri: str, row: Row) -> Source:
+    """The source of one row; a value that is wrong, or a file that is not there, is the problem of this row alone."""
+    values, problem, start = row.values, None, None
+    written = values["file"]
+    if written.startswith("s3://") or uri.startswith("s3://"):
+        file = written if written.startswith("s3://") else f"{uri.rpartition('/')[0]}/{written}"
+        if "\\" in written or not written.isascii():  # others have one spelling, which needs no request
             try:
-                start = float(row["start"])
-            except ValueError:
-                start = math.nan
-            if not 0 <= start < MAX_START:
-                problem = f"start {row['start']!r} in line {line} of {uri}: expected seconds from 0 on"
-                start = None
-        if problem is None and not file.startswith("s3://") and not Path(file).is_file():
-            problem = "does not exist; check the manifest"
-        found.append(Source(file, row.get("caption") or None, row.get("concept") or None, start, problem))
-    return found
+                storage, key = bucket_and_key(file)
+                found = key_as_written(storage, key)
+                file = file if found is None else f"{storage.uri}/{found}"
+            except UserError as error:
+                if error.code not in ONE_OBJECT:
+                    raise
+                problem = error.message.rstrip(".")
+    else:
+        path = as_written((local_path(uri).parent / expanded(written)).absolute())
+        source = _local(path, False) if there(path) else Source(str(path), problem="does not exist")
+        file = source.uri
+        problem = f"{source.problem}; check line {row.line} of {uri}" if source.problem else None
+    if "start" in values:
+        try:
+            start = float(values["start"])
+        except (TypeError, ValueError):
+            start = math.nan
+        if not 0 <= start < MAX_START:
+            problem = f"start {values['start']!r} in line {row.line} of {uri}: expected seconds from 0 on"
+            start = None
+    concept = values.get("concept")
+    if concept is not None:
+        try:
+            check_concept_name(concept)
+        except UserError as error:
+            problem = f"line {row.line} of {uri}: {error.message.rstrip('.')}"
+    return Source(file, values.get("caption"), concept, start, problem)
 
 
 class Captions:
     """Captions by file, of `--captions FILE`: by the path as found, its end, or the name alone."""
 
     def __init__(self, uri: str) -> None:
-        if PurePosixPath(uri).suffix.lower() not in MANIFEST_SUFFIXES:
-            raise UserError(f"--captions {uri}: expected a .csv or .jsonl file.", code="invalid_manifest")
+        if not is_table(uri):
+            raise UserError(f"--captions {uri}: expected one of {TABLES}.", code="invalid_manifest")
         self.uri = uri
         self.by_parts: dict[tuple[str, ...], str] = {}
-        for line, row in read_rows(uri):
-            parts = self._parts(row["file"])
-            caption = row.get("caption", "")
+        for row in read_rows(uri, CAPTION_COLUMNS):
+            parts, caption = self._parts(row.values["file"]), row.values["caption"]
             if self.by_parts.setdefault(parts, caption) != caption:
                 raise UserError(
-                    f"{uri}, line {line}: {row['file']} has another caption before; keep one.",
+                    f"{uri}, line {row.line}: {row.values['file']} has another caption before; keep one.",
                     code="invalid_manifest",
                 )
 
     @staticmethod
     def _parts(uri: str) -> tuple[str, ...]:
-        return tuple(p for p in PurePosixPath(uri.replace("\\", "/")).parts if p not in (".", "/"))
+        """The parts of a path for comparison: with either separator, letters composed either way."""
+        path = PurePosixPath(composed(uri).replace("\\", "/"))
+        return tuple(part for part in path.parts if part not in (".", "/"))
 
     def get(self, uri: str) -> str | None:
         """The caption of the longest entry that the source's path ends with; None when there is none."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from datasets.sources import VIDEO_SUFFIXES
 from evaluation.prompts import Prompt
 from infra.errors import UserError
+from infra.rows import decoded
 
 # UCF Sports Action: folder of each action -> what a clip of it shows, and what an appearance is asked to do.
 UCF_ACTIONS = {
@@ -201,12 +202,19 @@ def clip_files(folder: Path) -> tuple[list[Path], list[Path]]:
 def loveu_rows(path: Path) -> list[dict[str, str]]:
     """The table's videos: name, part (folder of its videos, "" if the table has no parts), line, caption, changes.
 
+    Other columns may stand there: the table is not ours.
+
     Raises:
-        UserError: unreadable, or without the columns.
+        UserError: unreadable, without the columns, a row with more cells than the header or without a name.
     """
+    lines, ends = [], []  # of each row: its cells, and the line of the file that it ends on
     try:
-        lines = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = decoded(path.read_bytes(), str(path), "invalid_set")
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        for row in reader:
+            lines.append(row)
+            ends.append(reader.line_num)
+    except (OSError, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({error}); save it as UTF-8 CSV.") from None
     normal = [[" ".join(cell.lower().split()) for cell in line] for line in lines]
     start = next((i for i, line in enumerate(normal) if LOVEU_NAME in line), None)
@@ -230,10 +238,17 @@ def loveu_rows(path: Path) -> list[dict[str, str]]:
         index = columns[column]
         return " ".join(line[index].split()) if index < len(line) else ""
 
-    rows, part = [], ""
-    for number, line in enumerate(lines[start + 1 :], start + 2):
+    rows, part, width = [], "", len(lines[start])
+    for number, line in zip(ends[start + 1 :], lines[start + 1 :], strict=True):
         name = cell(line, LOVEU_NAME)
+        if any(text.strip() for text in line[width:]):
+            raise UserError(
+                f"{path}, line {number}: {len(line)} cells; the header has {width}; expected double quotes around a text that "
+                "holds a comma."
+            )
         if not name:
+            if any(text.strip() for text in line):
+                raise UserError(f"{path}, line {number}: no `Video name`; expected one in each row.")
             continue
         heading = next(
             (folder for word, folder in LOVEU_PARTS.items() if name.lower().startswith(word)), None

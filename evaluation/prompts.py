@@ -2,11 +2,11 @@
 
 A file holds one prompt a line (blank lines and lines that begin with # are passed over), or:
 
-    .yaml, .yml   a list of prompts, or of mappings with `prompt`; either may stand below a key `prompts`
-    .jsonl        an object with `prompt` on every line
-    .csv          a header with a column `prompt`
+    .yaml, .yml       a list of prompts, or of mappings with `prompt`; either may stand below a key `prompts`
+    .jsonl, .ndjson   an object with `prompt` on every line, or a prompt in quotes
+    .csv, .tsv        a header with a column `prompt`
 
-Beside `prompt` a row may have `concept`: it is then for that one alone. The benchmark sets of the paper have prompts for
+Beside `prompt` a row may have `concept`: it is then for that one alone. Tables are read strictly (infra/rows.py). The benchmark sets of the paper have prompts for
 each (evaluation/paper_sets.py).
 """
 
@@ -24,8 +24,23 @@ import yaml
 from datasets.sprites.captions import canonical, parse
 from datasets.sprites.world import Scene, appearances
 from infra.errors import UserError
-from infra.rows import NOT_YAML, WrongRow, csv_rows, jsonl_rows
+from infra.paths import as_written, expanded
+from infra.rows import NOT_YAML, TABLE_SUFFIXES, Column, Row, decoded, is_table, read_strictly, read_values
 
+COLUMNS = (
+    Column(
+        "prompt", ("text", "caption", "prompts", "description", "sentence"), required=True, what="a prompt"
+    ),
+    Column("concept", ("name", "motion", "class", "action", "label"), what="a concept's name"),
+)
+CODE = "invalid_prompts"
+NO_PROMPTS = {
+    ".json",
+    ".xlsx",
+    ".xls",
+    ".ods",
+    ".parquet",
+}  # lists that would pass for lines of text, or for none
 MAX_PROMPT = 2000  # characters; text encoders read far fewer
 HELD_OUT_SEED = 20231012
 
@@ -44,40 +59,37 @@ def read_prompts(path: Path) -> list[Prompt]:
     Raises:
         UserError: unreadable, no prompt in it, or a line that is none, with its number.
     """
+    source = f"--prompts {path}"
     try:
-        text = path.expanduser().read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(
-            f"--prompts {path}: cannot be read ({error.strerror}); give a file with one prompt a line."
-        ) from None
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"--prompts {path}: byte {error.start} is not UTF-8; save it as UTF-8 text."
-        ) from None
+        data = as_written(expanded(path)).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{source}: cannot be read ({reason}); give a file with one prompt a line.") from None
+    text = decoded(data, source, CODE)
     kind = path.suffix.lower()
-    try:
-        if kind in (".yaml", ".yml"):
-            rows = _yaml_rows(path, text)
-        elif kind == ".jsonl":
-            rows = jsonl_rows(text, "prompt")
-        else:
-            rows = csv_rows(text, "prompt") if kind == ".csv" else _plain_rows(text)
-    except WrongRow as error:
-        raise _wrong(path, error.line, error.found, error.expected) from None
-    prompts = [_prompt(path, line, row) for line, row in rows]
+    if kind in NO_PROMPTS:
+        raise UserError(
+            f"{source}: {kind} is not read; give .txt, .yaml or one of {', '.join(TABLE_SUFFIXES)}."
+        )
+    if is_table(path.name):
+        rows = read_strictly(source, text, kind, COLUMNS, code=CODE, bare="prompt")
+    else:
+        values = _yaml_rows(path, text) if kind in (".yaml", ".yml") else _plain_rows(text)
+        rows = read_values(source, values, COLUMNS, code=CODE, bare="prompt")
+    prompts = [_prompt(path, row) for row in rows]
     if not prompts:
         raise UserError(
             f"--prompts {path}: it holds no prompt; write one a line, such as "
             '"a red striped star on a navy gradient".'
         )
     first: dict[Prompt, int] = {}
-    for (line, _), prompt in zip(rows, prompts, strict=True):
+    for row, prompt in zip(rows, prompts, strict=True):
         if prompt in first:
             raise UserError(
-                f"--prompts {path}, line {line}: the same prompt as in line {first[prompt]}; keep one, "
+                f"--prompts {path}, line {row.line}: the same prompt as in line {first[prompt]}; keep one, "
                 "--seeds makes several videos of each."
             )
-        first[prompt] = line
+        first[prompt] = row.line
     return prompts
 
 
@@ -93,23 +105,11 @@ def _wrong(path: Path, line: int, found: str, expected: str) -> UserError:
     return UserError(f"--prompts {path}, line {line}: {found}; expected {expected}.")
 
 
-def _prompt(path: Path, line: int, row: Any) -> Prompt:
-    expected = 'a prompt, or `prompt: "..."`'
-    concept = None
-    if isinstance(row, dict):
-        row = {str(key).strip().lower(): value for key, value in row.items()}
-        if "prompt" not in row:
-            raise _wrong(path, line, f"no `prompt` among {', '.join(row) or 'nothing'}", expected)
-        concept = str(row["concept"]).strip() if row.get("concept") else None
-        row = row["prompt"]
-    if not isinstance(row, str):
-        raise _wrong(path, line, f"{json.dumps(row, default=str)[:60]} is not text", expected)
-    text = " ".join(row.split())
-    if not text:
-        raise _wrong(path, line, "an empty prompt", expected)
+def _prompt(path: Path, row: Row) -> Prompt:
+    text = " ".join(row.values["prompt"].split())
     if len(text) > MAX_PROMPT:
-        raise _wrong(path, line, f"a prompt of {len(text)} characters", f"at most {MAX_PROMPT}")
-    return Prompt(text, concept)
+        raise _wrong(path, row.line, f"a prompt of {len(text)} characters", f"at most {MAX_PROMPT}")
+    return Prompt(text, row.values.get("concept"))
 
 
 def _plain_rows(text: str) -> Rows:
@@ -125,6 +125,10 @@ def _yaml_rows(path: Path, text: str) -> Rows:
             path, _line_of(error, text), f"not YAML ({_problem(error)})", "a list of prompts"
         ) from None
     if isinstance(root, yaml.MappingNode):
+        others = [key for key, _ in root.value if key.value != "prompts"]
+        if len(root.value) > len(others) and others:
+            line = others[0].start_mark.line + 1
+            raise _wrong(path, line, f"unknown key {str(others[0].value)[:64]!r}", "`prompts:` alone")
         root = next((value for key, value in root.value if key.value == "prompts"), root)
     if not isinstance(root, yaml.SequenceNode):
         line = root.start_mark.line + 1 if root is not None else 1
@@ -132,6 +136,10 @@ def _yaml_rows(path: Path, text: str) -> Rows:
     build, rows = yaml.SafeLoader(""), []
     for node in root.value:
         line = node.start_mark.line + 1
+        if isinstance(node, yaml.MappingNode):
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            if len(set(keys)) < len(keys):
+                raise _wrong(path, line, f"a key of {', '.join(keys)} comes twice", "each key once")
         try:
             rows.append((line, build.construct_object(node, deep=True)))
         except NOT_YAML as error:

@@ -1,25 +1,145 @@
-"""Rows of .jsonl and .csv texts, each with the line that it begins on, so that what is wrong can be found; what is no YAML."""
+"""The one reader of tables: .csv, .tsv, .jsonl and .ndjson texts become rows that know their line; what is no YAML.
+
+    columns = (Column("file", ("path", "video"), required=True), Column("caption", ("text", "prompt")))
+    rows, flaws = read_table(text, ".csv", columns)
+
+The reader is strict for every caller. An unknown column, a row with more or fewer cells than the header, a text with
+an unquoted comma, a key that comes twice: each is refused with its line and column, never dropped and never guessed.
+Callers name their columns and the usual synonyms, which the error offers.
+"""
 
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 import yaml
 
+from infra.errors import UserError
+
 # what PyYAML raises for a text: 2023-99-99 is a bare ValueError to it, and deep nesting too much for Python's stack
 NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
+JSON_SUFFIXES = (".jsonl", ".ndjson")
+TABLE_SUFFIXES = (".csv", ".tsv", *JSON_SUFFIXES)
+# No text of a table may hold these: control characters other than white space, and halves of a surrogate pair.
+FORBIDDEN = re.compile("[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]")
 
-class WrongRow(ValueError):
-    """What stands on a line, and what was expected there; callers add whose text it is."""
 
-    def __init__(self, line: int, found: str, expected: str) -> None:
-        super().__init__(f"line {line}: {found}; expected {expected}")
-        self.line, self.found, self.expected = line, found, expected
+@dataclass(frozen=True)
+class Column:
+    """A column that a table may have."""
+
+    name: str
+    synonyms: tuple[str, ...] = ()  # names that other tools give it
+    required: bool = False  # every row has a value
+    what: str = "a value"  # what its cells hold, for the error
+    text: bool = True  # cells must be text; else JSON may hold other values
+
+
+@dataclass(frozen=True, order=True)
+class Flaw:
+    """Something wrong in a table: where, what was found, what was expected."""
+
+    line: int
+    found: str
+    expected: str
+    column: str = ""
+
+    def __str__(self) -> str:
+        where = f"line {self.line}, column {self.column}" if self.column else f"line {self.line}"
+        return f"{where}: {self.found}; expected {self.expected}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row's values by column: stripped text, or in JSON what stands there. Empty values are left out."""
+
+    line: int
+    values: dict[str, Any]
+
+
+Report = Callable[[Flaw], None]
+
+
+def is_table(name: str) -> bool:
+    """Whether a file's name ends as that of a table."""
+    return PurePosixPath(name).suffix.lower() in TABLE_SUFFIXES
+
+
+def key_of(name: Any) -> str:
+    """A column's name as it is compared: `Learning-Rate` is `learning_rate`."""
+    return str(name).strip().lower().replace("-", "_")
+
+
+def read_table(
+    text: str, kind: str, columns: Sequence[Column], *, bare: str | None = None, known: str | None = None
+) -> tuple[list[Row], list[Flaw]]:
+    """The rows of a table and everything that is wrong with it, in the order of the lines.
+
+    Args:
+        kind: the file's suffix, one of TABLE_SUFFIXES.
+        columns: all that the table may have.
+        bare: the column that a JSON value outside an object stands for: `"a red star"` in a list of prompts.
+        known: the columns in words, where there are too many to list in an error.
+    """
+    table = _Table(columns, known or _listed(columns))
+    if kind in JSON_SUFFIXES:
+        rows = list(table.json_rows(text, bare))
+    else:
+        rows = list(table.cell_rows(text, "\t" if kind == ".tsv" else separator_of(text)))
+    return rows, sorted(table.flaws)
+
+
+def read_strictly(
+    source: str, text: str, kind: str, columns: Sequence[Column], *, code: str, bare: str | None = None
+) -> list[Row]:
+    """`read_table` for callers that take a table whole or not at all.
+
+    Raises:
+        UserError: the first flaw, with its line and column, and how many more there are. `source` names the table.
+    """
+    rows, flaws = read_table(text, kind, columns, bare=bare)
+    return _whole(source, rows, flaws, code)
+
+
+def read_values(
+    source: str, values: Iterable[tuple[int, Any]], columns: Sequence[Column], *, code: str, bare: str
+) -> list[Row]:
+    """`read_strictly` for (line, value) pairs that another parser found, such as the items of a YAML list."""
+    table = _Table(columns, _listed(columns))
+    found = [table.object_row(line, value, bare, columns[0].what) for line, value in values]
+    return _whole(source, [row for row in found if row is not None], sorted(table.flaws), code)
+
+
+def _whole(source: str, rows: list[Row], flaws: Sequence[Flaw], code: str) -> list[Row]:
+    if flaws:
+        more = f" ({len(flaws) - 1} more like this)" if len(flaws) > 1 else ""
+        raise UserError(f"{source}, {flaws[0]}{more}.", code=code)
+    return rows
+
+
+def _listed(columns: Sequence[Column]) -> str:
+    return f"only {', '.join(column.name for column in columns)}"
+
+
+def decoded(data: bytes, source: str, code: str) -> str:
+    """A table's bytes as text. Raises UserError for what is not UTF-8."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise UserError(f"{source} is UTF-16, not UTF-8; save it as UTF-8 text.", code=code)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{source}: byte {error.start} is not UTF-8; save it as UTF-8 text.", code=code
+        ) from None
 
 
 def json_lines(text: str) -> Iterator[tuple[int, str]]:
@@ -27,35 +147,153 @@ def json_lines(text: str) -> Iterator[tuple[int, str]]:
     return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
 
 
-def jsonl_rows(text: str, column: str) -> list[tuple[int, Any]]:
-    """(line, value) of each line. `column` is for the sentence: what an object should have. Raises WrongRow."""
-    rows = []
-    for number, line in json_lines(text):
+def separator_of(text: str) -> str:
+    """A comma, or a semicolon where the header has no comma: Excel writes those where decimals have commas."""
+    header = text.partition("\n")[0]
+    return ";" if ";" in header and "," not in header else ","
+
+
+class _Table:
+    """One reading of one table: collects flaws."""
+
+    def __init__(self, columns: Sequence[Column], expected: str) -> None:
+        self.columns = {column.name: column for column in columns}
+        self.expected = expected
+        self.flaws: list[Flaw] = []
+
+    def report(self, line: int, found: str, expected: str, column: str = "") -> None:
+        self.flaws.append(Flaw(line, found, expected, column))
+
+    def hint(self, name: str) -> str:
+        """What an unknown name may be meant for."""
+        key = key_of(name)
+        meant = next((column.name for column in self.columns.values() if key in column.synonyms), None)
+        near = [meant] if meant else difflib.get_close_matches(key, self.columns, 1, 0.75)
+        return f" (did you mean `{near[0]}`?)" if near else ""
+
+    def check_names(self, line: int, names: Sequence[str], what: str) -> bool:
+        """Report unknown and missing names of a header or an object; whether its required ones are there."""
+        for column in self.columns.values():
+            if column.required and column.name not in names:
+                called = next((name for name in names if name in column.synonyms), None)
+                hint = f"; rename `{called}` to `{column.name}`" if called else ""
+                listed = ", ".join(names)[:200] or "nothing"
+                self.report(line, f"no {what}`{column.name}` among {listed}", f"it in each table{hint}")
+                return False
+        for name in dict.fromkeys(names):
+            if name not in self.columns:
+                self.report(line, f"unknown column {name[:64]!r}{self.hint(name)}", self.expected)
+        return True
+
+    def row(self, line: int, values: dict[str, Any]) -> Row:
+        """A row of the values that are there; what is wrong with them is reported."""
+        kept: dict[str, Any] = {}
+        for name, value in values.items():
+            column = self.columns.get(name)
+            if column is None or value is None:
+                continue
+            if isinstance(value, str):
+                if FORBIDDEN.search(value):
+                    self.report(line, f"{value[:60]!a} holds a control character", "printable text", name)
+                    continue
+                value = value.strip()
+                if not value:
+                    continue
+            elif column.text:
+                self.report(
+                    line,
+                    f"{json.dumps(value, default=str)[:60]} is not text",
+                    f"{column.what}, in quotes",
+                    name,
+                )
+                continue
+            kept[name] = value
+        wrong = {flaw.column for flaw in self.flaws if flaw.line == line}
+        for column in self.columns.values():
+            if column.required and column.name not in kept and column.name not in wrong:
+                self.report(line, f"no `{column.name}`", column.what)
+        return Row(line, kept)
+
+    # -------------------------------------------------------------------- JSON
+    def json_rows(self, text: str, bare: str | None) -> Iterator[Row]:
+        first = bare or next(iter(self.columns))
+        expected = f'an object such as {{"{first}": "..."}}'
+        for line, written in json_lines(text):
+            try:
+                value = json.loads(written, object_pairs_hook=_once, parse_constant=_no_constant)
+            except (ValueError, RecursionError) as error:
+                self.report(line, f"not JSON ({getattr(error, 'msg', error)})", expected)
+                continue
+            found = self.object_row(line, value, bare, expected)
+            if found is not None:
+                yield found
+
+    def object_row(self, line: int, value: Any, bare: str | None, expected: str) -> Row | None:
+        """The row of a JSON or YAML value; None, and a flaw, for one that is none."""
+        if bare is not None and not isinstance(value, dict):
+            return self.row(line, {bare: value})
+        if not isinstance(value, dict):
+            self.report(line, f"{json.dumps(value, default=str)[:60]} is no object", expected)
+            return None
+        cells = {key_of(name): cell for name, cell in value.items()}
+        if len(cells) < len(value):
+            self.report(line, f"a key of {', '.join(map(str, value))[:200]} comes twice", "each key once")
+        elif self.check_names(line, list(cells), ""):
+            return self.row(line, cells)
+        return None
+
+    # ------------------------------------------------------------- CSV and TSV
+    def cell_rows(self, text: str, separator: str) -> Iterator[Row]:
+        named = {",": "comma", ";": "semicolon", "\t": "tab"}[separator]
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
         try:
-            rows.append((number, json.loads(line)))
-        except (ValueError, RecursionError) as error:
-            raise WrongRow(
-                number, f"not JSON ({error})", f'an object such as {{"{column}": "..."}}'
-            ) from None
-    return rows
-
-
-def csv_rows(text: str, column: str) -> list[tuple[int, dict[str, str]]]:
-    """(line, cells by the header's names, in small letters) of each row. Raises WrongRow, also without `column`."""
-    reader = csv.reader(io.StringIO(text, newline=""))
-    try:
-        header = [name.strip().lower() for name in next(reader, [])]
-        if column not in header:
-            raise WrongRow(
-                1, f"no column `{column}` among {', '.join(header) or 'nothing'}", "a header with it"
-            )
-        rows, line = [], reader.line_num + 1
-        for row in reader:
-            if row:
-                rows.append((line, dict(zip(header, row, strict=False))))
+            header = [key_of(name) for name in next(reader, [])]
+            for name in dict.fromkeys(name for name in header if header.count(name) > 1):
+                self.report(1, f"column {name[:64]} comes twice", "each column once")
+            if not self.check_names(1, header, "column "):
+                return
             line = reader.line_num + 1
-        return rows
-    except csv.Error as error:
-        raise WrongRow(
-            reader.line_num, f"not CSV ({error})", "quoted, comma-separated values under a header"
-        ) from None
+            for cells in reader:
+                if cells and len(cells) != len(header):
+                    self.report(
+                        line,
+                        f"{len(cells)} cell{'s' if len(cells) > 1 else ''}; the header has {len(header)}",
+                        f"a cell for each column, and double quotes around a text that holds a {named}",
+                    )
+                elif cells and self.check_cells(line, header, cells, separator, named):
+                    yield self.row(line, dict(zip(header, cells, strict=True)))
+                line = reader.line_num + 1
+        except csv.Error as error:
+            self.report(
+                reader.line_num, f"not CSV ({error})", f"quoted, {named}-separated values under a header"
+            )
+
+    def check_cells(
+        self, line: int, header: Sequence[str], cells: Sequence[str], separator: str, named: str
+    ) -> bool:
+        """Report cells that begin with a space: an unquoted text with a comma makes such cells of its parts."""
+        right = True
+        for name, cell in zip(header, cells, strict=True):
+            if separator != "\t" and cell.startswith(" ") and cell.strip():
+                right = False
+                self.report(
+                    line,
+                    f"{cell[:60]!r} begins with a space, like the rest of a text with an unquoted {named}",
+                    f"no space after a {named}, and double quotes around a text that holds a {named}",
+                    name,
+                )
+        return right
+
+
+def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises ValueError for a key that comes twice, of which Python would keep the last."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"`{name[:64]}` comes twice")
+        found[name] = value
+    return found
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is no number of JSON")

@@ -42,9 +42,13 @@ WRONG_CREDENTIALS = {
 
 
 class S3Storage(Storage):
-    """Objects below `s3://bucket/prefix`. Safe to use from several threads."""
+    """Objects below `s3://bucket/prefix`. Safe to use from several threads.
 
-    def __init__(self, bucket: str, prefix: str, client: Any = None) -> None:
+    `any_key`: keys are not this project's and need not mean anything in a folder (`a//b`, `a\\b`); for reading alone,
+    and lost when the storage goes to another process.
+    """
+
+    def __init__(self, bucket: str, prefix: str, client: Any = None, *, any_key: bool = False) -> None:
         if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket):
             raise UserError(
                 f"S3 bucket name {bucket[:80]!r}: expected 3-63 lower-case letters, digits, '.' or '-'; "
@@ -55,6 +59,7 @@ class S3Storage(Storage):
         self.prefix = check_key(prefix.strip("/")) + "/" if prefix.strip("/") else ""
         self.uri = f"s3://{bucket}/{self.prefix}".rstrip("/")
         self.client = client or make_client()
+        self.check_key = _utf8_key if any_key else check_key
 
     @property
     def endpoint(self) -> str:
@@ -66,7 +71,7 @@ class S3Storage(Storage):
 
     def where(self, key: str) -> dict[str, str]:
         """Bucket and Key of a request."""
-        return {"Bucket": self.bucket, "Key": self.prefix + check_key(key)}
+        return {"Bucket": self.bucket, "Key": self.prefix + self.check_key(key)}
 
     @contextlib.contextmanager
     def explained(self, key: str = "") -> Iterator[None]:
@@ -192,6 +197,15 @@ class S3Storage(Storage):
 def descriptions(data_path: str | None) -> botocore.loaders.Loader:
     """What botocore reads of every service, megabytes of JSON: once for all clients, which are many."""
     return botocore.loaders.create_loader(data_path)
+
+
+def _utf8_key(key: str) -> str:
+    """A key that S3 takes. Raises UserError (422) for one that no object has."""
+    if not key or len(key.encode(errors="replace")) > 1024 or any("\ud800" <= c <= "\udfff" for c in key):
+        raise UserError(
+            f"S3 key {key[:80]!a}: expected 1 to 1024 bytes of UTF-8.", status=422, code="invalid_key"
+        )
+    return key
 
 
 def make_client() -> Any:

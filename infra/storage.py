@@ -28,6 +28,7 @@ from urllib.parse import unquote, urlsplit
 
 from infra.errors import UserError
 from infra.files import TEMPORARY, atomic_file, explained_os_errors, settle
+from infra.paths import expanded
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -158,9 +159,14 @@ def open_storage(uri: str | Path) -> Storage:
 
 
 def bucket_and_key(uri: str) -> tuple[Storage, str]:
-    """The bucket of `s3://bucket/key`, and the key in it. Raises UserError for a bucket name that cannot be."""
+    """The bucket of `s3://bucket/key`, and the key in it: an object of somebody else's, whose key may be any that S3 takes.
+
+    Raises UserError for a bucket name that cannot be.
+    """
+    from infra.s3 import S3Storage
+
     bucket, _, key = uri.removeprefix("s3://").partition("/")
-    return open_storage(f"s3://{bucket}"), key
+    return S3Storage(bucket, "", any_key=True), key
 
 
 def check_key(key: str) -> str:
@@ -186,7 +192,7 @@ class FolderStorage(Storage):
     """Objects as files below `root`. Works on a network file system that keeps rename, link and flock."""
 
     def __init__(self, root: Path) -> None:
-        self.root = Path(os.path.abspath(root.expanduser()))
+        self.root = Path(os.path.abspath(expanded(root)))
         self.uri = str(self.root)
 
     def sub(self, prefix: str) -> Storage:

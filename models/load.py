@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from infra.errors import UserError
+from infra.paths import expanded
 from models.foundation import Foundation, move_parts
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "assets" / "foundation"
@@ -168,7 +169,7 @@ def locate(source: str | Path | None) -> Path:
         from models.tiny import tiny_checkpoint
 
         return tiny_checkpoint(text.removeprefix("tiny-random:"))
-    folder = Path(text).expanduser()
+    folder = expanded(text)
     if folder.exists():
         return folder
     if text.startswith((".", "/", "~")) or text.count("/") != 1:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from infra.errors import UserError
+from infra.paths import expanded
 from infra.registry import Registry, Version, check_concept_name, open_registry
 from infra.storage import NotFound, Storage, open_storage
 from training.config import CHANGEABLE, DTYPES, TrainConfig, make_config, resolve, sampled_paths
@@ -219,8 +220,8 @@ class Card:
 
 def foundation_source(source: str | None) -> str | None:
     """A local folder as an absolute path, for workers that stand elsewhere; an id as it is."""
-    if source and not source.startswith("tiny-random:") and Path(source).expanduser().exists():
-        return str(Path(source).expanduser().resolve())
+    if source and not source.startswith("tiny-random:") and expanded(source).exists():
+        return str(expanded(source).resolve())
     return source
 
 

@@ -10,7 +10,6 @@ Letters: F frames, D width of the shared embedding.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +20,7 @@ from evaluation.metric import Case, PerCase
 from evaluation.metrics.diversity import PairDistance
 from evaluation.metrics.memo import Memo
 from infra.errors import UserError
+from infra.paths import expanded
 
 BATCH = 16  # frames a forward
 
@@ -54,7 +54,7 @@ class ClipScorer:
             )
         from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
 
-        folder = Path(source).expanduser()
+        folder = expanded(source)
         local = folder.exists()
         if not local and (source.startswith((".", "/", "~")) or source.count("/") != 1):
             raise UserError(

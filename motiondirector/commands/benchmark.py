@@ -82,7 +82,7 @@ def ucf_sports(
     prompts: Annotated[
         Path | None,
         typer.Option(
-            help="Prompts in place of the built-in ones: .csv or .jsonl with `prompt` and `concept` (the action's "
+            help="Prompts in place of the built-in ones: .csv, .tsv or .jsonl with `prompt` and `concept` (the action's "
             "folder); without `concept`, asked of every action.",
             show_default=False,
         ),
@@ -133,7 +133,7 @@ def loveu_tgve(
     prompts: Annotated[
         Path | None,
         typer.Option(
-            help="More prompts beside the table's four a video: .csv or .jsonl with `prompt` and `concept` (the video's "
+            help="More prompts beside the table's four a video: .csv, .tsv or .jsonl with `prompt` and `concept` (the video's "
             "name); without `concept`, asked of every video.",
             show_default=False,
         ),

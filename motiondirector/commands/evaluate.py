@@ -51,7 +51,7 @@ def evaluate_command(
     prompts: Annotated[
         Path | None,
         typer.Option(
-            help="A prompt a line, or .yaml, .jsonl, .csv with `prompt` and, where it is for one alone, `concept`. Name "
+            help="A prompt a line, or .yaml, .jsonl, .csv, .tsv with `prompt` and, where it is for one alone, `concept`. Name "
             "appearances, not the motion: it should come from the adapter. Absent: held-out appearances, if the clips are sprites.",
             show_default=False,
         ),

@@ -29,8 +29,8 @@ def ingest(
     source: Annotated[
         list[str],
         typer.Argument(
-            help="Videos: files, folders, globs, s3://bucket/prefix, or a .csv/.jsonl manifest with `file` and "
-            "optional `caption`, `concept`, `start`. Formats: mp4, webm, mov, avi, mkv, gif, animated webp."
+            help="Videos: files, folders, globs, s3://bucket/prefix, or a manifest (.csv, .tsv, .jsonl) with "
+            "`file` and optional `caption`, `concept`, `start`, and no other column. Formats: mp4, webm, mov, avi, mkv, gif, animated webp."
         ),
     ],
     to: Annotated[
@@ -51,7 +51,8 @@ def ingest(
     captions: Annotated[
         str | None,
         typer.Option(
-            help="A .csv or .jsonl file with `file` and `caption`, for videos that show different things."
+            help="A .csv, .tsv or .jsonl file with `file` and `caption`, for videos that show different things. Put a "
+            "caption with a comma in quotes."
         ),
     ] = None,
     frames: Annotated[int | None, typer.Option(help="Frames of a clip. Default: the foundation's.")] = None,

@@ -36,7 +36,7 @@ def train_batch(
     manifest: Annotated[
         str,
         typer.Argument(
-            help="A .yaml, .jsonl or .csv file, or a clip set: every concept in it.", metavar="MANIFEST"
+            help="A .yaml, .jsonl, .csv or .tsv file, or a clip set: every concept in it.", metavar="MANIFEST"
         ),
     ],
     data: Annotated[
@@ -182,6 +182,13 @@ def train_batch(
             "--address or --lanes, for lanes on Ray."
         )
     console = Console()
+    known = {name for entry in entries for name in (entry.concept, entry.name)}
+    strangers = sorted({text.concept for text in texts if text.concept is not None} - known)
+    if strangers:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"[yellow]warning:[/] {escape(str(prompts))} has prompts for concepts that the batch has not: "
+            f"{escape(', '.join(strangers[:8]))}{', ...' if len(strangers) > 8 else ''}"
+        )
     with ExitStack() as stack:
         nodes: list[dict[str, float]] = []
         if count != 1 or address is not None:

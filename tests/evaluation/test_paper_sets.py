@@ -139,6 +139,14 @@ def test_data_that_is_not_there_is_one_sentence_with_the_path_that_was_expected(
         loveu_tgve(loveu(tmp_path / "y", [HEADER], []))
 
 
+def test_a_row_of_the_table_that_a_comma_cut_is_refused_with_its_line(tmp_path):
+    cut = [*captions("swans")[:-1], "a cat", " in space"]
+    with pytest.raises(UserError, match=r"line 3: 7 cells; the header has 6"):
+        loveu_tgve(loveu(tmp_path / "cut", [HEADER, captions("bus"), cut], []))
+    with pytest.raises(UserError, match="line 2: no `Video name`"):
+        loveu_tgve(loveu(tmp_path / "nameless", [HEADER, captions("")], []))
+
+
 def test_names_fit_the_registry():
     for name in [*UCF_ACTIONS, "a man's  video (2)..mp4", "x" * 90]:
         assert check_concept_name(slug(f"tgve-{name}"))

@@ -6,7 +6,7 @@
       - {concept: wave, steps: 500, priority: 2, publish_as: wave-long}
 
     {"concept": "orbit", "data": "clips"}      JSONL: an entry a line
-    concept,data,steps                         CSV: a column a field, an empty cell is not given
+    concept,data,steps                         CSV, TSV: a column a field, an empty cell is not given
     clips/                                     a clip set: every concept in it
 
 An entry has `concept` and `data`, and may have `foundation`, `publish_as`, `priority` (higher begins earlier) and any
@@ -15,9 +15,6 @@ setting of `TrainConfig`. Everything wrong in a file is said at once, with line 
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -26,8 +23,9 @@ from typing import Any
 import yaml
 
 from infra.errors import UserError
+from infra.paths import as_written, expanded
 from infra.registry import check_concept_name
-from infra.rows import NOT_YAML, json_lines
+from infra.rows import NOT_YAML, TABLE_SUFFIXES, Column, decoded, key_of, read_table
 from infra.storage import Storage, open_storage
 from training.config import TrainConfig, wrong_settings
 
@@ -98,7 +96,7 @@ Report = Callable[[int, str], None]
 
 
 def read_manifest(source: str, defaults: Mapping[str, Any] | None = None) -> list[Entry]:
-    """The entries of a manifest: a .yaml, .yml, .jsonl, .ndjson or .csv file (or object), or else a clip set's URI.
+    """The entries of a manifest: a .yaml, .yml, .csv, .tsv, .jsonl or .ndjson file (or object), or else a clip set's URI.
 
     Args:
         defaults: fields and settings for entries that do not say (an entry wins over the file's own `defaults`,
@@ -121,6 +119,8 @@ def read_entries(source: str, defaults: Mapping[str, Any] | None = None) -> tupl
         return check_entries(
             [Raw(0, {"concept": name, "data": source}) for name in concepts_in(source)], defaults or {}
         )
+    if "://" not in source:
+        source = str(as_written(expanded(source)))
     folder, _, name = source.rpartition("/")
     data = read_limited(open_storage(folder or "."), name)
     return parse_entries(data, kind, defaults)
@@ -136,10 +136,7 @@ def read_limited(storage: Storage, name: str) -> str:
             status=404,
             code="manifest_not_found",
         )
-    try:
-        return storage.get(name).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"the manifest {storage.uri}/{name} is not UTF-8 text; save it as such.") from None
+    return decoded(storage.get(name), f"the manifest {storage.uri}/{name}", "invalid_manifest")
 
 
 def parse_manifest(
@@ -200,6 +197,8 @@ def check_entries(
             first.setdefault(name, raw.line)
         if not any(name in TEXTS for name, _ in wrong):
             fields = {key: values[key] for key in TEXTS if values.get(key) is not None}
+            if "://" not in fields["data"]:
+                fields["data"] = str(as_written(expanded(fields["data"])))
             if wrong:
                 entries.append(Entry(**fields, line=raw.line, refused=True))
                 continue
@@ -244,11 +243,6 @@ def _whole(value: Any) -> int | None:
         return int(value) if isinstance(value, int | str) and not isinstance(value, bool) else None
     except ValueError:
         return None
-
-
-def _key(name: Any) -> str:
-    """`learning-rate` is `learning_rate`, as in the other YAML files."""
-    return str(name).strip().replace("-", "_")
 
 
 def _yaml(text: str, report: Report) -> tuple[list[Raw], Raw]:
@@ -302,7 +296,7 @@ def _mapping(loader: yaml.SafeLoader, node: yaml.Node, report: Report) -> Raw:
     values: dict[str, Any] = {}
     lines: dict[str, int] = {}
     for key_node, value_node in node.value:
-        key, at = _key(loader.construct_object(key_node, deep=True)), key_node.start_mark.line + 1
+        key, at = key_of(loader.construct_object(key_node, deep=True)), key_node.start_mark.line + 1
         if key in values and at != lines[key]:
             report(at, f"{key[:64]} comes twice in this entry.")
         value = loader.construct_object(value_node, deep=True)
@@ -311,52 +305,36 @@ def _mapping(loader: yaml.SafeLoader, node: yaml.Node, report: Report) -> Raw:
     return Raw(line, values, lines)
 
 
-def _jsonl(text: str, report: Report) -> tuple[list[Raw], Raw]:
-    raws = []
-    for number, line in json_lines(text):
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            report(number, f"not JSON: {getattr(error, 'msg', 'nested too deeply')}.")
-            continue
-        if not isinstance(values, dict):
-            report(number, f'a {type(values).__name__}; expected an object such as {{"concept": "orbit"}}.')
-            continue
-        raws.append(Raw(number, {_key(key): value for key, value in values.items() if value is not None}))
-    return raws, Raw(0, {})
+def _columns() -> list[Column]:
+    """All that an entry may have, and what others call it."""
+    synonyms = {
+        "concept": ("name", "motion", "label", "class"),
+        "data": ("clips", "dataset", "file", "path", "folder", "uri"),
+        "foundation": ("model", "base_model", "checkpoint"),
+        "publish_as": ("as", "output", "publish"),
+        "learning_rate": ("lr",),
+        "steps": ("max_steps", "num_steps", "iterations"),
+    }
+    settings = [name for name in TrainConfig.model_fields if name not in FIELDS]
+    return [Column(name, synonyms.get(name, ()), what="text", text=False) for name in (*FIELDS, *settings)]
 
 
-def _csv(text: str, report: Report) -> tuple[list[Raw], Raw]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    raws: list[Raw] = []
-    try:
-        header = [_key(name) for name in next(reader, [])]
-        known = {*FIELDS, *TrainConfig.model_fields}
-        for name in header:
-            if name not in known:
-                report(
-                    1,
-                    f"unknown column {name[:64]!r}; columns are {', '.join(FIELDS)} and the training settings.",
-                )
-            elif header.count(name) > 1:
-                report(1, f"column {name} comes twice.")
-        line = reader.line_num + 1
-        for row in reader:
-            if row and len(row) != len(header):
-                report(line, f"{len(row)} cells; the header has {len(header)}.")
-            elif row:
-                cells = dict(zip(header, (cell.strip() for cell in row), strict=True))
-                raws.append(Raw(line, {key: cell for key, cell in cells.items() if cell and key in known}))
-            line = reader.line_num + 1
-    except csv.Error as error:
-        report(reader.line_num, f"not CSV: {error}.")
-    return raws, Raw(0, {})
+def _table(kind: str) -> Callable[[str, Report], tuple[list[Raw], Raw]]:
+    """The parser of a table (infra/rows.py)."""
+
+    def parse(text: str, report: Report) -> tuple[list[Raw], Raw]:
+        known = f"one of {', '.join(FIELDS)} and the training settings"
+        rows, flaws = read_table(text, kind, _columns(), known=known)
+        for flaw in flaws:
+            column = f"column {flaw.column}: " if flaw.column else ""
+            report(flaw.line, f"{column}{flaw.found}; expected {flaw.expected}.")
+        return [Raw(row.line, row.values) for row in rows], Raw(0, {})
+
+    return parse
 
 
 PARSERS: dict[str, Callable[[str, Report], tuple[list[Raw], Raw]]] = {
     ".yaml": _yaml,
     ".yml": _yaml,
-    ".jsonl": _jsonl,
-    ".ndjson": _jsonl,
-    ".csv": _csv,
+    **{kind: _table(kind) for kind in TABLE_SUFFIXES},
 }
