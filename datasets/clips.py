@@ -25,20 +25,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from datasets.decode import decode
 from infra.errors import UserError
 from infra.storage import NotFound, Storage, open_storage
+from infra.stored import ConceptName, Damaged, HexId, Sha256, convert, parse
 
+Row = TypeVar("Row")
+Count = Annotated[int, Field(ge=1)]
 SCHEMA_VERSION = 1
 MANIFEST = ".manifest.json"
 STAGING = ".staging"
@@ -86,15 +91,15 @@ SCHEMA = pa.schema(
 class Clip:
     """One row. `video` is an H.264 mp4 of `num_frames` frames of `width`x`height` at `fps`; `sha256` is its hash."""
 
-    clip_id: str
-    concept: str
+    clip_id: HexId
+    concept: ConceptName
     caption: str
     video: bytes = field(repr=False)
-    fps: float
-    num_frames: int
-    height: int
-    width: int
-    sha256: str
+    fps: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    num_frames: Count
+    height: Count
+    width: Count
+    sha256: Sha256
     source_uri: str
     ingested_at: datetime
 
@@ -119,7 +124,9 @@ class Clip:
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Clip:
-        return cls(**{**row, "video": row["video"]["bytes"]})
+        """Raises Damaged for what is no row of a clip set."""
+        video = row.get("video")
+        return convert(cls, {**row, "video": video.get("bytes") if isinstance(video, dict) else None})
 
 
 def clips_to_table(clips: Iterable[Clip]) -> pa.Table:
@@ -132,9 +139,9 @@ def clips_to_table(clips: Iterable[Clip]) -> pa.Table:
 class Shard:
     """One Parquet file of a set, as the manifest lists it."""
 
-    sha256: str
-    size: int  # bytes
-    concepts: dict[str, int] = field(hash=False)  # rows of each
+    sha256: Sha256
+    size: Annotated[int, Field(ge=0)]  # bytes
+    concepts: dict[ConceptName, Count] = field(hash=False)  # rows of each
 
     @property
     def key(self) -> str:
@@ -158,22 +165,28 @@ class Manifest:
     def parse(cls, data: bytes, uri: str) -> Manifest:
         """Raises UserError when it is no manifest, or one of a newer version."""
         try:
-            loaded = json.loads(data)
-            version = loaded["schema_version"]
-            shards = tuple(Shard(s["sha256"], s["size"], s["concepts"]) for s in loaded["shards"])
-        except (ValueError, KeyError, TypeError):
+            version = parse(_Versioned, data).schema_version
+            if version == SCHEMA_VERSION:
+                return parse(cls, data)
+        except Damaged as error:
             raise UserError(
-                f"{uri}/{MANIFEST} is not the manifest of a clip set; give a folder that `motiondirector ingest` wrote.",
+                f"{uri}/{MANIFEST} is not the manifest of a clip set ({error}); give a folder that `motiondirector ingest` "
+                "wrote.",
                 status=422,
                 code="invalid_clip_set",
             ) from None
-        if version != SCHEMA_VERSION:
-            raise UserError(
-                f"{uri} is a clip set of version {version}, this program knows {SCHEMA_VERSION}; update motiondirector.",
-                status=422,
-                code="invalid_clip_set",
-            )
-        return cls(shards)
+        raise UserError(
+            f"{uri} is a clip set of version {version}, this program knows {SCHEMA_VERSION}; update motiondirector.",
+            status=422,
+            code="invalid_clip_set",
+        )
+
+
+@dataclass(frozen=True)
+class _Versioned:
+    """What every version's manifest has."""
+
+    schema_version: int
 
 
 def read_manifest(storage: Storage) -> Manifest | None:
@@ -213,6 +226,21 @@ def read_shard(
     )
 
 
+def _rows(
+    storage: Storage, shard: Shard, table: pa.Table, made: Callable[[dict[str, Any]], Row]
+) -> Iterator[Row]:
+    """What is made of each row. Raises UserError (422 "invalid_clip_set") for one that no ingest wrote."""
+    for row in table.to_pylist():
+        try:
+            yield made(row)
+        except Damaged as error:
+            raise UserError(
+                f"{storage.uri}/{shard.key} has a row that is no clip ({error}); ingest into a new folder.",
+                status=422,
+                code="invalid_clip_set",
+            ) from None
+
+
 def _manifest_of(uri: str | Path) -> tuple[Storage, Manifest]:
     storage = open_storage(uri)
     manifest = read_manifest(storage)
@@ -238,13 +266,13 @@ def concepts_in(uri: str | Path) -> dict[str, int]:
 class ClipFacts:
     """A row without its video: enough to say what can be trained on it."""
 
-    clip_id: str
-    concept: str
+    clip_id: HexId
+    concept: ConceptName
     caption: str
-    num_frames: int
-    height: int
-    width: int
-    sha256: str
+    num_frames: Count
+    height: Count
+    width: Count
+    sha256: Sha256
     source_uri: str
 
 
@@ -257,9 +285,11 @@ def read_facts(uri: str | Path) -> dict[str, list[ClipFacts]]:
     storage, manifest = _manifest_of(uri)
     columns = [column.name for column in fields(ClipFacts)]
     found = [
-        ClipFacts(**row)
+        row
         for shard in manifest.shards
-        for row in read_shard(storage, shard, columns=columns).to_pylist()
+        for row in _rows(
+            storage, shard, read_shard(storage, shard, columns=columns), partial(convert, ClipFacts)
+        )
     ]
     by_concept: dict[str, list[ClipFacts]] = {}
     for clip in sorted(found, key=lambda clip: (clip.concept, clip.clip_id)):
@@ -277,9 +307,8 @@ def read_clips(uri: str | Path, concept: str | None = None) -> list[Clip]:
     clips: list[Clip] = []
     for shard in manifest.shards:
         if concept is None or concept in shard.concepts:
-            clips += [
-                Clip.from_row(row).check() for row in read_shard(storage, shard, concept=concept).to_pylist()
-            ]
+            table = read_shard(storage, shard, concept=concept)
+            clips += [clip.check() for clip in _rows(storage, shard, table, Clip.from_row)]
     if concept is not None and not clips:
         known = ", ".join(sorted({name for shard in manifest.shards for name in shard.concepts}))
         raise UserError(

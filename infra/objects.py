@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from infra.errors import UserError
 from infra.files import atomic_file
-from infra.storage import Storage, check_key
+from infra.storage import Storage
+from infra.stored import Damaged, Key, Sha256, convert, damaged, hexadecimal
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One stored file."""
+
+    sha256: Sha256
+    size: Annotated[int, Field(ge=0)]  # bytes
 
 
 def sha256_file(path: Path) -> str:
@@ -19,7 +31,13 @@ def sha256_file(path: Path) -> str:
 
 
 def object_key(sha256: str) -> str:
-    """The key of the object with this hash: objects/<aa>/<sha256>."""
+    """The key of the object with this hash: objects/<aa>/<sha256>. Raises UserError (502) for what is no hash."""
+    try:
+        hexadecimal(sha256, 64)
+    except ValueError as error:
+        raise damaged(
+            f"the hash {sha256[:80]!a} of an object", error, "restore the record that names it from a copy"
+        ) from None
     return f"objects/{sha256[:2]}/{sha256}"
 
 
@@ -60,10 +78,14 @@ def put_named(storage: Storage, paths: Mapping[str, Path]) -> dict[str, dict[str
 
 
 def get_files(storage: Storage, files: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
-    """Write what `put_files` stored below a folder, each checked. Raises UserError for a damaged object or a bad name."""
-    for name, entry in files.items():
-        with atomic_file(folder / check_key(name)) as temporary:
-            temporary.write_bytes(get_object(storage, entry["sha256"]))
+    """Write what `put_files` stored below a folder, each checked. Raises UserError for a damaged object, hash or name."""
+    try:
+        entries = convert(dict[Key, FileEntry], dict(files))
+    except Damaged as error:
+        raise damaged("a list of stored files", error, "store the files again") from None
+    for name, entry in entries.items():
+        with atomic_file(folder / name) as temporary:
+            temporary.write_bytes(get_object(storage, entry.sha256))
 
 
 def check_hash(storage: Storage, expected: str, found: str) -> None:

@@ -17,6 +17,7 @@ of publishers at once each gets a number of its own.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import os
@@ -25,36 +26,30 @@ import shutil
 import tempfile
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AwareDatetime, Field
 
 from infra.errors import UserError
 from infra.files import TEMPORARY, explained_os_errors
-from infra.objects import check_hash, get_object, object_key, put_named, sha256_file
+from infra.objects import FileEntry, check_hash, get_object, object_key, put_named, sha256_file
 from infra.storage import ObjectInfo, Storage, check_key, open_storage
+from infra.stored import ConceptName, Damaged, Key, is_concept_name, parse
 
 ADAPTER_FILE = "adapter_model.safetensors"
-CONCEPT = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-
-
-@dataclass(frozen=True)
-class FileEntry:
-    """One file of a version."""
-
-    sha256: str  # hexadecimal
-    size: int  # bytes
 
 
 @dataclass(frozen=True)
 class Version:
     """One published version of a concept; it never changes, but for `metrics`, which may be added to."""
 
-    concept: str
-    number: int
-    created_at: datetime  # UTC
-    files: dict[str, FileEntry]  # by relative posix path
+    concept: ConceptName
+    number: Annotated[int, Field(ge=1, le=999_999_999)]
+    created_at: AwareDatetime  # UTC
+    files: dict[Key, FileEntry]  # by relative posix path
     metadata: dict[str, Any]
     metrics: dict[str, Any]
 
@@ -81,7 +76,7 @@ class ConceptInfo:
 
 def check_concept_name(name: str) -> str:
     """The name, if it can be a concept's: a-z, 0-9, '.', '_', '-', at most 64, no '..'. UserError 422 else."""
-    if not CONCEPT.fullmatch(name) or ".." in name:
+    if not is_concept_name(name):
         shown = name if len(name) <= 64 else f"{name[:40]}... ({len(name)} characters)"
         raise UserError(
             f"concept name {shown!a}: expected 1 to 64 of a-z, 0-9, '.', '_' and '-', starting with a letter "
@@ -154,7 +149,7 @@ class Registry:
             body = to_json({**pointer, "number": number}, concept)
             # False also when our own write got through and only its answer was lost: then it is ours.
             if self.storage.put_if_absent(key, body) or self.storage.get(key) == body:
-                return read_version(json.loads(body))
+                return read_version(body, concept, number)
             if once is not None and (version := self._published_as(concept, {number}, once)) is not None:
                 return version
             number += 1
@@ -165,9 +160,10 @@ class Registry:
         None is overlooked: a version is only written as the next after all that its publisher had looked at.
         """
         for number in sorted(numbers):
-            record = json.loads(self.storage.get(f"concepts/{concept}/versions/{number}.json"))
-            if record.get("id") == once:
-                return self.load(concept, number)
+            body = self.storage.get(f"concepts/{concept}/versions/{number}.json")
+            with contextlib.suppress(Damaged):  # not what this program published
+                if parse(dict[str, Any], body).get("id") == once:
+                    return self.load(concept, number)
         return None
 
     def versions(self, concept: str) -> list[Version]:
@@ -291,15 +287,16 @@ class Registry:
         """
         key = f"concepts/{concept}/versions/{number}.json"
         try:
-            record = json.loads(self.storage.get(key))
+            version = read_version(self.storage.get(key), concept, number)
+            metrics = dict(version.metrics)
             added = self.storage.list(f"concepts/{concept}/metrics/{number}/") if added_metrics else ()
             for info in added:
                 key = info.key
-                record["metrics"].update(json.loads(self.storage.get(key)))
-            return read_version(record)
-        except (ValueError, KeyError, TypeError, AttributeError):
+                metrics |= parse(dict[str, Any], self.storage.get(key))
+            return replace(version, metrics=metrics)
+        except Damaged as error:
             raise UserError(
-                f"{key} in {self.uri} is damaged; restore it from a copy, or remove the version "
+                f"{key} in {self.uri} is damaged ({error}); restore it from a copy, or remove the version "
                 f"(`motiondirector concepts rm {concept}@{number}`) and publish it again.",
                 status=502,
                 code="object_damaged",
@@ -351,16 +348,14 @@ def to_json(value: dict[str, Any], what: str) -> bytes:
         ) from None
 
 
-def read_version(record: dict[str, Any]) -> Version:
-    """A pointer as Version. File names come from outside: one that would leave the folder is refused."""
-    return Version(
-        concept=record["concept"],
-        number=record["number"],
-        created_at=datetime.fromisoformat(record["created_at"]),
-        files={check_key(name): FileEntry(**entry) for name, entry in record["files"].items()},
-        metadata=record["metadata"],
-        metrics=record["metrics"],
-    )
+def read_version(pointer: bytes, concept: str, number: int) -> Version:
+    """The pointer of this version. Raises Damaged: also for another's, and for one without an adapter."""
+    version = parse(Version, pointer)
+    if (version.concept, version.number) != (concept, number):
+        raise Damaged(f"it says that it is {version.ref}")
+    if ADAPTER_FILE not in version.files:
+        raise Damaged(f"it has no {ADAPTER_FILE}")
+    return version
 
 
 def check_same(version: Version, folder: Path) -> Path:

@@ -17,6 +17,8 @@ from evaluation.evaluate import Contender
 from evaluation.store import Adapters, Store, key_of
 from infra.errors import UserError
 from infra.registry import ADAPTER_FILE, Registry, Version
+from infra.rows import NOT_YAML
+from infra.stored import ConceptName, convert
 from training.adapters import data_sha256
 from training.config import TrainConfig, fixed_settings, make_config, suited_to
 from training.run import check_captions
@@ -60,6 +62,15 @@ def check_trains(dtype: str | None) -> None:
 
 
 @dataclass(frozen=True)
+class _Said:
+    """What a config.yaml may say besides the settings."""
+
+    concept: ConceptName | None = None
+    data: str | None = None
+    foundation: str | None = None
+
+
+@dataclass(frozen=True)
 class Origin:
     """How a version was trained: what its config.yaml, or else its metadata, says."""
 
@@ -73,11 +84,14 @@ class Origin:
         """Raises UserError when config.yaml is there and not what `train` writes."""
         said: dict[str, Any] = {}
         if "config.yaml" in version.files:
-            loaded = yaml.safe_load(registry.read(version, "config.yaml"))
-            if not isinstance(loaded, dict):
+            try:
+                loaded = yaml.safe_load(registry.read(version, "config.yaml"))
+                convert(_Said, loaded)
+            except NOT_YAML as error:  # Damaged among them
+                reason = " ".join(str(error).split())[:200]
                 raise UserError(
-                    f"config.yaml of {version.ref} holds a {type(loaded).__name__}; expected the settings `train` writes."
-                )
+                    f"config.yaml of {version.ref} is not what `train` writes ({reason}); publish the version again."
+                ) from None
             said = loaded
         settings = {key: value for key, value in said.items() if key in TrainConfig.model_fields}
         return cls(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from infra.errors import UserError
 from serving.database import Job
 from serving.events import Failed
-from serving.requests import VideoRequest
-from serving.schemas import AdapterUsed, Timings, Video, VideoError
+from serving.requests import request_of
+from serving.schemas import Timings, Video, VideoError
 
 
 def raise_refusal(refused: Failed | None) -> None:
@@ -34,7 +34,7 @@ def adapters_late(seconds: float) -> UserError:
 
 def video_of(job: Job, position: int | None) -> Video:
     """A job as its owner sees it; `position`: jobs before it in the queue."""
-    request = VideoRequest.model_validate(job.request)
+    request = request_of(job)
     return Video(
         id=job.id,
         model=job.model,
@@ -52,7 +52,7 @@ def video_of(job: Job, position: int | None) -> Video:
         guidance_scale=request.guidance_scale,
         negative_prompt=request.negative_prompt,
         scheduler=request.scheduler,
-        adapters=[AdapterUsed.model_validate(use.model_dump()) for use in request.adapters],
+        adapters=list(request.adapters),
         timings=Timings(**job.timings),
         queue_position=position,
         batch_neighbours=job.neighbours,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 
+from infra.stored import Damaged, convert
 from serving.engine_client import EngineClient, EngineLost
 from serving.jobs import JobStore
 from serving.requests import VideoRequest, cost_of
@@ -17,10 +19,12 @@ SAMPLE = 1000  # jobs whose work is added up; of more, so many times the mean
 
 def waiting_work(store: JobStore) -> float:
     """Work of the queued jobs that nobody has, in pixels through the denoiser."""
-    requests, number = store.unclaimed(SAMPLE)
-    if not requests:
-        return 0.0
-    return sum(cost_of(VideoRequest.model_validate(request)) for request in requests) * number / len(requests)
+    rows, number = store.unclaimed(SAMPLE)
+    costs = []
+    for row in rows:
+        with contextlib.suppress(Damaged):  # it will be failed as it is begun
+            costs.append(cost_of(convert(VideoRequest, row)))
+    return sum(costs) * number / len(rows) if rows else 0.0
 
 
 class Backlog:

@@ -17,13 +17,14 @@ from collections.abc import Callable, Iterator, Mapping
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from infra.errors import UserError
 from infra.storage import Storage
 from serving.claims import LEASE, SUSPECT_ATTEMPTS, Claims
 from serving.database import Job
 from serving.engine_client import EngineClient, EngineLost
 from serving.events import Admitted, Failed, Finished, Progressed
-from serving.jobs import CANCELLED, COMPLETED, FAILED, IllegalTransition, JobStore
-from serving.requests import VideoRequest
+from serving.jobs import CANCELLED, COMPLETED, FAILED, ID, IllegalTransition, JobStore
+from serving.requests import request_of
 from serving.storage_faults import StorageFault
 from serving.threads import RESULTS
 
@@ -46,7 +47,13 @@ def pauses() -> Iterator[float]:
 
 
 def result_key(id: str) -> str:
-    """Where a job's video is, in the results storage."""
+    """Where a job's video is, in the results storage. Raises UserError (502) for an id that no job has."""
+    if not ID.fullmatch(id):
+        raise UserError(
+            f"job id {id[:80]!a} in the job database is damaged; delete its row.",
+            status=502,
+            code="job_damaged",
+        )
     return f"results/{id}.mp4"
 
 
@@ -200,7 +207,11 @@ class Dispatcher:
                 await self._fail(job, "internal_error", message)
 
     async def _follow(self, job: Job) -> None:
-        request = VideoRequest.model_validate(job.request)
+        try:
+            request = request_of(job)
+        except UserError as error:
+            await self._fail(job, error.code, error.message)
+            return
         if request.deadline is not None and time.time() >= request.deadline:
             await self._fail_late(job)
             return
@@ -306,7 +317,8 @@ class Dispatcher:
                         await self._fail_late(job)
                     self._changed(job.id)
                 for job in await asyncio.to_thread(self._store.expired, time.time()):
-                    await RESULTS.run(self._results.delete, result_key(job.id))
+                    if ID.fullmatch(job.id):  # else there is no video that this program wrote
+                        await RESULTS.run(self._results.delete, result_key(job.id))
                     await asyncio.to_thread(self._store.forget_result, job.id)
             except Exception:  # storage or database away for a moment
                 log.exception("jobs are not counted, and what is late or expired stays for now")

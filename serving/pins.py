@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from infra.errors import UserError
 from infra.registry import parse_ref
+from infra.stored import Damaged, convert
 from serving.database import Database, Pin
 from serving.engine_client import EngineClient, EngineLost
 from serving.requests import FoundationInfo
@@ -38,7 +39,8 @@ class PinStore:
             rows = list(
                 session.scalars(select(Pin).where(Pin.foundation == foundation).order_by(Pin.revision))
             )
-        return max((row.revision for row in rows), default=0), [used(row) for row in rows if row.pinned]
+        pinned = (used(row) for row in rows if row.pinned)
+        return max((row.revision for row in rows), default=0), [use for use in pinned if use is not None]
 
     def named(self, foundation: str, name: str, path: Path) -> AdapterUsed | None:
         """What is pinned under `concept@version`, also when the registry has it no more."""
@@ -98,17 +100,14 @@ class PinStore:
         )
 
 
-def used(row: Pin) -> AdapterUsed:
-    """The adapter of a row."""
-    return AdapterUsed.model_validate(
-        {
-            "concept": row.concept,
-            "version": row.version,
-            "path": row.path,
-            "sha256": row.sha256,
-            "scale": 1.0,
-        }
-    )
+def used(row: Pin) -> AdapterUsed | None:
+    """The adapter of a row; None, and a line in the log, when the row is not one that `pin` wrote."""
+    told = {name: getattr(row, name) for name in ("concept", "version", "path", "sha256")}
+    try:
+        return convert(AdapterUsed, {**told, "scale": 1.0})
+    except Damaged as error:
+        log.error("revision %d of the pins is damaged and is not pinned (%s)", row.revision, error)
+        return None
 
 
 class PinKeeper:

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from infra.errors import UserError
 from infra.registry import Registry, Version
+from infra.stored import Damaged, convert
+from serving.database import Job
 from serving.schemas import AdapterUsed, CreateVideo, LoraUse, Path
 
 # Where a version keeps the adapter of each path: the motion is the file stock tools look for.
@@ -71,6 +73,18 @@ class VideoRequest(BaseModel):
     @property
     def pixels(self) -> int:
         return self.frames * self.height * self.width
+
+
+def request_of(job: Job) -> VideoRequest:
+    """What an accepted job asks for. Raises UserError (502 "job_damaged") for a row that `resolve` did not make."""
+    try:
+        return convert(VideoRequest, job.request)
+    except Damaged as error:
+        raise UserError(
+            f"the request of video {job.id[:80]} is damaged in the job database ({error}); delete the video and ask again.",
+            status=502,
+            code="job_damaged",
+        ) from None
 
 
 def rows_of(request: VideoRequest) -> int:
@@ -209,6 +223,7 @@ __all__ = [
     "metadata",
     "parse_model",
     "pin",
+    "request_of",
     "resolve",
     "rows_of",
 ]

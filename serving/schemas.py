@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from infra.stored import ConceptName, Sha256
+
 MAX_PROMPT = 2_000  # characters; text encoders cut after 77-512 tokens, so more is a mistake
 MAX_STEPS = 500
 MAX_FRAMES = 1_024
@@ -123,11 +125,11 @@ class VideoError(BaseModel):
 class AdapterUsed(BaseModel):
     """One adapter of a job, pinned to the version it had when the job was accepted."""
 
-    concept: str
-    version: int
+    concept: ConceptName
+    version: Annotated[int, Field(ge=1)]
     path: Path
-    scale: float
-    sha256: str
+    scale: Annotated[float, Field(allow_inf_nan=False)]
+    sha256: Sha256  # names a file of the engine
 
 
 class Timings(BaseModel):

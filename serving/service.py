@@ -27,7 +27,14 @@ from serving.jobs import CANCELLED, COMPLETED, FINAL, IllegalTransition, JobStor
 from serving.metrics import ServiceMetrics
 from serving.pins import PinKeeper, PinStore
 from serving.places import Places
-from serving.requests import PRIORITY_WEIGHT, FoundationInfo, VideoRequest, parse_model, resolve
+from serving.requests import (
+    PRIORITY_WEIGHT,
+    FoundationInfo,
+    VideoRequest,
+    parse_model,
+    request_of,
+    resolve,
+)
 from serving.schemas import CreateVideo, Video
 from serving.threads import RESULTS
 from serving.webhooks import Webhooks
@@ -261,9 +268,9 @@ class VideoService:
             )
         if job.result_key is not None:
             with contextlib.suppress(NotFound):
-                return await RESULTS.run(self._results.get, job.result_key)
+                return await RESULTS.run(self._results.get, result_key(id))  # not what the row says
         raise UserError(
-            f"video {id} has expired; make it again with seed {job.request['seed']}.",
+            f"video {id} has expired; make it again with seed {request_of(job).seed}.",
             status=404,
             code="video_expired",
         )

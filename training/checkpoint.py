@@ -15,15 +15,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from infra.errors import UserError
+from infra.stored import parse_object
 from models.bank import AdapterBank
 from models.lora_slots import with_identity
 from models.routing import Path as AdapterPath
@@ -107,10 +110,28 @@ def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> 
     os.replace(temporary, path)
 
 
+@dataclass(frozen=True)
+class Position:
+    """What every position says."""
+
+    step: Annotated[int, Field(ge=0)]  # steps done
+
+
+@dataclass(frozen=True)
+class RunPosition(Position):
+    """What that of a run's checkpoint says at least."""
+
+    workers: Annotated[int, Field(ge=1)]
+    zero: Annotated[int, Field(ge=0, le=3)]
+
+
 def read_position(folder: Path) -> dict[str, Any]:
-    """The position a checkpoint was written at."""
+    """The position a checkpoint was written at. Raises UserError (502) when it says none."""
     with safe_open(folder / ADAPTERS, "pt") as file:
-        return json.loads(file.metadata()["position"])
+        said = (file.metadata() or {}).get("position", "")
+    remedy = "give another --run-dir, or delete this checkpoint to continue from the one before"
+    parse_object(RunPosition, said, f"the position in {ADAPTERS} of {folder}", remedy)
+    return json.loads(said)
 
 
 def restore(folder: Path, engine: Engine) -> dict[str, Any]:

@@ -29,11 +29,12 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from infra.errors import UserError
+from infra.stored import parse
 from models.foundation import Bucket, Foundation
 from models.routing import PATHS
 from models.routing import Path as AdapterPath
 from training.adapters import PathTensors
-from training.checkpoint import put_moments, put_slot_state, slot_state
+from training.checkpoint import Position, put_moments, put_slot_state, slot_state
 from training.config import TrainConfig, sampled_paths
 from training.draws import Place
 from training.engine import Engine, PlainEngine, group_settings, make_optimizer, set_active
@@ -82,9 +83,9 @@ class MemberState:
 
     @classmethod
     def decode(cls, data: bytes) -> MemberState:
-        """From such a file. Raises ValueError, KeyError or SafetensorError when it is none."""
+        """From such a file. Raises ValueError, KeyError, TypeError or SafetensorError when it is none."""
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        return cls(int(json.loads(header["__metadata__"]["position"])["step"]), load(data))
+        return cls(parse(Position, header["__metadata__"]["position"]).step, load(data))
 
 
 @dataclass(frozen=True)

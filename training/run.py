@@ -20,7 +20,7 @@ import json
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,9 @@ import yaml
 from infra.errors import UserError
 from infra.paths import expanded
 from infra.registry import Registry, Version, check_concept_name, open_registry
+from infra.rows import NOT_YAML
 from infra.storage import NotFound, Storage, open_storage
+from infra.stored import ConceptName, HexId, Sha256, VersionRef, convert, damaged, parse_object
 from training.config import CHANGEABLE, DTYPES, TrainConfig, make_config, resolve, sampled_paths
 
 if TYPE_CHECKING:
@@ -186,8 +188,8 @@ class Card:
     def check(self, run: Storage) -> None:
         """Raises UserError (409) when the folder holds a run of another concept, foundation, data or settings."""
         try:
-            record = json.loads(run.get(RECORD))
-            before = yaml.safe_load(run.get(CONFIG))
+            record = asdict(read_record(run))
+            before = read_settings(run)
         except NotFound:
             return
         now = self.settings
@@ -209,13 +211,49 @@ class Card:
                 code="other_run",
             )
 
-    def put(self, run: Storage) -> dict[str, Any]:
-        """Begin the run's folder, or go on in it. Returns run.json, which has the run's id."""
+    def put(self, run: Storage) -> RunRecord:
+        """Begin the run's folder, or go on in it."""
         header = "# A training run, resolved. To repeat it: motiondirector train --config THIS_FILE --run-dir ELSEWHERE\n"
         text = yaml.safe_dump(self.settings, sort_keys=False, allow_unicode=True)
         run.put(CONFIG, (header + text).encode())
         run.put_if_absent(RECORD, json.dumps({**self.facts, "id": uuid.uuid4().hex}, indent=2).encode())
-        return json.loads(run.get(RECORD))
+        return read_record(run)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """run.json: what the settings are applied to, and the run's id, under which it publishes once."""
+
+    concept: ConceptName
+    foundation_fingerprint: Sha256
+    data_sha256: Sha256
+    id: HexId
+
+
+@dataclass(frozen=True)
+class Published:
+    """result.json: where the run's adapter is."""
+
+    registry: str  # URI
+    version: VersionRef
+
+
+DAMAGED = "restore it from a copy, or give another --run-dir for a new run"
+
+
+def read_record(run: Storage) -> RunRecord:
+    """run.json. Raises NotFound, or UserError (502) when it is damaged."""
+    return parse_object(RunRecord, run.get(RECORD), f"{RECORD} of {run.uri}", DAMAGED)
+
+
+def read_settings(run: Storage) -> dict[str, Any]:
+    """config.yaml. Raises NotFound, or UserError (502) when it is damaged."""
+    body = run.get(CONFIG)
+    try:
+        return convert(dict[str, Any], yaml.safe_load(body))
+    except NOT_YAML as error:  # Damaged among them
+        reason = " ".join(str(error).split())[:200]
+        raise damaged(f"{CONFIG} of {run.uri}", reason, DAMAGED) from None
 
 
 def foundation_source(source: str | None) -> str | None:
@@ -265,7 +303,7 @@ def _train_and_publish(
         use_gpu = has_gpus()
         check_workers(config.worker_range[0], gpus=1 if use_gpu else 0)
         record = card.put(run)
-        rendering = Rendering(task, run, foundation, prompts, record["id"], use_gpu)
+        rendering = Rendering(task, run, foundation, prompts, record.id, use_gpu)
 
         def samples(step: int, keys: Sequence[str]) -> None:
             with harmless(f"the samples of step {step} are not shown"):
@@ -304,7 +342,7 @@ def publish(
     clips: Sequence[CachedClip],
     run: Storage,
     registry: Registry,
-    record: dict[str, Any],
+    record: RunRecord,
     finished_run: Any,
     samples: Sequence[str],
 ) -> Version:
@@ -324,10 +362,10 @@ def publish(
         for file in sorted(p for p in folder.rglob("*") if p.is_file()):
             run.put_file(f"adapter/{file.relative_to(folder).as_posix()}", file)
         rank = max(adapter.rank for adapter in written.values())
-        described = {**metadata, "rank": rank, "foundation": foundation.name, "run": record["id"]}
+        described = {**metadata, "rank": rank, "foundation": foundation.name, "run": record.id}
         described["foundation_fingerprint"] = foundation.fingerprint
         version = registry.publish(
-            job.name, folder, metadata=described, metrics=position["metrics"], once=record["id"]
+            job.name, folder, metadata=described, metrics=position["metrics"], once=record.id
         )
     run.put(RESULT, json.dumps({"registry": registry.uri, "version": version.ref}, indent=2).encode())
     return version
@@ -336,18 +374,19 @@ def publish(
 def finished(run: Storage, registry: Registry) -> Version | None:
     """What the run published to this registry; None while it has not. Raises UserError (404) when that was removed."""
     try:
-        result = json.loads(run.get(RESULT))
+        body = run.get(RESULT)
     except NotFound:
         return None
-    if result["registry"] != registry.uri:
+    result = parse_object(Published, body, f"{RESULT} of {run.uri}", DAMAGED)
+    if result.registry != registry.uri:
         return None
     try:
-        return registry.resolve(result["version"])
+        return registry.resolve(result.version)
     except UserError as error:
         if error.status != 404:
             raise
         raise UserError(
-            f"{run.uri} holds a finished run whose {result['version']} is no longer in {registry.uri}; give another "
+            f"{run.uri} holds a finished run whose {result.version} is no longer in {registry.uri}; give another "
             "--run-dir to train it again.",
             status=404,
             code=error.code,

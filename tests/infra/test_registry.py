@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from infra.errors import UserError
-from infra.objects import object_key
+from infra.objects import get_files, get_object, object_key, put_files
 from infra.registry import ADAPTER_FILE, Registry, check_concept_name, open_registry
 from infra.storage import open_storage
 
@@ -298,15 +298,83 @@ def test_notes_among_the_pointers_do_no_harm(registry, folder):
     assert registry.publish("orbit", folder, metadata={}).number == 2
 
 
-def test_a_file_name_that_leaves_the_folder_is_refused(registry, folder, tmp_path):
+HOSTILE_POINTERS = {
+    "hash is a path": lambda p: p["files"][ADAPTER_FILE].update(sha256="../../home/adapter"),
+    "hash is cut": lambda p: p["files"][ADAPTER_FILE].update(sha256="ab12"),
+    "hash with a line break": lambda p: p["files"][ADAPTER_FILE].update(sha256="a" * 64 + "\n"),
+    "hash in capitals": lambda p: p["files"][ADAPTER_FILE].update(sha256="A" * 64),
+    "hash is a number": lambda p: p["files"][ADAPTER_FILE].update(sha256=7),
+    "size below zero": lambda p: p["files"][ADAPTER_FILE].update(size=-1),
+    "size is a text": lambda p: p["files"][ADAPTER_FILE].update(size="12"),
+    "file leaves the folder": lambda p: p["files"].update({"../../evil": p["files"][ADAPTER_FILE]}),
+    "file is absolute": lambda p: p["files"].update({"/etc/evil": p["files"][ADAPTER_FILE]}),
+    "no adapter": lambda p: p["files"].pop(ADAPTER_FILE),
+    "files are a list": lambda p: p.update(files=[]),
+    "another concept": lambda p: p.update(concept="swing"),
+    "concept is a path": lambda p: p.update(concept="../orbit"),
+    "another number": lambda p: p.update(number=2),
+    "number is a text": lambda p: p.update(number="1"),
+    "metadata are a list": lambda p: p.update(metadata=[]),
+    "no time": lambda p: p.update(created_at="yesterday"),
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE_POINTERS.values(), ids=HOSTILE_POINTERS.keys())
+def test_a_pointer_that_no_publication_wrote_is_refused_as_it_is_read(tmp_path, folder, change):
+    registry = open_registry(tmp_path / "registry")
     registry.publish("orbit", folder, metadata={})
     key = "concepts/orbit/versions/1.json"
-    record = json.loads(registry.storage.get(key))
-    record["files"]["../../evil"] = record["files"][ADAPTER_FILE]
-    registry.storage.put(key, json.dumps(record).encode())
+    pointer = json.loads(registry.storage.get(key))
+    change(pointer)
+    registry.storage.put(key, json.dumps(pointer).encode())
+    for read in (lambda: registry.resolve("orbit"), lambda: registry.versions("orbit")):
+        with pytest.raises(UserError, match=r"versions/1\.json in .* is damaged \(") as caught:
+            read()
+        assert (caught.value.status, caught.value.code) == (502, "object_damaged")
+        assert len(caught.value.message) < 500
+    assert registry.publish("orbit", folder, metadata={}, once="job").number == 2  # it holds up nobody
+
+
+@pytest.mark.parametrize("metrics", [b"[]", b"{", b'"x"'])
+def test_added_metrics_that_are_none_are_refused_as_they_are_read(tmp_path, folder, metrics):
+    registry = open_registry(tmp_path / "registry")
+    version = registry.publish("orbit", folder, metadata={})
+    registry.add_metrics(version, {"motion": 0.5})
+    (info,) = registry.storage.list("concepts/orbit/metrics/1/")
+    registry.storage.put(info.key, metrics)
     with pytest.raises(UserError) as caught:
         registry.resolve("orbit")
-    assert caught.value.code == "invalid_key"
+    assert (caught.value.code, info.key in caught.value.message) == ("object_damaged", True)
+
+
+@pytest.mark.parametrize("sha256", ["../../x", "", "0" * 63, "0" * 65, "g" * 64, "../" * 21 + "x"])
+def test_only_a_hash_names_an_object(storage, tmp_path, sha256):
+    calls = (
+        lambda: object_key(sha256),
+        lambda: get_object(storage, sha256),
+        lambda: get_files(storage, {"a": {"sha256": sha256, "size": 1}}, tmp_path / "out"),
+    )
+    for call in calls:
+        with pytest.raises(UserError) as caught:
+            call()
+        assert (caught.value.status, caught.value.code) == (502, "object_damaged")
+    assert not (tmp_path / "out").exists()
+
+
+def test_stored_files_with_a_name_that_leaves_the_folder_are_not_written(storage, tmp_path):
+    files = put_files(storage, make_files(tmp_path / "in"))
+    with pytest.raises(UserError) as caught:
+        get_files(storage, files | {"../evil": next(iter(files.values()))}, tmp_path / "out")
+    assert caught.value.code == "object_damaged"
+    assert not (tmp_path / "out").exists()
+    get_files(storage, files, tmp_path / "out")
+    assert (tmp_path / "out" / "deep" / "a").read_bytes() == b"a"
+
+
+def make_files(folder):
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "a").write_bytes(b"a")
+    return folder
 
 
 def test_an_empty_registry_is_empty(tmp_path):

@@ -78,14 +78,14 @@ def test_a_lane_prepares_what_it_took_when_another_is_through_with_it(house, wor
     assert other.done(turn(work), {"error": None})
     lane.join()
     assert house.statuses() == {"c1": "published"}
-    assert preparing_turns(house.state(), "late").look(turn(work))["result"] is not None
+    assert preparing_turns(house.state(), "late").look(turn(work)).result is not None
 
 
 def waited(turns, work, patience_s):
     """Seconds until the block is entered, and whether its turn was this one's then."""
     began = time.monotonic()
     with in_turn(turns, turn(work), NEVER, patience_s):
-        return time.monotonic() - began, turns.look(turn(work))["token"] == turns.token
+        return time.monotonic() - began, turns.look(turn(work)).token == turns.token
 
 
 def test_what_a_dead_process_held_is_taken_over_and_what_a_slow_one_holds_is_waited_for_a_while(
@@ -113,4 +113,4 @@ def test_what_one_fails_to_prepare_the_next_makes(house, work):
     seconds, mine = waited(two, work, 60)
     assert seconds < 10
     assert mine
-    assert one.look(turn(work))["result"] == {"error": None}
+    assert one.look(turn(work)).result == {"error": None}

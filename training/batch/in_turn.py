@@ -70,7 +70,7 @@ def _taken(turns: Turns, turn: str, stopping: threading.Event, patience_s: float
     until = time.monotonic() + patience_s
     while not turns.take(turn):
         told = turns.look(turn)
-        if told is not None and (told["result"] is not None or told["owner"] == turns.owner):
+        if told is not None and (told.result is not None or told.owner == turns.owner):
             return False
         if time.monotonic() >= until or stopping.wait(LOOK_S):
             return False

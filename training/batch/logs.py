@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from infra.errors import UserError
 from infra.storage import NotFound, Storage
+from infra.stored import parse_object
 from infra.warnings_heard import WarningsHeard
 from training.batch.watcher import Watcher
 
@@ -151,7 +152,7 @@ class Reader:
             if etag == info.etag:
                 continue
             try:
-                found = list(_lines(self.storage.get(info.key)))
+                found = list(_lines(self.storage.get(info.key), f"{info.key} of {self.storage.uri}"))
             except NotFound:  # the oldest, deleted since
                 continue
             lines += found[given:]
@@ -159,10 +160,9 @@ class Reader:
         return sorted(lines, key=lambda line: line.time)
 
 
-def _lines(body: bytes) -> Iterator[Line]:
+def _lines(body: bytes, where: str) -> Iterator[Line]:
     for line in body.splitlines():
-        told = json.loads(line)
-        yield Line(told["time"], told["lane"], told["text"])
+        yield parse_object(Line, line, where, "delete it: its lines are lost, nothing else")
 
 
 class Notes(Watcher):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field
 
 from infra.errors import UserError
+from infra.stored import ConceptName, Damaged, Sha256, VersionRef, convert, parse
 from training.batch.work import Work
 
 Status = Literal["queued", "preparing", "training", "published", "failed", "cancelled"]
@@ -17,6 +21,9 @@ WITHDRAWN = "what is asked for now is done already"  # the reason of what was ca
 
 class LeaseLost(Exception):
     """The claim is no longer this lane's: another has the concept, or it ended. What was computed does not count."""
+
+
+Count = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -32,21 +39,24 @@ class Lease:
 class Record:
     """Where one concept stands."""
 
-    name: str
+    # What a later release wrote would be lost with the next change.
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    name: ConceptName
     work: dict[str, Any] = field(repr=False)  # Work.asdict()
-    sha256: str  # Work.sha256
+    sha256: Sha256  # Work.sha256
     priority: int
     order: int  # among those of one priority
     status: Status = "queued"
     attempt: int = 1  # counts retries; a publication belongs to one attempt
-    lost: int = 0  # lanes that died with it, in this attempt
-    step: int = 0  # steps done, as last told
-    steps: int = 0
+    lost: Count = 0  # lanes that died with it, in this attempt
+    step: Count = 0  # steps done, as last told
+    steps: Count = 0
     loss: float | None = None
     step_seconds: float | None = None
     checkpoint: str | None = None  # key of the state to go on from
-    checkpoint_step: int = 0
-    version: str | None = None  # what was published: orbit@1
+    checkpoint_step: Count = 0
+    version: VersionRef | None = None  # what was published: orbit@1
     reason: str | None = None  # why it failed, or was cancelled without being asked
     cancelling: bool = False  # asked for; its lane has not yet let go
     lease: Lease | None = None
@@ -66,11 +76,18 @@ class Record:
         return json.dumps(asdict(self), sort_keys=True).encode()
 
     @classmethod
-    def decode(cls, data: bytes) -> Record:
-        told = json.loads(data)
-        told["lease"] = Lease(**told["lease"]) if told["lease"] else None
-        told["history"] = tuple(tuple(change) for change in told["history"])
-        return cls(**told)
+    def decode(cls, data: bytes, name: str) -> Record:
+        """The record of this concept. Raises Damaged: also for another's, and for what `runs` or a lane could not use."""
+        record = parse(cls, data)
+        if record.name != name:
+            raise Damaged(f"it says that it is {record.name}")
+        own = rf"checkpoints/{re.escape(name)}/[0-9]{{7,}}-[0-9a-f]{{16}}\.safetensors"
+        if record.checkpoint is not None and not re.fullmatch(own, record.checkpoint):
+            raise Damaged(
+                "checkpoint: expected a key below checkpoints/ and its name"
+            )  # lanes delete what it names
+        convert(Work, record.work)
+        return record
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,14 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from infra.errors import UserError
 from infra.registry import check_concept_name
 from infra.storage import NotFound, Storage
+from infra.stored import Damaged, HexId, damaged, is_concept_name, parse_object
 from training.batch.record import (
     RUNNING,
     WITHDRAWN,
@@ -47,6 +48,14 @@ SWAPS = 100  # tries against others who change the same record
 HISTORY = 40  # changes of a record that it remembers
 
 Change = Callable[[Record], Record | None]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What batch.json has at least."""
+
+    id: HexId
+    created: float  # UTC seconds
 
 
 class BatchState:
@@ -74,13 +83,16 @@ class BatchState:
     def about(self) -> dict[str, Any]:
         """batch.json. Raises UserError (404) when there is no such batch."""
         try:
-            return json.loads(self.storage.get("batch.json"))
+            body = self.storage.get("batch.json")
         except NotFound:
             raise UserError(
                 f"no batch at {self.storage.uri}; `motiondirector runs list` shows what there is.",
                 status=404,
                 code="batch_not_found",
             ) from None
+        where = f"batch.json of {self.storage.uri}"
+        parse_object(Begun, body, where, "restore it from a copy, or begin a batch of another name")
+        return json.loads(body)
 
     # ----------------------------------------------------------------- reading
     def records(self) -> list[Record]:
@@ -88,7 +100,7 @@ class BatchState:
         listed = {}
         for info in self.storage.list("concepts/"):
             found = re.fullmatch(r"concepts/(.+)\.json", info.key)
-            if found:
+            if found and is_concept_name(found[1]):
                 listed[found[1]] = info.etag
         for name in self._seen.keys() - listed.keys():
             del self._seen[name]
@@ -111,7 +123,15 @@ class BatchState:
                 status=404,
                 code="concept_not_found",
             )
-        self._seen[name] = info.etag, Record.decode(self.storage.get(key))
+        try:
+            record = Record.decode(self.storage.get(key), name)
+        except Damaged as error:
+            raise damaged(
+                f"{key} of {self.storage.uri}",
+                error,
+                "restore it from a copy, or delete it and enter the concept again",
+            ) from None
+        self._seen[name] = info.etag, record
         return self._seen[name]
 
     # ------------------------------------------------------- what people do

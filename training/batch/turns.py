@@ -14,9 +14,21 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from infra.storage import NotFound, Storage
+from infra.stored import parse_object
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is written of a thing that somebody took."""
+
+    owner: str
+    token: str
+    expires: float  # UTC seconds
+    result: dict[str, Any] | None  # what `done` was given
 
 
 class Turns:
@@ -49,9 +61,9 @@ class Turns:
         info, told = self.storage.head(key), self.look(name)
         if info is None or told is None:
             return False  # given back this moment
-        if told["token"] == self.token and told["result"] is None:
+        if told.token == self.token and told.result is None:
             return True  # an own write whose answer was lost
-        if told["result"] is not None or told["expires"] > self.clock():
+        if told.result is not None or told.expires > self.clock():
             return False
         return self.storage.replace_if(key, body, info.etag) or self._mine(name)
 
@@ -68,18 +80,22 @@ class Turns:
         if self._mine(name):
             self.storage.delete(f"{name}.json")
 
-    def look(self, name: str) -> dict[str, Any] | None:
-        """{"owner", "token", "expires", "result": None or what `done` was given}, or None: nobody took it."""
+    def look(self, name: str) -> Told | None:
+        """Who has it, or its result; None: nobody took it. Raises UserError (502) for what is neither."""
+        key = f"{name}.json"
         try:
-            return json.loads(self.storage.get(f"{name}.json"))
+            body = self.storage.get(key)
         except NotFound:
             return None
+        return parse_object(
+            Told, body, f"{key} of {self.storage.uri}", "delete it: what it tells is done again"
+        )
 
     def results(self, names: set[str]) -> dict[str, dict[str, Any]]:
         """What is done of these, by name; one listing, and one read for each that is there."""
         there = {info.key.removesuffix(".json") for info in self.storage.list()}
         told = {name: self.look(name) for name in sorted(names & there)}
-        return {name: one["result"] for name, one in told.items() if one and one["result"] is not None}
+        return {name: one.result for name, one in told.items() if one and one.result is not None}
 
     def _body(self, result: Mapping[str, Any] | None = None) -> bytes:
         expires = self.clock() + self.lease_s
@@ -88,7 +104,7 @@ class Turns:
 
     def _mine(self, name: str) -> bool:
         told = self.look(name)
-        return told is not None and told["token"] == self.token and told["result"] is None
+        return told is not None and told.token == self.token and told.result is None
 
     def _change(self, name: str, body: bytes) -> bool:
         info = self.storage.head(

@@ -23,6 +23,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -30,6 +31,7 @@ from infra.children import end_with_parent
 from infra.errors import UserError
 from infra.registry import Registry, Version
 from infra.storage import Storage
+from infra.stored import Damaged, VersionRef, convert, damaged
 from training.batch.record import Record
 from training.batch.state import BatchState
 from training.batch.turns import Turns
@@ -69,7 +71,24 @@ def validations(batch: BatchState, records: list[Record]) -> dict[str, dict[str,
     """By concept what its validation found: {"version", "scores": {name: mean}, "error": None or why, "seconds"}."""
     names = {turn_of(record): record.name for record in records if record.status == "published"}
     results = _turns(batch).results(set(names))
-    return {names[turn]: result for turn, result in results.items()}
+    told = {}
+    for turn, result in results.items():
+        try:
+            told[names[turn]] = asdict(convert(Validated, result))
+        except Damaged as error:
+            where = f"validations/{turn}.json of {batch.storage.uri}"
+            raise damaged(where, error, "delete it: the version is validated again") from None
+    return told
+
+
+@dataclass(frozen=True)
+class Validated:
+    """What a validation found."""
+
+    version: VersionRef
+    scores: dict[str, float | None]  # means by name
+    error: str | None  # why there are none
+    seconds: float | None = None
 
 
 def _turns(batch: BatchState, token: str | None = None) -> Turns:
@@ -112,7 +131,7 @@ class Validator:
                 self._validate(record, turn, stopping)
                 return True
             told = self.turns.look(turn)
-            if told is not None and told["result"] is not None:
+            if told is not None and told.result is not None:
                 self._done.add(turn)
         return False
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from infra.errors import UserError
+from infra.stored import ConceptName, Sha256
 from training.config import TrainConfig, fixed_settings
 from training.group import GroupKey, group_key
 
@@ -17,10 +18,10 @@ from training.group import GroupKey, group_key
 class Work:
     """What a lane needs to know to train a concept and publish it."""
 
-    name: str  # what it is published as; one of a batch
-    concept: str
+    name: ConceptName  # what it is published as; one of a batch
+    concept: ConceptName
     data: str  # URI of the clip set, absolute
-    data_sha256: str  # over its clips and captions (training.adapters.data_sha256)
+    data_sha256: Sha256  # over its clips and captions (training.adapters.data_sha256)
     clips: int
     foundation: str | None  # path (absolute) or id; None: the embedded one
     fingerprint: str  # of the foundation

@@ -1,0 +1,121 @@
+"""What is read back from a storage or a database, checked where it is parsed.
+
+A registry, a clip set, a batch and a job database may be written by others than this program. Hashes, names and keys in
+them become paths, so each has a form here, and what does not have it is refused before anything uses it:
+
+    @dataclass(frozen=True)
+    class FileEntry:
+        sha256: Sha256
+        size: Annotated[int, Field(ge=0)]
+
+    entry = parse(FileEntry, storage.get(key))       # of JSON; raises Damaged
+    entry = convert(FileEntry, row)                  # of values: a row of Parquet, columns of SQL
+
+The types are dataclasses, TypedDicts or pydantic models.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Annotated, Any, TypeVar, cast
+
+from pydantic import AfterValidator, TypeAdapter, ValidationError
+
+from infra.errors import UserError
+from infra.storage import check_key
+
+T = TypeVar("T")
+CONCEPT = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+class Damaged(ValueError):
+    """What was stored is not what this program writes. The text says where, and what is expected there."""
+
+
+def is_concept_name(name: str) -> bool:
+    """Whether a concept may be called so: a-z, 0-9, '.', '_', '-', at most 64, without '..'."""
+    return bool(CONCEPT.fullmatch(name)) and ".." not in name
+
+
+def _concept_name(name: str) -> str:
+    if not is_concept_name(name):
+        raise ValueError("expected a concept's name")
+    return name
+
+
+def _version_ref(ref: str) -> str:
+    name, at, number = ref.partition("@")
+    if not (is_concept_name(name) and at and re.fullmatch(r"[1-9][0-9]{0,8}", number)):
+        raise ValueError("expected a version such as orbit@3")
+    return ref
+
+
+def _key(key: str) -> str:
+    try:
+        return check_key(key)
+    except UserError:
+        raise ValueError("expected a relative path that stays in its folder") from None
+
+
+def hexadecimal(text: str, digits: int) -> str:
+    """The text, if it is so many hexadecimal digits. Raises ValueError."""
+    if not re.fullmatch(rf"[0-9a-f]{{{digits}}}", text):
+        raise ValueError(f"expected {digits} hexadecimal digits")
+    return text
+
+
+Sha256 = Annotated[str, AfterValidator(functools.partial(hexadecimal, digits=64))]
+HexId = Annotated[
+    str, AfterValidator(functools.partial(hexadecimal, digits=32))
+]  # of uuid4().hex, and half of a SHA-256
+ConceptName = Annotated[str, AfterValidator(_concept_name)]
+VersionRef = Annotated[str, AfterValidator(_version_ref)]  # orbit@3
+Key = Annotated[str, AfterValidator(_key)]  # of a storage, or a file below a folder
+
+
+def parse(kind: type[T], data: bytes | str) -> T:
+    """JSON as a `kind`; no value is guessed from one of another type. Raises Damaged."""
+    try:
+        return _adapter(cast(Any, kind)).validate_json(data, strict=True)
+    except ValidationError as error:
+        raise Damaged(_reason(error)) from None
+
+
+def convert(kind: type[T], value: Any) -> T:
+    """Values as a `kind`. Raises Damaged."""
+    try:
+        return _adapter(cast(Any, kind)).validate_python(value)
+    except ValidationError as error:
+        raise Damaged(_reason(error)) from None
+
+
+def parse_object(kind: type[T], data: bytes | str, where: str, remedy: str) -> T:
+    """`parse`, for an object whose damage nothing else explains. Raises UserError (502 "object_damaged").
+
+    Args:
+        where: key and storage, for the sentence.
+        remedy: what to do about it.
+    """
+    try:
+        return parse(kind, data)
+    except Damaged as error:
+        raise damaged(where, error, remedy) from None
+
+
+def damaged(where: str, reason: object, remedy: str) -> UserError:
+    """The sentence about an object that is not as it was written."""
+    return UserError(f"{where} is damaged ({reason}); {remedy}.", status=502, code="object_damaged")
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _reason(error: ValidationError) -> str:
+    """Of the first mistake. What was stored is shown only as the name of a field, and shortened."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    place = ".".join(ascii(part)[1:-1][:40] if isinstance(part, str) else str(part) for part in first["loc"])
+    said = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {said}" if place else said
