@@ -234,6 +234,9 @@ def _shards(storage: Storage) -> tuple[Shard, ...]:
 def settle(storage: Storage) -> None:
     """Finish what a killed ingest left: move committed shards into place, delete what is stale in staging."""
     committed = {shard.key for shard in _shards(storage)}
+    manifest = storage.head(MANIFEST)
+    # By this machine's clock and by the storage's: one that is ahead must not make an ingest under way look stale.
+    now = min(datetime.now(UTC), manifest.modified) if manifest is not None else None
     filesystem, base = storage.arrow()
     for info in list(storage.list(f"{STAGING}/")):
         key = info.key.removeprefix(f"{STAGING}/")
@@ -246,7 +249,7 @@ def settle(storage: Storage) -> None:
             except OSError:
                 if not storage.exists(key):  # else another process moved it at the same moment
                     raise
-        elif info.modified < datetime.now(UTC) - STALE:
+        elif now is not None and info.modified < now - STALE:
             storage.delete(info.key)
 
 

@@ -263,8 +263,12 @@ class Registry:
     def add_metrics(self, version: Version, metrics: dict[str, Any]) -> None:
         """Append metrics measured later; of one name the newest counts. The version itself stays as it is."""
         body = to_json(metrics, f"metrics of {version.ref}")
-        name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.json"
-        self.storage.put(f"concepts/{version.concept}/metrics/{version.number}/{name}", body)
+        folder = f"concepts/{version.concept}/metrics/{version.number}/"
+        stamps = (re.match(r"[0-9]{20}", info.key.removeprefix(folder)) for info in self.storage.list(folder))
+        last = max((int(stamp[0]) for stamp in stamps if stamp), default=0)
+        # After all that is there, also where a clock that was ahead has written it.
+        stamp = min(max(time.time_ns(), last + 1), 10**20 - 1)
+        self.storage.put(f"{folder}{stamp:020d}-{uuid.uuid4().hex[:8]}.json", body)
 
     def remove(self, ref: str) -> None:
         """Take a version (or, of `name` alone, the latest) out of sight. Its number is never given again.

@@ -165,8 +165,14 @@ class Admission:
             return None
         now = float(session.scalar(select(self._database.now())) or 0.0)
         known = session.scalar(select(Rate.arrival).where(Rate.tenant == tenant)) or 0.0
-        arrival = max(now, known) + MINUTE / key.requests_per_minute
-        ahead = arrival - now - max(MINUTE, MINUTE / key.requests_per_minute)
+        interval = MINUTE / key.requests_per_minute
+        burst = max(MINUTE, interval)
+        if (
+            known > now + burst
+        ):  # no admission leads there: it is of a clock that was ahead, or of a lower rate
+            known = now
+        arrival = max(now, known) + interval
+        ahead = arrival - now - burst
         if ahead > 0:
             raise Throttled(
                 f"this API key may ask for {key.requests_per_minute:g} videos a minute.",

@@ -12,15 +12,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+NEVER = 1e9  # seconds; finite, as Ray adds up what replicas record
+
 
 @dataclass(frozen=True)
 class Load:
-    """One engine's: pixels through the denoiser, seconds a pixel, Unix seconds."""
+    """One engine's: pixels through the denoiser, seconds a pixel, and an age instead of a time: clocks differ."""
 
     work: float = 0.0  # waiting there, and left of what runs
     pace: float = 0.0  # 0 before its first step
     backlog: float = 0.0  # waiting in the job store
-    told: float = 0.0  # when it was told of that
+    age: float = NEVER  # seconds since it was told of that
 
 
 def seconds_of_work(loads: Sequence[Load]) -> float | None:
@@ -28,7 +30,7 @@ def seconds_of_work(loads: Sequence[Load]) -> float | None:
     paces = [load.pace for load in loads if load.pace > 0]
     if not paces:
         return None
-    newest = max(loads, key=lambda load: load.told)
+    newest = min(loads, key=lambda load: load.age)
     return (sum(load.work for load in loads) + newest.backlog) * sum(paces) / len(paces)
 
 
@@ -59,7 +61,7 @@ class WorkPolicy:
 def latest(raw: Mapping[str, Mapping[Any, Sequence[Any]]]) -> list[Load]:
     """The last recorded values of each replica, from {name: {replica: points}}."""
     loads: dict[Any, dict[str, float]] = {}
-    for name in ("work", "pace", "backlog", "told"):
+    for name in ("work", "pace", "backlog", "age"):
         for replica, points in raw.get(name, {}).items():
             if points:
                 loads.setdefault(replica, {})[name] = points[-1].value

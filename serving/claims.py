@@ -138,10 +138,16 @@ class Claims:
         """Back to the queue with the jobs of dead dispatchers. Returns how many.
 
         It is not held against the jobs: they run in engines, and an ingress may be killed any number of times.
+
+        A lease that reaches further than any that is given now was given by a clock that was ahead. It is shortened to a
+        whole one: an owner that lives renews it, and a dead one's jobs are not kept until that clock's time comes.
         """
-        lost = (Job.owner.is_not(None), Job.lease_until < self._database.now())
+        now = self._database.now()
+        lost = (Job.owner.is_not(None), Job.lease_until < now)
         statement = update(Job).where(Job.state.in_(UNFINISHED), *lost)
+        ahead = update(Job).where(Job.owner.is_not(None), Job.lease_until > now + 2 * self.lease)
         with self._session.begin() as session:
+            session.execute(ahead.values(lease_until=now + self.lease), execution_options=QUIET)
             values = {**UNBEGUN, "state": QUEUED}
             return session.execute(statement.values(values), execution_options=QUIET).rowcount  # type: ignore[attr-defined]
 

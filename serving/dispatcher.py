@@ -222,7 +222,10 @@ class Dispatcher:
                 match event:
                     case Admitted():
                         await asyncio.to_thread(self._store.start, job.id, owner=self.name)
-                        timings = {"queue": time.time() - job.created_at, "adapter_load": event.adapter_load}
+                        timings = {
+                            "queue": max(0.0, time.time() - job.created_at),
+                            "adapter_load": event.adapter_load,
+                        }
                         await self._note(job, 0, timings)
                     case Progressed():
                         if time.monotonic() - noted >= NOTE_INTERVAL:

@@ -22,7 +22,7 @@ from models.foundation import Bucket, Foundation
 from models.load import load_foundation
 from models.routing import Path
 from serving import routing
-from serving.autoscaling import Load
+from serving.autoscaling import NEVER, Load
 from serving.config import ServeConfig
 from serving.engine import Engine
 from serving.engine_client import EngineLost, Residency
@@ -142,7 +142,7 @@ class EngineService:
         self.engine.start()
         self._streams: dict[str, Stream] = {}
         self._numbers = itertools.count()
-        self._backlog, self._told = 0.0, 0.0
+        self._backlog, self._told = 0.0, -NEVER
         self._revision, self._keeping = 0, asyncio.Lock()  # of what is pinned
 
     async def describe(self) -> FoundationInfo:
@@ -214,7 +214,7 @@ class EngineService:
         return self.engine.stats()
 
     async def backlog(self, work: float) -> int:
-        self._backlog, self._told = work, time.time()
+        self._backlog, self._told = work, time.monotonic()
         return 1
 
     def routing_report(self) -> dict[str, Any]:
@@ -232,7 +232,7 @@ class EngineService:
     def load(self) -> Load:
         """What decides how many engines there are."""
         stats = self.engine.stats()
-        return Load(stats.work, stats.pace, self._backlog, self._told)
+        return Load(stats.work, stats.pace, self._backlog, time.monotonic() - self._told)
 
     async def _try(self, begin: Callable[..., Future[None] | None], *args: object) -> Failed | None:
         """Begin something in a thread, which is free again while it goes on: a slow registry must not use them up."""

@@ -202,7 +202,9 @@ class AdapterFiles:
     def _stays(self, sha256: str, found: os.stat_result) -> bool:
         """Whether this engine reads it, or another one, whose reads cannot be seen, may be about to."""
         by_another = found.st_mtime_ns != self._used.get(sha256)
-        return self._reading[sha256] > 0 or (by_another and found.st_mtime > time.time() - OTHERS)
+        # of a clock that was ahead, a file would seem to be in use until that clock's time comes
+        recent = abs(time.time() - found.st_mtime) < OTHERS
+        return self._reading[sha256] > 0 or (by_another and recent)
 
 
 def files_in(folder: Path, pattern: str) -> Iterator[tuple[Path, os.stat_result]]:

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 
 import httpcore
 from pydantic import SecretStr
-from sqlalchemy import delete, select, update
+from sqlalchemy import case, delete, or_, select, update
 from standardwebhooks import Webhook
 
 from infra.errors import UserError
@@ -32,11 +32,18 @@ from serving.threads import CALLED_NAMES, NAMES, Shares
 log = logging.getLogger(__name__)
 PAUSES = (5.0, 60.0, 300.0, 1800.0, 2 * 3600.0, 6 * 3600.0, 12 * 3600.0)  # seconds before each repeat
 POLL = 1.0  # seconds between looks for calls that are due
+SPREAD = 0.2  # of a pause, longer or shorter
 TIMEOUT = 15.0  # seconds for one call
 LEASE = 60.0  # seconds after which a call whose sender died is made again
 AT_ONCE = 16  # calls at once; a receiver that hangs holds one for TIMEOUT
 PER_TENANT = 4  # of these, of one tenant's at most; and of the names that are looked up at once
 KEPT = 7 * 86_400.0  # seconds that the row of a finished call is kept
+# seconds to the next attempt, at most, after so many attempts
+LONGEST = case(
+    {attempts: max(LEASE, (1 + SPREAD) * pause) for attempts, pause in enumerate(PAUSES, 1)},
+    value=Delivery.attempts,
+    else_=LEASE,
+)
 
 
 class Deliveries:
@@ -48,12 +55,14 @@ class Deliveries:
     def take(self, but: Collection[str] = ()) -> Delivery | None:
         """Take the call that has been due longest, of other tenants than these; None: there is none.
 
-        It is due again when it is not finished within LEASE.
+        It is due again when it is not finished within LEASE. A time further ahead than any pause that may follow the
+        attempts made so far is of a clock that was ahead: the call is due now.
         """
         now = self._database.now()
+        due = or_(Delivery.next_at <= now, Delivery.next_at > now + LONGEST)
         picked = (
             select(Delivery.id)
-            .where(Delivery.next_at <= now, Delivery.tenant.not_in(but))
+            .where(due, Delivery.tenant.not_in(but))
             .order_by(Delivery.next_at)
             .limit(1)
             .with_for_update(skip_locked=True)
@@ -182,7 +191,7 @@ class Webhooks:
             return "there is no secret to sign with any more", None
         later = None
         if delivery.attempts <= len(PAUSES):
-            later = PAUSES[delivery.attempts - 1] * random.uniform(0.8, 1.2)
+            later = PAUSES[delivery.attempts - 1] * random.uniform(1 - SPREAD, 1 + SPREAD)
         now = datetime.now(UTC)
         headers = {
             "content-type": "application/json",

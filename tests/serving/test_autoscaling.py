@@ -26,9 +26,9 @@ from serving.service import VideoService
 
 
 def test_work_is_what_is_in_the_engines_and_the_newest_word_of_what_waits_for_them():
-    loads = [Load(work=100, pace=0.1, backlog=7, told=1), Load(work=50, pace=0.3, backlog=50, told=2), Load()]
+    loads = [Load(work=100, pace=0.1, backlog=7, age=2), Load(work=50, pace=0.3, backlog=50, age=1), Load()]
     assert seconds_of_work(loads) == pytest.approx(200 * 0.2)
-    assert seconds_of_work([Load(work=100), Load(backlog=5, told=1)]) is None
+    assert seconds_of_work([Load(work=100), Load(backlog=5, age=1)]) is None
     assert seconds_of_work([]) is None
 
 
@@ -48,10 +48,10 @@ def test_rays_controller_gets_its_number_from_what_the_replicas_recorded_last():
         "work": {"a": [point(900), point(100)], "b": [point(20)], "c": []},
         "pace": {"a": [point(1.0)], "b": [point(1.0)]},
         "backlog": {"a": [point(30)], "b": [point(0)]},
-        "told": {"a": [point(5)], "b": [point(0)]},
+        "age": {"a": [point(5)], "b": [point(90)]},
         "running_requests": {"a": [point(5)]},
     }
-    assert latest(raw) == [Load(100, 1.0, 30, 5), Load(20, 1.0, 0, 0)]
+    assert latest(raw) == [Load(100, 1.0, 30, 5), Load(20, 1.0, 0, 90)]
     config = scale(ServeConfig(replicas=2, max_replicas=8, target_seconds=30))["autoscaling_config"]
     assert isinstance(config, AutoscalingConfig)
     policy = _resolve_policy_callable(config.policy)  # as pickled for the controller

@@ -35,7 +35,7 @@ def report(step, steps=100):
 
 def test_lines_of_a_concept_and_of_a_lane_are_apart(storage):
     with Journal(storage, "l1", clock=Clock(), every_s=3600) as journal:
-        notes = Notes(journal)
+        notes = Notes(journal, clock=journal.clock)
         notes.loading(None)
         notes.preparing("orbit")
         for step in range(1, 101):

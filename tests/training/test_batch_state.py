@@ -58,14 +58,14 @@ def test_a_concepts_way_from_the_queue_to_the_registry(state, clock):
         10,
         clock.now + 60,
     )
-    state.checkpointed(claim, 3, "k")
+    state.checkpointed(claim, 3, f"checkpoints/{claim.name}/k")
     end = state.publish(claim, "orbit@1", step=10, loss=0.4)
     assert (end.status, end.version, end.step, end.lease, end.checkpoint) == (
         "published",
         "orbit@1",
         10,
         None,
-        "k",
+        "checkpoints/orbit/k",
     )
     assert [change[1] for change in end.history] == ["queued", "preparing", "training", "published"]
     assert state.claim("lane 1") is None
@@ -143,7 +143,7 @@ def test_what_kills_its_lanes_fails_in_the_end(state, clock):
 def test_a_lane_known_to_be_dead_need_not_be_waited_for(state):
     state.add([work("a"), work("b"), work("c")])
     dead, alive = state.claim("lane 1"), state.claim("lane 2")
-    state.checkpointed(dead, 4, "k")
+    state.checkpointed(dead, 4, f"checkpoints/{dead.name}/k")
     assert [record.name for record in state.lapse("lane 1")] == ["a"]
     assert state.lapse("lane 1") == []
     state.beat(alive, step=1)
@@ -156,7 +156,7 @@ def test_a_lane_known_to_be_dead_need_not_be_waited_for(state):
 def test_a_lane_that_must_stop_gives_back(state):
     state.add([work("orbit")])
     claim = state.claim("l")
-    state.checkpointed(claim, 5, "k")
+    state.checkpointed(claim, 5, f"checkpoints/{claim.name}/k")
     state.release(claim)
     again = state.claim("m")
     assert (again.record.checkpoint_step, again.record.lost) == (5, 0)
@@ -402,7 +402,7 @@ def test_every_concept_ends_exactly_once_although_drivers_and_lanes_die(tmp_path
                         break
                     if step % 2 == 0:
                         trained[claim.name] = max(step, trained.get(claim.name, 0))
-                        state.checkpointed(claim, step, f"{claim.name}/{step}")
+                        state.checkpointed(claim, step, f"checkpoints/{claim.name}/{step}")
                 else:
                     if claim.name == "c3":
                         state.fail(claim, "clip 1 is corrupt")

@@ -36,6 +36,7 @@ KEPT = 16  # objects of a name
 LONGEST = 4000  # characters of a line
 HELD = 5000  # lines that wait while the storage is away
 EVERY_S = 10.0
+AHEAD_S = 60.0  # that clocks of different machines may differ
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,9 @@ class Journal:
                 key = f"{folder}/{int(self.clock() * 1000):013d}-{self._token}-{number:04d}.jsonl"
                 now = _Open(key, number=number)
                 kept = [info.key for info in self.storage.list(f"{folder}/")]
+                # What a clock that was ahead has written is the oldest, not the newest for as long as it was ahead.
+                ahead = f"{folder}/{int((self.clock() + AHEAD_S) * 1000):013d}"
+                kept.sort(key=lambda key: "" if key > ahead else key)
                 for key in kept[: max(0, len(kept) - KEPT + 1)]:
                     self.storage.delete(key)
             body, count = now.body, 0
@@ -170,10 +174,13 @@ class Notes(Watcher):
 
     Args:
         every_s: seconds between two lines about a concept's steps; its first and its last are told.
+        clock: seconds that only grow.
     """
 
-    def __init__(self, journal: Journal, every_s: float = EVERY_S) -> None:
-        self.journal, self.every_s = journal, every_s
+    def __init__(
+        self, journal: Journal, every_s: float = EVERY_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.journal, self.every_s, self.clock = journal, every_s, clock
         self.concepts: set[str] = set()
         self._told: dict[str, float] = {}
 
@@ -189,7 +196,7 @@ class Notes(Watcher):
         self.journal.write("preparing", name)
 
     def stepped(self, name: str, report: StepReport) -> None:
-        now = self.journal.clock()
+        now = self.clock()
         if report.step == report.steps or now - self._told.get(name, float("-inf")) >= self.every_s:
             self._told[name] = now
             self.journal.write(

@@ -110,9 +110,8 @@ class Driver:
                     self._tell(records)
                     if self.stopping or all(record.ended for record in records):
                         return self._leave(need)
-                    now = self.batch.clock()
-                    if now >= self._deaths.until:
-                        for start in self._wanted(records, need, now):
+                    if time.monotonic() >= self._deaths.until:
+                        for start in self._wanted(records, need, self.batch.clock()):
                             self._start(start, need)
                 self._stopping.wait(self.poll_s)
         finally:
@@ -176,7 +175,7 @@ class Driver:
                 held = bool(lapsed) or (lane.end == "died" and lane.name in self._held)
                 others = any(other.host for other in self.lanes.values())
                 self._deaths.died(
-                    self.batch.clock(), barren=not held, alone=not others, reason=f"{lane.reason}"
+                    time.monotonic(), barren=not held, alone=not others, reason=f"{lane.reason}"
                 )
 
     def _hear(self, records: Sequence[Record]) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
 from infra.errors import UserError
-from infra.stored import ConceptName, Damaged, Sha256, VersionRef, convert, parse
+from infra.stored import ConceptName, Damaged, Key, Sha256, VersionRef, convert, parse
 from training.batch.work import Work
 
 Status = Literal["queued", "preparing", "training", "published", "failed", "cancelled"]
@@ -23,6 +22,7 @@ class LeaseLost(Exception):
     """The claim is no longer this lane's: another has the concept, or it ended. What was computed does not count."""
 
 
+LEASE_S = 60.0
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -33,6 +33,15 @@ class Lease:
     owner: str  # a lane's name, for people
     token: str  # of this claim alone
     expires: float  # UTC seconds
+    seconds: float = LEASE_S  # that it holds from when it was given
+
+    def is_over(self, now: float) -> bool:
+        """Whether it ran out by `now` (UTC seconds)."""
+        return self.expires <= now
+
+    def is_ahead(self, now: float) -> bool:
+        """Whether it reaches further than any that is given by `now`: it was given by a clock that was ahead."""
+        return self.expires > now + 2 * self.seconds
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ class Record:
     steps: Count = 0
     loss: float | None = None
     step_seconds: float | None = None
-    checkpoint: str | None = None  # key of the state to go on from
+    checkpoint: Key | None = None  # key of the state to go on from
     checkpoint_step: Count = 0
     version: VersionRef | None = None  # what was published: orbit@1
     reason: str | None = None  # why it failed, or was cancelled without being asked
@@ -81,8 +90,7 @@ class Record:
         record = parse(cls, data)
         if record.name != name:
             raise Damaged(f"it says that it is {record.name}")
-        own = rf"checkpoints/{re.escape(name)}/[0-9]{{7,}}-[0-9a-f]{{16}}\.safetensors"
-        if record.checkpoint is not None and not re.fullmatch(own, record.checkpoint):
+        if record.checkpoint is not None and not record.checkpoint.startswith(f"checkpoints/{name}/"):
             raise Damaged(
                 "checkpoint: expected a key below checkpoints/ and its name"
             )  # lanes delete what it names

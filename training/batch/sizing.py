@@ -75,9 +75,9 @@ def workers_of(record: Record) -> int:
 
 
 def is_free(record: Record, now: float) -> bool:
-    """Whether a lane may take it: it waits, or the claim on it ran out."""
+    """Whether a lane may take it: it waits, or the claim on it ran out, or is of a clock that was ahead."""
     if record.status in RUNNING:
-        return record.lease is None or record.lease.expires <= now
+        return record.lease is None or record.lease.is_over(now) or record.lease.is_ahead(now)
     return not record.ended
 
 
@@ -143,12 +143,13 @@ class Deaths:
 
     barren: int = 0  # in a row
     alone: int = 0  # of those, with no other lane
-    until: float = 0.0  # UTC seconds: before this none is started
+    until: float = float("-inf")  # on the clock of `died`: before this none is started
 
     def died(self, now: float, *, barren: bool, alone: bool = True, reason: str) -> None:
         """One ended so. Raises UserError (500 "lanes_failed") when it was one too many.
 
         Args:
+            now: seconds that only grow.
             barren: it brought nothing: it never held a concept, or gave back what it held because it could not train here.
             alone: no other lane runs. One node that lanes fail on is no reason to give up while others train.
         """

@@ -11,7 +11,8 @@ No process is in charge. A lane *claims* a concept: it writes its token and a ti
 record, and renews it as it goes on. A claim that ran out may be taken by any other, which goes on from the last
 checkpoint that the record names; whoever had it before finds its token gone at its next write, and lets go. So a
 concept ends once, whoever dies. Times are those of the machines' clocks (UTC seconds), which must agree to well
-within a lease.
+within a lease. A claim that reaches too far was made by a clock that was ahead and has been corrected since; a lane that
+meets it shortens it to a whole lease, so that whoever has it and lives can renew it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from infra.registry import check_concept_name
 from infra.storage import NotFound, Storage
 from infra.stored import Damaged, HexId, damaged, is_concept_name, parse_object
 from training.batch.record import (
+    LEASE_S,
     RUNNING,
     WITHDRAWN,
     Claim,
@@ -43,7 +45,6 @@ from training.batch.record import (
 )
 from training.batch.work import Work
 
-LEASE_S = 60.0
 SWAPS = 100  # tries against others who change the same record
 HISTORY = 40  # changes of a record that it remembers
 
@@ -268,14 +269,21 @@ class BatchState:
             if seen.ended or not suits(seen):
                 continue
             if seen.status in RUNNING and not self._expired(seen):
+                if seen.lease is not None and seen.lease.is_ahead(self.clock()):
+                    self._change(seen.name, self._shortened, "claimed by a clock that was ahead")
                 continue
-            lease = Lease(owner, uuid.uuid4().hex, self.clock() + self.lease_s)
+            lease = Lease(owner, uuid.uuid4().hex, self.clock() + self.lease_s, self.lease_s)
             taken = self._change(seen.name, partial(self._take, lease=lease, suits=suits), owner)
             if taken is not None and taken.lease == lease:
                 return Claim(taken.name, lease.token, taken)
             if taken is not None and taken.ended:
                 self.forget(taken.name)
         return None
+
+    def _shortened(self, record: Record) -> Record | None:
+        if record.ended or record.lease is None or not record.lease.is_ahead(self.clock()):
+            return None
+        return replace(record, lease=replace(record.lease, expires=self.clock() + record.lease.seconds))
 
     def _take(self, record: Record, lease: Lease, suits: Callable[[Record], bool]) -> Record | None:
         gone = record.status in RUNNING and self._expired(record)
@@ -366,14 +374,15 @@ class BatchState:
                 return replace(changed, lease=None, cancelling=False)
             if changed.lease is None:
                 return changed
-            return replace(changed, lease=replace(changed.lease, expires=self.clock() + self.lease_s))
+            lease = replace(changed.lease, expires=self.clock() + self.lease_s, seconds=self.lease_s)
+            return replace(changed, lease=lease)
 
         record = self._change(claim.name, guarded, note)
         assert record is not None
         return record
 
     def _expired(self, record: Record) -> bool:
-        return record.lease is None or record.lease.expires <= self.clock()
+        return record.lease is None or record.lease.is_over(self.clock())
 
     def _put_new(self, record: Record) -> bool:
         record = self._stamped(record, record, "added")

@@ -5,7 +5,8 @@
         turns.done("orbit-1", {"scores": ...})
 
 What a process held when it died is free again when its lease has run out. That a thing is done twice is possible (a
-process that hangs longer than its lease), so it must be something that may be.
+process that hangs longer than its lease), so it must be something that may be. A lease that reaches too far is of a clock
+that was ahead, and is shortened by who meets it.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from infra.storage import NotFound, Storage
 from infra.stored import parse_object
+
+LEASE_S = 60.0
+SWAPS = 10  # tries to change what is this holder's
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,15 @@ class Told:
     token: str
     expires: float  # UTC seconds
     result: dict[str, Any] | None  # what `done` was given
+    seconds: float = LEASE_S  # that it holds from when it was taken or renewed
+
+    def is_ahead(self, now: float) -> bool:
+        """Whether it was taken by a clock that was ahead (`training.batch.record.Lease.is_ahead`)."""
+        return self.expires > now + 2 * self.seconds
+
+
+def encoded(told: Told) -> bytes:
+    return json.dumps(asdict(told), sort_keys=True).encode()
 
 
 class Turns:
@@ -46,7 +59,7 @@ class Turns:
         storage: Storage,
         owner: str,
         *,
-        lease_s: float = 60.0,
+        lease_s: float = LEASE_S,
         clock: Callable[[], float] = time.time,
         token: str | None = None,
     ) -> None:
@@ -63,7 +76,13 @@ class Turns:
             return False  # given back this moment
         if told.token == self.token and told.result is None:
             return True  # an own write whose answer was lost
-        if told.result is not None or told.expires > self.clock():
+        if told.result is not None:
+            return False
+        if told.is_ahead(self.clock()):  # whoever lives can renew it
+            shorter = replace(told, expires=self.clock() + told.seconds)
+            self.storage.replace_if(key, encoded(shorter), info.etag)
+            return False
+        if told.expires > self.clock():
             return False
         return self.storage.replace_if(key, body, info.etag) or self._mine(name)
 
@@ -99,18 +118,20 @@ class Turns:
 
     def _body(self, result: Mapping[str, Any] | None = None) -> bytes:
         expires = self.clock() + self.lease_s
-        told = {"owner": self.owner, "token": self.token, "expires": expires, "result": result}
-        return json.dumps(told, sort_keys=True).encode()
+        return encoded(
+            Told(self.owner, self.token, expires, dict(result) if result is not None else None, self.lease_s)
+        )
 
     def _mine(self, name: str) -> bool:
         told = self.look(name)
         return told is not None and told.token == self.token and told.result is None
 
     def _change(self, name: str, body: bytes) -> bool:
-        info = self.storage.head(
-            f"{name}.json"
-        )  # before the content, so that a change in between fails the swap
-        if info is None or not self._mine(name):
-            return False
         key = f"{name}.json"
-        return self.storage.replace_if(key, body, info.etag) or self.storage.get(key) == body
+        for _ in range(SWAPS):  # others may shorten it meanwhile
+            info = self.storage.head(key)  # before the content, so that a change in between fails the swap
+            if info is None or not self._mine(name):
+                return False
+            if self.storage.replace_if(key, body, info.etag) or self.storage.get(key) == body:
+                return True
+        return False
