@@ -7,6 +7,9 @@ unet, folder)`), `transformer.` where the pipeline has its own (`pipeline.load_l
 lora_alpha equals the rank, so the multiplier is 1 as in the paper. Layers may have ranks of their own, as an adapter
 has that changes whole layers (method `full`: A is the identity); PEFT reads them from rank_pattern and alpha_pattern.
 
+A folder of another tool may say another multiplier (`models/adapter_config.py`): reading folds it into B, so an
+`Adapter` in memory always adds B A. What the settings ask for and a LoRA here cannot express is refused.
+
 Metadata (all strings, as safetensors wants): format, schema, method, path, rank, targets, foundation,
 foundation_fingerprint, family, concept, captions, steps, config, data_sha256.
 """
@@ -14,10 +17,12 @@ foundation_fingerprint, family, concept, captions, steps, config, data_sha256.
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,15 +32,27 @@ from torch import Tensor
 from infra.errors import UserError
 from infra.files import atomic_file
 from infra.objects import sha256_file
+from models.adapter_config import (
+    CONFIG_FILE,
+    HEADER_KEY,
+    PREFIXES,
+    header_config,
+    is_plain,
+    read_config,
+    refuse,
+    scalings,
+)
 from models.foundation import Foundation
 from models.lora_slots import LayerTensors
 from models.routing import PATHS
 from models.routing import Path as AdapterPath
 
 WEIGHTS_FILE = "adapter_model.safetensors"
-CONFIG_FILE = "adapter_config.json"
 SCHEMA = "1"
-PREFIXES = ("base_model.model.", "transformer.", "unet.")
+UNSIGNED = (
+    "its file does not say which foundation it was made for; publish it with `motiondirector concepts publish FOLDER "
+    "--concept NAME --foundation MODEL`, which checks its layers against that model and notes it."
+)
 MAX_RANK = 1024  # but a wider layer may have its width as rank
 
 
@@ -48,6 +65,9 @@ class Adapter:
     tensors: dict[str, tuple[Tensor, Tensor]]
     metadata: dict[str, str] = field(default_factory=dict)
     sha256: str = ""  # of the file it was read from
+    canonical: bool = (
+        True  # its file is as `save_adapter` writes it: no settings of another tool were folded in
+    )
 
     @property
     def concept(self) -> str:
@@ -61,11 +81,6 @@ class Adapter:
 def largest_rank(tensors: LayerTensors) -> int:
     """The rank of an adapter: the largest of its layers."""
     return max(a.shape[0] for a, _ in tensors.values())
-
-
-def refuse(source: str, reason: str, code: str = "invalid_adapter") -> UserError:
-    """The one shape of "this adapter may not load"."""
-    return UserError(f"adapter {source}: {reason}", status=422, code=code)
 
 
 def save_adapter(
@@ -92,7 +107,31 @@ def save_adapter(
         key: value if isinstance(value, str) else json.dumps(value, sort_keys=True)
         for key, value in said.items()
     }
-    prefix = foundation.adapter_key_prefix
+    return _write(folder, adapter, text, foundation.adapter_key_prefix, foundation.source)
+
+
+def rewrite(folder: Path, to: Path) -> Adapter:
+    """A folder's adapter as `save_adapter` would have written it, its settings folded in. UserError (422) as `read_adapter`.
+
+    The file says the same to every reader then, also to those who do not see its adapter_config.json.
+    """
+    adapter = read_adapter(folder)
+    with safe_open(folder / WEIGHTS_FILE, framework="pt") as opened:
+        key = next(iter(opened.keys()))
+    prefix = next((prefix for prefix in PREFIXES if key.startswith(prefix)), PREFIXES[0])
+    text = {name: value for name, value in adapter.metadata.items() if name != HEADER_KEY}
+    source = (read_config(folder) or {}).get("base_model_name_or_path")
+    return _write(to, adapter, text, prefix, source)
+
+
+def _write(
+    folder: Path, adapter: Adapter, metadata: dict[str, str], prefix: str, source: str | None
+) -> Adapter:
+    """The two files, each atomically; the adapter as they have it.
+
+    Args:
+        prefix: of the keys; `source`: the foundation's folder or id.
+    """
     tensors: dict[str, Tensor] = {}
     for name, (a, b) in sorted(adapter.tensors.items()):
         tensors[f"{prefix}{name}.lora_A.weight"] = a.detach().cpu().contiguous()
@@ -102,7 +141,7 @@ def save_adapter(
     peft = {
         "peft_type": "LORA",
         "task_type": None,
-        "base_model_name_or_path": foundation.source,
+        "base_model_name_or_path": source,
         "r": adapter.rank,
         "lora_alpha": adapter.rank,
         "rank_pattern": own,
@@ -118,17 +157,23 @@ def save_adapter(
         atomic_file(weights) as partial,
         atomic_file(folder / CONFIG_FILE) as config,
     ):  # the weights appear last
-        partial.write_bytes(_ordered(save(tensors, metadata=text)))
+        partial.write_bytes(_ordered(save(tensors, metadata=metadata)))
         config.write_text(json.dumps(peft, indent=2, sort_keys=True) + "\n")
-    return Adapter(adapter.path, adapter.rank, adapter.tensors, text, sha256_file(weights))
+    return Adapter(adapter.path, adapter.rank, adapter.tensors, metadata, sha256_file(weights))
 
 
-def read_adapter(path: Path, foundation: Foundation | None = None) -> Adapter:
+def read_adapter(
+    path: Path, foundation: Foundation | None = None, *, config: Mapping[str, Any] | None = None
+) -> Adapter:
     """Read and judge an adapter file (or a folder holding one). Nothing is ever unpickled.
 
     Checks: a real safetensors file; only LoRA keys, each A with its B; matching 2-D shapes; ranks in bounds;
-    finite values; and, with a foundation: its fingerprint, every module one of its targets, the shapes of its
-    layers.
+    finite values; settings that can be folded in; and, with a foundation: its fingerprint, every module one of its
+    targets, the shapes of its layers.
+
+    Args:
+        config: PEFT's settings of a file whose adapter_config.json is elsewhere; a folder's own are read. A file alone
+            adds B A.
 
     Raises:
         UserError (422; 404 when absent): with the file, what is wrong and what is expected.
@@ -145,7 +190,7 @@ def read_adapter(path: Path, foundation: Foundation | None = None) -> Adapter:
         raise refuse(
             file.name, f"not a whole safetensors file ({' '.join(str(error).split())[:120]})."
         ) from None
-    tensors = _pair(file.name, raw)
+    tensors, alphas = _pair(file.name, raw)
     for name, (a, _) in tensors.items():
         most = max(MAX_RANK, a.shape[1])
         if not 1 <= a.shape[0] <= most:
@@ -156,7 +201,11 @@ def read_adapter(path: Path, foundation: Foundation | None = None) -> Adapter:
     kind = metadata.get("path", "temporal")
     if kind not in PATHS:
         raise refuse(file.name, f"path is {kind!r}; expected spatial or temporal.")
-    adapter = Adapter(kind, largest_rank(tensors), tensors, metadata, sha256_file(file))  # type: ignore[arg-type]
+    if config is None and path.is_dir():
+        config = read_config(path)
+    folded = _fold(file.name, tensors, alphas, config, header_config(file.name, metadata))
+    canonical = folded is tensors
+    adapter = Adapter(kind, largest_rank(folded), folded, metadata, sha256_file(file), canonical)  # type: ignore[arg-type]
     if foundation is not None:
         check_fits(adapter, foundation, file.name)
     return adapter
@@ -166,10 +215,12 @@ def check_fits(adapter: Adapter, foundation: Foundation, source: str = "") -> No
     """Raises UserError (422) unless the adapter was made for exactly this foundation and fits its layers."""
     source = source or adapter.concept
     theirs = adapter.metadata.get("foundation_fingerprint")
+    if not theirs:
+        raise refuse(source, UNSIGNED, "foundation_unknown")
     if theirs != foundation.fingerprint:
         raise refuse(
             source,
-            f"made for foundation {adapter.metadata.get('foundation', 'unknown')} ({(theirs or 'no fingerprint')[:12]}), "
+            f"made for foundation {adapter.metadata.get('foundation', 'unknown')} ({theirs[:12]}), "
             f"not for {foundation.name} ({foundation.fingerprint[:12]}); use that foundation or train again.",
             "foundation_mismatch",
         )
@@ -192,6 +243,45 @@ def check_fits(adapter: Adapter, foundation: Foundation, source: str = "") -> No
             )
 
 
+def adopt(adapter: Adapter, foundation: Foundation, source: str = "") -> dict[AdapterPath, Adapter]:
+    """An adapter that names no foundation (stock PEFT's do not) as one of this foundation, by its layers.
+
+    Its layers are told apart by path: one that trained all attention changes spatial and temporal ones. Layers that it
+    leaves alone become zeros, so that each adapter is whole. A temporal one is always among them.
+    Raises UserError (422) for a layer that is none of the foundation's, or of another shape.
+    """
+    known = {path: set(foundation.targets[path]) for path in ("temporal", "spatial")}
+    found: dict[AdapterPath, dict[str, tuple[Tensor, Tensor]]] = {"temporal": {}}
+    for name, pair in adapter.tensors.items():
+        path: AdapterPath | None = next((path for path in known if name in known[path]), None)  # type: ignore[misc]
+        if path is None:
+            raise refuse(
+                source,
+                f"layer {name} is none that adapters of {foundation.name} may change (its attention's and feed-forward "
+                "Linears, for example "
+                f"{foundation.targets['temporal'][0]}); is it for another model?",
+            )
+        found.setdefault(path, {})[name] = pair
+    adopted = {}
+    for path, tensors in found.items():
+        for name in foundation.targets[path]:
+            layer: Any = foundation.denoiser.get_submodule(name)
+            if name not in tensors:
+                rank = adapter.rank
+                tensors[name] = (torch.zeros(rank, layer.in_features), torch.zeros(layer.out_features, rank))
+        said = {
+            "method": "peft",
+            **adapter.metadata,
+            "path": path,
+            "foundation": foundation.name,
+            "foundation_fingerprint": foundation.fingerprint,
+        }
+        said.pop(HEADER_KEY, None)
+        adopted[path] = Adapter(path, largest_rank(tensors), tensors, said, canonical=False)
+        check_fits(adopted[path], foundation, source)
+    return adopted
+
+
 def adapter_from_slot(foundation: Foundation, path: AdapterPath, slot: int) -> Adapter:
     """The adapter that a bank's slot holds now (a copy, float32)."""
     assert foundation.bank is not None
@@ -199,17 +289,69 @@ def adapter_from_slot(foundation: Foundation, path: AdapterPath, slot: int) -> A
     return Adapter(path, largest_rank(tensors), tensors)
 
 
-def _pair(source: str, raw: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+def _fold(
+    source: str,
+    tensors: dict[str, tuple[Tensor, Tensor]],
+    alphas: Mapping[str, float],
+    config: Mapping[str, Any] | None,
+    header: Mapping[str, Any] | None,
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """The tensors with what the settings multiply each layer with in B; the same object where there is nothing to fold.
+
+    In float32 at least: a product with a factor that is no power of two would be rounded again in half precision.
+    """
+    ranks = {name: a.shape[0] for name, (a, _) in tensors.items()}
+    said = [
+        (what, scalings(source, settings, ranks, what))
+        for what, settings in ((CONFIG_FILE, config), (f"header ({HEADER_KEY})", header))
+        if settings is not None
+    ]
+    if alphas:
+        said.append(("alpha tensors", {name: alphas.get(name, rank) / rank for name, rank in ranks.items()}))
+    if not said:
+        return tensors
+    what, factors = said[0]
+    for other, theirs in said[1:]:
+        for name, factor in factors.items():
+            if not math.isclose(factor, theirs[name], rel_tol=1e-6):
+                raise refuse(
+                    source,
+                    f"layer {name} is multiplied by {factor:g} by its {what} and by {theirs[name]:g} by its {other}; "
+                    "remove the one that is wrong.",
+                )
+    if header is None and not alphas and (config is None or is_plain(config)):
+        return tensors
+    folded = {}
+    for name, (a, b) in tensors.items():
+        if factors[name] != 1.0:
+            b = b.to(torch.promote_types(b.dtype, torch.float32)) * factors[name]
+            if not torch.isfinite(b).all():
+                raise refuse(source, f"layer {name} times {factors[name]:g} (its {what}) is not finite.")
+        folded[name] = (a, b)
+    return folded
+
+
+def _pair(source: str, raw: dict[str, Tensor]) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, float]]:
+    """Of each layer A and B, and the alphas that are tensors beside them (`<layer>.alpha`)."""
     halves: dict[str, dict[str, Tensor]] = {}
+    alphas: dict[str, float] = {}
     for key, tensor in raw.items():
+        if key.endswith(".alpha"):
+            if tensor.numel() != 1 or not torch.isfinite(tensor).all():
+                raise refuse(source, f"{key[:100]} is {list(tensor.shape)}; expected one finite number.")
+            alphas[_module(key.removesuffix(".alpha"))] = float(tensor)
+            continue
+        if "lora_magnitude_vector" in key:
+            raise refuse(
+                source,
+                "it is a DoRA, which scales the base's weights too; merge it into the model or train it without.",
+            )
         half = {".lora_A.weight": "A", ".lora_B.weight": "B"}.get(key[-len(".lora_A.weight") :])
         if half is None:
             raise refuse(
                 source, f"unknown key {key[:100]!r}; only ...lora_A.weight and ...lora_B.weight are expected."
             )
-        name = key[: -len(".lora_A.weight")]
-        for prefix in PREFIXES:
-            name = name.removeprefix(prefix)
+        name = _module(key[: -len(".lora_A.weight")])
         if tensor.ndim != 2 or not tensor.is_floating_point():
             raise refuse(
                 source, f"{key[:100]} is {tensor.dtype} {list(tensor.shape)}; expected a matrix of floats."
@@ -225,7 +367,16 @@ def _pair(source: str, raw: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor
                 source,
                 f"layer {name}: A {list(pair['A'].shape)} and B {list(pair['B'].shape)} do not share a rank.",
             )
-    return {name: (pair["A"], pair["B"]) for name, pair in halves.items()}
+    for name in alphas.keys() - halves.keys():
+        raise refuse(source, f"layer {name} has an alpha and no lora_A and lora_B.")
+    return {name: (pair["A"], pair["B"]) for name, pair in halves.items()}, alphas
+
+
+def _module(name: str) -> str:
+    """A layer's name without the prefix of a loader."""
+    for prefix in PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
 
 
 def _check_header(file: Path) -> None:

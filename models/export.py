@@ -1,8 +1,9 @@
-"""Write a denoiser with an adapter merged into its weights, for tools that know no LoRA."""
+"""Write a denoiser with adapters merged into its weights, for tools that know no LoRA."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -12,19 +13,26 @@ from models.foundation import Foundation
 
 
 @torch.no_grad()
-def export_merged(foundation: Foundation, adapter: Adapter, folder: Path, scale: float = 1.0) -> Path:
-    """`save_pretrained` of the denoiser with W + scale * B A in place of each target W.
+def export_merged(
+    foundation: Foundation, adapters: Iterable[Adapter], folder: Path, scale: float = 1.0
+) -> Path:
+    """`save_pretrained` of the denoiser with W + scale * B A in place of each target W, of each adapter.
 
-    The result loads with the class's stock `from_pretrained` and answers as the base with the adapter does.
+    The result loads with the class's stock `from_pretrained` and answers as the base with the adapters does.
     The resident foundation is not touched.
     """
-    check_fits(adapter, foundation)
+    adapters = list(adapters)
+    for adapter in adapters:
+        check_fits(adapter, foundation)
     state = foundation.denoiser.state_dict()
     merged = type(foundation.denoiser).from_config(foundation.denoiser.config).to(foundation.dtype)
     merged.load_state_dict(copy.copy(state))
-    for name, (a, b) in adapter.tensors.items():
-        weight = merged.get_submodule(name).weight
-        weight.copy_((weight.float() + scale * (b.float() @ a.float()).to(weight.device)).to(weight.dtype))
+    for adapter in adapters:
+        for name, (a, b) in adapter.tensors.items():
+            weight = merged.get_submodule(name).weight
+            weight.copy_(
+                (weight.float() + scale * (b.float() @ a.float()).to(weight.device)).to(weight.dtype)
+            )
     folder.mkdir(parents=True, exist_ok=True)
     merged.save_pretrained(folder, safe_serialization=True)
     return folder

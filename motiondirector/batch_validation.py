@@ -88,7 +88,7 @@ class Evaluation:
         from evaluation.prompts import prompts_for
         from evaluation.store import Store
         from motiondirector.commands.evaluate import bucket_of, other_data
-        from motiondirector.contenders import OURS, Origin, read_version_adapter
+        from motiondirector.contenders import OURS, Origin, read_version_adapters
         from motiondirector.judging import Judge
         from training.adapters import data_sha256
 
@@ -100,7 +100,7 @@ class Evaluation:
             )
         clips = read_clips(origin.data, origin.concept)
         foundation = self._foundation(origin.foundation)
-        contender = Contender(OURS, version.ref, read_version_adapter(registry, version, foundation))
+        contender = Contender(OURS, version.ref, read_version_adapters(registry, version, foundation))
         judge = Judge(
             foundation,
             Generation(self.steps, bucket=bucket_of(origin, foundation), batch_size=BATCH),

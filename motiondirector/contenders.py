@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import yaml
@@ -16,7 +14,7 @@ import yaml
 from evaluation.evaluate import Contender
 from evaluation.store import Adapters, Store, key_of
 from infra.errors import UserError
-from infra.registry import ADAPTER_FILE, Registry, Version
+from infra.registry import Registry, Version
 from infra.rows import NOT_YAML
 from infra.stored import ConceptName, convert
 from training.adapters import data_sha256
@@ -102,15 +100,11 @@ class Origin:
         )
 
 
-def read_version_adapter(registry: Registry, version: Version, foundation: Foundation) -> Adapters:
-    """A version's temporal adapter, checked against the foundation. Raises UserError."""
-    from models.adapter import read_adapter
+def read_version_adapters(registry: Registry, version: Version, foundation: Foundation) -> Adapters:
+    """The adapters that a version is used with, checked against the foundation. Raises UserError."""
+    from models.versions import read_own
 
-    with tempfile.TemporaryDirectory(prefix="motiondirector-evaluate-") as folder:
-        file = Path(folder) / ADAPTER_FILE
-        file.write_bytes(registry.read(version, ADAPTER_FILE))
-        adapter = read_adapter(file, foundation)
-    return {adapter.path: adapter.tensors}
+    return {path: adapter.tensors for path, adapter in read_own(registry, version, foundation).items()}
 
 
 def local_config(settings: dict[str, Any], method: str, foundation: Foundation) -> TrainConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Literal, TypeVar
 
@@ -16,6 +16,7 @@ from serving.requests import FoundationInfo, pin
 from serving.schemas import (
     AdapterAnswer,
     AdapterName,
+    AdapterPart,
     AdapterUsed,
     LoraUse,
     ModelInfo,
@@ -65,28 +66,28 @@ class Catalogue:
         return [base, *await read_registry(self._concepts, info, threads=LISTS)]
 
     async def prefetch(self, name: AdapterName) -> AdapterAnswer:
-        """Bring an adapter near in every engine. UserError when one of them cannot load it."""
-        used = await self._used(name)
-        return answer(used, "prefetched", await self._prefetch(used))
+        """Bring a version's adapters near in every engine. UserError when one of them cannot load one."""
+        uses = await self._used(name)
+        return answer(uses, "prefetched", await self._prefetch(uses))
 
     async def pin(self, name: AdapterName) -> AdapterAnswer:
-        """Keep an adapter in a slot of every engine until `unpin`.
+        """Keep a version's adapters in slots of every engine until `unpin`.
 
         UserError for one that cannot be loaded, and 409 when no slot would be left for others; then nothing is pinned.
         """
-        used, info = await self._used(name), await self._info()
-        await self._prefetch(used)
-        await asyncio.to_thread(self._pins.pin, info.fingerprint, used, info.slots[used.path])
-        return answer(used, "pinned", await self._told())
+        uses, info = await self._used(name), await self._info()
+        await self._prefetch(uses)
+        await asyncio.to_thread(self._pins.pin, info.fingerprint, uses, info.slots)
+        return answer(uses, "pinned", await self._told())
 
     async def unpin(self, name: AdapterName) -> AdapterAnswer:
-        """Let an adapter go again; no error when it was not pinned."""
+        """Let a version's adapters go again; no error when they were not pinned."""
         info = await self._info()
-        used = await asyncio.to_thread(self._pins.named, info.fingerprint, name.name, name.path)
-        if used is None:  # not pinned, under another name, or its latest version is meant
-            used = await self._used(name)
-        await asyncio.to_thread(self._pins.unpin, info.fingerprint, used)
-        return answer(used, "unpinned", await self._told())
+        uses = await asyncio.to_thread(self._pins.named, info.fingerprint, name.name, name.path)
+        if not uses:  # not pinned, under another name, or its latest version is meant
+            uses = await self._used(name)
+        await asyncio.to_thread(self._pins.unpin, info.fingerprint, uses)
+        return answer(uses, "unpinned", await self._told())
 
     async def residents(self) -> ResidentList:
         """Every adapter in a slot or in host memory of any engine, and what is pinned."""
@@ -99,11 +100,14 @@ class Catalogue:
             pins=[PinnedAdapter(**pin.model_dump(exclude={"scale"})) for pin in pins],
         )
 
-    async def _prefetch(self, used: AdapterUsed) -> int:
-        answers = await self._asked(self._engine.prefetch(used))
-        for refused in answers:
-            raise_refusal(refused)
-        return len(answers)
+    async def _prefetch(self, uses: Sequence[AdapterUsed]) -> int:
+        engines = 0
+        for used in uses:
+            answers = await self._asked(self._engine.prefetch(used))
+            for refused in answers:
+                raise_refusal(refused)
+            engines = len(answers)
+        return engines
 
     async def _told(self) -> int:
         """How many engines have heard of a change that is written down; the others will."""
@@ -112,7 +116,7 @@ class Catalogue:
         except (EngineLost, TimeoutError, UserError):
             return 0
 
-    async def _used(self, name: AdapterName) -> AdapterUsed:
+    async def _used(self, name: AdapterName) -> list[AdapterUsed]:
         info = await self._info()
         return await read_registry(pin, LoraUse(name=name.name, path=name.path), info, self._registry)
 
@@ -154,13 +158,15 @@ async def read_registry(call: Callable[..., Answer], /, *args: Any, threads: Thr
         ) from None
 
 
-def answer(used: AdapterUsed, status: Status, engines: int) -> AdapterAnswer:
-    """What was done."""
+def answer(uses: Sequence[AdapterUsed], status: Status, engines: int) -> AdapterAnswer:
+    """What was done with the adapters of one version."""
+    first = uses[0]
     return AdapterAnswer(
-        concept=used.concept,
-        version=used.version,
-        path=used.path,
-        sha256=used.sha256,
+        concept=first.concept,
+        version=first.version,
+        path=first.path,
+        sha256=first.sha256,
+        adapters=[AdapterPart(path=used.path, sha256=used.sha256) for used in uses],
         status=status,
         engines=engines,
     )

@@ -98,15 +98,15 @@ class Client:
                 elif field == "data":
                     yield name, json.loads(value)
 
-    def prefetch(self, name: str, path: Path = "temporal") -> AdapterAnswer:
+    def prefetch(self, name: str, path: Path | None = None) -> AdapterAnswer:
         """Bring an adapter near in every engine. `pin` and `unpin` are alike; with API keys, one with the scope `adapters`."""
         return self._prepare("prefetch", name, path)
 
-    def pin(self, name: str, path: Path = "temporal") -> AdapterAnswer:
+    def pin(self, name: str, path: Path | None = None) -> AdapterAnswer:
         """Keep an adapter in a slot of every engine."""
         return self._prepare("pin", name, path)
 
-    def unpin(self, name: str, path: Path = "temporal") -> AdapterAnswer:
+    def unpin(self, name: str, path: Path | None = None) -> AdapterAnswer:
         """Let it go by least recent use again."""
         return self._prepare("unpin", name, path)
 
@@ -114,7 +114,7 @@ class Client:
         """Which engine has which adapters, and what is pinned."""
         return ResidentList.model_validate(self._call("GET", "/v1/adapters").json())
 
-    def _prepare(self, action: str, name: str, path: Path) -> AdapterAnswer:
+    def _prepare(self, action: str, name: str, path: Path | None) -> AdapterAnswer:
         body = {"name": name, "path": path}
         return AdapterAnswer.model_validate(self._call("POST", f"/v1/adapters/{action}", json=body).json())
 

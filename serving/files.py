@@ -23,6 +23,7 @@ from infra.registry import Registry
 from infra.storage import NotFound, atomic_file
 from models.adapter import Adapter, read_adapter
 from models.foundation import Foundation
+from models.versions import check_path
 from serving.requests import AdapterUsed
 from serving.storage_faults import storage_faults
 
@@ -136,11 +137,7 @@ class AdapterFiles:
                     code="adapter_damaged",
                 )
             log.warning("%s is damaged on disk and is fetched again", name)
-        if adapter.path != use.path:
-            message = (
-                f"{name}: its file for the {use.path} path holds a {adapter.path} adapter; publish it again."
-            )
-            raise UserError(message, status=422, code="invalid_adapter")
+        check_path(name, use.path, adapter)
         self._note(file)
         return adapter
 

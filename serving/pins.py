@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
@@ -42,47 +42,51 @@ class PinStore:
         pinned = (used(row) for row in rows if row.pinned)
         return max((row.revision for row in rows), default=0), [use for use in pinned if use is not None]
 
-    def named(self, foundation: str, name: str, path: Path) -> AdapterUsed | None:
-        """What is pinned under `concept@version`, also when the registry has it no more."""
+    def named(self, foundation: str, name: str, path: Path | None) -> list[AdapterUsed]:
+        """What is pinned under `concept@version` (without a path: of both), also when the registry has it no more."""
         concept, version = parse_ref(name)
         with self._database.sessions() as session:
-            row = session.scalar(
-                select(Pin).where(
+            rows = session.scalars(
+                select(Pin)
+                .where(
                     Pin.foundation == foundation,
                     Pin.concept == concept,
                     Pin.version == version,
-                    Pin.path == path,
                     Pin.pinned,
+                    *([] if path is None else [Pin.path == path]),
                 )
+                .order_by(Pin.revision)
             )
-        return used(row) if row is not None else None
+            return [used(row) for row in rows]
 
-    def pin(self, foundation: str, use: AdapterUsed, slots: int) -> None:
-        """Pin it; without effect when it is.
+    def pin(self, foundation: str, uses: Sequence[AdapterUsed], slots: Mapping[Path, int]) -> None:
+        """Pin them, all or none; without effect for what is pinned.
 
         Args:
-            slots: of its path, in an engine. Raises UserError 409 when none of them would be left for other adapters.
+            slots: of each path, in an engine. Raises UserError 409 when none of them would be left for other adapters.
         """
         with self._database.exclusive() as session:
-            same = (Pin.foundation == foundation, Pin.path == use.path, Pin.pinned)
-            pinned = set(session.scalars(select(Pin.sha256).where(*same)))
-            if use.sha256 in pinned:
-                return
-            if len(pinned) + 1 >= slots:
-                raise UserError(
-                    f"{len(pinned)} of {slots} {use.path} slots are pinned, and one must stay free for other adapters; "
-                    "unpin one first, or start with more slots.",
-                    status=409,
-                    code="slots_pinned",
-                )
-            self._write(session, foundation, use, pinned=True)
+            for use in uses:
+                same = (Pin.foundation == foundation, Pin.path == use.path, Pin.pinned)
+                pinned = set(session.scalars(select(Pin.sha256).where(*same)))
+                if use.sha256 in pinned:
+                    continue
+                if len(pinned) + 1 >= slots[use.path]:
+                    raise UserError(
+                        f"{len(pinned)} of {slots[use.path]} {use.path} slots are pinned, and one must stay free for "
+                        "other adapters; unpin one first, or start with more slots.",
+                        status=409,
+                        code="slots_pinned",
+                    )
+                self._write(session, foundation, use, pinned=True)
 
-    def unpin(self, foundation: str, use: AdapterUsed) -> None:
-        """Let it go; without effect when it is not pinned."""
+    def unpin(self, foundation: str, uses: Sequence[AdapterUsed]) -> None:
+        """Let them go; without effect for what is not pinned."""
         with self._database.exclusive() as session:
-            row = session.get(Pin, (foundation, use.path, use.sha256))
-            if row is not None and row.pinned:
-                self._write(session, foundation, use, pinned=False)
+            for use in uses:
+                row = session.get(Pin, (foundation, use.path, use.sha256))
+                if row is not None and row.pinned:
+                    self._write(session, foundation, use, pinned=False)
 
     def _write(self, session: Session, foundation: str, use: AdapterUsed, *, pinned: bool) -> None:
         last = session.scalar(select(func.max(Pin.revision)).where(Pin.foundation == foundation)) or 0

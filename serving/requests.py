@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,14 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from infra.errors import UserError
 from infra.registry import Registry, Version
 from infra.stored import Damaged, convert
+from models.versions import check_folded, held, own_paths
 from serving.database import Job
 from serving.schemas import AdapterUsed, CreateVideo, LoraUse, Path
 
-# Where a version keeps the adapter of each path: the motion is the file stock tools look for.
-ADAPTER_FILES: dict[str, str] = {
-    "temporal": "adapter_model.safetensors",
-    "spatial": "spatial/adapter_model.safetensors",
-}
 PRIORITY_WEIGHT = 8.0  # what one step of priority multiplies a share with
 
 
@@ -121,13 +118,12 @@ def resolve(
     Raises UserError: unknown model or concept 404, adapter of another foundation 409, size or length 422.
     """
     reference = parse_model(request.model, info.name)
-    adapters = []
+    adapters: list[AdapterUsed] = []
     model = "foundation"
     if reference:
-        used = pin(LoraUse(name=reference), info, registry)
-        adapters.append(used)
-        model = f"foundation:{used.concept}@{used.version}"
-    adapters += [pin(use, info, registry) for use in request.lora]
+        adapters += pin(LoraUse(name=reference), info, registry)
+        model = f"foundation:{adapters[0].concept}@{adapters[0].version}"
+    adapters += [used for use in request.lora for used in pin(use, info, registry)]
     width, height = map(int, request.size.split("x")) if request.size else (info.width, info.height)
     frames = request.frames or info.frames
     if request.seconds is not None:
@@ -161,8 +157,8 @@ def nearest_frames(seconds: float, info: FoundationInfo) -> int:
     return info.first_frames + max(0, steps) * info.frame_step
 
 
-def pin(use: LoraUse, info: FoundationInfo, registry: Registry | None) -> AdapterUsed:
-    """The version and content hash behind a name, now."""
+def pin(use: LoraUse, info: FoundationInfo, registry: Registry | None) -> list[AdapterUsed]:
+    """The version and content hashes behind a name, now: of its path, or, without one, of all the version is used with."""
     if registry is None:
         raise UserError(
             f"concept {use.name!r} was asked for, but there is no registry to find it in; start with --registry URI.",
@@ -171,16 +167,31 @@ def pin(use: LoraUse, info: FoundationInfo, registry: Registry | None) -> Adapte
         )
     version = registry.resolve(use.name)
     check_foundation(version, info)
-    entry = version.files.get(ADAPTER_FILES[use.path])
-    if entry is None:
-        raise UserError(
-            f"{version.ref} has no {use.path} adapter; it holds {', '.join(sorted(version.files))}.",
-            status=422,
-            code="adapter_path_not_found",
+    there = held(version)
+    pinned = []
+    for path in own_paths(version) if use.path is None else [use.path]:
+        if path not in there:
+            raise UserError(
+                f"{version.ref} has no {path} adapter; it holds {', '.join(sorted(version.files))}.",
+                status=422,
+                code="adapter_path_not_found",
+            )
+        check_folded(registry, version, path)
+        pinned.append(
+            AdapterUsed(
+                concept=version.concept,
+                version=version.number,
+                path=path,
+                scale=use.scale,
+                sha256=there[path].sha256,
+            )
         )
-    return AdapterUsed(
-        concept=version.concept, version=version.number, path=use.path, scale=use.scale, sha256=entry.sha256
-    )
+    return pinned
+
+
+def names_of(adapters: Iterable[AdapterUsed]) -> list[str]:
+    """`concept@version` of each version that takes part, once however many of its adapters do."""
+    return list(dict.fromkeys(f"{used.concept}@{used.version}" for used in adapters))
 
 
 def check_foundation(version: Version, info: FoundationInfo) -> None:
@@ -204,7 +215,7 @@ def metadata(request: VideoRequest, fingerprint: str) -> dict[str, str]:
         "steps": request.steps,
         "guidance_scale": request.guidance_scale,
         "scheduler": request.scheduler or "default",
-        "concept": ", ".join(f"{a.concept}@{a.version}" for a in request.adapters) or "none",
+        "concept": ", ".join(names_of(request.adapters)) or "none",
         "adapters": " ".join(f"{a.path}:{a.sha256}*{a.scale:g}" for a in request.adapters) or "none",
         "foundation_fingerprint": fingerprint,
     }
@@ -212,7 +223,6 @@ def metadata(request: VideoRequest, fingerprint: str) -> dict[str, str]:
 
 
 __all__ = [
-    "ADAPTER_FILES",
     "PRIORITY_WEIGHT",
     "AdapterUsed",
     "FoundationInfo",
@@ -221,6 +231,7 @@ __all__ = [
     "check_foundation",
     "cost_of",
     "metadata",
+    "names_of",
     "parse_model",
     "pin",
     "request_of",

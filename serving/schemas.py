@@ -66,7 +66,13 @@ class LoraUse(Strict):
 
     name: Annotated[str, Field(max_length=200, description="concept, or concept@version")]
     scale: Annotated[float, Field(ge=-4, le=4, description="1 is the adapter as trained, 0 is off")] = 1.0
-    path: Annotated[Path, Field(description="the motion (temporal) or the appearance (spatial)")] = "temporal"
+    path: Annotated[
+        Path | None,
+        Field(
+            description="the motion (temporal) or the appearance (spatial) alone; absent: all that the version was "
+            "trained to be used with"
+        ),
+    ] = None
 
 
 class CreateVideo(Strict):
@@ -198,17 +204,27 @@ class AdapterName(Strict):
     name: Annotated[
         str, Field(max_length=200, description="concept (its latest version), or concept@version")
     ]
-    path: Path = "temporal"
+    path: Annotated[
+        Path | None, Field(description="one of its adapters; absent: all that the version is used with")
+    ] = None
+
+
+class AdapterPart(BaseModel):
+    """One adapter file of a version."""
+
+    path: Path
+    sha256: str
 
 
 class AdapterAnswer(BaseModel):
-    """What was done with an adapter."""
+    """What was done with a version's adapters; `path` and `sha256` are the first one's."""
 
     object: Literal["adapter"] = "adapter"
     concept: str
     version: int
     path: Path
     sha256: str
+    adapters: list[AdapterPart]
     status: Literal["pinned", "unpinned", "prefetched"]
     engines: int  # that have heard; a pin and its end also reach those that start, or answer, later
 

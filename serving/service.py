@@ -31,6 +31,7 @@ from serving.requests import (
     PRIORITY_WEIGHT,
     FoundationInfo,
     VideoRequest,
+    names_of,
     parse_model,
     request_of,
     resolve,
@@ -174,7 +175,7 @@ class VideoService:
             webhook_url=body.webhook_url,
         )
         if is_new:
-            self.metrics.accepted([f"{use.concept}@{use.version}" for use in request.adapters])
+            self.metrics.accepted(names_of(request.adapters))
             self._dispatcher.notice()
         return job, is_new
 

@@ -149,7 +149,10 @@ def publish(
     concept: Annotated[str, typer.Option("--concept", help="Its name: a-z, 0-9, '.', '_', '-'.")],
     foundation: Annotated[
         str | None,
-        typer.Option(help="Check the adapter against this foundation too (fingerprint, layers, shapes)."),
+        typer.Option(
+            help="Check the adapter against this foundation too (fingerprint, layers, shapes). Needed for one that does not "
+            "say which it was made for, as stock PEFT's."
+        ),
     ] = None,
     metrics: Annotated[Path | None, typer.Option(help="JSON file of metrics to publish with it.")] = None,
     registry: RegistryUri = DEFAULT_REGISTRY,
@@ -157,28 +160,29 @@ def publish(
 ) -> None:
     """Make a trained adapter the next version of a concept. A bad one is refused before anything is written.
 
-    Everything in the folder goes along (sample videos, the run's configuration) but dot files.
+    Everything in the folder goes along (sample videos, the run's configuration) but dot files. An adapter that other
+    tools saved may come too: its lora_alpha, rsLoRA, rank_pattern and alpha_pattern are folded into its weights, settings
+    that a LoRA here cannot express are refused, and with --foundation it is noted which model it is for.
 
     Example: motiondirector concepts publish runs/car/adapter --concept car-turn --registry s3://bucket/registry
     """
     from infra.registry import check_concept_name
-    from models.adapter import CONFIG_FILE, read_adapter
+    from models.publishing import ready_to_publish
 
     check_concept_name(concept)
     measured = read_metrics(metrics)
-    adapter = read_adapter(folder)
-    if not folder.is_dir() or not (folder / CONFIG_FILE).is_file():
-        raise UserError(
-            f"{folder} has no {CONFIG_FILE}; give the folder that `motiondirector train` wrote (stock PEFT needs it).",
-            status=422,
-            code="adapter_config_missing",
-        )
+    loaded = None
     if foundation is not None:
-        from models.adapter import check_fits
         from models.load import load_foundation
 
-        check_fits(adapter, load_foundation(foundation, parts=("denoiser",)), str(folder))
-    version = open_it(registry).publish(concept, folder, metadata=describe(adapter), metrics=measured)
+        loaded = load_foundation(foundation, device="cpu", parts=("denoiser",))
+    with ready_to_publish(folder, loaded, concept) as (ready, adapter):
+        version = open_it(registry).publish(concept, ready, metadata=describe(adapter), metrics=measured)
+    if ready != folder and not as_json:
+        Console().print(
+            "its settings (lora_alpha and the like) were folded into its weights, and which foundation it is for noted",
+            style="dim",
+        )
     if as_json:
         print_json(plain(version))
     else:
@@ -277,7 +281,7 @@ def export(
     registry: RegistryUri = DEFAULT_REGISTRY,
     as_json: AsJson = False,
 ) -> None:
-    """Write the foundation's denoiser with the adapter merged, for tools that know no LoRA.
+    """Write the foundation's denoiser with the version's adapters merged, for tools that know no LoRA.
 
     The folder loads with the class's stock from_pretrained and replaces the `unet` (or `transformer`) of a pipeline. Its
     weights are float32.
@@ -298,19 +302,18 @@ def export(
             f"{to} exists and is not empty; remove it or choose another.", status=409, code="folder_not_empty"
         )
     from infra.files import TEMPORARY, explained_os_errors
-    from models.adapter import CONFIG_FILE, read_adapter
     from models.export import export_merged
     from models.load import load_foundation
+    from models.versions import read_own
 
     with explained_os_errors(f"writing {to}"):
         to.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=to.parent, prefix=TEMPORARY))
         try:
-            folder = opened.pull(version, work / "adapter")
-            source = foundation or json.loads((folder / CONFIG_FILE).read_text())["base_model_name_or_path"]
+            source = foundation or source_of(opened, version)
             # In half precision the sum would round a small change away, and nothing here needs a GPU.
             loaded = load_foundation(source, device="cpu", dtype="float32", parts=("denoiser",))
-            export_merged(loaded, read_adapter(folder, loaded), work / "merged", scale)
+            export_merged(loaded, read_own(opened, version, loaded).values(), work / "merged", scale)
             (work / "merged").rename(to)
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -320,6 +323,20 @@ def export(
         Console().print(
             f"merged [bold]{version.ref}[/] into {escape(str(source))}: {escape(str(to))}", soft_wrap=True
         )
+
+
+def source_of(registry: Registry, version: Version) -> str:
+    """The folder or id of the foundation that a version says it was trained on. Raises UserError (422)."""
+    from models.adapter_config import CONFIG_FILE, parse_config
+
+    source = parse_config(version.ref, registry.read(version, CONFIG_FILE)).get("base_model_name_or_path")
+    if not isinstance(source, str) or not source:
+        raise UserError(
+            f"{version.ref} does not say which foundation it is for; give --foundation.",
+            status=422,
+            code="foundation_unknown",
+        )
+    return source
 
 
 def open_it(uri: str) -> Registry:

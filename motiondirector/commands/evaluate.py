@@ -123,7 +123,7 @@ def evaluate_command(
         Origin,
         check_trains,
         parse_against,
-        read_version_adapter,
+        read_version_adapters,
     )
     from motiondirector.judging import PAGE, Judge, score_table
     from motiondirector.progress import Bars
@@ -150,7 +150,7 @@ def evaluate_command(
         )
     clips = read_clips(source, origin.concept)
     model = load_foundation(foundation or origin.foundation, device=device, dtype=dtype)
-    ours = Contender(OURS, version.ref, read_version_adapter(opened, version, model))
+    ours = Contender(OURS, version.ref, read_version_adapters(opened, version, model))
     bucket = bucket_of(origin, model)
     folder = out or Path("runs/evaluate") / f"{version.concept}-{version.number}"
     store = Store(folder)

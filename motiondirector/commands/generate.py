@@ -132,11 +132,12 @@ def in_process(body: CreateVideo, **settings: Any) -> tuple[bytes, str]:
     from infra.files import cache_folder
     from serving.config import make_config
     from serving.local import generate as make
+    from serving.requests import names_of
 
     config = make_config(data_dir=str(cache_folder()), max_batch=1, **settings)
     with bar("loading the model") as update:
         mp4, request = make(body, config, lambda step, steps: update(step, steps, "denoising"))
-    used = " + ".join(f"{a.concept}@{a.version}" for a in request.adapters) or "foundation"
+    used = " + ".join(names_of(request.adapters)) or "foundation"
     size = f"{request.width}x{request.height}, {request.frames} frames"
     return mp4, f"{used}, seed {request.seed}, {request.steps} steps, {size}"
 

@@ -28,7 +28,7 @@ from infra.s3server import LoopbackS3
 from motiondirector.demo.page import about_clip, about_concept, write_page
 from motiondirector.demo.stage import ROOT, Stage, prepare, terminated_as_interrupted
 from serving.client import Client
-from serving.schemas import CreateVideo, LoraUse
+from serving.schemas import CreateVideo
 
 if TYPE_CHECKING:
     from motiondirector.demo.cast import Taught
@@ -173,16 +173,8 @@ class Demo(Stage):
     def video(self, client: Client, concept: Taught, prompt: str, number: int, kind: str) -> dict[str, Any]:
         """One request, its mp4 in the folder, and what the API says of it. `kind`: base, ours or coupled."""
         began = time.monotonic()
-        baseline = f"{concept.name}-coupled"
-        both = [LoraUse(name=baseline, path="temporal"), LoraUse(name=baseline, path="spatial")]
-        job = client.create(
-            CreateVideo(
-                model=f"foundation:{concept.name}" if kind == "ours" else "foundation",
-                prompt=prompt,
-                seed=concept.seed + number,
-                lora=both if kind == "coupled" else [],
-            )
-        )
+        used = {"base": "", "ours": f":{concept.name}", "coupled": f":{concept.name}-coupled"}[kind]
+        job = client.create(CreateVideo(model=f"foundation{used}", prompt=prompt, seed=concept.seed + number))
         done = client.wait(job.id)
         mp4 = client.content(job.id)
         file = f"videos/{concept.name}-{number + 1}{'' if kind == 'ours' else '-' + kind}.mp4"

@@ -98,8 +98,10 @@ def three_dimensions(tensors):
 def test_a_spoiled_adapter_is_refused(folder, foundation, change, sentence):
     spoil(folder, change)
     with pytest.raises(UserError, match=sentence) as caught:
-        read_adapter(folder, foundation)
+        read_adapter(folder / WEIGHTS_FILE, foundation)
     assert caught.value.status == 422
+    with pytest.raises(UserError):
+        read_adapter(folder, foundation)
 
 
 def test_a_whole_adapter_is_read(folder, foundation):
@@ -111,6 +113,13 @@ def test_an_adapter_for_another_foundation_is_refused(folder, foundation):
     with pytest.raises(UserError, match="made for foundation zeroscope") as caught:
         read_adapter(folder, foundation)
     assert caught.value.code == "foundation_mismatch"
+
+
+def test_an_adapter_that_names_no_foundation_is_told_what_to_do(folder, foundation):
+    save_file(load_file(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"does not say which foundation .* --foundation MODEL") as caught:
+        read_adapter(folder, foundation)
+    assert caught.value.code == "foundation_unknown"
 
 
 class Bomb:

@@ -93,7 +93,7 @@ def test_a_merged_export_gives_the_same_frames_in_the_stock_pipeline(tmp_path):
     adapter = save_adapter(tmp_path / "adapter", random_adapter(foundation), foundation)
     request = GenerationRequest("a cat", seed=3)
     expected = ours(foundation, adapter, request)
-    merged = export_merged(foundation, adapter, tmp_path / "merged")
+    merged = export_merged(foundation, [adapter], tmp_path / "merged")
     pipeline = TextToVideoSDPipeline.from_pretrained(
         locate("tiny-random:unet3d"), unet=UNet3DConditionModel.from_pretrained(merged)
     )

@@ -192,7 +192,7 @@ def test_a_full_adapter_is_exported_merged(tmp_path):
     foundation = load_foundation("tiny-random:unet3d")
     adapter = save_adapter(tmp_path / "adapter", full_adapter(foundation), foundation)
     request = GenerationRequest("a cat", seed=3)
-    merged = export_merged(foundation, adapter, tmp_path / "merged")
+    merged = export_merged(foundation, [adapter], tmp_path / "merged")
     pipeline = TextToVideoSDPipeline.from_pretrained(
         locate("tiny-random:unet3d"), unet=UNet3DConditionModel.from_pretrained(merged)
     )

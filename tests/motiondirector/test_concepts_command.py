@@ -275,3 +275,62 @@ def test_a_registry_that_cannot_be_is_one_sentence(run, s3, folder, uri, sentenc
     assert sentence in refused(run, "concepts", "list", "--registry", uri)
     assert sentence in refused(run, "concepts", "publish", folder, "--concept", "orbit", "--registry", uri)
     assert sentence in refused(run, "concepts", "pull", "orbit", "--registry", uri)
+
+
+def unsigned(folder):
+    """As stock PEFT saves it: nothing in the header."""
+    with safe_open(folder / WEIGHTS_FILE, framework="pt") as opened:
+        tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+def test_an_adapter_that_names_no_foundation_needs_one_and_is_usable_then(run, registry, folder, tmp_path):
+    unsigned(folder)
+    asked = refused(run, "concepts", "publish", folder, "--concept", "orbit")
+    assert "does not say which foundation it was made for" in asked
+    assert "--foundation" in asked
+    assert list(open_storage(registry).list()) == []
+    wrong = refused(
+        run, "concepts", "publish", folder, "--concept", "orbit", "--foundation", "tiny-random:wan"
+    )
+    assert "is it for another model?" in wrong
+    version = run_json(
+        run, "concepts", "publish", folder, "--concept", "orbit", "--foundation", "tiny-random:unet3d"
+    )
+    assert version["metadata"]["foundation"] == "tiny-random-unet3d"
+    assert version["metadata"]["concept"] == "orbit"
+    with safe_open(folder / WEIGHTS_FILE, framework="pt") as opened:
+        assert opened.metadata() == {"format": "pt"}  # the given folder stays as it was
+    out = tmp_path / "out.mp4"
+    made = ["generate", "--prompt", "a bear", "--concept", "orbit", "--foundation", "tiny-random:unet3d"]
+    assert run(*made, "--steps", "1", "--seed", "1", "-o", out)[0] == 0
+    assert out.stat().st_size > 0
+
+
+def test_both_adapters_of_a_folder_are_checked(run, registry, folder, foundation):
+    spatial = {}
+    for name in foundation.targets["spatial"]:
+        layer = foundation.denoiser.get_submodule(name)
+        spatial[name] = (torch.ones(2, layer.in_features), torch.ones(layer.out_features, 2))
+    save_adapter(folder / "spatial", Adapter("spatial", 2, spatial), foundation)
+    config = json.loads((folder / "spatial" / "adapter_config.json").read_text())
+    (folder / "spatial" / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 8}))
+    version = run_json(run, "concepts", "publish", folder, "--concept", "orbit")
+    code, _, _ = run("concepts", "pull", "orbit", "--to", folder.parent / "pulled")
+    assert code == 0
+    with safe_open(folder.parent / "pulled" / "spatial" / WEIGHTS_FILE, framework="pt") as opened:
+        up = next(key for key in opened.keys() if key.endswith("lora_B.weight"))  # noqa: SIM118
+        assert opened.get_tensor(up).unique().tolist() == [4.0]
+    assert version["files"][WEIGHTS_FILE]["sha256"] == version["adapter_sha256"]
+
+    with_nan(folder / "spatial")
+    assert "NaN" in refused(run, "concepts", "publish", folder, "--concept", "b")
+    save_adapter(
+        folder / "spatial",
+        Adapter("temporal", 2, {n: (torch.ones(2, 4), torch.ones(4, 2)) for n in ("a", "b")}),
+        foundation,
+    )
+    assert "holds a temporal adapter" in refused(run, "concepts", "publish", folder, "--concept", "b")
+    (folder / "spatial" / "adapter_config.json").unlink()
+    assert "adapter_config.json" in refused(run, "concepts", "publish", folder, "--concept", "b")
+    assert [info["name"] for info in run_json(run, "concepts", "list")] == ["orbit"]

@@ -424,3 +424,32 @@ def test_a_registry_that_is_away_is_503_and_the_foundation_still_serves(
     assert set(response.json()) == {"error"}
     done = ended(api, api.post("/v1/videos", json={"prompt": "x", "steps": 1}).json()["id"])
     assert done["status"] == "completed"
+
+
+def test_a_version_of_two_adapters_is_used_with_both_unless_a_request_names_one(
+    api, registry: Registry, unet3d, tmp_path: Path
+):
+    both = random_adapter(unet3d, seed=1), random_adapter(unet3d, path="spatial", seed=2)
+    for adapter, folder in zip(both, (tmp_path / "pair", tmp_path / "pair" / "spatial"), strict=True):
+        save_adapter(folder, adapter, unet3d, metadata={"method": "coupled"})
+    registry.publish("pair", tmp_path / "pair", metadata={"method": "coupled"})
+
+    def made(**body) -> tuple[list, np.ndarray, dict]:
+        asked = {"prompt": "a bear", "seed": 3, "steps": 2, "guidance_scale": 1.0, **body}
+        done = ended(api, api.post("/v1/videos", json=asked).json()["id"])
+        mp4 = api.get(f"/v1/videos/{done['id']}/content").content
+        used = [(use["path"], use["scale"]) for use in done["adapters"]]
+        return used, decode(mp4).frames_FHWC.astype(int), read_metadata(mp4)
+
+    used, whole, said = made(model="foundation:pair")
+    assert used == [("temporal", 1.0), ("spatial", 1.0)]
+    assert said["concept"] == "pair@1"
+    assert made(lora=[{"name": "pair", "scale": 0.5}])[0] == [("temporal", 0.5), ("spatial", 0.5)]
+    parts = [{"name": "pair", "path": path} for path in ("temporal", "spatial")]
+    used, named, _ = made(lora=parts)
+    assert used == [("temporal", 1.0), ("spatial", 1.0)]
+    assert np.array_equal(whole, named)
+    for part in parts:
+        used, half, _ = made(lora=[part])
+        assert used == [(part["path"], 1.0)]
+        assert np.abs(whole - half).mean() > 3

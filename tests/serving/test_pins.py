@@ -27,6 +27,7 @@ from serving.schemas import AdapterName
 from serving.service import VideoService
 
 HERE, THERE = "f" * 64, "e" * 64  # two foundations
+SLOTS = {"temporal": 8, "spatial": 8}
 
 
 @pytest.fixture
@@ -41,18 +42,18 @@ def names(pins: PinStore, foundation: str = HERE) -> list[str]:
 def test_what_is_pinned_is_kept_in_order_each_once_and_by_its_content(pins: PinStore):
     assert pins.wanted(HERE) == (0, [])
     for name in "abab":
-        pins.pin(HERE, use(name), slots=8)
-    pins.pin(HERE, use("a").model_copy(update={"concept": "copy"}), slots=8)
+        pins.pin(HERE, [use(name)], SLOTS)
+    pins.pin(HERE, [use("a").model_copy(update={"concept": "copy"})], SLOTS)
     assert pins.wanted(HERE) == (2, [use("a"), use("b")])
-    pins.unpin(HERE, use("a").model_copy(update={"concept": "copy"}))
+    pins.unpin(HERE, [use("a").model_copy(update={"concept": "copy"})])
     assert pins.wanted(HERE) == (3, [use("b")])
 
 
 def test_every_change_has_a_later_revision_and_nothing_is_kept_of_what_was_pinned_long_ago(pins: PinStore):
     seen = []
     for name in "abc":
-        for change in (pins.unpin, lambda *of: pins.pin(*of, 8), lambda *of: pins.pin(*of, 8), pins.unpin):
-            change(HERE, use(name))
+        for change in (pins.unpin, *[lambda *of: pins.pin(*of, SLOTS)] * 2, pins.unpin):
+            change(HERE, [use(name)])
             seen.append(pins.wanted(HERE)[0])
     assert seen == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6]
     with pins._database.sessions() as session:
@@ -60,18 +61,19 @@ def test_every_change_has_a_later_revision_and_nothing_is_kept_of_what_was_pinne
 
 
 def test_each_foundation_and_each_path_has_its_own(pins: PinStore):
-    pins.pin(HERE, use("a"), slots=2)
-    pins.pin(THERE, use("b"), slots=2)
-    pins.pin(HERE, use("look", path="spatial"), slots=2)
+    two = {"temporal": 2, "spatial": 2}
+    pins.pin(HERE, [use("a")], two)
+    pins.pin(THERE, [use("b")], two)
+    pins.pin(HERE, [use("look", path="spatial")], two)
     assert (names(pins), names(pins, THERE)) == (["a", "look"], ["b"])
-    pins.unpin(HERE, use("b"))
+    pins.unpin(HERE, [use("b")])
     assert names(pins, THERE) == ["b"]
 
 
 def test_of_many_who_pin_at_once_as_many_do_as_leave_a_slot(pins: PinStore):
     def pin(number: int) -> UserError | None:
         try:
-            return pins.pin(HERE, use(f"c{number}"), slots=4)
+            return pins.pin(HERE, [use(f"c{number}")], {"temporal": 4, "spatial": 1})
         except UserError as error:
             return error
 
@@ -82,21 +84,26 @@ def test_of_many_who_pin_at_once_as_many_do_as_leave_a_slot(pins: PinStore):
     assert len(refused) == 9
     assert pins.wanted(HERE)[0] == len(names(pins)) == 3
     with pytest.raises(UserError, match="0 of 1 spatial slots"):
-        pins.pin(HERE, use("look", path="spatial"), slots=1)
+        pins.pin(HERE, [use("free"), use("look", path="spatial")], {"temporal": 9, "spatial": 1})
+    assert "free" not in names(pins)  # all of a version's adapters, or none
 
 
 def test_a_version_is_found_by_its_name_as_long_as_it_is_pinned(pins: PinStore):
-    pins.pin(HERE, use("a"), slots=8)
-    assert pins.named(HERE, "a@1", "temporal") == use("a")
+    pins.pin(HERE, [use("a")], SLOTS)
+    assert pins.named(HERE, "a@1", "temporal") == [use("a")]
+    look = use("a", path="spatial")
+    pins.pin(HERE, [look], SLOTS)
+    assert pins.named(HERE, "a@1", None) == [use("a"), look]
+    pins.unpin(HERE, [look])
     for foundation, name, path in [
         (HERE, "a", "temporal"),  # the latest, which the registry knows
         (HERE, "a@2", "temporal"),
         (HERE, "a@1", "spatial"),
         (THERE, "a@1", "temporal"),
     ]:
-        assert pins.named(foundation, name, path) is None
-    pins.unpin(HERE, use("a"))
-    assert pins.named(HERE, "a@1", "temporal") is None
+        assert pins.named(foundation, name, path) == []
+    pins.unpin(HERE, [use("a")])
+    assert pins.named(HERE, "a@1", "temporal") == []
 
 
 def test_a_database_from_before_there_were_pins_keeps_its_jobs_and_gets_them(store: JobStore, url: str):
@@ -107,7 +114,7 @@ def test_a_database_from_before_there_were_pins_keeps_its_jobs_and_gets_them(sto
     for _ in range(2):
         later = JobStore(url)
         assert later.state(id) == "queued"
-        PinStore(later.database).pin(HERE, use("a"), slots=8)
+        PinStore(later.database).pin(HERE, [use("a")], SLOTS)
         later.close()
     assert names(PinStore(store.database)) == ["a"]
 
@@ -166,7 +173,7 @@ def test_engines_that_start_later_and_ingresses_that_start_again_have_what_was_p
         ingress = asyncio.create_task(PinKeeper(pins, engines, info).run())
         await until(lambda: len(engine.kept) > 1)
         assert set(map(str, engine.kept)) == {"(0, [])"}
-        pins.pin(INFO.fingerprint, use("a"), slots=4)  # through another ingress
+        pins.pin(INFO.fingerprint, [use("a")], SLOTS)  # through another ingress
         await until(lambda: last(engine) == wanted)
         engines.engines["y"] = later = FakeEngine()
         await until(lambda: last(later) == wanted)
@@ -180,7 +187,7 @@ def test_engines_that_start_later_and_ingresses_that_start_again_have_what_was_p
         again = PinKeeper(PinStore(database), engines, info)
         assert await again.tell() == 1
         assert fresh.kept == [(1, wanted)]
-        pins.unpin(INFO.fingerprint, use("a"))
+        pins.unpin(INFO.fingerprint, [use("a")])
         await again.tell()
         assert last(fresh) == []
 

@@ -254,9 +254,11 @@ def test_forms_as_openais_clients_send_them(serve: Serve, publish_two: list[str]
     as_json = json.dumps([{"name": "one", "scale": 0.5}, {"name": "two", "scale": 1}])
     texted = api.post("/v1/videos", data={"prompt": "x", "lora": as_json})
     for response in (bracketed, texted):
-        assert [(a["concept"], a["scale"]) for a in response.json()["adapters"]] == [
-            ("one", 0.5),
-            ("two", 1.0),
+        assert [(a["concept"], a["path"], a["scale"]) for a in response.json()["adapters"]] == [
+            ("one", "temporal", 0.5),
+            ("one", "spatial", 0.5),
+            ("two", "temporal", 1.0),
+            ("two", "spatial", 1.0),
         ]
 
 
@@ -329,21 +331,30 @@ def test_adapters_are_prefetched_pinned_and_let_go_by_name(
     engine.engines = 3
     version = registry.resolve("one")
     sha256 = version.files[WEIGHTS_FILE].sha256
+    looks = version.files[f"spatial/{WEIGHTS_FILE}"].sha256
+    for action in ("pin", "unpin"):
+        both = api.post(f"/v1/adapters/{action}", json={"name": "one"}).json()
+        assert both["adapters"] == [
+            {"path": "temporal", "sha256": sha256},
+            {"path": "spatial", "sha256": looks},
+        ]
+        assert engine.kept[-1][1] == ([sha256, looks] if action == "pin" else [])
     for action, status in {"prefetch": "prefetched", "pin": "pinned", "unpin": "unpinned"}.items():
-        answer = api.post(f"/v1/adapters/{action}", json={"name": "one"}).json()
+        answer = api.post(f"/v1/adapters/{action}", json={"name": "one", "path": "temporal"}).json()
         assert answer == {
             "object": "adapter",
             "concept": "one",
             "version": 1,
             "path": "temporal",
             "sha256": sha256,
+            "adapters": [{"path": "temporal", "sha256": sha256}],
             "status": status,
             "engines": 3,
         }
         shown = api.get("/v1/adapters").json()
         assert [pin["concept"] for pin in shown["pins"]] == (["one"] if action == "pin" else [])
         assert engine.kept[-1][1] == ([sha256] if action == "pin" else [])
-    assert engine.prefetched == [sha256] * 2
+    assert engine.prefetched == [sha256, looks, sha256, sha256]
     names = [registry.publish(f"c{n}", folder_of(tmp_path, n), metadata={}).ref for n in range(4)]
     for name in names[:3]:
         assert api.post("/v1/adapters/pin", json={"name": name}).status_code == 200

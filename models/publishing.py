@@ -1,0 +1,94 @@
+"""A folder with an adapter, from whatever tool, as a version has it: checked, its settings folded in, signed.
+
+A version's files are read by servers that see neither adapter_config.json nor the tool that wrote it. So what they say
+must be in the weights, and which foundation they are for must be in the header, before anything is published.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from infra.errors import UserError
+from infra.registry import collect
+from models.adapter import UNSIGNED, Adapter, adopt, check_fits, read_adapter, rewrite, save_adapter
+from models.adapter_config import CONFIG_FILE, refuse
+from models.foundation import Foundation
+from models.routing import Path as AdapterPath
+from models.versions import ADAPTER_FILES, check_path
+
+
+@contextmanager
+def ready_to_publish(
+    folder: Path, foundation: Foundation | None, concept: str
+) -> Iterator[tuple[Path, Adapter]]:
+    """The folder to publish and its temporal adapter: the given one where nothing has to change, else a copy.
+
+    Args:
+        foundation: (its denoiser) what the adapters have to fit; an adapter that names none becomes one of it.
+        concept: noted in adapters that name none.
+
+    Raises:
+        UserError (404, 422): no adapter, a bad one, or one without fingerprint and no foundation given.
+    """
+    read = read_all(folder)
+    unsigned = [path for path, adapter in read.items() if not adapter.metadata.get("foundation_fingerprint")]
+    if unsigned and foundation is None:
+        raise refuse(str(folder), UNSIGNED, "foundation_unknown")
+    if unsigned and len(read) > 1:
+        raise refuse(
+            str(folder),
+            f"its {unsigned[0]} adapter names no foundation; publish one adapter a folder, whose layers are told apart.",
+        )
+    prints = {adapter.metadata.get("foundation_fingerprint") for adapter in read.values()}
+    if len(prints) > 1:
+        raise refuse(
+            str(folder), "its two adapters were made for different foundations.", "foundation_mismatch"
+        )
+    if foundation is not None and not unsigned:
+        for path, adapter in read.items():
+            check_fits(adapter, foundation, str(folder / ADAPTER_FILES[path]))
+    if not unsigned and all(adapter.canonical for adapter in read.values()):
+        yield folder, read["temporal"]
+        return
+    with tempfile.TemporaryDirectory(prefix="motiondirector-publish-") as temporary:
+        copy = Path(temporary) / "adapter"
+        shutil.copytree(folder, copy)
+        if unsigned:
+            assert foundation is not None
+            written = {
+                path: save_adapter(
+                    (copy / ADAPTER_FILES[path]).parent, adapter, foundation, metadata={"concept": concept}
+                )
+                for path, adapter in adopt(read["temporal"], foundation, str(folder)).items()
+            }
+        else:
+            written = {
+                path: rewrite((folder / ADAPTER_FILES[path]).parent, (copy / ADAPTER_FILES[path]).parent)
+                for path in read
+            }
+        yield copy, written["temporal"]
+
+
+def read_all(folder: Path) -> dict[AdapterPath, Adapter]:
+    """Every adapter of a folder, checked as far as that goes without a foundation. Raises UserError (404, 422)."""
+    collect(folder)  # a folder that holds a temporal one
+    read: dict[AdapterPath, Adapter] = {}
+    for path, name in ADAPTER_FILES.items():
+        place = (folder / name).parent
+        if not (folder / name).is_file():
+            continue
+        read[path] = read_adapter(place)
+        if not (place / CONFIG_FILE).is_file():
+            raise UserError(
+                f"{place} has no {CONFIG_FILE}; give the folder that `motiondirector train` or PEFT wrote (stock PEFT "
+                "needs it).",
+                status=422,
+                code="adapter_config_missing",
+            )
+        if read[path].metadata.get("foundation_fingerprint"):
+            check_path(str(folder), path, read[path])
+    return read

@@ -1,0 +1,98 @@
+"""What a version is used with: all that it was trained to be used with, decided in one place."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from infra.errors import UserError
+from infra.registry import ADAPTER_FILE, open_registry
+from models import versions
+from models.adapter import Adapter, save_adapter
+from models.load import load_foundation
+from models.versions import ADAPTER_FILES, check_folded, own_paths, read_own
+
+
+@pytest.fixture(scope="module")
+def foundation():
+    return load_foundation("tiny-random:unet3d", device="cpu", parts=("denoiser",))
+
+
+@pytest.fixture
+def registry(tmp_path):
+    return open_registry(tmp_path / "registry")
+
+
+@pytest.fixture
+def pair(tmp_path, foundation):
+    """A folder with a temporal and a spatial adapter of ones."""
+    for path, file in ADAPTER_FILES.items():
+        tensors = {}
+        for name in foundation.targets[path]:
+            layer = foundation.denoiser.get_submodule(name)
+            tensors[name] = (torch.ones(2, layer.in_features), torch.ones(layer.out_features, 2))
+        save_adapter((tmp_path / "pair" / file).parent, Adapter(path, 2, tensors), foundation)
+    return tmp_path / "pair"
+
+
+@pytest.mark.parametrize(
+    ("method", "paths"),
+    [
+        ("coupled", ("temporal", "spatial")),
+        ("peft", ("temporal", "spatial")),
+        (None, ("temporal", "spatial")),
+        ("motiondirector", ("temporal",)),
+        ("no-debias", ("temporal",)),
+    ],
+)
+def test_a_version_is_used_with_what_its_method_trained_together(registry, pair, foundation, method, paths):
+    version = registry.publish("a", pair, metadata={"method": method} if method else {})
+    assert own_paths(version) == paths
+    read = read_own(registry, version, foundation)
+    assert tuple(read) == paths
+    assert all(adapter.path == path for path, adapter in read.items())
+    alone = replace(version, files={ADAPTER_FILE: version.files[ADAPTER_FILE]})
+    assert own_paths(alone) == ("temporal",)
+
+
+def test_settings_of_a_version_are_folded_in_where_they_are_seen_and_refused_where_not(
+    registry, pair, foundation, monkeypatch
+):
+    """`Registry.publish` takes files as they are; a version from before `concepts publish` folded is such."""
+    monkeypatch.setattr(versions, "_plain", set())
+    plain = registry.publish("plain", pair, metadata={})
+    for path in ADAPTER_FILES:
+        check_folded(registry, plain, path)
+    file = pair / "spatial" / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "lora_alpha": 6}))
+    version = registry.publish("scaled", pair, metadata={})
+    read = read_own(registry, version, foundation)
+    assert {float(b.max()) for _, b in read["spatial"].tensors.values()} == {3.0}
+    assert {float(b.max()) for _, b in read["temporal"].tensors.values()} == {1.0}
+    check_folded(registry, version, "temporal")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"scaled@1 .* not in its weights; publish it again") as caught:
+            check_folded(registry, version, "spatial")
+        assert caught.value.code == "adapter_not_folded"
+
+
+def test_each_configuration_is_read_once(registry, pair, monkeypatch):
+    monkeypatch.setattr(versions, "_plain", set())
+    version = registry.publish("a", pair, metadata={})
+    asked = []
+    read = registry.read
+    monkeypatch.setattr(registry, "read", lambda version, name: (asked.append(name), read(version, name))[1])
+    for _ in range(3):
+        check_folded(registry, version, "temporal")
+    assert asked == ["adapter_config.json"]
+
+
+def test_a_file_of_the_other_path_is_refused_by_name(registry, pair, foundation):
+    (pair / "spatial" / ADAPTER_FILE).write_bytes((pair / ADAPTER_FILE).read_bytes())
+    (pair / "spatial" / "adapter_config.json").write_bytes((pair / "adapter_config.json").read_bytes())
+    version = registry.publish("a", pair, metadata={})
+    with pytest.raises(UserError, match="a@1: its file for the spatial path holds a temporal adapter"):
+        read_own(registry, version, foundation)
