@@ -11,7 +11,8 @@ in one folder or prefix:
     <run>/samples/         mp4s and contact sheets;  <run>/tensorboard/  scalars and sheets
     <run>/adapter/         what was published;       <run>/result.json   where it was published
 
-Started again in the same folder, a run goes on where it stopped; a finished one answers what it published.
+Started again in the same folder, a run goes on where it stopped; a finished one answers what it published. With more
+`steps` it goes on from its last checkpoint, as if it had been planned so, and publishes the next version.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def run_job(job: Job, given: Mapping[str, Any], watcher: Watcher | None = None) 
     )
     card = Card.of(job, config, foundation, clips)
     card.check(run)
-    if done is not None:
+    if done is not None and config.steps <= steps_of(done, config):
         watcher.stage(f"finished before, as {done.ref}")
         return done
     watcher.stage("preparing latents")
@@ -197,7 +198,7 @@ class Card:
         differing += [
             f"{key} {before.get(key)} (now {now[key]})"
             for key, field in TrainConfig.model_fields.items()  # a setting that came later was at its default
-            if key not in CHANGEABLE and before.get(key, field.default) != now[key]
+            if key not in (*CHANGEABLE, "steps") and before.get(key, field.default) != now[key]
         ]
         if before.get("zero") and before.get("workers") != now["workers"]:
             differing.append(
@@ -210,6 +211,24 @@ class Card:
                 status=409,
                 code="other_run",
             )
+        self._check_steps(run.uri, before.get("steps", self.settings["steps"]))
+
+    def _check_steps(self, uri: str, before: int) -> None:
+        """A run may go on beyond the steps it was begun with where that changes none of those it has done."""
+        steps, schedule = self.settings["steps"], self.settings["schedule"]
+        if steps < before:
+            reason = (
+                f"a run of {before} steps, more than {steps}; give {before} to continue it, more to go on from its last "
+                "checkpoint, or another --run-dir for a new run."
+            )
+        elif steps > before and schedule != "constant":
+            reason = (
+                f"a run whose {schedule} schedule ends at 0 after {before} steps, so its steps are not those of a run of "
+                f"{steps}; give another --run-dir for a new run (with --schedule constant a run can go on)."
+            )
+        else:
+            return
+        raise UserError(f"{uri} holds {reason}", status=409, code="other_run")
 
     def put(self, run: Storage) -> RunRecord:
         """Begin the run's folder, or go on in it."""
@@ -365,10 +384,20 @@ def publish(
         described = {**metadata, "rank": rank, "foundation": foundation.name, "run": record.id}
         described["foundation_fingerprint"] = foundation.fingerprint
         version = registry.publish(
-            job.name, folder, metadata=described, metrics=position["metrics"], once=record.id
+            job.name,
+            folder,
+            metadata=described,
+            metrics=position["metrics"],
+            once=f"{record.id}-{position['step']}",  # a run that went on publishes again
         )
     run.put(RESULT, json.dumps({"registry": registry.uri, "version": version.ref}, indent=2).encode())
     return version
+
+
+def steps_of(version: Version, config: TrainConfig) -> int:
+    """The steps that a version was trained for; those of its settings where it does not say."""
+    steps = version.metadata.get("steps")
+    return steps if isinstance(steps, int) else config.steps
 
 
 def finished(run: Storage, registry: Registry) -> Version | None:

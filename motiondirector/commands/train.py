@@ -50,7 +50,8 @@ def train(
     run_dir: Annotated[
         str | None,
         typer.Option(
-            help="The run's folder or s3:// prefix. The same command with the same run continues it.",
+            help="The run's folder or s3:// prefix. The same command with the same run continues it, with more --steps "
+            "beyond its end.",
             show_default="runs/CONCEPT, or runs/PUBLISH_AS",
         ),
     ] = None,
@@ -77,7 +78,8 @@ def train(
 
       motiondirector train --config runs/car-turn/config.yaml --run-dir runs/again      [dim](repeats a run)[/]
 
-    Killed, or stopped with Ctrl-C, it continues from its last checkpoint when the same command is given again. Losses
+    Killed, or stopped with Ctrl-C, it continues from its last checkpoint when the same command is given again; a finished
+    run goes on when it is given with more --steps, and publishes the next version (schedule constant, the default). Losses
     and samples: tensorboard --logdir runs/car-turn/tensorboard. Where samples fail, a warning says so and the motion is
     published without them.
     """

@@ -222,6 +222,20 @@ def test_a_finished_run_answers_what_it_published(whole):
 
 
 @pytest.mark.slow
+def test_a_finished_run_goes_on_to_more_steps_and_publishes_the_bits_of_a_run_of_as_many(whole, job):
+    mine, notes = job("raised"), Notes()
+    assert run_job(mine, {**SETTINGS, "steps": 33}).ref == "slide@1"
+    version = run_job(mine, SETTINGS, notes)
+    assert version.ref == "slide@2"
+    assert notes.starts == [33]
+    assert notes.steps == list(range(34, 41))
+    assert version.metadata["steps"] == 40
+    assert version.adapter_sha256 == whole[1].adapter_sha256
+    assert run_job(mine, SETTINGS).ref == "slide@2"
+    assert [v.metadata["steps"] for v in open_registry(mine.registry).versions("slide")] == [33, 40]
+
+
+@pytest.mark.slow
 def test_one_worker_publishes_the_bytes_that_training_in_process_writes(cluster, job, tmp_path):
     settings = {**SETTINGS, "steps": 3, "workers": 1, "method": "full"}
     mine = job("full")

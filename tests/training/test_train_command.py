@@ -168,6 +168,28 @@ def test_a_folder_with_another_run_is_refused(clips, tmp_path, unet3d):
         Card.of(job, config, unet3d, read[:1]).check(run)
 
 
+def test_the_steps_of_a_run_may_be_raised_where_that_changes_none_that_were_done(clips, tmp_path, unet3d):
+    job = Job("slide", clips, str(tmp_path / "run"), "registry", "tiny-random:unet3d")
+    run, read = open_storage(job.run_dir), read_concept(job)
+    config = TrainConfig(frames=4, steps=30, warmup_steps=5)
+    record = Card.of(job, config, unet3d, read).put(run)
+    more = Card.of(job, config.model_copy(update={"steps": 50}), unet3d, read)
+    more.check(run)
+    with pytest.raises(UserError, match=r"holds a run of 30 steps, more than 29; give 30 to continue it"):
+        Card.of(job, config.model_copy(update={"steps": 29}), unet3d, read).check(run)
+    assert more.put(run) == record
+    with pytest.raises(UserError, match="holds a run of 50 steps"):
+        Card.of(job, config, unet3d, read).check(run)
+
+    elsewhere = open_storage(tmp_path / "cosine")
+    falling = config.model_copy(update={"schedule": "cosine"})
+    Card.of(job, falling, unet3d, read).put(elsewhere)
+    Card.of(job, falling, unet3d, read).check(elsewhere)
+    with pytest.raises(UserError, match=r"cosine schedule ends at 0 after 30 steps") as caught:
+        Card.of(job, falling.model_copy(update={"steps": 50}), unet3d, read).check(elsewhere)
+    assert caught.value.code == "other_run"
+
+
 def test_a_finished_run_whose_version_was_removed_needs_another_folder(tmp_path):
     registry, run = open_registry(tmp_path / "reg"), open_storage(tmp_path / "run")
     folder = tmp_path / "adapter"
