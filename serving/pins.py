@@ -57,9 +57,9 @@ class PinStore:
                 )
                 .order_by(Pin.revision)
             )
-            return [used(row) for row in rows]
+            return [use for use in map(used, rows) if use is not None]
 
-    def pin(self, foundation: str, uses: Sequence[AdapterUsed], slots: Mapping[Path, int]) -> None:
+    def pin(self, foundation: str, uses: Sequence[AdapterUsed], slots: Mapping[str, int]) -> None:
         """Pin them, all or none; without effect for what is pinned.
 
         Args:

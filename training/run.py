@@ -200,6 +200,9 @@ class Card:
             for key, field in TrainConfig.model_fields.items()  # a setting that came later was at its default
             if key not in (*CHANGEABLE, "steps") and before.get(key, field.default) != now[key]
         ]
+        begun = before.get("steps", TrainConfig.model_fields["steps"].default)
+        if not isinstance(begun, int):
+            differing.append(f"steps {str(begun)[:40]} (now {now['steps']})")
         if before.get("zero") and before.get("workers") != now["workers"]:
             differing.append(
                 f"workers {before['workers']} (now {now['workers']}), which only zero 0 may change"
@@ -211,7 +214,7 @@ class Card:
                 status=409,
                 code="other_run",
             )
-        self._check_steps(run.uri, before.get("steps", self.settings["steps"]))
+        self._check_steps(run.uri, begun)
 
     def _check_steps(self, uri: str, before: int) -> None:
         """A run may go on beyond the steps it was begun with where that changes none of those it has done."""

@@ -158,7 +158,7 @@ def test_a_folder_with_another_run_is_refused(clips, tmp_path, unet3d):
     run, read = open_storage(job.run_dir), read_concept(job)
     config = TrainConfig(frames=4)
     record = Card.of(job, config, unet3d, read).put(run)
-    assert record["data_sha256"] == data_sha256(read)
+    assert record.data_sha256 == data_sha256(read)
     elsewhere = Card.of(job, config.model_copy(update={"workers": 3, "sample_interval": 9}), unet3d, read)
     elsewhere.check(run)
     assert elsewhere.put(run) == record
