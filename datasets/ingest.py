@@ -247,9 +247,10 @@ def _one(
         return outcome, None
     try:
         frames_FHWC = cut(video, window, chosen)
-    except UnreadableVideo as error:  # damage in one window leaves the others
+    except (UnreadableVideo, Unsuitable) as error:  # damage in one window leaves the others
         outcome.status, outcome.reason = REFUSED, error.message
         return outcome, None
+    outcome.warnings += video.notes
     repeats = len(window.indices) - len(set(window.indices))
     if repeats:
         outcome.warnings.append(

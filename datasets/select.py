@@ -1,6 +1,6 @@
 """Which frames of a video become a clip, and at what size.
 
-Frames are taken at `start + k / fps` seconds, each the source frame nearest in time; a clip is never stretched,
+Frames are taken at `start + k / fps` seconds, each the one that a player shows then; a clip is never stretched,
 padded or silently shortened. The picture is scaled to cover height x width and cropped in the middle, never
 enlarged. A long video gives its first clip, or one after another with `every_clip`.
 """
@@ -81,26 +81,23 @@ def windows(video: VideoFile, selection: Selection) -> list[Window]:
     Raises:
         Unsuitable: fewer frames, fewer seconds or fewer pixels than asked.
     """
-    if video.num_frames < 2:
+    video.scan(0.0)
+    if video.complete and len(video.known_F) < 2:
         raise Unsuitable(
             f"{video.name} is too short: a single frame has no motion; give a video of at least 2 frames."
         )
-    check_size(video, selection)
+    check_size(video.name, video.width * video.pixel_aspect, video.height, selection)
     fps = selection.fps or round(video.fps, 3)
     found: list[Window] = []
     start = selection.start
-    reach = float(video.times_F[-1]) + 0.5 / video.fps + 1e-6  # the last frame still stands then
-    while start + (selection.frames - 1) / fps <= reach:
-        times_F = start + np.arange(selection.frames) / fps
-        right = np.clip(np.searchsorted(video.times_F, times_F), 1, video.num_frames - 1)
-        before, after = video.times_F[right - 1], video.times_F[right]
-        indices = np.where(times_F - before <= after - times_F + 1e-6, right - 1, right)
-        found.append(Window(start, fps, tuple(int(i) for i in indices)))
+    while video.reaches(start + (selection.frames - 1) / fps):
+        moments_F = start + np.arange(selection.frames) / fps
+        found.append(Window(start, fps, tuple(int(i) for i in video.shown(moments_F))))
         if not selection.every_clip:
             break
         start = selection.start + len(found) * selection.frames / fps
     if not found:
-        left = max(0, int((reach - selection.start) * fps) + 1) if reach > selection.start else 0
+        left = max(0, int((video.duration - 1e-3 - selection.start) * fps + 1))
         raise Unsuitable(
             f"{video.name} is too short: from {selection.start:g} s on it has {left} frames at {fps:g} fps, "
             f"{selection.frames} are asked; lower --frames{' or raise --fps' if fps < video.fps * 0.99 else ''}."
@@ -108,12 +105,11 @@ def windows(video: VideoFile, selection: Selection) -> list[Window]:
     return found
 
 
-def check_size(video: VideoFile, selection: Selection) -> None:
-    """Raise Unsuitable when the picture would have to be enlarged."""
-    shown_width = video.width * video.pixel_aspect
-    if shown_width < selection.width - 0.5 or video.height < selection.height:
+def check_size(name: str, shown_width: float, height: int, selection: Selection) -> None:
+    """Raise Unsuitable when the picture would have to be enlarged. `shown_width`: in square pixels."""
+    if shown_width < selection.width - 0.5 or height < selection.height:
         raise Unsuitable(
-            f"{video.name} is too small: {round(shown_width)}x{video.height} pixels do not cover "
+            f"{name} is too small: {round(shown_width)}x{height} pixels do not cover "
             f"{selection.width}x{selection.height}; lower --height and --width or give a larger video."
         )
 
@@ -134,9 +130,11 @@ def cut(video: VideoFile, window: Window, selection: Selection) -> np.ndarray:
 
     Raises:
         UnreadableVideo: the file is damaged within the window.
+        Unsuitable: the pictures are smaller there than at the start.
     """
     frames_FHWC = np.empty((selection.frames, selection.height, selection.width, 3), np.uint8)
     for i, frame in enumerate(video.frames(window.indices)):
+        check_size(video.name, frame.shape[1] * video.pixel_aspect, frame.shape[0], selection)
         frames_FHWC[i] = cover(frame, selection.height, selection.width, video.pixel_aspect)
     return frames_FHWC
 

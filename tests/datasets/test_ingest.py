@@ -137,7 +137,7 @@ def bad_inputs(tmp_path, make_video) -> dict[str, tuple[Path, str]]:
         "missing": (folder / "missing.mp4", "does not exist"),
         "text": (text, "not a readable video"),
         "empty": (empty, "0 bytes"),
-        "truncated": (cut, "not a readable video"),
+        "truncated": (cut, "truncated"),
         "one frame": (write_video(folder / "one.mp4", moving_picture(1, 180, 320)), "single frame"),
         "too short": (write_video(folder / "short.mp4", moving_picture(10, 180, 320)), "too short"),
         "too small": (write_video(folder / "small.mp4", moving_picture(24, 64, 64)), "too small"),

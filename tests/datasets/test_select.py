@@ -33,9 +33,24 @@ def test_times_rounded_to_milliseconds_skip_and_repeat_nothing():
     assert chosen(times, 24, 24, at=12) == [list(range(0, 48, 2))]
 
 
-def test_uneven_times_give_the_frame_on_screen_nearest_to_each_moment():
+def test_uneven_times_give_the_frame_that_a_player_shows_at_each_moment():
     times = [0.0, 0.1, 0.2, 1.2, 1.3, 1.4]
-    assert chosen(times, 5 / 1.4, 8, at=5) == [[0, 2, 2, 2, 3, 3, 3, 5]]
+    assert chosen(times, 5 / 1.4, 8, at=5) == [[0, 2, 2, 2, 2, 2, 3, 5]]
+
+
+def test_a_frame_that_begins_a_little_late_is_the_one_of_its_moment():
+    """A phone's camera shakes its times by milliseconds; the clip has each frame once."""
+    shaken = np.arange(60) / 30 + np.random.default_rng(0).uniform(-0.002, 0.002, 60)
+    assert chosen(shaken - shaken[0], 30, 60, at=30) == [list(range(60))]
+
+
+def test_a_last_frame_that_stands_for_seconds_is_shown_for_seconds():
+    held = video(np.arange(20) / 10, 10)
+    held.stands = 3.0
+    (window,) = windows(held, Selection(10, 64, 64, fps=2))
+    assert list(window.indices) == [0, 5, 10, 15, 19, 19, 19, 19, 19, 19]
+    with pytest.raises(Unsuitable, match="too short"):
+        windows(held, Selection(11, 64, 64, fps=2))
 
 
 def test_all_windows_follow_one_another_and_a_rest_is_left():

@@ -1,0 +1,85 @@
+"""GIF, animated WebP and APNG, by Pillow."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from datasets.videofile import MAX_SIDE, Clock, UnreadableVideo, VideoFile, check_pixels, check_side
+
+MAX_ANIMATION_PIXELS = (
+    1 << 30
+)  # all frames of the canvas: 500 of full HD; Pillow composes 30 million a second
+
+
+def is_animation(head: bytes) -> bool:
+    """Whether a file that begins so is Pillow's."""
+    return (
+        head[:6] in (b"GIF87a", b"GIF89a")
+        or head[:8] == b"\x89PNG\r\n\x1a\n"
+        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+    )
+
+
+def open_animation(source: bytes | Path, name: str) -> VideoFile:
+    """Every frame is decoded once: WebP knows a frame's time, and damage shows, only then.
+
+    Raises:
+        UnreadableVideo: damaged, truncated, or too large by its header.
+    """
+    clock = Clock(name)
+    try:
+        with Image.open(_input(source)) as image:
+            width, height = image.size
+            check_side(name, width, height)
+            count = getattr(image, "n_frames", 1)
+            check_pixels(name, count, width, height, MAX_ANIMATION_PIXELS)
+            durations = []
+            for i in range(count):
+                clock.check()
+                image.seek(i)
+                image.load()
+                # Browsers show a frame of 10 ms or less, and one without a time, for 100 ms.
+                ms = image.info.get("duration", 0)
+                durations.append(ms / 1000 if ms > 10 else 0.1)
+    except Image.DecompressionBombError:  # by its header; nothing was decoded
+        raise UnreadableVideo(
+            f"{name} says it is far larger than {MAX_SIDE}x{MAX_SIDE}; sides above {MAX_SIDE} pixels are refused: scale "
+            "it down first."
+        ) from None
+    except (UnidentifiedImageError, OSError, EOFError, SyntaxError, ValueError) as error:
+        raise UnreadableVideo(
+            f"{name} is not a readable animation ({first_line(error)}); give an intact gif or webp."
+        ) from None
+    times_F = np.concatenate([[0.0], np.cumsum(durations)[:-1]])
+    fps = len(durations) / sum(durations)
+    return Animation(name, source, width, height, 1.0, times_F, fps, "pillow", stands=durations[-1])
+
+
+class Animation(VideoFile):
+    """An animation whose frames were all looked at."""
+
+    def _read(self, wanted: list[int]) -> Iterator[np.ndarray]:
+        clock = Clock(self.name)
+        with Image.open(_input(self.source)) as image:
+            for i in wanted:
+                clock.check()
+                image.seek(i)
+                rgba = image.convert("RGBA")
+                canvas = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
+                yield np.array(Image.alpha_composite(canvas, rgba).convert("RGB"))
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a decoder says, in one line."""
+    text = getattr(error, "strerror", None) or str(error)
+    return text.strip().splitlines()[0] if text.strip() else type(error).__name__
+
+
+def _input(source: bytes | Path) -> Any:
+    return io.BytesIO(source) if isinstance(source, bytes) else source

@@ -1,0 +1,187 @@
+"""A decoded frame to the RGB picture that a player shows: upright, progressive, SDR, on black.
+
+swscale's fast conversion to RGB gives decord's pixels exactly for 8 bit YUV with even sides; it rounds down, by half a
+level on average. Files that decord may draw are converted so, whoever draws them: one file has one set of pictures
+(`tests/datasets/test_decode.py`). All others are converted the same way with exact rounding.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import av
+import numpy as np
+from av.sidedata.sidedata import Type as SideData
+from av.video.reformatter import ColorRange, ColorTrc, Interpolation
+
+from datasets.videofile import UnreadableVideo
+
+HDR = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
+EXACT = (
+    "flags=neighbor+accurate_rnd:in_h_chr_pos=128:in_v_chr_pos=128"  # each chroma sample for its own pixels
+)
+# FFmpeg's swscale: tone mapping in ICtCp that knows the mastering display's peak, and gamut mapping to BT.709
+TO_SDR = "out_primaries=bt709:out_transfer=bt709:intent=perceptual"
+# weights of red and green in brightness, by FFmpeg's number of the matrix
+LUMA = {1: (0.2126, 0.7152), 9: (0.2627, 0.678), None: (0.299, 0.587)}
+DEINTERLACE = "mode=send_frame:deint=interlaced"
+
+
+class DisplayMatrix:
+    """How a file wants its pictures turned and mirrored."""
+
+    def __init__(self, frame: Any, name: str) -> None:
+        self.transposed, self.steps = False, (1, 1)
+        data = frame.side_data.get(SideData.DISPLAYMATRIX) if frame.side_data else None
+        if data is None:
+            return
+        a, b, _, c, d, _, *_ = struct.unpack("<9i", bytes(data))
+        # pixel (x, y) is shown at (ax + cy, bx + dy); y goes down
+        if (b, c) == (0, 0) and a and d:
+            self.steps = (1 if d > 0 else -1, 1 if a > 0 else -1)
+        elif (a, d) == (0, 0) and b and c:
+            self.transposed = True
+            self.steps = (1 if b > 0 else -1, 1 if c > 0 else -1)
+        else:
+            raise UnreadableVideo(
+                f"{name} is to be shown turned by something other than quarter turns, or sheared; convert it so that "
+                "its pictures stand upright."
+            )
+
+    def apply(self, picture_HWC: np.ndarray) -> np.ndarray:
+        """The picture as it is shown."""
+        if self.transposed:
+            picture_HWC = picture_HWC.swapaxes(0, 1)
+        return np.ascontiguousarray(picture_HWC[:: self.steps[0], :: self.steps[1]])
+
+
+class Painter:
+    """Frames of one stream to RGB pictures."""
+
+    def __init__(self, first: Any, name: str, *, as_decord: bool, ignores_alpha: bool) -> None:
+        self.matrix = DisplayMatrix(first, name)
+        self.as_decord = as_decord
+        self.colorspace = int(first.colorspace)
+        self.full_range = first.color_range == ColorRange.JPEG or first.format.name.startswith("yuvj")
+        self.ignores_alpha = ignores_alpha
+        self.graphs: dict[str, tuple[tuple[Any, ...], Any]] = {}
+
+    def paint(self, frame: Any) -> np.ndarray:
+        """uint8 [H, W, 3]."""
+        alpha = self._has_alpha(frame)
+        if is_hdr(frame):
+            frame = self._through(frame, ("scale", TO_SDR))
+        if self.as_decord:
+            picture = frame.reformat(format="rgb24", interpolation=Interpolation.BILINEAR).to_ndarray()
+        else:
+            picture = self._through(
+                frame, ("scale", EXACT), ("format", "gbrap" if alpha else "gbrp")
+            ).to_ndarray()
+        return self.matrix.apply(on_black(picture) if alpha else picture)
+
+    def _through(self, frame: Any, *steps: tuple[str, str]) -> Any:
+        """The frame after FFmpeg's filters. One graph for each use: a stream rarely changes its size or colours."""
+        use = str(steps)
+        colors = (frame.colorspace, frame.color_range, frame.color_trc, frame.color_primaries)
+        kind = (frame.width, frame.height, frame.format.name, *colors)
+        if use not in self.graphs or self.graphs[use][0] != kind:
+            self.graphs[use] = (kind, filter_graph(frame, *steps))
+        _, source, sink = self.graphs[use][1]
+        frame.pts = 0  # each by itself: what is not later is not dropped
+        source.push(frame)
+        return sink.pull()
+
+    def looks_like(self, picture_HWC: np.ndarray, look: np.ndarray) -> bool:
+        """Whether a picture has the look (`look_of`) of a frame, up to rounding and clipped colours."""
+        shown = self.matrix.apply(look).astype(np.float32)
+        red, green = LUMA.get(self.colorspace, LUMA[None])
+        rgb = picture_HWC[_points(picture_HWC.shape[0])[:, None], _points(picture_HWC.shape[1])]
+        luma = rgb @ np.array([red, green, 1 - red - green], np.float32)
+        if not self.full_range:
+            luma = 16 + luma * (219 / 255)
+        return float(np.abs(luma - shown).mean()) < 3
+
+    def is_transparent(self, frame: Any) -> bool:
+        """Whether anything of a frame is not opaque."""
+        return self._has_alpha(frame) and bool(frame.reformat(format="rgba").to_ndarray()[..., 3].min() < 255)
+
+    def _has_alpha(self, frame: Any) -> bool:
+        parts = any(part.is_alpha for part in frame.format.components) or frame.format.has_palette
+        return parts and not self.ignores_alpha
+
+
+def look_of(frame: Any) -> np.ndarray:
+    """The brightness of a frame of 8 bit YUV at 16 x 16 points: enough to tell that a picture is another one."""
+    plane = frame.planes[0]
+    luma = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+    return luma[_points(frame.height)[:, None], _points(frame.width)]
+
+
+def _points(length: int) -> np.ndarray:
+    """16 places along a side; the same ones from its other end."""
+    half = (np.arange(8) * 2 + 1) * length // 32
+    return np.concatenate([half, length - 1 - half[::-1]])
+
+
+def is_hdr(frame: Any) -> bool:
+    """Whether a frame's light values are PQ or HLG."""
+    return frame.color_trc in HDR
+
+
+def on_black(picture_HWC: np.ndarray) -> np.ndarray:
+    """RGBA with straight alpha, laid on black: uint8 [H, W, 3]."""
+    alpha_HW1 = picture_HWC[..., 3:].astype(np.uint16)
+    return ((picture_HWC[..., :3] * alpha_HW1 + 127) // 255).astype(np.uint8)
+
+
+def deinterlaced(numbered: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+    """(number, frame) with the interlaced frames made progressive by FFmpeg's bwdif; the others stay as they are."""
+    graph, kind = None, None
+    for number, frame in numbered:
+        now = (frame.width, frame.height, frame.format.name)
+        if graph is None or now != kind:
+            if graph is not None:
+                yield from _pulled(graph, last=True)
+            graph, kind = filter_graph(frame, ("bwdif", DEINTERLACE)), now
+        frame.pts = number
+        graph[1].push(frame)
+        yield from _pulled(graph, last=False)
+    if graph is not None:
+        yield from _pulled(graph, last=True)
+
+
+def _pulled(graph: tuple[Any, Any, Any], *, last: bool) -> Iterator[tuple[int, Any]]:
+    _, source, sink = graph
+    if last:
+        source.push(None)
+    while True:
+        try:
+            frame = sink.pull()
+        except (av.error.BlockingIOError, av.error.EOFError):
+            return
+        yield round(frame.pts * frame.time_base), frame
+
+
+def filter_graph(frame: Any, *steps: tuple[str, str]) -> tuple[Any, Any, Any]:
+    """(graph, source, sink) of FFmpeg's filters one after another, for frames like this one; a tick is a second.
+
+    The graph must be kept as long as the other two: they do not keep it themselves.
+    """
+    graph = av.filter.Graph()
+    nodes = [
+        graph.add(
+            "buffer",
+            video_size=f"{frame.width}x{frame.height}",
+            pix_fmt=frame.format.name,
+            time_base="1/1",
+            pixel_aspect="1/1",
+            colorspace=str(int(frame.colorspace)),
+            range=str(int(frame.color_range)),
+        ),
+        *(graph.add(name, arguments) for name, arguments in steps),
+        graph.add("buffersink"),
+    ]
+    graph.link_nodes(*nodes).configure()
+    return graph, nodes[0], nodes[-1]

@@ -1,0 +1,138 @@
+"""A video that is open: its pictures by number and by the moment at which a player shows them.
+
+`datasets/decode.py` opens one. The two kinds (`datasets/avvideo.py` for video streams, `datasets/animation.py` for
+GIF, WebP and APNG) say how pictures are found and drawn; what is here is the same for both.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from infra.errors import UserError
+
+MAX_SIDE = 8192  # 8K (7680x4320) passes; anything larger is refused
+MAX_PIXELS = 1 << 34  # decoded for one clip: 8,000 frames of full HD, 500 of 8K
+MAX_SECONDS = 60.0  # of this thread's work for one clip; a busy machine does not count
+EARLY = 0.005  # seconds; containers round times, cameras shake them
+
+
+class UnreadableVideo(UserError):
+    """The bytes are no video any decoder here reads (422 "unreadable_video"): the sentence says why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, status=422, code="unreadable_video")
+
+
+class Clock:
+    """The time that one clip may take. Hostile files decode on and on; ordinary ones need a second."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.restart()
+
+    def restart(self) -> None:
+        """Another clip begins."""
+        self.end = time.thread_time() + MAX_SECONDS
+
+    def check(self) -> None:
+        """Raise UnreadableVideo when the time is over."""
+        if time.thread_time() > self.end:
+            raise UnreadableVideo(
+                f"{self.name} takes more than {MAX_SECONDS:.0f} s to read up to here; cut out the part you need, or "
+                "scale it down."
+            )
+
+
+def check_side(name: str, width: int, height: int) -> None:
+    """Raise UnreadableVideo for a picture that is too large to be read."""
+    if max(width, height) > MAX_SIDE:
+        raise UnreadableVideo(
+            f"{name} is {width}x{height}; sides above {MAX_SIDE} pixels are refused: scale it down first."
+        )
+
+
+def check_pixels(name: str, frames: int, width: int, height: int, most: int) -> None:
+    """Raise UnreadableVideo when more than `most` pixels would have to be decoded."""
+    if frames * width * height > most:
+        raise UnreadableVideo(
+            f"{name} needs {frames} frames of {width}x{height} decoded ({frames * width * height / 1e9:.1f} billion "
+            f"pixels); at most {most / 1e9:.1f} billion are: cut out the part you need, or scale it down."
+        )
+
+
+@dataclass
+class VideoFile:
+    """A probed video. Pictures are found as far as somebody asks (`scan`), and decoded when they are read."""
+
+    name: str
+    source: bytes | Path
+    width: int  # upright, in pixels; pictures of a stream that changes its size in between have their own
+    height: int
+    pixel_aspect: float  # width of a pixel over its height; 1 nearly always
+    known_F: np.ndarray  # seconds from the first picture, ascending, of those found so far
+    fps: float  # average
+    decoder: str  # who draws the pictures: "decord", "pyav" or "pillow"
+    notes: list[str] = field(default_factory=list)  # what was done to the pictures, for the user
+    stands: float = 0.0  # seconds for which the last picture is shown; 0: as long as an average one
+    complete: bool = True  # every picture is found
+
+    def scan(self, until: float) -> None:
+        """Find every picture that is shown up to `until` seconds.
+
+        Raises:
+            UnreadableVideo: too many pixels, or too much time.
+        """
+
+    @property
+    def times_F(self) -> np.ndarray:
+        """Seconds from the first picture, ascending, of all pictures: finds them all."""
+        self.scan(np.inf)
+        return self.known_F
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.times_F)
+
+    @property
+    def duration(self) -> float:
+        """Seconds, the last picture's own time included."""
+        return float(self.times_F[-1]) + self._last_stands()
+
+    def _last_stands(self) -> float:
+        return self.stands or 1 / self.fps
+
+    def reaches(self, moment: float) -> bool:
+        """Whether a picture is shown `moment` seconds after the first."""
+        self.scan(moment)
+        return not self.complete or moment < self.known_F[-1] + self._last_stands() - 1e-3
+
+    def shown(self, moments: np.ndarray) -> np.ndarray:
+        """Which picture a player shows at each moment (seconds): the last one that began, int64 like `moments`.
+
+        One that begins up to 5 ms (a quarter of a frame, if that is less) later counts as begun.
+        """
+        self.scan(float(np.max(moments)))
+        early = min(EARLY, 0.25 * float(np.median(np.diff(self.known_F)))) if len(self.known_F) > 1 else 0.0
+        return np.maximum(np.searchsorted(self.known_F, moments + early, side="right") - 1, 0)
+
+    def frames(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        """The pictures [H, W, 3] with these numbers, ascending (repeats allowed), one at a time.
+
+        Raises:
+            UnreadableVideo: the stream is damaged at one of them, or it takes too long.
+        """
+        wanted = [int(i) for i in indices]
+        if not wanted:
+            return iter(())
+        if any(b < a for a, b in pairwise(wanted)) or wanted[0] < 0:
+            raise AssertionError(f"indices must ascend from 0 on: {wanted}")
+        return self._read(wanted)
+
+    def _read(self, wanted: list[int]) -> Iterator[np.ndarray]:
+        raise NotImplementedError
