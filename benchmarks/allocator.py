@@ -41,10 +41,10 @@ WORK = ("train 1", "train 8", "generate 1")
 
 def clips_of(foundation: Any, seed: int) -> list[Any]:
     """One rendered clip, encoded."""
-    from motiondirector.study.plan import Trial
-    from motiondirector.study.trial import encode, reference_clips
+    from motiondirector.study.looks import reference_clips
+    from motiondirector.study.trial import encode
 
-    return encode(reference_clips(Trial("orbit", 1, "dual", seed)), foundation)
+    return encode(reference_clips("orbit", 1, seed, "full"), foundation)
 
 
 def config_of(foundation: Any) -> Any:

@@ -2,7 +2,8 @@
 
 A metric sees a list of `Case`s (generated videos with all that is known about what they should be) and gives one
 number a case, or None where it does not apply or cannot be measured; the score of the list is their mean. Metrics of a
-whole set (diversity) give one number for each group they compare and say so.
+whole set (diversity) give one number for each group they compare and say so. A `Comparison` also sees the videos that the
+base model makes of the same prompts and seeds.
 
 Shapes: F frames, H and W pixels, C = 3 colours; videos are uint8.
 """
@@ -63,6 +64,20 @@ class Metric(Protocol):
 
     def __call__(self, cases: Sequence[Case]) -> Score:
         """Measure. Raises UserError when the metric cannot work at all (missing weights)."""
+        ...
+
+
+@runtime_checkable
+class Comparison(Protocol):
+    """A measure of videos against those that the base model makes of the same prompts and seeds."""
+
+    name: str
+    title: str
+    better: Literal["higher", "lower"]
+    range: tuple[float, float]
+
+    def __call__(self, cases: Sequence[Case], base: Sequence[Case]) -> Score:
+        """Measure. `base` has the same prompts and seeds in the same order."""
         ...
 
 

@@ -8,6 +8,7 @@ Every word belongs to one thing only (objects and backgrounds have different col
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,6 +132,28 @@ def parse(text: str) -> Said:
     ]
     adverb = first([a for a in SPEEDS if a], words) or ""
     return Said(sprite, background, max(found)[1] if found else None, adverb)
+
+
+def spoken(text: str) -> dict[str, str]:
+    """The looks that a text names, each by itself: also of half an object ("a star", "something red").
+
+    Keys, where named: shape, colour, texture, size, background, background_kind. "Plain" and "medium" are said by saying
+    nothing of an object that has both its colour and its shape, or of a background that has its colour.
+    """
+    plain = _plain(text)
+    said, among = parse(text), _first_object(_of_the_objects(plain))
+    tables: dict[str, Iterable[str]] = {
+        "shape": SHAPES,
+        "colour": COLOURS,
+        "texture": TEXTURES[1:],
+        "size": SIZES,
+    }
+    words = {look: next((w for w in among if w in table), None) for look, table in tables.items()}
+    if said.sprite is not None:
+        words |= {look: getattr(said.sprite, look) for look in tables}
+    if said.background is not None:
+        words |= {"background": said.background.colour, "background_kind": said.background.kind}
+    return {look: word for look, word in words.items() if word is not None}
 
 
 def drawable(text: str) -> Scene:

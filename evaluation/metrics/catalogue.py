@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from evaluation.metric import Metric
+from dataclasses import dataclass
+
+from evaluation.metric import Comparison, Metric
 from evaluation.metrics.clip_scores import (
     ClipConsistency,
     ClipDiversity,
@@ -14,6 +16,16 @@ from evaluation.metrics.clip_scores import (
 from evaluation.metrics.consistency import SpriteConsistency, WarpingError
 from evaluation.metrics.diversity import ColourDiversity, SpriteDiversity
 from evaluation.metrics.motion_words import MotionWords, SpriteTextAlignment
+from evaluation.metrics.open_looks import (
+    LOOKS,
+    VARIED,
+    ClipApproach,
+    ColourApproach,
+    DistanceShare,
+    ReferenceLooks,
+    SpriteDiversityShare,
+    SpriteLeakage,
+)
 from evaluation.metrics.sprite_appearance import (
     ATTRIBUTES,
     LEAKING,
@@ -23,6 +35,40 @@ from evaluation.metrics.sprite_appearance import (
 )
 from evaluation.metrics.tracklets import TrackletFidelity
 from evaluation.metrics.trajectories import MotionFidelity, ScaleFidelity
+
+
+@dataclass(frozen=True)
+class OpenMetrics:
+    """What is measured of the videos of open prompts: of each, and against the base's. Told under `open_<name>`."""
+
+    metrics: tuple[Metric, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+
+
+def open_metrics_for(references_are_sprites: bool, clip: ClipScorer | None = None) -> OpenMetrics:
+    """The measures of open prompts (`open_looks`): sprites by the tracker, other clips by colours, and by CLIP where given."""
+    if references_are_sprites:
+        return OpenMetrics(
+            (
+                MotionFidelity(),
+                ObjectPresence(),
+                SpriteConsistency(),
+                ReferenceLooks(),
+                *(ReferenceLooks(look) for look in LOOKS),
+            ),
+            (
+                SpriteLeakage(),
+                *(SpriteLeakage(look) for look in LOOKS),
+                SpriteDiversityShare(),
+                *(SpriteDiversityShare(look) for look in VARIED),
+            ),
+        )
+    colours = DistanceShare(ColourDiversity(), "diversity", "diversity, of the base's (colours)")
+    comparisons: tuple[Comparison, ...] = (ColourApproach(), colours)
+    if clip is not None:
+        share = DistanceShare(ClipDiversity(clip), "clip_diversity", "diversity, of the base's (CLIP)")
+        comparisons += (ClipApproach(clip), share)
+    return OpenMetrics((TrackletFidelity(),), comparisons)
 
 
 def metrics_for(

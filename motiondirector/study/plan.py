@@ -1,50 +1,33 @@
-"""What the study runs: motions, reference clips, methods, seeds, and the held-out appearances each is judged on.
+"""What the study runs: motions, reference clips, captions, methods and seeds.
 
-Motions are split: settings were chosen on TUNED, results are reported on HELD_OUT only. Appearances too: a video is asked
-for in colours, shapes and backgrounds that none of its reference clips shows, so that every leak can be told.
+Motions are split: settings were chosen on TUNED, results are reported on HELD_OUT only. What each trial shows and asks for is
+`looks.py`'s.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import product
-from typing import Any
-
-import numpy as np
+from typing import Any, get_args
 
 from datasets.sprites.motions import NOVEL
-from datasets.sprites.world import (
-    BACKGROUND_COLOURS,
-    BACKGROUND_KINDS,
-    COLOURS,
-    SHAPES,
-    TEXTURES,
-    Background,
-    Scene,
-    Sprite,
-)
 from evaluation.store import key_of
 from infra.errors import UserError
+from motiondirector.study.looks import Captions, content_sha256
+from motiondirector.study.methods import METHODS, training_settings
 
 TUNED = ("orbit", "zigzag", "bounce", "swing", "loop")
 HELD_OUT = tuple(name for name in NOVEL if name not in TUNED)
-METHODS = ("base", "coupled", "no-debias", "full", "dual")  # dual is ours
 REFERENCES = (1, 4)  # reference clips of a concept: single clip, several clips
-# What the reference clips' captions say: "full" names appearance and motion, "motion" the motion alone, so that what the clip
-# looks like is something that training has to put somewhere.
-CAPTIONS = ("full", "motion")
-# How videos are made unless a plan says otherwise, and how those of docs/study were: a key names only what differs.
-GENERATION: dict[str, Any] = {
-    "num_inference_steps": 12,
-    "guidance_scale": 4.0,
-    "scale": 1.0,
-    "size": "8x64x64",
-    "negative_prompt": "",
-    "dtype": "fp32",
-}
+# What the reference clips' captions say; each is a table of its own. The first is how people write them: the main table.
+CAPTIONS: tuple[Captions, ...] = get_args(Captions)
+MAIN = CAPTIONS[0]
+# Of the other tables: what tells whether captions matter.
+SIDE_METHODS = ("base", "coupled", "no-debias", "dual")
+SIDE_SEEDS = 2
+# Raised when code changes what a trial gives from the same inputs: its training, its generation or its metrics.
+EDITION = 2
 
 
 @dataclass(frozen=True)
@@ -55,6 +38,7 @@ class Trial:
     references: int
     method: str
     seed: int
+    captions: Captions = MAIN
 
     @property
     def concept(self) -> str:
@@ -62,7 +46,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        return f"{self.motion}-{self.references}clip-{self.method}-seed{self.seed}"
+        return f"{self.motion}-{self.references}clip-{self.captions}-{self.method}-seed{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -70,28 +54,47 @@ class Plan:
     """A whole study.
 
     Args:
+        methods: of the main table; of the others those among them that `side_methods` names.
+        seeds: training seeds, which are those of the reference clips' looks and of the noise too.
+        method_seeds: most seeds of a method, over what `METHODS` says.
+        side_seeds: most seeds in tables of other captions than MAIN.
+        appearances: full prompts of each trial, which name every look.
+        open_videos: videos of each trial from open prompts, which name the subject's class alone.
         settings: training settings, the foundation's own included.
         several: those over them of trials with more than one reference clip.
-        generation: how videos are made (`trial.made_with`).
+        generation: how videos are made (`videos.made_with`).
+        sheets: motions of which frames are kept, for contact sheets.
     """
 
     motions: tuple[str, ...] = HELD_OUT
     references: tuple[int, ...] = REFERENCES
-    methods: tuple[str, ...] = METHODS
-    seeds: tuple[int, ...] = (0, 1, 2)
+    captions: tuple[Captions, ...] = CAPTIONS
+    methods: tuple[str, ...] = tuple(METHODS)
+    side_methods: tuple[str, ...] = SIDE_METHODS
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    method_seeds: tuple[tuple[str, int], ...] = ()
+    side_seeds: int = SIDE_SEEDS
     appearances: int = 10
+    open_videos: int = 16
     settings: tuple[tuple[str, Any], ...] = ()
     several: tuple[tuple[str, Any], ...] = ()
-    captions: str = "full"
-    generation: tuple[tuple[str, Any], ...] = tuple(GENERATION.items())
+    generation: tuple[tuple[str, Any], ...] = (("dtype", "fp32"),)
+    sheets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("motions", "references", "methods", "seeds"):  # named twice is asked for once
+        for name in (
+            "motions",
+            "references",
+            "captions",
+            "methods",
+            "seeds",
+        ):  # named twice is asked for once
             object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
         for given, known, what in (
             (self.motions, tuple(NOVEL), "novel motion"),
-            (self.methods, METHODS, "method of the study"),
-            ((self.captions,), CAPTIONS, "kind of captions"),
+            (self.methods, tuple(METHODS), "method of the study"),
+            (tuple(dict(self.method_seeds)), tuple(METHODS), "method of the study"),
+            (self.captions, CAPTIONS, "kind of captions"),
         ):
             unknown = [name for name in given if name not in known]
             if unknown:
@@ -99,65 +102,52 @@ class Plan:
         if not all(1 <= count <= 6 for count in self.references):
             raise UserError(f"reference clips {self.references}: expected 1 to 6 of each concept.")
 
+    def seeds_of(self, captions: Captions, method: str) -> tuple[int, ...]:
+        """The seeds of a method in the table of these captions."""
+        most = [
+            len(self.seeds),
+            dict(self.method_seeds).get(method, METHODS[method].seeds or len(self.seeds)),
+        ]
+        if captions != MAIN:
+            most.append(self.side_seeds)
+        return self.seeds[: min(most)]
+
     def trials(self) -> list[Trial]:
-        """Every trial, a whole comparison of each seed first; the base model's seeds are only those of the noise."""
+        """Every trial: table by table, a whole comparison of each seed first."""
         return [
-            Trial(motion, count, method, seed)
-            for seed, count, method, motion in product(
-                self.seeds, self.references, self.methods, self.motions
+            Trial(motion, count, method, seed, captions)
+            for captions, seed, count, method, motion in product(
+                self.captions, self.seeds, self.references, self.methods, self.motions
             )
+            if seed in self.seeds_of(captions, method)
+            and (captions == MAIN or len(self.captions) == 1 or method in self.side_methods)
         ]
 
 
-def reference_scenes(trial: Trial) -> list[Scene]:
-    """The appearances of the reference clips: the same for every method, others for every seed."""
-    rng = _generator(trial, "references")
-    shapes, colours, behind = (
-        rng.permutation(list(words)) for words in (SHAPES, COLOURS, BACKGROUND_COLOURS)
-    )
-    return [
-        Scene(
-            Sprite(str(shapes[i]), str(colours[i]), str(rng.choice(TEXTURES))),
-            Background(str(behind[i]), str(rng.choice(BACKGROUND_KINDS))),
-        )
-        for i in range(trial.references)
-    ]
+def settings_of(plan: Plan, trial: Trial) -> dict[str, Any]:
+    """The training settings of a trial, as far as they mean something for its method; none for the base model."""
+    from training.config import suited_to
+
+    own: Mapping[str, Any] | None = training_settings(trial.method)
+    if own is None:
+        return {}
+    several = dict(plan.several) if trial.references > 1 else {}
+    return {**suited_to(own.get("method"), {**dict(plan.settings), **several}), **own}
 
 
-def asked_scenes(trial: Trial, count: int) -> list[Scene]:
-    """Appearances to ask for: colour, shape and background colour are none of the reference clips'."""
-    shown = reference_scenes(trial)
-    rng = _generator(trial, "asked")
-
-    def left(words: Iterable[str], used: set[str]) -> list[str]:
-        return [str(w) for w in rng.permutation([w for w in words if w not in used])]
-
-    shapes = left(SHAPES, {s.sprite.shape for s in shown})
-    colours = left(COLOURS, {s.sprite.colour for s in shown})
-    behind = left(BACKGROUND_COLOURS, {s.background.colour for s in shown})
-    return [
-        Scene(
-            Sprite(shapes[i % len(shapes)], colours[i % len(colours)], str(rng.choice(TEXTURES))),
-            Background(behind[(i + i // len(behind)) % len(behind)], str(rng.choice(BACKGROUND_KINDS))),
-        )
-        for i in range(count)
-    ]
-
-
-def _generator(trial: Trial, what: str) -> np.random.Generator:
-    """Randomness that the trials of one concept and seed share, whatever the method."""
-    told = json.dumps([what, trial.motion, trial.references, trial.seed])
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(told.encode()).digest()[:8], "big"))
-
-
-def trial_key(plan: Plan, trial: Trial, settings: dict[str, Any], fingerprint: str) -> str:
+def trial_key(plan: Plan, trial: Trial, fingerprint: str) -> str:
     """A hash over all that a trial's result depends on: a result under this key need not be computed again.
 
-    Args:
-        settings: the plan's, as far as they mean something for this trial.
+    The reference clips' pixels, captions and prompts are in it, so that a result never outlives a change of the world.
     """
-    told: dict[str, Any] = {} if plan.captions == "full" else {"captions": plan.captions}
-    other = {name: value for name, value in plan.generation if GENERATION.get(name) != value}
-    told |= {"generation": other} if other else {}
-    told |= {"trial": asdict(trial), "settings": settings, "foundation": fingerprint}
-    return key_of(**told, appearances=plan.appearances)[:16]
+    return key_of(
+        edition=EDITION,
+        trial=asdict(trial),
+        paths=METHODS[trial.method].paths,
+        settings=settings_of(plan, trial),
+        foundation=fingerprint,
+        generation=dict(plan.generation),
+        content=content_sha256(
+            trial.motion, trial.references, trial.seed, trial.captions, plan.appearances, plan.open_videos
+        ),
+    )[:16]

@@ -2,74 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.table import Table
 
 from datasets.video import contact_sheet
 from evaluation.pictures import traced
 from evaluation.report import write_json
 from infra.files import atomic_file
-from motiondirector.study.run import Done
-from motiondirector.study.tables import COMPARED, OURS, SHOWN, Outcome, Target
-from motiondirector.study.trial import FRAMES
+from motiondirector.study.methods import METHODS, OURS
+from motiondirector.study.plan import Trial
+from motiondirector.study.tables import COMPARED, FULL, OPEN, Outcome, Shown, cell
+from motiondirector.study.targets import Target, case_of
+from motiondirector.study.videos import SHOWN, frames_file, kept_frames
 
 if TYPE_CHECKING:
     from PIL import Image
 
-TITLES = {
-    "base": "base model",
-    "coupled": "coupled LoRA",
-    "no-debias": "dual path, no debiasing",
-    "full": "temporal layers fine-tuned",
-    OURS: "ours (dual path, debiased)",
-}
 ARROWS = {"higher": "↑", "lower": "↓"}
 PAIRED = "in pairs (the same motion, clips, seed)"
+TITLES = {
+    "class": "Captions name the subject's class alone",
+    "full": "Captions name every look, and a word for the motion",
+    "word": "Captions name the class and a word for the motion",
+    "motion": "Captions say a word for the motion alone",
+}
+Rows = list[list[str]]
 
 
-def case_of(references: int) -> str:
-    """ "single clip", "4 clips"."""
-    return "single clip" if references == 1 else f"{references} clips"
-
-
-def rows(outcome: Outcome, references: int) -> list[list[str]]:
-    """One row a method, cells as text; the header row first."""
-    table = [["method", *(f"{title} {ARROWS[better]}" for _, title, better in SHOWN), "train s"]]
+def rows(outcome: Outcome, references: int, shown: Sequence[Shown]) -> Rows:
+    """One row a method, cells as text; the header row first. What no trial measured has no column."""
+    metrics = [one for one in shown if outcome.measured(one[0])]
+    table = [["method", *(f"{title} {ARROWS[better]}" for _, title, better in metrics)]]
     for method in outcome.methods:
-        found = [outcome.cells.get((references, method, metric)) for metric, _, _ in SHOWN]
-        took = outcome.seconds.get((references, method))
-        seconds = f"{took.mean:.0f}" if took and method != "base" else "-"
-        table.append([TITLES[method], *(str(c) if c else "-" for c in found), seconds])
+        found = [outcome.cells.get((references, method, metric)) for metric, _, _ in metrics]
+        if any(found):
+            table.append([METHODS[method].title, *(str(c) if c else "-" for c in found)])
     return table
 
 
-def by_motion(outcome: Outcome, references: int) -> list[list[str]]:
-    """Motion fidelity and leakage of each motion: one row a motion, one column a method."""
-    table = [["motion", *(TITLES[m] for m in outcome.methods)]]
+def by_motion(outcome: Outcome, references: int, metric: str = "motion_fidelity") -> Rows:
+    """Each motion's mean over its seeds, and its worst seed: one row a motion, one column a method."""
+    methods = [m for m in outcome.methods if (references, m, metric) in outcome.by_motion]
+    table = [["motion", *(METHODS[m].title for m in methods)]]
     for motion in outcome.motions:
         row = [motion]
-        for method in outcome.methods:
-            fidelity = outcome.by_motion.get((references, method, "motion_fidelity", motion))
-            leak = outcome.by_motion.get((references, method, "appearance_leakage", motion))
-            row.append(f"{fidelity.mean:.2f} / {leak.mean:.2f}" if fidelity and leak else "-")
+        for method in methods:
+            trials = outcome.by_motion[references, method, metric].get(motion, [])
+            mean = cell(trials)
+            row.append(f"{mean.mean:.2f} ({min(trials):.2f})" if mean else "-")
         table.append(row)
     return table
 
 
-def pairs(outcome: Outcome, references: int) -> list[list[str]]:
+def pairs(outcome: Outcome, references: int) -> Rows:
     """Ours minus each other method, trial against trial: one row a method; the header alone without ours."""
-    shown = {metric: f"{title} {ARROWS[better]}" for metric, title, better in SHOWN}
-    table = [["ours minus", *(shown[metric] for metric in COMPARED)]]
-    if OURS in outcome.methods:
-        for method in outcome.methods:
-            if method != OURS:
-                found = [outcome.paired(references, OURS, method, metric) for metric in COMPARED]
-                table.append([TITLES[method], *(c.told("+.2f") if c else "-" for c in found)])
+    metrics = [one for one in COMPARED if outcome.measured(one[0])]
+    table = [["ours minus", *(f"{title} {ARROWS[better]}" for _, title, better in metrics)]]
+    for method in outcome.methods if OURS in outcome.methods else []:
+        found = [outcome.paired(references, OURS, method, metric) for metric, _, _ in metrics]
+        if method != OURS and any(found):
+            table.append([METHODS[method].title, *(c.told("+.2f") if c else "-" for c in found)])
     return table
 
 
@@ -80,20 +76,30 @@ def observed(outcome: Outcome) -> str:
     return "means over motions (of each its trials' mean), with 95 % intervals over the motions"
 
 
-def terminal(outcome: Outcome, references: int) -> list[Table]:
-    """The methods' table for the terminal, and what ours is apart from each."""
-    case = case_of(references).capitalize()
-    header, *body = rows(outcome, references)
-    table = Table(*header, title=f"{case}: {observed(outcome)}")
-    for row in body:
-        table.add_row(*row, style="bold" if row[0] == TITLES[OURS] else None)
-    header, *body = pairs(outcome, references)
-    if not body:
-        return [table]
-    apart = Table(*header, title=f"{case}, {PAIRED}")
-    for row in body:
-        apart.add_row(*row)
-    return [table, apart]
+def sections(outcome: Outcome, references: int) -> list[tuple[str, Rows]]:
+    """The tables of one number of reference clips, with their titles; those without a row are left out."""
+    found = [
+        ("Prompts that name every look", rows(outcome, references, FULL)),
+        ("Open prompts: the class alone (against the base's videos)", rows(outcome, references, OPEN)),
+        (f"Ours and each other method, {PAIRED}", pairs(outcome, references)),
+        ("Motion fidelity by motion: mean over seeds (worst seed)", by_motion(outcome, references)),
+        (
+            "The same of open prompts",
+            by_motion(outcome, references, "open_motion_fidelity"),
+        ),
+    ]
+    return [(title, table) for title, table in found if len(table) > 1 and len(table[0]) > 1]
+
+
+def terminal(outcome: Outcome, captions: str, references: int) -> list[Table]:
+    """The same for the terminal, without the motions one by one."""
+    made = []
+    for title, (header, *body) in sections(outcome, references)[:3]:
+        table = Table(*header, title=f"{TITLES[captions]}, {case_of(references)}. {title}")
+        for row in body:
+            table.add_row(*row, style="bold" if row[0] == METHODS[OURS].title else None)
+        made.append(table)
+    return made
 
 
 def verdicts(targets: Sequence[Target]) -> Table:
@@ -113,94 +119,101 @@ def markdown(table: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in body])
 
 
-def sheet(done: Sequence[Done], motion: str, references: int, *, videos: int = 3) -> Image.Image | None:
+def tables_markdown(
+    outcomes: Mapping[str, Outcome], done: int, planned: int, targets: Sequence[Target]
+) -> str:
+    """Every table of the study in Markdown, the targets first."""
+    whole = "" if done == planned else ", **the others have no result yet**"
+    observations = next((observed(outcome) for outcome in outcomes.values()), "")
+    parts = [f"{done} of {planned} trials{whole}: {observations}."]
+    if targets:
+        told = [["target", "wanted", "reached", "met"]]
+        told += [[t.what, t.wanted, t.reached, "yes" if t.met else "no"] for t in targets]
+        parts += ["## Targets", markdown(told)]
+    for captions, outcome in outcomes.items():
+        parts.append(f"## {TITLES[captions]}")
+        for references in outcome.references:
+            parts.append(f"### {case_of(references).capitalize()}")
+            for title, table in sections(outcome, references):
+                parts += [f"{title}:", markdown(table)]
+    return "\n\n".join(parts) + "\n"
+
+
+def sheet(trials: Sequence[Trial], out: Path) -> Image.Image | None:
     """One motion at a glance: its first reference clip, then for some prompts each method's video, with measured ways.
 
-    Of the first seed whose frames are at hand, None when there is none: results may have come without them, from another
-    machine.
+    Args:
+        trials: of one motion, number of clips, seed and captions, one a method. Those whose frames were not kept are left out.
     """
-    by_seed: dict[int, list[Done]] = {}
-    for one in done:
-        if one.trial.motion == motion and one.trial.references == references:
-            by_seed.setdefault(one.trial.seed, []).append(one)
-    most = max(map(len, by_seed.values()), default=0)
-    whole = (
-        trials
-        for _, trials in sorted(by_seed.items())
-        if len(trials) == most and all((one.folder / FRAMES).is_file() for one in trials)
-    )
-    trials = next(whole, None)
-    if trials is None:
+    kept = [
+        (trial, kept_frames(path)) for trial in trials if (path := frames_file(out, trial.name)).is_file()
+    ]
+    if not kept:
         return None
-    shown: list[tuple[str, np.ndarray]] = []
-    for one in trials:
-        frames, result = np.load(one.folder / FRAMES), one.result
-        if not shown:
-            shown.append((f"reference: {result['captions'][0]}", traced(frames["references"][0])))
-        for i in range(min(videos, len(frames["videos"]))):
-            shown.append(
-                (f"{i + 1}. {TITLES[one.trial.method]}: {result['prompts'][i]}", traced(frames["videos"][i]))
-            )
-    head, *rest = shown
-    return contact_sheet([head, *sorted(rest, key=lambda row: row[0].split(".")[0])], cell_width=96)
+    title, reference = kept[0][1][0]
+    shown = [(title, traced(reference))]
+    for number in range(1, len(kept[0][1])):
+        kind = "" if number <= SHOWN else "open: "
+        for trial, videos in kept:
+            prompt, video = videos[number]
+            shown.append((f"{METHODS[trial.method].title}: {kind}{prompt}", traced(video)))
+    return contact_sheet(shown, cell_width=96)
+
+
+def write_sheets(out: Path, trials: Sequence[Trial]) -> None:
+    """sheets/<motion>-<references>.png of what frames were kept; without frames the sheet that is there stays."""
+    alike: dict[tuple[str, int, int, str], list[Trial]] = {}
+    for trial in trials:
+        alike.setdefault((trial.motion, trial.references, trial.seed, trial.captions), []).append(trial)
+    for (motion, references, _, _), of in alike.items():
+        picture = sheet(of, out)
+        if picture is not None:
+            with atomic_file(out / "sheets" / f"{motion}-{references}.png") as temporary:
+                # A palette is a quarter of the bytes, and what a sheet shows has few colours.
+                picture.quantize(256).save(temporary, format="PNG", optimize=True)
 
 
 def write(
     out: Path,
-    done: Sequence[Done],
+    outcomes: Mapping[str, Outcome],
     planned: int,
-    outcome: Outcome,
     targets: Sequence[Target],
     facts: dict[str, Any],
 ) -> None:
-    """report.json, tables.md and sheets/<motion>-<references>.png in `out`, each whole or not at all.
-
-    A sheet that cannot be drawn, for want of frames, leaves the one that is there.
+    """report.json and tables.md in `out`, each whole or not at all.
 
     Args:
-        planned: trials of the plan; `done` may be fewer, and then both files say so.
+        outcomes: by captions.
+        planned: trials of the plan; those that the outcomes have may be fewer, and then both files say so.
     """
-    for references in outcome.references:
-        for motion in outcome.motions:
-            picture = sheet(done, motion, references)
-            if picture is not None:
-                with atomic_file(out / "sheets" / f"{motion}-{references}.png") as temporary:
-                    # A palette is a quarter of the bytes, and what a sheet shows has few colours.
-                    picture.quantize(256).save(temporary, format="PNG", optimize=True)
+    done = sum(len(outcome.trials) for outcome in outcomes.values())
     cells = [
-        {"references": n, "method": method, "metric": metric, **asdict(c)}
+        {"captions": captions, "references": n, "method": method, "metric": metric, **asdict(c)}
+        for captions, outcome in outcomes.items()
         for (n, method, metric), c in outcome.cells.items()
     ]
     apart = [
-        {"references": n, "method": OURS, "minus": method, "metric": metric, **asdict(c)}
+        {
+            "captions": captions,
+            "references": n,
+            "method": OURS,
+            "minus": method,
+            "metric": metric,
+            **asdict(c),
+        }
+        for captions, outcome in outcomes.items()
         for n in outcome.references
         for method in outcome.methods
-        for metric in COMPARED
+        for metric, _, _ in COMPARED
         if method != OURS and (c := outcome.paired(n, OURS, method, metric)) is not None
     ]
     record = {
         **facts,
-        "trials": f"{len(done)} of {planned}",
-        "interval": observed(outcome),
+        "trials": f"{done} of {planned}",
         "cells": cells,
         "paired": apart,
         "targets": [asdict(t) for t in targets],
     }
     write_json(record, out / "report.json")
     with atomic_file(out / "tables.md") as temporary:
-        temporary.write_text(tables_markdown(len(done), planned, outcome, targets))
-
-
-def tables_markdown(done: int, planned: int, outcome: Outcome, targets: Sequence[Target]) -> str:
-    """Every table of the study in Markdown."""
-    whole = "" if done == planned else ", **the others have no result yet**"
-    parts = [f"{done} of {planned} trials{whole}: {observed(outcome)}."]
-    for references in outcome.references:
-        parts += [f"## {case_of(references).capitalize()}", markdown(rows(outcome, references))]
-        apart = pairs(outcome, references)
-        if len(apart) > 1:
-            parts += [f"Ours and each other method, {PAIRED}:", markdown(apart)]
-        parts += ["By motion (motion fidelity / leakage):", markdown(by_motion(outcome, references))]
-    told = [["target", "wanted", "reached", "met"]]
-    told += [[t.what, t.wanted, t.reached, "yes" if t.met else "no"] for t in targets]
-    return "\n\n".join([*parts, "## Targets", markdown(told)]) + "\n"
+        temporary.write_text(tables_markdown(outcomes, done, planned, targets))

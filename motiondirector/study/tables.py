@@ -1,24 +1,27 @@
-"""From trials to tables: means with confidence intervals, and which of the targets were reached.
+"""From trials to tables: means with confidence intervals.
 
 A motion is one observation: the mean over its trials (the seeds), of which each is the mean over its videos. Neither the
 videos of a trial nor the trials of a motion are independent of each other: they share what is easy or hard about it.
 Intervals are 95 % of Student's t over the motions, which are few. Of a single motion its trials are the observations,
 and say nothing of other motions. Methods are compared in pairs: trials of the same motion, clips and seed, which share
-prompts and noise too.
+looks, prompts and noise too. Beside the means stand the worst motion and each motion's worst seed: nobody trains the mean.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
+from evaluation.metrics.open_looks import LOOKS, VARIED, words_for
 from motiondirector.study.plan import Trial
 
-SHOWN = (
+Shown = tuple[str, str, str]  # metric, its title, which way is better
+# From prompts that name every look.
+FULL: tuple[Shown, ...] = (
     ("motion_fidelity", "motion fidelity", "higher"),
     ("appearance_accuracy", "appearance accuracy", "higher"),
     ("appearance_leakage", "leakage", "lower"),
@@ -26,13 +29,25 @@ SHOWN = (
     ("temporal_consistency", "temporal consistency", "higher"),
     ("appearance_diversity", "appearance diversity", "higher"),
 )
-OURS = "dual"
-COMPARED = (
-    "motion_fidelity",
-    "appearance_accuracy",
-    "appearance_leakage",
-)  # of ours and each other method, in pairs
-ALIKE = 0.02  # what a mean may be worse by, and still count as equal
+# From prompts that name the class alone.
+OPEN: tuple[Shown, ...] = (
+    ("open_motion_fidelity", "motion fidelity", "higher"),
+    ("open_leakage", "leakage", "lower"),
+    *((f"open_leakage_{look}", f"leakage, {words_for(look)}", "lower") for look in VARIED),
+    ("open_diversity", "diversity", "higher"),
+    ("open_reference_looks", "reference's looks shown", "lower"),
+    ("open_object_presence", "object in every frame", "higher"),
+)
+COMPARED: tuple[Shown, ...] = (  # of ours and each other method, in pairs
+    ("motion_fidelity", "motion fidelity", "higher"),
+    ("appearance_accuracy", "appearance accuracy", "higher"),
+    ("appearance_leakage", "leakage", "lower"),
+    ("open_motion_fidelity", "open: motion fidelity", "higher"),
+    ("open_leakage", "open: leakage", "lower"),
+    ("open_diversity", "open: diversity", "higher"),
+)
+LEAKS = tuple(f"open_leakage_{look}" for look in LOOKS)
+VARIETIES = tuple(f"open_diversity_{look}" for look in VARIED)
 
 
 @dataclass(frozen=True)
@@ -50,15 +65,13 @@ class Cell:
         """ "0.79 ± 0.13"; the mean in another form of numbers: "+.2f"."""
         return f"{self.mean:{form}} ± {self.half:.2f}" if self.count > 1 else f"{self.mean:{form}}"
 
-    @property
-    def above_zero(self) -> bool:
-        """Whether there is an interval and all of it is above 0."""
-        return self.count > 1 and self.mean - self.half > 0
+    def above(self, bound: float) -> bool:
+        """Whether there is an interval and all of it is above the bound."""
+        return self.count > 1 and self.mean - self.half > bound
 
-    @property
-    def below_zero(self) -> bool:
-        """Whether there is an interval and all of it is below 0."""
-        return self.count > 1 and self.mean + self.half < 0
+    def below(self, bound: float) -> bool:
+        """Whether there is an interval and all of it is below the bound."""
+        return self.count > 1 and self.mean + self.half < bound
 
 
 def cell(values: Iterable[float]) -> Cell | None:
@@ -81,10 +94,12 @@ def over_motions(values: Mapping[str, list[float]]) -> Cell | None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Cells by (references, method, metric), the seconds that training took, and each trial's means."""
+    """One table of the study: cells by (references, method, metric), the seconds that training took, each trial's means."""
 
     cells: dict[tuple[int, str, str], Cell]
-    by_motion: dict[tuple[int, str, str, str], Cell]  # (references, method, metric, motion): over its trials
+    by_motion: dict[
+        tuple[int, str, str], dict[str, list[float]]
+    ]  # (references, method, metric) -> motion -> its trials
     seconds: dict[tuple[int, str], Cell]  # over the trials that trained alone
     trials: dict[Trial, dict[str, float]]  # by metric, the mean over the videos that it could be measured of
 
@@ -98,12 +113,32 @@ class Outcome:
 
     @property
     def motions(self) -> list[str]:
-        return list(dict.fromkeys(key[3] for key in self.by_motion))
+        return list(dict.fromkeys(trial.motion for trial in self.trials))
+
+    def measured(self, metric: str) -> bool:
+        """Whether any trial has a value of it."""
+        return any(key[2] == metric for key in self.cells)
 
     def mean(self, references: int, method: str, metric: str) -> float:
         """nan where there is none."""
         found = self.cells.get((references, method, metric))
         return found.mean if found else float("nan")
+
+    def of_motions(self, references: int, method: str, metric: str) -> dict[str, float]:
+        """Each motion's mean over its seeds."""
+        found = self.by_motion.get((references, method, metric), {})
+        return {motion: float(np.mean(trials)) for motion, trials in found.items()}
+
+    def worst_motion(self, references: int, method: str, metric: str) -> tuple[str, float]:
+        """The motion whose mean is lowest, and that mean; ("", nan) for none."""
+        found = self.of_motions(references, method, metric)
+        return min(found.items(), key=lambda item: item[1]) if found else ("", float("nan"))
+
+    def worst_seed(self, references: int, method: str, metric: str, but: str = "") -> tuple[str, float]:
+        """The motion of the lowest trial, and that trial's value; ("", nan) for none. `but` is a motion to pass over."""
+        found = self.by_motion.get((references, method, metric), {})
+        lowest = [(motion, min(trials)) for motion, trials in found.items() if motion != but]
+        return min(lowest, key=lambda item: item[1]) if lowest else ("", float("nan"))
 
     def paired(self, references: int, one: str, other: str, metric: str) -> Cell | None:
         """What `one` has more of than `other`, by trials of the same motion, clips and seed; None without a pair."""
@@ -116,9 +151,9 @@ class Outcome:
         return over_motions(apart)
 
 
-def gather(results: Iterable[tuple[Trial, dict[str, Any]]]) -> Outcome:
-    """All trials, by references, method and metric: a motion's trials averaged first, then over the motions."""
-    values: dict[tuple[int, str, str], dict[str, list[float]]] = {}
+def gather(results: Iterable[tuple[Trial, Mapping[str, Any]]]) -> Outcome:
+    """Trials of one table, by references, method and metric: a motion's trials averaged first, then over the motions."""
+    by_motion: dict[tuple[int, str, str], dict[str, list[float]]] = {}
     seconds: dict[tuple[int, str], list[float]] = {}
     trials: dict[Trial, dict[str, float]] = {}
     for trial, result in results:
@@ -128,7 +163,7 @@ def gather(results: Iterable[tuple[Trial, dict[str, Any]]]) -> Outcome:
             known = [v for v in found if v is not None]
             if known:
                 measured[metric] = float(np.mean(known))
-                motions = values.setdefault((trial.references, trial.method, metric), {})
+                motions = by_motion.setdefault((trial.references, trial.method, metric), {})
                 motions.setdefault(trial.motion, []).append(measured[metric])
         if result["seconds"].get("packed", 1) == 1:  # a pack's share says nothing of one concept alone
             seconds.setdefault((trial.references, trial.method), []).append(result["seconds"]["train"])
@@ -137,90 +172,8 @@ def gather(results: Iterable[tuple[Trial, dict[str, Any]]]) -> Outcome:
         return {key: one for key, one in table if one is not None}
 
     return Outcome(
-        cells((key, over_motions(motions)) for key, motions in values.items()),
-        cells(
-            ((*key, motion), cell(found))
-            for key, motions in values.items()
-            for motion, found in motions.items()
-        ),
+        cells((key, over_motions(motions)) for key, motions in by_motion.items()),
+        by_motion,
         cells((key, cell(found)) for key, found in seconds.items()),
         trials,
     )
-
-
-@dataclass(frozen=True)
-class Target:
-    """A figure to reach: what, the wanted relation in words, what was reached, and whether it was."""
-
-    what: str
-    wanted: str
-    reached: str
-    met: bool
-
-
-def targets(outcome: Outcome) -> list[Target]:
-    """The study's targets for each number of reference clips that was run (those that its methods allow to tell)."""
-    found: list[Target] = []
-    for n in outcome.references:
-        case = "single clip" if n == 1 else f"{n} clips"
-
-        def of(method: str, metric: str, n: int = n) -> float:
-            return outcome.mean(n, method, metric)
-
-        def say(
-            what: str, wanted: str, value: float, test: Callable[[float], bool], case: str = case
-        ) -> None:
-            if np.isfinite(value):
-                found.append(Target(f"{case}: {what}", wanted, f"{value:.2f}", bool(test(value))))
-
-        fidelity, leaks = of(OURS, "motion_fidelity"), of(OURS, "appearance_leakage")
-        # every clip of a motion is that motion exactly, so what references score against each other is 1 (tested)
-        say("motion fidelity of ours, of the references' own", "at least 0.85", fidelity, lambda v: v >= 0.85)
-        say(
-            "motion fidelity of ours above base",
-            "at least 0.40",
-            fidelity - of("base", "motion_fidelity"),
-            lambda v: v >= 0.4,
-        )
-        say(
-            "appearance accuracy of ours / base",
-            "at least 0.90",
-            of(OURS, "appearance_accuracy") / of("base", "appearance_accuracy"),
-            lambda v: v >= 0.9,
-        )
-        say("leakage of ours", "at most 0.10", leaks, lambda v: v <= 0.1)
-        say(
-            "object in every frame, ours - base",
-            "at least 0.00",
-            of(OURS, "object_presence") - of("base", "object_presence"),
-            lambda v: v >= 0,
-        )
-        if n == 1:
-            say(
-                "leakage of coupled / ours",
-                "at least 3",
-                of("coupled", "appearance_leakage") / max(leaks, 1e-3),
-                lambda v: v >= 3,
-            )
-            took = outcome.seconds.get((n, OURS))
-            say(
-                "minutes to customize on one process of the study",
-                "under 3",
-                took.mean / 60 if took else float("nan"),
-                lambda v: v < 3,
-            )
-        motion, leak = (
-            outcome.paired(n, OURS, "no-debias", metric)
-            for metric in ("motion_fidelity", "appearance_leakage")
-        )
-        if motion and leak:
-            better = motion.above_zero and leak.mean <= ALIKE
-            found.append(
-                Target(
-                    f"{case}: debiased minus not debiased, in pairs",
-                    "better motion at equal leakage, or less leakage at equal motion; its interval beyond 0",
-                    f"motion {motion.told('+.2f')}, leakage {leak.told('+.2f')}",
-                    better or (leak.below_zero and motion.mean >= -ALIKE),
-                )
-            )
-    return found

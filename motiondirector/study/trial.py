@@ -1,29 +1,34 @@
-"""Trials: render the reference clips, train, generate the held-out appearances, measure. Plain torch, one process.
+"""Trials: train, generate, measure. Plain torch, one process.
 
-    result.json    what was measured of each video, the seconds it took, what it was made from
-    frames.npz     the reference clips and the generated videos, uint8
-
-A trial is a function of (trial, settings, foundation); where its result is, it is done. Trials that differ in the motion
-only train as one pack (`training.pack`): each gets the adapter that it would get alone.
+A trial is a function of (trial, settings, foundation). Trials that differ in motion and seed alone train as one pack
+(`training.pack`): each gets the adapter that it would get alone. Their videos are generated together, too.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datasets.sprites.captions import canonical
-from datasets.sprites.motions import Motion, motion_named
-from datasets.sprites.render import render_clip
 from evaluation.metric import Case, Reference
-from evaluation.report import finite, write_json
-from infra.files import atomic_file
-from motiondirector.study.plan import Trial, asked_scenes, reference_scenes
+from evaluation.report import finite
+from evaluation.store import Store
+from motiondirector.study.looks import Asked, full_prompts, open_prompts, reference_clips
+from motiondirector.study.methods import BASE, METHODS, training_of
+from motiondirector.study.plan import MAIN, Plan, Trial, settings_of
+from motiondirector.study.records import Record
+from motiondirector.study.videos import (
+    SHOWN,
+    Order,
+    base_videos,
+    frames_file,
+    generate,
+    keep_frames,
+)
 
 if TYPE_CHECKING:
     from datasets.latents import CachedClip
@@ -31,26 +36,19 @@ if TYPE_CHECKING:
     from training.adapters import PathTensors
     from training.config import TrainConfig
 
-RESULT = "result.json"
-FRAMES = "frames.npz"
-BATCH = 10  # videos generated in one forward
+DIGITS = 4  # of the values in a record
+Steps = Callable[[int, int], None]  # (steps done, steps in all)
 
 
-def reference_clips(trial: Trial, motion: Motion | None = None, captions: str = "full") -> list[Reference]:
-    """The clips the motion is learnt from, 8 frames of 64x64, with their captions (`plan.CAPTIONS`)."""
-    motion = motion or motion_named(trial.motion)
-    clips = []
-    for i, scene in enumerate(reference_scenes(trial)):
-        frames = render_clip(scene, motion, seed=trial.seed * 1000 + i)
-        said = canonical(scene, motion) if captions == "full" else motion.phrases[0]
-        clips.append(Reference(frames, said))
-    return clips
+def clips_of(trial: Trial) -> list[Reference]:
+    """The clips a trial's motion is learnt from, with their captions."""
+    return reference_clips(trial.motion, trial.references, trial.seed, trial.captions)
 
 
-def prompts(trial: Trial, count: int) -> list[str]:
-    """The held-out appearances in words, with the concept's own word for the motion (unknown to the base model)."""
-    motion = motion_named(trial.motion)
-    return [canonical(scene, motion) for scene in asked_scenes(trial, count)]
+def asked_of(trial: Trial, plan: Plan) -> tuple[list[Asked], list[Asked]]:
+    """The full and the open prompts of a trial."""
+    of = trial.motion, trial.references, trial.seed, trial.captions
+    return full_prompts(*of, plan.appearances), open_prompts(*of, plan.open_videos)
 
 
 def encode(references: list[Reference], foundation: Foundation) -> list[CachedClip]:
@@ -69,73 +67,60 @@ def encode(references: list[Reference], foundation: Foundation) -> list[CachedCl
     ]
 
 
-def made_with(foundation: Foundation, dtype: str) -> dict[str, Any]:
-    """What decides the frames beside prompt, seed and adapters (`plan.GENERATION`): the foundation's defaults.
-
-    Args:
-        dtype: of the foundation that makes them, in the words of the training settings.
-    """
-    from evaluation.evaluate import Generation
-
-    return {**Generation().resolved(foundation).facts(), "dtype": dtype}
-
-
-def generate(
-    foundation: Foundation,
-    tensors: PathTensors,
-    texts: list[str],
-    seed: int,
-) -> list[np.ndarray]:
-    """One video [F, H, W, 3] a prompt with these adapters (none: the base model); the noise is the same for every method."""
-    from models.denoise import GenerationRequest, install, sample
-
-    adapters = install(foundation, tensors)
-    requests = [
-        GenerationRequest(text, seed=seed * 100_000 + i, adapters=adapters) for i, text in enumerate(texts)
-    ]
-    return sample(foundation, requests, batch_size=BATCH)
-
-
 def train(
     trials: Sequence[Trial],
     settings: dict[str, Any],
     foundation: Foundation,
-    references: Sequence[list[Reference]],
-    on_step: Callable[[int, int], None],
-) -> tuple[TrainConfig, list[PathTensors]]:
+    on_step: Steps = lambda step, steps: None,
+) -> list[PathTensors]:
     """The adapters of trials of one method, trained as one pack: each is what training it alone gives.
+
+    Args:
+        settings: all of them but the seed, which is the trial's.
 
     Raises:
         UserError: settings that this process cannot follow: the foundation was loaded in another precision, say.
     """
     from training.config import resolve
-    from training.group import group_key
     from training.local import check_local, train_local
+
+    configs = [
+        resolve({**settings, "seed": trial.seed}, foundation.recommended, trial.references)
+        for trial in trials
+    ]
+    check_local(foundation, configs[0])
+    shown = [clips_of(trial) for trial in trials]
+    clips = [encode(of, foundation) for of in shown]
+    if len(trials) > 1:
+        size = dict(zip(("frames", "height", "width"), shown[0][0].video_FHWC.shape, strict=False))
+        sized = [config.model_copy(update=size) for config in configs]
+        return _train_pack(trials, sized, clips, foundation, on_step)
+    alone = train_local(
+        foundation,
+        trials[0].concept,
+        clips[0],
+        configs[0],
+        on_step=lambda report: on_step(report.step, report.steps),
+    )
+    return [alone]
+
+
+def _train_pack(
+    trials: Sequence[Trial],
+    configs: Sequence[TrainConfig],
+    clips: Sequence[list[CachedClip]],
+    foundation: Foundation,
+    on_step: Steps,
+) -> list[PathTensors]:
+    from training.group import group_key
     from training.loop import bank_slots
     from training.pack import Capacity, Ended, Failed, Member, Pack
 
-    first = trials[0]
-    bucket = foundation.defaults.bucket
-    given = {**settings, "method": first.method, "seed": first.seed}
-    config = resolve(given, foundation.recommended, first.references)
-    check_local(foundation, config)
-    clips = [encode(of, foundation) for of in references]
-    if len(trials) == 1:
-        alone = train_local(
-            foundation,
-            first.concept,
-            clips[0],
-            config,
-            on_step=lambda report: on_step(report.step, report.steps),
-        )
-        return config, [alone]
-    config = config.model_copy(
-        update={"frames": bucket.frames, "height": bucket.height, "width": bucket.width}
-    )
-    spatial = sum(bank_slots(config, len(of))["spatial"] for of in clips)
+    spatial = sum(bank_slots(config, len(of))["spatial"] for config, of in zip(configs, clips, strict=True))
+    key = group_key(foundation.fingerprint, configs[0])
     found: dict[str, PathTensors] = {}
-    with Pack(foundation, group_key(foundation.fingerprint, config), Capacity(len(trials), spatial)) as pack:
-        for trial, of in zip(trials, clips, strict=True):
+    with Pack(foundation, key, Capacity(len(trials), spatial)) as pack:
+        for trial, config, of in zip(trials, configs, clips, strict=True):
             pack.admit(Member(trial.name, trial.concept, config, of))
         step = 0
         while pack.members:
@@ -145,83 +130,109 @@ def train(
                 if isinstance(event, Ended):
                     found[event.name] = event.tensors
             step += 1
-            on_step(step, config.steps)
-    return config, [found[trial.name] for trial in trials]
+            on_step(step, configs[0].steps)
+    return [found[trial.name] for trial in trials]
+
+
+def adapters_for(
+    trials: Sequence[Trial], plan: Plan, foundation: Foundation, on_step: Steps
+) -> tuple[list[PathTensors], dict[str, Any]]:
+    """What generates each trial's videos, and how long one training took. One training serves all that share it."""
+    leads = {trial: replace(trial, method=training_of(trial.method)) for trial in trials}
+    trainings = list(dict.fromkeys(leads.values()))
+    began = time.perf_counter()
+    trained = dict(
+        zip(trainings, train(trainings, settings_of(plan, trainings[0]), foundation, on_step), strict=True)
+    )
+    took = (time.perf_counter() - began) / len(trainings)
+    used = []
+    for trial, lead in leads.items():
+        paths = METHODS[trial.method].paths
+        used.append({path: of for path, of in trained[lead].items() if paths is None or path in paths})
+    return used, {"train": round(took, 1), "packed": len(trainings)}  # of a pack: this trial's share
 
 
 def run_trials(
     trials: Sequence[Trial],
-    settings: dict[str, Any],
+    plan: Plan,
     foundation: Foundation,
-    folders: Sequence[Path],
+    keys: Sequence[str],
+    out: Path,
     *,
-    appearances: int = 10,
-    captions: str = "full",
-    on_step: Callable[[int, int], None] = lambda step, steps: None,
-) -> None:
-    """Train, generate, measure; writes a result for each trial.
+    on_step: Steps = lambda step, steps: None,
+) -> list[Record]:
+    """Train, generate, measure: a record for each trial.
 
     Args:
-        trials: of one method, seed and number of reference clips: they train as one pack.
-        settings: training settings over the foundation's recommendation.
-        folders: of the results, one a trial.
-        captions: what the reference clips' captions say (`plan.CAPTIONS`).
+        trials: of one number of reference clips, one kind of captions and one training (`methods.training_of`).
+        keys: of the results, one a trial.
+        out: folder of the study, where the base model's videos and the frames of contact sheets are kept.
         on_step: called with (steps done, steps in all) while training.
     """
-    references = [reference_clips(trial, captions=captions) for trial in trials]
-    began = time.perf_counter()
-    config: TrainConfig | None = None
-    adapters: list[PathTensors] = [{} for _ in trials]
-    if trials[0].method != "base":
-        config, adapters = train(trials, settings, foundation, references, on_step)
-    seconds = (time.perf_counter() - began) / len(trials)
-    for trial, shown, tensors, folder in zip(trials, references, adapters, folders, strict=True):
-        judge(trial, foundation, shown, tensors, folder, appearances, config, seconds, len(trials))
+    generation, store = dict(plan.generation), Store(out / "base")
+    asked = [asked_of(trial, plan) for trial in trials]
+    full, free = [wanted for wanted, _ in asked], [left for _, left in asked]
+    base = base_videos(foundation, free, generation, store)
+    seconds: dict[str, Any] = {"train": 0.0, "packed": 1}
+    if trials[0].method == BASE:
+        made, opened = base_videos(foundation, full, generation, store), base
+    else:
+        adapters, seconds = adapters_for(trials, plan, foundation, on_step)
+        orders = [Order([*a, *b], of) for a, b, of in zip(full, free, adapters, strict=True)]
+        videos = generate(foundation, orders)
+        made = [of[: len(wanted)] for of, wanted in zip(videos, full, strict=True)]
+        opened = [of[len(wanted) :] for of, wanted in zip(videos, full, strict=True)]
+    records = []
+    for i, (trial, key) in enumerate(zip(trials, keys, strict=True)):
+        clips = tuple(clips_of(trial))
+        cases, open_cases, base_cases = (
+            _cases(videos, asked, clips)
+            for videos, asked in ((made[i], full[i]), (opened[i], free[i]), (base[i], free[i]))
+        )
+        records.append(
+            {
+                "key": key,
+                "trial": asdict(trial),
+                "settings": settings_of(plan, trial),
+                "foundation": foundation.fingerprint,
+                "generation": generation,
+                "values": measure(cases, open_cases, base_cases),
+                "seconds": seconds,
+            }
+        )
+        if has_sheet(trial, plan):
+            shown = [("reference: " + clips[0].caption, clips[0].video_FHWC)]
+            shown += [(case.prompt, case.video_FHWC) for of in (cases, open_cases) for case in of[:SHOWN]]
+            keep_frames(frames_file(out, trial.name), shown)
+    return records
 
 
-def judge(
-    trial: Trial,
-    foundation: Foundation,
-    references: list[Reference],
-    tensors: PathTensors,
-    folder: Path,
-    appearances: int,
-    config: TrainConfig | None,
-    train_seconds: float,
-    packed: int,
-) -> None:
-    """Generate a trained trial's videos, measure them, write the result."""
-    from evaluation.metrics import metrics_for
-    from motiondirector.contenders import DTYPES
+def has_sheet(trial: Trial, plan: Plan) -> bool:
+    """Whether a trial's frames are kept: of the first seed, in the main table, of motions that sheets are wanted of."""
+    first = (plan.seeds[0], MAIN if MAIN in plan.captions else plan.captions[0])
+    return trial.motion in plan.sheets and (trial.seed, trial.captions) == first
 
-    texts = prompts(trial, appearances)
-    began = time.perf_counter()
-    videos = generate(foundation, tensors, texts, trial.seed)
-    generated = time.perf_counter()
-    cases = [
-        Case(video, text, i, tuple(references))
-        for i, (video, text) in enumerate(zip(videos, texts, strict=True))
-    ]
-    values = {
-        metric.name: finite(metric(cases).values)
-        for metric in metrics_for(references_are_sprites=True, clip=None, pickscore=None)
+
+def measure(
+    cases: Sequence[Case], open_cases: Sequence[Case], base_cases: Sequence[Case]
+) -> dict[str, list[float | None]]:
+    """Every metric's values: of the full prompts under the metric's name, of the open ones under `open_<name>`."""
+    from evaluation.metrics import metrics_for, open_metrics_for
+
+    chosen = open_metrics_for(references_are_sprites=True)
+    found = (
+        [(metric.name, metric(cases)) for metric in metrics_for(references_are_sprites=True)] if cases else []
+    )
+    if open_cases:
+        found += [(f"open_{metric.name}", metric(open_cases)) for metric in chosen.metrics]
+        found += [(f"open_{one.name}", one(open_cases, base_cases)) for one in chosen.comparisons]
+    return {
+        name: [None if value is None else round(value, DIGITS) for value in finite(score.values)]
+        for name, score in found
     }
-    result = {
-        "trial": asdict(trial),
-        "settings": config.model_dump(mode="json") if config else {},
-        "foundation_fingerprint": foundation.fingerprint,
-        "generation": made_with(foundation, DTYPES[str(foundation.dtype)]),
-        "prompts": texts,
-        "captions": [r.caption for r in references],
-        "values": values,
-        # of a pack: this trial's share of it
-        "seconds": {"train": train_seconds, "generate": generated - began, "packed": packed},
-    }
-    write(folder, result, np.stack([r.video_FHWC for r in references]), np.stack(videos))
 
 
-def write(folder: Path, result: dict[str, Any], references: np.ndarray, videos: np.ndarray) -> None:
-    """Each file whole or not at all, the result last: where it is, everything is."""
-    with atomic_file(folder / FRAMES) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, references=references, videos=videos)
-    write_json(result, folder / RESULT)
+def _cases(
+    videos: Sequence[np.ndarray], asked: Sequence[Asked], references: tuple[Reference, ...]
+) -> list[Case]:
+    return [Case(video, one.prompt, one.seed, references) for video, one in zip(videos, asked, strict=True)]

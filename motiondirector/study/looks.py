@@ -1,0 +1,194 @@
+"""What a trial shows and asks for: its reference clips, their captions, and the two kinds of prompts.
+
+Full prompts name every look, and share no colour, shape or background colour with a reference clip, so that every leak
+can be told. Open prompts name the subject's class alone, one that no reference clip shows: what else a video shows is then the
+model's choice, or the adapter's. All methods get the same; each seed has looks and noise of its own.
+
+Prompts carry the concept's word for the motion where the captions do (the base model knows it not).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+
+from datasets.sprites.captions import canonical
+from datasets.sprites.motions import Motion, motion_named
+from datasets.sprites.render import render_clip
+from datasets.sprites.world import (
+    BACKGROUND_COLOURS,
+    BACKGROUND_KINDS,
+    COLOURS,
+    SHAPES,
+    TEXTURES,
+    Background,
+    Scene,
+    Sprite,
+)
+from evaluation.metric import Reference
+from evaluation.metrics.memo import content_key
+from evaluation.metrics.sights import shown, tracked
+from infra.errors import UserError
+
+# class: the subject's class alone ("a star"). full: every look and the motion's word. word: class and word ("a star
+# hooks"). motion: the word alone ("hooks").
+Captions = Literal["class", "full", "word", "motion"]
+DRAWS = 100  # of a reference's looks, until the tracker reads them
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt and the seed of its noise."""
+
+    prompt: str
+    seed: int
+
+
+@lru_cache(maxsize=1024)
+def references_of(motion: str, count: int, seed: int) -> tuple[tuple[Scene, np.ndarray], ...]:
+    """The scenes of the reference clips and their frames [F, H, W, 3], 8 of 64x64.
+
+    Shapes, colours and background colours all differ. Drawn again until the tracker sees the object in every frame, and its
+    colours as they are: white on mint it does not see, and a leak of it could not be told.
+    """
+    rng = _generator("references", motion, count, seed)
+    found: list[tuple[Scene, np.ndarray]] = []
+    for i in range(count):
+        for _ in range(DRAWS):
+            scene = Scene(
+                Sprite(
+                    _one(rng, SHAPES, {s.sprite.shape for s, _ in found}),
+                    _one(rng, COLOURS, {s.sprite.colour for s, _ in found}),
+                    str(rng.choice(TEXTURES)),
+                ),
+                Background(
+                    _one(rng, BACKGROUND_COLOURS, {s.background.colour for s, _ in found}),
+                    str(rng.choice(BACKGROUND_KINDS)),
+                ),
+            )
+            frames = render_clip(scene, motion_named(motion), seed=seed * 1000 + i)
+            if seen_as_it_is(scene, frames):
+                break
+        else:
+            raise UserError(
+                f"the tracker reads none of {DRAWS} looks of {motion!r}: the motion leaves the frame, or is too fast for it."
+            )
+        found.append((scene, frames))
+    return tuple(found)
+
+
+def seen_as_it_is(scene: Scene, frames_FHWC: np.ndarray) -> bool:
+    """Whether the tracker finds the object in every frame, and reads colours, texture and background as they were drawn."""
+    told = shown(frames_FHWC)
+    drawn = {
+        "colour": scene.sprite.colour,
+        "texture": scene.sprite.texture,
+        "background": scene.background.colour,
+        "background_kind": scene.background.kind,
+    }
+    return tracked(frames_FHWC).present and all(told[look] == word for look, word in drawn.items())
+
+
+def reference_scenes(motion: str, count: int, seed: int) -> list[Scene]:
+    """The appearances of the reference clips."""
+    return [scene for scene, _ in references_of(motion, count, seed)]
+
+
+def caption_of(scene: Scene, motion: Motion, captions: Captions) -> str:
+    """What a reference clip's caption says."""
+    of_class = class_of(scene.sprite.shape)
+    return {
+        "class": of_class,
+        "full": canonical(scene, motion),
+        "word": f"{of_class} {motion.phrases[0]}",
+        "motion": motion.phrases[0],
+    }[captions]
+
+
+def class_of(shape: str) -> str:
+    """The subject's class in words: "a star"."""
+    return f"{'an' if shape[0] in 'aeiou' else 'a'} {shape}"
+
+
+def reference_clips(motion: str, count: int, seed: int, captions: Captions) -> list[Reference]:
+    """The clips the motion is learnt from, with their captions."""
+    return [
+        Reference(frames, caption_of(scene, motion_named(motion), captions))
+        for scene, frames in references_of(motion, count, seed)
+    ]
+
+
+def asked_scenes(motion: str, references: int, seed: int, count: int) -> list[Scene]:
+    """Appearances to ask for: colour, shape and background colour are none of the reference clips'."""
+    scenes = reference_scenes(motion, references, seed)
+    rng = _generator("asked", motion, references, seed)
+
+    def left(words: Iterable[str], used: set[str]) -> list[str]:
+        return [str(w) for w in rng.permutation([w for w in words if w not in used])]
+
+    shapes = left(SHAPES, {s.sprite.shape for s in scenes})
+    colours = left(COLOURS, {s.sprite.colour for s in scenes})
+    behind = left(BACKGROUND_COLOURS, {s.background.colour for s in scenes})
+    return [
+        Scene(
+            Sprite(shapes[i % len(shapes)], colours[i % len(colours)], str(rng.choice(TEXTURES))),
+            Background(behind[(i + i // len(behind)) % len(behind)], str(rng.choice(BACKGROUND_KINDS))),
+        )
+        for i in range(count)
+    ]
+
+
+def full_prompts(motion: str, references: int, seed: int, captions: Captions, count: int) -> list[Asked]:
+    """Prompts that name every look, one video each."""
+    word = None if captions == "class" else motion_named(motion)
+    scenes = asked_scenes(motion, references, seed, count)
+    return [Asked(canonical(scene, word), seed * 100_000 + i) for i, scene in enumerate(scenes)]
+
+
+def open_prompts(motion: str, references: int, seed: int, captions: Captions, count: int) -> list[Asked]:
+    """Prompts that name a class alone, the unseen shapes in turn, until there are `count` videos.
+
+    Their noise does not depend on the concept: the base model's videos of them are made once for all motions.
+    """
+    used = {scene.sprite.shape for scene in reference_scenes(motion, references, seed)}
+    classes = [(number, shape) for number, shape in enumerate(SHAPES) if shape not in used]
+    word = "" if captions == "class" else f" {motion_named(motion).phrases[0]}"
+    asked = []
+    for i in range(count):
+        number, shape = classes[i % len(classes)]
+        noise = seed * 100_000 + 50_000 + 100 * (i // len(classes)) + number
+        asked.append(Asked(class_of(shape) + word, noise))
+    return asked
+
+
+@lru_cache(maxsize=4096)
+def content_sha256(
+    motion: str, references: int, seed: int, captions: Captions, appearances: int, open_videos: int
+) -> str:
+    """One hash over the reference clips' pixels, their captions, and all prompts with their noise."""
+    clips = reference_clips(motion, references, seed, captions)
+    asked = [
+        *full_prompts(motion, references, seed, captions, appearances),
+        *open_prompts(motion, references, seed, captions, open_videos),
+    ]
+    told = [
+        [(content_key(clip.video_FHWC), clip.caption) for clip in clips],
+        [(one.prompt, one.seed) for one in asked],
+    ]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def _one(rng: np.random.Generator, words: Iterable[str], used: set[str]) -> str:
+    return str(rng.choice([word for word in words if word not in used]))
+
+
+def _generator(what: str, motion: str, references: int, seed: int) -> np.random.Generator:
+    """Randomness that the trials of one concept and seed share, whatever the method and the captions."""
+    told = json.dumps([what, motion, references, seed])
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(told.encode()).digest()[:8], "big"))

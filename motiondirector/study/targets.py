@@ -1,0 +1,187 @@
+"""What ours is to reach on held-out motions, and whether it does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from motiondirector.study.methods import BASE, OURS
+from motiondirector.study.plan import MAIN
+from motiondirector.study.tables import LEAKS, VARIETIES, Cell, Outcome
+
+# (one clip, several clips)
+FIDELITY = (0.93, 0.95)
+WORST_MOTION = (0.70, 0.80)
+WORST_SEED = (0.75, 0.85)  # over all motions but the worst one
+OPEN_FIDELITY = (0.85, 0.90)
+OPEN_LEAKAGE = 0.05
+OPEN_DIVERSITY = 0.9
+ACCURACY = 0.95  # of the base's
+LEAKAGE = 0.05
+BEHIND = -0.03  # what coupled's motion may be ahead by
+MINUTES = (3.0, 6.0)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure to reach: what, the wanted relation in words, what was reached, and whether it was."""
+
+    what: str
+    wanted: str
+    reached: str
+    met: bool
+
+
+def targets(outcomes: Mapping[str, Outcome]) -> list[Target]:
+    """The targets for each number of reference clips that was run, as far as the methods and tables that were run tell.
+
+    Args:
+        outcomes: by captions. Most targets are the main table's; one is that of full captions.
+    """
+    found: list[Target] = []
+    outcome = outcomes.get(MAIN)
+    for references in outcome.references if outcome else []:
+        assert outcome is not None
+        found += _Of(outcome, references).main()
+    full = outcomes.get("full")
+    for references in full.references if full else []:
+        assert full is not None
+        found += _Of(full, references, "full captions, ").motion_against_coupled()
+    return found
+
+
+@dataclass(frozen=True)
+class _Of:
+    """The targets of one table and number of reference clips."""
+
+    outcome: Outcome
+    references: int
+    prefix: str = ""
+
+    def main(self) -> list[Target]:
+        several = int(self.references > 1)
+        metric = "motion_fidelity"
+        worst, lowest = self.outcome.worst_motion(self.references, OURS, metric)
+        motion, seed = self.outcome.worst_seed(self.references, OURS, metric, but=worst)
+        return [
+            *self._at_least("motion fidelity, mean", FIDELITY[several], self._mean(metric)),
+            *self._at_least("worst motion", WORST_MOTION[several], lowest, f" ({worst})"),
+            *self._at_least(
+                "worst seed over all motions but the worst", WORST_SEED[several], seed, f" ({motion})"
+            ),
+            *self._looks_against_coupled(),
+            *self.motion_against_coupled(),
+            *self._against_no_debias(),
+            *self._open_leakage(),
+            *self._open_diversity(),
+            *self._at_least(
+                "open prompts: fidelity", OPEN_FIDELITY[several], self._mean("open_motion_fidelity")
+            ),
+            *self._at_least(
+                "appearance accuracy, of the base's",
+                ACCURACY,
+                self._mean("appearance_accuracy") / self._mean("appearance_accuracy", BASE),
+            ),
+            *self._at_most("leakage (full prompts)", LEAKAGE, self._mean("appearance_leakage")),
+            *self._minutes(MINUTES[several]),
+        ]
+
+    def motion_against_coupled(self) -> list[Target]:
+        apart = self._paired("coupled", "motion_fidelity")
+        if apart is None:
+            return []
+        wanted = f"interval above {BEHIND}"
+        return [self._target("ours minus coupled, motion", wanted, apart.told("+.2f"), apart.above(BEHIND))]
+
+    def _looks_against_coupled(self) -> list[Target]:
+        leak, variety = (self._paired("coupled", metric) for metric in ("open_leakage", "open_diversity"))
+        if leak is None or variety is None:
+            return []
+        ours, theirs = (self._mean("open_leakage", method) for method in (OURS, "coupled"))
+        lost, theirs_lost = (1 - self._mean("open_diversity", method) for method in (OURS, "coupled"))
+        return [
+            self._target(
+                "ours minus coupled, open-prompt leakage",
+                "interval below 0, by half at least",
+                f"{leak.told('+.2f')} ({ours:.2f} against {theirs:.2f})",
+                leak.below(0) and ours <= theirs / 2,
+            ),
+            self._target(
+                "ours minus coupled, open-prompt diversity",
+                "interval above 0, half of what coupled loses at least",
+                f"{variety.told('+.2f')} (lost {lost:.2f} against {theirs_lost:.2f})",
+                variety.above(0) and lost <= theirs_lost / 2,
+            ),
+        ]
+
+    def _against_no_debias(self) -> list[Target]:
+        motion, leak = (self._paired("no-debias", metric) for metric in ("motion_fidelity", "open_leakage"))
+        if motion is None:
+            return []
+        told = f"motion {motion.told('+.2f')}" + (f", leakage {leak.told('+.2f')}" if leak else "")
+        return [
+            self._target(
+                "ours minus no-debias, motion or open-prompt leakage",
+                "interval beyond 0",
+                told,
+                motion.above(0) or (leak is not None and leak.below(0)),
+            )
+        ]
+
+    def _open_leakage(self) -> list[Target]:
+        """A look shown less often than by the base does not make up for another that is shown more often."""
+        looks = {metric: self._mean(metric) for metric in LEAKS}
+        known = {metric: value for metric, value in looks.items() if math.isfinite(value)}
+        if not known:
+            return []
+        value = sum(max(0.0, one) for one in known.values()) / len(known)
+        told = ", ".join(f"{_look(metric)} {one:+.2f}" for metric, one in known.items())
+        return self._at_most("open prompts: reference's looks beyond the base's share", OPEN_LEAKAGE, value, f" ({told})")  # fmt: skip
+
+    def _open_diversity(self) -> list[Target]:
+        """More variety of one look than the base has does not make up for less of another."""
+        looks = {metric: self._mean(metric) for metric in VARIETIES}
+        known = {metric: value for metric, value in looks.items() if math.isfinite(value)}
+        if not known:
+            return []
+        value = sum(min(1.0, one) for one in known.values()) / len(known)
+        told = ", ".join(f"{_look(metric)} {one:.2f}" for metric, one in known.items())
+        return self._at_least("open prompts: diversity, of the base's", OPEN_DIVERSITY, value, f" ({told})")
+
+    def _minutes(self, most: float) -> list[Target]:
+        took = self.outcome.seconds.get((self.references, OURS))
+        if took is None:
+            return []
+        return self._at_most("minutes to train alone, in one process of the study", most, took.mean / 60)
+
+    def _mean(self, metric: str, method: str = OURS) -> float:
+        return self.outcome.mean(self.references, method, metric)
+
+    def _paired(self, other: str, metric: str) -> Cell | None:
+        return self.outcome.paired(self.references, OURS, other, metric)
+
+    def _at_least(self, what: str, bound: float, value: float, more: str = "") -> list[Target]:
+        return self._bounded(what, f"at least {bound:.2f}", value, more, lambda: value >= bound)
+
+    def _at_most(self, what: str, bound: float, value: float, more: str = "") -> list[Target]:
+        return self._bounded(what, f"at most {bound:.2f}", value, more, lambda: value <= bound)
+
+    def _bounded(
+        self, what: str, wanted: str, value: float, more: str, test: Callable[[], bool]
+    ) -> list[Target]:
+        if not math.isfinite(value):
+            return []
+        return [self._target(what, wanted, f"{value:.2f}{more}", bool(test()))]
+
+    def _target(self, what: str, wanted: str, reached: str, met: bool) -> Target:
+        return Target(f"{self.prefix}{case_of(self.references)}: {what}", wanted, reached, met)
+
+
+def case_of(references: int) -> str:
+    """ "one clip", "4 clips"."""
+    return "one clip" if references == 1 else f"{references} clips"
+
+
+def _look(metric: str) -> str:
+    return metric.split("_", 2)[2].replace("_", " ")

@@ -1,0 +1,115 @@
+"""The videos of trials: many sets of adapters in one forward, the base model's made once, a few kept for contact sheets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evaluation.store import Store, key_of
+from infra.files import atomic_file
+from motiondirector.study.looks import Asked
+
+if TYPE_CHECKING:
+    from models.denoise import AdapterUse
+    from models.foundation import Foundation
+    from training.adapters import PathTensors
+
+BATCH = {"cpu": 16, "cuda": 256}  # videos generated in one forward
+SHOWN = 3  # videos of each kind of prompt that are kept for a contact sheet
+
+
+@dataclass(frozen=True)
+class Order:
+    """Videos to make with one set of adapters (none: the base model)."""
+
+    asked: Sequence[Asked]
+    adapters: PathTensors = field(default_factory=dict)
+
+
+def made_with(foundation: Foundation, dtype: str) -> dict[str, Any]:
+    """What decides the frames beside prompt, seed and adapters: the foundation's defaults.
+
+    Args:
+        dtype: of the foundation that makes them, in the words of the training settings.
+    """
+    from evaluation.evaluate import Generation
+
+    return {**Generation().resolved(foundation).facts(), "dtype": dtype}
+
+
+def generate(
+    foundation: Foundation, orders: Sequence[Order], batch_size: int | None = None
+) -> list[list[np.ndarray]]:
+    """For each order one video [F, H, W, 3] a prompt. The videos of all orders are made in the same forwards."""
+    from models.denoise import GenerationRequest, sample
+
+    used = _install(foundation, [order.adapters for order in orders])
+    requests = [
+        GenerationRequest(one.prompt, seed=one.seed, adapters=uses)
+        for order, uses in zip(orders, used, strict=True)
+        for one in order.asked
+    ]
+    size = batch_size or BATCH.get(foundation.device.type, BATCH["cpu"])
+    return split(sample(foundation, requests, batch_size=size), [order.asked for order in orders])
+
+
+def split(videos: Sequence[np.ndarray], like: Sequence[Sequence[Any]]) -> list[list[np.ndarray]]:
+    """Videos in parts of the lengths of `like`."""
+    rest = iter(videos)
+    return [[next(rest) for _ in part] for part in like]
+
+
+def _install(foundation: Foundation, sets: Sequence[PathTensors]) -> list[tuple[AdapterUse, ...]]:
+    """Put every set of adapters into slots of one bank; how the requests of each use them."""
+    from models.bank import rank_for
+    from models.denoise import AdapterUse
+
+    paths = list(dict.fromkeys(path for of in sets for path in of))
+    if not paths:
+        return [() for _ in sets]
+    rank = rank_for([layers for of in sets for layers in of.values()])
+    bank = foundation.add_bank(dict.fromkeys(paths, len(sets)), rank)
+    for slot, of in enumerate(sets, 1):
+        for path, layers in of.items():
+            bank.write(path, slot, layers)
+    return [tuple(AdapterUse(path, slot) for path in of) for slot, of in enumerate(sets, 1)]
+
+
+def base_videos(
+    foundation: Foundation, asked: Sequence[Sequence[Asked]], generation: dict[str, Any], store: Store
+) -> list[list[np.ndarray]]:
+    """The base model's videos of each list of prompts. Those in the store, and equal ones, are not made again."""
+    flat = [one for of in asked for one in of]
+    keys = [
+        key_of(base=foundation.fingerprint, prompt=one.prompt, seed=one.seed, **generation) for one in flat
+    ]
+    found = {key: video for key in dict.fromkeys(keys) if (video := store.video(key)) is not None}
+    missing = {key: one for key, one in zip(keys, flat, strict=True) if key not in found}
+    if missing:
+        [made] = generate(foundation, [Order(list(missing.values()))])
+        for key, video in zip(missing, made, strict=True):
+            store.put_video(key, video)
+            found[key] = video
+    return split([found[key] for key in keys], asked)
+
+
+def frames_file(out: Path, name: str) -> Path:
+    """Where the frames of a trial are, if they are kept."""
+    return out / "frames" / f"{name}.npz"
+
+
+def keep_frames(path: Path, shown: Sequence[tuple[str, np.ndarray]]) -> None:
+    """A few videos with what to write above each, for a contact sheet."""
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        videos = {f"{number:03d}": video for number, (_, video) in enumerate(shown)}
+        np.savez_compressed(file, titles=np.array([title for title, _ in shown]), **videos)
+
+
+def kept_frames(path: Path) -> list[tuple[str, np.ndarray]]:
+    """What `keep_frames` kept."""
+    with np.load(path) as kept:
+        return [(str(title), kept[f"{number:03d}"]) for number, title in enumerate(kept["titles"])]
