@@ -174,7 +174,7 @@ def study(
     if len(results) < len(plan.trials()):
         console.print(f"[yellow]{len(results)} of {len(plan.trials())} trials have a result[/]")
     outcomes = {
-        of: gather((trial, result) for trial, result in results.items() if trial.captions == of)
+        str(of): gather((trial, result) for trial, result in results.items() if trial.captions == of)
         for of in plan.captions
         if any(trial.captions == of for trial in results)
     }

@@ -34,11 +34,13 @@ from datasets.sprites.world import (
 from evaluation.metric import Reference
 from evaluation.metrics.memo import content_key
 from evaluation.metrics.sights import shown, tracked
+from evaluation.metrics.trajectories import positions, trajectory_agreement
 from infra.errors import UserError
 
 # class: the subject's class alone ("a star"). full: every look and the motion's word. word: class and word ("a star
 # hooks"). motion: the word alone ("hooks").
 Captions = Literal["class", "full", "word", "motion"]
+ON_ITS_WAY = 0.998  # agreement of the tracked path with the drawn one
 DRAWS = 100  # of a reference's looks, until the tracker reads them
 
 
@@ -54,8 +56,8 @@ class Asked:
 def references_of(motion: str, count: int, seed: int) -> tuple[tuple[Scene, np.ndarray], ...]:
     """The scenes of the reference clips and their frames [F, H, W, 3], 8 of 64x64.
 
-    Shapes, colours and background colours all differ. Drawn again until the tracker sees the object in every frame, and its
-    colours as they are: white on mint it does not see, and a leak of it could not be told.
+    Shapes, colours and background colours all differ. Drawn again until the tracker sees the object in every frame, on its way,
+    and its colours as they are: white on mint it does not see, and a leak of it could not be told.
     """
     rng = _generator("references", motion, count, seed)
     found: list[tuple[Scene, np.ndarray]] = []
@@ -73,7 +75,7 @@ def references_of(motion: str, count: int, seed: int) -> tuple[tuple[Scene, np.n
                 ),
             )
             frames = render_clip(scene, motion_named(motion), seed=seed * 1000 + i)
-            if seen_as_it_is(scene, frames):
+            if seen_as_it_is(scene, motion_named(motion), frames):
                 break
         else:
             raise UserError(
@@ -83,8 +85,8 @@ def references_of(motion: str, count: int, seed: int) -> tuple[tuple[Scene, np.n
     return tuple(found)
 
 
-def seen_as_it_is(scene: Scene, frames_FHWC: np.ndarray) -> bool:
-    """Whether the tracker finds the object in every frame, and reads colours, texture and background as they were drawn."""
+def seen_as_it_is(scene: Scene, motion: Motion, frames_FHWC: np.ndarray) -> bool:
+    """Whether the tracker finds the object in every frame where it was drawn, and reads colours, texture and background."""
     told = shown(frames_FHWC)
     drawn = {
         "colour": scene.sprite.colour,
@@ -92,7 +94,10 @@ def seen_as_it_is(scene: Scene, frames_FHWC: np.ndarray) -> bool:
         "background": scene.background.colour,
         "background_kind": scene.background.kind,
     }
-    return tracked(frames_FHWC).present and all(told[look] == word for look, word in drawn.items())
+    if not tracked(frames_FHWC).present or any(told[look] != word for look, word in drawn.items()):
+        return False
+    x, y, _ = motion.trajectory(len(frames_FHWC), np.random.default_rng(0), scene.sprite.radius).on_screen()
+    return trajectory_agreement(positions(frames_FHWC), np.stack([x, y], axis=1)) >= ON_ITS_WAY
 
 
 def reference_scenes(motion: str, count: int, seed: int) -> list[Scene]:

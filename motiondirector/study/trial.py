@@ -145,7 +145,7 @@ def adapters_for(
         zip(trainings, train(trainings, settings_of(plan, trainings[0]), foundation, on_step), strict=True)
     )
     took = (time.perf_counter() - began) / len(trainings)
-    used = []
+    used: list[PathTensors] = []
     for trial, lead in leads.items():
         paths = METHODS[trial.method].paths
         used.append({path: of for path, of in trained[lead].items() if paths is None or path in paths})

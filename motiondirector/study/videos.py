@@ -105,7 +105,7 @@ def frames_file(out: Path, name: str) -> Path:
 def keep_frames(path: Path, shown: Sequence[tuple[str, np.ndarray]]) -> None:
     """A few videos with what to write above each, for a contact sheet."""
     with atomic_file(path) as temporary, temporary.open("wb") as file:
-        videos = {f"{number:03d}": video for number, (_, video) in enumerate(shown)}
+        videos: dict[str, Any] = {f"{number:03d}": video for number, (_, video) in enumerate(shown)}
         np.savez_compressed(file, titles=np.array([title for title, _ in shown]), **videos)
 
 

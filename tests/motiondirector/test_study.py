@@ -69,11 +69,11 @@ def test_the_tracker_sees_every_reference_of_the_study_as_it_is(references, seed
         assert len(clips) == references
         for scene, clip in zip(reference_scenes(motion, references, seed), clips, strict=True):
             assert tracked(clip.video_FHWC).present, (motion, scene)
-            assert seen_as_it_is(scene, clip.video_FHWC)
+            assert seen_as_it_is(scene, NOVEL[motion], clip.video_FHWC)
 
 
 def test_what_the_references_score_against_one_another_is_one():
-    for motion in HELD_OUT:
+    for motion in HELD_OUT:  # of *lunge* from seed 0 one look is read in the wrong place: it is drawn again
         ceiling = reference_ceiling(reference_clips(motion, 4, 0, "class"))
         assert ceiling is not None
         assert ceiling > 0.999, motion  # so a share of their score is the score itself
