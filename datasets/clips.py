@@ -269,6 +269,7 @@ class ClipFacts:
     clip_id: HexId
     concept: ConceptName
     caption: str
+    fps: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     num_frames: Count
     height: Count
     width: Count

@@ -54,7 +54,9 @@ class Outcome:
     concept: str = ""
     caption: str = ""
     clip_id: str = ""  # in the set; empty when refused or ignored
-    start: float = 0.0
+    start: float = 0.0  # seconds of the input that the clip shows
+    end: float = 0.0
+    length: float | None = None  # seconds of the whole input; None: there are more than were looked at
     fps: float = 0.0
     size: str = ""  # frames x height x width
 
@@ -105,6 +107,7 @@ def ingest(
     caption: str | None = None,
     captions: Captions | None = None,
     strict: bool = False,
+    warn: Callable[[str], str | None] = lambda caption: None,
     on_progress: Callable[[int, int], None] | None = None,
     run_jobs: RunJobs | None = None,
     write_shards: WriteShards = write_shards_here,
@@ -158,6 +161,7 @@ def ingest(
             if on_progress:
                 on_progress(len(sources) - len(jobs) + done, len(sources))
         report.outcomes = [outcome for group in outcomes for outcome in group]
+        _warn_of_captions(report.outcomes, warn)
         if strict and report.count(REFUSED):
             for outcome in report.outcomes:
                 if outcome.status == ACCEPTED:
@@ -173,6 +177,17 @@ def ingest(
         elif manifest is not None:
             settle(target)  # the same command again, after it was killed between commit and move
     return report
+
+
+def _warn_of_captions(outcomes: Iterable[Outcome], warn: Callable[[str], str | None]) -> None:
+    """Add what `warn` says of each caption, asked once, to the clips that are in the set."""
+    said: dict[str, str | None] = {}
+    for outcome in outcomes:
+        if outcome.status in (ACCEPTED, DUPLICATE):
+            if outcome.caption not in said:
+                said[outcome.caption] = warn(outcome.caption)
+            if (text := said[outcome.caption]) is not None:
+                outcome.warnings.append(text)
 
 
 def mark_duplicate(outcome: Outcome, clip_id: str, caption: str) -> None:
@@ -232,12 +247,16 @@ def _one(
     job: Job, video: VideoFile, window: Window, source_sha256: str, spool: Storage, known: dict[str, str]
 ) -> tuple[Outcome, Pending | None]:
     chosen = job.selection
+    length = video.duration if video.complete else None  # to know it, all of a long video would be decoded
+    end = window.start + chosen.frames / window.fps
     outcome = Outcome(
         job.source.uri,
         ACCEPTED,
         concept=job.concept,
         caption=job.caption,
         start=window.start,
+        end=end if length is None else min(end, length),
+        length=length,
         fps=window.fps,
         size=f"{chosen.frames}x{chosen.height}x{chosen.width}",
     )

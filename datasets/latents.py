@@ -6,6 +6,7 @@
 Objects lie beside the clips in the set's own storage, under names that plain Parquet readers skip:
 
     .latents/<REVISION>/<foundation fingerprint>/<its precision>/<bucket>/<clip sha256>.safetensors
+    .latents/<REVISION>/<foundation fingerprint>/<its precision>/<bucket>/<clip sha256>-<its frames>.safetensors
     .latents/<REVISION>/<foundation fingerprint>/<its precision>/text/<sha256 of the caption>.safetensors
 
 The key holds all that a value depends on, so nothing ever expires; an object that is damaged is computed again, with
@@ -32,6 +33,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from datasets.clips import Clip, ClipFacts
+from datasets.parts import Pace, Part, all_parts
 from datasets.select import cover
 from infra.errors import UserError
 from infra.storage import NotFound, Storage
@@ -46,7 +48,7 @@ REVISION = 2
 
 @dataclass(frozen=True)
 class CachedClip:
-    """What training needs of a clip; float32."""
+    """What training needs of a clip, or of a part of one; float32."""
 
     clip_id: str
     sha256: str  # of the clip's video
@@ -54,6 +56,7 @@ class CachedClip:
     latents_CFHW: Tensor  # the whole clip, for the temporal path
     frame_latents_FC1HW: Tensor  # each pixel frame as a video of one, for the spatial path
     text_LD: Tensor
+    told: str = ""  # which frames of the clip (`datasets.parts.Part.told`)
 
     @classmethod
     def of(
@@ -64,12 +67,15 @@ class CachedClip:
         visual: dict[str, Tensor],
         text_LD: Tensor,
         device: str | torch.device = "cpu",
+        told: str = "",
     ) -> CachedClip:
         """From what `latents_of` gives and the caption's embedding."""
         latents_CFHW = visual["latents"]
         # A VAE without time gives a frame the same latents alone as in its clip: stored once.
         frames = visual.get("frame_latents", latents_CFHW.transpose(0, 1).unsqueeze(2))
-        return cls(clip_id, sha256, caption, latents_CFHW.to(device), frames.to(device), text_LD.to(device))
+        return cls(
+            clip_id, sha256, caption, latents_CFHW.to(device), frames.to(device), text_LD.to(device), told
+        )
 
 
 class LatentCache:
@@ -129,9 +135,14 @@ def precision_of(foundation: Foundation) -> str:
     return str(foundation.dtype).removeprefix("torch.")
 
 
-def clip_key(sha256: str, fingerprint: str, precision: str, bucket: Bucket) -> str:
-    """Where a clip's latents lie: by the hash of its video, the foundation's fingerprint and precision, and the size."""
-    return f"{fingerprint}/{precision}/{bucket}/{sha256}.safetensors"
+def clip_key(sha256: str, fingerprint: str, precision: str, bucket: Bucket, told: str = "") -> str:
+    """Where a clip's latents lie: by the hash of its video, the foundation's fingerprint and precision, and the size.
+
+    Args:
+        told: which frames, for a part other than the first frames (`datasets.parts.Part.told`).
+    """
+    part = f"-{hashlib.sha256(told.encode()).hexdigest()[:16]}" if told else ""
+    return f"{fingerprint}/{precision}/{bucket}/{sha256}{part}.safetensors"
 
 
 def text_key(caption: str, fingerprint: str, precision: str) -> str:
@@ -146,41 +157,46 @@ def prepare(
     cache: LatentCache,
     device: str | torch.device = "cpu",
     *,
+    pace: Pace | None = None,
     lock: AbstractContextManager[Any] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[CachedClip]:
-    """Each clip's latents and text embedding, from the cache or computed and cached.
+    """The latents and text embedding of each clip's parts, from the cache or computed and cached.
 
     Args:
         foundation: its VAE and text encoder are used only for what the cache lacks.
-        bucket: size to train in; clips that are larger are scaled and cropped, longer ones give their first frames.
+        bucket: size to train in; clips that are larger are scaled and cropped.
+        pace: how much of longer and faster clips is taken (datasets/parts.py); None: at the foundation's own frames a second.
         device: where the returned tensors lie.
         lock: held while the foundation encodes, where other threads do so too (a VAE may keep state of its own); what
             another made meanwhile is not made again.
 
     Raises:
-        UserError: a bucket the foundation cannot do, or a clip smaller or shorter than the bucket (422).
+        UserError: a bucket the foundation cannot do, or a clip smaller, shorter or slower than is learned (422).
     """
     foundation.check_bucket(bucket)
     model = foundation.fingerprint, precision_of(foundation)
+    parts = all_parts(clips, bucket, pace or Pace(foundation.defaults.fps))
     prepared = []
-    for done, clip in enumerate(clips, 1):
-        fit(clip, bucket)
+    for done, part in enumerate(parts, 1):
         visual = _found_or_made(
             cache,
-            clip_key(clip.sha256, *model, bucket),
-            lambda clip=clip: encode(clip, foundation, bucket),  # type: ignore[misc]
+            clip_key(part.sha256, *model, bucket, part.told),
+            lambda part=part: latents_of(pixels(part, bucket), foundation, called(part.clip)),  # type: ignore[misc]
             lock,
         )
         text = _found_or_made(
             cache,
-            text_key(clip.caption, *model),
-            lambda clip=clip: {"text": text_of(clip.caption, foundation)},  # type: ignore[misc]
+            text_key(part.caption, *model),
+            lambda part=part: {"text": text_of(part.caption, foundation)},  # type: ignore[misc]
             lock,
         )
-        prepared.append(CachedClip.of(clip.clip_id, clip.sha256, clip.caption, visual, text["text"], device))
+        clip_id = part.clip.clip_id
+        prepared.append(
+            CachedClip.of(clip_id, part.sha256, part.caption, visual, text["text"], device, part.told)
+        )
         if on_progress:
-            on_progress(done, len(clips))
+            on_progress(done, len(parts))
     return prepared
 
 
@@ -202,31 +218,14 @@ def _found_or_made(
     return found
 
 
-def fit(clip: Clip | ClipFacts, bucket: Bucket) -> None:
-    """Raise UserError (422 "clip_too_small") unless the bucket can be cut out of the clip."""
-    if clip.num_frames < bucket.frames or clip.height < bucket.height or clip.width < bucket.width:
-        raise UserError(
-            f"clip {clip.clip_id[:12]} of {clip.source_uri} is {clip.num_frames}x{clip.height}x{clip.width} (frames, "
-            f"height, width), less than {bucket}; train at its size or ingest the source again with --frames "
-            f"{bucket.frames} --height {bucket.height} --width {bucket.width}.",
-            status=422,
-            code="clip_too_small",
-        )
-
-
-def encode(clip: Clip, foundation: Foundation, bucket: Bucket) -> dict[str, Tensor]:
-    """A clip's latents [C, F, H, W] and, where they are not the same, its frames' [F, C, 1, H, W]; float32, CPU."""
-    return latents_of(pixels(clip, bucket), foundation, called(clip))
-
-
-def pixels(clip: Clip, bucket: Bucket) -> np.ndarray:
-    """A clip's first frames at the bucket's size, uint8 [F, H, W, 3]: decoding, the CPU's part. Raises UserError."""
-    fit(clip, bucket)
-    frames_FHWC = clip.frames_FHWC()[: bucket.frames]
+def pixels(part: Part, bucket: Bucket) -> np.ndarray:
+    """A part's frames at the bucket's size, uint8 [F, H, W, 3]: decoding, the CPU's part. Raises UserError."""
+    assert isinstance(part.clip, Clip), "facts have no video"
+    frames_FHWC = part.clip.frames_FHWC()[list(part.indices)]
     return np.stack([cover(frame, bucket.height, bucket.width) for frame in frames_FHWC])
 
 
-def called(clip: Clip) -> str:
+def called(clip: Clip | ClipFacts) -> str:
     """What an error calls a clip."""
     return f"clip {clip.clip_id[:12]}"
 

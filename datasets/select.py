@@ -2,7 +2,7 @@
 
 Frames are taken at `start + k / fps` seconds, each the one that a player shows then; a clip is never stretched,
 padded or silently shortened. The picture is scaled to cover height x width and cropped in the middle, never
-enlarged. A long video gives its first clip, or one after another with `every_clip`.
+enlarged. A long video gives its first clip, or several one after another (`windows`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from datasets.decode import VideoFile
 from infra.errors import UserError
 
 MAX_START = 1e6  # seconds
+MAX_WINDOWS = 100_000
 
 
 class Unsuitable(UserError):
@@ -37,7 +38,7 @@ class Selection:
     width: int
     fps: float | None = None  # None: the source's own
     start: float = 0.0  # seconds
-    every_clip: bool = False  # all windows of a long video, one after another, instead of the first
+    windows: int | None = 1  # at most so many clips of a long video, one after another; None: all of them
 
     def __post_init__(self) -> None:
         if not 2 <= self.frames <= 1024:
@@ -51,6 +52,10 @@ class Selection:
         if self.fps is not None and not 0.1 <= self.fps <= 240:
             raise UserError(
                 f"--fps {self.fps}: expected 0.1 to 240 frames a second.", code="invalid_selection"
+            )
+        if self.windows is not None and not 1 <= self.windows <= MAX_WINDOWS:
+            raise UserError(
+                f"--windows {self.windows}: expected 1 to {MAX_WINDOWS}, or all.", code="invalid_selection"
             )
         if not 0 <= self.start < MAX_START:
             raise UserError(f"--start {self.start}: expected seconds from 0 on.", code="invalid_selection")
@@ -93,7 +98,7 @@ def windows(video: VideoFile, selection: Selection) -> list[Window]:
     while video.reaches(start + (selection.frames - 1) / fps):
         moments_F = start + np.arange(selection.frames) / fps
         found.append(Window(start, fps, tuple(int(i) for i in video.shown(moments_F))))
-        if not selection.every_clip:
+        if len(found) == selection.windows:
             break
         start = selection.start + len(found) * selection.frames / fps
     if not found:

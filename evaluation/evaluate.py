@@ -19,6 +19,7 @@ import numpy as np
 
 from datasets.clips import Clip
 from datasets.latents import pixels
+from datasets.parts import Pace, all_parts
 from evaluation.metric import Case, Metric, Reference, Score
 from evaluation.metrics.trajectories import AGREEMENTS, reference_ceiling
 from evaluation.prompts import prompts_sha256
@@ -107,13 +108,13 @@ class Report:
         return next(m for m in self.measured if m.name == metric).scores[contender]
 
 
-def references_of(clips: Sequence[Clip], bucket: Bucket) -> list[Reference]:
-    """Clips as training sees them: their first frames, scaled and cropped to the bucket.
+def references_of(clips: Sequence[Clip], bucket: Bucket, pace: Pace) -> list[Reference]:
+    """Clips as training sees them: the parts that are learned, scaled and cropped to the bucket.
 
     Raises:
-        UserError: a clip smaller or shorter than the bucket.
+        UserError: a clip smaller, shorter or slower than what is learned.
     """
-    return [Reference(pixels(clip, bucket), clip.caption) for clip in clips]
+    return [Reference(pixels(part, bucket), part.caption) for part in all_parts(clips, bucket, pace)]
 
 
 Progress = Callable[[str, int, int], None]  # (what, done, total)

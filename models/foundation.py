@@ -28,6 +28,7 @@ from models.fingerprint import fingerprint_folder
 from models.lora_slots import Rank
 from models.noise import NoiseProcess
 from models.routing import Path, Routing
+from models.text import TextLimit, limit_of
 
 
 @dataclass(frozen=True, order=True)
@@ -92,6 +93,11 @@ class Foundation(ABC):
     def component_config(self, component: str) -> dict[str, Any]:
         """A component's config.json, whether it was loaded or not."""
         return json.loads((self.folder / component / "config.json").read_text())
+
+    @cached_property
+    def text_limit(self) -> TextLimit:
+        """How much of a prompt the text encoder reads."""
+        return limit_of(self.folder, self.family, self.name)
 
     @property
     def whole(self) -> bool:

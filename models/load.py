@@ -1,4 +1,4 @@
-"""Load a foundation model from a folder, a hub id, or the embedded default."""
+"""Load a foundation model from a folder, a hub id, or the embedded default (models/locating.py finds its folder)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from infra.errors import UserError
-from infra.paths import expanded
 from models.foundation import Foundation, move_parts
+from models.locating import FAMILIES, family_of, foundation_name, locate, read_recommended
 
-EMBEDDED = Path(__file__).resolve().parent.parent / "assets" / "foundation"
 PARTS = ("denoiser", "text", "vae")
-FAMILIES = {"TextToVideoSDPipeline": "unet3d", "WanPipeline": "wan"}
 PRECISIONS = {
     **{"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16},
     **{"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16},  # as trainings call them
@@ -146,66 +143,3 @@ def quiet_libraries() -> None:
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
-
-
-def foundation_name(source: str | Path | None) -> str:
-    """The short name requests use: the last part of the path or hub id ("sprites" for the embedded one)."""
-    if source is None or str(source) == "sprites":
-        return "sprites"
-    return str(source).rstrip("/").rsplit("/", 1)[-1].replace(":", "-").lower()
-
-
-def locate(source: str | Path | None) -> Path:
-    """The local folder of a checkpoint: as given, from the hub (or its cache), or freshly written tiny weights."""
-    if source is None or str(source) == "sprites":
-        if not (EMBEDDED / "model_index.json").is_file():
-            raise UserError(
-                f"the embedded foundation is missing at {EMBEDDED}; check the repository out whole, or give "
-                "--foundation PATH_OR_ID."
-            )
-        return EMBEDDED
-    text = str(source)
-    if text.startswith("tiny-random:"):
-        from models.tiny import tiny_checkpoint
-
-        return tiny_checkpoint(text.removeprefix("tiny-random:"))
-    folder = expanded(text)
-    if folder.exists():
-        return folder
-    if text.startswith((".", "/", "~")) or text.count("/") != 1:
-        raise UserError(f"foundation {text!r} is neither a folder here nor a hub id (`owner/name`).")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.yaml"]
-    try:
-        return Path(snapshot_download(text, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"foundation {text!r} is not on this machine and the hub did not give it: {reason}"
-        ) from None
-
-
-def family_of(folder: Path, source: str) -> str:
-    """Which family module serves the checkpoint. Raises UserError."""
-    index = folder / "model_index.json"
-    try:
-        class_name = str(json.loads(index.read_text())["_class_name"])
-    except (OSError, ValueError, KeyError):
-        raise UserError(
-            f"{source} is no diffusers pipeline: {index.name} is missing or unreadable there."
-        ) from None
-    if class_name not in FAMILIES:
-        raise UserError(
-            f"{source} is a {class_name}, which no family module serves yet; known are {', '.join(FAMILIES)}.",
-            code="unsupported_foundation",
-        )
-    return FAMILIES[class_name]
-
-
-def read_recommended(folder: Path) -> dict[str, Any]:
-    """`recommended.yaml` beside the weights: settings that suit this model ("training", "training_several_clips",
-    "generation"); or {}."""
-    path = folder / "recommended.yaml"
-    return yaml.safe_load(path.read_text()) or {} if path.is_file() else {}

@@ -21,11 +21,11 @@ from infra.errors import UserError
 from models.foundation import Bucket, Defaults, Foundation, require_multiple
 from models.noise import FlowNoise
 from models.routing import Path
+from models.text import WAN_TOKENS
 from models.unet3d import to_uint8
 
 TARGET = re.compile(r"blocks\.\d+\.(attn1\.(to_q|to_k|to_v|to_out\.0)|ffn\.net\.(0\.proj|2))")
 # What `WanPipeline` pads prompts to when it generates. Padding has no mask: another number gives other frames.
-TEXT_TOKENS = 512
 
 
 def lora_targets(transformer: nn.Module) -> dict[Path, tuple[str, ...]]:
@@ -101,7 +101,7 @@ class WanFoundation(Foundation):
     def encode_text(self, prompts: list[str]) -> Tensor:
         device = self.pipeline.text_encoder.device  # the denoiser may lie elsewhere
         text, _ = self.pipeline.encode_prompt(
-            prompts, do_classifier_free_guidance=False, max_sequence_length=TEXT_TOKENS, device=device
+            prompts, do_classifier_free_guidance=False, max_sequence_length=WAN_TOKENS, device=device
         )
         return text
 

@@ -84,11 +84,12 @@ class Evaluation:
         self, registry: Registry, version: Version, folder: Path, on_progress: Callable[[str, int, int], None]
     ) -> dict[str, Any]:
         from datasets.clips import read_clips
+        from datasets.parts import all_parts
         from evaluation.evaluate import Contender, Generation
         from evaluation.prompts import prompts_for
         from evaluation.store import Store
         from motiondirector.commands.evaluate import bucket_of, other_data
-        from motiondirector.contenders import OURS, Origin, read_version_adapters
+        from motiondirector.contenders import OURS, Origin, pace_of_origin, read_version_adapters
         from motiondirector.judging import Judge
         from training.adapters import data_sha256
 
@@ -112,7 +113,9 @@ class Evaluation:
         )
         texts = prompts_for(self.prompts, origin.concept, version.concept)
         texts = texts or list(dict.fromkeys(settings.get("sample_prompts") or []))
-        exam = judge.prepare(clips, texts or None)
+        pace = pace_of_origin(origin, foundation)
+        exam = judge.prepare(clips, texts or None, pace)
+        parts = all_parts(clips, bucket_of(origin, foundation), pace)
         with tempfile.TemporaryDirectory(prefix="motiondirector-videos-") as videos:
             return judge(
                 f"{version.ref} evaluated",
@@ -125,8 +128,8 @@ class Evaluation:
                 concept=version.ref,
                 adapter_sha256=version.adapter_sha256,
                 data=origin.data,
-                data_sha256=data_sha256(clips),
-                notes=other_data(version, origin.data, clips),
+                data_sha256=data_sha256(parts),
+                notes=other_data(version, origin.data, parts),
             )
 
     def _foundation(self, source: str | None) -> Foundation:

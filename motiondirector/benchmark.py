@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from datasets.parts import Pace
 from evaluation.paper_sets import PaperSet, SetConcept
 from evaluation.report import as_summary, write_json
 from evaluation.store import Store, key_of
@@ -121,7 +122,7 @@ class Benchmark:
         foundation = self.judge.foundation
         clips = self.ingested(concept, bars)
         folder = self.out / "concepts" / concept.name
-        exam = self.judge.prepare(clips, concept.prompts)
+        exam = self.judge.prepare(clips, concept.prompts, Pace(0))  # they are cut to size and rate
         configs = {
             name: local_config(self.config_values(len(clips)), "dual" if name == OURS else name, foundation)
             for name in (OURS, *self.against)
@@ -177,7 +178,12 @@ class Benchmark:
 
     def config_values(self, clips: int) -> dict[str, Any]:
         """The settings of a training on so many clips: given, else recommended, else the defaults."""
-        return resolve(self.settings, self.judge.foundation.recommended, clips).model_dump(mode="json")
+        own = self.fps == self.judge.foundation.defaults.fps
+        settings = {
+            **({} if own else {"fps": 0.0}),
+            **self.settings,
+        }  # clips of another rate are learned as cut
+        return resolve(settings, self.judge.foundation.recommended, clips).model_dump(mode="json")
 
     @property
     def clip_set(self) -> Path:

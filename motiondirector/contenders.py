@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import yaml
 
+from datasets.parts import Pace, all_parts
 from evaluation.evaluate import Contender
 from evaluation.store import Adapters, Store, key_of
 from infra.errors import UserError
@@ -18,8 +19,8 @@ from infra.registry import Registry, Version
 from infra.rows import NOT_YAML
 from infra.stored import ConceptName, convert
 from training.adapters import data_sha256
-from training.config import TrainConfig, fixed_settings, make_config, suited_to
-from training.run import check_captions
+from training.config import LATER, TrainConfig, fixed_settings, make_config, suited_to
+from training.run import check_captions, pace_of
 
 if TYPE_CHECKING:
     from datasets.clips import Clip
@@ -92,12 +93,22 @@ class Origin:
                 ) from None
             said = loaded
         settings = {key: value for key, value in said.items() if key in TrainConfig.model_fields}
+        if (
+            settings
+        ):  # before there were these settings, the first frames of each clip were learned, at any speed
+            settings = {"fps": 0.0, "windows": 1} | settings
         return cls(
             concept=str(said.get("concept") or version.metadata.get("concept") or version.concept),
             data=said.get("data"),
             foundation=said.get("foundation"),
             settings=settings or version.metadata.get("config"),
         )
+
+
+def pace_of_origin(origin: Origin, foundation: Foundation) -> Pace:
+    """How much of longer and faster clips a version learned. Raises UserError for settings that are none."""
+    said = origin.settings or {}
+    return pace_of(make_config({name: said[name] for name in LATER if name in said}), foundation)
 
 
 def read_version_adapters(registry: Registry, version: Version, foundation: Foundation) -> Adapters:
@@ -145,9 +156,10 @@ def train_from_clips(
     from infra.storage import open_storage
     from training.local import train_local
 
+    pace = pace_of(config, foundation)
     key = key_of(
         concept=concept,  # its name is part of every draw
-        data=data_sha256(clips),
+        data=data_sha256(all_parts(clips, bucket, pace)),
         bucket=str(bucket),
         settings=fixed_settings(config),
         foundation=foundation.fingerprint,
@@ -162,6 +174,7 @@ def train_from_clips(
         foundation,
         bucket,
         cache,
+        pace=pace,
         on_progress=lambda done, total: on_progress("latents", done, total),
     )
     adapters = train_local(

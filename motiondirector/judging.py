@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
+from datasets.parts import Pace
 from evaluation.evaluate import Contender, Generation, Progress, evaluate, references_of
 from evaluation.report import as_json, remarks, rows, write_json
 from infra.errors import UserError
@@ -56,13 +57,14 @@ class Judge:
     # of sprites (True) and of other clips: weights are loaded once, however many concepts there are
     _metrics: dict[bool, tuple[Metric, ...]] = field(default_factory=dict, repr=False, compare=False)
 
-    def prepare(self, clips: Sequence[Clip], prompts: Sequence[str] | None) -> Exam:
+    def prepare(self, clips: Sequence[Clip], prompts: Sequence[str] | None, pace: Pace | None = None) -> Exam:
         """Choose references, metrics and prompts: what can be wrong with them is said before anything is trained.
 
         References count as sprites when most of them are: of one, object and background may be hard to tell apart.
 
         Args:
             prompts: None asks for held-out appearances of the sprite world (or captions, as above).
+            pace: how much of longer and faster clips was learned; None: what is by default.
 
         Raises:
             UserError: no prompts and no sprites, clips smaller than the videos, or weights that cannot be loaded.
@@ -71,7 +73,8 @@ class Judge:
 
         chosen = self.generation.resolved(self.foundation)
         assert chosen.bucket is not None
-        references = references_of(clips, chosen.bucket)
+        pace = pace or Pace(self.foundation.defaults.fps)
+        references = references_of(clips, chosen.bucket, pace)
         sprites = 2 * sum(is_sprite_world(one.video_FHWC) for one in references) > len(references)
         if prompts is None:
             if self.captions and not sprites:

@@ -59,5 +59,6 @@ def video_of(job: Job, position: int | None) -> Video:
         priority=request.priority,
         deadline=int(request.deadline) if request.deadline is not None else None,
         webhook_url=job.webhook_url,
+        warnings=list(request.warnings),
         error=VideoError(code=job.error_code, message=job.error_message or "") if job.error_code else None,
     )

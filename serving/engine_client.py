@@ -38,6 +38,9 @@ class EngineClient(Protocol):
     async def check(self, request: VideoRequest) -> Failed | None:
         """Why it would refuse the request, or None."""
 
+    async def unread(self, prompts: Sequence[str]) -> list[str | None]:
+        """A sentence about what the text encoder does not read of each prompt; None for one that it reads whole."""
+
     def generate(self, id: str, request: VideoRequest) -> AsyncIterator[Event]:
         """Events up to the last one. Closing the iterator cancels the request."""
 

@@ -57,6 +57,7 @@ def describe(foundation: Foundation, config: ServeConfig) -> FoundationInfo:
         slots={str(path): n for path, n in plan.slots.items()},
         rank=plan.rank,
         max_pixels=config.max_pixels or 4 * bucket.frames * bucket.height * bucket.width,
+        safe_bytes=foundation.text_limit.safe_bytes,
     )
 
 
@@ -152,6 +153,11 @@ class EngineService:
     async def check(self, request: VideoRequest) -> Failed | None:
         self.healthy()
         return await self._try(self.engine.check_ahead, request)
+
+    async def unread(self, prompts: Sequence[str]) -> list[str | None]:
+        self.healthy()
+        limit = self.engine.foundation.text_limit
+        return await asyncio.to_thread(lambda: [limit.warning(prompt, "prompt") for prompt in prompts])
 
     async def generate(self, id: str, request: VideoRequest) -> AsyncIterator[Event]:
         self.healthy()

@@ -50,6 +50,9 @@ class HandleEngine:
     async def check(self, request: VideoRequest) -> Failed | None:
         return await self._call("check", request)
 
+    async def unread(self, prompts: Sequence[str]) -> list[str | None]:
+        return await self._call("unread", prompts)
+
     async def preview(self, id: str) -> bytes | Failed:
         return await self._call("preview", id)
 

@@ -29,6 +29,9 @@ def generate(
         registry = open_registry(config.registry) if config.registry else None
         request, _model = resolve(body, describe(engine.foundation, config), registry)
         engine.check(request)
+        limit = engine.foundation.text_limit
+        unread = [limit.warning(text, "prompt") for text in (request.prompt, request.negative_prompt)]
+        request = request.model_copy(update={"warnings": tuple(text for text in unread if text)})
         last: list[Event] = []
 
         def listen(event: Event) -> None:

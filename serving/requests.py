@@ -44,6 +44,9 @@ class FoundationInfo(BaseModel):
     slots: dict[str, int]
     rank: int
     max_pixels: int  # frames * height * width of the largest video it makes
+    safe_bytes: int | None = (
+        None  # ASCII prompts of so many characters are read whole; None: not known, and all are
+    )
 
 
 class VideoRequest(BaseModel):
@@ -66,6 +69,7 @@ class VideoRequest(BaseModel):
     tenant: str = ""  # whose fair share it takes
     priority: Annotated[int, Field(ge=-2, le=2)] = 0  # each step is PRIORITY_WEIGHT times the share
     deadline: float | None = None  # Unix seconds after which it is not begun any more
+    warnings: tuple[str, ...] = ()  # what of the request has no effect, for who asked
 
     @property
     def pixels(self) -> int:
@@ -82,6 +86,13 @@ def request_of(job: Job) -> VideoRequest:
             status=502,
             code="job_damaged",
         ) from None
+
+
+def texts_beyond(request: VideoRequest, info: FoundationInfo) -> list[str]:
+    """The texts of a request that may be longer than the text encoder reads."""
+    safe = info.safe_bytes
+    texts = [request.prompt] + ([request.negative_prompt] if request.guidance_scale > 1 else [])
+    return [] if safe is None else [text for text in texts if len(text) > safe or not text.isascii()]
 
 
 def rows_of(request: VideoRequest) -> int:

@@ -176,6 +176,9 @@ class Video(BaseModel):
     priority: int
     deadline: int | None
     webhook_url: str | None
+    warnings: list[
+        str
+    ] = []  # what of the request has no effect, such as words beyond the text encoder's length
     error: VideoError | None
     remixed_from_video_id: str | None = None
 

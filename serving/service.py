@@ -35,6 +35,7 @@ from serving.requests import (
     parse_model,
     request_of,
     resolve,
+    texts_beyond,
 )
 from serving.schemas import CreateVideo, Video
 from serving.threads import RESULTS
@@ -200,12 +201,14 @@ class VideoService:
         try:
             async with asyncio.timeout(ENGINE_PATIENCE):
                 refused = await self.engine.check(request)
+                long = texts_beyond(request, info)
+                unread = await self.engine.unread(long) if long and refused is None else []
         except EngineLost:
             raise engine_unavailable() from None
         except TimeoutError:
             raise engine_unavailable() if not request.adapters else adapters_late(ENGINE_PATIENCE) from None
         raise_refusal(refused)
-        return request, model
+        return request.model_copy(update={"warnings": tuple(text for text in unread if text)}), model
 
     async def placed(self, jobs: Sequence[Job]) -> list[tuple[Job, int | None]]:
         """The jobs, each with how many are before it in the queue, as of half a second ago (None: it is not queued)."""

@@ -18,7 +18,7 @@ PathTensors = Mapping[AdapterPath, LayerTensors]  # of each path, by layer: A [r
 
 
 class DescribedClip(Protocol):
-    """What is told of a clip (`datasets.clips.Clip` and `datasets.latents.CachedClip` have it)."""
+    """What is told of a clip that is learned: `datasets.parts.Part`, `datasets.latents.CachedClip`, a whole `Clip`."""
 
     @property
     def sha256(self) -> str: ...
@@ -27,8 +27,11 @@ class DescribedClip(Protocol):
 
 
 def data_sha256(clips: Sequence[DescribedClip]) -> str:
-    """One hash over the clips and their captions, in order."""
-    told = [[clip.sha256, clip.caption] for clip in clips]
+    """One hash over what is learned, in order: each clip, its caption, and its frames where they are not the first."""
+    frames = [getattr(clip, "told", "") for clip in clips]
+    told = [
+        [clip.sha256, clip.caption, *([of] if of else [])] for clip, of in zip(clips, frames, strict=True)
+    ]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 

@@ -120,6 +120,22 @@ class TrainConfig(BaseModel):
     width: int | None = setting(
         None, METHOD, "Width in pixels; the foundation's own when not given.", ge=8, le=8192
     )
+    fps: float | None = setting(
+        None,
+        METHOD,
+        "Frames a second of each training clip; the foundation's own when not given. Faster clips give every n-th frame, "
+        "slower ones are refused. 0: frame after frame, at whatever speed the motion then has.",
+        ge=0,
+        le=240,
+    )
+    windows: int = setting(
+        4,
+        METHOD,
+        "Most windows that are learned of a clip longer than `frames`, each as a clip of its own, spread over it. 1: its "
+        "beginning alone.",
+        ge=1,
+        le=1024,
+    )
     seed: int = setting(
         0,
         METHOD,
@@ -356,7 +372,16 @@ def suited_to(method: str | None, settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
+# Settings that came later: left out at their defaults, so that what was trained before them keeps its hash.
+LATER = ("fps", "windows")
+
+
 def fixed_settings(config: TrainConfig) -> dict[str, Any]:
     """The settings that decide what is computed, as JSON: what an adapter's metadata says of its training."""
     told = config.model_dump(mode="json").items()
-    return {key: value for key, value in told if key == "workers" or key not in CHANGEABLE}
+    return {
+        key: value
+        for key, value in told
+        if (key == "workers" or key not in CHANGEABLE)
+        and not (key in LATER and value == TrainConfig.model_fields[key].default)
+    }

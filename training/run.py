@@ -38,6 +38,7 @@ from training.config import CHANGEABLE, DTYPES, TrainConfig, make_config, resolv
 if TYPE_CHECKING:
     from datasets.clips import Clip, ClipFacts
     from datasets.latents import CachedClip
+    from datasets.parts import Pace, Part
     from models.foundation import Bucket, Foundation
 
 CONFIG, RECORD, RESULT = "config.yaml", "run.json", "result.json"
@@ -66,6 +67,9 @@ class Watcher:
 
     def stage(self, text: str) -> None:
         """The next part of the job begins."""
+
+    def note(self, text: str) -> None:
+        """Something to know about what is learned: a part of a clip or of a caption that is not."""
 
     def prepared(self, done: int, total: int) -> None:
         """So many clips have their latents."""
@@ -102,17 +106,21 @@ def run_job(job: Job, given: Mapping[str, Any], watcher: Watcher | None = None) 
     clips = read_concept(job)
     watcher.stage("loading the foundation")
     foundation, config = load(job, given, len(clips))
-    bucket = bucket_of(config, foundation)
+    bucket, parts = learned_parts(config, foundation, clips)
+    if len(parts) > len(clips):  # windows of a long clip are several clips
+        config = resolve(dict(given), foundation.recommended, len(parts))
     config = config.model_copy(
         update={"frames": bucket.frames, "height": bucket.height, "width": bucket.width}
     )
-    card = Card.of(job, config, foundation, clips)
+    for remark in remarks_on(parts, foundation, config):
+        watcher.note(remark)
+    card = Card.of(job, config, foundation, parts)
     card.check(run)
     if done is not None and config.steps <= steps_of(done, config):
         watcher.stage(f"finished before, as {done.ref}")
         return done
     watcher.stage("preparing latents")
-    cached = prepare_latents(job, clips, foundation, bucket, watcher)
+    cached = prepare_latents(job, clips, foundation, bucket, watcher, pace_of(config, foundation))
     watcher.stage("starting workers")
     with TensorBoard(run) as board:
         return _train_and_publish(job, config, foundation, cached, run, registry, card, watcher, board)
@@ -162,6 +170,36 @@ def bucket_of(config: TrainConfig, foundation: Foundation) -> Bucket:
     return bucket
 
 
+def pace_of(config: TrainConfig, foundation: Foundation) -> Pace:
+    """How much of longer and faster clips is learned: as set, else at the foundation's frames a second."""
+    from datasets.parts import Pace
+
+    return Pace(foundation.defaults.fps if config.fps is None else config.fps, config.windows)
+
+
+def remarks_on(parts: Sequence[Part], foundation: Foundation, config: TrainConfig) -> list[str]:
+    """What of the clips, of their captions and of the prompts is not learned or not read, in sentences."""
+    from datasets.parts import remarks
+
+    captions = dict.fromkeys(part.caption for part in parts)
+    unread = [foundation.text_limit.warning(caption, f"caption {caption[:40]!r}...") for caption in captions]
+    prompts = [
+        foundation.text_limit.warning(prompt, f"sample prompt {prompt[:40]!r}...")
+        for prompt in config.sample_prompts
+    ]
+    return [*remarks(parts), *(text for text in (*unread, *prompts) if text)]
+
+
+def learned_parts(
+    config: TrainConfig, foundation: Foundation, clips: Sequence[Clip | ClipFacts]
+) -> tuple[Bucket, list[Part]]:
+    """The size to train in, and what of the clips is learned. Raises UserError where the clips do not suit."""
+    from datasets.parts import all_parts
+
+    bucket = bucket_of(config, foundation)
+    return bucket, all_parts(clips, bucket, pace_of(config, foundation))
+
+
 @dataclass(frozen=True)
 class Card:
     """What identifies a run: its settings and what they are applied to. Lies in the run as config.yaml and run.json."""
@@ -170,7 +208,7 @@ class Card:
     facts: dict[str, str]
 
     @classmethod
-    def of(cls, job: Job, config: TrainConfig, foundation: Foundation, clips: Sequence[Clip]) -> Card:
+    def of(cls, job: Job, config: TrainConfig, foundation: Foundation, clips: Sequence[Part]) -> Card:
         settings = {
             "concept": job.concept,
             "data": open_storage(job.data).uri,
@@ -286,13 +324,18 @@ def foundation_source(source: str | None) -> str | None:
 
 
 def prepare_latents(
-    job: Job, clips: Sequence[Clip], foundation: Foundation, bucket: Bucket, watcher: Watcher
+    job: Job,
+    clips: Sequence[Clip],
+    foundation: Foundation,
+    bucket: Bucket,
+    watcher: Watcher,
+    pace: Pace | None = None,
 ) -> list[CachedClip]:
-    """Latents and text of every clip, computed or found beside the clips."""
+    """Latents and text of what is learned of every clip, computed or found beside the clips."""
     from datasets.latents import LatentCache, prepare
 
     cache = LatentCache(open_storage(job.data))
-    return prepare(clips, foundation, bucket, cache, on_progress=watcher.prepared)
+    return prepare(clips, foundation, bucket, cache, pace=pace, on_progress=watcher.prepared)
 
 
 def _train_and_publish(

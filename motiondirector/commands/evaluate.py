@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from datasets.clips import Clip
+    from datasets.parts import Part
     from evaluation.evaluate import Contender
     from evaluation.store import Store
     from infra.registry import Version
@@ -109,6 +110,7 @@ def evaluate_command(
       motiondirector evaluate --concept car-turn --prompts prompts.txt --clip openai/clip-vit-large-patch14
     """
     from datasets.clips import read_clips
+    from datasets.parts import all_parts
     from evaluation.evaluate import Contender, Generation
     from evaluation.prompts import prompts_for, read_prompts
     from evaluation.report import published_scores
@@ -122,6 +124,7 @@ def evaluate_command(
         OURS,
         Origin,
         check_trains,
+        pace_of_origin,
         parse_against,
         read_version_adapters,
     )
@@ -151,7 +154,8 @@ def evaluate_command(
     clips = read_clips(source, origin.concept)
     model = load_foundation(foundation or origin.foundation, device=device, dtype=dtype)
     ours = Contender(OURS, version.ref, read_version_adapters(opened, version, model))
-    bucket = bucket_of(origin, model)
+    bucket, pace = bucket_of(origin, model), pace_of_origin(origin, model)
+    parts = all_parts(clips, bucket, pace)
     folder = out or Path("runs/evaluate") / f"{version.concept}-{version.number}"
     store = Store(folder)
     judge = Judge(
@@ -165,13 +169,13 @@ def evaluate_command(
         "concept": version.ref,
         "adapter_sha256": version.adapter_sha256,
         "data": source,
-        "data_sha256": data_sha256(clips),
-        "notes": other_data(version, source, clips),
+        "data_sha256": data_sha256(parts),
+        "notes": other_data(version, source, parts),
     }
     with Bars() as bars:
         for note in facts["notes"]:
             bars.say(f"note: {note}")
-        exam = judge.prepare(clips, texts)
+        exam = judge.prepare(clips, texts, pace)
         others = beside(version, origin, names, model, clips, source, bucket, store, bars)
         told = judge(f"{version.ref} evaluated", exam, [ours, *others], folder, store, bars, **facts)
     if publish:
@@ -202,12 +206,12 @@ def bucket_of(origin: Origin, foundation: Foundation) -> Bucket:
     return bucket
 
 
-def other_data(version: Version, source: str, clips: Sequence[Clip]) -> list[str]:
+def other_data(version: Version, source: str, parts: Sequence[Part]) -> list[str]:
     """A note when the clips are not those that the version was trained on: comparisons are then not on equal terms."""
     from training.adapters import data_sha256
 
     trained_on = version.metadata.get("data_sha256")
-    if trained_on in (None, data_sha256(clips)):
+    if trained_on in (None, data_sha256(parts)):
         return []
     return [
         f"the clips at {source} are not those that {version.ref} was trained on (clips or captions changed since, or "

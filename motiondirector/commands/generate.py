@@ -84,11 +84,15 @@ def generate(
     )
     started = time.monotonic()
     if server:
-        mp4, made = from_server(body, server)
+        mp4, made, warnings = from_server(body, server)
     else:
-        mp4, made = in_process(body, registry=registry, foundation=foundation, device=device, dtype=dtype)
+        mp4, made, warnings = in_process(
+            body, registry=registry, foundation=foundation, device=device, dtype=dtype
+        )
     with atomic_file(output) as temporary:
         temporary.write_bytes(mp4)
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"{output}: {made}, {len(mp4) / 1024:.0f} KiB, {time.monotonic() - started:.1f} s")
 
 
@@ -108,7 +112,7 @@ def read_body(**fields: Any) -> CreateVideo:
         raise UserError(f"{where}: {reason}.", status=422, code="invalid_value") from None
 
 
-def from_server(body: CreateVideo, url: str) -> tuple[bytes, str]:
+def from_server(body: CreateVideo, url: str) -> tuple[bytes, str, list[str]]:
     """Through the API; Ctrl-C cancels the job."""
     from serving.client import Client
     from serving.keys import API_KEY_VARIABLE
@@ -124,10 +128,11 @@ def from_server(body: CreateVideo, url: str) -> tuple[bytes, str]:
             client.cancel(job.id)
             raise
         mp4 = client.content(video.id)
-    return mp4, f"{video.model}, seed {video.seed}, {video.steps} steps, {video.size}, {video.frames} frames"
+    made = f"{video.model}, seed {video.seed}, {video.steps} steps, {video.size}, {video.frames} frames"
+    return mp4, made, video.warnings
 
 
-def in_process(body: CreateVideo, **settings: Any) -> tuple[bytes, str]:
+def in_process(body: CreateVideo, **settings: Any) -> tuple[bytes, str, list[str]]:
     """With the model loaded here."""
     from infra.files import cache_folder
     from serving.config import make_config
@@ -139,7 +144,7 @@ def in_process(body: CreateVideo, **settings: Any) -> tuple[bytes, str]:
         mp4, request = make(body, config, lambda step, steps: update(step, steps, "denoising"))
     used = " + ".join(names_of(request.adapters)) or "foundation"
     size = f"{request.width}x{request.height}, {request.frames} frames"
-    return mp4, f"{used}, seed {request.seed}, {request.steps} steps, {size}"
+    return mp4, f"{used}, seed {request.seed}, {request.steps} steps, {size}", list(request.warnings)
 
 
 class bar:

@@ -15,7 +15,7 @@ from motiondirector.cli import ConfigFile
 from motiondirector.output import print_json
 
 if TYPE_CHECKING:
-    from datasets.ingest import Report
+    from datasets.ingest import Outcome, Report
 
 STYLES = {"accepted": "green", "duplicate": "yellow", "refused": "red", "ignored": "dim"}
 
@@ -65,12 +65,13 @@ def ingest(
         ),
     ] = None,
     start: Annotated[float, typer.Option(help="Where the clip begins, in seconds.")] = 0.0,
-    every_clip: Annotated[
-        bool,
+    windows: Annotated[
+        str,
         typer.Option(
-            "--every-clip", help="Every clip of a long video, one after another; not only the first."
+            help="Most clips that are cut out of one video, one after another; `all`: every one that fits. 1: the first."
         ),
-    ] = False,
+    ] = "4",
+    every_clip: Annotated[bool, typer.Option("--every-clip", help="The same as --windows all.")] = False,
     foundation: Annotated[
         str | None,
         typer.Option(
@@ -91,7 +92,8 @@ def ingest(
 ) -> None:
     """Cut clips of one size out of videos and add them, with captions, to a Parquet clip set.
 
-    The run ends with a table of every input: accepted, or refused and why. Accepted clips are stored even if
+    The run ends with a table of every input: accepted, with the seconds of it that are used, or refused and why. A video
+    longer than a clip gives up to four, one after another (--windows). Accepted clips are stored even if
     others are refused (--strict: all or none). A clip the set already has is a duplicate: it is not stored again,
     so the same command twice changes nothing. The exit code is 2 when no input is in the set afterwards.
 
@@ -101,7 +103,7 @@ def ingest(
 
       motiondirector ingest videos/ --captions captions.csv --concept car-turn --to s3://bucket/clips --fps 8
 
-      motiondirector ingest long.mp4 --every-clip --concept dance --caption "a man dances" --to clips/ --frames 16 --height 256 --width 256
+      motiondirector ingest long.mp4 --windows all --concept dance --caption "a man dances" --to clips/ --frames 16 --height 256 --width 256
     """
     from datasets.ingest import ingest as ingest_here
     from datasets.ingest import summary
@@ -109,17 +111,20 @@ def ingest(
     from datasets.sources import Captions, expand
     from infra.registry import check_concept_name
     from infra.storage import open_storage
+    from models.text import text_limit
 
     if concept is not None:
         check_concept_name(concept)
     if address and not ray:
         raise UserError("--address names a Ray cluster; add --ray.", code="invalid_selection")
     frames, height, width, fps, model = bucket_for(foundation, frames, height, width, fps)
-    selection = Selection(frames, height, width, fps=fps or None, start=start, every_clip=every_clip)
+    most = None if every_clip else parse_windows(windows)
+    selection = Selection(frames, height, width, fps=fps or None, start=start, windows=most)
     given = Captions(captions) if captions else None
     target = open_storage(to)
     sources = expand(source)
     options: dict[str, Any] = {"concept": concept, "caption": caption, "captions": given, "strict": strict}
+    options["warn"] = text_limit(foundation).warning
     console = Console(stderr=True)
     with progress_bar(console, len(sources)) as advance:
         if ray:
@@ -156,6 +161,18 @@ def bucket_for(
     return bucket.frames, bucket.height, bucket.width, usual.fps if fps is None else fps, model.name
 
 
+def parse_windows(text: str) -> int | None:
+    """A number of clips; None for "all". Raises UserError."""
+    if text.strip().lower() == "all":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(
+            f"--windows {text[:80]}: expected a number of clips, or all.", code="invalid_selection"
+        ) from None
+
+
 def progress_bar(console: Console, total: int) -> Any:
     """A context whose value is called with (done, total)."""
     if not console.is_terminal:
@@ -181,27 +198,46 @@ def show(report: Report, as_json: bool, size: dict[str, Any]) -> None:
         print_json({**report.as_json(), "size": size})
         return
     table = Table(title=None, show_edge=False, pad_edge=False)
-    for name in ("input", "", "clip", "what"):
+    for name in ("input", "", "clip", "used", "what"):
         table.add_column(name, overflow="fold")
     for outcome in report.outcomes:
-        clip = f"{outcome.size} at {outcome.fps:.4g} fps from {outcome.start:.4g} s" if outcome.size else ""
+        clip = f"{outcome.size} at {outcome.fps:.4g} fps" if outcome.size else ""
+        used = used_seconds(outcome) if outcome.size else ""
         what = [outcome.reason or f"{outcome.concept}: {outcome.caption}"]
         what += [f"[yellow]warning:[/] {escape(warning)}" for warning in outcome.warnings]
         style = STYLES[outcome.status]
         told = "\n".join([escape(what[0]), *what[1:]])
-        table.add_row(escape(shorten(outcome.source)), f"[{style}]{outcome.status}[/]", clip, told)
+        table.add_row(escape(shorten(outcome.source)), f"[{style}]{outcome.status}[/]", clip, used, told)
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 140
     console.print(table)
     for warning in report.warnings:
         console.print(f"[yellow]warning:[/] {escape(warning)}")
+    if left := unused_inputs(report):
+        many = f"{left} inputs go" if left > 1 else "1 input goes"
+        console.print(f"note: {many} on after the last clip; --windows all uses the rest.", soft_wrap=True)
     counts = ", ".join(f"{report.count(status)} {status}" for status in STYLES if report.count(status))
     cut = f"{size['frames']}x{size['height']}x{size['width']} (frames, height, width)"
     cut += f" for {size['foundation']}" if size["foundation"] else ""
     console.print(
         f"{counts or 'no input'}; clip set {escape(report.to)}; cut to {escape(cut)}", soft_wrap=True
     )
+
+
+def used_seconds(outcome: Outcome) -> str:
+    """Which seconds of an input a clip shows."""
+    whole = "more" if outcome.length is None else f"{outcome.length:.2f} s"
+    return f"{outcome.start:.2f}-{outcome.end:.2f} of {whole}"
+
+
+def unused_inputs(report: Report) -> int:
+    """How many inputs go on for another clip's length after their last one."""
+    last: dict[str, tuple[float, float, float | None]] = {}
+    for outcome in report.outcomes:
+        if outcome.size:
+            last[outcome.source] = (outcome.end, outcome.end - outcome.start, outcome.length)
+    return sum(length is None or length - end > duration - 1e-3 for end, duration, length in last.values())
 
 
 def escape(text: str) -> str:

@@ -148,6 +148,9 @@ class Screen(Watcher):
     def stage(self, text: str) -> None:
         self._bar(f"{self.job.concept}: {text}", None)
 
+    def note(self, text: str) -> None:
+        self.progress.console.print(f"{self.job.concept}: [yellow]note:[/] {escape(text)}", highlight=False)
+
     def prepared(self, done: int, total: int) -> None:
         self.progress.update(self.task, completed=done, total=total)
 

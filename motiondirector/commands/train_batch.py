@@ -223,6 +223,7 @@ def train_batch(
         shown = only_kind(opened.storage) if measure else measured
         plan = make_plan(entries, manifest, opened, profile=shown, **planned)
         show_plan(console, plan, batch_id)
+        show_remarks(console, sources.remarks)
         if dry_run:
             return
         enter(batch, plan, {"manifest": manifest, "registry": opened.uri}, opened)
@@ -254,6 +255,15 @@ def train_batch(
         )
     if not exit_zero and any(record.status == "failed" for record in records):
         raise typer.Exit(1)
+
+
+def show_remarks(console: Console, remarks: dict[str, list[str]], most: int = 12) -> None:
+    """What of clips, captions and prompts is not learned: the first sentences, and how many more there are."""
+    lines = [f"{name}: {text}" for name, told in remarks.items() for text in told]
+    for line in lines[:most]:
+        console.print(f"[yellow]note:[/] {escape(line)}", highlight=False, soft_wrap=True)
+    if len(lines) > most:
+        console.print(f"[yellow]note:[/] and {len(lines) - most} more like these", highlight=False)
 
 
 def pack_size(given: str | None) -> int | None:

@@ -18,7 +18,7 @@ from datasets.sources import expand
 from infra.storage import open_storage
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = Selection(frames=8, height=64, width=96, fps=6, every_clip=True)
+SMALL = Selection(frames=8, height=64, width=96, fps=6, windows=None)
 
 
 @pytest.fixture

@@ -84,10 +84,13 @@ def test_ordinary_videos_of_any_format_rate_and_length_are_accepted_unprepared(i
 def test_a_long_video_gives_one_clip_or_all_of_them_one_after_another(into, make_video, tmp_path):
     path = make_video("long.mp4", num_frames=100, fps=12)
     assert len(into([path]).outcomes) == 1
-    report = into([path], Selection(8, 96, 128, fps=6, every_clip=True), concept="all")
+    report = into([path], Selection(8, 96, 128, fps=6, windows=None), concept="all")
     # 100 frames at 12 fps are 50 at 6: six windows of 8
     assert [round(o.start * 6) for o in report.outcomes] == [0, 8, 16, 24, 32, 40]
     assert concepts_in(tmp_path / "set") == {"all": 6, "slide": 1}
+    two = into([path], Selection(8, 96, 128, fps=6, windows=2), concept="two").outcomes
+    assert [(round(o.start, 2), round(o.end, 2)) for o in two] == [(0.0, 1.33), (1.33, 2.67)]
+    assert round(report.outcomes[-1].length, 2) == 8.33
     later = into([path], Selection(8, 96, 128, fps=6, start=2.0), concept="later")
     assert later.outcomes[0].start == 2.0
 
@@ -203,7 +206,7 @@ def test_damage_refuses_the_windows_it_touches_and_no_wrong_frame_is_stored(into
         data[position + 8 : position + size] = bytes(size - 8)
     scratched = tmp_path / "scratched.mp4"
     scratched.write_bytes(data)
-    report = into([scratched], Selection(8, 96, 128, fps=6, every_clip=True))
+    report = into([scratched], Selection(8, 96, 128, fps=6, windows=None))
     assert [o.status for o in report.outcomes][:3] == ["accepted", "accepted", "refused"]
     assert "damaged" in report.outcomes[2].reason
     original = decode(whole).frames_FHWC.astype(float)
@@ -411,6 +414,42 @@ def test_the_command_prints_every_input_and_stores_the_good_ones(make_video, tmp
     assert json.loads(output)["size"] == {"frames": 8, "height": 96, "width": 128, "foundation": None}
 
 
+def test_up_to_four_clips_of_a_video_are_used_and_the_table_says_which_seconds(make_video, tmp_path):
+    video = make_video("long.mp4", num_frames=100, fps=12)
+    given = (video, "--concept", "a", "--caption", "b", *SIZE)
+    code, output = command(*given, "--to", tmp_path / "four")
+    assert code == 0
+    assert "4 accepted" in output
+    for used in ("0.00-1.33 of", "1.33-2.67 of", "4.00-5.33 of"):
+        assert used in output
+    assert "1 input goes on after the last clip; --windows all uses the rest" in output
+    for windows, count in (("1", 1), ("all", 6)):
+        code, output = command(*given, "--windows", windows, "--to", tmp_path / windows, "--json")
+        assert json.loads(output)["accepted"] == count
+
+
+def test_words_beyond_the_text_encoder_are_named(make_video, tmp_path):
+    caption = "a red square on a navy background " + "that moves along a wide path " * 6 + "in a green forest"
+    given = (
+        make_video("a.mp4"),
+        "--concept",
+        "a",
+        "--caption",
+        caption,
+        "--to",
+        tmp_path / "set",
+        *SIZE,
+        "--json",
+    )
+    for _ in ("accepted", "duplicate"):
+        code, output = command(*given)
+        assert code == 0
+        (outcome,) = json.loads(output)["inputs"]
+        (warning,) = outcome["warnings"]
+        assert "sprites reads only the first 30 tokens of the caption" in warning
+        assert warning.endswith("in a green forest'")
+
+
 def test_nothing_accepted_is_exit_2_and_leaves_nothing(make_video, tmp_path):
     for path, reason in bad_inputs(tmp_path, make_video).values():
         code, output = command(path, "--concept", "a", "--caption", "b", "--to", tmp_path / "set", *SIZE)
@@ -435,6 +474,8 @@ def test_nothing_accepted_is_exit_2_and_leaves_nothing(make_video, tmp_path):
         ("--width", 0),
         ("--fps", -1),
         ("--start", -1),
+        ("--windows", 0),
+        ("--windows", "some"),
         ("--address", "x:1"),
     ],
 )
@@ -478,10 +519,11 @@ def test_the_clips_that_the_repository_ships_are_accepted_with_their_captions(tm
         "--to",
         tmp_path / "set",
     )
-    size = ("--frames", 16, "--height", 256, "--width", 256, "--fps", 8, "--strict", "--json")
+    size = ("--frames", 16, "--height", 256, "--width", 256, "--fps", 8, "--windows", 1, "--strict", "--json")
     code, output = command(*given, *size)
     assert code == 0, output
     report = json.loads(output)
     assert (report["accepted"], report["warnings"]) == (4, [])
-    assert [outcome["warnings"] for outcome in report["inputs"]] == [[]] * 4
+    warnings = [warning for outcome in report["inputs"] for warning in outcome["warnings"]]
+    assert all("; lost: " in warning for warning in warnings)  # for the embedded model one is too long
     assert sum(path.stat().st_size for path in clips.iterdir()) < 5_000_000

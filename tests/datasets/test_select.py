@@ -13,7 +13,9 @@ def video(times, fps, height=64, width=64, pixel_aspect=1.0) -> VideoFile:
 
 
 def chosen(times, fps, frames, at, start=0.0, every=False):
-    found = windows(video(times, fps), Selection(frames, 64, 64, fps=at, start=start, every_clip=every))
+    found = windows(
+        video(times, fps), Selection(frames, 64, 64, fps=at, start=start, windows=None if every else 1)
+    )
     return [list(window.indices) for window in found]
 
 

@@ -35,6 +35,17 @@ def test_generate_writes_a_video_that_says_what_made_it(tmp_path: Path, capsys: 
     assert decode(out).frames_FHWC.shape[-1] == 3
 
 
+def test_generate_names_the_words_that_the_text_encoder_does_not_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    prompt = "a bear " + "that walks along a wide path " * 12 + "in a green forest"
+    run("generate", "--prompt", prompt, "--steps", "1", "-o", tmp_path / "out.mp4", *TINY)
+    said = capsys.readouterr()
+    assert "reads only the first 30 tokens of the prompt; lost: " in said.err
+    assert "in a green forest'" in said.err
+    assert "warning" not in said.out
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -64,6 +64,18 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     engine.close()
 
 
+def test_words_that_the_text_encoder_does_not_read_are_named_in_the_answer(untouched: TestClient):
+    long = "a bear " + "that walks along a wide path " * 12 + "in a green forest"
+    for prompt, negative, warnings in (("a bear", "", 0), (long, "", 1), (long, long, 2)):
+        body = {"model": "foundation", "prompt": prompt, "negative_prompt": negative, "guidance_scale": 3}
+        made = untouched.post("/v1/videos", json=body).json()
+        assert len(made["warnings"]) == warnings
+        for warning in made["warnings"]:
+            assert warning.endswith("in a green forest'")
+        assert untouched.get(f"/v1/videos/{made['id']}").json()["warnings"] == made["warnings"]
+        untouched.delete(f"/v1/videos/{made['id']}")
+
+
 def ended(api: TestClient, id: str) -> dict:
     """The job once it has ended."""
     for _ in range(600):

@@ -54,6 +54,39 @@ def entry(clips, concept, line=0, **settings):
     )
 
 
+def test_windows_of_a_long_clip_count_as_clips_and_what_is_not_learned_is_said(tmp_path, registry):
+    caption = "a texture slides " + "along a wide path " * 20 + "in a green forest"
+    data = write_set(
+        tmp_path / "clips",
+        *sliding_clips("long", count=1, frames=13),
+        *sliding_clips("short", count=1, frames=4),
+        *sliding_clips("wordy", count=1, frames=4, caption=caption),
+    )
+    sources = Sources()
+    plan = make_plan(
+        [entry(data, name) for name in ("long", "short", "wordy")], "m", registry, sources=sources
+    )
+    assert {work.name: (work.clips, work.fps) for work in plan.works} == {
+        "long": (3, 8.0),
+        "short": (1, 8.0),
+        "wordy": (1, 8.0),
+    }
+    assert sources.remarks.keys() == {"long", "wordy"}
+    assert (
+        "lasts 1.62 s: learned is 0.00-0.50, 0.50-1.00, 1.12-1.62 s, 3 windows" in sources.remarks["long"][0]
+    )
+    assert "in a green forest, number 0'" in sources.remarks["wordy"][0]
+    # at another pace it is another work; slower clips than are learned are refused
+    one, pace = (
+        make_plan([entry(data, "long", **settings)], "m", registry, sources=Sources()).works[0]
+        for settings in ({"windows": 1}, {"fps": 0})
+    )
+    assert (one.clips, pace.clips, pace.fps) == (1, 3, 0)
+    assert len({work.sha256 for work in (*plan.works[:1], one, pace)}) == 3
+    with pytest.raises(Mistakes, match="has 8 fps, and 12 are learned"):
+        make_plan([entry(data, "short", fps=12)], "m", registry, sources=Sources())
+
+
 def test_concepts_that_can_share_a_forward_are_packed(clips, sources, registry):
     entries = [
         entry(clips, "c0", rank=8, steps=30),

@@ -34,6 +34,7 @@ from datasets.latents import (
     text_key,
     text_of,
 )
+from datasets.parts import Pace, all_parts
 from infra.errors import UserError
 from infra.storage import open_storage
 from models.foundation import Bucket
@@ -65,9 +66,12 @@ class Portion:
     fingerprint: str
     dtype: str  # of the foundation: "float32", "bfloat16"
     bucket: Bucket
-    clips: tuple[str, ...]  # hashes of their videos
+    clips: tuple[
+        tuple[str, str], ...
+    ]  # hash of each video, and which frames of it (`datasets.parts.Part.told`)
     captions: tuple[str, ...]
     turn: str  # of the work's preparation (in_turn.py)
+    pace: Pace
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,9 @@ class Decoded:
     """A portion with its pixels, or why there are none."""
 
     portion: Portion
-    frames: dict[str, tuple[str, np.ndarray]] = field(
+    frames: dict[tuple[str, str], tuple[str, np.ndarray]] = field(
         default_factory=dict, repr=False
-    )  # hash -> (name, FHWC)
+    )  # as `Portion.clips` -> (name, FHWC)
     error: str | None = None
 
 
@@ -122,13 +126,14 @@ class Missing:
     def of(self, work: Work) -> Portion | None:
         """What is to be made for a work; None when nothing is. Raises UserError where its clips cannot be read."""
         bucket, dtype = bucket_of(work), DTYPES[work.config.dtype]
-        clips: dict[str, None] = {}
+        clips: dict[tuple[str, str], None] = {}
         captions: dict[str, None] = {}
-        for clip in self._clips(work):
-            if self._new(work, f"{bucket}", clip_key(clip.sha256, work.fingerprint, dtype, bucket)):
-                clips[clip.sha256] = None
-            if self._new(work, "text", text_key(clip.caption, work.fingerprint, dtype)):
-                captions[clip.caption] = None
+        for part in all_parts(self._clips(work), bucket, work.pace):
+            key = clip_key(part.sha256, work.fingerprint, dtype, bucket, part.told)
+            if self._new(work, f"{bucket}", key):
+                clips[part.sha256, part.told] = None
+            if self._new(work, "text", text_key(part.caption, work.fingerprint, dtype)):
+                captions[part.caption] = None
         if not clips and not captions:
             return None
         return Portion(
@@ -142,6 +147,7 @@ class Missing:
             clips=tuple(clips),
             captions=tuple(captions),
             turn=turn_of(work.name, work.sha256),
+            pace=work.pace,
         )
 
     def of_all(self, works: Iterable[Work]) -> Iterator[Portion]:
@@ -175,8 +181,14 @@ def decode_portion(portion: Portion) -> Decoded:
     """The pixels of a portion's clips, at its size. On the CPU; needs no model."""
     try:
         wanted = set(portion.clips)
-        clips = {c.sha256: c for c in read_clips(portion.data, portion.concept) if c.sha256 in wanted}
-        frames = {sha256: (called(clip), pixels(clip, portion.bucket)) for sha256, clip in clips.items()}
+        videos = {sha256 for sha256, _ in wanted}
+        clips = [clip for clip in read_clips(portion.data, portion.concept) if clip.sha256 in videos]
+        parts = all_parts(clips, portion.bucket, portion.pace)
+        frames = {
+            (part.sha256, part.told): (called(part.clip), pixels(part, portion.bucket))
+            for part in {(part.sha256, part.told): part for part in parts}.values()
+            if (part.sha256, part.told) in wanted
+        }
     except UserError as error:
         return Decoded(portion, error=error.message)
     return Decoded(portion, frames)
@@ -208,8 +220,8 @@ def encode_portion(
         )
     cache = LatentCache(open_storage(portion.data))
     making: dict[str, Callable[[], dict[str, Tensor]]] = {}
-    for sha256, (name, frames_FHWC) in decoded.frames.items():
-        key = clip_key(sha256, portion.fingerprint, portion.dtype, portion.bucket)
+    for (sha256, told), (name, frames_FHWC) in decoded.frames.items():
+        key = clip_key(sha256, portion.fingerprint, portion.dtype, portion.bucket, told)
         making[key] = partial(latents_of, frames_FHWC, foundation, name)
     for caption in portion.captions:
         key = text_key(caption, portion.fingerprint, portion.dtype)
@@ -291,7 +303,7 @@ def prepare_work(
 ) -> list[CachedClip]:
     """A work's latents and text, from the cache beside its clips or computed. Raises UserError."""
     clips = read_clips(work.data, work.concept)
-    if data_sha256(clips) != work.data_sha256:
+    if data_sha256(all_parts(clips, bucket_of(work), work.pace)) != work.data_sha256:
         raise UserError(
             f"concept {work.concept}: its clips at {work.data} are others than when it was planned; add it to the batch "
             "again.",
@@ -299,4 +311,4 @@ def prepare_work(
             code="data_changed",
         )
     cache = LatentCache(open_storage(work.data))
-    return prepare(clips, foundation, bucket_of(work), cache, foundation.device, lock=lock)
+    return prepare(clips, foundation, bucket_of(work), cache, foundation.device, pace=work.pace, lock=lock)

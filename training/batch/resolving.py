@@ -26,6 +26,9 @@ class Sources:
     foundations: dict[str | None, Foundation] = field(default_factory=dict)
     clip_sets: dict[str, dict[str, list[ClipFacts]]] = field(default_factory=dict)
     refused: dict[tuple[str, str | None], UserError] = field(default_factory=dict)
+    remarks: dict[str, list[str]] = field(
+        default_factory=dict
+    )  # by work: what of its clips and captions is not learned
 
     def foundation(self, source: str | None) -> Foundation:
         """Sizes, defaults and fingerprint; no weights. Raises UserError."""
@@ -93,7 +96,7 @@ def resolve_entry(
         tried(lambda: check_captions(clips))
     if foundation is None or clips is None or entry.refused:
         return None, errors
-    work = tried(lambda: settle(entry, foundation, clips, workers))
+    work = tried(lambda: settle(entry, foundation, clips, workers, sources.remarks))
     return (None if errors else work), errors
 
 
@@ -111,28 +114,39 @@ def clips_of(entry: Entry, sources: Sources) -> list[ClipFacts]:
     return concepts[entry.concept]
 
 
-def settle(entry: Entry, foundation: Foundation, clips: Sequence[ClipFacts], workers: int | None) -> Work:
-    """The work of an entry whose foundation and clips there are. Raises UserError: its settings suit them not, or no lane."""
-    from datasets.latents import fit
+def settle(
+    entry: Entry,
+    foundation: Foundation,
+    clips: Sequence[ClipFacts],
+    workers: int | None,
+    remarks: dict[str, list[str]],
+) -> Work:
+    """The work of an entry whose foundation and clips there are; what of them is not learned is added to `remarks`.
+
+    Raises UserError: its settings suit them not, or no lane.
+    """
     from training.adapters import data_sha256
-    from training.run import bucket_of, foundation_source
+    from training.run import foundation_source, learned_parts, pace_of, remarks_on
 
     config = resolve(entry.settings, foundation.recommended, len(clips))
-    bucket = bucket_of(config, foundation)
-    for clip in clips:
-        fit(clip, bucket)
+    bucket, parts = learned_parts(config, foundation, clips)
+    if len(parts) > len(clips):  # windows of a long clip are several clips
+        config = resolve(entry.settings, foundation.recommended, len(parts))
     work = Work(
         name=entry.name,
         concept=entry.concept,
         data=open_storage(entry.data).uri,
-        data_sha256=data_sha256(clips),
-        clips=len(clips),
+        data_sha256=data_sha256(parts),
+        clips=len(parts),
         foundation=foundation_source(entry.foundation),
         fingerprint=foundation.fingerprint,
         config=config.model_copy(
             update={"frames": bucket.frames, "height": bucket.height, "width": bucket.width}
         ),
         priority=entry.priority,
+        fps=pace_of(config, foundation).fps,
     )
     work.check_lane(workers)
+    if said := remarks_on(parts, foundation, config):
+        remarks[work.name] = said
     return work

@@ -6,12 +6,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from infra.errors import UserError
 from infra.stored import ConceptName, Sha256
 from training.config import TrainConfig, fixed_settings
 from training.group import GroupKey, group_key
+
+if TYPE_CHECKING:
+    from datasets.parts import Pace
 
 
 @dataclass(frozen=True)
@@ -22,11 +25,12 @@ class Work:
     concept: ConceptName
     data: str  # URI of the clip set, absolute
     data_sha256: Sha256  # over its clips and captions (training.adapters.data_sha256)
-    clips: int
+    clips: int  # that are learned; windows of a long one count
     foundation: str | None  # path (absolute) or id; None: the embedded one
     fingerprint: str  # of the foundation
     config: TrainConfig = field(hash=False)  # resolved: its size is set
     priority: int = 0
+    fps: float = 0.0  # at which its clips are learned; 0: each at its own
 
     def check_lane(self, workers: int | None) -> None:
         """Raises UserError (422) when a lane of so many workers (None: of any number) cannot train it as it asks."""
@@ -59,6 +63,13 @@ class Work:
         return work_sha256(
             self.name, self.concept, self.fingerprint, self.data_sha256, fixed_settings(self.config)
         )
+
+    @property
+    def pace(self) -> Pace:
+        """How much of longer and faster clips is learned."""
+        from datasets.parts import Pace
+
+        return Pace(self.fps, self.config.windows)
 
     @property
     def key(self) -> GroupKey:

@@ -1,0 +1,124 @@
+"""Which parts of a set's clips a model learns, when they are longer or have more frames a second than it has.
+
+    parts_of(clip, Bucket(8, 64, 64), Pace(fps=8, windows=4))      # 72 frames at 24 fps: 3 parts of 8 frames
+
+A clip with more frames a second gives every n-th of them, so that a motion keeps its speed. A clip that lasts longer
+gives several windows, none of which share a frame; each is learned as a clip of its own. A clip with fewer frames a
+second is refused: its motion would be learned too fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import floor
+
+from datasets.clips import Clip, ClipFacts
+from infra.errors import UserError
+from models.foundation import Bucket
+
+TOLERANCE = 0.02  # 23.976 fps are as good as 24
+MOST_WINDOWS = 4
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How much of a clip is learned, and how fast."""
+
+    fps: float  # frames a second of what is learned; 0: of each clip its own
+    windows: int = MOST_WINDOWS  # at most so many parts of a clip
+
+
+@dataclass(frozen=True)
+class Part:
+    """Frames of a clip that are learned as one clip."""
+
+    clip: Clip | ClipFacts
+    indices: tuple[int, ...]  # of the clip's frames
+
+    @property
+    def sha256(self) -> str:
+        return self.clip.sha256
+
+    @property
+    def caption(self) -> str:
+        return self.clip.caption
+
+    @property
+    def told(self) -> str:
+        """What tells it from other parts of the clip. Empty for the clip's first frames, which is most often all of it."""
+        return "" if self.indices == tuple(range(len(self.indices))) else ",".join(map(str, self.indices))
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """Where in the clip it begins and ends."""
+        step = (self.indices[-1] - self.indices[0]) / max(1, len(self.indices) - 1)
+        return self.indices[0] / self.clip.fps, (self.indices[-1] + step) / self.clip.fps
+
+
+def parts_of(clip: Clip | ClipFacts, bucket: Bucket, pace: Pace) -> list[Part]:
+    """The parts of one clip, at least one.
+
+    Raises:
+        UserError: too few pixels or seconds (422 "clip_too_small"), too few frames a second (422 "clip_too_slow").
+    """
+    named = f"clip {clip.clip_id[:12]} of {clip.source_uri}"
+    if clip.num_frames < bucket.frames or clip.height < bucket.height or clip.width < bucket.width:
+        raise UserError(
+            f"{named} is {clip.num_frames}x{clip.height}x{clip.width} (frames, height, width), less than {bucket}; train at "
+            f"its size or ingest the source again with --frames {bucket.frames} --height {bucket.height} --width "
+            f"{bucket.width}.",
+            status=422,
+            code="clip_too_small",
+        )
+    fps = pace.fps or clip.fps
+    ratio = clip.fps / fps
+    if ratio < 1 - TOLERANCE:
+        raise UserError(
+            f"{named} has {clip.fps:.4g} fps, and {fps:.4g} are learned: its motion would be {1 / ratio:.2g} times too fast; "
+            f"ingest the source again with --fps {fps:.4g}, or train with --fps {clip.fps:.4g} if that is what you want.",
+            status=422,
+            code="clip_too_slow",
+        )
+    if abs(ratio - 1) <= TOLERANCE:
+        places = list(range(clip.num_frames))
+    else:  # the last frame still stands half a frame later
+        count = floor((clip.num_frames - 0.5) / ratio + 1e-6) + 1
+        places = [min(round(k * ratio), clip.num_frames - 1) for k in range(count)]
+    if len(places) < bucket.frames:
+        raise UserError(
+            f"{named} lasts {clip.num_frames / clip.fps:.2f} s, {len(places)} frames at {fps:.4g} fps, and {bucket.frames} are "
+            f"learned; ingest the source again with --fps {fps:.4g}, or train with --fps {clip.fps:.4g} to learn its motion "
+            f"{ratio:.2g} times slower.",
+            status=422,
+            code="clip_too_small",
+        )
+    spare = len(places) - bucket.frames
+    number = min(pace.windows, len(places) // bucket.frames)
+    starts = [spare * i // (number - 1) for i in range(number)] if number > 1 else [0]
+    return [Part(clip, tuple(places[start : start + bucket.frames])) for start in starts]
+
+
+def all_parts(clips: Iterable[Clip | ClipFacts], bucket: Bucket, pace: Pace) -> list[Part]:
+    """The parts of all clips, in their order. Raises UserError as `parts_of`."""
+    return [part for clip in clips for part in parts_of(clip, bucket, pace)]
+
+
+def remarks(parts: Sequence[Part]) -> list[str]:
+    """A sentence for each clip of which not all is learned, or not as it stands."""
+    by_clip: dict[str, list[Part]] = {}
+    for part in parts:
+        by_clip.setdefault(part.clip.clip_id, []).append(part)
+    found = []
+    for group in by_clip.values():
+        clip = group[0].clip
+        learned = sum(end - start for start, end in (part.seconds for part in group))
+        length = clip.num_frames / clip.fps
+        if len(group) == 1 and length - learned < 0.5 / clip.fps:
+            continue
+        ranges = ", ".join(f"{start:.2f}-{end:.2f}" for start, end in (part.seconds for part in group))
+        found.append(
+            f"clip {clip.clip_id[:12]} of {clip.source_uri} lasts {length:.2f} s: learned is {ranges} s"
+            + ("" if len(group) == 1 else f", {len(group)} windows")
+        )
+    return found
