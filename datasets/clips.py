@@ -150,16 +150,18 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The shards of a set, oldest first."""
+    """The shards of a set, oldest first, and those that others took the place of (datasets/amend.py)."""
 
     shards: tuple[Shard, ...] = ()
+    retired: tuple[Sha256, ...] = ()  # to be out of the sight of plain readers
 
     def encode(self) -> bytes:
         shards = [
             {"sha256": s.sha256, "size": s.size, "concepts": dict(sorted(s.concepts.items()))}
             for s in self.shards
         ]
-        return json.dumps({"schema_version": SCHEMA_VERSION, "shards": shards}, indent=1).encode()
+        retired = {"retired": list(self.retired)} if self.retired else {}
+        return json.dumps({"schema_version": SCHEMA_VERSION, "shards": shards, **retired}, indent=1).encode()
 
     @classmethod
     def parse(cls, data: bytes, uri: str) -> Manifest:

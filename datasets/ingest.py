@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from datasets.amend import MAX_CAPTION
 from datasets.clips import clip_id, make_clip, read_manifest
 from datasets.decode import UnreadableVideo, VideoFile, open_video
 from datasets.parquet import (
@@ -40,7 +41,6 @@ from infra.storage import Storage, bucket_and_key, open_storage
 
 # duplicate: it is in the set already (nothing wrong with it); ignored: found in a folder, no video by its name
 STATUSES = ACCEPTED, DUPLICATE, REFUSED, IGNORED = "accepted", "duplicate", "refused", "ignored"
-MAX_CAPTION = 2000  # characters; text encoders read far fewer
 
 
 @dataclass
@@ -195,7 +195,7 @@ def mark_duplicate(outcome: Outcome, clip_id: str, caption: str) -> None:
     outcome.status, outcome.clip_id = DUPLICATE, clip_id
     outcome.reason = f"the set has it as clip {clip_id[:12]}"
     if caption != outcome.caption:
-        outcome.reason += f" with the caption {caption!r}"
+        outcome.reason += f" with the caption {caption!r}; `motiondirector clips edit` corrects it"
 
 
 @contextmanager

@@ -213,7 +213,9 @@ def append(
         names = [item.clip.clip_id for item in fresh]
         if written[0] != names:
             written = (names, write_shards(plan_shards(fresh), spool, storage))
-        merged = Manifest((*(manifest.shards if manifest else ()), *written[1]))
+        merged = Manifest(
+            (*(manifest.shards if manifest else ()), *written[1]), manifest.retired if manifest else ()
+        )
         committed = storage.replace_if(MANIFEST, merged.encode(), info.etag if info else None)
         # On S3 the answer to a swap that did happen may be lost; then the shards are in.
         if committed or set(written[1]) <= set(_shards(storage)):
@@ -232,8 +234,10 @@ def _shards(storage: Storage) -> tuple[Shard, ...]:
 
 
 def settle(storage: Storage) -> None:
-    """Finish what a killed ingest left: move committed shards into place, delete what is stale in staging."""
-    committed = {shard.key for shard in _shards(storage)}
+    """Finish what a killed process left: move committed shards into place and retired ones out of it, delete what is
+    stale in staging."""
+    listed = read_manifest(storage) or Manifest()
+    committed = {shard.key for shard in listed.shards}
     manifest = storage.head(MANIFEST)
     # By this machine's clock and by the storage's: one that is ahead must not make an ingest under way look stale.
     now = min(datetime.now(UTC), manifest.modified) if manifest is not None else None
@@ -251,6 +255,8 @@ def settle(storage: Storage) -> None:
                     raise
         elif now is not None and info.modified < now - STALE:
             storage.delete(info.key)
+    for sha256 in listed.retired:
+        storage.delete(Shard(sha256, 0, {}).key)
 
 
 def spool_here() -> tempfile.TemporaryDirectory[str]:

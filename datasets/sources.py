@@ -338,3 +338,19 @@ class Captions:
             parts[start:] for parts in (self._parts(s.uri) for s in sources) for start in range(len(parts))
         }
         return ["/".join(parts) for parts in self.by_parts if parts not in ends]
+
+
+def read_clip_captions(uri: str) -> dict[str, str]:
+    """Captions by clip, of a table with the columns `clip` and `caption`. Raises UserError."""
+    if not is_table(uri):
+        raise UserError(f"--captions {uri}: expected one of {TABLES}.", code="invalid_manifest")
+    clip = Column("clip", ("clip_id", "id"), required=True, what="the id of a clip")
+    found: dict[str, str] = {}
+    for row in read_rows(uri, (clip, replace(CAPTION, required=True))):
+        name = row.values["clip"]
+        if name in found:
+            raise UserError(
+                f"{uri}, line {row.line}: {name} has a caption before; keep one.", code="invalid_manifest"
+            )
+        found[name] = row.values["caption"]
+    return found

@@ -21,6 +21,7 @@ from motiondirector.output import only_answers
 # One module per command. Each exposes `register(app)`.
 COMMANDS = (
     "ingest",
+    "clips",
     "train",
     "train_batch",
     "runs",
