@@ -13,6 +13,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ray starts its workers at niceness 15, where they starve beside the other process of the tests.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
+from warm import warm_processes
+
 from infra.s3server import LoopbackS3
 
 
@@ -23,20 +25,37 @@ def s3():
         yield server
 
 
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory):
+    """Starts scripts in processes that have torch already (warm.py)."""
+    with warm_processes(tmp_path_factory.mktemp("warm")) as processes:
+        yield processes
+
+
 @functools.cache
+def text_of(file: Path) -> str:
+    return file.read_text()
+
+
 def on_cluster(file: Path) -> bool:
     """Whether the file has tests that start a Ray cluster."""
-    return "pytest.mark.cluster" in file.read_text()
+    return "pytest.mark.cluster" in text_of(file)
+
+
+def forks(file: Path) -> bool:
+    """Whether its tests start scripts with `warm`."""
+    return "warm.start(" in text_of(file)
 
 
 def pytest_collection_modifyitems(items):
-    """The clusters' tests first: together they take longest."""
-    items.sort(key=lambda item: not on_cluster(item.path))
+    """What takes longest together first: the clusters' tests, then the scripts'."""
+    items.sort(key=lambda item: (not on_cluster(item.path), not forks(item.path)))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """With `-n`: a file's tests stay together, for their fixtures, and one process has all the clusters, one at a time.
+    """With `-n`: a file's tests stay together, for their fixtures, and one process has all the clusters, one at a time, as
+    one has all scripts that are forked (`warm`).
 
     Not `--dist loadgroup`: xdist 3.8 does not get its groups through to pytest 9.2, and says nothing.
     """
@@ -45,6 +64,7 @@ def pytest_xdist_make_scheduler(config, log):
     class OneClusterAtATime(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             file = nodeid.partition("::")[0]
-            return "clusters" if on_cluster(config.rootpath / file) else file
+            path = config.rootpath / file
+            return "clusters" if on_cluster(path) else "forks" if forks(path) else file
 
     return OneClusterAtATime(config, log)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from warm import WarmProcesses
 
 from benchmarks import zeroscope
 from models.denoise import GenerationRequest, sample
@@ -18,18 +17,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "benchmarks").glob("*.py")))
-def test_a_benchmark_starts_as_a_script(script: str):
+def test_a_benchmark_starts_as_a_script(script: str, warm: WarmProcesses):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [sys.executable, f"benchmarks/{script}", "--help"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=environment,
-        timeout=400,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"usage: {script}")
+    done = warm.start([f"benchmarks/{script}", "--help"], cwd=ROOT, env=environment)
+    assert done.wait() == 0, done.errors
+    assert done.output.startswith(f"usage: {script}")
 
 
 def test_the_random_model_has_the_size_of_zeroscope_and_loads_as_such_a_model_does(tmp_path):

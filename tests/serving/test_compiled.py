@@ -6,7 +6,6 @@ import random
 
 import pytest
 import torch
-from diffusers import UNet3DConditionModel
 from serving_helpers import Bench, Memory, random_adapter, use
 from torch._dynamo.utils import counters
 from torch._inductor.cpp_builder import get_cpp_compiler
@@ -18,8 +17,6 @@ from models.denoise import GenerationRequest, denoise_step, start
 from models.foundation import Bucket
 from models.load import load_foundation
 from models.routing import PATHS, Mix, Routing
-from models.tiny import _wake
-from models.unet3d import UNet3DFoundation
 from models.wan import lora_targets
 from serving.budget import example, forward_bytes
 from serving.compiled import CompiledForward, up_to
@@ -43,27 +40,6 @@ def smallest():
     foundation.denoiser.blocks = foundation.denoiser.blocks[:1]
     foundation.targets = lora_targets(foundation.denoiser)
     return foundation
-
-
-@pytest.fixture
-def smallest_unet3d():
-    """Transformers at the entrance and in the middle alone, of both kinds."""
-    given = load_foundation("tiny-random:unet3d")
-    torch.manual_seed(0)
-    unet = UNet3DConditionModel(
-        sample_size=4,
-        block_out_channels=(16,),
-        down_block_types=("DownBlock3D",),
-        up_block_types=("UpBlock3D",),
-        layers_per_block=1,
-        cross_attention_dim=32,
-        attention_head_dim=8,
-        norm_num_groups=8,
-    )
-    _wake(unet)
-    given.pipeline.unet = unet
-    about = {"name": given.name, "source": given.source, "folder": given.folder}
-    return UNet3DFoundation(given.pipeline, **about, recommended=given.recommended)
 
 
 def test_nothing_is_compiled_after_warm_up(smallest):
@@ -155,9 +131,9 @@ def test_the_sizes_to_compile_for_are_configured(tmp_path):
         build_engine(ServeConfig(**settings, warm_sizes=["8x32x32", "4x33x32"]))
 
 
-def test_a_unet_is_one_graph_a_kind_of_mix_whatever_is_in_the_slots(smallest_unet3d, monkeypatch):
+def test_a_unet_is_one_graph_a_kind_of_mix_whatever_is_in_the_slots(monkeypatch):
     """Both paths, ranks 1 to 4, any scale, slots overwritten in between: the answers are the uncompiled ones."""
-    foundation = smallest_unet3d
+    foundation = load_foundation("tiny-random:unet3d")
     bank = foundation.add_bank({"temporal": 2, "spatial": 2}, 4)
     bucket = Bucket(2, 32, 32)
     compiled = CompiledForward(foundation, [bucket], max_rows=2, max_adapters=2, backend="eager")
@@ -204,12 +180,14 @@ def test_a_unet_is_one_graph_a_kind_of_mix_whatever_is_in_the_slots(smallest_une
     assert compiled.eager == 0
 
 
-def test_inductor_shows_the_frames_that_are_made_uncompiled(smallest):
+def test_inductor_shows_the_frames_that_are_made_uncompiled(smallest, monkeypatch):
     """`serve --compile` as it is; one shape, for each costs seconds."""
     try:
         get_cpp_compiler()
     except InvalidCxxCompiler:
         pytest.skip("on a CPU torch.compile makes C++, and there is no compiler of it here: install g++")
+    # Here: processes that compile beside this one would import torch first.
+    monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)
     made = {}
     for compile in (False, True):
         bench = Bench(smallest, max_batch=1, compile=compile, slots={"temporal": 1, "spatial": 0})

@@ -31,7 +31,7 @@ def wan():
 def member(foundation, number, clips=1, **settings):
     bucket = BUCKETS[foundation.family]
     sizes = {"frames": bucket.frames, "height": bucket.height, "width": bucket.width}
-    config = make_config({**SMALL, "steps": 20, "learning_rate": 1e-3, "seed": number, **sizes, **settings})
+    config = make_config({**SMALL, "steps": 8, "learning_rate": 1e-3, "seed": number, **sizes, **settings})
     return Member(f"m{number}", f"concept-{number}", config, random_clips(foundation, clips, seed=number))
 
 
@@ -85,7 +85,7 @@ OWN = {
         "spatial_learning_rate": 5e-4,
         "max_gradient_norm": 0.01,
     },
-    7: {"method": "no-debias", "offset_noise": 0.1, "adam_beta2": 0.99, "weight_decay": 0.1, "steps": 14},
+    7: {"method": "no-debias", "offset_noise": 0.1, "adam_beta2": 0.99, "weight_decay": 0.1, "steps": 6},
 }
 
 

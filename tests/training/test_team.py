@@ -1,8 +1,6 @@
 """A lane of several workers: what its members learn is what they learn on one, whoever comes and goes meanwhile."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,23 +11,20 @@ HERE = Path(__file__).parent
 WORKERS = 2
 
 
-def told_by(folder, zero):
+def told_by(warm, folder, zero):
     """What the leader of a team of two processes saved."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE)])}
     processes = [
-        subprocess.Popen(
-            [sys.executable, str(HERE / "team_worker.py"), str(rank), str(WORKERS), str(folder), str(zero)],
+        warm.start(
+            [str(HERE / "team_worker.py"), str(rank), str(WORKERS), str(folder), str(zero)],
+            cwd=HERE,
             env={**environment, "OMP_NUM_THREADS": "1", "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
         )
         for rank in range(WORKERS)
     ]
     try:
         for process in processes:
-            out, _ = process.communicate(timeout=400)
-            assert process.returncode == 0, out[-3000:]
+            assert process.wait() == 0, (process.output + process.errors)[-3000:]
     finally:
         for process in processes:
             process.kill()
@@ -47,8 +42,8 @@ def one():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("zero", [0, 3])
-def test_a_team_trains_what_one_worker_trains(one, tmp_path, zero):
-    told = told_by(tmp_path, zero)
+def test_a_team_trains_what_one_worker_trains(one, warm, tmp_path, zero):
+    told = told_by(warm, tmp_path, zero)
     adapters, losses = told["story"]
     assert sorted(adapters) == ["m1", "m2", "m3", "m4"]
     assert {name: len(values) for name, values in losses.items()} == {"m1": 6, "m2": 3, "m3": 9, "m4": 2}

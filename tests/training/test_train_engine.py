@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,38 +14,38 @@ from training.loop import train
 HERE = Path(__file__).parent
 
 
-def run_workers(folder, workers, stages, clips=2, method="dual"):
-    """What each rank reports, by ZeRO stage."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE)])}
-    environment |= {"OMP_NUM_THREADS": "1", "LOCAL_RANK": "0"}
-    command = [sys.executable, str(HERE / "zero_worker.py")]
-    rest = [str(workers), str(folder / "rendezvous"), stages, str(clips), str(folder), method]
-    processes = [
-        subprocess.Popen(
-            [*command, str(rank), *rest],
-            env={**environment, "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(workers)
-    ]
-    results = []
-    try:
-        for process in processes:
-            out, err = process.communicate(timeout=400)
-            assert process.returncode == 0, err[-3000:]
-            line = next(line for line in out.splitlines() if line.startswith("RESULT "))
-            results.append({int(k): v for k, v in json.loads(line.removeprefix("RESULT ")).items()})
-    finally:
-        for process in processes:
-            process.kill()
-    return results
+@pytest.fixture(scope="module")
+def run_workers(warm):
+    """run_workers(folder, workers, {"dual": [0, 1]}): what each rank reports, by method and ZeRO stage."""
+
+    def run(folder, workers, asked, clips=2):
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE)])}
+        environment |= {"OMP_NUM_THREADS": "1"}
+        command = [str(HERE / "zero_worker.py")]
+        rest = [str(workers), str(folder / "rendezvous"), json.dumps(asked), str(clips), str(folder)]
+        processes = [
+            warm.start([*command, str(rank), *rest], cwd=HERE, env={**environment, "LOCAL_RANK": str(rank)})
+            for rank in range(workers)
+        ]
+        results = []
+        try:
+            for process in processes:
+                assert process.wait() == 0, process.errors[-3000:]
+                told = json.loads(process.output.split("RESULT ")[-1])
+                results.append({m: {int(k): v for k, v in told[m].items()} for m in asked})
+        finally:
+            for process in processes:
+                process.kill()
+        return results
+
+    return run
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory):
-    return run_workers(tmp_path_factory.mktemp("one"), 1, "0")[0]
+def one(run_workers, tmp_path_factory):
+    """Of one process: {method: {ZeRO stage: what came out}}."""
+    (told,) = run_workers(tmp_path_factory.mktemp("one"), 1, {"dual": [0], "full": [0, 1, 2, 3]})
+    return told
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +54,8 @@ def two_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def two(two_folder):
-    return run_workers(two_folder, 2, "0123")
+def two(run_workers, two_folder):
+    return [told["dual"] for told in run_workers(two_folder, 2, {"dual": [0, 1, 2, 3]})]
 
 
 def test_zero_0_on_one_worker_is_plain_torch_bit_for_bit(one, unet3d):
@@ -65,8 +63,8 @@ def test_zero_0_on_one_worker_is_plain_torch_bit_for_bit(one, unet3d):
 
     engine = plain_engine(unet3d, clips=2, steps=4, gradient_accumulation=2)
     losses = [report.loss for report in train(engine, "c", random_clips(unet3d, 2))]
-    assert one[0]["losses"] == losses
-    assert one[0]["digest"] == digest(engine)
+    assert one["dual"][0]["losses"] == losses
+    assert one["dual"][0]["digest"] == digest(engine)
 
 
 @pytest.mark.parametrize("zero", [1, 2, 3])
@@ -98,7 +96,7 @@ def test_every_zero_stage_continues_to_the_same_bits(two, zero):
 def test_at_zero_0_another_number_of_workers_continues(two, two_folder, unet3d):
     # One worker that accumulates twice as often looks at the same samples as two: so the losses must agree.
     engine = plain_engine(unet3d, clips=2, steps=4, gradient_accumulation=4)
-    position = checkpoint.restore(two_folder / "zero0", engine)
+    position = checkpoint.restore(two_folder / "dual0", engine)
     assert position["workers"] == 2
     losses = [r.loss for r in train(engine, "c", random_clips(unet3d, 2), start=position["step"])]
     assert losses == pytest.approx(two[0][0]["losses"][2:], rel=1e-4)
@@ -107,11 +105,12 @@ def test_at_zero_0_another_number_of_workers_continues(two, two_folder, unet3d):
 def test_at_zero_1_to_3_another_number_of_workers_is_refused(two, two_folder, unet3d):
     engine = plain_engine(unet3d, clips=2, zero=2)
     with pytest.raises(UserError, match=r"2 workers at ZeRO stage 2, which 1 .*--workers 2"):
-        checkpoint.restore(two_folder / "zero2", engine)
+        checkpoint.restore(two_folder / "dual2", engine)
 
 
-def test_whole_layers_are_trained_and_continued_at_every_zero_stage(tmp_path, unet3d):
-    (results,) = run_workers(tmp_path, 1, "0123", method="full")
+def test_whole_layers_are_trained_and_continued_at_every_zero_stage(one, unet3d):
+    results = one["full"]
+    assert sorted(results) == [0, 1, 2, 3]
     engine = plain_engine(unet3d, clips=2, steps=4, gradient_accumulation=2, method="full")
     losses = [report.loss for report in train(engine, "c", random_clips(unet3d, 2))]
     assert results[0]["losses"] == losses

@@ -1,6 +1,6 @@
-"""One of the processes of test_engine.py: trains at each asked ZeRO stage and prints what came out as JSON.
+"""One of the processes of test_train_engine.py: trains by each asked method and ZeRO stage and prints what came out as JSON.
 
-python zero_worker.py RANK WORKERS RENDEZVOUS_FILE STAGES CLIPS FOLDER METHOD
+python zero_worker.py RANK WORKERS RENDEZVOUS_FILE '{"dual": [0, 3]}' CLIPS FOLDER
 """
 
 import hashlib
@@ -35,23 +35,25 @@ def digest(engine):
     return total.hexdigest()
 
 
-def main(rank, workers, rendezvous, stages, clip_count, folder, method):
+def main(rank, workers, rendezvous, asked, clip_count, folder):
     handed = watch_deepspeed(import_deepspeed())
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=workers)
-    results = {}
-    for zero in stages:
+    results = {method: {} for method in asked}
+    for method, zero in ((method, zero) for method, stages in asked.items() for zero in stages):
         engine, clips = engine_of(zero, clip_count, method=method)
         losses = []
         for report in train(engine, "c", clips):
             losses.append(report.loss)
             if report.step == 2:
-                checkpoint.save(folder / f"zero{zero}", engine, {"step": 2, "zero": zero, "workers": workers})
+                checkpoint.save(
+                    folder / f"{method}{zero}", engine, {"step": 2, "zero": zero, "workers": workers}
+                )
         norm = sum(float(p.detach().double().square().sum()) for p in engine.module.bank.parameters())
         dist.barrier()
         again, clips = engine_of(zero, clip_count, method=method)
-        position = checkpoint.restore(folder / f"zero{zero}", again)
+        position = checkpoint.restore(folder / f"{method}{zero}", again)
         rest = [report.loss for report in train(again, "c", clips, start=position["step"])]
-        results[zero] = {
+        results[method][zero] = {
             "handed": handed[-1],
             "losses": losses,
             "norm": norm,
@@ -65,5 +67,5 @@ def main(rank, workers, rendezvous, stages, clip_count, folder, method):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    _, rank, workers, rendezvous, stages, clip_count, folder, method = sys.argv
-    main(int(rank), int(workers), rendezvous, [int(s) for s in stages], int(clip_count), Path(folder), method)
+    _, rank, workers, rendezvous, asked, clip_count, folder = sys.argv
+    main(int(rank), int(workers), rendezvous, json.loads(asked), int(clip_count), Path(folder))
