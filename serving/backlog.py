@@ -17,9 +17,9 @@ INTERVAL = 2.0  # seconds between looks
 SAMPLE = 1000  # jobs whose work is added up; of more, so many times the mean
 
 
-def waiting_work(store: JobStore) -> float:
-    """Work of the queued jobs that nobody has, in pixels through the denoiser."""
-    rows, number = store.unclaimed(SAMPLE)
+def waiting_work(store: JobStore, foundation: str | None = None) -> float:
+    """Work of the queued jobs (of a foundation) that nobody has, in pixels through the denoiser."""
+    rows, number = store.unclaimed(SAMPLE, foundation)
     costs = []
     for row in rows:
         with contextlib.suppress(Damaged):  # it will be failed as it is begun
@@ -41,7 +41,9 @@ class Backlog:
         """Look and tell, again and again."""
         while True:
             try:
-                self._engines(await self._engine.backlog(await asyncio.to_thread(waiting_work, self._store)))
+                foundation = (await self._engine.describe()).fingerprint
+                work = await asyncio.to_thread(waiting_work, self._store, foundation)
+                self._engines(await self._engine.backlog(work))
             except EngineLost:
                 log.info("no engine to be told of the backlog")
             except Exception:  # the database is away for a moment

@@ -11,6 +11,10 @@ first. So thousands of jobs of one tenant do not hold up the others, and where b
 claimed for one of weight 1. The present virtual time is the end of what was claimed last. A flow that comes, or comes
 again, begins there: it has gained nothing by having been away. Its end then stays where it is while time goes on with
 every claim, so every job comes up. As time stands still between claims, it is enough to write down with each who is there.
+
+A job belongs to the foundation it was accepted for. Dispatchers of several foundations may share a database: each claims
+its own foundation's jobs, and says that this foundation is served. Jobs of one that nobody has served for a while are
+`forsaken`.
 """
 
 from __future__ import annotations
@@ -19,10 +23,10 @@ import time
 from collections import Counter
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import ColumnElement, Select, Subquery, and_, func, select, update
+from sqlalchemy import ColumnElement, Select, Subquery, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from serving.database import Database, Flow, Job
+from serving.database import Database, Flow, Job, Server
 from serving.jobs import QUEUED, UNBEGUN, UNFINISHED
 
 LEASE = 10.0  # seconds after its last sign that a dispatcher is held dead
@@ -32,14 +36,19 @@ WAITING = (Job.state == QUEUED, Job.owner.is_(None))
 WAITING_FLOWS = select(Job.tenant, Job.weight).where(*WAITING).distinct()
 
 
-def turns() -> tuple[Subquery, ColumnElement[float]]:
-    """(number, turn) of every job that nobody has claimed, and the turn to order by."""
+def of_foundation(foundation: str | None) -> tuple[ColumnElement[bool], ...]:
+    """Conditions for the jobs that an engine of this foundation may run (None: every job's)."""
+    return () if foundation is None else (or_(Job.foundation == foundation, Job.foundation.is_(None)),)
+
+
+def turns(foundation: str | None = None) -> tuple[Subquery, ColumnElement[float]]:
+    """(number, turn) of every job of the foundation that nobody has claimed, and the turn to order by."""
     place = func.row_number().over(partition_by=(Job.tenant, Job.weight), order_by=Job.number)
     turn = func.coalesce(Flow.served, now().scalar_subquery()) + place / Job.weight
     ranked = (
         select(Job.number, Job.id, turn.label("turn"))
         .outerjoin(Flow, and_(Flow.tenant == Job.tenant, Flow.weight == Job.weight))
-        .where(*WAITING)
+        .where(*WAITING, *of_foundation(foundation))
         .subquery()
     )
     return ranked, ranked.c.turn
@@ -56,21 +65,29 @@ class Claims:
     def __init__(self, database: Database, lease: float = LEASE) -> None:
         self._database, self._session, self.lease = database, database.sessions, lease
 
-    def claim(self, owner: str, limit: int, together: int | None = None) -> list[Job]:
+    def claim(
+        self, owner: str, limit: int, together: int | None = None, foundation: str | None = None
+    ) -> list[Job]:
         """Take up to `limit` jobs whose turn it is; they are this owner's until its lease runs out.
 
         Args:
             together: most jobs that all owners may have in hand, those that must run alone aside: these wait at
                 their owner, one after another, and must not hold up everybody's; None: any number.
+            foundation: fingerprint of the model that the owner's engines hold; no other's jobs are taken or counted.
         """
-        ranked, turn = turns()
+        ranked, turn = turns(foundation)
         picked = (
             select(Job.number)
             .join(ranked, ranked.c.number == Job.number)
             .where(*WAITING)  # again on the locked row, as it is by then
             .order_by(turn, Job.number)
         )
-        held = (Job.state.in_(UNFINISHED), Job.owner.is_not(None), Job.attempts < SUSPECT_ATTEMPTS)
+        held = (
+            Job.state.in_(UNFINISHED),
+            Job.owner.is_not(None),
+            Job.attempts < SUSPECT_ATTEMPTS,
+            *of_foundation(foundation),
+        )
         with self._database.exclusive() as session:
             if together is not None:
                 limit = min(limit, together - (session.scalar(select(func.count()).where(*held)) or 0))
@@ -158,8 +175,26 @@ class Claims:
             values = {**UNBEGUN, "state": QUEUED}
             return session.execute(statement.values(values), execution_options=QUIET).rowcount  # type: ignore[attr-defined]
 
-    def order(self) -> list[str]:
-        """Ids of all jobs that nobody has claimed, in the order in which they would be."""
-        ranked, turn = turns()
+    def order(self, foundation: str | None = None) -> list[str]:
+        """Ids of all jobs of the foundation that nobody has claimed, in the order in which they would be."""
+        ranked, turn = turns(foundation)
         with self._session() as session:
             return list(session.scalars(select(ranked.c.id).order_by(turn, ranked.c.number)))
+
+    def serve(self, foundation: str) -> None:
+        """Say that the foundation is served now."""
+        with self._database.exclusive() as session:
+            seen = float(session.scalar(select(self._database.now())) or 0.0)
+            session.merge(Server(foundation=foundation, seen=seen))
+
+    def claim_forsaken(self, owner: str, limit: int, grace: float) -> list[Job]:
+        """Take up to `limit` queued jobs whose foundation nobody has served for `grace` seconds, nor them for as long."""
+        now = self._database.now()
+        served = select(Server.foundation).where(Server.seen >= now - grace)
+        forsaken = (
+            Job.foundation.is_not(None),
+            Job.foundation.not_in(served),
+            Job.created_at < now - grace,
+        )
+        with self._session.begin() as session:
+            return self._take(session, owner, select(Job.number).where(*WAITING, *forsaken), limit)

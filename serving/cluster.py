@@ -13,7 +13,7 @@ from ray.serve import Application
 from infra.errors import UserError
 from serving import deployment
 from serving.config import ServeConfig
-from serving.keys import API_KEY_VARIABLE, read_api_keys, read_webhook_secret
+from serving.keys import API_KEY_VARIABLE, check_tenants, read_api_keys, read_webhook_secret
 
 API_KEY_FILE_VARIABLE = "MOTIONDIRECTOR_API_KEY_FILE"
 
@@ -28,6 +28,10 @@ def with_keys(config: ServeConfig) -> ServeConfig:
             f"{API_KEY_FILE_VARIABLE} to a file of keys, {API_KEY_VARIABLE}, or api_keys.",
             code="no_api_key",
         )
+    try:
+        check_tenants(list(keys.values()))
+    except ValueError as error:
+        raise UserError(f"{error}.", code="invalid_value") from None
     return config.model_copy(update={"api_keys": list(keys.values()), "api_key_hashes": []})
 
 

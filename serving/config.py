@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from infra.errors import UserError
-from serving.keys import API_KEY_VARIABLE, ApiKey, WebhookSecret
+from serving.keys import API_KEY_VARIABLE, ApiKey, WebhookSecret, check_tenants
 
 
 def check_network(text: str) -> str:
@@ -44,8 +44,15 @@ class ServeConfig(BaseModel):
     database: Annotated[
         str | None, Field(description="SQLAlchemy URL of the jobs; absent: SQLite in data_dir")
     ] = None
+    database_file: Annotated[
+        str | None, Field(description="file that holds the database's URL, in place of `database`")
+    ] = None
     results: Annotated[str | None, Field(description="storage URI of the videos; absent: in data_dir")] = None
     results_ttl: Annotated[float, Field(gt=0, description="seconds a video is kept")] = 7 * 86_400.0
+    job_ttl: Annotated[
+        float | None,
+        Field(gt=0, description="seconds after its end that a job is kept with its prompt; null: for ever"),
+    ] = 30 * 86_400.0
     slots: Annotated[int, Field(ge=1, le=4096, description="temporal adapters on the device at once")] = 8
     spatial_slots: Annotated[
         int, Field(ge=0, le=4096, description="spatial adapters on the device at once")
@@ -107,6 +114,17 @@ class ServeConfig(BaseModel):
             raise ValueError(f"max_replicas ({self.max_replicas}) is less than replicas ({self.replicas})")
         return self
 
+    @model_validator(mode="after")
+    def _tenants_are_one_each(self) -> Self:
+        check_tenants(self.keys)
+        return self
+
+    @model_validator(mode="after")
+    def _one_database(self) -> Self:
+        if self.database is not None and self.database_file is not None:
+            raise ValueError("database and database_file are both given; give one")
+        return self
+
     @property
     def scales(self) -> bool:
         """Whether the number of engines follows the work."""
@@ -124,11 +142,33 @@ class ServeConfig(BaseModel):
 
     @property
     def database_url(self) -> str:
+        """Raises UserError when its file cannot be read."""
+        if self.database_file is not None:
+            return read_database_file(Path(self.database_file))
         return self.database or f"sqlite:///{Path(self.data_dir).absolute() / 'jobs.sqlite'}"
 
     @property
     def results_uri(self) -> str:
         return self.results or str(Path(self.data_dir).absolute())
+
+
+def read_database_file(file: Path) -> str:
+    """The one line of a file: a database's URL. Raises UserError, which does not repeat it."""
+    try:
+        lines = file.read_text().split()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise UserError(
+            f"--database-file {file} cannot be read ({reason}); give a file with a SQLAlchemy URL.",
+            code="invalid_value",
+        ) from None
+    if len(lines) != 1:
+        raise UserError(
+            f"--database-file {file} holds {len(lines)} words; write one SQLAlchemy URL, such as "
+            "postgresql+psycopg://user:password@host/name.",
+            code="invalid_value",
+        )
+    return lines[0]
 
 
 def make_config(**fields: Any) -> ServeConfig:
@@ -138,7 +178,7 @@ def make_config(**fields: Any) -> ServeConfig:
     except ValidationError as error:
         first = error.errors()[0]
         if not first["loc"]:  # it is about several options together
-            raise UserError(f"{first['msg']}.", code="invalid_value") from None
+            raise UserError(f"{first['msg'].removeprefix('Value error, ')}.", code="invalid_value") from None
         option = "--" + "-".join(map(str, first["loc"])).replace("_", "-")
         given = "" if "secret" in option else f" {first['input']!r}"
         raise UserError(f"{option}{given}: {first['msg']}.", code="invalid_value") from None

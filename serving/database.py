@@ -1,21 +1,32 @@
 """The job database: its tables, how it is opened, and its schema's version. SQLite or PostgreSQL.
 
 Times are Unix seconds. Leases are compared on one clock: the database server's, or with SQLite this machine's.
+
+Alembic brings the tables of an earlier version up to date and compares what is there with what this program expects:
+tables that only have the right names are refused at the start, and not by an error at each request.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from sqlalchemy import (
     JSON,
     Boolean,
+    Column,
     ColumnElement,
+    Connection,
     Float,
     Integer,
     String,
@@ -23,23 +34,24 @@ from sqlalchemy import (
     UniqueConstraint,
     cast,
     create_engine,
+    delete,
     event,
     func,
     inspect,
     literal,
     select,
     text,
-    update,
 )
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine import Engine as SqlEngine
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from infra.errors import UserError
 
-SCHEMA = 4  # raise it with every change of a table
-EXTENDED = frozenset({2, 3})  # versions whose tables are as now, but for some that they lack
+SCHEMA = 5  # raise it with every change of a table, and say in `upgrade` how the tables before become these
+UPGRADED = frozenset({2, 3, 4})  # versions that `upgrade` brings up to date
+PRIVATE = 0o600  # mode of a SQLite database: prompts are nobody else's
 ADVISORY_LOCK = 0x6D6F74696F6E  # PostgreSQL's name for the lock of `Database.exclusive`
 
 
@@ -63,10 +75,10 @@ class Job(Base):
 
     number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)  # order of acceptance
     id: Mapped[str] = mapped_column(String(64), unique=True)
-    tenant: Mapped[str] = mapped_column(
-        String(64), index=True
-    )  # who may see it: a prefix of the API key's hash
+    tenant: Mapped[str] = mapped_column(String(64), index=True)  # who may see it (`serving.keys`)
     state: Mapped[str] = mapped_column(String(16), index=True)
+    # fingerprint of the model that it was accepted for; none in rows from before version 5, which any may run
+    foundation: Mapped[str | None] = mapped_column(String(64), default=None)
     model: Mapped[str] = mapped_column(String(256))
     request: Mapped[dict[str, Any]]
     weight: Mapped[float] = mapped_column(Float, default=1.0)  # turns in the queue for one of an ordinary job
@@ -157,10 +169,19 @@ class Pin(Base):
     revision: Mapped[int] = mapped_column(Integer)  # of the foundation's pins, once this row was as it is
 
 
+class Server(Base):
+    """When a dispatcher last said that it serves a foundation."""
+
+    __tablename__ = "servers"
+
+    foundation: Mapped[str] = mapped_column(String(64), primary_key=True)  # its fingerprint
+    seen: Mapped[float] = mapped_column(Float)
+
+
 class Database:
     """Sessions on one database. Thread-safe; several processes may share it.
 
-    Raises UserError 503 when it cannot be opened, 409 when its tables are of another version of this program.
+    Raises UserError 503 when it cannot be opened, 409 when its tables are not those of this version of the program.
     """
 
     def __init__(self, url: str) -> None:
@@ -214,44 +235,114 @@ class Database:
         self._sql.dispose()
 
     def _prepare(self, shown: str) -> None:
-        """Make the tables where there are none, or some are lacking; refuse those of another version."""
+        """Make the tables, or bring those of an earlier version up to date; refuse what is not ours, and leave it."""
         with self.exclusive() as session:
             connection = session.connection()
-            tables = set(inspect(connection).get_table_names())
-            found = None
-            if SchemaVersion.__tablename__ in tables:
-                found = session.scalar(select(SchemaVersion.version))
-            elif Job.__tablename__ in tables:
-                found = 1  # before versions were written down
-            if found is None:
-                Base.metadata.create_all(connection)
-                session.add(SchemaVersion(version=SCHEMA))
-            elif found in EXTENDED:
-                Base.metadata.create_all(connection)
-                session.execute(update(SchemaVersion).values(version=SCHEMA))
-            elif found != SCHEMA:
+            found = version_of(connection)
+            if found is not None and found not in UPGRADED | {SCHEMA}:
                 raise UserError(
                     f"the job database {shown} has tables of version {found}, this program has {SCHEMA}; give an empty "
                     "database (or another --data-dir), or run the version of the program that made it.",
                     status=409,
                     code="schema_mismatch",
                 )
+            Base.metadata.create_all(connection)
+            if found is not None and found < SCHEMA:
+                upgrade(connection)
+            if wrong := differences(connection):
+                raise UserError(
+                    f"the job database {shown} has tables that this program did not make ({wrong}); give an empty database "
+                    "(or another --data-dir), or restore this one from a copy.",
+                    status=409,
+                    code="schema_mismatch",
+                )
+            if found != SCHEMA:
+                session.execute(delete(SchemaVersion))
+                session.add(SchemaVersion(version=SCHEMA))
+
+
+def version_of(connection: Connection) -> int | None:
+    """Of the tables that are there; None when there are none. 0 when it is not one number: then nobody knows."""
+    tables = set(inspect(connection).get_table_names())
+    if SchemaVersion.__tablename__ not in tables:
+        return 1 if Job.__tablename__ in tables else None  # from before versions were written down
+    columns = [column["name"] for column in inspect(connection).get_columns(SchemaVersion.__tablename__)]
+    if columns != ["version"]:
+        return 0
+    versions = list(connection.scalars(select(SchemaVersion.version)))
+    return int(versions[0]) if len(versions) == 1 and str(versions[0]).isdigit() else 0
+
+
+def upgrade(connection: Connection) -> None:
+    """Add what the tables of an earlier version lack; rows stay as they are."""
+    has = {column["name"] for column in inspect(connection).get_columns(Job.__tablename__)}
+    if Job.foundation.name not in has:
+        operations = Operations(MigrationContext.configure(connection))
+        operations.add_column(Job.__tablename__, Column(Job.foundation.name, String(64), nullable=True))
+
+
+def differences(connection: Connection) -> str:
+    """How our tables differ from what this program expects, in a few words; "" when they do not. Others' are not looked at."""
+    ours = set(Base.metadata.tables)
+    options = {"include_name": lambda name, kind, _of: kind != "table" or name in ours}
+    context = MigrationContext.configure(connection, opts=options)
+    found = []
+    for one in compare_metadata(context, Base.metadata):
+        first = one[0] if isinstance(one, list) else one  # changes of one column come as a list
+        what = getattr(first[-1], "name", None) if first[0].startswith(("add_", "remove_")) else first[3]
+        table = getattr(getattr(first[-1], "table", None), "name", None) or first[2]
+        found.append(f"{table}.{what}" if isinstance(table, str) else str(what))
+    return ", ".join(dict.fromkeys(found[:5])) + (", ..." if len(found) > 5 else "")
 
 
 def open_sql(url: str) -> SqlEngine:
-    """Connect. SQLite gets WAL (readers never wait for the writer) and full fsync: an answered job is on disk."""
-    dialect = make_url(url).get_backend_name()
+    """Connect. SQLite gets WAL (readers never wait for the writer) and full fsync: an answered job is on disk.
+
+    Its files are the owner's alone, whatever folder they are in, and what is deleted is overwritten.
+    """
+    parsed = make_url(url)
+    dialect = parsed.get_backend_name()
     if dialect not in ("sqlite", "postgresql"):
         raise UserError(
             f"--database names {dialect}; jobs are kept in sqlite or postgresql.", code="invalid_value"
         )
     if dialect == "postgresql":
         return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+    make_private(parsed)
     sql = create_engine(url, pool_pre_ping=True)
 
     @event.listens_for(sql, "connect")
     def pragmas(connection: Any, _record: Any) -> None:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000"):
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "secure_delete=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     return sql
+
+
+def make_private(url: URL) -> None:
+    """Make a SQLite database's file, if there is none, and take from others what they may do with it.
+
+    SQLite gives its -wal and -shm the mode of the file itself. Raises UserError for a file whose mode is not ours to set.
+    """
+    if not url.database or url.database == ":memory:":
+        return
+    if url.database.startswith("file:"):
+        raise UserError(
+            "--database names a SQLite URI (file:...); give a path, like sqlite:////data/jobs.sqlite.",
+            code="invalid_value",
+        )
+    file = Path(url.database)
+    with contextlib.suppress(OSError):  # there is one, or there can be none: opening it says so
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, PRIVATE))
+    for path in (file, *(file.with_name(f"{file.name}-{part}") for part in ("wal", "shm", "journal"))):
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_file() and path.stat().st_mode & 0o777 & ~PRIVATE:
+                try:
+                    path.chmod(PRIVATE)
+                except PermissionError:
+                    raise UserError(
+                        f"the job database {path} can be read by others and is another user's; run as its owner, or "
+                        "give another --data-dir.",
+                        status=409,
+                        code="access_denied",
+                    ) from None

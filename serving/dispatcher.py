@@ -3,6 +3,9 @@
 The store is the truth: a dispatcher claims queued jobs, a bounded number at once, and shows by renewing its lease that
 it lives (`serving.claims`); when the engine is lost in mid-run the job goes back to the queue; whoever ends a job does
 it by one conditional UPDATE, so a job ends exactly once however many engines and ingresses have died meanwhile.
+
+A job is made by the foundation it was accepted for: a dispatcher claims those of the one that its engines hold, and puts
+back what turns out to be another's. One whose foundation nobody serves any more fails after a while.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from infra.storage import Storage
 from serving.claims import LEASE, SUSPECT_ATTEMPTS, Claims
 from serving.database import Job
 from serving.engine_client import EngineClient, EngineLost
-from serving.events import Admitted, Failed, Finished, Progressed
+from serving.events import OTHER_FOUNDATION, Admitted, Failed, Finished, Progressed
 from serving.jobs import CANCELLED, COMPLETED, FAILED, ID, IllegalTransition, JobStore
 from serving.requests import request_of
 from serving.storage_faults import StorageFault
@@ -34,7 +37,10 @@ MOST_PAUSE = 5.0  # up to which they are doubled
 NOTE_INTERVAL = 0.5  # seconds between writes of a job's progress
 LOOK_INTERVAL = 1.0  # seconds between looks at the store, when nobody calls
 SWEEP_INTERVAL = 5.0  # seconds between looks for late jobs and expired results, and counts of jobs
-MOST_LATE = 100  # jobs that are failed for their deadline between two such looks
+MOST_LATE = 100  # jobs that are failed (for their deadline, say) or forgotten between two such looks
+DESCRIBE_PATIENCE = 30.0  # seconds for an engine to say which foundation it holds
+FORSAKEN = 3600.0  # seconds without a server of its foundation after which a queued job fails
+PURGE_INTERVAL = 60.0  # seconds between looks for jobs that are to be forgotten
 MAX_ATTEMPTS = 5  # engines that one job may outlive before it is held to be the cause
 
 
@@ -63,6 +69,7 @@ class Dispatcher:
     Args:
         max_in_flight: most jobs handed to engines at once, by all dispatchers of the store; more wait there.
         ttl: seconds a result is kept.
+        job_ttl: seconds after its end that a job is kept, and its result at most; None: as long as its owner wants.
         observe: called every few seconds with the number of jobs by state.
         changed: called with the id of each job whose row was changed here.
         ended: called with the state and timings of each job that was ended here, from any thread.
@@ -77,6 +84,7 @@ class Dispatcher:
         *,
         max_in_flight: int,
         ttl: float,
+        job_ttl: float | None = None,
         observe: Callable[[dict[str, int]], None] = lambda counts: None,
         changed: Callable[[str], None] = lambda id: None,
         ended: Callable[[str, Mapping[str, float]], None] = lambda state, timings: None,
@@ -84,7 +92,7 @@ class Dispatcher:
     ) -> None:
         self._store, self._engine, self._results = store, engine, results
         self.max_in_flight = max_in_flight  # may be changed at any time
-        self._ttl, self._observe = ttl, observe
+        self._ttl, self._job_ttl, self._observe = ttl, job_ttl, observe
         self._changed, self._ended = changed, ended
         self.name = f"dispatcher_{secrets.token_hex(8)}"
         self._claims = Claims(store.database, lease)
@@ -92,11 +100,14 @@ class Dispatcher:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._suspects: deque[Job] = deque()  # claimed, and to be run each alone
         self._alone = False  # the one running job is a suspect
-        self._wake = asyncio.Event()
+        self._foundation: str | None = None  # fingerprint of what the engines hold, once one has said so
+        self._purged = float("-inf")
+        self._wake, self._doubt = asyncio.Event(), asyncio.Event()
 
     async def run(self) -> None:
         """Dispatch until cancelled; what is unfinished then is free for others."""
         sweeper = asyncio.create_task(self._sweep())
+        learner = asyncio.create_task(self._learn())
         try:
             while True:
                 self._wake.clear()
@@ -111,10 +122,10 @@ class Dispatcher:
                     ):  # not wait_for, which may swallow a cancel before 3.12
                         await self._wake.wait()
         finally:
-            sweeper.cancel()
-            for task in self._running.values():
+            besides = (sweeper, learner)
+            for task in (*besides, *self._running.values()):
                 task.cancel()
-            await asyncio.gather(sweeper, *self._running.values(), return_exceptions=True)
+            await asyncio.gather(*besides, *self._running.values(), return_exceptions=True)
             try:
                 await asyncio.to_thread(self._claims.release, self.name)
             except Exception:
@@ -147,6 +158,8 @@ class Dispatcher:
         if time.monotonic() - self._renewed >= self._claims.lease / 4:
             if ours:
                 await asyncio.to_thread(self._claims.renew, self.name, ours)
+            if self._foundation is not None:
+                await asyncio.to_thread(self._claims.serve, self._foundation)
             freed = await asyncio.to_thread(self._claims.reclaim)
             if freed:
                 log.warning("%d unfinished jobs of dead dispatchers are queued again", freed)
@@ -158,9 +171,10 @@ class Dispatcher:
                 self._begin(self._suspects.popleft())
             return
         room = self.max_in_flight - len(self._running)
-        if room <= 0 or self._alone:
+        if room <= 0 or self._alone or self._foundation is None:
             return
-        for job in await asyncio.to_thread(self._claims.claim, self.name, room, self.max_in_flight):
+        claimed = (self.name, room, self.max_in_flight, self._foundation)
+        for job in await asyncio.to_thread(self._claims.claim, *claimed):
             if job.attempts >= MAX_ATTEMPTS:
                 await self._give_up(job)
             elif job.attempts >= SUSPECT_ATTEMPTS:
@@ -169,6 +183,25 @@ class Dispatcher:
                 self._begin(job)
         if self._suspects and not self._running:
             self._begin(self._suspects.popleft())
+
+    async def _learn(self) -> None:
+        """Know which foundation the engines hold, again whenever that is in doubt."""
+        while True:
+            for pause in pauses():
+                self._doubt.clear()
+                try:
+                    async with asyncio.timeout(DESCRIBE_PATIENCE):
+                        self._foundation = (await self._engine.describe()).fingerprint
+                    break
+                except (EngineLost, TimeoutError):
+                    pass
+                except Exception:
+                    log.exception("the engines do not say which foundation they hold")
+                await asyncio.sleep(pause)
+            self._renewed = 0.0  # so that everybody hears of it at once
+            self._wake.set()
+            await self._doubt.wait()
+            await asyncio.sleep(RETRY_PAUSE)  # engines of two foundations may take turns for a while
 
     def _begin(self, job: Job) -> None:
         self._alone = job.attempts >= SUSPECT_ATTEMPTS
@@ -231,6 +264,9 @@ class Dispatcher:
                         if time.monotonic() - noted >= NOTE_INTERVAL:
                             noted = time.monotonic()
                             await self._note(job, min(99, 100 * event.step // event.steps), timings)
+                    case Failed(code=code) if code == OTHER_FOUNDATION:
+                        await self._put_back(job)
+                        return
                     case Failed():
                         await self._fail(job, event.code, event.message)
                         return
@@ -271,6 +307,28 @@ class Dispatcher:
     async def _fail_late(self, job: Job) -> None:
         await self._fail(job, "deadline_passed", "the job's deadline passed while it was queued.")
 
+    async def _fail_forsaken(self, job: Job) -> None:
+        message = (
+            f"the video was asked of a foundation ({(job.foundation or '')[:12]}) that has not been served for "
+            f"{FORSAKEN / 60:g} minutes; GET /v1/models lists what is, ask for it again."
+        )
+        await self._fail(job, "foundation_mismatch", message)
+
+    async def _purge(self) -> None:
+        """Forget the jobs (and with them their prompts and videos) that ended long enough ago, some at a time."""
+        if self._job_ttl is None or time.monotonic() - self._purged < PURGE_INTERVAL:
+            return
+        before = time.time() - self._job_ttl
+        old = await asyncio.to_thread(self._store.ended_before, before, MOST_LATE)
+        for id in old:
+            if ID.fullmatch(id):
+                await RESULTS.run(self._results.delete, result_key(id))
+            await asyncio.to_thread(self._store.delete, id)
+            self._changed(id)
+        if len(old) < MOST_LATE:  # else there are more
+            await asyncio.to_thread(self._store.forget_deliveries, before)
+            self._purged = time.monotonic()
+
     async def _give_up(self, job: Job) -> None:
         message = f"{MAX_ATTEMPTS} engines were lost while making this video; it is not tried again."
         with contextlib.suppress(IllegalTransition):  # it was cancelled meanwhile
@@ -299,6 +357,13 @@ class Dispatcher:
             raise
         self._ended(COMPLETED, timings)
 
+    async def _put_back(self, job: Job) -> None:
+        """It is for another foundation than the engines now hold; which one that is has to be asked."""
+        log.warning("job %s is not for the foundation that is served now, and waits for its own", job.id)
+        self._foundation = None
+        self._doubt.set()
+        await asyncio.to_thread(self._store.requeue, job.id, owner=self.name, attempted=False)
+
     async def _lost(self, job: Job, error: EngineLost) -> None:
         """Back to the queue, once there is an engine again; given up when it has outlived too many."""
         log.warning("job %s lost its engine (%s)", job.id, error)
@@ -319,10 +384,17 @@ class Dispatcher:
                     with contextlib.suppress(IllegalTransition):  # it was cancelled meanwhile
                         await self._fail_late(job)
                     self._changed(job.id)
+                for job in await asyncio.to_thread(
+                    self._claims.claim_forsaken, self.name, MOST_LATE, FORSAKEN
+                ):
+                    with contextlib.suppress(IllegalTransition):
+                        await self._fail_forsaken(job)
+                    self._changed(job.id)
                 for job in await asyncio.to_thread(self._store.expired, time.time()):
                     if ID.fullmatch(job.id):  # else there is no video that this program wrote
                         await RESULTS.run(self._results.delete, result_key(job.id))
                     await asyncio.to_thread(self._store.forget_result, job.id)
+                await self._purge()
             except Exception:  # storage or database away for a moment
                 log.exception("jobs are not counted, and what is late or expired stays for now")
             await asyncio.sleep(SWEEP_INTERVAL)

@@ -26,7 +26,16 @@ from serving.autoscaling import NEVER, Load
 from serving.config import ServeConfig
 from serving.engine import Engine
 from serving.engine_client import EngineLost, Residency
-from serving.events import Admitted, Cancelled, Event, Failed, Finished, Observe, unobserved
+from serving.events import (
+    OTHER_FOUNDATION,
+    Admitted,
+    Cancelled,
+    Event,
+    Failed,
+    Finished,
+    Observe,
+    unobserved,
+)
 from serving.files import AdapterFiles
 from serving.requests import AdapterUsed, FoundationInfo, VideoRequest
 from serving.slot_plan import SlotPlan, bytes_per_rank, plan_slots
@@ -152,7 +161,17 @@ class EngineService:
 
     async def check(self, request: VideoRequest) -> Failed | None:
         self.healthy()
-        return await self._try(self.engine.check_ahead, request)
+        return self._not_ours(request) or await self._try(self.engine.check_ahead, request)
+
+    def _not_ours(self, request: VideoRequest) -> Failed | None:
+        """The refusal of a request for another model: whoever asks knew this engine's predecessor."""
+        if request.foundation in (None, self._info.fingerprint):
+            return None
+        message = (
+            f"the request is for a foundation ({request.foundation[:12]}) that is not served here any more "
+            f"({self._info.name}, {self._info.fingerprint[:12]}); send it again."
+        )
+        return Failed(message, OTHER_FOUNDATION, 503)
 
     async def unread(self, prompts: Sequence[str]) -> list[str | None]:
         self.healthy()
@@ -161,6 +180,9 @@ class EngineService:
 
     async def generate(self, id: str, request: VideoRequest) -> AsyncIterator[Event]:
         self.healthy()
+        if (refused := self._not_ours(request)) is not None:
+            yield refused
+            return
         loop = asyncio.get_running_loop()
         stream = self._streams.get(id)
         queue: asyncio.Queue[Event] = asyncio.Queue()

@@ -13,6 +13,9 @@ from typing import Protocol
 from infra.errors import UserError
 
 log = logging.getLogger(__name__)
+OTHER_FOUNDATION = (
+    "foundation_changed"  # code of a refusal: the engine holds another model than the request is for
+)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import secrets
 import time
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, or_, select, update
 
 from infra.errors import UserError
 from serving.database import Database, Delivery, Job
@@ -115,9 +115,11 @@ class JobStore:
         with self._session() as session:
             return session.scalar(select(func.min(Job.created_at)).where(Job.state == QUEUED))
 
-    def unclaimed(self, most: int) -> tuple[list[dict[str, Any]], int]:
-        """The requests of up to `most` queued jobs that no dispatcher has, and how many such jobs there are."""
-        waiting = (Job.state == QUEUED, Job.owner.is_(None))
+    def unclaimed(self, most: int, foundation: str | None = None) -> tuple[list[dict[str, Any]], int]:
+        """The requests of up to `most` queued jobs (of a foundation) that no dispatcher has, and how many there are."""
+        waiting = [Job.state == QUEUED, Job.owner.is_(None)]
+        if foundation is not None:
+            waiting.append(or_(Job.foundation == foundation, Job.foundation.is_(None)))
         with self._session() as session:
             number = session.scalar(select(func.count()).select_from(Job).where(*waiting)) or 0
             return list(session.scalars(select(Job.request).where(*waiting).limit(most))), number
@@ -126,9 +128,9 @@ class JobStore:
         """queued -> in_progress."""
         self._move(id, IN_PROGRESS, owner, started_at=time.time())
 
-    def requeue(self, id: str, *, owner: str | None = None) -> None:
-        """Back to the queue: the engine is gone, the job is not."""
-        self._move(id, QUEUED, owner, **UNBEGUN, attempts=Job.attempts + 1)
+    def requeue(self, id: str, *, owner: str | None = None, attempted: bool = True) -> None:
+        """Back to the queue: the engine is gone, the job is not. `attempted`: it may have been the cause."""
+        self._move(id, QUEUED, owner, **UNBEGUN, attempts=Job.attempts + int(attempted))
 
     def note(self, id: str, *, progress: int, timings: dict[str, Any], owner: str | None = None) -> None:
         """Progress in percent and timings so far; without effect once the job has ended."""
@@ -176,6 +178,17 @@ class JobStore:
         with self._session() as session:
             return list(session.scalars(select(Job).where(Job.expires_at < now, Job.result_key.is_not(None))))
 
+    def ended_before(self, time: float, most: int) -> list[str]:
+        """Ids of up to `most` jobs that ended before then."""
+        with self._session() as session:
+            ended = (Job.state.in_(FINAL), Job.finished_at < time)
+            return list(session.scalars(select(Job.id).where(*ended).order_by(Job.finished_at).limit(most)))
+
+    def forget_deliveries(self, time: float) -> None:
+        """Remove the webhook calls from before then that were made or given up."""
+        with self._session.begin() as session:
+            session.execute(delete(Delivery).where(Delivery.next_at.is_(None), Delivery.created_at < time))
+
     def forget_result(self, id: str) -> None:
         """Its result is deleted; the job keeps its row."""
         with self._session.begin() as session:
@@ -205,6 +218,7 @@ def new_job(request: dict[str, Any], *, model: str, tenant: str = "", **fields: 
         tenant=tenant,
         state=QUEUED,
         model=model,
+        foundation=request.get("foundation"),
         request=request,
         weight=fields.pop("weight", 1.0),
         progress=0,

@@ -4,12 +4,18 @@ A key file is plain text, one key a line, or YAML or JSON (by its ending) that s
 
     keys:
       - key: sha256:9f86d0...          # or the key itself
-        name: alice
+        tenant: alice                  # whose the jobs are; absent: this key's alone
+        name: alice's laptop
         scopes: [videos:read, videos:write, adapters, metrics]
         requests_per_minute: 60        # videos asked for
         concurrency: 4                 # videos that have not ended
         max_priority: 1
         webhook_secret: whsec_...
+      - keys: [sha256:60303a..., sha256:fd61a0...]
+        tenant: bob
+
+A tenant's keys see the same jobs and share its quotas, so a key can be replaced by another one: add the new one, let its
+users change over, remove the old one. Without `tenant` a key's jobs are found by its hash.
 """
 
 from __future__ import annotations
@@ -34,6 +40,12 @@ API_KEY_VARIABLE = "MOTIONDIRECTOR_API_KEY"
 WEBHOOK_SECRET_VARIABLE = "MOTIONDIRECTOR_WEBHOOK_SECRET"
 MIN_KEY = 16  # characters
 MAX_PRIORITY = 2
+TENANT = "^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$"
+TENANTS_OWN = (
+    "requests_per_minute",
+    "concurrency",
+    "webhook_secret",
+)  # settings of a tenant, not of each of its keys
 
 Scope = Literal["videos:read", "videos:write", "adapters", "metrics"]
 # what a key may do when nothing is said: its own videos. Pins and metrics concern all tenants.
@@ -75,16 +87,27 @@ class ApiKey(BaseModel):
 
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     name: Annotated[str, Field(max_length=100, description="for people")] = ""
+    # as the database has it
+    tenant: Annotated[
+        str, Field(pattern=TENANT, description="whose the jobs are; absent: this key's alone")
+    ] = Field(default_factory=lambda data: data["sha256"][:16])
     scopes: tuple[Scope, ...] = VIDEOS
     requests_per_minute: Annotated[float | None, Field(gt=0, description="videos asked for")] = None
     concurrency: Annotated[int | None, Field(ge=1, description="videos that have not ended")] = None
     max_priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
     webhook_secret: WebhookSecret | None = None
 
-    @property
-    def tenant(self) -> str:
-        """Whose the jobs are."""
-        return self.sha256[:16]
+
+def check_tenants(keys: Sequence[ApiKey]) -> None:
+    """Raises ValueError where keys of one tenant differ in what is the tenant's."""
+    first: dict[str, ApiKey] = {}
+    for key in keys:
+        known = first.setdefault(key.tenant, key)
+        for setting in TENANTS_OWN:
+            if getattr(known, setting) != getattr(key, setting):
+                raise ValueError(
+                    f"two keys of tenant {key.tenant} differ in {setting}, which is the tenant's; write the same for both"
+                )
 
 
 def hash_key(key: str) -> str:
@@ -124,6 +147,10 @@ def read_api_keys(file: Path | None) -> list[ApiKey]:
     first: dict[str, ApiKey] = {}
     for key in keys:
         first.setdefault(key.sha256, key)
+    try:
+        check_tenants(list(first.values()))
+    except ValueError as error:
+        raise UserError(f"--api-key-file {file}: {error}.") from None
     return list(first.values())
 
 
@@ -148,21 +175,32 @@ def structured_keys(text: str, file: Path) -> list[ApiKey]:
         )
     keys = []
     for number, entry in enumerate(content["keys"], 1):
-        if not isinstance(entry, dict) or not isinstance(entry.get("key"), str):
-            raise UserError(
-                f"--api-key-file {file}: entry {number} has no `key:` in quotes; write it, or sha256:<hex>."
-            )
-        rest = {name: value for name, value in entry.items() if name != "key"}
+        where = f"--api-key-file {file}: entry {number}"
+        given = secrets_of(entry, where)
+        rest = {name: value for name, value in entry.items() if name not in ("key", "keys")}
         if "sha256" in rest:
-            raise UserError(f"--api-key-file {file}: entry {number}: write `key: sha256:<hex>` for a hash.")
+            raise UserError(f"{where}: write `key: sha256:<hex>` for a hash.")
+        if len(given) > 1 and "tenant" not in rest:
+            raise UserError(f"{where}: several keys are one tenant's; say which by `tenant:`.")
         try:
-            keys.append(ApiKey(sha256=digest_of(entry["key"]), **rest))
+            keys += [ApiKey(sha256=digest_of(key), **rest) for key in given]
         except (ValidationError, TypeError) as error:
             first = error.errors()[0] if isinstance(error, ValidationError) else None
-            where = ".".join(map(str, first["loc"])) if first else "its settings"
+            setting = ".".join(map(str, first["loc"])) if first else "its settings"
             reason = first["msg"].removeprefix("Value error, ") if first else "names must be text"
-            raise UserError(f"--api-key-file {file}: entry {number}: {where}: {reason}.") from None
+            raise UserError(f"{where}: {setting}: {reason}.") from None
     return keys
+
+
+def secrets_of(entry: Any, where: str) -> list[str]:
+    """The keys of an entry: `key:`, or a list `keys:`. Raises UserError when there is neither."""
+    if isinstance(entry, dict) and ("key" in entry) != ("keys" in entry):
+        given = entry["keys"] if "keys" in entry else [entry["key"]]
+        if isinstance(given, list) and given and all(isinstance(key, str) for key in given):
+            return given
+    raise UserError(
+        f"{where} has no `key:` in quotes; write it, or sha256:<hex>, or a list of them as `keys:`."
+    )
 
 
 def digest_of(line: str) -> str:

@@ -50,7 +50,7 @@ class FoundationInfo(BaseModel):
 
 
 class VideoRequest(BaseModel):
-    """Everything the frames of one job depend on, besides the foundation's weights; and when they are wanted."""
+    """Everything the frames of one job depend on; and when they are wanted."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -65,6 +65,7 @@ class VideoRequest(BaseModel):
     guidance_scale: float
     scheduler: str | None = None
     adapters: tuple[AdapterUsed, ...] = ()
+    foundation: str | None = None  # fingerprint of the model that makes it; None: whichever there is
     # When it is made, not what is made: the frames do not depend on these.
     tenant: str = ""  # whose fair share it takes
     priority: Annotated[int, Field(ge=-2, le=2)] = 0  # each step is PRIORITY_WEIGHT times the share
@@ -151,6 +152,7 @@ def resolve(
         guidance_scale=info.guidance_scale if request.guidance_scale is None else request.guidance_scale,
         scheduler=request.scheduler,
         adapters=tuple(adapters),
+        foundation=info.fingerprint,
     )
     if resolved.pixels > info.max_pixels:
         raise UserError(

@@ -23,6 +23,7 @@ from serving.database import Job
 from serving.dispatcher import Dispatcher, result_key
 from serving.engine_client import EngineClient, EngineLost
 from serving.event_stream import Changes, Streams
+from serving.events import OTHER_FOUNDATION
 from serving.jobs import CANCELLED, COMPLETED, FINAL, IllegalTransition, JobStore
 from serving.metrics import ServiceMetrics
 from serving.pins import PinKeeper, PinStore
@@ -69,9 +70,13 @@ class VideoService:
         self.config, self.engine = config, engine
         self.metrics = metrics if metrics is not None else ServiceMetrics()
         self.store = JobStore(config.database_url)
-        self.changes, self.streams = Changes(), Streams(config.max_streams, len(config.keys))
+        self.changes, self.streams = (
+            Changes(),
+            Streams(config.max_streams, len({key.tenant for key in config.keys})),
+        )
         self._admission = Admission(self.store.database, config.max_queue)
-        self._places = Places(Claims(self.store.database).order)
+        self._claims = Claims(self.store.database)
+        self._places = Places(self._order)
         self._results = open_storage(config.results_uri)
         self._registry = open_registry(config.registry) if config.registry else None
         pins = PinStore(self.store.database)
@@ -91,6 +96,7 @@ class VideoService:
             self._results,
             max_in_flight=in_hand(config, config.replicas),
             ttl=config.results_ttl,
+            job_ttl=config.job_ttl,
             observe=observe,
             changed=self.changes.notice,
             ended=self._ended,
@@ -207,8 +213,14 @@ class VideoService:
             raise engine_unavailable() from None
         except TimeoutError:
             raise engine_unavailable() if not request.adapters else adapters_late(ENGINE_PATIENCE) from None
+        if refused is not None and refused.code == OTHER_FOUNDATION:
+            self._info = None  # the next one asks
         raise_refusal(refused)
         return request.model_copy(update={"warnings": tuple(text for text in unread if text)}), model
+
+    def _order(self) -> list[str]:
+        """Ids of the jobs that wait for this server's foundation, in turn."""
+        return self._claims.order(self._info.fingerprint if self._info else None)
 
     async def placed(self, jobs: Sequence[Job]) -> list[tuple[Job, int | None]]:
         """The jobs, each with how many are before it in the queue, as of half a second ago (None: it is not queued)."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import socket
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from motiondirector.cli import ConfigFile
+
+if TYPE_CHECKING:
+    from serving.config import ServeConfig
 
 
 def serve(
@@ -53,10 +57,28 @@ def serve(
     max_batch: Annotated[int, typer.Option(min=1, help="Videos in one denoising step.")] = 8,
     data_dir: Annotated[Path, typer.Option(help="Jobs, videos and fetched adapters.")] = Path("runs/serve"),
     database: Annotated[
-        str | None, typer.Option(help="SQLAlchemy URL of the jobs. Absent: SQLite in --data-dir.")
+        str | None,
+        typer.Option(
+            help="SQLAlchemy URL of the jobs; a password in it can be read in the process list: see --database-file. "
+            "Absent: SQLite in --data-dir."
+        ),
+    ] = None,
+    database_file: Annotated[
+        Path | None, typer.Option(help="File that holds the URL of --database, with its password.")
     ] = None,
     results: Annotated[
         str | None, typer.Option(help="Folder or s3:// URI of the videos. Absent: in --data-dir.")
+    ] = None,
+    results_ttl: Annotated[
+        float | None, typer.Option(min=1, help="Seconds a video is kept.", show_default="a week")
+    ] = None,
+    job_ttl: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            help="Seconds after its end that a job is kept, with its prompt and its video at most.",
+            show_default="30 days",
+        ),
     ] = None,
     replicas: Annotated[int, typer.Option(min=1, help="Engines, each with the model.")] = 1,
     max_replicas: Annotated[
@@ -72,7 +94,7 @@ def serve(
     api_key_file: Annotated[
         Path | None,
         typer.Option(
-            help="File with API keys, one a line (or sha256:<hex>), or YAML with quotas and scopes."
+            help="File with API keys, one a line (or sha256:<hex>), or YAML with tenants, quotas and scopes."
         ),
     ] = None,
     max_queue: Annotated[
@@ -113,7 +135,8 @@ def serve(
     family_of(locate(foundation), foundation or "the embedded foundation")
     registry = registry if "://" in registry else str(Path(registry).absolute())
     concepts = open_registry(registry).concepts()
-    bank = {"slots": slots, "spatial_slots": spatial_slots, "rank": rank}
+    given = {"slots": slots, "spatial_slots": spatial_slots, "rank": rank}
+    given |= {"results_ttl": results_ttl, "job_ttl": job_ttl}
     settings = make_config(
         foundation=foundation
         if foundation is None or not Path(foundation).exists()
@@ -123,6 +146,7 @@ def serve(
         registry=registry,
         data_dir=str(data_dir.absolute()),
         database=database,
+        database_file=None if database_file is None else str(database_file.absolute()),
         results=results if results is None or "://" in results else str(Path(results).absolute()),
         slot_memory=slot_memory,
         compile=compile,
@@ -136,9 +160,10 @@ def serve(
         max_queue=max_queue,
         webhook_secret=read_webhook_secret(),
         webhook_networks=webhook_network or [],
-        # the rest may follow from slot_memory
-        **{name: value for name, value in bank.items() if value is not None},
+        # what is absent has its default, or follows from slot_memory
+        **{name: value for name, value in given.items() if value is not None},
     )
+    check_database(settings)
     with ray_session(address):
         check_workers(replicas, gpus=gpus, cpus=settings.engine_cpus)
         from ray import serve as ray_serve
@@ -174,6 +199,21 @@ def greeting(url: str, model: str, concepts: int, keys: bool) -> str:
   motiondirector generate --server {url} --prompt "a red square on a gray background" --seed 7 -o out.mp4
 
 Ctrl-C stops it."""
+
+
+def check_database(settings: ServeConfig) -> None:
+    """Say that a password is seen. Raises UserError for a file that holds no URL."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    url = settings.database_url
+    with contextlib.suppress(ArgumentError):  # the service says so
+        if settings.database is not None and make_url(url).password:
+            typer.echo(
+                "--database has a password, which everybody on this machine can read in the process list; "
+                "give it by --database-file, PGPASSWORD or ~/.pgpass.",
+                err=True,
+            )
 
 
 def check_port(host: str, port: int) -> int:

@@ -32,6 +32,15 @@ def test_keys_are_read_from_the_mounted_file(monkeypatch, tmp_path):
     assert hashes(ServeConfig(api_key_hashes=["ab" * 32])) == ["ab" * 32, hash_key(KEY)]
 
 
+def test_tenants_are_one_each_wherever_their_keys_come_from(monkeypatch, tmp_path):
+    file = tmp_path / "keys.yaml"
+    file.write_text(f"keys: [{{key: {KEY}, tenant: alice, concurrency: 1}}]")
+    monkeypatch.setenv(API_KEY_FILE_VARIABLE, str(file))
+    config = ServeConfig(api_keys=[{"sha256": "ab" * 32, "tenant": "alice", "concurrency": 2}])
+    with pytest.raises(UserError, match="tenant alice differ in concurrency"):
+        with_keys(config)
+
+
 def test_without_keys_there_is_no_server(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="there is no API key; set MOTIONDIRECTOR_API_KEY_FILE"):
         build_app(ServeConfig())

@@ -10,13 +10,16 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from fakes import INFO
 from serving_helpers import video_request
+from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
 from infra.errors import UserError
 from infra.storage import open_storage
 from serving import dispatcher as dispatcher_module
 from serving.claims import Claims
+from serving.database import Delivery, Job
 from serving.dispatcher import MAX_ATTEMPTS, Dispatcher, result_key
 from serving.engine_client import EngineLost
 from serving.events import Admitted, Event, Failed, Finished, Progressed
@@ -38,7 +41,7 @@ class ScriptedEngine:
         self.most = 0
 
     async def describe(self):
-        return None
+        return INFO
 
     async def check(self, request):
         return None
@@ -249,6 +252,33 @@ def test_expired_results_are_deleted(house: House):
     house.run(ScriptedEngine(lambda id, attempt: []), lambda: house.store.get(id).result_key is None)
 
 
+def test_jobs_are_forgotten_with_their_videos_and_webhook_calls_when_their_time_is_over(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(dispatcher_module, "PURGE_INTERVAL", 0.0)
+    monkeypatch.setattr(dispatcher_module, "SWEEP_INTERVAL", 0.01)
+    monkeypatch.setattr(dispatcher_module, "MOST_LATE", 2)
+    old, [new] = house.add(5), house.add()
+    house.run(ScriptedEngine(lambda id, attempt: WHOLE), lambda: house.all("completed"))
+    waits = house.store.add({**REQUEST, "foundation": "0" * 64}, model="foundation").id
+    cancelled = house.store.add(REQUEST, model="foundation", webhook_url="https://example.org/hook").id
+    house.store.cancel(cancelled)
+    year = 365 * 86_400.0
+    with house.store.database.sessions.begin() as session:
+        session.execute(update(Job).where(Job.id != new).values(finished_at=Job.finished_at - year))
+        session.execute(update(Delivery).values(created_at=Delivery.created_at - year, next_at=None))
+
+    def calls() -> list[str]:
+        with house.store.database.sessions() as session:
+            return list(session.scalars(select(Delivery.id)))
+
+    assert len(calls()) == 1
+    forgotten = lambda: sum(house.store.count().values()) == 2 and not calls()  # noqa: E731
+    house.run(ScriptedEngine(lambda id, attempt: WHOLE), forgotten, job_ttl=year / 2)
+    assert (house.store.state(new), house.store.state(waits)) == ("completed", "queued")
+    assert [house.results.exists(result_key(id)) for id in (*old, new)] == [False] * 5 + [True]
+
+
 def test_the_jobs_of_a_dispatcher_that_fell_silent_are_finished_by_another_and_it_lets_go(
     house: House, monkeypatch: pytest.MonkeyPatch
 ):
@@ -321,6 +351,7 @@ def test_dispatchers_of_one_store_hand_engines_no_more_together_than_one_does(ho
         task = asyncio.create_task(first.run())
         while house.store.count().get("in_progress") != 3:
             await asyncio.sleep(0.01)
+        second._foundation = INFO.fingerprint
         await second._dispatch()
         assert not second._running
         second.max_in_flight = 4

@@ -117,6 +117,56 @@ def test_a_structured_key_file_says_what_each_key_may_do(tmp_path: Path, suffix:
     assert "c2VjcmV0" not in shown
 
 
+TENANTS = f"""
+keys:
+  - {{key: {KEY}, tenant: alice, concurrency: 4, scopes: ["videos:read"]}}
+  - {{keys: [{KEY}-2, "sha256:{hash_key("bobs")}"], tenant: bob}}
+  - {{key: {KEY}-3, tenant: alice, concurrency: 4, max_priority: 1}}
+  - {{key: {KEY}-4}}
+"""
+
+
+def test_keys_of_one_tenant_are_one_and_a_key_without_is_its_own(tmp_path: Path):
+    file = tmp_path / "keys.yaml"
+    file.write_text(TENANTS)
+    keys = read_api_keys(file)
+    assert [key.tenant for key in keys] == ["alice", "bob", "bob", "alice", hash_key(f"{KEY}-4")[:16]]
+    assert [keys[0].scopes, keys[3].max_priority] == [("videos:read",), 1], "what a key may do is its own"
+    again = ServeConfig.model_validate(ServeConfig(api_keys=keys).model_dump())
+    assert [key.tenant for key in again.keys] == [key.tenant for key in keys]
+    plain = tmp_path / "keys"
+    plain.write_text(KEY)
+    assert [key.tenant for key in read_api_keys(plain)] == [hash_key(KEY)[:16]], "as it always was"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{key: KEY, tenant: a, concurrency: 1}, {key: KEY-2, tenant: a}", "tenant a differ in concurrency"),
+        ("{key: KEY, tenant: a, requests_per_minute: 1}, {key: KEY-2, tenant: a}", "requests_per_minute"),
+        ("{keys: [KEY, KEY-2]}", "several keys are one tenant's"),
+        ("{key: KEY, keys: [KEY-2]}", "entry 1 has no `key:`"),
+        ("{keys: [], tenant: a}", "entry 1 has no `key:`"),
+        ("{keys: [1234567890123456], tenant: a}", "entry 1 has no `key:`"),
+        ("{key: KEY, tenant: ''}", "entry 1: tenant"),
+        ("{key: KEY, tenant: 'a b'}", "entry 1: tenant"),
+        ("{key: KEY, tenant: 7}", "entry 1: tenant"),
+    ],
+)
+def test_tenants_that_make_no_sense_are_refused(tmp_path: Path, content: str, message: str):
+    file = tmp_path / "keys.yaml"
+    file.write_text(f"keys: [{content.replace('KEY', KEY)}]")
+    with pytest.raises(UserError, match=message) as caught:
+        read_api_keys(file)
+    assert KEY not in caught.value.message
+
+
+def test_a_configuration_whose_tenants_differ_is_refused():
+    keys = [{"sha256": "a" * 64, "tenant": "a", "concurrency": n} for n in (1, 2)]
+    with pytest.raises(UserError, match="tenant a differ in concurrency"):
+        make_config(api_keys=keys)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

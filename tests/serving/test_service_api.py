@@ -122,6 +122,21 @@ def test_quotas_are_a_keys_own(serve: Serve):
     assert 1 <= int(response.headers["retry-after"]) <= 20
 
 
+def test_a_tenant_keeps_its_jobs_and_its_quotas_from_key_to_key(serve: Serve):
+    old, new, other = "an-old-key-0123456789", "a-new-key-0123456789", "another-key-0123456789"
+    quota = {"tenant": "alice", "concurrency": 1}
+    both = [ApiKey(sha256=hash_key(key), **quota) for key in (old, new)]
+    api = serve(api_keys=[*both, ApiKey(sha256=hash_key(other))])
+    asked = api.post("/v1/videos", json={"prompt": "x"}, headers=bearer(old))
+    id = asked.json()["id"]
+    refused(api.post("/v1/videos", json={"prompt": "x"}, headers=bearer(new)), 429, "concurrency_exceeded")
+    assert api.get(f"/v1/videos/{id}", headers=bearer(new)).json()["id"] == id
+    refused(api.get(f"/v1/videos/{id}", headers=bearer(other)), 404, "video_not_found")
+    rotated = serve(api_keys=[both[1]])
+    refused(rotated.get(f"/v1/videos/{id}", headers=bearer(old)), 401, "invalid_api_key")
+    assert [video["id"] for video in rotated.get("/v1/videos", headers=bearer(new)).json()["data"]] == [id]
+
+
 def test_a_scope_that_a_key_lacks_is_403(serve: Serve, engine: FakeEngine):
     api = serve(api_keys=KEYS)
     refused(api.post("/v1/videos", json={"prompt": "x"}, headers=bearer(READER)), 403, "missing_scope")
