@@ -18,7 +18,6 @@ of publishers at once each gets a number of its own.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import os
 import re
@@ -26,12 +25,14 @@ import shutil
 import tempfile
 import time
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AwareDatetime, Field
+from rapidfuzz import fuzz, process
 
 from infra.errors import UserError
 from infra.files import TEMPORARY, explained_os_errors
@@ -104,12 +105,25 @@ def parse_ref(ref: str) -> tuple[str, int | None]:
 class Registry:
     """Publishes, finds and fetches versions. Holds no state of its own: several processes may use one URI."""
 
+    overview = (
+        "`motiondirector concepts list` shows what it has."  # where a message sends those who find nothing
+    )
+
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
 
     @property
     def uri(self) -> str:
         return self.storage.uri
+
+    @property
+    def shown(self) -> str:
+        """What messages call it."""
+        return f"the registry {self.uri}"
+
+    def near(self, name: str) -> list[str]:
+        """Up to three concepts whose names are similar."""
+        return similar(name, [info.name for info in self.concepts()])
 
     def publish(
         self,
@@ -202,14 +216,10 @@ class Registry:
         published = self.numbers(name, "versions")
         kept = published - self.numbers(name, "removed")
         if not kept:
-            near = difflib.get_close_matches(name, [info.name for info in self.concepts()], n=3, cutoff=0.5)
-            hint = (
-                f"did you mean {' or '.join(near)}?"
-                if near
-                else "`motiondirector concepts list` shows what it has."
-            )
+            near = self.near(name)
+            hint = f"did you mean {' or '.join(near)}?" if near else self.overview
             raise UserError(
-                f"concept {name} is not in the registry {self.uri}; {hint}",
+                f"concept {name} is not in {self.shown}; {hint}",
                 status=404,
                 code="concept_not_found",
             )
@@ -219,7 +229,7 @@ class Registry:
             what = "was removed" if number in published else "was never published"
             have = ", ".join(f"{name}@{other}" for other in sorted(kept)[-8:])
             raise UserError(
-                f"concept version {name}@{number} {what} in {self.uri}; there is {have}.",
+                f"concept version {name}@{number} {what} in {self.shown}; there is {have}.",
                 status=404,
                 code="version_not_found",
             )
@@ -300,11 +310,16 @@ class Registry:
             return replace(version, metrics=metrics)
         except Damaged as error:
             raise UserError(
-                f"{key} in {self.uri} is damaged ({error}); restore it from a copy, or remove the version "
+                f"{key} in {self.shown} is damaged ({error}); restore it from a copy, or remove the version "
                 f"(`motiondirector concepts rm {concept}@{number}`) and publish it again.",
                 status=502,
                 code="object_damaged",
             ) from None
+
+
+def similar(name: str, names: Collection[str]) -> list[str]:
+    """Up to three of the names that are most like this one."""
+    return [near for near, _, _ in process.extract(name, names, scorer=fuzz.ratio, limit=3, score_cutoff=60)]
 
 
 def number_of(key: str) -> int | None:

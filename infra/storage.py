@@ -120,6 +120,10 @@ class Storage(ABC):
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Every object whose key starts with the string `prefix`, in the order of the keys' bytes."""
 
+    def holds(self, prefix: str) -> bool:
+        """Whether there is any object whose key starts with the string `prefix`."""
+        return next(iter(self.list(prefix)), None) is not None
+
     @abstractmethod
     def delete(self, key: str) -> None:
         """Remove; nothing happens when it is absent."""
@@ -285,6 +289,16 @@ class FolderStorage(Storage):
                     except FileNotFoundError:  # deleted since the walk
                         continue
         yield from sorted(infos, key=lambda info: info.key.encode(errors="surrogateescape"))
+
+    def holds(self, prefix: str) -> bool:
+        if not prefix.endswith("/"):
+            return super().holds(prefix)
+        folder = self.root / check_key(prefix[:-1])
+        with explained_os_errors(f"listing {folder}"):
+            try:
+                return any(folder.iterdir())
+            except (FileNotFoundError, NotADirectoryError):
+                return False
 
     def delete(self, key: str) -> None:
         with explained_os_errors(f"deleting {self.path(key)}"):

@@ -6,6 +6,7 @@ share the database.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -93,6 +94,14 @@ class Admission:
         with self._database.sessions() as session:
             self._check_bounds(session, tenant, key, number)
             self._next_arrival(session, tenant, key)
+
+    def spend(self, tenant: str, key: ApiKey | None) -> None:
+        """Count a request that was refused for what it asks against the key's rate: finding that out was work, too."""
+        if key is None or key.requests_per_minute is None:
+            return
+        with self._database.exclusive() as session, contextlib.suppress(Throttled):
+            arrival = self._next_arrival(session, tenant, key)
+            session.merge(Rate(tenant=tenant, arrival=arrival))
 
     def admit(
         self,

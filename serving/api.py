@@ -5,15 +5,15 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
-from fastapi.responses import StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
-from serving.auth import AdapterAdmin, Known, MetricsReader, Reader, Writer
+from serving.auth import AdapterAdmin, Caller, Known, MetricsReader, Reader, Writer
 from serving.bodies import FORMS, read_create_video, read_json, schemas_of
 from serving.errors import REFUSALS, BodyLimit, add_error_handlers
-from serving.event_stream import follow, was_end
+from serving.event_stream import EventStream, follow, was_end
 from serving.metrics import MeasuredRequests
+from serving.pages import pages
 from serving.schemas import (
     AdapterAnswer,
     AdapterName,
@@ -63,12 +63,20 @@ def create_api(service: VideoService) -> FastAPI:
         yield
         await service.stop()
 
-    app = FastAPI(title="MotionDirector", description=DESCRIPTION, version="1", lifespan=lifespan)
+    app = FastAPI(
+        title="MotionDirector",
+        description=DESCRIPTION,
+        version="1",
+        lifespan=lifespan,
+        redirect_slashes=False,  # it would send people to whatever Host they were made to ask for
+        docs_url=None,  # FastAPI's pages load scripts from other hosts: `serving.pages` does not
+        redoc_url=None,
+    )
     app.state.service = service
     app.add_middleware(BodyLimit)
     app.add_middleware(MeasuredRequests, metrics=service.metrics)
     add_error_handlers(app)
-    for router in (videos, adapters, server):
+    for router in (videos, adapters, server, pages):
         app.include_router(router)
     generated = app.openapi
 
@@ -82,6 +90,12 @@ def create_api(service: VideoService) -> FastAPI:
     return app
 
 
+async def read_name(request: Request, service: VideoService, caller: Caller) -> AdapterName:
+    """The adapter that a body names."""
+    with service.bodies.one(caller.tenant):
+        return await read_json(request, AdapterName)
+
+
 @videos.post("", openapi_extra=VIDEO)
 async def create_video(
     request: Request,
@@ -91,7 +105,8 @@ async def create_video(
     idempotency_key: Annotated[str | None, Header(description="the same key and body: the same job")] = None,
 ) -> Video:
     """Ask for a video. Answers the queued job."""
-    body = await read_create_video(request)
+    with service.bodies.one(caller.tenant):
+        body = await read_create_video(request)
     job, is_new = await service.create(body, caller, idempotency_key)
     if not is_new:
         response.headers["Idempotent-Replayed"] = "true"
@@ -150,10 +165,9 @@ async def get_events(
     job = await service.get(id, caller.tenant)
     if was_end(last_event_id, job):
         return Response(status_code=204)  # an EventSource then stops coming back
-    service.streams.check(caller.tenant)
-    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    events = follow(service, id, caller.tenant, last_event_id, previews)
-    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+    return EventStream(
+        follow(service, id, caller.tenant, last_event_id, previews), service.streams, caller.tenant
+    )
 
 
 @videos.post("/{id}/cancel")
@@ -176,27 +190,32 @@ async def list_residents(service: Service, _caller: AdapterAdmin) -> ResidentLis
 
 
 @adapters.post("/prefetch", openapi_extra=NAME)
-async def prefetch_adapter(request: Request, service: Service, _caller: AdapterAdmin) -> AdapterAnswer:
+async def prefetch_adapter(request: Request, service: Service, caller: AdapterAdmin) -> AdapterAnswer:
     """Bring an adapter near in every engine there is, before the first request that wants it."""
-    return await service.catalogue.prefetch(await read_json(request, AdapterName))
+    return await service.catalogue.prefetch(await read_name(request, service, caller), caller.tenant)
 
 
 @adapters.post("/pin", openapi_extra=NAME)
-async def pin_adapter(request: Request, service: Service, _caller: AdapterAdmin) -> AdapterAnswer:
+async def pin_adapter(request: Request, service: Service, caller: AdapterAdmin) -> AdapterAnswer:
     """Keep an adapter in a slot of every engine, also of those that start later, whatever else is asked for."""
-    return await service.catalogue.pin(await read_json(request, AdapterName))
+    return await service.catalogue.pin(await read_name(request, service, caller), caller.tenant)
 
 
 @adapters.post("/unpin", openapi_extra=NAME)
-async def unpin_adapter(request: Request, service: Service, _caller: AdapterAdmin) -> AdapterAnswer:
+async def unpin_adapter(request: Request, service: Service, caller: AdapterAdmin) -> AdapterAnswer:
     """Let a pinned adapter go by least recent use again, in every engine."""
-    return await service.catalogue.unpin(await read_json(request, AdapterName))
+    return await service.catalogue.unpin(await read_name(request, service, caller), caller.tenant)
 
 
-@server.get("/v1/models", responses=REFUSALS, tags=["models"])
-async def list_models(service: Service, _caller: Known) -> ModelList:
+@server.get(
+    "/v1/models",
+    responses={200: {"model": ModelList}, **REFUSALS},
+    response_class=Response,
+    tags=["models"],
+)
+async def list_models(service: Service, caller: Known) -> Response:
     """What `model` may be: the foundation, and each version of each concept."""
-    return ModelList(data=await service.catalogue.models())
+    return Response(await service.catalogue.models(caller.tenant), media_type="application/json")
 
 
 @server.get("/healthz", tags=["health"])
@@ -207,7 +226,7 @@ async def healthz() -> dict[str, str]:
 
 @server.get("/readyz", responses={503: {"model": ErrorAnswer}}, tags=["health"])
 async def readyz(service: Service) -> dict[str, str]:
-    """Jobs are accepted and dispatched, and an engine holds the model."""
+    """Jobs are accepted and dispatched, there is room for their videos, and an engine holds the model."""
     info = await service.ready()
     return {"status": "ready", "foundation": info.name, "foundation_fingerprint": info.fingerprint}
 

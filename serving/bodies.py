@@ -6,6 +6,9 @@ Routes read them by hand, once they know the caller: FastAPI would read a body b
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -14,6 +17,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.datastructures import FormData
 
 from infra.errors import UserError
+from serving.errors import Throttled
 from serving.schemas import CreateVideo
 
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
@@ -21,6 +25,36 @@ INTEGERS = ("frames", "seed", "steps", "priority")
 NUMBERS = ("guidance_scale", "deadline")
 MAX_FIELDS = 64
 Body = TypeVar("Body", bound=BaseModel)
+
+
+class Bodies:
+    """The bodies that are on their way to one ingress: each holds a place of a request, for ten seconds if it never comes.
+
+    For one event loop.
+
+    Args:
+        each: of one tenant, at most.
+    """
+
+    def __init__(self, each: int) -> None:
+        self._each, self._coming = each, Counter[str]()
+
+    @contextmanager
+    def one(self, tenant: str) -> Iterator[None]:
+        """While one is read. Raises Throttled when too many others of the tenant are."""
+        if self._coming[tenant] >= self._each:
+            raise Throttled(
+                f"the bodies of {self._each} requests of this API key are still on their way; send each at once.",
+                code="too_many_bodies",
+                retry_after=1.0,
+            )
+        self._coming[tenant] += 1
+        try:
+            yield
+        finally:
+            self._coming[tenant] -= 1
+            if not self._coming[tenant]:
+                del self._coming[tenant]
 
 
 async def read_create_video(request: Request) -> CreateVideo:

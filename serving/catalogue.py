@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import Any, Literal, TypeVar
 
 from infra.errors import UserError
-from infra.registry import Registry
 from serving.answers import engine_unavailable, raise_refusal
+from serving.concepts import Concepts
 from serving.engine_client import EngineClient, EngineLost
 from serving.pins import PinStore
 from serving.requests import FoundationInfo, pin
@@ -20,15 +20,17 @@ from serving.schemas import (
     AdapterUsed,
     LoraUse,
     ModelInfo,
+    ModelList,
     PinnedAdapter,
     Resident,
     ResidentList,
 )
-from serving.shelf import Shelf
-from serving.threads import LISTS, REGISTRY, Threads
+from serving.shelf import Glance
+from serving.threads import LISTS, LISTS_EACH, READS_EACH, REGISTRY, Shares
 
 REGISTRY_PATIENCE = 30.0  # seconds for the registry to answer
 LOAD_PATIENCE = 120.0  # seconds for an adapter to be fetched and loaded
+NONE: Sequence[Glance] = ()
 Status = Literal["pinned", "unpinned", "prefetched"]
 Answer = TypeVar("Answer")
 
@@ -44,48 +46,50 @@ class Catalogue:
 
     def __init__(
         self,
-        registry: Registry | None,
+        registry: Concepts | None,
         engine: EngineClient,
         info: Callable[[], Awaitable[FoundationInfo]],
         pins: PinStore,
         tell: Callable[[], Awaitable[int]],
     ) -> None:
         self._registry, self._engine, self._info = registry, engine, info
-        self._shelf = Shelf(registry) if registry is not None else None
         self._pins, self._tell = pins, tell
+        self._reads, self._lists = Shares(REGISTRY, READS_EACH), Shares(LISTS, LISTS_EACH)
+        self._written: tuple[Sequence[Glance], FoundationInfo, bytes] | None = None
 
-    async def models(self) -> list[ModelInfo]:
-        """The foundation, then every version of every concept that was trained on it.
+    async def models(self, tenant: str) -> bytes:
+        """The foundation, then every version of every concept that was trained on it: a `ModelList` as JSON.
 
         UserError 503 when reading them takes long; it goes on, and who asks again waits for what is left.
         """
         info = await self._info()
-        base = ModelInfo(
-            id="foundation", created=0, foundation=info.name, foundation_fingerprint=info.fingerprint
-        )
-        return [base, *await read_registry(self._concepts, info, threads=LISTS)]
+        return await patiently(self._lists.run(tenant, self._models, info))
 
-    async def prefetch(self, name: AdapterName) -> AdapterAnswer:
+    async def read(self, tenant: str, call: Callable[..., Answer], /, *args: Any) -> Answer:
+        """What a call that reads the registry answers, for a tenant. Raises UserError 503 when that takes too long."""
+        return await patiently(self._reads.run(tenant, call, *args))
+
+    async def prefetch(self, name: AdapterName, tenant: str) -> AdapterAnswer:
         """Bring a version's adapters near in every engine. UserError when one of them cannot load one."""
-        uses = await self._used(name)
+        uses = await self._used(name, tenant)
         return answer(uses, "prefetched", await self._prefetch(uses))
 
-    async def pin(self, name: AdapterName) -> AdapterAnswer:
+    async def pin(self, name: AdapterName, tenant: str) -> AdapterAnswer:
         """Keep a version's adapters in slots of every engine until `unpin`.
 
         UserError for one that cannot be loaded, and 409 when no slot would be left for others; then nothing is pinned.
         """
-        uses, info = await self._used(name), await self._info()
+        uses, info = await self._used(name, tenant), await self._info()
         await self._prefetch(uses)
         await asyncio.to_thread(self._pins.pin, info.fingerprint, uses, info.slots)
         return answer(uses, "pinned", await self._told())
 
-    async def unpin(self, name: AdapterName) -> AdapterAnswer:
+    async def unpin(self, name: AdapterName, tenant: str) -> AdapterAnswer:
         """Let a version's adapters go again; no error when they were not pinned."""
         info = await self._info()
         uses = await asyncio.to_thread(self._pins.named, info.fingerprint, name.name, name.path)
         if not uses:  # not pinned, under another name, or its latest version is meant
-            uses = await self._used(name)
+            uses = await self._used(name, tenant)
         await asyncio.to_thread(self._pins.unpin, info.fingerprint, uses)
         return answer(uses, "unpinned", await self._told())
 
@@ -116,9 +120,9 @@ class Catalogue:
         except (EngineLost, TimeoutError, UserError):
             return 0
 
-    async def _used(self, name: AdapterName) -> list[AdapterUsed]:
+    async def _used(self, name: AdapterName, tenant: str) -> list[AdapterUsed]:
         info = await self._info()
-        return await read_registry(pin, LoraUse(name=name.name, path=name.path), info, self._registry)
+        return await self.read(tenant, pin, LoraUse(name=name.name, path=name.path), info, self._registry)
 
     async def _asked(self, call: Awaitable[Answer]) -> Answer:
         try:
@@ -127,10 +131,18 @@ class Catalogue:
         except (EngineLost, TimeoutError):
             raise engine_unavailable() from None
 
-    def _concepts(self, info: FoundationInfo) -> list[ModelInfo]:
-        if self._shelf is None:
-            return []
-        return [
+    def _models(self, info: FoundationInfo) -> bytes:
+        """Written once while nothing changes: of thousands of versions that takes a while."""
+        versions = self._registry.shelf.versions() if self._registry is not None else NONE
+        written = self._written
+        if written is not None and written[0] is versions and written[1] == info:
+            return written[2]
+        models = [
+            ModelInfo(
+                id="foundation", created=0, foundation=info.name, foundation_fingerprint=info.fingerprint
+            )
+        ]
+        models += [
             ModelInfo(
                 id=f"foundation:{version.ref}",
                 created=version.created,
@@ -140,16 +152,19 @@ class Catalogue:
                 version=version.number,
                 sha256=version.sha256,
             )
-            for version in self._shelf.versions()
+            for version in versions
             if version.foundation in (None, info.fingerprint)
         ]
+        text = ModelList(data=models).model_dump_json().encode()
+        self._written = (versions, info, text)
+        return text
 
 
-async def read_registry(call: Callable[..., Answer], /, *args: Any, threads: Threads = REGISTRY) -> Answer:
+async def patiently(call: Awaitable[Answer]) -> Answer:
     """What a call that reads the registry answers. Raises UserError 503 when that takes too long."""
     try:
         async with asyncio.timeout(REGISTRY_PATIENCE):
-            return await threads.run(call, *args)
+            return await call
     except TimeoutError:
         raise UserError(
             f"the concept registry has not answered for {REGISTRY_PATIENCE:g} s; try again in some seconds.",

@@ -13,9 +13,13 @@ from ray.serve import Application
 from infra.errors import UserError
 from serving import deployment
 from serving.config import ServeConfig
-from serving.keys import API_KEY_VARIABLE, check_tenants, read_api_keys, read_webhook_secret
-
-API_KEY_FILE_VARIABLE = "MOTIONDIRECTOR_API_KEY_FILE"
+from serving.keys import (
+    API_KEY_FILE_VARIABLE,
+    API_KEY_VARIABLE,
+    check_tenants,
+    read_api_keys,
+    read_webhook_secret,
+)
 
 
 def with_keys(config: ServeConfig) -> ServeConfig:

@@ -99,6 +99,9 @@ class ServeConfig(BaseModel):
     max_streams: Annotated[
         int, Field(ge=1, description="event streams open at once; a quarter of them, of one key among many")
     ] = 128
+    max_bodies: Annotated[
+        int, Field(ge=1, description="requests of one tenant whose bodies are on their way at once")
+    ] = 64
     api_keys: Annotated[list[ApiKey], Field(description="who may ask; empty: loopback only")] = []
     api_key_hashes: Annotated[list[str], Field(description="SHA-256 of further keys without settings")] = []
     webhook_secret: Annotated[

@@ -18,7 +18,9 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+from starlette.types import Receive, Scope, Send
 
 from infra.errors import UserError
 from serving.answers import video_of
@@ -93,7 +95,8 @@ class Streams:
 
     @contextmanager
     def one(self, tenant: str) -> Iterator[None]:
-        """While a stream is open."""
+        """While a stream is open. Raises Throttled when there is room for no other of this tenant."""
+        self.check(tenant)  # nothing is awaited between this and the next line
         self._open[tenant] += 1
         try:
             yield
@@ -101,6 +104,19 @@ class Streams:
             self._open[tenant] -= 1
             if not self._open[tenant]:
                 del self._open[tenant]
+
+
+class EventStream(StreamingResponse):
+    """An answer of events. It takes its place among the open streams as it begins, and gives it back however it ends."""
+
+    def __init__(self, events: AsyncIterator[bytes], streams: Streams, tenant: str) -> None:
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._streams, self._tenant = streams, tenant
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._streams.one(self._tenant):
+            await super().__call__(scope, receive, send)
 
 
 def stamp(job: Job, position: int | None) -> str:
@@ -120,7 +136,7 @@ async def follow(
     """Events up to the job's end, or its deletion."""
     seen, quiet, pictured, shown = last_event_id, time.monotonic(), 0.0, -1
     yield format_sse_event(retry=RETRY)
-    with service.streams.one(tenant), service.changes.of(id) as changed:
+    with service.changes.of(id) as changed:
         while True:
             changed.clear()
             try:

@@ -25,9 +25,10 @@ from models.adapter import Adapter, read_adapter
 from models.foundation import Foundation
 from models.versions import check_path
 from serving.requests import AdapterUsed
-from serving.storage_faults import storage_faults
+from serving.storage_faults import StorageFault, storage_faults
 
 log = logging.getLogger(__name__)
+STORAGE = "the adapters' storage"  # what callers know of it
 ATTEMPTS = 3  # to fetch an object whose storage is away or which came damaged
 LEFT_BEHIND = 3600.0  # seconds after its last byte that an unfinished file is of an engine that died
 OTHERS = 60.0  # seconds that a file stays which another engine has used: it may be about to open it
@@ -158,14 +159,27 @@ class AdapterFiles:
             )
         storage, file = self._registry.storage, self._file(use)
         try:
-            with storage_faults("the adapters' storage"), atomic_file(file) as temporary:
+            with storage_faults(STORAGE), atomic_file(file) as temporary:
                 storage.get_file(object_key(use.sha256), temporary)
                 check_hash(storage, use.sha256, sha256_file(temporary))
-        except NotFound:
+        except NotFound as error:
+            log.error("%s: %s", name, error.message)
+            with storage_faults(STORAGE):
+                if not storage.holds("objects/"):  # a folder that was unmounted, say
+                    raise StorageFault(STORAGE) from error
             raise UserError(
-                f"{name}: its file {use.sha256[:12]} is not in {storage.uri}; publish it again.",
+                f"{name}: its file {use.sha256[:12]} is not in the registry; publish it again.",
                 status=404,
                 code="adapter_not_found",
+            ) from None
+        except UserError as error:
+            if error.code != "object_damaged":
+                raise
+            log.error("%s: %s", name, error.message)  # with where it is, which concerns no caller
+            raise UserError(
+                f"{name}: its file {use.sha256[:12]} is damaged in the registry; publish it again.",
+                status=error.status,
+                code=error.code,
             ) from None
         self._note(file)
 

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve import metrics
+from ray.serve.config import BackpressureConfig
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
@@ -24,6 +25,10 @@ from serving.service import VideoService
 
 ENGINE_NAME = "engine"
 LOST = (RayError, RayServeException, ConnectionError)
+# Requests that an ingress has at once: event streams, bodies on their way, checks of new jobs, and what is quick. Those
+# beyond wait in the proxy: as many as are worked off within a second, or the last of them would wait for all the others.
+MOST_REQUESTS, MOST_WAITING = 512, 256
+RETRY_AFTER = 1.0  # seconds, for the requests that the proxy turns away
 
 
 class JobMetrics:
@@ -113,7 +118,12 @@ def running_engines() -> int:
 
 
 @serve.deployment(
-    name="ingress", health_check_period_s=5, max_ongoing_requests=512, graceful_shutdown_timeout_s=5
+    name="ingress",
+    health_check_period_s=5,
+    max_ongoing_requests=MOST_REQUESTS,
+    max_queued_requests=MOST_WAITING,
+    backpressure_config=BackpressureConfig(status_code=503, retry_after_s=RETRY_AFTER),
+    graceful_shutdown_timeout_s=5,
 )
 @serve.ingress()
 class Ingress:

@@ -9,19 +9,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from infra.errors import UserError
-from infra.registry import open_registry
-from infra.storage import NotFound, open_storage
+from infra.storage import FolderStorage, NotFound, open_storage
 from serving.addresses import parse_networks
 from serving.admission import Admission, Repeatable
 from serving.answers import adapters_late, engine_unavailable, raise_refusal, video_of
 from serving.auth import Caller
 from serving.backlog import Backlog
-from serving.catalogue import Catalogue, read_registry
+from serving.bodies import Bodies
+from serving.catalogue import Catalogue
 from serving.claims import Claims
+from serving.concepts import open_concepts
 from serving.config import ServeConfig
 from serving.database import Job
 from serving.dispatcher import Dispatcher, result_key
 from serving.engine_client import EngineClient, EngineLost
+from serving.errors import Throttled
 from serving.event_stream import Changes, Streams
 from serving.events import OTHER_FOUNDATION
 from serving.jobs import CANCELLED, COMPLETED, FINAL, IllegalTransition, JobStore
@@ -38,6 +40,7 @@ from serving.requests import (
     resolve,
     texts_beyond,
 )
+from serving.room import Room, folders_of
 from serving.schemas import CreateVideo, Video
 from serving.threads import RESULTS
 from serving.webhooks import Webhooks
@@ -74,11 +77,14 @@ class VideoService:
             Changes(),
             Streams(config.max_streams, len({key.tenant for key in config.keys})),
         )
+        self.bodies = Bodies(config.max_bodies)
         self._admission = Admission(self.store.database, config.max_queue)
         self._claims = Claims(self.store.database)
         self._places = Places(self._order)
         self._results = open_storage(config.results_uri)
-        self._registry = open_registry(config.registry) if config.registry else None
+        results = self._results.root if isinstance(self._results, FolderStorage) else None
+        self._room = Room(folders_of(config.database_url, Path(config.data_dir), results))
+        self._registry = open_concepts(config.registry) if config.registry else None
         pins = PinStore(self.store.database)
         self._pins = PinKeeper(pins, engine, self.info)
         self.catalogue = Catalogue(self._registry, engine, self.info, pins, self._pins.tell)
@@ -109,6 +115,8 @@ class VideoService:
         """Begin to dispatch, in the running event loop."""
         if not self._tasks:
             self._loop = asyncio.get_running_loop()
+            if self._registry is not None:
+                self._registry.look()
             parts = (self._dispatcher, self._webhooks, self._pins)
             self._tasks = [asyncio.create_task(part.run()) for part in parts]
             if self._backlog is not None:
@@ -153,6 +161,7 @@ class VideoService:
         if not self.dispatching:
             raise UserError("the dispatcher is not running.", status=503, code="not_ready")
         await asyncio.to_thread(self.store.database.ping)
+        await RESULTS.run(self._room.check)
         return await self.info(patience=1.0, fresh=True)
 
     async def create(
@@ -170,7 +179,12 @@ class VideoService:
         with self._admission.look() as number:
             # before anything that takes time
             await asyncio.to_thread(self._admission.check, tenant, caller.key, number)
-            request, model = await self._resolve(body, caller)
+            try:
+                request, model = await self._resolve(body, caller)
+            except UserError as refusal:
+                if refusal.status < 500 and not isinstance(refusal, Throttled):
+                    await asyncio.to_thread(self._admission.spend, tenant, caller.key)
+                raise
         job, is_new = await asyncio.to_thread(
             self._admission.admit,
             request.model_dump(mode="json"),
@@ -198,7 +212,7 @@ class VideoService:
             await self._webhooks.check(body.webhook_url, caller.tenant)
         info = await self.info()
         if parse_model(body.model, info.name) or body.lora:
-            request, model = await read_registry(resolve, body, info, self._registry)
+            request, model = await self.catalogue.read(caller.tenant, resolve, body, info, self._registry)
         else:  # the registry is not asked
             request, model = resolve(body, info, None)
         deadline = None if body.deadline is None else time.time() + body.deadline

@@ -80,5 +80,6 @@ LISTS = Threads(
     "lists", 2, CONCEPTS
 )  # all that the registry has, which is many reads: requests need not wait for those
 RESULTS = Threads("results", 8, "the results storage")
+READS_EACH, LISTS_EACH = 2, 1  # of these, a tenant's at once
 NAMES = Threads("names", 16)  # those of webhooks that requests name
 CALLED_NAMES = Threads("called-names", 16)  # those of webhooks that are called now

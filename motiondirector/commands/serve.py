@@ -123,10 +123,11 @@ def serve(
     MOTIONDIRECTOR_API_KEY) it listens on loopback only. MOTIONDIRECTOR_WEBHOOK_SECRET (whsec_...) signs webhooks. Ctrl-C stops it; jobs that have not finished go on at the
     next start with the same --data-dir.
     """
-    from infra.cluster import check_workers, ray_session
+    from infra.cluster import check_workers, ray_session, variables
     from infra.registry import open_registry
     from models.load import family_of, locate
     from serving.config import check_exposure, make_config
+    from serving.gate import environment
     from serving.keys import read_api_keys, read_webhook_secret
 
     keys = read_api_keys(api_key_file)
@@ -135,7 +136,7 @@ def serve(
     family_of(locate(foundation), foundation or "the embedded foundation")
     registry = registry if "://" in registry else str(Path(registry).absolute())
     concepts = open_registry(registry).concepts()
-    given = {"slots": slots, "spatial_slots": spatial_slots, "rank": rank}
+    given: dict[str, float | None] = {"slots": slots, "spatial_slots": spatial_slots, "rank": rank}
     given |= {"results_ttl": results_ttl, "job_ttl": job_ttl}
     settings = make_config(
         foundation=foundation
@@ -164,7 +165,7 @@ def serve(
         **{name: value for name, value in given.items() if value is not None},
     )
     check_database(settings)
-    with ray_session(address):
+    with variables(environment(keys)), ray_session(address):  # a cluster that is started has them, its proxies too
         check_workers(replicas, gpus=gpus, cpus=settings.engine_cpus)
         from ray import serve as ray_serve
 

@@ -12,10 +12,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import uvicorn
 from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
+from serving.api import create_api
+from serving.config import ServeConfig
 from serving.engine_client import EngineLost, Residency
 from serving.events import Admitted, Event, Failed, Finished, Progressed
 from serving.requests import AdapterUsed, FoundationInfo, VideoRequest
+from serving.service import VideoService
 
 INFO = FoundationInfo(
     name="fake",
@@ -160,3 +164,20 @@ def receiver() -> Iterator[Receiver]:
         server.shutdown()
         thread.join(10)
         server.server_close()
+
+
+@contextmanager
+def api_over(engine: FakeEngine, **settings) -> Iterator[TestClient]:
+    """A client on this machine of a server in this process; its service is `client.service`."""
+    service = VideoService(ServeConfig(**settings), engine)
+    client = TestClient(
+        create_api(service),
+        raise_server_exceptions=False,
+        client=("127.0.0.1", 50000),
+        base_url="http://127.0.0.1:8000",
+        follow_redirects=False,
+    )
+    client.service = service  # type: ignore[attr-defined]
+    with client:
+        yield client
+        engine.release()

@@ -290,11 +290,11 @@ def test_a_pin_reaches_every_engine_and_the_list_tells_of_each(
     async def run() -> None:
         service = VideoService(config_of(registry, tmp_path), engines)
         service.start()
-        answer = await service.catalogue.prefetch(AdapterName(name="swing"))
+        answer = await service.catalogue.prefetch(AdapterName(name="swing"), "")
         assert (answer.status, answer.engines) == ("prefetched", 2)
         near = (await service.catalogue.residents()).data
         assert {(held.engine, held.sha256) for held in near} == {(name, hashes["swing"]) for name in "xy"}
-        answer = await service.catalogue.pin(orbit)
+        answer = await service.catalogue.pin(orbit, "")
         assert (answer.status, answer.engines) == ("pinned", 2)
         await until(
             lambda: (
@@ -309,7 +309,7 @@ def test_a_pin_reaches_every_engine_and_the_list_tells_of_each(
         ]
         assert await where(service) == {("x", "slot", True), ("y", "slot", True)}
         with pytest.raises(UserError, match="1 of 2 temporal slots"):
-            await service.catalogue.pin(AdapterName(name="swing"))
+            await service.catalogue.pin(AdapterName(name="swing"), "")
 
         await asyncio.to_thread(engines.engines.pop("x").close)
         engines.engines["z"] = await asyncio.to_thread(engine, "z")
@@ -318,7 +318,7 @@ def test_a_pin_reaches_every_engine_and_the_list_tells_of_each(
 
         publish(unet3d, "orbit", seed=9)
         registry.remove("orbit@1")
-        assert (await service.catalogue.unpin(orbit)).engines == 2
+        assert (await service.catalogue.unpin(orbit, "")).engines == 2
         assert await where(service) == {("y", "slot", False), ("z", "slot", False)}
         assert (await service.catalogue.residents()).pins == []
         await service.stop()
@@ -334,7 +334,7 @@ def test_an_adapter_that_cannot_be_loaded_is_pinned_nowhere(
     async def run() -> None:
         service = VideoService(config_of(registry, tmp_path), engine("x"))
         with pytest.raises(UserError, match="rank 8"):
-            await service.catalogue.pin(AdapterName(name="wide"))
+            await service.catalogue.pin(AdapterName(name="wide"), "")
         assert (await service.catalogue.residents()).pins == []
         await service.stop()
 

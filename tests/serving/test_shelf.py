@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,8 @@ from infra.errors import UserError
 from infra.registry import ADAPTER_FILE, Registry
 from infra.storage import FolderStorage
 from serving import catalogue
+from serving import shelf as shelf_module
+from serving.concepts import Concepts
 from serving.config import ServeConfig
 from serving.service import VideoService
 from serving.shelf import Shelf
@@ -35,6 +40,12 @@ class Storage(FolderStorage):
         self.read[key] += 1
         assert self.gate.wait(60)
         return super().get(key)
+
+
+@pytest.fixture(autouse=True)
+def _as_it_is_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every look lists anew, as if the last one were long ago."""
+    monkeypatch.setattr(shelf_module, "FRESH", 0.0)
 
 
 @pytest.fixture
@@ -93,7 +104,7 @@ def test_a_list_that_takes_long_goes_on_and_the_next_who_asks_has_it(
 ):
     ours = [publish("a"), publish("b", None)]
     publish("of-another", "0" * 64)
-    monkeypatch.setattr("serving.service.open_registry", lambda uri: Registry(storage))
+    monkeypatch.setattr("serving.service.open_concepts", lambda uri: Concepts(storage))
 
     async def main() -> None:
         service = VideoService(ServeConfig(data_dir=str(tmp_path / "data"), registry="x"), FakeEngine())
@@ -102,12 +113,52 @@ def test_a_list_that_takes_long_goes_on_and_the_next_who_asks_has_it(
             patch.setattr(catalogue, "REGISTRY_PATIENCE", 0.01)
             while not storage.read:
                 with pytest.raises(UserError) as caught:
-                    await service.catalogue.models()
+                    await service.catalogue.models("")
                 assert caught.value.code == "registry_slow"
         storage.gate.set()
-        models = await service.catalogue.models()
-        assert [model.id for model in models] == ["foundation", *(f"foundation:{ref}" for ref in ours)]
+        models = json.loads(await service.catalogue.models(""))["data"]
+        assert [model["id"] for model in models] == ["foundation", *(f"foundation:{ref}" for ref in ours)]
         assert set(storage.read.values()) == {1}
+        service.store.close()
+
+    asyncio.run(main())
+
+
+def test_many_who_ask_within_a_second_are_answered_by_one_list(
+    storage: Storage, publish, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(shelf_module, "FRESH", 60.0)
+    for n in range(3):
+        publish(f"c{n}")
+    shelf = Shelf(Registry(storage))
+    storage.gate.clear()
+    with ThreadPoolExecutor(12) as pool:
+        asked = [pool.submit(shelf.versions) for _ in range(12)]
+        while not storage.read:
+            time.sleep(0.005)
+        storage.gate.set()
+        lists = [one.result() for one in asked]
+    assert storage.listed == 1
+    assert all(one is lists[0] for one in lists)
+    assert list(shelf.names) == ["c0", "c1", "c2"]
+
+
+def test_what_is_answered_is_written_once_while_nothing_changes(
+    tmp_path: Path, storage: Storage, publish, monkeypatch: pytest.MonkeyPatch
+):
+    publish("a")
+    monkeypatch.setattr("serving.service.open_concepts", lambda uri: Concepts(storage))
+
+    async def main() -> None:
+        service = VideoService(ServeConfig(data_dir=str(tmp_path / "data"), registry="x"), FakeEngine())
+        first = await service.catalogue.models("")
+        assert await service.catalogue.models("") is first
+        publish("b")
+        assert [model["id"] for model in json.loads(await service.catalogue.models(""))["data"]] == [
+            "foundation",
+            "foundation:a@1",
+            "foundation:b@1",
+        ]
         service.store.close()
 
     asyncio.run(main())

@@ -18,8 +18,10 @@ from serving import catalogue
 from serving.auth import Caller
 from serving.config import ServeConfig
 from serving.database import Job
+from serving.keys import ApiKey
 from serving.schemas import AdapterName, CreateVideo
 from serving.service import VideoService
+from serving.threads import LISTS_EACH, READS_EACH
 from serving.webhooks import PER_TENANT
 
 CALLER = Caller()
@@ -41,7 +43,14 @@ class Hang:
         self.wait()
         raise OSError("too late")
 
-    pointers = resolve = __call__  # a registry's
+    resolve = versions = __call__  # a registry's, and its shelf's
+
+    @property
+    def shelf(self) -> Hang:
+        return self
+
+    def look(self) -> None:
+        """It lists nothing ahead."""
 
 
 @pytest.fixture
@@ -53,7 +62,7 @@ def hang() -> Iterator[Hang]:
 
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch, hang: Hang, scene: Callable) -> None:
     """Play a scene with a service whose registry hangs and whose loop has threads for the database alone."""
-    monkeypatch.setattr("serving.service.open_registry", lambda uri: hang)
+    monkeypatch.setattr("serving.service.open_concepts", lambda uri: hang)
 
     async def main() -> None:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
@@ -99,10 +108,35 @@ def test_a_registry_that_hangs_holds_up_only_requests_that_name_a_concept(
     async def scene(service: VideoService) -> None:
         orbit = CreateVideo(prompt="x", model="foundation:orbit")
         waiting = begun(*(service.create(orbit, CALLER) for _ in range(MANY)))
-        waiting += begun(*(service.catalogue.models() for _ in range(MANY)))
-        await called(hang, 4)
+        waiting += begun(*(service.catalogue.models("") for _ in range(MANY)))
+        await called(hang, READS_EACH + LISTS_EACH)
         await made(service)
         assert not any(task.done() for task in waiting)
+        await gone(waiting)
+
+    run(tmp_path, monkeypatch, hang, scene)
+
+
+def test_one_tenant_that_reads_the_registry_leaves_it_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hang: Hang
+):
+    greedy, other = Caller(ApiKey(sha256="a" * 64)), Caller(ApiKey(sha256="b" * 64))
+
+    async def scene(service: VideoService) -> None:
+        orbit = CreateVideo(prompt="x", model="foundation:orbit")
+        waiting = begun(*(service.create(orbit, greedy) for _ in range(MANY)))
+        waiting += begun(
+            *(service.catalogue.pin(AdapterName(name="orbit"), greedy.tenant) for _ in range(MANY))
+        )
+        waiting += begun(*(service.catalogue.models(greedy.tenant) for _ in range(MANY)))
+        await called(hang, READS_EACH + LISTS_EACH)
+        hang.resolve = lambda name: (_ for _ in ()).throw(UserError("there is no orbit.", status=404))  # type: ignore[method-assign]
+        hang.versions = lambda: []  # type: ignore[method-assign]
+        with pytest.raises(UserError, match="there is no orbit"):
+            await service.create(orbit, other)
+        assert b'"foundation"' in await service.catalogue.models(other.tenant)
+        assert not any(task.done() for task in waiting)
+        assert hang.calls == READS_EACH + LISTS_EACH
         await gone(waiting)
 
     run(tmp_path, monkeypatch, hang, scene)
@@ -112,7 +146,7 @@ def test_lists_of_all_concepts_leave_the_registry_to_requests(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hang: Hang
 ):
     async def scene(service: VideoService) -> None:
-        waiting = begun(*(service.catalogue.models() for _ in range(MANY)))
+        waiting = begun(*(service.catalogue.models("") for _ in range(MANY)))
         await called(hang)
         hang.resolve = lambda name: (_ for _ in ()).throw(UserError("there is no orbit.", status=404))  # type: ignore[method-assign]
         with pytest.raises(UserError, match="there is no orbit"):
@@ -131,8 +165,8 @@ def test_whoever_waits_for_the_registry_hears_that_it_does_not_answer(
     async def scene(service: VideoService) -> None:
         for call in (
             service.create(CreateVideo(prompt="x", lora=[{"name": "orbit"}]), CALLER),
-            service.catalogue.models(),
-            service.catalogue.pin(AdapterName(name="orbit")),
+            service.catalogue.models(""),
+            service.catalogue.pin(AdapterName(name="orbit"), ""),
         ):
             with pytest.raises(UserError, match="registry has not answered") as caught:
                 await call
