@@ -2,7 +2,8 @@
 
 Ray Serve listens on every address there, so there is no server without keys. Their file is a mounted secret, one key or
 `sha256:<hex>` a line, or YAML with quotas and scopes; MOTIONDIRECTOR_API_KEY_FILE names it on every node.
-MOTIONDIRECTOR_WEBHOOK_SECRET, where it is set, signs webhooks.
+MOTIONDIRECTOR_WEBHOOK_SECRET, where it is set, signs webhooks. RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH set to
+serving.gate:middlewares has the proxies of nodes with that file turn away requests without one of its keys.
 """
 
 import os

@@ -33,7 +33,7 @@ class Concepts(Registry):
         LISTS.begin(self.shelf.refresh)
 
     def near(self, name: str) -> list[str]:
-        if self.shelf.stale:
+        if self.shelf.grown_old():
             self.look()  # for the next one
         return similar(name, self.shelf.names)
 

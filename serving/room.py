@@ -13,6 +13,7 @@ from infra.errors import UserError
 from infra.files import explained_os_errors
 from serving.storage_faults import storage_faults
 
+DISK = "the server's disk"  # what callers know of it
 LEAST = 16 << 20  # bytes that there must be room for
 FRESH = 5.0  # seconds for which an answer is held to be true: anybody may ask
 
@@ -36,7 +37,7 @@ class Room:
 
     def _look(self) -> UserError | None:
         try:
-            with storage_faults("the server's disk"):
+            with storage_faults(DISK):
                 for folder in self._folders:
                     with (
                         explained_os_errors(f"writing to {folder}"),

@@ -40,11 +40,13 @@ from serving.requests import (
     resolve,
     texts_beyond,
 )
-from serving.room import Room, folders_of
+from serving.room import DISK, Room, folders_of
 from serving.schemas import CreateVideo, Video
-from serving.threads import RESULTS
+from serving.storage_faults import StorageFault
+from serving.threads import RESULTS, ROOM
 from serving.webhooks import Webhooks
 
+ROOM_PATIENCE = 5.0  # seconds for the local disks to say whether they have room
 ENGINE_PATIENCE = 30.0  # seconds a request waits for an engine that is starting
 
 
@@ -161,7 +163,11 @@ class VideoService:
         if not self.dispatching:
             raise UserError("the dispatcher is not running.", status=503, code="not_ready")
         await asyncio.to_thread(self.store.database.ping)
-        await RESULTS.run(self._room.check)
+        try:
+            async with asyncio.timeout(ROOM_PATIENCE):
+                await ROOM.run(self._room.check)
+        except TimeoutError:
+            raise StorageFault(DISK) from None
         return await self.info(patience=1.0, fresh=True)
 
     async def create(

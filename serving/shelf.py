@@ -50,10 +50,12 @@ class Shelf:
         self._lock = threading.Lock()
         self.names: Sequence[str] = ()  # of all concepts, as of the last list
 
-    @property
-    def stale(self) -> bool:
-        """Whether the names are old, and nobody has just tried to list them."""
-        return time.monotonic() - self._looked > NAMES_FRESH
+    def grown_old(self) -> bool:
+        """Whether the names want a look; whoever hears so is to have one taken, and is the only one."""
+        if time.monotonic() - self._looked <= NAMES_FRESH:
+            return False
+        self._looked = time.monotonic()
+        return True
 
     def refresh(self) -> None:
         """List what there is; that it cannot be is logged."""

@@ -79,6 +79,7 @@ REGISTRY = Threads("registry", 8, CONCEPTS)  # what a request names
 LISTS = Threads(
     "lists", 2, CONCEPTS
 )  # all that the registry has, which is many reads: requests need not wait for those
+ROOM = Threads("room", 1)
 RESULTS = Threads("results", 8, "the results storage")
 READS_EACH, LISTS_EACH = 2, 1  # of these, a tenant's at once
 NAMES = Threads("names", 16)  # those of webhooks that requests name

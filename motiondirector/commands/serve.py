@@ -165,7 +165,10 @@ def serve(
         **{name: value for name, value in given.items() if value is not None},
     )
     check_database(settings)
-    with variables(environment(keys)), ray_session(address):  # a cluster that is started has them, its proxies too
+    with (
+        variables(environment(keys)),
+        ray_session(address),
+    ):  # a cluster that is started has them, its proxies too
         check_workers(replicas, gpus=gpus, cpus=settings.engine_cpus)
         from ray import serve as ray_serve
 
