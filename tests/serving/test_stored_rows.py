@@ -136,7 +136,7 @@ def test_a_row_with_another_id_holds_up_no_sweep(house: House):
 )
 def test_a_pin_that_nobody_asked_for_is_left_out_and_the_others_hold(house: House, values: dict, caplog):
     pins = PinStore(house.store.database)
-    pins.pin(INFO.fingerprint, use("orbit"), 4)
+    pins.pin(INFO.fingerprint, [use("orbit")], {"temporal": 4})
     told = {"path": "temporal", "sha256": sha("x", "temporal"), "concept": "x", "version": 1, **values}
     with house.store.database.sessions.begin() as session:
         session.add(Pin(foundation=INFO.fingerprint, pinned=True, revision=2, **told))
