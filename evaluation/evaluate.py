@@ -20,7 +20,8 @@ import numpy as np
 from datasets.clips import Clip
 from datasets.latents import pixels
 from datasets.parts import Pace, all_parts
-from evaluation.metric import Case, Metric, Reference, Score
+from evaluation.metric import Case, Comparison, Metric, Reference, Score
+from evaluation.metrics.catalogue import OpenMetrics
 from evaluation.metrics.trajectories import AGREEMENTS, reference_ceiling
 from evaluation.prompts import prompts_sha256
 from evaluation.store import Adapters, Store, adapters_sha256, key_of
@@ -74,8 +75,19 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class OpenSet:
+    """Prompts that name the subject's class alone (`open_prompts`), and what is measured of their videos."""
+
+    prompts: tuple[str, ...]
+    measures: OpenMetrics
+
+
+@dataclass(frozen=True)
 class Measured:
-    """A metric's name and bounds, and what it found for each contender (in the order of the report's cases)."""
+    """A metric's name and bounds, and what it found for each contender (in the order of the report's cases).
+
+    Of open prompts (`open`): the name is `open_<metric>`, the order that of the report's open cases.
+    """
 
     name: str
     title: str
@@ -83,6 +95,7 @@ class Measured:
     range: tuple[float, float]
     scores: dict[str, Score]
     ceiling: float | None = None  # what the references score against one another, where there are two
+    open: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,6 +111,12 @@ class Report:
     references: tuple[Reference, ...] = field(repr=False)
     cases: dict[str, tuple[Case, ...]] = field(repr=False)
     measured: tuple[Measured, ...] = ()
+    open_prompts: tuple[str, ...] = ()
+    open_cases: dict[str, tuple[Case, ...]] = field(default_factory=dict, repr=False)
+
+    def asked(self, measured: Measured) -> tuple[str, ...]:
+        """The prompts that a metric's values are of."""
+        return self.open_prompts if measured.open else self.prompts
 
     @property
     def prompts_sha256(self) -> str:
@@ -130,6 +149,8 @@ def evaluate(
     *,
     generation: Generation | None = None,
     store: Store | None = None,
+    opened: OpenSet | None = None,
+    base_store: Store | None = None,
     on_progress: Progress = lambda what, done, total: None,
 ) -> Report:
     """Generate and measure.
@@ -139,6 +160,8 @@ def evaluate(
         references: clips the motion was learnt from; what the metrics compare with.
         generation: settings of every video.
         store: where videos are kept; those it holds are not made again, so an interrupted run goes on.
+        opened: open prompts, of the same seeds, asked of every contender and of the base model, with which they are compared.
+        base_store: where the base model's videos of them are kept, if not in `store`.
         on_progress: called with what is done (a contender's name, or a metric's title), done and total.
 
     Raises:
@@ -150,14 +173,16 @@ def evaluate(
     if len(set(names)) < len(names):
         raise UserError(f"contenders {', '.join(names)}: each may be named once.")
     chosen = (generation or Generation()).resolved(foundation)
-    cases: dict[str, tuple[Case, ...]] = {}
-    for contender in contenders:
-        videos = videos_of(foundation, contender, prompts, seeds, chosen, store, on_progress)
-        asked = [(prompt, seed) for prompt in prompts for seed in seeds]
-        cases[contender.name] = tuple(
+
+    def cases_of(asked: Sequence[str], contender: Contender, kept: Store | None = store) -> tuple[Case, ...]:
+        videos = videos_of(foundation, contender, asked, seeds, chosen, kept, on_progress)
+        order = [(prompt, seed) for prompt in asked for seed in seeds]
+        return tuple(
             Case(video, prompt, seed, tuple(references))
-            for video, (prompt, seed) in zip(videos, asked, strict=True)
+            for video, (prompt, seed) in zip(videos, order, strict=True)
         )
+
+    cases = {contender.name: cases_of(prompts, contender) for contender in contenders}
     measured = []
     for metric in metrics:
         scores = {}
@@ -167,6 +192,21 @@ def evaluate(
         on_progress(metric.title, len(names), len(names))
         ceiling = reference_ceiling(references, metric) if metric.name in AGREEMENTS else None
         measured.append(Measured(metric.name, metric.title, metric.better, metric.range, scores, ceiling))
+    open_cases: dict[str, tuple[Case, ...]] = {}
+    if opened is not None and opened.prompts:
+        open_cases = {
+            contender.name: cases_of(
+                opened.prompts, replace(contender, name=f"{contender.name}, open prompts")
+            )
+            for contender in contenders
+        }
+        bare = next((contender.name for contender in contenders if not contender.adapters), None)
+        base = (
+            open_cases[bare]
+            if bare is not None
+            else cases_of(opened.prompts, Contender("base, open prompts", "no adapter"), base_store or store)
+        )
+        measured += _measured_open(opened.measures, open_cases, base)
     return Report(
         foundation=foundation.name,
         fingerprint=foundation.fingerprint,
@@ -177,7 +217,23 @@ def evaluate(
         references=tuple(references),
         cases=cases,
         measured=tuple(measured),
+        open_prompts=opened.prompts if opened is not None else (),
+        open_cases=open_cases,
     )
+
+
+def _measured_open(
+    measures: OpenMetrics, cases: dict[str, tuple[Case, ...]], base: tuple[Case, ...]
+) -> list[Measured]:
+    """What is measured of the videos of open prompts, and of them against the base's."""
+    found: list[tuple[Metric | Comparison, dict[str, Score]]] = [
+        (metric, {name: metric(of) for name, of in cases.items()}) for metric in measures.metrics
+    ]
+    found += [(one, {name: one(of, base) for name, of in cases.items()}) for one in measures.comparisons]
+    return [
+        Measured(f"open_{m.name}", f"open prompts: {m.title}", m.better, m.range, scores, open=True)
+        for m, scores in found
+    ]
 
 
 def videos_of(

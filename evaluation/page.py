@@ -15,11 +15,12 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 from evaluation.evaluate import Measured, Report
 from evaluation.metrics.sights import tracked
 from evaluation.pictures import animation_uri, draw_trajectory, strip_uri
-from evaluation.report import digits, finite, remarks, rows
+from evaluation.report import ARROWS, digits, finite, remarks, rows
 from infra.files import atomic_file
 
 TEMPLATES = Path(__file__).resolve().parent
 SHOWN_PROMPTS = 24  # with pictures; report.json has the others' values
+SHOWN_OPEN = 8  # open prompts
 SHOWN_REFERENCES = 6
 HEADLINES = 4  # metrics whose values stand beside the videos
 
@@ -68,10 +69,25 @@ def write_page(
             values = [
                 (measured.title, f"{value:.{digits(measured.range)}f}")
                 for measured in beside
-                if (value := value_of(report, measured.scores[contender.name].values, index)) is not None
+                if (value := value_of(report, measured, contender.name, index)) is not None
             ]
             strips.append({"name": contender.name, "values": values, **shown(case.video_FHWC)})
         prompts.append({"text": prompt, "seed": report.seeds[0], "strips": strips})
+    opened = [
+        {
+            "text": prompt,
+            "seed": report.seeds[0],
+            "strips": [
+                {
+                    "name": c.name,
+                    "values": [],
+                    **shown(report.open_cases[c.name][number * per_prompt].video_FHWC),
+                }
+                for c in report.contenders
+            ],
+        }
+        for number, prompt in enumerate(report.open_prompts[:SHOWN_OPEN])
+    ]
     references = [
         {"caption": reference.caption, **shown(reference.video_FHWC)}
         for reference in report.references[:SHOWN_REFERENCES]
@@ -86,8 +102,10 @@ def write_page(
             remarks=remarks(told),
             prompts=prompts,
             hidden_prompts=len(report.prompts) - len(prompts),
+            opened=opened,
             references=references,
             hidden_references=len(report.references) - len(references),
+            value_titles=[(m.title, ARROWS[m.better]) for m in shown_values(report)],
             values=value_rows(report),
             sprites=sprites,
             height=height,
@@ -101,27 +119,33 @@ def write_page(
 def headlines(report: Report) -> list[Measured]:
     """The metrics whose values stand beside the videos: the first that have one of each case, not those of one attribute."""
     each = len(report.prompts) * len(report.seeds)
-    whole = [m for m in report.measured if "," not in m.title]
+    whole = [m for m in report.measured if "," not in m.title and not m.open]
     return [m for m in whole if any(len(s.values) == each and s.found for s in m.scores.values())][:HEADLINES]
 
 
-def value_of(report: Report, values: tuple[float | None, ...], index: int) -> float | None:
-    """The value of one case; None where there is none, or where the metric compares groups and not cases."""
-    if len(values) != len(report.prompts) * len(report.seeds):
+def value_of(report: Report, measured: Measured, contender: str, index: int) -> float | None:
+    """The value of one case; None where there is none, or where the metric compares groups, or is of open prompts."""
+    values = measured.scores[contender].values
+    if measured.open or len(values) != len(report.prompts) * len(report.seeds):
         return None
     return finite(values)[index]
 
 
+def shown_values(report: Report) -> list[Measured]:
+    """The metrics of the table of every value: those of the prompts' videos that found something."""
+    return [m for m in report.measured if not m.open and any(s.found for s in m.scores.values())]
+
+
 def value_rows(report: Report) -> list[dict[str, Any]]:
     """One row a case and contender with a text for each metric, for the collapsible table."""
-    shown = [m for m in report.measured if any(score.found for score in m.scores.values())]
+    shown = shown_values(report)
     made = []
     for index in range(len(report.prompts) * len(report.seeds)):
         prompt, seed = divmod(index, len(report.seeds))
         for contender in report.contenders:
             texts = []
             for measured in shown:
-                value = value_of(report, measured.scores[contender.name].values, index)
+                value = value_of(report, measured, contender.name, index)
                 texts.append("" if value is None else f"{value:.{digits(measured.range)}f}")
             made.append(
                 {

@@ -53,13 +53,16 @@ class Prompt:
     concept: str | None = None
 
 
-def read_prompts(path: Path) -> list[Prompt]:
+def read_prompts(path: Path, option: str = "--prompts") -> list[Prompt]:
     """The prompts of a file, in its order.
+
+    Args:
+        option: that named the file, for messages.
 
     Raises:
         UserError: unreadable, no prompt in it, or a line that is none, with its number.
     """
-    source = f"--prompts {path}"
+    source = f"{option} {path}"
     try:
         data = as_written(expanded(path)).read_bytes()
     except (OSError, ValueError) as error:
@@ -74,19 +77,19 @@ def read_prompts(path: Path) -> list[Prompt]:
     if is_table(path.name):
         rows = read_strictly(source, text, kind, COLUMNS, code=CODE, bare="prompt")
     else:
-        values = _yaml_rows(path, text) if kind in (".yaml", ".yml") else _plain_rows(text)
+        values = _yaml_rows(source, text) if kind in (".yaml", ".yml") else _plain_rows(text)
         rows = read_values(source, values, COLUMNS, code=CODE, bare="prompt")
-    prompts = [_prompt(path, row) for row in rows]
+    prompts = [_prompt(source, row) for row in rows]
     if not prompts:
         raise UserError(
-            f"--prompts {path}: it holds no prompt; write one a line, such as "
+            f"{source}: it holds no prompt; write one a line, such as "
             '"a red striped star on a navy gradient".'
         )
     first: dict[Prompt, int] = {}
     for row, prompt in zip(rows, prompts, strict=True):
         if prompt in first:
             raise UserError(
-                f"--prompts {path}, line {row.line}: the same prompt as in line {first[prompt]}; keep one, "
+                f"{source}, line {row.line}: the same prompt as in line {first[prompt]}; keep one, "
                 "--seeds makes several videos of each."
             )
         first[prompt] = row.line
@@ -101,14 +104,14 @@ def prompts_for(prompts: Iterable[Prompt], *names: str) -> list[str]:
 Rows = Sequence[tuple[int, Any]]  # (line number, what stands there)
 
 
-def _wrong(path: Path, line: int, found: str, expected: str) -> UserError:
-    return UserError(f"--prompts {path}, line {line}: {found}; expected {expected}.")
+def _wrong(source: str, line: int, found: str, expected: str) -> UserError:
+    return UserError(f"{source}, line {line}: {found}; expected {expected}.")
 
 
-def _prompt(path: Path, row: Row) -> Prompt:
+def _prompt(source: str, row: Row) -> Prompt:
     text = " ".join(row.values["prompt"].split())
     if len(text) > MAX_PROMPT:
-        raise _wrong(path, row.line, f"a prompt of {len(text)} characters", f"at most {MAX_PROMPT}")
+        raise _wrong(source, row.line, f"a prompt of {len(text)} characters", f"at most {MAX_PROMPT}")
     return Prompt(text, row.values.get("concept"))
 
 
@@ -117,33 +120,33 @@ def _plain_rows(text: str) -> Rows:
     return [(n, line) for n, line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
-def _yaml_rows(path: Path, text: str) -> Rows:
+def _yaml_rows(source: str, text: str) -> Rows:
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except NOT_YAML as error:
         raise _wrong(
-            path, _line_of(error, text), f"not YAML ({_problem(error)})", "a list of prompts"
+            source, _line_of(error, text), f"not YAML ({_problem(error)})", "a list of prompts"
         ) from None
     if isinstance(root, yaml.MappingNode):
         others = [key for key, _ in root.value if key.value != "prompts"]
         if len(root.value) > len(others) and others:
             line = others[0].start_mark.line + 1
-            raise _wrong(path, line, f"unknown key {str(others[0].value)[:64]!r}", "`prompts:` alone")
+            raise _wrong(source, line, f"unknown key {str(others[0].value)[:64]!r}", "`prompts:` alone")
         root = next((value for key, value in root.value if key.value == "prompts"), root)
     if not isinstance(root, yaml.SequenceNode):
         line = root.start_mark.line + 1 if root is not None else 1
-        raise _wrong(path, line, "no list", "`- a prompt` on every line, or such a list below `prompts:`")
+        raise _wrong(source, line, "no list", "`- a prompt` on every line, or such a list below `prompts:`")
     build, rows = yaml.SafeLoader(""), []
     for node in root.value:
         line = node.start_mark.line + 1
         if isinstance(node, yaml.MappingNode):
             keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
             if len(set(keys)) < len(keys):
-                raise _wrong(path, line, f"a key of {', '.join(keys)} comes twice", "each key once")
+                raise _wrong(source, line, f"a key of {', '.join(keys)} comes twice", "each key once")
         try:
             rows.append((line, build.construct_object(node, deep=True)))
         except NOT_YAML as error:
-            raise _wrong(path, line, f"not readable ({_problem(error)})", "a prompt, in quotes") from None
+            raise _wrong(source, line, f"not readable ({_problem(error)})", "a prompt, in quotes") from None
     return rows
 
 

@@ -108,8 +108,8 @@ def summary(values: Sequence[float | None], groups: Sequence[Sequence[float | No
 def score_of(report: Report, measured: Measured, contender: str) -> dict[str, Any]:
     """Mean, interval, count and values of one metric of one contender."""
     values = finite(measured.scores[contender].values)
-    each = 1
-    if len(report.prompts) > 1 and len(values) == len(report.prompts) * len(report.seeds):
+    each, prompts = 1, report.asked(measured)
+    if len(prompts) > 1 and len(values) == len(prompts) * len(report.seeds):
         each = len(report.seeds)
     groups = [values[first : first + each] for first in range(0, len(values), each)]
     return {**summary(values, groups), "values": values}
@@ -152,6 +152,7 @@ def as_json(report: Report, **more: Any) -> dict[str, Any]:
         "seeds": list(report.seeds),
         "prompts": list(report.prompts),
         "prompts_sha256": report.prompts_sha256,
+        "open_prompts": list(report.open_prompts),
         "cases": "values are in the order prompt by prompt, each prompt's seeds in turn",
         "interval": INTERVAL,
         "contenders": {
@@ -198,6 +199,7 @@ def published_scores(told: Mapping[str, Any]) -> dict[str, Any]:
         "metrics": without_values(told["metrics"]),
         "contenders": {name: one["title"] for name, one in told["contenders"].items()},
         "prompts": len(told["prompts"]),
+        "open_prompts": told["open_prompts"],
         "foundation_fingerprint": told["foundation"]["fingerprint"],
         **{key: told[key] for key in ("prompts_sha256", "seeds", "generation", "interval")},
         **{key: told.get(key) for key in ("data_sha256", "measured_at", "notes")},

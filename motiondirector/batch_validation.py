@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from models.foundation import Foundation
 
 PROMPTS = 4  # held-out appearances, where no prompts are given and the clips are sprites
+OPEN = 4  # open prompts, which name the subject's class alone
 BATCH = 4  # videos made at once
 FILES = "files"  # in the metrics: {name: {"sha256", "size"}}
 
@@ -54,6 +55,7 @@ class Evaluation:
     clip: str | None = None
     pickscore: str | None = None
     _loaded: Any = field(default=None, init=False, repr=False, compare=False)
+    _base: Any = field(default=None, init=False, repr=False, compare=False)  # folder of this process's life
 
     def __call__(
         self, version: Version, on_progress: Callable[[str, int, int], None]
@@ -110,12 +112,15 @@ class Evaluation:
             pickscore=self.pickscore,
             held_out=PROMPTS,
             captions=True,
+            opened=OPEN,
         )
         texts = prompts_for(self.prompts, origin.concept, version.concept)
         texts = texts or list(dict.fromkeys(settings.get("sample_prompts") or []))
         pace = pace_of_origin(origin, foundation)
         exam = judge.prepare(clips, texts or None, pace)
         parts = all_parts(clips, bucket_of(origin, foundation), pace)
+        if self._base is None:
+            self._base = tempfile.TemporaryDirectory(prefix="motiondirector-base-videos-")
         with tempfile.TemporaryDirectory(prefix="motiondirector-videos-") as videos:
             return judge(
                 f"{version.ref} evaluated",
@@ -125,6 +130,7 @@ class Evaluation:
                 Store(Path(videos)),
                 on_progress,
                 samples=True,
+                base_store=Store(Path(self._base.name)),
                 concept=version.ref,
                 adapter_sha256=version.adapter_sha256,
                 data=origin.data,

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from datasets.parts import Pace
-from evaluation.evaluate import Contender, Generation, Progress, evaluate, references_of
+from evaluation.evaluate import Contender, Generation, OpenSet, Progress, evaluate, references_of
 from evaluation.report import as_json, remarks, rows, write_json
 from infra.errors import UserError
 
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from datasets.clips import Clip
     from evaluation.evaluate import Report
     from evaluation.metric import Metric, Reference
+    from evaluation.metrics import OpenMetrics
     from evaluation.store import Store
     from models.foundation import Foundation
 
 REPORT, PAGE, SAMPLES = "report.json", "index.html", "samples"
 HELD_OUT = 8  # prompts, when none are given and the references are sprites
+OPEN = 8  # open prompts
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Exam:
     references: tuple[Reference, ...]
     metrics: tuple[Metric, ...]
     sprites: bool  # whether the references are of the sprite world
+    opened: OpenSet | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class Judge:
     """How the contenders of every concept are judged.
 
     `clip` and `pickscore` name weights (folder or hub id) of the metrics that need them. `held_out` is how many prompts
-    the sprite world gives where none are given; with `captions` other clips' own captions are the prompts then.
+    the sprite world gives where none are given; with `captions` other clips' own captions are the prompts then. `opened` is how
+    many open prompts there are, which name the subject's class alone: 0 leaves them out.
     """
 
     foundation: Foundation
@@ -54,10 +58,17 @@ class Judge:
     pickscore: str | None = None
     held_out: int = HELD_OUT
     captions: bool = False
+    opened: int = 0
     # of sprites (True) and of other clips: weights are loaded once, however many concepts there are
     _metrics: dict[bool, tuple[Metric, ...]] = field(default_factory=dict, repr=False, compare=False)
 
-    def prepare(self, clips: Sequence[Clip], prompts: Sequence[str] | None, pace: Pace | None = None) -> Exam:
+    def prepare(
+        self,
+        clips: Sequence[Clip],
+        prompts: Sequence[str] | None,
+        pace: Pace | None = None,
+        open_prompts: Sequence[str] | None = None,
+    ) -> Exam:
         """Choose references, metrics and prompts: what can be wrong with them is said before anything is trained.
 
         References count as sprites when most of them are: of one, object and background may be hard to tell apart.
@@ -65,11 +76,13 @@ class Judge:
         Args:
             prompts: None asks for held-out appearances of the sprite world (or captions, as above).
             pace: how much of longer and faster clips was learned; None: what is by default.
+            open_prompts: None takes the classes that the captions name (`evaluation.open_prompts`).
 
         Raises:
             UserError: no prompts and no sprites, clips smaller than the videos, or weights that cannot be loaded.
         """
         from evaluation.metrics import is_sprite_world
+        from evaluation.open_prompts import open_prompts as classes
 
         chosen = self.generation.resolved(self.foundation)
         assert chosen.bucket is not None
@@ -81,7 +94,18 @@ class Judge:
                 prompts = list(dict.fromkeys(reference.caption for reference in references))
             else:
                 prompts = usual_prompts(references, sprites, self.held_out)
-        return Exam(tuple(prompts), tuple(references), self.metrics(sprites), sprites)
+        if open_prompts is None and self.opened:
+            open_prompts = classes([reference.caption for reference in references], sprites, self.opened)
+        opened = OpenSet(tuple(open_prompts), self.open_metrics(sprites)) if open_prompts else None
+        return Exam(tuple(prompts), tuple(references), self.metrics(sprites), sprites, opened)
+
+    def open_metrics(self, sprites: bool) -> OpenMetrics:
+        """The measures of open prompts, with CLIP where its weights were named."""
+        from evaluation.metrics import open_metrics_for
+        from evaluation.metrics.clip_scores import ClipDiversity
+
+        scorers = (metric.clip for metric in self.metrics(sprites) if isinstance(metric, ClipDiversity))
+        return open_metrics_for(sprites, next(scorers, None))
 
     def metrics(self, sprites: bool) -> tuple[Metric, ...]:
         """The metrics of sprites or of other clips. Raises UserError for weights that cannot be loaded."""
@@ -102,12 +126,14 @@ class Judge:
         on_progress: Progress,
         *,
         samples: bool = False,
+        base_store: Store | None = None,
         **facts: Any,
     ) -> dict[str, Any]:
         """Generate, measure, and write report.json and index.html to `folder`; returns what report.json holds.
 
         Args:
             samples: write the first contender's videos too, to samples/.
+            base_store: where the base model's videos of sprites' open prompts are kept: they are those of every concept.
             facts: more of what is known, for report.json.
         """
         from evaluation.page import write_page
@@ -121,6 +147,8 @@ class Judge:
             exam.metrics,
             generation=self.generation,
             store=store,
+            opened=exam.opened,
+            base_store=base_store if exam.sprites else None,
             on_progress=on_progress,
         )
         moment = datetime.now(UTC).isoformat(timespec="seconds")

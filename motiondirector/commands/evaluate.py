@@ -57,6 +57,14 @@ def evaluate_command(
             show_default=False,
         ),
     ] = None,
+    open_prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Prompts that name the subject's class alone, in such a file: what looks the adapter adds by itself is measured of "
+            "them, against the base model. Absent: the classes that the clips' captions name.",
+            show_default=False,
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Videos of each prompt, from the seeds 1, 2, ...", min=1)] = 2,
     against: Against = "base",
     registry: RegistryUri = DEFAULT_REGISTRY,
@@ -97,6 +105,9 @@ def evaluate_command(
 ) -> None:
     """Measure a learned motion: the same prompts and seeds for it, the base model and any baselines.
 
+    Beside them it asks open prompts, which name the subject's class alone ("a heart"): how much more often than the base model does it
+    show the clips' looks there, and how much of the base's variety is left?
+
     Ends with a table (mean and 95 % interval of every metric), OUT/report.json, and OUT/index.html: one page with the
     videos side by side that needs no network. Baselines are trained with the version's own settings on the same clips.
 
@@ -128,7 +139,7 @@ def evaluate_command(
         parse_against,
         read_version_adapters,
     )
-    from motiondirector.judging import PAGE, Judge, score_table
+    from motiondirector.judging import OPEN, PAGE, Judge, score_table
     from motiondirector.progress import Bars
     from training.adapters import data_sha256
 
@@ -137,15 +148,19 @@ def evaluate_command(
         check_trains(dtype)
         keep_freed_memory()  # baselines train here
     read = None if prompts is None else read_prompts(prompts)
+    read_open = None if open_prompts is None else read_prompts(open_prompts, "--open-prompts")
     opened = open_registry(registry)
     version = opened.resolve(concept)
     origin = Origin.of(opened, version)
-    texts = None if read is None else prompts_for(read, origin.concept, version.concept)
-    if texts == []:
-        raise UserError(
-            f"--prompts {prompts}: all its prompts are for other concepts than {version.concept}; name it in `concept`, or "
-            "leave that empty in prompts for every concept."
-        )
+    texts, open_texts = (
+        None if of is None else prompts_for(of, origin.concept, version.concept) for of in (read, read_open)
+    )
+    for option, path, found in (("--prompts", prompts, texts), ("--open-prompts", open_prompts, open_texts)):
+        if found == []:
+            raise UserError(
+                f"{option} {path}: all its prompts are for other concepts than {version.concept}; name it in `concept`, or "
+                "leave that empty in prompts for every concept."
+            )
     source = data or origin.data
     if source is None:
         raise UserError(
@@ -164,6 +179,7 @@ def evaluate_command(
         tuple(range(1, seeds + 1)),
         clip=clip,
         pickscore=pickscore,
+        opened=OPEN,
     )
     facts: dict[str, Any] = {
         "concept": version.ref,
@@ -175,7 +191,7 @@ def evaluate_command(
     with Bars() as bars:
         for note in facts["notes"]:
             bars.say(f"note: {note}")
-        exam = judge.prepare(clips, texts, pace)
+        exam = judge.prepare(clips, texts, pace, open_texts)
         others = beside(version, origin, names, model, clips, source, bucket, store, bars)
         told = judge(f"{version.ref} evaluated", exam, [ours, *others], folder, store, bars, **facts)
     if publish:

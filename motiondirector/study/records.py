@@ -7,9 +7,11 @@ that is killed while it writes leaves a line without its end, which counts as no
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from infra.errors import UserError
 from infra.files import explained_os_errors
 from motiondirector.study.plan import Trial
 
+CLAIMS = ".claims"
 Record = dict[str, Any]  # key, trial, settings, foundation, generation, values, seconds (trial.py)
 
 
@@ -77,6 +80,26 @@ def append(out: Path, records: Iterable[Record]) -> None:
                 while view:
                     view = view[os.write(file.fileno(), view) :]
                 os.fsync(file.fileno())
+
+
+@contextmanager
+def claimed(out: Path, keys: Iterable[str], wait: bool) -> Iterator[bool]:
+    """Whether this process has the trials of these keys to itself for the length of the block; with `wait` once it has.
+
+    A process that dies has its claim no longer. It is a lock on one byte of a file that all claims share.
+    """
+    place = int.from_bytes(hashlib.sha256(" ".join(keys).encode()).digest()[:6], "big")
+    path = out / "trials" / CLAIMS
+    with explained_os_errors(f"locking {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, place)
+        except (BlockingIOError, PermissionError):  # as the system has it
+            yield False
+        else:
+            yield True
 
 
 def _cut_unfinished(descriptor: int) -> None:

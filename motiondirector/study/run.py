@@ -1,4 +1,5 @@
-"""Runs a plan's trials in a few processes, each holding the foundation once. What has a result is not run again.
+"""Runs a plan's trials in a few processes, each holding the foundation once. What has a result is not run again, and what another
+command in the same folder runs is left to it.
 
 Trials that differ only in motion and seed train in one forward, as the concepts of a batch do (`training.pack`).
 """
@@ -9,7 +10,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +41,22 @@ def _load(source: str | None, dtype: str, threads: int, steps: Any) -> None:
     _foundation, _steps = load_foundation(source, dtype=dtype), steps
 
 
-def _run(unit: Unit, plan: Plan, keys: list[str], out: Path) -> None:
+def _run(unit: Unit, plan: Plan, keys: list[str], out: Path, wait: bool) -> bool:
+    """Run a unit; False when another process has it, which with `wait` is waited for."""
     from motiondirector.study.trial import run_trials
 
     def on_step(step: int, steps: int) -> None:
         _steps.put((unit[0].name, step, steps))
 
-    there = records.read(out, unit[0].captions)  # by another command in the same folder, meanwhile
-    left = [(trial, key) for trial, key in zip(unit, keys, strict=True) if key not in there]
-    if left:
-        trials, wanted = zip(*left, strict=True)
-        records.append(out, run_trials(trials, plan, _foundation, wanted, out, on_step=on_step))
+    with records.claimed(out, keys, wait) as ours:
+        if not ours:
+            return False
+        there = records.read(out, unit[0].captions)  # by another command in the same folder, meanwhile
+        left = [(trial, key) for trial, key in zip(unit, keys, strict=True) if key not in there]
+        if left:
+            trials, wanted = zip(*left, strict=True)
+            records.append(out, run_trials(trials, plan, _foundation, wanted, out, on_step=on_step))
+    return True
 
 
 def units(trials: list[Trial], pack: int) -> list[Unit]:
@@ -125,15 +131,22 @@ def run_plan(
     with ProcessPoolExecutor(
         jobs, mp_context=context, initializer=_load, initargs=(foundation, dtype, threads, steps)
     ) as pool:
-        running = {
-            pool.submit(_run, unit, plan, [keys[trial] for trial in unit], out): unit for unit in missing
-        }
+        running: dict[Future[bool], Unit] = {}
+        left = [(unit, False) for unit in missing]
         try:
-            for future in as_completed(running):
-                future.result()
-                for trial in running[future]:
-                    done += 1
-                    on_done(trial, done, len(keys))
+            while left:  # a second time for what another command has: its results are waited for
+                running = {
+                    pool.submit(_run, unit, plan, [keys[trial] for trial in unit], out, wait): unit
+                    for unit, wait in left
+                }
+                left = []
+                for future in as_completed(running):
+                    if not future.result():
+                        left.append((running[future], True))
+                        continue
+                    for trial in running[future]:
+                        done += 1
+                        on_done(trial, done, len(keys))
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
             if isinstance(error, Exception) and not isinstance(error, UserError):

@@ -9,7 +9,9 @@ import torch
 from evaluation_helpers import FOUNDATION, Brightness, Spread, Unmeasurable, adapters_of, sprite_references
 
 import evaluation.evaluate as core
-from evaluation.evaluate import Contender, Generation, evaluate
+from evaluation.evaluate import Contender, Generation, OpenSet, evaluate
+from evaluation.metric import Score
+from evaluation.metrics import OpenMetrics, open_metrics_for
 from evaluation.metrics.trajectories import MotionFidelity, reference_ceiling
 from evaluation.page import write_page
 from evaluation.report import (
@@ -254,6 +256,88 @@ def test_the_page_is_one_file_with_every_contender_and_escapes_what_users_wrote(
     assert "spread [of seeds]" in text
     assert "Not measurable here: nothing." in text
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+
+
+class Brighter:
+    """How much brighter than the base's a video is."""
+
+    name, title, better, range = "brighter", "brighter, on average", "higher", (-1.0, 1.0)
+
+    def __call__(self, cases, base):
+        assert [(c.prompt, c.seed) for c in cases] == [(c.prompt, c.seed) for c in base]
+        ours, theirs = (Brightness()(of).values for of in (cases, base))
+        return Score(self.name, tuple(a - b for a, b in zip(ours, theirs, strict=True)))
+
+
+OPENED = OpenSet(("a heart", "a moon", "a ring"), OpenMetrics((Brightness(),), (Brighter(),)))
+
+
+def test_open_prompts_are_asked_of_every_contender_and_compared_with_the_base(
+    foundation, contenders, report, tmp_path
+):
+    found = run(foundation, contenders, opened=OPENED)
+    assert [m.name for m in found.measured] == [
+        *(m.name for m in report.measured),
+        "open_brightness",
+        "open_brighter",
+    ]
+    assert found.score("brightness", "ours").values == report.score("brightness", "ours").values
+    asked = [(prompt, seed) for prompt in OPENED.prompts for seed in (1, 2)]
+    for cases in found.open_cases.values():
+        assert [(case.prompt, case.seed) for case in cases] == asked
+    ours, base = (found.score("open_brightness", name).values for name in ("ours", "base"))
+    assert found.score("open_brighter", "ours").values == tuple(np.subtract(ours, base))
+    assert found.score("open_brighter", "base").values == (0.0,) * 6
+    assert any(found.score("open_brighter", "ours").values)
+
+    told = as_json(found, title="orbit@1")
+    assert told["open_prompts"] == list(OPENED.prompts)
+    score = told["metrics"]["open_brighter"]["scores"]["ours"]
+    means = np.subtract(ours, base).reshape(3, 2).mean(1)
+    assert score["ci95"] == pytest.approx(half_width(list(means))), "over the open prompts"
+    assert published_scores(told)["open_prompts"] == list(OPENED.prompts)
+    text = write_page(found, told, tmp_path / "index.html", fps=8, sprites=True).read_text()
+    assert text.count('class="clip"') == 2 + 2 * 3 + 3 * 3
+    assert text.count("open prompts: brighter, on average") == 1, (
+        "in the table, not among the values of other prompts"
+    )
+
+
+def test_the_base_is_compared_with_where_it_is_no_contender_and_its_videos_may_be_kept_apart(
+    foundation, contenders, tmp_path, monkeypatch
+):
+    both = run(foundation, contenders[:2], opened=OPENED)
+    one = run(
+        foundation,
+        contenders[:1],
+        opened=OPENED,
+        store=Store(tmp_path / "a"),
+        base_store=Store(tmp_path / "b"),
+    )
+    assert one.score("open_brighter", "ours").values == both.score("open_brighter", "ours").values
+    assert list(one.open_cases) == ["ours"]
+    assert len(list((tmp_path / "a" / "videos").iterdir())) == 4 + 6
+    assert len(list((tmp_path / "b" / "videos").iterdir())) == 6
+    made = []
+    monkeypatch.setattr(core, "sample", lambda foundation, requests, **_: made.extend(requests))
+    run(
+        foundation,
+        contenders[:1],
+        opened=OPENED,
+        store=Store(tmp_path / "a"),
+        base_store=Store(tmp_path / "b"),
+    )
+    assert made == []
+
+
+def test_the_measures_of_open_prompts_are_told_of_sprites_and_of_other_clips(foundation, contenders):
+    for sprites in (True, False):
+        opened = OpenSet(("a heart",), open_metrics_for(sprites))
+        found = run(foundation, contenders[:1], [], opened=opened)
+        told = as_json(found)
+        assert {"open_leakage", "open_diversity", "open_motion_fidelity"} <= set(told["metrics"])
+        json.dumps(told, allow_nan=False)
+        assert all(row.title.startswith("open prompts: ") for row in rows(told))
 
 
 def test_nothing_to_do_and_two_of_a_name_are_one_sentence(foundation, contenders):

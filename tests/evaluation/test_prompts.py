@@ -3,6 +3,8 @@
 import pytest
 
 from datasets.sprites.captions import parse
+from datasets.sprites.world import SHAPES
+from evaluation.open_prompts import open_prompts, subject_of
 from evaluation.prompts import Prompt, held_out_prompts, read_prompts
 from infra.errors import UserError
 
@@ -95,3 +97,39 @@ def test_held_out_appearances_share_nothing_with_the_references_and_name_no_moti
         assert said.motion is None
         assert (said.sprite.shape, said.sprite.colour) not in {("star", "red"), ("heart", "blue")}
         assert (said.sprite.colour, said.background.colour) not in {("red", "navy"), ("blue", "beige")}
+
+
+def test_open_prompts_of_sprites_name_the_classes_that_no_caption_names():
+    found = open_prompts(["a red star hooks on a navy background", "a moon"], sprites=True)
+    assert len(found) == 6
+    assert "a heart" in found
+    assert not {"a star", "a moon"} & set(found)
+    assert open_prompts(["hooks"], sprites=True, count=3) == ["a circle", "a square", "a triangle"]
+    assert len(open_prompts([f"a {shape}" for shape in SHAPES], sprites=True)) == len(SHAPES)
+
+
+@pytest.mark.parametrize(
+    ("caption", "subject"),
+    [
+        ("a person is riding a bicycle", "a person"),
+        ("Two dogs,  running on a beach", "Two dogs"),
+        ("a fox that jumps", "a fox"),
+        ("the camera orbits a house", "the camera orbits a house"),
+        ("island life", "island life"),
+        ("is it a bird", "is it a bird"),
+    ],
+)
+def test_the_subject_of_a_caption_is_what_stands_before_what_it_does(caption, subject):
+    assert subject_of(caption) == subject
+
+
+def test_open_prompts_of_other_clips_are_their_subjects_each_once():
+    captions = ["a person is riding a bicycle", "a person is running", "a fox that jumps", " "]
+    assert open_prompts(captions, sprites=False) == ["a person", "a fox"]
+    assert open_prompts(captions, sprites=False, count=1) == ["a person"]
+
+
+def test_a_message_names_the_option_that_named_the_file(tmp_path):
+    (tmp_path / "p.txt").write_text("")
+    with pytest.raises(UserError, match=r"--open-prompts .*p.txt: it holds no prompt"):
+        read_prompts(tmp_path / "p.txt", "--open-prompts")

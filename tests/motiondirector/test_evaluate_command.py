@@ -125,7 +125,9 @@ def test_every_contender_is_measured_published_and_shown_and_nothing_is_made_twi
     assert "motion fidelity ↑" in shown
     assert "published with orbit@1" in shown
     page = (out / "index.html").read_text()
-    assert page.count('class="clip"') == 2 + 8 * 5
+    assert len(told["open_prompts"]) == 6, "the classes that no caption names"
+    assert told["metrics"]["open_leakage"]["scores"]["base"]["mean"] in (0.0, None)
+    assert page.count('class="clip"') == 2 + 8 * 5 + 6 * 5
 
     version = published.resolve("orbit")
     assert version.metrics["loss"] == 1.0
@@ -133,13 +135,15 @@ def test_every_contender_is_measured_published_and_shown_and_nothing_is_made_twi
     assert evaluated["prompts_sha256"] == told["prompts_sha256"]
     assert evaluated["foundation_fingerprint"] == told["foundation"]["fingerprint"]
     assert evaluated["measured_at"]
+    assert evaluated["open_prompts"] == told["open_prompts"]
+    assert {"open_leakage", "open_leakage_colour", "open_diversity"} <= set(evaluated["metrics"])
     _, shown, _ = run("concepts", "show", "orbit")
     assert "motion fidelity ↑" in shown
     assert "no-debias" in shown
     assert "8 prompts, seeds 1, measured" in shown
 
     videos = {path.name: path.stat().st_mtime_ns for path in (out / "videos").iterdir()}
-    assert len(videos) == 40
+    assert len(videos) == 40 + 30
     assert run(*command)[0] == 0
     assert len(trainings) == 3
     assert {path.name: path.stat().st_mtime_ns for path in (out / "videos").iterdir()} == videos

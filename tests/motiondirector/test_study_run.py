@@ -93,6 +93,46 @@ def test_two_processes_that_write_at_once_lose_nothing(tmp_path):
     assert set(records.read(tmp_path, MAIN)) == {f"{name}{i}" for name in "ab" for i in range(40)}
 
 
+def _hold(out, keys, held, release):
+    with records.claimed(Path(out), keys, False) as ours:
+        held.put(ours)
+        release.wait(30)
+
+
+def test_what_another_process_runs_is_left_to_it_until_it_ends_or_dies(tmp_path):
+    context = multiprocessing.get_context("fork")
+    held, release = context.Queue(), context.Event()
+    other = context.Process(target=_hold, args=(str(tmp_path), ["a", "b"], held, release))
+    other.start()
+    assert held.get(timeout=30) is True
+    with records.claimed(tmp_path, ["a", "b"], False) as ours:
+        assert not ours
+    with records.claimed(tmp_path, ["c"], False) as ours:
+        assert ours, "other trials are free"
+    other.kill()
+    with records.claimed(tmp_path, ["a", "b"], True) as ours:
+        assert ours
+    other.join()
+    assert records.tables_in(tmp_path) == []
+
+
+def test_trials_that_another_command_has_are_waited_for_and_not_run_twice(tmp_path, monkeypatch):
+    from motiondirector.study import run as running
+
+    trial = Trial("hook", 1, "dual", 0)
+    monkeypatch.setattr("motiondirector.study.trial.run_trials", lambda *_, **__: pytest.fail("run twice"))
+    context = multiprocessing.get_context("fork")
+    held, release = context.Queue(), context.Event()
+    other = context.Process(target=_hold, args=(str(tmp_path), ["a"], held, release))
+    other.start()
+    assert held.get(timeout=30) is True
+    assert running._run([trial], Plan(), ["a"], tmp_path, False) is False
+    records.append(tmp_path, [record(trial, "a")])
+    release.set()
+    assert running._run([trial], Plan(), ["a"], tmp_path, True) is True
+    other.join()
+
+
 def test_results_are_found_by_key_alone(tmp_path):
     plan = Plan(motions=("hook",), references=(1,), methods=("base", "dual"), captions=("class",), seeds=(0,))
     keys = keys_of(plan, "f")
