@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from evaluation.store import Store
 from infra.errors import UserError
 from models.load import load_foundation
 from motiondirector.study import records, videos
+from motiondirector.study import run as running
 from motiondirector.study.looks import full_prompts, open_prompts, reference_clips, reference_scenes
 from motiondirector.study.plan import HELD_OUT, MAIN, Plan, Trial, trial_key
 from motiondirector.study.report import sheet, tables_markdown
@@ -117,8 +119,6 @@ def test_what_another_process_runs_is_left_to_it_until_it_ends_or_dies(tmp_path)
 
 
 def test_trials_that_another_command_has_are_waited_for_and_not_run_twice(tmp_path, monkeypatch):
-    from motiondirector.study import run as running
-
     trial = Trial("hook", 1, "dual", 0)
     monkeypatch.setattr("motiondirector.study.trial.run_trials", lambda *_, **__: pytest.fail("run twice"))
     context = multiprocessing.get_context("fork")
@@ -131,6 +131,35 @@ def test_trials_that_another_command_has_are_waited_for_and_not_run_twice(tmp_pa
     release.set()
     assert running._run([trial], Plan(), ["a"], tmp_path, True) is True
     other.join()
+
+
+class InThisProcess(ThreadPoolExecutor):
+    """In place of processes: their units run in a thread."""
+
+    def __init__(self, jobs, **_):
+        super().__init__(1)
+
+
+def test_a_plan_comes_back_to_what_another_command_had(tmp_path, monkeypatch):
+    calls = []
+
+    def _run(unit, plan, keys, out, wait):
+        calls.append((unit[0].method, wait))
+        if calls[-1] == ("base", False):
+            return False  # another command has it
+        records.append(out, [record(trial, key) for trial, key in zip(unit, keys, strict=True)])
+        return True
+
+    monkeypatch.setattr(running, "ProcessPoolExecutor", InThisProcess)
+    monkeypatch.setattr(running, "_run", _run)
+    plan = Plan(motions=("hook",), references=(1,), methods=("base", "dual"), captions=("class",), seeds=(0,))
+    counted: list[int] = []
+    results = running.run_plan(
+        plan, tmp_path, fingerprint="f", on_done=lambda trial, done, total: counted.append(done)
+    )
+    assert calls == [("base", False), ("dual", False), ("base", True)]
+    assert list(results) == plan.trials()
+    assert counted == [1, 2]
 
 
 def test_results_are_found_by_key_alone(tmp_path):
