@@ -21,6 +21,7 @@ from typing import Any
 
 from datasets.amend import MAX_CAPTION
 from datasets.clips import clip_id, make_clip, read_manifest
+from datasets.completing import Incomplete, completer
 from datasets.decode import UnreadableVideo, VideoFile, open_video
 from datasets.parquet import (
     Pending,
@@ -53,6 +54,7 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
     concept: str = ""
     caption: str = ""
+    completed_from: str = ""  # the caption as it was given, where it was completed from the clip
     clip_id: str = ""  # in the set; empty when refused or ignored
     start: float = 0.0  # seconds of the input that the clip shows
     end: float = 0.0
@@ -70,6 +72,7 @@ class Job:
     concept: str
     caption: str
     ingested_at: datetime
+    complete: str | None = None  # what completes the caption (`datasets.completing.completer`)
 
 
 Result = tuple[list[Outcome], list[Pending]]
@@ -108,6 +111,7 @@ def ingest(
     captions: Captions | None = None,
     strict: bool = False,
     warn: Callable[[str], str | None] = lambda caption: None,
+    complete: str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     run_jobs: RunJobs | None = None,
     write_shards: WriteShards = write_shards_here,
@@ -118,6 +122,8 @@ def ingest(
     Args:
         concept, caption: of every clip whose manifest row or `captions` entry does not say otherwise.
         strict: store nothing when any input is refused (a duplicate is not).
+        warn: says what is wrong with a caption that is used all the same.
+        complete: completes captions from the clips: "sprites", or a captioner's folder (datasets/completing.py).
         on_progress: called with (inputs done, inputs in all).
         run_jobs, write_shards, spool: another way to do the work (Ray Data's).
 
@@ -147,7 +153,7 @@ def ingest(
         else:
             check_concept_name(told)
             own = selection if source.start is None else replace(selection, start=source.start)
-            jobs.append((len(outcomes) - 1, Job(source, own, told, entry.caption, now)))
+            jobs.append((len(outcomes) - 1, Job(source, own, told, entry.caption, now, complete)))
     report = Report(target.uri, [], captions_unused(captions, sources))
     with _spool(spool) as shelf:
         pending: list[Pending] = []
@@ -279,9 +285,15 @@ def _one(
     if cuts:
         seconds = ", ".join(f"{window.start + i / window.fps:.1f} s" for i in cuts)
         outcome.warnings.append(f"scene cut inside the clip at {seconds}")
+    if job.complete is not None:
+        try:
+            outcome.caption = completer(job.complete)(job.caption, frames_FHWC)
+            outcome.completed_from = job.caption
+        except Incomplete as error:
+            outcome.warnings.append(f"the caption is not completed: {error.message.rstrip('.')}")
     clip = make_clip(
         concept=job.concept,
-        caption=job.caption,
+        caption=outcome.caption,
         frames_FHWC=frames_FHWC,
         fps=window.fps,
         source_uri=job.source.uri,

@@ -55,6 +55,16 @@ def ingest(
             "caption with a comma in quotes."
         ),
     ] = None,
+    complete_captions: Annotated[
+        str | None,
+        typer.Option(
+            "--complete-captions",
+            metavar="sprites|FOLDER",
+            help="Add to each caption what the clip shows and the words leave out. `sprites`: colour, texture, shape and "
+            "background, by the sprite world's tracker. FOLDER: what a transformers model of images to text (BLIP, a "
+            "vision-language model; safetensors) says of the middle frame.",
+        ),
+    ] = None,
     frames: Annotated[int | None, typer.Option(help="Frames of a clip. Default: the foundation's.")] = None,
     height: Annotated[int | None, typer.Option(help="Height in pixels. Default: the foundation's.")] = None,
     width: Annotated[int | None, typer.Option(help="Width in pixels. Default: the foundation's.")] = None,
@@ -105,6 +115,7 @@ def ingest(
 
       motiondirector ingest long.mp4 --windows all --concept dance --caption "a man dances" --to clips/ --frames 16 --height 256 --width 256
     """
+    from datasets.completing import completer
     from datasets.ingest import ingest as ingest_here
     from datasets.ingest import summary
     from datasets.select import Selection
@@ -124,6 +135,9 @@ def ingest(
     target = open_storage(to)
     sources = expand(source)
     options: dict[str, Any] = {"concept": concept, "caption": caption, "captions": given, "strict": strict}
+    if complete_captions is not None:
+        completer(complete_captions)  # what is wrong with it is said before anything is read
+        options["complete"] = complete_captions
     options["warn"] = text_limit(foundation).warning
     console = Console(stderr=True)
     with progress_bar(console, len(sources)) as advance:
@@ -204,6 +218,8 @@ def show(report: Report, as_json: bool, size: dict[str, Any]) -> None:
         clip = f"{outcome.size} at {outcome.fps:.4g} fps" if outcome.size else ""
         used = used_seconds(outcome) if outcome.size else ""
         what = [outcome.reason or f"{outcome.concept}: {outcome.caption}"]
+        if outcome.completed_from and not outcome.reason:
+            what[0] += f" (completed from {outcome.completed_from!r})"
         what += [f"[yellow]warning:[/] {escape(warning)}" for warning in outcome.warnings]
         style = STYLES[outcome.status]
         told = "\n".join([escape(what[0]), *what[1:]])
