@@ -2,41 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
+
 import numpy as np
 from scipy import ndimage
 
-from datasets.sprites.motions import KNOWN, NOVEL
+from datasets.sprites.looks import looks_observed
+from datasets.sprites.motions import KNOWN, NOVEL, Trajectory, drifting
 from datasets.sprites.render import draw
-from datasets.sprites.track import track
-from datasets.sprites.world import BACKGROUND_COLOURS, background_tones, sample_scene
+from datasets.sprites.style import sample_style
+from datasets.sprites.track import Track, observe, track
+from datasets.sprites.world import BACKGROUND_COLOURS, Scene, background_tones, sample_scene
 
 
-def tracker_accuracy(
-    count: int, *, blur: float = 0.0, seed: int = 0, frames: int = 8, size: int = 64
-) -> dict[str, float]:
-    """Shares in [0, 1] of `count` clips (all motions in turn) measured right, and errors in pixels.
+def softened(clip_FHWC: np.ndarray, blur: float, rng: np.random.Generator) -> np.ndarray:
+    """As a decoder would soften it: a Gaussian of `blur` pixels' deviation, and noise of 5 grey levels; itself at 0."""
+    if not blur:
+        return clip_FHWC
+    soft = ndimage.gaussian_filter(clip_FHWC.astype(np.float32), (0, blur, blur, 0))
+    return np.clip(soft + rng.normal(0, 5, clip_FHWC.shape), 0, 255).astype(np.uint8)
 
-    `blur` is the standard deviation in pixels of a Gaussian, with noise of 5 grey levels added, as a decoder would
-    soften a frame. "absence" is the share of `count // 8` empty backgrounds seen as empty in every frame.
-    """
-    rng = np.random.default_rng(seed)
-    motions = [*(KNOWN | NOVEL).values()]
-    right: dict[str, list[bool]] = {}
-    errors: list[np.ndarray] = []
-    radii: list[np.ndarray] = []
 
-    def soften(clip: np.ndarray) -> np.ndarray:
-        if not blur:
-            return clip
-        soft = ndimage.gaussian_filter(clip.astype(np.float32), (0, blur, blur, 0)) + rng.normal(
-            0, 5, clip.shape
-        )
-        return np.clip(soft, 0, 255).astype(np.uint8)
+@dataclass
+class Tally:
+    """What was right of the clips so far, and how far off."""
 
-    for i in range(count):
-        scene = sample_scene(rng)
-        path = motions[i % len(motions)].trajectory(frames, rng, scene.sprite.radius)
-        seen = track(soften(draw(scene, path, size)))
+    right: dict[str, list[bool]] = field(default_factory=dict)
+    errors: dict[str, list[np.ndarray]] = field(default_factory=dict)
+
+    def add(self, scene: Scene, path: Trajectory, seen: Track, size: int) -> None:
         for name, true in (
             ("colour", scene.sprite.colour),
             ("shape", scene.sprite.shape),
@@ -44,19 +38,92 @@ def tracker_accuracy(
             ("background", scene.background.colour),
             ("background_kind", scene.background.kind),
         ):
-            right.setdefault(name, []).append(seen.most(name) == true)
-        right.setdefault("presence", []).append(seen.present)
+            self.right.setdefault(name, []).append(seen.most(name) == true)
+        self.right.setdefault("presence", []).append(seen.present)
         x, y, scale = path.on_screen()
-        errors.append(np.hypot(seen.x - x, seen.y - y) * size)
-        radii.append(np.abs(seen.radius - scale * scene.sprite.radius) * size)
+        self.off("position", np.hypot(seen.x - x, seen.y - y) * size)
+        self.off("radius", np.abs(seen.radius - scale * scene.sprite.radius) * size)
+
+    def off(self, name: str, error: np.ndarray) -> None:
+        self.errors.setdefault(name, []).append(np.atleast_1d(error))
+
+    def shares(self) -> dict[str, float]:
+        return {name: float(np.mean(values)) for name, values in self.right.items()}
+
+    def quantile(self, name: str, share: float) -> float:
+        return float(np.nanquantile(np.concatenate(self.errors[name]), share))
+
+
+def tracker_accuracy(
+    count: int, *, blur: float = 0.0, seed: int = 0, frames: int = 8, size: int = 64
+) -> dict[str, float]:
+    """Shares in [0, 1] of `count` clips (all motions in turn) measured right, and errors in pixels.
+
+    `blur` is that of `softened`. "absence" is the share of `count // 8` empty backgrounds seen as empty in every frame.
+    """
+    rng = np.random.default_rng(seed)
+    motions = [*(KNOWN | NOVEL).values()]
+    tally = Tally()
+    for i in range(count):
+        scene = sample_scene(rng)
+        path = motions[i % len(motions)].trajectory(frames, rng, scene.sprite.radius)
+        tally.add(scene, path, track(softened(draw(scene, path, size), blur, rng)), size)
     for _ in range(max(1, count // 8)):
         dark, light = background_tones(BACKGROUND_COLOURS[str(rng.choice(list(BACKGROUND_COLOURS)))])
         empty = dark + rng.random() * (light - dark) + np.zeros((frames, size, size, 3), np.float32)
-        right.setdefault("absence", []).append(not track(soften(empty.astype(np.uint8))).found.any())
-    shares = {name: float(np.mean(values)) for name, values in right.items()}
-    position, radius = np.concatenate(errors), np.concatenate(radii)
-    return shares | {
-        "position error, median": float(np.nanmedian(position)),
-        "position error, 95 %": float(np.nanquantile(position, 0.95)),
-        "radius error, median": float(np.nanmedian(radius)),
+        seen = track(softened(empty.astype(np.uint8), blur, rng))
+        tally.right.setdefault("absence", []).append(not seen.found.any())
+    return tally.shares() | _errors(tally)
+
+
+def _errors(tally: Tally) -> dict[str, float]:
+    return {
+        "position error, median": tally.quantile("position", 0.5),
+        "position error, 95 %": tally.quantile("position", 0.95),
+        "radius error, median": tally.quantile("radius", 0.5),
     }
+
+
+def looks_accuracy(
+    count: int, *, blur: float = 0.0, seed: int = 0, parts: int = 2, frames: int = 8, size: int = 64
+) -> dict[str, float]:
+    """The same of clips in a style of so many `parts` (`style.sample_style`; 0 for none), and how right the style is read.
+
+    Of each look the share of clips in which it is seen where it is and not where it is not (of a tint: that very one).
+    Beside it "grain error" in grey levels, "tint strength error" and "drift error" (frame widths; where it can be told,
+    the share of which is "drift told"), each the median of the clips that have that look.
+    """
+    rng = np.random.default_rng(seed)
+    motions = [*(KNOWN | NOVEL).values()]
+    tally = Tally()
+    for i in range(count):
+        style = sample_style(rng, parts)
+        scene = replace(sample_scene(rng), style=style)
+        motion = drifting(motions[i % len(motions)], *style.drift)
+        path = motion.trajectory(frames, rng, scene.sprite.radius)
+        observed = observe(softened(draw(scene, path, size), blur, rng))
+        seen = looks_observed(observed)
+        tally.add(scene, path, observed.track, size)
+        for name, said, true in (
+            ("outline", seen.outlined, style.outline),
+            ("tint", seen.tint, style.tint),
+            ("grain", seen.grainy, style.grain > 0),
+            ("clutter", seen.cluttered, style.clutter > 0),
+            ("second object", seen.second, style.idle is not None),
+        ):
+            tally.right.setdefault(name, []).append(said == true)
+        if style.grain:
+            tally.off("grain", np.abs(seen.grain - style.grain))
+        if style.tint:
+            tally.off("tint strength", np.abs(seen.tint_strength - style.tint_strength))
+        if any(style.drift):
+            tally.right.setdefault("drift told", []).append(seen.drift is not None)
+            if seen.drift is not None:
+                way = path.camera_x[-1] - path.camera_x[0], path.camera_y[-1] - path.camera_y[0]
+                tally.off("drift", np.hypot(*np.subtract(seen.drift, way)))
+    told = {
+        f"{name} error": tally.quantile(name, 0.5)
+        for name in ("grain", "tint strength", "drift")
+        if name in tally.errors
+    }
+    return tally.shares() | _errors(tally) | told

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -286,6 +286,33 @@ def sample_known(rng: np.random.Generator) -> tuple[Motion, str]:
     motion = KNOWN[str(rng.choice(list(KNOWN), p=weights / weights.sum()))]
     adverb = str(rng.choice(list(SPEEDS), p=[0.12, 0.76, 0.12])) if motion.speeds else ""
     return motion, adverb
+
+
+def at_rest(track: Trajectory, x: float, y: float, angle: float = 0.0) -> Trajectory:
+    """Something that stays at (x, y) in the scene, seen by the camera of `track`."""
+    one = np.ones(len(track))
+    return replace(track, x=one * x, y=one * y, scale=one, angle=one * angle)
+
+
+def drifting(motion: Motion, way_x: float, way_y: float) -> Motion:
+    """The same motion, seen by a camera that goes this way over the clip, evenly, besides what it does already."""
+    if not (way_x or way_y):
+        return motion
+
+    def seen(path: Callable[[Array], dict[str, Array]]) -> Callable[[Array], dict[str, Array]]:
+        def follow(t: Array) -> dict[str, Array]:
+            p = path(t)
+            return p | {
+                "camera_x": p.get("camera_x", 0 * t) + way_x * (t - 0.5),
+                "camera_y": p.get("camera_y", 0 * t) + way_y * (t - 0.5),
+            }
+
+        return follow
+
+    drawn = motion.drawn
+    return replace(
+        motion, path=seen(motion.path), drawn=None if drawn is None else lambda rng: seen(drawn(rng))
+    )
 
 
 def motion_named(name: str) -> Motion:

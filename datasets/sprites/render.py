@@ -5,13 +5,18 @@ Letters: F frames, H and W pixels, C = 3 colours.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from datasets.sprites.motions import Motion, Trajectory
+from datasets.sprites.motions import Motion, Trajectory, at_rest, drifting
+from datasets.sprites.style import IDLE, OUTLINE, Style, develop, idle_place, line_colour, marks
 from datasets.sprites.world import (
     BACKGROUND_COLOURS,
     CHECKER,
     COLOURS,
+    RGB,
+    SIZES,
     Background,
     Scene,
     Sprite,
@@ -111,8 +116,15 @@ def draw_background(background: Background, track: Trajectory, size: int) -> Arr
     return light + blend[..., None] * (dark - light)
 
 
-def draw_sprite(canvas_FHWC: Array, sprite: Sprite, track: Trajectory) -> None:
-    """Draw the object over the canvas, in place."""
+def draw_sprite(
+    canvas_FHWC: Array, sprite: Sprite, track: Trajectory, *, outline: float = 0.0, rgb: RGB | None = None
+) -> None:
+    """Draw the object over the canvas, in place.
+
+    Args:
+        outline: width of the line along its rim, in frame widths; 0 for none.
+        rgb: its colour, plain, where it is none of COLOURS.
+    """
     size = canvas_FHWC.shape[1]
     x, y = _pixels(size)
     shown_x, shown_y, scale = track.on_screen()
@@ -128,9 +140,14 @@ def draw_sprite(canvas_FHWC: Array, sprite: Sprite, track: Trajectory) -> None:
         cos, sin = np.cos(turn, dtype=np.float32), np.sin(turn, dtype=np.float32)
         u, v = cos * px + sin * py, cos * py - sin * px
         pixels = radius * size  # pixels per unit of u, v
-        alpha = np.clip(0.5 - DISTANCES[sprite.shape](u, v) * pixels, 0, 1)[..., None]
+        distance = DISTANCES[sprite.shape](u, v) * pixels
+        alpha = np.clip(0.5 - distance, 0, 1)[..., None]
         patch = canvas_FHWC[f, y0:y1, x0:x1]
-        patch += alpha * (texture_colours(sprite, u, v, pixels) - patch)
+        own = texture_colours(sprite, u, v, pixels) if rgb is None else np.asarray(rgb, np.float32)
+        if outline:
+            line = np.clip(0.5 + distance + outline * size, 0, 1)[..., None]
+            own = own + line * (line_colour(sprite.colour) - own)
+        patch += alpha * (own - patch)
 
 
 def texture_colours(sprite: Sprite, u: Array, v: Array, pixels: float) -> Array:
@@ -148,13 +165,22 @@ def texture_colours(sprite: Sprite, u: Array, v: Array, pixels: float) -> Array:
 
 def draw(scene: Scene, track: Trajectory, size: int, second: Trajectory | None = None) -> Array:
     """uint8 [F, H, W, C] of a scene along known trajectories."""
+    style = scene.style or Style()
     canvas = draw_background(scene.background, track, size)
     if len(canvas) == 1:
         canvas = np.repeat(canvas, len(track), axis=0)
+    for mark in marks(style, scene.background.colour):
+        thing = Sprite(mark.shape, size="medium", scale=mark.radius / SIZES["medium"])
+        draw_sprite(canvas, thing, at_rest(track, mark.x, mark.y, mark.angle), rgb=mark.rgb)
+    outline = OUTLINE if style.outline else 0.0
+    if style.idle is not None:
+        place = idle_place(style, track, scene.sprite.radius)
+        thing = replace(style.idle, scale=style.idle.scale * IDLE)
+        draw_sprite(canvas, thing, at_rest(track, *place), outline=outline)
     if scene.second is not None and second is not None:
-        draw_sprite(canvas, scene.second, second)
-    draw_sprite(canvas, scene.sprite, track)
-    return np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
+        draw_sprite(canvas, scene.second, second, outline=outline)
+    draw_sprite(canvas, scene.sprite, track, outline=outline)
+    return np.clip(develop(canvas, style) + 0.5, 0, 255).astype(np.uint8)
 
 
 def render_clip(
@@ -169,8 +195,12 @@ def render_clip(
 ) -> Array:
     """uint8 [F, H, W, C]: `scene` in `motion`; `seed` decides where in the frame the motion takes place."""
     rng = np.random.default_rng(seed)
+    if scene.style is not None:
+        motion = drifting(motion, *scene.style.drift)
     track = motion.trajectory(frames, rng, scene.sprite.radius, speed)
     other = None
     if scene.second is not None:
         other = (second_motion or motion).trajectory(frames, rng, scene.second.radius, speed)
+        if second_motion is not None and scene.style is not None:
+            other = replace(other, camera_x=track.camera_x, camera_y=track.camera_y)
     return draw(scene, track, size, other)

@@ -19,12 +19,17 @@ from functools import cache
 import numpy as np
 from scipy import ndimage
 
+from datasets.sprites.outline import core_of, outline_strength
 from datasets.sprites.render import DISTANCES
+from datasets.sprites.style import line_colour
+from datasets.sprites.things import Things, things_in
+from datasets.sprites.unstyle import GRAINY, Veil, unveiled
 from datasets.sprites.world import BACKGROUND_COLOURS, COLOURS, SHAPES, background_tones, two_tones
 
 Array = np.ndarray
 MIN_AREA = 0.006  # of the frame: 25 pixels of 64x64; less is no object
 FAR = 45.0  # RGB distance from the background that makes a pixel foreground
+LINED = 0.17  # strength of an outline from which it is taken into account
 
 
 @dataclass(frozen=True)
@@ -93,8 +98,69 @@ class Track:
 
 
 def track(frames_FHWC: Array) -> Track:
-    """Measure a clip, uint8 [F, H, W, 3]."""
-    return Track(tuple(see(frame) for frame in frames_FHWC))
+    """Measure a clip, uint8 [F, H, W, 3], whatever its style (`datasets.sprites.style`)."""
+    return observe(frames_FHWC).track
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A clip's measurement and what was taken off before it: what `datasets.sprites.looks` reads a style from.
+
+    Args:
+        frames_FHWC: the clip without grain and tint.
+        outlines_F: strength of the line along the object's rim, nan where no object is or it cannot be told.
+    """
+
+    track: Track
+    frames_FHWC: Array
+    veil: Veil
+    things: Things
+    outlines_F: Array
+
+
+def observe(frames_FHWC: Array) -> Observed:
+    """Measure a clip, uint8 [F, H, W, 3]: grain and tint off, then each frame without what else lies in it.
+
+    A clip without a style is measured frame by frame as it is.
+    """
+    frames, veil = unveiled(frames_FHWC)
+    behind = [_background(frame.astype(np.float32), veil.grain > GRAINY) for frame in frames]
+    things = things_in(frames, np.stack([away > FAR for _, _, away in behind]))
+    sights, outlines = [], []
+    for f, frame in enumerate(frames):
+        hidden = None if things.hidden_FHW is None else things.hidden_FHW[f]
+        outlines.append(_outline(frame.astype(np.float32), *behind[f], hidden))
+        sights.append((frame, behind[f], hidden))
+    known = np.array(outlines)
+    known = known[np.isfinite(known)]
+    lined = bool(len(known)) and float(np.mean(known)) > LINED
+    return Observed(
+        Track(tuple(_see(frame, of, hidden, lined) for frame, of, hidden in sights)),
+        frames,
+        veil,
+        things,
+        np.array(outlines),
+    )
+
+
+def _outline(pixels: Array, name: str, kind: str, away: Array, hidden: Array | None) -> float:
+    """Strength of the line around the frame's object, nan where there is none."""
+    front = away > FAR if hidden is None else (away > FAR) & ~hidden
+    regions, count = ndimage.label(front)
+    if not count:
+        return float("nan")
+    sizes = np.bincount(regions.ravel())[1:]
+    own = regions == 1 + int(sizes.argmax())
+    if own.mean() < MIN_AREA:
+        return float("nan")
+    chosen = pixels[core_of(own)]
+    votes = _votes(chosen)
+    ends = _families()[name]
+    if kind == "plain":
+        ends = (
+            np.stack([np.median(pixels[away < FAR * 0.6], axis=0)] * 2) if (away < FAR * 0.6).any() else ends
+        )
+    return outline_strength(pixels, own, ends, max(votes, key=lambda name: votes[name]))
 
 
 def _segment_distance(pixels: Array, ends: Array) -> tuple[Array, Array]:
@@ -104,13 +170,18 @@ def _segment_distance(pixels: Array, ends: Array) -> tuple[Array, Array]:
     return np.linalg.norm(pixels - ends[0] - s[..., None] * along, axis=-1), s
 
 
+def spread(frames_FHWC: Array, background: str) -> tuple[Array, Array]:
+    """(distance, place) [F, H, W] of each pixel to and on the segment from a background's darkest to its lightest colour."""
+    return _segment_distance(frames_FHWC.astype(np.float32), _families()[background])
+
+
 @cache
 def _families() -> dict[str, Array]:
     return {name: background_tones(rgb) for name, rgb in BACKGROUND_COLOURS.items()}
 
 
-def _background(pixels: Array) -> tuple[str, str, Array]:
-    """(colour, kind, distance [H, W] of each pixel to the background)."""
+def _background(pixels: Array, grainy: bool = False) -> tuple[str, str, Array]:
+    """(colour, kind, distance [H, W] of each pixel to the background); of a grainy frame the shades are smoothed."""
     best = ("", np.inf, np.zeros(0), np.zeros(0))
     for name, ends in _families().items():
         distance, s = _segment_distance(pixels, ends)
@@ -122,7 +193,7 @@ def _background(pixels: Array) -> tuple[str, str, Array]:
     if behind.sum() < 20:
         return name, "plain", distance
     rows = np.broadcast_to(np.arange(len(s))[:, None], s.shape)[behind] / len(s)
-    shade = s[behind]
+    shade = _smooth(s, behind)[behind] if grainy else s[behind]
     if shade.std() < 0.12:
         own = np.median(pixels[behind], axis=0)  # closer than the whole family
         return name, "plain", np.linalg.norm(pixels - own, axis=-1)
@@ -134,23 +205,41 @@ def _background(pixels: Array) -> tuple[str, str, Array]:
     return name, "checkered", distance
 
 
-def _object(pixels: Array, away: Array) -> tuple[str, str, Array] | None:
-    """(colour, texture, soft cover [H, W]); None when too little is far from the background."""
-    front = away > FAR
-    if front.mean() < MIN_AREA:
-        return None
-    core = ndimage.binary_erosion(front)  # rims mix with the background
-    chosen = pixels[core if core.sum() >= 12 else front]
+def _smooth(values_HW: Array, known_HW: Array) -> Array:
+    """Averaged over a few pixels around, those that are not known left out."""
+    width = len(values_HW) / 25
+    weight = ndimage.gaussian_filter(known_HW.astype(np.float32), width)
+    return ndimage.gaussian_filter(np.where(known_HW, values_HW, 0.0), width) / np.maximum(weight, 1e-3)
+
+
+def _votes(chosen: Array) -> dict[str, float]:
+    """How much of the pixels [N, 3] each colour claims."""
     votes = {}
     for name, rgb in COLOURS.items():
         own, second = (np.linalg.norm(chosen - tone, axis=-1) for tone in two_tones(rgb))
         # the second tone counts for less: a dark one is also what a blurred rim looks like
-        votes[name] = (np.exp(-((own / 40) ** 2)) + 0.35 * np.exp(-((second / 40) ** 2))).sum()
+        votes[name] = float((np.exp(-((own / 40) ** 2)) + 0.35 * np.exp(-((second / 40) ** 2))).sum())
+    return votes
+
+
+def _object(pixels: Array, away: Array, lined: bool) -> tuple[str, str, Array] | None:
+    """(colour, texture, soft cover [H, W]); None when too little is far from the background.
+
+    Args:
+        lined: a line runs along the rim: colour and texture are read inside it, the cover includes it.
+    """
+    front = away > FAR
+    if front.mean() < MIN_AREA:
+        return None
+    core = core_of(front) if lined else ndimage.binary_erosion(front)  # rims mix with the background
+    inner = core if core.sum() >= 12 else front
+    votes = _votes(pixels[inner])
     colour = max(votes, key=lambda name: votes[name])
     own, second = (np.linalg.norm(pixels - tone, axis=-1) for tone in two_tones(COLOURS[colour]))
-    inner = core if core.sum() >= 12 else front
     textured = (second[inner] < own[inner]).mean() > 0.1
     near = np.minimum(own, second) if textured else own
+    if lined:
+        near = np.minimum(near, np.linalg.norm(pixels - line_colour(colour), axis=-1))
     cover = away / np.maximum(away + near, 1e-3)
     cover = np.where(away < FAR * 0.5, 0.0, np.clip(2 * cover - 0.5, 0, 1))
     texture = "plain"
@@ -192,11 +281,20 @@ def _overlap(cover: Array, shape: str, turn: float) -> tuple[float, float, float
 
 
 def see(frame_HWC: Array) -> Sight:
-    """Measure one frame, uint8 [H, W, 3] (H = W)."""
+    """Measure one frame, uint8 [H, W, 3] (H = W), as one without a style: that takes a clip to tell."""
+    return _see(frame_HWC, _background(frame_HWC.astype(np.float32)))
+
+
+def _see(
+    frame_HWC: Array, behind: tuple[str, str, Array], hidden: Array | None = None, lined: bool = False
+) -> Sight:
+    """Measure one frame whose background is known; `hidden` pixels are taken for background."""
     pixels = frame_HWC.astype(np.float32)
     size = len(pixels)
-    name, kind, away = _background(pixels)
-    found = _object(pixels, away)
+    name, kind, away = behind
+    if hidden is not None:
+        away = np.where(hidden, 0.0, away)
+    found = _object(pixels, away, lined)
     if found is None:
         return Sight(False, name, kind)
     colour, texture, cover = found

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from infra.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets.sprites.style import Style
 
 RGB = tuple[int, int, int]
 
@@ -92,11 +96,15 @@ class Background:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that is not motion. `second` is an optional other object (it has a motion of its own)."""
+    """Everything that is not motion. `second` is an optional other object (it has a motion of its own).
+
+    `style` is what captions have no word for (`datasets.sprites.style`); None draws the scene as it is.
+    """
 
     sprite: Sprite = Sprite()
     background: Background = Background()
     second: Sprite | None = None
+    style: Style | None = None
 
     @property
     def appearance(self) -> tuple[str, str, str, str, str]:

@@ -16,7 +16,7 @@ SIDE = 64  # pixels; the side at which the tracker's errors are known (evaluatio
 CONFIDENT = 0.75  # overlap with the best shape: rendered objects have 0.8 to 1, real clips at most 0.7
 
 
-def _at_side(video_FHWC: np.ndarray) -> np.ndarray:
+def at_side(video_FHWC: np.ndarray) -> np.ndarray:
     """Larger frames averaged down to SIDE: lengths are in frame widths, so nothing else changes."""
     if video_FHWC.shape[1] <= SIDE:
         return video_FHWC
@@ -31,7 +31,7 @@ def _track(video_FHWC: np.ndarray) -> Track:
             f"the sprite tracker got a video of {frames} frames of {width}x{height} pixels; it reads square ones: "
             "generate square frames, or measure with the metrics for real clips."
         )
-    return track(_at_side(video_FHWC))
+    return track(at_side(video_FHWC))
 
 
 tracked = Memo(_track, size=1024)

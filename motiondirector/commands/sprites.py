@@ -13,6 +13,7 @@ from rich.table import Table
 
 from infra.errors import UserError
 from motiondirector.cli import ConfigFile
+from motiondirector.sprite_style import in_words, style_given
 
 if TYPE_CHECKING:
     from datasets.sprites.motions import Motion
@@ -23,6 +24,9 @@ sprites = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
+STYLE = "Style: looks that captions have no word for"
+# of the errors that are not in pixels, by how their names begin
+UNITS = {"grain": "grey levels", "tint": "of the tint's colour", "drift": "frame widths"}
 Frames = Annotated[int, typer.Option(help="Frames of a clip.", min=2, max=256)]
 Size = Annotated[int, typer.Option(help="Side of the square frame in pixels, even.", min=16, max=1024)]
 
@@ -93,7 +97,53 @@ def render(
     frames: Frames = 8,
     size: Size = 64,
     fps: Annotated[float, typer.Option(help="Frames a second.", min=1, max=120)] = 8,
-    seed: Annotated[int, typer.Option(help="Decides appearances and where a named motion takes place.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(help="Decides appearances, where a named motion takes place, and clutter and grain."),
+    ] = 0,
+    outline: Annotated[
+        bool, typer.Option("--outline", help="A dark line along the object's rim.", rich_help_panel=STYLE)
+    ] = False,
+    tint: Annotated[
+        str | None,
+        typer.Option(
+            help="A colour cast: warm, cold, rose or leafy, as strong as 0.28 or as said: warm:0.4.",
+            rich_help_panel=STYLE,
+        ),
+    ] = None,
+    grain: Annotated[
+        float,
+        typer.Option(
+            help="Noise in grey levels, new in each frame; 20 is plain to see.",
+            min=0,
+            max=60,
+            rich_help_panel=STYLE,
+        ),
+    ] = 0.0,
+    clutter: Annotated[
+        int,
+        typer.Option(
+            help="So many small things lie on the background; 12 is plain to see.",
+            min=0,
+            max=40,
+            rich_help_panel=STYLE,
+        ),
+    ] = 0,
+    drift: Annotated[
+        str | None,
+        typer.Option(
+            help="Way of the camera over the clip in frame widths, x or x,y: everything goes the other way. Without "
+            "--clutter or a checkerboard only the object shows it.",
+            rich_help_panel=STYLE,
+        ),
+    ] = None,
+    idle: Annotated[
+        str | None,
+        typer.Option(
+            help='An object that only stands there, such as "a blue circle"; captions do not name it.',
+            rich_help_panel=STYLE,
+        ),
+    ] = None,
     config: ConfigFile = None,
 ) -> None:
     """Draw reference clips of a motion: one clip, or one motion in several appearances.
@@ -107,6 +157,10 @@ def render(
       motiondirector sprites render --motion orbit --appearances 6 --second "a small blue circle" --second-motion right --to two
 
       motiondirector ingest clips/orbit --captions clips/orbit/captions.csv --concept orbit --to data
+
+    The style options draw what captions have no word for, which makes looks hard to keep apart from the motion; `sprites measure` reads them back.
+
+      motiondirector sprites render --motion orbit --outline --tint warm --grain 20 --clutter 12 -o styled.mp4
     """
     from dataclasses import replace
 
@@ -140,6 +194,15 @@ def render(
     beside = second_object(second, second_motion, second_trajectory)
     if beside is not None:
         scenes = [replace(scene, second=beside[0]) for scene in scenes]
+    if second is not None and idle is not None:
+        raise UserError("--second and --idle are two other objects; one of them is drawn: leave one out.")
+    styles = [
+        style_given(
+            outline=outline, tint=tint, grain=grain, clutter=clutter, drift=drift, idle=idle, seed=seed + i
+        )
+        for i in range(len(scenes))
+    ]
+    scenes = [replace(scene, style=style) for scene, style in zip(scenes, styles, strict=True)]
     rows = []
     for i, scene in enumerate(scenes):
         path = out if out is not None else Path(str(to)) / f"{moving.name}-{i:03d}.mp4"
@@ -211,25 +274,49 @@ def measure(
         float, typer.Option(help="Blur (pixels) and noise of the test clips.", min=0, max=3)
     ] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the test clips.")] = 0,
+    styles: Annotated[
+        int | None,
+        typer.Option(
+            help="Draw the test clips in styles of so many parts (outline, tint, grain, clutter, drift, an idle object), "
+            "and say how right each is read.",
+            min=0,
+            max=6,
+        ),
+    ] = None,
     config: ConfigFile = None,
 ) -> None:
     """Measure sprites in clips from pixels alone; without clips, how right the measurement itself is.
 
+    A clip's title says what it shows, its style included: outline, tint, grain, clutter, a second object, the camera's
+    drift.
+
     motiondirector sprites measure clips/orbit-000.mp4
 
     motiondirector sprites measure --count 500 --blur 0.7
+
+    motiondirector sprites measure --count 500 --styles 2
     """
     console = Console()
     if not clips:
-        from evaluation.tracker_accuracy import tracker_accuracy
+        from evaluation.tracker_accuracy import looks_accuracy, tracker_accuracy
 
-        table = Table("measured", "right", title=f"Tracker on {count} rendered clips, blur {blur:g} px")
-        for name, value in tracker_accuracy(count, blur=blur, seed=seed).items():
-            table.add_row(name, f"{value:.2f} px" if "error" in name else f"{value:.1%}")
+        drawn = "" if styles is None else f", styles of {styles} parts"
+        table = Table(
+            "measured", "right", title=f"Tracker on {count} rendered clips{drawn}, blur {blur:g} px"
+        )
+        found = (
+            tracker_accuracy(count, blur=blur, seed=seed)
+            if styles is None
+            else looks_accuracy(count, blur=blur, seed=seed, parts=styles)
+        )
+        for name, value in found.items():
+            unit = next((u for start, u in UNITS.items() if name.startswith(start)), "px")
+            table.add_row(name, f"{value:.2f} {unit}" if "error" in name else f"{value:.1%}")
         console.print(table)
         return
     from datasets.decode import decode
-    from evaluation.metrics.sights import tracked
+    from datasets.sprites.looks import looks_of
+    from evaluation.metrics.sights import at_side, tracked
 
     for path in clips:
         frames_FHWC = decode(path).frames_FHWC
@@ -238,6 +325,7 @@ def measure(
         except UserError as error:
             raise UserError(f"{path}: {error.message}") from None
         title = f"{path}: {seen.most('colour')} {seen.most('texture')} {seen.most('shape')} on {seen.most('background')}"
+        title += f" ({in_words(looks_of(at_side(frames_FHWC)))})"
         table = Table("frame", "x", "y", "radius", "object", "background", "confidence", title=escape(title))
         for i, s in enumerate(seen.sights):
             what = f"{s.colour} {s.texture} {s.shape}" if s.found else "none"

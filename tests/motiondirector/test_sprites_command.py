@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from datasets.decode import decode
+from datasets.sprites.looks import looks_of
 from datasets.sprites.track import track
 from datasets.video import encode_mp4
 
@@ -114,6 +115,14 @@ def test_the_same_command_writes_the_same_bytes(run, tmp_path):
         (["--motion", "orbit", "--prompt", "a red star moves up", "-o", "x.mp4"], "says 'up', but --motion orbit"),
         (["--motion", "up", "--prompt", "a red star moves up slowly", "-o", "x.mp4"], "says 'slowly'"),
         (["--motion", "orbit", "--size", "65", "-o", "x.mp4"], "odd"),
+        (["--motion", "orbit", "--tint", "sepia", "-o", "x.mp4"], "no tint is called 'sepia'"),
+        (["--motion", "orbit", "--tint", "warm:much", "-o", "x.mp4"], "such as warm:0.4"),
+        (["--motion", "orbit", "--drift", "1,2,3", "-o", "x.mp4"], "x or x,y"),
+        (["--motion", "orbit", "--drift", "0.9", "-o", "x.mp4"], "drift of the camera is 0.9"),
+        (["--motion", "orbit", "--idle", "a ball", "-o", "x.mp4"], "names no object"),
+        (["--motion", "orbit", "--idle", "a red ring moves up", "-o", "x.mp4"], "more than an object"),
+        (["--motion", "orbit", "--idle", "a red ring", "--second", "a red ring", "--second-motion", "up", "-o", "x.mp4"],
+         "leave one out"),
         (["--trajectory", "missing.json", "-o", "x.mp4"], "cannot be read"),
         (["--motion", "orbit", "--second", "a blue circle", "-o", "x.mp4"], "needs its words and one motion"),
         (["--motion", "orbit", "--second-motion", "right", "-o", "x.mp4"], "needs its words and one motion"),
@@ -157,6 +166,45 @@ def test_measure_shows_the_brackets_of_a_path(run, tmp_path):
     code, out, err = run("sprites", "measure", clip)
     assert code == 0, err
     assert "[b]orbit[/i].mp4" in out.replace("\n", "").replace(" ", "")
+
+
+def test_a_style_is_drawn_measured_and_left_out_of_the_caption(run, tmp_path):
+    folder = tmp_path / "styled"
+    style = ("--outline", "--tint", "cold", "--clutter", 12, "--drift", "0.2,0", "--idle", "a yellow circle")
+    command = (
+        "sprites",
+        "render",
+        "--motion",
+        "orbit",
+        "--appearances",
+        2,
+        *style,
+        "--seed",
+        1,
+        "--to",
+        folder,
+    )
+    code, _, err = run(*command)
+    assert code == 0, err
+    for row in csv.DictReader((folder / "captions.csv").open()):
+        assert not {"cold", "outline", "yellow"} & set(row["caption"].split())
+        seen = looks_of(decode(folder / row["file"]).frames_FHWC)
+        assert (seen.outlined, seen.tint, seen.cluttered, seen.second) == (True, "cold", True, True)
+        assert seen.drift == pytest.approx((0.2, 0), abs=0.03)
+    code, out, err = run("sprites", "measure", folder / "orbit-000.mp4")
+    assert code == 0, err
+    told = " ".join(out.split())
+    assert "outline (" in told
+    assert "cold tint (2" in told
+    assert "a second object" in told
+
+
+def test_measure_prints_how_right_styles_are_read(run):
+    code, out, _ = run("sprites", "measure", "--count", 6, "--styles", 6)
+    assert code == 0
+    assert "styles of 6 parts" in " ".join(out.split())
+    assert "second object" in out
+    assert "grey levels" in out
 
 
 def test_a_tracker_is_not_tested_on_no_clips(run):

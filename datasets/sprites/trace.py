@@ -1,0 +1,103 @@
+"""A sprite's way out of a real clip: the tracklet that moves most, or a point that was named, as a trajectory.
+
+Letters: N tracklets, F frames of the clip, H and W pixels.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from datasets.tracklets import followed, tracklets_of
+from infra.errors import UserError
+from infra.files import atomic_file
+
+EXTENT = 0.5  # frame widths: the longer side of a traced way, as long as those of the named motions
+LEAST = 0.02  # diagonals: a way that spreads less is rest, and the tracker's noise
+FEWEST = 5  # frames with the point in sight
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The way of one point of a clip.
+
+    Args:
+        pixels_F2: where it is in the clip's frames, in pixels; nan where it is not in sight.
+        way_F2: the same in the sprite's square frame, in frame widths, over the frames from the first to the last sight:
+            moved to the middle and scaled, the same in x and y.
+        first: the frame in which the way begins.
+        extent: the longer side of the way's box in the clip, in diagonals of its frame.
+    """
+
+    pixels_F2: np.ndarray
+    way_F2: np.ndarray
+    first: int
+    extent: float
+
+    @property
+    def seen(self) -> int:
+        """In so many frames the point was followed."""
+        return int(np.isfinite(self.pixels_F2[:, 0]).sum())
+
+
+def trace_clip(video_FHWC: np.ndarray, point: tuple[float, float] | None = None) -> Trace:
+    """The way of `point` (x, y in pixels of the first frame), else of the tracklet that moves most and longest; all of them last half of the clip.
+
+    Raises:
+        UserError: nothing in the clip moves, or the point is not in the frame, gets lost or rests.
+    """
+    frames, height, width = video_FHWC.shape[:3]
+    diagonal = float(np.hypot(height, width))
+    if frames < FEWEST:
+        raise UserError(f"the clip has {frames} frames; a way needs at least {FEWEST}.")
+    if point is None:
+        pixels = _most_moving(tracklets_of(video_FHWC)) * diagonal
+    else:
+        x, y = point
+        if not (0 <= x < width and 0 <= y < height):
+            raise UserError(
+                f"the point {x:g},{y:g} is not in the frame; x is 0 to {width - 1}, y 0 to {height - 1} (pixels)."
+            )
+        pixels = followed(video_FHWC, np.array([[x, y]], float))[0]
+    known = np.flatnonzero(np.isfinite(pixels[:, 0]))
+    if len(known) < FEWEST:
+        raise UserError(
+            f"the point {point[0]:g},{point[1]:g} is lost after {len(known)} of {frames} frames; name one with structure "
+            "around it that stays in sight."
+            if point
+            else "no point of the clip can be followed."
+        )
+    at = np.arange(known[0], known[-1] + 1)
+    whole = np.stack([np.interp(at, known, pixels[known, i]) for i in (0, 1)], axis=1)
+    box = float(np.ptp(whole, axis=0).max())
+    if box < LEAST * diagonal:
+        raise UserError(
+            f"the point {point[0]:g},{point[1]:g} rests: it moves by {box:.1f} pixels, {LEAST:.0%} of the diagonal is the "
+            "least; name one that moves."
+            if point
+            else "nothing in the clip moves by 2 % of its diagonal; name a point with --point x,y."
+        )
+    middle = (whole.max(axis=0) + whole.min(axis=0)) / 2
+    return Trace(pixels, 0.5 + (whole - middle) * EXTENT / box, int(known[0]), box / diagonal)
+
+
+def _most_moving(paths_NF2: np.ndarray) -> np.ndarray:
+    """[F, 2]: the tracklet with the largest product of its box's diagonal and the frames it is seen in; nan without any."""
+    if not len(paths_NF2):
+        return np.full(paths_NF2.shape[1:], np.nan)
+    seen = np.isfinite(paths_NF2[:, :, 0]).mean(axis=1)
+    extents = np.nanmax(paths_NF2, axis=1) - np.nanmin(paths_NF2, axis=1)
+    return paths_NF2[int(np.argmax(np.linalg.norm(extents, axis=-1) * seen))]
+
+
+def write_trajectory(trace: Trace, fps: float, path: Path) -> None:
+    """The way as the JSON file that `motions.read_trajectory` reads: [t, x, y], t in seconds of the clip."""
+    points = [
+        [round((trace.first + i) / fps, 4), *(round(float(v), 4) for v in place)]
+        for i, place in enumerate(trace.way_F2)
+    ]
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(points) + "\n")

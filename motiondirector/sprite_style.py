@@ -1,0 +1,91 @@
+"""A sprite style from the command line's options, and in words for its tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from infra.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets.sprites.looks import Looks
+    from datasets.sprites.style import Style
+
+
+def style_given(
+    *,
+    outline: bool,
+    tint: str | None,
+    grain: float,
+    clutter: int,
+    drift: str | None,
+    idle: str | None,
+    seed: int = 0,
+) -> Style | None:
+    """The style that the options ask for; None for none. Raises UserError, naming the option."""
+    from datasets.sprites.captions import drawable, parse
+    from datasets.sprites.style import TINT, Style
+
+    name, strength = ("", TINT) if tint is None else _tint(tint)
+    sprite = None
+    if idle is not None:
+        if parse(idle).background or parse(idle).motion:
+            raise UserError(
+                f"--idle {idle!r} says more than an object; it stands still on the same background: give its words alone, "
+                'such as "a blue circle".'
+            )
+        sprite = drawable(idle).sprite
+    style = Style(
+        outline=outline,
+        tint=name,
+        tint_strength=strength,
+        grain=grain,
+        clutter=clutter,
+        drift=(0.0, 0.0) if drift is None else _way(drift),
+        idle=sprite,
+        seed=seed,
+    )
+    return None if style.plain else style
+
+
+def _tint(text: str) -> tuple[str, float]:
+    """ "warm" or "warm:0.4"."""
+    from datasets.sprites.style import TINT, TINTS
+
+    name, _, share = text.partition(":")
+    try:
+        return name, float(share) if share else TINT
+    except ValueError:
+        raise UserError(
+            f"--tint {text!r}: expected one of {', '.join(TINTS)}, or one with its strength, such as warm:0.4."
+        ) from None
+
+
+def _way(text: str) -> tuple[float, float]:
+    """ "0.15" (to the right) or "0.1,-0.1"."""
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2):
+        raise UserError(
+            f"--drift {text!r}: expected the camera's way over the clip in frame widths, x or x,y, such as 0.15 or 0.1,-0.1."
+        )
+    return numbers[0], numbers[1] if len(numbers) == 2 else 0.0
+
+
+def in_words(looks: Looks) -> str:
+    """What a clip shows of a style, in one line; "no style" where nothing does."""
+    said = []
+    if looks.outlined:
+        said.append(f"outline ({looks.outline:.0%} of a full line)")
+    if looks.tint:
+        said.append(f"{looks.tint} tint ({looks.tint_strength:.0%})")
+    if looks.grainy:
+        said.append(f"grain ({looks.grain:.0f} grey levels)")
+    if looks.cluttered:
+        said.append(f"clutter ({looks.clutter} things)")
+    if looks.second:
+        said.append("a second object")
+    if looks.drift is not None and looks.drifts:
+        said.append(f"the camera moves by {looks.drift[0]:+.2f}, {looks.drift[1]:+.2f}")
+    return ", ".join(said) or "no style"
