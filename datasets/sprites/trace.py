@@ -93,10 +93,14 @@ def _most_moving(paths_NF2: np.ndarray) -> np.ndarray:
     return paths_NF2[int(np.argmax(np.linalg.norm(extents, axis=-1) * seen))]
 
 
-def write_trajectory(trace: Trace, fps: float, path: Path) -> None:
-    """The way as the JSON file that `motions.read_trajectory` reads: [t, x, y], t in seconds of the clip."""
+def write_trajectory(trace: Trace, times_F: np.ndarray, path: Path) -> None:
+    """The way as the JSON file that `motions.read_trajectory` reads: [t, x, y], t in seconds of the clip.
+
+    Args:
+        times_F: when each of the clip's frames is shown, in seconds.
+    """
     points = [
-        [round((trace.first + i) / fps, 4), *(round(float(v), 4) for v in place)]
+        [round(float(times_F[trace.first + i]), 4), *(round(float(v), 4) for v in place)]
         for i, place in enumerate(trace.way_F2)
     ]
     with atomic_file(path) as temporary:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from infra.errors import UserError
 from motiondirector.cli import ConfigFile
+from motiondirector.commands.sprites_trace import trace
 from motiondirector.sprite_style import in_words, style_given
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ Size = Annotated[int, typer.Option(help="Side of the square frame in pixels, eve
 
 def register(app: typer.Typer) -> None:
     """Add the command group."""
+    sprites.command()(trace)
     app.add_typer(sprites, name="sprites")
 
 
