@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from datasets.sprites.trace import Trace
 
 
+CELL = 96  # pixels: width of a source's frame before it is enlarged in the picture
+
+
 @dataclass(frozen=True)
 class Places:
     """Where a point is in each frame, in frame widths."""
@@ -163,13 +166,17 @@ def _seen(video_FHWC: np.ndarray) -> np.ndarray:
 def drawn_on(frames_FHWC: np.ndarray, found: Trace) -> np.ndarray:
     """The clip's frames that the way covers, with the way drawn on them."""
     import numpy as np
+    from PIL import Image
 
     from evaluation.pictures import draw_trajectory
 
     shown = slice(found.first, found.first + len(found.way_F2))
     x, y = (found.pixels_F2[shown] / frames_FHWC.shape[2]).T
     picks = np.unique(np.linspace(0, len(found.way_F2) - 1, 8).round().astype(int))
-    return draw_trajectory(frames_FHWC[shown][picks], Places(x[picks], y[picks]), enlarge=1)
+    # as small as a picture's cell is, so that the line is as wide as on the sprites
+    height = round(CELL * frames_FHWC.shape[1] / frames_FHWC.shape[2])
+    small = [Image.fromarray(frame).resize((CELL, height)) for frame in frames_FHWC[shown][picks]]
+    return draw_trajectory(np.stack([np.asarray(frame) for frame in small]), Places(x[picks], y[picks]))
 
 
 def _generated(concept: str, prompt: str, registry: str, seed: int) -> np.ndarray:
