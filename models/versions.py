@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from infra.errors import UserError
 from infra.registry import ADAPTER_FILE, FileEntry, Registry, Version
-from models.adapter import Adapter, read_adapter
 from models.adapter_config import CONFIG_FILE, check_expressible, is_plain, parse_config
-from models.foundation import Foundation
-from models.routing import Path as AdapterPath
+
+if TYPE_CHECKING:  # the service's ingress asks what a version has, and its process loads no torch
+    from models.adapter import Adapter
+    from models.foundation import Foundation
+    from models.routing import Path as AdapterPath
 
 # The motion is the file that stock tools look for.
 ADAPTER_FILES: dict[AdapterPath, str] = {"temporal": ADAPTER_FILE, "spatial": f"spatial/{ADAPTER_FILE}"}
@@ -40,6 +43,8 @@ def own_paths(version: Version) -> tuple[AdapterPath, ...]:
 
 def read_own(registry: Registry, version: Version, foundation: Foundation) -> dict[AdapterPath, Adapter]:
     """A version's own adapters, checked against the foundation, PEFT's settings folded in. Raises UserError."""
+    from models.adapter import read_adapter
+
     found = {}
     with tempfile.TemporaryDirectory(prefix="motiondirector-adapter-") as folder:
         for path in own_paths(version):

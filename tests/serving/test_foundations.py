@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 from fakes import INFO, FakeEngine
 from serving_helpers import video_request
+from sqlalchemy import update
 
 from infra.storage import open_storage
 from serving import dispatcher as dispatcher_module
 from serving.backlog import waiting_work
 from serving.claims import Claims
 from serving.config import ServeConfig
+from serving.database import Job
 from serving.dispatcher import Dispatcher
 from serving.engine_service import EngineService
 from serving.events import OTHER_FOUNDATION, Event, Failed
@@ -163,6 +165,18 @@ def test_a_job_fails_when_nobody_has_served_its_foundation_for_long_and_not_befo
     assert job.error_code == "foundation_mismatch"
     assert "c" * 12 in (job.error_message or "")
     assert store.state(elsewhere) == "queued", "another server has it in its queue"
+
+
+def test_forsaken_are_those_whose_foundation_nobody_has_served_for_long_nor_they_waited_less(store: JobStore):
+    claims = Claims(store.database)
+    [forsaken], [served], [old], [_new] = (add(store, of) for of in ("c" * 64, THERE, None, "d" * 64))
+    with store.database.sessions.begin() as session:
+        early = update(Job).where(Job.id.in_([forsaken, served, old]))
+        session.execute(early.values(created_at=Job.created_at - 7200.0))
+    claims.serve(THERE)
+    claims.serve(THERE)
+    assert [job.id for job in claims.claim_forsaken("d", 9, 3600.0)] == [forsaken]
+    assert claims.claim_forsaken("d", 9, 3600.0) == []
 
 
 def test_an_engine_refuses_what_is_for_another_foundation(tmp_path: Path):
