@@ -1,20 +1,23 @@
 """The video stream of a file, decoded strictly by FFmpeg: each picture, and whether damage can have touched it.
 
 Decoders hide damage: they fill in what is missing and go on. Here they are asked to stop at it (`err_detect`), every
-picture's corruption flag is looked at, and VP9 goes to libvpx, which checks more than FFmpeg's own decoder. What
-follows damage refers to it, so pictures count as touched until a later key frame.
+picture's corruption flag is looked at, so is what decoders only write into their log (FFV1's checksums), and VP9 goes
+to libvpx as well, which checks more than FFmpeg's own decoder. What follows damage refers to it, so pictures count as touched until a later key frame.
 """
 
 from __future__ import annotations
 
 import io
 import logging
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import av
+import av.logging
 from av.stream import Disposition
 from av.video.frame import PictureType
 
@@ -24,6 +27,7 @@ logging.getLogger("libav").setLevel(logging.CRITICAL)
 
 MAX_PIXELS_EACH = {"max_pixels": str(MAX_SIDE * MAX_SIDE)}
 STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
+CONCEALED = re.compile("CRC mismatch|[Cc]onceal|Could not find ref|error while decoding MB|Missing reference")
 NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 # FFmpeg's own VP8 and VP9 decoders leave the alpha plane out.
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
@@ -68,19 +72,34 @@ def has_alpha_layer(stream: Any) -> bool:
     return stream.codec_context.name in ALPHA_DECODERS and stream.metadata.get("alpha_mode") == "1"
 
 
-def open_decoder(stream: Any, *, strict: bool, threads: int) -> Any:
-    """A codec context for the stream; a strict one stops at damage.
+def open_decoders(stream: Any, *, strict: bool, threads: int) -> list[Any]:
+    """The codec contexts that a packet goes through; the pictures are the last one's. Strict ones stop at damage.
 
-    With one thread every error is told, and with the packet that has it; the threads of FFmpeg's HEVC decoder lose
-    errors that it sees alone.
+    FFmpeg's own decoder is first: it refuses giant pictures, for which libvpx takes the memory. With one thread every
+    error is told, and with the packet that has it; the threads of FFmpeg's HEVC decoder lose errors that it sees alone.
     """
-    context = stream.codec_context
-    if has_alpha_layer(stream) or context.name == "vp9":
-        context = av.CodecContext.create(ALPHA_DECODERS[context.name], "r")
-    context.options = MAX_PIXELS_EACH | (STRICT if strict else {})
-    context.thread_type = "AUTO"
-    context.thread_count = threads  # each holds a frame: 100 MB at 8K
-    return context
+    contexts = [stream.codec_context]
+    codec = stream.codec_context.name
+    if has_alpha_layer(stream) or (codec == "vp9" and strict):
+        contexts.append(av.CodecContext.create(ALPHA_DECODERS[codec], "r"))
+    for context in contexts:
+        context.options = MAX_PIXELS_EACH | (STRICT if strict else {})
+        context.thread_type = "AUTO"
+        context.thread_count = threads  # each holds a frame: 100 MB at 8K
+    return contexts
+
+
+@contextmanager
+def concealment() -> Iterator[list[str]]:
+    """What FFmpeg's decoders of this thread say about damage that they only tell their log: a list, filled at the end."""
+    level, found = av.logging.get_level(), list[str]()
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture(local=True) as told:
+            yield found
+    finally:
+        av.logging.set_level(level)
+    found += [text for _, _, text in told if CONCEALED.search(text)]
 
 
 def is_hidden(packet: Any, codec: str) -> bool:
@@ -109,12 +128,13 @@ def decoded(
 ) -> Iterator[Decoded]:
     """Every picture of a file's stream `index` that is shown, in order, from the start.
 
-    Pictures before the first key frame's, which refer to what is not in the file, are not shown. One that could not
-    be decoded has an entry without a frame.
+    Pictures before the first key frame's, which refer to what is not in the file, are not shown. Packets that give no
+    picture have no entry, except where there is damage: it may be why.
 
     Args:
         whole: the stream begins with a key frame. One that begins in the middle of a group refers to what is not there
             for a while, which is no damage: its decoder is not strict, only the pictures' flags are looked at.
+        threads: more than one for what is known to be sound.
 
     Raises:
         UnreadableVideo: it takes too long.
@@ -122,9 +142,10 @@ def decoded(
     """
     with open_container(source) as container:
         stream = container.streams[index]
-        context = open_decoder(stream, strict=whole, threads=threads)
+        strict = whole and threads == 1
+        contexts = open_decoders(stream, strict=strict, threads=threads)
         damage = Damage(whole)
-        lost: list[int] = []  # stamps of pictures that gave an error and may come yet, flagged
+        waiting: set[int] = set()  # stamps of packets whose picture has not come
         for packet in container.demux(stream):
             clock.check()
             flush = packet.size == 0 and packet.dts is None and packet.pts is None
@@ -133,32 +154,31 @@ def decoded(
             ):  # AVI: nothing new is shown; to the decoder it would be the end
                 continue
             damage.before(packet)
+            if packet.pts is not None and not packet.is_discard:
+                waiting.add(packet.pts)
+            frames = []
             try:
-                frames = context.decode(None if flush else packet)
+                with concealment() if strict else nullcontext([]) as concealed:
+                    for context in contexts:
+                        frames = context.decode(None if flush else packet)
+                if concealed:
+                    damage.of(packet)
             except av.error.EOFError:
-                frames = []
+                pass
             except av.error.FFmpegError:
-                frames = []
-                if damage.of(packet):
-                    if packet.pts is None:
-                        yield Decoded(None, None, packet.dts, packet.duration or 0, False)
-                    else:
-                        lost.append(packet.pts)
+                if damage.of(packet) and packet.pts is None:
+                    yield Decoded(None, None, packet.dts, packet.duration or 0, False)
             for frame in frames:
                 if damage.hides(frame):
                     continue
-                while lost and frame.pts is not None and min(lost) < frame.pts:
-                    yield Decoded(None, _take(lost), None, 0, False)
-                if frame.pts in lost:
-                    lost.remove(frame.pts)
+                if frame.pts is not None:
+                    missing = sorted(pts for pts in waiting if pts < frame.pts)
+                    waiting.difference_update(missing, [frame.pts])
+                    if damage.now:
+                        yield from (Decoded(None, pts, None, 0, False) for pts in missing)
                 yield Decoded(frame, frame.pts, frame.dts, frame.duration or 0, damage.spares(frame))
-        while lost:
-            yield Decoded(None, _take(lost), None, 0, False)
-
-
-def _take(stamps: list[int]) -> int:
-    stamps.remove(least := min(stamps))
-    return least
+        if damage.now:
+            yield from (Decoded(None, pts, None, 0, False) for pts in sorted(waiting))
 
 
 class Damage:

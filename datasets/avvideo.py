@@ -28,14 +28,21 @@ from datasets.avstream import (
 )
 from datasets.containers import ends_early
 from datasets.decord_frames import DecordUnsure, decord_agrees, decord_frames
-from datasets.picture import HDR, Painter, deinterlaced, is_hdr, look_of
+from datasets.picture import FAST, HDR, Painter, deinterlaced, is_hdr, look_of
 from datasets.stamps import shown_at
-from datasets.videofile import MAX_PIXELS, Clock, UnreadableVideo, VideoFile, check_pixels, check_side
+from datasets.videofile import (
+    MAX_PIXELS,
+    MAX_SIDE,
+    Clock,
+    UnreadableVideo,
+    VideoFile,
+    check_pixels,
+    check_side,
+)
 
 LOOK_AHEAD = 3  # pictures that must follow a moment until it is believed that no earlier one does
 
 # What decord decodes to the same pixels as PyAV (measured: decord 0.6.0 against PyAV 18.1).
-DECORD_PIXELS = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"}
 DECORD_CODECS = {"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video", "vp8", "vp9", "mjpeg"}
 DECORD_PIXELS_EACH = 1920 * 1088  # it reads ahead without a bound: 2.6 GB for 24 frames of 8K, PyAV 0.5 GB
 
@@ -60,7 +67,7 @@ class Index:
 
     def as_decord(self, first: Any) -> bool:
         """Whether decord may draw the stream, by its structure and its first frame."""
-        exact = first.format.name in DECORD_PIXELS and self.codec in DECORD_CODECS
+        exact = first.format.name in FAST and self.codec in DECORD_CODECS
         even = first.width % 2 == 0 and first.height % 2 == 0
         light = first.width * first.height <= DECORD_PIXELS_EACH
         usual = not (is_hdr(first) or first.interlaced_frame or self.alpha_layer)
@@ -90,7 +97,10 @@ def open_av_video(source: bytes | Path, name: str, *, with_decord: bool) -> AvVi
             "webp."
         ) from None
     if first is None:
-        raise UnreadableVideo(f"{name} holds no frame that can be decoded; give an intact video.")
+        raise UnreadableVideo(
+            f"{name} holds no frame that can be decoded, or frames above {MAX_SIDE}x{MAX_SIDE}; give an intact video, "
+            "scaled down if need be."
+        )
     check_side(name, first.width, first.height)
     return AvVideo(source, name, index, first, with_decord=with_decord)
 
@@ -179,7 +189,8 @@ class AvVideo(VideoFile):
         self._pts: list[int | None] = []
         self._dts: list[int | None] = []
         self._looks: list[np.ndarray] = []
-        self._honest_keys = True
+        self._steady = True
+        self._first_size = (first.width, first.height)
         self._scan: Iterator[Decoded] | None = None
         self._cursor: tuple[int, Iterator[tuple[int, Any]]] | None = (
             None  # the next number, and what gives it
@@ -306,15 +317,17 @@ class AvVideo(VideoFile):
     def _as_decord_counts(self, last: int) -> bool:
         """Whether every picture so far came from its own packet, intact: then the two number them alike."""
         same = self._pts[: last + 1] == self.index.pts[: last + 1]
-        return same and not self.interlaced and all(self.sound[: last + 1]) and self._honest_keys
+        return same and not self.interlaced and all(self.sound[: last + 1]) and self._steady
 
     def _check_for_decord(self, item: Decoded) -> None:
         """Keep what its pictures are compared with; see whether it may seek to what the container calls a key frame."""
         if item.frame is None:
             return
         self._looks.append(look_of(item.frame))
-        if item.pts in self.index.keys and not is_intra(item.frame):
-            self._honest_keys = False  # a stream that refreshes its pictures bit by bit
+        refreshed = item.pts in self.index.keys and not is_intra(item.frame)  # bit by bit, not by key frames
+        resized = (item.frame.width, item.frame.height) != self._first_size
+        if refreshed or resized:
+            self._steady = False
 
     def _numbered(self) -> Iterator[tuple[int, Any]]:
         """(number, frame) of all pictures from the start, progressive."""

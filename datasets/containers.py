@@ -106,4 +106,4 @@ def _flv_ends_early(file: IO[bytes], size: int) -> bool:
     while at + 11 <= size:
         file.seek(at)
         at += 11 + int.from_bytes(file.read(4)[1:], "big") + 4
-    return at > size + 4  # some writers leave the last tag's length out
+    return at not in (size, size + 4)  # some writers leave the last tag's length out

@@ -1,8 +1,8 @@
 """A decoded frame to the RGB picture that a player shows: upright, progressive, SDR, on black.
 
-swscale's fast conversion to RGB gives decord's pixels exactly for 8 bit YUV with even sides; it rounds down, by half a
+swscale's fast conversion of 8 bit YUV gives decord's pixels exactly where sides are even; it rounds down, by half a
 level on average. Files that decord may draw are converted so, whoever draws them: one file has one set of pictures
-(`tests/datasets/test_decode.py`). All others are converted the same way with exact rounding.
+(`tests/datasets/test_decode.py`). In other files 8 bit YUV is converted the same way with exact rounding.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from av.video.reformatter import ColorRange, ColorTrc, Interpolation
 from datasets.videofile import UnreadableVideo
 
 HDR = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
+FAST = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"}
 EXACT = (
     "flags=neighbor+accurate_rnd:in_h_chr_pos=128:in_v_chr_pos=128"  # each chroma sample for its own pixels
 )
@@ -73,12 +74,11 @@ class Painter:
         alpha = self._has_alpha(frame)
         if is_hdr(frame):
             frame = self._through(frame, ("scale", TO_SDR))
-        if self.as_decord:
-            picture = frame.reformat(format="rgb24", interpolation=Interpolation.BILINEAR).to_ndarray()
+        if frame.format.name in FAST and not self.as_decord:
+            picture = self._through(frame, ("scale", EXACT), ("format", "gbrp")).to_ndarray()
         else:
-            picture = self._through(
-                frame, ("scale", EXACT), ("format", "gbrap" if alpha else "gbrp")
-            ).to_ndarray()
+            target = "rgba" if alpha else "rgb24"
+            picture = frame.reformat(format=target, interpolation=Interpolation.BILINEAR).to_ndarray()
         return self.matrix.apply(on_black(picture) if alpha else picture)
 
     def _through(self, frame: Any, *steps: tuple[str, str]) -> Any:

@@ -7,7 +7,6 @@ enlarged. A long video gives its first clip, or several one after another (`wind
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -20,6 +19,7 @@ from infra.errors import UserError
 
 MAX_START = 1e6  # seconds
 MAX_WINDOWS = 100_000
+CUT = 0.3  # levels of a histogram of 8 by which a cut moves the colours, at least
 
 
 class Unsuitable(UserError):
@@ -147,26 +147,43 @@ def cut(video: VideoFile, window: Window, selection: Selection) -> np.ndarray:
 def scene_cuts(frames_FHWC: np.ndarray) -> list[int]:
     """Frames before which the picture is another one altogether.
 
-    A cut changes colours at once and on the whole picture: the distance between the colour histograms (4 levels a
-    channel, in 2x2 fields; 0 same, 1 disjoint) of neighbouring frames is large, and large beside the clip's own
-    usual distance, which fast motion and flicker raise.
+    A cut changes colours at once: the distance between the colour histograms of neighbouring frames stands out from
+    those around it, which motion, flicker and fades raise for several frames. And it changes what is where: a lamp that
+    goes on changes brightness alone.
     """
-    distances = np.array([_histogram_distance(a, b) for a, b in _neighbours(frames_FHWC)])
-    usual = float(np.median(distances)) if len(distances) else 0.0
-    return [i + 1 for i, d in enumerate(distances) if d > 0.36 and d > 3 * usual]
-
-
-def _neighbours(frames_FHWC: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    return pairwise([_histogram(frame) for frame in frames_FHWC])
+    histograms = [_histogram(frame) for frame in frames_FHWC]
+    distances = np.array([np.abs(a - b).sum(-1).mean() for a, b in pairwise(histograms)])
+    cuts = []
+    for i, distance in enumerate(distances):
+        around = np.concatenate([distances[max(0, i - 2) : i], distances[i + 1 : i + 3]])
+        usual = float(np.median(around)) if len(around) else 0.0
+        if distance > CUT and distance > 3 * usual and not _same_layout(frames_FHWC[i], frames_FHWC[i + 1]):
+            cuts.append(i + 1)
+    return cuts
 
 
 def _histogram(frame_HWC: np.ndarray) -> np.ndarray:
+    """Cumulative histograms, 8 levels a channel, of the picture's quarters: [4, 3, 8].
+
+    A value counts for the two levels it lies between, by how near they are: a slow ramp moves it slowly.
+    """
     height, width = frame_HWC.shape[0] // 2, frame_HWC.shape[1] // 2
-    levels = (frame_HWC >> 6).astype(np.int64)
-    bins = levels[..., 0] * 16 + levels[..., 1] * 4 + levels[..., 2]
-    fields = [bins[:height, :width], bins[:height, width:], bins[height:, :width], bins[height:, width:]]
-    return np.stack([np.bincount(field.ravel(), minlength=64) / field.size for field in fields])
+    place = np.arange(256) * (7 / 255)
+    low = np.minimum(place.astype(int), 6)
+    shares = np.zeros((256, 8))
+    shares[np.arange(256), low], shares[np.arange(256), low + 1] = 1 - (place - low), place - low
+    found = np.empty((4, 3, 8))
+    for q, (top, left) in enumerate(((0, 0), (0, width), (height, 0), (height, width))):
+        quarter = frame_HWC[top : top + height, left : left + width]
+        for c in range(3):
+            counts = np.bincount(quarter[..., c].ravel(), minlength=256) / (height * width)
+            found[q, c] = np.cumsum(counts @ shares)
+    return found
 
 
-def _histogram_distance(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.abs(a - b).sum(1).mean() / 2)
+def _same_layout(a_HWC: np.ndarray, b_HWC: np.ndarray) -> bool:
+    """Whether bright and dark are where they were, whatever the light."""
+    small = [np.asarray(Image.fromarray(f).convert("L").resize((16, 16)), np.float64) for f in (a_HWC, b_HWC)]
+    first, second = (picture - picture.mean() for picture in small)
+    spread = float(np.sqrt((first**2).sum() * (second**2).sum()))
+    return spread > 256 and float((first * second).sum()) / spread > 0.6

@@ -51,29 +51,27 @@ def _one_clock(values: np.ndarray, step: float) -> np.ndarray:
     """The stamps, those after a restart of the clock moved behind those before it."""
     values, begin = values.copy(), 0
     for i in range(1, len(values) - RUN + 1):
-        went_back = values[i] <= values[i - 1] and (values[begin:i] >= values[i]).sum() >= RUN
-        if went_back and (np.diff(values[i : i + RUN]) > 0).all():
-            values[i:] += values[begin:i].max() + step - values[i]
+        run, before = values[i : i + RUN], values[begin:i]
+        below = run[-1] <= before.max() and (before >= run[0]).sum() >= RUN
+        if below and run[0] <= before[-1] and (np.diff(run) > 0).all():
+            values[i:] += before.max() + step - run[0]
             begin = i
     return values
 
 
 def _longest_rise(values: np.ndarray) -> list[int]:
-    """Indices of a longest strictly ascending subsequence; of equal stamps the first is kept."""
-    tails: list[float] = []
-    tail_at: list[int] = []
-    before = [-1] * len(values)
-    for i, value in enumerate(values):
-        place = bisect_left(tails, value)
-        if place < len(tails) and tails[place] == value:
-            continue
-        before[i] = tail_at[place - 1] if place else -1
-        tails[place : place + 1], tail_at[place : place + 1] = [value], [i]
-    found, i = [], tail_at[-1]
-    while i >= 0:
-        found.append(i)
-        i = before[i]
-    return found[::-1]
+    """Indices of the longest strictly ascending subsequence; of several, the one whose members come first."""
+    tails: list[float] = []  # negated: the highest first member of a rise of each length, from the right
+    lengths = np.empty(len(values), int)
+    for i in range(len(values) - 1, -1, -1):
+        place = bisect_left(tails, -values[i])
+        tails[place : place + 1] = [-values[i]]
+        lengths[i] = place + 1
+    found: list[int] = []
+    for i, length in enumerate(lengths):
+        if length == len(tails) - len(found) and (not found or values[i] > values[found[-1]]):
+            found.append(i)
+    return found
 
 
 def _between(known: np.ndarray, values: np.ndarray, count: int, step: float) -> np.ndarray:

@@ -101,11 +101,30 @@ def test_what_is_cut_is_what_was_chosen(tmp_path):
 
 def test_scene_cuts_are_found_and_motion_is_none():
     calm = moving_picture(20, 96, 128, seed=3, step=6)
-    flash = calm.copy()
-    flash[10:] = (flash[10:].astype(int) * 3 // 4).astype(np.uint8)  # a lamp goes out
     two = np.concatenate([calm[:9], moving_picture(11, 96, 128, seed=4)])
     three = np.concatenate([two[:15], moving_picture(5, 96, 128, seed=5)])
     assert scene_cuts(calm) == []
+    assert scene_cuts(moving_picture(16, 96, 128, seed=1, step=40)) == []
     assert scene_cuts(two) == [9]
     assert scene_cuts(three) == [9, 15]
     assert scene_cuts(calm[:2]) == []
+    assert scene_cuts(np.stack([np.full((64, 64, 3), level, np.uint8) for level in (20, 20, 200, 200)])) == [
+        2
+    ]
+
+
+@pytest.mark.parametrize("step", [3, 7, 15, 30])
+@pytest.mark.parametrize("still", [0, 6])
+def test_a_ramp_of_brightness_is_no_scene_cut(step, still):
+    """Also where it begins and ends at once, and crosses every level of a histogram."""
+    grey = np.clip(16 + step * np.maximum(np.arange(16) - still, 0), 0, 235)
+    flat = np.broadcast_to(grey[:, None, None, None], (16, 64, 64, 3)).astype(np.uint8)
+    assert scene_cuts(flat) == []
+    picture = moving_picture(1, 96, 128, seed=3)[0].astype(float)
+    assert scene_cuts(np.stack([picture * (g / 235) for g in grey]).astype(np.uint8)) == []
+
+
+def test_a_lamp_that_goes_out_is_no_scene_cut():
+    calm = moving_picture(20, 96, 128, seed=3, step=6)
+    calm[10:] = (calm[10:].astype(int) * 3 // 5).astype(np.uint8)
+    assert scene_cuts(calm) == []
