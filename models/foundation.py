@@ -13,7 +13,6 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path as FilePath
 from typing import Any, ClassVar
@@ -28,39 +27,10 @@ from models.fingerprint import fingerprint_folder
 from models.lora_slots import Rank
 from models.noise import NoiseProcess
 from models.routing import Path, Routing
+from models.sizes import Bucket as Bucket
+from models.sizes import Defaults as Defaults
+from models.sizes import Sizes
 from models.text import TextLimit, limit_of
-
-
-@dataclass(frozen=True, order=True)
-class Bucket:
-    """The size of a video: frames and pixels."""
-
-    frames: int
-    height: int
-    width: int
-
-    def __str__(self) -> str:
-        return f"{self.frames}x{self.height}x{self.width}"
-
-    @classmethod
-    def parse(cls, text: str) -> Bucket:
-        """From `FRAMESxHEIGHTxWIDTH`. Raises UserError."""
-        try:
-            frames, height, width = (int(part) for part in text.lower().split("x"))
-        except ValueError:
-            raise UserError(f"size {text!r} is not FRAMESxHEIGHTxWIDTH, such as 16x256x256.") from None
-        return cls(frames, height, width)
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """What to generate with when a request does not say."""
-
-    bucket: Bucket
-    fps: int
-    num_inference_steps: int
-    guidance_scale: float
-    negative_prompt: str = ""
 
 
 class Foundation(ABC):
@@ -77,7 +47,7 @@ class Foundation(ABC):
     pipeline: Any
     denoiser: Any  # an nn.Module with diffusers' `config`
     targets: dict[Path, tuple[str, ...]]
-    defaults: Defaults
+    sizes: Sizes
     noise: NoiseProcess
     recommended: dict[
         str, Any
@@ -164,9 +134,14 @@ class Foundation(ABC):
             if before is not None:
                 before.attach(self.denoiser)
 
-    @abstractmethod
+    @property
+    def defaults(self) -> Defaults:
+        """What to generate with when a request does not say."""
+        return self.sizes.defaults
+
     def check_bucket(self, bucket: Bucket) -> None:
         """Raises UserError (422) when this model cannot make a video of that size."""
+        self.sizes.check(bucket)
 
     @abstractmethod
     def latent_shape(self, bucket: Bucket) -> tuple[int, int, int, int]:
@@ -255,14 +230,3 @@ def move_parts(pipeline: Any, device: str | torch.device, but: Collection[str] =
 
 def _has_weights(module: nn.Module) -> bool:
     return next(module.parameters()).device.type != "meta"
-
-
-def require_multiple(what: str, value: int, multiple: int, name: str) -> None:
-    """Raises UserError (422) unless `value` is a positive multiple."""
-    if value < 1 or value % multiple:
-        low = max(multiple, value // multiple * multiple)
-        raise UserError(
-            f"{what} {value} does not suit {name}; it must be a multiple of {multiple}, such as {low}.",
-            status=422,
-            code="invalid_size",
-        )

@@ -23,9 +23,10 @@ from diffusers.models.transformers.transformer_temporal import (
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.foundation import Bucket, Defaults, Foundation, require_multiple
+from models.foundation import Bucket, Foundation
 from models.noise import DDPMNoise
 from models.routing import Path
+from models.sizes import sizes_of
 
 SPATIAL_PARTS = ("attn1", "ff")  # cross-attention is left alone: the prompt keeps its say
 TEMPORAL_PARTS = ("attn1", "attn2", "ff")
@@ -131,26 +132,8 @@ class UNet3DFoundation(Foundation):
         skip_temporal_for_single_frames(self.denoiser)
         convolve_over_frames_in_two_dimensions(self.denoiser)
         self.noise = DDPMNoise(DDPMScheduler.from_config(pipeline.scheduler.config))
-        self.vae_scale = 2 ** (len(self.component_config("vae")["block_out_channels"]) - 1)
-        side = self.denoiser.config.sample_size or 32
-        height, width = (side, side) if isinstance(side, int) else side
-        generation = recommended.get("generation", {})
-        self.defaults = Defaults(
-            bucket=Bucket(
-                generation.get("frames", 16),
-                generation.get("height", height * self.vae_scale),
-                generation.get("width", width * self.vae_scale),
-            ),
-            fps=generation.get("fps", 8),
-            num_inference_steps=generation.get("num_inference_steps", 30),
-            guidance_scale=generation.get("guidance_scale", 12.0),
-            negative_prompt=generation.get("negative_prompt", ""),
-        )
-
-    def check_bucket(self, bucket: Bucket) -> None:
-        require_multiple("frame count", bucket.frames, 1, self.name)
-        require_multiple("height", bucket.height, self.vae_scale, self.name)
-        require_multiple("width", bucket.width, self.vae_scale, self.name)
+        self.sizes = sizes_of(folder, self.family, name, recommended)
+        self.vae_scale = self.sizes.spatial_scale
 
     def latent_shape(self, bucket: Bucket) -> tuple[int, int, int, int]:
         return (

@@ -18,9 +18,10 @@ from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from torch import Tensor, nn
 
 from infra.errors import UserError
-from models.foundation import Bucket, Defaults, Foundation, require_multiple
+from models.foundation import Bucket, Foundation
 from models.noise import FlowNoise
 from models.routing import Path
+from models.sizes import sizes_of
 from models.text import WAN_TOKENS
 from models.unet3d import to_uint8
 
@@ -62,32 +63,8 @@ class WanFoundation(Foundation):
         config = pipeline.scheduler.config
         self.flow_shift = float(config.get("flow_shift") or config.get("shift") or 1.0)
         self.noise = FlowNoise(int(config.num_train_timesteps), self.flow_shift)
-        vae = self.component_config("vae")
-        self.spatial_scale = vae.get("scale_factor_spatial") or 8
-        self.temporal_scale = vae.get("scale_factor_temporal") or 4
-        generation = recommended.get("generation", {})
-        self.defaults = Defaults(
-            bucket=Bucket(
-                generation.get("frames", 81), generation.get("height", 480), generation.get("width", 832)
-            ),
-            fps=generation.get("fps", 16),
-            num_inference_steps=generation.get("num_inference_steps", 50),
-            guidance_scale=generation.get("guidance_scale", 5.0),
-            negative_prompt=generation.get("negative_prompt", ""),
-        )
-
-    def check_bucket(self, bucket: Bucket) -> None:
-        if bucket.frames < 1 or (bucket.frames - 1) % self.temporal_scale:
-            low = max(1, (bucket.frames - 1) // self.temporal_scale * self.temporal_scale + 1)
-            raise UserError(
-                f"frame count {bucket.frames} does not suit {self.name}; it must be a multiple of "
-                f"{self.temporal_scale} plus 1, such as {low}.",
-                status=422,
-                code="invalid_size",
-            )
-        _, patch_h, patch_w = self.denoiser.config.patch_size
-        require_multiple("height", bucket.height, self.spatial_scale * patch_h, self.name)
-        require_multiple("width", bucket.width, self.spatial_scale * patch_w, self.name)
+        self.sizes = sizes_of(folder, self.family, name, recommended)
+        self.spatial_scale, self.temporal_scale = self.sizes.spatial_scale, self.sizes.temporal_scale
 
     def latent_shape(self, bucket: Bucket) -> tuple[int, int, int, int]:
         return (

@@ -165,14 +165,13 @@ def bucket_for(
     """
     if foundation is None and None not in (frames, height, width, fps):
         return frames, height, width, fps, None  # type: ignore[return-value]
-    from models.foundation import Bucket
-    from models.load import load_foundation
+    from models.sizes import Bucket, foundation_sizes
 
-    model = load_foundation(foundation, device="cpu", parts=())
-    usual = model.defaults
+    sizes = foundation_sizes(foundation)
+    usual = sizes.defaults
     bucket = Bucket(frames or usual.bucket.frames, height or usual.bucket.height, width or usual.bucket.width)
-    model.check_bucket(bucket)
-    return bucket.frames, bucket.height, bucket.width, usual.fps if fps is None else fps, model.name
+    sizes.check(bucket)
+    return bucket.frames, bucket.height, bucket.width, usual.fps if fps is None else fps, sizes.name
 
 
 def parse_windows(text: str) -> int | None:
