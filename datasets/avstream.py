@@ -11,7 +11,7 @@ import io
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,8 +90,11 @@ def open_decoders(stream: Any, *, strict: bool, threads: int) -> list[Any]:
 
 
 @contextmanager
-def concealment() -> Iterator[list[str]]:
+def concealment(listen: bool) -> Iterator[list[str]]:
     """What FFmpeg's decoders of this thread say about damage that they only tell their log: a list, filled at the end."""
+    if not listen:
+        yield []
+        return
     level, found = av.logging.get_level(), list[str]()
     av.logging.set_level(av.logging.ERROR)
     try:
@@ -158,7 +161,7 @@ def decoded(
                 waiting.add(packet.pts)
             frames = []
             try:
-                with concealment() if strict else nullcontext([]) as concealed:
+                with concealment(strict) as concealed:
                     for context in contexts:
                         frames = context.decode(None if flush else packet)
                 if concealed:
