@@ -2,13 +2,17 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
+DEMO := .venv/.installed-demo
 HF := .cache/hf-datasets
+UV := .cache/uv/bin/uv
+COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --upgrade --generate-hashes --no-annotate \
+	--no-emit-index-url --python-version 3.12 --python-platform x86_64-manylinux_2_28 -c constraints.txt
 STUDY ?= runs/study  # the one that docs tell of lies in docs/study: there nothing would be left to run
 WORKERS ?= 2  # processes that share the tests; each takes 1 to 2 GB, the one Ray cluster 2 more
 export DS_BUILD_OPS = 0
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo demo-batch test test-slow test-faults soak study lint bench format clean help
+.PHONY: lock demo demo-batch test test-slow test-faults soak study lint bench format clean help
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -19,15 +23,22 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	@touch $@
 
+# What the demo needs, and no tools of developers.
+$(DEMO): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[demo]"
+	@touch $@
+
 # Hugging Face's `datasets` shares our folder's name, so it lives apart: one test reads our Parquet with it.
 $(HF)/.installed: Makefile
 	$(PYTHON) -m pip install --quiet --upgrade --target $(HF) "datasets>=4,<6"
 	@touch $@
 
-demo: $(STAMP)  ## the main job, end to end, on the embedded foundation: clips in, motions out over HTTP
+demo: $(DEMO)  ## the main job, end to end, on the embedded foundation: clips in, motions out over HTTP
 	$(BIN)/motiondirector demo
 
-demo-batch: $(STAMP)  ## 25 concepts on a Ray cluster that loses a node, one of them damaged, one late: one table at the end
+demo-batch: $(DEMO)  ## 25 concepts on a Ray cluster that loses a node, one of them damaged, one late: one table at the end
 	$(BIN)/motiondirector demo-batch
 
 test: $(STAMP) $(HF)/.installed  ## the tests (no GPU, no hub), but for those that take minutes
@@ -48,6 +59,16 @@ study: $(STAMP)  ## the method's claim, measured: all methods, held-out motions 
 study-quick: $(STAMP)  ## two motions from one seed, held to loose bounds: about five minutes
 	rm -rf runs/study-quick  # results are kept by their settings: of other code they would be stale
 	$(BIN)/motiondirector study --quick --check --out runs/study-quick
+
+$(UV): Makefile
+	$(PYTHON) -m venv .cache/uv
+	.cache/uv/bin/python -m pip install --quiet "uv>=0.13,<0.14"
+	@touch $@
+
+# For the image's Python and platform, whatever machine this runs on; of each package the hashes of all its files.
+lock: $(UV)  ## what the image installs, with hashes, after a change of pyproject.toml or constraints.txt
+	$(COMPILE) pyproject.toml infra/docker/build.in --extra gpu --no-emit-package deepspeed -o infra/docker/requirements.lock
+	echo deepspeed | $(COMPILE) --no-deps - -o infra/docker/deepspeed.lock
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .

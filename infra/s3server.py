@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import importlib.util
 import io
 import os
 import secrets
@@ -44,6 +45,12 @@ class LoopbackS3:
         self.process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> LoopbackS3:
+        if importlib.util.find_spec("moto") is None:
+            raise UserError(
+                "the loopback S3 server needs moto, which is not installed; pip install -c constraints.txt -e '.[demo]' in "
+                "the project's folder, as `make demo` does.",
+                code="demo_not_installed",
+            )
         access, secret = "LOOPBACK" + secrets.token_hex(6).upper(), secrets.token_urlsafe(24)
         environment = {
             **os.environ,
@@ -64,7 +71,7 @@ class LoopbackS3:
         if not port:
             raise UserError(
                 f"the loopback S3 server did not start (exit {self.process.wait()}); "
-                "its reason stands above. `pip install 'moto[server]'` if it is missing.",
+                "its reason stands above.",
                 status=503,
                 code="s3_server_failed",
             )

@@ -1,8 +1,9 @@
 """The application as a cluster deploys it (`serve deploy`, a RayService): `serving.deployment` with secrets from outside.
 
 Ray Serve listens on every address there, so there is no server without keys. Their file is a mounted secret, one key or
-`sha256:<hex>` a line, or YAML with quotas and scopes; MOTIONDIRECTOR_API_KEY_FILE names it on every node.
-MOTIONDIRECTOR_WEBHOOK_SECRET, where it is set, signs webhooks. RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH set to
+`sha256:<hex>` a line, or YAML with quotas and scopes; MOTIONDIRECTOR_API_KEY_FILE names it where the ingress runs.
+MOTIONDIRECTOR_WEBHOOK_SECRET, where it is set, signs webhooks. Only the ingress reads them: Serve builds the application on
+any node, and engines are on nodes that have none of it. RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH set to
 serving.gate:middlewares has the proxies of nodes with that file turn away requests without one of its keys.
 """
 
@@ -47,4 +48,9 @@ def with_webhook_secret(config: ServeConfig) -> ServeConfig:
 
 def build_app(config: ServeConfig) -> Application:
     """The application of a configuration; Serve calls it with the `args` of its configuration file."""
-    return deployment.build_app(with_webhook_secret(with_keys(config)))
+    return deployment.bind(config, secrets_of_this_node)
+
+
+def secrets_of_this_node(config: ServeConfig) -> ServeConfig:
+    """The configuration with what the ingress's node knows. Raises UserError without a key: then nothing is served."""
+    return with_webhook_secret(with_keys(config))

@@ -18,7 +18,7 @@ ingress that dies, once its lease has run out; several ingresses may share one d
 import dataclasses
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray import serve
@@ -111,8 +111,19 @@ def scale(config: ServeConfig) -> dict[str, Any]:
     }
 
 
+def for_engine(config: ServeConfig) -> ServeConfig:
+    """What an engine needs to know of a configuration: no key, no secret and no database, which are the ingress's."""
+    secrets: dict[str, Any] = {"api_keys": [], "api_key_hashes": [], "webhook_secret": None, "database": None}
+    return config.model_copy(update=secrets)
+
+
 def build_app(config: ServeConfig) -> Application:
     """The application of a configuration; `serve deploy` calls it with the file's `args`."""
+    return bind(config)
+
+
+def bind(config: ServeConfig, secrets: Callable[[ServeConfig], ServeConfig] | None = None) -> Application:
+    """The application; `secrets` gives its ingress the rest of the configuration, where that runs."""
     router: dict[str, Any] = {
         "request_router_class": "serving.router:AdapterRouter",
         "request_router_kwargs": {"slack": config.max_batch / 2},
@@ -126,9 +137,9 @@ def build_app(config: ServeConfig) -> Application:
         # The engine's own queue is fair, and the dispatchers of all ingresses together bound it.
         max_ongoing_requests=in_hand(config, config.most_replicas) + 64,
         ray_actor_options={"num_cpus": config.engine_cpus, "num_gpus": config.engine_gpus},
-    ).bind(config)
+    ).bind(for_engine(config))
     place: dict[str, Any] = {"num_cpus": 0}
     # jobs in a file of one machine: not of a worker's, which comes and goes
     if config.database_url.startswith("sqlite"):
         place["resources"] = {HEAD: 0.001}
-    return Ingress.options(ray_actor_options=place).bind(config, engine)  # type: ignore[attr-defined]
+    return Ingress.options(ray_actor_options=place).bind(config, engine, secrets)  # type: ignore[attr-defined]

@@ -4,7 +4,7 @@ Its process loads no model and no torch: what is imported here must not either.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -127,9 +127,20 @@ def running_engines() -> int:
 )
 @serve.ingress()
 class Ingress:
-    """API and jobs."""
+    """API and jobs.
 
-    def __init__(self, config: ServeConfig, engine: DeploymentHandle) -> None:
+    Args:
+        secrets: called here, where the secrets of the configuration are; absent: they are in it.
+    """
+
+    def __init__(
+        self,
+        config: ServeConfig,
+        engine: DeploymentHandle,
+        secrets: Callable[[ServeConfig], ServeConfig] | None = None,
+    ) -> None:
+        if secrets is not None:
+            config = secrets(config)
         self._service = VideoService(config, HandleEngine(engine), JobMetrics())
 
     def __serve_build_asgi_app__(self) -> FastAPI:

@@ -55,10 +55,13 @@ class AutoscalerOptions(Strict):
     idleTimeoutSeconds: Annotated[int, Field(ge=0)]
     resources: dict[str, Any]
     securityContext: dict[str, Any]
+    volumeMounts: list[dict[str, Any]]
 
     @model_validator(mode="after")
     def _container(self) -> AutoscalerOptions:
-        part_of_container(resources=self.resources, securityContext=self.securityContext)
+        part_of_container(
+            resources=self.resources, securityContext=self.securityContext, volumeMounts=self.volumeMounts
+        )
         return self
 
 

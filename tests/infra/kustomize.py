@@ -44,7 +44,7 @@ def _apply(folder: Path, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for image in text.get("images", []):
         for container in containers(objects):
             if container["image"] == image["name"]:
-                container["image"] = f"{image['newName']}:{image['newTag']}"
+                container["image"] = f"{image['newName']}@{image['digest']}"
     return objects
 
 

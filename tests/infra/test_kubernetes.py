@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import subprocess
 from copy import deepcopy
 from pathlib import Path
 
@@ -139,26 +140,107 @@ def test_no_secret_is_in_the_manifests(overlay):
     assert "aws_access_key_id" not in text
 
 
-def test_pods_run_without_rights_they_do_not_need(overlay):
-    for group in groups(overlay):
-        spec = group.template["spec"]
-        assert spec["securityContext"]["runAsNonRoot"] is True
-        assert spec["securityContext"]["runAsUser"] == 10001  # the image's user
-        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        for container in containers(spec):
-            assert container["securityContext"]["allowPrivilegeEscalation"] is False
-            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+def pods(overlay):
+    """The pods as KubeRay makes them of the groups: with its autoscaler beside the head, where there is one."""
+    cluster = cluster_of(rays(overlay))
+    for number, group in enumerate(groups(overlay)):
+        spec = deepcopy(group.template["spec"])
+        if number == 0 and cluster.enableInTreeAutoscaling:
+            own = cluster.autoscalerOptions
+            sidecar = {
+                "name": "autoscaler",
+                "securityContext": own.securityContext,
+                "volumeMounts": own.volumeMounts,
+            }
+            spec["containers"].append(sidecar)
+        yield spec
+
+
+def test_pods_are_what_a_restricted_namespace_takes(overlay):
+    """Kubernetes's Pod Security Standards, `restricted`, rule by rule."""
+    namespace = yaml.safe_load((KUBERNETES / "namespace.yaml").read_text())
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    for spec in pods(overlay):
+        assert not {"hostNetwork", "hostPID", "hostIPC", "hostUsers"} & set(spec)
+        context = spec["securityContext"]
+        assert context["runAsNonRoot"] is True
+        assert context["runAsUser"] == 10001  # the image's user
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"sysctls", "seLinuxOptions", "windowsOptions", "appArmorProfile"} & set(context)
+        kinds = {kind for volume in spec["volumes"] for kind in volume if kind != "name"}
+        assert kinds <= {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}  # fmt: skip
+        for container in spec["containers"]:
+            own = container["securityContext"]
+            assert own["allowPrivilegeEscalation"] is False
+            assert own["capabilities"] == {"drop": ["ALL"]}
+            assert set(own) <= {"allowPrivilegeEscalation", "capabilities", "readOnlyRootFilesystem"}
+            assert all("hostPort" not in port for port in container.get("ports", []))
+
+
+def test_nothing_is_written_but_to_volumes(overlay):
+    """Ray's sessions are below /tmp, caches in the user's home; KubeRay mounts /dev/shm itself."""
+    for spec in pods(overlay):
+        volumes = {volume["name"]: volume for volume in spec["volumes"]}
+        for container in spec["containers"]:
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            writable = {
+                mount["mountPath"]: volumes[mount["name"]]
+                for mount in container["volumeMounts"]
+                if not mount.get("readOnly")
+            }
+            wanted = {"/tmp"} if container["name"] == "autoscaler" else {"/tmp", "/home/motiondirector"}
+            assert wanted <= set(writable)
+            assert all("emptyDir" in writable[path] for path in wanted)
+
+
+def test_only_the_autoscalers_head_has_a_word_with_kubernetes(overlay):
     head, *workers = groups(overlay)
-    accounts = {group.template["spec"]["serviceAccountName"] for group in workers}
-    assert accounts.isdisjoint({head.template["spec"]["serviceAccountName"]})
-    assert all(group.template["spec"]["automountServiceAccountToken"] is False for group in workers)
+    head, workers = head.template["spec"], [worker.template["spec"] for worker in workers]
+    accounts = {thing["metadata"]["name"]: thing for thing in overlay[1] if thing["kind"] == "ServiceAccount"}
+    for spec in workers if cluster_of(rays(overlay)).enableInTreeAutoscaling else [head, *workers]:
+        assert spec["automountServiceAccountToken"] is False
+        assert accounts[spec["serviceAccountName"]]["automountServiceAccountToken"] is False
+    named = {"service": ("motiondirector-service", "motiondirector-service")}
+    expected = named.get(overlay[0], ("motiondirector-head", "motiondirector-worker"))
+    assert (head["serviceAccountName"], *{spec["serviceAccountName"] for spec in workers}) == expected
+    for name in set(expected):  # the guide gives each its role
+        assert f"--service-account {name}" in GUIDE
 
 
-def test_every_container_has_requests_probes_and_the_right_image(overlay, variant):
-    image = "motiondirector:0.1.0-" + {"cpu": "cpu", "gpu": "cuda"}[variant]
+def test_engines_have_no_keys(variant):
+    """Those are the ingress's, which is on the head."""
+    service = only(build(KUBERNETES / "overlays" / variant / "service"), "RayService")["spec"]
+    cluster = service["rayClusterConfig"]
+    for worker in cluster["workerGroupSpecs"]:
+        text = json.dumps(worker)
+        for word in ("motiondirector-api-keys", API_KEY_FILE_VARIABLE, WEBHOOK_SECRET_VARIABLE, "/keys"):
+            assert word not in text
+    assert "motiondirector-api-keys" in json.dumps(cluster["headGroupSpec"])
+
+
+def test_images_are_named_by_a_digest_that_the_guide_puts_there(overlay, variant, tmp_path):
+    """Until then no pod starts: what stands there is no digest."""
+    kind = {"cpu": "cpu", "gpu": "cuda"}[variant]
+    placeholder = f"sha256:DIGEST-OF-0.1.0-{kind}"
     for group in groups(overlay):
         for container in containers(group.template["spec"]):
-            assert container["image"].endswith(image)  # a registry in front
+            assert container["image"].endswith(f"motiondirector@{placeholder}")
+    assert not re.fullmatch("sha256:[0-9a-f]{64}", placeholder)
+    # the guide's own line, in a copy, with what `docker push` told
+    (line,) = [line for line in GUIDE.splitlines() if line.startswith("sed -i") and "DIGEST-OF" in line]
+    folder = Path("infra/kubernetes/overlays", variant, overlay[0])
+    (tmp_path / folder).mkdir(parents=True)
+    file = tmp_path / folder / "kustomization.yaml"
+    file.write_text((ROOT / folder / "kustomization.yaml").read_text())
+    given = {"VARIANT": kind, "DIGEST": "sha256:" + "ab" * 32, "PATH": "/usr/bin:/bin"}
+    subprocess.run(["bash", "-euc", line], cwd=tmp_path, env=given, check=True)
+    (image,) = yaml.safe_load(file.read_text())["images"]
+    assert image["digest"] == given["DIGEST"]
+
+
+def test_every_container_has_requests_and_probes(overlay):
+    for group in groups(overlay):
+        for container in containers(group.template["spec"]):
             requests, limits = container["resources"]["requests"], container["resources"]["limits"]
             assert requests["cpu"] == limits["cpu"]  # Ray counts the limit
             assert requests["memory"] == limits["memory"]
@@ -254,7 +336,9 @@ def test_the_batchs_manifest_is_mounted_and_names_concepts_and_settings(variant)
     job = only(objects, "RayJob")["spec"]
     manifest = Path(shlex.split(job["entrypoint"])[2])
     (driver,) = containers(job["rayClusterSpec"]["headGroupSpec"])
-    assert [mount["mountPath"] for mount in driver["volumeMounts"]] == [str(manifest.parent)]
+    assert [mount["mountPath"] for mount in driver["volumeMounts"] if mount.get("readOnly")] == [
+        str(manifest.parent)
+    ]
     (batch,) = [thing["data"] for thing in objects if thing["metadata"]["name"] == "motiondirector-batch" and thing["kind"] == "ConfigMap"]  # fmt: skip
     lines = [json.loads(line) for line in batch[manifest.name].splitlines()]
     assert lines
@@ -293,14 +377,16 @@ def test_the_service_is_what_serve_deploys(variant):
         (container,) = containers(group)
         mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
         assert mounts["data"] == config.data_dir
-        keys = Path(environment(container)[API_KEY_FILE_VARIABLE])
-        assert keys.parent == Path(mounts["keys"])
-        assert keys.suffix == ".yaml"  # of plain text no key would have `metrics` or `adapters`, or a quota
-        (secret,) = [v for v in container["env"] if v["name"] == WEBHOOK_SECRET_VARIABLE]
-        asked = secret["valueFrom"]["secretKeyRef"]
-        assert asked["optional"] is True
-        assert f"--from-file={keys.name} --from-file={asked['key']}" in GUIDE
-        assert f"secret generic {asked['name']} " in GUIDE
+    (container,) = containers(cluster["headGroupSpec"])
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    keys = Path(environment(container)[API_KEY_FILE_VARIABLE])
+    assert keys.parent == Path(mounts["keys"])
+    assert keys.suffix == ".yaml"  # of plain text no key would have `metrics` or `adapters`, or a quota
+    (secret,) = [v for v in container["env"] if v["name"] == WEBHOOK_SECRET_VARIABLE]
+    asked = secret["valueFrom"]["secretKeyRef"]
+    assert asked["optional"] is True
+    assert f"--from-file={keys.name} --from-file={asked['key']}" in GUIDE
+    assert f"secret generic {asked['name']} " in GUIDE
     data = {v["name"]: v for v in cluster["headGroupSpec"]["template"]["spec"]["volumes"]}["data"]
     assert "persistentVolumeClaim" in data  # the jobs
 

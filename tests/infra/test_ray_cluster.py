@@ -14,6 +14,7 @@ from pathlib import Path
 import boto3
 import pytest
 import yaml
+from click import ClickException
 from moto import mock_aws
 from moto.ec2.models import instance_types
 from ray.autoscaler._private.aws import config as aws_config
@@ -30,7 +31,7 @@ from infra.cluster import WORKER_NODES, worker_nodes
 
 ROOT = Path(__file__).resolve().parents[2]
 AWS = ROOT / "infra" / "aws"
-EVERYWHERE = "0.0.0.0/0"
+GROUP = "sg-motiondirector"  # stands for the group's id, which the guide puts in its place
 
 
 @pytest.fixture
@@ -54,6 +55,10 @@ def aws(monkeypatch, tmp_path, cluster):
     with mock_aws():
         session = boto3.Session()
         make_roles(session.client("iam"))
+        group = make_group(session.client("ec2"))
+        for node in cluster["available_node_types"].values():
+            assert node["node_config"]["SecurityGroupIds"] == [GROUP]
+            node["node_config"]["SecurityGroupIds"] = [group]
         yield session
     for cached in (aws_utils.client_cache, aws_utils.resource_cache):
         cached.cache_clear()
@@ -62,7 +67,8 @@ def aws(monkeypatch, tmp_path, cluster):
 def make_roles(iam):
     """Those of docs/cluster.md. moto reads policies as strictly as Amazon does."""
     trust = (AWS / "trust-policy.json").read_text()
-    for name, policies in {"head": ("storage", "head"), "worker": ("storage",)}.items():
+    roles = {"head": ("storage", "head"), "worker": ("storage",), "service": ("serving",)}
+    for name, policies in roles.items():
         name = f"motiondirector-{name}"
         iam.create_role(RoleName=name, AssumeRolePolicyDocument=trust)
         for policy in policies:
@@ -70,6 +76,15 @@ def make_roles(iam):
             iam.put_role_policy(RoleName=name, PolicyName=policy, PolicyDocument=document)
         iam.create_instance_profile(InstanceProfileName=name)
         iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
+
+
+def make_group(ec2):
+    """That of docs/cluster.md; its id."""
+    vpc = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
+    group = ec2.create_security_group(GroupName="motiondirector", Description="motiondirector", VpcId=vpc)
+    ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": "192.0.2.7/32"}]}
+    ec2.authorize_security_group_ingress(GroupId=group["GroupId"], IpPermissions=[ssh])
+    return group["GroupId"]
 
 
 def prepared(cluster):
@@ -161,28 +176,24 @@ def test_a_misspelt_machine_parameter_would_be_seen(cluster, aws):
         )
 
 
-def test_nothing_but_ssh_is_open(cluster, aws):
-    prepared(cluster)
-    (group,) = aws.client("ec2").describe_security_groups(
-        Filters=[{"Name": "group-name", "Values": ["motiondirector"]}]
-    )["SecurityGroups"]
-    outside = [rule for rule in group["IpPermissions"] if rule["IpRanges"] or rule.get("Ipv6Ranges")]
-    assert [(rule["FromPort"], rule["ToPort"]) for rule in outside] == [(22, 22)]
-    inside = [rule for rule in group["IpPermissions"] if rule["UserIdGroupPairs"]]
-    assert [pair["GroupId"] for rule in inside for pair in rule["UserIdGroupPairs"]] == [group["GroupId"]]
+def test_the_group_of_the_guide_is_used_as_it_is_and_no_other_is_made(cluster, aws):
+    def groups():
+        return aws.client("ec2").describe_security_groups()["SecurityGroups"]
 
-
-def test_a_security_group_of_ones_own_stays_as_it_is(cluster, aws):
-    ec2 = aws.client("ec2")
-    vpc = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
-    own = ec2.create_security_group(GroupName="motiondirector", Description="mine", VpcId=vpc)["GroupId"]
-    ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": "192.0.2.7/32"}]}
-    ec2.authorize_security_group_ingress(GroupId=own, IpPermissions=[ssh])
+    before = groups()
     config = prepared(cluster)
-    groups = [node["node_config"]["SecurityGroupIds"] for node in config["available_node_types"].values()]
-    assert groups == [[own]] * len(groups)
-    (group,) = ec2.describe_security_groups(GroupIds=[own])["SecurityGroups"]
-    assert EVERYWHERE not in json.dumps(group["IpPermissions"])
+    assert groups() == before
+    (own,) = cluster["available_node_types"]["head"]["node_config"]["SecurityGroupIds"]
+    chosen = [node["node_config"]["SecurityGroupIds"] for node in config["available_node_types"].values()]
+    assert chosen == [[own]] * len(chosen)
+
+
+def test_without_the_group_nothing_is_launched(cluster, aws):
+    for node in cluster["available_node_types"].values():
+        node["node_config"]["SecurityGroupIds"] = [GROUP]  # as it is before the guide's commands
+    with pytest.raises((ClickException, AssertionError)):  # the latter where Ray does not colour its words
+        prepared(cluster)
+    assert aws.client("ec2").describe_instances()["Reservations"] == []
 
 
 def test_storage_is_reached_by_the_machines_roles_and_no_key_is_copied(cluster):
@@ -212,11 +223,35 @@ def test_the_head_may_launch_its_workers_and_nothing_else(cluster):
     assert condition[f"aws:RequestTag/{TAG_RAY_NODE_KIND}"] == "worker"
     ending = by_name["TagAndEndThisClusters"]["Condition"]["StringEquals"]
     assert ending == {f"ec2:ResourceTag/{TAG_RAY_CLUSTER_NAME}": cluster["cluster_name"]}
+    launches = [one for one in policy if "ec2:RunInstances" in one["Action"]]
+    resources = {one["Sid"]: one["Resource"] for one in launches}
+    of_kind = {kind: [sid for sid, named in resources.items() if f":{kind}/" in json.dumps(named)] for kind in ("image", "security-group")}  # fmt: skip
+    assert of_kind == {"image": ["LaunchFromAmazonsImages"], "security-group": ["LaunchIntoTheGroup"]}
+    images = by_name["LaunchFromAmazonsImages"]
+    assert images["Condition"] == {"StringEquals": {"ec2:Owner": "amazon"}}
+    (group,) = nodes["head"]["node_config"]["SecurityGroupIds"]
+    assert resources["LaunchIntoTheGroup"] == f"arn:aws:ec2:*:*:security-group/{group}"
+    assert all(node["node_config"]["SecurityGroupIds"] == [group] for node in nodes.values())
     image = nodes["head"]["node_config"]["ImageId"].removeprefix("resolve:ssm:")
     assert f"arn:aws:ssm:*::parameter{image}".startswith(
         by_name["FindTheMachineImage"]["Resource"].removesuffix("*")
     )
     assert not any("*" in action for statement in policy for action in statement["Action"])
+
+
+def test_serving_reads_the_registry_and_writes_videos_alone():
+    policy = json.loads((AWS / "serving-policy.json").read_text())["Statement"]
+    writing = ("Put", "Delete", "Abort", "Restore", "*")
+    for statement in policy:
+        assert statement["Effect"] == "Allow"
+        actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+        if any(word in action for action in actions for word in writing):
+            assert statement["Resource"].endswith(":::motiondirector-example/results/*")
+    reading = [one["Resource"] for one in policy if "s3:GetObject" in one["Action"]]
+    assert {resource.rpartition(":::")[2] for resource in reading} == {
+        "motiondirector-example/registry/*",
+        "motiondirector-example/results/*",
+    }
 
 
 def sourced(name):

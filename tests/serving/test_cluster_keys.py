@@ -1,9 +1,14 @@
 """On a cluster keys and the webhooks' secret come from outside, without keys nothing is served, and jobs stay at hand."""
 
+import asyncio
+import pickle
+from collections.abc import Callable
+
 import pytest
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 
 from infra.errors import UserError
+from serving import deployment
 from serving.cluster import API_KEY_FILE_VARIABLE, build_app, with_keys
 from serving.config import ServeConfig
 from serving.deployment import HEAD
@@ -42,11 +47,40 @@ def test_tenants_are_one_each_wherever_their_keys_come_from(monkeypatch, tmp_pat
 
 
 def test_without_keys_there_is_no_server(monkeypatch, tmp_path):
+    ingress = of_ingress(build_app(ServeConfig()))
     with pytest.raises(UserError, match="there is no API key; set MOTIONDIRECTOR_API_KEY_FILE"):
-        build_app(ServeConfig())
+        ingress()
     monkeypatch.setenv(API_KEY_FILE_VARIABLE, str(tmp_path / "not-there"))
     with pytest.raises(UserError, match="cannot be read"):
-        build_app(ServeConfig())
+        ingress()
+
+
+def test_an_ingress_without_keys_does_not_start(monkeypatch, tmp_path):
+    bound = build_app(ServeConfig(data_dir=str(tmp_path)))._bound_deployment
+    config, _, secrets = bound.init_args
+    replica = bound.func_or_class.__new__(bound.func_or_class)
+    with pytest.raises(UserError, match="there is no API key"):
+        asyncio.run(replica.__init__(config, None, secrets))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_engines_are_told_no_secret_wherever_the_application_is_built(monkeypatch, tmp_path):
+    """Serve builds it on any node, and what engines are made with is on all of theirs."""
+    monkeypatch.setenv(API_KEY_VARIABLE, KEY)
+    monkeypatch.setenv(WEBHOOK_SECRET_VARIABLE, SECRET)
+    given = {
+        "api_key_hashes": ["ab" * 32],
+        "webhook_secret": OTHER,
+        "database": "postgresql://u:password@db/jobs",
+    }
+    for build in (build_app, deployment.build_app):
+        engine = build(ServeConfig(registry="/r", **given))._bound_deployment.init_args[1]._bound_deployment
+        (told,) = engine.init_args
+        text = told.model_dump_json() + pickle.dumps(told).hex()
+        for secret in (KEY, hash_key(KEY), "ab" * 32, SECRET, OTHER, "password"):
+            assert secret not in text
+            assert secret.encode().hex() not in text
+        assert told.registry == "/r"
 
 
 def test_serve_builds_it_from_plain_arguments():
@@ -56,9 +90,14 @@ def test_serve_builds_it_from_plain_arguments():
         call_user_app_builder_with_args_if_necessary(build_app, {"replica": 2})
 
 
+def of_ingress(application) -> Callable[[], ServeConfig]:
+    """Gives what the application's ingress works with, as it finds that where it runs."""
+    config, _engine, secrets = application._bound_deployment.init_args
+    return lambda: pickle.loads(pickle.dumps(secrets))(config)
+
+
 def configured(application) -> ServeConfig:
-    """What the application's ingress is made with."""
-    return application._bound_deployment.init_args[0]
+    return of_ingress(application)()
 
 
 @pytest.mark.parametrize(
