@@ -4,8 +4,8 @@
         check_workers(args.workers, gpus=1)
         ...
 
-A local cluster is a child of this process and ends with it. On a cluster that runs elsewhere, every node needs this
-package installed and the AWS_* variables of the storage; nothing is shipped from here.
+A local cluster is a child of this process, asks for a token (ray_token.py) and ends with it. On a cluster that runs
+elsewhere, every node needs this package installed and the AWS_* variables of the storage; nothing is shipped from here.
 
 A cluster with an autoscaler may have no worker yet. Ray does not tell what its autoscaler can add, so those who set one
 up do (docs/cluster.md): MOTIONDIRECTOR_WORKER_NODES='[{"count": 8, "CPU": 8, "GPU": 1}]', where drivers run.
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.errors import UserError
+from infra.ray_token import token_asked_for
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKER_NODES = "MOTIONDIRECTOR_WORKER_NODES"
@@ -77,6 +78,8 @@ def ray_session(
     with contextlib.ExitStack() as stack:
         try:
             knock(address)
+            if local:
+                stack.enter_context(token_asked_for())
             with variables(QUIET | ({"PYTHONPATH": python_path()} if local else {})):
                 ray.init(address=address, logging_level=logging.ERROR, log_to_driver=logs, **options)
             stack.callback(ray.shutdown)
