@@ -64,7 +64,7 @@ class Generation:
         )
 
     def facts(self) -> dict[str, Any]:
-        """What decides the frames, as JSON. Not the batch size: a request's frames do not depend on its neighbours."""
+        """What decides the frames, as JSON. Not the batch size, which only rounds otherwise (models/denoise.py)."""
         return {
             "num_inference_steps": self.num_inference_steps,
             "guidance_scale": self.guidance_scale,

@@ -1,7 +1,8 @@
 """Generation: one request's state, one denoising step of a batch, and sampling to the end.
 
 Training's samples, evaluation, `generate` and the service all go through `denoise_step`, so they give the same
-frames. A request's noise comes from its own seed; what its neighbours in a batch are changes nothing.
+frames. A request's noise comes from its own seed, and no operation mixes the samples of a batch. Its neighbours change
+only the order in which sums are rounded: in float32 that is at most one grey level (docs/serving.md has the limits).
 
 Shapes: latents [C, f, h, w] a request; B rows a forward (one a request, two with classifier-free guidance).
 """

@@ -8,8 +8,8 @@ or leaves between two steps. Fetching adapters goes on beside the steps, as do d
     engine.start()                                   # its own thread; or call tick() yourself
     engine.submit("job-1", request, print)           # Admitted, Progressed ..., then Finished or Failed or Cancelled
 
-A request's frames do not depend on its neighbours: noise comes from its own seed, its scheduler is its own, and no
-operation of the forward mixes samples.
+A request's frames do not depend on its neighbours but for rounding: noise comes from its own seed, its scheduler is its
+own, and no operation of the forward mixes samples. docs/serving.md says what rounding makes of a pixel.
 """
 
 from __future__ import annotations
