@@ -83,7 +83,7 @@ def ray_session(
             with variables(QUIET | ({"PYTHONPATH": python_path()} if local else {})):
                 ray.init(address=address, logging_level=logging.ERROR, log_to_driver=logs, **options)
             stack.callback(ray.shutdown)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except Exception as error:  # Ray raises that itself where its node does not answer in time
             ray.shutdown()
             raise UserError(explain(address, local, error), status=503, code="ray_unavailable") from error
         yield Cluster(ray.get_runtime_context().gcs_address, started=local)

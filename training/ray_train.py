@@ -17,6 +17,7 @@ import logging
 import os
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -108,7 +109,8 @@ def fit(
     Args:
         run: the run's folder or prefix; one that holds a started run is continued.
         use_gpu: one GPU for each worker.
-        on_event: called in this process, from a thread, with {"kind": "start", ...}, {"kind": "step", ...} and
+        on_event: called in this process, from a thread, with {"kind": "part", ...} (what the first worker has done before
+            it trains, and its seconds; None: since `fit` began), {"kind": "start", ...}, {"kind": "step", ...} and
             {"kind": "sample", ...} as they come. What goes wrong on their way or in it is said in the log.
 
     Raises:
@@ -217,7 +219,7 @@ def _watching(board: Any, on_event: Callable[[dict[str, Any]], None]) -> Iterato
             if lost:
                 log.warning("%d steps or samples are not shown: the driver came for them too late", lost)
             for event in events:
-                with harmless(f"what step {event['step']} shows is lost"):
+                with harmless(f"what step {event.get('step', 0)} shows is lost"):
                     on_event(event)
             if last and not late:
                 return
@@ -247,14 +249,18 @@ def _train(task: Task, board: Any) -> None:
     import ray.train
     import ray.train.torch
 
+    parts = Parts(board if ray.train.get_context().get_world_rank() == 0 else None)
+    parts.done("starting the workers' processes", first=True)
     from models.load import load_foundation
     from training import checkpoint
-    from training.engine import DeepSpeedEngine, make_optimizer
+    from training.engine import DeepSpeedEngine, import_deepspeed, make_optimizer
     from training.loop import bank_options, train
     from training.memory import explaining_memory
     from training.metrics import TrainingMetrics
     from training.step import DualStep
 
+    import_deepspeed()
+    parts.done("importing DeepSpeed")
     context, config = ray.train.get_context(), task.config
     rank, workers = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
@@ -275,11 +281,14 @@ def _train(task: Task, board: Any) -> None:
                 f"the foundation on node {context.get_node_rank()} has fingerprint {foundation.fingerprint[:12]}, the "
                 f"driver's {task.fingerprint[:12]}; put the same files at {task.foundation} on every node."
             )
+    parts.done("loading the model on the workers")
     if config.gradient_checkpointing:
         foundation.enable_gradient_checkpointing()
     clips = len(task.clips)
     bank = foundation.add_bank(**bank_options(config, clips))
     engine = DeepSpeedEngine(DualStep(foundation, config), make_optimizer(bank, config, clips))
+
+    parts.done("preparing DeepSpeed")
 
     start = 0
     recent: deque[tuple[float, float, float]] = deque(maxlen=50)
@@ -303,6 +312,25 @@ def _train(task: Task, board: Any) -> None:
                 board.push.remote({"kind": "sample", "step": report.step, "tensors": tensors})
         if last or report.step % config.checkpoint_interval == 0:
             _report(engine, task, report, recent)
+
+
+class Parts:
+    """Tells the board what a worker has done before it trains, and how long each part took.
+
+    Args:
+        board: None: tells nobody.
+    """
+
+    def __init__(self, board: Any) -> None:
+        self.board, self.began = board, time.monotonic()
+
+    def done(self, text: str, *, first: bool = False) -> None:
+        """A part is done, that began when the one before it ended; the first when the driver began, which knows when."""
+        now = time.monotonic()
+        if self.board is not None:
+            seconds = None if first else now - self.began
+            self.board.push.remote({"kind": "part", "text": text, "seconds": seconds})
+        self.began = now
 
 
 @contextmanager

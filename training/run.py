@@ -19,8 +19,10 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,6 +70,9 @@ class Watcher:
     def stage(self, text: str) -> None:
         """The next part of the job begins."""
 
+    def passed(self, text: str, seconds: float) -> None:
+        """A part is done."""
+
     def note(self, text: str) -> None:
         """Something to know about what is learned: a part of a clip or of a caption that is not."""
 
@@ -102,10 +107,10 @@ def run_job(job: Job, given: Mapping[str, Any], watcher: Watcher | None = None) 
     make_config(dict(given))  # what is wrong in itself is said before anything is loaded
     run, registry = open_storage(job.run_dir), open_registry(job.registry)
     done = finished(run, registry)
-    watcher.stage("reading clips")
-    clips = read_concept(job)
-    watcher.stage("loading the foundation")
-    foundation, config = load(job, given, len(clips))
+    with part(watcher, "reading clips"):
+        clips = read_concept(job)
+    with part(watcher, "loading the foundation"):
+        foundation, config = load(job, given, len(clips))
     bucket, parts = learned_parts(config, foundation, clips)
     if len(parts) > len(clips):  # windows of a long clip are several clips
         config = resolve(dict(given), foundation.recommended, len(parts))
@@ -119,11 +124,19 @@ def run_job(job: Job, given: Mapping[str, Any], watcher: Watcher | None = None) 
     if done is not None and config.steps <= steps_of(done, config):
         watcher.stage(f"finished before, as {done.ref}")
         return done
-    watcher.stage("preparing latents")
-    cached = prepare_latents(job, clips, foundation, bucket, watcher, pace_of(config, foundation))
-    watcher.stage("starting workers")
+    with part(watcher, "preparing latents"):
+        cached = prepare_latents(job, clips, foundation, bucket, watcher, pace_of(config, foundation))
     with TensorBoard(run) as board:
         return _train_and_publish(job, config, foundation, cached, run, registry, card, watcher, board)
+
+
+@contextmanager
+def part(watcher: Watcher, text: str) -> Iterator[None]:
+    """A part of a job: the watcher is told that it begins and, when it went well, how long it took."""
+    watcher.stage(text)
+    began = time.monotonic()
+    yield
+    watcher.passed(text, time.monotonic() - began)
 
 
 def read_concept(job: Job) -> list[Clip]:
@@ -364,7 +377,9 @@ def _train_and_publish(
         config=config,
         clips=cached,
     )
-    with ray_session(job.address):
+    with ExitStack() as stack:
+        with part(watcher, "starting Ray"):
+            stack.enter_context(ray_session(job.address))
         use_gpu = has_gpus()
         check_workers(config.worker_range[0], gpus=1 if use_gpu else 0)
         record = card.put(run)
@@ -375,8 +390,13 @@ def _train_and_publish(
                 board.sampled(step, keys)
                 watcher.sampled(step, keys)
 
+        began = time.monotonic()
+
         def on_event(event: dict[str, Any]) -> None:
             match event.pop("kind"):
+                case "part":  # without seconds: all since here
+                    seconds = event["seconds"]
+                    watcher.passed(event["text"], time.monotonic() - began if seconds is None else seconds)
                 case "start":
                     watcher.started(**event)
                 case "step":
@@ -387,15 +407,16 @@ def _train_and_publish(
             for step, keys in rendering.ready():
                 samples(step, keys)
 
+        watcher.stage("starting workers")
         with fit(task, run, use_gpu=use_gpu, on_event=on_event) as finished_run:
-            watcher.stage("rendering samples")
-            keys = rendering.final(finished_run)
-            for step, earlier in rendering.rest():
-                samples(step, earlier)
-            if keys:
-                samples(finished_run.position["step"], keys)
-            watcher.stage("publishing")
-            version = publish(job, config, foundation, cached, run, registry, record, finished_run, keys)
+            with part(watcher, "rendering samples"):
+                keys = rendering.final(finished_run)
+                for step, earlier in rendering.rest():
+                    samples(step, earlier)
+                if keys:
+                    samples(finished_run.position["step"], keys)
+            with part(watcher, "publishing"):
+                version = publish(job, config, foundation, cached, run, registry, record, finished_run, keys)
             EndMetrics()(job.concept, "published")
             return version
 

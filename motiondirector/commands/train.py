@@ -119,7 +119,7 @@ def train(
 
 
 class Screen(Watcher):
-    """One progress bar with the loss and the time left, and a line for each stage."""
+    """One progress bar with the loss and the time left, and a line for each part that is done, with its seconds."""
 
     def __init__(self, console: Console, job: Job) -> None:
         self.console, self.job = console, job
@@ -132,6 +132,7 @@ class Screen(Watcher):
             transient=True,
         )
         self.task: Any = None
+        self.parts: dict[str, Any] = {}  # what is going on, until it is done; several may
 
     def __enter__(self) -> Screen:
         self.progress.start()
@@ -146,17 +147,29 @@ class Screen(Watcher):
         self.task = self.progress.add_task(text, total=total, completed=done, note="")
 
     def stage(self, text: str) -> None:
-        self._bar(f"{self.job.concept}: {text}", None)
+        self.parts[text] = self.progress.add_task(f"{self.job.concept}: {text}", total=None, note="")
+
+    def passed(self, text: str, seconds: float) -> None:
+        shown = self.parts.pop(text, None)
+        if shown is not None:
+            self.progress.remove_task(shown)
+        self.progress.console.print(
+            f"{self.job.concept}: {text}, {seconds:.1f} s", style="dim", highlight=False
+        )
 
     def note(self, text: str) -> None:
         self.progress.console.print(f"{self.job.concept}: [yellow]note:[/] {escape(text)}", highlight=False)
 
     def prepared(self, done: int, total: int) -> None:
-        self.progress.update(self.task, completed=done, total=total)
+        for shown in self.parts.values():
+            self.progress.update(shown, completed=done, total=total)
 
     def started(self, step: int, steps: int, workers: int, device: str) -> None:
         where = f"{workers} worker{'s' if workers > 1 else ''} on {device}"
         going = f"continuing at step {step} of {steps}" if step else f"{steps} steps"
+        for shown in self.parts.values():
+            self.progress.remove_task(shown)
+        self.parts.clear()
         self.progress.console.print(f"{self.job.concept}: {going}, {where}", highlight=False)
         self._bar(f"{self.job.concept}", steps, step)
 

@@ -127,3 +127,22 @@ def test_a_local_cluster_ends_with_the_process_that_started_it():
             return
         time.sleep(0.1)
     raise AssertionError("the cluster is still there a minute later")
+
+
+def test_a_ray_that_does_not_come_up_is_one_sentence(monkeypatch):
+    """Ray raises a plain Exception when its node does not answer in time, as on a machine that is very busy."""
+
+    def init(**_):
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray, "init", init)
+    with (
+        pytest.raises(
+            UserError, match=r"Ray does not start on this machine .*timed out during startup"
+        ) as caught,
+        ray_session("local"),
+    ):
+        raise AssertionError
+    assert caught.value.code == "ray_unavailable"
