@@ -11,7 +11,8 @@ from diffusers import TextToVideoSDPipeline
 from benchmarks.neighbours import compare, fill
 from datasets.sprites.track import track
 from models.denoise import GenerationRequest, sample
-from models.load import EMBEDDED, load_foundation
+from models.load import load_foundation
+from models.locating import EMBEDDED
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = (
