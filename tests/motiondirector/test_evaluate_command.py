@@ -1,6 +1,7 @@
 """`motiondirector evaluate`: from a published version to a page, a report, and scores in the registry."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from infra.registry import open_registry
 from infra.storage import open_storage
 from models.foundation import Bucket
 from models.load import load_foundation
+from motiondirector.batch_validation import Evaluation
 from motiondirector.contenders import BASELINES, METHODS, local_config, parse_against
 from training.adapters import describe, write_adapters
 from training.config import make_config
@@ -189,6 +191,20 @@ def test_what_a_batch_kept_of_its_own_evaluation_can_still_be_pulled(run, publis
     assert published.resolve("orbit").metrics["evaluation"]["prompts"] == 1
     assert run("concepts", "pull", "orbit", "--to", tmp_path / "pulled", "--samples")[0] == 0
     assert (tmp_path / "pulled" / "evaluation" / "001.mp4").read_bytes() == b"a video"
+
+
+def test_the_evaluation_of_a_batch_asks_open_prompts_and_makes_the_bases_videos_once(published, tmp_path):
+    evaluation = Evaluation(str(tmp_path / "registry"), steps=1, device="cpu")
+    said = evaluation(published.resolve("orbit"), lambda what, done, total: None)
+    assert "open prompts: leakage" in said
+    told = published.resolve("orbit").metrics["evaluation"]
+    assert len(told["open_prompts"]) == 4
+    assert {"open_leakage", "open_diversity"} <= set(told["metrics"])
+    base = Path(evaluation._base.name) / "videos"
+    kept = {file.name: file.stat().st_mtime_ns for file in base.iterdir()}
+    assert len(kept) == 4
+    evaluation(published.resolve("orbit"), lambda what, done, total: None)
+    assert {file.name: file.stat().st_mtime_ns for file in base.iterdir()} == kept
 
 
 def refused(run, *arguments):
