@@ -121,7 +121,7 @@ class Demo(Stage):
         """A folder's clips into the Parquet set; what became of each."""
         told = self.command(
             *("ingest", str(folder / "*.mp4"), "--captions", str(folder / "captions.csv")),
-            *("--concept", concept, "--to", data, *self.model(), "--json"),
+            *("--concept", concept, "--windows", "1", "--to", data, *self.model(), "--json"),
             quiet=True,
         )
         return json.loads(told)["inputs"]
