@@ -83,6 +83,8 @@ def ray_session(
             with variables(QUIET | ({"PYTHONPATH": python_path()} if local else {})):
                 ray.init(address=address, logging_level=logging.ERROR, log_to_driver=logs, **options)
             stack.callback(ray.shutdown)
+        except UserError:
+            raise
         except Exception as error:  # Ray raises that itself where its node does not answer in time
             ray.shutdown()
             raise UserError(explain(address, local, error), status=503, code="ray_unavailable") from error
