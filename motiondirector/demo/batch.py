@@ -108,7 +108,9 @@ class BatchDemo(Stage):
     def ingest(self, members: Sequence[Member], data: str) -> Sequence[str]:
         """Clips into the Parquet set, and one of them damaged afterwards; returns the ids of that concept's clips."""
         manifest = render(members, self.out / "clips")
-        self.command("ingest", str(manifest), "--to", data, *self.model(), "--json", quiet=True)
+        self.command(
+            *("ingest", str(manifest), "--windows", "1", "--to", data, *self.model(), "--json"), quiet=True
+        )
         (damaged,) = (one.name for one in members if one.part == "damaged")
         self.console.print(f"the second half of {damaged}'s clip is zeros now", highlight=False)
         return damage(data, damaged)

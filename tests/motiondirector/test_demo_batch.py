@@ -40,7 +40,9 @@ def ingested(tmp_path, run):
     (tmp_path / "clips").mkdir()
     members, data = crowd(3), str(tmp_path / "data")
     manifest = render(members, tmp_path / "clips")
-    code, _, told = run("ingest", manifest, "--to", data, "--foundation", "tiny-random:unet3d")
+    code, _, told = run(
+        "ingest", manifest, "--windows", "1", "--to", data, "--foundation", "tiny-random:unet3d"
+    )
     assert code == 0, told
     return members, data
 
