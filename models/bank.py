@@ -24,7 +24,7 @@ parameter names stay as they were. Every target layer must keep the sample outer
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from models.lora_slots import LayerTensors, LoraSlots, Rank, fill, in_the_layer, with_identity
 from models.routing import PATHS, Mix, Path, Routing
 from models.seeds import generator
+from models.tokens import AppearanceTokens
 
 
 def rank_for(adapters: Iterable[LayerTensors]) -> Rank:
@@ -57,6 +58,7 @@ class AdapterBank(nn.Module):
         trainable: slots as Parameters, initialised for training (A ~ N(0, 1/r), B = 0).
         seed: of the initial values; a slot's values depend on (seed, path, slot, layer) only.
         dtype: of the slots; None takes the denoiser's (trainable: float32 whatever the base is).
+        tokens: learned text vectors of each spatial slot, (how many, their width): see `with_tokens`.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class AdapterBank(nn.Module):
         trainable: bool = False,
         seed: int = 0,
         dtype: torch.dtype | None = None,
+        tokens: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.rank, self.trainable, self.seed = rank, trainable, seed
@@ -90,6 +93,11 @@ class AdapterBank(nn.Module):
                     layer.key = f"{path}:{name}"
                     self.layers[f"{path}:{name}".replace(".", "/")] = layer
                     self._layers[path, name] = layer
+        self.tokens: AppearanceTokens | None = None
+        if tokens is not None and self.slots["spatial"]:
+            assert trainable, "appearance tokens are for training alone"
+            device = next(denoiser.parameters()).device
+            self.tokens = AppearanceTokens(self.slots["spatial"], *tokens, device)
         self._widths: dict[Path, list[int]] = {
             path: [self._layers[path, name].numel for name in self.targets[path]] for path in PATHS
         }
@@ -195,6 +203,12 @@ class AdapterBank(nn.Module):
         finally:
             self.current = before
 
+    def with_tokens(self, text_BLD: Tensor, spatial_slots: Sequence[int]) -> Tensor:
+        """Each sample's text with the appearance tokens of its spatial slot; as it is for slot 0, or without tokens."""
+        if self.tokens is None or not any(spatial_slots):
+            return text_BLD
+        return self.tokens(text_BLD, spatial_slots)
+
     def attach(self, denoiser: nn.Module) -> None:
         """Stand behind the denoiser's target layers: done at first, and again after a `remove`."""
         assert not self._undo, "the bank is attached"
@@ -227,6 +241,8 @@ class AdapterBank(nn.Module):
             number: of the slot whose initial values these are, when not its own: an adapter that trains in slot 5
                 of a bank for many starts as it would in slot 1 of its own.
         """
+        if path == "spatial" and self.tokens is not None:
+            self.tokens.change[slot - 1].zero_()
         for name, layer in self._of(path, slot):
             stored = layer.slot(slot)
             stored["B"].zero_()
@@ -238,6 +254,8 @@ class AdapterBank(nn.Module):
     @torch.no_grad()
     def clear(self, path: Path, slot: int) -> None:
         """Make the slot all zeros."""
+        if path == "spatial" and self.tokens is not None:
+            self.tokens.change[slot - 1].zero_()
         for _, layer in self._of(path, slot):
             for tensor in layer.slot(slot).values():
                 tensor.zero_()
@@ -300,11 +318,14 @@ class AdapterBank(nn.Module):
         return found
 
     def named_slot_parameters(self, path: Path, slot: int) -> Iterator[tuple[str, nn.Parameter]]:
-        """("<layer>/A" or "<layer>/B", Parameter) of one slot of a trainable bank, in layer order, A before B."""
+        """("<layer>/A" or "<layer>/B", Parameter) of one slot of a trainable bank, in layer order, A before B; then
+        ("tokens", Parameter) of a spatial slot that has appearance tokens."""
         assert self.trainable, "only a trainable bank has parameters"
         for name, layer in self._of(path, slot):
             for half, tensor in layer.slot(slot).items():
                 yield f"{name}/{half}", tensor  # type: ignore[misc]
+        if path == "spatial" and self.tokens is not None:
+            yield "tokens", self.tokens.change[slot - 1]
 
     def slot_parameters(self, path: Path, slot: int) -> list[nn.Parameter]:
         """The Parameters of one slot of a trainable bank, in layer order: A, B, A, B, ...; at rank `full` B, B, ..."""

@@ -110,14 +110,33 @@ class Foundation(ABC):
         trainable: bool = False,
         seed: int = 0,
         dtype: torch.dtype | None = None,
+        tokens: int = 0,
+        without: Collection[Path] = (),
     ) -> AdapterBank:
-        """Put an adapter bank behind this model's target layers (replacing one that is there) and return it."""
+        """Put an adapter bank behind this model's target layers (replacing one that is there) and return it.
+
+        Args:
+            tokens: appearance tokens of each spatial slot (models/tokens.py).
+            without: paths whose slots stand behind no layer: of them there are the tokens alone.
+        """
         if self._bank is not None:
             self._bank.remove()
         self._bank = AdapterBank(
-            self.denoiser, self.targets, slots, rank, trainable=trainable, seed=seed, dtype=dtype
+            self.denoiser,
+            {path: names for path, names in self.targets.items() if path not in without},
+            slots,
+            rank,
+            trainable=trainable,
+            seed=seed,
+            dtype=dtype,
+            tokens=(tokens, self.text_width) if tokens else None,
         )
         return self._bank
+
+    @property
+    @abstractmethod
+    def text_width(self) -> int:
+        """Width D of the text embeddings that the denoiser takes."""
 
     @contextmanager
     def passing_bank(self, slots: dict[Path, int], rank: Rank, **options: Any) -> Iterator[AdapterBank]:

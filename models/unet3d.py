@@ -135,6 +135,10 @@ class UNet3DFoundation(Foundation):
         self.sizes = sizes_of(folder, self.family, name, recommended)
         self.vae_scale = self.sizes.spatial_scale
 
+    @property
+    def text_width(self) -> int:
+        return int(self.denoiser.config.cross_attention_dim)
+
     def latent_shape(self, bucket: Bucket) -> tuple[int, int, int, int]:
         return (
             self.denoiser.config.in_channels,

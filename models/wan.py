@@ -66,6 +66,10 @@ class WanFoundation(Foundation):
         self.sizes = sizes_of(folder, self.family, name, recommended)
         self.spatial_scale, self.temporal_scale = self.sizes.spatial_scale, self.sizes.temporal_scale
 
+    @property
+    def text_width(self) -> int:
+        return int(self.denoiser.config.text_dim)
+
     def latent_shape(self, bucket: Bucket) -> tuple[int, int, int, int]:
         return (
             self.denoiser.config.in_channels,

@@ -44,7 +44,7 @@ def describe(
         steps: steps done; `config.steps` when not given.
     """
     return {
-        "method": {"dual": "motiondirector"}.get(config.method, config.method),
+        "method": config.method,
         "concept": concept,
         "captions": sorted({clip.caption for clip in clips}),
         "steps": config.steps if steps is None else steps,

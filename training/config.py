@@ -24,6 +24,17 @@ CLUSTER = "Workers"
 RECORDS = "Checkpoints and samples"
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}  # of the settings, as a foundation is loaded
 WITHOUT_SPATIAL_PASS = ("coupled", "full")  # methods that train one pass alone
+# Settings that mean nothing for those.
+OF_THE_SPATIAL_PASS = (
+    "skip_spatial",
+    "appearance_share",
+    "appearance_frames",
+    "appearance_tokens",
+    "spatial_lora",
+)
+NOISE_LEVELS = ("timestep_low", "timestep_high", "noise_bias")
+# What the published code sets where our defaults do not.
+AS_PUBLISHED = {"skip_spatial": 0.2}
 
 
 def setting(default: Any, panel: str, description: str, **bounds: Any) -> Any:
@@ -37,12 +48,13 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     # ------------------------------------------------------------------ method
-    method: Literal["dual", "no-debias", "coupled", "full"] = setting(
+    method: Literal["dual", "motiondirector", "no-debias", "coupled", "full"] = setting(
         "dual",
         METHOD,
-        "dual: the paper's two paths with the debiased loss. no-debias: without its second term. coupled: one "
-        "joint LoRA pair on whole clips. full: no LoRA; the temporal layers themselves are fine-tuned on whole clips, "
-        "as Tune-A-Video does. The last three are baselines to compare with.",
+        "dual: appearance and motion on paths of their own, the motion with the debiased loss, as the foundation recommends. "
+        "motiondirector: the paper's own setting of it, both paths in every step, uniform noise levels, no appearance tokens. "
+        "Baselines to compare with: no-debias leaves out the debiased term of dual; coupled is one joint LoRA pair on "
+        "whole clips; full has no LoRA but fine-tunes the temporal layers on whole clips, as Tune-A-Video does.",
     )
     steps: int = setting(
         300,
@@ -80,6 +92,34 @@ class TrainConfig(BaseModel):
         "learns to work without it, as it must at inference. 0.2 in the published code.",
         ge=0,
         le=1,
+    )
+    appearance_share: float = setting(
+        0.0,
+        METHOD,
+        "Share of the steps, at the start, that learn each clip's appearance alone, from single frames; the rest learn "
+        "the motion alone, with the appearance known. 0: both in every step, as published.",
+        ge=0,
+        lt=1,
+    )
+    appearance_frames: int = setting(
+        4,
+        METHOD,
+        "Frames of a clip in each step of that share, every one at a noise level of its own.",
+        ge=1,
+        le=64,
+    )
+    appearance_tokens: int = setting(
+        0,
+        METHOD,
+        "Learned text vectors of each clip, in place of the last of its caption's: they say what the caption leaves "
+        "out, so that the motion need not learn it (textual inversion, arXiv 2208.01618). Not used in generation.",
+        ge=0,
+        le=64,
+    )
+    spatial_lora: bool = setting(
+        True,
+        METHOD,
+        "Whether each clip has a spatial LoRA, as published; without one its appearance is in the tokens alone.",
     )
     single_spatial: bool = setting(
         False,
@@ -256,9 +296,33 @@ class TrainConfig(BaseModel):
                 f"workers {self.workers} (elastic) needs zero 0: a checkpoint of ZeRO stage {self.zero} cannot be "
                 "continued by another number of workers; give one number of workers, or zero 0"
             )
-        if self.method in WITHOUT_SPATIAL_PASS and self.skip_spatial:
-            raise ValueError(f"method {self.method} has no spatial pass to skip; leave skip_spatial at 0")
+        if self.method in WITHOUT_SPATIAL_PASS:
+            for name in OF_THE_SPATIAL_PASS:
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"method {self.method} has no spatial pass; leave {name} out")
+        elif not self.spatial_lora and not self.appearance_tokens:
+            raise ValueError(
+                "spatial_lora false leaves the appearance to appearance_tokens; give some, such as 8"
+            )
+        if self.appearance_steps >= self.steps:
+            raise ValueError(
+                f"appearance_share {self.appearance_share} leaves none of {self.steps} steps for the motion; give "
+                "more steps or a smaller share"
+            )
         return self
+
+    @property
+    def appearance_steps(self) -> int:
+        """How many steps, at the start, learn the appearance alone."""
+        return round(self.appearance_share * self.steps)
+
+    def stage_of(self, step: int) -> Literal["appearance", "motion", "both"]:
+        """What step number `step` (0-based) learns."""
+        if self.method in WITHOUT_SPATIAL_PASS:
+            return "motion"
+        if not self.appearance_steps:
+            return "both"
+        return "appearance" if step < self.appearance_steps else "motion"
 
     @property
     def elastic(self) -> bool:
@@ -366,9 +430,12 @@ def recommendation(recommended: dict[str, Any] | None, clips: int) -> dict[str, 
 
 
 def suited_to(method: str | None, settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings meant for dual training, as far as they mean something for `method`: a baseline has the rest in common."""
+    """Settings meant for `dual`, as far as they mean something for `method`; what they have in common stays."""
     if method in WITHOUT_SPATIAL_PASS:
-        return {name: value for name, value in settings.items() if name != "skip_spatial"}
+        return {name: value for name, value in settings.items() if name not in OF_THE_SPATIAL_PASS}
+    if method == "motiondirector":
+        own = (*OF_THE_SPATIAL_PASS, *NOISE_LEVELS)
+        return {**{name: value for name, value in settings.items() if name not in own}, **AS_PUBLISHED}
     return settings
 
 

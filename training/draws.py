@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from models.seeds import generator
+from training.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,25 @@ class Place:
 
 
 @dataclass(frozen=True)
+class FrameDraw:
+    """One frame that the spatial path sees."""
+
+    frame: int  # index, in frames of the clip
+    level: float  # noise level, as a fraction of the schedule in [0, 1)
+    noise_C1HW: Tensor  # float32
+
+
+@dataclass(frozen=True)
 class Draw:
     """The random part of one sample of one step."""
 
     clip: int  # index of the clip
-    u: float  # [0, 1): place of the timestep in the trained range
-    noise_CFHW: Tensor  # float32, both paths share it
-    frame: int  # spatial path: index of the one frame, in frames of the clip
+    level: float  # temporal path: noise level, as a fraction of the schedule in [0, 1)
+    noise_CFHW: Tensor  # float32; both paths share it where a step has both
     anchor: int  # temporal path: index of the anchor, in latent frames
-    skip_spatial: bool  # this step has no spatial pass and no spatial LoRA
+    frames: tuple[FrameDraw, ...]  # spatial path; empty: there is none
+    temporal: bool  # whether there is a temporal path
+    appearance: bool  # temporal path: the clip's spatial LoRA and appearance tokens are on
     spatial_dropout_seed: int
     temporal_dropout_seed: int
 
@@ -70,8 +81,8 @@ def skips_spatial(seed: int, concept: str, step: int, share: float) -> bool:
 
 
 def draw(
+    config: TrainConfig,
     *,
-    seed: int,
     concept: str,
     step: int,
     index: int,
@@ -79,37 +90,62 @@ def draw(
     clips: int,
     latent_shape: tuple[int, int, int, int],
     frames: int,
-    skip_spatial: float = 0.0,
-    noise_bias: float = 1.0,
-    offset_noise: float = 0.0,
 ) -> Draw:
     """The draws of sample `index` (its number within the step).
 
     Args:
+        config: seed, noise levels, `skip_spatial`, and how the steps are divided between the paths.
         latent_shape: (C, F, h, w) of a clip's latents.
         frames: frames of the clip, in pixels' time; equals F unless the model compresses time.
-        noise_bias: power that the uniform u is raised to; below 1 leans to high noise.
-        offset_noise: strength of the noise that all pixels of a frame share.
     """
-    channels, latent_frames, _, _ = latent_shape
-    g = generator(seed, concept, step, index)
+    channels, latent_frames, height, width = latent_shape
+    g = generator(config.seed, concept, step, index)
     u = float(torch.rand((), generator=g, dtype=torch.float64))
     frame = int(torch.randint(frames, (), generator=g))
     anchor = int(torch.randint(latent_frames, (), generator=g))
     seeds = torch.randint(2**62, (2,), generator=g).tolist()
     noise_CFHW = torch.randn(latent_shape, generator=g)
-    if offset_noise:
-        noise_CFHW = noise_CFHW + offset_noise * torch.randn(channels, latent_frames, 1, 1, generator=g)
+    if config.offset_noise:
+        noise_CFHW = noise_CFHW + config.offset_noise * torch.randn(
+            channels, latent_frames, 1, 1, generator=g
+        )
+    low, high = config.timestep_low, config.timestep_high
+    level = min(low + (high - low) * u**config.noise_bias, 1 - 2**-24)  # stays below 1 in float32
+    skipped = skips_spatial(config.seed, concept, step, config.skip_spatial)
+    drawn: tuple[FrameDraw, ...] = ()
+    stage = config.stage_of(step)
+    if stage == "appearance":
+        size = (channels, 1, height, width)
+        drawn = _spread_frames(generator(config.seed, concept, step, index, "frames"), config, frames, size)
+    elif stage == "both" and not skipped:
+        at = latent_frame(frame, frames, latent_frames)
+        drawn = (FrameDraw(frame, level, noise_CFHW[:, at : at + 1]),)
     return Draw(
-        clip=clip_of(seed, concept, step * global_batch + index, clips),
-        u=min(u**noise_bias, 1 - 2**-24),  # stays below 1 in float32
+        clip=clip_of(config.seed, concept, step * global_batch + index, clips),
+        level=level,
         noise_CFHW=noise_CFHW,
-        frame=frame,
         anchor=anchor,
-        skip_spatial=skips_spatial(seed, concept, step, skip_spatial),
+        frames=drawn,
+        temporal=stage != "appearance",
+        appearance=not skipped,
         spatial_dropout_seed=seeds[0],
         temporal_dropout_seed=seeds[1],
     )
+
+
+def _spread_frames(
+    g: torch.Generator, config: TrainConfig, frames: int, size: tuple[int, ...]
+) -> tuple[FrameDraw, ...]:
+    """The frames of one sample of the appearance stage. Their noise levels are stratified over the whole schedule:
+    looks are decided at all of them, and a step that sees them all at once varies less."""
+    count = config.appearance_frames
+    found = []
+    for number in range(count):
+        u = float(torch.rand((), generator=g, dtype=torch.float64))
+        frame = int(torch.randint(frames, (), generator=g))
+        level = min((number + u) / count, 1 - 2**-24)
+        found.append(FrameDraw(frame, level, torch.randn(size, generator=g)))
+    return tuple(found)
 
 
 def latent_frame(frame: int, frames: int, latent_frames: int) -> int:

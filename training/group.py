@@ -7,7 +7,13 @@ from typing import Any
 
 from training.config import TrainConfig
 
-FORWARDS = {"dual": "dual", "no-debias": "dual", "coupled": "coupled", "full": "full"}
+FORWARDS = {
+    "dual": "dual",
+    "motiondirector": "dual",
+    "no-debias": "dual",
+    "coupled": "coupled",
+    "full": "full",
+}
 
 
 @dataclass(frozen=True, order=True)
@@ -20,6 +26,8 @@ class GroupKey:
     width: int
     forward: str  # dual (with or without debiasing, which is a loss), coupled, full
     rank: int  # 0: whole layers
+    appearance_tokens: int
+    spatial_lora: bool
     dropout: float
     gradient_accumulation: int
     dtype: str
@@ -36,8 +44,10 @@ class GroupKey:
     def measured_as(self) -> str:
         """Names what the cost of a step depends on, in a profile."""
         parts = (self.foundation[:16], self.bucket, self.forward, f"rank{self.rank}", self.dtype)
+        tokens = (f"tokens{self.appearance_tokens}",) if self.appearance_tokens else ()
+        alone = () if self.spatial_lora else ("no-spatial-lora",)
         saving = ("checkpointing",) if self.gradient_checkpointing else ()
-        return "/".join((*parts, *saving, f"zero{self.zero}", f"workers{self.workers}"))
+        return "/".join((*parts, *tokens, *alone, *saving, f"zero{self.zero}", f"workers{self.workers}"))
 
     def config(self) -> TrainConfig:
         """Settings of a step that all members share."""
@@ -70,6 +80,8 @@ def group_key(fingerprint: str, config: TrainConfig) -> GroupKey:
         width=config.width,
         forward=FORWARDS[config.method],
         rank=0 if whole else config.rank,
+        appearance_tokens=config.appearance_tokens,
+        spatial_lora=config.spatial_lora,
         dropout=0.0 if whole else config.dropout,
         gradient_accumulation=config.gradient_accumulation,
         dtype=config.dtype,

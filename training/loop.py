@@ -55,7 +55,14 @@ def bank_slots(config: TrainConfig, clips: int) -> dict[Path, int]:
 def bank_options(config: TrainConfig, clips: int) -> dict[str, Any]:
     """The arguments of `Foundation.add_bank` for the training of one concept."""
     rank: Rank = "full" if config.method == "full" else config.rank
-    return {"slots": bank_slots(config, clips), "rank": rank, "trainable": True, "seed": config.seed}
+    return {
+        "slots": bank_slots(config, clips),
+        "rank": rank,
+        "trainable": True,
+        "seed": config.seed,
+        "tokens": config.appearance_tokens,
+        "without": () if config.spatial_lora else ("spatial",),
+    }
 
 
 def has_spatial(config: TrainConfig) -> bool:
@@ -79,8 +86,10 @@ def active_slots(
     config: TrainConfig, concept: str, step: int, clips: int, place: Place
 ) -> set[tuple[Path, int]]:
     """The slots that any sample of this step trains, on any worker."""
-    active: set[tuple[Path, int]] = {("temporal", 1)}
-    if has_spatial(config) and not skips_spatial(config.seed, concept, step, config.skip_spatial):
+    stage = config.stage_of(step)
+    active: set[tuple[Path, int]] = set() if stage == "appearance" else {("temporal", 1)}
+    skipped = stage != "appearance" and skips_spatial(config.seed, concept, step, config.skip_spatial)
+    if has_spatial(config) and stage != "motion" and not skipped:
         chosen = clips_of_step(config.seed, concept, step, clips, place)
         active |= {("spatial", spatial_slot(config, clip)) for clip in chosen}
     return active
@@ -154,7 +163,7 @@ def sample_of(
     """Sample `index` of step `step` (0-based), in the slots of a bank for this concept alone."""
     like = clips[0]
     drawn = draw(
-        seed=config.seed,
+        config,
         concept=concept,
         step=step,
         index=index,
@@ -162,8 +171,5 @@ def sample_of(
         clips=len(clips),
         latent_shape=tuple(like.latents_CFHW.shape),  # type: ignore[arg-type]
         frames=len(like.frame_latents_FC1HW),
-        skip_spatial=config.skip_spatial,
-        noise_bias=config.noise_bias,
-        offset_noise=config.offset_noise,
     )
     return Sample(clips[drawn.clip], drawn, spatial_slot(config, drawn.clip), temporal_slot=1)

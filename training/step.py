@@ -13,6 +13,7 @@ Shapes: B samples, C channels, F latent frames, H W latent height and width, L D
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,8 +23,8 @@ from torch import Tensor, nn
 
 from models.foundation import Foundation
 from models.routing import Mix, Routing
-from training.config import TrainConfig
-from training.draws import Draw, latent_frame
+from training.config import WITHOUT_SPATIAL_PASS, TrainConfig
+from training.draws import Draw
 from training.losses import debiased, mse, temporal_loss
 
 
@@ -54,8 +55,6 @@ class OwnSettings:
 
     beta_B: Tensor
     debias_B: Tensor  # 1; 0 leaves the debiased term of the temporal loss out (method no-debias)
-    timestep_low_B: Tensor
-    timestep_high_B: Tensor
 
     @classmethod
     def of(cls, configs: Sequence[TrainConfig]) -> OwnSettings:
@@ -67,33 +66,42 @@ class OwnSettings:
         return cls(
             beta_B=vector(config.beta for config in configs),
             debias_B=vector(config.method != "no-debias" for config in configs),
-            timestep_low_B=vector(config.timestep_low for config in configs),
-            timestep_high_B=vector(config.timestep_high for config in configs),
         )
+
+    def pick(self, samples: Sequence[int]) -> OwnSettings:
+        """Those of some of the samples."""
+        index = torch.tensor(samples, dtype=torch.long)
+        return OwnSettings(self.beta_B[index], self.debias_B[index])
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The inputs of one pass, N of them; `sample` says which sample of the step each belongs to."""
+
+    sample: tuple[int, ...]
+    x0: Tensor  # [N, C, F, H, W], F = 1 in the spatial pass
+    noise: Tensor
+    level_N: Tensor  # [0, 1): noise level, as a fraction of the schedule
+    text_NLD: Tensor
+    spatial_slots: tuple[int, ...]  # 0: the clip's appearance is off
+    temporal_slots: tuple[int, ...]
+    seeds: tuple[int, ...]  # of dropout
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The samples of one forward, collated on the device."""
+    """The samples of one step, collated on the device. A pass that no sample takes part in is None."""
 
-    latents_BCFHW: Tensor
-    noise_BCFHW: Tensor
-    frame_BC1HW: Tensor
-    frame_noise_BC1HW: Tensor
-    text_BLD: Tensor
-    u_B: Tensor  # [0, 1): place in the timestep range
-    anchor_B: Tensor
-    spatial_slots: tuple[int, ...]
-    temporal_slots: tuple[int, ...]
-    spatial_seeds: tuple[int, ...]
-    temporal_seeds: tuple[int, ...]
-    skip_spatial: tuple[bool, ...]
+    size: int  # samples
+    frames: Rows | None  # of the spatial pass, one or several a sample
+    clips: Rows | None  # of the temporal pass, at most one a sample
+    anchor_N: Tensor  # of each row of `clips`
     own: OwnSettings | None = None  # None: the settings of the step hold for every sample
 
 
 @dataclass(frozen=True)
 class DualLoss:
-    """Losses of each sample, float32 [B]. `spatial_B` is 0 where the spatial pass was skipped."""
+    """Losses of each sample, float32 [B]. A loss is 0 for a sample that does not take part in its pass."""
 
     spatial_B: Tensor
     temporal_B: Tensor
@@ -106,115 +114,125 @@ class DualLoss:
 
 def collate(samples: Sequence[Sample], device: torch.device | str, own: OwnSettings | None = None) -> Batch:
     """The batch of these samples. All clips must have one latent shape."""
+    frames = [(i, s, frame) for i, s in enumerate(samples) for frame in s.draw.frames]
+    clips = [(i, s) for i, s in enumerate(samples) if s.draw.temporal]
 
-    def stack(tensors: list[Tensor]) -> Tensor:
-        return torch.stack(tensors).to(device, torch.float32)
+    def stack(tensors: Iterable[Tensor]) -> Tensor:
+        return torch.stack(list(tensors)).to(device, torch.float32)
 
-    frames, frame_noises = [], []
-    for sample in samples:
-        draw, clip = sample.draw, sample.clip
-        frames.append(clip.frame_latents_FC1HW[draw.frame])
-        at = latent_frame(draw.frame, len(clip.frame_latents_FC1HW), clip.latents_CFHW.shape[1])
-        frame_noises.append(draw.noise_CFHW[:, at : at + 1])
-    return Batch(
-        latents_BCFHW=stack([s.clip.latents_CFHW for s in samples]),
-        noise_BCFHW=stack([s.draw.noise_CFHW for s in samples]),
-        frame_BC1HW=stack(frames),
-        frame_noise_BC1HW=stack(frame_noises),
-        text_BLD=stack([s.clip.text_LD for s in samples]),
-        u_B=torch.tensor([s.draw.u for s in samples], dtype=torch.float32, device=device),
-        anchor_B=torch.tensor([s.draw.anchor for s in samples], device=device),
-        spatial_slots=tuple(s.spatial_slot for s in samples),
-        temporal_slots=tuple(s.temporal_slot for s in samples),
-        spatial_seeds=tuple(s.draw.spatial_dropout_seed for s in samples),
-        temporal_seeds=tuple(s.draw.temporal_dropout_seed for s in samples),
-        skip_spatial=tuple(s.draw.skip_spatial for s in samples),
-        own=own,
-    )
+    def levels(values: Iterable[float]) -> Tensor:
+        return torch.tensor(list(values), dtype=torch.float32, device=device)
+
+    frame_rows = clip_rows = None
+    if frames:
+        frame_rows = Rows(
+            sample=tuple(i for i, _, _ in frames),
+            x0=stack(s.clip.frame_latents_FC1HW[frame.frame] for _, s, frame in frames),
+            noise=stack(frame.noise_C1HW for _, _, frame in frames),
+            level_N=levels(frame.level for _, _, frame in frames),
+            text_NLD=stack(s.clip.text_LD for _, s, _ in frames),
+            spatial_slots=tuple(s.spatial_slot for _, s, _ in frames),
+            temporal_slots=(0,) * len(frames),
+            seeds=tuple(
+                s.draw.spatial_dropout_seed + number for s in samples for number in range(len(s.draw.frames))
+            ),
+        )
+    if clips:
+        clip_rows = Rows(
+            sample=tuple(i for i, _ in clips),
+            x0=stack(s.clip.latents_CFHW for _, s in clips),
+            noise=stack(s.draw.noise_CFHW for _, s in clips),
+            level_N=levels(s.draw.level for _, s in clips),
+            text_NLD=stack(s.clip.text_LD for _, s in clips),
+            spatial_slots=tuple(s.spatial_slot if s.draw.appearance else 0 for _, s in clips),
+            temporal_slots=tuple(s.temporal_slot for _, s in clips),
+            seeds=tuple(s.draw.temporal_dropout_seed for _, s in clips),
+        )
+    anchors = torch.tensor([s.draw.anchor for _, s in clips], dtype=torch.long, device=device)
+    return Batch(len(samples), frame_rows, clip_rows, anchors, own)
 
 
 def dual_path_losses(foundation: Foundation, batch: Batch, config: TrainConfig) -> DualLoss:
     """L_s and L_t of every sample of the batch.
 
     Args:
-        config: `method`, `beta`, `dropout` and the timestep range are used. The samples of one forward share them,
-            but for those that `batch.own` gives each of its own.
+        config: `method`, `beta` and `dropout` are used. The samples of one forward share them, but for those that
+            `batch.own` gives each of its own.
     """
-    low, high = (
-        (config.timestep_low, config.timestep_high)
-        if batch.own is None
-        else (batch.own.timestep_low_B, batch.own.timestep_high_B)
-    )
-    t_B = foundation.noise.timesteps(batch.u_B, low, high)
-    if config.method == "coupled":
-        return DualLoss(torch.zeros_like(batch.u_B), _coupled(foundation, batch, config, t_B))
-    if config.method == "full":
-        return DualLoss(torch.zeros_like(batch.u_B), _full(foundation, batch, config, t_B))
-    return DualLoss(_spatial(foundation, batch, config, t_B), _temporal(foundation, batch, config, t_B))
+    return DualLoss(_spatial(foundation, batch, config), _temporal(foundation, batch, config))
 
 
-def _mix(slots: Sequence[int], device: torch.device, frozen: bool = False) -> Mix:
-    return Mix.of([[slot] for slot in slots], device=device, frozen=frozen)
+def _mix(slots: Sequence[int], device: torch.device, frozen: bool = False) -> Mix | None:
+    """None where every slot is empty: no layer need be asked for nothing."""
+    return Mix.of([[slot] for slot in slots], device=device, frozen=frozen) if any(slots) else None
 
 
-def _spatial(foundation: Foundation, batch: Batch, config: TrainConfig, t_B: Tensor) -> Tensor:
-    kept = [i for i, skipped in enumerate(batch.skip_spatial) if not skipped]
-    losses_B = torch.zeros_like(batch.u_B)
-    if not kept:
+def _spatial(foundation: Foundation, batch: Batch, config: TrainConfig) -> Tensor:
+    """The mean loss of each sample's frames."""
+    rows = batch.frames
+    losses_B = torch.zeros(batch.size, device=foundation.device)
+    if rows is None:
         return losses_B
-    index = torch.tensor(kept, device=t_B.device)
-    x0, noise, t = batch.frame_BC1HW[index], batch.frame_noise_BC1HW[index], t_B[index]
     routing = Routing(
-        spatial=_mix([batch.spatial_slots[i] for i in kept], t_B.device),
-        dropout=config.dropout,
-        seeds=tuple(batch.spatial_seeds[i] for i in kept),
+        spatial=_mix(rows.spatial_slots, foundation.device), dropout=config.dropout, seeds=rows.seeds
     )
-    pred = foundation.predict(foundation.noise.add(x0, noise, t), t, batch.text_BLD[index], routing)
-    return losses_B.index_put((index,), mse(pred, foundation.noise.target(x0, noise, t)))
+    losses_N = mse(*_answer(foundation, rows, routing))
+    counts = Counter(rows.sample)
+    share_N = torch.tensor([1 / counts[i] for i in rows.sample], device=losses_N.device)
+    return losses_B.index_add(0, _index(rows, losses_N), losses_N * share_N)
 
 
-def _temporal(foundation: Foundation, batch: Batch, config: TrainConfig, t_B: Tensor) -> Tensor:
-    spatial = [
-        0 if skip else slot for slot, skip in zip(batch.spatial_slots, batch.skip_spatial, strict=True)
-    ]
-    # All off: no layer need be asked for nothing.
-    mix = _mix(spatial, t_B.device, frozen=True) if any(spatial) else None
-    routing = _learning(batch, config, t_B, mix)
-    pred, target = _on_clips(foundation, batch, t_B, routing)
-    if batch.own is not None:
-        common_B = debiased(pred, target, batch.anchor_B, batch.own.beta_B)
-        return mse(pred, target) + batch.own.debias_B.to(common_B) * common_B
-    if config.method == "no-debias":
-        return mse(pred, target)
-    return temporal_loss(pred, target, batch.anchor_B, config.beta)
+def _temporal(foundation: Foundation, batch: Batch, config: TrainConfig) -> Tensor:
+    """The temporal loss of each sample; of the baselines that train one pass alone, the plain one."""
+    rows = batch.clips
+    losses_B = torch.zeros(batch.size, device=foundation.device)
+    if rows is None:
+        return losses_B
+    device, together = foundation.device, config.method == "coupled"
+    if (
+        config.method == "full"
+    ):  # what learns is no LoRA: it has no dropout, which would thin the layer itself
+        routing = Routing(temporal=_mix(rows.temporal_slots, device))
+    else:
+        routing = Routing(
+            spatial=_mix(rows.spatial_slots, device, frozen=not together),
+            temporal=_mix(rows.temporal_slots, device),
+            dropout=config.dropout,
+            seeds=rows.seeds,
+        )
+    pred, target = _answer(foundation, rows, routing, frozen=not together)
+    if config.method in WITHOUT_SPATIAL_PASS:
+        losses_N = mse(pred, target)
+    elif batch.own is not None:
+        own = batch.own.pick(rows.sample)
+        common_N = debiased(pred, target, batch.anchor_N, own.beta_B)
+        losses_N = mse(pred, target) + own.debias_B.to(common_N) * common_N
+    elif config.method == "no-debias":
+        losses_N = mse(pred, target)
+    else:
+        losses_N = temporal_loss(pred, target, batch.anchor_N, config.beta)
+    return losses_B.index_add(0, _index(rows, losses_N), losses_N)
 
 
-def _coupled(foundation: Foundation, batch: Batch, config: TrainConfig, t_B: Tensor) -> Tensor:
-    routing = _learning(batch, config, t_B, _mix(batch.spatial_slots, t_B.device))
-    return mse(*_on_clips(foundation, batch, t_B, routing))
+def _index(rows: Rows, like: Tensor) -> Tensor:
+    return torch.tensor(rows.sample, dtype=torch.long, device=like.device)
 
 
-def _full(foundation: Foundation, batch: Batch, config: TrainConfig, t_B: Tensor) -> Tensor:
-    """The plain loss of fine-tuning. What learns is no LoRA, so it has no dropout, which would thin the layer itself."""
-    routing = Routing(temporal=_mix(batch.temporal_slots, t_B.device))
-    return mse(*_on_clips(foundation, batch, t_B, routing))
+def _answer(
+    foundation: Foundation, rows: Rows, routing: Routing, frozen: bool = False
+) -> tuple[Tensor, Tensor]:
+    """(prediction, target) of one pass.
 
-
-def _learning(batch: Batch, config: TrainConfig, t_B: Tensor, spatial: Mix | None) -> Routing:
-    """The temporal LoRA learns, beside a spatial one."""
-    return Routing(
-        spatial=spatial,
-        temporal=_mix(batch.temporal_slots, t_B.device),
-        dropout=config.dropout,
-        seeds=batch.temporal_seeds,
-    )
-
-
-def _on_clips(foundation: Foundation, batch: Batch, t_B: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
-    """(prediction, target) on the whole clips."""
-    x0, noise = batch.latents_BCFHW, batch.noise_BCFHW
-    pred = foundation.predict(foundation.noise.add(x0, noise, t_B), t_B, batch.text_BLD, routing)
-    return pred, foundation.noise.target(x0, noise, t_B)
+    Args:
+        frozen: the appearance tokens are used without giving them a gradient.
+    """
+    assert foundation.bank is not None
+    text_NLD = foundation.bank.with_tokens(rows.text_NLD, rows.spatial_slots)
+    if frozen:
+        text_NLD = text_NLD.detach()
+    t_N = foundation.noise.timesteps(rows.level_N)
+    pred = foundation.predict(foundation.noise.add(rows.x0, rows.noise, t_N), t_N, text_NLD, routing)
+    return pred, foundation.noise.target(rows.x0, rows.noise, t_N)
 
 
 class DualStep(nn.Module):

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from models.seeds import generator, stable_seed
-from training.draws import Place, clips_of_step, draw, latent_frame, skips_spatial
+from training.config import make_config
+from training.draws import Place, clips_of_step, latent_frame, skips_spatial
+from training.draws import draw as draw_with
 
 SETTING = {
     "seed": 3,
@@ -21,11 +23,26 @@ SETTING = {
 }
 
 
+WHERE = ("concept", "step", "index", "global_batch", "clips", "latent_shape", "frames")
+
+
+def draw(**given):
+    """`training.draws.draw`, settings and place in one."""
+    place = {name: given.pop(name) for name in WHERE}
+    return draw_with(make_config(given), **place)
+
+
+def plain(value):
+    """With tensors as lists, so that it can be compared."""
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    if isinstance(value, tuple):
+        return [plain(one) for one in value]
+    return {name: plain(one) for name, one in vars(value).items()} if hasattr(value, "__dict__") else value
+
+
 def same(a, b):
-    return torch.equal(a.noise_CFHW, b.noise_CFHW) and {**vars(a), "noise_CFHW": 0} == {
-        **vars(b),
-        "noise_CFHW": 0,
-    }
+    return plain(a) == plain(b)
 
 
 def test_a_draw_repeats_whatever_was_drawn_before():
@@ -47,24 +64,56 @@ def test_a_noise_bias_of_one_leaves_every_draw_as_it_was():
     drawn = draw(**SETTING)
     assert same(drawn, draw(**SETTING, noise_bias=1.0))
     g = generator(SETTING["seed"], SETTING["concept"], SETTING["step"], SETTING["index"])
-    assert drawn.u == float(torch.rand((), generator=g, dtype=torch.float64))
+    assert drawn.level == float(torch.rand((), generator=g, dtype=torch.float64))
 
 
 def test_a_noise_bias_moves_the_noise_level_and_nothing_else():
-    plain = draw(**SETTING)
+    even = draw(**SETTING)
     high, low = draw(**SETTING, noise_bias=0.5), draw(**SETTING, noise_bias=2.0)
-    assert low.u < plain.u < high.u
-    assert high.u == pytest.approx(plain.u**0.5)
+    assert low.level < even.level < high.level
+    assert high.level == pytest.approx(even.level**0.5)
     for biased in (high, low):
-        assert torch.equal(biased.noise_CFHW, plain.noise_CFHW)
-        assert (biased.frame, biased.anchor) == (plain.frame, plain.anchor)
+        assert torch.equal(biased.noise_CFHW, even.noise_CFHW)
+        assert (biased.frames[0].frame, biased.anchor) == (even.frames[0].frame, even.anchor)
 
 
-def test_no_noise_bias_leaves_the_range_of_u():
+def test_noise_levels_lie_in_the_range_that_is_set():
+    for step in range(50):
+        whole = draw(**{**SETTING, "step": step})
+        part = draw(**{**SETTING, "step": step}, timestep_low=0.25, timestep_high=0.75)
+        assert part.level == pytest.approx(0.25 + 0.5 * whole.level)
+
+
+def test_the_frame_of_a_step_shares_level_and_noise_with_the_clip():
+    drawn = draw(**SETTING)
+    (frame,) = drawn.frames
+    at = latent_frame(frame.frame, 9, 3)
+    assert frame.level == drawn.level
+    assert torch.equal(frame.noise_C1HW, drawn.noise_CFHW[:, at : at + 1])
+    assert drawn.temporal
+    assert drawn.appearance
+
+
+def test_the_first_share_of_the_steps_draws_frames_alone_and_the_rest_clips_alone():
+    stages = {"steps": 10, "appearance_share": 0.3, "appearance_frames": 4}
+    for step in range(10):
+        drawn = draw(**{**SETTING, "step": step}, **stages)
+        assert drawn.temporal == (step >= 3)
+        assert drawn.appearance
+        assert len(drawn.frames) == (4 if step < 3 else 0)
+        for number, frame in enumerate(drawn.frames):  # a quarter of the schedule each
+            assert number / 4 <= frame.level < (number + 1) / 4
+        if step >= 3:  # the clip's draws are those of a step that has both
+            both = draw(**{**SETTING, "step": step})
+            assert torch.equal(drawn.noise_CFHW, both.noise_CFHW)
+            assert (drawn.level, drawn.anchor) == (both.level, both.anchor)
+
+
+def test_no_noise_bias_leaves_the_schedule():
     for step in range(50):
         for bias in (1e-9, 10.0):
-            u = torch.tensor(draw(**{**SETTING, "step": step}, noise_bias=bias).u, dtype=torch.float32)
-            assert 0 <= u < 1
+            drawn = draw(**{**SETTING, "step": step}, noise_bias=bias)
+            assert 0 <= torch.tensor(drawn.level, dtype=torch.float32) < 1
 
 
 def test_seeds_are_the_same_in_another_process():
@@ -112,16 +161,16 @@ def test_skipping_the_spatial_pass_happens_in_its_share_of_steps():
 
 def test_draws_cover_their_ranges():
     draws = [draw(**{**SETTING, "step": step}) for step in range(200)]
-    assert {d.frame for d in draws} == set(range(9))
+    assert {d.frames[0].frame for d in draws} == set(range(9))
     assert {d.anchor for d in draws} == set(range(3))
-    us = torch.tensor([d.u for d in draws])
+    us = torch.tensor([d.level for d in draws])
     assert us.min() < 0.05
     assert 0.95 < us.max() < 1
 
 
 def test_offset_noise_is_shared_by_the_pixels_of_a_frame():
-    plain, offset = draw(**SETTING).noise_CFHW, draw(**SETTING, offset_noise=0.5).noise_CFHW
-    difference = offset - plain
+    even, offset = draw(**SETTING).noise_CFHW, draw(**SETTING, offset_noise=0.5).noise_CFHW
+    difference = offset - even
     torch.testing.assert_close(difference, difference[..., :1, :1].expand_as(difference))
     assert difference.abs().max() > 0.05
 

@@ -33,15 +33,16 @@ def changes(engine):
 
 def plain_loss(foundation, batch, weights):
     """The plain loss of the denoiser with other weights, without a bank: what fine-tuning computes."""
-    t_B = foundation.noise.timesteps(batch.u_B)
-    noisy = foundation.noise.add(batch.latents_BCFHW, batch.noise_BCFHW, t_B)
+    clips = batch.clips
+    t_B = foundation.noise.timesteps(clips.level_N)
+    noisy = foundation.noise.add(clips.x0, clips.noise, t_B)
     call = functional_call(
         foundation.denoiser,
         {f"{name}.weight": weight for name, weight in weights.items()},
         (noisy, t_B),
-        {"encoder_hidden_states": batch.text_BLD},
+        {"encoder_hidden_states": clips.text_NLD},
     )
-    return mse(call.sample, foundation.noise.target(batch.latents_BCFHW, batch.noise_BCFHW, t_B)).mean()
+    return mse(call.sample, foundation.noise.target(clips.x0, clips.noise, t_B)).mean()
 
 
 def weights_of(foundation):
@@ -162,14 +163,17 @@ def test_gradient_checkpointing_gives_the_same_gradients(unet3d):
 
 @pytest.mark.parametrize("method", ["coupled", "full"])
 def test_there_is_no_spatial_pass_to_skip(method):
-    with pytest.raises(UserError, match=f"method {method} has no spatial pass to skip"):
-        make_config({"method": method, "skip_spatial": 0.2})
+    for given in ({"skip_spatial": 0.2}, {"appearance_tokens": 8}, {"spatial_lora": False}):
+        with pytest.raises(
+            UserError, match=f"method {method} has no spatial pass; leave {next(iter(given))} out"
+        ):
+            make_config({"method": method, **given})
 
 
 def test_generation_uses_the_temporal_path_but_for_a_coupled_pair():
     paths = {
         method: sampled_paths(make_config({"method": method}))
-        for method in ("dual", "no-debias", "coupled", "full")
+        for method in ("dual", "motiondirector", "no-debias", "coupled", "full")
     }
     assert paths.pop("coupled") == ("spatial", "temporal")
     assert set(paths.values()) == {("temporal",)}

@@ -120,7 +120,7 @@ def test_trained_tensors_become_files_that_generation_reads(unet3d, tmp_path, me
     assert (tmp_path / "one" / "spatial").exists() == (method == "coupled")
     for path, adapter in written.items():
         assert (adapter.path, adapter.concept) == (path, "spin")
-        assert adapter.metadata["method"] == ("motiondirector" if method == "dual" else method)
+        assert adapter.metadata["method"] == method
         assert (adapter.metadata["steps"], adapter.metadata["captions"]) == ("3", '["a cat spins"]')
         assert same(adapter.tensors, tensors[path])
     with_it = render(unet3d, tensors, ["a cat"], unet3d.defaults.bucket, seed=1)[0]

@@ -85,6 +85,7 @@ OWN = {
         "spatial_learning_rate": 5e-4,
         "max_gradient_norm": 0.01,
     },
+    5: {"appearance_share": 0.4, "appearance_frames": 2},
     7: {"method": "no-debias", "offset_noise": 0.1, "adam_beta2": 0.99, "weight_decay": 0.1, "steps": 6},
 }
 

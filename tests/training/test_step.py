@@ -14,7 +14,7 @@ def samples_of(foundation, clips, indices, *, slots=None, step=0, **settings):
     made = []
     for index in indices:
         drawn = draw(
-            seed=0,
+            make_config({"seed": 0, **settings}),
             concept="c",
             step=step,
             index=index,
@@ -22,7 +22,6 @@ def samples_of(foundation, clips, indices, *, slots=None, step=0, **settings):
             clips=len(clips),
             latent_shape=tuple(like.latents_CFHW.shape),
             frames=len(like.frame_latents_FC1HW),
-            **settings,
         )
         slot = drawn.clip + 1 if slots is None else slots[index]
         made.append(Sample(clips[drawn.clip], drawn, slot, 1))
@@ -122,8 +121,9 @@ def test_the_spatial_path_of_wan_sees_a_frame_that_was_encoded_alone():
     samples = samples_of(wan, clips, [0])
     batch = collate(samples, "cpu")
     assert len(clips[0].frame_latents_FC1HW) == BUCKETS["wan"].frames
-    assert torch.equal(batch.frame_BC1HW[0], clips[0].frame_latents_FC1HW[samples[0].draw.frame])
-    assert batch.frame_BC1HW.shape[2] == 1
+    drawn = samples[0].draw.frames[0]
+    assert torch.equal(batch.frames.x0[0], clips[0].frame_latents_FC1HW[drawn.frame])
+    assert batch.frames.x0.shape[2] == 1
 
 
 def test_a_skipped_spatial_pass_leaves_the_spatial_lora_out_altogether(foundation):
@@ -154,7 +154,7 @@ def test_samples_of_one_forward_have_their_own_slots_and_losses(foundation):
 def test_coupled_is_one_pass_in_which_both_loras_learn(foundation):
     engine = plain_engine(foundation, method="coupled")
     awake(engine)
-    batch = collate(samples_of(foundation, random_clips(foundation, 1), [0]), "cpu")
+    batch = collate(samples_of(foundation, random_clips(foundation, 1), [0], method="coupled"), "cpu")
     found = gradients(engine, batch)
     assert all(g.abs().max() > 0 for path in found for g in found[path])
     assert not engine.losses(batch)[0].any()
@@ -181,3 +181,92 @@ def test_the_loras_learn_in_fp32_on_a_bf16_base(foundation):
     found = gradients(engine, batch)
     assert all(p.dtype == torch.float32 for p in engine.module.bank.parameters())
     assert all(g.dtype == torch.float32 and g.isfinite().all() for path in found for g in found[path])
+
+
+TOKENS = {"appearance_tokens": 2, "spatial_lora": False, "appearance_share": 0.5, "steps": 4}
+
+
+def tokens_of(engine):
+    bank = engine.module.bank
+    return dict(bank.named_slot_parameters("spatial", 1))["tokens"]
+
+
+@pytest.fixture
+def staged(foundation):
+    """An engine with appearance tokens and no spatial LoRA; batches of its two stages."""
+    engine = plain_engine(foundation, **TOKENS)
+    awake(engine)
+    clips = random_clips(foundation, 1)
+    return engine, *(
+        collate(samples_of(foundation, clips, [0], step=step, **TOKENS), "cpu") for step in (0, 2)
+    )
+
+
+def test_without_a_spatial_lora_the_tokens_are_all_that_a_spatial_slot_has(staged):
+    engine, _, _ = staged
+    assert [name for name, _ in engine.module.bank.named_slot_parameters("spatial", 1)] == ["tokens"]
+    assert engine.module.bank.extract("spatial", 1) == {}
+
+
+def test_the_appearance_stage_teaches_the_tokens_alone(staged):
+    engine, appearance, _ = staged
+    found = gradients(engine, appearance)
+    assert all(g.abs().max() > 0 for g in found["spatial"])
+    assert all(g is None or not g.any() for g in found["temporal"])
+    assert len(appearance.frames.sample) == 4
+    assert appearance.clips is None
+    assert not engine.losses(appearance)[1].any()
+
+
+def test_the_motion_stage_uses_the_tokens_and_teaches_the_temporal_lora_alone(staged):
+    engine, _, motion = staged
+    found = gradients(engine, motion)
+    assert all(g is None or not g.any() for g in found["spatial"])
+    assert all(g.abs().max() > 0 for g in found["temporal"])
+    _, told = engine.losses(motion)
+    with torch.no_grad():
+        tokens_of(engine).zero_()
+    assert not torch.allclose(told, engine.losses(motion)[1])
+
+
+def test_tokens_change_the_end_of_the_text_and_only_for_slots_that_have_them(staged):
+    engine, _, _ = staged
+    bank, text = engine.module.bank, torch.randn(3, 7, engine.module.foundation.text_width)
+    told = bank.with_tokens(text, [1, 0, 1])
+    assert torch.equal(told[1], text[1])
+    assert torch.equal(told[:, :5], text[:, :5])
+    assert not torch.allclose(told[0, 5:], text[0, 5:])
+    with torch.no_grad():
+        bank.clear("spatial", 1)
+    assert torch.equal(bank.with_tokens(text, [1, 0, 1]), text)
+
+
+def test_token_gradients_are_the_same_with_gradient_checkpointing(staged):
+    engine, appearance, motion = staged
+    for batch in (appearance, motion):
+        before = gradients(engine, batch)
+        undo = engine.module.foundation.enable_gradient_checkpointing()
+        recomputed = gradients(engine, batch)
+        undo()
+        for path in before:
+            for a, b in zip(before[path], recomputed[path], strict=True):
+                assert (a is None) == (b is None)
+                if a is not None:
+                    torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
+def test_samples_of_several_stages_and_frames_have_their_own_losses(foundation):
+    """What a pack does whose members are not at the same step."""
+    engine = plain_engine(foundation, clips=3, **{**TOKENS, "spatial_lora": True})
+    awake(engine)
+    clips = random_clips(foundation, 3)
+    samples = [
+        one
+        for step, settings in ((0, TOKENS), (2, TOKENS), (0, {}))
+        for one in samples_of(foundation, clips, [0], step=step, **settings)
+    ]
+    together = engine.losses(collate(samples, "cpu"))
+    for i, sample in enumerate(samples):
+        alone = engine.losses(collate([sample], "cpu"))
+        for whole, part in zip(together, alone, strict=True):
+            torch.testing.assert_close(whole[i : i + 1], part, rtol=1e-5, atol=1e-6)
