@@ -31,6 +31,7 @@ METHODS: tuple[str, ...] = get_args(TrainConfig.model_fields["method"].annotatio
 BASELINES = tuple(method for method in METHODS if method != "dual")
 TITLES = {
     "dual": "temporal LoRA of the dual path, debiased",
+    "motiondirector": "the paper's own setting",
     "no-debias": "the dual path without debiasing",
     "coupled": "one LoRA pair on whole clips",
     "full": "temporal layers fine-tuned",

@@ -304,17 +304,12 @@ class TrainConfig(BaseModel):
             raise ValueError(
                 "spatial_lora false leaves the appearance to appearance_tokens; give some, such as 8"
             )
-        if self.appearance_steps >= self.steps:
-            raise ValueError(
-                f"appearance_share {self.appearance_share} leaves none of {self.steps} steps for the motion; give "
-                "more steps or a smaller share"
-            )
         return self
 
     @property
     def appearance_steps(self) -> int:
-        """How many steps, at the start, learn the appearance alone."""
-        return round(self.appearance_share * self.steps)
+        """How many steps, at the start, learn the appearance alone; one at least is left for the motion."""
+        return min(round(self.appearance_share * self.steps), self.steps - 1)
 
     def stage_of(self, step: int) -> Literal["appearance", "motion", "both"]:
         """What step number `step` (0-based) learns."""
@@ -434,7 +429,7 @@ def suited_to(method: str | None, settings: dict[str, Any]) -> dict[str, Any]:
     if method in WITHOUT_SPATIAL_PASS:
         return {name: value for name, value in settings.items() if name not in OF_THE_SPATIAL_PASS}
     if method == "motiondirector":
-        own = (*OF_THE_SPATIAL_PASS, *NOISE_LEVELS)
+        own = (*OF_THE_SPATIAL_PASS, *NOISE_LEVELS, "beta")
         return {**{name: value for name, value in settings.items() if name not in own}, **AS_PUBLISHED}
     return settings
 

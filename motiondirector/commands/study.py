@@ -38,7 +38,7 @@ def study(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="base, coupled, coupled-temporal, no-debias, full, motiondirector, dual (repeat); default: all, and in the "
+            help="base, coupled, coupled-temporal, full, motiondirector, no-debias, debiased, dual (repeat); default: all, and in the "
             "tables of other captions than class those that tell whether captions matter."
         ),
     ] = None,

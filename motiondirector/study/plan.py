@@ -24,10 +24,10 @@ REFERENCES = (1, 4)  # reference clips of a concept: single clip, several clips
 CAPTIONS: tuple[Captions, ...] = get_args(Captions)
 MAIN = CAPTIONS[0]
 # Of the other tables: what tells whether captions matter.
-SIDE_METHODS = ("base", "coupled", "no-debias", "dual")
+SIDE_METHODS = ("base", "coupled", "motiondirector", "dual")
 SIDE_SEEDS = 2
 # Raised when code changes what a trial gives from the same inputs: its training, its generation or its metrics.
-EDITION = 2
+EDITION = 3
 
 
 @dataclass(frozen=True)

