@@ -66,7 +66,7 @@ def demo_batch(
     concepts: Annotated[
         int, typer.Option(min=3, max=100, help="Concepts to train; one with a damaged clip comes on top.")
     ] = 24,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps of each concept.")] = 100,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each concept.")] = 200,
     checkpoint_interval: Annotated[int, typer.Option(min=1, help="Steps between its checkpoints.")] = 10,
     config: ConfigFile = None,
 ) -> None:

@@ -57,7 +57,7 @@ class BatchDemo(Stage):
     out: Path
     concepts: int = 24
     foundation: str | None = None
-    steps: int = 100
+    steps: int = 200
     interval: int = 10
     console: Console = field(default_factory=Console)
     stages: list[dict[str, Any]] = field(default_factory=list)
