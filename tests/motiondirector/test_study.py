@@ -157,7 +157,7 @@ def test_methods_have_as_many_seeds_as_they_are_worth():
         return sum((t.captions, t.method) == (captions, method) for t in plan.trials())
 
     assert [count(MAIN, m) for m in ("dual", "coupled", "full", "coupled-temporal")] == [5, 4, 3, 5]
-    assert [count("full", m) for m in ("dual", "coupled", "full", "motiondirector")] == [2, 2, 0, 0]
+    assert [count("full", m) for m in ("dual", "coupled", "full", "no-debias")] == [2, 2, 0, 0]
     assert parse_seeds(["full=3", "coupled=2"]) == {"full": 3, "coupled": 2}
     for wrong in ("full", "full=", "full=0", "full=x"):
         with pytest.raises(UserError, match="METHOD=SEEDS"):

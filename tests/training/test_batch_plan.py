@@ -246,7 +246,7 @@ def test_everything_wrong_is_said_at_once(clips, sources, registry, tmp_path):
         (5, "multiple of 8"),
         (6, "no clips at"),
         (8, "neither a folder here nor a hub id"),
-        (9, "no spatial pass to skip"),
+        (9, "no spatial pass; leave skip_spatial out"),
     ]
     assert [line for line, _ in found] == [line for line, _ in expected]
     for (_, text), (_, words) in zip(found, expected, strict=True):
