@@ -435,7 +435,14 @@ def suited_to(method: str | None, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 # Settings that came later: left out at their defaults, so that what was trained before them keeps its hash.
-LATER = ("fps", "windows")
+LATER = (
+    "fps",
+    "windows",
+    "appearance_share",
+    "appearance_frames",
+    "appearance_tokens",
+    "spatial_lora",
+)
 
 
 def fixed_settings(config: TrainConfig) -> dict[str, Any]:
