@@ -308,8 +308,8 @@ class TrainConfig(BaseModel):
 
     @property
     def appearance_steps(self) -> int:
-        """How many steps, at the start, learn the appearance alone; one at least is left for the motion."""
-        return min(round(self.appearance_share * self.steps), self.steps - 1)
+        """How many steps, at the start, learn the appearance alone."""
+        return _appearance_steps(self.steps, self.appearance_share)
 
     def stage_of(self, step: int) -> Literal["appearance", "motion", "both"]:
         """What step number `step` (0-based) learns."""
@@ -425,13 +425,25 @@ def recommendation(recommended: dict[str, Any] | None, clips: int) -> dict[str, 
 
 
 def suited_to(method: str | None, settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings meant for `dual`, as far as they mean something for `method`; what they have in common stays."""
-    if method in WITHOUT_SPATIAL_PASS:
-        return {name: value for name, value in settings.items() if name not in OF_THE_SPATIAL_PASS}
+    """Settings meant for `dual`, as far as they mean something for `method`; what they have in common stays.
+
+    A method without an appearance stage gets as many steps as `dual` has for the motion.
+    """
     if method == "motiondirector":
-        own = (*OF_THE_SPATIAL_PASS, *NOISE_LEVELS, "beta")
-        return {**{name: value for name, value in settings.items() if name not in own}, **AS_PUBLISHED}
-    return settings
+        dropped: tuple[str, ...] = (*OF_THE_SPATIAL_PASS, *NOISE_LEVELS, "beta")
+        own: dict[str, Any] = AS_PUBLISHED
+    elif method in WITHOUT_SPATIAL_PASS:
+        dropped, own = OF_THE_SPATIAL_PASS, {}
+    else:
+        return settings
+    found = {name: value for name, value in settings.items() if name not in dropped}
+    if "steps" in settings and "appearance_share" in settings:
+        found["steps"] -= _appearance_steps(settings["steps"], settings["appearance_share"])
+    return {**found, **own}
+
+
+def _appearance_steps(steps: int, share: float) -> int:
+    return min(round(share * steps), steps - 1)  # one at least is left for the motion
 
 
 # Settings that came later: left out at their defaults, so that what was trained before them keeps its hash.

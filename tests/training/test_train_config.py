@@ -103,3 +103,45 @@ def test_fixed_settings_tell_what_changes_the_adapter():
     assert base == fixed_settings(make_config({"max_failures": 9, "checkpoint_interval": 5}))
     for change in ({"rank": 16}, {"zero": 3}, {"workers": 2}):
         assert base != fixed_settings(make_config(change))
+
+
+def test_a_method_without_an_appearance_stage_gets_the_steps_that_the_motion_has():
+    suited = {
+        "training": {
+            "steps": 450, "appearance_share": 0.55, "appearance_tokens": 8, "spatial_lora": False, "beta": 0.0,
+            "noise_bias": 0.5, "rank": 16,
+        }
+    }  # fmt: skip
+    ours = resolve({}, suited)
+    assert (ours.appearance_steps, ours.appearance_tokens, ours.beta) == (248, 8, 0.0)
+    assert [ours.stage_of(step) for step in (0, 247, 248, 449)] == ["appearance"] * 2 + ["motion"] * 2
+    for method in ("coupled", "full"):
+        other = resolve({"method": method}, suited)
+        assert (other.steps, other.rank, other.noise_bias) == (202, 16, 0.5)
+        assert {other.stage_of(step) for step in (0, 201)} == {"motion"}
+    assert resolve({"method": "coupled", "steps": 30}, suited).steps == 30
+
+
+def test_the_papers_own_setting_is_one_flag_away():
+    suited = {
+        "training": {
+            "steps": 450, "appearance_share": 0.55, "appearance_tokens": 8, "spatial_lora": False, "beta": 0.0,
+            "noise_bias": 0.5, "timestep_low": 0.2, "rank": 16,
+        }
+    }  # fmt: skip
+    paper = resolve({"method": "motiondirector"}, suited)
+    published = make_config({"method": "motiondirector", "skip_spatial": 0.2})
+    own = {"steps": 202, "rank": 16}  # what belongs to a foundation
+    assert paper == published.model_copy(update=own)
+    assert (paper.beta, paper.timestep_low, paper.noise_bias, paper.spatial_lora) == (1.0, 0.0, 1.0, True)
+    assert {paper.stage_of(step) for step in range(202)} == {"both"}
+
+
+def test_one_step_is_left_for_the_motion():
+    assert make_config({"steps": 1, "appearance_share": 0.9}).appearance_steps == 0
+    assert make_config({"steps": 2, "appearance_share": 0.9}).appearance_steps == 1
+
+
+def test_without_a_spatial_lora_the_appearance_needs_tokens():
+    with pytest.raises(UserError, match="give some, such as 8"):
+        make_config({"spatial_lora": False})
