@@ -8,13 +8,15 @@ from motiondirector.study.methods import BASE, OURS
 from motiondirector.study.tables import Outcome
 from motiondirector.study.targets import Target, case_of
 
-# Whole studies find 0.5 to 0.9 above the base: half of that is no accident of a few videos.
-GAIN = 0.3
+# The quick study's two motions came to 0.32 above the base in full prompts, where the base has 0.42 of one of them by chance, and to
+# 0.58 in open ones: half of that is no accident of a few videos.
+GAIN = 0.15
+OPEN_GAIN = 0.3
 # A video leaks or does not, has its object or loses it: two of eight may, and other arithmetic moves one.
 LEAKS = 0.3
 LOST = -0.3
-# Above coupled's: both leave the reference's looks in open prompts or take them off, and two motions tell no more.
-OPEN_LEAKS = 0.1
+# Coupled shows the reference's looks in open prompts (0.70 beyond the base's share), ours does not (0.06).
+OPEN_LEAKS = -0.2
 
 
 def bounds(outcome: Outcome) -> list[Target]:
@@ -38,7 +40,7 @@ def bounds(outcome: Outcome) -> list[Target]:
             (
                 "open prompts: motion fidelity of ours above base",
                 "at least",
-                GAIN,
+                OPEN_GAIN,
                 above("open_motion_fidelity"),
             ),
             (
