@@ -88,8 +88,12 @@ def active_slots(
     """The slots that any sample of this step trains, on any worker."""
     stage = config.stage_of(step)
     active: set[tuple[Path, int]] = set() if stage == "appearance" else {("temporal", 1)}
-    skipped = stage != "appearance" and skips_spatial(config.seed, concept, step, config.skip_spatial)
-    if has_spatial(config) and stage != "motion" and not skipped:
+    if config.method == "coupled":
+        learns = True  # in the one pass that it has
+    else:
+        skipped = skips_spatial(config.seed, concept, step, config.skip_spatial)
+        learns = stage == "appearance" or (stage == "both" and not skipped)
+    if has_spatial(config) and learns:
         chosen = clips_of_step(config.seed, concept, step, clips, place)
         active |= {("spatial", spatial_slot(config, clip)) for clip in chosen}
     return active
