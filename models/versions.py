@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # the service's ingress asks what a version has, and its proc
 # The motion is the file that stock tools look for.
 ADAPTER_FILES: dict[AdapterPath, str] = {"temporal": ADAPTER_FILE, "spatial": f"spatial/{ADAPTER_FILE}"}
 # Methods whose temporal adapter was trained to work without the spatial one, as metadata calls them.
-STANDS_ALONE = ("motiondirector", "no-debias")
+STANDS_ALONE = ("dual", "motiondirector", "no-debias")
 
 _plain: set[str] = set()  # hashes of adapter_config.json that were looked at and leave nothing to fold in
 

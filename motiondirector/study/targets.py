@@ -116,7 +116,9 @@ class _Of:
         ]
 
     def _against_the_paper(self) -> list[Target]:
-        motion, leak = (self._paired("motiondirector", metric) for metric in ("motion_fidelity", "open_leakage"))
+        motion, leak = (
+            self._paired("motiondirector", metric) for metric in ("motion_fidelity", "open_leakage")
+        )
         if motion is None:
             return []
         told = f"motion {motion.told('+.2f')}" + (f", leakage {leak.told('+.2f')}" if leak else "")
