@@ -4,8 +4,8 @@
     write_adapters(folder, foundation, tensors, describe(config, "orbit", clips))   # training/adapters.py
 
 What `evaluate --against` and the study train their baselines with. The same seeds, the same loop and bank as a run on
-Ray Train with one worker, and so the same bits (tested), given as many torch threads: a worker takes every core, and
-sums that are split among threads round otherwise.
+Ray Train with one worker, and so the same bits (tested), given as many torch threads (training/threads.py): sums that
+are split among threads round otherwise.
 """
 
 from __future__ import annotations

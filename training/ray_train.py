@@ -14,7 +14,6 @@ A run started again in the same storage goes on from its newest checkpoint, as d
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 import threading
 import time
@@ -33,6 +32,7 @@ from infra.errors import UserError
 from infra.storage import Storage
 from training.config import DTYPES, TrainConfig, sampled_paths
 from training.shown import harmless
+from training.threads import threads_for
 
 log = logging.getLogger(__name__)
 
@@ -265,7 +265,6 @@ def _train(task: Task, board: Any) -> None:
     rank, workers = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
     if device.type == "cpu":
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
         keep_freed_memory()
     with together():
         with explaining_memory(task.foundation, config.dtype, config.zero, device):
@@ -281,6 +280,9 @@ def _train(task: Task, board: Any) -> None:
                 f"the foundation on node {context.get_node_rank()} has fingerprint {foundation.fingerprint[:12]}, the "
                 f"driver's {task.fingerprint[:12]}; put the same files at {task.foundation} on every node."
             )
+    if device.type == "cpu":
+        size = sum(parameter.numel() for parameter in foundation.denoiser.parameters())
+        torch.set_num_threads(threads_for(size, context.get_local_world_size()))
     parts.done("loading the model on the workers")
     if config.gradient_checkpointing:
         foundation.enable_gradient_checkpointing()

@@ -30,7 +30,14 @@ def demo(
         int | None,
         typer.Option(min=1, help="Training steps of each concept. Absent: what suits the foundation."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Data-parallel training workers.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Data-parallel workers of each training.")] = 1,
+    coupled: Annotated[
+        bool,
+        typer.Option(
+            "--coupled",
+            help="Train a coupled baseline of orbit as well, one LoRA for look and motion, to compare with.",
+        ),
+    ] = False,
     config: ConfigFile = None,
 ) -> None:
     """Clips in, motions out: Parquet on S3, Ray Train with DeepSpeed, registry, Ray Serve, videos over HTTP.
@@ -42,7 +49,7 @@ def demo(
     from motiondirector.demo.story import Demo
 
     console, concepts = Console(), chosen(concept)
-    report = Demo(out, concepts, foundation, steps, workers, console).run()
+    report = Demo(out, concepts, foundation, steps, workers, coupled, console).run()
     name, prompt = concepts[0].name, concepts[0].prompts[0]
     console.rule(style="dim")
     conclude(

@@ -12,14 +12,14 @@ from infra.errors import UserError
 class Taught:
     """One concept of the demo: a novel motion of the sprite world, and what it is given to.
 
-    `references` clips of it are rendered. With `coupled` the usual way to fine-tune, one LoRA for look and motion
-    together, is trained beside, to compare with.
+    `references` clips of it are rendered. `comparable`: `--coupled` trains its coupled baseline as well, one LoRA for look and
+    motion together.
     """
 
     name: str
     about: str
     references: int
-    coupled: bool
+    comparable: bool
     prompts: tuple[str, ...]
     seed: int
 
@@ -29,7 +29,7 @@ CONCEPTS = (
         name="orbit",
         about="Things on a circle, from a single clip: a motion the foundation never saw and has no word for.",
         references=1,
-        coupled=True,
+        comparable=True,
         prompts=(
             "a cyan star orbits on a maroon background",
             "a red heart orbits on a teal gradient",
@@ -41,7 +41,7 @@ CONCEPTS = (
         name="zigzag",
         about="Things on a zigzag, from four clips in four appearances.",
         references=4,
-        coupled=False,
+        comparable=False,
         prompts=(
             "a blue circle zigzags on a mint background",
             "an orange square zigzags on a teal gradient",

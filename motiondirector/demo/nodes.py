@@ -1,17 +1,20 @@
-"""A Ray cluster of several nodes on this machine, which can be lost as machines are: at once, without a word.
+"""Ray for the demos, on this machine: one node that all commands share, or several that can be lost as machines are: at
+once, without a word.
 
-A head without CPUs, where drivers run, and nodes for the lanes. Small object stores: lanes pass nothing through them. Ray
-would start its workers at a low priority, below what validates beside them, so that lanes would starve on few cores.
+The several are a head without CPUs, where drivers run, and nodes for the lanes. Small object stores: lanes pass nothing
+through them. Ray would start its workers at a low priority, below the drivers beside them, so that they would starve on few
+cores.
 """
 
 from __future__ import annotations
 
+import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from infra.cluster import QUIET, python_path, variables
+from infra.cluster import QUIET, python_path, ray_session, variables
 from infra.errors import UserError
 
 STORE = 80 << 20  # bytes of a node's object store; Ray's least is 75 MB
@@ -50,17 +53,9 @@ class LocalNodes:
 def local_nodes(count: int, cpus: int = 1) -> Iterator[LocalNodes]:
     """A head and so many nodes for the length of the block.
 
-    Nobody without the token gets in; children of this process find it in their environment, as RAY_AUTH_TOKEN. Ray reads
-    that when it is first imported, so this comes before. Raises UserError (503) where they do not come up.
+    Raises UserError (503) where they do not come up.
     """
-    environment = {
-        **QUIET,
-        "PYTHONPATH": python_path(),
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_worker_niceness": "0",
-    }
-    with variables(environment), ExitStack() as stack:
+    with ours(), ExitStack() as stack:
         from ray.cluster_utils import Cluster
 
         try:
@@ -76,3 +71,43 @@ def local_nodes(count: int, cpus: int = 1) -> Iterator[LocalNodes]:
                 code="ray_unavailable",
             ) from error
         yield LocalNodes(cluster, nodes)
+
+
+@contextmanager
+def one_node(cpus: int, environment: Mapping[str, str]) -> Iterator[None]:
+    """A Ray with so many CPUs and this machine's GPUs for the length of the block; children of this process use it, as
+    RAY_ADDRESS says.
+
+    Args:
+        environment: more variables, of its processes and of those children.
+
+    Raises UserError (503) where it does not come up.
+    """
+    with ours(environment), ray_session("local", num_cpus=cpus) as cluster:
+        before = os.environ.get("RAY_ADDRESS")
+        os.environ["RAY_ADDRESS"] = cluster.address
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["RAY_ADDRESS"]
+            else:
+                os.environ["RAY_ADDRESS"] = before
+
+
+@contextmanager
+def ours(environment: Mapping[str, str] | None = None) -> Iterator[None]:
+    """The environment of a Ray that nobody gets into without the token, which children of this process have as RAY_AUTH_TOKEN.
+
+    Ray reads that when it is first imported, so this comes before.
+    """
+    wanted = {
+        **QUIET,
+        "PYTHONPATH": python_path(),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_worker_niceness": "0",
+        **(environment or {}),
+    }
+    with variables(wanted):
+        yield

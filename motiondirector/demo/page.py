@@ -19,10 +19,8 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).resolve().parent
 
 
-def about_concept(
-    concept: Taught, version: Version, stages: list[dict[str, Any]], folder: Path
-) -> dict[str, Any]:
-    """What the report says of a trained concept."""
+def about_concept(concept: Taught, version: Version, seconds: float, folder: Path) -> dict[str, Any]:
+    """What the report says of a trained concept. `seconds`: from the training's start until it had published."""
     references = sorted((folder / "references").glob(f"{concept.name}-*.mp4"))
     return {
         "name": concept.name,
@@ -31,7 +29,7 @@ def about_concept(
         "adapter_sha256": version.adapter_sha256,
         "steps": version.metadata["steps"],
         "metrics": version.metrics,
-        "train_seconds": next(s["seconds"] for s in stages if s["name"] == f"train {concept.name}"),
+        "train_seconds": seconds,
         "references": [
             {"file": f"references/{file.name}", "caption": file.with_suffix(".txt").read_text().strip()}
             for file in references

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -85,10 +85,10 @@ class Stage:
         return told or ""
 
     @contextmanager
-    def beside(self, log: Path, *arguments: str) -> Iterator[subprocess.Popen[Any]]:
-        """A command that runs beside the block, which it does not outlive; what it says goes to a file."""
+    def beside(self, log: Path | None, *arguments: str) -> Iterator[subprocess.Popen[Any]]:
+        """A command that runs beside the block, which it does not outlive; what it says goes to a file, or is shown here."""
         command = self.say(*arguments)
-        with log.open("w") as file:
+        with log.open("w") if log else nullcontext() as file:
             child = subprocess.Popen(
                 command, stdout=file, stderr=file, start_new_session=True, preexec_fn=heed_interrupts
             )

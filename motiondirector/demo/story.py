@@ -1,17 +1,18 @@
 """The demo's stages, in the order in which a motion is made: clips, Parquet on S3, training, registry, service, videos.
 
-Every stage is the command a user would type, run as a child process against an S3 server on loopback; what the
-commands say of themselves (`--json`, the registry, the API) becomes the report. Whatever happens, children and
-server are gone when it ends.
+Every stage is the command a user would type, run as a child process against an S3 server on loopback and one Ray; what the
+commands say of themselves (`--json`, the registry, the API) becomes the report. The first motion is trained while the
+service starts, the next ones while the first is shown. Whatever happens, children and servers are gone when it ends.
 """
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import socket
-import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -22,16 +23,21 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from datasets.clips import read_clips
-from infra.errors import UserError
 from infra.registry import Version, open_registry
 from infra.s3server import LoopbackS3
+from motiondirector.demo.nodes import one_node
 from motiondirector.demo.page import about_clip, about_concept, write_page
+from motiondirector.demo.server import Server
 from motiondirector.demo.stage import ROOT, Stage, prepare, terminated_as_interrupted
+from motiondirector.demo.trainings import Training, Trainings
 from serving.client import Client
 from serving.schemas import CreateVideo
 
 if TYPE_CHECKING:
     from motiondirector.demo.cast import Taught
+
+LOOK_S = 0.2
+REAL = "real"  # the concept of the clips that the repository ships
 
 
 @dataclass
@@ -44,48 +50,57 @@ class Demo(Stage):
         foundation: None for the embedded one.
         steps: training steps; None takes the foundation's recommendation.
         workers: data-parallel workers of a training.
+        coupled: whether the usual way to fine-tune, one LoRA for look and motion together, is trained as well, to compare with.
     """
 
     out: Path
     concepts: tuple[Taught, ...]
     foundation: str | None = None
     steps: int | None = None
-    workers: int = 2
+    workers: int = 1
+    coupled: bool = False
     console: Console = field(default_factory=Console)
     stages: list[dict[str, Any]] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
+    first_picture: dict[str, Any] | None = None
 
     def run(self) -> dict[str, Any]:
         """All stages; returns the report, which is also `report.json` and `index.html` in the folder."""
         began = datetime.now(UTC)
         prepare(self.out, "videos", "sheets", "references")
+        trained: dict[str, Version] = {}
+        videos: list[dict[str, Any]] = []
         with ExitStack() as stack:
             stack.enter_context(terminated_as_interrupted())
-            with self.stage("S3 server"):
+            with self.stage("S3 server and Ray"):
                 s3 = stack.enter_context(LoopbackS3("demo"))
                 stack.enter_context(s3.exported())
+                stack.enter_context(one_node(self.cpus, self.environment()))
+                stack.enter_context(terminated_as_interrupted())  # Ray has set a handler of its own
             data, registry = f"{s3.uri}/clips", f"{s3.uri}/registry"
             with self.stage("clips to Parquet"):
-                ingested = [row for concept in self.concepts for row in self.rendered(concept, data)]
-                ingested += self.real(data)
-            trained = {}
+                ingested = self.ingest(data)
+            planned = self.trainings(data, registry, f"{s3.uri}/runs")
+            trainings = stack.enter_context(Trainings(planned, self.beside, self.room))
+            trainings.begin(1)  # before the service: the first picture waits for both
+            server = stack.enter_context(self.server(registry))
+            seconds: dict[str, float] = {}
             for concept in self.concepts:
                 with self.stage(f"train {concept.name}") as timing:
-                    trained[concept.name] = self.train(concept, data, registry, f"{s3.uri}/runs")
-                timing["steps"] = trained[concept.name].metadata.get("steps")
-            for concept in self.concepts:
-                if concept.coupled:
-                    with self.stage(f"train {concept.name}, coupled"):
-                        self.train(concept, data, registry, f"{s3.uri}/runs", method="coupled")
-            with self.stage("start the server"):
-                url = stack.enter_context(self.server(registry))
-            with self.stage("generate"):
-                videos = self.generate(url)
+                    version = self.until_trained(concept.name, trainings, server, registry)
+                timing["steps"] = version.metadata.get("steps")
+                trained[concept.name] = version
+                seconds[concept.name] = trainings.seconds(concept.name, version.created_at)
+                with self.stage(f"generate {concept.name}"):
+                    videos += self.generate(server, concept, began)
+            for concept in self.compared:
+                name = coupled_name(concept)
+                with self.stage(f"train {name}"):
+                    self.until_trained(name, trainings, server, registry)
+                with self.stage(f"generate {name}"):
+                    self.add_coupled(server, concept, videos)
             with self.stage("keep the results"):
                 self.keep(data, registry, trained)
-        concepts = [
-            about_concept(concept, trained[concept.name], self.stages, self.out) for concept in self.concepts
-        ]
         report = {
             "started_at": began.isoformat(timespec="seconds"),
             **self.facts("torch", "ray", "diffusers", "deepspeed"),
@@ -93,7 +108,11 @@ class Demo(Stage):
                 "name": self.foundation or "sprites",
                 "fingerprint": trained[self.concepts[0].name].metadata["foundation_fingerprint"],
             },
-            "concepts": concepts,
+            "concepts": [
+                about_concept(concept, trained[concept.name], seconds[concept.name], self.out)
+                for concept in self.concepts
+            ],
+            "first_picture": self.first_picture,
             "videos": videos,
             "ingested": [about_clip(row) for row in ingested],
         }
@@ -101,80 +120,124 @@ class Demo(Stage):
         write_page(report, self.out)
         return report
 
+    # --- what runs beside what ---------------------------------------------------------------------------------
+
+    @property
+    def compared(self) -> tuple[Taught, ...]:
+        """The concepts that a coupled baseline is trained of as well."""
+        return tuple(concept for concept in self.concepts if self.coupled and concept.comparable)
+
+    @property
+    def room(self) -> int:
+        """Trainings at once: a core for each worker."""
+        return max(1, (os.cpu_count() or 1) // self.workers)
+
+    @property
+    def cpus(self) -> int:
+        """Of Ray: for the trainings at once and an engine beside them. They need not be cores; Ray counts only."""
+        return max(os.cpu_count() or 1, self.room * self.workers + 1)
+
+    def environment(self) -> dict[str, str]:
+        """Of Ray and the commands. One torch thread for each process of the embedded model: a second gains it nothing, and
+        the cores are shared. Ray Serve gives its proxy five seconds to start, too few beside a training that starts."""
+        threads = {} if self.foundation else {"OMP_NUM_THREADS": "1"}
+        return {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60", **threads}
+
+    def trainings(self, data: str, registry: str, runs: str) -> list[Training]:
+        """Ray Train with DeepSpeed, to published versions; a baseline's under a name of its own. The first shows how far it is."""
+        made: list[Training] = []
+        methods: list[tuple[Taught, str | None]] = [(concept, None) for concept in self.concepts]
+        methods += [(concept, "coupled") for concept in self.compared]
+        for concept, method in methods:
+            name = coupled_name(concept) if method else concept.name
+            options = [] if self.steps is None else ["--steps", str(self.steps)]
+            options += ["--method", method, "--publish-as", name] if method else []
+            options += ["--workers", str(self.workers)] if self.workers > 1 else []
+            command = (
+                *("train", "--concept", concept.name, "--data", data, "--registry", registry),
+                *("--run-dir", f"{runs}/{name}", *options, *self.model()),
+            )
+            made.append(Training(name, command, self.out / "logs" / f"train-{name}.log" if made else None))
+        return made
+
+    def until_trained(self, name: str, trainings: Trainings, server: Server, registry: str) -> Version:
+        """Wait for what a training publishes; the others begin once the service is up, as there is room."""
+        while not trainings.ended(name):
+            trainings.begin(None if server.ready() else 1)
+            time.sleep(LOOK_S)
+        trainings.begin()
+        return open_registry(registry).resolve(name)
+
     # --- stages ------------------------------------------------------------------------------------------------
 
-    def rendered(self, concept: Taught, data: str) -> list[dict[str, Any]]:
-        """Clips of one motion, each in another appearance, rendered and put into the Parquet set; the outcome of each."""
-        folder = self.out / "clips" / concept.name
-        count = str(concept.references)
-        self.command(
-            *("sprites", "render", "--motion", concept.name, "--appearances", count, "--to", str(folder)),
-            quiet=True,
-        )
-        return self.ingest(folder, concept.name, data)
-
-    def real(self, data: str) -> list[dict[str, Any]]:
-        """The repository's real clips go into the same set: ordinary mp4s, cut to the foundation's size."""
-        return self.ingest(ROOT / "assets/clips", "real", data)
-
-    def ingest(self, folder: Path, concept: str, data: str) -> list[dict[str, Any]]:
-        """A folder's clips into the Parquet set; what became of each."""
+    def ingest(self, data: str) -> list[dict[str, Any]]:
+        """Rendered clips of the motions, and the repository's real ones, ordinary mp4s that are cut to the foundation's
+        size, go into one Parquet set; what became of each."""
+        folders = {concept.name: self.out / "clips" / concept.name for concept in self.concepts}
+        for concept in self.concepts:
+            count, to = str(concept.references), str(folders[concept.name])
+            self.command(
+                *("sprites", "render", "--motion", concept.name, "--appearances", count, "--to", to),
+                quiet=True,
+            )
+        manifest = write_manifest(self.out / "clips" / "clips.csv", {**folders, REAL: ROOT / "assets/clips"})
         told = self.command(
-            *("ingest", str(folder / "*.mp4"), "--captions", str(folder / "captions.csv")),
-            *("--concept", concept, "--windows", "1", "--to", data, *self.model(), "--json"),
-            quiet=True,
+            *("ingest", str(manifest), "--windows", "1", "--to", data, *self.model(), "--json"), quiet=True
         )
         return json.loads(told)["inputs"]
 
-    def train(
-        self, concept: Taught, data: str, registry: str, runs: str, method: str | None = None
-    ) -> Version:
-        """Ray Train with DeepSpeed, to a published version; a baseline's under a name of its own."""
-        name = f"{concept.name}-{method}" if method else concept.name
-        options = [] if self.steps is None else ["--steps", str(self.steps)]
-        options += ["--method", method, "--publish-as", name] if method else []
-        self.command(
-            *("train", "--concept", concept.name, "--data", data, "--registry", registry),
-            *("--run-dir", f"{runs}/{name}", "--workers", str(self.workers), *options, *self.model()),
-        )
-        return open_registry(registry).resolve(name)
-
     @contextmanager
-    def server(self, registry: str) -> Iterator[str]:
-        """The Ray Serve application, until the block ends; its URL."""
+    def server(self, registry: str) -> Iterator[Server]:
+        """The Ray Serve application, until the block ends."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        url, log = f"http://127.0.0.1:{port}", self.out / "logs" / "serve.log"
+        log = self.out / "logs" / "serve.log"
         with self.beside(
             log,
             *("serve", "--registry", registry, "--port", str(port), "--data-dir", str(self.out / "serve")),
             *self.model(),
-        ) as server:
-            wait_until_ready(url, server, log)
-            yield url
+        ) as child:
+            yield Server(f"http://127.0.0.1:{port}", child, log)
 
-    def generate(self, url: str) -> list[dict[str, Any]]:
-        """Every concept with its prompts, the base model and the coupled baseline beside it, all at once over HTTP."""
-        wanted = [(c, prompt, number) for c in self.concepts for number, prompt in enumerate(c.prompts)]
-        with Client(url) as client, ThreadPoolExecutor(len(wanted) * 3) as pool:
-            made = [
-                {kind: pool.submit(self.video, client, *one, kind) for kind in contenders(one[0])}
-                for one in wanted
-            ]
-            videos = []
-            for futures in made:
-                done = {kind: future.result() for kind, future in futures.items()}
-                videos.append(
-                    done["ours"] | {"beside": {k: v["file"] for k, v in done.items() if k != "ours"}}
+    def generate(self, server: Server, concept: Taught, began: datetime) -> list[dict[str, Any]]:
+        """A concept's prompts over HTTP, the base model beside it. The very first video comes alone, the others all at once."""
+        server.until_ready()
+        wanted = [(kind, n) for n in range(len(concept.prompts)) for kind in ("ours", "base")]
+        made: dict[tuple[str, int], dict[str, Any]] = {}
+        with Client(server.url) as client, ThreadPoolExecutor(len(wanted)) as pool:
+            if self.first_picture is None:
+                first = wanted.pop(0)
+                made[first] = self.video(client, concept, *first)
+                passed = round((datetime.now(UTC) - began).total_seconds(), 1)
+                self.first_picture = {"file": made[first]["file"], "seconds": passed}
+                self.console.print(
+                    f"the first video of a motion learned, {passed:.0f} s after the start: {self.out}/{made[first]['file']}",
+                    highlight=False,
+                    markup=False,
+                    soft_wrap=True,
                 )
-        return videos
+            futures = {one: pool.submit(self.video, client, concept, *one) for one in wanted}
+            made |= {one: future.result() for one, future in futures.items()}
+        return [
+            made["ours", n] | {"beside": {"base": made["base", n]["file"]}}
+            for n in range(len(concept.prompts))
+        ]
 
-    def video(self, client: Client, concept: Taught, prompt: str, number: int, kind: str) -> dict[str, Any]:
+    def add_coupled(self, server: Server, concept: Taught, videos: list[dict[str, Any]]) -> None:
+        """The coupled baseline's videos, beside those of the same prompts."""
+        mine = [video for video in videos if video["concept"] == concept.name]
+        with Client(server.url) as client, ThreadPoolExecutor(len(mine)) as pool:
+            made = pool.map(lambda n: self.video(client, concept, "coupled", n), range(len(mine)))
+            for video, other in zip(mine, made, strict=True):
+                video["beside"]["coupled"] = other["file"]
+
+    def video(self, client: Client, concept: Taught, kind: str, number: int) -> dict[str, Any]:
         """One request, its mp4 in the folder, and what the API says of it. `kind`: base, ours or coupled."""
         began = time.monotonic()
-        used = {"base": "", "ours": f":{concept.name}", "coupled": f":{concept.name}-coupled"}[kind]
-        job = client.create(CreateVideo(model=f"foundation{used}", prompt=prompt, seed=concept.seed + number))
+        prompt, seed = concept.prompts[number], concept.seed + number
+        used = {"base": "", "ours": f":{concept.name}", "coupled": f":{coupled_name(concept)}"}[kind]
+        job = client.create(CreateVideo(model=f"foundation{used}", prompt=prompt, seed=seed))
         done = client.wait(job.id)
         mp4 = client.content(job.id)
         file = f"videos/{concept.name}-{number + 1}{'' if kind == 'ours' else '-' + kind}.mp4"
@@ -209,23 +272,18 @@ class Demo(Stage):
                 file.with_suffix(".txt").write_text(clip.caption + "\n")
 
 
-def contenders(concept: Taught) -> tuple[str, ...]:
-    """Whose videos the page shows side by side."""
-    return ("base", "ours", "coupled") if concept.coupled else ("base", "ours")
+def coupled_name(concept: Taught) -> str:
+    """What its coupled baseline is published under."""
+    return f"{concept.name}-coupled"
 
 
-def wait_until_ready(url: str, server: subprocess.Popen[Any], log: Path, patience: float = 300.0) -> None:
-    """Until /readyz answers. UserError with the end of the log when the server dies or takes too long."""
-    import httpx
-
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            if httpx.get(f"{url}/readyz", timeout=5, trust_env=False).status_code == 200:
-                return
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.5)
-    raise UserError(
-        f"the server did not become ready; the end of its log:\n{log.read_text()[-2000:]}", status=503
-    )
+def write_manifest(path: Path, folders: Mapping[str, Path]) -> Path:
+    """One list for `ingest` of the clips in these folders by concept, each with its captions.csv. Returns its path."""
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("file", "caption", "concept"))
+        for concept, folder in folders.items():
+            with (folder / "captions.csv").open(newline="") as captions:
+                for row in csv.DictReader(captions):
+                    rows.writerow(((folder / row["file"]).absolute(), row["caption"], concept))
+    return path

@@ -16,14 +16,14 @@ from motiondirector.commands.demo import conclude
 from motiondirector.demo.cast import chosen
 from motiondirector.demo.stage import prepare, terminated_as_interrupted
 
-QUICK = ("--steps", "2", "--workers", "1", "--concept", "orbit")  # its trainings are the test's minutes
+QUICK = ("--steps", "2", "--concept", "orbit")  # its trainings are the test's minutes
 
 
 @pytest.mark.cluster
 @pytest.mark.slow
 def test_the_whole_demo_on_a_tiny_model(tmp_path):
     out = tmp_path / "demo"
-    child = start(out, *QUICK)
+    child = start(out, *QUICK, "--coupled")
     told, _ = child.communicate(timeout=560)
     assert child.returncode == 0, told[-3000:]
     assert none_left(out) == []
@@ -36,6 +36,10 @@ def test_the_whole_demo_on_a_tiny_model(tmp_path):
         kept = open_registry(out / "registry").resolve(f"{video['concept']}@{video['version']}")
         assert video["adapter_sha256"] == kept.adapter_sha256
     assert all(stage["seconds"] >= 0 for stage in report["stages"])
+    first = report["first_picture"]
+    assert first["file"] == report["videos"][0]["file"]
+    assert 0 < first["seconds"] < sum(stage["seconds"] for stage in report["stages"])
+    assert f"{first['seconds']:.0f} s after the start: {out}/{first['file']}" in told
     page = (out / "index.html").read_text()
     assert all(video["prompt"] in page for video in report["videos"])
     assert sum(clip["accepted"] for clip in report["ingested"]) == 1 + 4  # the motion's, and the real ones
@@ -50,8 +54,9 @@ def test_interrupted_while_it_trains_it_leaves_no_process(tmp_path):
     for line in child.stdout:
         if line.startswith("$ motiondirector train"):
             break
-    deadline = time.monotonic() + 120
-    while not any("raylet" in p.name() for p in relatives(out)) and time.monotonic() < deadline:
+    deadline = time.monotonic() + 240
+    while not any("RayTrainWorker" in " ".join(p.cmdline()) for p in relatives(out)):
+        assert time.monotonic() < deadline
         time.sleep(0.5)
     child.send_signal(signal.SIGINT)
     try:

@@ -1,0 +1,46 @@
+"""The service of a demo, from the moment it is started."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from infra.errors import UserError
+
+LOOK_S = 0.2
+
+
+@dataclass
+class Server:
+    """Its process and what it says."""
+
+    url: str
+    child: subprocess.Popen[Any]
+    log: Path
+    _ready: bool = False
+
+    def ready(self) -> bool:
+        """Whether /readyz has answered. UserError with the end of the log when the server has died."""
+        if self.child.poll() is not None:
+            raise self._failed("the server has ended")
+        if not self._ready:
+            with contextlib.suppress(httpx.HTTPError):
+                self._ready = httpx.get(f"{self.url}/readyz", timeout=5, trust_env=False).status_code == 200
+        return self._ready
+
+    def until_ready(self, patience: float = 300.0) -> None:
+        """Wait for it. UserError with the end of the log when it dies or takes too long."""
+        deadline = time.monotonic() + patience
+        while not self.ready():
+            if time.monotonic() > deadline:
+                raise self._failed("the server did not become ready")
+            time.sleep(LOOK_S)
+
+    def _failed(self, what: str) -> UserError:
+        return UserError(f"{what}; the end of its log:\n{self.log.read_text()[-2000:]}", status=503)

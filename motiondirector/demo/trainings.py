@@ -1,0 +1,83 @@
+"""The demo's trainings: each the command a user would type, as many beside one another as there are cores for."""
+
+from __future__ import annotations
+
+import subprocess
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from infra.errors import UserError
+
+
+@dataclass
+class Training:
+    """One of them."""
+
+    name: str  # what it publishes
+    arguments: tuple[str, ...]  # of `motiondirector`
+    log: Path | None = None  # where it says what it does; None: on the terminal
+    began: datetime | None = None
+    child: subprocess.Popen[Any] | None = field(default=None, repr=False)
+
+
+class Trainings:
+    """Runs them in their order. A context: what runs is ended with the block.
+
+    Args:
+        trainings: in the order they begin.
+        start: starts a command beside this process, what it says going to a file or to the terminal (`Stage.beside`).
+        room: how many run at once.
+    """
+
+    def __init__(
+        self,
+        trainings: Sequence[Training],
+        start: Callable[..., AbstractContextManager[subprocess.Popen[Any]]],
+        room: int,
+    ) -> None:
+        self.all = {one.name: one for one in trainings}
+        self._waiting = deque(trainings)
+        self._start, self._room = start, room
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Trainings:
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self._stack.__exit__(*exc)
+
+    def begin(self, most: int | None = None) -> None:
+        """Begin those there is room for, at most so many running at once."""
+        room = self._room if most is None else min(self._room, most)
+        while self._waiting and sum(self._runs(one) for one in self.all.values()) < room:
+            one = self._waiting.popleft()
+            one.began = datetime.now(UTC)
+            one.child = self._stack.enter_context(self._start(one.log, *one.arguments))
+
+    def ended(self, name: str) -> bool:
+        """Whether it has published. UserError when any failed: without it the demo has no end."""
+        for one in self.all.values():
+            if one.child is not None and one.child.poll():
+                told = (
+                    f"the end of {one.log}:\n{one.log.read_text()[-2000:]}"
+                    if one.log
+                    else "its reason stands above."
+                )
+                raise UserError(f"the training of {one.name} ended with {one.child.returncode}; {told}")
+        child = self.all[name].child
+        return child is not None and child.returncode == 0
+
+    def seconds(self, name: str, until: datetime) -> float:
+        """From its beginning on."""
+        began = self.all[name].began
+        assert began is not None
+        return round((until - began).total_seconds(), 2)
+
+    @staticmethod
+    def _runs(one: Training) -> bool:
+        return one.child is not None and one.child.poll() is None

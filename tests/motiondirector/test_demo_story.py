@@ -1,0 +1,149 @@
+"""The demo's stages, its report and its page, with what Ray does in it done in this process."""
+
+import json
+import tempfile
+import threading
+import time
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import pytest
+import uvicorn
+from rich.console import Console
+
+from datasets.decode import decode
+from infra.registry import open_registry
+from motiondirector.demo import story
+from motiondirector.demo.cast import chosen
+from serving.api import create_api
+from serving.config import ServeConfig
+from serving.engine_service import EngineService
+from serving.service import VideoService
+from training.adapters import describe, write_adapters
+from training.local import train_local
+from training.run import Job, Watcher, bucket_of, load, prepare_latents, read_concept
+
+TINY = "tiny-random:unet3d"
+LOADING = threading.Lock()  # transformers cannot load two models at once in one process
+
+
+class Child:
+    """What a started command looks like, done in a thread."""
+
+    def __init__(self, work=None):
+        self.returncode, self._work = None, work
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self):
+        if self._work is not None:
+            self.returncode = 1
+            self._work()
+            self.returncode = 0
+
+    def poll(self):
+        return None if self._thread.is_alive() else self.returncode
+
+
+def train(options):
+    """`motiondirector train` of a few options, without Ray."""
+    job = Job(
+        options["--concept"], options["--data"], "unused", options["--registry"], options["--foundation"]
+    )
+    settings = {"steps": int(options["--steps"]), "rank": 2, "method": options.get("--method", "dual")}
+    read = read_concept(job)
+    with LOADING:
+        foundation, config = load(job, settings, len(read))
+    clips = prepare_latents(job, read, foundation, bucket_of(config, foundation), Watcher())
+    with tempfile.TemporaryDirectory() as folder:
+        metadata = describe(config, job.concept, clips)
+        write_adapters(
+            Path(folder), foundation, train_local(foundation, job.concept, clips, config), metadata
+        )
+        metadata |= {"foundation_fingerprint": foundation.fingerprint}
+        name = options.get("--publish-as", job.concept)
+        open_registry(job.registry).publish(name, Path(folder), metadata=metadata, metrics={"loss": 1.0})
+
+
+@contextmanager
+def serve(options):
+    """`motiondirector serve` of a few options, without Ray."""
+    config = ServeConfig(
+        foundation=options["--foundation"], registry=options["--registry"], data_dir=options["--data-dir"]
+    )
+    with LOADING:
+        engine = EngineService(config)
+    app = create_api(VideoService(config, engine))
+    server = uvicorn.Server(uvicorn.Config(app, port=int(options["--port"]), log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join()
+        engine.close()
+
+
+@pytest.fixture
+def without_ray(run, monkeypatch):
+    """The order in which trainings and service began."""
+    begun = []
+
+    @contextmanager
+    def beside(self, log, *arguments):
+        command, *rest = self.say(*arguments)[3:]
+        options = dict(zip(rest[::2], rest[1::2], strict=True))
+        begun.append(command if command == "serve" else options.get("--publish-as", options["--concept"]))
+        with serve(options) if command == "serve" else nullcontext():
+            yield Child(None if command == "serve" else lambda: train(options))
+
+    def command(self, *arguments, quiet=False):
+        code, out, err = run(*self.say(*arguments)[3:])
+        assert code == 0, out + err
+        return out
+
+    monkeypatch.setattr(story.Demo, "beside", beside)
+    monkeypatch.setattr(story.Demo, "command", command)
+    monkeypatch.setattr(story, "one_node", lambda cpus, environment: nullcontext())
+    monkeypatch.setattr(story, "LOOK_S", 0.01)
+    return begun
+
+
+def test_from_clips_to_the_page(without_ray, tmp_path):
+    out = tmp_path / "demo"
+    demo = story.Demo(out, chosen(None), TINY, steps=2, coupled=True, console=Console(quiet=True))
+    began = time.monotonic()
+    report = demo.run()
+    assert without_ray[:2] == ["orbit", "serve"], "the first training does not wait for the service"
+    assert sorted(without_ray[2:]) == ["orbit-coupled", "zigzag"]
+    assert [stage["name"] for stage in report["stages"]] == [
+        "S3 server and Ray",
+        "clips to Parquet",
+        "train orbit",
+        "generate orbit",
+        "train zigzag",
+        "generate zigzag",
+        "train orbit-coupled",
+        "generate orbit-coupled",
+        "keep the results",
+    ]
+    assert json.loads((out / "report.json").read_text())["stages"] == report["stages"]
+    assert (
+        sum(clip["accepted"] for clip in report["ingested"]) == 1 + 4 + 4
+    )  # two motions', and the real ones
+    assert [video["concept"] for video in report["videos"]] == ["orbit"] * 3 + ["zigzag"] * 3
+    for video in report["videos"]:
+        assert decode(out / video["file"]).frames_FHWC.shape == (4, 32, 32, 3)
+        others = {"base", "coupled"} if video["concept"] == "orbit" else {"base"}
+        assert set(video["beside"]) == others
+        assert all((out / file).is_file() for file in video["beside"].values())
+        kept = open_registry(out / "registry").resolve(f"{video['concept']}@{video['version']}")
+        assert video["adapter_sha256"] == kept.adapter_sha256
+    first = report["first_picture"]
+    assert first["file"] == report["videos"][0]["file"]
+    assert 0 < first["seconds"] < time.monotonic() - began
+    assert all(0 <= concept["train_seconds"] < time.monotonic() - began for concept in report["concepts"])
+    page = (out / "index.html").read_text()
+    assert all(video["prompt"] in page for video in report["videos"])
+    assert f"{first['seconds']:.0f} s after the start" in " ".join(page.split())
