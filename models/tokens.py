@@ -31,9 +31,10 @@ class AppearanceTokens(nn.Module):
 
     def __init__(self, slots: int, count: int, width: int, device: torch.device) -> None:
         super().__init__()
-        kind = {"device": device, "dtype": torch.float32}
         self.count = count
-        self.change = nn.ParameterList(nn.Parameter(torch.zeros(count, width, **kind)) for _ in range(slots))
+        self.change = nn.ParameterList(
+            nn.Parameter(torch.zeros(count, width, device=device, dtype=torch.float32)) for _ in range(slots)
+        )
 
     def forward(self, text_BLD: Tensor, slots: Sequence[int]) -> Tensor:
         """The text with each sample's change added; its dtype stays."""

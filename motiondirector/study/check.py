@@ -15,7 +15,7 @@ OPEN_GAIN = 0.3
 # A video leaks or does not, has its object or loses it: two of eight may, and other arithmetic moves one.
 LEAKS = 0.3
 LOST = -0.3
-# Coupled shows the reference's looks in open prompts (0.70 beyond the base's share), ours does not (0.06).
+# Coupled shows the reference's looks in open prompts (0.66 beyond the base's share), ours does not (0.06).
 OPEN_LEAKS = -0.2
 
 
