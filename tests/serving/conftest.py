@@ -15,6 +15,7 @@ from infra.registry import Registry, Version, open_registry
 from models.adapter import save_adapter
 from models.foundation import Foundation
 from models.load import load_foundation
+from serving import shelf
 from serving.database import Base
 from serving.jobs import JobStore
 
@@ -42,6 +43,12 @@ def foundation(request: pytest.FixtureRequest) -> Foundation:
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
     return open_registry(tmp_path / "registry")
+
+
+@pytest.fixture
+def lists_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every look at all versions lists the registry, as if the last one were long ago: a server takes one as it starts."""
+    monkeypatch.setattr(shelf, "FRESH", 0.0)
 
 
 @pytest.fixture

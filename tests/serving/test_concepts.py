@@ -25,11 +25,7 @@ from serving.keys import ApiKey, hash_key
 from serving.storage_faults import StorageFault
 
 KEY = "a-key-of-many-random-characters"
-
-
-@pytest.fixture(autouse=True)
-def _as_it_is_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shelf_module, "FRESH", 0.0)
+pytestmark = pytest.mark.usefixtures("lists_anew")
 
 
 @pytest.fixture

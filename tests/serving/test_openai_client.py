@@ -40,6 +40,7 @@ def client(tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch) 
     engine.close()
 
 
+@pytest.mark.usefixtures("lists_anew")
 def test_it_creates_polls_lists_downloads_and_deletes(client: openai.OpenAI, publish: Publish, unet3d):
     publish(unet3d, "orbit")
     publish(unet3d, "swing", seed=2)

@@ -449,6 +449,7 @@ def test_a_database_that_is_away_is_503_with_retry_after_and_not_ready(serve: Se
     assert api.get("/healthz").status_code == 200
 
 
+@pytest.mark.usefixtures("lists_anew")
 @pytest.mark.parametrize(
     "fault",
     [

@@ -23,6 +23,8 @@ from serving.config import ServeConfig
 from serving.service import VideoService
 from serving.shelf import Shelf
 
+pytestmark = pytest.mark.usefixtures("lists_anew")
+
 
 class Storage(FolderStorage):
     """Counts what is asked of it; with `gate` closed, objects are not answered."""
@@ -40,12 +42,6 @@ class Storage(FolderStorage):
         self.read[key] += 1
         assert self.gate.wait(60)
         return super().get(key)
-
-
-@pytest.fixture(autouse=True)
-def _as_it_is_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every look lists anew, as if the last one were long ago."""
-    monkeypatch.setattr(shelf_module, "FRESH", 0.0)
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from infra.errors import UserError
 from infra.objects import object_key
 from infra.registry import Registry
 from models.adapter import read_adapter
-from serving.engine_service import EngineService
+from serving.config import ServeConfig
+from serving.engine_service import EngineService, describe
 from serving.files import LEFT_BEHIND, OTHERS, AdapterFiles
 from serving.host import HostCache
 from serving.schemas import AdapterUsed
@@ -577,6 +578,7 @@ def test_a_slow_registry_holds_no_thread_that_others_need(unet3d):
         source = Slow(unet3d)
         service = EngineService.__new__(EngineService)
         service.engine = Bench(unet3d, source).engine
+        service._info = describe(unet3d, ServeConfig())
         try:
             source.fetched.append(sha("near", "temporal"))
             slow = [service.check(video_request(adapters=(use(f"cold{n}"),))) for n in range(10)]
