@@ -76,11 +76,14 @@ class PeftLoop:
         """Step `number` (0-based). Returns (L_s, L_t)."""
         foundation, noise_process, config = self.foundation, self.foundation.noise, self.task.config
         batch = self.task.batch(number, foundation.device)
-        t_B = noise_process.timesteps(batch.u_B, config.timestep_low, config.timestep_high)
-        x0, noise, text_BLD = batch.latents_BCFHW, batch.noise_BCFHW, batch.text_BLD
+        clips, frames = batch.clips, batch.frames
+        assert clips is not None, "every step of the method as published has both passes"
+        assert frames is not None, "every step of the method as published has both passes"
+        t_B = noise_process.timesteps(clips.level_N)
+        x0, noise, text_BLD = clips.x0, clips.noise, clips.text_NLD
         self.optimizer.zero_grad(set_to_none=True)
 
-        frame, frame_noise = batch.frame_BC1HW, batch.frame_noise_BC1HW
+        frame, frame_noise = frames.x0, frames.noise
         pred = foundation.predict(noise_process.add(frame, frame_noise, t_B), t_B, text_BLD)
         spatial = mse_loss(pred, noise_process.target(frame, frame_noise, t_B))
         spatial.backward()
@@ -89,7 +92,7 @@ class PeftLoop:
             parameter.requires_grad_(False)
         pred = foundation.predict(noise_process.add(x0, noise, t_B), t_B, text_BLD)
         error = pred - noise_process.target(x0, noise, t_B)
-        anchor = error[:, :, int(batch.anchor_B[0])].unsqueeze(2)
+        anchor = error[:, :, int(batch.anchor_N[0])].unsqueeze(2)
         debiased = (config.beta**2 + 1) ** 0.5 * error - config.beta * anchor
         temporal = error.square().mean() + debiased.square().mean()
         temporal.backward()

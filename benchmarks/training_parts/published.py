@@ -122,24 +122,27 @@ class Published:
         foundation, noise_process = self.foundation, self.foundation.noise
         config = self.task.config
         batch = self.task.batch(number, foundation.device)
-        clip = batch.spatial_slots[0] - 1
+        clips, frames = batch.clips, batch.frames
+        assert clips is not None, "every step of the method as published has both passes"
+        assert frames is not None, "every step of the method as published has both passes"
+        clip = clips.spatial_slots[0] - 1
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             text_BLD = foundation.pipeline.text_encoder(self.token_ids[clip])[0]
-        t_B = noise_process.timesteps(batch.u_B, config.timestep_low, config.timestep_high)
-        x0, noise = batch.latents_BCFHW, batch.noise_BCFHW
+        t_B = noise_process.timesteps(clips.level_N)
+        x0, noise = clips.x0, clips.noise
         target = noise_process.target(x0, noise, t_B)
 
         self._scale("spatial", clip)
         self._scale("temporal", None)
-        frame, frame_noise = batch.frame_BC1HW, batch.frame_noise_BC1HW
+        frame, frame_noise = frames.x0, frames.noise
         pred = self._unet(noise_process.add(frame, frame_noise, t_B), t_B, text_BLD)
         spatial = mse_loss(pred.float(), noise_process.target(frame, frame_noise, t_B).float())
 
         self._scale("temporal", 0)
         pred = self._unet(noise_process.add(x0, noise, t_B), t_B, text_BLD)
-        anchor = int(batch.anchor_B[0])
+        anchor = int(batch.anchor_N[0])
         alpha, beta = (config.beta**2 + 1) ** 0.5, config.beta
         debiased_pred = alpha * pred - beta * pred[:, :, anchor].unsqueeze(2)
         debiased_target = alpha * target - beta * target[:, :, anchor].unsqueeze(2)

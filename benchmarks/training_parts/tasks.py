@@ -43,10 +43,11 @@ class Task:
 
 
 def settings(foundation: Foundation, **own: Any) -> TrainConfig:
-    """The foundation's recommended settings at its own size, with `own` over them."""
+    """The paper's own setting at the foundation's size, both passes in every step, with `own` over it: what all sides can do."""
     bucket = foundation.defaults.bucket
     sizes = {"frames": bucket.frames, "height": bucket.height, "width": bucket.width}
-    return resolve({**sizes, **own}, foundation.recommended)
+    paper = {"method": "motiondirector", "skip_spatial": 0.0}
+    return resolve({**paper, **sizes, **own}, foundation.recommended)
 
 
 def concept_name(number: int) -> str:

@@ -41,9 +41,9 @@ METHODS: dict[str, Method] = {
     "full": Method("temporal layers fine-tuned", {"method": "full"}, seeds=3),
     # Both as published, but for what belongs to a foundation: its learning rate, the number of steps and the rank.
     "motiondirector": Method("the paper's own setting", {"method": "motiondirector"}),
-    "no-debias": Method("the paper's own setting, no debiasing", {"method": "motiondirector", "beta": 0.0}),
+    "no-debias": Method("dual path, no debiasing", {"method": "motiondirector", "beta": 0.0}),
     "debiased": Method("ours, with the debiased loss", {"method": "dual", "beta": 1.0}, seeds=3),
-    OURS: Method("ours (appearance first, in tokens)", {"method": "dual"}),
+    OURS: Method("ours", {"method": "dual"}),
 }
 
 

@@ -78,11 +78,7 @@ class _Of:
             *self._at_least(
                 "open prompts: fidelity", OPEN_FIDELITY[several], self._mean("open_motion_fidelity")
             ),
-            *self._at_least(
-                "appearance accuracy, of the base's",
-                ACCURACY,
-                self._mean("appearance_accuracy") / self._mean("appearance_accuracy", BASE),
-            ),
+            *self._accuracy(),
             *self._at_most("leakage (full prompts)", LEAKAGE, self._mean("appearance_leakage")),
             *self._minutes(MINUTES[several]),
         ]
@@ -130,6 +126,14 @@ class _Of:
                 motion.above(0) or (leak is not None and leak.below(0)),
             )
         ]
+
+    def _accuracy(self) -> list[Target]:
+        base = self._mean("appearance_accuracy", BASE)
+        if not base:  # of a base that draws nothing right there is no share
+            return []
+        return self._at_least(
+            "appearance accuracy, of the base's", ACCURACY, self._mean("appearance_accuracy") / base
+        )
 
     def _open_leakage(self) -> list[Target]:
         """A look shown less often than by the base does not make up for another that is shown more often."""

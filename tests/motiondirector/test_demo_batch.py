@@ -85,9 +85,9 @@ def test_what_is_seen_of_a_batch_whose_lane_dies_and_the_rows_of_its_end(ingeste
     claims = {name: batch.claim(lane, suits=lambda r, name=name: r.name == name) for name, lane in (
         (first, "one"), (second, "two"), (bad, "one"),
     )}  # fmt: skip
-    batch.checkpointed(claims[first], 10, "key")
+    batch.checkpointed(claims[first], 10, f"checkpoints/{first}/10")
     assert not two_lanes_under_way(watch())
-    batch.checkpointed(claims[second], 10, "key")
+    batch.checkpointed(claims[second], 10, f"checkpoints/{second}/10")
     assert two_lanes_under_way(watch())
 
     batch.fail(claims[bad], f"clip {CLIP} is corrupt")
