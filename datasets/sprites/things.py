@@ -91,14 +91,21 @@ def things_in(frames_FHWC: Array, front_FHW: Array) -> Things:
     rest = [p for p in small if p.strays(p.step()) < RESTS * unit]
     camera = np.median([p.step() for p in rest], axis=0) if len(rest) >= FEW else None
     main = _moving(large, camera, unit)
-    others = [p for p in large if p is not main and not _within(p, main, labels_FHW)]
+    own_labels = dict(main.labels)
+    others = []
+    for piece in sorted(large, key=lambda p: -p.area):
+        if not piece.labels.keys() & own_labels.keys():
+            # never beside the object, it is the object, after its colour, size or place leapt
+            own_labels |= piece.labels
+        elif piece is not main and not _within(piece, main, labels_FHW):
+            others.append(piece)
     rest = [p for p in rest if not _within(p, main, labels_FHW)]
     clutter = len(rest) if len(rest) >= FEW else 0
     if not others and not clutter:
         return Things(None, 0, False, None)
     hidden = np.zeros(front_FHW.shape, bool)
     for f, labels in enumerate(labels_FHW):
-        own = labels == main.labels[f] if f in main.labels else np.zeros(labels.shape, bool)
+        own = labels == own_labels[f] if f in own_labels else np.zeros(labels.shape, bool)
         keep = _box(own)
         rim = ndimage.binary_dilation((labels > 0) & ~own, iterations=2)
         hidden[f] = rim & ~ndimage.binary_dilation(own, iterations=2) & ~keep

@@ -182,6 +182,20 @@ def test_an_object_that_the_background_cuts_in_pieces_is_one():
         assert not seen.second, motion
 
 
+@pytest.mark.parametrize("size", [32, 64])
+def test_an_object_that_leaps_in_colour_or_place_is_one_and_seen_in_every_frame(size):
+    scene = Scene(Sprite("star", "red", "plain"), Background("gray", "checkered"))
+    blue = replace(scene, sprite=replace(scene.sprite, colour="blue"))
+    frames = render_clip(scene, KNOWN["right"], 8, size, 1)
+    frames[1::2] = render_clip(blue, KNOWN["right"], 8, size, 1)[1::2]
+    seen = track(frames)
+    assert seen.present
+    assert [s.colour for s in seen.sights] == ["red", "blue"] * 4
+    few = render_clip(scene, KNOWN["right"], 8, size, 1)[[0, 0, 7, 7]]
+    assert track(few).present
+    assert is_sprite_world(few)
+
+
 def test_what_is_no_sprite_clip_is_measured_all_the_same():
     noise = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3)).astype(np.uint8)
     assert looks_of(noise).grainy
