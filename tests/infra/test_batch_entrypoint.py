@@ -40,7 +40,7 @@ def test_the_entrypoint_plans_its_manifest_for_the_workers_to_come(cluster, s3, 
     objects = build(ROOT / "infra" / "kubernetes" / "overlays" / variant / "batch")
     (job,) = [thing["spec"] for thing in objects if thing["kind"] == "RayJob"]
     (head,) = containers(job["rayClusterSpec"]["headGroupSpec"])
-    (mount,) = head["volumeMounts"]
+    (mount,) = [one for one in head["volumeMounts"] if one["name"] == "batch"]
     (manifest,) = [thing["data"] for thing in objects if thing["metadata"]["name"] == "motiondirector-batch" and "data" in thing]  # fmt: skip
     for name, text in manifest.items():
         (tmp_path / name).write_text(text.replace(BUCKET, s3.uri))
