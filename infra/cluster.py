@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from infra.errors import UserError
-from infra.private_ray import private_ray
 from infra.ray_token import token_asked_for
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,10 +80,7 @@ def ray_session(
             knock(address)
             if local:
                 stack.enter_context(token_asked_for())
-            with (
-                variables(QUIET | ({"PYTHONPATH": python_path()} if local else {})),
-                private_ray() if local else contextlib.nullcontext(),
-            ):
+            with variables(QUIET | ({"PYTHONPATH": python_path()} if local else {})):
                 ray.init(address=address, logging_level=logging.ERROR, log_to_driver=logs, **options)
             stack.callback(ray.shutdown)
         except UserError:

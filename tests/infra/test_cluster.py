@@ -1,15 +1,11 @@
 """A Ray session leaves the machine as it found it and says at once what the cluster has not."""
 
-import contextlib
-import ipaddress
 import os
 import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-import psutil
 import pytest
 import ray
 
@@ -44,21 +40,6 @@ def test_workers_import_this_project_and_reach_the_storage(cluster, s3):
     assert pid != os.getpid()
     assert path == sys.modules["infra.storage"].__file__.replace("storage", "registry")
     assert storage.get("key") == b"from afar"
-
-
-def test_a_local_session_listens_on_loopback_alone_and_keeps_its_files_to_itself(cluster):
-    listening, node = set(), ray._private.worker._global_node
-    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
-        with contextlib.suppress(psutil.Error):
-            listening |= {c.laddr.ip for c in process.net_connections() if c.status == psutil.CONN_LISTEN}
-    assert listening
-    assert all(ipaddress.ip_address(ip.removeprefix("::ffff:")).is_loopback for ip in listening), listening
-    folder = Path(node.get_session_dir_path())
-    assert any(
-        parent.stat().st_mode & 0o777 == 0o700
-        for parent in folder.parents
-        if parent.name == f"ray-{os.geteuid()}"
-    )
 
 
 def test_an_inner_session_leaves_the_outer_ones_cluster(cluster):
