@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from motiondirector.study.methods import BASE, OURS
@@ -137,8 +137,7 @@ class _Of:
 
     def _open_leakage(self) -> list[Target]:
         """A look shown less often than by the base does not make up for another that is shown more often."""
-        looks = {metric: self._mean(metric) for metric in LEAKS}
-        known = {metric: value for metric, value in looks.items() if math.isfinite(value)}
+        known = self._measured(LEAKS)
         if not known:
             return []
         value = sum(max(0.0, one) for one in known.values()) / len(known)
@@ -147,13 +146,17 @@ class _Of:
 
     def _open_diversity(self) -> list[Target]:
         """More variety of one look than the base has does not make up for less of another."""
-        looks = {metric: self._mean(metric) for metric in VARIETIES}
-        known = {metric: value for metric, value in looks.items() if math.isfinite(value)}
+        known = self._measured(VARIETIES)
         if not known:
             return []
         value = sum(min(1.0, one) for one in known.values()) / len(known)
         told = ", ".join(f"{_look(metric)} {one:.2f}" for metric, one in known.items())
         return self._at_least("open prompts: diversity, of the base's", OPEN_DIVERSITY, value, f" ({told})")
+
+    def _measured(self, metrics: Iterable[str]) -> dict[str, float]:
+        """The means of ours, of those metrics that have one."""
+        found = {metric: self._mean(metric) for metric in metrics}
+        return {metric: value for metric, value in found.items() if math.isfinite(value)}
 
     def _minutes(self, most: float) -> list[Target]:
         took = self.outcome.seconds.get((self.references, OURS))
