@@ -30,6 +30,7 @@ OF_THE_SPATIAL_PASS = (
     "appearance_share",
     "appearance_frames",
     "appearance_tokens",
+    "appearance_preservation",
     "spatial_lora",
 )
 NOISE_LEVELS = ("timestep_low", "timestep_high", "noise_bias")
@@ -51,7 +52,7 @@ class TrainConfig(BaseModel):
     method: Literal["dual", "motiondirector", "no-debias", "coupled", "full"] = setting(
         "dual",
         METHOD,
-        "dual: appearance and motion on paths of their own, the motion with the debiased loss, as the foundation recommends. "
+        "dual: appearance and motion on paths of their own, the motion debiased as the foundation recommends. "
         "motiondirector: the paper's own setting of it, both paths in every step, uniform noise levels, no appearance tokens. "
         "Baselines to compare with: no-debias leaves out the debiased term of dual; coupled is one joint LoRA pair on "
         "whole clips; full has no LoRA but fine-tunes the temporal layers on whole clips, as Tune-A-Video does.",
@@ -115,6 +116,14 @@ class TrainConfig(BaseModel):
         "out, so that the motion need not learn it (textual inversion, arXiv 2208.01618). Not used in generation.",
         ge=0,
         le=64,
+    )
+    appearance_preservation: float = setting(
+        0.0,
+        METHOD,
+        "Above 0, the motion is learned from what differs between frames alone, in place of the debiased loss; what all "
+        "frames share is held with this weight to what the base model predicts. One forward of the base more in each step.",
+        ge=0,
+        le=100,
     )
     spatial_lora: bool = setting(
         True,
@@ -300,6 +309,10 @@ class TrainConfig(BaseModel):
             for name in OF_THE_SPATIAL_PASS:
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f"method {self.method} has no spatial pass; leave {name} out")
+        elif self.method == "no-debias" and self.appearance_preservation:
+            raise ValueError(
+                "appearance_preservation is debiasing, too, and method no-debias has none; leave it out, or take method dual"
+            )
         elif not self.spatial_lora and not self.appearance_tokens:
             raise ValueError(
                 "spatial_lora false leaves the appearance to appearance_tokens; give some, such as 8"
@@ -434,6 +447,8 @@ def suited_to(method: str | None, settings: dict[str, Any]) -> dict[str, Any]:
         own: dict[str, Any] = AS_PUBLISHED
     elif method in WITHOUT_SPATIAL_PASS:
         dropped, own = OF_THE_SPATIAL_PASS, {}
+    elif method == "no-debias":
+        return {name: value for name, value in settings.items() if name != "appearance_preservation"}
     else:
         return settings
     found = {name: value for name, value in settings.items() if name not in dropped}
@@ -453,6 +468,7 @@ LATER = (
     "appearance_share",
     "appearance_frames",
     "appearance_tokens",
+    "appearance_preservation",
     "spatial_lora",
 )
 

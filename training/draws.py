@@ -75,9 +75,24 @@ def clips_of_step(seed: int, concept: str, step: int, clips: int, place: Place) 
     return [clip_of(seed, concept, first + i, clips) for i in range(place.global_batch)]
 
 
-def skips_spatial(seed: int, concept: str, step: int, share: float) -> bool:
-    """Whether this step leaves out the spatial path: one decision for all its samples."""
-    return share > 0 and float(torch.rand((), generator=generator(seed, concept, step, "skip"))) < share
+@dataclass(frozen=True)
+class Passes:
+    """What a step runs: one decision for all its samples, on every worker."""
+
+    spatial: bool  # single frames, which teach the clip's appearance
+    temporal: bool  # whole clips, which teach the motion
+    appearance: bool  # the clip's spatial LoRA and appearance tokens are on
+
+
+def passes_of(config: TrainConfig, concept: str, step: int) -> Passes:
+    """The passes of step number `step` (0-based)."""
+    stage = config.stage_of(step)
+    if stage == "appearance":
+        return Passes(spatial=True, temporal=False, appearance=True)
+    share = config.skip_spatial
+    chance = generator(config.seed, concept, step, "skip")
+    on = not (share > 0 and float(torch.rand((), generator=chance)) < share)
+    return Passes(spatial=on and stage == "both", temporal=True, appearance=on)
 
 
 def draw(
@@ -111,13 +126,12 @@ def draw(
         )
     low, high = config.timestep_low, config.timestep_high
     level = min(low + (high - low) * u**config.noise_bias, 1 - 2**-24)  # stays below 1 in float32
-    skipped = skips_spatial(config.seed, concept, step, config.skip_spatial)
+    passes = passes_of(config, concept, step)
     drawn: tuple[FrameDraw, ...] = ()
-    stage = config.stage_of(step)
-    if stage == "appearance":
+    if not passes.temporal:
         size = (channels, 1, height, width)
         drawn = _spread_frames(generator(config.seed, concept, step, index, "frames"), config, frames, size)
-    elif stage == "both" and not skipped:
+    elif passes.spatial:
         at = latent_frame(frame, frames, latent_frames)
         drawn = (FrameDraw(frame, level, noise_CFHW[:, at : at + 1]),)
     return Draw(
@@ -126,8 +140,8 @@ def draw(
         noise_CFHW=noise_CFHW,
         anchor=anchor,
         frames=drawn,
-        temporal=stage != "appearance",
-        appearance=not skipped,
+        temporal=passes.temporal,
+        appearance=passes.appearance,
         spatial_dropout_seed=seeds[0],
         temporal_dropout_seed=seeds[1],
     )

@@ -27,6 +27,7 @@ class GroupKey:
     forward: str  # dual (with or without debiasing, which is a loss), coupled, full
     rank: int  # 0: whole layers
     appearance_tokens: int
+    appearance_preservation: float
     spatial_lora: bool
     dropout: float
     gradient_accumulation: int
@@ -45,9 +46,12 @@ class GroupKey:
         """Names what the cost of a step depends on, in a profile."""
         parts = (self.foundation[:16], self.bucket, self.forward, f"rank{self.rank}", self.dtype)
         tokens = (f"tokens{self.appearance_tokens}",) if self.appearance_tokens else ()
+        kept = ("preserving",) if self.appearance_preservation else ()
         alone = () if self.spatial_lora else ("no-spatial-lora",)
         saving = ("checkpointing",) if self.gradient_checkpointing else ()
-        return "/".join((*parts, *tokens, *alone, *saving, f"zero{self.zero}", f"workers{self.workers}"))
+        return "/".join(
+            (*parts, *tokens, *kept, *alone, *saving, f"zero{self.zero}", f"workers{self.workers}")
+        )
 
     def config(self) -> TrainConfig:
         """Settings of a step that all members share."""
@@ -81,6 +85,7 @@ def group_key(fingerprint: str, config: TrainConfig) -> GroupKey:
         forward=FORWARDS[config.method],
         rank=0 if whole else config.rank,
         appearance_tokens=config.appearance_tokens,
+        appearance_preservation=config.appearance_preservation,
         spatial_lora=config.spatial_lora,
         dropout=0.0 if whole else config.dropout,
         gradient_accumulation=config.gradient_accumulation,

@@ -23,7 +23,7 @@ from infra.errors import UserError
 from models.lora_slots import Rank
 from models.routing import Path
 from training.config import TrainConfig
-from training.draws import Place, clips_of_step, draw, skips_spatial
+from training.draws import Place, clips_of_step, draw, passes_of
 from training.engine import Engine, set_active
 from training.optim import learning_rate_factor
 from training.step import Sample, TrainingClip, collate
@@ -86,13 +86,9 @@ def active_slots(
     config: TrainConfig, concept: str, step: int, clips: int, place: Place
 ) -> set[tuple[Path, int]]:
     """The slots that any sample of this step trains, on any worker."""
-    stage = config.stage_of(step)
-    active: set[tuple[Path, int]] = set() if stage == "appearance" else {("temporal", 1)}
-    if config.method == "coupled":
-        learns = True  # in the one pass that it has
-    else:
-        skipped = skips_spatial(config.seed, concept, step, config.skip_spatial)
-        learns = stage == "appearance" or (stage == "both" and not skipped)
+    passes = passes_of(config, concept, step)
+    active: set[tuple[Path, int]] = {("temporal", 1)} if passes.temporal else set()
+    learns = passes.spatial or config.method == "coupled"  # which learns appearance from whole clips
     if has_spatial(config) and learns:
         chosen = clips_of_step(config.seed, concept, step, clips, place)
         active |= {("spatial", spatial_slot(config, clip)) for clip in chosen}

@@ -1,4 +1,4 @@
-"""The two losses of MotionDirector (arXiv 2310.08465, eq. 4-8), per sample.
+"""The losses of MotionDirector (arXiv 2310.08465, eq. 4-8) and their successor here, per sample.
 
 Shapes: B samples, C channels, F frames, H height, W width. Errors and losses are float32.
 
@@ -6,6 +6,9 @@ Shapes: B samples, C channels, F frames, H height, W width. Errors and losses ar
 frames share. It is linear, so `phi(pred) - phi(target) = phi(pred - target)`. On the error e of one clip and over a
 uniformly drawn anchor at beta = 1, the mean square of phi(e) weighs the part of e that is common to all frames by
 (sqrt(2) - 1)^2 = 0.17 and the part that differs between frames by 3.
+
+`preserving` goes further: what differs between frames is learned from the clip, what all frames share is held to what the
+base model predicts without the temporal LoRA. Nothing in it pulls the temporal LoRA towards the clip's appearance.
 """
 
 from __future__ import annotations
@@ -45,3 +48,19 @@ def temporal_loss(
 ) -> Tensor:
     """L_t = MSE(pred, target) + MSE(phi(pred), phi(target)) of each sample (eq. 8). Returns [B], float32."""
     return mse(pred_BCFHW, target_BCFHW) + debiased(pred_BCFHW, target_BCFHW, anchor_B, beta)
+
+
+def preserving(pred_BCFHW: Tensor, target_BCFHW: Tensor, base_BCFHW: Tensor, weight: float = 1.0) -> Tensor:
+    """The mean square of the error's part that differs between frames, plus `weight` times that of how far the frames' mean
+    is from the base model's. At weight 1 this is the plain loss against a target whose frames' mean is the base model's.
+
+    Args:
+        base_BCFHW: what the model predicts for the same input without the temporal LoRA.
+
+    Returns:
+        [B], float32.
+    """
+    error_BCFHW = pred_BCFHW.float() - target_BCFHW.float()
+    motion_BCFHW = error_BCFHW - error_BCFHW.mean(2, keepdim=True)
+    shared_BCHW = (pred_BCFHW.float() - base_BCFHW.float()).mean(2)
+    return motion_BCFHW.square().flatten(1).mean(1) + weight * shared_BCHW.square().flatten(1).mean(1)

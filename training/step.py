@@ -2,7 +2,7 @@
 
 Spatial path: one frame of the clip, temporal layers and temporal LoRA off; teaches the spatial LoRA appearance.
 Temporal path: the whole clip, the same spatial LoRA on but without gradient, temporal LoRA on; teaches motion,
-under the debiased loss. Both share noise and timestep. Their sum is one loss with one backward: the spatial LoRA
+under the debiased loss, or its successor (losses.py). Both share noise and timestep. Their sum is one loss with one backward: the spatial LoRA
 gets its gradient from the first alone, the temporal one from the second alone.
 
 Every sample has its own spatial and temporal slot of the bank, so the samples of one forward may belong to
@@ -25,7 +25,7 @@ from models.foundation import Foundation
 from models.routing import Mix, Routing
 from training.config import WITHOUT_SPATIAL_PASS, TrainConfig
 from training.draws import Draw
-from training.losses import debiased, mse, temporal_loss
+from training.losses import debiased, mse, preserving, temporal_loss
 
 
 class TrainingClip(Protocol):
@@ -156,8 +156,8 @@ def dual_path_losses(foundation: Foundation, batch: Batch, config: TrainConfig) 
     """L_s and L_t of every sample of the batch.
 
     Args:
-        config: `method`, `beta` and `dropout` are used. The samples of one forward share them, but for those that
-            `batch.own` gives each of its own.
+        config: `method`, `beta`, `appearance_preservation` and `dropout` are used. The samples of one forward share them,
+            but for those that `batch.own` gives each of its own.
     """
     return DualLoss(_spatial(foundation, batch, config), _temporal(foundation, batch, config))
 
@@ -176,7 +176,8 @@ def _spatial(foundation: Foundation, batch: Batch, config: TrainConfig) -> Tenso
     routing = Routing(
         spatial=_mix(rows.spatial_slots, foundation.device), dropout=config.dropout, seeds=rows.seeds
     )
-    losses_N = mse(*_answer(foundation, rows, routing))
+    pred, target = _answer(foundation, _noised(foundation, rows), routing)
+    losses_N = mse(pred, target)
     counts = Counter(rows.sample)
     share_N = torch.tensor([1 / counts[i] for i in rows.sample], device=losses_N.device)
     return losses_B.index_add(0, _index(rows, losses_N), losses_N * share_N)
@@ -200,9 +201,14 @@ def _temporal(foundation: Foundation, batch: Batch, config: TrainConfig) -> Tens
             dropout=config.dropout,
             seeds=rows.seeds,
         )
-    pred, target = _answer(foundation, rows, routing, frozen=not together)
+    noised = _noised(foundation, rows, frozen=not together)
+    pred, target = _answer(foundation, noised, routing)
     if config.method in WITHOUT_SPATIAL_PASS:
         losses_N = mse(pred, target)
+    elif config.appearance_preservation:
+        with torch.no_grad():
+            base, _ = _answer(foundation, noised, Routing(spatial=routing.spatial))
+        losses_N = preserving(pred, target, base, config.appearance_preservation)
     elif batch.own is not None:
         own = batch.own.pick(rows.sample)
         common_N = debiased(pred, target, batch.anchor_N, own.beta_B)
@@ -218,11 +224,18 @@ def _index(rows: Rows, like: Tensor) -> Tensor:
     return torch.tensor(rows.sample, dtype=torch.long, device=like.device)
 
 
-def _answer(
-    foundation: Foundation, rows: Rows, routing: Routing, frozen: bool = False
-) -> tuple[Tensor, Tensor]:
-    """(prediction, target) of one pass.
+@dataclass(frozen=True)
+class _Noised:
+    """What the model is asked in one pass, and what it should answer."""
 
+    x_t: Tensor
+    t_N: Tensor
+    text_NLD: Tensor
+    target: Tensor
+
+
+def _noised(foundation: Foundation, rows: Rows, frozen: bool = False) -> _Noised:
+    """
     Args:
         frozen: the appearance tokens are used without giving them a gradient.
     """
@@ -230,9 +243,14 @@ def _answer(
     text_NLD = foundation.bank.with_tokens(rows.text_NLD, rows.spatial_slots)
     if frozen:
         text_NLD = text_NLD.detach()
-    t_N = foundation.noise.timesteps(rows.level_N)
-    pred = foundation.predict(foundation.noise.add(rows.x0, rows.noise, t_N), t_N, text_NLD, routing)
-    return pred, foundation.noise.target(rows.x0, rows.noise, t_N)
+    noise, t_N = foundation.noise, foundation.noise.timesteps(rows.level_N)
+    x_t, target = noise.add(rows.x0, rows.noise, t_N), noise.target(rows.x0, rows.noise, t_N)
+    return _Noised(x_t, t_N, text_NLD, target)
+
+
+def _answer(foundation: Foundation, asked: _Noised, routing: Routing) -> tuple[Tensor, Tensor]:
+    """(prediction, target) of one pass."""
+    return foundation.predict(asked.x_t, asked.t_N, asked.text_NLD, routing), asked.target
 
 
 class DualStep(nn.Module):

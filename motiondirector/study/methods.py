@@ -42,7 +42,14 @@ METHODS: dict[str, Method] = {
     # Both as published, but for what belongs to a foundation: its learning rate, the number of steps and the rank.
     "motiondirector": Method("the paper's own setting", {"method": "motiondirector"}),
     "no-debias": Method("dual path, no debiasing", {"method": "motiondirector", "beta": 0.0}),
-    "debiased": Method("ours, with the debiased loss", {"method": "dual", "beta": 1.0}, seeds=3),
+    "debiased": Method(
+        "ours, with the paper's debiased loss",
+        {"method": "dual", "beta": 1.0, "appearance_preservation": 0.0},
+        seeds=3,
+    ),
+    "plain": Method(
+        "ours, not debiased", {"method": "dual", "beta": 0.0, "appearance_preservation": 0.0}, seeds=3
+    ),
     OURS: Method("ours", {"method": "dual"}),
 }
 

@@ -8,7 +8,7 @@ import torch
 
 from models.seeds import generator, stable_seed
 from training.config import make_config
-from training.draws import Place, clips_of_step, latent_frame, skips_spatial
+from training.draws import Place, clips_of_step, latent_frame, passes_of
 from training.draws import draw as draw_with
 
 SETTING = {
@@ -154,9 +154,12 @@ def test_every_rank_knows_the_clips_of_all_ranks():
 
 
 def test_skipping_the_spatial_pass_happens_in_its_share_of_steps():
-    skipped = sum(skips_spatial(0, "orbit", step, 0.2) for step in range(2000))
-    assert 320 < skipped < 480
-    assert not any(skips_spatial(0, "orbit", step, 0.0) for step in range(100))
+    config = make_config({"skip_spatial": 0.2})
+    passes = [passes_of(config, "orbit", step) for step in range(2000)]
+    assert 320 < sum(not one.spatial for one in passes) < 480
+    assert all(one.temporal and one.spatial == one.appearance for one in passes)
+    never = make_config({"skip_spatial": 0.0})
+    assert all(passes_of(never, "orbit", step).spatial for step in range(100))
 
 
 def test_draws_cover_their_ranges():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.losses import debiased, mse, phi, temporal_loss
+from training.losses import debiased, mse, phi, preserving, temporal_loss
 
 
 def transcription(pred, target, anchor, beta):
@@ -52,6 +52,20 @@ def test_phi_takes_each_samples_own_anchor():
     out = phi(x, anchor, 1.0)
     for b in range(3):
         torch.testing.assert_close(out[b, :, anchor[b]], (2**0.5 - 1) * x[b, :, anchor[b]])
+
+
+def test_preserving_is_the_plain_loss_against_a_target_whose_mean_over_frames_is_the_bases():
+    pred, target, base = torch.randn(3, 2, 3, 5, 4, 4)
+    mixed = target - target.mean(2, keepdim=True) + base.mean(2, keepdim=True)
+    torch.testing.assert_close(preserving(pred, target, base), mse(pred, mixed))
+    shared = mse(pred.mean(2, keepdim=True), base.mean(2, keepdim=True))
+    torch.testing.assert_close(preserving(pred, target, base, 3.0), mse(pred, mixed) + 2 * shared)
+
+
+def test_preserving_asks_nothing_of_the_clip_that_all_its_frames_share():
+    pred, target, base = torch.randn(3, 2, 3, 5, 4, 4)
+    other_looks = target + torch.randn(2, 3, 1, 4, 4)
+    torch.testing.assert_close(preserving(pred, target, base), preserving(pred, other_looks, base))
 
 
 def test_losses_are_float32_for_bf16_predictions():

@@ -118,10 +118,18 @@ def test_an_adapter_trained_in_a_pack_is_the_one_trained_alone(unet, expected, s
     assert max(found) < TOLERANCE, found
 
 
-@pytest.mark.parametrize("method", ["dual", "coupled", "full"])
-def test_so_it_is_with_a_family_without_separate_layers_and_every_method(wan, method):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "dual"},
+        {"method": "dual", "appearance_preservation": 1.0},
+        {"method": "coupled"},
+        {"method": "full"},
+    ],
+)
+def test_so_it_is_with_a_family_without_separate_layers_and_every_method(wan, settings):
     members = [
-        member(wan, number, clips=2, method=method, batch_size=1 + number, gradient_accumulation=2, steps=8)
+        member(wan, number, clips=2, batch_size=1 + number, gradient_accumulation=2, steps=8, **settings)
         for number in range(2)
     ]
     with pack_for(wan, members[0], 2, spatial=4) as pack:

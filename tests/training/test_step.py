@@ -183,6 +183,26 @@ def test_the_loras_learn_in_fp32_on_a_bf16_base(foundation):
     assert all(g.dtype == torch.float32 and g.isfinite().all() for path in found for g in found[path])
 
 
+def test_preservation_holds_what_frames_share_to_the_base_and_learns_what_differs(foundation):
+    settings = {"appearance_preservation": 2.0, "dropout": 0.0}
+    engine = plain_engine(foundation, **settings)
+    batch = collate(samples_of(foundation, random_clips(foundation, 1), [0], **settings), "cpu")
+
+    def told(**given):
+        return dual_path_losses(foundation, batch, make_config(given)).temporal_B
+
+    # A temporal LoRA that changes nothing yet predicts what the base does.
+    plain, debiased = told(method="no-debias", dropout=0.0), told(beta=1.0, dropout=0.0)
+    assert 0 < told(**settings) < plain < debiased
+    torch.testing.assert_close(told(**settings), told(**{**settings, "appearance_preservation": 0.5}))
+    awake(engine)
+    assert told(**settings) > told(**{**settings, "appearance_preservation": 0.5})
+    once, seven = gradients(engine, batch), gradients(engine, batch, temporal_weight=7)
+    assert all(g.abs().max() > 0 for path in once for g in once[path])
+    for a, b in zip(once["spatial"], seven["spatial"], strict=True):
+        assert torch.equal(a, b)
+
+
 TOKENS = {"appearance_tokens": 2, "spatial_lora": False, "appearance_share": 0.5, "steps": 4}
 
 
