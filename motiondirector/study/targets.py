@@ -72,7 +72,8 @@ class _Of:
             ),
             *self._looks_against_coupled(),
             *self.motion_against_coupled(),
-            *self._against_the_paper(),
+            *self._against("motiondirector", "the paper's own setting"),
+            *self._against("plain", "not debiased"),
             *self._open_leakage(),
             *self._open_diversity(),
             *self._at_least(
@@ -111,16 +112,14 @@ class _Of:
             ),
         ]
 
-    def _against_the_paper(self) -> list[Target]:
-        motion, leak = (
-            self._paired("motiondirector", metric) for metric in ("motion_fidelity", "open_leakage")
-        )
+    def _against(self, other: str, title: str) -> list[Target]:
+        motion, leak = (self._paired(other, metric) for metric in ("motion_fidelity", "open_leakage"))
         if motion is None:
             return []
         told = f"motion {motion.told('+.2f')}" + (f", leakage {leak.told('+.2f')}" if leak else "")
         return [
             self._target(
-                "ours minus the paper's own setting, motion or open-prompt leakage",
+                f"ours minus {title}, motion or open-prompt leakage",
                 "interval beyond 0",
                 told,
                 motion.above(0) or (leak is not None and leak.below(0)),
