@@ -25,7 +25,7 @@ from datasets.parquet import COMMIT_ATTEMPTS, Stored, parquet_writer, settle, st
 from infra.errors import UserError
 from infra.objects import sha256_file
 from infra.rows import FORBIDDEN
-from infra.storage import NotFound, Storage
+from infra.storage import ObjectNotFound, Storage
 
 MAX_CAPTION = 2000  # characters; text encoders read far fewer
 SHORTEST = 4  # digits of a clip's id that may stand for all
@@ -131,7 +131,7 @@ def _rewritten(
         try:
             storage.get_file(key, old)
             break
-        except NotFound:
+        except ObjectNotFound:
             continue
     else:
         raise UserError(

@@ -39,7 +39,7 @@ from pydantic import Field
 
 from datasets.decode import decode
 from infra.errors import UserError
-from infra.storage import NotFound, Storage, open_storage
+from infra.storage import ObjectNotFound, Storage, open_storage
 from infra.stored import ConceptName, Damaged, HexId, Sha256, convert, parse
 
 Row = TypeVar("Row")
@@ -195,7 +195,7 @@ def read_manifest(storage: Storage) -> Manifest | None:
     """The set's manifest, or None when nothing was ingested yet."""
     try:
         return Manifest.parse(storage.get(MANIFEST), storage.uri)
-    except NotFound:
+    except ObjectNotFound:
         return None
 
 

@@ -36,7 +36,7 @@ from datasets.clips import Clip, ClipFacts
 from datasets.parts import Pace, Part, all_parts
 from datasets.select import cover
 from infra.errors import UserError
-from infra.storage import NotFound, Storage
+from infra.storage import ObjectNotFound, Storage
 from models.foundation import Bucket, Foundation
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class LatentCache:
         """The tensors under a key, or None when there are none (or damaged ones, with a warning)."""
         try:
             data = self.storage.get(key)
-        except NotFound:
+        except ObjectNotFound:
             return None
         try:
             tensors = load(data)

@@ -29,7 +29,7 @@ from infra.errors import UserError
 from infra.paths import as_written, composed, expanded, there
 from infra.registry import check_concept_name
 from infra.rows import TABLE_SUFFIXES, Column, Row, decoded, is_table, read_strictly
-from infra.storage import NotFound, Storage, bucket_and_key
+from infra.storage import ObjectNotFound, Storage, bucket_and_key
 
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".webm", ".mov", ".avi", ".mkv", ".gif", ".webp"}
 TABLES = ", ".join(TABLE_SUFFIXES)
@@ -241,7 +241,7 @@ def read_rows(uri: str, columns: tuple[Column, ...]) -> list[Row]:
         storage, key = bucket_and_key(uri)
         try:
             data = storage.get(key)
-        except NotFound as error:
+        except ObjectNotFound as error:
             raise UserError(error.message, code=code) from None
     else:
         try:

@@ -20,7 +20,7 @@ from infra.errors import UserError
 from infra.files import TEMPORARY
 from infra.objects import check_hash, object_key, sha256_file
 from infra.registry import Registry
-from infra.storage import NotFound, atomic_file
+from infra.storage import ObjectNotFound, atomic_file
 from models.adapter import Adapter, read_adapter
 from models.foundation import Foundation
 from models.versions import check_path
@@ -162,7 +162,7 @@ class AdapterFiles:
             with storage_faults(STORAGE), atomic_file(file) as temporary:
                 storage.get_file(object_key(use.sha256), temporary)
                 check_hash(storage, use.sha256, sha256_file(temporary))
-        except NotFound as error:
+        except ObjectNotFound as error:
             log.error("%s: %s", name, error.message)
             with storage_faults(STORAGE):
                 if not storage.holds("objects/"):  # a folder that was unmounted, say

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from infra.errors import UserError
-from infra.storage import FolderStorage, NotFound, open_storage
+from infra.storage import FolderStorage, ObjectNotFound, open_storage
 from serving.addresses import parse_networks
 from serving.admission import Admission, Repeatable
 from serving.answers import adapters_late, engine_unavailable, raise_refusal, video_of
@@ -303,7 +303,7 @@ class VideoService:
                 code="video_not_completed",
             )
         if job.result_key is not None:
-            with contextlib.suppress(NotFound):
+            with contextlib.suppress(ObjectNotFound):
                 return await RESULTS.run(self._results.get, result_key(id))  # not what the row says
         raise UserError(
             f"video {id} has expired; make it again with seed {request_of(job).seed}.",

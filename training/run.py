@@ -33,7 +33,7 @@ from infra.errors import UserError
 from infra.paths import expanded
 from infra.registry import Registry, Version, check_concept_name, open_registry
 from infra.rows import NOT_YAML
-from infra.storage import NotFound, Storage, open_storage
+from infra.storage import ObjectNotFound, Storage, open_storage
 from infra.stored import ConceptName, HexId, Sha256, VersionRef, convert, damaged, parse_object
 from training.config import CHANGEABLE, DTYPES, TrainConfig, make_config, resolve, sampled_paths
 
@@ -242,7 +242,7 @@ class Card:
         try:
             record = asdict(read_record(run))
             before = read_settings(run)
-        except NotFound:
+        except ObjectNotFound:
             return
         now = self.settings
         differing = [f"{k} {record[k][:12]} (now {v[:12]})" for k, v in self.facts.items() if record[k] != v]
@@ -315,12 +315,12 @@ DAMAGED = "restore it from a copy, or give another --run-dir for a new run"
 
 
 def read_record(run: Storage) -> RunRecord:
-    """run.json. Raises NotFound, or UserError (502) when it is damaged."""
+    """run.json. Raises ObjectNotFound, or UserError (502) when it is damaged."""
     return parse_object(RunRecord, run.get(RECORD), f"{RECORD} of {run.uri}", DAMAGED)
 
 
 def read_settings(run: Storage) -> dict[str, Any]:
-    """config.yaml. Raises NotFound, or UserError (502) when it is damaged."""
+    """config.yaml. Raises ObjectNotFound, or UserError (502) when it is damaged."""
     body = run.get(CONFIG)
     try:
         return convert(dict[str, Any], yaml.safe_load(body))
@@ -471,7 +471,7 @@ def finished(run: Storage, registry: Registry) -> Version | None:
     """What the run published to this registry; None while it has not. Raises UserError (404) when that was removed."""
     try:
         body = run.get(RESULT)
-    except NotFound:
+    except ObjectNotFound:
         return None
     result = parse_object(Published, body, f"{RESULT} of {run.uri}", DAMAGED)
     if result.registry != registry.uri:

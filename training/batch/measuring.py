@@ -18,7 +18,7 @@ from dataclasses import replace
 import torch
 
 from infra.errors import UserError
-from infra.storage import NotFound, Storage
+from infra.storage import ObjectNotFound, Storage
 from models.foundation import Foundation
 from training.batch.in_turn import in_turn
 from training.batch.measure import BUDGET_S, measure_curve, profile_name
@@ -107,7 +107,7 @@ def _parsed(storage: Storage, key: str) -> Profile | None:
     """None where there is none, or one that cannot be read, which is said."""
     try:
         return Profile.parse(storage.get(key).decode(errors="replace"), f"{storage.uri}/{key}")
-    except NotFound:
+    except ObjectNotFound:
         return None
     except UserError as error:
         if error.code != "invalid_profile":

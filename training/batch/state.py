@@ -28,7 +28,7 @@ from typing import Any
 
 from infra.errors import UserError
 from infra.registry import check_concept_name
-from infra.storage import NotFound, Storage
+from infra.storage import ObjectNotFound, Storage
 from infra.stored import Damaged, HexId, damaged, is_concept_name, parse_object
 from training.batch.record import (
     LEASE_S,
@@ -85,7 +85,7 @@ class BatchState:
         """batch.json. Raises UserError (404) when there is no such batch."""
         try:
             body = self.storage.get("batch.json")
-        except NotFound:
+        except ObjectNotFound:
             raise UserError(
                 f"no batch at {self.storage.uri}; `motiondirector runs list` shows what there is.",
                 status=404,
