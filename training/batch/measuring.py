@@ -22,7 +22,7 @@ from infra.storage import ObjectNotFound, Storage
 from models.foundation import Foundation
 from training.batch.in_turn import in_turn
 from training.batch.measure import BUDGET_S, measure_curve, profile_name
-from training.batch.profile import Profile
+from training.batch.profile import InvalidProfile, Profile
 from training.batch.turns import Turns
 from training.group import GroupKey
 from training.memory import device_memory, device_name
@@ -109,8 +109,6 @@ def _parsed(storage: Storage, key: str) -> Profile | None:
         return Profile.parse(storage.get(key).decode(errors="replace"), f"{storage.uri}/{key}")
     except ObjectNotFound:
         return None
-    except UserError as error:
-        if error.code != "invalid_profile":
-            raise
+    except InvalidProfile as error:
         log.warning("%s", error.message)
         return None

@@ -100,7 +100,7 @@ class Turns:
             self.storage.delete(f"{name}.json")
 
     def look(self, name: str) -> Told | None:
-        """Who has it, or its result; None: nobody took it. Raises UserError (502) for what is neither."""
+        """Who has it, or its result; None: nobody took it. Raises DamagedData for what is neither."""
         key = f"{name}.json"
         try:
             body = self.storage.get(key)
