@@ -14,7 +14,7 @@ from typing import Any, Self
 
 
 class UserError(Exception):
-    """Bad input, explained. Itself for what no subclass says better, such as options that do not go together.
+    """Bad input, explained. Raised itself where no subclass fits, such as for options that exclude each other.
 
     Args:
         message: one clear sentence: what was given, what was expected, what to do.
@@ -23,17 +23,10 @@ class UserError(Exception):
 
     default_code = "invalid_request"
 
-    def __init__(self, message: str, *, code: str | None = None, status: int | None = None) -> None:
+    def __init__(self, message: str, *, code: str | None = None) -> None:
         super().__init__(message)
         self.message = message
-        self.given_status = status
         self.code = code if code is not None else self.default_code
-
-    @property
-    def status(self) -> int:
-        if self.given_status is not None:
-            return self.given_status
-        return next(HTTP_STATUS[kind] for kind in type(self).__mro__ if kind in HTTP_STATUS)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled without calling `__init__`, which takes other arguments in some subclasses."""
@@ -66,7 +59,7 @@ class NotFound(UserError):
 
 
 class Conflict(UserError):
-    """It does not go with what exists already, or with the state that this is in."""
+    """It contradicts what exists already, or is impossible in the present state."""
 
 
 class Unauthorized(UserError):
@@ -88,7 +81,7 @@ class Throttled(UserError):
         retry_after: seconds after which it may work.
     """
 
-    def __init__(self, message: str, *, code: str, retry_after: float) -> None:
+    def __init__(self, message: str, *, code: str | None = None, retry_after: float = 5.0) -> None:
         super().__init__(message, code=code)
         self.retry_after = retry_after
 
@@ -115,7 +108,7 @@ class DamagedData(SystemFailure):
 
 
 class DeadlinePassed(SystemFailure):
-    """It was not done by the time it was wanted."""
+    """It was not done by the time that the request set."""
 
     default_code = "deadline_passed"
 
@@ -147,20 +140,3 @@ class StorageFull(StorageError, SystemFailure):
     """It takes no more until somebody makes room."""
 
     default_code = "disk_full"
-
-
-HTTP_STATUS: dict[type, int] = {
-    UserError: 400,
-    Unauthorized: 401,
-    Forbidden: 403,
-    NotFound: 404,
-    Conflict: 409,
-    InvalidInput: 422,
-    Throttled: 429,
-    SystemFailure: 500,
-    DamagedData: 502,
-    Unavailable: 503,
-    DeadlinePassed: 504,
-    StorageFull: 507,
-    OutOfMemory: 507,
-}
