@@ -136,7 +136,11 @@ def answers(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
     ("failure", "refusal", "code"),
     [
         (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), Refused, "webhook_refused"),
-        (socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"), Unavailable, "resolver_slow"),
+        (
+            socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
+            Unavailable,
+            "resolver_slow",
+        ),
         (TimeoutError("timed out"), Unavailable, "resolver_slow"),
     ],
 )
