@@ -26,7 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from infra.storage import NotFound, ObjectInfo
+from infra.storage import ObjectInfo, ObjectNotFound
 from training.batch.plan import DEFAULT_PACK
 from training.batch.record import Claim, LeaseLost, Record
 from training.batch.sizing import LaneNow, is_free, to_start
@@ -58,7 +58,7 @@ class Memory:
 
     def get(self, key: str) -> bytes:
         if key not in self.objects:
-            raise NotFound(key)
+            raise ObjectNotFound(key)
         return self.objects[key][0]
 
     def head(self, key: str) -> ObjectInfo | None:

@@ -22,17 +22,17 @@ import pyarrow.parquet as pq
 
 from datasets.clips import MANIFEST, SCHEMA, STAGING, ClipFacts, Manifest, Shard, read_facts, read_manifest
 from datasets.parquet import COMMIT_ATTEMPTS, Stored, parquet_writer, settle, stored_clips
-from infra.errors import UserError
+from infra.errors import InvalidInput, NotFound, Unavailable
 from infra.objects import sha256_file
 from infra.rows import FORBIDDEN
-from infra.storage import NotFound, Storage
+from infra.storage import ObjectNotFound, Storage
 
 MAX_CAPTION = 2000  # characters; text encoders read far fewer
 SHORTEST = 4  # digits of a clip's id that may stand for all
 
 
 def check_caption(text: str) -> str:
-    """A caption with its white space made single spaces. Raises UserError (422 "invalid_caption")."""
+    """A caption with its white space made single spaces. Raises InvalidInput ("invalid_caption")."""
     caption = " ".join(text.split())
     problem = None
     if not caption:
@@ -42,7 +42,7 @@ def check_caption(text: str) -> str:
     elif FORBIDDEN.search(caption):
         problem = "it holds a control character or half a character"
     if problem:
-        raise UserError(f"the caption cannot be used: {problem}.", status=422, code="invalid_caption")
+        raise InvalidInput(f"the caption cannot be used: {problem}.", code="invalid_caption")
     return caption
 
 
@@ -50,7 +50,7 @@ def find(uri: str, given: Iterable[str]) -> list[ClipFacts]:
     """The clips of ids, or of their first digits, in that order, each once.
 
     Raises:
-        UserError: no set there, or no clip or several of such an id (404 "clip_not_found").
+        NotFound: no set there, or no clip or several of such an id.
     """
     every = [clip for clips in read_facts(uri).values() for clip in clips]
     found: dict[str, ClipFacts] = {}
@@ -59,10 +59,9 @@ def find(uri: str, given: Iterable[str]) -> list[ClipFacts]:
         matching = [clip for clip in every if clip.clip_id.startswith(wanted)]
         if len(wanted) < SHORTEST or len(matching) != 1:
             what = f"{len(matching)} clips of {uri} begin so" if matching else f"{uri} has no such clip"
-            raise UserError(
+            raise NotFound(
                 f"clip {text[:64]!r}: {what}; expected {SHORTEST} or more digits of one id that "
                 f"`motiondirector clips list {uri}` shows.",
-                status=404,
                 code="clip_not_found",
             )
         found[matching[0].clip_id] = matching[0]
@@ -79,8 +78,9 @@ def amend(storage: Storage, changes: Mapping[str, str | None]) -> list[Stored]:
         The clips as they were before.
 
     Raises:
-        UserError: a clip that is not in the set (404), a caption that cannot be used (422), or 50 others committed first
-            (503 "busy").
+        NotFound: a clip that is not in the set.
+        InvalidInput: a caption that cannot be used.
+        Unavailable: 50 others committed first.
     """
     wanted = {name: None if text is None else check_caption(text) for name, text in changes.items()}
     for _ in range(COMMIT_ATTEMPTS):
@@ -89,9 +89,8 @@ def amend(storage: Storage, changes: Mapping[str, str | None]) -> list[Stored]:
         before = [clip for clip in stored_clips(storage, manifest) if clip.clip_id in wanted]
         absent = wanted.keys() - {clip.clip_id for clip in before}
         if manifest is None or info is None or absent:
-            raise UserError(
+            raise NotFound(
                 f"{storage.uri} has no clip {min(absent, default='')[:12]}; `motiondirector clips list` shows what it has.",
-                status=404,
                 code="clip_not_found",
             )
         if all(wanted[clip.clip_id] == clip.caption for clip in before):
@@ -112,9 +111,8 @@ def amend(storage: Storage, changes: Mapping[str, str | None]) -> list[Stored]:
         if committed or read_manifest(storage) == Manifest(tuple(shards), gone):
             settle(storage)
             return before
-    raise UserError(
+    raise Unavailable(
         f"{storage.uri} is being written by others all the time ({COMMIT_ATTEMPTS} attempts); try again later.",
-        status=503,
         code="busy",
     )
 
@@ -131,12 +129,11 @@ def _rewritten(
         try:
             storage.get_file(key, old)
             break
-        except NotFound:
+        except ObjectNotFound:
             continue
     else:
-        raise UserError(
+        raise NotFound(
             f"{storage.uri}/{shard.key} is missing though the manifest lists it; restore it or ingest into a new folder.",
-            status=404,
             code="invalid_clip_set",
         )
     with pq.ParquetFile(old) as source:

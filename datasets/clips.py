@@ -38,8 +38,8 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from datasets.decode import decode
-from infra.errors import UserError
-from infra.storage import NotFound, Storage, open_storage
+from infra.errors import ConceptError, InvalidInput, NotFound
+from infra.storage import ObjectNotFound, Storage, open_storage
 from infra.stored import ConceptName, Damaged, HexId, Sha256, convert, parse
 
 Row = TypeVar("Row")
@@ -108,11 +108,10 @@ class Clip:
         return decode(self.video, name=f"clip {self.clip_id}").frames_FHWC
 
     def check(self) -> Clip:
-        """Itself, when the bytes are still those that were hashed. Raises UserError (422 "clip_corrupt")."""
+        """Itself, when the bytes are still those that were hashed. Raises ConceptError ("clip_corrupt")."""
         if hashlib.sha256(self.video).hexdigest() != self.sha256:
-            raise UserError(
+            raise ConceptError(
                 f"clip {self.clip_id} of {self.source_uri} is corrupt: its bytes do not have its sha256; ingest it again.",
-                status=422,
                 code="clip_corrupt",
             )
         return self
@@ -171,15 +170,13 @@ class Manifest:
             if version == SCHEMA_VERSION:
                 return parse(cls, data)
         except Damaged as error:
-            raise UserError(
+            raise InvalidInput(
                 f"{uri}/{MANIFEST} is not the manifest of a clip set ({error}); give a folder that `motiondirector ingest` "
                 "wrote.",
-                status=422,
                 code="invalid_clip_set",
             ) from None
-        raise UserError(
+        raise InvalidInput(
             f"{uri} is a clip set of version {version}, this program knows {SCHEMA_VERSION}; update motiondirector.",
-            status=422,
             code="invalid_clip_set",
         )
 
@@ -195,7 +192,7 @@ def read_manifest(storage: Storage) -> Manifest | None:
     """The set's manifest, or None when nothing was ingested yet."""
     try:
         return Manifest.parse(storage.get(MANIFEST), storage.uri)
-    except NotFound:
+    except ObjectNotFound:
         return None
 
 
@@ -216,14 +213,12 @@ def read_shard(
                 raise
             # It went after it was found and before its content was asked for: S3 says that in another way.
         except pa.ArrowInvalid as error:
-            raise UserError(
+            raise InvalidInput(
                 f"{storage.uri}/{key} is damaged ({error}); restore it or ingest into a new folder.",
-                status=422,
                 code="invalid_clip_set",
             ) from None
-    raise UserError(
+    raise NotFound(
         f"{storage.uri}/{shard.key} is missing though the manifest lists it; restore it or ingest into a new folder.",
-        status=404,
         code="invalid_clip_set",
     )
 
@@ -231,14 +226,13 @@ def read_shard(
 def _rows(
     storage: Storage, shard: Shard, table: pa.Table, made: Callable[[dict[str, Any]], Row]
 ) -> Iterator[Row]:
-    """What is made of each row. Raises UserError (422 "invalid_clip_set") for one that no ingest wrote."""
+    """What is made of each row. Raises InvalidInput ("invalid_clip_set") for one that no ingest wrote."""
     for row in table.to_pylist():
         try:
             yield made(row)
         except Damaged as error:
-            raise UserError(
+            raise InvalidInput(
                 f"{storage.uri}/{shard.key} has a row that is no clip ({error}); ingest into a new folder.",
-                status=422,
                 code="invalid_clip_set",
             ) from None
 
@@ -247,16 +241,15 @@ def _manifest_of(uri: str | Path) -> tuple[Storage, Manifest]:
     storage = open_storage(uri)
     manifest = read_manifest(storage)
     if manifest is None:
-        raise UserError(
+        raise NotFound(
             f"no clips at {uri}; `motiondirector ingest VIDEO... --concept NAME --caption TEXT --to {uri}` puts some there.",
-            status=404,
             code="clips_not_found",
         )
     return storage, manifest
 
 
 def concepts_in(uri: str | Path) -> dict[str, int]:
-    """Concept -> number of clips, by name. Raises UserError (404 "clips_not_found") where there is no set."""
+    """Concept -> number of clips, by name. Raises NotFound ("clips_not_found") where there is no set."""
     counts: dict[str, int] = {}
     for shard in _manifest_of(uri)[1].shards:
         for name, rows in shard.concepts.items():
@@ -283,7 +276,7 @@ def read_facts(uri: str | Path) -> dict[str, list[ClipFacts]]:
     """What is known of every clip of a set, by concept, in the order of `read_clips`; no video is read.
 
     Raises:
-        UserError: no set there (404 "clips_not_found"), damage (422).
+        NotFound: no set there; InvalidInput: damage.
     """
     storage, manifest = _manifest_of(uri)
     columns = [column.name for column in fields(ClipFacts)]
@@ -304,7 +297,7 @@ def read_clips(uri: str | Path, concept: str | None = None) -> list[Clip]:
     """The clips of a set, or of one concept, in the order of (concept, clip_id); every hash is checked.
 
     Raises:
-        UserError: no set there (404 "clips_not_found"), no such concept (404 "concept_not_found"), damage (422).
+        NotFound: no set there, or no such concept; InvalidInput: damage.
     """
     storage, manifest = _manifest_of(uri)
     clips: list[Clip] = []
@@ -314,9 +307,8 @@ def read_clips(uri: str | Path, concept: str | None = None) -> list[Clip]:
             clips += [clip.check() for clip in _rows(storage, shard, table, Clip.from_row)]
     if concept is not None and not clips:
         known = ", ".join(sorted({name for shard in manifest.shards for name in shard.concepts}))
-        raise UserError(
+        raise NotFound(
             f"no clips of concept {concept!r} at {uri}; it holds {known or 'none'}.",
-            status=404,
             code="concept_not_found",
         )
     return sorted(clips, key=lambda clip: (clip.concept, clip.clip_id))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from datasets.amend import MAX_CAPTION
-from infra.errors import UserError
+from infra.errors import InvalidInput
 from infra.paths import expanded
 from infra.rows import FORBIDDEN
 
@@ -32,11 +32,10 @@ ANYTHING = re.compile(r"^(?:an? |the )?(?:object|sprite|shape|thing|something|fi
 Complete = Callable[[str, np.ndarray], str]  # (caption, frames [F, H, W, 3] uint8) -> caption
 
 
-class Incomplete(UserError):
-    """A caption that cannot be completed from this clip (422 "caption_incomplete")."""
+class Incomplete(InvalidInput):
+    """A caption that cannot be completed from this clip."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, status=422, code="caption_incomplete")
+    default_code = "caption_incomplete"
 
 
 @lru_cache(maxsize=2)
@@ -44,7 +43,7 @@ def completer(given: str) -> Complete:
     """What completes captions: "sprites", or the folder of a captioner, which is loaded once a process.
 
     Raises:
-        UserError: no folder there, or no model in it that describes images (422 "invalid_captioner").
+        InvalidInput: no folder there, or no model in it that describes images.
     """
     return complete_sprite if given == SPRITES else Captioner(given)
 
@@ -101,17 +100,15 @@ class Captioner:
     def __init__(self, folder: str) -> None:
         path = expanded(folder)
         if not (path / "config.json").is_file():
-            raise UserError(
+            raise InvalidInput(
                 f"--complete-captions {folder}: expected `{SPRITES}`, or a folder with a transformers model that describes "
                 "images (config.json, *.safetensors, processor).",
-                status=422,
                 code="invalid_captioner",
             )
         if not any(path.glob("*.safetensors")):
-            raise UserError(
+            raise InvalidInput(
                 f"--complete-captions {folder}: no safetensors there, and pickled weights are not loaded; save the model with "
                 "`save_pretrained(FOLDER, safe_serialization=True)`.",
-                status=422,
                 code="invalid_captioner",
             )
         import torch
@@ -123,9 +120,8 @@ class Captioner:
             model = AutoModelForImageTextToText.from_pretrained(path, use_safetensors=True, **safe)
         except (OSError, ValueError, KeyError, ImportError) as error:
             reason = " ".join(str(error).split())[:300]
-            raise UserError(
+            raise InvalidInput(
                 f"--complete-captions {folder}: it cannot be loaded as a model of images to text ({reason}).",
-                status=422,
                 code="invalid_captioner",
             ) from None
         self.name = Path(path).name

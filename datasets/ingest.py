@@ -33,12 +33,12 @@ from datasets.parquet import (
     write_shards_here,
 )
 from datasets.select import Selection, Unsuitable, Window, cut, scene_cuts, windows
-from datasets.sources import ONE_OBJECT, VIDEO_SUFFIXES, Captions, Source
+from datasets.sources import VIDEO_SUFFIXES, Captions, Source
 from infra.errors import UserError
 from infra.objects import sha256_file
 from infra.registry import check_concept_name
 from infra.rows import FORBIDDEN
-from infra.storage import Storage, bucket_and_key, open_storage
+from infra.storage import ObjectError, Storage, bucket_and_key, open_storage
 
 # duplicate: it is in the set already (nothing wrong with it); ignored: found in a folder, no video by its name
 STATUSES = ACCEPTED, DUPLICATE, REFUSED, IGNORED = "accepted", "duplicate", "refused", "ignored"
@@ -330,9 +330,7 @@ def local_copy(uri: str) -> Iterator[Path]:
         try:
             storage, key = bucket_and_key(uri)
             storage.get_file(key, path)
-        except UserError as error:
-            if error.code not in ONE_OBJECT:
-                raise
+        except ObjectError as error:
             raise Unfetched(error.message) from None
         yield path
 

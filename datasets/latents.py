@@ -35,8 +35,8 @@ from torch import Tensor
 from datasets.clips import Clip, ClipFacts
 from datasets.parts import Pace, Part, all_parts
 from datasets.select import cover
-from infra.errors import UserError
-from infra.storage import NotFound, Storage
+from infra.errors import InvalidInput
+from infra.storage import ObjectNotFound, Storage
 from models.foundation import Bucket, Foundation
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class LatentCache:
         """The tensors under a key, or None when there are none (or damaged ones, with a warning)."""
         try:
             data = self.storage.get(key)
-        except NotFound:
+        except ObjectNotFound:
             return None
         try:
             tensors = load(data)
@@ -172,7 +172,7 @@ def prepare(
             another made meanwhile is not made again.
 
     Raises:
-        UserError: a bucket the foundation cannot do, or a clip smaller, shorter or slower than is learned (422).
+        InvalidInput: a bucket the foundation cannot do, or a clip smaller, shorter or slower than is learned.
     """
     foundation.check_bucket(bucket)
     model = foundation.fingerprint, precision_of(foundation)
@@ -242,9 +242,8 @@ def latents_of(frames_FHWC: np.ndarray, foundation: Foundation, name: str) -> di
     latents_CFHW, frames_FC1HW = (found[0].float().cpu() for found in foundation.encode_both(video_BCFHW))
     for tensor in (latents_CFHW, frames_FC1HW):
         if not torch.isfinite(tensor).all():
-            raise UserError(
+            raise InvalidInput(
                 f"the VAE of {foundation.name} gives NaN or infinite latents for {name}; load it in float32.",
-                status=422,
                 code="invalid_latents",
             )
     tensors = {"latents": latents_CFHW.contiguous()}

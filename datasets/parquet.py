@@ -37,7 +37,7 @@ from datasets.clips import (
     read_manifest,
     read_shard,
 )
-from infra.errors import UserError
+from infra.errors import StorageFull, Unavailable
 from infra.objects import sha256_file
 from infra.storage import Storage
 
@@ -118,10 +118,8 @@ def write_shard(group: Sequence[Pending], spool: Storage, target: Storage) -> Sh
                     table = clips_to_table(item.load(spool) for item in rows)
                     writer.write_table(table, row_group_size=len(rows))
         except OSError as error:
-            raise UserError(
-                f"a shard cannot be written in {folder} ({error.strerror or error}); free space or set TMPDIR.",
-                status=507,
-                code="disk_full",
+            raise StorageFull(
+                f"a shard cannot be written in {folder} ({error.strerror or error}); free space or set TMPDIR."
             ) from None
         counts: dict[str, int] = {}
         for item in group:
@@ -193,7 +191,7 @@ def append(
     Returns one entry a clip: None if it was added, else the clip (of the set, or earlier in `pending`) it repeats.
 
     Raises:
-        UserError: the storage refuses, or 50 other ingests committed first (503 "busy").
+        UserError: the storage refuses, or 50 other ingests committed first (Unavailable).
     """
     written: tuple[list[str], list[Shard]] = ([], [])
     for _ in range(COMMIT_ATTEMPTS):
@@ -221,9 +219,8 @@ def append(
         if committed or set(written[1]) <= set(_shards(storage)):
             settle(storage)
             return twins
-    raise UserError(
+    raise Unavailable(
         f"{storage.uri} is being written by others all the time ({COMMIT_ATTEMPTS} attempts); try again later.",
-        status=503,
         code="busy",
     )
 

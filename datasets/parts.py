@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import floor
 
 from datasets.clips import Clip, ClipFacts
-from infra.errors import UserError
+from infra.errors import ConceptError, InvalidInput
 from models.foundation import Bucket
 
 TOLERANCE = 0.02  # 23.976 fps are as good as 24
@@ -60,24 +60,22 @@ def parts_of(clip: Clip | ClipFacts, bucket: Bucket, pace: Pace) -> list[Part]:
     """The parts of one clip, at least one.
 
     Raises:
-        UserError: too few pixels or seconds (422 "clip_too_small"), too few frames a second (422 "clip_too_slow").
+        ConceptError: too few pixels or seconds. InvalidInput: too few frames a second.
     """
     named = f"clip {clip.clip_id[:12]} of {clip.source_uri}"
     if clip.num_frames < bucket.frames or clip.height < bucket.height or clip.width < bucket.width:
-        raise UserError(
+        raise ConceptError(
             f"{named} is {clip.num_frames}x{clip.height}x{clip.width} (frames, height, width), less than {bucket}; train at "
             f"its size or ingest the source again with --frames {bucket.frames} --height {bucket.height} --width "
             f"{bucket.width}.",
-            status=422,
             code="clip_too_small",
         )
     fps = pace.fps or clip.fps
     ratio = clip.fps / fps
     if ratio < 1 - TOLERANCE:
-        raise UserError(
+        raise InvalidInput(
             f"{named} has {clip.fps:.4g} fps, and {fps:.4g} are learned: its motion would be {1 / ratio:.2g} times too fast; "
             f"ingest the source again with --fps {fps:.4g}, or train with --fps {clip.fps:.4g} if that is what you want.",
-            status=422,
             code="clip_too_slow",
         )
     if abs(ratio - 1) <= TOLERANCE:
@@ -86,11 +84,10 @@ def parts_of(clip: Clip | ClipFacts, bucket: Bucket, pace: Pace) -> list[Part]:
         count = floor((clip.num_frames - 0.5) / ratio + 1e-6) + 1
         places = [min(round(k * ratio), clip.num_frames - 1) for k in range(count)]
     if len(places) < bucket.frames:
-        raise UserError(
+        raise ConceptError(
             f"{named} lasts {clip.num_frames / clip.fps:.2f} s, {len(places)} frames at {fps:.4g} fps, and {bucket.frames} are "
             f"learned; ingest the source again with --fps {fps:.4g}, or train with --fps {clip.fps:.4g} to learn its motion "
             f"{ratio:.2g} times slower.",
-            status=422,
             code="clip_too_small",
         )
     spare = len(places) - bucket.frames

@@ -15,18 +15,17 @@ import numpy as np
 from PIL import Image
 
 from datasets.decode import VideoFile
-from infra.errors import UserError
+from infra.errors import ConceptError, UserError
 
 MAX_START = 1e6  # seconds
 MAX_WINDOWS = 100_000
 CUT = 0.3  # levels of a histogram of 8 by which a cut moves the colours, at least
 
 
-class Unsuitable(UserError):
-    """A readable video from which the asked clip cannot be cut (422 "unsuitable_video"): too short, too small."""
+class Unsuitable(ConceptError):
+    """A readable video from which the asked clip cannot be cut: too short, too small."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, status=422, code="unsuitable_video")
+    default_code = "unsuitable_video"
 
 
 @dataclass(frozen=True)

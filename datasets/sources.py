@@ -29,7 +29,7 @@ from infra.errors import UserError
 from infra.paths import as_written, composed, expanded, there
 from infra.registry import check_concept_name
 from infra.rows import TABLE_SUFFIXES, Column, Row, decoded, is_table, read_strictly
-from infra.storage import NotFound, Storage, bucket_and_key
+from infra.storage import ObjectError, ObjectNotFound, Storage, bucket_and_key
 
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".webm", ".mov", ".avi", ".mkv", ".gif", ".webp"}
 TABLES = ", ".join(TABLE_SUFFIXES)
@@ -218,10 +218,6 @@ def expand_s3(text: str) -> list[Source]:
     ]
 
 
-# What is wrong with one object or its name, and says nothing about the next.
-ONE_OBJECT = {"not_found", "invalid_key", "invalid_uri", "bucket_not_found", "s3_access_denied", "s3_error"}
-
-
 def key_as_written(storage: Storage, key: str) -> str | None:
     """The object's key for a key as a person wrote it (`infra.paths.as_written`), or None when there is none."""
     spellings = [key, key.replace("\\", "/")]
@@ -234,14 +230,14 @@ def read_rows(uri: str, columns: tuple[Column, ...]) -> list[Row]:
     """The rows of a table, local or on S3.
 
     Raises:
-        UserError: unreadable, not UTF-8, or not a table of these columns (400 "invalid_manifest").
+        UserError: unreadable, not UTF-8, or not a table of these columns ("invalid_manifest").
     """
     code = "invalid_manifest"
     if uri.startswith("s3://"):
         storage, key = bucket_and_key(uri)
         try:
             data = storage.get(key)
-        except NotFound as error:
+        except ObjectNotFound as error:
             raise UserError(error.message, code=code) from None
     else:
         try:
@@ -276,9 +272,7 @@ def _listed(uri: str, row: Row) -> Source:
                 storage, key = bucket_and_key(file)
                 found = key_as_written(storage, key)
                 file = file if found is None else f"{storage.uri}/{found}"
-            except UserError as error:
-                if error.code not in ONE_OBJECT:
-                    raise
+            except ObjectError as error:
                 problem = error.message.rstrip(".")
     else:
         path = as_written((local_path(uri).parent / expanded(written)).absolute())

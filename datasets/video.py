@@ -24,7 +24,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image, ImageDraw, ImageFont
 
-from infra.errors import UserError
+from infra.errors import InvalidInput, UserError
 from infra.files import atomic_file
 
 # x264 constant rate factors: 14 cannot be told from the source by eye (ingested clips); 18 is for looking at.
@@ -36,18 +36,16 @@ REPEATABLE = {"threads": "1", "x264-params": "mbtree=0"}
 
 
 def check_frames(frames_FHWC: np.ndarray) -> None:
-    """Raise UserError (422 "invalid_frames") unless this is a uint8 RGB video with even sides."""
+    """Raise InvalidInput ("invalid_frames") unless this is a uint8 RGB video with even sides."""
     shape, dtype = getattr(frames_FHWC, "shape", None), getattr(frames_FHWC, "dtype", None)
     if dtype != np.uint8 or shape is None or len(shape) != 4 or shape[-1] != 3 or 0 in shape:
-        raise UserError(
+        raise InvalidInput(
             f"frames of shape {shape} and type {dtype} are not a video; expected uint8 [frames, height, width, 3].",
-            status=422,
             code="invalid_frames",
         )
     if shape[1] % 2 or shape[2] % 2:
-        raise UserError(
+        raise InvalidInput(
             f"a video of {shape[2]}x{shape[1]} cannot be written as mp4 (4:2:0); give an even width and height.",
-            status=422,
             code="invalid_frames",
         )
 
@@ -66,13 +64,11 @@ def encode_mp4(
     values are text and are stored in the container in sorted order.
 
     Raises:
-        UserError: not a video, odd sides, or fps not positive (422 "invalid_frames").
+        InvalidInput: not a video, odd sides, or fps not positive.
     """
     check_frames(frames_FHWC)
     if not 0 < fps < 1000:
-        raise UserError(
-            f"fps {fps} is not a frame rate; give one above 0.", status=422, code="invalid_frames"
-        )
+        raise InvalidInput(f"fps {fps} is not a frame rate; give one above 0.", code="invalid_frames")
     buffer = io.BytesIO()
     options = {"movflags": "use_metadata_tags", "fflags": "+bitexact"}
     with av.open(buffer, "w", format="mp4", options=options) as container:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from infra.errors import UserError
+from infra.errors import ConceptError
 
 MAX_SIDE = 8192  # 8K (7680x4320) passes; anything larger is refused
 MAX_PIXELS = 1 << 34  # decoded for one clip: 8,000 frames of full HD, 500 of 8K
@@ -22,11 +22,10 @@ MAX_SECONDS = 60.0  # of this thread's work for one clip; a busy machine does no
 EARLY = 0.005  # seconds; containers round times, cameras shake them
 
 
-class UnreadableVideo(UserError):
-    """The bytes are no video any decoder here reads (422 "unreadable_video"): the sentence says why."""
+class UnreadableVideo(ConceptError):
+    """The bytes are no video any decoder here reads: the sentence says why."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, status=422, code="unreadable_video")
+    default_code = "unreadable_video"
 
 
 class Clock:

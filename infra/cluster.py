@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infra.errors import UserError
+from infra.errors import InvalidInput, Unavailable, UserError
 from infra.ray_token import token_asked_for
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,7 +63,7 @@ def ray_session(
         logs: show the workers' output here (it disturbs progress bars).
         options: anything else that ray.init takes.
 
-    Raises UserError (503) when there is no cluster at the address, when it speaks another version, or when a local
+    Raises Unavailable when there is no cluster at the address, when it speaks another version, or when a local
     one does not start.
     """
     import ray
@@ -87,7 +87,7 @@ def ray_session(
             raise
         except Exception as error:  # Ray raises that itself where its node does not answer in time
             ray.shutdown()
-            raise UserError(explain(address, local, error), status=503, code="ray_unavailable") from error
+            raise Unavailable(explain(address, local, error), code="ray_unavailable") from error
         yield Cluster(ray.get_runtime_context().gcs_address, started=local)
 
 
@@ -156,18 +156,17 @@ def check_workers(workers: int, gpus: float = 0, cpus: float = 1) -> None:
     """Raise unless the cluster of this session has room for `workers`, each with `gpus` and `cpus` on one node.
 
     Ray itself would wait for ever for a worker that fits nowhere. Counts what the nodes have, not what is free now:
-    other jobs end. Raises UserError 422 "not_enough_workers".
+    other jobs end. Raises InvalidInput "not_enough_workers".
     """
     nodes = reachable_nodes()
     room = sum(count_fitting(node, {"CPU": cpus, "GPU": gpus}) for node in nodes)
     if workers < 1 or room < workers:
         have = ", ".join(f"{sum(node.get(kind, 0) for node in nodes):g} {kind}s" for kind in ("CPU", "GPU"))
         needs = f"{cpus:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
-        raise UserError(
+        raise InvalidInput(
             f"{workers} workers were asked for, each with {needs}; expected 1 to {room}: the Ray cluster has {have} on "
             f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}. Ask for fewer workers or attach a larger cluster "
             "(--address).",
-            status=422,
             code="not_enough_workers",
         )
 

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from infra.errors import UserError
+from infra.errors import InvalidInput, StorageAway, StorageDenied, StorageError, StorageFull
 
 AWAY = (
     errno.EIO,
@@ -19,6 +19,12 @@ AWAY = (
 TEMPORARY = ".tmp-"  # unfinished writes; no storage lists them, and readers of a folder skip dot files
 
 
+class UnusablePath(StorageError, InvalidInput):
+    """The operating system refuses this path."""
+
+    default_code = "invalid_path"
+
+
 @contextlib.contextmanager
 def explained_os_errors(doing: str) -> Iterator[None]:
     """Turn what the operating system refuses (disk full, no permission, ...) into one sentence."""
@@ -26,26 +32,18 @@ def explained_os_errors(doing: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise UserError(
-                f"{doing}: the disk is full ({error.strerror}); free space or choose another folder. Nothing was kept.",
-                status=507,
-                code="disk_full",
+            raise StorageFull(
+                f"{doing}: the disk is full ({error.strerror}); free space or choose another folder. Nothing was kept."
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UserError(
-                f"{doing}: not permitted ({error.strerror}); choose a folder that you may write and read.",
-                status=403,
-                code="access_denied",
+            raise StorageDenied(
+                f"{doing}: not permitted ({error.strerror}); choose a folder that you may write and read."
             ) from error
         if error.errno in AWAY:
-            raise UserError(
-                f"{doing}: the file system does not answer ({error.strerror}); check its server or disk and try again.",
-                status=503,
-                code="storage_unreachable",
+            raise StorageAway(
+                f"{doing}: the file system does not answer ({error.strerror}); check its server or disk and try again."
             ) from error
-        raise UserError(
-            f"{doing}: {error.strerror or error}; check the path.", status=422, code="invalid_path"
-        ) from error
+        raise UnusablePath(f"{doing}: {error.strerror or error}; check the path.") from error
 
 
 @contextlib.contextmanager

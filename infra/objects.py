@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from infra.errors import UserError
+from infra.errors import DamagedData
 from infra.files import atomic_file
 from infra.storage import Storage
 from infra.stored import Damaged, Key, Sha256, convert, damaged, hexadecimal
@@ -31,7 +31,7 @@ def sha256_file(path: Path) -> str:
 
 
 def object_key(sha256: str) -> str:
-    """The key of the object with this hash: objects/<aa>/<sha256>. Raises UserError (502) for what is no hash."""
+    """The key of the object with this hash: objects/<aa>/<sha256>. Raises DamagedData for what is no hash."""
     try:
         hexadecimal(sha256, 64)
     except ValueError as error:
@@ -57,7 +57,7 @@ def put_object(storage: Storage, content: bytes | Path) -> str:
 
 
 def get_object(storage: Storage, sha256: str) -> bytes:
-    """The bytes with this hash. Raises NotFound, or UserError 502 when what is stored has another hash."""
+    """The bytes with this hash. Raises ObjectNotFound, or DamagedData when what is stored has another hash."""
     content = storage.get(object_key(sha256))
     check_hash(storage, sha256, hashlib.sha256(content).hexdigest())
     return content
@@ -91,9 +91,7 @@ def get_files(storage: Storage, files: Mapping[str, Mapping[str, Any]], folder: 
 def check_hash(storage: Storage, expected: str, found: str) -> None:
     """Raise unless the content of an object is what its name says."""
     if found != expected:
-        raise UserError(
+        raise DamagedData(
             f"object {expected[:12]} in {storage.uri} is damaged (its content hashes to {found[:12]}); "
-            "delete it and store the same content again, or restore it from a copy.",
-            status=502,
-            code="object_damaged",
+            "delete it and store the same content again, or restore it from a copy."
         )

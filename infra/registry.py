@@ -34,7 +34,7 @@ from typing import Annotated, Any
 from pydantic import AwareDatetime, Field
 from rapidfuzz import fuzz, process
 
-from infra.errors import UserError
+from infra.errors import Conflict, DamagedData, InvalidInput, NotFound
 from infra.files import TEMPORARY, explained_os_errors
 from infra.objects import FileEntry, check_hash, get_object, object_key, put_named, sha256_file
 from infra.storage import ObjectInfo, Storage, check_key, open_storage
@@ -76,27 +76,25 @@ class ConceptInfo:
 
 
 def check_concept_name(name: str) -> str:
-    """The name, if it can be a concept's: a-z, 0-9, '.', '_', '-', at most 64, no '..'. UserError 422 else."""
+    """The name, if it can be a concept's: a-z, 0-9, '.', '_', '-', at most 64, no '..'. InvalidInput else."""
     if not is_concept_name(name):
         shown = name if len(name) <= 64 else f"{name[:40]}... ({len(name)} characters)"
-        raise UserError(
+        raise InvalidInput(
             f"concept name {shown!a}: expected 1 to 64 of a-z, 0-9, '.', '_' and '-', starting with a letter "
             "or digit and without '..'; for example car-turn.",
-            status=422,
             code="invalid_concept",
         )
     return name
 
 
 def parse_ref(ref: str) -> tuple[str, int | None]:
-    """`name` -> (name, None), `name@3` -> (name, 3). UserError 422 for anything else."""
+    """`name` -> (name, None), `name@3` -> (name, 3). InvalidInput for anything else."""
     name, at, number = ref.partition("@")
     check_concept_name(name)
     if at and not re.fullmatch(r"[1-9][0-9]{0,8}", number):
-        raise UserError(
+        raise InvalidInput(
             f"concept version {number[:40]!a} of {name}: expected a number from 1; write {name} for the latest "
             f"version or {name}@3 for the third.",
-            status=422,
             code="invalid_version",
         )
     return name, int(number) if at else None
@@ -140,7 +138,7 @@ class Registry:
         What is in the adapter is the caller's to check (models/adapter.py `read_adapter`) beforehand.
         With `once`, a name of this publication, it happens once whoever repeats it or does it at the same time: the
         version that was first is answered.
-        Raises UserError (422) for a bad name, a folder without adapter, metadata or metrics that are not JSON.
+        Raises InvalidInput for a bad name, a folder without adapter, metadata or metrics that are not JSON.
         """
         check_concept_name(concept)
         paths = collect(folder)
@@ -207,20 +205,19 @@ class Registry:
         return {version: published[version] for version in sorted(published.keys() - removed)}
 
     def resolve(self, ref: str) -> Version:
-        """The version that `name` (the latest) or `name@3` means. UserError 404 when there is none."""
+        """The version that `name` (the latest) or `name@3` means. NotFound when there is none."""
         return self.load(*self.find(ref))
 
     def find(self, ref: str) -> tuple[str, int]:
-        """(name, number) of what `ref` means, without reading it. UserError 404 when there is none."""
+        """(name, number) of what `ref` means, without reading it. NotFound when there is none."""
         name, number = parse_ref(ref)
         published = self.numbers(name, "versions")
         kept = published - self.numbers(name, "removed")
         if not kept:
             near = self.near(name)
             hint = f"did you mean {' or '.join(near)}?" if near else self.overview
-            raise UserError(
+            raise NotFound(
                 f"concept {name} is not in {self.shown}; {hint}",
-                status=404,
                 code="concept_not_found",
             )
         if number is None:
@@ -228,9 +225,8 @@ class Registry:
         if number not in kept:
             what = "was removed" if number in published else "was never published"
             have = ", ".join(f"{name}@{other}" for other in sorted(kept)[-8:])
-            raise UserError(
+            raise NotFound(
                 f"concept version {name}@{number} {what} in {self.shown}; there is {have}.",
-                status=404,
                 code="version_not_found",
             )
         return name, number
@@ -238,8 +234,8 @@ class Registry:
     def pull(self, version: Version, folder: Path) -> Path:
         """Fetch a version's files to `folder`, every one checked against its hash; all or nothing.
 
-        A folder that holds the version already is left as it is. Raises UserError: 409 when it holds something
-        else, 502 when an object is damaged or was cut short, 507 when the disk is full.
+        A folder that holds the version already is left as it is. Raises Conflict when it holds something
+        else, DamagedData when an object is damaged or was cut short, StorageFull.
         """
         folder = Path(os.path.abspath(folder))
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -261,11 +257,10 @@ class Registry:
         return folder
 
     def read(self, version: Version, name: str) -> bytes:
-        """One file of a version, checked against its hash. UserError 404 when it has no such file."""
+        """One file of a version, checked against its hash. NotFound when it has no such file."""
         if name not in version.files:
-            raise UserError(
+            raise NotFound(
                 f"{version.ref} has no file {name[:100]!a}; it has {', '.join(sorted(version.files))}.",
-                status=404,
                 code="file_not_found",
             )
         return get_object(self.storage, version.files[name].sha256)
@@ -297,7 +292,7 @@ class Registry:
     def load(self, concept: str, number: int, *, added_metrics: bool = True) -> Version:
         """Read a pointer and (unless they are not needed) the metrics that were added.
 
-        UserError 502 when one is not what was written.
+        DamagedData when one is not what was written.
         """
         key = f"concepts/{concept}/versions/{number}.json"
         try:
@@ -309,11 +304,9 @@ class Registry:
                 metrics |= parse(dict[str, Any], self.storage.get(key))
             return replace(version, metrics=metrics)
         except Damaged as error:
-            raise UserError(
+            raise DamagedData(
                 f"{key} in {self.shown} is damaged ({error}); restore it from a copy, or remove the version "
-                f"(`motiondirector concepts rm {concept}@{number}`) and publish it again.",
-                status=502,
-                code="object_damaged",
+                f"(`motiondirector concepts rm {concept}@{number}`) and publish it again."
             ) from None
 
 
@@ -334,11 +327,10 @@ def open_registry(uri: str | Path) -> Registry:
 
 
 def collect(folder: Path) -> dict[str, Path]:
-    """The files to publish, by relative posix path. UserError 422 without folder or adapter."""
+    """The files to publish, by relative posix path. InvalidInput without folder or adapter."""
     if not folder.is_dir():
-        raise UserError(
+        raise InvalidInput(
             f"{folder} is not a folder; give the one that holds {ADAPTER_FILE}.",
-            status=422,
             code="adapter_missing",
         )
     paths = {
@@ -347,22 +339,20 @@ def collect(folder: Path) -> dict[str, Path]:
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     }
     if ADAPTER_FILE not in paths:
-        raise UserError(
+        raise InvalidInput(
             f"{folder} holds no {ADAPTER_FILE}; give the folder that `motiondirector train` wrote.",
-            status=422,
             code="adapter_missing",
         )
     return {check_key(name): path for name, path in paths.items()}
 
 
 def to_json(value: dict[str, Any], what: str) -> bytes:
-    """Canonical JSON. UserError 422 for what JSON cannot say (NaN, infinity, objects)."""
+    """Canonical JSON. InvalidInput for what JSON cannot say (NaN, infinity, objects)."""
     try:
         return json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError) as error:
-        raise UserError(
+        raise InvalidInput(
             f"{what}: not plain JSON ({error}); give strings, finite numbers, lists and mappings.",
-            status=422,
             code="invalid_metadata",
         ) from None
 
@@ -378,14 +368,13 @@ def read_version(pointer: bytes, concept: str, number: int) -> Version:
 
 
 def check_same(version: Version, folder: Path) -> Path:
-    """`folder`, if it holds exactly this version's files. UserError 409 else."""
+    """`folder`, if it holds exactly this version's files. Conflict else."""
     files = {name: folder / name for name in version.files}
     if all(
         path.is_file() and sha256_file(path) == version.files[name].sha256 for name, path in files.items()
     ):
         return folder
-    raise UserError(
+    raise Conflict(
         f"{folder} exists and holds something else than {version.ref}; remove it or choose another folder.",
-        status=409,
         code="folder_not_empty",
     )

@@ -21,9 +21,9 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from s3transfer.exceptions import S3DownloadFailedError
 
-from infra.errors import UserError
+from infra.errors import NotFound, StorageAway, StorageDenied, StorageError, UserError
 from infra.files import atomic_file, explained_os_errors
-from infra.storage import NotFound, ObjectInfo, Storage, check_key
+from infra.storage import InvalidKey, InvalidUri, ObjectError, ObjectInfo, ObjectNotFound, Storage, check_key
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -41,6 +41,24 @@ WRONG_CREDENTIALS = {
 }
 
 
+class BucketNotFound(ObjectError, StorageError, NotFound):
+    """There is no such bucket."""
+
+    default_code = "bucket_not_found"
+
+
+class ObjectDenied(ObjectError, StorageDenied):
+    """These credentials give no access to this object."""
+
+    default_code = "s3_access_denied"
+
+
+class ObjectRefused(ObjectError, StorageError):
+    """S3 refuses this object, for another reason than those that have a class."""
+
+    default_code = "s3_error"
+
+
 class S3Storage(Storage):
     """Objects below `s3://bucket/prefix`. Safe to use from several threads.
 
@@ -50,10 +68,9 @@ class S3Storage(Storage):
 
     def __init__(self, bucket: str, prefix: str, client: Any = None, *, any_key: bool = False) -> None:
         if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket):
-            raise UserError(
+            raise InvalidUri(
                 f"S3 bucket name {bucket[:80]!r}: expected 3-63 lower-case letters, digits, '.' or '-'; "
-                "write s3://bucket/prefix.",
-                code="invalid_uri",
+                "write s3://bucket/prefix."
             )
         self.bucket = bucket
         self.prefix = check_key(prefix.strip("/")) + "/" if prefix.strip("/") else ""
@@ -200,11 +217,9 @@ def descriptions(data_path: str | None) -> botocore.loaders.Loader:
 
 
 def _utf8_key(key: str) -> str:
-    """A key that S3 takes. Raises UserError (422) for one that no object has."""
+    """A key that S3 takes. Raises InvalidInput for one that no object has."""
     if not key or len(key.encode(errors="replace")) > 1024 or any("\ud800" <= c <= "\udfff" for c in key):
-        raise UserError(
-            f"S3 key {key[:80]!a}: expected 1 to 1024 bytes of UTF-8.", status=422, code="invalid_key"
-        )
+        raise InvalidKey(f"S3 key {key[:80]!a}: expected 1 to 1024 bytes of UTF-8.")
     return key
 
 
@@ -243,25 +258,20 @@ def explain(error: BaseException, storage: S3Storage, key: str) -> UserError:
         code = str(error.response.get("Error", {}).get("Code", "?"))
         message = str(error.response.get("Error", {}).get("Message", "")).rstrip(".")
         if code == "NoSuchBucket":
-            return UserError(
-                f"S3 bucket '{storage.bucket}' does not exist {at}; create it or check the URI.",
-                status=404,
-                code="bucket_not_found",
+            return BucketNotFound(
+                f"S3 bucket '{storage.bucket}' does not exist {at}; create it or check the URI."
             )
         if code in ABSENT:
-            return NotFound(f"{place} does not exist {at}; check the name and the URI.")
+            return ObjectNotFound(f"{place} does not exist {at}; check the name and the URI.")
         if code in WRONG_CREDENTIALS:
-            return UserError(
+            return StorageDenied(
                 f"S3 {at} refused the credentials: {WRONG_CREDENTIALS[code]}; "
                 "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the profile in ~/.aws.",
-                status=403,
                 code="s3_wrong_credentials",
             )
         if code in REFUSED:
-            return UserError(
-                f"access to {place} was denied {at}; the credentials need read and write rights to this prefix.",
-                status=403,
-                code="s3_access_denied",
+            return ObjectDenied(
+                f"access to {place} was denied {at}; the credentials need read and write rights to this prefix."
             )
         if code in (
             "301",
@@ -269,47 +279,40 @@ def explain(error: BaseException, storage: S3Storage, key: str) -> UserError:
             "AuthorizationHeaderMalformed",
             "IllegalLocationConstraintException",
         ):
-            return UserError(
+            return StorageError(
                 f"S3 bucket '{storage.bucket}' lives in another region than {storage.client.meta.region_name}; "
                 "set AWS_DEFAULT_REGION to its region.",
                 code="s3_wrong_region",
             )
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         if status >= 500 or code in ("SlowDown", "RequestTimeout", "Throttling"):
-            return UserError(
+            return StorageAway(
                 f"S3 {at} answered {status} {code} to {ATTEMPTS} tries for {place}; try again later.",
-                status=503,
                 code="s3_unavailable",
             )
-        return UserError(
-            f"S3 {at} refused {place}: {code} {message}; check the server and the URI.", code="s3_error"
-        )
+        return ObjectRefused(f"S3 {at} refused {place}: {code} {message}; check the server and the URI.")
     if isinstance(error, failures.NoCredentialsError | failures.PartialCredentialsError):
-        return UserError(
+        return StorageDenied(
             f"no S3 credentials for {place}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE.",
-            status=403,
             code="s3_no_credentials",
         )
     if isinstance(error, failures.CredentialRetrievalError | failures.MetadataRetrievalError):
-        return UserError(
+        return StorageAway(
             f"the credentials for {place} {at} could not be had ({error}); check this machine's instance role or credential "
             "process and try again.",
-            status=503,
             code="s3_credentials_unavailable",
         )
     if isinstance(error, failures.IncompleteReadError | failures.ResponseStreamingError):
-        return UserError(
+        return StorageAway(
             f"reading {place} broke off {ATTEMPTS} times {at}; check the connection and try again.",
-            status=503,
             code="s3_unreachable",
         )
     if isinstance(error, failures.HTTPClientError | failures.ConnectionError):
-        return UserError(
+        return StorageAway(
             f"no connection to S3 {at} ({error_kind(error)}); check that it runs and that AWS_ENDPOINT_URL is right.",
-            status=503,
             code="s3_unreachable",
         )
-    return UserError(f"S3 {at} failed for {place}: {error}; check the server and the URI.", code="s3_error")
+    return ObjectRefused(f"S3 {at} failed for {place}: {error}; check the server and the URI.")
 
 
 def error_kind(error: BaseException) -> str:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
-from infra.errors import UserError
+from infra.errors import Unavailable, UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -69,10 +69,9 @@ class LoopbackS3:
         assert self.process.stdout is not None
         port = self.process.stdout.readline().strip()
         if not port:
-            raise UserError(
+            raise Unavailable(
                 f"the loopback S3 server did not start (exit {self.process.wait()}); "
                 "its reason stands above.",
-                status=503,
                 code="s3_server_failed",
             )
         self.endpoint = f"http://127.0.0.1:{port}"

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from infra.errors import UserError
+from infra.errors import InvalidInput, NotFound, UserError
 from infra.files import TEMPORARY, atomic_file, explained_os_errors, settle
 from infra.paths import expanded
 
@@ -36,11 +36,24 @@ if TYPE_CHECKING:
 LOCK = ".lock"  # holds the flock(2) of compare-and-swap in its folder
 
 
-class NotFound(UserError):
-    """No object under this key (404)."""
+class ObjectError(UserError):
+    """Something is wrong with one object or its address; others of the same storage may be had."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, status=404, code="not_found")
+
+class ObjectNotFound(ObjectError, NotFound):
+    """No object under this key."""
+
+
+class InvalidKey(ObjectError, InvalidInput):
+    """No object has such a key."""
+
+    default_code = "invalid_key"
+
+
+class InvalidUri(ObjectError):
+    """No storage has such an address."""
+
+    default_code = "invalid_uri"
 
 
 @dataclass(frozen=True)
@@ -56,8 +69,8 @@ class ObjectInfo:
 class Storage(ABC):
     """Objects under relative posix keys; the same behaviour for a folder and for S3.
 
-    Raises UserError, always one sentence: bad key (422), missing bucket (404), access or credentials refused
-    (403), storage unreachable (503), disk full (507). Temporary failures of S3 are retried before.
+    Raises UserError, always one sentence: InvalidKey, or a StorageError (BucketNotFound, StorageAway, StorageDenied,
+    StorageFull ...). Temporary failures of S3 are retried before.
     """
 
     uri: str
@@ -80,11 +93,11 @@ class Storage(ABC):
 
     @abstractmethod
     def get(self, key: str) -> bytes:
-        """The object's bytes. Raises NotFound."""
+        """The object's bytes. Raises ObjectNotFound."""
 
     @abstractmethod
     def get_file(self, key: str, path: Path) -> None:
-        """Copy the object to `path`, whole or not at all. Makes the folders. Raises NotFound."""
+        """Copy the object to `path`, whole or not at all. Makes the folders. Raises ObjectNotFound."""
 
     @abstractmethod
     def put(self, key: str, data: bytes) -> None:
@@ -141,24 +154,20 @@ def open_storage(uri: str | Path) -> Storage:
     text = str(uri)
     if "://" not in text:
         if not text:
-            raise UserError("an empty storage URI; give a folder or s3://bucket/prefix.", code="invalid_uri")
+            raise InvalidUri("an empty storage URI; give a folder or s3://bucket/prefix.")
         return FolderStorage(Path(text))
     parts = urlsplit(text)
     if parts.scheme == "file":
         if parts.netloc not in ("", "localhost") or not parts.path:
-            raise UserError(
-                f"storage URI {text}: expected file:///absolute/folder, with three slashes.",
-                code="invalid_uri",
-            )
+            raise InvalidUri(f"storage URI {text}: expected file:///absolute/folder, with three slashes.")
         return FolderStorage(Path(unquote(parts.path)))
     if parts.scheme == "s3":
         from infra.s3 import S3Storage
 
         bucket, _, prefix = text.removeprefix("s3://").partition("/")
         return S3Storage(bucket, prefix)
-    raise UserError(
-        f"storage URI {text[:200]}: unknown scheme {parts.scheme}://; give a folder, file:///folder or s3://bucket/prefix.",
-        code="invalid_uri",
+    raise InvalidUri(
+        f"storage URI {text[:200]}: unknown scheme {parts.scheme}://; give a folder, file:///folder or s3://bucket/prefix."
     )
 
 
@@ -174,7 +183,7 @@ def bucket_and_key(uri: str) -> tuple[Storage, str]:
 
 
 def check_key(key: str) -> str:
-    """The key, if it is a relative posix path that means the same in a folder and in S3. UserError 422 else."""
+    """The key, if it is a relative posix path that means the same in a folder and in S3. InvalidInput else."""
     pieces = key.split("/")
     if (
         any(piece in ("", ".", "..") for piece in pieces)
@@ -184,10 +193,8 @@ def check_key(key: str) -> str:
         or len(key.encode(errors="replace")) > 900
     ):
         shown = key if len(key) <= 80 else f"{key[:80]}... ({len(key)} characters)"
-        raise UserError(
-            f"object key {shown!a}: expected a relative path like folder/name, without '..', empty or overlong parts.",
-            status=422,
-            code="invalid_key",
+        raise InvalidKey(
+            f"object key {shown!a}: expected a relative path like folder/name, without '..', empty or overlong parts."
         )
     return key
 
@@ -207,8 +214,8 @@ class FolderStorage(Storage):
         """The file of a key."""
         return self.root / check_key(key)
 
-    def missing(self, key: str) -> NotFound:
-        return NotFound(f"{self.path(key)} does not exist; check the name and the folder.")
+    def missing(self, key: str) -> ObjectNotFound:
+        return ObjectNotFound(f"{self.path(key)} does not exist; check the name and the folder.")
 
     def get(self, key: str) -> bytes:
         with explained_os_errors(f"reading {self.path(key)}"):

@@ -22,7 +22,7 @@ from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
-from infra.errors import UserError
+from infra.errors import DamagedData, UserError
 from infra.storage import check_key
 
 T = TypeVar("T")
@@ -91,7 +91,7 @@ def convert(kind: type[T], value: Any) -> T:
 
 
 def parse_object(kind: type[T], data: bytes | str, where: str, remedy: str) -> T:
-    """`parse`, for an object whose damage nothing else explains. Raises UserError (502 "object_damaged").
+    """`parse`, for an object whose damage nothing else explains. Raises DamagedData ("object_damaged").
 
     Args:
         where: key and storage, for the sentence.
@@ -103,9 +103,9 @@ def parse_object(kind: type[T], data: bytes | str, where: str, remedy: str) -> T
         raise damaged(where, error, remedy) from None
 
 
-def damaged(where: str, reason: object, remedy: str) -> UserError:
+def damaged(where: str, reason: object, remedy: str) -> DamagedData:
     """The sentence about an object that is not as it was written."""
-    return UserError(f"{where} is damaged ({reason}); {remedy}.", status=502, code="object_damaged")
+    return DamagedData(f"{where} is damaged ({reason}); {remedy}.")
 
 
 @functools.cache

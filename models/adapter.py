@@ -29,7 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from infra.errors import UserError
+from infra.errors import NotFound
 from infra.files import atomic_file
 from infra.objects import sha256_file
 from models.adapter_config import (
@@ -111,7 +111,7 @@ def save_adapter(
 
 
 def rewrite(folder: Path, to: Path) -> Adapter:
-    """A folder's adapter as `save_adapter` would have written it, its settings folded in. UserError (422) as `read_adapter`.
+    """A folder's adapter as `save_adapter` would have written it, its settings folded in. InvalidInput as `read_adapter`.
 
     The file says the same to every reader then, also to those who do not see its adapter_config.json.
     """
@@ -176,11 +176,11 @@ def read_adapter(
             adds B A.
 
     Raises:
-        UserError (422; 404 when absent): with the file, what is wrong and what is expected.
+        NotFound, or InvalidInput: with the file, what is wrong and what is expected.
     """
     file = path / WEIGHTS_FILE if path.is_dir() else path
     if not file.is_file():
-        raise UserError(f"adapter {path}: no such file.", status=404, code="adapter_not_found")
+        raise NotFound(f"adapter {path}: no such file.", code="adapter_not_found")
     _check_header(file)
     try:
         with safe_open(file, framework="pt") as opened:
@@ -212,7 +212,7 @@ def read_adapter(
 
 
 def check_fits(adapter: Adapter, foundation: Foundation, source: str = "") -> None:
-    """Raises UserError (422) unless the adapter was made for exactly this foundation and fits its layers."""
+    """Raises InvalidInput unless the adapter was made for exactly this foundation and fits its layers."""
     source = source or adapter.concept
     theirs = adapter.metadata.get("foundation_fingerprint")
     if not theirs:
@@ -248,7 +248,7 @@ def adopt(adapter: Adapter, foundation: Foundation, source: str = "") -> dict[Ad
 
     Its layers are told apart by path: one that trained all attention changes spatial and temporal ones. Layers that it
     leaves alone become zeros, so that each adapter is whole. A temporal one is always among them.
-    Raises UserError (422) for a layer that is none of the foundation's, or of another shape.
+    Raises InvalidInput for a layer that is none of the foundation's, or of another shape.
     """
     known = {path: set(foundation.targets[path]) for path in ("temporal", "spatial")}
     found: dict[AdapterPath, dict[str, tuple[Tensor, Tensor]]] = {"temporal": {}}

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from infra.errors import UserError
+from infra.errors import InvalidInput, UserError
 
 CONFIG_FILE = "adapter_config.json"
 HEADER_KEY = "lora_adapter_metadata"  # diffusers' save_lora_weights: the same settings, each with a prefix
@@ -58,11 +58,11 @@ INITIAL = (True, False, None, "gaussian", "eva", "orthogonal")
 
 def refuse(source: str, reason: str, code: str = "invalid_adapter") -> UserError:
     """The one shape of "this adapter may not load"."""
-    return UserError(f"adapter {source}: {reason}", status=422, code=code)
+    return InvalidInput(f"adapter {source}: {reason}", code=code)
 
 
 def parse_config(source: str, content: bytes | str, what: str = CONFIG_FILE) -> dict[str, Any]:
-    """A configuration as a mapping. Raises UserError (422) when it is none."""
+    """A configuration as a mapping. Raises InvalidInput when it is none."""
     try:
         config = json.loads(content)
     except (ValueError, RecursionError):
@@ -73,13 +73,13 @@ def parse_config(source: str, content: bytes | str, what: str = CONFIG_FILE) -> 
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
-    """The adapter_config.json of a folder; None where there is none. Raises UserError (422)."""
+    """The adapter_config.json of a folder; None where there is none. Raises InvalidInput."""
     file = folder / CONFIG_FILE
     return parse_config(str(folder), file.read_bytes()) if file.is_file() else None
 
 
 def header_config(source: str, metadata: Mapping[str, str]) -> dict[str, Any] | None:
-    """The settings that diffusers keeps in a file's header; None where it has none. Raises UserError (422)."""
+    """The settings that diffusers keeps in a file's header; None where it has none. Raises InvalidInput."""
     if HEADER_KEY not in metadata:
         return None
     found = {}
@@ -103,7 +103,7 @@ def is_plain(config: Mapping[str, Any]) -> bool:
 
 
 def check_expressible(source: str, config: Mapping[str, Any], what: str = CONFIG_FILE) -> None:
-    """Raises UserError (422) for a setting that makes it something else than one LoRA on each layer."""
+    """Raises InvalidInput for a setting that makes it something else than one LoRA on each layer."""
     kind = config.get("peft_type") or "LORA"
     if str(kind).upper() != "LORA":
         raise refuse(source, f"its {what} has peft_type {str(kind)[:40]!a}; only LORA is used here.")
@@ -144,7 +144,7 @@ def scalings(
         ranks: of each layer in the file, by its module name.
 
     Raises:
-        UserError (422): a setting that changes the result and cannot be expressed, a rank that is not the
+        InvalidInput: a setting that changes the result and cannot be expressed, a rank that is not the
             tensors', a layer of the file that the configuration does not target.
     """
     check_expressible(source, config, what)

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from infra.errors import UserError
+from infra.errors import InvalidInput
 from models.bank import AdapterBank
 from models.checkpointing import checkpoint_blocks
 from models.fingerprint import fingerprint_folder
@@ -159,7 +159,7 @@ class Foundation(ABC):
         return self.sizes.defaults
 
     def check_bucket(self, bucket: Bucket) -> None:
-        """Raises UserError (422) when this model cannot make a video of that size."""
+        """Raises InvalidInput when this model cannot make a video of that size."""
         self.sizes.check(bucket)
 
     @abstractmethod
@@ -208,12 +208,11 @@ class Foundation(ABC):
     def _make_scheduler(self, kind: str) -> Any: ...
 
     def make_scheduler(self, kind: str | None = None) -> Any:
-        """A fresh diffusers scheduler for one request (schedulers keep state). Raises UserError (422)."""
+        """A fresh diffusers scheduler for one request (schedulers keep state). Raises InvalidInput."""
         kinds = self.scheduler_kinds()
         if kind is not None and kind not in kinds:
-            raise UserError(
+            raise InvalidInput(
                 f"scheduler {kind!r} does not suit {self.name}; choose one of {', '.join(kinds)}.",
-                status=422,
                 code="invalid_scheduler",
             )
         return self._make_scheduler(kind or kinds[0])

@@ -24,6 +24,12 @@ COMPONENTS = {
 }
 
 
+class NoSafetensors(UserError):
+    """A foundation whose weights are pickles alone, which are not loaded."""
+
+    default_code = "no_safetensors"
+
+
 def load_foundation(
     source: str | Path | None = None,
     *,
@@ -113,16 +119,15 @@ def usable_device(device: str | torch.device) -> torch.device:
 
 
 def check_weights(folder: Path, components: Collection[str], source: str | Path) -> None:
-    """Raises UserError when components have no safetensors: a repository of pickles is converted once."""
+    """Raises NoSafetensors when components have none: a repository of pickles is converted once."""
     weighty = [name for name in components if (folder / name / "config.json").is_file()]
     lacking = [name for name in weighty if not any((folder / name).glob("*.safetensors"))]
     if lacking:
         class_name = json.loads((folder / "model_index.json").read_text())["_class_name"]
-        raise UserError(
+        raise NoSafetensors(
             f"{source} has no safetensors for {' and '.join(lacking)}, and pickled weights (.bin) are not loaded: convert it "
             f"once, in Python, by diffusers.{class_name}.from_pretrained({str(source)!r}).save_pretrained('FOLDER', "
-            "safe_serialization=True), and give that folder.",
-            code="no_safetensors",
+            "safe_serialization=True), and give that folder."
         )
 
 

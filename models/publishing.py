@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from infra.errors import UserError
+from infra.errors import InvalidInput
 from infra.registry import collect
 from models.adapter import UNSIGNED, Adapter, adopt, check_fits, read_adapter, rewrite, save_adapter
 from models.adapter_config import CONFIG_FILE, refuse
@@ -32,7 +32,7 @@ def ready_to_publish(
         concept: noted in adapters that name none.
 
     Raises:
-        UserError (404, 422): no adapter, a bad one, or one without fingerprint and no foundation given.
+        NotFound, InvalidInput: no adapter, a bad one, or one without fingerprint and no foundation given.
     """
     read = read_all(folder)
     unsigned = [path for path, adapter in read.items() if not adapter.metadata.get("foundation_fingerprint")]
@@ -74,7 +74,7 @@ def ready_to_publish(
 
 
 def read_all(folder: Path) -> dict[AdapterPath, Adapter]:
-    """Every adapter of a folder, checked as far as that goes without a foundation. Raises UserError (404, 422)."""
+    """Every adapter of a folder, checked as far as that goes without a foundation. Raises NotFound, InvalidInput."""
     collect(folder)  # a folder that holds a temporal one
     read: dict[AdapterPath, Adapter] = {}
     for path, name in ADAPTER_FILES.items():
@@ -83,10 +83,9 @@ def read_all(folder: Path) -> dict[AdapterPath, Adapter]:
             continue
         read[path] = read_adapter(place)
         if not (place / CONFIG_FILE).is_file():
-            raise UserError(
+            raise InvalidInput(
                 f"{place} has no {CONFIG_FILE}; give the folder that `motiondirector train` or PEFT wrote (stock PEFT "
                 "needs it).",
-                status=422,
                 code="adapter_config_missing",
             )
         if read[path].metadata.get("foundation_fingerprint"):

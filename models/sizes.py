@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infra.errors import UserError
+from infra.errors import InvalidInput, UserError
 from models.locating import family_of, foundation_name, locate, read_recommended
 
 
@@ -57,15 +57,14 @@ class Sizes:
     multiples: tuple[int, int]  # of height and width
 
     def check(self, bucket: Bucket) -> None:
-        """Raises UserError (422 "invalid_size") for a size that the model cannot make."""
+        """Raises InvalidInput ("invalid_size") for a size that the model cannot make."""
         if self.temporal_scale == 1:
             require_multiple("frame count", bucket.frames, 1, self.name)
         elif bucket.frames < 1 or (bucket.frames - 1) % self.temporal_scale:
             low = max(1, (bucket.frames - 1) // self.temporal_scale * self.temporal_scale + 1)
-            raise UserError(
+            raise InvalidInput(
                 f"frame count {bucket.frames} does not suit {self.name}; it must be a multiple of "
                 f"{self.temporal_scale} plus 1, such as {low}.",
-                status=422,
                 code="invalid_size",
             )
         require_multiple("height", bucket.height, self.multiples[0], self.name)
@@ -73,12 +72,11 @@ class Sizes:
 
 
 def require_multiple(what: str, value: int, multiple: int, name: str) -> None:
-    """Raises UserError (422) unless `value` is a positive multiple."""
+    """Raises InvalidInput unless `value` is a positive multiple."""
     if value < 1 or value % multiple:
         low = max(multiple, value // multiple * multiple)
-        raise UserError(
+        raise InvalidInput(
             f"{what} {value} does not suit {name}; it must be a multiple of {multiple}, such as {low}.",
-            status=422,
             code="invalid_size",
         )
 

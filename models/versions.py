@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from infra.errors import UserError
+from infra.errors import InvalidInput, UserError
 from infra.registry import ADAPTER_FILE, FileEntry, Registry, Version
 from models.adapter_config import CONFIG_FILE, check_expressible, is_plain, parse_config
 
@@ -57,26 +57,23 @@ def read_own(registry: Registry, version: Version, foundation: Foundation) -> di
             try:
                 adapter = read_adapter(place, foundation)
             except UserError as error:
-                raise UserError(
-                    f"{version.ref}: {error.message}", status=error.status, code=error.code
-                ) from None
+                raise error.reworded(f"{version.ref}: {error.message}") from None
             check_path(version.ref, path, adapter)
             found[path] = adapter
     return found
 
 
 def check_path(ref: str, path: AdapterPath, adapter: Adapter) -> None:
-    """Raises UserError (422) when the file of one path holds an adapter of the other."""
+    """Raises InvalidInput when the file of one path holds an adapter of the other."""
     if adapter.path != path:
-        raise UserError(
+        raise InvalidInput(
             f"{ref}: its file for the {path} path holds a {adapter.path} adapter; publish it again.",
-            status=422,
             code="invalid_adapter",
         )
 
 
 def check_folded(registry: Registry, version: Version, path: AdapterPath) -> None:
-    """Raises UserError (422) for a version whose adapter_config.json says something that its file alone does not.
+    """Raises InvalidInput for a version whose adapter_config.json says something that its file alone does not.
 
     `concepts publish` folds such settings in; versions from before it did may have them. Who serves reads the file alone.
     Each adapter_config.json is read once.
@@ -88,11 +85,10 @@ def check_folded(registry: Registry, version: Version, path: AdapterPath) -> Non
     config = parse_config(version.ref, registry.read(version, name))
     check_expressible(version.ref, config)
     if not is_plain(config):
-        raise UserError(
+        raise InvalidInput(
             f"{version.ref} has an {name} whose settings (such as lora_alpha) are not in its weights; publish it again: "
             f"motiondirector concepts pull {version.ref} --to FOLDER, then motiondirector concepts publish FOLDER "
             f"--concept {version.concept}.",
-            status=422,
             code="adapter_not_folded",
         )
     _plain.add(entry.sha256)

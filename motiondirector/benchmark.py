@@ -21,7 +21,7 @@ from datasets.parts import Pace
 from evaluation.paper_sets import PaperSet, SetConcept
 from evaluation.report import as_summary, write_json
 from evaluation.store import Store, key_of
-from infra.errors import UserError
+from infra.errors import ConceptError, UserError
 from motiondirector.contenders import (
     BASE,
     OURS,
@@ -39,20 +39,6 @@ if TYPE_CHECKING:
     from evaluation.evaluate import Contender
     from models.foundation import Bucket
     from motiondirector.progress import Bars
-
-# Codes of what is wrong with a concept's own clips, or with its training alone. All else (a full disk, a storage that is
-# away, wrong weights or settings) would meet the next concept too.
-OF_THE_CONCEPT = frozenset(
-    {
-        "clips_refused",
-        "unreadable_video",
-        "unsuitable_video",
-        "clip_too_small",
-        "clip_corrupt",
-        "caption_missing",
-        "diverged",
-    }
-)
 
 
 @dataclass
@@ -94,9 +80,7 @@ class Benchmark:
             bars(self.paper_set.title, number, len(concepts), concept.title)
             try:
                 done[concept.name] = self.one(concept, store, bars)
-            except UserError as error:
-                if error.code not in OF_THE_CONCEPT:
-                    raise
+            except ConceptError as error:  # what else there is would meet the next concept too
                 self.note(f"{concept.title} was left out: {error.message}", bars)
         bars.clear()
         if not done:
@@ -215,7 +199,7 @@ class Benchmark:
         )
         refused = [outcome for outcome in report.outcomes if outcome.status == REFUSED]
         if len(refused) == len(report.outcomes):
-            raise UserError(refused[0].reason, status=422, code="clips_refused")
+            raise ConceptError(refused[0].reason, code="clips_refused")
         for outcome in refused:
             self.note(f"{outcome.source} is left out: {outcome.reason}", bars)
         wanted = {

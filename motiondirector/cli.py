@@ -1,4 +1,4 @@
-"""`motiondirector`: registers every command and turns a `UserError` into one sentence and exit code 2."""
+"""`motiondirector`: registers every command and turns a `UserError` into one sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from infra.errors import UserError
 from infra.rows import NOT_YAML
+from motiondirector.exits import EXIT_CODES, exit_code_of
 from motiondirector.output import only_answers
 
 # One module per command. Each exposes `register(app)`.
@@ -140,10 +141,9 @@ def main() -> None:
             check_own_datasets()
         with only_answers(sys.argv):
             build()()
-    except UserError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(
-            f"[bold red]error:[/] {escape(error.message)}"
-        )
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except tuple(EXIT_CODES) as error:
+        if isinstance(error, UserError):
+            Console(stderr=True, soft_wrap=True, highlight=False).print(
+                f"[bold red]error:[/] {escape(error.message)}"
+            )
+        sys.exit(exit_code_of(error))

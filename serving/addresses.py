@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import httpcore
 
-from infra.errors import UserError
+from infra.errors import InvalidInput, Unavailable, UserError
 from serving.threads import CALLED_NAMES, NAMES
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -41,11 +41,10 @@ RESOLVE_TIMEOUT = 5.0  # seconds
 Run = Callable[..., Awaitable[Any]]  # of `Threads` or `Shares`: what a call answers, in a thread
 
 
-class Refused(UserError):
-    """No webhook may go there (422)."""
+class Refused(InvalidInput):
+    """No webhook may go there."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, status=422, code="webhook_refused")
+    default_code = "webhook_refused"
 
 
 def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
@@ -109,7 +108,7 @@ async def resolve(host: str, port: int, allowed: Sequence[Network], run: Run = N
 
     Raises:
         Refused: one of them is neither public nor allowed, or there is no such name.
-        UserError: 503, the name servers do not say (yet).
+        Unavailable: the name servers do not say (yet).
     """
     try:
         async with asyncio.timeout(RESOLVE_TIMEOUT):
@@ -128,10 +127,9 @@ async def resolve(host: str, port: int, allowed: Sequence[Network], run: Run = N
 
 
 def resolver_slow(host: str) -> UserError:
-    return UserError(
+    return Unavailable(
         f"webhook_url: the name servers do not say where {host[:100]} is (waited for {RESOLVE_TIMEOUT:g} s at most); try "
         "again in some seconds.",
-        status=503,
         code="resolver_slow",
     )
 
@@ -193,7 +191,7 @@ async def post(
 
     Raises:
         Refused: the address is none for webhooks (any more).
-        UserError: 503, the name servers do not say where it is.
+        Unavailable: the name servers do not say where it is.
         TimeoutError: no status in `timeout` seconds.
         httpcore.NetworkError, httpcore.ProtocolError, OSError: nobody answers, or not in HTTP.
     """

@@ -20,9 +20,8 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from infra.errors import UserError
+from infra.errors import Conflict, InvalidInput, Throttled
 from serving.database import Database, Job, Rate
-from serving.errors import Throttled
 from serving.jobs import QUEUED, UNFINISHED, new_job
 from serving.keys import ApiKey
 
@@ -39,13 +38,12 @@ class Repeatable:
 
     @classmethod
     def of(cls, key: str | None, body: dict[str, Any]) -> Repeatable | None:
-        """Raises UserError 422 for a key that is none."""
+        """Raises InvalidInput for a key that is none."""
         if key is None:
             return None
         if not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
-            raise UserError(
+            raise InvalidInput(
                 "Idempotency-Key: expected 1 to 255 visible ASCII characters, such as a UUID.",
-                status=422,
                 code="invalid_idempotency_key",
             )
         canonical = json.dumps(body, sort_keys=True).encode()
@@ -66,7 +64,7 @@ class Admission:
         self._lock = threading.Lock()
 
     def find(self, tenant: str, repeatable: Repeatable | None) -> Job | None:
-        """The job that the same request made before. Raises UserError 409 for the same key with another body."""
+        """The job that the same request made before. Raises Conflict for the same key with another body."""
         with self._database.sessions() as session:
             return self._find(session, tenant, repeatable)
 
@@ -116,7 +114,7 @@ class Admission:
 
         Raises:
             Throttled: the queue is full, or the key's quota is.
-            UserError: 409, the idempotency key was used with another body.
+            Conflict: the idempotency key was used with another body.
         """
         with self._database.exclusive() as session:
             found = self._find(session, tenant, repeatable)
@@ -138,9 +136,8 @@ class Admission:
         same = (Job.tenant == tenant, Job.idempotency_key == repeatable.key)
         job = session.scalar(select(Job).where(*same))
         if job is not None and job.body_sha256 != repeatable.body_sha256:
-            raise UserError(
+            raise Conflict(
                 f"this Idempotency-Key made {job.id} from another body; use a new key for a new request.",
-                status=409,
                 code="idempotency_conflict",
             )
         return job

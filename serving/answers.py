@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from infra.errors import UserError
+from infra.errors import Unavailable, UserError
 from serving.database import Job
 from serving.events import Failed
 from serving.requests import request_of
@@ -12,22 +12,20 @@ from serving.schemas import Timings, Video, VideoError
 def raise_refusal(refused: Failed | None) -> None:
     """What an engine would not do, as the error that the API answers."""
     if refused is not None:
-        raise UserError(refused.message, status=refused.status, code=refused.code)
+        raise refused.error
 
 
 def engine_unavailable() -> UserError:
-    return UserError(
+    return Unavailable(
         "no engine answers: the model is loading, or being started again; try in some seconds.",
-        status=503,
         code="engine_unavailable",
     )
 
 
 def adapters_late(seconds: float) -> UserError:
-    return UserError(
+    return Unavailable(
         f"the request's adapters were in no engine within {seconds:g} s: the registry is slow, many others are being "
         "loaded, or the model is; send it again in some seconds.",
-        status=503,
         code="adapter_slow",
     )
 

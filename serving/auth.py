@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 
-from infra.errors import UserError
+from infra.errors import Forbidden, Unauthorized
 from serving.config import is_loopback
 from serving.keys import MAX_PRIORITY, ApiKey, Scope, find_key
 
@@ -33,40 +33,36 @@ class Caller:
         return self.key.max_priority if self.key else MAX_PRIORITY
 
     def check(self, scope: Scope) -> None:
-        """Raises UserError 403 when its key may not do that."""
+        """Raises Forbidden when its key may not do that."""
         if self.key is not None and scope not in self.key.scopes:
-            raise UserError(
+            raise Forbidden(
                 f"this API key lacks the scope {scope!r} (it has: {', '.join(self.key.scopes) or 'none'}).",
-                status=403,
                 code="missing_scope",
             )
 
 
 def identify(request: Request, keys: Sequence[ApiKey]) -> Caller:
-    """The caller. Raises UserError: 401 without a valid key; without keys configured, 403 beyond loopback."""
+    """The caller. Raises Unauthorized without a valid key; without keys configured, Forbidden beyond loopback."""
     if not keys:
         check_local(request)
         return Caller()
     scheme, _, presented = request.headers.get("authorization", "").partition(" ")
     found = find_key(presented.strip(), keys) if scheme.lower() == "bearer" else None
     if found is None:
-        raise UserError(
-            "no valid API key; send `Authorization: Bearer KEY`.", status=401, code="invalid_api_key"
-        )
+        raise Unauthorized("no valid API key; send `Authorization: Bearer KEY`.")
     return Caller(found)
 
 
 def check_local(request: Request) -> None:
-    """Raises UserError 403 unless a program of this machine asks: neither another machine nor, by way of a
+    """Raises Forbidden unless a program of this machine asks: neither another machine nor, by way of a
     browser here, somebody's web page (which sends its Origin, or a Host of its own that points to loopback)."""
     origin = request.headers.get("origin")
     hosts = [request.client.host if request.client else "", request.url.hostname or ""]
     if origin is not None:
         hosts.append(urlsplit(origin).hostname or "")
     if not all(is_loopback(host) for host in hosts):
-        raise UserError(
+        raise Forbidden(
             "this server has no API key and so answers its own machine alone; start it with --api-key-file.",
-            status=403,
             code="loopback_only",
         )
 

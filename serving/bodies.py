@@ -15,9 +15,9 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
 
-from infra.errors import UserError
-from serving.errors import Throttled
+from infra.errors import InvalidInput, Throttled, UserError
 from serving.schemas import CreateVideo
 
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
@@ -58,7 +58,7 @@ class Bodies:
 
 
 async def read_create_video(request: Request) -> CreateVideo:
-    """The request's body. Raises UserError 400 or 415, or RequestValidationError, for what is none."""
+    """The request's body. Raises UserError, HTTPException or RequestValidationError, for what is none."""
     if content_type(request) not in FORMS:
         return await read_json(request, CreateVideo)
     async with request.form(max_files=0, max_fields=MAX_FIELDS) as form:
@@ -69,9 +69,7 @@ async def read_json(request: Request, model: type[Body]) -> Body:
     """The request's body, which is JSON. Raises as `read_create_video` does."""
     kind = content_type(request)
     if kind and kind != "application/json" and not kind.endswith("+json"):
-        raise UserError(
-            f"content type {kind[:60]!r}: send application/json.", status=415, code="unsupported_media_type"
-        )
+        raise HTTPException(415, f"content type {kind[:60]!r}: send application/json.")
     return validated(model, parse_json(await request.body()))
 
 
@@ -89,7 +87,7 @@ def validated(model: type[Body], content: Any) -> Body:
 
 
 def parse_json(body: bytes) -> Any:
-    """The value of a JSON text. Raises UserError 400."""
+    """The value of a JSON text. Raises UserError."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -101,7 +99,7 @@ def parse_json(body: bytes) -> Any:
             else "not text"
         )
         message = f"the body is not JSON ({reason}); send an object, as /docs shows it."
-        raise UserError(message, status=400, code="invalid_json") from None
+        raise UserError(message, code="invalid_json") from None
 
 
 def from_form(form: FormData) -> dict[str, Any]:
@@ -116,9 +114,7 @@ def from_form(form: FormData) -> dict[str, Any]:
         if name.startswith("lora[][") and name.endswith("]"):
             columns.setdefault(name.removeprefix("lora[][").removesuffix("]"), []).append(value)
         elif name in fields:
-            raise UserError(
-                f"the form has {name[:60]!r} twice; give it once.", status=422, code="invalid_value"
-            )
+            raise InvalidInput(f"the form has {name[:60]!r} twice; give it once.")
         else:
             fields[name] = value
     for name in (*INTEGERS, *NUMBERS):
@@ -140,14 +136,10 @@ def number(text: str, *, whole: bool) -> int | float | str:
 
 
 def rows(columns: dict[str, list[str]]) -> list[dict[str, Any]]:
-    """Entries from their fields' values. Raises UserError 422 where it is not plain which belong together."""
+    """Entries from their fields' values. Raises InvalidInput where it is not plain which belong together."""
     lengths = {len(values) for values in columns.values()}
     if len(lengths) != 1:
-        raise UserError(
-            "lora: every entry of a form needs the same fields; or send `lora` as JSON text.",
-            status=422,
-            code="invalid_value",
-        )
+        raise InvalidInput("lora: every entry of a form needs the same fields; or send `lora` as JSON text.")
     entries = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     return [
         {name: number(value, whole=False) if name == "scale" else value for name, value in entry.items()}

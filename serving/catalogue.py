@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Literal, TypeVar
 
-from infra.errors import UserError
+from infra.errors import Unavailable, UserError
 from serving.answers import engine_unavailable, raise_refusal
 from serving.concepts import Concepts
 from serving.engine_client import EngineClient, EngineLost
@@ -39,7 +39,7 @@ class Catalogue:
     """Concepts of one server.
 
     Args:
-        info: answers what is served; raises UserError 503 while no engine does.
+        info: answers what is served; raises Unavailable while no engine does.
         pins: what every engine is to keep.
         tell: has every engine do so at once; how many there are.
     """
@@ -60,13 +60,13 @@ class Catalogue:
     async def models(self, tenant: str) -> bytes:
         """The foundation, then every version of every concept that was trained on it: a `ModelList` as JSON.
 
-        UserError 503 when reading them takes long; it goes on, and who asks again waits for what is left.
+        Unavailable when reading them takes long; it goes on, and who asks again waits for what is left.
         """
         info = await self._info()
         return await patiently(self._lists.run(tenant, self._models, info))
 
     async def read(self, tenant: str, call: Callable[..., Answer], /, *args: Any) -> Answer:
-        """What a call that reads the registry answers, for a tenant. Raises UserError 503 when that takes too long."""
+        """What a call that reads the registry answers, for a tenant. Raises Unavailable when that takes too long."""
         return await patiently(self._reads.run(tenant, call, *args))
 
     async def prefetch(self, name: AdapterName, tenant: str) -> AdapterAnswer:
@@ -77,7 +77,7 @@ class Catalogue:
     async def pin(self, name: AdapterName, tenant: str) -> AdapterAnswer:
         """Keep a version's adapters in slots of every engine until `unpin`.
 
-        UserError for one that cannot be loaded, and 409 when no slot would be left for others; then nothing is pinned.
+        UserError for one that cannot be loaded, and Conflict when no slot would be left for others; then nothing is pinned.
         """
         uses, info = await self._used(name, tenant), await self._info()
         await self._prefetch(uses)
@@ -161,14 +161,13 @@ class Catalogue:
 
 
 async def patiently(call: Awaitable[Answer]) -> Answer:
-    """What a call that reads the registry answers. Raises UserError 503 when that takes too long."""
+    """What a call that reads the registry answers. Raises Unavailable when that takes too long."""
     try:
         async with asyncio.timeout(REGISTRY_PATIENCE):
             return await call
     except TimeoutError:
-        raise UserError(
+        raise Unavailable(
             f"the concept registry has not answered for {REGISTRY_PATIENCE:g} s; try again in some seconds.",
-            status=503,
             code="registry_slow",
         ) from None
 

@@ -16,9 +16,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from infra.errors import UserError
+from infra.errors import Conflict, Unavailable, UserError
 from serving.config import is_loopback
 from serving.schemas import AdapterAnswer, CreateVideo, ModelList, Path, ResidentList, Video
+from serving.statuses import class_of
 
 QUEUED_INTERVAL = 1.0  # seconds between looks of `wait` at a video that has others before it, at least
 
@@ -29,7 +30,7 @@ class Client:
     Args:
         url: of the server, such as http://127.0.0.1:8000.
         api_key: sent as a bearer token when given.
-        patience: seconds that `wait` bears a server that does not answer or answers 503 (it is being restarted).
+        patience: seconds that `wait` bears a server that does not answer or is not available (it is being restarted).
         transport: of httpx, for tests.
     """
 
@@ -131,8 +132,8 @@ class Client:
             try:
                 video = self.retrieve(id)
                 heard = time.monotonic()
-            except UserError as error:
-                if error.status != 503 or time.monotonic() - heard > self._patience:
+            except Unavailable:
+                if time.monotonic() - heard > self._patience:
                     raise
                 time.sleep(1.0)
                 continue
@@ -142,7 +143,7 @@ class Client:
             if video.status in ("failed", "cancelled"):
                 code = video.error.code if video.error else "cancelled"
                 message = video.error.message if video.error else f"video {id} was cancelled."
-                raise UserError(message, status=409, code=code)
+                raise Conflict(message, code=code)
             time.sleep(max(interval, QUEUED_INTERVAL) if video.queue_position else interval)
 
     def _call(self, method: str, path: str, **content: Any) -> httpx.Response:
@@ -150,9 +151,8 @@ class Client:
             response = self._http.request(method, path, **content)
         except httpx.HTTPError as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(
+            raise Unavailable(
                 f"no server answers at {self.url} ({reason}); start one with `motiondirector serve`.",
-                status=503,
                 code="server_unreachable",
             ) from None
         if response.is_success:
@@ -165,4 +165,4 @@ class Client:
             message, code = str(body["message"]), str(body["code"])
         except (ValueError, KeyError, TypeError):
             message, code = f"{self.url} answered {response.status_code} without a reason.", "bad_answer"
-        return UserError(message, status=response.status_code, code=code)
+        return class_of(response.status_code)(message, code=code)

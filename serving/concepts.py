@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from infra.registry import Registry, Version, similar
-from infra.storage import NotFound, ObjectInfo, Storage, open_storage
+from infra.storage import ObjectInfo, ObjectNotFound, Storage, open_storage
 from serving.shelf import Shelf
 from serving.storage_faults import StorageFault
 from serving.threads import CONCEPTS, LISTS
@@ -46,7 +46,7 @@ class Concepts(Registry):
         """Raises StorageFault as well, when the registry is away."""
         try:
             return super().resolve(ref)
-        except NotFound as error:  # a pointer that was listed a moment ago
+        except ObjectNotFound as error:  # a pointer that was listed a moment ago
             log.error("%s", error.message)
             raise StorageFault(CONCEPTS) from error
 

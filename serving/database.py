@@ -47,7 +47,7 @@ from sqlalchemy.engine import Engine as SqlEngine
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
-from infra.errors import UserError
+from infra.errors import Conflict, Unavailable, UserError
 
 SCHEMA = 5  # raise it with every change of a table, and say in `upgrade` how the tables before become these
 UPGRADED = frozenset({2, 3, 4})  # versions that `upgrade` brings up to date
@@ -181,7 +181,7 @@ class Server(Base):
 class Database:
     """Sessions on one database. Thread-safe; several processes may share it.
 
-    Raises UserError 503 when it cannot be opened, 409 when its tables are not those of this version of the program.
+    Raises Unavailable when it cannot be opened, Conflict when its tables are not those of this version of the program.
     """
 
     def __init__(self, url: str) -> None:
@@ -199,9 +199,8 @@ class Database:
             self._prepare(shown)
         except (SQLAlchemyError, ImportError) as error:
             reason = " ".join(str(getattr(error, "orig", None) or error).split())
-            raise UserError(
+            raise Unavailable(
                 f"the job database {shown} cannot be opened ({reason}); give a writable --data-dir or a database URL.",
-                status=503,
                 code="database_unavailable",
             ) from error
 
@@ -240,20 +239,18 @@ class Database:
             connection = session.connection()
             found = version_of(connection)
             if found is not None and found not in UPGRADED | {SCHEMA}:
-                raise UserError(
+                raise Conflict(
                     f"the job database {shown} has tables of version {found}, this program has {SCHEMA}; give an empty "
                     "database (or another --data-dir), or run the version of the program that made it.",
-                    status=409,
                     code="schema_mismatch",
                 )
             Base.metadata.create_all(connection)
             if found is not None and found < SCHEMA:
                 upgrade(connection)
             if wrong := differences(connection):
-                raise UserError(
+                raise Conflict(
                     f"the job database {shown} has tables that this program did not make ({wrong}); give an empty database "
                     "(or another --data-dir), or restore this one from a copy.",
-                    status=409,
                     code="schema_mismatch",
                 )
             if found != SCHEMA:
@@ -340,9 +337,8 @@ def make_private(url: URL) -> None:
                 try:
                     path.chmod(PRIVATE)
                 except PermissionError:
-                    raise UserError(
+                    raise Conflict(
                         f"the job database {path} can be read by others and is another user's; run as its owner, or "
                         "give another --data-dir.",
-                        status=409,
                         code="access_denied",
                     ) from None

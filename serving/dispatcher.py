@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterator, Mapping
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from infra.errors import UserError
+from infra.errors import DamagedData, UserError
 from infra.storage import Storage
 from serving.claims import LEASE, SUSPECT_ATTEMPTS, Claims
 from serving.database import Job
 from serving.engine_client import EngineClient, EngineLost
-from serving.events import OTHER_FOUNDATION, Admitted, Failed, Finished, Progressed
+from serving.events import Admitted, Failed, Finished, FoundationChanged, Progressed
 from serving.jobs import CANCELLED, COMPLETED, FAILED, ID, IllegalTransition, JobStore
 from serving.requests import request_of
 from serving.storage_faults import StorageFault
@@ -53,11 +53,10 @@ def pauses() -> Iterator[float]:
 
 
 def result_key(id: str) -> str:
-    """Where a job's video is, in the results storage. Raises UserError (502) for an id that no job has."""
+    """Where a job's video is, in the results storage. Raises DamagedData for an id that no job has."""
     if not ID.fullmatch(id):
-        raise UserError(
+        raise DamagedData(
             f"job id {id[:80]!a} in the job database is damaged; delete its row.",
-            status=502,
             code="job_damaged",
         )
     return f"results/{id}.mp4"
@@ -264,7 +263,7 @@ class Dispatcher:
                         if time.monotonic() - noted >= NOTE_INTERVAL:
                             noted = time.monotonic()
                             await self._note(job, min(99, 100 * event.step // event.steps), timings)
-                    case Failed(code=code) if code == OTHER_FOUNDATION:
+                    case Failed(error=FoundationChanged()):
                         await self._put_back(job)
                         return
                     case Failed():

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from infra.errors import UserError
+from infra.errors import Conflict, InvalidInput, NotFound, Unavailable, UserError
 from models.bank import AdapterBank
 from models.foundation import Bucket, Foundation
 from serving.batch import Batch, probe
@@ -115,16 +115,15 @@ class Engine:
     # --- from any thread ---------------------------------------------------------------------------------------
 
     def check(self, request: VideoRequest) -> None:
-        """Raises UserError (4xx) for a request this engine cannot make: size, scheduler, adapters (waits until here)."""
+        """Raises UserError for a request this engine cannot make: size, scheduler, adapters (waits until here)."""
         if (here := self.check_ahead(request)) is not None:
             here.result()
 
     def check_ahead(self, request: VideoRequest) -> Future[None] | None:
         """`check` without waiting for adapters: the future is done when they are here, or has why they cannot be."""
         if request.height % 2 or request.width % 2:
-            raise UserError(
+            raise InvalidInput(
                 f"size {request.width}x{request.height}: mp4 wants an even width and height.",
-                status=422,
                 code="invalid_size",
             )
         self.foundation.check_bucket(bucket_of(request))
@@ -132,10 +131,9 @@ class Engine:
         for path, slots in self.bank.slots.items():
             count = len({use.sha256 for use in request.adapters if use.path == path})
             if count > slots:
-                raise UserError(
+                raise InvalidInput(
                     f"the request combines {count} {path} adapters and this server has {slots} slots for them; "
                     "name fewer.",
-                    status=422,
                     code="too_many_adapters",
                 )
         return self.tiers.ahead(request.adapters, flow_of(request)) if request.adapters else None
@@ -169,20 +167,16 @@ class Engine:
         """A look at a request that is being denoised: a small WebP of one frame.
 
         It is decoded beside the steps and changes nothing; whoever looks before the next step, or before it is done,
-        is given the same. Raises UserError: 404 when the request is not here, 409 when there is nothing to be seen
+        is given the same. Raises NotFound when the request is not here, Conflict when there is nothing to be seen
         yet, or ever (with a scheduler that makes no estimate).
         """
         with self._lock:
             ticket = self._tickets.get(id)
             if ticket is None:
-                raise UserError(
-                    f"{id} is not being made here (any more).", status=404, code="video_not_found"
-                )
+                raise NotFound(f"{id} is not being made here (any more).", code="video_not_found")
             x0 = ticket.state.x0_1Cfhw if ticket.state is not None else None
             if x0 is None:
-                raise UserError(
-                    f"{id} has nothing to be seen yet; ask again after a step.", status=409, code="no_preview"
-                )
+                raise Conflict(f"{id} has nothing to be seen yet; ask again after a step.", code="no_preview")
             shown = ticket.preview
             if shown is None or (shown[1].done() and shown[0] is not x0):
                 shown = ticket.preview = (x0, self._finisher.submit(render, self.foundation, x0))
@@ -302,7 +296,7 @@ class Engine:
                 self.failure = error
                 tickets = list(self._tickets.values())
             for ticket in tickets:
-                self._end(ticket, Failed("the engine stopped", "engine_lost", 503))
+                self._end(ticket, Failed(Unavailable("the engine stopped", code="engine_lost")))
 
     def _wait(self) -> None:
         with self._work:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from infra.errors import UserError
+from infra.errors import Unavailable, UserError
 from infra.registry import open_registry
 from models.foundation import Bucket, Foundation
 from models.load import load_foundation
@@ -27,12 +27,12 @@ from serving.config import ServeConfig
 from serving.engine import Engine
 from serving.engine_client import EngineLost, Residency
 from serving.events import (
-    OTHER_FOUNDATION,
     Admitted,
     Cancelled,
     Event,
     Failed,
     Finished,
+    FoundationChanged,
     Observe,
     unobserved,
 )
@@ -171,7 +171,7 @@ class EngineService:
             f"the request is for a foundation ({request.foundation[:12]}) that is not served here any more "
             f"({self._info.name}, {self._info.fingerprint[:12]}); send it again."
         )
-        return Failed(message, OTHER_FOUNDATION, 503)
+        return Failed(FoundationChanged(message))
 
     async def unread(self, prompts: Sequence[str]) -> list[str | None]:
         self.healthy()
@@ -270,7 +270,7 @@ class EngineService:
                     await asyncio.wrap_future(going)
         except TimeoutError:
             message = f"the adapters were not here within {LOAD_PATIENCE:g} s; the registry is slow, try again later."
-            return Failed(message, "adapter_slow", 503)
+            return Failed(Unavailable(message, code="adapter_slow"))
         except Exception as error:
             return Failed.of(error)
         return None

@@ -14,36 +14,26 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from infra.errors import UserError
+from infra.errors import Throttled, UserError
 from serving.schemas import ErrorAnswer, error_answer
+from serving.statuses import status_of
 
 log = logging.getLogger(__name__)
 MAX_BODY = 64 * 1024  # bytes of a request's body; the largest valid one is under 20 KiB
 BODY_PATIENCE = 10.0  # seconds for all of a body to come, from when it is first waited for
 RETRY_AFTER = {"Retry-After": "5"}  # seconds, where nothing better is known
-HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: RETRY_AFTER, 503: RETRY_AFTER}
+HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: RETRY_AFTER}
 CODES = {
     404: "not_found",
     405: "method_not_allowed",
     400: "invalid_body",
     408: "body_timeout",
     413: "too_large",
+    415: "unsupported_media_type",
 }
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer} for status in (400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503)
 }
-
-
-class Throttled(UserError):
-    """Too much at once (429).
-
-    Args:
-        retry_after: seconds after which it may work.
-    """
-
-    def __init__(self, message: str, *, code: str, retry_after: float) -> None:
-        super().__init__(message, status=429, code=code)
-        self.retry_after = retry_after
 
 
 class BodyLimit:
@@ -84,11 +74,12 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(UserError)
     async def user_error(_request: Request, error: UserError) -> JSONResponse:
-        headers = dict(HEADERS.get(error.status, {}))
+        status = status_of(error)
+        headers = dict(HEADERS.get(status, {}))
         if isinstance(error, Throttled):
             headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
-        answer = error_answer(error.message, status=error.status, code=error.code)
-        return JSONResponse(answer, status_code=error.status, headers=headers)
+        answer = error_answer(error.message, status=status, code=error.code)
+        return JSONResponse(answer, status_code=status, headers=headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:

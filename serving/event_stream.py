@@ -22,11 +22,10 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.types import Receive, Scope, Send
 
-from infra.errors import UserError
+from infra.errors import NotFound, Throttled
 from serving.answers import video_of
 from serving.database import Job
 from serving.engine_client import EngineLost
-from serving.errors import Throttled
 from serving.events import Failed
 from serving.jobs import FINAL, IN_PROGRESS, STATES
 
@@ -141,9 +140,7 @@ async def follow(
             changed.clear()
             try:
                 [(job, position)] = await service.placed([await service.get(id, tenant)])
-            except UserError as gone:
-                if gone.status != 404:
-                    raise
+            except NotFound:
                 yield format_sse_event(event="video.deleted", data_str=json.dumps({"id": id}))
                 return
             if (now_seen := stamp(job, position)) != seen:

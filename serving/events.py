@@ -5,17 +5,21 @@ Values, all of them: they cross process borders as they are.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from infra.errors import UserError
+from infra.errors import SystemFailure, Unavailable, UserError
 
 log = logging.getLogger(__name__)
-OTHER_FOUNDATION = (
-    "foundation_changed"  # code of a refusal: the engine holds another model than the request is for
-)
+
+
+class FoundationChanged(Unavailable):
+    """The engine holds another model than the request is for."""
+
+    default_code = "foundation_changed"
 
 
 @dataclass(frozen=True)
@@ -49,19 +53,25 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """The request cannot be made; `status` is the HTTP status that fits."""
+    """The request cannot be made."""
 
-    message: str
-    code: str
-    status: int = 500
+    error: UserError
 
     @classmethod
     def of(cls, error: BaseException) -> Failed:
         """A UserError speaks for itself; anything else is this program's fault and is logged."""
         if isinstance(error, UserError):
-            return cls(error.message, error.code, error.status)
+            return cls(copy.copy(error))  # without its traceback, which holds tensors
         log.error("request failed", exc_info=error)
-        return cls(f"internal error while making the video ({type(error).__name__})", "internal_error")
+        return cls(SystemFailure(f"internal error while making the video ({type(error).__name__})"))
+
+    @property
+    def message(self) -> str:
+        return self.error.message
+
+    @property
+    def code(self) -> str:
+        return self.error.code
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from infra.errors import UserError
+from infra.errors import DamagedData, NotFound, SystemFailure, Unavailable, UserError
 from infra.files import TEMPORARY
 from infra.objects import check_hash, object_key, sha256_file
 from infra.registry import Registry
-from infra.storage import NotFound, atomic_file
+from infra.storage import ObjectNotFound, atomic_file
 from models.adapter import Adapter, read_adapter
 from models.foundation import Foundation
 from models.versions import check_path
@@ -92,8 +92,8 @@ class AdapterFiles:
         for attempt in range(ATTEMPTS):
             try:
                 return self._download(use)
-            except UserError as error:
-                if error.status < 500 or attempt == ATTEMPTS - 1:
+            except SystemFailure as error:
+                if attempt == ATTEMPTS - 1:
                     raise
                 log.warning("%s@%s is fetched again: %s", use.concept, use.version, error.message)
                 time.sleep(self._pause * 2**attempt)
@@ -124,17 +124,14 @@ class AdapterFiles:
             except UserError as error:
                 if self._whole(use):
                     file.unlink(missing_ok=True)
-                    raise UserError(
-                        f"{name}: {error.message}", status=error.status, code=error.code
-                    ) from None
+                    raise error.reworded(f"{name}: {error.message}") from None
             else:
                 if adapter.sha256 == use.sha256:
                     break
             file.unlink(missing_ok=True)
             if last:
-                raise UserError(
+                raise Unavailable(
                     f"{name}: {file} changes as soon as it is written; check the disk.",
-                    status=503,
                     code="adapter_damaged",
                 )
             log.warning("%s is damaged on disk and is fetched again", name)
@@ -152,9 +149,8 @@ class AdapterFiles:
     def _download(self, use: AdapterUsed) -> None:
         name = f"{use.concept}@{use.version}"
         if self._registry is None:
-            raise UserError(
+            raise NotFound(
                 f"{name} was asked for, but there is no registry; start with --registry URI.",
-                status=404,
                 code="concept_not_found",
             )
         storage, file = self._registry.storage, self._file(use)
@@ -162,24 +158,19 @@ class AdapterFiles:
             with storage_faults(STORAGE), atomic_file(file) as temporary:
                 storage.get_file(object_key(use.sha256), temporary)
                 check_hash(storage, use.sha256, sha256_file(temporary))
-        except NotFound as error:
+        except ObjectNotFound as error:
             log.error("%s: %s", name, error.message)
             with storage_faults(STORAGE):
                 if not storage.holds("objects/"):  # a folder that was unmounted, say
                     raise StorageFault(STORAGE) from error
-            raise UserError(
+            raise NotFound(
                 f"{name}: its file {use.sha256[:12]} is not in the registry; publish it again.",
-                status=404,
                 code="adapter_not_found",
             ) from None
-        except UserError as error:
-            if error.code != "object_damaged":
-                raise
+        except DamagedData as error:
             log.error("%s: %s", name, error.message)  # with where it is, which concerns no caller
-            raise UserError(
-                f"{name}: its file {use.sha256[:12]} is damaged in the registry; publish it again.",
-                status=error.status,
-                code=error.code,
+            raise error.reworded(
+                f"{name}: its file {use.sha256[:12]} is damaged in the registry; publish it again."
             ) from None
         self._note(file)
 

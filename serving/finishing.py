@@ -8,7 +8,7 @@ import time
 import torch
 
 from datasets.video import encode_mp4
-from infra.errors import UserError
+from infra.errors import InvalidInput
 from models.denoise import finish
 from models.foundation import Foundation
 from serving.events import Finished
@@ -17,13 +17,12 @@ from serving.tickets import Ticket
 
 
 def package(foundation: Foundation, ticket: Ticket) -> Finished:
-    """Latents -> frames -> mp4 with what made it in its metadata. UserError (422) when they are not finite."""
+    """Latents -> frames -> mp4 with what made it in its metadata. InvalidInput when they are not finite."""
     assert ticket.state is not None
     started = time.monotonic()
     if not bool(torch.isfinite(ticket.state.latents_1Cfhw).all()):
-        raise UserError(
+        raise InvalidInput(
             "the model's answer is not finite; lower guidance_scale or the adapters' scales.",
-            status=422,
             code="not_finite",
         )
     frames_FHWC = finish(foundation, ticket.state)

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import delete, func, or_, select, update
 
-from infra.errors import UserError
+from infra.errors import NotFound
 from serving.database import Database, Delivery, Job
 
 QUEUED, IN_PROGRESS, COMPLETED, FAILED, CANCELLED = (
@@ -71,15 +71,14 @@ class JobStore:
         return job
 
     def get(self, id: str, *, tenant: str | None = None) -> Job:
-        """The job, if it exists and (with `tenant`) belongs to that tenant. Raises UserError 404."""
+        """The job, if it exists and (with `tenant`) belongs to that tenant. Raises NotFound."""
         job = None
         if ID.fullmatch(id):  # PostgreSQL would refuse a NUL
             with self._session() as session:
                 job = session.scalar(select(Job).where(Job.id == id))
         if job is None or (tenant is not None and job.tenant != tenant):
-            raise UserError(
+            raise NotFound(
                 f"there is no video {id[:80]!r}; GET /v1/videos lists yours.",
-                status=404,
                 code="video_not_found",
             )
         return job

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from infra.errors import UserError
 from infra.registry import open_registry
 from serving.config import ServeConfig
 from serving.engine_service import build_engine, describe
@@ -48,5 +47,5 @@ def generate(
         case [Finished() as finished]:
             return finished.mp4, request
         case [Failed() as failed]:
-            raise UserError(failed.message, status=failed.status, code=failed.code)
+            raise failed.error
     raise AssertionError(f"the engine ended without an answer: {last}")

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from infra.errors import UserError
+from infra.errors import Conflict, UserError
 from infra.registry import parse_ref
 from infra.stored import Damaged, convert
 from serving.database import Database, Pin
@@ -63,7 +63,7 @@ class PinStore:
         """Pin them, all or none; without effect for what is pinned.
 
         Args:
-            slots: of each path, in an engine. Raises UserError 409 when none of them would be left for other adapters.
+            slots: of each path, in an engine. Raises Conflict when none of them would be left for other adapters.
         """
         with self._database.exclusive() as session:
             for use in uses:
@@ -72,10 +72,9 @@ class PinStore:
                 if use.sha256 in pinned:
                     continue
                 if len(pinned) + 1 >= slots[use.path]:
-                    raise UserError(
+                    raise Conflict(
                         f"{len(pinned)} of {slots[use.path]} {use.path} slots are pinned, and one must stay free for "
                         "other adapters; unpin one first, or start with more slots.",
-                        status=409,
                         code="slots_pinned",
                     )
                 self._write(session, foundation, use, pinned=True)
@@ -118,7 +117,7 @@ class PinKeeper:
     """Tells the engines, beside the dispatcher, until cancelled.
 
     Args:
-        info: answers what is served; raises UserError 503 while no engine does.
+        info: answers what is served; raises Unavailable while no engine does.
     """
 
     def __init__(

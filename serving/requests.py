@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from infra.errors import UserError
+from infra.errors import Conflict, DamagedData, InvalidInput, NotFound
 from infra.registry import Registry, Version
 from infra.stored import Damaged, convert
 from models.versions import check_folded, held, own_paths
@@ -78,13 +78,12 @@ class VideoRequest(BaseModel):
 
 
 def request_of(job: Job) -> VideoRequest:
-    """What an accepted job asks for. Raises UserError (502 "job_damaged") for a row that `resolve` did not make."""
+    """What an accepted job asks for. Raises DamagedData ("job_damaged") for a row that `resolve` did not make."""
     try:
         return convert(VideoRequest, job.request)
     except Damaged as error:
-        raise UserError(
+        raise DamagedData(
             f"the request of video {job.id[:80]} is damaged in the job database ({error}); delete the video and ask again.",
-            status=502,
             code="job_damaged",
         ) from None
 
@@ -107,16 +106,15 @@ def cost_of(request: VideoRequest) -> float:
 
 
 def parse_model(model: str, name: str) -> str | None:
-    """`foundation` -> None; `foundation:concept@version` -> "concept@version". Raises UserError 404.
+    """`foundation` -> None; `foundation:concept@version` -> "concept@version". Raises NotFound.
 
     `name` is the served foundation's own, which is understood as well as the word `foundation`.
     """
     head, colon, reference = model.partition(":")
     if head not in ("foundation", name) or (colon and not reference):
-        raise UserError(
+        raise NotFound(
             f"unknown model {model[:80]!r}; expected `foundation` (here: {name}), `foundation:concept` or "
             "`foundation:concept@version`; GET /v1/models lists them.",
-            status=404,
             code="model_not_found",
         )
     return reference or None
@@ -127,7 +125,7 @@ def resolve(
 ) -> tuple[VideoRequest, str]:
     """The request as it will run, and its full model name (`foundation:concept@version`).
 
-    Raises UserError: unknown model or concept 404, adapter of another foundation 409, size or length 422.
+    Raises NotFound (model or concept), Conflict (adapter of another foundation), InvalidInput (size or length).
     """
     reference = parse_model(request.model, info.name)
     adapters: list[AdapterUsed] = []
@@ -155,10 +153,9 @@ def resolve(
         foundation=info.fingerprint,
     )
     if resolved.pixels > info.max_pixels:
-        raise UserError(
+        raise InvalidInput(
             f"{width}x{height} with {resolved.frames} frames is {resolved.pixels} pixels; this server makes videos "
             f"of at most {info.max_pixels}; ask for a smaller size or fewer frames.",
-            status=422,
             code="too_large",
         )
     return resolved, model
@@ -173,9 +170,8 @@ def nearest_frames(seconds: float, info: FoundationInfo) -> int:
 def pin(use: LoraUse, info: FoundationInfo, registry: Registry | None) -> list[AdapterUsed]:
     """The version and content hashes behind a name, now: of its path, or, without one, of all the version is used with."""
     if registry is None:
-        raise UserError(
+        raise NotFound(
             f"concept {use.name!r} was asked for, but there is no registry to find it in; start with --registry URI.",
-            status=404,
             code="concept_not_found",
         )
     version = registry.resolve(use.name)
@@ -184,9 +180,8 @@ def pin(use: LoraUse, info: FoundationInfo, registry: Registry | None) -> list[A
     pinned = []
     for path in own_paths(version) if use.path is None else [use.path]:
         if path not in there:
-            raise UserError(
+            raise InvalidInput(
                 f"{version.ref} has no {path} adapter; it holds {', '.join(sorted(version.files))}.",
-                status=422,
                 code="adapter_path_not_found",
             )
         check_folded(registry, version, path)
@@ -211,10 +206,9 @@ def check_foundation(version: Version, info: FoundationInfo) -> None:
     """A version that says which foundation it was trained on must say this one (the file is checked as well)."""
     fingerprint = version.metadata.get("foundation_fingerprint")
     if fingerprint is not None and fingerprint != info.fingerprint:
-        raise UserError(
+        raise Conflict(
             f"{version.ref} was trained on another foundation ({str(fingerprint)[:12]}) than the one served here "
             f"({info.name}, {info.fingerprint[:12]}); serve that one, or train the concept on this one.",
-            status=409,
             code="foundation_mismatch",
         )
 

@@ -27,7 +27,7 @@ class Room:
         self._found: UserError | None = None
 
     def check(self) -> None:
-        """Raises StorageFault (503) when one of them is full or cannot be written to. Blocks."""
+        """Raises StorageFault when one of them is full or cannot be written to. Blocks."""
         with self._lock:  # who comes meanwhile has what was found for the one before
             if time.monotonic() - self._looked >= FRESH:
                 self._found = self._look()

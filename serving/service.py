@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from infra.errors import UserError
-from infra.storage import FolderStorage, NotFound, open_storage
+from infra.errors import Conflict, Forbidden, NotFound, SystemFailure, Throttled, Unavailable, UserError
+from infra.storage import FolderStorage, ObjectNotFound, open_storage
 from serving.addresses import parse_networks
 from serving.admission import Admission, Repeatable
 from serving.answers import adapters_late, engine_unavailable, raise_refusal, video_of
@@ -23,9 +23,8 @@ from serving.config import ServeConfig
 from serving.database import Job
 from serving.dispatcher import Dispatcher, result_key
 from serving.engine_client import EngineClient, EngineLost
-from serving.errors import Throttled
 from serving.event_stream import Changes, Streams
-from serving.events import OTHER_FOUNDATION
+from serving.events import FoundationChanged
 from serving.jobs import CANCELLED, COMPLETED, FINAL, IllegalTransition, JobStore
 from serving.metrics import ServiceMetrics
 from serving.pins import PinKeeper, PinStore
@@ -149,7 +148,7 @@ class VideoService:
         return bool(self._tasks) and not any(task.done() for task in self._tasks)
 
     async def info(self, patience: float = ENGINE_PATIENCE, *, fresh: bool = False) -> FoundationInfo:
-        """The foundation served, as known or (`fresh`) asked now. Raises UserError 503 while no engine answers."""
+        """The foundation served, as known or (`fresh`) asked now. Raises Unavailable while no engine answers."""
         if self._info is None or fresh:
             try:
                 async with asyncio.timeout(patience):
@@ -159,9 +158,9 @@ class VideoService:
         return self._info
 
     async def ready(self) -> FoundationInfo:
-        """What is served, if jobs can be accepted and made now. Raises UserError 503."""
+        """What is served, if jobs can be accepted and made now. Raises Unavailable."""
         if not self.dispatching:
-            raise UserError("the dispatcher is not running.", status=503, code="not_ready")
+            raise Unavailable("the dispatcher is not running.", code="not_ready")
         await asyncio.to_thread(self.store.database.ping)
         try:
             async with asyncio.timeout(ROOM_PATIENCE):
@@ -175,7 +174,7 @@ class VideoService:
     ) -> tuple[Job, bool]:
         """Accept a job; it, and whether it is new (the same request with the same key was accepted before).
 
-        Raises UserError for what cannot be made (4xx), is too much (429), or when nothing can be made (503).
+        Raises UserError for what cannot be made, Throttled for too much, Unavailable when nothing can be made.
         """
         tenant = caller.tenant
         repeatable = Repeatable.of(idempotency_key, body.model_dump(mode="json"))
@@ -187,9 +186,10 @@ class VideoService:
             await asyncio.to_thread(self._admission.check, tenant, caller.key, number)
             try:
                 request, model = await self._resolve(body, caller)
-            except UserError as refusal:
-                if refusal.status < 500 and not isinstance(refusal, Throttled):
-                    await asyncio.to_thread(self._admission.spend, tenant, caller.key)
+            except (SystemFailure, Throttled):
+                raise
+            except UserError:
+                await asyncio.to_thread(self._admission.spend, tenant, caller.key)
                 raise
         job, is_new = await asyncio.to_thread(
             self._admission.admit,
@@ -207,11 +207,10 @@ class VideoService:
         return job, is_new
 
     async def _resolve(self, body: CreateVideo, caller: Caller) -> tuple[VideoRequest, str]:
-        """The request as it will run, which an engine says it can make, and its model. Raises UserError 4xx, 503."""
+        """The request as it will run, which an engine says it can make, and its model. Raises UserError."""
         if body.priority > caller.max_priority:
-            raise UserError(
+            raise Forbidden(
                 f"priority {body.priority}: this API key may ask for {caller.max_priority} at most.",
-                status=403,
                 code="priority_not_allowed",
             )
         if body.webhook_url is not None:
@@ -233,7 +232,7 @@ class VideoService:
             raise engine_unavailable() from None
         except TimeoutError:
             raise engine_unavailable() if not request.adapters else adapters_late(ENGINE_PATIENCE) from None
-        if refused is not None and refused.code == OTHER_FOUNDATION:
+        if refused is not None and isinstance(refused.error, FoundationChanged):
             self._info = None  # the next one asks
         raise_refusal(refused)
         return request.model_copy(update={"warnings": tuple(text for text in unread if text)}), model
@@ -258,16 +257,15 @@ class VideoService:
         return await asyncio.to_thread(self.store.page, tenant=tenant, after=after, limit=limit, order=order)
 
     async def cancel(self, id: str, tenant: str) -> Job:
-        """Cancel a job that has not ended; 409 when it has (cancelling twice is no error)."""
+        """Cancel a job that has not ended; Conflict when it has (cancelling twice is no error)."""
         job = await self.get(id, tenant)
         try:
             await asyncio.to_thread(self.store.cancel, id)
         except IllegalTransition:
             job = await self.get(id, tenant)
             if job.state != "cancelled":
-                raise UserError(
+                raise Conflict(
                     f"video {id} has ended ({job.state}) and cannot be cancelled; DELETE removes it.",
-                    status=409,
                     code="video_ended",
                 ) from None
         else:
@@ -289,7 +287,7 @@ class VideoService:
         self.changes.notice(id)
 
     async def content(self, id: str, tenant: str) -> bytes:
-        """The mp4. 409 when the job has none (yet), 404 when it has expired."""
+        """The mp4. Conflict when the job has none (yet), NotFound when it has expired."""
         job = await self.get(id, tenant)
         if job.state != COMPLETED:
             hint = (
@@ -297,17 +295,15 @@ class VideoService:
                 if job.state not in FINAL
                 else (job.error_message or "it was cancelled")
             )
-            raise UserError(
+            raise Conflict(
                 f"video {id} has no content: it is {job.state} ({hint}).",
-                status=409,
                 code="video_not_completed",
             )
         if job.result_key is not None:
-            with contextlib.suppress(NotFound):
+            with contextlib.suppress(ObjectNotFound):
                 return await RESULTS.run(self._results.get, result_key(id))  # not what the row says
-        raise UserError(
+        raise NotFound(
             f"video {id} has expired; make it again with seed {request_of(job).seed}.",
-            status=404,
             code="video_expired",
         )
 

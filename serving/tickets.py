@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from infra.errors import UserError
+from infra.errors import DeadlinePassed, UserError
 from models.denoise import Denoising
 from models.foundation import Bucket
 from serving.events import Listener
@@ -80,8 +80,6 @@ def order_of(request: VideoRequest) -> float:
 
 def deadline_passed() -> UserError:
     """Why a request that waited too long ends."""
-    return UserError(
-        "the request's deadline passed while it waited; send it again with a later one, or when the server is less busy.",
-        status=504,
-        code="deadline_passed",
+    return DeadlinePassed(
+        "the request's deadline passed while it waited; send it again with a later one, or when the server is less busy."
     )

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from infra.errors import UserError
+from infra.errors import InvalidInput, Unavailable
 from models.adapter import MAX_RANK
 from models.bank import AdapterBank
 from serving.engine_client import Residency
@@ -260,10 +260,9 @@ class AdapterTiers:
         if not self.bank.holds(adapter.rank):
             wider = f"start it with --rank {adapter.rank}"
             merged = "export it merged into the model's weights (motiondirector concepts export --merged)"
-            raise UserError(
+            raise InvalidInput(
                 f"{use.concept}@{use.version} has rank {adapter.rank}, this server's slots hold {self.bank.rank}; "
                 f"{wider if adapter.rank <= MAX_RANK else merged}.",
-                status=422,
                 code="rank_too_large",
             )
         return self.bank.pack(use.path, adapter.tensors)
@@ -306,16 +305,15 @@ class AdapterTiers:
     def prefetch(self, uses: Sequence[AdapterUsed], timeout: float | None = None) -> None:
         """Bring adapters into host memory, and into slots that are free; blocks.
 
-        Raises UserError for what may not load, and 503 when it takes longer than `timeout` seconds.
+        Raises UserError for what may not load, and Unavailable when it takes longer than `timeout` seconds.
         """
         here = self.ahead(uses)
         try:
             here.result(timeout)
         except TimeoutError:
             here.cancel()
-            raise UserError(
+            raise Unavailable(
                 f"the adapters were not here within {timeout:g} s; the registry is slow, try again later.",
-                status=503,
                 code="adapter_slow",
             ) from None
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from infra.errors import UserError
+from infra.errors import Unavailable, UserError
 from serving.budget import ForwardBudget
 from serving.fairness import FairQueue
 from serving.requests import cost_of
@@ -109,8 +109,7 @@ class Turns:
 
 def slots_pinned() -> UserError:
     """Why a request ends that pinned adapters leave no room for."""
-    return UserError(
+    return Unavailable(
         "pinned adapters leave too few slots for this request; unpin some, or start with more slots.",
-        status=503,
         code="slots_pinned",
     )

@@ -22,7 +22,7 @@ from pydantic import SecretStr
 from sqlalchemy import case, delete, or_, select, update
 from standardwebhooks import Webhook
 
-from infra.errors import UserError
+from infra.errors import InvalidInput, UserError
 from serving.addresses import Network, check_url, post
 from serving.claims import QUIET
 from serving.database import Database, Delivery
@@ -122,14 +122,13 @@ class Webhooks:
         self._calls: dict[asyncio.Task[None], str] = {}  # being made; whose
 
     async def check(self, url: str, tenant: str) -> None:
-        """Raises UserError 422 for a webhook that could not be delivered: no secret, or an address refused.
+        """Raises InvalidInput for a webhook that could not be delivered: no secret, or an address refused.
 
-        503 when the name servers do not say, or the tenant has many other names looked up.
+        Unavailable when the name servers do not say, or the tenant has many other names looked up.
         """
         if self._secret(tenant) is None:
-            raise UserError(
+            raise InvalidInput(
                 "webhook_url: this server has no secret to sign with; its operator must configure webhook_secret.",
-                status=422,
                 code="webhook_unsigned",
             )
         await check_url(url, self._allowed, functools.partial(self._asked.run, tenant))

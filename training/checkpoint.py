@@ -126,7 +126,7 @@ class RunPosition(Position):
 
 
 def read_position(folder: Path) -> dict[str, Any]:
-    """The position a checkpoint was written at. Raises UserError (502) when it says none."""
+    """The position a checkpoint was written at. Raises DamagedData when it says none."""
     with safe_open(folder / ADAPTERS, "pt") as file:
         said = (file.metadata() or {}).get("position", "")
     remedy = "give another --run-dir, or delete this checkpoint to continue from the one before"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from infra.errors import UserError
+from infra.errors import InvalidInput, UserError
 
 if TYPE_CHECKING:  # the command line reads the settings without waiting for torch
     from models.routing import Path
@@ -385,7 +385,7 @@ def make_config(values: dict[str, Any]) -> TrainConfig:
     try:
         return TrainConfig(**values)
     except ValidationError as error:
-        raise UserError(_sentence(error.errors()[0]), status=422, code="invalid_setting") from None
+        raise InvalidInput(_sentence(error.errors()[0]), code="invalid_setting") from None
 
 
 def wrong_settings(values: dict[str, Any]) -> dict[str, str]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from infra.errors import UserError
+from infra.errors import ConceptError, UserError
 from models.lora_slots import Rank
 from models.routing import Path
 from training.config import TrainConfig
@@ -144,10 +144,9 @@ def factor_of(config: TrainConfig, step: int) -> float:
 
 def diverged(config: TrainConfig, concept: str, step: int, loss: float) -> UserError:
     """The error of a loss that is no longer a number at `step` (0-based)."""
-    return UserError(
+    return ConceptError(
         f"concept {concept}: the loss became {loss} at step {step + 1}; lower --learning-rate "
         f"(it is {config.learning_rate:g}) or check the clips.",
-        status=422,
         code="diverged",
     )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from infra.errors import UserError
+from infra.errors import OutOfMemory
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def explaining_memory(
         device: None is CUDA where there is one, as for `load_foundation`.
 
     Raises:
-        UserError: the device's memory did not suffice (507 "foundation_too_large").
+        OutOfMemory: the device's memory did not suffice.
     """
     try:
         yield
@@ -38,10 +38,9 @@ def explaining_memory(
         on = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         ways = ["dtype bf16"] if dtype == "fp32" else []
         ways += ["zero 3 with workers 2 or more"] if zero != 3 else []
-        raise UserError(
+        raise OutOfMemory(
             f"the foundation {source or 'sprites'} in {dtype} does not fit the memory of {device_name(on)}, "
             f"{device_memory(on) / 2**30:.1f} GiB; give {' or '.join([*ways, 'a device with more memory'])}.",
-            status=507,
             code="foundation_too_large",
         ) from None
 

@@ -28,7 +28,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from infra.errors import UserError
+from infra.errors import InvalidInput, Unavailable, UserError
 from infra.stored import parse
 from models.foundation import Bucket, Foundation
 from models.routing import PATHS
@@ -202,7 +202,7 @@ class Pack:
         """Give a member its slots. It trains from the next step on, from its beginning or from `state`.
 
         Raises:
-            UserError: a name that is taken, settings of another group, clips that cannot train, or no room (503).
+            UserError: a name that is taken, settings of another group, clips that cannot train, or no room (Unavailable).
         """
         if member.name in self._seats:
             raise UserError(f"{member.name} is in this pack; give each member a name of its own.")
@@ -211,10 +211,9 @@ class Pack:
             raise UserError(f"{member.name} cannot train in this pack: {other}; put it into another.")
         self._check_clips(member)
         if not self.has_room(member.slots()):
-            raise UserError(
+            raise Unavailable(
                 f"{member.name} needs {member.slots()} slots, free are { {p: len(f) for p, f in self._free.items()} }; "
                 "wait until a member ends.",
-                status=503,
                 code="pack_full",
             )
         seat = _Seat(
@@ -235,27 +234,23 @@ class Pack:
         self._seats[member.name] = seat
 
     def _check_clips(self, member: Member) -> None:
-        """Raises UserError (422 "invalid_latents") for clips that would spoil the step: named, before they do."""
+        """Raises InvalidInput ("invalid_latents") for clips that would spoil the step: named, before they do."""
         if not member.clips:
-            raise UserError(
-                f"{member.name} has no clips; give at least one.", status=422, code="invalid_latents"
-            )
+            raise InvalidInput(f"{member.name} has no clips; give at least one.", code="invalid_latents")
         key = self.key
         shape = self.foundation.latent_shape(Bucket(key.frames, key.height, key.width))
         for number, clip in enumerate(member.clips, 1):
             name = f"clip {getattr(clip, 'clip_id', '')[:12] or number} of {member.concept}"
             if tuple(clip.latents_CFHW.shape) != shape:
-                raise UserError(
+                raise InvalidInput(
                     f"{name} has latents {tuple(clip.latents_CFHW.shape)}, expected {shape} at {key.bucket}; prepare "
                     "it at that size.",
-                    status=422,
                     code="invalid_latents",
                 )
             tensors = (clip.latents_CFHW, clip.frame_latents_FC1HW, clip.text_LD)
             if not all(torch.isfinite(tensor).all() for tensor in tensors):
-                raise UserError(
+                raise InvalidInput(
                     f"{name} has NaN or infinite latents or text; delete its cached latents and prepare it again.",
-                    status=422,
                     code="invalid_latents",
                 )
 

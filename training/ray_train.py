@@ -28,7 +28,7 @@ import torch
 
 from infra.allocator import keep_freed_memory
 from infra.cluster import here, short, variables
-from infra.errors import UserError
+from infra.errors import SystemFailure, UserError
 from infra.storage import Storage
 from training.config import DTYPES, TrainConfig, sampled_paths
 from training.shown import harmless
@@ -157,7 +157,7 @@ def _fit(task: Task, run: Storage, use_gpu: bool, on_event: Callable[[dict[str, 
     refused = result.return_value
     if refused:
         EndMetrics()(task.concept, "failed")
-        raise UserError(refused["message"], status=refused["status"], code=refused["code"])
+        raise refused
     return result
 
 
@@ -174,10 +174,9 @@ def _run(trainer: Any, task: Task) -> Any:
     except SystemExit:
         raise KeyboardInterrupt from None  # Ray's own handler of Ctrl-C ends with sys.exit
     except TrainingFailedError as error:
-        raise UserError(
+        raise SystemFailure(
             f"concept {task.concept}: training failed more than {task.config.max_failures} times; the last failure "
             f"was {short(error)}. The same command continues from the last checkpoint.",
-            status=500,
             code="training_failed",
         ) from error
     finally:
@@ -233,15 +232,15 @@ def _watching(board: Any, on_event: Callable[[dict[str, Any]], None]) -> Iterato
         thread.join()
 
 
-def worker(settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Runs on every worker. Returns None, or what the user has to know why it did not train."""
+def worker(settings: dict[str, Any]) -> UserError | None:
+    """Runs on every worker. Returns None, or why it did not train."""
     import ray
 
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     try:
         _train(ray.get(settings["task"]), settings["board"])
     except UserError as error:  # no use in trying again
-        return {"message": error.message, "status": error.status, "code": error.code}
+        return error
     return None
 
 
@@ -345,12 +344,11 @@ def together() -> Iterator[None]:
         yield
     except UserError as error:
         problem = error
-    told: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(told, problem and (problem.message, problem.status, problem.code))
+    told: list[UserError | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(told, problem)
     for first in told:
         if first is not None:
-            message, status, code = first
-            raise UserError(message, status=status, code=code)
+            raise first
 
 
 def _report(engine: Any, task: Task, report: Any, recent: deque[tuple[float, float, float]]) -> None:

@@ -29,11 +29,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from infra.errors import UserError
+from infra.errors import ConceptError, Conflict, NotFound
 from infra.paths import expanded
 from infra.registry import Registry, Version, check_concept_name, open_registry
 from infra.rows import NOT_YAML
-from infra.storage import NotFound, Storage, open_storage
+from infra.storage import ObjectNotFound, Storage, open_storage
 from infra.stored import ConceptName, HexId, Sha256, VersionRef, convert, damaged, parse_object
 from training.config import CHANGEABLE, DTYPES, TrainConfig, make_config, resolve, sampled_paths
 
@@ -149,12 +149,11 @@ def read_concept(job: Job) -> list[Clip]:
 
 
 def check_captions(clips: Sequence[Clip | ClipFacts]) -> None:
-    """Raises UserError (422 "caption_missing") for a clip that no words describe."""
+    """Raises ConceptError ("caption_missing") for a clip that no words describe."""
     for clip in clips:
         if not clip.caption.strip():
-            raise UserError(
+            raise ConceptError(
                 f"clip {clip.clip_id[:12]} of {clip.source_uri} has no caption; ingest it again with --caption TEXT.",
-                status=422,
                 code="caption_missing",
             )
 
@@ -238,11 +237,11 @@ class Card:
         return cls(settings, facts)
 
     def check(self, run: Storage) -> None:
-        """Raises UserError (409) when the folder holds a run of another concept, foundation, data or settings."""
+        """Raises Conflict when the folder holds a run of another concept, foundation, data or settings."""
         try:
             record = asdict(read_record(run))
             before = read_settings(run)
-        except NotFound:
+        except ObjectNotFound:
             return
         now = self.settings
         differing = [f"{k} {record[k][:12]} (now {v[:12]})" for k, v in self.facts.items() if record[k] != v]
@@ -259,10 +258,9 @@ class Card:
                 f"workers {before['workers']} (now {now['workers']}), which only zero 0 may change"
             )
         if differing:
-            raise UserError(
+            raise Conflict(
                 f"{run.uri} holds a run with {differing[0]}; give another --run-dir for a new run, or its own "
                 "settings to continue it.",
-                status=409,
                 code="other_run",
             )
         self._check_steps(run.uri, begun)
@@ -282,7 +280,7 @@ class Card:
             )
         else:
             return
-        raise UserError(f"{uri} holds {reason}", status=409, code="other_run")
+        raise Conflict(f"{uri} holds {reason}", code="other_run")
 
     def put(self, run: Storage) -> RunRecord:
         """Begin the run's folder, or go on in it."""
@@ -315,12 +313,12 @@ DAMAGED = "restore it from a copy, or give another --run-dir for a new run"
 
 
 def read_record(run: Storage) -> RunRecord:
-    """run.json. Raises NotFound, or UserError (502) when it is damaged."""
+    """run.json. Raises ObjectNotFound, or DamagedData when it is damaged."""
     return parse_object(RunRecord, run.get(RECORD), f"{RECORD} of {run.uri}", DAMAGED)
 
 
 def read_settings(run: Storage) -> dict[str, Any]:
-    """config.yaml. Raises NotFound, or UserError (502) when it is damaged."""
+    """config.yaml. Raises ObjectNotFound, or DamagedData when it is damaged."""
     body = run.get(CONFIG)
     try:
         return convert(dict[str, Any], yaml.safe_load(body))
@@ -468,22 +466,18 @@ def steps_of(version: Version, config: TrainConfig) -> int:
 
 
 def finished(run: Storage, registry: Registry) -> Version | None:
-    """What the run published to this registry; None while it has not. Raises UserError (404) when that was removed."""
+    """What the run published to this registry; None while it has not. Raises NotFound when that was removed."""
     try:
         body = run.get(RESULT)
-    except NotFound:
+    except ObjectNotFound:
         return None
     result = parse_object(Published, body, f"{RESULT} of {run.uri}", DAMAGED)
     if result.registry != registry.uri:
         return None
     try:
         return registry.resolve(result.version)
-    except UserError as error:
-        if error.status != 404:
-            raise
-        raise UserError(
+    except NotFound as error:
+        raise error.reworded(
             f"{run.uri} holds a finished run whose {result.version} is no longer in {registry.uri}; give another "
-            "--run-dir to train it again.",
-            status=404,
-            code=error.code,
+            "--run-dir to train it again."
         ) from None

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.sprites.wander import random_path
-from infra.errors import UserError
+from infra.errors import NotFound, UserError
 
 Array = np.ndarray
 TRAVEL = 0.42  # length of a plain "moves right"
@@ -316,12 +316,11 @@ def drifting(motion: Motion, way_x: float, way_y: float) -> Motion:
 
 
 def motion_named(name: str) -> Motion:
-    """The motion called `name`, known or novel. Raises UserError 404."""
+    """The motion called `name`, known or novel. Raises NotFound."""
     found = KNOWN.get(name) or NOVEL.get(name)
     if found is None:
-        raise UserError(
+        raise NotFound(
             f"no motion is called {name!r}; choose one of: {', '.join([*KNOWN, *NOVEL])}, or draw one as a JSON file.",
-            status=404,
             code="motion_not_found",
         )
     return found

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from infra.errors import UserError
+from infra.errors import NotFound, UserError
 from motiondirector.commands.concepts import AsJson
+from motiondirector.exits import NOT_DONE
 from motiondirector.output import print_json
 
 Set = Annotated[str, typer.Argument(metavar="SET", help="The clip set: a folder or s3://bucket/prefix.")]
@@ -47,9 +48,8 @@ def list_clips(
 
     found = read_facts(uri)
     if concept is not None and concept not in found:
-        raise UserError(
+        raise NotFound(
             f"no clips of concept {concept!r} at {uri}; it holds {', '.join(found) or 'none'}.",
-            status=404,
             code="concept_not_found",
         )
     limit = text_limit(foundation)
@@ -157,15 +157,13 @@ def remove(
     if concept is not None:
         found = read_facts(uri).get(concept, [])
         if not found:
-            raise UserError(
-                f"no clips of concept {concept!r} at {uri}.", status=404, code="concept_not_found"
-            )
+            raise NotFound(f"no clips of concept {concept!r} at {uri}.", code="concept_not_found")
     else:
         found = find(uri, clip or ())
     names = ", ".join(f"{one.clip_id[:12]} ({one.concept})" for one in found[:8])
     names += f" and {len(found) - 8} more" if len(found) > 8 else ""
     if not yes and not typer.confirm(f"Remove {names} from {uri}?", err=True):
-        raise typer.Exit(1)
+        raise typer.Exit(NOT_DONE)
     removed = amend(open_storage(uri), {one.clip_id: None for one in found})
     if as_json:
         print_json({"removed": [one.clip_id for one in removed]})

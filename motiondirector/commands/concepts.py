@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from infra.errors import UserError
+from infra.errors import Conflict, InvalidInput, NotFound, UserError
+from motiondirector.exits import NOT_DONE
 from motiondirector.output import print_json
 
 if TYPE_CHECKING:
@@ -217,10 +218,9 @@ def pull(
     version = opened.resolve(ref)
     evaluated = kept_files(version)
     if samples and not evaluated:
-        raise UserError(
+        raise NotFound(
             f"{version.ref} has no samples in {registry}: `train-batch` keeps those of what it evaluates, `motiondirector "
             "evaluate` writes them to a folder.",
-            status=404,
             code="file_not_found",
         )
     folder = opened.pull(version, to or Path(f"{version.concept}-{version.number}"))
@@ -248,17 +248,16 @@ def remove(
 
     name, number = parse_ref(ref)
     if (number is None) != every:
-        raise UserError(
+        raise InvalidInput(
             f"concepts rm {ref}: say which versions; {name}@3 removes the third, {name} --all removes every one.",
-            status=422,
             code="invalid_version",
         )
     opened = open_it(registry)
-    opened.find(ref)  # 404 before any question
+    opened.find(ref)  # NotFound before any question
     kept = opened.numbers(name, "versions") - opened.numbers(name, "removed")
     refs = [f"{name}@{one}" for one in sorted(kept)] if every else [ref]
     if not yes and not typer.confirm(f"Remove {', '.join(refs)} from {registry}?", err=True):
-        raise typer.Exit(1)
+        raise typer.Exit(NOT_DONE)
     for one in refs:
         opened.remove(one)
     if as_json:
@@ -298,9 +297,7 @@ def export(
     version = opened.resolve(ref)
     to = Path(os.path.abspath(to))
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise UserError(
-            f"{to} exists and is not empty; remove it or choose another.", status=409, code="folder_not_empty"
-        )
+        raise Conflict(f"{to} exists and is not empty; remove it or choose another.", code="folder_not_empty")
     from infra.files import TEMPORARY, explained_os_errors
     from models.export import export_merged
     from models.load import load_foundation
@@ -326,14 +323,13 @@ def export(
 
 
 def source_of(registry: Registry, version: Version) -> str:
-    """The folder or id of the foundation that a version says it was trained on. Raises UserError (422)."""
+    """The folder or id of the foundation that a version says it was trained on. Raises InvalidInput."""
     from models.adapter_config import CONFIG_FILE, parse_config
 
     source = parse_config(version.ref, registry.read(version, CONFIG_FILE)).get("base_model_name_or_path")
     if not isinstance(source, str) or not source:
-        raise UserError(
+        raise InvalidInput(
             f"{version.ref} does not say which foundation it is for; give --foundation.",
-            status=422,
             code="foundation_unknown",
         )
     return source

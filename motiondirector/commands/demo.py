@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from motiondirector.cli import ConfigFile
+from motiondirector.exits import NOT_DONE
 
 
 def register(app: typer.Typer) -> None:
@@ -106,7 +107,7 @@ def demo_batch(
         console.print("\n[bold red]Not as it should be:[/]")
         for fault in report["faults"]:
             console.print(f"  {fault}", highlight=False, markup=False, soft_wrap=True)
-        raise typer.Exit(1)
+        raise typer.Exit(NOT_DONE)
 
 
 def conclude(console: Console, done: str, report: dict[str, Any], out: Path, *commands: str) -> None:

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from motiondirector.exits import NOT_DONE
 from motiondirector.output import print_json
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def doctor(
         print_json({"checks": [asdict(check) for check in checks], "counts": counts})
     else:
         console.print(", ".join(f"{number} {status}" for status, number in counts.items()))
-    raise typer.Exit(1 if counts["fail"] else 0)
+    raise typer.Exit(NOT_DONE if counts["fail"] else 0)
 
 
 def check_foundation(source: str | None) -> Iterator[Check]:

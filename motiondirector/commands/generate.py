@@ -100,7 +100,7 @@ def read_body(**fields: Any) -> CreateVideo:
     """The request, checked as a server would. Raises UserError."""
     from pydantic import ValidationError
 
-    from infra.errors import UserError
+    from infra.errors import InvalidInput
     from serving.schemas import CreateVideo
 
     try:
@@ -109,7 +109,7 @@ def read_body(**fields: Any) -> CreateVideo:
         first = error.errors()[0]
         where = "--" + "-".join(str(part) for part in first["loc"]).replace("_", "-")
         reason = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{where}: {reason}.", status=422, code="invalid_value") from None
+        raise InvalidInput(f"{where}: {reason}.") from None
 
 
 def from_server(body: CreateVideo, url: str) -> tuple[bytes, str, list[str]]:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from infra.errors import UserError
+from infra.errors import Conflict, NotFound, UserError
 from motiondirector.commands.concepts import DEFAULT_REGISTRY, AsJson, RegistryUri
 from motiondirector.output import print_json
 
@@ -151,9 +151,8 @@ def logs(
         print_json([asdict(line) for line in lines])
         return
     if not lines and not follow:
-        raise UserError(
+        raise NotFound(
             f"no log lines of {concept or lane or 'any lane'} in batch {batch}; a lane writes them once it has begun.",
-            status=404,
             code="no_log",
         )
     say(lines)
@@ -184,8 +183,8 @@ def each(
     for name in names or [record.name for record in batch.records() if suits(record)]:
         try:
             record = act(name)
-        except UserError as error:
-            if not every or error.code not in ("concept_ended", "concept_not_ended"):
+        except Conflict:
+            if not every:
                 raise
             Console().print(f"{name}: {batch.record(name).status} meanwhile", highlight=False)
             continue

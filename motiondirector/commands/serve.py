@@ -243,15 +243,14 @@ def check_no_serve() -> None:
     """
     from ray import serve as ray_serve
 
-    from infra.errors import UserError
+    from infra.errors import Conflict
 
     status = ray_serve.status()
     if status.applications or status.proxies:
         names = ", ".join(sorted(status.applications)) or "no application"
-        raise UserError(
+        raise Conflict(
             f"Ray Serve runs on this cluster already ({names}); end it there with `serve shutdown`, or have it serve "
             "videos as well with `serve deploy` (serving/deployment.py shows the file).",
-            status=409,
             code="serve_running",
         )
 

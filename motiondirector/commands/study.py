@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from infra.errors import UserError
 from motiondirector.cli import ConfigFile
+from motiondirector.exits import NOT_DONE
 
 
 def register(app: typer.Typer) -> None:
@@ -197,7 +198,7 @@ def study(
         held = [bound for outcome in list(outcomes.values())[:1] for bound in bounds(outcome)]
         console.print(report.verdicts(held))
         if not held or not all(bound.met for bound in held):
-            raise typer.Exit(1)
+            raise typer.Exit(NOT_DONE)
 
 
 def parse_seeds(given: list[str]) -> dict[str, int]:

@@ -106,7 +106,7 @@ def train(
             version = run_job(job, given, screen)
     except KeyboardInterrupt:
         console.print("\nstopped; the same command continues from the last checkpoint")
-        raise typer.Exit(130) from None
+        raise
     console.print(
         f"published [bold]{version.ref}[/] in {escape(registry)} (sha256 {version.adapter_sha256[:16]}, "
         f"loss {version.metrics.get('loss', float('nan')):.4f}); samples in {escape(job.run_dir)}/samples",

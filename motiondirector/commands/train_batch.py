@@ -19,6 +19,7 @@ from motiondirector.batch_plan import show_plan
 from motiondirector.batch_screen import BatchScreen
 from motiondirector.commands.concepts import DEFAULT_REGISTRY, RegistryUri
 from motiondirector.commands.evaluate import ClipWeights, PickWeights
+from motiondirector.exits import NOT_DONE
 
 if TYPE_CHECKING:
     from infra.storage import Storage
@@ -254,7 +255,7 @@ def train_batch(
             highlight=False,
         )
     if not exit_zero and any(record.status == "failed" for record in records):
-        raise typer.Exit(1)
+        raise typer.Exit(NOT_DONE)
 
 
 def show_remarks(console: Console, remarks: dict[str, list[str]], most: int = 12) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from infra.errors import UserError
+from infra.errors import SystemFailure
 from infra.objects import get_files
 from infra.registry import Registry, open_registry
 from infra.s3server import LoopbackS3
@@ -181,7 +181,7 @@ def look_until(
     """Look until something is true. UserError, with the end of the log, when the child ended before."""
     while not true(watch()):
         if child.poll() is not None:
-            raise UserError(f"{otherwise}. The end of {log}:\n{log.read_text()[-2000:]}", status=500)
+            raise SystemFailure(f"{otherwise}. The end of {log}:\n{log.read_text()[-2000:]}")
         time.sleep(LOOK_S)
 
 

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from infra.cluster import QUIET, python_path, ray_session, variables
-from infra.errors import UserError
+from infra.errors import Unavailable
 
 STORE = 80 << 20  # bytes of a node's object store; Ray's least is 75 MB
 # Actors of Ray Train that outlive a run by minutes, holding nothing
@@ -53,7 +53,7 @@ class LocalNodes:
 def local_nodes(count: int, cpus: int = 1) -> Iterator[LocalNodes]:
     """A head and so many nodes for the length of the block.
 
-    Raises UserError (503) where they do not come up.
+    Raises Unavailable where they do not come up.
     """
     with ours(), ExitStack() as stack:
         from ray.cluster_utils import Cluster
@@ -64,10 +64,9 @@ def local_nodes(count: int, cpus: int = 1) -> Iterator[LocalNodes]:
             stack.callback(cluster.shutdown)
             nodes = [cluster.add_node(num_cpus=cpus, object_store_memory=STORE) for _ in range(count)]
         except Exception as error:  # Ray raises a plain one where a node does not come up
-            raise UserError(
+            raise Unavailable(
                 f"Ray's nodes do not come up on this machine ({' '.join(str(error).split())[:300]}); Ray gives each half a "
                 "minute, its agents 15 s, so let nothing else use the cores, and see `motiondirector doctor`.",
-                status=503,
                 code="ray_unavailable",
             ) from error
         yield LocalNodes(cluster, nodes)
@@ -81,7 +80,7 @@ def one_node(cpus: int, environment: Mapping[str, str]) -> Iterator[None]:
     Args:
         environment: more variables, of its processes and of those children.
 
-    Raises UserError (503) where it does not come up.
+    Raises Unavailable where it does not come up.
     """
     with ours(environment), ray_session("local", num_cpus=cpus) as cluster:
         before = os.environ.get("RAY_ADDRESS")

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from infra.errors import UserError
+from infra.errors import Unavailable, UserError
 
 LOOK_S = 0.2
 
@@ -43,4 +43,4 @@ class Server:
             time.sleep(LOOK_S)
 
     def _failed(self, what: str) -> UserError:
-        return UserError(f"{what}; the end of its log:\n{self.log.read_text()[-2000:]}", status=503)
+        return Unavailable(f"{what}; the end of its log:\n{self.log.read_text()[-2000:]}")

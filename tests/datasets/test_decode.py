@@ -96,7 +96,7 @@ def test_bytes_and_files_are_the_same(make_video):
 def refusal(source, **how) -> str:
     with pytest.raises(UnreadableVideo) as told:
         decode(source, **how)
-    assert told.value.status == 422
+    assert told.value.code == "unreadable_video"
     assert "\n" not in told.value.message
     return told.value.message
 

@@ -19,7 +19,7 @@ from datasets.decode import decode
 from datasets.ingest import ingest
 from datasets.select import Selection
 from datasets.sources import Captions, expand
-from infra.errors import UserError
+from infra.errors import Forbidden, InvalidInput, NotFound, UserError
 from infra.storage import open_storage
 
 SMALL = Selection(frames=8, height=96, width=128, fps=6)
@@ -358,16 +358,14 @@ def test_s3_sources_and_an_s3_set(make_video, tmp_path, s3):
     assert run(f"{store.uri}/nothing").outcomes[0].status == "refused"
     assert concepts_in(target.uri) == {"listed": 1, "slide": 2}
     assert all(clip.frames_FHWC().shape == (8, 96, 128, 3) for clip in read_clips(target.uri))
-    with pytest.raises(UserError) as told:
+    with pytest.raises((Forbidden, NotFound)):
         run("s3://no-such-bucket-here/videos")
-    assert told.value.status in (403, 404)
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "two words", "ｆｏｘ", "x" * 10_000, "", "Fox\u202e"])
 def test_a_concept_name_that_is_none_is_refused_before_anything_is_read(into, make_video, name, tmp_path):
-    with pytest.raises(UserError) as told:
+    with pytest.raises(InvalidInput) as told:
         into([make_video("a.mp4")], concept=name)
-    assert told.value.status == 422
     assert len(told.value.message) < 400
     assert not (tmp_path / "set").exists()
 

@@ -5,7 +5,7 @@ import pytest
 
 from datasets.decode import decode
 from datasets.video import CRF_CLIP, contact_sheet, encode_mp4, read_metadata
-from infra.errors import UserError
+from infra.errors import InvalidInput, UserError
 
 
 @pytest.fixture
@@ -67,9 +67,8 @@ def test_an_ingested_clip_is_close_to_its_source(frames):
 
 @pytest.mark.parametrize("shape", [(4, 63, 64, 3), (4, 64, 65, 3), (0, 64, 64, 3), (64, 64, 3)])
 def test_what_cannot_be_an_mp4_is_refused(shape):
-    with pytest.raises(UserError) as told:
+    with pytest.raises(InvalidInput):
         encode_mp4(np.zeros(shape, np.uint8), 8)
-    assert told.value.status == 422
     with pytest.raises(UserError):
         encode_mp4(np.zeros((4, 64, 64, 3), np.float32), 8)
     with pytest.raises(UserError):

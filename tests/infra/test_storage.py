@@ -10,7 +10,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from infra.errors import UserError
-from infra.storage import NotFound, open_storage
+from infra.storage import ObjectNotFound, open_storage
 
 
 def test_what_was_put_is_got(storage):
@@ -23,9 +23,9 @@ def test_what_was_put_is_got(storage):
 def test_an_absent_key_is_not_found(storage):
     storage.put("a/b", b"1")
     for key in ("nothing", "a", "a/b/c", "a/c"):
-        with pytest.raises(NotFound) as caught:
+        with pytest.raises(ObjectNotFound) as caught:
             storage.get(key)
-        assert caught.value.status == 404
+        assert caught.value.code == "not_found"
         assert storage.head(key) is None
         assert not storage.exists(key)
         storage.delete(key)
@@ -43,7 +43,7 @@ def test_files_go_up_and_come_down(storage, tmp_path):
 
 
 def test_getting_an_absent_file_leaves_nothing(storage, tmp_path):
-    with pytest.raises(NotFound):
+    with pytest.raises(ObjectNotFound):
         storage.get_file("nothing", tmp_path / "out" / "target")
     assert not list(tmp_path.glob("out/*"))
 

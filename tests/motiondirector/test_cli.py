@@ -32,3 +32,13 @@ def test_a_reader_that_stops_early_sees_no_traceback():
     child.stdout.close()  # as `| head -0` does
     assert child.stderr.read() == b""
     assert child.wait() == 1
+
+
+def test_a_training_that_is_interrupted_says_how_to_go_on_and_ends_as_the_shell_expects(run, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.run.run_job", interrupted)
+    code, out, _ = run("train", "--concept", "orbit", "--data", "clips")
+    assert code == 130
+    assert "the same command continues from the last checkpoint" in out

@@ -12,10 +12,10 @@ import pytest
 from fakes import FakeEngine, api_over
 from fastapi.testclient import TestClient
 
+from infra.errors import Throttled
 from infra.registry import Registry
 from serving import pages
 from serving.bodies import Bodies
-from serving.errors import Throttled
 from serving.event_stream import EventStream, Streams
 from serving.keys import ApiKey, hash_key
 

@@ -13,7 +13,7 @@ from fakes import INFO, FakeEngine, api_over
 from fastapi.testclient import TestClient
 from serving_helpers import use
 
-from infra.errors import UserError
+from infra.errors import DamagedData, NotFound, UserError
 from infra.objects import object_key
 from infra.registry import ADAPTER_FILE, Registry, similar
 from infra.storage import FolderStorage
@@ -100,12 +100,12 @@ def test_an_adapters_file_in_a_registry_that_is_away_is_503_and_one_that_is_lost
     lost = use("orbit").model_copy(update={"sha256": "0" * 64})
     with pytest.raises(UserError) as caught:
         files.fetch(lost)
-    assert (caught.value.status, caught.value.code) == (404, "adapter_not_found")
+    assert (type(caught.value), caught.value.code) == (NotFound, "adapter_not_found")
     assert registry.uri not in caught.value.message
     Path(registry.uri, object_key(sha256)).write_bytes(b"damaged")
     with pytest.raises(UserError) as caught:
         files.fetch(wanted)
-    assert (caught.value.status, caught.value.code) == (502, "object_damaged")
+    assert (type(caught.value), caught.value.code) == (DamagedData, "object_damaged")
     assert registry.uri not in caught.value.message
     shutil.rmtree(registry.uri)
     with pytest.raises(StorageFault):

@@ -15,7 +15,8 @@ from serving_helpers import video_request
 from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
-from infra.errors import UserError
+from infra.errors import InvalidInput, StorageAway, StorageDenied, StorageFull, UserError
+from infra.s3 import BucketNotFound
 from infra.storage import open_storage
 from serving import dispatcher as dispatcher_module
 from serving.claims import Claims
@@ -164,7 +165,7 @@ def test_a_job_that_takes_every_engine_with_it_fails_and_its_neighbours_complete
 
 def test_what_the_engine_refuses_fails_with_its_reason(house: House):
     [id] = house.add()
-    refuse = [Failed("the adapter is broken.", "invalid_adapter", 422)]
+    refuse = [Failed(InvalidInput("the adapter is broken.", code="invalid_adapter"))]
     house.run(ScriptedEngine(lambda id, attempt: refuse), lambda: house.all("failed"))
     job = house.store.get(id)
     assert (job.error_code, job.error_message) == ("invalid_adapter", "the adapter is broken.")
@@ -232,7 +233,7 @@ def test_a_job_that_ends_otherwise_as_its_video_arrives_stays_ended_and_leaves_n
 
 def test_a_result_that_cannot_be_stored_fails_the_job_and_says_why(house: House):
     def full(key: str, data: bytes) -> None:
-        raise UserError(f"writing /srv/{key}: the disk is full.", status=507, code="disk_full")
+        raise StorageFull(f"writing /srv/{key}: the disk is full.")
 
     house.add()
     house.results.put = full  # type: ignore[method-assign]
@@ -418,9 +419,9 @@ def test_a_statement_that_the_database_fails_loses_no_job(
 
 
 AWAY = [
-    UserError("s3://bucket does not answer.", status=503, code="s3_unreachable"),
-    UserError("the credentials have expired.", status=403, code="s3_wrong_credentials"),
-    UserError("s3://bucket does not exist.", status=404, code="bucket_not_found"),
+    StorageAway("s3://bucket does not answer.", code="s3_unreachable"),
+    StorageDenied("the credentials have expired.", code="s3_wrong_credentials"),
+    BucketNotFound("s3://bucket does not exist."),
 ]
 
 

@@ -11,6 +11,7 @@ from ray import serve
 from ray.serve._private.local_testing_mode import make_local_deployment_handle
 from serving_helpers import Bench, Memory, use, video_request
 
+from infra.errors import InvalidInput, Unavailable
 from serving import batch, finishing
 from serving import engine as engine_module
 from serving.config import ServeConfig
@@ -96,7 +97,7 @@ def test_a_replica_answers_through_a_handle_of_serve(tmp_path, replica_context):
         assert (await engine.describe()).slots["temporal"] == 2
         refused = await engine.check(video_request(width=30))
         assert refused is not None
-        assert refused.status == 422
+        assert isinstance(refused.error, InvalidInput)
         events = [event async for event in engine.generate("v", video_request())]
         assert isinstance(events[-1], Finished)
         await handle.close.remote()
@@ -171,7 +172,7 @@ def test_an_adapter_that_does_not_come_is_an_answer_and_is_asked_for_no_more(tmp
             *asyncio.run(service.prefetch(used)),
         ):
             assert refused is not None
-            assert (refused.code, refused.status) == ("adapter_slow", 503)
+            assert (type(refused.error), refused.code) == (Unavailable, "adapter_slow")
         assert list(tiers._to_fetch) == []
     finally:
         service.close()

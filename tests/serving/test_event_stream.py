@@ -14,10 +14,10 @@ import httpx
 import pytest
 from fakes import FakeEngine, on_loopback
 
+from infra.errors import Conflict, Throttled
 from serving import dispatcher, event_stream
 from serving.api import create_api
 from serving.config import ServeConfig
-from serving.errors import Throttled
 from serving.event_stream import Streams
 from serving.events import Failed
 from serving.keys import hash_key
@@ -111,7 +111,7 @@ def test_previews_come_when_asked_for_and_there_is_something_to_see(server: Serv
             steps.append(event["event"])
             if event["event"] == "video.preview":
                 pictures.append(event["data"])
-                server.engine.picture = Failed("nothing to be seen yet.", "no_preview", 409)
+                server.engine.picture = Failed(Conflict("nothing to be seen yet.", code="no_preview"))
                 server.engine.release()
     [picture] = pictures
     assert base64.b64decode(picture["image"]) == b"RIFF-a-webp"

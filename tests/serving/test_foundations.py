@@ -20,7 +20,7 @@ from serving.config import ServeConfig
 from serving.database import Job
 from serving.dispatcher import Dispatcher
 from serving.engine_service import EngineService
-from serving.events import OTHER_FOUNDATION, Event, Failed
+from serving.events import Event, Failed, FoundationChanged
 from serving.jobs import JobStore
 from serving.requests import FoundationInfo, VideoRequest
 
@@ -41,7 +41,7 @@ class Engine(FakeEngine):
     async def generate(self, id: str, request: VideoRequest) -> AsyncIterator[Event]:
         if request.foundation not in (None, self.foundation):
             self.refused += 1
-            yield Failed("another", OTHER_FOUNDATION, 503)
+            yield Failed(FoundationChanged("another"))
             return
         async for event in super().generate(id, request):
             yield event
@@ -191,8 +191,10 @@ def test_an_engine_refuses_what_is_for_another_foundation(tmp_path: Path):
             other = video_request(foundation=THERE)
             refused = await engine.check(other)
             assert refused is not None
-            assert (refused.code, refused.status) == (OTHER_FOUNDATION, 503)
-            assert [event async for event in engine.generate("id", other)] == [refused]
+            assert (type(refused.error), refused.code) == (FoundationChanged, "foundation_changed")
+            [event] = [event async for event in engine.generate("id", other)]
+            assert isinstance(event, Failed)
+            assert (type(event.error), event.message) == (FoundationChanged, refused.message)
         finally:
             engine.close()
 

@@ -13,10 +13,10 @@ import pytest
 from serving_helpers import Publish
 from sqlalchemy import text
 
+from infra.errors import Throttled
 from serving.admission import Admission
 from serving.autoscaling import Load, seconds_of_work
 from serving.claims import LEASE, Claims
-from serving.errors import Throttled
 from serving.files import OTHERS, AdapterFiles
 from serving.jobs import JobStore
 from serving.keys import ApiKey, hash_key

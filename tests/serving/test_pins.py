@@ -13,7 +13,7 @@ from fakes import INFO, FakeEngine
 from serving_helpers import Publish, sha, use
 from sqlalchemy import text
 
-from infra.errors import UserError
+from infra.errors import Conflict, UserError
 from infra.registry import Registry
 from serving.config import ServeConfig
 from serving.database import Database, Pin
@@ -79,7 +79,7 @@ def test_of_many_who_pin_at_once_as_many_do_as_leave_a_slot(pins: PinStore):
 
     with ThreadPoolExecutor(8) as pool:
         refused = [error for error in pool.map(pin, range(12)) if error is not None]
-    assert {(error.status, error.code) for error in refused} == {(409, "slots_pinned")}
+    assert {(type(error), error.code) for error in refused} == {(Conflict, "slots_pinned")}
     assert all("3 of 4 temporal slots are pinned" in error.message for error in refused)
     assert len(refused) == 9
     assert pins.wanted(HERE)[0] == len(names(pins)) == 3

@@ -19,8 +19,10 @@ from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 from starlette.types import Message
 
-from infra.errors import UserError
+from infra.errors import StorageDenied, UserError
+from infra.files import UnusablePath
 from infra.registry import Registry
+from infra.s3 import BucketNotFound
 from infra.storage import open_storage
 from models.adapter import WEIGHTS_FILE
 from serving.api import create_api
@@ -453,10 +455,10 @@ def test_a_database_that_is_away_is_503_with_retry_after_and_not_ready(serve: Se
 @pytest.mark.parametrize(
     "fault",
     [
-        UserError("S3 at http://inside refused the credentials.", status=403, code="s3_wrong_credentials"),
-        UserError("S3 bucket 'inside' does not exist.", status=404, code="bucket_not_found"),
-        UserError("reading /mnt/inside: not permitted.", status=403, code="access_denied"),
-        UserError("reading /mnt/inside: a loop.", status=422, code="invalid_path"),
+        StorageDenied("S3 at http://inside refused the credentials.", code="s3_wrong_credentials"),
+        BucketNotFound("S3 bucket 'inside' does not exist."),
+        StorageDenied("reading /mnt/inside: not permitted."),
+        UnusablePath("reading /mnt/inside: a loop."),
     ],
     ids=lambda fault: fault.code,
 )

@@ -21,7 +21,7 @@ import httpx
 import pytest
 from serving_helpers import Publish, alone, mixed_body, same_video
 
-from infra.errors import UserError
+from infra.errors import StorageAway
 from infra.registry import Registry
 from serving import files
 from serving.api import create_api
@@ -120,7 +120,7 @@ def away(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     def get_file(self, key, path):
         fate = draw.random() if faults else 1.0
         if fate < 0.08:
-            raise UserError("the storage is away.", status=503, code="storage_unreachable")
+            raise StorageAway("the storage is away.")
         whole(self, key, path)
         if fate < 0.16:
             path.write_bytes(path.read_bytes()[:-40])

@@ -13,7 +13,7 @@ import pytest
 import torch
 from serving_helpers import Bench, random_adapter
 
-from infra.errors import UserError
+from infra.errors import StorageAway
 from infra.objects import object_key
 from infra.registry import Registry
 from models.adapter import save_adapter
@@ -38,7 +38,7 @@ def flaky(registry, monkeypatch):
             whole(self, key, path)
             path.write_bytes(path.read_bytes()[:-50])
         elif fate < 0.25:
-            raise UserError("the storage is away.", status=503, code="storage_unreachable")
+            raise StorageAway("the storage is away.")
         else:
             time.sleep(0.01 if fate < 0.35 else 0)
             whole(self, key, path)

@@ -13,7 +13,7 @@ from serving_helpers import sha, use, video_request
 from sqlalchemy import text
 from test_dispatcher import WHOLE, House, ScriptedEngine
 
-from infra.errors import UserError
+from infra.errors import DamagedData, UserError
 from infra.registry import ADAPTER_FILE
 from serving.backlog import waiting_work
 from serving.config import ServeConfig
@@ -58,7 +58,7 @@ def test_a_pointer_whose_hash_is_a_path_makes_no_engine_delete_a_file(unet3d, re
     registry.storage.put(key, json.dumps(pointer).encode())
     with pytest.raises(UserError) as caught:
         pin(LoraUse(name="orbit"), INFO, registry)
-    assert (caught.value.status, caught.value.code) == (502, "object_damaged")
+    assert (type(caught.value), caught.value.code) == (DamagedData, "object_damaged")
     with pytest.raises(ValidationError):
         AdapterUsed(concept="orbit", version=1, path="temporal", scale=1.0, sha256=path)
     assert other.read_bytes() == b"not the engine's"
@@ -89,11 +89,8 @@ def test_a_damaged_job_is_said_and_can_be_deleted(tmp_path: Path):
         job = service.store.add(HOSTILE["hash is a path"], model="foundation", tenant="t")
         with pytest.raises(UserError) as caught:
             await service.videos([job])
-        assert (caught.value.status, caught.value.code, job.id in caught.value.message) == (
-            502,
-            "job_damaged",
-            True,
-        )
+        assert type(caught.value) is DamagedData
+        assert (caught.value.code, job.id in caught.value.message) == ("job_damaged", True)
         await service.delete(job.id, "t")
         assert service.store.count() == {}
         service.store.close()

@@ -14,9 +14,10 @@ import pytest
 import torch
 from serving_helpers import Bench, Memory, random_adapter, sha, use, video_request
 
-from infra.errors import UserError
+from infra.errors import NotFound, StorageAway, StorageDenied, Unavailable, UserError
 from infra.objects import object_key
 from infra.registry import Registry
+from infra.s3 import ObjectRefused
 from models.adapter import read_adapter
 from serving.config import ServeConfig
 from serving.engine_service import EngineService, describe
@@ -24,6 +25,7 @@ from serving.files import LEFT_BEHIND, OTHERS, AdapterFiles
 from serving.host import HostCache
 from serving.schemas import AdapterUsed
 from serving.slots import SlotTable, key_of
+from serving.storage_faults import StorageFault
 from serving.tiers import FETCHERS, AdapterTiers, Claim
 
 
@@ -89,7 +91,7 @@ def test_what_is_nowhere_and_what_does_not_fit_is_said_at_once(unet3d, registry,
     files = AdapterFiles(registry, unet3d, tmp_path / "cache")
     with pytest.raises(UserError, match="orbit@1: its file 000000000000 is not in") as caught:
         files.read(one.model_copy(update={"sha256": "0" * 64}))
-    assert (caught.value.status, caught.value.code) == (404, "adapter_not_found")
+    assert (type(caught.value), caught.value.code) == (NotFound, "adapter_not_found")
     with pytest.raises(UserError, match="holds a temporal adapter"):
         files.read(one.model_copy(update={"path": "spatial"}))
     with pytest.raises(UserError, match="there is no registry"):
@@ -169,9 +171,9 @@ def test_what_another_engine_removes_or_left_behind_in_the_folder_is_no_hindranc
 @pytest.mark.parametrize(
     "fault",
     [
-        UserError("s3://bucket: no credentials.", status=403, code="s3_no_credentials"),
-        UserError("s3://bucket/prefix failed.", code="s3_error"),
-        UserError("/mnt/registry: stale.", status=503, code="storage_unreachable"),
+        StorageDenied("s3://bucket: no credentials.", code="s3_no_credentials"),
+        ObjectRefused("s3://bucket/prefix failed."),
+        StorageAway("/mnt/registry: stale."),
     ],
     ids=lambda fault: fault.code,
 )
@@ -190,7 +192,7 @@ def test_an_adapters_storage_that_is_away_is_tried_again_and_then_said_to_be_wit
     monkeypatch.setattr(registry.storage, "get_file", away)
     with pytest.raises(UserError) as caught:
         files.fetch(one)
-    assert (caught.value.status, caught.value.code) == (503, "storage_unavailable")
+    assert (type(caught.value), caught.value.code) == (StorageFault, "storage_unavailable")
     assert "bucket" not in caught.value.message
     assert "/mnt" not in caught.value.message
     left.append(fault)
@@ -382,7 +384,7 @@ def test_a_failure_is_told_to_all_who_wait_and_the_next_one_tries_again(unet3d, 
             assert gate.wait(60)
             if self.away:
                 self.fetched.remove(used.sha256)
-                raise UserError("the registry is away.", status=503)
+                raise Unavailable("the registry is away.")
 
     source = Away(unet3d)
     waiter = Waiter(tiers(source))

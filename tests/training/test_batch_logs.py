@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from infra.errors import UserError
+from infra.errors import StorageAway, UserError
 from infra.storage import open_storage
 from training.batch import logs
 from training.batch.logs import Journal, JournalHandler, Notes, Reader
@@ -102,7 +102,7 @@ def test_lines_wait_for_a_storage_that_is_away(storage, monkeypatch):
         tries.append(key)
         if len(tries) != 2:
             return put(self, key, data)
-        raise UserError("the storage is away.", status=503)
+        raise StorageAway("the storage is away.")
 
     monkeypatch.setattr(type(storage), "put", away)
     with pytest.raises(UserError):

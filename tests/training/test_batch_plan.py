@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from clip_sets import sliding_clips, write_set
 
-from infra.errors import UserError
+from infra.errors import Conflict, UserError
 from infra.registry import open_registry
 from models.load import load_foundation
 from training.adapters import describe, write_adapters
@@ -307,7 +307,7 @@ def test_nothing_is_entered_while_lanes_have_some_of_it_with_other_settings(clip
     plan = Plan((c2, c3), (Done(c0, "c0@1"), Done(c1, "c1@1")), (), 1)
     with pytest.raises(UserError, match=r"concept c3 is preparing .*\nconcept c1 is preparing") as caught:
         enter(batch, plan, {})
-    assert (caught.value.status, caught.value.code) == (409, "concept_busy")
+    assert (type(caught.value), caught.value.code) == (Conflict, "concept_busy")
     assert batch.records() == before
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from lane_house import SETTINGS, WAN, Hook, nothing
 
-from infra.errors import UserError
+from infra.errors import StorageAway, UserError
+from infra.s3 import BucketNotFound
 from infra.storage import open_storage
 from training.batch.lane_worker import stay
 from training.batch.looking import Looking
@@ -372,7 +373,7 @@ def test_a_storage_that_goes_away_costs_the_steps_since_the_last_checkpoint(hous
 
     def unreachable(state, *rest):
         if away:
-            raise UserError("no connection to S3.", status=503)
+            raise StorageAway("no connection to S3.")
         return change(state, *rest)
 
     def sleep(seconds):
@@ -399,7 +400,7 @@ def test_a_storage_that_stays_away_is_waited_for_no_longer_than_said():
             if error is not None:
                 raise error
 
-    gone = UserError("no connection to S3.", status=503)
+    gone = StorageAway("no connection to S3.")
     round_at(0.0, gone)
     round_at(59.0, gone)
     round_at(60.0)  # it is back
@@ -408,4 +409,4 @@ def test_a_storage_that_stays_away_is_waited_for_no_longer_than_said():
     with pytest.raises(UserError, match="no connection"):
         round_at(131.0, gone)
     with pytest.raises(UserError, match="no such bucket"):
-        round_at(0.0, UserError("no such bucket.", status=404))
+        round_at(0.0, BucketNotFound("no such bucket."))

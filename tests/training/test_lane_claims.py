@@ -7,7 +7,8 @@ import pytest
 import torch
 from lane_house import Hook, nothing
 
-from infra.errors import UserError
+from infra.errors import StorageAway, StorageDenied, StorageFull, UserError
+from models.load import NoSafetensors
 from training.batch.choosing import Choosing
 from training.batch.lane_worker import stay
 from training.batch.outage import Outage
@@ -148,22 +149,22 @@ def test_a_foundation_that_no_node_can_load_fails_what_asks_for_it(house, monkey
     house.add("c0", "c1")
 
     def load(source, **options):
-        raise UserError(f"{source} has no safetensors.", code="no_safetensors")
+        raise NoSafetensors(f"{source} has no safetensors.")
 
     monkeypatch.setattr("training.batch.lane.load_foundation", load)
     house.lane().run()
     assert {record.reason for record in house.batch.records()} == {"tiny-random:wan has no safetensors."}
 
 
-@pytest.mark.parametrize("status", [403, 507])
+@pytest.mark.parametrize("fault", [StorageDenied, StorageFull])
 @pytest.mark.parametrize(
     "place", ["lane.prepare_work", "lane.restore", "lane.publish_work", "checkpoints.CheckpointWriter._write"]
 )
-def test_a_storage_that_is_full_or_closed_ends_the_lane_and_no_concept(house, monkeypatch, place, status):
+def test_a_storage_that_is_full_or_closed_ends_the_lane_and_no_concept(house, monkeypatch, place, fault):
     house.add("c0", "c1")
 
     def refuse(*_arguments, **_options):
-        raise UserError("the disk is full.", status=status)
+        raise fault("the disk is full.")
 
     def act(_name, step):
         if step == 3:
@@ -180,7 +181,7 @@ def test_a_storage_that_is_full_or_closed_ends_the_lane_and_no_concept(house, mo
         assert set(house.statuses().values()) == {"published"}
 
 
-AWAY = UserError("no connection to S3.", status=503)
+AWAY = StorageAway("no connection to S3.")
 
 
 def again(house, watcher=None, **options):

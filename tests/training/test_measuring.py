@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from infra.errors import UserError
+from infra.errors import OutOfMemory
 from motiondirector.commands.train_batch import only_kind
 from training.batch import measuring as module
 from training.batch.measure import measure_curve
@@ -72,9 +72,7 @@ def test_a_lane_takes_the_pack_that_its_device_does_best(house, measured, monkey
 
 
 def test_what_cannot_be_measured_is_said_and_trained_all_the_same(house, measured, caplog):
-    measured.answer = UserError(
-        "one training step of 5x32x32 does not fit.", status=507, code="out_of_memory"
-    )
+    measured.answer = OutOfMemory("one training step of 5x32x32 does not fit.")
     house.add("c0", steps=2)
     house.lane(measuring=Measuring(house.registry.storage, "one", "cpu")).run()
     assert house.statuses() == {"c0": "published"}

@@ -8,6 +8,7 @@ import torch
 from clip_sets import sliding_clips, write_set
 
 from datasets.latents import LatentCache
+from infra.errors import ConceptError
 from infra.registry import open_registry
 from infra.storage import open_storage
 from models.adapter import read_adapter
@@ -123,7 +124,7 @@ def test_what_cannot_be_prepared_is_told_and_the_others_go_on(clips, registry, f
 
     def broken(video, name):
         if portions[1].clips[0][0] == digests[name.split()[1]]:
-            raise module.UserError(f"{name} is no video")
+            raise ConceptError(f"{name} is no video")
         return decode(video, name=name)
 
     digests = {clip.clip_id: clip.sha256 for clip in module.read_clips(clips)}

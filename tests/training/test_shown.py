@@ -12,7 +12,7 @@ from clip_sets import sliding_clips, write_set
 from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayTaskError
 
 import training.run
-from infra.errors import UserError
+from infra.errors import StorageAway
 from infra.storage import FolderStorage
 from models.foundation import Foundation
 from training import ray_train
@@ -123,7 +123,7 @@ def test_an_event_that_cannot_be_shown_is_one_line_and_the_next_is_shown(monkeyp
 
     def show(event):
         if event["step"] == 1:
-            raise UserError("the storage is away", status=503)
+            raise StorageAway("the storage is away")
         told.append(event)
 
     Answers(monkeypatch, ([step(1), step(2)], 0)).shown(show)
@@ -292,7 +292,7 @@ def test_a_training_whose_samples_cannot_be_rendered_is_published_without_them(s
 
 
 def away(*_):
-    raise UserError("the storage is away", status=503)
+    raise StorageAway("the storage is away")
 
 
 def test_a_training_whose_sheet_cannot_be_shown_is_published_all_the_same(story, monkeypatch, caplog):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from infra.errors import UserError
+from infra.errors import DamagedData, UserError
 from infra.registry import open_registry
 from infra.storage import open_storage
 from training.batch.logs import Reader
@@ -41,7 +41,7 @@ def change(storage, key, **values):
 def refused(call, where):
     with pytest.raises(UserError, match=" is damaged ") as caught:
         call()
-    assert (caught.value.status, caught.value.code) == (502, "object_damaged")
+    assert (type(caught.value), caught.value.code) == (DamagedData, "object_damaged")
     assert where in caught.value.message
     assert len(caught.value.message) < 600
 

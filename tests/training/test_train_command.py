@@ -13,7 +13,7 @@ from clip_sets import sliding_clips, write_set
 from typer.testing import CliRunner
 
 import training.run
-from infra.errors import UserError
+from infra.errors import ConceptError, UserError
 from infra.registry import ADAPTER_FILE, open_registry
 from infra.storage import open_storage
 from motiondirector.commands import train as command
@@ -229,9 +229,10 @@ def test_a_workers_user_error_is_handed_back_and_not_tried_again(monkeypatch):
     from training import ray_train
 
     def refuse(task, board):
-        raise UserError("the loss became nan", status=422, code="diverged")
+        raise ConceptError("the loss became nan", code="diverged")
 
     monkeypatch.setattr(ray, "get", lambda reference: reference)
     monkeypatch.setattr(ray_train, "_train", refuse)
     answer = ray_train.worker({"task": None, "board": None})
-    assert answer == {"message": "the loss became nan", "status": 422, "code": "diverged"}
+    assert isinstance(answer, ConceptError)
+    assert (answer.message, answer.code) == ("the loss became nan", "diverged")

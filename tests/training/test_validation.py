@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.errors import UserError
+from infra.errors import StorageAway, UserError
 from infra.registry import open_registry
 from training.batch.state import open_batch
 from training.batch.validation import Stopped, Validating, Validator, headline, turn_of, validations
@@ -100,7 +100,7 @@ def test_a_storage_that_is_away_for_a_moment_costs_no_validation(house, monkeypa
 
     def validate(version, on_progress):
         if away and away.pop():
-            raise UserError("the storage is away.", status=503)
+            raise StorageAway("the storage is away.")
         return score(version, on_progress)
 
     house.validator(validate).run(forever, at_once)

@@ -23,7 +23,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from infra.errors import UserError
+from infra.errors import DamagedData
 from infra.storage import Storage
 from training.batch.record import Claim, LeaseLost, Record
 from training.batch.state import BatchState
@@ -151,7 +151,7 @@ class CheckpointWriter:
 
 
 def restore(storage: Storage, record: Record) -> MemberState | None:
-    """The state that a record names; None when it names none. Raises UserError (502) when it is damaged."""
+    """The state that a record names; None when it names none. Raises DamagedData when it is damaged."""
     if record.checkpoint is None:
         return None
     data = storage.get(record.checkpoint)
@@ -160,9 +160,7 @@ def restore(storage: Storage, record: Record) -> MemberState | None:
             raise ValueError("its content does not have its checksum")
         return MemberState.decode(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
+        raise DamagedData(
             f"the checkpoint {record.checkpoint} of step {record.checkpoint_step} is damaged ({error}); `motiondirector "
-            "runs retry` trains it from its beginning.",
-            status=502,
-            code="object_damaged",
+            "runs retry` trains it from its beginning."
         ) from None

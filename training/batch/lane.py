@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 
-from infra.errors import UserError
+from infra.errors import OutOfMemory, StorageDenied, StorageFull, Unavailable, UserError
 from infra.registry import Registry
 from models.foundation import Foundation
-from models.load import load_foundation
+from models.load import NoSafetensors, load_foundation
 from training.batch.ahead import Ahead
 from training.batch.checkpoints import CheckpointWriter, restore
 from training.batch.choosing import ALONE_AFTER, Choosing
@@ -38,7 +38,7 @@ from training.batch.record import Claim, LeaseLost
 from training.batch.state import BatchState
 from training.batch.team import Team
 from training.batch.watcher import Watcher
-from training.batch.work import Work
+from training.batch.work import NotForLanes, Work
 from training.config import DTYPES
 from training.group import GroupKey
 from training.memory import explaining_memory
@@ -47,11 +47,8 @@ from training.pack import Capacity, Ended, Event, Failed, Member, Pack, Stepped
 log = logging.getLogger(__name__)
 
 LOOK_S = 10.0
-# Statuses of what a concept is not to blame for: a storage that denies access, is away, or is full.
-NO_CONCEPTS_FAULT = {403, 503, 507}
-# Codes of what is wrong on every node alike. All else that keeps a foundation from being loaded is this node's, or that of the
-# way to the hub: the plan, which reads no weights, found it.
-MANIFESTS_FAULT = {"not_in_a_lane", "no_safetensors"}
+# What a concept is not to blame for: something that is needed is away or busy, or a storage denies access or is full.
+NO_CONCEPTS_FAULT = (Unavailable, StorageDenied, StorageFull)
 
 
 class Lane:
@@ -126,8 +123,9 @@ class Lane:
             answered: called when the storage has taken a write: what it fails at from then on is another matter.
 
         Raises:
-            UserError: the storage is away (503), full (507) or closed to this process (403), or the foundation cannot be had
-                here. What the lane had waits again, from its last checkpoints: after 503 as soon as this is called again.
+            UserError: the storage is away (Unavailable), full or closed to this process, or the foundation cannot be had
+                here. What the lane had waits again, from its last checkpoints: after Unavailable as soon as this is called
+                again.
         """
         self.holding.take_back()
         with self.heartbeat, self.checkpoints:
@@ -144,12 +142,11 @@ class Lane:
         """A pack of the group of this concept, until no more of it wait. What is left when the storage fails is given back."""
         try:
             self._train_first(first)
-        except UserError as error:
-            if error.status in NO_CONCEPTS_FAULT:
-                self.holding.forsake()
-                if error.status != 503:  # it ends the lane; the records can perhaps be written all the same
-                    with suppress(UserError):
-                        self.holding.take_back()
+        except NO_CONCEPTS_FAULT as error:
+            self.holding.forsake()
+            if not isinstance(error, Unavailable):  # this ends the lane; perhaps records can still be written
+                with suppress(UserError):
+                    self.holding.take_back()
             raise
 
     def _train_first(self, first: Claim) -> None:
@@ -158,12 +155,12 @@ class Lane:
         try:
             work.check_lane(self.workers or 1)
             foundation = self._foundation(work)
-        except UserError as error:
-            if error.code not in MANIFESTS_FAULT:
-                self.holding.give_back()  # another lane may have what lacks here
-                raise
+        except (NotForLanes, NoSafetensors) as error:  # so on every node
             self.holding.fail(first.name, error)
             return
+        except UserError:  # this node's fault, or the network's: the plan found the model
+            self.holding.give_back()  # another lane may have what lacks here
+            raise
         alone = first.record.lost > ALONE_AFTER
         if self.measuring is not None and not alone:
             self.watcher.measuring(f"{work.key.bucket} {work.key.forward}")
@@ -263,11 +260,9 @@ class Lane:
                 one.clips = prepare_work(work, foundation, self._encoding)
             state = restore(self.batch.storage, claim.record)
             pack.admit(Member(work.name, work.concept, work.config, one.clips), state)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, *NO_CONCEPTS_FAULT):
             raise
         except Exception as error:
-            if isinstance(error, UserError) and error.status in NO_CONCEPTS_FAULT:
-                raise
             if not pack.sound:
                 raise  # nor is a worker's that is gone
             self.holding.fail(work.name, error)
@@ -334,9 +329,9 @@ class Lane:
         except LeaseLost:
             self.holding.leave(work.name)
             return
+        except NO_CONCEPTS_FAULT:
+            raise
         except UserError as error:
-            if error.status in NO_CONCEPTS_FAULT:
-                raise
             self.holding.fail(work.name, error)
             return
         self.holding.end(
@@ -351,11 +346,9 @@ class Lane:
         """
         if capacity.members == 1:
             (name,) = self.held
-            error = UserError(
+            error = OutOfMemory(
                 f"concept {name}: one training step does not fit the device's memory; give gradient_checkpointing, "
-                "dtype bf16, or a smaller size or batch_size.",
-                status=507,
-                code="out_of_memory",
+                "dtype bf16, or a smaller size or batch_size."
             )
             self.holding.fail(name, error)
             return

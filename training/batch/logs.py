@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from infra.errors import UserError
-from infra.storage import NotFound, Storage
+from infra.storage import ObjectNotFound, Storage
 from infra.stored import parse_object
 from infra.warnings_heard import WarningsHeard
 from training.batch.watcher import Watcher
@@ -157,7 +157,7 @@ class Reader:
                 continue
             try:
                 found = list(_lines(self.storage.get(info.key), f"{info.key} of {self.storage.uri}"))
-            except NotFound:  # the oldest, deleted since
+            except ObjectNotFound:  # the oldest, deleted since
                 continue
             lines += found[given:]
             self._seen[info.key] = info.etag, len(found)

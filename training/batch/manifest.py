@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from infra.errors import UserError
+from infra.errors import InvalidInput, NotFound, UserError
 from infra.paths import as_written, expanded
 from infra.registry import check_concept_name
 from infra.rows import NOT_YAML, TABLE_SUFFIXES, Column, decoded, key_of, read_table
@@ -47,8 +47,10 @@ class Mistake:
         return f"line {self.line}: {self.text}" if self.line else self.text
 
 
-class Mistakes(UserError):
-    """All that is wrong with a batch, in the order of the lines (422)."""
+class Mistakes(InvalidInput):
+    """All that is wrong with a batch, in the order of the lines."""
+
+    default_code = "invalid_manifest"
 
     def __init__(self, source: str, mistakes: Iterable[Mistake]) -> None:
         self.mistakes = tuple(sorted(set(mistakes)))
@@ -57,7 +59,7 @@ class Mistakes(UserError):
         if count > SHOWN:
             lines.append(f"  ... and {count - SHOWN} more")
         head = f"{source} has {count} mistake{'s' if count > 1 else ''}; nothing was started:"
-        super().__init__("\n".join([head, *lines]), status=422, code="invalid_manifest")
+        super().__init__("\n".join([head, *lines]))
 
 
 @dataclass(frozen=True)
@@ -131,9 +133,8 @@ def read_limited(storage: Storage, name: str) -> str:
     info = storage.head(name)
     if info is None or info.size > LARGEST:
         what = "does not exist" if info is None else f"has {info.size >> 20} MiB, more than {LARGEST >> 20}"
-        raise UserError(
+        raise NotFound(
             f"the manifest {storage.uri}/{name} {what}; check the name.",
-            status=404,
             code="manifest_not_found",
         )
     return decoded(storage.get(name), f"the manifest {storage.uri}/{name}", "invalid_manifest")

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from infra.allocator import give_back_freed_memory
-from infra.errors import UserError
+from infra.errors import OutOfMemory, UserError
 from infra.files import atomic_file, cache_folder
 from models.foundation import Bucket, Foundation
 from models.load import load_foundation
@@ -91,11 +91,9 @@ def measure_curve(
         except torch.OutOfMemoryError:
             break
     if not points:
-        raise UserError(
+        raise OutOfMemory(
             f"one training step of {key.bucket} does not fit this device's memory; give gradient_checkpointing, dtype "
-            "bf16 or a smaller size.",
-            status=507,
-            code="out_of_memory",
+            "bf16 or a smaller size."
         )
     columns = zip(*points, strict=True)
     return Curve(*(tuple(column) for column in columns))

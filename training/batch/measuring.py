@@ -18,11 +18,11 @@ from dataclasses import replace
 import torch
 
 from infra.errors import UserError
-from infra.storage import NotFound, Storage
+from infra.storage import ObjectNotFound, Storage
 from models.foundation import Foundation
 from training.batch.in_turn import in_turn
 from training.batch.measure import BUDGET_S, measure_curve, profile_name
-from training.batch.profile import Profile
+from training.batch.profile import InvalidProfile, Profile
 from training.batch.turns import Turns
 from training.group import GroupKey
 from training.memory import device_memory, device_name
@@ -107,10 +107,8 @@ def _parsed(storage: Storage, key: str) -> Profile | None:
     """None where there is none, or one that cannot be read, which is said."""
     try:
         return Profile.parse(storage.get(key).decode(errors="replace"), f"{storage.uri}/{key}")
-    except NotFound:
+    except ObjectNotFound:
         return None
-    except UserError as error:
-        if error.code != "invalid_profile":
-            raise
+    except InvalidProfile as error:
         log.warning("%s", error.message)
         return None

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from infra.errors import UserError
+from infra.errors import Unavailable
 
 log = logging.getLogger(__name__)
 PATIENCE_S = 900.0
@@ -30,17 +30,17 @@ class Outage:
 
     @contextmanager
     def passing(self) -> Iterator[None]:
-        """In a loop: a round that the storage's absence (UserError 503) cuts short is over, and that is all. In a round that
+        """In a loop: a round that the storage's absence (Unavailable) cuts short is over, and that is all. In a round that
         may last for hours, tell of what the storage `answered`.
 
         Raises:
-            UserError: it has been away for longer than `patience_s`; or anything else.
+            Unavailable: it has been away for longer than `patience_s`.
         """
         try:
             yield
-        except UserError as error:
+        except Unavailable as error:
             now = self._clock()
-            if error.status != 503 or (self._since is not None and now - self._since > self.patience_s):
+            if self._since is not None and now - self._since > self.patience_s:
                 raise
             if self._since is None:
                 self._since = now

@@ -35,7 +35,7 @@ from datasets.latents import (
     text_of,
 )
 from datasets.parts import Pace, all_parts
-from infra.errors import UserError
+from infra.errors import Conflict, UserError
 from infra.storage import open_storage
 from models.foundation import Bucket
 from training.adapters import data_sha256
@@ -304,10 +304,9 @@ def prepare_work(
     """A work's latents and text, from the cache beside its clips or computed. Raises UserError."""
     clips = read_clips(work.data, work.concept)
     if data_sha256(all_parts(clips, bucket_of(work), work.pace)) != work.data_sha256:
-        raise UserError(
+        raise Conflict(
             f"concept {work.concept}: its clips at {work.data} are others than when it was planned; add it to the batch "
             "again.",
-            status=409,
             code="data_changed",
         )
     cache = LatentCache(open_storage(work.data))

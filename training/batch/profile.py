@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from infra.errors import UserError
+from infra.errors import InvalidInput
 from training.group import GroupKey
 
 
@@ -39,6 +39,12 @@ class Curve:
         x0, x1 = self.samples[right - 1], self.samples[right]
         y0, y1 = values[right - 1], values[right]
         return max(0.0, y0 + (y1 - y0) * (samples - x0) / (x1 - x0))
+
+
+class InvalidProfile(InvalidInput):
+    """What is no profile of a device."""
+
+    default_code = "invalid_profile"
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ class Profile:
 
     @classmethod
     def parse(cls, text: str, source: str) -> Profile:
-        """From the file's text. Raises UserError (422) when it is none."""
+        """From the file's text. Raises InvalidProfile when it is none."""
         try:
             told = json.loads(text)
             curves = {
@@ -87,9 +93,7 @@ class Profile:
             profile = cls(str(told["device"]), int(told["memory"]), float(told["load_seconds"]), curves)
             assert all(len(set(c.samples)) == len(c.samples) and min(c.samples) > 0 for c in curves.values())
         except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
-            raise UserError(
-                f"{source} is no profile of a device; measure again with --profile auto.",
-                status=422,
-                code="invalid_profile",
+            raise InvalidProfile(
+                f"{source} is no profile of a device; measure again with --profile auto."
             ) from None
         return profile

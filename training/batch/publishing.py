@@ -36,7 +36,7 @@ def publish_work(
         before: called when all is written but the version: the last moment to find that it is another's.
 
     Raises:
-        UserError: an adapter that its foundation cannot read back, a storage that is away (503).
+        UserError: an adapter that its foundation cannot read back, a storage that is away (Unavailable).
     """
     metadata = describe(work.config, work.concept, clips, steps=steps)
     with tempfile.TemporaryDirectory(prefix="motiondirector-adapter-") as temporary:

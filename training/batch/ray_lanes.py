@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from infra.cluster import has_gpus, here, reachable_nodes, short
-from infra.errors import UserError
+from infra.errors import InvalidInput
 from infra.registry import Registry
 from training.batch.keeper import LINGER_S, Keeper, LaneSettings, LaneState
 from training.batch.looking import Look
@@ -91,8 +91,8 @@ class Driver:
         """Until every concept of the batch has ended, or `stop`. Returns the records.
 
         Raises:
-            UserError: a concept needs more workers than the cluster has room for (422), lanes end before they bring any
-                further (500), the storage stays away (503).
+            InvalidInput: a concept needs more workers than the cluster has room for.
+            SystemFailure: lanes end before they bring any further; or (Unavailable) the storage stays away.
         """
         nodes = reachable_nodes()
         need = lane_need(nodes, self.cpus)
@@ -207,11 +207,10 @@ class Driver:
 
 
 def check_encoder(gpus: float | None, nodes: Sequence[Mapping[str, float]]) -> None:
-    """Raise (UserError 422) when a part of a GPU is asked for and these nodes have none."""
+    """Raise (InvalidInput) when a part of a GPU is asked for and these nodes have none."""
     if gpus and not any(node.get("GPU", 0) > 0 for node in nodes):
-        raise UserError(
+        raise InvalidInput(
             f"--encoder-gpus {gpus:g}: the cluster has no GPUs, and each lane encodes what it takes on its CPUs; leave it out.",
-            status=422,
             code="no_gpus",
         )
 

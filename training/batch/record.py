@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
-from infra.errors import UserError
+from infra.errors import Conflict
 from infra.stored import ConceptName, Damaged, Key, Sha256, VersionRef, convert, parse
 from training.batch.work import Work
 
@@ -132,13 +132,12 @@ def stays_ended(record: Record, work: Work) -> bool:
 
 
 def check_idle(record: Record, sha256: str) -> None:
-    """Raises UserError (409) where a lane has the concept as another work than this: it would go on with other data or settings
+    """Raises Conflict where a lane has the concept as another work than this: it would go on with other data or settings
     than are asked for."""
     if record.status in RUNNING and record.sha256 != sha256:
-        raise UserError(
+        raise Conflict(
             f"concept {record.name} is {record.status} with other data or settings; cancel it first "
             f"(motiondirector runs cancel), or publish this one under another name.",
-            status=409,
             code="concept_busy",
         )
 

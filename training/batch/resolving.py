@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from infra.errors import UserError
+from infra.errors import NotFound, UserError
 from infra.storage import open_storage
 from training.batch.manifest import Entry, Mistake
 from training.batch.work import Work
@@ -101,14 +101,13 @@ def resolve_entry(
 
 
 def clips_of(entry: Entry, sources: Sources) -> list[ClipFacts]:
-    """The clips of an entry's concept. Raises UserError (404)."""
+    """The clips of an entry's concept. Raises NotFound."""
     concepts = sources.clips(entry.data)
     if entry.concept not in concepts:
         names = sorted(concepts)
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        raise UserError(
+        raise NotFound(
             f"no clips of concept {entry.concept!r} at {entry.data}; it holds {shown or 'none'}.",
-            status=404,
             code="concept_not_found",
         )
     return concepts[entry.concept]

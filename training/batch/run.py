@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Protocol
 
-from infra.errors import UserError
+from infra.errors import Conflict, UserError
 from infra.registry import Registry
 from training.batch.lane import Lane
 from training.batch.logs import Journal, JournalHandler, Notes, Several
@@ -38,7 +38,7 @@ def enter(
     trained no more with the data or settings that an earlier manifest gave it.
 
     Raises:
-        UserError: some of them are being trained with other settings (409): nothing is written.
+        Conflict: some of them are being trained with other settings: nothing is written.
     """
     # What stays as it ended takes over where and how it is to run, for when it is tried again.
     works = [*plan.works, *(one.work for one in plan.left)]
@@ -54,7 +54,7 @@ def enter(
 
 
 def check_all_idle(batch: BatchState, works: Iterable[Work]) -> None:
-    """Raises UserError (409), naming all, where lanes have some of these concepts with other data or settings."""
+    """Raises Conflict, naming all, where lanes have some of these concepts with other data or settings."""
     there = {record.name: record for record in batch.records()}
     told = []
     for work in works:
@@ -64,7 +64,7 @@ def check_all_idle(batch: BatchState, works: Iterable[Work]) -> None:
         except UserError as error:
             told.append(error.message)
     if told:
-        raise UserError("\n".join(told), status=409, code="concept_busy")
+        raise Conflict("\n".join(told), code="concept_busy")
 
 
 def train_batch(
@@ -92,7 +92,7 @@ def train_batch(
     keeps and gives back what it holds, and returns; a second Ctrl-C ends at once.
 
     Raises:
-        UserError: the storage stays away (503).
+        Unavailable: the storage stays away.
     """
     owner = f"{socket.gethostname()}-{os.getpid()}"
     beside = nullcontext() if validate is None else Validating(batch, registry, validate)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from infra.cluster import count_fitting
-from infra.errors import UserError
+from infra.errors import InvalidInput, SystemFailure
 from training.batch.plan import MOST
 from training.batch.record import RUNNING, Record
 from training.batch.work import Work
@@ -112,7 +112,7 @@ def to_start(
 
 
 def check_room(workers: Mapping[str, int], room: int, need: Need) -> None:
-    """Raise unless the cluster can have a lane for every concept (UserError 422 "not_enough_workers").
+    """Raise unless the cluster can have a lane for every concept (InvalidInput "not_enough_workers").
 
     Args:
         workers: that each asks for, by name.
@@ -122,16 +122,15 @@ def check_room(workers: Mapping[str, int], room: int, need: Need) -> None:
     if asked > room:
         names = [name for name, count in workers.items() if count > room]
         each = f"{need.cpus:g} CPU" + (f" and {need.gpus:g} GPU" if need.gpus else "")
-        raise UserError(
+        raise InvalidInput(
             f"a lane for {', '.join(names[:4])}{', ...' * (len(names) > 4)} takes {asked} workers, each with {each}; the "
             f"cluster has room for {room}. Attach a larger one (--address), or ask for fewer workers or --cpus-per-lane.",
-            status=422,
             code="not_enough_workers",
         )
 
 
 def room_check(nodes: Sequence[Mapping[str, float]], cpus: float | None) -> Callable[[Work], None]:
-    """For a plan: raises UserError (422) for a work whose lane, with so many CPUs a worker, these nodes have no room for."""
+    """For a plan: raises InvalidInput for a work whose lane, with so many CPUs a worker, these nodes have no room for."""
     need = lane_need(nodes, cpus)
     room = places(nodes, need)
     return lambda work: check_room({work.name: work.config.worker_range[0]}, room, need)
@@ -146,7 +145,7 @@ class Deaths:
     until: float = float("-inf")  # on the clock of `died`: before this none is started
 
     def died(self, now: float, *, barren: bool, alone: bool = True, reason: str) -> None:
-        """One ended so. Raises UserError (500 "lanes_failed") when it was one too many.
+        """One ended so. Raises SystemFailure ("lanes_failed") when it was one too many.
 
         Args:
             now: seconds that only grow.
@@ -156,10 +155,9 @@ class Deaths:
         self.barren = self.barren + 1 if barren else 0
         self.alone = self.alone + alone if barren else 0
         if self.alone >= BARREN:
-            raise UserError(
+            raise SystemFailure(
                 f"{self.barren} lanes in a row ended before they brought a concept further, the last of this: "
                 f"{reason[:500].rstrip('.')}. Mend that and give the same command again; nothing is lost.",
-                status=500,
                 code="lanes_failed",
             )
         self.until = now + min(LONGEST_WAIT_S, 2.0 ** min(self.barren, 9) - 1)

@@ -26,9 +26,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from infra.errors import UserError
+from infra.errors import Conflict, NotFound, Unavailable
 from infra.registry import check_concept_name
-from infra.storage import NotFound, Storage
+from infra.storage import ObjectNotFound, Storage
 from infra.stored import Damaged, HexId, damaged, is_concept_name, parse_object
 from training.batch.record import (
     LEASE_S,
@@ -82,13 +82,12 @@ class BatchState:
         return self.about()
 
     def about(self) -> dict[str, Any]:
-        """batch.json. Raises UserError (404) when there is no such batch."""
+        """batch.json. Raises NotFound when there is no such batch."""
         try:
             body = self.storage.get("batch.json")
-        except NotFound:
-            raise UserError(
+        except ObjectNotFound:
+            raise NotFound(
                 f"no batch at {self.storage.uri}; `motiondirector runs list` shows what there is.",
-                status=404,
                 code="batch_not_found",
             ) from None
         where = f"batch.json of {self.storage.uri}"
@@ -111,7 +110,7 @@ class BatchState:
         return sorted((record for _, record in self._seen.values()), key=rank)
 
     def record(self, name: str) -> Record:
-        """One concept. Raises UserError (404)."""
+        """One concept. Raises NotFound."""
         return self._read(check_concept_name(name))[1]
 
     def _read(self, name: str) -> tuple[str, Record]:
@@ -119,9 +118,8 @@ class BatchState:
         info = self.storage.head(key)  # before the content: a change in between makes a swap fail, not lose
         if info is None:
             self._seen.pop(name, None)
-            raise UserError(
+            raise NotFound(
                 f"concept {name} is not in the batch {self.storage.uri}; `motiondirector runs show` lists it.",
-                status=404,
                 code="concept_not_found",
             )
         try:
@@ -149,7 +147,7 @@ class BatchState:
             is_gone: whether a published version ("orbit@1") was removed.
 
         Raises:
-            UserError: one with another hash is being trained (409): nothing of `works` that comes after it is added.
+            Conflict: one with another hash is being trained: nothing of `works` that comes after it is added.
         """
         waiting = []
         order = max((record.order for record in self.records()), default=0)
@@ -182,7 +180,7 @@ class BatchState:
         """These are done: none of them is to be trained with other data or settings, as added before. What waits so is cancelled.
 
         Raises:
-            UserError: one is being trained so (409): nothing of `works` that comes after it is withdrawn.
+            Conflict: one is being trained so: nothing of `works` that comes after it is withdrawn.
         """
         there = {record.name for record in self.records()}
         for work in works:
@@ -216,15 +214,14 @@ class BatchState:
         )
 
     def cancel(self, name: str) -> Record:
-        """Have a concept not trained. One that a lane has ends when the lane sees it. Raises UserError (409)."""
+        """Have a concept not trained. One that a lane has ends when the lane sees it. Raises Conflict."""
 
         def change(record: Record) -> Record | None:
             if record.status == "cancelled":
                 return None
             if record.ended:
-                raise UserError(
+                raise Conflict(
                     f"concept {name} is {record.status} already; only what waits or trains can be cancelled.",
-                    status=409,
                     code="concept_ended",
                 )
             if record.status in RUNNING and not self._expired(record):
@@ -242,13 +239,12 @@ class BatchState:
             self.storage.delete(info.key)
 
     def retry(self, name: str) -> Record:
-        """Let a failed or cancelled concept train again, from its beginning. Raises UserError (409)."""
+        """Let a failed or cancelled concept train again, from its beginning. Raises Conflict."""
 
         def change(record: Record) -> Record | None:
             if record.status not in ("failed", "cancelled"):
-                raise UserError(
+                raise Conflict(
                     f"concept {name} is {record.status}; only what failed or was cancelled can be tried again.",
-                    status=409,
                     code="concept_not_ended",
                 )
             return queued(record, attempt=record.attempt + 1)
@@ -404,9 +400,8 @@ class BatchState:
             # As above: an own write whose answer was lost.
             if self.storage.replace_if(key, body, etag) or self.storage.get(key) == body:
                 return changed
-        raise UserError(
+        raise Unavailable(
             f"concept {name} of {self.storage.uri} is changed by others without end; try again.",
-            status=503,
             code="busy",
         )
 

@@ -105,14 +105,9 @@ class Orders:
 
     def refusal(self, problem: UserError | None = None) -> UserError | None:
         """On every rank, with what keeps it from a pack. Returns what keeps any of them from it, the first rank's."""
-        told: list[Any] = [None] * dist.get_world_size(self._group)
-        own = problem and (problem.message, problem.status, problem.code)
-        dist.all_gather_object(told, own, group=self._group)
-        for first in told:
-            if first is not None:
-                message, status, code = first
-                return UserError(message, status=status, code=code)
-        return None
+        told: list[UserError | None] = [None] * dist.get_world_size(self._group)
+        dist.all_gather_object(told, problem, group=self._group)
+        return next((one for one in told if one is not None), None)
 
     def agree(self, problem: str | None) -> None:
         """On every rank, with what it met with. Raises RuntimeError on all of them unless they met with the same."""

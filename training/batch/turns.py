@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from infra.storage import NotFound, Storage
+from infra.storage import ObjectNotFound, Storage
 from infra.stored import parse_object
 
 LEASE_S = 60.0
@@ -100,11 +100,11 @@ class Turns:
             self.storage.delete(f"{name}.json")
 
     def look(self, name: str) -> Told | None:
-        """Who has it, or its result; None: nobody took it. Raises UserError (502) for what is neither."""
+        """Who has it, or its result; None: nobody took it. Raises DamagedData for what is neither."""
         key = f"{name}.json"
         try:
             body = self.storage.get(key)
-        except NotFound:
+        except ObjectNotFound:
             return None
         return parse_object(
             Told, body, f"{key} of {self.storage.uri}", "delete it: what it tells is done again"

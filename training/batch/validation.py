@@ -28,7 +28,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from infra.children import end_with_parent
-from infra.errors import UserError
+from infra.errors import Unavailable, UserError
 from infra.registry import Registry, Version
 from infra.storage import Storage
 from infra.stored import Damaged, VersionRef, convert, damaged
@@ -123,7 +123,7 @@ class Validator:
         """Validate the next that is owed and free. False: there is none.
 
         Raises:
-            UserError: the storage is away (503); the turn is given back if that can be.
+            Unavailable: the storage is away; the turn is given back if that can be.
         """
         for record in self.owed():
             turn = turn_of(record)
@@ -168,10 +168,10 @@ class Validator:
         except Stopped:
             self.turns.give_back(turn)
             return
+        except Unavailable:
+            self.turns.give_back(turn)
+            raise
         except UserError as error:
-            if error.status == 503:
-                self.turns.give_back(turn)
-                raise
             result["error"] = error.message
         except Exception as error:
             log.error("validation of %s: %s", record.version, error, exc_info=error)

@@ -8,13 +8,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from infra.errors import UserError
+from infra.errors import InvalidInput
 from infra.stored import ConceptName, Sha256
 from training.config import TrainConfig, fixed_settings
 from training.group import GroupKey, group_key
 
 if TYPE_CHECKING:
     from datasets.parts import Pace
+
+
+class NotForLanes(InvalidInput):
+    """A concept's settings that no such lane trains."""
+
+    default_code = "not_in_a_lane"
 
 
 @dataclass(frozen=True)
@@ -33,28 +39,22 @@ class Work:
     fps: float = 0.0  # at which its clips are learned; 0: each at its own
 
     def check_lane(self, workers: int | None) -> None:
-        """Raises UserError (422) when a lane of so many workers (None: of any number) cannot train it as it asks."""
+        """Raises NotForLanes when a lane of so many workers (None: of any number) cannot train it as it asks."""
         fewest, zero = self.config.worker_range[0], self.config.zero
         if zero not in (0, 3):
-            raise UserError(
+            raise NotForLanes(
                 f"concept {self.name} asks for zero {zero}, and lanes train at zero 0 or 3: there is little to an adapter's "
-                "optimizer that stages 1 and 2 could spread; set zero 0, or 3 if the model does not fit one device.",
-                status=422,
-                code="not_in_a_lane",
+                "optimizer that stages 1 and 2 could spread; set zero 0, or 3 if the model does not fit one device."
             )
         if zero and fewest == 1:
-            raise UserError(
+            raise NotForLanes(
                 f"concept {self.name} asks for zero {zero} with workers 1: there is nothing to spread the model over; set zero 0, or "
-                "workers to 2 or more.",
-                status=422,
-                code="not_in_a_lane",
+                "workers to 2 or more."
             )
         if workers is not None and workers != fewest:
-            raise UserError(
+            raise NotForLanes(
                 f"concept {self.name} asks for workers {self.config.workers}, and this lane has {workers}; lanes of several "
-                "workers are on Ray: give --address, or --lanes with more than 1; or set workers 1.",
-                status=422,
-                code="not_in_a_lane",
+                "workers are on Ray: give --address, or --lanes with more than 1; or set workers 1."
             )
 
     @property
