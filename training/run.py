@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from datasets.clips import Clip, ClipFacts
     from datasets.latents import CachedClip
     from datasets.parts import Pace, Part
-    from models.foundation import Bucket, Foundation
+    from models.foundation import Foundation
+    from models.sizes import Bucket, Sizes
 
 CONFIG, RECORD, RESULT = "config.yaml", "run.json", "result.json"
 
@@ -110,9 +111,11 @@ def run_job(job: Job, given: Mapping[str, Any], watcher: Watcher | None = None) 
     done = finished(run, registry)
     with part(watcher, "reading clips"):
         clips = read_concept(job)
+    with part(watcher, "finding the foundation"):
+        config = check_before_loading(job, given, clips)
     with ExitStack() as stack:
         if done is None:
-            foundation, config = load_while_ray_starts(job, given, len(clips), watcher, stack)
+            foundation, config = load_while_ray_starts(job, given, config, len(clips), watcher, stack)
         else:  # there may be nothing to train
             foundation, config = load_shown(job, given, len(clips), watcher)
         bucket, parts = learned_parts(config, foundation, clips)
@@ -136,8 +139,26 @@ def run_job(job: Job, given: Mapping[str, Any], watcher: Watcher | None = None) 
         return _train_and_publish(job, config, foundation, cached, run, registry, card, watcher, board)
 
 
+def check_before_loading(job: Job, given: Mapping[str, Any], clips: Sequence[Clip]) -> TrainConfig:
+    """The settings, as far as they are known without the foundation's weights and libraries.
+
+    Raises UserError where they do not suit it or the clips: before a mistake is said nobody waits for torch or Ray.
+    """
+    from models.locating import locate, read_recommended
+    from models.sizes import foundation_sizes
+
+    config = resolve(dict(given), read_recommended(locate(job.foundation)), len(clips))
+    learned_parts(config, foundation_sizes(job.foundation), clips)
+    return config
+
+
 def load_while_ray_starts(
-    job: Job, given: Mapping[str, Any], clips: int, watcher: Watcher, stack: ExitStack
+    job: Job,
+    given: Mapping[str, Any],
+    config: TrainConfig,
+    clips: int,
+    watcher: Watcher,
+    stack: ExitStack,
 ) -> tuple[Foundation, TrainConfig]:
     """`load`, and Ray until the stack ends.
 
@@ -145,7 +166,7 @@ def load_while_ray_starts(
     """
     with ThreadPoolExecutor(1, "foundation") as pool:
         loading = pool.submit(load_shown, job, given, clips, watcher)
-        start_ray(job, make_config(dict(given)), watcher, stack)
+        start_ray(job, config, watcher, stack)
         return loading.result()
 
 
@@ -218,17 +239,17 @@ def load(job: Job, given: Mapping[str, Any], clips: int) -> tuple[Foundation, Tr
         return load_foundation(job.foundation, dtype=DTYPES[config.dtype], parts=parts), config
 
 
-def bucket_of(config: TrainConfig, foundation: Foundation) -> Bucket:
+def bucket_of(config: TrainConfig, foundation: Foundation | Sizes) -> Bucket:
     """The size to train in: as set, else the foundation's own. Raises UserError when it cannot do that size."""
-    from models.foundation import Bucket
+    from models.sizes import Bucket, Sizes
 
     own = foundation.defaults.bucket
     bucket = Bucket(config.frames or own.frames, config.height or own.height, config.width or own.width)
-    foundation.check_bucket(bucket)
+    (foundation if isinstance(foundation, Sizes) else foundation.sizes).check(bucket)
     return bucket
 
 
-def pace_of(config: TrainConfig, foundation: Foundation) -> Pace:
+def pace_of(config: TrainConfig, foundation: Foundation | Sizes) -> Pace:
     """How much of longer and faster clips is learned: as set, else at the foundation's frames a second."""
     from datasets.parts import Pace
 
@@ -249,7 +270,7 @@ def remarks_on(parts: Sequence[Part], foundation: Foundation, config: TrainConfi
 
 
 def learned_parts(
-    config: TrainConfig, foundation: Foundation, clips: Sequence[Clip | ClipFacts]
+    config: TrainConfig, foundation: Foundation | Sizes, clips: Sequence[Clip | ClipFacts]
 ) -> tuple[Bucket, list[Part]]:
     """The size to train in, and what of the clips is learned. Raises UserError where the clips do not suit."""
     from datasets.parts import all_parts
