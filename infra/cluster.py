@@ -82,10 +82,12 @@ def ray_session(
             knock(address)
             if local:
                 stack.enter_context(token_asked_for())
-                started = private_ray(dashboard=bool(options["include_dashboard"]))
+                starting: contextlib.AbstractContextManager[None] = private_ray(
+                    dashboard=bool(options["include_dashboard"])
+                )
             else:
-                started = loopback_node() if only_on_loopback(address) else contextlib.nullcontext()
-            with variables(QUIET | ({"PYTHONPATH": python_path()} if local else {})), started:
+                starting = loopback_node() if only_on_loopback(address) else contextlib.nullcontext()
+            with variables(QUIET | ({"PYTHONPATH": python_path()} if local else {})), starting:
                 ray.init(address=address, logging_level=logging.ERROR, log_to_driver=logs, **options)
             stack.callback(ray.shutdown)
         except UserError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 
 def prestart(variables: Mapping[str, str], count: int, keep_s: int, *, merged: bool = False) -> None:
@@ -23,13 +24,15 @@ def prestart(variables: Mapping[str, str], count: int, keep_s: int, *, merged: b
     from ray.core.generated import common_pb2, node_manager_pb2, node_manager_pb2_grpc
     from ray.runtime_env import RuntimeEnv
 
-    node = ray._private.worker._global_node
+    node: Any = ray._private.worker._global_node
+    messages: Any = node_manager_pb2
+    languages: Any = common_pb2
     info = get_runtime_env_info(RuntimeEnv(env_vars=dict(variables)))
     if merged:
         text = json.dumps({"env_vars": dict(variables)}, sort_keys=True, separators=(",", ":"))
         info.serialized_runtime_env = text
-    request = node_manager_pb2.PrestartWorkersRequest(
-        language=common_pb2.PYTHON,
+    request = messages.PrestartWorkersRequest(
+        language=languages.PYTHON,
         job_id=ray._private.worker.global_worker.current_job_id.binary(),
         runtime_env_info=info,
         keep_alive_duration_secs=keep_s,

@@ -70,11 +70,11 @@ def without_dashboard() -> Iterator[None]:
     from ray._private.node import Node
 
     before = Node.start_api_server
-    Node.start_api_server = lambda *_, **__: None
+    Node.start_api_server = lambda *_, **__: None  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Node.start_api_server = before
+        Node.start_api_server = before  # type: ignore[method-assign]
 
 
 def only_on_loopback(address: str) -> bool:

@@ -104,7 +104,7 @@ def _fit(task: Task, run: Storage, use_gpu: bool, on_event: Callable[[dict[str, 
                 num_workers=(fewest, most) if task.config.elastic else fewest,  # type: ignore[arg-type]
                 use_gpu=use_gpu,
             ),
-            run_config=RunConfig(
+            run_config=RunConfig(  # type: ignore[call-arg]
                 name=TRAIN,
                 worker_runtime_env={"env_vars": worker_variables(task.foundation, use_gpu=use_gpu)},
                 storage_path=path,

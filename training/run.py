@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import json
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -162,12 +163,24 @@ def load_while_ray_starts(
 ) -> tuple[Foundation, TrainConfig]:
     """`load`, and Ray until the stack ends.
 
-    Ray is started by the calling thread: its processes end with the thread that started them.
+    Ray is started by the calling thread: its processes end with the thread that started them. Ctrl-C does not wait for the
+    foundation.
     """
-    with ThreadPoolExecutor(1, "foundation") as pool:
-        loading = pool.submit(load_shown, job, given, clips, watcher)
+    loading: Future[tuple[Foundation, TrainConfig]] = Future()
+
+    def work() -> None:
+        try:
+            loading.set_result(load_shown(job, given, clips, watcher))
+        except BaseException as error:
+            loading.set_exception(error)
+
+    threading.Thread(target=work, name="foundation", daemon=True).start()
+    try:
         start_ray(job, config, watcher, stack)
-        return loading.result()
+    except Exception:
+        wait([loading])  # a process does not end well while libraries are loaded
+        raise
+    return loading.result()
 
 
 def load_shown(

@@ -27,23 +27,20 @@ def idle() -> set[int]:
     return {p.pid for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::IDLE")}
 
 
-class Controller:
-    """As Ray Train's: begun with variables; begins helpers without, and workers that name theirs."""
-
-    def look(self):
-        return os.getpid(), "torch" in sys.modules
-
-    def begin(self, worker_variables):
-        import ray
-
-        helper = ray.remote(Controller).options(num_cpus=0).remote()
-        worker = ray.remote(Controller).options(runtime_env={"env_vars": worker_variables}).remote()
-        return ray.get([helper.look.remote(), worker.look.remote()])
-
-
 @pytest.mark.cluster
 def test_actors_with_the_variables_of_ray_trains_own_find_processes_that_have_imported():
     import ray
+
+    class Actor:
+        """Begun with variables, as Ray Train's controller; begins a helper without, and a worker that names its own."""
+
+        def look(self):
+            return os.getpid(), "torch" in sys.modules
+
+        def begin(self, kind, worker_variables):
+            helper = ray.remote(kind).options(num_cpus=0).remote()
+            worker = ray.remote(kind).options(runtime_env={"env_vars": worker_variables}).remote()
+            return ray.get([helper.look.remote(), worker.look.remote()])
 
     with variables(session_variables()), ray_session("local", num_cpus=1, num_gpus=0):
         begin_processes(MODEL, 1, use_gpu=False)
@@ -52,10 +49,10 @@ def test_actors_with_the_variables_of_ray_trains_own_find_processes_that_have_im
             assert time.monotonic() < until, started
             time.sleep(0.2)
         own = RAY_SETTINGS | ONE_MACHINE
-        controller = ray.remote(Controller).options(num_cpus=0, runtime_env={"env_vars": own}).remote()
+        controller = ray.remote(Actor).options(num_cpus=0, runtime_env={"env_vars": own}).remote()
         pid, torch = ray.get(controller.look.remote())
         mine = own | worker_variables(MODEL, use_gpu=False)
-        (helper, _), (worker, imported) = ray.get(controller.begin.remote(mine))
+        (helper, _), (worker, imported) = ray.get(controller.begin.remote(Actor, mine))
         assert {pid, helper, worker} <= started
         assert not torch
         assert imported
