@@ -17,6 +17,7 @@ import contextlib
 import os
 import socket
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,16 +35,22 @@ def private_ray(*, dashboard: bool = False) -> Iterator[None]:
     Args:
         dashboard: start the dashboard's process; whether it serves the dashboard is Ray's own option, `include_dashboard`.
     """
-    before = os.environ.get("RAY_TMPDIR")
-    os.environ["RAY_TMPDIR"] = str(private_folder())
+    wanted = {"RAY_TMPDIR": str(private_folder())}
+    if (
+        sys.platform == "linux"
+    ):  # torch.distributed's gloo otherwise listens at the address of the host's name
+        wanted["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
     try:
         with loopback_node(), contextlib.nullcontext() if dashboard else without_dashboard():
             yield
     finally:
-        if before is None:
-            os.environ.pop("RAY_TMPDIR", None)
-        else:
-            os.environ["RAY_TMPDIR"] = before
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager

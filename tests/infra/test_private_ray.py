@@ -146,6 +146,18 @@ def test_a_session_within_a_session_has_the_same_folder_and_the_environment_is_l
     assert os.environ["RAY_TMPDIR"] == str(base)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="loopback has another name elsewhere")
+@pytest.mark.parametrize(("set_before", "within"), [(None, "lo"), ("eth7", "eth7")])
+def test_gloo_is_told_to_use_loopback_unless_its_user_says_otherwise(base, monkeypatch, set_before, within):
+    name = "GLOO_SOCKET_IFNAME"
+    monkeypatch.delenv(name, raising=False)
+    if set_before:
+        monkeypatch.setenv(name, set_before)
+    with private_ray():
+        assert os.environ[name] == within
+    assert os.environ.get(name) == set_before
+
+
 @pytest.mark.parametrize("kind", ["link", "file"])
 def test_what_is_no_folder_of_this_user_is_refused(base, kind, tmp_path_factory):
     place = base / f"ray-{os.geteuid()}"
