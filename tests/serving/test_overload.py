@@ -190,10 +190,7 @@ def test_ten_times_what_it_takes_is_refused_at_once_and_what_is_accepted_loses_n
     accepted = [bodies[seed] for seed in overloaded.requests]
     calm = asyncio.run(serve(config("calm"), accepted, overload=False))
     assert overloaded.requests == calm.requests
-    for made in (
-        overloaded,
-        calm,
-    ):  # their order may differ: creations that come at once reach the engine in any order
+    for made in (overloaded, calm):  # their order may differ: creations that come at once reach the engine in any order
         assert_no_step_is_lost(made)
     requests = {str(seed): request for seed, request in overloaded.requests.items()}
     for seed, mp4 in asyncio.run(alone(config("alone"), requests)).items():
