@@ -306,7 +306,7 @@ def test_a_foundation_that_cannot_be_loaded_is_said_and_ray_ends(story, monkeypa
 
 def test_a_ray_that_does_not_start_is_said(story, monkeypatch):
     def refuse(address):
-        raise UserError("Ray does not start on this machine", status=503)
+        raise UserError("Ray does not start on this machine")
 
     monkeypatch.setattr("infra.cluster.ray_session", refuse)
     with pytest.raises(UserError, match="Ray does not start on this machine"):
