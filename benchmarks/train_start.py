@@ -5,14 +5,16 @@
     python benchmarks/train_start.py --against ../before --rounds 3         # both, taking turns
 
 One clip of one concept, two steps, one worker, a Ray cluster of its own each time. Prints the seconds from the command's
-start to the line that says that workers train, the seconds of CPU that everything took to the end, and the parts as the
-command says them. Wall-clock times mean something on an idle machine only; the sides take turns, so their ratio bears
-more.
+start to the line that says that workers train, the seconds of CPU that all processes took to the end (Ray's too, which
+outlive the command), and the parts as the command says them. Parts may overlap. Wall-clock times mean something on an idle
+machine only; the sides take turns, so their ratio bears more.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import json
 import os
 import re
@@ -30,6 +32,7 @@ sys.path.insert(0, str(ROOT))  # else `training` would be the script here
 
 TRAINS = re.compile(r"^orbit: .*\d+ workers? on ")  # the line with which training begins
 PART = re.compile(r"^orbit: (.+), ([0-9.]+) s$")
+PR_SET_CHILD_SUBREAPER = 36  # of linux/prctl.h
 
 
 def clips(folder: Path) -> str:
@@ -72,6 +75,9 @@ def run(checkout: Path, arguments: list[str]) -> dict[str, Any]:
                 found["parts"][part[1]] = float(part[2])
     if process.returncode:
         sys.exit("".join(said[-20:]))
+    with contextlib.suppress(ChildProcessError):  # none is left
+        while True:
+            os.wait()  # for Ray's processes, which became this one's children
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     found["cpu"] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return found
@@ -85,6 +91,7 @@ def main() -> None:
     parser.add_argument("--against", type=Path, help="another checkout of this repository")
     parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     sides = {"this": ROOT, **({"other": options.against.resolve()} if options.against else {})}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     with tempfile.TemporaryDirectory(prefix="motiondirector-start-") as folder:

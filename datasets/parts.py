@@ -15,7 +15,7 @@ from math import floor
 
 from datasets.clips import Clip, ClipFacts
 from infra.errors import ConceptError, InvalidInput
-from models.foundation import Bucket
+from models.sizes import Bucket
 
 TOLERANCE = 0.02  # 23.976 fps are as good as 24
 MOST_WINDOWS = 4

@@ -4,7 +4,8 @@
         check_workers(args.workers, gpus=1)
         ...
 
-A local cluster is a child of this process, asks for a token (ray_token.py) and ends with it. On a cluster that runs
+A local cluster is a child of this process, asks for a token (ray_token.py), listens on loopback only (private_ray.py) and
+ends with it. On a cluster that runs
 elsewhere, every node needs this package installed and the AWS_* variables of the storage; nothing is shipped from here.
 
 A cluster with an autoscaler may have no worker yet. Ray does not tell what its autoscaler can add, so those who set one
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.errors import InvalidInput, Unavailable, UserError
+from infra.private_ray import loopback_node, only_on_loopback, private_ray
 from infra.ray_token import token_asked_for
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,7 +82,12 @@ def ray_session(
             knock(address)
             if local:
                 stack.enter_context(token_asked_for())
-            with variables(QUIET | ({"PYTHONPATH": python_path()} if local else {})):
+                starting: contextlib.AbstractContextManager[None] = private_ray(
+                    dashboard=bool(options["include_dashboard"])
+                )
+            else:
+                starting = loopback_node() if only_on_loopback(address) else contextlib.nullcontext()
+            with variables(QUIET | ({"PYTHONPATH": python_path()} if local else {})), starting:
                 ray.init(address=address, logging_level=logging.ERROR, log_to_driver=logs, **options)
             stack.callback(ray.shutdown)
         except UserError:

@@ -9,6 +9,8 @@ without a barrier; where that fails, the training goes on unseen.
     <run>/train/checkpoint_manager_snapshot.json
 
 A run started again in the same storage goes on from its newest checkpoint, as does one whose worker died.
+
+Ray Train's controller imports this module, so nothing here imports torch before a worker does.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from __future__ import annotations
 import logging
 import tempfile
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,31 +25,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from infra.allocator import keep_freed_memory
-from infra.cluster import here, short, variables
+from infra.cluster import short, variables
 from infra.errors import SystemFailure, UserError
 from infra.storage import Storage
+from training.board import Parts, put_up_board, watching
 from training.config import DTYPES, TrainConfig, sampled_paths
-from training.shown import harmless
+from training.ray_processes import RAY_SETTINGS, worker_variables
 from training.threads import threads_for
-
-log = logging.getLogger(__name__)
 
 TRAIN = "train"  # Ray Train's folder in the run's
 KEPT_CHECKPOINTS = 2
-KEPT_EVENTS, KEPT_SAMPLES = (
-    10_000,
-    4,
-)  # on the board while the driver is away: steps are small, adapters are not
-TAKE_EVERY_S, TAKE_S = 0.3, 30.0
-RAY_SETTINGS = {
-    # Importing torch and DeepSpeed from a cold or busy disk takes minutes; Ray's own limit is one.
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",
-    # A checkpoint counts from the controller's next look at the workers on: what a crash then costs.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-}
+STARTING_WORKERS = "starting the workers' processes"
 
 
 @dataclass(frozen=True)
@@ -71,35 +59,6 @@ class Finished:
     position: dict[str, Any]
 
 
-class Board:
-    """An actor: workers pin up what happened, the driver takes it down. The oldest makes room for what is new."""
-
-    def __init__(self) -> None:
-        self.events: deque[dict[str, Any]] = deque(maxlen=KEPT_EVENTS)
-        self.samples: deque[dict[str, Any]] = deque(maxlen=KEPT_SAMPLES)
-        self.lost = 0
-
-    def push(self, event: dict[str, Any]) -> None:
-        pinned = self.samples if event["kind"] == "sample" else self.events
-        self.lost += len(pinned) == pinned.maxlen
-        pinned.append(event)
-
-    def take(self) -> tuple[list[dict[str, Any]], int]:
-        """What was pinned up since the last call, and how much more made room for it."""
-        taken, lost = [*self.events, *self.samples], self.lost
-        self.events.clear()
-        self.samples.clear()
-        self.lost = 0
-        return taken, lost
-
-
-def put_up_board() -> Any:
-    """A `Board` beside this driver: on another node it would go with it. Where its process is lost, another takes its place."""
-    import ray
-
-    return ray.remote(Board).options(num_cpus=0, label_selector=here(), max_restarts=-1).remote()
-
-
 @contextmanager
 def fit(
     task: Task, run: Storage, *, use_gpu: bool, on_event: Callable[[dict[str, Any]], None]
@@ -109,9 +68,10 @@ def fit(
     Args:
         run: the run's folder or prefix; one that holds a started run is continued.
         use_gpu: one GPU for each worker.
-        on_event: called in this process, from a thread, with {"kind": "part", ...} (what the first worker has done before
-            it trains, and its seconds; None: since `fit` began), {"kind": "start", ...}, {"kind": "step", ...} and
-            {"kind": "sample", ...} as they come. What goes wrong on their way or in it is said in the log.
+        on_event: called in this process, from a thread, with {"kind": "stage", ...} (what the first worker begins before it
+            trains), {"kind": "part", ...} (what it has done, and its seconds; None: since `fit` began), {"kind": "start", ...},
+            {"kind": "step", ...} and {"kind": "sample", ...} as they come. What goes wrong on their way or in it is said in
+            the log.
 
     Raises:
         UserError: a loss that is no number, a run that cannot be continued so,
@@ -144,15 +104,16 @@ def _fit(task: Task, run: Storage, use_gpu: bool, on_event: Callable[[dict[str, 
                 num_workers=(fewest, most) if task.config.elastic else fewest,  # type: ignore[arg-type]
                 use_gpu=use_gpu,
             ),
-            run_config=RunConfig(
+            run_config=RunConfig(  # type: ignore[call-arg]
                 name=TRAIN,
+                worker_runtime_env={"env_vars": worker_variables(task.foundation, use_gpu=use_gpu)},
                 storage_path=path,
                 storage_filesystem=filesystem,
                 failure_config=FailureConfig(max_failures=task.config.max_failures),
                 checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
             ),
         )
-        with _watching(board, on_event):
+        with watching(board, on_event):
             result = _run(trainer, task)
     refused = result.return_value
     if refused:
@@ -184,54 +145,6 @@ def _run(trainer: Any, task: Task) -> Any:
             signal.signal(signal.SIGINT, before)
 
 
-@contextmanager
-def _watching(board: Any, on_event: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-    """Hand the board's events to `on_event` from a thread while the block runs, the last ones at its end.
-
-    Nothing of it is raised: a board that does not answer is asked again, until the block ends.
-    """
-    import ray
-
-    done = threading.Event()
-
-    def watch() -> None:
-        asked: Any = (
-            None  # an answer that took too long has its events: it is waited for, not asked for again
-        )
-        away = False
-        while True:
-            last, late = done.wait(TAKE_EVERY_S), asked is not None
-            try:
-                asked = asked or board.take.remote()
-                events, lost = ray.get(asked, timeout=TAKE_S)
-                asked = None
-            except Exception as error:
-                if not isinstance(error, ray.exceptions.GetTimeoutError):
-                    asked = None
-                if last or not away:
-                    log.warning("what the training shows does not come through: %s", short(error))
-                if last:
-                    return
-                away = True
-                continue
-            away = False
-            if lost:
-                log.warning("%d steps or samples are not shown: the driver came for them too late", lost)
-            for event in events:
-                with harmless(f"what step {event.get('step', 0)} shows is lost"):
-                    on_event(event)
-            if last and not late:
-                return
-
-    thread = threading.Thread(target=watch, name="training-board", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
 def worker(settings: dict[str, Any]) -> UserError | None:
     """Runs on every worker. Returns None, or why it did not train."""
     import ray
@@ -248,48 +161,49 @@ def _train(task: Task, board: Any) -> None:
     import ray.train
     import ray.train.torch
 
-    parts = Parts(board if ray.train.get_context().get_world_rank() == 0 else None)
-    parts.done("starting the workers' processes", first=True)
-    from models.load import load_foundation
-    from training import checkpoint
-    from training.engine import DeepSpeedEngine, import_deepspeed, make_optimizer
-    from training.loop import bank_options, train
-    from training.memory import explaining_memory
-    from training.metrics import TrainingMetrics
-    from training.step import DualStep
-
-    import_deepspeed()
-    parts.done("importing DeepSpeed")
     context, config = ray.train.get_context(), task.config
     rank, workers = context.get_world_rank(), context.get_world_size()
+    parts = Parts(board if rank == 0 else None)
+    parts.arrived(STARTING_WORKERS)
+    with parts.doing("importing DeepSpeed"):
+        import torch
+
+        from models.load import load_foundation
+        from training import checkpoint
+        from training.engine import DeepSpeedEngine, import_deepspeed, make_optimizer
+        from training.loop import bank_options, train
+        from training.memory import explaining_memory
+        from training.metrics import TrainingMetrics
+        from training.step import DualStep
+
+        import_deepspeed()
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         keep_freed_memory()
-    with together():
-        with explaining_memory(task.foundation, config.dtype, config.zero, device):
-            foundation = load_foundation(
-                task.foundation,
-                device=device,
-                dtype=DTYPES[config.dtype],
-                parts=("denoiser",),
-                denoiser_on_cpu=config.zero == 3,
-            )
-        if foundation.fingerprint != task.fingerprint:
-            raise UserError(
-                f"the foundation on node {context.get_node_rank()} has fingerprint {foundation.fingerprint[:12]}, the "
-                f"driver's {task.fingerprint[:12]}; put the same files at {task.foundation} on every node."
-            )
-    if device.type == "cpu":
-        size = sum(parameter.numel() for parameter in foundation.denoiser.parameters())
-        torch.set_num_threads(threads_for(size, context.get_local_world_size()))
-    parts.done("loading the model on the workers")
-    if config.gradient_checkpointing:
-        foundation.enable_gradient_checkpointing()
-    clips = len(task.clips)
-    bank = foundation.add_bank(**bank_options(config, clips))
-    engine = DeepSpeedEngine(DualStep(foundation, config), make_optimizer(bank, config, clips))
-
-    parts.done("preparing DeepSpeed")
+    with parts.doing("loading the model on the workers"):
+        with together():
+            with explaining_memory(task.foundation, config.dtype, config.zero, device):
+                foundation = load_foundation(
+                    task.foundation,
+                    device=device,
+                    dtype=DTYPES[config.dtype],
+                    parts=("denoiser",),
+                    denoiser_on_cpu=config.zero == 3,
+                )
+            if foundation.fingerprint != task.fingerprint:
+                raise UserError(
+                    f"the foundation on node {context.get_node_rank()} has fingerprint {foundation.fingerprint[:12]}, the "
+                    f"driver's {task.fingerprint[:12]}; put the same files at {task.foundation} on every node."
+                )
+        if device.type == "cpu":
+            size = sum(parameter.numel() for parameter in foundation.denoiser.parameters())
+            torch.set_num_threads(threads_for(size, context.get_local_world_size()))
+    with parts.doing("preparing DeepSpeed"):
+        if config.gradient_checkpointing:
+            foundation.enable_gradient_checkpointing()
+        clips = len(task.clips)
+        bank = foundation.add_bank(**bank_options(config, clips))
+        engine = DeepSpeedEngine(DualStep(foundation, config), make_optimizer(bank, config, clips))
 
     start = 0
     recent: deque[tuple[float, float, float]] = deque(maxlen=50)
@@ -313,25 +227,6 @@ def _train(task: Task, board: Any) -> None:
                 board.push.remote({"kind": "sample", "step": report.step, "tensors": tensors})
         if last or report.step % config.checkpoint_interval == 0:
             _report(engine, task, report, recent)
-
-
-class Parts:
-    """Tells the board what a worker has done before it trains, and how long each part took.
-
-    Args:
-        board: None: tells nobody.
-    """
-
-    def __init__(self, board: Any) -> None:
-        self.board, self.began = board, time.monotonic()
-
-    def done(self, text: str, *, first: bool = False) -> None:
-        """A part is done, that began when the one before it ended; the first when the driver began, which knows when."""
-        now = time.monotonic()
-        if self.board is not None:
-            seconds = None if first else now - self.began
-            self.board.push.remote({"kind": "part", "text": text, "seconds": seconds})
-        self.began = now
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
     run_job(Job(concept="orbit", data="clips", run_dir="runs/orbit"), {"steps": 200})
 
-Read clips -> prepare latents -> train on Ray -> adapter file and samples -> registry. Everything about the run lies
-in one folder or prefix:
+Read clips -> load the foundation, while Ray starts -> prepare latents -> train on Ray -> adapter file and samples ->
+registry. Everything about the run lies in one folder or prefix:
 
     <run>/config.yaml      the resolved settings; `motiondirector train --config` repeats the run
     <run>/run.json         what the settings were applied to: fingerprint, hash of the data, the run's id
@@ -19,9 +19,11 @@ from __future__ import annotations
 
 import json
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,7 +43,8 @@ if TYPE_CHECKING:
     from datasets.clips import Clip, ClipFacts
     from datasets.latents import CachedClip
     from datasets.parts import Pace, Part
-    from models.foundation import Bucket, Foundation
+    from models.foundation import Foundation
+    from models.sizes import Bucket, Sizes
 
 CONFIG, RECORD, RESULT = "config.yaml", "run.json", "result.json"
 
@@ -109,25 +112,101 @@ def run_job(job: Job, given: Mapping[str, Any], watcher: Watcher | None = None) 
     done = finished(run, registry)
     with part(watcher, "reading clips"):
         clips = read_concept(job)
-    with part(watcher, "loading the foundation"):
-        foundation, config = load(job, given, len(clips))
-    bucket, parts = learned_parts(config, foundation, clips)
-    if len(parts) > len(clips):  # windows of a long clip are several clips
-        config = resolve(dict(given), foundation.recommended, len(parts))
-    config = config.model_copy(
-        update={"frames": bucket.frames, "height": bucket.height, "width": bucket.width}
-    )
-    for remark in remarks_on(parts, foundation, config):
-        watcher.note(remark)
-    card = Card.of(job, config, foundation, parts)
-    card.check(run)
-    if done is not None and config.steps <= steps_of(done, config):
-        watcher.stage(f"finished before, as {done.ref}")
-        return done
-    with part(watcher, "preparing latents"):
-        cached = prepare_latents(job, clips, foundation, bucket, watcher, pace_of(config, foundation))
-    with TensorBoard(run) as board:
+    with part(watcher, "finding the foundation"):
+        config = check_before_loading(job, given, clips)
+    with ExitStack() as stack:
+        if done is None:
+            foundation, config = load_while_ray_starts(job, given, config, len(clips), watcher, stack)
+        else:  # there may be nothing to train
+            foundation, config = load_shown(job, given, len(clips), watcher)
+        bucket, parts = learned_parts(config, foundation, clips)
+        if len(parts) > len(clips):  # windows of a long clip are several clips
+            config = resolve(dict(given), foundation.recommended, len(parts))
+        config = config.model_copy(
+            update={"frames": bucket.frames, "height": bucket.height, "width": bucket.width}
+        )
+        for remark in remarks_on(parts, foundation, config):
+            watcher.note(remark)
+        card = Card.of(job, config, foundation, parts)
+        card.check(run)
+        if done is not None and config.steps <= steps_of(done, config):
+            watcher.stage(f"finished before, as {done.ref}")
+            return done
+        with part(watcher, "preparing latents"):
+            cached = prepare_latents(job, clips, foundation, bucket, watcher, pace_of(config, foundation))
+        if done is not None:
+            start_ray(job, config, watcher, stack)
+        board = stack.enter_context(TensorBoard(run))
         return _train_and_publish(job, config, foundation, cached, run, registry, card, watcher, board)
+
+
+def check_before_loading(job: Job, given: Mapping[str, Any], clips: Sequence[Clip]) -> TrainConfig:
+    """The settings, as far as they are known without the foundation's weights and libraries.
+
+    Raises UserError where they do not suit it or the clips: before a mistake is said nobody waits for torch or Ray.
+    """
+    from models.locating import locate, read_recommended
+    from models.sizes import foundation_sizes
+
+    config = resolve(dict(given), read_recommended(locate(job.foundation)), len(clips))
+    learned_parts(config, foundation_sizes(job.foundation), clips)
+    return config
+
+
+def load_while_ray_starts(
+    job: Job,
+    given: Mapping[str, Any],
+    config: TrainConfig,
+    clips: int,
+    watcher: Watcher,
+    stack: ExitStack,
+) -> tuple[Foundation, TrainConfig]:
+    """`load`, and Ray until the stack ends.
+
+    Ray is started by the calling thread: its processes end with the thread that started them. Ctrl-C does not wait for the
+    foundation.
+    """
+    loading: Future[tuple[Foundation, TrainConfig]] = Future()
+
+    def work() -> None:
+        try:
+            loading.set_result(load_shown(job, given, clips, watcher))
+        except BaseException as error:
+            loading.set_exception(error)
+
+    threading.Thread(target=work, name="foundation", daemon=True).start()
+    try:
+        start_ray(job, config, watcher, stack)
+    except Exception:
+        wait([loading])  # a process does not end well while libraries are loaded
+        raise
+    return loading.result()
+
+
+def load_shown(
+    job: Job, given: Mapping[str, Any], clips: int, watcher: Watcher
+) -> tuple[Foundation, TrainConfig]:
+    """`load` as a part of the job."""
+    with part(watcher, "loading the foundation"):
+        return load(job, given, clips)
+
+
+def start_ray(job: Job, config: TrainConfig, watcher: Watcher, stack: ExitStack) -> None:
+    """Have Ray until the stack ends, with room for the workers; one that starts here has processes for them soon.
+
+    Raises UserError (422) where there is no room.
+    """
+    from infra.cluster import check_workers, has_gpus, ray_session, variables
+    from training.ray_processes import ONE_MACHINE, begin_processes, session_variables
+
+    with part(watcher, "starting Ray"):
+        with variables(session_variables()):
+            cluster = stack.enter_context(ray_session(job.address))
+        use_gpu, workers = has_gpus(), config.worker_range[0]
+        check_workers(workers, gpus=1 if use_gpu else 0)
+        if cluster.started:
+            stack.enter_context(variables(ONE_MACHINE))
+            begin_processes(foundation_source(job.foundation), workers, use_gpu=use_gpu)
 
 
 @contextmanager
@@ -172,17 +251,17 @@ def load(job: Job, given: Mapping[str, Any], clips: int) -> tuple[Foundation, Tr
         return load_foundation(job.foundation, dtype=DTYPES[config.dtype], parts=parts), config
 
 
-def bucket_of(config: TrainConfig, foundation: Foundation) -> Bucket:
+def bucket_of(config: TrainConfig, foundation: Foundation | Sizes) -> Bucket:
     """The size to train in: as set, else the foundation's own. Raises UserError when it cannot do that size."""
-    from models.foundation import Bucket
+    from models.sizes import Bucket, Sizes
 
     own = foundation.defaults.bucket
     bucket = Bucket(config.frames or own.frames, config.height or own.height, config.width or own.width)
-    foundation.check_bucket(bucket)
+    (foundation if isinstance(foundation, Sizes) else foundation.sizes).check(bucket)
     return bucket
 
 
-def pace_of(config: TrainConfig, foundation: Foundation) -> Pace:
+def pace_of(config: TrainConfig, foundation: Foundation | Sizes) -> Pace:
     """How much of longer and faster clips is learned: as set, else at the foundation's frames a second."""
     from datasets.parts import Pace
 
@@ -203,7 +282,7 @@ def remarks_on(parts: Sequence[Part], foundation: Foundation, config: TrainConfi
 
 
 def learned_parts(
-    config: TrainConfig, foundation: Foundation, clips: Sequence[Clip | ClipFacts]
+    config: TrainConfig, foundation: Foundation | Sizes, clips: Sequence[Clip | ClipFacts]
 ) -> tuple[Bucket, list[Part]]:
     """The size to train in, and what of the clips is learned. Raises UserError where the clips do not suit."""
     from datasets.parts import all_parts
@@ -360,9 +439,9 @@ def _train_and_publish(
     watcher: Watcher,
     board: Any,
 ) -> Version:
-    from infra.cluster import check_workers, has_gpus, ray_session
+    from infra.cluster import check_workers, has_gpus
     from training.metrics import EndMetrics
-    from training.ray_train import Task, fit
+    from training.ray_train import STARTING_WORKERS, Task, fit
     from training.samples import Rendering
     from training.shown import harmless
 
@@ -375,48 +454,47 @@ def _train_and_publish(
         config=config,
         clips=cached,
     )
-    with ExitStack() as stack:
-        with part(watcher, "starting Ray"):
-            stack.enter_context(ray_session(job.address))
-        use_gpu = has_gpus()
-        check_workers(config.worker_range[0], gpus=1 if use_gpu else 0)
-        record = card.put(run)
-        rendering = Rendering(task, run, foundation, prompts, record.id, use_gpu)
+    use_gpu = has_gpus()
+    check_workers(config.worker_range[0], gpus=1 if use_gpu else 0)
+    record = card.put(run)
+    rendering = Rendering(task, run, foundation, prompts, record.id, use_gpu)
 
-        def samples(step: int, keys: Sequence[str]) -> None:
-            with harmless(f"the samples of step {step} are not shown"):
-                board.sampled(step, keys)
-                watcher.sampled(step, keys)
+    def samples(step: int, keys: Sequence[str]) -> None:
+        with harmless(f"the samples of step {step} are not shown"):
+            board.sampled(step, keys)
+            watcher.sampled(step, keys)
 
-        began = time.monotonic()
+    began = time.monotonic()
 
-        def on_event(event: dict[str, Any]) -> None:
-            match event.pop("kind"):
-                case "part":  # without seconds: all since here
-                    seconds = event["seconds"]
-                    watcher.passed(event["text"], time.monotonic() - began if seconds is None else seconds)
-                case "start":
-                    watcher.started(**event)
-                case "step":
-                    board.stepped(event)
-                    watcher.stepped(event)
-                case "sample":
-                    rendering.submit(event["step"], event["tensors"])
-            for step, keys in rendering.ready():
-                samples(step, keys)
+    def on_event(event: dict[str, Any]) -> None:
+        match event.pop("kind"):
+            case "stage":
+                watcher.stage(event["text"])
+            case "part":  # without seconds: all since here
+                seconds = event["seconds"]
+                watcher.passed(event["text"], time.monotonic() - began if seconds is None else seconds)
+            case "start":
+                watcher.started(**event)
+            case "step":
+                board.stepped(event)
+                watcher.stepped(event)
+            case "sample":
+                rendering.submit(event["step"], event["tensors"])
+        for step, keys in rendering.ready():
+            samples(step, keys)
 
-        watcher.stage("starting workers")
-        with fit(task, run, use_gpu=use_gpu, on_event=on_event) as finished_run:
-            with part(watcher, "rendering samples"):
-                keys = rendering.final(finished_run)
-                for step, earlier in rendering.rest():
-                    samples(step, earlier)
-                if keys:
-                    samples(finished_run.position["step"], keys)
-            with part(watcher, "publishing"):
-                version = publish(job, config, foundation, cached, run, registry, record, finished_run, keys)
-            EndMetrics()(job.concept, "published")
-            return version
+    watcher.stage(STARTING_WORKERS)
+    with fit(task, run, use_gpu=use_gpu, on_event=on_event) as finished_run:
+        with part(watcher, "rendering samples"):
+            keys = rendering.final(finished_run)
+            for step, earlier in rendering.rest():
+                samples(step, earlier)
+            if keys:
+                samples(finished_run.position["step"], keys)
+        with part(watcher, "publishing"):
+            version = publish(job, config, foundation, cached, run, registry, record, finished_run, keys)
+        EndMetrics()(job.concept, "published")
+        return version
 
 
 def publish(

@@ -15,7 +15,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from infra.cluster import QUIET, python_path, ray_session, variables
-from infra.errors import Unavailable
+from infra.errors import Unavailable, UserError
+from infra.private_ray import private_ray
 
 STORE = 80 << 20  # bytes of a node's object store; Ray's least is 75 MB
 # Actors of Ray Train that outlive a run by minutes, holding nothing
@@ -59,10 +60,13 @@ def local_nodes(count: int, cpus: int = 1) -> Iterator[LocalNodes]:
         from ray.cluster_utils import Cluster
 
         try:
-            head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE}
-            cluster = Cluster(initialize_head=True, head_node_args=head)
-            stack.callback(cluster.shutdown)
-            nodes = [cluster.add_node(num_cpus=cpus, object_store_memory=STORE) for _ in range(count)]
+            with private_ray():
+                head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE}
+                cluster = Cluster(initialize_head=True, head_node_args=head)
+                stack.callback(cluster.shutdown)
+                nodes = [cluster.add_node(num_cpus=cpus, object_store_memory=STORE) for _ in range(count)]
+        except UserError:
+            raise
         except Exception as error:  # Ray raises a plain one where a node does not come up
             raise Unavailable(
                 f"Ray's nodes do not come up on this machine ({' '.join(str(error).split())[:300]}); Ray gives each half a "

@@ -1,7 +1,7 @@
 """What is only looked at: a lost board, samples that fail and a storage that is away end no training."""
 
 import threading
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,12 +12,14 @@ from clip_sets import sliding_clips, write_set
 from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayTaskError
 
 import training.run
-from infra.errors import StorageAway
+from infra.cluster import Cluster
+from infra.errors import StorageAway, UserError
 from infra.storage import FolderStorage
 from models.foundation import Foundation
-from training import ray_train
+from training import board as boards
+from training.board import KEPT_EVENTS, KEPT_SAMPLES, Board, put_up_board, watching
 from training.config import make_config
-from training.ray_train import KEPT_EVENTS, KEPT_SAMPLES, Board, Finished, _watching, put_up_board
+from training.ray_train import Finished
 from training.run import Job, load, run_job
 from training.samples import Rendering
 from training.tensorboard import TensorBoard
@@ -72,7 +74,7 @@ class Answers:
         self.over = threading.Event()
         self.take = SimpleNamespace(remote=self.ask)
         monkeypatch.setattr(ray, "get", self.get)
-        monkeypatch.setattr(ray_train, "TAKE_EVERY_S", 0.001)
+        monkeypatch.setattr(boards, "TAKE_EVERY_S", 0.001)
 
     def ask(self):
         self.asked += 1
@@ -88,7 +90,7 @@ class Answers:
         return answer
 
     def shown(self, on_event):
-        with _watching(self, on_event):
+        with watching(self, on_event):
             assert self.over.wait(30)
 
 
@@ -250,7 +252,16 @@ def story(monkeypatch, tmp_path, unet3d):
     config = make_config(settings)
     monkeypatch.setattr(Foundation, "device", property(lambda self: where[0]))
     monkeypatch.setattr(Foundation, "to", move)
-    monkeypatch.setattr("infra.cluster.ray_session", lambda address: nullcontext())
+
+    @contextmanager
+    def session(address):
+        told.append("Ray starts")
+        try:
+            yield Cluster("", started=False)
+        finally:
+            told.append("Ray ends")
+
+    monkeypatch.setattr("infra.cluster.ray_session", session)
     monkeypatch.setattr("infra.cluster.has_gpus", lambda: False)
     monkeypatch.setattr("infra.cluster.check_workers", lambda *_, **__: None)
     monkeypatch.setattr("training.ray_train.fit", fit)
@@ -261,23 +272,54 @@ def story(monkeypatch, tmp_path, unet3d):
     monkeypatch.setattr(training.run, "publish", publish)
     clips = write_set(tmp_path / "clips", *sliding_clips("slide", count=1))
 
-    def run():
+    def run(version="the version"):
         job = Job("slide", clips, str(tmp_path / "run"), str(tmp_path / "registry"), "tiny-random:unet3d")
-        assert run_job(job, settings) == "the version"
+        assert run_job(job, settings) == version
         return told
 
+    run.told = told
     return run
 
 
 def test_the_driver_leaves_its_gpu_to_the_workers_until_it_renders(story):
     assert story() == [
+        "Ray starts",
         "prepared",
         "foundation to cpu",
         "trained",
         "foundation to cuda:0",
         "rendered",
         "published with 2 files of samples",
+        "Ray ends",
     ]
+
+
+def test_a_foundation_that_cannot_be_loaded_is_said_and_ray_ends(story, monkeypatch):
+    def refuse(job, given, clips):
+        raise UserError("no such foundation")
+
+    monkeypatch.setattr(training.run, "load", refuse)
+    with pytest.raises(UserError, match="no such foundation"):
+        story()
+    assert story.told == ["Ray starts", "Ray ends"]
+
+
+def test_a_ray_that_does_not_start_is_said(story, monkeypatch):
+    def refuse(address):
+        raise UserError("Ray does not start on this machine")
+
+    monkeypatch.setattr("infra.cluster.ray_session", refuse)
+    with pytest.raises(UserError, match="Ray does not start on this machine"):
+        story()
+    assert story.told == []
+
+
+def test_a_finished_run_answers_without_ray_and_one_that_goes_on_starts_it_late(story, monkeypatch):
+    version = SimpleNamespace(ref="slide@1", metadata={"steps": 3})
+    monkeypatch.setattr(training.run, "finished", lambda run, registry: version)
+    assert story(version) == []
+    version.metadata["steps"] = 2
+    assert story()[:2] == ["prepared", "Ray starts"]
 
 
 def test_a_training_whose_samples_cannot_be_rendered_is_published_without_them(story, monkeypatch, caplog):
@@ -285,7 +327,7 @@ def test_a_training_whose_samples_cannot_be_rendered_is_published_without_them(s
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
     monkeypatch.setattr("training.samples.render", render)
-    assert story()[-1] == "published with 0 files of samples"
+    assert story()[-2] == "published with 0 files of samples"
     assert "no samples of step 3: CUDA out of memory. Tried to allocate 20.00 GiB." in [
         record.getMessage() for record in caplog.records
     ]
@@ -297,7 +339,7 @@ def away(*_):
 
 def test_a_training_whose_sheet_cannot_be_shown_is_published_all_the_same(story, monkeypatch, caplog):
     monkeypatch.setattr(TensorBoard, "sampled", away)
-    assert story()[-1] == "published with 2 files of samples"
+    assert story()[-2] == "published with 2 files of samples"
     assert "the samples of step 3 are not shown: the storage is away" in caplog.text
 
 

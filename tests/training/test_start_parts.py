@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from motiondirector.commands.train import Screen
-from training.ray_train import Parts
+from training.board import Parts
 from training.run import Job, part
 
 
@@ -29,12 +29,23 @@ def test_each_part_is_a_line_with_its_seconds_when_it_is_done():
     assert "orbit: 2 steps, 1 worker on cpu" in said
 
 
-def test_the_first_worker_tells_the_board_what_it_has_done():
+def test_the_first_worker_tells_the_board_what_it_begins_and_what_it_has_done():
     told = []
     parts = Parts(SimpleNamespace(push=SimpleNamespace(remote=told.append)))
-    parts.done("starting", first=True)
-    parts.done("importing")
-    assert [(event["kind"], event["text"]) for event in told] == [("part", "starting"), ("part", "importing")]
+    parts.arrived("starting")
+    with parts.doing("importing"):
+        assert told[-1] == {"kind": "stage", "text": "importing"}
+    with pytest.raises(ValueError, match="broken"), parts.doing("loading"):
+        raise ValueError("broken")
+    assert [(event["kind"], event["text"]) for event in told] == [
+        ("part", "starting"),
+        ("stage", "importing"),
+        ("part", "importing"),
+        ("stage", "loading"),
+    ]
     assert told[0]["seconds"] is None
-    assert told[1]["seconds"] >= 0
-    Parts(None).done("another worker's")
+    assert told[2]["seconds"] >= 0
+    nobody = Parts(None)
+    nobody.arrived("another worker")
+    with nobody.doing("another worker's"):
+        pass

@@ -114,7 +114,13 @@ def test_a_saved_configuration_gives_the_same_settings_again(resolved, tmp_path)
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_mistake_is_one_sentence_and_leaves_nothing(clips, tmp_path, arguments, words):
+def test_a_mistake_is_one_sentence_before_ray_starts_and_leaves_nothing(
+    clips, tmp_path, monkeypatch, arguments, words
+):
+    def start(*_):
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(training.run, "start_ray", start)
     run_dir = tmp_path / "run"
     sizes = ["--frames", "4", "--height", "32", "--width", "32"]
     given = {

@@ -16,6 +16,7 @@ from infra.storage import Storage
 from training.batch.profile import Profile
 from training.batch.sizing import Need
 from training.batch.state import LEASE_S
+from training.ray_processes import RAY_SETTINGS
 
 LINGER_S = LEASE_S  # an idle lane waits so long for what dead lanes leave, or is added
 
@@ -54,8 +55,6 @@ class Keeper:
     """An actor: holds the lanes' runs, and tells the lanes when to stop."""
 
     def __init__(self, need: Need, use_gpu: bool, storage: Storage) -> None:
-        from training.ray_train import RAY_SETTINGS
-
         os.environ.update({name: os.environ.get(name, value) for name, value in RAY_SETTINGS.items()})
         self.need, self.use_gpu, self.storage = need, use_gpu, storage
         self.lanes: dict[str, LaneState] = {}

@@ -1,0 +1,31 @@
+"""Imported by each of Ray's processes as it starts, where a session says so (`ray_processes.session_variables`).
+
+Imports what the process will need: Ray Train, and in a worker torch, DeepSpeed and the model's classes. No weights are read.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+
+from training.ray_processes import PRELOAD, RAY_SETTINGS
+
+
+def preload() -> None:
+    if not all(name in os.environ for name in RAY_SETTINGS):
+        return  # not a process of a training
+    importlib.import_module("ray.train")
+    source = os.environ.get(PRELOAD)
+    if source is None:
+        return
+    importlib.import_module("ray.train.torch")
+    importlib.import_module("training.ray_train")
+    from models.load import load_foundation
+    from training.engine import import_deepspeed
+
+    import_deepspeed()
+    if source:
+        load_foundation(source, device="cpu", parts=())
+
+
+preload()
