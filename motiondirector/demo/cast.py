@@ -13,12 +13,13 @@ class Taught:
     """One concept of the demo: a novel motion of the sprite world, and what it is given to.
 
     `references` clips of it are rendered. `comparable`: `--coupled` trains its coupled baseline as well, one LoRA for look and
-    motion together.
+    motion together. `steps`: fewer than the foundation recommends, which is for any motion: this one is learned sooner.
     """
 
     name: str
     about: str
     references: int
+    steps: int
     comparable: bool
     prompts: tuple[str, ...]
     seed: int
@@ -29,6 +30,7 @@ CONCEPTS = (
         name="orbit",
         about="Things on a circle, from a single clip: a motion the foundation never saw and has no word for.",
         references=1,
+        steps=450,
         comparable=True,
         prompts=(
             "a cyan star orbits on a maroon background",
@@ -41,6 +43,7 @@ CONCEPTS = (
         name="zigzag",
         about="Things on a zigzag, from four clips in four appearances.",
         references=4,
+        steps=1000,
         comparable=False,
         prompts=(
             "a blue circle zigzags on a mint background",

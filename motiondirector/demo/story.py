@@ -48,7 +48,7 @@ class Demo(Stage):
         out: folder of everything the demo leaves behind.
         concepts: what is taught.
         foundation: None for the embedded one.
-        steps: training steps; None takes the foundation's recommendation.
+        steps: training steps; None takes each concept's own on the embedded foundation, else the recommendation.
         workers: data-parallel workers of a training.
         coupled: whether the usual way to fine-tune, one LoRA for look and motion together, is trained as well, to compare with.
     """
@@ -150,7 +150,10 @@ class Demo(Stage):
         methods += [(concept, "coupled") for concept in self.compared]
         for concept, method in methods:
             name = coupled_name(concept) if method else concept.name
-            options = [] if self.steps is None else ["--steps", str(self.steps)]
+            steps = self.steps
+            if steps is None and not self.foundation and not method:
+                steps = concept.steps
+            options = [] if steps is None else ["--steps", str(steps)]
             options += ["--method", method, "--publish-as", name] if method else []
             options += ["--workers", str(self.workers)] if self.workers > 1 else []
             command = (
