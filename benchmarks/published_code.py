@@ -45,7 +45,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `training` would be the script here
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the project's commands have it, before torch is loaded
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # as the project's commands have it, before torch is loaded
 
 from infra.errors import UserError
 
@@ -88,7 +90,9 @@ def settings(foundation: Any, clips: int, options: argparse.Namespace) -> Any:
         own["steps"] = options.steps
     config = resolve(own, foundation.recommended, clips)
     if config.steps <= options.rounds:
-        raise UserError(f"{options.rounds} rounds and one to warm up are more than {config.steps} steps; give --steps.")
+        raise UserError(
+            f"{options.rounds} rounds and one to warm up are more than {config.steps} steps; give --steps."
+        )
     return config
 
 
@@ -117,8 +121,9 @@ def compare(foundation: Any, clips: int, options: argparse.Namespace, folder: Pa
         for number in range(options.rounds):
             for side in every:
                 side.step()
-            if (number + 1) % 10 == 0:
-                say(f"{clips} clips: round {number + 1} of {options.rounds}")
+            if (number + 1) % 5 == 0:
+                means = ", ".join(f"{statistics.mean(took.cpu for took in side.steps):.3f}" for side in every)
+                say(f"{clips} clips: round {number + 1} of {options.rounds}; CPU seconds a step {means}")
         like.end()
         found: dict[str, Any] = {
             "clips": clips,
@@ -214,7 +219,9 @@ def report(found: dict[str, Any], clock: str) -> None:
             row += f"{step_seconds(of, clock):10.3f}{step_seconds(of, 'wall'):8.3f}"
             ratio = step_seconds(of, clock) / step_seconds(took[OURS], clock)
             pairs = paired(of, took[OURS], clock)
-            spread = f"{statistics.median(pairs):.2f}: {pairs[0]:.2f}-{pairs[-1]:.2f}" if pairs else "no pairs"
+            spread = (
+                f"{statistics.median(pairs):.2f}: {pairs[0]:.2f}-{pairs[-1]:.2f}" if pairs else "no pairs"
+            )
             row += f"   {ratio:.2f} x ({spread})"
         values = [value for value in fidelity.get(name, ()) if value is not None]
         told = f"{statistics.mean(values):.2f} of {len(values)} videos" if values else ""
@@ -248,7 +255,9 @@ def run(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     foundation = load_foundation(options.foundation, device=options.device, dtype="fp32")
     if foundation.family != "unet3d":
-        raise UserError(f"{foundation.name} is of family {foundation.family}; the published code knows unet3d alone.")
+        raise UserError(
+            f"{foundation.name} is of family {foundation.family}; the published code knows unet3d alone."
+        )
     gpu = foundation.device.type == "cuda"
     clock, results = "wall" if gpu else "cpu", []
     for clips in options.clips:

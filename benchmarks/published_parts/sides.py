@@ -41,7 +41,9 @@ def checkout_at(folder: Path | None) -> Path:
         raise UserError(f"the folder of a checkout of the paper's published code is needed: {how}.")
     missing = [name for name in WANTED if not (folder / name).exists()]
     if missing:
-        raise UserError(f"{folder} is no checkout of the paper's published code, {missing[0]} is not there: {how}.")
+        raise UserError(
+            f"{folder} is no checkout of the paper's published code, {missing[0]} is not there: {how}."
+        )
     return folder.resolve()
 
 

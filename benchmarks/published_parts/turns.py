@@ -34,9 +34,7 @@ class Turns:
 
     def done(self, *, spatial: bool) -> None:
         """A step is done. Returns when the next one may begin."""
-        self.connection.send(
-            Took(time.process_time() - self._cpu, time.perf_counter() - self._wall, spatial)
-        )
+        self.connection.send(Took(time.process_time() - self._cpu, time.perf_counter() - self._wall, spatial))
         if self._waits:
             word = self.connection.recv()
             if word == END:
