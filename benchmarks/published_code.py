@@ -137,6 +137,8 @@ def compare(foundation: Any, clips: int, options: argparse.Namespace, folder: Pa
         }
         if options.appearances:
             say(f"{clips} clips: the other steps")
+            for side in (as_it_is, ours):
+                side.go_on()
             files = {side.name: side.finish() for side in (as_it_is, ours)}
             say(f"{clips} clips: videos")
             loras = {

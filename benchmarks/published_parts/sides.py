@@ -225,9 +225,12 @@ class Side:
         self.connection.send(GO)
         self.steps.append(self._receive())
 
-    def finish(self) -> Path:
-        """All steps that are left. Returns the file of the temporal LoRA."""
+    def go_on(self) -> None:
+        """Begin with all steps that are left."""
         self.connection.send(REST)
+
+    def finish(self) -> Path:
+        """Wait for them. Returns the file of the temporal LoRA."""
         while "file" not in self.told:
             self._receive(step=False)
         self.process.wait()

@@ -125,6 +125,7 @@ def test_our_side_trains_in_turns_to_a_file_that_makes_videos(tmp_path):
         ours.step()
         assert all(took.cpu > 0 for took in ours.steps)
         assert len(ours.steps) == 1
+        ours.go_on()
         lora = published_code.load(ours.finish())
     finally:
         ours.end()
