@@ -16,6 +16,12 @@ from typing import Any
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _NEVER = 2**31 - 1  # bytes on top of the heap before it is trimmed; mallopt takes an int
 _TOP_PAD = 64 << 20  # bytes asked of the system beyond what is needed, when the heap grows
+_SETTINGS = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _NEVER, _M_TOP_PAD: _TOP_PAD}
+_VARIABLES = {  # what glibc reads the same from when a process starts
+    _M_MMAP_MAX: "MALLOC_MMAP_MAX_",
+    _M_TRIM_THRESHOLD: "MALLOC_TRIM_THRESHOLD_",
+    _M_TOP_PAD: "MALLOC_TOP_PAD_",
+}
 
 
 def keep_freed_memory() -> bool:
@@ -30,8 +36,12 @@ def keep_freed_memory() -> bool:
     libc = _glibc()
     if libc is None:
         return False
-    wanted = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _NEVER, _M_TOP_PAD: _TOP_PAD}
-    return all(libc.mallopt(name, value) == 1 for name, value in wanted.items())
+    return all(libc.mallopt(name, value) == 1 for name, value in _SETTINGS.items())
+
+
+def keeping_environment() -> dict[str, str]:
+    """The environment of a process that does the same without calling `keep_freed_memory`."""
+    return {_VARIABLES[name]: str(value) for name, value in _SETTINGS.items()}
 
 
 def give_back_freed_memory() -> None:

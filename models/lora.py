@@ -60,7 +60,9 @@ class AddLora(torch.autograd.Function):
         up_nNo = torch.bmm(h_nNr, b_nor.transpose(1, 2)).to(y_nNo.dtype)
         if bits_nNo is None:
             return y_nNo + up_nNo
-        return torch.addcmul(y_nNo, up_nNo, kept(bits_nNo, dropout, y_nNo.dtype), value=1 / (1 - dropout))
+        mask_nNo = kept(bits_nNo, dropout, y_nNo.dtype)
+        # Into the product's own memory: a CPU has it in its cache, and finds no new pages.
+        return torch.addcmul(y_nNo, up_nNo, mask_nNo, value=1 / (1 - dropout), out=up_nNo)
 
     @staticmethod
     def backward(ctx: Any, grad_nNo: Tensor) -> Any:  # type: ignore[override]
@@ -69,7 +71,7 @@ class AddLora(torch.autograd.Function):
         up_nNo = grad_nNo.to(b_nor.dtype)  # the gradient of B A x, but for the dropout's factor
         factor = 1.0
         if bits_nNo is not None:
-            up_nNo = up_nNo * kept(bits_nNo, ctx.dropout, b_nor.dtype)
+            up_nNo = kept(bits_nNo, ctx.dropout, b_nor.dtype).mul_(up_nNo)  # the mask is nobody else's
             factor = 1 / (1 - ctx.dropout)  # on the small products rather than on every element
         grad_b = grad_a = grad_x = None
         if learns_b:

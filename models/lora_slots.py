@@ -90,8 +90,9 @@ class LoraSlots(nn.Module):
             return store.index_select(0, slots_n)
         zero = torch.zeros_like(store[0]) if 0 in numbers else None
         picked: list[Any] = [store[number - 1] if number else zero for number in numbers]
-        stacked = picked[0].unsqueeze(0) if len(picked) == 1 else torch.stack(picked)
-        return stacked.detach() if frozen else stacked
+        if frozen:
+            picked = [tensor.detach() for tensor in picked]
+        return picked[0].unsqueeze(0) if len(picked) == 1 else torch.stack(picked)
 
     def forward(self, x: Tensor, y: Tensor, mix: Mix, dropout: float, seeds: tuple[int, ...]) -> Tensor:
         """y + sum over the mix of scale * B A x.
@@ -148,10 +149,12 @@ class LoraSlots(nn.Module):
         `bernoulli_`'s time, which was a seventh of a training step.
         """
         _, tokens, width = like_nNo.shape
-        drawn = torch.empty(len(seeds), -(-tokens * width // 4), dtype=torch.int64, device=like_nNo.device)
-        for row, seed in zip(drawn, seeds, strict=True):
-            row.random_(-(2**63), None, generator=generator(seed, self.key, j, device=like_nNo.device))
-        return drawn.view(torch.int16)[:, : tokens * width].reshape(like_nNo.shape)
+        device, draws = like_nNo.device, -(-tokens * width // 4)
+        drawn = torch.empty(len(seeds), draws, dtype=torch.int64, device=device)
+        for row, seed in zip(drawn.unbind() if len(seeds) > 1 else (drawn,), seeds, strict=True):
+            row.random_(-(2**63), None, generator=generator(seed, self.key, j, device=device))
+        bits = drawn.view(torch.int16)
+        return (bits if 4 * draws == tokens * width else bits[:, : tokens * width]).reshape(like_nNo.shape)
 
     key: str = ""  # "<path>:<layer name>": tells this layer's dropout and initial values from the others'
 

@@ -114,6 +114,15 @@ def _in_two_dimensions(conv: nn.Conv3d) -> None:
     conv.forward = convolve  # type: ignore[method-assign, assignment]
 
 
+def answer_dtype_at_once(unet: nn.Module) -> None:
+    """Let the denoiser know its `dtype`: diffusers' looks for it through every module, in each forward."""
+    kind = type(unet)
+    own = {"dtype": property(lambda self: self.conv_in.weight.dtype), "__module__": kind.__module__}
+    unet.__class__ = type(
+        kind.__name__, (kind,), own
+    )  # a pipeline that is saved tells its class by these names
+
+
 class UNet3DFoundation(Foundation):
     """A `TextToVideoSDPipeline`. Components that were not loaded (a worker that only trains) are None."""
 
@@ -131,6 +140,7 @@ class UNet3DFoundation(Foundation):
         self.targets = lora_targets(self.denoiser)
         skip_temporal_for_single_frames(self.denoiser)
         convolve_over_frames_in_two_dimensions(self.denoiser)
+        answer_dtype_at_once(self.denoiser)
         self.noise = DDPMNoise(DDPMScheduler.from_config(pipeline.scheduler.config))
         self.sizes = sizes_of(folder, self.family, name, recommended)
         self.vae_scale = self.sizes.spatial_scale
@@ -175,7 +185,7 @@ class UNet3DFoundation(Foundation):
         return to_uint8(video_BCFHW)
 
     def _predict(self, latents_BCfhw: Tensor, t_B: Tensor, text_BLD: Tensor) -> Tensor:
-        dtype = self.denoiser.conv_in.weight.dtype  # diffusers' own `dtype` looks through every module
+        dtype = self.denoiser.dtype
         return self.denoiser(latents_BCfhw.to(dtype), t_B, encoder_hidden_states=text_BLD.to(dtype)).sample
 
     def scheduler_kinds(self) -> tuple[str, ...]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
+
+from infra.allocator import keeping_environment
 
 SCRIPT = """
 import ctypes, sys
@@ -32,9 +35,15 @@ print(freed, held_mib() - before)
 """
 
 
-def held(how: str) -> list[int]:
+def held(how: str, environment: dict[str, str] | None = None) -> list[int]:
     """MiB beyond the start: after 100 were freed, and after they were given back."""
-    ran = subprocess.run([sys.executable, "-c", SCRIPT, how], capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", SCRIPT, how],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **(environment or {})},
+    )
     return [int(word) for word in ran.stdout.split()]
 
 
@@ -45,3 +54,9 @@ def test_freed_memory_is_kept_until_it_is_given_back() -> None:
     assert given_back <= 10
     freed, _ = held("as it comes")
     assert freed <= 10
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc is on Linux")
+def test_the_environment_keeps_as_the_call_does() -> None:
+    kept, _ = held("as it comes", keeping_environment())
+    assert kept >= 95

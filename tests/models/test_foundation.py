@@ -1,10 +1,11 @@
 """What every family promises: shapes, noise, determinism, the single-frame path."""
 
+import json
 import shutil
 
 import pytest
 import torch
-from diffusers import TextToVideoSDPipeline
+from diffusers import TextToVideoSDPipeline, UNet3DConditionModel
 from diffusers.models.resnet import TemporalConvLayer
 from torch import nn
 
@@ -115,6 +116,18 @@ def test_a_single_frame_skips_every_temporal_layer():
         assert ran == []
         unet3d.predict(torch.randn(1, channels, 4, height, width), torch.tensor([500]), text)
     assert set(ran) == set(temporal)
+
+
+def test_the_denoiser_knows_its_type_of_numbers_and_is_saved_under_its_class_s_name(tmp_path):
+    for dtype in (torch.float32, torch.bfloat16):
+        denoiser = load_foundation("tiny-random:unet3d", device="cpu", dtype=dtype).denoiser
+        assert denoiser.dtype == dtype
+        assert denoiser.to(torch.float64).dtype == torch.float64
+    assert isinstance(denoiser, UNet3DConditionModel)
+    denoiser.to(torch.float32).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["_class_name"] == "UNet3DConditionModel"
+    again = UNet3DConditionModel.from_pretrained(tmp_path)
+    assert all(torch.equal(value, denoiser.state_dict()[name]) for name, value in again.state_dict().items())
 
 
 def test_temporal_convolutions_in_two_dimensions_are_the_same_sums():

@@ -1,0 +1,46 @@
+"""A process that runs our training of the same clips: `python -m benchmarks.published_parts.ours FD JOB`.
+
+JOB is a JSON file: {"foundation", "device", "clips", "settings", "out"}. `clips` is what `sides.prepare` wrote. The steps are
+those of a run of `motiondirector train` with one worker, bit for bit (training/local.py).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.published_parts.turns import Turns
+
+
+def main(fd: int, job: dict[str, Any]) -> None:
+    turns = Turns(fd)
+    from infra.allocator import keep_freed_memory
+
+    keep_freed_memory()  # as the commands that train do
+    import torch
+
+    from datasets.latents import CachedClip
+    from models.load import load_foundation
+    from training.config import make_config
+    from training.local import train_local
+
+    foundation = load_foundation(job["foundation"], device=job["device"], dtype="fp32")
+    clips = [
+        CachedClip.of(str(number), "", clip["caption"], clip["visual"], clip["text"])
+        for number, clip in enumerate(torch.load(job["clips"]))
+    ]
+    tensors = train_local(
+        foundation,
+        "concept",
+        clips,
+        make_config(job["settings"]),
+        on_step=lambda report: turns.done(spatial=report.spatial_loss > 0),
+    )
+    torch.save(tensors["temporal"], job["out"])
+    turns.tell({"file": job["out"]})
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text()))
