@@ -128,6 +128,8 @@ def read_body(**fields: Any) -> CreateVideo:
 
 def option_of(field: tuple[int | str, ...], lora: list[dict[str, Any]]) -> str:
     """The option that a field of the request comes from; an entry of `lora` is the motion or the appearance."""
+    if not field:  # what is wrong is no field's alone
+        return "the request"
     if field[0] != "lora":
         return "--" + "-".join(str(part) for part in field).replace("_", "-")
     _, number, name = field
