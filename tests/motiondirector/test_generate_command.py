@@ -7,6 +7,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from ray import serve as ray_serve
@@ -22,6 +23,7 @@ from models.denoise import install, sample
 from models.generation import AdapterSettings, GenerationParams
 from models.load import load_foundation
 from motiondirector.cli import build
+from serving import finishing
 
 TINY = ["--foundation", "tiny-random:unet3d"]
 
@@ -41,15 +43,20 @@ def test_generate_writes_a_video_that_says_what_made_it(tmp_path: Path, capsys: 
     assert decode(out).frames_FHWC.shape[-1] == 3
 
 
-def test_generate_has_an_adapter_act_in_the_first_steps_alone(tmp_path: Path):
-    """`--until`: the frames that models.denoise makes of the same settings."""
+def test_generate_has_an_adapter_act_in_the_first_steps_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """`--until`: the frames, before the codec, that models.denoise makes of the same settings."""
+    made: list[np.ndarray] = []
+    real = finishing.finish
+    monkeypatch.setattr(finishing, "finish", lambda *given: made.append(real(*given)) or made[-1])
     foundation = load_foundation("tiny-random:unet3d", device="cpu", dtype=torch.float32)
     generator = torch.Generator().manual_seed(0)
     tensors = {}
     for name in foundation.targets["temporal"]:
         layer = foundation.denoiser.get_submodule(name)
-        a = torch.randn(2, layer.in_features, generator=generator) * 0.3
-        tensors[name] = (a, torch.randn(layer.out_features, 2, generator=generator) * 0.3)
+        a = torch.randn(2, layer.in_features, generator=generator) * 0.6
+        tensors[name] = (a, torch.randn(layer.out_features, 2, generator=generator) * 0.6)
     saved = save_adapter(tmp_path / "adapter", Adapter("temporal", 2, tensors), foundation)
     registry = open_registry(tmp_path / "registry")
     registry.publish("orbit", tmp_path / "adapter", metadata=dict(saved.metadata))
@@ -57,16 +64,16 @@ def test_generate_has_an_adapter_act_in_the_first_steps_alone(tmp_path: Path):
     params = GenerationParams(prompt="a bear", seed=5, steps=4, adapters=(slot,))
     whole = params.model_copy(update={"adapters": (slot.model_copy(update={"until": 1.0}),)})
     expected, always = (frames.astype(int) for frames in sample(foundation, [params, whole], batch_size=1))
-    assert abs(expected - always).mean() > 5, "the window is seen in the frames"
+    assert abs(expected - always).max() > 4, "the window is seen in the frames"
 
     given = ["--prompt", "a bear", "--seed", "5", "--steps", "4", "--registry", registry.uri, *TINY]
     run("generate", *given, "--concept", "orbit", "--until", "0.5", "-o", tmp_path / "half.mp4")
     run("generate", *given, "--concept", "orbit", "-o", tmp_path / "whole.mp4")
     adapters = [read_metadata(tmp_path / f"{name}.mp4")["adapters"] for name in ("half", "whole")]
     assert adapters == [f"temporal:{saved.sha256}*1,until=0.5", f"temporal:{saved.sha256}*1"]
-    half, full = (decode(tmp_path / f"{name}.mp4").frames_FHWC.astype(int) for name in ("half", "whole"))
-    assert abs(half - expected).mean() < abs(half - always).mean() / 2  # the codec is not lossless
-    assert abs(full - always).mean() < abs(full - expected).mean() / 2
+    half, full = made
+    assert abs(half.astype(int) - expected).max() <= 1
+    assert abs(full.astype(int) - always).max() <= 1
 
 
 def test_generate_names_the_words_that_the_text_encoder_does_not_read(
