@@ -88,10 +88,11 @@ def training_packed(foundation: Any, held: ExitStack) -> Iterator[float]:
 
 def generating(foundation: Any, held: ExitStack) -> Iterator[float]:
     """A video each time: a number that changes with any pixel."""
-    from models.denoise import GenerationRequest, sample
+    from models.denoise import sample
+    from models.generation import GenerationParams
 
     while True:
-        (video,) = sample(foundation, [GenerationRequest("a red star", seed=0)])
+        (video,) = sample(foundation, [GenerationParams(prompt="a red star", seed=0)])
         yield float(int.from_bytes(hashlib.sha256(video.tobytes()).digest()[:6], "big"))
 
 

@@ -25,8 +25,9 @@ import torch
 
 from datasets.decode import decode
 from datasets.video import encode_mp4
-from models.denoise import AdapterUse, Denoising, GenerationRequest, denoise_step, finish, start
+from models.denoise import Denoising, denoise_step, finish, start
 from models.foundation import Foundation
+from models.generation import GenerationParams, SlotUse
 from models.load import load_foundation
 from models.routing import PATHS
 from models.routing import Path as AdapterPath
@@ -54,18 +55,21 @@ def fill(foundation: Foundation) -> None:
             bank.write(path, slot, tensors)  # type: ignore[arg-type]
 
 
-def request(number: int, steps: int) -> GenerationRequest:
+def request(number: int, steps: int) -> GenerationParams:
     """Of three, one has no adapter, one a temporal one, one both."""
-    uses = [AdapterUse("temporal", 1 + number % SLOTS), AdapterUse("spatial", 1 + number % SLOTS, 0.7)]
-    return GenerationRequest(
-        PROMPTS[number % len(PROMPTS)],
+    uses = [
+        SlotUse(path="temporal", slot=1 + number % SLOTS),
+        SlotUse(path="spatial", slot=1 + number % SLOTS, scale=0.7),
+    ]
+    return GenerationParams(
+        prompt=PROMPTS[number % len(PROMPTS)],
         seed=number,
-        num_inference_steps=steps,
+        steps=steps,
         adapters=tuple(uses[: number % 3]),
     )
 
 
-def made(foundation: Foundation, batches: list[list[GenerationRequest]]) -> list[Denoising]:
+def made(foundation: Foundation, batches: list[list[GenerationParams]]) -> list[Denoising]:
     """Every request, denoised to the end, in these batches."""
     done: list[Denoising] = []
     for batch in batches:

@@ -12,7 +12,7 @@ Runs on one machine; the same inputs give the same report.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -26,8 +26,9 @@ from evaluation.metrics.trajectories import AGREEMENTS, reference_ceiling
 from evaluation.prompts import prompts_sha256
 from evaluation.store import Adapters, Store, adapters_sha256, key_of
 from infra.errors import UserError
-from models.denoise import GenerationRequest, install, sample
+from models.denoise import install, sample
 from models.foundation import Bucket, Foundation
+from models.generation import AdapterSettings, AdapterUse, GenerationParams, GenerationSettings, filled
 
 
 @dataclass(frozen=True)
@@ -41,37 +42,40 @@ class Contender:
 
 @dataclass(frozen=True)
 class Generation:
-    """How every video is made; None takes the foundation's default."""
+    """How every video is made."""
 
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    scale: float = 1.0  # of the adapters
-    bucket: Bucket | None = None
+    settings: GenerationSettings = field(default_factory=GenerationSettings)
+    adapters: AdapterSettings = field(default_factory=AdapterSettings)
+    bucket: Bucket | None = None  # None: the foundation's
     batch_size: int = 4
-    negative_prompt: str | None = None
 
     def resolved(self, foundation: Foundation) -> Generation:
         """The same with the foundation's defaults in place of None."""
         usual = foundation.defaults
-        guidance = usual.guidance_scale if self.guidance_scale is None else self.guidance_scale
-        negative = usual.negative_prompt if self.negative_prompt is None else self.negative_prompt
-        return replace(
-            self,
-            num_inference_steps=self.num_inference_steps or usual.num_inference_steps,
-            guidance_scale=guidance,
-            bucket=self.bucket or usual.bucket,
-            negative_prompt=negative,
-        )
+        settings = GenerationSettings(**filled(self.settings.settings, usual.settings))
+        return replace(self, settings=settings, bucket=self.bucket or usual.bucket)
+
+    def params(self, prompt: str, seed: int, uses: tuple[AdapterUse, ...]) -> GenerationParams:
+        """One of the videos."""
+        size = asdict(self.bucket) if self.bucket is not None else {}
+        return GenerationParams(**self.settings.settings, **size, prompt=prompt, seed=seed, adapters=uses)
 
     def facts(self) -> dict[str, Any]:
-        """What decides the frames, as JSON. Not the batch size, which only rounds otherwise (models/denoise.py)."""
-        return {
-            "num_inference_steps": self.num_inference_steps,
-            "guidance_scale": self.guidance_scale,
-            "scale": self.scale,
+        """What decides the frames, as JSON. Not the batch size, which only rounds otherwise (models/denoise.py).
+
+        Videos are kept under these: a setting that is not among the first five is named only where it is not as usual,
+        so that videos of before it are found.
+        """
+        given = {**self.settings.settings, **self.adapters.settings}
+        usual = {**GenerationSettings().settings, **AdapterSettings().settings}
+        first = {
+            "num_inference_steps": given.pop("steps"),
+            "guidance_scale": given.pop("guidance_scale"),
+            "scale": given.pop("scale"),
             "size": str(self.bucket),
-            "negative_prompt": self.negative_prompt,
+            "negative_prompt": given.pop("negative_prompt"),
         }
+        return first | {name: value for name, value in given.items() if value != usual[name]}
 
 
 @dataclass(frozen=True)
@@ -246,28 +250,17 @@ def videos_of(
     on_progress: Progress = lambda what, done, total: None,
 ) -> list[np.ndarray]:
     """A contender's videos, uint8 [F, H, W, 3] each, prompt by prompt, each prompt's seeds in turn."""
-    uses = install(foundation, contender.adapters, generation.scale)
-    requests = [
-        GenerationRequest(
-            prompt=prompt,
-            seed=seed,
-            bucket=generation.bucket,
-            num_inference_steps=generation.num_inference_steps,
-            guidance_scale=generation.guidance_scale,
-            negative_prompt=generation.negative_prompt,
-            adapters=uses,
-        )
-        for prompt in prompts
-        for seed in seeds
-    ]
+    uses = install(foundation, contender.adapters, generation.adapters)
+    requests = [generation.params(prompt, seed, uses) for prompt in prompts for seed in seeds]
     facts = {
         "foundation": foundation.fingerprint,
         "dtype": str(foundation.dtype),
         "adapters": adapters_sha256(contender.adapters),
         **generation.facts(),
     }
-    if not contender.adapters:
-        facts["scale"] = None  # the base is the same at any scale
+    if not contender.adapters:  # the base is the same however adapters act
+        facts = {name: value for name, value in facts.items() if name not in AdapterSettings.model_fields}
+        facts["scale"] = None
     keys = [key_of(prompt=request.prompt, seed=request.seed, **facts) for request in requests]
     found = [store.video(key) if store else None for key in keys]
     missing = [index for index, video in enumerate(found) if video is None]

@@ -23,8 +23,9 @@ from datasets.sprites.motions import DIRECTIONS, KNOWN, SPEEDS, TRAVEL, Motion
 from datasets.sprites.track import Track, track
 from datasets.sprites.world import Scene, appearances
 from datasets.video import contact_sheet
-from models.denoise import GenerationRequest, sample
+from models.denoise import sample
 from models.foundation import Foundation
+from models.generation import GenerationParams
 
 TARGETS = {"colour": 0.97, "shape": 0.90, "background": 0.95, "motion": 0.95, "presence": 0.97}
 ANGLE = 20.0  # degrees
@@ -112,10 +113,10 @@ def measure_quality(
     clips: list[np.ndarray] = []
     for first in follow(list(range(0, count, batch))):
         requests = [
-            GenerationRequest(
+            GenerationParams(
                 prompt=p.text,
                 seed=seed * 100_000 + first + i,
-                num_inference_steps=steps,
+                steps=steps,
                 guidance_scale=guidance_scale,
             )
             for i, p in enumerate(prompts[first : first + batch])

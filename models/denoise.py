@@ -1,4 +1,4 @@
-"""Generation: one request's state, one denoising step of a batch, and sampling to the end.
+"""One request's state, one denoising step of a batch, and sampling to the end.
 
 Training's samples, evaluation, `generate` and the service all go through `denoise_step`, so they give the same
 frames. A request's noise comes from its own seed, and no operation mixes the samples of a batch. Its neighbours change
@@ -10,7 +10,6 @@ Shapes: latents [C, f, h, w] a request; B rows a forward (one a request, two wit
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from models.bank import rank_for
-from models.foundation import Bucket, Foundation
+from models.foundation import Foundation
+from models.generation import AdapterSettings, GenerationParams, SlotUse
 from models.lora_slots import LayerTensors
 from models.routing import PATHS, Mix, Path, Routing
 
@@ -27,50 +27,23 @@ from models.routing import PATHS, Mix, Path, Routing
 Predict = Callable[[Tensor, Tensor, Tensor, Routing | None], Tensor]
 
 
-@dataclass(frozen=True)
-class AdapterUse:
-    """A slot of the bank that a request uses, at a scale, for the first `until` share of its steps."""
-
-    path: Path
-    slot: int
-    scale: float = 1.0
-    until: float = 1.0
-
-
-@dataclass(frozen=True)
-class GenerationRequest:
-    """One video to make. None takes the foundation's default."""
-
-    prompt: str
-    seed: int = 0
-    bucket: Bucket | None = None
-    negative_prompt: str | None = None
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    scheduler: str | None = None
-    adapters: tuple[AdapterUse, ...] = field(default=())
-
-
 class Denoising:
     """One request on its way from noise to latents. Made by `start`, advanced by `denoise_step`."""
 
-    def __init__(self, foundation: Foundation, request: GenerationRequest) -> None:
-        defaults = foundation.defaults
-        self.request = request
-        self.bucket = request.bucket or defaults.bucket
+    def __init__(self, foundation: Foundation, params: GenerationParams) -> None:
+        self.params = params.resolved(foundation.defaults)
+        self.bucket = self.params.bucket
         foundation.check_bucket(self.bucket)
-        self.guidance_scale = (
-            defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
-        )
-        steps = request.num_inference_steps or defaults.num_inference_steps
-        negative = defaults.negative_prompt if request.negative_prompt is None else request.negative_prompt
-        prompts = [negative, request.prompt] if self.guided else [request.prompt]
+        self.adapters = tuple(use for use in self.params.adapters if isinstance(use, SlotUse))
+        assert len(self.adapters) == len(self.params.adapters), "an adapter acts from a slot (`in_slots`)"
+        prompts = [self.params.negative_prompt] if self.guided else []
+        prompts.append(self.params.prompt)
         self.text_RLD = torch.cat([foundation.encode_text([prompt]) for prompt in prompts])
-        self.scheduler: Any = foundation.make_scheduler(request.scheduler)
-        self.scheduler.set_timesteps(steps, device=foundation.device)
+        self.scheduler: Any = foundation.make_scheduler(self.params.scheduler)
+        self.scheduler.set_timesteps(self.params.steps, device=foundation.device)
         self.timesteps: Tensor = self.scheduler.timesteps
         self.index = 0
-        generator = torch.Generator("cpu").manual_seed(request.seed)
+        generator = torch.Generator("cpu").manual_seed(self.params.seed)
         noise = torch.randn((1, *foundation.latent_shape(self.bucket)), generator=generator)
         self.x0_1Cfhw: Tensor | None = None  # what the last step took the clean latents to be
         self.latents_1Cfhw = noise.to(foundation.device) * float(
@@ -80,7 +53,7 @@ class Denoising:
     @property
     def guided(self) -> bool:
         """Classifier-free guidance costs a second row; a scale of 1 or less does without."""
-        return self.guidance_scale > 1.0
+        return self.params.guidance_scale > 1.0
 
     @property
     def done(self) -> bool:
@@ -95,14 +68,14 @@ class Denoising:
     def latents_Cfhw(self) -> Tensor:
         return self.latents_1Cfhw[0]
 
-    def adapters_now(self, path: Path) -> list[AdapterUse]:
-        """The adapters of a path that are still on at this step."""
-        return [use for use in self.request.adapters if use.path == path and self.progress < use.until]
+    def adapters_now(self, path: Path) -> list[SlotUse]:
+        """The adapters of a path that act in this step."""
+        return [use for use in self.adapters if use.path == path and self.progress < use.until]
 
 
-def start(foundation: Foundation, request: GenerationRequest) -> Denoising:
+def start(foundation: Foundation, params: GenerationParams) -> Denoising:
     """Encode the prompt, draw the seed's noise, set the scheduler. Raises UserError for a size that cannot be."""
-    return Denoising(foundation, request)
+    return Denoising(foundation, params)
 
 
 @torch.no_grad()
@@ -133,7 +106,7 @@ def denoise_step(foundation: Foundation, batch: Sequence[Denoising], predict: Pr
     for one, answer in zip(batch, predicted.split([2 if one.guided else 1 for one in batch]), strict=True):
         if one.guided:
             uncond, cond = answer.chunk(2)
-            answer = uncond + one.guidance_scale * (cond - uncond)
+            answer = uncond + one.params.guidance_scale * (cond - uncond)
         t, before = one.timesteps[one.index], one.latents_1Cfhw
         output = one.scheduler.step(answer, t, before)
         one.latents_1Cfhw = output.prev_sample
@@ -176,15 +149,20 @@ def routing_of(foundation: Foundation, rows: Sequence[Denoising]) -> Routing | N
 
 
 def install(
-    foundation: Foundation, adapters: Mapping[Path, LayerTensors], scale: float = 1.0
-) -> tuple[AdapterUse, ...]:
-    """Put adapters into a bank of their own (slot 1 of each path); how requests use them. None: no bank."""
+    foundation: Foundation, adapters: Mapping[Path, LayerTensors], settings: AdapterSettings | None = None
+) -> tuple[SlotUse, ...]:
+    """Put adapters into a bank of their own (slot 1 of each path); how requests use them. None: no bank.
+
+    Args:
+        settings: how they act; None: as trained.
+    """
     if not adapters:
         return ()
     bank = foundation.add_bank(dict.fromkeys(adapters, 1), rank_for(adapters.values()))
     for path, layers in adapters.items():
         bank.write(path, 1, layers)
-    return tuple(AdapterUse(path, 1, scale) for path in adapters)
+    acts = (settings or AdapterSettings()).settings
+    return tuple(SlotUse(path=path, slot=1, **acts) for path in adapters)
 
 
 def finish(foundation: Foundation, one: Denoising) -> np.ndarray:
@@ -194,7 +172,7 @@ def finish(foundation: Foundation, one: Denoising) -> np.ndarray:
 
 def sample(
     foundation: Foundation,
-    requests: Sequence[GenerationRequest],
+    requests: Sequence[GenerationParams],
     *,
     batch_size: int = 4,
     on_step: Callable[[int, int], None] | None = None,

@@ -24,6 +24,7 @@ from infra.errors import InvalidInput
 from models.bank import AdapterBank
 from models.checkpointing import checkpoint_blocks
 from models.fingerprint import fingerprint_folder
+from models.layout import TokenLayout
 from models.lora_slots import Rank
 from models.noise import NoiseProcess
 from models.routing import Path, Routing
@@ -165,6 +166,10 @@ class Foundation(ABC):
     @abstractmethod
     def latent_shape(self, bucket: Bucket) -> tuple[int, int, int, int]:
         """(C, f, h, w) of a video's latents."""
+
+    @abstractmethod
+    def token_layout(self, layer: str, bucket: Bucket) -> TokenLayout:
+        """Which frames and pixels of a video of this size the tokens of a target layer stand for."""
 
     @abstractmethod
     def encode_text(self, prompts: list[str]) -> Tensor:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Path = Literal["spatial", "temporal"]
+from models.generation import Path as Path
+
 PATHS: tuple[Path, Path] = ("spatial", "temporal")
 
 

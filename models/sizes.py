@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,16 @@ class Defaults:
     num_inference_steps: int
     guidance_scale: float
     negative_prompt: str = ""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """By the names that a request has (models/generation.py)."""
+        return {
+            "negative_prompt": self.negative_prompt,
+            "steps": self.num_inference_steps,
+            "guidance_scale": self.guidance_scale,
+            **asdict(self.bucket),
+        }
 
 
 @dataclass(frozen=True)

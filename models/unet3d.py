@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.foundation import Bucket, Foundation
+from models.layout import TokenLayout, steps
 from models.noise import DDPMNoise
 from models.routing import Path
 from models.sizes import sizes_of
@@ -157,6 +158,16 @@ class UNet3DFoundation(Foundation):
             bucket.width // self.vae_scale,
         )
 
+    def token_layout(self, layer: str, bucket: Bucket) -> TokenLayout:
+        _, frames, height, width = self.latent_shape(bucket)
+        cell = 2 ** level_of(layer, len(self.denoiser.down_blocks))
+        return TokenLayout(
+            "of a frame" if layer in self.targets["spatial"] else "of a pixel",
+            tuple(range(frame, frame + 1) for frame in range(frames)),
+            steps(height, cell, self.vae_scale),
+            steps(width, cell, self.vae_scale),
+        )
+
     @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> Tensor:
         device = self.pipeline.text_encoder.device  # the denoiser may lie elsewhere
@@ -199,6 +210,16 @@ class UNet3DFoundation(Foundation):
     def checkpointed_blocks(self) -> Iterable[nn.Module]:
         kinds = (ResnetBlock2D, TemporalConvLayer, Transformer2DModel, TransformerTemporalModel)
         return [module for module in self.denoiser.modules() if isinstance(module, kinds)]
+
+
+def level_of(layer: str, levels: int) -> int:
+    """How many times the latents were halved before a layer of the UNet: its blocks go down, and up again."""
+    part, number = layer.split(".")[:2]
+    if part == "down_blocks":
+        return int(number)
+    if part == "up_blocks":
+        return levels - 1 - int(number)
+    return {"transformer_in": 0, "mid_block": levels - 1}[part]
 
 
 SCHEDULERS: dict[str, Any] = {

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from infra.errors import UserError
 from models.foundation import Bucket, Foundation
+from models.layout import TokenLayout, steps
 from models.noise import FlowNoise
 from models.routing import Path
 from models.sizes import sizes_of
@@ -76,6 +77,23 @@ class WanFoundation(Foundation):
             (bucket.frames - 1) // self.temporal_scale + 1,
             bucket.height // self.spatial_scale,
             bucket.width // self.spatial_scale,
+        )
+
+    def token_layout(self, layer: str, bucket: Bucket) -> TokenLayout:
+        _, frames, height, width = self.latent_shape(bucket)
+        patch_frames, patch_height, patch_width = self.denoiser.config.patch_size
+        ends = [
+            1 + frame * self.temporal_scale for frame in range(frames)
+        ]  # the first frame is a latent of its own
+        starts = [0, *ends[:-1]]
+        return TokenLayout(
+            "of the video",
+            tuple(
+                range(starts[first], ends[first + patch_frames - 1])
+                for first in range(0, frames - patch_frames + 1, patch_frames)
+            ),
+            steps(height, patch_height, self.spatial_scale),
+            steps(width, patch_width, self.spatial_scale),
         )
 
     @torch.no_grad()

@@ -90,6 +90,7 @@ class Evaluation:
         from evaluation.evaluate import Contender, Generation
         from evaluation.prompts import prompts_for
         from evaluation.store import Store
+        from models.generation import GenerationSettings
         from motiondirector.commands.evaluate import bucket_of, other_data
         from motiondirector.contenders import OURS, Origin, pace_of_origin, read_version_adapters
         from motiondirector.judging import Judge
@@ -106,7 +107,9 @@ class Evaluation:
         contender = Contender(OURS, version.ref, read_version_adapters(registry, version, foundation))
         judge = Judge(
             foundation,
-            Generation(self.steps, bucket=bucket_of(origin, foundation), batch_size=BATCH),
+            Generation(
+                GenerationSettings(steps=self.steps), bucket=bucket_of(origin, foundation), batch_size=BATCH
+            ),
             tuple(range(1, self.seeds + 1)),
             clip=self.clip,
             pickscore=self.pickscore,

@@ -34,6 +34,7 @@ def video_of(job: Job, position: int | None) -> Video:
     """A job as its owner sees it; `position`: jobs before it in the queue."""
     request = request_of(job)
     return Video(
+        **request.settings,
         id=job.id,
         model=job.model,
         status=job.state,  # type: ignore[arg-type]
@@ -46,10 +47,6 @@ def video_of(job: Job, position: int | None) -> Video:
         seconds=f"{request.frames / request.fps:g}",
         frames=request.frames,
         seed=request.seed,
-        steps=request.steps,
-        guidance_scale=request.guidance_scale,
-        negative_prompt=request.negative_prompt,
-        scheduler=request.scheduler,
         adapters=list(request.adapters),
         timings=Timings(**job.timings),
         queue_position=position,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from models.denoise import GenerationRequest, Predict, denoise_step, start
+from models.denoise import Predict, denoise_step, start
 from models.foundation import Bucket, Foundation
 from serving.requests import cost_of
 from serving.slots import Lease
@@ -49,21 +49,8 @@ class Batch:
 
     def join(self, ticket: Ticket, lease: Lease) -> None:
         """Encode the prompt, draw the noise. Raises what these raise, and then has given the slots back."""
-        request = ticket.request
         try:
-            ticket.state = start(
-                self._foundation,
-                GenerationRequest(
-                    prompt=request.prompt,
-                    negative_prompt=request.negative_prompt,
-                    bucket=ticket.bucket,
-                    seed=request.seed,
-                    num_inference_steps=request.steps,
-                    guidance_scale=request.guidance_scale,
-                    scheduler=request.scheduler,
-                    adapters=tuple(lease.uses),
-                ),
-            )
+            ticket.state = start(self._foundation, ticket.request.in_slots(lease.slots))
         except BaseException:
             lease.release()
             raise

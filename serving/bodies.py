@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -18,11 +18,9 @@ from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 
 from infra.errors import InvalidInput, Throttled, UserError
-from serving.schemas import CreateVideo
+from serving.schemas import CreateVideo, LoraUse
 
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
-INTEGERS = ("frames", "seed", "steps", "priority")
-NUMBERS = ("guidance_scale", "deadline")
 MAX_FIELDS = 64
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -117,14 +115,23 @@ def from_form(form: FormData) -> dict[str, Any]:
             raise InvalidInput(f"the form has {name[:60]!r} twice; give it once.")
         else:
             fields[name] = value
-    for name in (*INTEGERS, *NUMBERS):
-        if name in fields:
-            fields[name] = number(fields[name], whole=name in INTEGERS)
+    fields = with_numbers(fields, CreateVideo)
     if "lora" in fields:
         fields["lora"] = parse_json(fields["lora"].encode(errors="replace"))
     elif columns:
         fields["lora"] = rows(columns)
     return fields
+
+
+def with_numbers(fields: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """The fields of a form, with numbers where the model has numbers."""
+    found = dict(fields)
+    for name in fields.keys() & model.model_fields.keys():
+        kind = model.model_fields[name].annotation
+        kinds = get_args(kind) or (kind,)
+        if int in kinds or float in kinds:
+            found[name] = number(fields[name], whole=float not in kinds)
+    return found
 
 
 def number(text: str, *, whole: bool) -> int | float | str:
@@ -141,10 +148,7 @@ def rows(columns: dict[str, list[str]]) -> list[dict[str, Any]]:
     if len(lengths) != 1:
         raise InvalidInput("lora: every entry of a form needs the same fields; or send `lora` as JSON text.")
     entries = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    return [
-        {name: number(value, whole=False) if name == "scale" else value for name, value in entry.items()}
-        for entry in entries
-    ]
+    return [with_numbers(entry, LoraUse) for entry in entries]
 
 
 def schemas_of(model: type[BaseModel]) -> dict[str, Any]:

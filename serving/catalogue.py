@@ -101,7 +101,7 @@ class Catalogue:
         return ResidentList(
             data=[Resident(engine=name, **asdict(held)) for name, all in engines.items() for held in all],
             engines=sorted(engines),
-            pins=[PinnedAdapter(**pin.model_dump(exclude={"scale"})) for pin in pins],
+            pins=[PinnedAdapter(**pin.model_dump(exclude=set(pin.settings))) for pin in pins],
         )
 
     async def _prefetch(self, uses: Sequence[AdapterUsed]) -> int:

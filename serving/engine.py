@@ -44,7 +44,7 @@ from serving.preview import render
 from serving.requests import AdapterUsed, VideoRequest, cost_of
 from serving.slots import Lease
 from serving.stats import Counters, EngineStats
-from serving.tickets import Ticket, bucket_of, deadline_passed, flow_of, order_of, work_left
+from serving.tickets import Ticket, deadline_passed, flow_of, order_of, work_left
 from serving.tiers import AdapterTiers, Claim
 from serving.turns import Turns
 
@@ -126,7 +126,7 @@ class Engine:
                 f"size {request.width}x{request.height}: mp4 wants an even width and height.",
                 code="invalid_size",
             )
-        self.foundation.check_bucket(bucket_of(request))
+        self.foundation.check_bucket(request.bucket)
         self.foundation.make_scheduler(request.scheduler)
         for path, slots in self.bank.slots.items():
             count = len({use.sha256 for use in request.adapters if use.path == path})

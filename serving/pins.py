@@ -107,7 +107,7 @@ def used(row: Pin) -> AdapterUsed | None:
     """The adapter of a row; None, and a line in the log, when the row is not one that `pin` wrote."""
     told = {name: getattr(row, name) for name in ("concept", "version", "path", "sha256")}
     try:
-        return convert(AdapterUsed, {**told, "scale": 1.0})
+        return convert(AdapterUsed, told)
     except Damaged as error:
         log.error("revision %d of the pins is damaged and is not pinned (%s)", row.revision, error)
         return None

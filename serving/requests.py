@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from infra.errors import Conflict, DamagedData, InvalidInput, NotFound
 from infra.registry import Registry, Version
 from infra.stored import Damaged, convert
+from models.generation import AdapterSettings, ResolvedParams, filled
 from models.versions import check_folded, held, own_paths
 from serving.database import Job
-from serving.schemas import AdapterUsed, CreateVideo, LoraUse, Path
+from serving.schemas import AdapterUsed, CreateVideo, Lenient, LoraUse, Path
 
 PRIORITY_WEIGHT = 8.0  # what one step of priority multiplies a share with
 
@@ -49,21 +50,11 @@ class FoundationInfo(BaseModel):
     )
 
 
-class VideoRequest(BaseModel):
+class VideoRequest(ResolvedParams, Lenient):
     """Everything the frames of one job depend on; and when they are wanted."""
 
-    model_config = ConfigDict(frozen=True)
-
-    prompt: str
-    negative_prompt: str
-    frames: int
-    height: int
-    width: int
     fps: int
     seed: Annotated[int, Field(ge=0)]
-    steps: int
-    guidance_scale: float
-    scheduler: str | None = None
     adapters: tuple[AdapterUsed, ...] = ()
     foundation: str | None = None  # fingerprint of the model that makes it; None: whichever there is
     # When it is made, not what is made: the frames do not depend on these.
@@ -139,16 +130,13 @@ def resolve(
     if request.seconds is not None:
         frames = nearest_frames(float(request.seconds), info)
     resolved = VideoRequest(
+        **filled(request.settings, dict(info)),
         prompt=request.prompt,
-        negative_prompt=info.negative_prompt if request.negative_prompt is None else request.negative_prompt,
         frames=frames,
         height=height,
         width=width,
         fps=info.fps,
         seed=secrets.randbelow(2**31) if request.seed is None else request.seed,
-        steps=request.steps or info.steps,
-        guidance_scale=info.guidance_scale if request.guidance_scale is None else request.guidance_scale,
-        scheduler=request.scheduler,
         adapters=tuple(adapters),
         foundation=info.fingerprint,
     )
@@ -187,10 +175,10 @@ def pin(use: LoraUse, info: FoundationInfo, registry: Registry | None) -> list[A
         check_folded(registry, version, path)
         pinned.append(
             AdapterUsed(
+                **use.settings,
                 concept=version.concept,
                 version=version.number,
                 path=path,
-                scale=use.scale,
                 sha256=there[path].sha256,
             )
         )
@@ -213,17 +201,22 @@ def check_foundation(version: Version, info: FoundationInfo) -> None:
         )
 
 
+def described(use: AdapterUsed) -> str:
+    """One adapter in an mp4's metadata: `path:sha256*scale`, and the settings that are not as usual."""
+    usual = AdapterSettings(scale=use.scale).settings
+    others = (f",{name}={value}" for name, value in use.settings.items() if value != usual[name])
+    return f"{use.path}:{use.sha256}*{use.scale:g}{''.join(others)}"
+
+
 def metadata(request: VideoRequest, fingerprint: str) -> dict[str, str]:
     """What an mp4 says about its making; the same for the same request, wherever it ran."""
     made: dict[str, Any] = {
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt,
         "seed": request.seed,
-        "steps": request.steps,
-        "guidance_scale": request.guidance_scale,
-        "scheduler": request.scheduler or "default",
+        **{name: "default" if value is None else value for name, value in request.settings.items()},
         "concept": ", ".join(names_of(request.adapters)) or "none",
-        "adapters": " ".join(f"{a.path}:{a.sha256}*{a.scale:g}" for a in request.adapters) or "none",
+        "adapters": " ".join(map(described, request.adapters)) or "none",
         "foundation_fingerprint": fingerprint,
     }
     return {key: re.sub(r"[\x00-\x1f]+", " ", str(value)) for key, value in made.items()}

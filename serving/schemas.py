@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from infra.stored import ConceptName, Sha256
+from models.generation import AdapterSettings, AdapterUse, GenerationSettings
+from models.generation import Path as Path
 
 MAX_PROMPT = 2_000  # characters; text encoders cut after 77-512 tokens, so more is a mistake
 MAX_STEPS = 500
@@ -20,7 +22,6 @@ MAX_FRAMES = 1_024
 MAX_SIDE = 4_096  # pixels; the server's own limit is lower (ServeConfig.max_pixels)
 MAX_LORA = 8
 
-Path = Literal["temporal", "spatial"]
 State = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
 
 
@@ -61,7 +62,13 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class LoraUse(Strict):
+class Lenient(BaseModel):
+    """Unknown fields are passed over: answers and stored jobs of a later version may say more."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class LoraUse(AdapterSettings, Strict):
     """One adapter of a request, besides or instead of the one that `model` names."""
 
     name: Annotated[str, Field(max_length=200, description="concept, or concept@version")]
@@ -75,7 +82,7 @@ class LoraUse(Strict):
     ] = None
 
 
-class CreateVideo(Strict):
+class CreateVideo(GenerationSettings, Strict):
     """Body of `POST /v1/videos`."""
 
     model: Annotated[
@@ -128,13 +135,11 @@ class VideoError(BaseModel):
     message: str
 
 
-class AdapterUsed(BaseModel):
+class AdapterUsed(AdapterUse, Lenient):
     """One adapter of a job, pinned to the version it had when the job was accepted."""
 
     concept: ConceptName
     version: Annotated[int, Field(ge=1)]
-    path: Path
-    scale: Annotated[float, Field(allow_inf_nan=False)]
     sha256: Sha256  # names a file of the engine
 
 
@@ -147,7 +152,7 @@ class Timings(BaseModel):
     decode: float | None = None
 
 
-class Video(BaseModel):
+class Video(GenerationSettings, Lenient):
     """A job and, once completed, its video. Times are Unix seconds."""
 
     id: str
@@ -166,7 +171,6 @@ class Video(BaseModel):
     steps: int
     guidance_scale: float
     negative_prompt: str
-    scheduler: str | None
     adapters: list[AdapterUsed]
     timings: Timings
     queue_position: (

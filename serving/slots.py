@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from models.bank import AdapterBank
-from models.denoise import AdapterUse
 from models.routing import Path
 from serving.schemas import AdapterUsed
 
@@ -67,10 +66,10 @@ class SlotWriter:
 
 
 class Lease:
-    """The slots of one request, kept until `release`."""
+    """The slots of one request, in the order of its adapters, kept until `release`."""
 
-    def __init__(self, table: SlotTable, keys: Sequence[Key], uses: list[AdapterUse]) -> None:
-        self._table, self._keys, self.uses = table, keys, uses
+    def __init__(self, table: SlotTable, keys: Sequence[Key], slots: Sequence[int]) -> None:
+        self._table, self._keys, self.slots = table, keys, slots
 
     def release(self) -> None:
         """Give the slots back; what is in them stays until another adapter needs the room."""
@@ -185,10 +184,7 @@ class SlotTable:
         except BaseException:
             self._release([key for key in keys if key in self._slots])
             raise
-        leased = [
-            AdapterUse(use.path, slots[key].number, use.scale) for use, key in zip(uses, keys, strict=True)
-        ]
-        return Lease(self, keys, leased)
+        return Lease(self, keys, [slots[key].number for key in keys])
 
     def warm(self, key: Key, image: Tensor) -> bool:
         """Bring an adapter into a slot that nobody uses, waits for or has pinned; False when there is none."""

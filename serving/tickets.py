@@ -40,7 +40,7 @@ class Ticket:
 
     @property
     def bucket(self) -> Bucket:
-        return bucket_of(self.request)
+        return self.request.bucket
 
     @property
     def rows(self) -> int:
@@ -50,11 +50,6 @@ class Ticket:
     def expired(self) -> bool:
         """Whether its deadline has passed."""
         return self.request.deadline is not None and time.time() >= self.request.deadline
-
-
-def bucket_of(request: VideoRequest) -> Bucket:
-    """The size of the video asked for."""
-    return Bucket(request.frames, request.height, request.width)
 
 
 def work_left(ticket: Ticket) -> float:

@@ -10,7 +10,8 @@ import torch
 from warm import WarmProcesses
 
 from benchmarks import zeroscope
-from models.denoise import GenerationRequest, sample
+from models.denoise import sample
+from models.generation import GenerationParams
 from models.load import load_foundation
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,7 +39,7 @@ def test_the_random_model_has_the_size_of_zeroscope_and_loads_as_such_a_model_do
         "spatial": 96,
         "temporal": 170,
     }
-    assert sample(foundation, [GenerationRequest("a cat", num_inference_steps=1)])[0].shape == (4, 32, 32, 3)
+    assert sample(foundation, [GenerationParams(prompt="a cat", steps=1)])[0].shape == (4, 32, 32, 3)
 
 
 def parameters(module):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from infra.storage import Storage
-from models.denoise import GenerationRequest, install, sample
+from models.denoise import install, sample
 from models.foundation import Bucket, Foundation
+from models.generation import GenerationParams
 from training.adapters import PathTensors
 from training.config import DTYPES, sampled_paths
 from training.shown import harmless
@@ -25,7 +27,10 @@ def render(
     adapters = install(foundation, tensors)
     return sample(
         foundation,
-        [GenerationRequest(prompt, seed=seed, bucket=bucket, adapters=adapters) for prompt in prompts],
+        [
+            GenerationParams(prompt=prompt, seed=seed, **asdict(bucket), adapters=adapters)
+            for prompt in prompts
+        ],
     )
 
 

@@ -213,7 +213,7 @@ def keeping_frames() -> Iterator[dict[int, np.ndarray]]:
     real = finishing.finish
 
     def keep(foundation, state):
-        kept[state.request.seed] = frames_FHWC = real(foundation, state)
+        kept[state.params.seed] = frames_FHWC = real(foundation, state)
         return frames_FHWC
 
     finishing.finish = keep

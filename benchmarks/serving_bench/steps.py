@@ -9,13 +9,15 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from benchmarks.serving_bench.setup import Setup, Shape, make_jobs
 from models.adapter import read_adapter
-from models.denoise import AdapterUse, Denoising, GenerationRequest, denoise_step, routing_of, start
+from models.denoise import Denoising, denoise_step, routing_of, start
+from models.generation import GenerationParams, SlotUse
 from models.load import load_foundation
 
 Progress = Callable[[str], None]
@@ -72,13 +74,13 @@ def measure_steps(
         return [
             start(
                 foundation,
-                GenerationRequest(
-                    job.prompt,
+                GenerationParams(
+                    prompt=job.prompt,
                     seed=job.seed,
-                    bucket=shape.bucket,
-                    num_inference_steps=500,  # the same requests step on and on
+                    **asdict(shape.bucket),
+                    steps=500,  # the same requests step on and on
                     guidance_scale=shape.guidance_scale,
-                    adapters=() if slot is None else (AdapterUse("temporal", slot),),
+                    adapters=() if slot is None else (SlotUse(path="temporal", slot=slot),),
                 ),
             )
             for job, slot in zip(make_jobs(len(slots), 1), slots, strict=True)

@@ -205,6 +205,7 @@ def run(
     from evaluation.paper_sets import SETS
     from evaluation.prompts import read_prompts
     from models.foundation import Bucket
+    from models.generation import AdapterSettings, GenerationSettings
     from models.load import load_foundation
     from motiondirector.benchmark import Benchmark
     from motiondirector.contenders import check_trains, parse_against
@@ -221,7 +222,12 @@ def run(
     rate = float(model.defaults.fps) if fps is None else fps or None
     judge = Judge(
         model,
-        Generation(steps, guidance_scale, scale, bucket, batch),
+        Generation(
+            GenerationSettings(steps=steps, guidance_scale=guidance_scale),
+            AdapterSettings(scale=scale),
+            bucket,
+            batch,
+        ),
         tuple(range(1, seeds + 1)),
         clip=clip,
         pickscore=pickscore,

@@ -128,6 +128,7 @@ def evaluate_command(
     from evaluation.store import Store
     from infra.allocator import keep_freed_memory
     from infra.registry import open_registry
+    from models.generation import AdapterSettings, GenerationSettings
     from models.load import load_foundation
     from motiondirector.batch_validation import FILES, kept_files
     from motiondirector.contenders import (
@@ -175,7 +176,12 @@ def evaluate_command(
     store = Store(folder)
     judge = Judge(
         model,
-        Generation(steps, guidance_scale, scale, bucket, batch),
+        Generation(
+            GenerationSettings(steps=steps, guidance_scale=guidance_scale),
+            AdapterSettings(scale=scale),
+            bucket,
+            batch,
+        ),
         tuple(range(1, seeds + 1)),
         clip=clip,
         pickscore=pickscore,

@@ -24,10 +24,19 @@ def generate(
         str | None, typer.Option(help="Motion to use: NAME (its latest version) or NAME@VERSION.")
     ] = None,
     scale: Annotated[float, typer.Option(help="How much of the motion: 1 as trained, 0 none.")] = 1.0,
+    until: Annotated[
+        float,
+        typer.Option(
+            help="The motion acts in this first part of the denoising steps: 0.5 the first half, 1 all."
+        ),
+    ] = 1.0,
     appearance: Annotated[
         str | None, typer.Option(help="Appearance to use: NAME or NAME@VERSION (its spatial adapter).")
     ] = None,
     appearance_scale: Annotated[float, typer.Option(help="How much of the appearance.")] = 1.0,
+    appearance_until: Annotated[
+        float, typer.Option(help="The appearance acts in this first part of the denoising steps.")
+    ] = 1.0,
     seed: Annotated[
         int | None, typer.Option(help="Same seed, same video. Absent: drawn and printed.")
     ] = None,
@@ -59,6 +68,8 @@ def generate(
 
     motiondirector generate --prompt "a bear" --concept orbit@2 --scale 0.8 --server http://127.0.0.1:8000
 
+    motiondirector generate --prompt "a bear" --concept orbit --until 0.5
+
     The mp4's metadata says what made it (`ffprobe -show_format out.mp4`). With a server that has API keys, set
     MOTIONDIRECTOR_API_KEY.
     """
@@ -67,8 +78,11 @@ def generate(
 
     if output.is_dir():
         raise UserError(f"-o {output} is a folder; give a file name, such as {output / 'out.mp4'}.")
+    motion: dict[str, Any] = {"scale": scale, "until": until}
+    as_trained = scale == until == 1.0
+    look = {"scale": appearance_scale, "until": appearance_until, "path": "spatial"}
     body = read_body(
-        model=f"foundation:{concept}" if concept and scale == 1.0 else "foundation",
+        model=f"foundation:{concept}" if concept and as_trained else "foundation",
         prompt=prompt,
         seed=seed,
         steps=steps,
@@ -78,8 +92,8 @@ def generate(
         frames=frames,
         scheduler=scheduler,
         lora=[
-            *([{"name": concept, "scale": scale}] if concept and scale != 1.0 else []),
-            *([{"name": appearance, "scale": appearance_scale, "path": "spatial"}] if appearance else []),
+            *([{"name": concept, **motion}] if concept and not as_trained else []),
+            *([{"name": appearance, **look}] if appearance else []),
         ],
     )
     started = time.monotonic()
@@ -107,9 +121,22 @@ def read_body(**fields: Any) -> CreateVideo:
         return CreateVideo(**{name: value for name, value in fields.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
-        where = "--" + "-".join(str(part) for part in first["loc"]).replace("_", "-")
+        option = option_of(first["loc"], fields["lora"])
         reason = first["msg"].removeprefix("Value error, ")
-        raise InvalidInput(f"{where}: {reason}.") from None
+        raise InvalidInput(f"{option}: {reason}.") from None
+
+
+def option_of(field: tuple[int | str, ...], lora: list[dict[str, Any]]) -> str:
+    """The option that a field of the request comes from; an entry of `lora` is the motion or the appearance."""
+    if not field:  # what is wrong is no field's alone
+        return "the request"
+    if field[0] != "lora":
+        return "--" + "-".join(str(part) for part in field).replace("_", "-")
+    _, number, name = field
+    whose = "appearance" if lora[int(number)].get("path") == "spatial" else "concept"
+    if name == "name":
+        return f"--{whose}"
+    return f"--{name}" if whose == "concept" else f"--appearance-{name}"
 
 
 def from_server(body: CreateVideo, url: str) -> tuple[bytes, str, list[str]]:

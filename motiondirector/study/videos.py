@@ -14,8 +14,8 @@ from infra.files import atomic_file
 from motiondirector.study.looks import Asked
 
 if TYPE_CHECKING:
-    from models.denoise import AdapterUse
     from models.foundation import Foundation
+    from models.generation import SlotUse
     from training.adapters import PathTensors
 
 BATCH = {"cpu": 16, "cuda": 256}  # videos generated in one forward
@@ -45,11 +45,12 @@ def generate(
     foundation: Foundation, orders: Sequence[Order], batch_size: int | None = None
 ) -> list[list[np.ndarray]]:
     """For each order one video [F, H, W, 3] a prompt. The videos of all orders are made in the same forwards."""
-    from models.denoise import GenerationRequest, sample
+    from models.denoise import sample
+    from models.generation import GenerationParams
 
     used = _install(foundation, [order.adapters for order in orders])
     requests = [
-        GenerationRequest(one.prompt, seed=one.seed, adapters=uses)
+        GenerationParams(prompt=one.prompt, seed=one.seed, adapters=uses)
         for order, uses in zip(orders, used, strict=True)
         for one in order.asked
     ]
@@ -63,10 +64,10 @@ def split(videos: Sequence[np.ndarray], like: Sequence[Sequence[Any]]) -> list[l
     return [[next(rest) for _ in part] for part in like]
 
 
-def _install(foundation: Foundation, sets: Sequence[PathTensors]) -> list[tuple[AdapterUse, ...]]:
+def _install(foundation: Foundation, sets: Sequence[PathTensors]) -> list[tuple[SlotUse, ...]]:
     """Put every set of adapters into slots of one bank; how the requests of each use them."""
     from models.bank import rank_for
-    from models.denoise import AdapterUse
+    from models.generation import SlotUse
 
     paths = list(dict.fromkeys(path for of in sets for path in of))
     if not paths:
@@ -76,7 +77,7 @@ def _install(foundation: Foundation, sets: Sequence[PathTensors]) -> list[tuple[
     for slot, of in enumerate(sets, 1):
         for path, layers in of.items():
             bank.write(path, slot, layers)
-    return [tuple(AdapterUse(path, slot) for path in of) for slot, of in enumerate(sets, 1)]
+    return [tuple(SlotUse(path=path, slot=slot) for path in of) for slot, of in enumerate(sets, 1)]
 
 
 def base_videos(

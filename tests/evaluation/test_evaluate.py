@@ -26,13 +26,14 @@ from evaluation.report import (
 )
 from evaluation.store import Store
 from infra.errors import UserError
-from models.denoise import AdapterUse, GenerationRequest, sample
+from models.denoise import sample
 from models.foundation import Bucket
+from models.generation import AdapterSettings, GenerationParams, GenerationSettings, SlotUse
 from models.load import load_foundation
 from models.lora_slots import with_identity
 
 PROMPTS = ["a red star on a <b>navy</b> background", "a green heart"]
-SMALL = Generation(num_inference_steps=2, bucket=Bucket(4, 32, 32))
+SMALL = Generation(GenerationSettings(steps=2), bucket=Bucket(4, 32, 32))
 ONE_EACH = replace(SMALL, batch_size=1)  # a video alone rounds otherwise than one among others
 
 
@@ -73,8 +74,14 @@ def test_every_contender_gets_the_same_prompts_seeds_and_references(report):
 def test_the_frames_are_those_of_generate(foundation, contenders, report):
     bank = foundation.add_bank({"temporal": 1}, 2)
     bank.write("temporal", 1, contenders[0].adapters["temporal"])
-    request = GenerationRequest(
-        PROMPTS[1], seed=2, bucket=SMALL.bucket, num_inference_steps=2, adapters=(AdapterUse("temporal", 1),)
+    request = GenerationParams(
+        prompt=PROMPTS[1],
+        seed=2,
+        frames=4,
+        height=32,
+        width=32,
+        steps=2,
+        adapters=(SlotUse(path="temporal", slot=1),),
     )
     assert (
         np.abs(sample(foundation, [request])[0].astype(int) - report.cases["ours"][3].video_FHWC).max() <= 1
@@ -131,7 +138,7 @@ def test_a_damaged_video_is_made_again(foundation, contenders, tmp_path, caplog)
 
 
 def test_another_scale_is_another_video_but_not_of_the_base(foundation, contenders, report, tmp_path):
-    half = Generation(**{**vars(SMALL), "scale": 0.5})
+    half = replace(SMALL, adapters=AdapterSettings(scale=0.5))
     weak = evaluate(foundation, contenders, PROMPTS, [1, 2], [], [], generation=half, store=Store(tmp_path))
     assert not np.array_equal(weak.cases["ours"][0].video_FHWC, report.cases["ours"][0].video_FHWC)
     assert np.array_equal(weak.cases["base"][0].video_FHWC, report.cases["base"][0].video_FHWC)
@@ -139,10 +146,24 @@ def test_another_scale_is_another_video_but_not_of_the_base(foundation, contende
     assert len(list((tmp_path / "videos").iterdir())) == 12
 
 
+def test_videos_are_kept_under_the_words_of_before_there_were_more_settings(foundation):
+    usual = foundation.defaults
+    before = {
+        "num_inference_steps": 2,
+        "guidance_scale": usual.guidance_scale,
+        "scale": 1.0,
+        "size": "4x32x32",
+        "negative_prompt": usual.negative_prompt,
+    }
+    assert SMALL.resolved(foundation).facts() == before
+    half = replace(SMALL, adapters=AdapterSettings(until=0.5))
+    assert half.resolved(foundation).facts() == {**before, "until": 0.5}
+
+
 def test_what_a_video_stays_away_from_makes_another_video(foundation, contenders, report, tmp_path):
     plain = SMALL.resolved(foundation)
     assert plain.facts()["negative_prompt"] == foundation.defaults.negative_prompt
-    away = Generation(**{**vars(SMALL), "negative_prompt": "a blue cross"})
+    away = replace(SMALL, settings=GenerationSettings(steps=2, negative_prompt="a blue cross"))
     assert away.resolved(foundation).facts() != plain.facts()
     store = Store(tmp_path)
     run(foundation, contenders[1:2], metrics=[], store=store)

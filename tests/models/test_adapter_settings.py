@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from infra.errors import InvalidInput, UserError
 from models.adapter import CONFIG_FILE, WEIGHTS_FILE, read_adapter, save_adapter
 from models.adapter_config import HEADER_KEY
-from models.denoise import GenerationRequest, install, routing_of, start
+from models.denoise import install, routing_of, start
+from models.generation import GenerationParams
 from models.load import load_foundation
 from models.publishing import ready_to_publish
 
@@ -63,7 +64,7 @@ def peft_answer(unet, folder, inputs):
 @torch.no_grad()
 def our_answer(foundation, adapters, inputs):
     uses = install(foundation, {path: adapter.tensors for path, adapter in adapters.items()})
-    request = GenerationRequest("", guidance_scale=1.0, adapters=uses)
+    request = GenerationParams(prompt="", guidance_scale=1.0, adapters=uses)
     latents, time, text = inputs
     return foundation.predict(latents, time, text, routing_of(foundation, [start(foundation, request)]))
 

@@ -6,7 +6,8 @@ from diffusers import UNet3DConditionModel
 from torch.nn.functional import mse_loss
 
 from models.bank import AdapterBank
-from models.denoise import AdapterUse, GenerationRequest, sample
+from models.denoise import sample
+from models.generation import GenerationParams, SlotUse
 from models.lora import kept
 from models.lora_slots import LoraSlots
 from models.routing import Mix, Routing
@@ -123,10 +124,10 @@ def test_requests_without_adapter_call_no_adapter_layer(foundation, fill, monkey
     for layer in bank.layers.values():
         monkeypatch.setattr(layer, "forward", lambda x, y, *rest: calls.append(x.shape) or y)
         monkeypatch.setattr(layer, "added_to", lambda weight, mix: calls.append(weight.shape) or weight)
-    sample(foundation, [GenerationRequest("a cat", num_inference_steps=1)])
+    sample(foundation, [GenerationParams(prompt="a cat", steps=1)])
     assert not calls
     sample(
-        foundation, [GenerationRequest("a cat", num_inference_steps=1, adapters=(AdapterUse("temporal", 1),))]
+        foundation, [GenerationParams(prompt="a cat", steps=1, adapters=(SlotUse(path="temporal", slot=1),))]
     )
     assert len(calls) == len(foundation.targets["temporal"]), "the other path is not paid for either"
 

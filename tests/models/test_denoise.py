@@ -7,8 +7,9 @@ from diffusers import TextToVideoSDPipeline, UNet3DConditionModel, WanPipeline
 from peft import PeftModel
 
 from models.adapter import Adapter, read_adapter, save_adapter
-from models.denoise import AdapterUse, GenerationRequest, denoise_step, finish, sample, start
+from models.denoise import denoise_step, finish, sample, start
 from models.export import export_merged
+from models.generation import GenerationParams, SlotUse
 from models.load import load_foundation, locate
 
 
@@ -44,7 +45,7 @@ def stock_frames(pipeline, foundation, request):
 def ours(foundation, adapter, request):
     bank = foundation.add_bank({"spatial": 1, "temporal": 2}, rank=8)
     bank.write("temporal", 2, adapter.tensors)
-    with_adapter = GenerationRequest(**{**request.__dict__, "adapters": (AdapterUse("temporal", 2),)})
+    with_adapter = GenerationParams(**{**request.__dict__, "adapters": (SlotUse(path="temporal", slot=2),)})
     base, adapted = sample(foundation, [request, with_adapter])
     assert np.abs(base.astype(int) - adapted).max() > 8, "the adapter must be seen in the frames"
     return adapted / 255.0
@@ -54,7 +55,7 @@ def test_peft_on_the_stock_pipeline_gives_the_same_frames(tmp_path):
     foundation = load_foundation("tiny-random:unet3d")
     adapter = random_adapter(foundation)
     save_adapter(tmp_path, adapter, foundation)
-    request = GenerationRequest("a cat", seed=7)
+    request = GenerationParams(prompt="a cat", seed=7)
     pipeline = TextToVideoSDPipeline.from_pretrained(locate("tiny-random:unet3d"))
     pipeline.unet = PeftModel.from_pretrained(pipeline.unet, tmp_path)
     theirs = stock_frames(pipeline, foundation, request)
@@ -65,7 +66,7 @@ def test_the_stock_lora_loader_of_wan_gives_the_same_frames(tmp_path):
     foundation = load_foundation("tiny-random:wan")
     adapter = random_adapter(foundation)
     save_adapter(tmp_path, adapter, foundation)
-    request = GenerationRequest("a cat", seed=7)
+    request = GenerationParams(prompt="a cat", seed=7)
     pipeline = WanPipeline.from_pretrained(locate("tiny-random:wan"))
     pipeline.load_lora_weights(str(tmp_path), weight_name="adapter_model.safetensors")
     theirs = stock_frames(pipeline, foundation, request)
@@ -83,7 +84,7 @@ def test_the_denoiser_reads_the_words_that_the_stock_pipeline_gives_it(family, p
     pipeline.components[foundation.denoiser_name].register_forward_pre_hook(
         lambda _, args, kwargs: heard.append(kwargs["encoder_hidden_states"]), with_kwargs=True
     )
-    stock_frames(pipeline, foundation, GenerationRequest("a cat", seed=7))
+    stock_frames(pipeline, foundation, GenerationParams(prompt="a cat", seed=7))
     theirs, ours = heard[0][-1], foundation.encode_text(["a cat"])[0]  # with guidance the prompt comes last
     torch.testing.assert_close(ours, theirs)
 
@@ -91,7 +92,7 @@ def test_the_denoiser_reads_the_words_that_the_stock_pipeline_gives_it(family, p
 def test_a_merged_export_gives_the_same_frames_in_the_stock_pipeline(tmp_path):
     foundation = load_foundation("tiny-random:unet3d")
     adapter = save_adapter(tmp_path / "adapter", random_adapter(foundation), foundation)
-    request = GenerationRequest("a cat", seed=3)
+    request = GenerationParams(prompt="a cat", seed=3)
     expected = ours(foundation, adapter, request)
     merged = export_merged(foundation, [adapter], tmp_path / "merged")
     pipeline = TextToVideoSDPipeline.from_pretrained(
@@ -108,16 +109,19 @@ def test_a_request_is_the_same_alone_or_among_neighbours(foundation, seed):
     bank.write("spatial", 1, random_adapter(foundation, "spatial", seed=5).tensors)
     kinds = foundation.scheduler_kinds()
     pool = [
-        GenerationRequest("a cat", seed=1, adapters=(AdapterUse("temporal", 1),)),
-        GenerationRequest("a dog", seed=2, guidance_scale=1.0, num_inference_steps=3),
-        GenerationRequest(
-            "rain",
+        GenerationParams(prompt="a cat", seed=1, adapters=(SlotUse(path="temporal", slot=1),)),
+        GenerationParams(prompt="a dog", seed=2, guidance_scale=1.0, steps=3),
+        GenerationParams(
+            prompt="rain",
             seed=3,
             scheduler=kinds[1],
-            adapters=(AdapterUse("temporal", 2, 0.5), AdapterUse("spatial", 1)),
+            adapters=(SlotUse(path="temporal", slot=2, scale=0.5), SlotUse(path="spatial", slot=1)),
         ),
-        GenerationRequest(
-            "a cat", seed=4, num_inference_steps=6, adapters=(AdapterUse("temporal", 2, 1.0, 0.4),)
+        GenerationParams(
+            prompt="a cat",
+            seed=4,
+            steps=6,
+            adapters=(SlotUse(path="temporal", slot=2, scale=1.0, until=0.4),),
         ),
     ]
     alone = [sample(foundation, [request])[0].astype(int) for request in pool]
@@ -136,7 +140,7 @@ def test_a_request_is_the_same_alone_or_among_neighbours(foundation, seed):
 
 
 def test_the_seed_fixes_the_frames(foundation):
-    one, again, other = sample(foundation, [GenerationRequest("a cat", seed=s) for s in (5, 5, 6)])
+    one, again, other = sample(foundation, [GenerationParams(prompt="a cat", seed=s) for s in (5, 5, 6)])
     assert np.array_equal(one, again)
     assert not np.array_equal(one, other)
 

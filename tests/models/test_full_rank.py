@@ -9,8 +9,9 @@ from peft import PeftModel
 from infra.errors import UserError
 from models.adapter import WEIGHTS_FILE, Adapter, largest_rank, read_adapter, save_adapter
 from models.bank import rank_for
-from models.denoise import AdapterUse, GenerationRequest, sample
+from models.denoise import sample
 from models.export import export_merged
+from models.generation import GenerationParams, SlotUse
 from models.load import load_foundation, locate
 from models.lora_slots import with_identity
 from models.routing import Mix, Routing
@@ -160,7 +161,7 @@ def stock_frames(pipeline, foundation, request):
 def our_frames(foundation, adapter, request):
     bank = foundation.add_bank({"temporal": 1}, rank_for([adapter.tensors]))
     bank.write("temporal", 1, adapter.tensors)
-    with_adapter = GenerationRequest(**{**request.__dict__, "adapters": (AdapterUse("temporal", 1),)})
+    with_adapter = GenerationParams(**{**request.__dict__, "adapters": (SlotUse(path="temporal", slot=1),)})
     base, adapted = sample(foundation, [request, with_adapter])
     assert np.abs(base.astype(int) - adapted).max() > 8, "the adapter must be seen in the frames"
     return adapted / 255.0
@@ -170,7 +171,7 @@ def test_peft_loads_a_full_adapter_on_the_stock_unet_and_answers_as_the_bank_doe
     foundation = load_foundation("tiny-random:unet3d")
     adapter = full_adapter(foundation)
     save_adapter(tmp_path, adapter, foundation)
-    request = GenerationRequest("a cat", seed=7)
+    request = GenerationParams(prompt="a cat", seed=7)
     pipeline = TextToVideoSDPipeline.from_pretrained(locate("tiny-random:unet3d"))
     pipeline.unet = PeftModel.from_pretrained(pipeline.unet, tmp_path)
     theirs = stock_frames(pipeline, foundation, request)
@@ -181,7 +182,7 @@ def test_the_stock_lora_loader_of_wan_loads_a_full_adapter(tmp_path):
     foundation = load_foundation("tiny-random:wan")
     adapter = full_adapter(foundation)
     save_adapter(tmp_path, adapter, foundation)
-    request = GenerationRequest("a cat", seed=7)
+    request = GenerationParams(prompt="a cat", seed=7)
     pipeline = WanPipeline.from_pretrained(locate("tiny-random:wan"))
     pipeline.load_lora_weights(str(tmp_path), weight_name=WEIGHTS_FILE)
     theirs = stock_frames(pipeline, foundation, request)
@@ -191,7 +192,7 @@ def test_the_stock_lora_loader_of_wan_loads_a_full_adapter(tmp_path):
 def test_a_full_adapter_is_exported_merged(tmp_path):
     foundation = load_foundation("tiny-random:unet3d")
     adapter = save_adapter(tmp_path / "adapter", full_adapter(foundation), foundation)
-    request = GenerationRequest("a cat", seed=3)
+    request = GenerationParams(prompt="a cat", seed=3)
     merged = export_merged(foundation, [adapter], tmp_path / "merged")
     pipeline = TextToVideoSDPipeline.from_pretrained(
         locate("tiny-random:unet3d"), unet=UNet3DConditionModel.from_pretrained(merged)

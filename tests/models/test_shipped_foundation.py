@@ -10,7 +10,8 @@ from diffusers import TextToVideoSDPipeline
 
 from benchmarks.neighbours import compare, fill
 from datasets.sprites.track import track
-from models.denoise import GenerationRequest, sample
+from models.denoise import sample
+from models.generation import GenerationParams
 from models.load import load_foundation
 from models.locating import EMBEDDED
 
@@ -28,7 +29,7 @@ PROMPTS = (
 @pytest.fixture(scope="module")
 def tracks():
     foundation = load_foundation(device="cpu")
-    requests = [GenerationRequest(prompt=text, seed=i) for i, (_, _, text) in enumerate(PROMPTS)]
+    requests = [GenerationParams(prompt=text, seed=i) for i, (_, _, text) in enumerate(PROMPTS)]
     return [track(clip) for clip in sample(foundation, requests, batch_size=6)]
 
 
@@ -60,7 +61,7 @@ def test_stock_diffusers_loads_it_and_gives_our_frames():
         generator=torch.Generator().manual_seed(5),
         output_type="np",
     ).frames[0]
-    request = GenerationRequest(prompt=prompt, seed=5, num_inference_steps=4, guidance_scale=3.0)
+    request = GenerationParams(prompt=prompt, seed=5, steps=4, guidance_scale=3.0)
     ours = sample(load_foundation(device="cpu"), [request])[0]
     assert np.abs(theirs * 255 - ours).max() <= 1.5
 

@@ -7,7 +7,9 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from ray import serve as ray_serve
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, ProxyStatus, ServeStatus
 
@@ -15,7 +17,13 @@ from datasets.decode import decode
 from datasets.video import read_metadata
 from infra import cluster
 from infra.errors import UserError
+from infra.registry import open_registry
+from models.adapter import Adapter, save_adapter
+from models.denoise import install, sample
+from models.generation import AdapterSettings, GenerationParams
+from models.load import load_foundation
 from motiondirector.cli import build
+from serving import finishing
 
 TINY = ["--foundation", "tiny-random:unet3d"]
 
@@ -33,6 +41,39 @@ def test_generate_writes_a_video_that_says_what_made_it(tmp_path: Path, capsys: 
     made = read_metadata(out)
     assert (made["prompt"], made["seed"], made["concept"]) == ("a bear", "5", "none")
     assert decode(out).frames_FHWC.shape[-1] == 3
+
+
+def test_generate_has_an_adapter_act_in_the_first_steps_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """`--until`: the frames, before the codec, that models.denoise makes of the same settings."""
+    made: list[np.ndarray] = []
+    real = finishing.finish
+    monkeypatch.setattr(finishing, "finish", lambda *given: made.append(real(*given)) or made[-1])
+    foundation = load_foundation("tiny-random:unet3d", device="cpu", dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for name in foundation.targets["temporal"]:
+        layer = foundation.denoiser.get_submodule(name)
+        a = torch.randn(2, layer.in_features, generator=generator) * 0.6
+        tensors[name] = (a, torch.randn(layer.out_features, 2, generator=generator) * 0.6)
+    saved = save_adapter(tmp_path / "adapter", Adapter("temporal", 2, tensors), foundation)
+    registry = open_registry(tmp_path / "registry")
+    registry.publish("orbit", tmp_path / "adapter", metadata=dict(saved.metadata))
+    [slot] = install(foundation, {"temporal": tensors}, AdapterSettings(until=0.5))
+    params = GenerationParams(prompt="a bear", seed=5, steps=4, adapters=(slot,))
+    whole = params.model_copy(update={"adapters": (slot.model_copy(update={"until": 1.0}),)})
+    expected, always = (frames.astype(int) for frames in sample(foundation, [params, whole], batch_size=1))
+    assert abs(expected - always).max() > 4, "the window is seen in the frames"
+
+    given = ["--prompt", "a bear", "--seed", "5", "--steps", "4", "--registry", registry.uri, *TINY]
+    run("generate", *given, "--concept", "orbit", "--until", "0.5", "-o", tmp_path / "half.mp4")
+    run("generate", *given, "--concept", "orbit", "-o", tmp_path / "whole.mp4")
+    adapters = [read_metadata(tmp_path / f"{name}.mp4")["adapters"] for name in ("half", "whole")]
+    assert adapters == [f"temporal:{saved.sha256}*1,until=0.5", f"temporal:{saved.sha256}*1"]
+    half, full = made
+    assert abs(half.astype(int) - expected).max() <= 1
+    assert abs(full.astype(int) - always).max() <= 1
 
 
 def test_generate_names_the_words_that_the_text_encoder_does_not_read(
@@ -57,6 +98,11 @@ def test_generate_names_the_words_that_the_text_encoder_does_not_read(
         (["--foundation", "/nowhere"], "neither a folder here"),
         ([*TINY, "--size", "30x32"], "width 30 does not suit"),
         ([*TINY, "--dtype", "float8"], "--dtype 'float8'"),
+        ([*TINY, "--concept", "nothing", "--until", "0"], "--until: .* greater than 0"),
+        ([*TINY, "--concept", "nothing", "--until", "1.5"], "--until: .* less than or equal to 1"),
+        ([*TINY, "--appearance", "nothing", "--appearance-until", "-1"], "--appearance-until: "),
+        ([*TINY, "--concept", "nothing", "--scale", "9"], "--scale: .* less than or equal to 4"),
+        ([*TINY, "--concept", "nothing", "--until", "0.5"], "concept nothing is not in the registry"),
         ([*TINY, "--concept", "nothing"], "concept nothing is not in the registry"),
         ([*TINY, "--concept", "../etc"], "concept name"),
         (["-o", "."], "is a folder"),

@@ -41,8 +41,8 @@ def sha(concept: str, path: str) -> str:
     return (concept + path).encode().hex().ljust(64, "0")
 
 
-def use(concept: str, *, path: str = "temporal", scale: float = 1.0) -> AdapterUsed:
-    return AdapterUsed(concept=concept, version=1, path=path, scale=scale, sha256=sha(concept, path))
+def use(concept: str, *, path: str = "temporal", **settings) -> AdapterUsed:
+    return AdapterUsed(concept=concept, version=1, path=path, sha256=sha(concept, path), **settings)
 
 
 def video_request(**kind) -> VideoRequest:

@@ -13,8 +13,9 @@ from torch._inductor.exc import InvalidCxxCompiler
 
 import models.bank
 from infra.errors import UserError
-from models.denoise import GenerationRequest, denoise_step, start
+from models.denoise import denoise_step, start
 from models.foundation import Bucket
+from models.generation import GenerationParams, SlotUse
 from models.load import load_foundation
 from models.routing import PATHS, Mix, Routing
 from models.wan import lora_targets
@@ -56,11 +57,11 @@ def test_nothing_is_compiled_after_warm_up(smallest):
     graphs = counters["stats"]["unique_graphs"]
     draw = random.Random(0)
     states = {}
-    for n in range(10):  # ranks 1 to 4, more adapters than slots, one to four rows, any scale
+    for n in range(10):  # ranks 1 to 4, more adapters than slots, one to four rows, any scale and step window
         adapters = {draw.choice("abcde"): draw.uniform(-1, 1) for _ in range(draw.randint(0, 2))}
         request = bench.request(
             n,
-            *(use(name, scale=scale) for name, scale in adapters.items()),
+            *(use(name, scale=scale, until=draw.choice([0.5, 1.0])) for name, scale in adapters.items()),
             steps=draw.randint(1, 3),
             guidance_scale=draw.choice([1.0, 3.0]),
             scheduler=draw.choice(smallest.scheduler_kinds()),
@@ -73,11 +74,29 @@ def test_nothing_is_compiled_after_warm_up(smallest):
     assert (stats.recompilations, stats.uncompiled_forwards) == (0, 0)
     assert counters["stats"]["unique_graphs"] == graphs, "torch counts none either"
 
-    request = GenerationRequest("a cat", guidance_scale=1.0, num_inference_steps=2)
+    request = GenerationParams(prompt="a cat", guidance_scale=1.0, steps=2)
     plain, through = start(smallest, request), start(smallest, request)
     denoise_step(smallest, [plain])
     denoise_step(smallest, [through], compiled)
     torch.testing.assert_close(plain.latents_1Cfhw, through.latents_1Cfhw, rtol=0, atol=1e-5)
+
+    first_half = SlotUse(
+        path="temporal", slot=1, until=0.5
+    )  # of a request whose neighbour is at another step
+    params = request.model_copy(update={"steps": 4, "adapters": (first_half,)})
+    pairs = [[start(smallest, params), start(smallest, request)] for _ in range(2)]
+    for batch, predict in zip(pairs, (None, compiled), strict=True):
+        denoise_step(smallest, batch[1:], predict)
+        denoise_step(smallest, batch, predict)
+        while not batch[0].done:
+            denoise_step(smallest, batch[:1], predict)
+    (plain, _), (through, _) = pairs
+    torch.testing.assert_close(plain.latents_1Cfhw, through.latents_1Cfhw, rtol=0, atol=1e-4)
+    always = start(smallest, params.model_copy(update={"adapters": (SlotUse(path="temporal", slot=1),)}))
+    while not always.done:
+        denoise_step(smallest, [always], compiled)
+    assert (always.latents_1Cfhw - through.latents_1Cfhw).abs().max() > 1e-2, "the window shows"
+    assert compiled.graphs == 9
 
     other = bench.request(1, frames=9, steps=1)  # a size that was not named runs, and is counted
     bench.run(other=other)

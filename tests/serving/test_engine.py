@@ -14,6 +14,7 @@ from serving_helpers import Bench, Memory, random_adapter, sha, use
 
 from datasets.video import read_metadata
 from infra.errors import InvalidInput, UserError
+from models.denoise import sample
 from models.unet3d import to_uint8
 from serving import batch as batch_module
 from serving import finishing
@@ -28,7 +29,7 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> dict[int, tuple[torch.Tensor, np.nd
 
     def keep(foundation, state):
         frames_FHWC = real(foundation, state)
-        kept[state.request.seed] = (state.latents_Cfhw.clone(), frames_FHWC)
+        kept[state.params.seed] = (state.latents_Cfhw.clone(), frames_FHWC)
         return frames_FHWC
 
     monkeypatch.setattr(finishing, "finish", keep)
@@ -292,7 +293,7 @@ def test_a_step_that_fails_ends_only_the_guilty_request(unet3d, monkeypatch):
     real = batch_module.denoise_step
 
     def fragile(foundation, batch, predict):
-        if any(state.request.seed == 13 for state in batch):
+        if any(state.params.seed == 13 for state in batch):
             raise FloatingPointError("thirteen")
         real(foundation, batch, predict)
 
@@ -336,3 +337,36 @@ def test_the_engine_runs_in_its_own_thread_and_stops(unet3d):
     bench.engine.close()
     with pytest.raises(RuntimeError, match="closed"):
         bench.engine.submit("b", bench.request(2), events.put)
+
+
+def test_an_adapter_with_a_step_window_acts_in_the_first_steps_alone_or_among_neighbours(foundation, kept):
+    """As models.denoise makes it of the same settings; without a window nothing changes."""
+    half = [use("a", until=0.5), use("x", path="spatial", until=0.25)]
+    bench = Bench(foundation, max_batch=4)
+    windowed, whole = (
+        bench.request(1, *half, steps=4),
+        bench.request(1, use("a"), use("x", path="spatial"), steps=4),
+    )
+    direct = [one.in_slots([1, 1]) for one in (windowed, whole)]
+    for used in windowed.adapters:
+        foundation.bank.write(used.path, 1, bench.source.random(used).tensors)
+    expected, always = sample(foundation, direct, batch_size=1)
+    assert np.abs(expected.astype(int) - always).max() > 8, "the window is seen in the frames"
+
+    bench = Bench(foundation, max_batch=4)
+    bench.run(alone=windowed)
+    alone = kept[1][1].astype(int)
+    neighbours = {
+        "base": bench.request(2, steps=3),
+        "same": bench.request(3, use("a"), steps=5),
+        "other": bench.request(4, use("b", until=0.75), steps=4, guidance_scale=1.0),
+    }
+    bench.submit("base", neighbours["base"])
+    bench.engine.tick()  # so that the steps of the requests are not the same ones
+    bench.run(**{id: one for id, one in neighbours.items() if id != "base"}, together=windowed)
+    finished = bench.last("together")
+    assert isinstance(finished, Finished)
+    assert finished.neighbours > 0
+    assert "until=0.5" in read_metadata(finished.mp4)["adapters"]
+    assert np.abs(alone - expected).max() <= 1
+    assert np.abs(kept[1][1].astype(int) - expected).max() <= 1

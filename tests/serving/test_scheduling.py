@@ -202,12 +202,13 @@ def test_however_many_look_at_a_step_it_is_decoded_once(unet3d, monkeypatch):
 @pytest.mark.parametrize("scheduler", range(3))
 def test_the_estimate_of_the_last_step_is_the_result(foundation, scheduler):
     """What a preview shows approaches the video: at the end it is it (DDIM's last step leaves a trace of noise)."""
-    from models.denoise import GenerationRequest, denoise_step, start
+    from models.denoise import denoise_step, start
+    from models.generation import GenerationParams
 
     kinds = foundation.scheduler_kinds()
     if scheduler >= len(kinds):
         pytest.skip(f"{foundation.family} has {len(kinds)} schedulers")
-    state = start(foundation, GenerationRequest("a cat", num_inference_steps=3, scheduler=kinds[scheduler]))
+    state = start(foundation, GenerationParams(prompt="a cat", steps=3, scheduler=kinds[scheduler]))
     first = None
     while not state.done:
         denoise_step(foundation, [state])

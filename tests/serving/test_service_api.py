@@ -262,20 +262,24 @@ def test_forms_as_openais_clients_send_them(serve: Serve, publish_two: list[str]
     lora = [
         ("lora[][name]", "one"),
         ("lora[][scale]", "0.5"),
+        ("lora[][until]", "0.25"),
         ("lora[][name]", "two"),
         ("lora[][scale]", "1"),
+        ("lora[][until]", "1"),
     ]
     bracketed = api.post(
         "/v1/videos", files=[(name, (None, value)) for name, value in [("prompt", "x"), *lora]]
     )
-    as_json = json.dumps([{"name": "one", "scale": 0.5}, {"name": "two", "scale": 1}])
+    as_json = json.dumps([{"name": "one", "scale": 0.5, "until": 0.25}, {"name": "two", "scale": 1}])
     texted = api.post("/v1/videos", data={"prompt": "x", "lora": as_json})
     for response in (bracketed, texted):
-        assert [(a["concept"], a["path"], a["scale"]) for a in response.json()["adapters"]] == [
-            ("one", "temporal", 0.5),
-            ("one", "spatial", 0.5),
-            ("two", "temporal", 1.0),
-            ("two", "spatial", 1.0),
+        assert [
+            (a["concept"], a["path"], a["scale"], a.get("until")) for a in response.json()["adapters"]
+        ] == [
+            ("one", "temporal", 0.5, 0.25),
+            ("one", "spatial", 0.5, 0.25),
+            ("two", "temporal", 1.0, None),  # all the steps: not said, as before there were windows
+            ("two", "spatial", 1.0, None),
         ]
 
 
@@ -655,6 +659,21 @@ def test_whoever_has_sent_the_body_may_stay_longer(monkeypatch: pytest.MonkeyPat
     assert heard == ["http.request", "http.disconnect"]
 
 
+def test_a_step_window_reaches_the_engine_and_one_that_is_none_is_refused(
+    serve: Serve, engine: FakeEngine, publish_two: list[str]
+):
+    api = serve()
+    for until in (0, 1.5, -1, "0.5"):
+        body = {"prompt": "x", "lora": [{"name": "one", "until": until}]}
+        refused(api.post("/v1/videos", json=body), 422, "invalid_value")
+    body = {"prompt": "x", "lora": [{"name": "one", "path": "temporal", "until": 0.5}]}
+    video = api.post("/v1/videos", json=body).json()
+    assert [(one["path"], one["until"]) for one in video["adapters"]] == [("temporal", 0.5)]
+    engine.release()
+    ended(api, video["id"])
+    assert [(use.scale, use.until) for use in engine.seen[-1].adapters] == [(1.0, 0.5)]
+
+
 def test_adapters_are_named_in_json(serve: Serve):
     api = serve()
     error = refused(api.post("/v1/adapters/pin", json={"name": 1}), 422, "invalid_value")
@@ -670,7 +689,10 @@ def test_the_openapi_page_describes_the_body_of_a_request(serve: Serve):
     assert set(body) == {"application/json", "multipart/form-data", "application/x-www-form-urlencoded"}
     name = body["application/json"]["schema"]["$ref"].split("/")[-1]
     assert "prompt" in schema["components"]["schemas"][name]["required"]
-    assert "scale" in schema["components"]["schemas"]["LoraUse"]["properties"]
+    assert {"scale", "until"} <= set(schema["components"]["schemas"]["LoraUse"]["properties"])
+    until = schema["components"]["schemas"]["LoraUse"]["properties"]["until"]
+    assert (until["exclusiveMinimum"], until["maximum"]) == (0, 1)
+    assert "part of the denoising steps" in until["description"]
     for path in BODIES[1:]:
         [(kind, content)] = schema["paths"][path]["post"]["requestBody"]["content"].items()
         assert kind == "application/json"

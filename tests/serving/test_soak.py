@@ -17,7 +17,8 @@ from infra.errors import StorageAway
 from infra.objects import object_key
 from infra.registry import Registry
 from models.adapter import save_adapter
-from models.denoise import AdapterUse, GenerationRequest, denoise_step, start
+from models.denoise import denoise_step, start
+from models.generation import GenerationParams, SlotUse
 from serving.events import Cancelled, Failed, Finished
 from serving.files import AdapterFiles
 from serving.schemas import AdapterUsed
@@ -147,13 +148,14 @@ def test_every_request_ends_once_and_nothing_leaks(unet3d, registry: Registry, f
             bank.write("temporal", slot, tensors[used.sha256])
         state = start(
             unet3d,
-            GenerationRequest(
-                request.prompt,
+            GenerationParams(
+                prompt=request.prompt,
                 seed=request.seed,
-                num_inference_steps=request.steps,
+                steps=request.steps,
                 guidance_scale=1.0,
                 adapters=tuple(
-                    AdapterUse("temporal", slot, used.scale) for slot, used in enumerate(request.adapters, 1)
+                    SlotUse(path="temporal", slot=slot, scale=used.scale)
+                    for slot, used in enumerate(request.adapters, 1)
                 ),
             ),
         )

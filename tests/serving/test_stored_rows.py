@@ -15,12 +15,13 @@ from test_dispatcher import WHOLE, House, ScriptedEngine
 
 from infra.errors import DamagedData, UserError
 from infra.registry import ADAPTER_FILE
+from serving.answers import video_of
 from serving.backlog import waiting_work
 from serving.config import ServeConfig
 from serving.database import Pin
 from serving.dispatcher import result_key
 from serving.pins import PinStore
-from serving.requests import AdapterUsed, cost_of, pin
+from serving.requests import AdapterUsed, cost_of, pin, request_of
 from serving.schemas import LoraUse
 from serving.service import VideoService
 
@@ -139,3 +140,45 @@ def test_a_pin_that_nobody_asked_for_is_left_out_and_the_others_hold(house: Hous
         session.add(Pin(foundation=INFO.fingerprint, pinned=True, revision=2, **told))
     assert pins.wanted(INFO.fingerprint) == (2, [use("orbit")])
     assert "revision 2 of the pins is damaged" in caplog.text
+
+
+def test_a_job_stored_before_adapters_had_step_windows_is_read_as_it_was(tmp_path: Path):
+    """And one without a window is stored in the same words."""
+    before = {
+        "prompt": "a bear",
+        "negative_prompt": "",
+        "frames": 4,
+        "height": 32,
+        "width": 32,
+        "fps": 8,
+        "seed": 1,
+        "steps": 2,
+        "guidance_scale": 1.0,
+        "scheduler": None,
+        "adapters": [
+            {
+                "concept": "orbit",
+                "version": 1,
+                "path": "temporal",
+                "scale": 0.5,
+                "sha256": sha("orbit", "temporal"),
+            }
+        ],
+        "foundation": None,
+        "tenant": "t",
+        "priority": 0,
+        "deadline": None,
+        "warnings": [],
+    }
+    store = House(tmp_path).store
+    job = store.get(store.add(before, model="foundation:orbit@1", tenant="t").id)
+    request = request_of(job)
+    assert request == video_request(adapters=(use("orbit", scale=0.5),), tenant="t")
+    assert request.adapters[0].until == 1.0
+    assert request.model_dump(mode="json") == before
+    assert video_of(job, None).model_dump(mode="json")["adapters"] == before["adapters"]
+
+    windowed = {**before, "adapters": [{**before["adapters"][0], "until": 0.5}]}
+    later = request_of(store.get(store.add(windowed, model="foundation:orbit@1").id))
+    assert later.adapters == (use("orbit", scale=0.5, until=0.5),)
+    assert later.model_dump(mode="json") == windowed

@@ -277,7 +277,7 @@ def test_a_slot_holds_what_was_packed_bit_for_bit(unet3d, table):
     for name in "abcab":
         lease = slots.acquire([use(name)], images)
         bank = unet3d.bank
-        found = bank.extract("temporal", lease.uses[0].slot)
+        found = bank.extract("temporal", lease.slots[0])
         expected = random_adapter(unet3d, seed=ord(name)).tensors
         assert all(
             torch.equal(found[layer][half], expected[layer][half]) for layer in expected for half in (0, 1)

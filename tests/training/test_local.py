@@ -7,7 +7,8 @@ import torch
 from training_helpers import SMALL, plain_engine, random_clips
 
 from infra.errors import UserError
-from models.denoise import AdapterUse, GenerationRequest, sample
+from models.denoise import sample
+from models.generation import GenerationParams, SlotUse
 from models.routing import Mix, Routing
 from training.adapters import describe, write_adapters
 from training.config import make_config
@@ -124,8 +125,8 @@ def test_trained_tensors_become_files_that_generation_reads(unet3d, tmp_path, me
         assert (adapter.metadata["steps"], adapter.metadata["captions"]) == ("3", '["a cat spins"]')
         assert same(adapter.tensors, tensors[path])
     with_it = render(unet3d, tensors, ["a cat"], unet3d.defaults.bucket, seed=1)[0]
-    uses = tuple(AdapterUse(path, 1) for path in tensors)
-    request = GenerationRequest("a cat", seed=1)
+    uses = tuple(SlotUse(path=path, slot=1) for path in tensors)
+    request = GenerationParams(prompt="a cat", seed=1)
     without = sample(unet3d, [request])[0]
     assert (with_it != without).any()
-    assert (sample(unet3d, [GenerationRequest("a cat", seed=1, adapters=uses)])[0] == with_it).all()
+    assert (sample(unet3d, [GenerationParams(prompt="a cat", seed=1, adapters=uses)])[0] == with_it).all()

@@ -1,0 +1,121 @@
+"""One video to make, from the HTTP request to the forward. Imports no torch.
+
+Every description of a video is made of the classes here, so that a setting is added once and travels all the way:
+
+    GenerationSettings  <- the HTTP request and answer (serving/schemas.py), evaluation (evaluation/evaluate.py)
+    GenerationParams    <- what `models.denoise` makes; the stored job is one (serving/requests.py)
+    AdapterSettings     <- an entry of `lora` (serving/schemas.py), evaluation
+    AdapterUse          <- an adapter of the stored job, named by version and hash (serving/schemas.py)
+    SlotUse             <- the same in a slot of the bank, as the forward takes it
+
+Conversions are at the edges only: HTTP's own names in `serving.requests.resolve`, slots in `GenerationParams.in_slots`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.sizes import Bucket, Defaults
+
+Path = Literal["spatial", "temporal"]
+
+
+class AdapterSettings(BaseModel):
+    """How an adapter acts on a video."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scale: Annotated[float, Field(allow_inf_nan=False)] = 1.0  # 1 is the adapter as trained, 0 is off
+    # Left out of JSON where it says nothing, so that servers and jobs of before it read the same as ever.
+    until: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=1,
+            exclude_if=lambda until: until == 1.0,
+            description="the adapter acts in this first part of the denoising steps: 0.5 is the first half, 1 all",
+        ),
+    ] = 1.0
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """These settings alone, without what a subclass adds."""
+        return {name: getattr(self, name) for name in AdapterSettings.model_fields}
+
+
+class AdapterUse(AdapterSettings):
+    """An adapter of one path that a video uses. Subclasses say which: by its version, or by its slot."""
+
+    path: Path
+
+    def in_slot(self, slot: int) -> SlotUse:
+        """The same use of what is in a slot of the bank."""
+        return SlotUse(**{name: getattr(self, name) for name in AdapterUse.model_fields}, slot=slot)
+
+
+class SlotUse(AdapterUse):
+    """A slot of the bank that a video uses."""
+
+    slot: int
+
+
+class GenerationSettings(BaseModel):
+    """How a video is made. None takes the foundation's default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    negative_prompt: str | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+    scheduler: str | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """These settings alone, without what a subclass adds."""
+        return {name: getattr(self, name) for name in GenerationSettings.model_fields}
+
+
+class GenerationParams(GenerationSettings):
+    """One video to make."""
+
+    prompt: str
+    seed: int = 0
+    frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    adapters: tuple[AdapterUse, ...] = ()
+
+    def in_slots(self, slots: Sequence[int]) -> GenerationParams:
+        """The same video with its adapters in these slots of the bank, one each."""
+        given = {name: getattr(self, name) for name in GenerationParams.model_fields}
+        uses = tuple(use.in_slot(slot) for use, slot in zip(self.adapters, slots, strict=True))
+        return GenerationParams(**{**given, "adapters": uses})
+
+    def resolved(self, defaults: Defaults) -> ResolvedParams:
+        """The same video with a foundation's defaults in place of None."""
+        given = {name: getattr(self, name) for name in GenerationParams.model_fields}
+        return ResolvedParams(**filled(given, defaults.settings))
+
+
+class ResolvedParams(GenerationParams):
+    """One video to make, with nothing left to the foundation's defaults."""
+
+    negative_prompt: str
+    steps: int
+    guidance_scale: float
+    frames: int
+    height: int
+    width: int
+
+    @property
+    def bucket(self) -> Bucket:
+        """The size of the video."""
+        return Bucket(self.frames, self.height, self.width)
+
+
+def filled(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given, with a default in place of None where there is one."""
+    return {name: defaults.get(name) if value is None else value for name, value in given.items()}
