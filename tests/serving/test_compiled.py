@@ -55,13 +55,13 @@ def test_nothing_is_compiled_after_warm_up(smallest):
     bench.engine.warm_up()
     assert compiled.graphs == 9
     graphs = counters["stats"]["unique_graphs"]
-    draw = random.Random(0)
+    draw, window = random.Random(0), random.Random(1)
     states = {}
     for n in range(10):  # ranks 1 to 4, more adapters than slots, one to four rows, any scale and step window
         adapters = {draw.choice("abcde"): draw.uniform(-1, 1) for _ in range(draw.randint(0, 2))}
         request = bench.request(
             n,
-            *(use(name, scale=scale, until=draw.choice([0.5, 1.0])) for name, scale in adapters.items()),
+            *(use(name, scale=scale, until=window.choice([0.5, 1.0])) for name, scale in adapters.items()),
             steps=draw.randint(1, 3),
             guidance_scale=draw.choice([1.0, 3.0]),
             scheduler=draw.choice(smallest.scheduler_kinds()),
