@@ -63,7 +63,13 @@ Scale = Annotated[float, typer.Option(help="How much of the adapters: 1 as train
 Guidance = Annotated[float | None, typer.Option(help="Absent: the foundation's.")]
 Batch = Annotated[int, typer.Option(help="Videos made at once.", min=1)]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda ... Absent: a GPU if there is one.")]
-Dtype = Annotated[str | None, typer.Option(help="float32 or bfloat16: adapters are trained in it, too.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        metavar="fp32|bf16",
+        help="Precision of the model; adapters are trained in it, too. Absent: bf16 on a GPU, fp32 on a CPU.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:

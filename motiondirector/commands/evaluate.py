@@ -95,7 +95,11 @@ def evaluate_command(
     batch: Annotated[int, typer.Option(help="Videos made at once.", min=1)] = 4,
     device: Annotated[str | None, typer.Option(help="cpu, cuda ... Absent: a GPU if there is one.")] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or, where no baseline is trained, float16.")
+        str | None,
+        typer.Option(
+            metavar="fp32|bf16|fp16",
+            help="Precision of the model; fp16 only where no baseline is trained. Absent: bf16 on a GPU, fp32 on a CPU.",
+        ),
     ] = None,
     publish: Annotated[
         bool, typer.Option(help="Add the scores to the version in the registry; `concepts show` prints them.")
