@@ -54,7 +54,8 @@ def load_foundation(
     """
     device = usable_device(device) if device else torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if isinstance(dtype, str):
-        dtype = getattr(torch, DTYPES[parse_dtype(dtype)])
+        named: torch.dtype = getattr(torch, DTYPES[parse_dtype(dtype)])
+        dtype = named
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
 
     quiet_libraries()

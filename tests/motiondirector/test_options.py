@@ -16,7 +16,7 @@ from models.dtypes import DTYPES, parse_dtype
 from motiondirector.cli import build
 from motiondirector.commands import serve as command
 from motiondirector.contenders import check_trains
-from serving.config import ServeConfig, make_config
+from serving.config import ServeConfig
 from training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,7 +95,7 @@ def test_serve_without_options_has_the_defaults_and_places_that_every_process_fi
     assert not {"slots", "spatial_slots", "rank"} & made.model_fields_set, "they follow --slot-memory"
 
 
-GIVEN = {
+GIVEN: dict[str, Any] = {
     "foundation": "tiny-random:unet3d",
     "device": "cpu",
     "dtype": "bf16",
@@ -213,8 +213,3 @@ def test_the_guides_use_the_short_words_of_a_precision():
     for guide in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         words = re.findall(r"(?:--dtype |\bdtype=)(\w+)", guide.read_text())
         assert set(words) <= set(DTYPES), guide
-
-
-def test_a_wrong_value_is_named_by_its_option():
-    with pytest.raises(UserError, match=r"--gpus -1\.0"):
-        make_config(engine_gpus=-1.0)
