@@ -10,14 +10,11 @@ from typing import Any
 import torch
 
 from infra.errors import UserError
+from models.dtypes import DTYPES, parse_dtype
 from models.foundation import Foundation, move_parts
 from models.locating import FAMILIES, family_of, foundation_name, locate, read_recommended
 
 PARTS = ("denoiser", "text", "vae")
-PRECISIONS = {
-    **{"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16},
-    **{"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16},  # as trainings call them
-}
 COMPONENTS = {
     "unet3d": {"denoiser": ["unet"], "text": ["text_encoder", "tokenizer"], "vae": ["vae"]},
     "wan": {"denoiser": ["transformer"], "text": ["text_encoder", "tokenizer"], "vae": ["vae"]},
@@ -44,7 +41,7 @@ def load_foundation(
         source: a folder in diffusers' format, a hub id, `tiny-random:unet3d` / `tiny-random:wan` (random
             weights of the real classes, for tests), or None for the embedded sprite model.
         device: None takes CUDA where there is one.
-        dtype: of the denoiser and the text encoder ("float32", "bfloat16", "float16", or in short: "fp32" ...);
+        dtype: of the denoiser and the text encoder ("fp32", "bf16", "fp16", or torch's names: models/dtypes.py);
             None takes float32 on a CPU and bfloat16 on CUDA. The VAE stays in float32 for Wan, as its authors advise.
         parts: which of "denoiser", "text", "vae" to load; a training worker with cached latents needs only the
             denoiser. None of them: no weights are read at all, which is enough for sizes and defaults.
@@ -57,9 +54,8 @@ def load_foundation(
     """
     device = usable_device(device) if device else torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if isinstance(dtype, str):
-        if dtype not in PRECISIONS:
-            raise UserError(f"dtype {dtype!r} is not known; expected one of {', '.join(PRECISIONS)}.")
-        dtype = PRECISIONS[dtype]
+        named: torch.dtype = getattr(torch, DTYPES[parse_dtype(dtype)])
+        dtype = named
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
 
     quiet_libraries()

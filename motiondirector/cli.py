@@ -68,7 +68,8 @@ def root(
 def load_config(ctx: typer.Context, path: Path | None) -> Path | None:
     """Callback of every command's `--config FILE.yaml`: the file's keys become that command's defaults.
 
-    Keys are option names (`learning_rate` or `learning-rate`). An option on the command line wins.
+    Keys are option names (`learning_rate` or `learning-rate`), or names of settings where these differ (`warm_sizes` of
+    --warm-size). An option on the command line wins.
     Raises UserError when the file is missing, is not a mapping, or names an option the command has not.
     """
     if path is None:
@@ -83,13 +84,23 @@ def load_config(ctx: typer.Context, path: Path | None) -> Path | None:
         raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(loaded, dict):
         raise UserError(f"--config {path} holds a {type(loaded).__name__}; expected `option: value` lines.")
-    known = {parameter.name for parameter in ctx.command.params}
-    values = {str(key).replace("-", "_"): value for key, value in loaded.items()}
-    unknown = sorted(set(values) - known)
+    known = {
+        option.removeprefix("--").replace("-", "_"): parameter.name
+        for parameter in ctx.command.params
+        for option in [*parameter.opts, str(parameter.name)]  # the setting's own name wins
+    }
+    written = {str(key).replace("-", "_"): value for key, value in loaded.items()}
+    unknown = sorted(set(written) - set(known))
     if unknown:
         raise UserError(
             f"--config {path}: unknown option {', '.join(unknown)}; `motiondirector {ctx.info_name} --help` lists them."
         )
+    values: dict[str, Any] = {}
+    for key, value in written.items():
+        name = str(known[key])
+        if name in values:
+            raise UserError(f"--config {path}: {key} and {name} are the same option; give one of them.")
+        values[name] = value
     ctx.default_map = {**(ctx.default_map or {}), **values}
     return path
 

@@ -18,6 +18,7 @@ from infra.errors import UserError
 from infra.registry import Registry, Version
 from infra.rows import NOT_YAML
 from infra.stored import ConceptName, convert
+from models.dtypes import TRAINED, parse_dtype, short_dtype
 from training.adapters import data_sha256
 from training.config import LATER, TrainConfig, fixed_settings, make_config, suited_to
 from training.run import check_captions, pace_of
@@ -37,7 +38,6 @@ TITLES = {
     "full": "temporal layers fine-tuned",
     BASE: "no adapter",
 }
-DTYPES = {"torch.float32": "fp32", "torch.bfloat16": "bf16"}  # of a foundation, as a training calls them
 
 
 def parse_against(text: str) -> list[str]:
@@ -53,11 +53,9 @@ def parse_against(text: str) -> list[str]:
 
 def check_trains(dtype: str | None) -> None:
     """Raises UserError for a precision of the foundation (`--dtype`) in which nothing is trained here."""
-    from models.load import PRECISIONS
-
-    if dtype in PRECISIONS and str(PRECISIONS[dtype]) not in DTYPES:
+    if dtype is not None and parse_dtype(dtype) not in TRAINED:
         raise UserError(
-            f"--dtype {dtype}: adapters are trained here, which is done in float32 or bfloat16; give one of these."
+            f"--dtype {dtype}: adapters are trained here, which is done in {' or '.join(TRAINED)}; give one of these."
         )
 
 
@@ -127,12 +125,13 @@ def local_config(settings: dict[str, Any], method: str, foundation: Foundation) 
     """
     config = make_config(settings)
     workers = config.worker_range[0]
+    own = short_dtype(str(foundation.dtype))
     changed: dict[str, Any] = {
         "method": method,
         "workers": 1,
         "zero": 0,
         "gradient_accumulation": config.gradient_accumulation * workers,
-        "dtype": DTYPES.get(str(foundation.dtype), config.dtype),
+        "dtype": own if own in TRAINED else config.dtype,
     }
     return make_config({**suited_to(method, config.model_dump()), **changed})
 

@@ -6,11 +6,21 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from infra.errors import UserError
+from infra.setting import option_name, setting
+from models.dtypes import Dtype
 from serving.keys import API_KEY_VARIABLE, ApiKey, WebhookSecret, check_tenants
 
 
@@ -31,85 +41,127 @@ Network = Annotated[str, AfterValidator(check_network)]
 VideoSize = Annotated[str, AfterValidator(check_video_size)]
 
 
+MODEL = "Model"
+ADAPTERS = "Adapters"
+BATCHES = "Batches"
+ENGINES = "Engines"
+JOBS = "Jobs and videos"
+CALLERS = "Callers"
+
+
+def read_ttl(value: Any) -> Any:
+    """`forever` as None, which a command line cannot say."""
+    return None if value == "forever" else value
+
+
 class ServeConfig(BaseModel):
-    """Arguments of `serving.deployment:build_app`."""
+    """Arguments of `serving.deployment:build_app`; each field with a panel is an option of `motiondirector serve`."""
 
     model_config = ConfigDict(extra="forbid")
 
-    foundation: Annotated[str | None, Field(description="path or hub id; absent: the embedded model")] = None
-    device: Annotated[str | None, Field(description="absent: a GPU where there is one")] = None
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    # ------------------------------------------------------------------- model
+    foundation: str | None = setting(None, MODEL, "Model folder or hub id. Absent: the embedded one.")
     registry: Annotated[str | None, Field(description="folder or s3:// URI of the concept registry")] = None
-    data_dir: Annotated[str, Field(description="jobs, results, adapter files")] = "runs/serve"
-    database: Annotated[
-        str | None, Field(description="SQLAlchemy URL of the jobs; absent: SQLite in data_dir")
-    ] = None
-    database_file: Annotated[
-        str | None, Field(description="file that holds the database's URL, in place of `database`")
-    ] = None
-    results: Annotated[str | None, Field(description="storage URI of the videos; absent: in data_dir")] = None
-    results_ttl: Annotated[float, Field(gt=0, description="seconds a video is kept")] = 7 * 86_400.0
-    job_ttl: Annotated[
-        float | None,
-        Field(gt=0, description="seconds after its end that a job is kept with its prompt; null: for ever"),
-    ] = 30 * 86_400.0
-    slots: Annotated[int, Field(ge=1, le=4096, description="temporal adapters on the device at once")] = 8
-    spatial_slots: Annotated[
-        int, Field(ge=0, le=4096, description="spatial adapters on the device at once")
-    ] = 4
-    rank: Annotated[int, Field(ge=1, le=1024, description="largest rank of an adapter")] = 32
-    slot_memory: Annotated[
-        int | None,
-        Field(
-            ge=1, description="device bytes for adapters; slots, spatial_slots and rank follow unless given"
-        ),
-    ] = None
-    host_memory: Annotated[int, Field(ge=1, description="bytes of packed adapters in host memory")] = 4 << 30
-    disk_cache: Annotated[
-        int, Field(ge=1, description="bytes of adapter files in data_dir, of all engines that share it")
-    ] = 16 << 30
-    batch_memory: Annotated[
-        int | None, Field(ge=1, description="bytes of one forward's activations; absent: what is free")
-    ] = None
-    compile: Annotated[bool, Field(description="torch.compile the denoiser for warm_sizes, at start")] = False
-    warm_sizes: Annotated[
-        list[VideoSize],
-        Field(
-            description="FRAMESxHEIGHTxWIDTH of videos to measure and compile for; empty: the foundation's alone"
-        ),
-    ] = []
-    max_batch: Annotated[int, Field(ge=1, le=256, description="samples in one denoising step")] = 8
-    max_pixels: Annotated[
-        int | None, Field(ge=1, description="frames x height x width of the largest video")
-    ] = None
-    replicas: Annotated[int, Field(ge=1, description="engines, each with the model; the least with more")] = 1
-    max_replicas: Annotated[
-        int | None, Field(ge=1, description="engines at most, as many as the work wants; absent: replicas")
-    ] = None
-    target_seconds: Annotated[
-        float,
-        Field(gt=0, description="with max_replicas: seconds in which all that waits and runs is to be done"),
-    ] = 60.0
-    engine_cpus: Annotated[float, Field(ge=0, description="CPUs that Ray sets aside for an engine")] = 1.0
-    engine_gpus: Annotated[float, Field(ge=0, description="GPUs that Ray sets aside for an engine")] = 0.0
-    threads: Annotated[
-        int | None, Field(ge=1, description="torch threads of an engine; absent: every core")
-    ] = None
-    max_queue: Annotated[int, Field(ge=1, description="queued jobs; beyond, 429 at once")] = 1000
-    max_streams: Annotated[
-        int, Field(ge=1, description="event streams open at once; a quarter of them, of one key among many")
-    ] = 128
-    max_bodies: Annotated[
-        int, Field(ge=1, description="requests of one tenant whose bodies are on their way at once")
-    ] = 64
+    device: str | None = setting(None, MODEL, "cpu, cuda, cuda:1 ... Absent: a GPU if there is one.")
+    dtype: Dtype | None = setting(
+        None,
+        MODEL,
+        "Precision of the model. Absent: bf16 on a GPU, fp32 on a CPU.",
+        metavar="fp32|bf16|fp16",
+    )
+    compile: bool = setting(False, MODEL, "torch.compile the model at start, for videos of --warm-size.")
+    warm_sizes: list[VideoSize] = setting(
+        [],
+        MODEL,
+        "FRAMESxHEIGHTxWIDTH of videos to measure and compile for; repeatable. Absent: the foundation's.",
+        option="--warm-size",
+    )
+    threads: int | None = setting(None, MODEL, "torch threads of an engine. Absent: every core.", ge=1)
+
+    # ---------------------------------------------------------------- adapters
+    slots: int = setting(8, ADAPTERS, "Motions (temporal adapters) on the device at once.", ge=1, le=4096)
+    spatial_slots: int = setting(
+        4, ADAPTERS, "Appearances (spatial adapters) on the device at once.", ge=0, le=4096
+    )
+    rank: int = setting(32, ADAPTERS, "Largest rank of an adapter.", ge=1, le=1024)
+    slot_memory: int | None = setting(
+        None, ADAPTERS, "Bytes for adapters on the device; slots and rank follow, unless given.", ge=1
+    )
+    host_memory: int = setting(
+        4 << 30, ADAPTERS, "Bytes of packed adapters in an engine's host memory.", ge=1
+    )
+    disk_cache: int = setting(
+        16 << 30, ADAPTERS, "Bytes of adapter files in --data-dir, of all engines that share it.", ge=1
+    )
+
+    # ----------------------------------------------------------------- batches
+    max_batch: int = setting(8, BATCHES, "Videos in one denoising step.", ge=1, le=256)
+    batch_memory: int | None = setting(
+        None, BATCHES, "Bytes of one denoising step's activations. Absent: what is free.", ge=1
+    )
+    max_pixels: int | None = setting(
+        None,
+        BATCHES,
+        "Frames x height x width of the largest video. Absent: four times the foundation's own size.",
+        ge=1,
+    )
+
+    # ----------------------------------------------------------------- engines
+    replicas: int = setting(1, ENGINES, "Engines, each with the model; the least with --max-replicas.", ge=1)
+    max_replicas: int | None = setting(
+        None, ENGINES, "Engines at most; as many as the work wants. Absent: --replicas.", ge=1
+    )
+    target_seconds: float = setting(
+        60.0, ENGINES, "With --max-replicas: seconds in which all that waits and runs is to be done.", gt=0
+    )
+    engine_cpus: float = setting(1.0, ENGINES, "CPUs that Ray sets aside for an engine.", ge=0)
+    engine_gpus: float = setting(
+        0.0, ENGINES, "GPUs that Ray sets aside for an engine.", ge=0, option="--gpus"
+    )
+
+    # ---------------------------------------------------------- jobs and videos
+    data_dir: str = setting("runs/serve", JOBS, "Folder of jobs, videos and fetched adapters.")
+    database: str | None = setting(
+        None,
+        JOBS,
+        "SQLAlchemy URL of the jobs; a password in it can be read in the process list: see --database-file. "
+        "Absent: SQLite in --data-dir.",
+    )
+    database_file: str | None = setting(
+        None, JOBS, "File that holds the URL of --database, with its password."
+    )
+    results: str | None = setting(None, JOBS, "Folder or s3:// URI of the videos. Absent: in --data-dir.")
+    results_ttl: float = setting(7 * 86_400.0, JOBS, "Seconds a video is kept; the default is a week.", gt=0)
+    job_ttl: Annotated[float | None, BeforeValidator(read_ttl)] = setting(
+        30 * 86_400.0,
+        JOBS,
+        "Seconds after its end that a job is kept, with its prompt and its video at most; the default is 30 days. "
+        "forever: until its owner removes it.",
+        gt=0,
+        metavar="SECONDS|forever",
+    )
+
+    # ----------------------------------------------------------------- callers
+    max_queue: int = setting(1000, CALLERS, "Queued jobs; beyond, requests are refused at once.", ge=1)
+    max_streams: int = setting(
+        128, CALLERS, "Event streams open at once; a quarter of them, of one key among many.", ge=1
+    )
+    max_bodies: int = setting(
+        64, CALLERS, "Requests of one tenant whose bodies are on their way at once.", ge=1
+    )
+    webhook_networks: list[Network] = setting(
+        [],
+        CALLERS,
+        "Network (10.1.0.0/16) that webhooks may call though it is not public; repeatable.",
+        option="--webhook-network",
+    )
+
+    # ------------------- who may ask, and secrets: from --api-key-file or the environment, never from the command line
     api_keys: Annotated[list[ApiKey], Field(description="who may ask; empty: loopback only")] = []
     api_key_hashes: Annotated[list[str], Field(description="SHA-256 of further keys without settings")] = []
     webhook_secret: Annotated[
         WebhookSecret | None, Field(description="signs the webhooks of keys without a secret of their own")
     ] = None
-    webhook_networks: Annotated[
-        list[Network], Field(description="networks that webhooks may go to though they are not public")
-    ] = []
 
     @model_validator(mode="after")
     def _replicas_are_a_range(self) -> Self:
@@ -182,9 +234,11 @@ def make_config(**fields: Any) -> ServeConfig:
         first = error.errors()[0]
         if not first["loc"]:  # it is about several options together
             raise UserError(f"{first['msg'].removeprefix('Value error, ')}.", code="invalid_value") from None
-        option = "--" + "-".join(map(str, first["loc"])).replace("_", "-")
+        option = option_name(ServeConfig, str(first["loc"][0]))
         given = "" if "secret" in option else f" {first['input']!r}"
-        raise UserError(f"{option}{given}: {first['msg']}.", code="invalid_value") from None
+        raise UserError(
+            f"{option}{given}: {first['msg'].removeprefix('Value error, ')}.", code="invalid_value"
+        ) from None
 
 
 def is_loopback(host: str) -> bool:

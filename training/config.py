@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from infra.errors import InvalidInput, UserError
+from infra.setting import setting
+from models.dtypes import TrainingDtype
 
 if TYPE_CHECKING:  # the command line reads the settings without waiting for torch
     from models.routing import Path
@@ -22,7 +24,6 @@ METHOD = "Method"
 OPTIMIZER = "Optimizer"
 CLUSTER = "Workers"
 RECORDS = "Checkpoints and samples"
-DTYPES = {"fp32": "float32", "bf16": "bfloat16"}  # of the settings, as a foundation is loaded
 WITHOUT_SPATIAL_PASS = ("coupled", "full")  # methods that train one pass alone
 # Settings that mean nothing for those.
 OF_THE_SPATIAL_PASS = (
@@ -36,11 +37,6 @@ OF_THE_SPATIAL_PASS = (
 NOISE_LEVELS = ("timestep_low", "timestep_high", "noise_bias")
 # What the published code sets where our defaults do not.
 AS_PUBLISHED = {"skip_spatial": 0.2}
-
-
-def setting(default: Any, panel: str, description: str, **bounds: Any) -> Any:
-    """One field: its default, the help panel it is shown in, why it exists, its bounds."""
-    return Field(default, description=description, json_schema_extra={"panel": panel}, **bounds)
 
 
 class TrainConfig(BaseModel):
@@ -246,8 +242,11 @@ class TrainConfig(BaseModel):
         "does not fit one GPU: each worker reads it into its node's memory and keeps a share. LoRAs are small: 1 and 2 save "
         "little.",
     )
-    dtype: Literal["fp32", "bf16"] = setting(
-        "fp32", CLUSTER, "Precision of the frozen base; bf16 halves its memory. The LoRAs stay fp32."
+    dtype: TrainingDtype = setting(
+        "fp32",
+        CLUSTER,
+        "Precision of the frozen base; bf16 halves its memory. The LoRAs stay fp32.",
+        metavar="fp32|bf16",
     )
     gradient_checkpointing: bool = setting(
         False,
@@ -270,7 +269,10 @@ class TrainConfig(BaseModel):
         0, RECORDS, "Steps between sample videos, rendered beside the training; 0: only at the end.", ge=0
     )
     sample_prompts: tuple[str, ...] = setting(
-        (), RECORDS, "What the samples show (repeat the option); the concept's first caption when not given."
+        (),
+        RECORDS,
+        "What the samples show (repeat the option); the concept's first caption when not given.",
+        option="--sample-prompt",
     )
 
     @field_validator("workers")

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from infra.errors import UserError
+from models.dtypes import short_dtype
 from models.foundation import Foundation
 from training.adapters import PathTensors
 from training.config import TrainConfig, sampled_paths
@@ -64,7 +65,7 @@ def check_local(foundation: Foundation, config: TrainConfig) -> None:
             f"training in one process was asked for with workers {config.workers} and zero {config.zero}; give workers "
             "1 and zero 0, or use `motiondirector train`."
         )
-    own = {torch.float32: "fp32", torch.bfloat16: "bf16"}.get(foundation.dtype, str(foundation.dtype))
+    own = short_dtype(str(foundation.dtype))
     if own != config.dtype:
         raise UserError(
             f"the settings ask for dtype {config.dtype}, the foundation was loaded in {own}; load it in {config.dtype} "

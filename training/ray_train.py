@@ -29,8 +29,9 @@ from infra.allocator import keep_freed_memory
 from infra.cluster import short, variables
 from infra.errors import SystemFailure, UserError
 from infra.storage import Storage
+from models.dtypes import DTYPES
 from training.board import Parts, put_up_board, watching
-from training.config import DTYPES, TrainConfig, sampled_paths
+from training.config import TrainConfig, sampled_paths
 from training.ray_processes import RAY_SETTINGS, worker_variables
 from training.threads import threads_for
 

@@ -37,7 +37,8 @@ from infra.registry import Registry, Version, check_concept_name, open_registry
 from infra.rows import NOT_YAML
 from infra.storage import ObjectNotFound, Storage, open_storage
 from infra.stored import ConceptName, HexId, Sha256, VersionRef, convert, damaged, parse_object
-from training.config import CHANGEABLE, DTYPES, TrainConfig, make_config, resolve, sampled_paths
+from models.dtypes import DTYPES
+from training.config import CHANGEABLE, TrainConfig, make_config, resolve, sampled_paths
 
 if TYPE_CHECKING:
     from datasets.clips import Clip, ClipFacts

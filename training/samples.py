@@ -13,10 +13,11 @@ import numpy as np
 
 from infra.storage import Storage
 from models.denoise import install, sample
+from models.dtypes import DTYPES
 from models.foundation import Bucket, Foundation
 from models.generation import GenerationParams
 from training.adapters import PathTensors
-from training.config import DTYPES, sampled_paths
+from training.config import sampled_paths
 from training.shown import harmless
 
 

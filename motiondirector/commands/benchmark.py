@@ -12,7 +12,17 @@ from rich.markup import escape
 from infra.errors import UserError
 from motiondirector.cli import ConfigFile
 from motiondirector.commands.concepts import AsJson
-from motiondirector.commands.evaluate import Against, ClipWeights, PickWeights
+from motiondirector.evaluation_options import (
+    Against,
+    Batch,
+    ClipWeights,
+    Device,
+    Guidance,
+    PickWeights,
+    Scale,
+    Seeds,
+    Steps,
+)
 from motiondirector.output import print_json
 from motiondirector.settings import parse_settings
 
@@ -29,7 +39,6 @@ Only = Annotated[
 Foundation = Annotated[
     str | None, typer.Option(help="Folder or hub id.", show_default="the embedded sprite model")
 ]
-Seeds = Annotated[int, typer.Option(help="Videos of each prompt, from the seeds 1, 2, ...", min=1)]
 TrainSteps = Annotated[
     int | None,
     typer.Option(
@@ -58,12 +67,13 @@ Fps = Annotated[
         show_default=False,
     ),
 ]
-Steps = Annotated[int | None, typer.Option(help="Denoising steps. Absent: the foundation's.", min=1)]
-Scale = Annotated[float, typer.Option(help="How much of the adapters: 1 as trained.")]
-Guidance = Annotated[float | None, typer.Option(help="Absent: the foundation's.")]
-Batch = Annotated[int, typer.Option(help="Videos made at once.", min=1)]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda ... Absent: a GPU if there is one.")]
-Dtype = Annotated[str | None, typer.Option(help="float32 or bfloat16: adapters are trained in it, too.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        metavar="fp32|bf16",
+        help="Precision of the model; adapters are trained in it, too. Absent: bf16 on a GPU, fp32 on a CPU.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:

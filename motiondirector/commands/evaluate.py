@@ -12,6 +12,17 @@ from rich.markup import escape
 from infra.errors import UserError
 from motiondirector.cli import ConfigFile
 from motiondirector.commands.concepts import DEFAULT_REGISTRY, AsJson, RegistryUri
+from motiondirector.evaluation_options import (
+    Against,
+    Batch,
+    ClipWeights,
+    Device,
+    Guidance,
+    PickWeights,
+    Scale,
+    Seeds,
+    Steps,
+)
 from motiondirector.output import print_json
 
 if TYPE_CHECKING:
@@ -25,21 +36,6 @@ if TYPE_CHECKING:
     from models.foundation import Bucket, Foundation
     from motiondirector.contenders import Origin
     from motiondirector.progress import Bars
-
-ClipWeights = Annotated[
-    str | None,
-    typer.Option("--clip", help="CLIP weights (folder or hub id); adds text alignment and more by CLIP."),
-]
-PickWeights = Annotated[
-    str | None, typer.Option("--pickscore", help="PickScore weights (folder or hub id); adds PickScore.")
-]
-Against = Annotated[
-    str,
-    typer.Option(
-        help="Contenders beside ours, separated by commas: base (no adapter), and the baselines coupled, no-debias and "
-        "full (temporal layers fine-tuned), which are trained here on the same clips.",
-    ),
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -65,7 +61,7 @@ def evaluate_command(
             show_default=False,
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Videos of each prompt, from the seeds 1, 2, ...", min=1)] = 2,
+    seeds: Seeds = 2,
     against: Against = "base",
     registry: RegistryUri = DEFAULT_REGISTRY,
     data: Annotated[
@@ -87,15 +83,17 @@ def evaluate_command(
     ] = None,
     clip: ClipWeights = None,
     pickscore: PickWeights = None,
-    scale: Annotated[float, typer.Option(help="How much of the adapters: 1 as trained.")] = 1.0,
-    steps: Annotated[
-        int | None, typer.Option(help="Denoising steps. Absent: the foundation's.", min=1)
-    ] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="Absent: the foundation's.")] = None,
-    batch: Annotated[int, typer.Option(help="Videos made at once.", min=1)] = 4,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda ... Absent: a GPU if there is one.")] = None,
+    scale: Scale = 1.0,
+    steps: Steps = None,
+    guidance_scale: Guidance = None,
+    batch: Batch = 4,
+    device: Device = None,
     dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16 or, where no baseline is trained, float16.")
+        str | None,
+        typer.Option(
+            metavar="fp32|bf16|fp16",
+            help="Precision of the model; fp16 only where no baseline is trained. Absent: bf16 on a GPU, fp32 on a CPU.",
+        ),
     ] = None,
     publish: Annotated[
         bool, typer.Option(help="Add the scores to the version in the registry; `concepts show` prints them.")

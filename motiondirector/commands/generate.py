@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from motiondirector.cli import ConfigFile
+from motiondirector.options import option_for
+from serving.config import ServeConfig, make_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,10 +56,8 @@ def generate(
     foundation: Annotated[
         str | None, typer.Option(help="Model folder or hub id (without --server). Absent: the embedded one.")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1 ... Absent: a GPU if there is one.")
-    ] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    device: Annotated[str | None, option_for(ServeConfig, "device", panel=False)] = None,
+    dtype: Annotated[str | None, option_for(ServeConfig, "dtype", panel=False)] = None,
     config: ConfigFile = None,
 ) -> None:
     """Make one video from a prompt, with a learned motion.
@@ -162,7 +162,6 @@ def from_server(body: CreateVideo, url: str) -> tuple[bytes, str, list[str]]:
 def in_process(body: CreateVideo, **settings: Any) -> tuple[bytes, str, list[str]]:
     """With the model loaded here."""
     from infra.files import cache_folder
-    from serving.config import make_config
     from serving.local import generate as make
     from serving.requests import names_of
 

@@ -1,4 +1,7 @@
-"""`motiondirector serve`: the Ray Serve application on this machine or on a cluster, until Ctrl-C."""
+"""`motiondirector serve`: the Ray Serve application on this machine or on a cluster, until Ctrl-C.
+
+Its options are `ServeConfig`'s fields.
+"""
 
 from __future__ import annotations
 
@@ -7,109 +10,35 @@ import logging
 import signal
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from motiondirector.cli import ConfigFile
-
-if TYPE_CHECKING:
-    from serving.config import ServeConfig
+from motiondirector.commands.concepts import DEFAULT_REGISTRY, RegistryUri
+from motiondirector.options import add_command
+from serving.config import ServeConfig, check_exposure, make_config
 
 
 def serve(
-    foundation: Annotated[
-        str | None, typer.Option(help="Model folder or hub id. Absent: the embedded one.")
-    ] = None,
-    registry: Annotated[
-        str,
-        typer.Option(help="Folder or s3:// URI of the concept registry.", envvar="MOTIONDIRECTOR_REGISTRY"),
-    ] = "runs/registry",
+    registry: RegistryUri = DEFAULT_REGISTRY,
     host: Annotated[
         str, typer.Option(help="Address to listen on; beyond loopback only with API keys.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
-    slots: Annotated[
-        int | None,
-        typer.Option(min=1, help="Motions (temporal adapters) on the device at once.", show_default="8"),
-    ] = None,
-    spatial_slots: Annotated[
-        int | None, typer.Option(min=0, help="Appearances on the device at once.", show_default="4")
-    ] = None,
-    rank: Annotated[
-        int | None, typer.Option(min=1, help="Largest rank of an adapter.", show_default="32")
-    ] = None,
-    slot_memory: Annotated[
-        int | None,
-        typer.Option(min=1, help="Bytes for adapters on the device; slots and rank follow, unless given."),
-    ] = None,
-    compile: Annotated[
-        bool, typer.Option(help="torch.compile the model at start, for videos of --warm-size.")
-    ] = False,
-    warm_size: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="FRAMESxHEIGHTxWIDTH of videos to measure and compile for; repeatable. Absent: the foundation's.",
-            show_default=False,
-        ),
-    ] = None,
-    max_batch: Annotated[int, typer.Option(min=1, help="Videos in one denoising step.")] = 8,
-    data_dir: Annotated[Path, typer.Option(help="Jobs, videos and fetched adapters.")] = Path("runs/serve"),
-    database: Annotated[
-        str | None,
-        typer.Option(
-            help="SQLAlchemy URL of the jobs; a password in it can be read in the process list: see --database-file. "
-            "Absent: SQLite in --data-dir."
-        ),
-    ] = None,
-    database_file: Annotated[
-        Path | None, typer.Option(help="File that holds the URL of --database, with its password.")
-    ] = None,
-    results: Annotated[
-        str | None, typer.Option(help="Folder or s3:// URI of the videos. Absent: in --data-dir.")
-    ] = None,
-    results_ttl: Annotated[
-        float | None, typer.Option(min=1, help="Seconds a video is kept.", show_default="a week")
-    ] = None,
-    job_ttl: Annotated[
-        float | None,
-        typer.Option(
-            min=1,
-            help="Seconds after its end that a job is kept, with its prompt and its video at most.",
-            show_default="30 days",
-        ),
-    ] = None,
-    replicas: Annotated[int, typer.Option(min=1, help="Engines, each with the model.")] = 1,
-    max_replicas: Annotated[
-        int | None,
-        typer.Option(min=1, help="Engines at most; as many as the work wants. Absent: --replicas."),
-    ] = None,
-    target_seconds: Annotated[
-        float, typer.Option(min=0.1, help="With --max-replicas: seconds in which all work is to be done.")
-    ] = 60.0,
-    gpus: Annotated[float, typer.Option(min=0, help="GPUs of an engine.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda ... Absent: a GPU if there is one.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
     api_key_file: Annotated[
         Path | None,
         typer.Option(
             help="File with API keys, one a line (or sha256:<hex>), or YAML with tenants, quotas and scopes."
         ),
     ] = None,
-    max_queue: Annotated[
-        int, typer.Option(min=1, help="Queued jobs; beyond, requests are refused at once.")
-    ] = 1000,
-    webhook_network: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Network (10.1.0.0/16) that webhooks may call though it is not public; repeatable."
-        ),
-    ] = None,
     address: Annotated[
         str | None, typer.Option(help="Ray cluster to run on, such as auto. Absent: one on this machine.")
     ] = None,
     config: ConfigFile = None,
+    **settings: Any,
 ) -> None:
     """Serve videos over HTTP: one resident model, the motion chosen by each request.
 
@@ -126,50 +55,27 @@ def serve(
     from infra.cluster import check_workers, ray_session, variables
     from infra.registry import open_registry
     from models.load import family_of, locate
-    from serving.config import check_exposure, make_config
     from serving.gate import environment
     from serving.keys import read_api_keys, read_webhook_secret
 
     keys = read_api_keys(api_key_file)
     check_exposure(host, keys)
     port = check_port(host, port)
+    foundation = settings.get("foundation")
     family_of(locate(foundation), foundation or "the embedded foundation")
-    registry = registry if "://" in registry else str(Path(registry).absolute())
-    concepts = open_registry(registry).concepts()
-    given: dict[str, float | None] = {"slots": slots, "spatial_slots": spatial_slots, "rank": rank}
-    given |= {"results_ttl": results_ttl, "job_ttl": job_ttl}
-    settings = make_config(
-        foundation=foundation
-        if foundation is None or not Path(foundation).exists()
-        else str(Path(foundation).absolute()),
-        device=device,
-        dtype=dtype,
-        registry=registry,
-        data_dir=str(data_dir.absolute()),
-        database=database,
-        database_file=None if database_file is None else str(database_file.absolute()),
-        results=results if results is None or "://" in results else str(Path(results).absolute()),
-        slot_memory=slot_memory,
-        compile=compile,
-        warm_sizes=warm_size or [],
-        max_batch=max_batch,
-        replicas=replicas,
-        max_replicas=max_replicas,
-        target_seconds=target_seconds,
-        engine_gpus=gpus,
+    concepts = open_registry(absolute(registry)).concepts()
+    made = make_config(
+        **in_folders_of_this_process(settings),
+        registry=absolute(registry),
         api_keys=keys,
-        max_queue=max_queue,
         webhook_secret=read_webhook_secret(),
-        webhook_networks=webhook_network or [],
-        # what is absent has its default, or follows from slot_memory
-        **{name: value for name, value in given.items() if value is not None},
     )
-    check_database(settings)
+    check_database(made)
     with (
         variables(environment(keys)),
         ray_session(address),
     ):  # a cluster that is started has them, its proxies too
-        check_workers(replicas, gpus=gpus, cpus=settings.engine_cpus)
+        check_workers(made.replicas, gpus=made.engine_gpus, cpus=made.engine_cpus)
         from ray import serve as ray_serve
 
         from serving.deployment import APP_NAME, build_app
@@ -182,7 +88,7 @@ def serve(
         try:
             typer.echo("loading the model ...", err=True)
             ray_serve.start(http_options={"host": host, "port": port})
-            ray_serve.run(build_app(settings), name=APP_NAME, route_prefix="/")
+            ray_serve.run(build_app(made), name=APP_NAME, route_prefix="/")
             model = f"foundation:{concepts[0].name}" if concepts else "foundation"
             typer.echo(greeting(f"http://{host}:{port}", model, len(concepts), bool(keys)))
             while True:
@@ -191,6 +97,22 @@ def serve(
             typer.echo("stopping ...", err=True)
         finally:
             ray_serve.shutdown()
+
+
+def absolute(place: str) -> str:
+    """A folder as other processes find it; a URI as it is."""
+    return place if "://" in place else str(Path(place).absolute())
+
+
+def in_folders_of_this_process(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of `ServeConfig`, with files and folders by absolute paths: engines run in other folders."""
+    found = {"data_dir": ServeConfig.model_fields["data_dir"].default, **settings}
+    for name in ("data_dir", "database_file", "results"):
+        if name in found:
+            found[name] = absolute(found[name])
+    if "foundation" in found and Path(found["foundation"]).exists():  # else the name of one
+        found["foundation"] = absolute(found["foundation"])
+    return found
 
 
 def greeting(url: str, model: str, concepts: int, keys: bool) -> str:
@@ -256,5 +178,5 @@ def check_no_serve() -> None:
 
 
 def register(app: typer.Typer) -> None:
-    """Add `serve` to the command line."""
-    app.command()(serve)
+    """Add `serve`, its settings taken from `ServeConfig`."""
+    add_command(app, "serve", serve, ServeConfig)

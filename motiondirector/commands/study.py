@@ -124,6 +124,8 @@ def study(
     dtype = resolve(
         given, model.recommended
     ).dtype  # what is wrong in the settings is said before anything runs
+    if "dtype" in given:
+        given["dtype"] = dtype  # results are kept under its one name
     # whole, so that a result is never taken for one of other recommendations
     one, many = (recommendation(model.recommended, clips) for clips in (1, 2))
     several = {name: value for name, value in many.items() if name not in given and one.get(name) != value}

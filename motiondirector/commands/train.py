@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-import typing
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,11 +13,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from infra.errors import UserError
 from motiondirector.cli import ConfigFile
 from motiondirector.commands.concepts import DEFAULT_REGISTRY, RegistryUri
+from motiondirector.options import add_command
 from training.config import TrainConfig
 from training.run import Job, Watcher
-
-# Where an option is written otherwise than its setting: one value each time it is repeated.
-OPTION_NAMES = {"sample_prompts": "--sample-prompt"}
 
 
 def train(
@@ -99,11 +95,10 @@ def train(
         address=address,
         publish_as=publish_as,
     )
-    given = {name: value for name, value in settings.items() if value not in (None, [], ())}
     console = Console()
     try:
         with Screen(console, job) as screen:
-            version = run_job(job, given, screen)
+            version = run_job(job, settings, screen)
     except KeyboardInterrupt:
         console.print("\nstopped; the same command continues from the last checkpoint")
         raise
@@ -185,49 +180,6 @@ class Screen(Watcher):
         )
 
 
-def option_type(annotation: Any) -> Any:
-    """The type Typer parses for a setting's annotation."""
-    arguments = typing.get_args(annotation)
-    if typing.get_origin(annotation) is Literal:
-        return annotation if isinstance(arguments[0], str) else type(arguments[0])
-    if typing.get_origin(annotation) is tuple:
-        return list[str]
-    if arguments:  # X | None, int | str
-        kinds = [kind for kind in arguments if kind is not type(None)]
-        return str if str in kinds else kinds[0]
-    return annotation
-
-
-def options() -> list[inspect.Parameter]:
-    """One option for each field of `TrainConfig`, with its description, default and panel; None where not given."""
-    made = []
-    for name, field in TrainConfig.model_fields.items():
-        names = [OPTION_NAMES[name]] if name in OPTION_NAMES else []
-        default = field.default
-        extra: Any = field.json_schema_extra
-        option = typer.Option(
-            *names,
-            help=field.description,
-            show_default=str(default) if default not in (None, ()) else False,
-            rich_help_panel=extra["panel"],
-        )
-        annotation = Annotated[option_type(field.annotation) | None, option]  # type: ignore[valid-type]
-        made.append(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        )
-    return made
-
-
 def register(app: typer.Typer) -> None:
     """Add the command, its settings taken from `TrainConfig`."""
-    signature = inspect.signature(train, eval_str=True)
-    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    parameters = [*own, *options()]
-
-    def command(**values: Any) -> None:
-        train(**values)
-
-    command.__doc__ = train.__doc__
-    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
-    app.command("train")(command)
+    add_command(app, "train", train, TrainConfig)

@@ -18,7 +18,7 @@ from infra.errors import UserError
 from motiondirector.batch_plan import show_plan
 from motiondirector.batch_screen import BatchScreen
 from motiondirector.commands.concepts import DEFAULT_REGISTRY, RegistryUri
-from motiondirector.commands.evaluate import ClipWeights, PickWeights
+from motiondirector.evaluation_options import ClipWeights, PickWeights
 from motiondirector.exits import NOT_DONE
 
 if TYPE_CHECKING:

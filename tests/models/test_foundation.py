@@ -214,7 +214,10 @@ def test_what_is_no_foundation_is_refused_in_one_sentence(tmp_path, source, sent
     [
         ({"device": "gpu"}, "device 'gpu' cannot be used here"),
         ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
-        ({"device": "cpu", "dtype": "half"}, "dtype 'half' is not known; expected one of float32, bfloat16"),
+        (
+            {"device": "cpu", "dtype": "half"},
+            "dtype 'half' is not known; expected one of fp32, bf16, fp16 \\(or float32",
+        ),
     ],
 )
 def test_a_device_or_precision_that_is_none_is_refused_in_one_sentence(given, sentence):

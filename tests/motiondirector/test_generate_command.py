@@ -131,7 +131,7 @@ def test_generate_says_when_no_server_answers(tmp_path: Path):
         (["--api-key-file", "/nowhere"], "cannot be read"),
         (["--foundation", "/nowhere"], "neither a folder here"),
         ([*TINY, "--dtype", "float8"], "--dtype 'float8'"),
-        ([*TINY, "--warm-size", "8x64x64", "--warm-size", "64x64"], "--warm-sizes-1 '64x64'"),
+        ([*TINY, "--warm-size", "8x64x64", "--warm-size", "64x64"], "--warm-size '64x64'"),
     ],
 )
 def test_serve_refuses_before_it_starts_anything(

@@ -310,6 +310,7 @@ def test_the_study_computes_in_the_precision_that_its_settings_say_and_goes_on(r
         "dual": "bf16",
     }
     before = records.file_of(tmp_path, MAIN).read_bytes()
+    settings[-1] = "dtype=bfloat16"  # the same, as torch calls it
     told = study("base", "dual", "coupled", "coupled-temporal", code=1)
     assert "motion fidelity of ours above base" in told, "one step teaches nothing"
     after = records.file_of(tmp_path, MAIN).read_bytes()

@@ -198,10 +198,12 @@ def test_a_structured_key_file_with_a_fault_says_where(tmp_path: Path, content: 
 @pytest.mark.parametrize(
     ("fields", "option"),
     [
-        ({"webhook_networks": ["everywhere"]}, "--webhook-networks"),
+        ({"webhook_networks": ["everywhere"]}, "--webhook-network 'everywhere'"),
         ({"webhook_secret": "short-and-secret"}, "--webhook-secret"),
         ({"max_queue": 0}, "--max-queue"),
-        ({"warm_sizes": ["8x64x64", "64x64"]}, "--warm-sizes-1 '64x64': .*FRAMESxHEIGHTxWIDTH"),
+        ({"engine_gpus": -1}, "--gpus -1"),
+        ({"job_ttl": "never"}, "--job-ttl 'never'"),
+        ({"warm_sizes": ["8x64x64", "64x64"]}, "--warm-size '64x64': .*FRAMESxHEIGHTxWIDTH"),
     ],
 )
 def test_a_wrong_setting_of_the_service_is_named_and_a_secret_not_repeated(fields: dict, option: str):

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import training.run
 from infra.errors import ConceptError, UserError
 from infra.registry import ADAPTER_FILE, open_registry
+from infra.setting import option_name
 from infra.storage import open_storage
 from motiondirector.commands import train as command
 from training.adapters import data_sha256
@@ -66,7 +67,7 @@ def resolved(monkeypatch):
 def test_every_setting_is_an_option_with_its_reason():
     shown = cli("--help").stdout
     for name, field in TrainConfig.model_fields.items():
-        option = command.OPTION_NAMES.get(name, "--" + name.replace("_", "-"))
+        option = option_name(TrainConfig, name)
         assert option in shown, option
         assert field.description.split()[0] in shown
     for panel in ("Method", "Optimizer", "Workers", "Checkpoints and samples"):

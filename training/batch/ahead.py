@@ -15,11 +15,11 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import UserError
+from models.dtypes import DTYPES
 from training.batch.in_turn import preparing_turns, turn_of
 from training.batch.prepare import STOPPED, Missing, Portion, Prepared, prepare_portions
 from training.batch.record import Record
 from training.batch.state import BatchState
-from training.config import DTYPES
 
 if TYPE_CHECKING:
     from models.foundation import Foundation

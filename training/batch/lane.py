@@ -21,6 +21,7 @@ import torch
 
 from infra.errors import OutOfMemory, StorageDenied, StorageFull, Unavailable, UserError
 from infra.registry import Registry
+from models.dtypes import DTYPES
 from models.foundation import Foundation
 from models.load import NoSafetensors, load_foundation
 from training.batch.ahead import Ahead
@@ -39,7 +40,6 @@ from training.batch.state import BatchState
 from training.batch.team import Team
 from training.batch.watcher import Watcher
 from training.batch.work import NotForLanes, Work
-from training.config import DTYPES
 from training.group import GroupKey
 from training.memory import explaining_memory
 from training.pack import Capacity, Ended, Event, Failed, Member, Pack, Stepped

@@ -23,11 +23,11 @@ from torch import Tensor
 from infra.allocator import give_back_freed_memory
 from infra.errors import OutOfMemory, UserError
 from infra.files import atomic_file, cache_folder
+from models.dtypes import DTYPES
 from models.foundation import Bucket, Foundation
 from models.load import load_foundation
 from training.batch.profile import Curve, Profile
 from training.batch.work import Work
-from training.config import DTYPES
 from training.group import GroupKey
 from training.memory import device_memory, device_name, explaining_memory
 from training.pack import Capacity, Failed, Member, Pack

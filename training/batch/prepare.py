@@ -37,11 +37,11 @@ from datasets.latents import (
 from datasets.parts import Pace, all_parts
 from infra.errors import Conflict, UserError
 from infra.storage import open_storage
+from models.dtypes import DTYPES
 from models.foundation import Bucket
 from training.adapters import data_sha256
 from training.batch.in_turn import turn_of
 from training.batch.work import Work
-from training.config import DTYPES
 
 if TYPE_CHECKING:
     import numpy as np

@@ -27,10 +27,10 @@ from typing import Any
 import torch.distributed as dist
 
 from infra.errors import UserError
+from models.dtypes import DTYPES
 from models.foundation import Foundation
 from models.load import load_foundation
 from training.batch.work import Work
-from training.config import DTYPES
 from training.engine import Engine
 from training.group import GroupKey
 from training.memory import explaining_memory

@@ -1,0 +1,215 @@
+"""Options that are the fields of a configuration class; one set of words for a precision."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.main import get_command
+
+from infra.errors import UserError
+from infra.setting import option_name
+from models.dtypes import DTYPES, parse_dtype
+from motiondirector.cli import build
+from motiondirector.commands import serve as command
+from motiondirector.contenders import check_trains
+from serving.config import ServeConfig
+from training.config import TrainConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ["--foundation", "tiny-random:unet3d"]
+# Who may ask, and secrets: where they are given instead.
+ELSEWHERE = {
+    "api_keys": "--api-key-file",
+    "api_key_hashes": "--api-key-file",
+    "webhook_secret": "MOTIONDIRECTOR_WEBHOOK_SECRET",
+}
+
+
+def parameters(name: str) -> dict[str, Any]:
+    commands: Any = get_command(build())
+    return {parameter.name: parameter for parameter in commands.commands[name].params}
+
+
+@pytest.fixture
+def configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """What `serve` would serve with, without serving."""
+    monkeypatch.delenv("MOTIONDIRECTOR_API_KEY", raising=False)
+    monkeypatch.delenv("MOTIONDIRECTOR_WEBHOOK_SECRET", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    class Made(Exception):
+        pass
+
+    def stop(config: ServeConfig) -> None:
+        raise Made(config)
+
+    monkeypatch.setattr(command, "check_database", stop)
+
+    def run(*arguments: str | Path) -> ServeConfig:
+        with pytest.raises(Made) as caught:
+            build()(["serve", "--port", "0", *map(str, arguments)], standalone_mode=False)
+        made: ServeConfig = caught.value.args[0]
+        return made
+
+    return run
+
+
+@pytest.mark.parametrize(("name", "config"), [("train", TrainConfig), ("serve", ServeConfig)])
+def test_every_field_is_an_option_with_its_description_default_and_bounds(name, config):
+    known = parameters(name)
+    for field_name, field in config.model_fields.items():
+        if field_name in ELSEWHERE and config is ServeConfig:
+            assert field_name not in known, "secrets are seen in the process list"
+            continue
+        option = known[field_name]
+        assert option_name(config, field_name) in option.opts
+        if field_name == "registry":  # every command's
+            continue
+        assert option.help.startswith(field.description)
+        assert option.default is None, "what is not given is not handed on"
+        if field.default not in (None, (), []):
+            assert option.show_default == str(field.default)
+        for constraint in field.metadata:
+            for bound in ("ge", "gt", "le", "lt"):
+                if (value := getattr(constraint, bound, None)) is not None:
+                    assert str(value) in option.help.removeprefix(field.description)
+
+
+def test_what_is_no_option_of_serve_is_told_where_it_is():
+    assert "api_key_file" in parameters("serve")
+    commands: Any = get_command(build())
+    assert ELSEWHERE["webhook_secret"] in commands.commands["serve"].help
+
+
+def test_serve_without_options_has_the_defaults_and_places_that_every_process_finds(configured, tmp_path):
+    made = configured(*TINY)
+    assert made == ServeConfig(
+        foundation=TINY[1],
+        registry=str(tmp_path / "runs/registry"),
+        data_dir=str(tmp_path / "runs/serve"),
+    )
+    assert not {"slots", "spatial_slots", "rank"} & made.model_fields_set, "they follow --slot-memory"
+
+
+GIVEN: dict[str, Any] = {
+    "foundation": "tiny-random:unet3d",
+    "device": "cpu",
+    "dtype": "bf16",
+    "compile": True,
+    "warm_sizes": ["8x32x32", "4x64x48"],
+    "threads": 3,
+    "slots": 5,
+    "spatial_slots": 2,
+    "rank": 16,
+    "slot_memory": 1_000_000,
+    "host_memory": 2_000_000,
+    "disk_cache": 3_000_000,
+    "max_batch": 4,
+    "batch_memory": 4_000_000,
+    "max_pixels": 5_000_000,
+    "replicas": 2,
+    "max_replicas": 6,
+    "target_seconds": 12.5,
+    "engine_cpus": 0.5,
+    "engine_gpus": 0.25,
+    "data_dir": "/data",
+    "database_file": "/secrets/database",
+    "results": "s3://bucket/results",
+    "results_ttl": 60.5,
+    "job_ttl": 90.5,
+    "max_queue": 7,
+    "max_streams": 9,
+    "max_bodies": 11,
+    "webhook_networks": ["10.1.0.0/16", "10.2.0.0/16"],
+    "registry": "/registry",
+}
+
+
+def as_options(given: dict[str, Any]) -> list[str]:
+    words: list[str] = []
+    for name, value in given.items():
+        option = option_name(ServeConfig, name)
+        if value is True:
+            words.append(option)
+            continue
+        for one in value if isinstance(value, list) else [value]:
+            words += [option, str(one)]
+    return words
+
+
+def test_every_field_arrives_from_the_command_line_and_from_a_file(configured, tmp_path):
+    assert set(GIVEN) == set(ServeConfig.model_fields) - {*ELSEWHERE, "database"}  # database or database_file
+    assert not {n for n, v in GIVEN.items() if v == ServeConfig.model_fields[n].default}
+    expected = ServeConfig(**GIVEN)
+    assert configured(*as_options(GIVEN)) == expected
+    file = tmp_path / "fields.yaml"
+    file.write_text(yaml.safe_dump(GIVEN))
+    assert configured("--config", file) == expected
+    options = {option_name(ServeConfig, name).removeprefix("--"): value for name, value in GIVEN.items()}
+    file.write_text(yaml.safe_dump(options))
+    assert configured("--config", file) == expected
+
+
+def test_the_command_line_wins_over_the_file(configured, tmp_path):
+    file = tmp_path / "serve.yaml"
+    file.write_text("foundation: tiny-random:unet3d\ngpus: 2\nmax_streams: 3\nwarm-size: [8x32x32]\n")
+    made = configured("--config", file, "--gpus", "1", "--warm-size", "4x64x48", "--no-compile")
+    assert (made.engine_gpus, made.max_streams, made.warm_sizes) == (1, 3, ["4x64x48"])
+    assert made.compile is False
+
+
+def test_one_option_by_two_names_in_a_file_is_refused(configured, tmp_path):
+    file = tmp_path / "serve.yaml"
+    file.write_text("engine_gpus: 2\ngpus: 1\n")
+    with pytest.raises(UserError, match="gpus and engine_gpus are the same option"):
+        build()(["serve", "--config", str(file)], standalone_mode=False)
+
+
+def test_a_job_may_be_kept_for_ever(configured):
+    assert configured(*TINY, "--job-ttl", "forever").job_ttl is None
+
+
+@pytest.mark.parametrize(("short", "long"), DTYPES.items())
+def test_a_precision_has_the_same_words_everywhere(configured, short, long):
+    for word in (short, long):
+        assert parse_dtype(word) == short
+        assert configured(*TINY, "--dtype", word).dtype == short
+        if short == "fp16":
+            with pytest.raises(UserError, match="dtype"):
+                check_trains(word)
+            continue
+        check_trains(word)
+        assert TrainConfig(dtype=word).dtype == short
+    with pytest.raises(UserError, match="dtype 'half' is not known; expected one of fp32, bf16, fp16"):
+        check_trains("half")
+
+
+def test_every_command_with_a_precision_shows_the_same_words():
+    commands: Any = get_command(build())
+    groups = {**commands.commands, **commands.commands["benchmark"].commands}
+    shown = {
+        name: parameter.metavar
+        for name, one in groups.items()
+        for parameter in one.params
+        if parameter.name == "dtype"
+    }
+    assert set(shown) == {"train", "serve", "generate", "evaluate", "ucf-sports", "loveu-tgve"}
+    assert {word for metavar in shown.values() for word in metavar.split("|")} == set(DTYPES)
+
+
+def test_the_guides_name_options_that_there_are():
+    guide = (ROOT / "docs" / "serving.md").read_text()
+    known = {option for name in ("serve", "generate") for p in parameters(name).values() for option in p.opts}
+    named = set(re.findall(r"--[a-z][a-z-]+", guide))
+    assert len(named) > 10
+    assert named - known - {"--help"} == set()
+
+
+def test_the_guides_use_the_short_words_of_a_precision():
+    for guide in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        words = re.findall(r"(?:--dtype |\bdtype=)(\w+)", guide.read_text())
+        assert set(words) <= set(DTYPES), guide
