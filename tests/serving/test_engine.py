@@ -15,7 +15,7 @@ from serving_helpers import Bench, Memory, random_adapter, sha, use
 from datasets.video import read_metadata
 from infra.errors import InvalidInput, UserError
 from models.denoise import sample
-from models.unet3d import to_uint8
+from models.pixels import to_uint8
 from serving import batch as batch_module
 from serving import finishing
 from serving.events import Admitted, Cancelled, Event, Failed, Finished, Progressed
