@@ -63,10 +63,6 @@ class Denoising:
         """Share of the steps taken, 0 to 1."""
         return self.index / len(self.timesteps)
 
-    @property
-    def latents_Cfhw(self) -> Tensor:
-        return self.latents_1Cfhw[0]
-
     def adapters_now(self, path: Path) -> list[SlotUse]:
         """The adapters of a path that act in this step."""
         return [use for use in self.adapters if use.path == path and self.progress < use.until]

@@ -9,7 +9,6 @@ Shapes: B samples, F frames, H W pixels, C f h w latents (f < F for temporally c
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -83,10 +82,6 @@ class Foundation(ABC):
     def fingerprint(self) -> str:
         """sha256 over the checkpoint's weights and configurations: what adapters and latents are bound to."""
         return fingerprint_folder(self.folder)
-
-    def component_config(self, component: str) -> dict[str, Any]:
-        """A component's config.json, whether it was loaded or not."""
-        return json.loads((self.folder / component / "config.json").read_text())
 
     @cached_property
     def text_limit(self) -> TextLimit:
