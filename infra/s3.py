@@ -23,7 +23,15 @@ from s3transfer.exceptions import S3DownloadFailedError
 
 from infra.errors import NotFound, StorageAway, StorageDenied, StorageError, UserError
 from infra.files import atomic_file, explained_os_errors
-from infra.storage import InvalidKey, InvalidUri, ObjectError, ObjectInfo, ObjectNotFound, Storage, check_key
+from infra.storage_base import (
+    InvalidKey,
+    InvalidUri,
+    ObjectError,
+    ObjectInfo,
+    ObjectNotFound,
+    Storage,
+    check_key,
+)
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -77,6 +85,9 @@ class S3Storage(Storage):
         self.uri = f"s3://{bucket}/{self.prefix}".rstrip("/")
         self.client = client or make_client()
         self.check_key = _utf8_key if any_key else check_key
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return S3Storage, (self.bucket, self.prefix)
 
     @property
     def endpoint(self) -> str:

@@ -73,10 +73,6 @@ class Adapter:
     def concept(self) -> str:
         return self.metadata.get("concept", "")
 
-    @property
-    def num_parameters(self) -> int:
-        return sum(a.numel() + b.numel() for a, b in self.tensors.values())
-
 
 def largest_rank(tensors: LayerTensors) -> int:
     """The rank of an adapter: the largest of its layers."""
@@ -280,13 +276,6 @@ def adopt(adapter: Adapter, foundation: Foundation, source: str = "") -> dict[Ad
         adopted[path] = Adapter(path, largest_rank(tensors), tensors, said, canonical=False)
         check_fits(adopted[path], foundation, source)
     return adopted
-
-
-def adapter_from_slot(foundation: Foundation, path: AdapterPath, slot: int) -> Adapter:
-    """The adapter that a bank's slot holds now (a copy, float32)."""
-    assert foundation.bank is not None
-    tensors = {name: (a.float(), b.float()) for name, (a, b) in foundation.bank.extract(path, slot).items()}
-    return Adapter(path, largest_rank(tensors), tensors)
 
 
 def _fold(

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from models.bank import rank_for
@@ -64,10 +63,6 @@ class Denoising:
         """Share of the steps taken, 0 to 1."""
         return self.index / len(self.timesteps)
 
-    @property
-    def latents_Cfhw(self) -> Tensor:
-        return self.latents_1Cfhw[0]
-
     def adapters_now(self, path: Path) -> list[SlotUse]:
         """The adapters of a path that act in this step."""
         return [use for use in self.adapters if use.path == path and self.progress < use.until]
@@ -111,22 +106,7 @@ def denoise_step(foundation: Foundation, batch: Sequence[Denoising], predict: Pr
         output = one.scheduler.step(answer, t, before)
         one.latents_1Cfhw = output.prev_sample
         one.index += 1
-        one.x0_1Cfhw = clean_estimate(one.scheduler, output, before, answer)
-
-
-def clean_estimate(scheduler: Any, output: Any, before: Tensor, answer: Tensor) -> Tensor | None:
-    """The clean latents as a scheduler's last `step` saw them; None for one that works without them.
-
-    Args:
-        output: what the step returned, for `answer` to the latents `before`.
-    """
-    if getattr(output, "pred_original_sample", None) is not None:
-        return output.pred_original_sample
-    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
-        return before - scheduler.sigmas[scheduler.step_index - 1] * answer
-    if scheduler.config.get("predict_x0") or "++" in scheduler.config.get("algorithm_type", ""):
-        return scheduler.model_outputs[-1]  # DPM++ and UniPC turn every answer into it first
-    return None
+        one.x0_1Cfhw = foundation.clean_estimate(one.scheduler, output, before, answer)
 
 
 def routing_of(foundation: Foundation, rows: Sequence[Denoising]) -> Routing | None:

@@ -9,7 +9,6 @@ Shapes: B samples, F frames, H W pixels, C f h w latents (f < F for temporally c
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from infra.errors import InvalidInput
 from models.bank import AdapterBank
 from models.checkpointing import checkpoint_blocks
+from models.family import FamilySpec
 from models.fingerprint import fingerprint_folder
 from models.layout import TokenLayout
 from models.lora_slots import Rank
@@ -31,13 +31,12 @@ from models.routing import Path, Routing
 from models.sizes import Bucket as Bucket
 from models.sizes import Defaults as Defaults
 from models.sizes import Sizes
-from models.text import TextLimit, limit_of
+from models.text import TextLimit
 
 
 class Foundation(ABC):
-    """A resident text-to-video model. Subclasses set the attributes below in `__init__`."""
+    """A resident text-to-video model. Subclasses set `denoiser`, `targets` and `noise` in `__init__`."""
 
-    family: ClassVar[str]
     denoiser_name: ClassVar[str]  # the component's name in the pipeline: "unet", "transformer"
     # How stock tools name LoRA keys of this class: PEFT on the module, or the pipeline's own loader.
     adapter_key_prefix: ClassVar[str]
@@ -56,19 +55,38 @@ class Foundation(ABC):
 
     _bank: AdapterBank | None = None
 
+    def __init__(
+        self,
+        pipeline: Any,
+        spec: FamilySpec,
+        *,
+        name: str,
+        source: str,
+        folder: FilePath,
+        recommended: dict[str, Any],
+    ) -> None:
+        self.pipeline, self.spec = pipeline, spec
+        self.name, self.source, self.folder, self.recommended = name, source, folder, recommended
+        for module in (pipeline.vae, pipeline.text_encoder):
+            if module is not None:  # a worker that only trains has none
+                module.requires_grad_(False).eval()
+        self.denoiser = getattr(pipeline, self.denoiser_name).requires_grad_(False).eval()
+        self.sizes = spec.sizes(folder, name, recommended)
+
+    @property
+    def family(self) -> str:
+        """The name of its family."""
+        return self.spec.name
+
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over the checkpoint's weights and configurations: what adapters and latents are bound to."""
         return fingerprint_folder(self.folder)
 
-    def component_config(self, component: str) -> dict[str, Any]:
-        """A component's config.json, whether it was loaded or not."""
-        return json.loads((self.folder / component / "config.json").read_text())
-
     @cached_property
     def text_limit(self) -> TextLimit:
         """How much of a prompt the text encoder reads."""
-        return limit_of(self.folder, self.family, self.name)
+        return self.spec.text_limit(self.folder, self.name)
 
     @property
     def whole(self) -> bool:
@@ -221,6 +239,18 @@ class Foundation(ABC):
                 code="invalid_scheduler",
             )
         return self._make_scheduler(kind or kinds[0])
+
+    def clean_estimate(self, scheduler: Any, output: Any, before: Tensor, answer: Tensor) -> Tensor | None:
+        """The clean latents as a scheduler's last `step` saw them; None for one that works without them.
+
+        Args:
+            output: what the step returned, for `answer` to the latents `before`.
+        """
+        if getattr(output, "pred_original_sample", None) is not None:
+            return output.pred_original_sample
+        if scheduler.config.get("predict_x0") or "++" in scheduler.config.get("algorithm_type", ""):
+            return scheduler.model_outputs[-1]  # DPM++ and UniPC turn every answer into it first
+        return None
 
     @abstractmethod
     def checkpointed_blocks(self) -> Iterable[nn.Module]:

@@ -12,13 +12,9 @@ import torch
 from infra.errors import UserError
 from models.dtypes import DTYPES, parse_dtype
 from models.foundation import Foundation, move_parts
-from models.locating import FAMILIES, family_of, foundation_name, locate, read_recommended
+from models.locating import family_of, foundation_name, locate, read_recommended
 
 PARTS = ("denoiser", "text", "vae")
-COMPONENTS = {
-    "unet3d": {"denoiser": ["unet"], "text": ["text_encoder", "tokenizer"], "vae": ["vae"]},
-    "wan": {"denoiser": ["transformer"], "text": ["text_encoder", "tokenizer"], "vae": ["vae"]},
-}
 
 
 class NoSafetensors(UserError):
@@ -54,23 +50,22 @@ def load_foundation(
     """
     device = usable_device(device) if device else torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if isinstance(dtype, str):
-        named: torch.dtype = getattr(torch, DTYPES[parse_dtype(dtype)])
-        dtype = named
+        dtype = _torch_dtype(dtype)
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
 
     quiet_libraries()
     name = foundation_name(source)
     folder = locate(source)
     family = family_of(folder, str(source or "the embedded foundation"))
-    components = COMPONENTS[family]
+    components = family.components
     left_out: dict[str, Any] = {
         component: None for part in PARTS if part not in parts for component in components[part]
     }
     check_weights(folder, [c for part in PARTS if part in parts for c in components[part]], source or folder)
     import diffusers
 
-    kinds: Any = {"default": dtype, "vae": torch.float32} if family == "wan" else dtype
-    pipeline_class = getattr(diffusers, next(cls for cls, fam in FAMILIES.items() if fam == family))
+    kinds: Any = {"default": dtype, "vae": _torch_dtype(family.vae_dtype)} if family.vae_dtype else dtype
+    pipeline_class = getattr(diffusers, family.pipeline_class)
     try:
         if "denoiser" not in parts:  # its shape, without its weights
             left_out[components["denoiser"][0]] = empty_denoiser(folder, components["denoiser"][0], dtype)
@@ -86,19 +81,19 @@ def load_foundation(
         pipeline.to(device)
     elif parts:
         move_parts(pipeline, device, but=components["denoiser"])
-    made: dict[str, Any] = {
-        "name": name,
-        "source": str(source) if source is not None else "sprites",
-        "folder": folder,
-        "recommended": read_recommended(folder),
-    }
-    if family == "unet3d":
-        from models.unet3d import UNet3DFoundation
+    return family.foundation_class()(
+        pipeline,
+        family,
+        name=name,
+        source=str(source) if source is not None else "sprites",
+        folder=folder,
+        recommended=read_recommended(folder),
+    )
 
-        return UNet3DFoundation(pipeline, **made)
-    from models.wan import WanFoundation
 
-    return WanFoundation(pipeline, **made)
+def _torch_dtype(name: str) -> torch.dtype:
+    found: torch.dtype = getattr(torch, DTYPES[parse_dtype(name)])
+    return found
 
 
 def usable_device(device: str | torch.device) -> torch.device:

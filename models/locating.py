@@ -10,9 +10,12 @@ import yaml
 
 from infra.errors import UserError
 from infra.paths import expanded
+from models import families as families  # registers them
+from models.family import FAMILIES, FamilySpec
+from models.sizes import Sizes
+from models.text import TextLimit
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "assets" / "foundation"
-FAMILIES = {"TextToVideoSDPipeline": "unet3d", "WanPipeline": "wan"}
 
 
 def foundation_name(source: str | Path | None) -> str:
@@ -54,8 +57,8 @@ def locate(source: str | Path | None) -> Path:
         ) from None
 
 
-def family_of(folder: Path, source: str) -> str:
-    """Which family module serves the checkpoint. Raises UserError."""
+def family_of(folder: Path, source: str) -> FamilySpec:
+    """Which family serves the checkpoint. Raises UserError."""
     index = folder / "model_index.json"
     try:
         class_name = str(json.loads(index.read_text())["_class_name"])
@@ -76,3 +79,17 @@ def read_recommended(folder: Path) -> dict[str, Any]:
     "generation"); or {}."""
     path = folder / "recommended.yaml"
     return yaml.safe_load(path.read_text()) or {} if path.is_file() else {}
+
+
+def foundation_sizes(source: str | None = None) -> Sizes:
+    """The sizes of a foundation that is not loaded. Raises UserError where there is none."""
+    folder = locate(source)
+    family = family_of(folder, str(source or "the embedded foundation"))
+    return family.sizes(folder, foundation_name(source), read_recommended(folder))
+
+
+def text_limit(source: str | None = None) -> TextLimit:
+    """How much of a prompt a foundation that is not loaded reads. Raises UserError where there is none."""
+    folder = locate(source)
+    family = family_of(folder, str(source or "the embedded foundation"))
+    return family.text_limit(folder, foundation_name(source))

@@ -1,17 +1,14 @@
-"""The sizes of videos that a foundation makes, from its configuration files: imports no torch.
+"""The sizes of videos that a foundation makes: imports no torch.
 
 `ingest` needs no more than this of a model, and would wait for its libraries for many times as long as it reads a clip.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from infra.errors import InvalidInput, UserError
-from models.locating import family_of, foundation_name, locate, read_recommended
 
 
 @dataclass(frozen=True, order=True)
@@ -55,6 +52,20 @@ class Defaults:
             **asdict(self.bucket),
         }
 
+    def updated(self, generation: dict[str, Any]) -> Defaults:
+        """With what a checkpoint's own recommendation says in their place (`generation` in recommended.yaml)."""
+        return Defaults(
+            bucket=Bucket(
+                generation.get("frames", self.bucket.frames),
+                generation.get("height", self.bucket.height),
+                generation.get("width", self.bucket.width),
+            ),
+            fps=generation.get("fps", self.fps),
+            num_inference_steps=generation.get("num_inference_steps", self.num_inference_steps),
+            guidance_scale=generation.get("guidance_scale", self.guidance_scale),
+            negative_prompt=generation.get("negative_prompt", self.negative_prompt),
+        )
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -89,63 +100,3 @@ def require_multiple(what: str, value: int, multiple: int, name: str) -> None:
             f"{what} {value} does not suit {name}; it must be a multiple of {multiple}, such as {low}.",
             code="invalid_size",
         )
-
-
-def foundation_sizes(source: str | None = None) -> Sizes:
-    """The sizes of a foundation that is not loaded. Raises UserError where there is none."""
-    folder = locate(source)
-    family = family_of(folder, str(source or "the embedded foundation"))
-    return sizes_of(folder, family, foundation_name(source), read_recommended(folder))
-
-
-def sizes_of(folder: Path, family: str, name: str, recommended: dict[str, Any]) -> Sizes:
-    """The sizes of a checkpoint.
-
-    Raises:
-        UserError: Wan 2.2's two experts, which no family module serves; a configuration that cannot be read.
-    """
-    generation = recommended.get("generation", {})
-    vae = _config(folder, "vae")
-    if family == "wan":
-        if (_config(folder, "") or {}).get("transformer_2", [None])[0]:
-            raise UserError(
-                f"{name} has two denoising experts (Wan 2.2), which this version cannot customize; "
-                "use a Wan 2.1 checkpoint.",
-                code="unsupported_foundation",
-            )
-        _, patch_height, patch_width = _config(folder, "transformer").get("patch_size") or (1, 2, 2)
-        spatial, temporal = vae.get("scale_factor_spatial") or 8, vae.get("scale_factor_temporal") or 4
-        usual = Defaults(Bucket(81, 480, 832), fps=16, num_inference_steps=50, guidance_scale=5.0)
-        multiples = (spatial * patch_height, spatial * patch_width)
-    else:
-        spatial, temporal = 2 ** (len(vae["block_out_channels"]) - 1), 1
-        side = _config(folder, "unet").get("sample_size") or 32
-        height, width = (side, side) if isinstance(side, int) else side
-        usual = Defaults(
-            Bucket(16, height * spatial, width * spatial), fps=8, num_inference_steps=30, guidance_scale=12.0
-        )
-        multiples = (spatial, spatial)
-    defaults = Defaults(
-        bucket=Bucket(
-            generation.get("frames", usual.bucket.frames),
-            generation.get("height", usual.bucket.height),
-            generation.get("width", usual.bucket.width),
-        ),
-        fps=generation.get("fps", usual.fps),
-        num_inference_steps=generation.get("num_inference_steps", usual.num_inference_steps),
-        guidance_scale=generation.get("guidance_scale", usual.guidance_scale),
-        negative_prompt=generation.get("negative_prompt", ""),
-    )
-    return Sizes(name, defaults, spatial, temporal, multiples)
-
-
-def _config(folder: Path, component: str) -> dict[str, Any]:
-    """A component's configuration; the pipeline's index for ""."""
-    path = folder / component / "config.json" if component else folder / "model_index.json"
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"the foundation's {path} cannot be read ({reason}); fetch the checkpoint again."
-        ) from None

@@ -1,23 +1,18 @@
 """Which words of a prompt a text encoder never reads: it takes a fixed number of tokens and drops the rest.
 
-    limit_of(folder, family).unread("a red square ... in a green forest")      # "in a green forest", or ""
+    foundation.text_limit.unread("a red square ... in a green forest")      # "in a green forest", or ""
 
 Imports neither torch nor transformers unless a prompt is long and its tokenizer has no tokenizer.json.
 """
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
-
-from models.locating import family_of, foundation_name, locate
-
-WAN_TOKENS = 512  # of the stock pipeline
 
 
 @dataclass(frozen=True)
@@ -75,26 +70,3 @@ class TextLimit:
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-
-
-def limit_of(folder: Path, family: str, name: str) -> TextLimit:
-    """The limit of a checkpoint."""
-    if family == "wan":
-        return TextLimit(folder / "tokenizer", name, WAN_TOKENS, marks=1)
-    return TextLimit(folder / "tokenizer", name, _clip_tokens(folder))
-
-
-def _clip_tokens(folder: Path) -> int:
-    """The tokens of a CLIP text encoder: what its tokenizer cuts at, and never more than it has positions."""
-    tokenizer = json.loads((folder / "tokenizer" / "tokenizer_config.json").read_text())
-    encoder = json.loads((folder / "text_encoder" / "config.json").read_text())
-    positions = int(encoder.get("max_position_embeddings", 77))
-    return min(int(tokenizer.get("model_max_length", positions)), positions)
-
-
-def text_limit(source: str | None = None) -> TextLimit:
-    """The limit of a foundation that is not loaded. Raises UserError where there is none."""
-    folder = locate(source)
-    return limit_of(
-        folder, family_of(folder, str(source or "the embedded foundation")), foundation_name(source)
-    )

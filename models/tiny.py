@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
@@ -37,6 +38,7 @@ from transformers import (
 from infra.errors import UserError
 from infra.files import cache_folder
 
+Recipe = TypeVar("Recipe", bound=Callable[..., Path])
 VERSION = "2"  # raise it when the configurations below change: cached checkpoints are named by it
 
 
@@ -70,6 +72,20 @@ def stable_diffusion_ddim(prediction_type: str = "epsilon") -> DDIMScheduler:
     )
 
 
+RECIPES: dict[str, Callable[[Path], Path]] = {}  # by family
+
+
+def recipe(family: str) -> Callable[[Recipe], Recipe]:
+    """Decorator: the function writes `tiny-random:<family>`."""
+
+    def register(write: Recipe) -> Recipe:
+        RECIPES[family] = write
+        return write
+
+    return register
+
+
+@recipe("unet3d")
 def write_tiny_unet3d(folder: Path, *, prediction_type: str = "epsilon", seed: int = 0) -> Path:
     """A `TextToVideoSDPipeline` folder: 32x32 pixels, 4x4 latents (the 8x VAE of the real ones)."""
     torch.manual_seed(seed)
@@ -119,6 +135,7 @@ def write_tiny_unet3d(folder: Path, *, prediction_type: str = "epsilon", seed: i
     return _save(pipeline, folder, {"generation": generation})
 
 
+@recipe("wan")
 def write_tiny_wan(folder: Path, *, seed: int = 0) -> Path:
     """A `WanPipeline` folder: 32x32 pixels, 5 frames as 2 latent frames (the real VAE's compression)."""
     torch.manual_seed(seed)
@@ -168,18 +185,15 @@ def write_tiny_wan(folder: Path, *, seed: int = 0) -> Path:
     return _save(pipeline, folder, {"generation": generation})
 
 
-WRITERS: dict[str, Any] = {"unet3d": write_tiny_unet3d, "wan": write_tiny_wan}
-
-
 def tiny_checkpoint(family: str) -> Path:
     """The folder of `tiny-random:<family>`, written on first use (atomically: many processes may ask at once)."""
-    if family not in WRITERS:
-        raise UserError(f"tiny-random:{family} does not exist; choose one of {', '.join(sorted(WRITERS))}.")
+    if family not in RECIPES:
+        raise UserError(f"tiny-random:{family} does not exist; choose one of {', '.join(sorted(RECIPES))}.")
     folder = cache_folder() / f"tiny-random-{family}-v{VERSION}"
     if not (folder / "model_index.json").is_file():
         # A fork keeps the caller's random state: making a checkpoint must not change what comes after it.
         with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            made = WRITERS[family](Path(scratch) / "model")
+            made = RECIPES[family](Path(scratch) / "model")
             try:
                 os.rename(made, folder)
             except OSError:

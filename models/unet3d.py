@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import wraps
-from pathlib import Path as FilePath
 from typing import Any
 
 import torch
@@ -23,11 +22,12 @@ from diffusers.models.transformers.transformer_temporal import (
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.family import FamilySpec
 from models.foundation import Bucket, Foundation
 from models.layout import TokenLayout, steps
 from models.noise import DDPMNoise
+from models.pixels import to_uint8
 from models.routing import Path
-from models.sizes import sizes_of
 
 SPATIAL_PARTS = ("attn1", "ff")  # cross-attention is left alone: the prompt keeps its say
 TEMPORAL_PARTS = ("attn1", "attn2", "ff")
@@ -127,23 +127,16 @@ def answer_dtype_at_once(unet: nn.Module) -> None:
 class UNet3DFoundation(Foundation):
     """A `TextToVideoSDPipeline`. Components that were not loaded (a worker that only trains) are None."""
 
-    family = "unet3d"
     denoiser_name = "unet"
     adapter_key_prefix = "base_model.model."  # PEFT's: diffusers has no LoRA loader for this class
 
-    def __init__(self, pipeline: Any, *, name: str, source: str, folder: FilePath, recommended: dict) -> None:
-        self.pipeline, self.name, self.source, self.folder = pipeline, name, source, folder
-        self.recommended = recommended
-        self.denoiser = pipeline.unet.requires_grad_(False).eval()
-        for module in (pipeline.vae, pipeline.text_encoder):
-            if module is not None:
-                module.requires_grad_(False).eval()
+    def __init__(self, pipeline: Any, spec: FamilySpec, **about: Any) -> None:
+        super().__init__(pipeline, spec, **about)
         self.targets = lora_targets(self.denoiser)
         skip_temporal_for_single_frames(self.denoiser)
         convolve_over_frames_in_two_dimensions(self.denoiser)
         answer_dtype_at_once(self.denoiser)
         self.noise = DDPMNoise(DDPMScheduler.from_config(pipeline.scheduler.config))
-        self.sizes = sizes_of(folder, self.family, name, recommended)
         self.vae_scale = self.sizes.spatial_scale
 
     @property
@@ -227,9 +220,3 @@ SCHEDULERS: dict[str, Any] = {
     "dpm++": DPMSolverMultistepScheduler,
     "euler": EulerDiscreteScheduler,
 }
-
-
-def to_uint8(video_BCFHW: Tensor) -> Tensor:
-    """Pixels in [-1, 1] -> uint8 [B, F, H, W, 3], rounded as diffusers' video processor does."""
-    video = (video_BCFHW.float() / 2 + 0.5).clamp(0, 1)
-    return (video * 255).round().to(torch.uint8).permute(0, 2, 3, 4, 1).contiguous().cpu()

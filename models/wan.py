@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from pathlib import Path as FilePath
 from typing import Any
 
 import torch
@@ -18,16 +17,14 @@ from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from torch import Tensor, nn
 
 from infra.errors import UserError
+from models.family import FamilySpec
 from models.foundation import Bucket, Foundation
 from models.layout import TokenLayout, steps
 from models.noise import FlowNoise
+from models.pixels import to_uint8
 from models.routing import Path
-from models.sizes import sizes_of
-from models.text import WAN_TOKENS
-from models.unet3d import to_uint8
 
 TARGET = re.compile(r"blocks\.\d+\.(attn1\.(to_q|to_k|to_v|to_out\.0)|ffn\.net\.(0\.proj|2))")
-# What `WanPipeline` pads prompts to when it generates. Padding has no mask: another number gives other frames.
 
 
 def lora_targets(transformer: nn.Module) -> dict[Path, tuple[str, ...]]:
@@ -43,28 +40,21 @@ def lora_targets(transformer: nn.Module) -> dict[Path, tuple[str, ...]]:
 class WanFoundation(Foundation):
     """A `WanPipeline` with one transformer (Wan 2.1; Wan 2.2's two experts are refused with a sentence)."""
 
-    family = "wan"
     denoiser_name = "transformer"
     adapter_key_prefix = "transformer."  # what `WanPipeline.load_lora_weights` reads
 
-    def __init__(self, pipeline: Any, *, name: str, source: str, folder: FilePath, recommended: dict) -> None:
+    def __init__(self, pipeline: Any, spec: FamilySpec, *, source: str, **about: Any) -> None:
         if getattr(pipeline, "transformer_2", None) is not None:
             raise UserError(
                 f"{source} has two denoising experts (Wan 2.2), which this version cannot customize; "
                 "use a Wan 2.1 checkpoint.",
                 code="unsupported_foundation",
             )
-        self.pipeline, self.name, self.source, self.folder = pipeline, name, source, folder
-        self.recommended = recommended
-        self.denoiser = pipeline.transformer.requires_grad_(False).eval()
-        for module in (pipeline.vae, pipeline.text_encoder):
-            if module is not None:
-                module.requires_grad_(False).eval()
+        super().__init__(pipeline, spec, source=source, **about)
         self.targets = lora_targets(self.denoiser)
         config = pipeline.scheduler.config
         self.flow_shift = float(config.get("flow_shift") or config.get("shift") or 1.0)
         self.noise = FlowNoise(int(config.num_train_timesteps), self.flow_shift)
-        self.sizes = sizes_of(folder, self.family, name, recommended)
         self.spatial_scale, self.temporal_scale = self.sizes.spatial_scale, self.sizes.temporal_scale
 
     @property
@@ -99,8 +89,12 @@ class WanFoundation(Foundation):
     @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> Tensor:
         device = self.pipeline.text_encoder.device  # the denoiser may lie elsewhere
+        # Padding has no mask: another length than the one `WanPipeline` pads to gives other frames.
         text, _ = self.pipeline.encode_prompt(
-            prompts, do_classifier_free_guidance=False, max_sequence_length=WAN_TOKENS, device=device
+            prompts,
+            do_classifier_free_guidance=False,
+            max_sequence_length=self.text_limit.tokens,
+            device=device,
         )
         return text
 
@@ -158,6 +152,11 @@ class WanFoundation(Foundation):
             use_flow_sigmas=True,
             flow_shift=self.flow_shift,
         )
+
+    def clean_estimate(self, scheduler: Any, output: Any, before: Tensor, answer: Tensor) -> Tensor | None:
+        if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+            return before - scheduler.sigmas[scheduler.step_index - 1] * answer
+        return super().clean_estimate(scheduler, output, before, answer)
 
     def checkpointed_blocks(self) -> Iterable[nn.Module]:
         return list(self.denoiser.blocks)

@@ -91,8 +91,14 @@ class Evaluation:
         from evaluation.prompts import prompts_for
         from evaluation.store import Store
         from models.generation import GenerationSettings
-        from motiondirector.commands.evaluate import bucket_of, other_data
-        from motiondirector.contenders import OURS, Origin, pace_of_origin, read_version_adapters
+        from motiondirector.contenders import (
+            OURS,
+            Origin,
+            bucket_of,
+            other_data,
+            pace_of_origin,
+            read_version_adapters,
+        )
         from motiondirector.judging import Judge
         from training.adapters import data_sha256
 

@@ -132,13 +132,7 @@ def check_own_datasets() -> None:
 def build() -> typer.Typer:
     """The application with every command registered."""
     for name in COMMANDS:
-        try:
-            module = importlib.import_module(f"motiondirector.commands.{name}")
-        except ModuleNotFoundError as error:
-            if error.name == f"motiondirector.commands.{name}":
-                continue
-            raise
-        module.register(app)
+        importlib.import_module(f"motiondirector.commands.{name}").register(app)
     return app
 
 

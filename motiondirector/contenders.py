@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import yaml
 
-from datasets.parts import Pace, all_parts
+from datasets.parts import Pace, Part, all_parts
 from evaluation.evaluate import Contender
 from evaluation.store import Adapters, Store, key_of
 from infra.errors import UserError
@@ -19,13 +19,14 @@ from infra.registry import Registry, Version
 from infra.rows import NOT_YAML
 from infra.stored import ConceptName, convert
 from models.dtypes import TRAINED, parse_dtype, short_dtype
+from models.sizes import Bucket
 from training.adapters import data_sha256
 from training.config import LATER, TrainConfig, fixed_settings, make_config, suited_to
 from training.run import check_captions, pace_of
 
 if TYPE_CHECKING:
     from datasets.clips import Clip
-    from models.foundation import Bucket, Foundation
+    from models.foundation import Foundation
 
 BASE, OURS = "base", "ours"
 METHODS: tuple[str, ...] = get_args(TrainConfig.model_fields["method"].annotation)
@@ -102,6 +103,25 @@ class Origin:
             foundation=said.get("foundation"),
             settings=settings or version.metadata.get("config"),
         )
+
+
+def bucket_of(origin: Origin, foundation: Foundation) -> Bucket:
+    """The size the version was trained at, else the foundation's. Raises UserError when it cannot do that size."""
+    own, said = foundation.defaults.bucket, origin.settings or {}
+    bucket = Bucket(*(said.get(side) or getattr(own, side) for side in ("frames", "height", "width")))
+    foundation.check_bucket(bucket)
+    return bucket
+
+
+def other_data(version: Version, source: str, parts: Sequence[Part]) -> list[str]:
+    """A note when the clips are not those that the version was trained on: comparisons are then not on equal terms."""
+    trained_on = version.metadata.get("data_sha256")
+    if trained_on in (None, data_sha256(parts)):
+        return []
+    return [
+        f"the clips at {source} are not those that {version.ref} was trained on (clips or captions changed since, or "
+        "another --data): references and baselines are of these."
+    ]
 
 
 def pace_of_origin(origin: Origin, foundation: Foundation) -> Pace:

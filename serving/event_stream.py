@@ -14,9 +14,9 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
@@ -25,12 +25,9 @@ from starlette.types import Receive, Scope, Send
 from infra.errors import NotFound, Throttled
 from serving.answers import video_of
 from serving.database import Job
-from serving.engine_client import EngineLost
+from serving.engine_client import EngineClient, EngineLost
 from serving.events import Failed
 from serving.jobs import FINAL, IN_PROGRESS, STATES
-
-if TYPE_CHECKING:
-    from serving.service import VideoService
 
 POLL = 0.5  # seconds between looks at a job, unless this ingress knows of a change
 HEARTBEAT = 15.0  # seconds without an event after which a comment is sent
@@ -61,6 +58,17 @@ class Changes:
             self._waiting[id].discard(event)
             if not self._waiting[id]:
                 del self._waiting[id]
+
+
+class JobSource(Protocol):
+    """What a stream needs of the service."""
+
+    changes: Changes
+    engine: EngineClient
+
+    async def get(self, id: str, tenant: str) -> Job: ...
+
+    async def placed(self, jobs: Sequence[Job]) -> list[tuple[Job, int | None]]: ...
 
 
 class Streams:
@@ -130,7 +138,7 @@ def was_end(last_event_id: str | None, job: Job) -> bool:
 
 
 async def follow(
-    service: VideoService, id: str, tenant: str, last_event_id: str | None, previews: bool
+    service: JobSource, id: str, tenant: str, last_event_id: str | None, previews: bool
 ) -> AsyncIterator[bytes]:
     """Events up to the job's end, or its deletion."""
     seen, quiet, pictured, shown = last_event_id, time.monotonic(), 0.0, -1
@@ -170,7 +178,7 @@ async def follow(
                     await changed.wait()
 
 
-async def preview(service: VideoService, id: str) -> bytes | None:
+async def preview(service: JobSource, id: str) -> bytes | None:
     """The job as it looks now; None while there is nothing to be seen."""
     try:
         async with asyncio.timeout(PREVIEW_TIMEOUT):

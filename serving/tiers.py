@@ -259,7 +259,7 @@ class AdapterTiers:
         adapter = self.source.read(use)
         if not self.bank.holds(adapter.rank):
             wider = f"start it with --rank {adapter.rank}"
-            merged = "export it merged into the model's weights (motiondirector concepts export --merged)"
+            merged = "export it merged into the model's weights (motiondirector concepts export)"
             raise InvalidInput(
                 f"{use.concept}@{use.version} has rank {adapter.rank}, this server's slots hold {self.bank.rank}; "
                 f"{wider if adapter.rank <= MAX_RANK else merged}.",

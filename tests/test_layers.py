@@ -1,7 +1,11 @@
-"""The house: imports run downwards only (docs/architecture.md)."""
+"""The house: imports run downwards only, and never in a circle (docs/architecture.md)."""
 
 import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 # Each room and the rooms it may import besides itself.
@@ -34,6 +38,66 @@ def test_imports_run_downwards():
         for other in sorted(imported_rooms(path) - allowed - {room})
     ]
     assert wrong == []
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for room in ALLOWED for path in sorted((ROOT / room).rglob("*.py"))}
+
+
+def run_nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """Everything that runs, functions included: all but what stands under `if TYPE_CHECKING`."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        yield node
+        yield from run_nodes(node)
+
+
+def imported_modules(code: str) -> set[str]:
+    """The project's modules that a module imports, at its head or in a function."""
+    names = set()
+    for node in run_nodes(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            module = node.module or ""
+            whole = {f"{module}.{alias.name}" for alias in node.names}
+            names |= whole if whole <= MODULES.keys() else {module, *whole}
+    return names & MODULES.keys()
+
+
+def cycle_in(graph: dict[str, set[str]]) -> list[str]:
+    """The modules of one circle of imports, if there is any."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """Neither at their heads nor in functions."""
+    graph = {name: imported_modules(path.read_text()) - {name} for name, path in MODULES.items()}
+    assert sum(map(len, graph.values())) > len(MODULES)  # it does see them
+    assert cycle_in(graph) == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["from infra.storage import Storage", "def f():\n    import infra.storage", "from infra import storage"],
+)
+def test_a_circle_is_found_wherever_the_import_stands(code):
+    assert imported_modules(code) == {"infra.storage"}
+    assert cycle_in({"infra.s3": imported_modules(code), "infra.storage": {"infra.s3"}})
+
+
+def test_an_import_for_types_alone_makes_no_circle():
+    assert imported_modules("if TYPE_CHECKING:\n    import infra.storage") == set()
 
 
 def test_every_room_says_what_it_is_for():

@@ -146,8 +146,7 @@ def check_before_loading(job: Job, given: Mapping[str, Any], clips: Sequence[Cli
 
     Raises UserError where they do not suit it or the clips: before a mistake is said nobody waits for torch or Ray.
     """
-    from models.locating import locate, read_recommended
-    from models.sizes import foundation_sizes
+    from models.locating import foundation_sizes, locate, read_recommended
 
     config = resolve(dict(given), read_recommended(locate(job.foundation)), len(clips))
     learned_parts(config, foundation_sizes(job.foundation), clips)

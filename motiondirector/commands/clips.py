@@ -44,7 +44,7 @@ def list_clips(
     Example: motiondirector clips list data --concept car-turn
     """
     from datasets.clips import read_facts
-    from models.text import text_limit
+    from models.locating import text_limit
 
     found = read_facts(uri)
     if concept is not None and concept not in found:
@@ -95,7 +95,7 @@ def edit(
     from datasets.amend import amend, find
     from datasets.sources import read_clip_captions
     from infra.storage import open_storage
-    from models.text import text_limit
+    from models.locating import text_limit
 
     if (clip is None) != (caption is None) or (caption is None) == (captions is None):
         raise UserError(

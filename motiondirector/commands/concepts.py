@@ -270,9 +270,6 @@ def remove(
 def export(
     ref: Reference,
     to: Annotated[Path, typer.Option("--to", "-o", help="Folder to make.")],
-    merged: Annotated[
-        bool, typer.Option("--merged", help="The denoiser with the adapter in its weights.")
-    ] = False,
     foundation: Annotated[
         str | None, typer.Option(help="Foundation to merge into; the one it was trained on by default.")
     ] = None,
@@ -283,16 +280,10 @@ def export(
     """Write the foundation's denoiser with the version's adapters merged, for tools that know no LoRA.
 
     The folder loads with the class's stock from_pretrained and replaces the `unet` (or `transformer`) of a pipeline. Its
-    weights are float32.
+    weights are float32. The adapter itself comes with `concepts pull`.
 
-    Example: motiondirector concepts export car-turn@2 --merged --to car-turn-unet
+    Example: motiondirector concepts export car-turn@2 --to car-turn-unet
     """
-    if not merged:
-        raise UserError(
-            f"concepts export {ref}: give --merged for a denoiser with the adapter in its weights; "
-            "the adapter itself comes with `concepts pull`.",
-            code="invalid_request",
-        )
     opened = open_it(registry)
     version = opened.resolve(ref)
     to = Path(os.path.abspath(to))

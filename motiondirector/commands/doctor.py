@@ -73,4 +73,4 @@ def check_foundation(source: str | None) -> Iterator[Check]:
     from models.load import family_of, locate
 
     folder = locate(source)
-    yield Check("foundation", "ok", f"{family_of(folder, str(source))} in {folder}")
+    yield Check("foundation", "ok", f"{family_of(folder, str(source)).name} in {folder}")

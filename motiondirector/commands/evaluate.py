@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from datasets.clips import Clip
-    from datasets.parts import Part
     from evaluation.evaluate import Contender
     from evaluation.store import Store
     from infra.registry import Version
@@ -133,7 +132,9 @@ def evaluate_command(
         BASE,
         OURS,
         Origin,
+        bucket_of,
         check_trains,
+        other_data,
         pace_of_origin,
         parse_against,
         read_version_adapters,
@@ -214,29 +215,6 @@ def evaluate_command(
     console.print(
         f"look at [bold]{escape(str(folder / PAGE))}[/]{published}", highlight=False, soft_wrap=True
     )
-
-
-def bucket_of(origin: Origin, foundation: Foundation) -> Bucket:
-    """The size the version was trained at, else the foundation's. Raises UserError when it cannot do that size."""
-    from models.foundation import Bucket
-
-    own, said = foundation.defaults.bucket, origin.settings or {}
-    bucket = Bucket(*(said.get(side) or getattr(own, side) for side in ("frames", "height", "width")))
-    foundation.check_bucket(bucket)
-    return bucket
-
-
-def other_data(version: Version, source: str, parts: Sequence[Part]) -> list[str]:
-    """A note when the clips are not those that the version was trained on: comparisons are then not on equal terms."""
-    from training.adapters import data_sha256
-
-    trained_on = version.metadata.get("data_sha256")
-    if trained_on in (None, data_sha256(parts)):
-        return []
-    return [
-        f"the clips at {source} are not those that {version.ref} was trained on (clips or captions changed since, or "
-        "another --data): references and baselines are of these."
-    ]
 
 
 def beside(

@@ -122,7 +122,7 @@ def ingest(
     from datasets.sources import Captions, expand
     from infra.registry import check_concept_name
     from infra.storage import open_storage
-    from models.text import text_limit
+    from models.locating import text_limit
 
     if concept is not None:
         check_concept_name(concept)
@@ -165,7 +165,8 @@ def bucket_for(
     """
     if foundation is None and None not in (frames, height, width, fps):
         return frames, height, width, fps, None  # type: ignore[return-value]
-    from models.sizes import Bucket, foundation_sizes
+    from models.locating import foundation_sizes
+    from models.sizes import Bucket
 
     sizes = foundation_sizes(foundation)
     usual = sizes.defaults

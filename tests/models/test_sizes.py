@@ -7,8 +7,8 @@ import pytest
 
 from infra.errors import UserError
 from models.load import load_foundation
-from models.locating import locate
-from models.sizes import Bucket, foundation_sizes
+from models.locating import foundation_sizes, locate
+from models.sizes import Bucket
 
 
 @pytest.mark.parametrize("source", [None, "tiny-random:unet3d", "tiny-random:wan"])

@@ -6,9 +6,10 @@ import shutil
 import pytest
 import torch
 
+from models.families.unet3d import UNet3DSpec
 from models.load import load_foundation
-from models.locating import EMBEDDED
-from models.text import TextLimit, limit_of, text_limit
+from models.locating import EMBEDDED, text_limit
+from models.text import TextLimit
 
 HEAD = "a red square on a navy background " + "that moves along a wide path and comes back again slowly " * 12
 MODELS = [None, "tiny-random:unet3d", "tiny-random:wan"]
@@ -74,5 +75,5 @@ def test_a_tokenizer_without_its_json_is_read_by_transformers(tmp_path):
     config = json.loads((EMBEDDED / "tokenizer" / "tokenizer_config.json").read_text())
     (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(config))
     assert CLIPTokenizer.from_pretrained(folder / "tokenizer").is_fast
-    slow, fast = limit_of(folder, "unet3d", "sprites"), text_limit()
+    slow, fast = UNet3DSpec().text_limit(folder, "sprites"), text_limit()
     assert slow.unread(HEAD) == fast.unread(HEAD) != ""

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from motiondirector import cli
+
 
 @pytest.mark.parametrize(
     ("content", "says"),
@@ -42,3 +44,9 @@ def test_a_training_that_is_interrupted_says_how_to_go_on_and_ends_as_the_shell_
     code, out, _ = run("train", "--concept", "orbit", "--data", "clips")
     assert code == 130
     assert "the same command continues from the last checkpoint" in out
+
+
+def test_a_command_without_its_module_is_not_left_out_in_silence(monkeypatch):
+    monkeypatch.setattr(cli, "COMMANDS", ("nothing",))
+    with pytest.raises(ModuleNotFoundError, match="nothing"):
+        cli.build.__wrapped__()

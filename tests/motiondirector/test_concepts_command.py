@@ -97,9 +97,7 @@ def test_the_merged_export_answers_as_base_and_adapter(
     run("concepts", "publish", folder, "--concept", "orbit")
     with monkeypatch.context() as machine:  # one with a GPU, where a foundation is usually loaded in bfloat16
         machine.setattr(torch.cuda, "is_available", lambda: True)
-        answer = run_json(
-            run, "concepts", "export", "orbit", "--merged", "--to", tmp_path / "unet", "--scale", 1.0
-        )
+        answer = run_json(run, "concepts", "export", "orbit", "--to", tmp_path / "unet", "--scale", 1.0)
     assert answer["foundation"] == "tiny-random:unet3d"
     merged = UNet3DConditionModel.from_pretrained(tmp_path / "unet").eval()
     fresh = load_foundation("tiny-random:unet3d", dtype="float32").denoiser.eval()
@@ -225,7 +223,7 @@ def test_what_is_not_there_is_one_sentence(run, registry, folder, tmp_path):
     for command in (
         ["show"],
         ["pull", "--to", tmp_path / "out"],
-        ["export", "--merged", "--to", tmp_path / "out"],
+        ["export", "--to", tmp_path / "out"],
     ):
         assert "did you mean orbit" in refused(run, "concepts", *command, "orbti")
         assert "there is orbit@1" in refused(run, "concepts", *command, "orbit@2")
@@ -246,9 +244,8 @@ def test_an_export_does_not_overwrite(run, registry, folder, tmp_path):
     run("concepts", "publish", folder, "--concept", "orbit")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "work").write_text("precious")
-    assert "not empty" in refused(run, "concepts", "export", "orbit", "--merged", "--to", tmp_path / "mine")
+    assert "not empty" in refused(run, "concepts", "export", "orbit", "--to", tmp_path / "mine")
     assert "something else" in refused(run, "concepts", "pull", "orbit", "--to", tmp_path / "mine")
-    assert "--merged" in refused(run, "concepts", "export", "orbit", "--to", tmp_path / "out")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["work"]
 
 

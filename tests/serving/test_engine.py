@@ -15,7 +15,7 @@ from serving_helpers import Bench, Memory, random_adapter, sha, use
 from datasets.video import read_metadata
 from infra.errors import InvalidInput, UserError
 from models.denoise import sample
-from models.unet3d import to_uint8
+from models.pixels import to_uint8
 from serving import batch as batch_module
 from serving import finishing
 from serving.events import Admitted, Cancelled, Event, Failed, Finished, Progressed
@@ -29,7 +29,7 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> dict[int, tuple[torch.Tensor, np.nd
 
     def keep(foundation, state):
         frames_FHWC = real(foundation, state)
-        kept[state.params.seed] = (state.latents_Cfhw.clone(), frames_FHWC)
+        kept[state.params.seed] = (state.latents_1Cfhw[0].clone(), frames_FHWC)
         return frames_FHWC
 
     monkeypatch.setattr(finishing, "finish", keep)
@@ -279,7 +279,7 @@ def test_an_adapter_of_too_high_a_rank_is_refused_by_name(unet3d):
 
 
 @pytest.mark.parametrize(
-    ("rank", "way_out"), [(1024, "start it with --rank 1024"), (5120, "concepts export --merged")]
+    ("rank", "way_out"), [(1024, "start it with --rank 1024"), (5120, "concepts export")]
 )
 def test_an_adapter_of_whole_layers_is_refused_with_a_way_that_there_is(unet3d, rank, way_out):
     whole = replace(random_adapter(unet3d), rank=rank)

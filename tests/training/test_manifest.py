@@ -6,7 +6,7 @@ import pytest
 from clip_sets import sliding_clips, write_set
 
 from infra.errors import UserError
-from training.batch.manifest import Mistakes, parse_manifest, read_manifest
+from training.batch.manifest import Mistakes, parse_entries, read_manifest
 
 YAML = """\
 defaults:
@@ -61,7 +61,8 @@ spin,s3://bucket/more,16,,,,1e-3,1:4
 def test_three_formats_say_the_same(text, kind, lines):
     from training.config import make_config
 
-    orbit, wave, spin = parse_manifest(text, kind, "m")
+    (orbit, wave, spin), wrong = parse_entries(text, kind)
+    assert wrong == []
     assert (orbit.concept, orbit.data, orbit.name, orbit.priority) == ("orbit", "clips", "orbit", 0)
     assert (wave.name, wave.priority, wave.concept) == ("wave-long", 2, "wave")
     assert spin.data == "s3://bucket/more"
@@ -72,11 +73,12 @@ def test_three_formats_say_the_same(text, kind, lines):
 
 
 def mistakes(text, kind, **defaults):
-    with pytest.raises(Mistakes) as caught:
-        parse_manifest(text, kind, "batch.file", defaults)
-    assert caught.value.message.startswith(f"batch.file has {len(caught.value.mistakes)} mistake")
-    assert all(str(mistake) in caught.value.message for mistake in caught.value.mistakes)
-    return [(mistake.line, mistake.text) for mistake in caught.value.mistakes]
+    _, wrong = parse_entries(text, kind, defaults)
+    assert wrong
+    told = Mistakes("batch.file", wrong)
+    assert told.message.startswith(f"batch.file has {len(told.mistakes)} mistake")
+    assert all(str(mistake) in told.message for mistake in told.mistakes)
+    return [(mistake.line, mistake.text) for mistake in told.mistakes]
 
 
 def holds(found, *expected):
@@ -172,6 +174,9 @@ def test_the_command_lines_settings_are_defaults(tmp_path):
     assert (two.data, two.settings) == ("own", {"rank": 4})
     with pytest.raises(UserError, match="does not exist"):
         read_manifest(str(tmp_path / "absent.csv"))
+    (tmp_path / "wrong.yml").write_text("- {concept: a}\n")
+    with pytest.raises(Mistakes, match=r"wrong\.yml has 1 mistake"):
+        read_manifest(str(tmp_path / "wrong.yml"))
 
 
 def test_a_clip_set_is_a_manifest_of_all_its_concepts(tmp_path):

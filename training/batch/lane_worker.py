@@ -19,8 +19,8 @@ import torch
 
 from infra.allocator import keep_freed_memory
 from infra.errors import UserError
-from training.batch.keeper import LaneSettings
 from training.batch.lane import Lane
+from training.batch.lane_settings import LaneSettings
 from training.batch.logs import Journal, JournalHandler, Notes, Several
 from training.batch.measuring import Measuring
 from training.batch.outage import Outage

@@ -108,7 +108,10 @@ def read_manifest(source: str, defaults: Mapping[str, Any] | None = None) -> lis
         Mistakes: everything that is wrong, in one list.
         UserError: it cannot be read at all.
     """
-    return _all_right(source, *read_entries(source, defaults))
+    entries, mistakes = read_entries(source, defaults)
+    if mistakes:
+        raise Mistakes(source, mistakes)
+    return entries
 
 
 def read_entries(source: str, defaults: Mapping[str, Any] | None = None) -> tuple[list[Entry], list[Mistake]]:
@@ -138,19 +141,6 @@ def read_limited(storage: Storage, name: str) -> str:
             code="manifest_not_found",
         )
     return decoded(storage.get(name), f"the manifest {storage.uri}/{name}", "invalid_manifest")
-
-
-def parse_manifest(
-    text: str, kind: str, source: str, defaults: Mapping[str, Any] | None = None
-) -> list[Entry]:
-    """`read_manifest` of a text already at hand. `kind` is the suffix, `source` what an error calls it."""
-    return _all_right(source, *parse_entries(text, kind, defaults))
-
-
-def _all_right(source: str, entries: list[Entry], mistakes: list[Mistake]) -> list[Entry]:
-    if mistakes:
-        raise Mistakes(source, mistakes)
-    return entries
 
 
 def parse_entries(

@@ -22,7 +22,8 @@ from typing import Any
 from infra.cluster import has_gpus, here, reachable_nodes, short
 from infra.errors import InvalidInput
 from infra.registry import Registry
-from training.batch.keeper import LINGER_S, Keeper, LaneSettings, LaneState
+from training.batch.keeper import Keeper, LaneState
+from training.batch.lane_settings import LINGER_S, LaneSettings
 from training.batch.looking import Look
 from training.batch.outage import Outage
 from training.batch.plan import MOST

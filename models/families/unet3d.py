@@ -1,0 +1,46 @@
+"""The family of `TextToVideoSDPipeline` (models/unet3d.py), without torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from models.family import FamilySpec, read_config, register
+from models.sizes import Bucket, Defaults, Sizes
+from models.text import TextLimit
+
+if TYPE_CHECKING:
+    from models.foundation import Foundation
+
+
+@register
+class UNet3DSpec(FamilySpec):
+    name = "unet3d"
+    pipeline_class = "TextToVideoSDPipeline"
+    components: ClassVar = {"denoiser": ("unet",), "text": ("text_encoder", "tokenizer"), "vae": ("vae",)}
+
+    def sizes(self, folder: Path, name: str, recommended: dict[str, Any]) -> Sizes:
+        scale = 2 ** (len(read_config(folder, "vae")["block_out_channels"]) - 1)
+        side = read_config(folder, "unet").get("sample_size") or 32
+        height, width = (side, side) if isinstance(side, int) else side
+        usual = Defaults(
+            Bucket(16, height * scale, width * scale), fps=8, num_inference_steps=30, guidance_scale=12.0
+        )
+        return Sizes(name, usual.updated(recommended.get("generation", {})), scale, 1, (scale, scale))
+
+    def text_limit(self, folder: Path, name: str) -> TextLimit:
+        return TextLimit(folder / "tokenizer", name, _clip_tokens(folder))
+
+    def foundation_class(self) -> type[Foundation]:
+        from models.unet3d import UNet3DFoundation
+
+        return UNet3DFoundation
+
+
+def _clip_tokens(folder: Path) -> int:
+    """The tokens of a CLIP text encoder: what its tokenizer cuts at, and never more than it has positions."""
+    tokenizer = json.loads((folder / "tokenizer" / "tokenizer_config.json").read_text())
+    encoder = json.loads((folder / "text_encoder" / "config.json").read_text())
+    positions = int(encoder.get("max_position_embeddings", 77))
+    return min(int(tokenizer.get("model_max_length", positions)), positions)

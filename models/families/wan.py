@@ -1,0 +1,50 @@
+"""The family of `WanPipeline` (models/wan.py), without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from infra.errors import UserError
+from models.family import FamilySpec, read_config, register
+from models.sizes import Bucket, Defaults, Sizes
+from models.text import TextLimit
+
+if TYPE_CHECKING:
+    from models.foundation import Foundation
+
+TOKENS = 512  # of the stock pipeline
+
+
+@register
+class WanSpec(FamilySpec):
+    name = "wan"
+    pipeline_class = "WanPipeline"
+    components: ClassVar = {
+        "denoiser": ("transformer",),
+        "text": ("text_encoder", "tokenizer"),
+        "vae": ("vae",),
+    }
+    vae_dtype = "float32"  # as its authors advise
+
+    def sizes(self, folder: Path, name: str, recommended: dict[str, Any]) -> Sizes:
+        vae = read_config(folder, "vae")
+        if read_config(folder, "").get("transformer_2", [None])[0]:
+            raise UserError(
+                f"{name} has two denoising experts (Wan 2.2), which this version cannot customize; "
+                "use a Wan 2.1 checkpoint.",
+                code="unsupported_foundation",
+            )
+        _, patch_height, patch_width = read_config(folder, "transformer").get("patch_size") or (1, 2, 2)
+        spatial, temporal = vae.get("scale_factor_spatial") or 8, vae.get("scale_factor_temporal") or 4
+        usual = Defaults(Bucket(81, 480, 832), fps=16, num_inference_steps=50, guidance_scale=5.0)
+        multiples = (spatial * patch_height, spatial * patch_width)
+        return Sizes(name, usual.updated(recommended.get("generation", {})), spatial, temporal, multiples)
+
+    def text_limit(self, folder: Path, name: str) -> TextLimit:
+        return TextLimit(folder / "tokenizer", name, TOKENS, marks=1)
+
+    def foundation_class(self) -> type[Foundation]:
+        from models.wan import WanFoundation
+
+        return WanFoundation
