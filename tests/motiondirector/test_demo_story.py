@@ -24,7 +24,8 @@ from training.local import train_local
 from training.run import Job, Watcher, bucket_of, load, prepare_latents, read_concept
 
 TINY = "tiny-random:unet3d"
-LOADING = threading.Lock()  # transformers cannot load two models at once in one process
+# While a model loads, transformers and diffusers give every module of the process no memory: nothing else loads or makes some.
+LOADING = threading.Lock()
 
 
 class Child:
@@ -57,9 +58,9 @@ def train(options):
     clips = prepare_latents(job, read, foundation, bucket_of(config, foundation), Watcher())
     with tempfile.TemporaryDirectory() as folder:
         metadata = describe(config, job.concept, clips)
-        write_adapters(
-            Path(folder), foundation, train_local(foundation, job.concept, clips, config), metadata
-        )
+        with LOADING:
+            trained = train_local(foundation, job.concept, clips, config)
+        write_adapters(Path(folder), foundation, trained, metadata)
         metadata |= {"foundation_fingerprint": foundation.fingerprint}
         name = options.get("--publish-as", job.concept)
         open_registry(job.registry).publish(name, Path(folder), metadata=metadata, metrics={"loss": 1.0})
@@ -99,7 +100,8 @@ def without_ray(run, monkeypatch):
             yield Child(None if command == "serve" else lambda: train(options))
 
     def command(self, *arguments, quiet=False):
-        code, out, err = run(*self.say(*arguments)[3:])
+        with LOADING:
+            code, out, err = run(*self.say(*arguments)[3:])
         assert code == 0, out + err
         return out
 
