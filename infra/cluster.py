@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from infra.environment import restored
 from infra.errors import InvalidInput, Unavailable, UserError
 from infra.private_ray import loopback_node, only_on_loopback, private_ray
 from infra.ray_token import token_asked_for
@@ -208,15 +209,7 @@ def python_path() -> str:
 @contextlib.contextmanager
 def variables(wanted: dict[str, str]) -> Iterator[None]:
     """Environment variables for a while; what is set already stays, but for PYTHONPATH, which is extended."""
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(
-        {name: value for name, value in wanted.items() if before[name] is None or name == "PYTHONPATH"}
-    )
-    try:
+    new = {name: value for name, value in wanted.items() if name not in os.environ or name == "PYTHONPATH"}
+    with restored(wanted):
+        os.environ.update(new)
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

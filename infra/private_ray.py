@@ -22,6 +22,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from infra.environment import restored
 from infra.errors import Forbidden
 from infra.files import explained_os_errors
 
@@ -40,17 +41,10 @@ def private_ray(*, dashboard: bool = False) -> Iterator[None]:
         sys.platform == "linux"
     ):  # torch.distributed's gloo otherwise listens at the address of the host's name
         wanted["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
+    with restored(wanted):
+        os.environ.update(wanted)
         with loopback_node(), contextlib.nullcontext() if dashboard else without_dashboard():
             yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from infra.environment import restored
 from infra.files import explained_os_errors
 
 MODE = "RAY_AUTH_MODE"
@@ -33,17 +34,11 @@ def token_asked_for() -> Iterator[None]:
     before = os.environ.get(MODE)
     if (before or "token").lower() == "token" and not any(os.environ.get(name) for name in GIVEN):
         ensure_token(Path.home() / ".ray" / "auth_token")
-    os.environ[MODE] = before or "token"
-    Config.initialize(
-        ""
-    )  # Ray read the mode as it was imported, and reads it again itself only where none is set
-    try:
+    with restored([MODE]):
+        os.environ[MODE] = before or "token"
+        # Ray read the mode as it was imported, and reads it again itself only where none is set.
+        Config.initialize("")
         yield
-    finally:
-        if before is None:
-            os.environ.pop(MODE, None)
-        else:
-            os.environ[MODE] = before
 
 
 def ensure_token(path: Path) -> None:

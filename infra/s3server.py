@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
+from infra.environment import restored
 from infra.errors import Unavailable, UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,18 +101,11 @@ class LoopbackS3:
     def exported(self) -> Iterator[None]:
         """Have this server's address and credentials in os.environ, for this process and its children."""
         foreign = ("AWS_ENDPOINT_URL_S3", "AWS_SESSION_TOKEN", "AWS_PROFILE")
-        before = {name: os.environ.get(name) for name in (*self.env, *foreign)}
-        for name in foreign:
-            os.environ.pop(name, None)
-        os.environ.update(self.env)
-        try:
+        with restored((*self.env, *foreign)):
+            for name in foreign:
+                os.environ.pop(name, None)
+            os.environ.update(self.env)
             yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
 
     def create_bucket(self, bucket: str) -> str:
         """Make another bucket; returns its URI."""

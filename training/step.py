@@ -176,8 +176,8 @@ def _spatial(foundation: Foundation, batch: Batch, config: TrainConfig) -> Tenso
     routing = Routing(
         spatial=_mix(rows.spatial_slots, foundation.device), dropout=config.dropout, seeds=rows.seeds
     )
-    pred, target = _answer(foundation, _noised(foundation, rows), routing)
-    losses_N = mse(pred, target)
+    noised = _noised(foundation, rows)
+    losses_N = mse(_answer(foundation, noised, routing), noised.target)
     counts = Counter(rows.sample)
     share_N = torch.tensor([1 / counts[i] for i in rows.sample], device=losses_N.device)
     return losses_B.index_add(0, _index(rows, losses_N), losses_N * share_N)
@@ -202,12 +202,12 @@ def _temporal(foundation: Foundation, batch: Batch, config: TrainConfig) -> Tens
             seeds=rows.seeds,
         )
     noised = _noised(foundation, rows, frozen=not together)
-    pred, target = _answer(foundation, noised, routing)
+    pred, target = _answer(foundation, noised, routing), noised.target
     if config.method in WITHOUT_SPATIAL_PASS:
         losses_N = mse(pred, target)
     elif config.appearance_preservation:
         with torch.no_grad():
-            base, _ = _answer(foundation, noised, Routing(spatial=routing.spatial))
+            base = _answer(foundation, noised, Routing(spatial=routing.spatial))
         losses_N = preserving(pred, target, base, config.appearance_preservation)
     elif batch.own is not None:
         own = batch.own.pick(rows.sample)
@@ -248,9 +248,9 @@ def _noised(foundation: Foundation, rows: Rows, frozen: bool = False) -> _Noised
     return _Noised(x_t, t_N, text_NLD, target)
 
 
-def _answer(foundation: Foundation, asked: _Noised, routing: Routing) -> tuple[Tensor, Tensor]:
-    """(prediction, target) of one pass."""
-    return foundation.predict(asked.x_t, asked.t_N, asked.text_NLD, routing), asked.target
+def _answer(foundation: Foundation, asked: _Noised, routing: Routing) -> Tensor:
+    """What the model predicts with these adapters."""
+    return foundation.predict(asked.x_t, asked.t_N, asked.text_NLD, routing)
 
 
 class DualStep(nn.Module):
