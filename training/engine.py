@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +21,8 @@ from training.config import TrainConfig
 from training.draws import Place
 from training.optim import SlotAdamW
 from training.step import Batch, DualStep
+
+SHARDS = "zero"  # folder of a checkpoint: what DeepSpeed writes at ZeRO 1-3
 
 
 class Engine(Protocol):
@@ -40,6 +43,12 @@ class Engine(Protocol):
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over all workers."""
+
+    def save(self, folder: Path) -> None:
+        """Write what it holds of a run's state beside the bank and the optimizer; every rank calls it."""
+
+    def load(self, folder: Path) -> None:
+        """What `save` wrote, on every rank."""
 
     def close(self) -> None:
         """Give back what it holds beside the module; no further use."""
@@ -106,6 +115,12 @@ class PlainEngine:
 
     def mean(self, values: Tensor) -> Tensor:
         return values
+
+    def save(self, folder: Path) -> None:
+        pass
+
+    def load(self, folder: Path) -> None:
+        pass
 
     def close(self) -> None:
         pass
@@ -196,6 +211,14 @@ class DeepSpeedEngine:
         values = values.clone()
         dist.all_reduce(values)
         return values / self.place.workers
+
+    def save(self, folder: Path) -> None:
+        if self.module.config.zero:
+            self.engine.save_checkpoint(str(folder / SHARDS), tag="state", exclude_frozen_parameters=True)
+
+    def load(self, folder: Path) -> None:
+        if self.module.config.zero:
+            self.engine.load_checkpoint(str(folder / SHARDS), tag="state", load_module_strict=False)
 
     def close(self) -> None:
         self.engine.destroy()

@@ -20,7 +20,7 @@ from infra.storage import open_storage
 from models.foundation import Bucket, Foundation
 from training.config import TrainConfig, resolve
 from training.draws import Place
-from training.loop import sample_of
+from training.member import sample_of
 from training.step import Batch, collate
 
 

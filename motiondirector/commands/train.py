@@ -15,7 +15,7 @@ from motiondirector.cli import ConfigFile
 from motiondirector.commands.concepts import DEFAULT_REGISTRY, RegistryUri
 from motiondirector.options import add_command
 from training.config import TrainConfig
-from training.run import Job, Watcher
+from training.job import Job, Watcher
 
 
 def train(

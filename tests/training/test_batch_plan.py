@@ -18,7 +18,7 @@ from training.batch.run import enter
 from training.batch.sizing import room_check
 from training.batch.state import open_batch
 from training.batch.work import Work
-from training.loop import bank_options
+from training.member import bank_options
 
 UNET = "tiny-random:unet3d"
 SIZES = {"frames": 4, "height": 32, "width": 32}

@@ -20,7 +20,10 @@ from infra.storage import open_storage
 from motiondirector.commands import train as command
 from training.adapters import data_sha256
 from training.config import TrainConfig
-from training.run import RESULT, Card, Job, bucket_of, finished, read_concept, run_job
+from training.inputs import bucket_of, read_concept
+from training.job import Job
+from training.run import run_job
+from training.run_record import RESULT, Card, finished
 
 ROOT = Path(__file__).parents[2]
 
@@ -121,7 +124,7 @@ def test_a_mistake_is_one_sentence_before_ray_starts_and_leaves_nothing(
     def start(*_):
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr(training.run, "start_ray", start)
+    monkeypatch.setattr("training.start.start_ray", start)
     run_dir = tmp_path / "run"
     sizes = ["--frames", "4", "--height", "32", "--width", "32"]
     given = {

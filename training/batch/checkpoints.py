@@ -27,7 +27,7 @@ from infra.errors import DamagedData
 from infra.storage import Storage
 from training.batch.record import Claim, LeaseLost, Record
 from training.batch.state import BatchState
-from training.pack import MemberState
+from training.checkpoint import MemberState
 
 
 class CheckpointWriter:

@@ -41,8 +41,9 @@ from training.batch.team import Team
 from training.batch.watcher import Watcher
 from training.batch.work import NotForLanes, Work
 from training.group import GroupKey
+from training.member import Member
 from training.memory import explaining_memory
-from training.pack import Capacity, Ended, Event, Failed, Member, Pack, Stepped
+from training.pack import Capacity, Ended, Event, Failed, Pack, Stepped
 
 log = logging.getLogger(__name__)
 
@@ -291,7 +292,7 @@ class Lane:
             self.holding.fail(event.name, event.error)
             return True
         report = event.report
-        one.recent.append((report.spatial_loss, report.temporal_loss, report.seconds))
+        one.recent.add(report)
         self.heartbeat.tell(event.name, step=report.step, loss=report.loss, step_seconds=report.seconds)
         self.watcher.stepped(event.name, report)
         if isinstance(event, Ended):
@@ -305,10 +306,7 @@ class Lane:
     def _publish(self, one: Held, event: Ended, foundation: Foundation) -> None:
         """The concept's version, and its end."""
         work, claim, step = one.work, one.claim, event.report.step
-        spatial, temporal, seconds = (
-            sum(column) / len(one.recent) for column in zip(*one.recent, strict=True)
-        )
-        loss = spatial + temporal
+        metrics = one.recent.metrics()
         try:
             version = publish_work(
                 self.registry,
@@ -318,12 +316,7 @@ class Lane:
                 foundation,
                 event.tensors,
                 steps=step,
-                metrics={
-                    "loss": loss,
-                    "spatial_loss": spatial,
-                    "temporal_loss": temporal,
-                    "seconds_per_step": seconds,
-                },
+                metrics=metrics,
                 before=lambda: self.batch.beat(claim),
             )
         except LeaseLost:
@@ -335,7 +328,7 @@ class Lane:
             self.holding.fail(work.name, error)
             return
         self.holding.end(
-            work.name, lambda claim: self.batch.publish(claim, version.ref, step=step, loss=loss)
+            work.name, lambda claim: self.batch.publish(claim, version.ref, step=step, loss=metrics["loss"])
         )
 
     def _too_large(self, key: GroupKey, capacity: Capacity, opened: bool) -> None:

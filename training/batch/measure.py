@@ -29,8 +29,9 @@ from models.load import load_foundation
 from training.batch.profile import Curve, Profile
 from training.batch.work import Work
 from training.group import GroupKey
+from training.member import Member
 from training.memory import device_memory, device_name, explaining_memory
-from training.pack import Capacity, Failed, Member, Pack
+from training.pack import Capacity, Failed, Pack
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,7 @@
-"""A trained concept becomes a version in the registry, with all that is known about it."""
+"""A batch's trained concept becomes a version in the registry."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from infra.registry import Registry, Version
-from training.adapters import PathTensors, describe, write_adapters
+from training.adapters import PathTensors, describe
 from training.batch.work import Work
+from training.publish import publish
 
 if TYPE_CHECKING:
     from datasets.latents import CachedClip
@@ -38,25 +38,22 @@ def publish_work(
     Raises:
         UserError: an adapter that its foundation cannot read back, a storage that is away (Unavailable).
     """
-    metadata = describe(work.config, work.concept, clips, steps=steps)
-    with tempfile.TemporaryDirectory(prefix="motiondirector-adapter-") as temporary:
-        folder = Path(temporary)
-        written = write_adapters(folder, foundation, tensors, metadata)
+
+    def complete(folder: Path) -> None:
         (folder / "config.yaml").write_text(settings_file(work))
         before()
-        return registry.publish(
-            work.name,
-            folder,
-            metadata={
-                **metadata,
-                "rank": max(adapter.rank for adapter in written.values()),
-                "foundation": foundation.name,
-                "foundation_fingerprint": foundation.fingerprint,
-                "run": run,
-            },
-            metrics=dict(metrics),
-            once=run,
-        )
+
+    return publish(
+        registry,
+        work.name,
+        foundation,
+        tensors,
+        describe(work.config, work.concept, clips, steps=steps),
+        run=run,
+        once=run,
+        metrics=metrics,
+        complete=complete,
+    )
 
 
 def settings_file(work: Work) -> str:

@@ -79,7 +79,7 @@ def resolve_entry(
     entry: Entry, sources: Sources, workers: int | None = None
 ) -> tuple[Work | None, list[UserError]]:
     """One entry with its foundation, clips and settings looked up and found to go together; or all that is wrong with it."""
-    from training.run import check_captions, foundation_source
+    from training.inputs import check_captions, foundation_source
 
     errors: list[UserError] = []
 
@@ -125,7 +125,7 @@ def settle(
     Raises UserError: its settings suit them not, or no lane.
     """
     from training.adapters import data_sha256
-    from training.run import foundation_source, learned_parts, pace_of, remarks_on
+    from training.inputs import foundation_source, learned_parts, pace_of, remarks_on
 
     config = resolve(entry.settings, foundation.recommended, len(clips))
     bucket, parts = learned_parts(config, foundation, clips)

@@ -31,11 +31,13 @@ from models.dtypes import DTYPES
 from models.foundation import Foundation
 from models.load import load_foundation
 from training.batch.work import Work
+from training.checkpoint import MemberState
 from training.engine import Engine
 from training.group import GroupKey
+from training.member import Member
 from training.memory import explaining_memory
 from training.optim import SlotAdamW
-from training.pack import Capacity, Event, Member, MemberState, Pack
+from training.pack import Capacity, Event, Pack
 from training.step import DualStep
 from training.team_engine import ShardedBaseEngine, TeamEngine
 
