@@ -42,7 +42,7 @@ def load_foundation(
         parts: which of "denoiser", "text", "vae" to load; a training worker with cached latents needs only the
             denoiser. None of them: no weights are read at all, which is enough for sizes and defaults.
         denoiser_on_cpu: leave the denoiser in the machine's memory, for one that need not fit the device because each worker
-            is then given its share of it (`training.engine.spread`).
+            is then given its share of it (`training.deepspeed_engines.spread`).
 
     Raises:
         UserError: a device or dtype that is none here; nothing there, not a pipeline folder, a family without a

@@ -49,15 +49,10 @@ class Member:
             active |= {("spatial", spatial_slot(config, clip)) for clip in chosen}
         return active
 
-    def check_clips(self, foundation: Foundation) -> None:
+    def check_clips(self, foundation: Foundation, bucket: Bucket) -> None:
         """Raises InvalidInput ("invalid_latents") for clips that would spoil a step: named, before they do."""
         if not self.clips:
             raise InvalidInput(f"{self.name} has no clips; give at least one.", code="invalid_latents")
-        config = self.config
-        assert config.frames is not None, "resolve the size first"
-        assert config.height is not None, "resolve the size first"
-        assert config.width is not None, "resolve the size first"
-        bucket = Bucket(config.frames, config.height, config.width)
         shape = foundation.latent_shape(bucket)
         for number, clip in enumerate(self.clips, 1):
             name = f"clip {getattr(clip, 'clip_id', '')[:12] or number} of {self.concept}"

@@ -34,7 +34,7 @@ from training.adapters import PathTensors
 from training.checkpoint import MemberState, put_moments, put_slot_state, slot_state
 from training.config import sampled_paths
 from training.draws import Place
-from training.engine import Engine, PlainEngine, group_settings, make_optimizer, set_active
+from training.engine import Engine, group_settings, make_optimizer, set_active
 from training.group import GroupKey, group_key
 from training.member import Member, bank_options, bank_slots, sample_of
 from training.optim import SlotAdamW
@@ -102,7 +102,7 @@ class Pack:
     Args:
         key: what its members share.
         capacity: of the bank.
-        make_engine: from the step and the optimizer; `PlainEngine` is torch alone, in this process.
+        make_engine: from the step and the optimizer; `Engine` is torch alone, in this process.
     """
 
     def __init__(
@@ -111,9 +111,9 @@ class Pack:
         key: GroupKey,
         capacity: Capacity,
         *,
-        make_engine: Callable[[DualStep, SlotAdamW], Engine] = PlainEngine,
+        make_engine: Callable[[DualStep, SlotAdamW], Engine] = Engine,
     ) -> None:
-        if key.zero and make_engine is PlainEngine:
+        if key.zero and make_engine is Engine:
             raise UserError(
                 f"zero {key.zero} spreads a model over several workers, and this pack has one; set zero 0."
             )
@@ -174,7 +174,7 @@ class Pack:
         other = self.key.difference(group_key(self.foundation.fingerprint, member.config))
         if other is not None:
             raise UserError(f"{member.name} cannot train in this pack: {other}; put it into another.")
-        member.check_clips(self.foundation)
+        member.check_clips(self.foundation, self.key.bucket)
         if not self.has_room(member.slots()):
             raise Unavailable(
                 f"{member.name} needs {member.slots()} slots, free are { {p: len(f) for p, f in self._free.items()} }; "

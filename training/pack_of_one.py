@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from models.foundation import Foundation
 from training.checkpoint import MemberState
-from training.engine import Engine, PlainEngine
+from training.engine import Engine
 from training.group import group_key
 from training.member import Member
 from training.optim import SlotAdamW
@@ -40,7 +40,7 @@ class PackOfOne(Pack):
         member: Member,
         state: MemberState | None = None,
         *,
-        make_engine: Callable[[DualStep, SlotAdamW], Engine] = PlainEngine,
+        make_engine: Callable[[DualStep, SlotAdamW], Engine] = Engine,
     ) -> None:
         key = group_key(foundation.fingerprint, member.config)
         super().__init__(foundation, key, Capacity(1, member.slots()["spatial"]), make_engine=make_engine)

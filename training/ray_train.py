@@ -75,18 +75,11 @@ def fit(
             or one that failed more often than `max_failures`.
         KeyboardInterrupt: Ctrl-C; the run can be continued.
     """
-    from training.checkpoint import MemberState
-
-    result = _fit(task, run, use_gpu, on_event)
-    with result.checkpoint.as_directory() as folder:
-        return MemberState.read(Path(folder), moments=False)
-
-
-def _fit(task: Task, run: Storage, use_gpu: bool, on_event: Callable[[dict[str, Any]], None]) -> Any:
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from training.checkpoint import MemberState
     from training.metrics import EndMetrics
 
     fewest, most = task.config.worker_range
@@ -116,7 +109,8 @@ def _fit(task: Task, run: Storage, use_gpu: bool, on_event: Callable[[dict[str, 
     if refused:
         EndMetrics()(task.concept, "failed")
         raise refused
-    return result
+    with result.checkpoint.as_directory() as folder:
+        return MemberState.read(Path(folder), moments=False)
 
 
 def _run(trainer: Any, task: Task) -> Any:
@@ -166,7 +160,7 @@ def _train(task: Task, board: Any) -> None:
         import torch
 
         from models.load import load_foundation
-        from training.engine import import_deepspeed
+        from training.deepspeed_engines import import_deepspeed
         from training.memory import explaining_memory
 
         import_deepspeed()
@@ -203,7 +197,7 @@ def _train(task: Task, board: Any) -> None:
 def _begin(task: Task, foundation: Foundation, workers: int, stack: ExitStack) -> PackOfOne:
     """The concept in its slots until the stack ends, at its beginning or where the newest checkpoint left it."""
     from training.checkpoint import MemberState
-    from training.engine import DeepSpeedEngine
+    from training.deepspeed_engines import DeepSpeedEngine
     from training.member import Member
     from training.pack_of_one import PackOfOne
 

@@ -19,7 +19,7 @@ from training.batch.team import Team
 from training.batch.work import Work
 from training.checkpoint import MemberState
 from training.config import make_config
-from training.engine import import_deepspeed
+from training.deepspeed_engines import import_deepspeed
 from training.member import Member
 from training.pack import Capacity, Ended, Pack
 

@@ -265,7 +265,7 @@ def story(monkeypatch, tmp_path, unet3d):
     monkeypatch.setattr("infra.cluster.check_workers", lambda *_, **__: None)
     monkeypatch.setattr("training.ray_train.fit", fit)
     monkeypatch.setattr("training.samples.render", render)
-    monkeypatch.setattr("training.start.load", lambda job, given, clips: (unet3d, config))
+    monkeypatch.setattr(training.run, "load", lambda job, given, clips: (unet3d, config))
     monkeypatch.setattr(training.run, "prepare_latents", prepare)
     monkeypatch.setattr("training.publish.publish_run", publish)
     clips = write_set(tmp_path / "clips", *sliding_clips("slide", count=1))
@@ -296,7 +296,7 @@ def test_a_foundation_that_cannot_be_loaded_is_said_and_ray_ends(story, monkeypa
     def refuse(job, given, clips):
         raise UserError("no such foundation")
 
-    monkeypatch.setattr("training.start.load", refuse)
+    monkeypatch.setattr(training.run, "load", refuse)
     with pytest.raises(UserError, match="no such foundation"):
         story()
     assert story.told == ["Ray starts", "Ray ends"]

@@ -124,7 +124,7 @@ def test_a_mistake_is_one_sentence_before_ray_starts_and_leaves_nothing(
     def start(*_):
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr("training.start.start_ray", start)
+    monkeypatch.setattr(training.run, "start_ray", start)
     run_dir = tmp_path / "run"
     sizes = ["--frames", "4", "--height", "32", "--width", "32"]
     given = {

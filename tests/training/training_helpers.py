@@ -7,7 +7,7 @@ import torch
 from models.foundation import Bucket
 from training.checkpoint import MOMENTS
 from training.config import make_config
-from training.engine import PlainEngine, make_optimizer
+from training.engine import Engine, make_optimizer
 from training.member import Member, bank_options
 from training.pack_of_one import PackOfOne
 from training.step import DualStep
@@ -45,7 +45,7 @@ def solo_config(foundation, **settings):
     return make_config({**SMALL, **asdict(BUCKETS[foundation.family]), **settings})
 
 
-def solo(foundation, clips, state=None, make_engine=PlainEngine, **settings):
+def solo(foundation, clips, state=None, make_engine=Engine, **settings):
     """A pack of one, not yet entered: `with solo(foundation, random_clips(foundation, 2), steps=4) as run`."""
     config = solo_config(foundation, **settings)
     return PackOfOne(foundation, Member("c", "c", config, clips), state, make_engine=make_engine)
@@ -55,7 +55,7 @@ def plain_engine(foundation, clips=1, **settings):
     """An engine without a pack, to look at one forward."""
     config = solo_config(foundation, **settings)
     bank = foundation.add_bank(**bank_options(config, clips))
-    return PlainEngine(DualStep(foundation, config), make_optimizer(bank, config, clips))
+    return Engine(DualStep(foundation, config), make_optimizer(bank, config, clips))
 
 
 def parameters(run):

@@ -14,7 +14,7 @@ from training_helpers import parameters, random_clips, save, solo, watch_deepspe
 
 from models.load import load_foundation
 from training.checkpoint import MemberState
-from training.engine import DeepSpeedEngine, import_deepspeed
+from training.deepspeed_engines import DeepSpeedEngine, import_deepspeed
 
 
 def run_of(zero, clips, method, folder=None):

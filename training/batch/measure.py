@@ -76,7 +76,7 @@ def measure_curve(
     Stops early at the budget, at `SHARE` of the memory, or where the device's memory does not suffice.
     """
     memory = memory or device_memory(foundation.device)
-    clip = random_clip(foundation, Bucket(key.frames, key.height, key.width))
+    clip = random_clip(foundation, key.bucket)
     began = time.monotonic()
     points: list[tuple[int, float, int]] = []
     for number, samples in enumerate(sizes):

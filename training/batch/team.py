@@ -8,7 +8,7 @@
 
 Only the leader looks at records, claims, checkpoints and publishes. What it does to its pack it tells the others first, so
 all packs have the same members in one order and do one step after another, each rank its share of every member's
-samples (training/team_engine.py). Each rank has every slot whole, and at ZeRO 3 a share of the base.
+samples (training/engine.py). Each rank has every slot whole, and at ZeRO 3 a share of the base.
 
 A worker that fails, by memory or by anything else, takes the whole lane with it: the ranks would no longer be the same.
 What the lane held is then free for the next one, from the last checkpoints. A foundation that one of them cannot load opens no
@@ -32,14 +32,14 @@ from models.foundation import Foundation
 from models.load import load_foundation
 from training.batch.work import Work
 from training.checkpoint import MemberState
-from training.engine import Engine
+from training.deepspeed_engines import ShardedBaseEngine
+from training.engine import Engine, TeamEngine
 from training.group import GroupKey
 from training.member import Member
 from training.memory import explaining_memory
 from training.optim import SlotAdamW
 from training.pack import Capacity, Event, Pack
 from training.step import DualStep
-from training.team_engine import ShardedBaseEngine, TeamEngine
 
 # A leader may wait for work, or prepare a concept, for longer than any limit that makes sense for a step.
 PATIENCE = datetime.timedelta(days=7)
