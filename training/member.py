@@ -49,6 +49,21 @@ class Member:
             active |= {("spatial", spatial_slot(config, clip)) for clip in chosen}
         return active
 
+    def sample(self, step: int, index: int, place: Place) -> Sample:
+        """Sample `index` of step `step` (0-based), in the slots of a bank for this concept alone."""
+        like = self.clips[0]
+        drawn = draw(
+            self.config,
+            concept=self.concept,
+            step=step,
+            index=index,
+            global_batch=place.global_batch,
+            clips=len(self.clips),
+            latent_shape=tuple(like.latents_CFHW.shape),  # type: ignore[arg-type]
+            frames=len(like.frame_latents_FC1HW),
+        )
+        return Sample(self.clips[drawn.clip], drawn, spatial_slot(self.config, drawn.clip), temporal_slot=1)
+
     def check_clips(self, foundation: Foundation, bucket: Bucket) -> None:
         """Raises InvalidInput ("invalid_latents") for clips that would spoil a step: named, before they do."""
         if not self.clips:
@@ -113,26 +128,3 @@ def spatial_slot(config: TrainConfig, clip: int) -> int:
     if not has_spatial(config):
         return 0
     return 1 if shared_spatial(config) else clip + 1
-
-
-def sample_of(
-    config: TrainConfig,
-    concept: str,
-    step: int,
-    index: int,
-    clips: Sequence[TrainingClip],
-    global_batch: int,
-) -> Sample:
-    """Sample `index` of step `step` (0-based), in the slots of a bank for this concept alone."""
-    like = clips[0]
-    drawn = draw(
-        config,
-        concept=concept,
-        step=step,
-        index=index,
-        global_batch=global_batch,
-        clips=len(clips),
-        latent_shape=tuple(like.latents_CFHW.shape),  # type: ignore[arg-type]
-        frames=len(like.frame_latents_FC1HW),
-    )
-    return Sample(clips[drawn.clip], drawn, spatial_slot(config, drawn.clip), temporal_slot=1)

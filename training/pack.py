@@ -36,7 +36,7 @@ from training.config import sampled_paths
 from training.draws import Place
 from training.engine import Engine, group_settings, make_optimizer, set_active
 from training.group import GroupKey, group_key
-from training.member import Member, bank_options, bank_slots, sample_of
+from training.member import Member, bank_options, bank_slots
 from training.optim import SlotAdamW
 from training.report import StepReport
 from training.step import DualStep, OwnSettings, Sample, collate
@@ -265,9 +265,7 @@ class Pack:
         """A member's samples of one forward, in the pack's slots."""
         member, place, found = seat.member, self._place(seat.member), []
         for index in place.indices(micro):
-            sample = sample_of(
-                member.config, member.concept, seat.step, index, member.clips, place.global_batch
-            )
+            sample = member.sample(seat.step, index, place)
             spatial = seat.slot("spatial", sample.spatial_slot)
             temporal = seat.slot("temporal", sample.temporal_slot)
             found.append(replace(sample, spatial_slot=spatial, temporal_slot=temporal))

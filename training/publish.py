@@ -29,15 +29,16 @@ def publish(
     metadata: Mapping[str, Any],
     *,
     run: str,
-    once: str,
+    once: str | None = None,
     metrics: Mapping[str, float],
     complete: Callable[[Path], Any],
 ) -> Version:
-    """The adapter files and what else belongs to the version, published once under the name `once`, whoever else tries.
+    """The adapter files and what else belongs to the version, published once, whoever else tries.
 
     Args:
         metadata: as `describe` gives it.
         run: what trained it.
+        once: the name under which it is published once; that of the run when not given.
         complete: puts the other files into the version's folder; an error in it keeps the version from being published.
 
     Raises:
@@ -54,7 +55,7 @@ def publish(
             "foundation_fingerprint": foundation.fingerprint,
             "run": run,
         }
-        return registry.publish(name, folder, metadata=described, metrics=dict(metrics), once=once)
+        return registry.publish(name, folder, metadata=described, metrics=dict(metrics), once=once or run)
 
 
 def publish_run(

@@ -19,7 +19,7 @@ import logging
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -185,17 +185,19 @@ def _train(task: Task, board: Any) -> None:
         if device.type == "cpu":
             size = sum(parameter.numel() for parameter in foundation.denoiser.parameters())
             torch.set_num_threads(threads_for(size, context.get_local_world_size()))
-    with ExitStack() as stack:
-        with parts.doing("preparing DeepSpeed"):
-            pack = _begin(task, foundation, workers, stack)
+    with parts.doing("preparing DeepSpeed"):
+        pack = _begin(task, foundation, workers)
+    if rank == 0:
         start = {"step": pack.steps_done, "steps": config.steps}
-        if rank == 0:
-            board.push.remote({"kind": "start", **start, "workers": workers, "device": str(device)})
-        _steps(task, pack, board if rank == 0 else None)
+        board.push.remote({"kind": "start", **start, "workers": workers, "device": str(device)})
+    _steps(task, pack, board if rank == 0 else None)
 
 
-def _begin(task: Task, foundation: Foundation, workers: int, stack: ExitStack) -> PackOfOne:
-    """The concept in its slots until the stack ends, at its beginning or where the newest checkpoint left it."""
+def _begin(task: Task, foundation: Foundation, workers: int) -> PackOfOne:
+    """The concept in its slots, at its beginning or where the newest checkpoint left it.
+
+    The pack is never left: this process ends with it, and DeepSpeed would wait for workers that may be gone.
+    """
     from training.checkpoint import MemberState
     from training.deepspeed_engines import DeepSpeedEngine
     from training.member import Member
@@ -206,7 +208,7 @@ def _begin(task: Task, foundation: Foundation, workers: int, stack: ExitStack) -
         state = None if folder is None else MemberState.read(folder)
         if state is not None:
             state.check_workers(task.config.zero, workers)
-        pack = stack.enter_context(PackOfOne(foundation, member, state, make_engine=DeepSpeedEngine))
+        pack = PackOfOne(foundation, member, state, make_engine=DeepSpeedEngine).__enter__()
         if folder is not None:
             pack.engine.load(folder)
     return pack

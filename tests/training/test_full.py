@@ -9,7 +9,7 @@ from infra.errors import UserError
 from training.checkpoint import MemberState
 from training.config import make_config, sampled_paths
 from training.losses import mse
-from training.member import sample_of
+from training.member import Member
 from training.step import collate
 
 
@@ -22,11 +22,8 @@ def full_run(foundation, clips, state=None, **settings):
 
 
 def batch_of(engine, clips, step):
-    samples = [
-        sample_of(engine.module.config, "c", step, index, clips, engine.place.global_batch)
-        for index in engine.place.indices(0)
-    ]
-    return collate(samples, "cpu")
+    one = Member("c", "c", engine.module.config, clips)
+    return collate([one.sample(step, index, engine.place) for index in engine.place.indices(0)], "cpu")
 
 
 def changes(engine):

@@ -8,7 +8,6 @@ from infra.errors import UserError
 from training.checkpoint import MemberState
 from training.config import make_config
 from training.draws import clips_of_step
-from training.member import sample_of
 from training.step import collate
 
 
@@ -18,7 +17,7 @@ def test_training_lowers_the_loss_of_the_same_draws(foundation):
     def loss_of_the_first_steps(run):
         total = 0.0
         for step in range(10):
-            samples = [sample_of(run.member.config, "c", step, 0, clips, run.engine.place.global_batch)]
+            samples = [run.member.sample(step, 0, run.engine.place)]
             with torch.no_grad():
                 spatial_B, temporal_B = run.engine.losses(collate(samples, "cpu"))
             total += float(spatial_B + temporal_B)

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from infra.registry import Registry
 from models.dtypes import DTYPES
 from models.foundation import Foundation
 from models.load import NoSafetensors, load_foundation
+from training.adapters import describe
 from training.batch.ahead import Ahead
 from training.batch.checkpoints import CheckpointWriter, restore
 from training.batch.choosing import ALONE_AFTER, Choosing
@@ -34,7 +36,6 @@ from training.batch.measuring import Measuring
 from training.batch.plan import MOST
 from training.batch.prepare import prepare_work
 from training.batch.profile import Profile
-from training.batch.publishing import publish_work
 from training.batch.record import Claim, LeaseLost
 from training.batch.state import BatchState
 from training.batch.team import Team
@@ -44,6 +45,7 @@ from training.group import GroupKey
 from training.member import Member
 from training.memory import explaining_memory
 from training.pack import Capacity, Ended, Event, Failed, Pack, Stepped
+from training.publish import publish
 
 log = logging.getLogger(__name__)
 
@@ -307,17 +309,21 @@ class Lane:
         """The concept's version, and its end."""
         work, claim, step = one.work, one.claim, event.report.step
         metrics = one.recent.metrics()
+
+        def complete(folder: Path) -> None:
+            (folder / "config.yaml").write_text(work.settings_file())
+            self.batch.beat(claim)  # the last moment to find that it is another's
+
         try:
-            version = publish_work(
+            version = publish(
                 self.registry,
-                work,
-                f"{self.batch_id}/{work.name}/{claim.record.attempt}",
-                one.clips,
+                work.name,
                 foundation,
                 event.tensors,
-                steps=step,
+                describe(work.config, work.concept, one.clips, steps=step),
+                run=f"{self.batch_id}/{work.name}/{claim.record.attempt}",
                 metrics=metrics,
-                before=lambda: self.batch.beat(claim),
+                complete=complete,
             )
         except LeaseLost:
             self.holding.leave(work.name)
