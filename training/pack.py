@@ -36,7 +36,7 @@ from training.config import sampled_paths
 from training.draws import Place
 from training.engine import Engine, group_settings, make_optimizer, set_active
 from training.group import GroupKey, group_key
-from training.member import Member, bank_options, bank_slots
+from training.member import Member, bank_options, has_spatial
 from training.optim import SlotAdamW
 from training.report import StepReport
 from training.step import DualStep, OwnSettings, Sample, collate
@@ -126,9 +126,8 @@ class Pack:
 
     def __enter__(self) -> Self:
         config = self.key.config()
-        slots: dict[AdapterPath, int] = {"spatial": self.capacity.spatial, "temporal": self.capacity.members}
-        if not bank_slots(config, 1)["spatial"]:
-            slots["spatial"] = 0
+        spatial = self.capacity.spatial if has_spatial(config) else 0
+        slots: dict[AdapterPath, int] = {"spatial": spatial, "temporal": self.capacity.members}
         with ExitStack() as entering:
             entering.enter_context(torch.enable_grad())
             options = {**bank_options(config, 1), "slots": slots}
@@ -160,7 +159,7 @@ class Pack:
         return tuple(self._seats)
 
     def has_room(self, slots: Mapping[AdapterPath, int]) -> bool:
-        """Whether so many slots of each path are free now (`Member.slots`, `bank_slots`)."""
+        """Whether so many slots of each path are free now (`Member.slots`, `member.bank_slots`)."""
         return all(len(self._free[path]) >= count for path, count in slots.items())
 
     def admit(self, member: Member, state: MemberState | None = None) -> None:

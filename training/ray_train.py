@@ -19,7 +19,7 @@ import logging
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -198,30 +198,22 @@ def _begin(task: Task, foundation: Foundation, workers: int) -> PackOfOne:
 
     The pack is never left: this process ends with it, and DeepSpeed would wait for workers that may be gone.
     """
+    import ray.train
+
     from training.checkpoint import MemberState
     from training.deepspeed_engines import DeepSpeedEngine
     from training.member import Member
     from training.pack_of_one import PackOfOne
 
-    member = Member(task.concept, task.concept, task.config, task.clips)
-    with last_checkpoint() as folder:
-        state = None if folder is None else MemberState.read(folder)
-        if state is not None:
-            state.check_workers(task.config.zero, workers)
+    member, stored = Member(task.concept, task.concept, task.config, task.clips), ray.train.get_checkpoint()
+    if stored is None:
+        return PackOfOne(foundation, member, make_engine=DeepSpeedEngine).__enter__()
+    with stored.as_directory() as folder:
+        state = MemberState.read(Path(folder))
+        state.check_workers(task.config.zero, workers)
         pack = PackOfOne(foundation, member, state, make_engine=DeepSpeedEngine).__enter__()
-        if folder is not None:
-            pack.engine.load(folder)
+        pack.engine.load(Path(folder))
     return pack
-
-
-@contextmanager
-def last_checkpoint() -> Iterator[Path | None]:
-    """The run's newest checkpoint as a local folder; None where there is none."""
-    import ray.train
-
-    stored = ray.train.get_checkpoint()
-    with stored.as_directory() if stored is not None else nullcontext() as folder:
-        yield None if folder is None else Path(folder)
 
 
 def _steps(task: Task, pack: PackOfOne, board: Any) -> None:
