@@ -4,8 +4,8 @@
     write_adapters(folder, foundation, tensors, describe(config, "orbit", clips))   # training/adapters.py
 
 What `evaluate --against` and the study train their baselines with. The same pack of one as a run on Ray Train with one
-worker, and so the same bits (tested), given as many torch threads (training/threads.py): sums that
-are split among threads round otherwise.
+worker, and so the same bits (tested), given as many torch threads (training/threads.py): sums that are split among threads
+round otherwise.
 """
 
 from __future__ import annotations

@@ -8,8 +8,6 @@ import json
 import shutil
 from pathlib import Path
 
-import yaml
-
 from datasets.clips import read_clips
 from datasets.latents import LatentCache, prepare
 from infra.storage import open_storage
@@ -24,8 +22,7 @@ SOURCE = "tiny-random:unet3d"
 
 def settings():
     """Those of both trainings."""
-    told = yaml.safe_load((EARLIER / "run" / "config.yaml").read_text())
-    return {name: value for name, value in told.items() if name in TrainConfig.model_fields}
+    return json.loads((EARLIER / "batch" / "concepts" / "slide.json").read_text())["work"]["config"]
 
 
 def clips_at(folder):
