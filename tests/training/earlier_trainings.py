@@ -1,7 +1,7 @@
 """Trainings that an earlier version began and did not end, with their clips (folder earlier/).
 
-That version had a loop, a checkpoint format and a publisher for a run (`motiondirector train`, killed after a checkpoint) and
-others for a batch (a lane that was stopped). Both trained the concept `slide` on tiny-random:unet3d.
+That version had one loop and one checkpoint format for a run, and others for a batch (a lane that was stopped). Both trained
+the concept `slide` on tiny-random:unet3d, with the same settings.
 """
 
 import json
@@ -17,7 +17,6 @@ from training.config import TrainConfig
 from training.local import train_local
 
 EARLIER = Path(__file__).parent / "earlier"
-SOURCE = "tiny-random:unet3d"
 
 
 def settings():
