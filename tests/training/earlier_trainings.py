@@ -62,6 +62,7 @@ def batch_at(folder, foundation, data):
     path = folder / "concepts" / "slide.json"
     record = json.loads(path.read_text())
     record["lease"]["expires"] = 0  # whatever this machine's clock says
+    record["work"]["config"]["max_failures"] = 1  # its lane was lost
     record["work"] |= {"data": data, "fingerprint": foundation.fingerprint}
     record["sha256"] = Work.from_dict(record["work"]).sha256
     path.write_text(json.dumps(record))

@@ -43,14 +43,21 @@ class RayTrain:
         return [event for event in self.events if event["kind"] == kind]
 
 
+@pytest.fixture(scope="module")
+def group(tmp_path_factory):
+    """Of one process; DeepSpeed remembers its first."""
+    rendezvous = tmp_path_factory.mktemp("group") / "rendezvous"
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
 @pytest.fixture
-def ray_train(monkeypatch, tmp_path):
+def ray_train(group, monkeypatch, tmp_path):
     monkeypatch.setenv("LOCAL_RANK", "0")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the worker of a small model
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
     yield RayTrain(monkeypatch, tmp_path / "checkpoints")
-    dist.destroy_process_group()
     torch.set_num_threads(threads)
 
 
