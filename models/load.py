@@ -1,4 +1,4 @@
-"""Load a foundation model from a folder, a hub id, or the embedded default (models/locating.py finds its folder)."""
+"""Loads a foundation model from a folder, a hub id or the embedded default (see models/locating.py)."""
 
 from __future__ import annotations
 
