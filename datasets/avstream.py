@@ -35,7 +35,7 @@ ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
 def open_container(source: bytes | Path) -> Any:
-    """Open the file, with a size limit, so that a header alone cannot make FFmpeg allocate a giant picture."""
+    """Open the file with a size limit, so that a header cannot make FFmpeg allocate a giant picture."""
     given = io.BytesIO(source) if isinstance(source, bytes) else str(source)
     return av.open(given, options=MAX_PIXELS_EACH, metadata_errors="replace")
 

@@ -231,7 +231,7 @@ class AvVideo(VideoFile):
         return self.complete or bool(enough)
 
     def _scan_some(self, until: float) -> None:
-        """Decode until some pictures are later than `until`, or to the end; then compute all display times."""
+        """Decode until some pictures are later than `until`, or to the end; then compute display times."""
         assert self._scan is not None
         base, later, duration = float(self.index.time_base), 0, 0
         while later < LOOK_AHEAD:
@@ -321,7 +321,7 @@ class AvVideo(VideoFile):
         return same and not self.interlaced and all(self.sound[: last + 1]) and self._steady
 
     def _check_for_decord(self, item: Decoded) -> None:
-        """Keep the frame's look, to check decord's picture; note key frames and sizes that decord mishandles."""
+        """Keep the frame's look to check decord's picture; note key frames and sizes it mishandles."""
         if item.frame is None:
             return
         self._looks.append(look_of(item.frame))

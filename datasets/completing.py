@@ -155,7 +155,7 @@ class Captioner:
         return " ".join(FORBIDDEN.sub(" ", text).split()).rstrip(".")
 
     def __call__(self, caption: str, frames_FHWC: np.ndarray) -> str:
-        """The caption plus a description of the middle frame. Raises Incomplete if the description is empty."""
+        """The caption plus a description of the middle frame. Raises Incomplete if that is empty."""
         said = self.describe(frames_FHWC[len(frames_FHWC) // 2])
         if not said:
             raise Incomplete(f"{self.name} says nothing about the clip.")

@@ -88,7 +88,7 @@ def _ebml_ends_early(file: IO[bytes], size: int) -> bool:
 
 
 def _ebml_number(data: bytes, *, keep_marker: bool) -> tuple[int | None, int]:
-    """(value, bytes used) of a variable-length number. Value None: unknown length; 0 bytes used: no number."""
+    """(value, bytes used) of a variable-length number. None: unknown length; 0 bytes used: no number."""
     if not data or not data[0]:
         return 0, 0
     used = 9 - data[0].bit_length()

@@ -113,7 +113,7 @@ def _leaf_paths(column: pa.Field) -> list[str]:
 
 
 def write_shard(group: Sequence[Pending], spool: Storage, target: Storage) -> Shard:
-    """Write one shard's Parquet file into the target's staging area, with one row group in memory at a time."""
+    """Write one shard's Parquet file into the target's staging area, one row group in memory at a time."""
     with tempfile.TemporaryDirectory(prefix="motiondirector-shard-") as folder:
         path = Path(folder) / "shard.parquet"
         try:

@@ -83,7 +83,7 @@ class Painter:
         return self.matrix.apply(on_black(picture) if alpha else picture)
 
     def _through(self, frame: Any, *steps: tuple[str, str]) -> Any:
-        """Run FFmpeg's filters on a frame. Keeps one graph per use, as streams rarely change size or colours."""
+        """Run FFmpeg's filters on a frame. Keeps one graph per use: streams rarely change size or colours."""
         use = str(steps)
         colors = (frame.colorspace, frame.color_range, frame.color_trc, frame.color_primaries)
         kind = (frame.width, frame.height, frame.format.name, *colors)

@@ -101,7 +101,7 @@ def local_path(text: str) -> Path:
 
 
 def shown(path: str | Path) -> str:
-    """The path as printable text: bytes that are not UTF-8 are escaped, as terminals and tables reject them."""
+    """The path as printable text: bytes that are not UTF-8 are escaped, as terminals reject them."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 

@@ -64,7 +64,7 @@ class Quality:
 
 
 def draw_prompts(count: int, seed: int = 1) -> list[Prompt]:
-    """Draw paraphrased prompts that cycle through directions and stillness, with evenly spread appearances."""
+    """Draw paraphrased prompts that cycle through directions and stillness, with evenly spread looks."""
     rng = np.random.default_rng(seed)
     names = [*DIRECTIONS, *DIRECTIONS, "still"]
     prompts = []
@@ -134,7 +134,7 @@ def measure_quality(
 
 
 def write_report(quality: Quality, foundation: Foundation, folder: Path, *, rows: int = 24) -> None:
-    """Write quality.json (scores and judgements of all prompts) and sheet.png (the first clips) to `folder`."""
+    """Write quality.json (scores, judgements of all prompts) and sheet.png (the first clips) to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     record = {
         "foundation": {"name": foundation.name, "fingerprint": foundation.fingerprint},

@@ -37,7 +37,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Score:
-    """A metric's result: a value per case or group (None: not measurable), and their mean (None without any)."""
+    """A metric's result: a value per case or group (None: not measurable), and their mean (or None)."""
 
     metric: str
     values: tuple[float | None, ...]

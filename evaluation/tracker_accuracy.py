@@ -16,7 +16,7 @@ from datasets.sprites.world import BACKGROUND_COLOURS, Scene, background_tones, 
 
 
 def softened(clip_FHWC: np.ndarray, blur: float, rng: np.random.Generator) -> np.ndarray:
-    """Soften a clip like a decoder: Gaussian blur of `blur` pixels, noise of 5 grey levels; unchanged at 0."""
+    """Soften a clip like a decoder: Gaussian of `blur` pixels, noise of 5 grey levels; unchanged at 0."""
     if not blur:
         return clip_FHWC
     soft = ndimage.gaussian_filter(clip_FHWC.astype(np.float32), (0, blur, blur, 0))
@@ -88,7 +88,7 @@ def _errors(tally: Tally) -> dict[str, float]:
 def looks_accuracy(
     count: int, *, blur: float = 0.0, seed: int = 0, parts: int = 2, frames: int = 8, size: int = 64
 ) -> dict[str, float]:
-    """`tracker_accuracy` of clips in a style of `parts` looks (`style.sample_style`), and of the style itself.
+    """`tracker_accuracy` of clips in a style of `parts` looks (`style.sample_style`), and of their style.
 
     Each look has the share of clips in which it is seen exactly when it is present (a tint: the right
     one). The errors are medians over the clips that have the look: "grain error" in grey levels, "tint

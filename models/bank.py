@@ -176,7 +176,7 @@ class AdapterBank(nn.Module):
         ).remove
 
     def _replace(self, linear: Any, name: str) -> Callable[[], None]:
-        """Replace a layer's forward, so that slots can be merged into its weight; return the undo function."""
+        """Replace a layer's forward so that slots can merge into its weight; return the undo function."""
         routed, bare, before = self._routed(name), linear.forward, vars(linear).get("forward")
 
         def forward(x: Tensor) -> Tensor:
@@ -236,7 +236,7 @@ class AdapterBank(nn.Module):
 
     @torch.no_grad()
     def reset(self, path: Path, slot: int, *, seed: int | None = None, number: int | None = None) -> None:
-        """Set the initial values for training: A ~ N(0, std 1/rank), B = 0 (so the adapter has no effect yet).
+        """Set the initial values for training: A ~ N(0, std 1/rank), B = 0 (so the adapter has no effect).
 
         Args:
             seed: the bank's seed by default.
@@ -314,7 +314,7 @@ class AdapterBank(nn.Module):
         self._rows(path)[slot].copy_(image, non_blocking=True)
 
     def extract(self, path: Path, slot: int) -> dict[str, tuple[Tensor, Tensor]]:
-        """Copy a slot to the CPU: {layer: (A [rank, in], B [out, rank])}; A is the identity at rank `full`."""
+        """Copy a slot to the CPU: {layer: (A [rank, in], B [out, rank])}; A is identity at rank `full`."""
         found: dict[str, tuple[Tensor, Tensor]] = {}
         for name, layer in self._of(path, slot):
             copied = {half: t.detach().to("cpu", copy=True) for half, t in layer.slot(slot).items()}

@@ -2,7 +2,7 @@
 
 One small interface: encode text, encode frames, noise, predict, decode, which layers are spatial and
 which temporal, and a fingerprint of the weights. Each family (one module next to this one) implements
-it around a stock diffusers pipeline; nothing else in the project depends on the model.
+it around a stock diffusers pipeline; nothing else in the project knows which model it is.
 
 Shapes: B samples, F frames, H W pixels, C f h w latents (f < F for temporally compressed ones), L D text.
 """

@@ -137,7 +137,7 @@ def write_tiny_unet3d(folder: Path, *, prediction_type: str = "epsilon", seed: i
 
 @recipe("wan")
 def write_tiny_wan(folder: Path, *, seed: int = 0) -> Path:
-    """Write a `WanPipeline` folder: 32x32 pixels, 5 frames as 2 latent frames (as the real VAE compresses)."""
+    """Write a `WanPipeline` folder: 32x32 pixels, 5 frames as 2 latent frames (as in the real VAE)."""
     torch.manual_seed(seed)
     tokenizer = ByT5Tokenizer()
     text = UMT5Config(

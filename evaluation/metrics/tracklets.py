@@ -23,7 +23,7 @@ tracklets = Memo(tracklets_of, size=128)
 
 
 def _taken(paths_NF2: np.ndarray, count: int) -> np.ndarray:
-    """Sample tracklets at `count` evenly spread frames: tracking uses every frame, comparison a common rate."""
+    """Sample tracklets at `count` even frames: tracking uses every frame, comparison a common rate."""
     return paths_NF2[:, np.linspace(0, paths_NF2.shape[1] - 1, count).round().astype(int)]
 
 
