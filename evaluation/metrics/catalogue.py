@@ -46,7 +46,7 @@ class OpenMetrics:
 
 
 def open_metrics_for(references_are_sprites: bool, clip: ClipScorer | None = None) -> OpenMetrics:
-    """The measures of open prompts (`open_looks`): by tracker for sprites, else by colours and CLIP if given."""
+    """The measures of open prompts (`open_looks`): tracker for sprites, else colours, and CLIP if given."""
     if references_are_sprites:
         return OpenMetrics(
             (
