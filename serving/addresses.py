@@ -80,7 +80,7 @@ def is_public(address: Address) -> bool:
 
 
 def split_url(url: str) -> SplitResult:
-    """Split a webhook's URL. Raises Refused unless it is http(s)://host[:port]/... without user or fragment."""
+    """Split a webhook's URL. Raises Refused unless it is http(s)://host[:port]/..., no user, no fragment."""
     try:
         parts = urlsplit(url)
         port_fits = parts.port is None or parts.port > 0
@@ -173,7 +173,7 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
 
 @functools.cache
 def public_tls() -> ssl.SSLContext:
-    """The TLS context of the public authorities. Cached: loading it takes tens of milliseconds."""
+    """A TLS context that trusts the public authorities. Cached: loading it takes tens of milliseconds."""
     return httpcore.default_ssl_context()
 
 

@@ -43,7 +43,7 @@ def with_keys(config: ServeConfig) -> ServeConfig:
 
 
 def with_webhook_secret(config: ServeConfig) -> ServeConfig:
-    """The configuration, with the environment's secret if it has none. Raises UserError if that is invalid."""
+    """The configuration; if it has no secret, with the environment's. Raises UserError if that is invalid."""
     return config.model_copy(update={"webhook_secret": config.webhook_secret or read_webhook_secret()})
 
 

@@ -55,7 +55,7 @@ def read_ttl(value: Any) -> Any:
 
 
 class ServeConfig(BaseModel):
-    """Arguments of `serving.deployment:build_app`. Fields with a panel are options of `motiondirector serve`."""
+    """Arguments of `serving.deployment:build_app`. Fields with a panel are `motiondirector serve` options."""
 
     model_config = ConfigDict(extra="forbid")
 
