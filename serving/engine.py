@@ -116,7 +116,7 @@ class Engine:
     # --- from any thread ------------------------------------------------------------------------------------
 
     def check(self, request: VideoRequest) -> None:
-        """Raise UserError if the request is impossible (size, scheduler, adapters). Waits for its adapters."""
+        """Raise UserError for an impossible request (size, scheduler, adapters). Waits for its adapters."""
         if (here := self.check_ahead(request)) is not None:
             here.result()
 
@@ -249,7 +249,7 @@ class Engine:
         self._thread.start()
 
     def warm_up(self) -> None:
-        """Measure how many samples fit in a forward, and compile. Call in the ticking thread, before ticks."""
+        """Measure how many samples fit in a forward, and compile. Call in the thread that ticks, before it does."""
         self._queue.budget = budget = measure(self.foundation, self._warm_buckets, self._batch_bytes)
         log.info("a forward takes %s samples", {str(b): budget.rows(b) for b in self._warm_buckets})
         if self._compiled is not None:

@@ -51,7 +51,7 @@ class EngineClient(Protocol):
         """Make every engine load an adapter into memory; returns each one's failure, or None."""
 
     async def keep(self, revision: int, uses: Sequence[AdapterUsed]) -> int:
-        """Make every engine pin exactly these unless it knows a later revision; returns how many there are."""
+        """Make every engine pin exactly these unless it knows a later revision; returns their number."""
 
     async def residency(self) -> Mapping[str, Sequence[Residency]]:
         """The adapters in a slot or in host memory of every engine, by the engine's name."""

@@ -100,7 +100,7 @@ class FairQueue(Generic[T]):
         self._entries[item] = entry
 
     def pick(self, eligible: Callable[[T], bool] = lambda item: True) -> T | None:
-        """Remove and return the first eligible item in order of turns, or None. Calls `eligible` in that order."""
+        """Remove and return the next eligible item, or None. Calls `eligible` in order of turns."""
         entry = self._root.find(eligible)
         if entry is None:
             return None
