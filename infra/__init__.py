@@ -1,1 +1,1 @@
-"""The lowest layer: object storage, the concept registry, cluster files. Imports no other package here."""
+"""The lowest layer: object storage, concept registry, cluster files. Imports no other project package."""

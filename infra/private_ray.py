@@ -40,9 +40,7 @@ def private_ray(*, dashboard: bool = False) -> Iterator[None]:
             the dashboard.
     """
     wanted = {"RAY_TMPDIR": str(private_folder())}
-    if (
-        sys.platform == "linux"
-    ):  # gloo (torch.distributed) would listen on the host name's address
+    if sys.platform == "linux":  # gloo (torch.distributed) would listen on the host name's address
         wanted["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
     with restored(wanted):
         os.environ.update(wanted)

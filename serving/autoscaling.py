@@ -18,12 +18,12 @@ NEVER = 1e9  # seconds; finite because Ray sums the replicas' values
 
 @dataclass(frozen=True)
 class Load:
-    """Load of one engine: work in denoised pixels, pace in seconds per pixel. Ages, because clocks differ."""
+    """Load of one engine: work in denoised pixels, pace in seconds per pixel, age instead of a clock time."""
 
     work: float = 0.0  # waiting and remaining work of the engine
     pace: float = 0.0  # 0 before its first step
     backlog: float = 0.0  # waiting in the job store
-    age: float = NEVER  # seconds since the backlog was reported
+    age: float = NEVER  # seconds since the backlog was reported; clocks differ
 
 
 def seconds_of_work(loads: Sequence[Load]) -> float | None:

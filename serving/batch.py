@@ -23,7 +23,7 @@ class Step:
     """The result of one step of one bucket's requests."""
 
     tickets: list[Ticket]  # all requests in the step
-    failed: Mapping[Ticket, Exception]  # those that failed, by error
+    failed: Mapping[Ticket, Exception]  # those that failed, with their errors
     adapters: int  # number of distinct adapters
     seconds: float
     work: float  # denoised pixels

@@ -316,7 +316,7 @@ class Dispatcher:
         await self._fail(job, "foundation_mismatch", message)
 
     async def _purge(self) -> None:
-        """Remove jobs that ended long enough ago, with their prompts and videos, at most MOST_LATE at once."""
+        """Remove jobs whose time is over, with their prompts and videos, at most MOST_LATE at once."""
         if self._job_ttl is None or time.monotonic() - self._purged < PURGE_INTERVAL:
             return
         before = time.time() - self._job_ttl

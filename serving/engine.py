@@ -249,7 +249,7 @@ class Engine:
         self._thread.start()
 
     def warm_up(self) -> None:
-        """Measure how many samples fit in a forward, and compile. Call in the thread that ticks, before it does."""
+        """Measure how many samples fit in a forward, and compile. Call it in the ticking thread, first."""
         self._queue.budget = budget = measure(self.foundation, self._warm_buckets, self._batch_bytes)
         log.info("a forward takes %s samples", {str(b): budget.rows(b) for b in self._warm_buckets})
         if self._compiled is not None:

@@ -1,6 +1,6 @@
 """The engine's asynchronous interface, which the ingress calls in the same process or through Ray.
 
-Answers, also refusals, are values (an event or None), which pickle well between processes. An exception
+Answers and refusals are values (an event or None), so they can be sent between processes. An exception
 means that the engine itself is gone.
 """
 

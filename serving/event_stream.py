@@ -1,8 +1,8 @@
 """`GET /v1/videos/{id}/events`: the progress of a job as server-sent events.
 
 An event (`video.<state>`) shows the job and is sent when it has changed; its id encodes what it shows. A
-client that reconnects with Last-Event-ID gets only news. The server keeps no state per client, so any
-ingress can continue the stream of another.
+client that reconnects with Last-Event-ID gets only what it has not seen. The server keeps no state per
+client, so any ingress can continue the stream of another.
 """
 
 from __future__ import annotations

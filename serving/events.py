@@ -1,6 +1,6 @@
 """Events of a request in an engine: `Admitted`, `Progressed` ..., then `Finished`, `Failed` or `Cancelled`.
 
-All are plain values that pickle between processes.
+All are plain values that can be sent between processes.
 """
 
 from __future__ import annotations

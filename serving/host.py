@@ -43,7 +43,7 @@ class HostCache:
             return {key: self._holds[key] for key in self._images}
 
     def hold(self, sizes: Mapping[Key, int]) -> bool:
-        """Hold all of these, or space for them, until `release`. False without a change if space is lacking."""
+        """Hold all of these, or space for them, until `release`. False without a change if there is none."""
         with self._lock:
             new = {key: size for key, size in sizes.items() if key not in self._images | self._promised}
             if not self._make_room(sum(new.values()), keep=sizes):

@@ -28,7 +28,7 @@ STATES = (QUEUED, IN_PROGRESS, COMPLETED, FAILED, CANCELLED)
 FINAL = frozenset({COMPLETED, FAILED, CANCELLED})
 UNFINISHED = (QUEUED, IN_PROGRESS)
 ID = re.compile("video_[0-9a-f]{32}")
-# state -> the states it may be reached from; a job returns to the queue only if its engine is lost
+# state -> the states it may be reached from; a started job is requeued if its engine or dispatcher is lost
 LEGAL = {
     QUEUED: frozenset({QUEUED, IN_PROGRESS}),
     IN_PROGRESS: frozenset({QUEUED}),

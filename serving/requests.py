@@ -92,7 +92,7 @@ def rows_of(request: VideoRequest) -> int:
 
 
 def cost_of(request: VideoRequest) -> float:
-    """The work of a request, in denoised pixels."""
+    """The work of a request in denoised pixels: pixels of the video x steps x samples per forward."""
     return float(request.pixels * request.steps * rows_of(request))
 
 
@@ -156,7 +156,7 @@ def nearest_frames(seconds: float, info: FoundationInfo) -> int:
 
 
 def pin(use: LoraUse, info: FoundationInfo, registry: Registry | None) -> list[AdapterUsed]:
-    """Resolve a name to a version and content hashes: of its path or, without one, of all adapters in use."""
+    """Resolve a name to a version's adapters with content hashes: of `path`, or of all it is used with."""
     if registry is None:
         raise NotFound(
             f"concept {use.name!r} was asked for, but there is no registry to find it in; start with --registry URI.",

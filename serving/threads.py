@@ -60,7 +60,7 @@ class Shares:
     async def run(
         self, tenant: str, call: Callable[Given, Answer], /, *args: Given.args, **kwargs: Given.kwargs
     ) -> Answer:
-        """Run a call and return its result. If cancelled, a started call still runs to its end, in its place."""
+        """Run a call and return its result. A started call runs on if cancelled, and keeps its place."""
         place = self._places.setdefault(tenant, asyncio.Semaphore(self._each))
         loop = asyncio.get_running_loop()
 

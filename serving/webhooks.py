@@ -103,7 +103,7 @@ class Webhooks:
         keys: their secrets sign the calls of their tenants.
         secret: signs the calls of other tenants.
         allowed: non-public networks that may be called.
-        observe: called with "delivered", "repeated", "given_up" or "refused" for each attempt.
+        observe: called with "delivered", "repeated" or "given_up" for each attempt.
     """
 
     def __init__(
