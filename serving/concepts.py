@@ -27,7 +27,7 @@ class Concepts(Registry):
     def __init__(self, storage: Storage) -> None:
         super().__init__(storage)
         self.shelf = Shelf(self)
-        self._seen = False  # whether it ever held a concept
+        self._seen = False  # whether there was anything in it
 
     def look(self) -> None:
         """Start to refresh the list of names in a thread."""

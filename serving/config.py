@@ -227,12 +227,12 @@ def read_database_file(file: Path) -> str:
 
 
 def make_config(**fields: Any) -> ServeConfig:
-    """A configuration from a user's options. Raises UserError that names the option."""
+    """A configuration from a user's options. Raises UserError naming the option."""
     try:
         return ServeConfig(**fields)
     except ValidationError as error:
         first = error.errors()[0]
-        if not first["loc"]:  # about a combination of options
+        if not first["loc"]:  # it is about several options together
             raise UserError(f"{first['msg'].removeprefix('Value error, ')}.", code="invalid_value") from None
         option = option_name(ServeConfig, str(first["loc"][0]))
         given = "" if "secret" in option else f" {first['input']!r}"

@@ -301,7 +301,7 @@ class VideoService:
             )
         if job.result_key is not None:
             with contextlib.suppress(ObjectNotFound):
-                return await RESULTS.run(self._results.get, result_key(id))  # not the row's key
+                return await RESULTS.run(self._results.get, result_key(id))  # not what the row says
         raise NotFound(
             f"video {id} has expired; make it again with seed {request_of(job).seed}.",
             code="video_expired",
