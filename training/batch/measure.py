@@ -49,16 +49,19 @@ class RandomClip:
     latents_CFHW: Tensor
     frame_latents_FC1HW: Tensor
     text_LD: Tensor
+    empty_text_LD: Tensor
 
 
 def random_clip(foundation: Foundation, bucket: Bucket, seed: int = 0) -> RandomClip:
     """A clip of noise in this model's latents, under an empty caption."""
     generator = torch.Generator().manual_seed(seed)
     channels, frames, height, width = foundation.latent_shape(bucket)
+    empty_LD = foundation.encode_text([""])[0].float().cpu()
     return RandomClip(
         torch.randn(channels, frames, height, width, generator=generator),
         torch.randn(bucket.frames, channels, 1, height, width, generator=generator),
-        foundation.encode_text([""])[0].float().cpu(),
+        empty_LD,
+        empty_LD,
     )
 
 
