@@ -37,7 +37,7 @@ def train_local(
 
     Args:
         concept: its name is part of every draw, as in a run.
-        clips: their latents and text, all of one shape (`datasets.latents.prepare`).
+        clips: their latents and text, of one at least, all of one shape (`datasets.latents.prepare`).
         config: with one worker and ZeRO 0, `dtype` that of the foundation.
         on_step: called after each step.
 
@@ -55,15 +55,8 @@ def train_local(
 
 def with_size(config: TrainConfig, foundation: Foundation, clips: Sequence[TrainingClip]) -> TrainConfig:
     """The settings with the size of these clips, where they do not say one."""
-    if not clips:
-        return config
-    *_, height, width = clips[0].latents_CFHW.shape
-    scale = foundation.sizes.spatial_scale
-    size = {
-        "frames": len(clips[0].frame_latents_FC1HW),
-        "height": height * scale,
-        "width": width * scale,
-    }
+    scale, (*_, height, width) = foundation.sizes.spatial_scale, clips[0].latents_CFHW.shape
+    size = {"frames": len(clips[0].frame_latents_FC1HW), "height": height * scale, "width": width * scale}
     return config.model_copy(update={k: v for k, v in size.items() if getattr(config, k) is None})
 
 

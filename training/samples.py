@@ -154,10 +154,9 @@ class Rendering:
 
     def final(self, state: MemberState) -> list[str]:
         """Samples of the last step; returns their keys, none where there are no samples."""
-        keys: list[str] = []
         with harmless(f"no samples of step {state.step}"):
-            keys = self._final(state.step, state)
-        return keys
+            return self._final(state.step, state)
+        return []
 
     def _final(self, step: int, state: MemberState) -> list[str]:
         import torch

@@ -106,11 +106,7 @@ class Prepared:
 
 def bucket_of(work: Work) -> Bucket:
     """The size a work trains in."""
-    config = work.config
-    assert config.frames is not None
-    assert config.height is not None
-    assert config.width is not None
-    return Bucket(config.frames, config.height, config.width)
+    return work.key.bucket
 
 
 class Missing:
