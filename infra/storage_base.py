@@ -120,6 +120,10 @@ class Storage(ABC):
         """Whether there is any object whose key starts with the string `prefix`."""
         return next(iter(self.list(prefix)), None) is not None
 
+    def is_there(self) -> bool:
+        """Whether there is a place for objects: a folder is none before it is made, nor while its parent is not mounted."""
+        return True
+
     @abstractmethod
     def delete(self, key: str) -> None:
         """Remove; nothing happens when it is absent."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import logging
+from pathlib import Path
 
 from infra.registry import Registry, Version, similar
 from infra.storage import ObjectInfo, ObjectNotFound, Storage, open_storage
@@ -17,16 +20,22 @@ class Concepts(Registry):
     """A registry whose errors are for callers of the API.
 
     Similar names come from the last list of all, so that asking for a concept that is not there lists nothing. A registry
-    that had concepts and has none, not even removed ones, is not empty but away: a folder that was unmounted, say.
+    that had concepts and has none, not even removed ones, is not empty but away: a folder that was unmounted, say. So is a
+    folder that does not exist.
+
+    Args:
+        memory: local folder that remembers for the next server, which may start while the registry is away, whether there
+            was anything in it.
     """
 
     overview = "GET /v1/models lists what there is."
     shown = "the registry"  # type: ignore[assignment]  # where it is concerns no caller
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, memory: Path | None = None) -> None:
         super().__init__(storage)
         self.shelf = Shelf(self)
-        self._seen = False  # whether there was anything in it
+        self._mark = memory / hashlib.sha256(storage.uri.encode()).hexdigest() if memory is not None else None
+        self._seen = self._mark is not None and self._mark.exists()  # whether there was anything in it
 
     def look(self) -> None:
         """Have all names listed, in a thread of its own."""
@@ -39,7 +48,7 @@ class Concepts(Registry):
 
     def find(self, ref: str) -> tuple[str, int]:
         found = super().find(ref)
-        self._seen = True
+        self._saw()
         return found
 
     def resolve(self, ref: str) -> Version:
@@ -58,17 +67,33 @@ class Concepts(Registry):
 
     def pointers(self) -> dict[tuple[str, int], ObjectInfo]:
         found = super().pointers()
-        if not found:
+        if found:
+            self._saw()
+        else:
             self._check_there()
-        self._seen = self._seen or bool(found)
         return found
 
+    def _saw(self) -> None:
+        if self._seen:
+            return
+        self._seen = True
+        if self._mark is not None:
+            with contextlib.suppress(OSError):  # a full disk: this server knows all the same
+                self._mark.parent.mkdir(parents=True, exist_ok=True)
+                self._mark.write_text(self.uri)
+
     def _check_there(self) -> None:
+        if not self.storage.is_there():
+            log.error("%s does not exist: is it mounted?", self.uri)
+            raise StorageFault(CONCEPTS)
         if self._seen and not self.storage.holds("concepts/"):
-            log.error("%s had concepts and is empty now: is it mounted?", self.uri)
+            emptied = (
+                f"; if it was emptied on purpose, remove {self._mark} and start again" if self._mark else ""
+            )
+            log.error("%s had concepts and is empty now: is it mounted?%s", self.uri, emptied)
             raise StorageFault(CONCEPTS)
 
 
-def open_concepts(uri: str) -> Concepts:
+def open_concepts(uri: str, memory: Path | None = None) -> Concepts:
     """The registry at a folder or `s3://bucket/prefix`."""
-    return Concepts(open_storage(uri))
+    return Concepts(open_storage(uri), memory)

@@ -74,13 +74,13 @@ class Shares:
         return await asyncio.wrap_future(begun)
 
 
-CONCEPTS = "the concept registry"
+CONCEPTS, VIDEOS = "the concept registry", "the results storage"
 REGISTRY = Threads("registry", 8, CONCEPTS)  # what a request names
 LISTS = Threads(
     "lists", 2, CONCEPTS
 )  # all that the registry has, which is many reads: requests need not wait for those
 ROOM = Threads("room", 1)
-RESULTS = Threads("results", 8, "the results storage")
+RESULTS = Threads("results", 8, VIDEOS)
 READS_EACH, LISTS_EACH = 2, 1  # of these, a tenant's at once
 NAMES = Threads("names", 16)  # those of webhooks that requests name
 CALLED_NAMES = Threads("called-names", 16)  # those of webhooks that are called now

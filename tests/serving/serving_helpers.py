@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,6 +24,14 @@ from serving.requests import VideoRequest
 from serving.schemas import AdapterUsed
 
 Publish = Callable[..., Version]  # publish(foundation, "orbit", path=..., rank=..., seed=...)
+
+
+def until(true: Callable[[], bool], *, seconds: float = 60.0, pause: float = 0.01) -> None:
+    """Wait for it."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(pause)
 
 
 def random_adapter(foundation: Foundation, *, path="temporal", rank=4, seed=0, scale=0.3) -> Adapter:
