@@ -20,6 +20,7 @@ MAX_SIDE = 8192  # 8K (7680x4320) passes; anything larger is refused
 MAX_PIXELS = 1 << 34  # decoded for one clip: 8,000 frames of full HD, 500 of 8K
 MAX_SECONDS = 60.0  # of this thread's work for one clip; a busy machine does not count
 EARLY = 0.005  # seconds; containers round times, cameras shake them
+ON_BLACK = "transparent: laid on black"  # a note
 
 
 class UnreadableVideo(ConceptError):
