@@ -21,7 +21,7 @@ class Concepts(Registry):
 
     Similar names come from the last list of all, so that asking for a concept that is not there lists nothing. A registry
     that had concepts and has none, not even removed ones, is not empty but away: a folder that was unmounted, say. So is a
-    folder that does not exist.
+    folder that does not exist, for whoever names a concept; a list has none before there is a registry.
 
     Args:
         memory: local folder that remembers for the next server, which may start while the registry is away, whether there
@@ -62,6 +62,9 @@ class Concepts(Registry):
     def numbers(self, concept: str, what: str) -> set[int]:
         found = super().numbers(concept, what)
         if not found and what == "versions":
+            if not self.storage.is_there():
+                log.error("%s does not exist: is it mounted?", self.uri)
+                raise StorageFault(CONCEPTS)
             self._check_there()
         return found
 
@@ -83,9 +86,6 @@ class Concepts(Registry):
                 self._mark.write_text(self.uri)
 
     def _check_there(self) -> None:
-        if not self.storage.is_there():
-            log.error("%s does not exist: is it mounted?", self.uri)
-            raise StorageFault(CONCEPTS)
         if self._seen and not self.storage.holds("concepts/"):
             emptied = (
                 f"; if it was emptied on purpose, remove {self._mark} and start again" if self._mark else ""

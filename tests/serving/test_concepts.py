@@ -114,6 +114,7 @@ def test_a_registry_folder_that_nobody_has_made_is_503_and_another_registry_is_n
     ):
         with api_over(engine, data_dir=str(tmp_path / "data"), registry=str(folder)) as api:
             assert (ask(api, "orbit").json()["error"] or {}).get("code") == code, folder
+            assert api.get("/v1/models").status_code == 200, "a server may start before the first concept"
 
 
 def test_a_note_that_cannot_be_written_costs_no_request(
