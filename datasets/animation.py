@@ -72,11 +72,11 @@ def open_animation(source: bytes | Path, name: str) -> VideoFile:
 
 
 def is_transparent(image: Image.Image) -> bool:
-    """Whether anything shows through the frame."""
+    """Whether any pixel of the frame is not opaque."""
     if not image.has_transparency_data:
         return False
-    darkest, _ = image.convert("RGBA").getchannel("A").getextrema()
-    return darkest < 255
+    least, _ = image.convert("RGBA").getchannel("A").getextrema()
+    return least < 255
 
 
 class Animation(VideoFile):

@@ -186,7 +186,7 @@ class FolderStorage(Storage):
             except (FileNotFoundError, NotADirectoryError):
                 return False
 
-    def is_there(self) -> bool:
+    def root_exists(self) -> bool:
         with explained_os_errors(f"reading {self.root}"):
             try:
                 return stat.S_ISDIR(self.root.stat().st_mode)

@@ -120,8 +120,8 @@ class Storage(ABC):
         """Whether there is any object whose key starts with the string `prefix`."""
         return next(iter(self.list(prefix)), None) is not None
 
-    def is_there(self) -> bool:
-        """Whether there is a place for objects: a folder is none before it is made, nor while its parent is not mounted."""
+    def root_exists(self) -> bool:
+        """Whether the place for objects exists. A folder does not before it is created or while its mount is missing."""
         return True
 
     @abstractmethod

@@ -40,7 +40,7 @@ class Exam:
     metrics: tuple[Metric, ...]
     sprites: bool  # whether the references are of the sprite world
     opened: OpenSet | None = None
-    notes: tuple[str, ...] = ()  # what of the prompts is not read, in sentences
+    notes: tuple[str, ...] = ()  # warnings about prompts longer than the text encoder reads
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Judge:
         return Exam(tuple(prompts), tuple(references), self.metrics(sprites), sprites, opened, notes)
 
     def unread(self, what: str, texts: Sequence[str]) -> tuple[str, ...]:
-        """What of texts is beyond what the text encoder reads: a sentence each."""
+        """Warnings about texts that are longer than the text encoder reads."""
         limit = self.foundation.text_limit
         found = (limit.warning(text, f"{what} {text[:40]!r}...") for text in dict.fromkeys(texts))
         return tuple(text for text in found if text)

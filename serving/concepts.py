@@ -19,13 +19,15 @@ log = logging.getLogger(__name__)
 class Concepts(Registry):
     """A registry whose errors are for callers of the API.
 
-    Similar names come from the last list of all, so that asking for a concept that is not there lists nothing. A registry
-    that had concepts and has none, not even removed ones, is not empty but away: a folder that was unmounted, say. So is a
-    folder that does not exist, for whoever names a concept; a list has none before there is a registry.
+    Similar names come from the last list of all, so that asking for a concept that is not there lists nothing.
+
+    A registry that had concepts and is now empty, without even removed ones, counts as unavailable, not as empty: its folder may be
+    unmounted. A request that names a concept also fails so while the folder does not exist. A list of all is empty then, since a server
+    may start before the first concept exists.
 
     Args:
-        memory: local folder that remembers for the next server, which may start while the registry is away, whether there
-            was anything in it.
+        memory: local folder with a marker for each registry that had content, so that a server knows it even if it
+            starts while the registry is unavailable.
     """
 
     overview = "GET /v1/models lists what there is."
@@ -34,8 +36,12 @@ class Concepts(Registry):
     def __init__(self, storage: Storage, memory: Path | None = None) -> None:
         super().__init__(storage)
         self.shelf = Shelf(self)
-        self._mark = memory / hashlib.sha256(storage.uri.encode()).hexdigest() if memory is not None else None
-        self._seen = self._mark is not None and self._mark.exists()  # whether there was anything in it
+        self._marker = (
+            memory / hashlib.sha256(storage.uri.encode()).hexdigest() if memory is not None else None
+        )
+        self._had_content = (
+            self._marker is not None and self._marker.exists()
+        )  # whether there was anything in it
 
     def look(self) -> None:
         """Have all names listed, in a thread of its own."""
@@ -48,7 +54,7 @@ class Concepts(Registry):
 
     def find(self, ref: str) -> tuple[str, int]:
         found = super().find(ref)
-        self._saw()
+        self._record_content()
         return found
 
     def resolve(self, ref: str) -> Version:
@@ -62,33 +68,35 @@ class Concepts(Registry):
     def numbers(self, concept: str, what: str) -> set[int]:
         found = super().numbers(concept, what)
         if not found and what == "versions":
-            if not self.storage.is_there():
+            if not self.storage.root_exists():
                 log.error("%s does not exist: is it mounted?", self.uri)
                 raise StorageFault(CONCEPTS)
-            self._check_there()
+            self._check_available()
         return found
 
     def pointers(self) -> dict[tuple[str, int], ObjectInfo]:
         found = super().pointers()
         if found:
-            self._saw()
+            self._record_content()
         else:
-            self._check_there()
+            self._check_available()
         return found
 
-    def _saw(self) -> None:
-        if self._seen:
+    def _record_content(self) -> None:
+        if self._had_content:
             return
-        self._seen = True
-        if self._mark is not None:
-            with contextlib.suppress(OSError):  # a full disk: this server knows all the same
-                self._mark.parent.mkdir(parents=True, exist_ok=True)
-                self._mark.write_text(self.uri)
+        self._had_content = True
+        if self._marker is not None:
+            with contextlib.suppress(OSError):  # for example a full disk; this server knows anyway
+                self._marker.parent.mkdir(parents=True, exist_ok=True)
+                self._marker.write_text(self.uri)
 
-    def _check_there(self) -> None:
-        if self._seen and not self.storage.holds("concepts/"):
+    def _check_available(self) -> None:
+        if self._had_content and not self.storage.holds("concepts/"):
             emptied = (
-                f"; if it was emptied on purpose, remove {self._mark} and start again" if self._mark else ""
+                f"; if it was emptied on purpose, remove {self._marker} and start again"
+                if self._marker
+                else ""
             )
             log.error("%s had concepts and is empty now: is it mounted?%s", self.uri, emptied)
             raise StorageFault(CONCEPTS)

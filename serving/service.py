@@ -312,14 +312,23 @@ class VideoService:
         )
 
     def _stored(self, job: Job) -> bytes:
-        """The video that was stored. Raises ObjectNotFound, or StorageFault when it should be there and nothing is."""
+        """Read a job's video.
+
+        Raises:
+            ObjectNotFound: it has expired or was deleted.
+            StorageFault: it has not expired, but the storage is empty or missing, so it is probably not mounted.
+        """
         try:
-            return self._results.get(result_key(job.id))  # not what the row says
+            return self._results.get(result_key(job.id))  # the row's own key is not trusted
         except ObjectNotFound as error:
             expired = job.expires_at is not None and job.expires_at <= time.time()
-            if expired or (self._results.is_there() and self._results.holds("")):
+            if expired or (self._results.root_exists() and self._results.holds("")):
                 raise
-            log.error("%s holds nothing, not even video %s: is it mounted?", self._results.uri, job.id)
+            log.error(
+                "%s is empty or missing, so video %s cannot be read: is it mounted?",
+                self._results.uri,
+                job.id,
+            )
             raise StorageFault(VIDEOS) from error
 
     async def exposition(self) -> bytes:

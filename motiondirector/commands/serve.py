@@ -103,8 +103,8 @@ def serve(
 
 
 def concepts_of(registry: Registry) -> list[ConceptInfo]:
-    """What there is; says so when there is no such folder (yet)."""
-    if not registry.storage.is_there():
+    """List the concepts; warn when the registry's folder does not exist (yet)."""
+    if not registry.storage.root_exists():
         typer.echo(
             f"--registry {registry.uri} does not exist; until it does, requests for concepts are answered with 503 "
             "(publishing a concept makes it).",

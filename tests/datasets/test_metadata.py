@@ -251,8 +251,8 @@ def test_a_stream_whose_size_changes_is_read_and_never_enlarged(tmp_path):
 
 
 @pytest.mark.parametrize(("suffix", "first"), [("gif", 0), ("webp", 0), ("webp", 2), ("png", 0), ("png", 2)])
-def test_a_transparent_animation_lies_on_black_and_is_said_to(tmp_path, suffix, first):
-    """Also one that is opaque up to a later frame."""
+def test_a_transparent_animation_is_laid_on_black_with_a_note(tmp_path, suffix, first):
+    """`first` is the first transparent frame."""
     images = []
     for number in range(4):
         picture = np.full((48, 64, 4), 255, np.uint8)
@@ -270,5 +270,5 @@ def test_a_transparent_animation_lies_on_black_and_is_said_to(tmp_path, suffix, 
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
-def test_an_opaque_animation_is_said_to_be_nothing_else(tmp_path, suffix):
+def test_an_opaque_animation_has_no_note(tmp_path, suffix):
     assert open_video(write_animation(tmp_path / f"a.{suffix}", moving_picture(3, 32, 48))).notes == []

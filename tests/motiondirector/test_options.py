@@ -58,7 +58,7 @@ def configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     return run
 
 
-def test_serve_says_that_the_registrys_folder_is_not_there(configured, tmp_path, capsys):
+def test_serve_warns_when_the_registry_folder_does_not_exist(configured, tmp_path, capsys):
     configured(*TINY, "--registry", tmp_path / "registry")
     assert f"--registry {tmp_path / 'registry'} does not exist" in capsys.readouterr().err
     (tmp_path / "registry").mkdir()

@@ -78,7 +78,7 @@ def test_a_registry_that_is_unmounted_is_503_and_no_unknown_concept(api: TestCli
 
 
 @pytest.mark.parametrize("leaves_a_mount_point", [False, True])
-def test_a_server_that_starts_while_its_registry_is_unmounted_says_503_until_it_is_back(
+def test_a_server_that_starts_while_its_registry_is_unmounted_answers_503(
     tmp_path: Path, registry: Registry, engine: FakeEngine, leaves_a_mount_point: bool
 ):
     settings = {"data_dir": str(tmp_path / "data"), "registry": registry.uri}
@@ -93,7 +93,9 @@ def test_a_server_that_starts_while_its_registry_is_unmounted_says_503_until_it_
         for answer in (ask(api, "orbit"), ask(api, "nothing"), api.get("/v1/models")):
             assert (answer.status_code, answer.json()["error"]["code"]) == (503, "storage_unavailable")
             assert str(folder) not in answer.text
-        assert api.post("/v1/videos", json={"prompt": "x"}).status_code == 200, "the foundation needs none"
+        assert api.post("/v1/videos", json={"prompt": "x"}).status_code == 200, (
+            "the foundation needs no registry"
+        )
         if leaves_a_mount_point:
             folder.rmdir()
         away.rename(folder)
@@ -101,7 +103,7 @@ def test_a_server_that_starts_while_its_registry_is_unmounted_says_503_until_it_
         assert ask(api, "nothing").json()["error"]["code"] == "concept_not_found"
 
 
-def test_a_registry_folder_that_nobody_has_made_is_503_and_another_registry_is_not_missed(
+def test_a_concept_of_a_missing_folder_is_503_and_of_an_empty_folder_404(
     tmp_path: Path, registry: Registry, engine: FakeEngine
 ):
     other = tmp_path / "other"
@@ -114,10 +116,12 @@ def test_a_registry_folder_that_nobody_has_made_is_503_and_another_registry_is_n
     ):
         with api_over(engine, data_dir=str(tmp_path / "data"), registry=str(folder)) as api:
             assert (ask(api, "orbit").json()["error"] or {}).get("code") == code, folder
-            assert api.get("/v1/models").status_code == 200, "a server may start before the first concept"
+            assert api.get("/v1/models").status_code == 200, (
+                "a server may start before the first concept exists"
+            )
 
 
-def test_a_note_that_cannot_be_written_costs_no_request(
+def test_a_marker_that_cannot_be_written_fails_no_request(
     tmp_path: Path, registry: Registry, engine: FakeEngine
 ):
     make(registry, tmp_path, "orbit")
@@ -130,7 +134,7 @@ def test_a_note_that_cannot_be_written_costs_no_request(
 
 
 @pytest.mark.parametrize("leaves_a_mount_point", [False, True])
-def test_a_video_in_a_results_folder_that_is_unmounted_is_503_and_has_not_expired(
+def test_a_video_in_an_unmounted_results_folder_is_503_and_not_expired(
     tmp_path: Path, engine: FakeEngine, leaves_a_mount_point: bool
 ):
     results = tmp_path / "results"
@@ -146,7 +150,7 @@ def test_a_video_in_a_results_folder_that_is_unmounted_is_503_and_has_not_expire
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "storage_unavailable")
         assert str(results) not in answer.text
         if leaves_a_mount_point:
-            (results / "of another job.mp4").write_bytes(b"mp4")  # it is mounted, and this one is lost
+            (results / "of another job.mp4").write_bytes(b"mp4")  # now it counts as mounted
             assert api.get(video).json()["error"]["code"] == "video_expired"
             shutil.rmtree(results)
         away.rename(results)
