@@ -75,8 +75,7 @@ def is_transparent(image: Image.Image) -> bool:
     """Whether any pixel of the frame is not opaque."""
     if not image.has_transparency_data:
         return False
-    least, _ = image.convert("RGBA").getchannel("A").getextrema()
-    return least < 255
+    return bool(np.asarray(image.convert("RGBA").getchannel("A")).min() < 255)
 
 
 class Animation(VideoFile):
