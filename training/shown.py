@@ -1,4 +1,5 @@
-"""What is only looked at: losses on the screen, samples, TensorBoard. It must not end a training, nor keep it unpublished."""
+"""Guards display work (screen, samples, TensorBoard), whose errors must not stop a training or
+publication."""
 
 from __future__ import annotations
 
@@ -13,10 +14,10 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def harmless(lost: str) -> Iterator[None]:
-    """Whatever fails within the block is one line in the log, and the block's end.
+    """Log any exception of the block in one line, and end the block.
 
     Args:
-        lost: what there is not because of it: "no samples of step 40".
+        lost: what is missing because of it, such as "no samples of step 40".
     """
     try:
         yield
