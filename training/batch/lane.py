@@ -150,8 +150,7 @@ class Lane:
             raise
 
     def _train_first(self, first: Claim) -> None:
-        """Train this concept with others of its group; alone if it has lost lanes. Fails it if lanes
-        cannot train it."""
+        """Train this concept with others of its group, or alone if it has lost lanes."""
         work = first.record.parsed_work
         try:
             work.check_lane(self.workers or 1)

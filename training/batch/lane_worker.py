@@ -1,5 +1,4 @@
-"""Runs a lane (`lane.py`) in the worker of its Ray Train run, with journal, metrics and a check for
-when to stop.
+"""Runs a lane (`lane.py`) in the worker of its Ray Train run, with journal, metrics and stop notices.
 
 It stops when the driver says so, when Ray drains its node, and when the process gets SIGTERM. Then it
 checkpoints and gives back its concepts.

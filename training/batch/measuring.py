@@ -1,5 +1,4 @@
-"""Device measurements of lanes, kept in the registry's storage: one for each kind of device and group
-of settings.
+"""Lanes' measurements of their devices, kept in the registry's storage by kind of device and group.
 
     measuring = Measuring(registry.storage, owner, device)
     profile = measuring.profile(foundation, key, load_seconds, stopping)     # in a lane: measured now

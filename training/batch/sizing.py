@@ -1,5 +1,4 @@
-"""How many lanes a batch needs and the cluster has room for: plain functions of its nodes and the
-batch's records.
+"""How many lanes a batch needs and a cluster has room for: plain functions of nodes and records.
 
     need = lane_need(reachable_nodes())
     for start in to_start(batch.records(), lanes, places(nodes, need), time.time(), limit=None):
@@ -57,8 +56,7 @@ class Start:
 
 
 def lane_need(nodes: Sequence[Mapping[str, float]], cpus: float | None = None) -> Need:
-    """One GPU per worker if the cluster has any; else CPUs: `cpus`, or four, or as many as the largest
-    node has."""
+    """One GPU per worker if the cluster has any; else `cpus` CPUs, by default four or the largest node's."""
     if any(node.get("GPU", 0) > 0 for node in nodes):
         return Need(cpus or 1, 1)
     return Need(cpus or max(1.0, min(CPUS, max((node.get("CPU", 0) for node in nodes), default=1))))

@@ -1,1 +1,2 @@
-"""How the embedded foundation was made: its autoencoder, its tokenizer, its denoiser, on sprites rendered on the fly."""
+"""Pretraining of the embedded foundation's autoencoder, tokenizer and denoiser on sprites rendered on the
+fly."""
