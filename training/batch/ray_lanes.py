@@ -60,7 +60,7 @@ class Driver:
     limit: int | None = None  # largest number of lanes; None: as many as the cluster has room for
     pack: int | None = None
     profile: Profile | None = None
-    measure: bool = False  # lanes measure their devices, instead of `pack` and `profile` (measuring.py)
+    measure: bool = False  # lanes measure their devices to choose the pack size (measuring.py)
     cpus: float | None = None  # CPUs of a lane's worker
     ahead: bool = True  # whether lanes prepare waiting concepts; False if the cluster does (ray_prepare.py)
     on_look: Look = lambda records, lanes: None

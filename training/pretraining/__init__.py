@@ -1,2 +1,1 @@
-"""Pretraining of the embedded foundation's autoencoder, tokenizer and denoiser on sprites rendered on the
-fly."""
+"""Pretraining of the embedded foundation (autoencoder, tokenizer, denoiser) on rendered sprites."""

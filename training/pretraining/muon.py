@@ -1,5 +1,4 @@
-"""Muon (Jordan et al. 2024: momentum with orthogonalised updates) for a network's matrices, AdamW for
-the rest.
+"""Muon (Jordan et al. 2024; momentum with orthogonalised updates) for matrices, AdamW for the rest.
 
 An orthogonalised update moves all directions of a weight matrix equally, while Adam's is dominated by a
 few. It is scaled to the size of an Adam step (Liu et al. 2025, arXiv 2502.16982, 0.2 * sqrt(max(rows,

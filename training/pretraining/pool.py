@@ -87,8 +87,7 @@ class ClipPool:
         self.latents_PCFhw[places] = latents
 
     def draw(self, rng: np.random.Generator, count: int, *, single: bool) -> tuple[Tensor, list[Told]]:
-        """Draw `count` clips [B, C, F, h, w] (F is 1 for single frames); distinct if the window has
-        enough."""
+        """Draw `count` clips [B, C, F, h, w] (F is 1 for single frames), distinct if there are enough."""
         assert self.latents_PCFhw is not None, "advance the pool first"
         # draw offsets from the window's first clip, so that they do not depend on the ring buffer's position
         numbers = self.first + rng.choice(self.size, count, replace=count > self.size)
