@@ -18,8 +18,7 @@ PathTensors = Mapping[AdapterPath, LayerTensors]  # per path and layer: A [rank,
 
 
 class DescribedClip(Protocol):
-    """What describes a training clip: `datasets.parts.Part`, `datasets.latents.CachedClip`, a whole
-    `Clip`."""
+    """A training clip's description: `datasets.parts.Part`, `datasets.latents.CachedClip` or a `Clip`."""
 
     @property
     def sha256(self) -> str: ...

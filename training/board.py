@@ -45,8 +45,7 @@ class Board:
 
 
 def put_up_board() -> Any:
-    """Start a `Board` on this driver's node: it must not be lost with another node. Ray restarts it if it
-    dies."""
+    """Start a `Board` on this driver's node, so that it survives other nodes. Ray restarts it if it dies."""
     import ray
 
     return ray.remote(Board).options(num_cpus=0, label_selector=here(), max_restarts=-1).remote()

@@ -46,7 +46,7 @@ def session_variables() -> dict[str, str]:
 def worker_variables(foundation: str | None, *, use_gpu: bool) -> dict[str, str]:
     """Environment variables of the workers only: they tell `preload.py` what to load.
 
-    Models that may have to be downloaded are not preloaded. On a GPU there are no such variables: a
+    A model that may have to be downloaded is left to the driver. On a GPU there are no such variables: a
     process gets its GPU together with its work, and torch must not look for one before.
     """
     if use_gpu:

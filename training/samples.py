@@ -80,7 +80,7 @@ class Renderer:
         seed: int,
         metadata: Mapping[str, str],
     ) -> tuple[int, list[str]]:
-        """Renders and writes; returns (step, keys)."""
+        """Render and write samples. Returns (step, keys)."""
         videos = render(self.foundation, tensors, prompts, bucket, seed)
         return step, write_samples(storage, step, prompts, videos, self.foundation.defaults.fps, metadata)
 

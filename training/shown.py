@@ -1,5 +1,4 @@
-"""Guards display work (screen, samples, TensorBoard), whose errors must not stop a training or
-publication."""
+"""Keeps errors of display work (screen, samples, TensorBoard) from stopping a training or publication."""
 
 from __future__ import annotations
 

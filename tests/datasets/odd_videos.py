@@ -26,8 +26,7 @@ def remux(source: Path, target: Path, change: Change, **options: str) -> Path:
 
 
 def cut_at(seconds: float) -> Change:
-    """A cut like `ffmpeg -ss SECONDS -i FILE -c copy`: from the key frame before, with an edit list if
-    any."""
+    """Cut like `ffmpeg -ss SECONDS -i FILE -c copy`: from the key frame before, with an edit list if any."""
 
     def change(_: int, packet: Any) -> None:
         shift = round(seconds / packet.time_base)

@@ -41,8 +41,7 @@ INFO = FoundationInfo(
 
 
 class FakeEngine:
-    """An engine that finishes at once. `held` stops it at step `reached`; `lost` makes it raise
-    EngineLost."""
+    """An engine that finishes at once. `held`: it waits at step `reached`; `lost`: it raises EngineLost."""
 
     def __init__(self, *, held: bool = False, steps: int = 4) -> None:
         self.held, self.steps, self.lost = held, steps, False

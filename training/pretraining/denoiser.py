@@ -39,7 +39,7 @@ from training.pretraining.tokenizer import MAX_LENGTH, write_tokenizer
 FRAMES, SIZE = 8, 64
 TEXT_WIDTH = 128
 CAPTION_DROPOUT = 0.1
-UNSAID_MOTION = 0.1  # share of clips whose caption names the appearance only
+UNSAID_MOTION = 0.1  # share of clips whose caption names only the appearance
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def make_scheduler() -> DDIMScheduler:
 
 
 def build_parts(out: Path, vae: AutoencoderKL, seed: int = 0) -> Parts:
-    """Untrained text encoder and UNet3D around a trained autoencoder; the tokenizer is written to `out/tokenizer`."""
+    """An untrained text encoder and UNet3D around a trained autoencoder; writes `out/tokenizer`."""
     torch.manual_seed(seed)
     folder = out / "tokenizer"
     # A resumed run keeps its tokenizer: the order of equally frequent merges varies between trainings.
