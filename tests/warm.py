@@ -2,8 +2,8 @@
 
     process = warm_processes.start([str(script), "--help"], cwd=ROOT, env={**os.environ, "LOCAL_RANK": "1"})
     process.wait()                                   # its exit code
-    process.output                                   # its standard output;  process.errors: its
-    standard error
+    process.output                                   # its standard output
+    process.errors                                   # its standard error
 
 A script runs like `python SCRIPT ARGUMENTS`, except that third-party libraries (`import_libraries`) are
 imported already; nothing of this project is. Starting Python with these libraries takes about seven

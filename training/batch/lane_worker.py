@@ -173,9 +173,7 @@ def told_to_stop(
     def watch() -> None:
         while not over.wait(every_s):
             reason = reason_to_stop(keeper, name)
-            if (
-                reason is not None and not stopped.is_set()
-            ):  # afterwards it asks on: other workers wait for it
+            if reason is not None and not stopped.is_set():  # asks on afterwards: other workers wait for it
                 stop(reason)
                 stopped.set()
 

@@ -1,7 +1,7 @@
 """Log lines of a batch's lanes, kept in the batch's storage and read with `motiondirector runs logs`.
 
-    <batch>/logs/concepts/<name>/<milliseconds>-<token>-<number>.jsonl      one {"time", "lane", "text"}
-    per line <batch>/logs/lanes/<lane>/...
+    <batch>/logs/concepts/<name>/<milliseconds>-<token>-<number>.jsonl    {"time", "lane", "text"} per line
+    <batch>/logs/lanes/<lane>/...
 
 Storage cannot append. A journal rewrites the object with its newest lines until it is full, then begins
 another and deletes the oldest of that name: each name keeps at most `KEPT` objects of about `FULL`

@@ -1,9 +1,8 @@
 """Lanes' measurements of their devices, kept in the registry's storage by kind of device and group.
 
     measuring = Measuring(registry.storage, owner, device)
-    profile = measuring.profile(foundation, key, load_seconds, stopping)     # in a lane: measured now
-    if not yet kept profiles = kept_profiles(registry.storage)                               # for a
-    plan: one for each kind of device
+    profile = measuring.profile(foundation, key, load_seconds, stopping)  # in a lane: measured if not kept
+    profiles = kept_profiles(registry.storage)                   # for a plan: one for each kind of device
 
 Each curve is an object `profiles/<kind of device>/<group>.json` in the format of a profile
 (profile.py), so lanes that measure at the same time do not overwrite each other's results. A lane waits
