@@ -107,7 +107,7 @@ class BatchDemo(Stage):
     # --- stages ------------------------------------------------------------------------------------------------
 
     def ingest(self, members: Sequence[Member], data: str) -> Sequence[str]:
-        """Ingest the clips to the Parquet set, then damage one concept's. Returns the ids of the damaged."""
+        """Ingest the clips to the Parquet set, then damage one concept's. Returns the damaged clips' ids."""
         manifest = render(members, self.out / "clips")
         self.command(
             *("ingest", str(manifest), "--windows", "1", "--to", data, *self.model(), "--json"), quiet=True

@@ -129,7 +129,7 @@ def prepare(out: Path, *folders: str) -> None:
 
 
 def heed_interrupts() -> None:
-    """Reset SIGINT in a child before it starts: children inherit that nohup or a shell's `&` ignores it."""
+    """Reset SIGINT in a child before it starts: under nohup or `&` it would inherit that it is ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

@@ -41,8 +41,8 @@ from infra.errors import UserError
 # class: only the subject's class ("a star"). full: every look and the motion's word. word: class and
 # word ("a star hooks"). motion: only the word ("hooks").
 Captions = Literal["class", "full", "word", "motion"]
-ON_ITS_WAY = 0.998  # least agreement of the tracked path with the drawn one
-DRAWS = 100  # most draws of a reference's looks until the tracker reads them
+ON_ITS_WAY = 0.998  # minimum agreement of the tracked path with the drawn one
+DRAWS = 100  # attempts to draw a reference's looks that the tracker can read
 
 
 @dataclass(frozen=True)

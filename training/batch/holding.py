@@ -80,7 +80,7 @@ class Holding:
         del self.held[name]
 
     def give_back(self, pack: Pack | None = None) -> None:
-        """Give back all concepts for other lanes, after checkpointing the members of `pack` if it is sound.
+        """Give back all concepts for other lanes, after checkpointing the members of `pack`.
 
         Args:
             pack: None if there is none, or its states are not sound.

@@ -171,8 +171,7 @@ class Driver:
             del self.lanes[lane.name]
             if lane.end in ("died", "failed"):
                 log.warning("lane %s %s: %s", lane.name, lane.end, lane.reason)
-                # A dead lane's concepts count a lost lane (too many fail them); a failed lane gave its
-                # concepts back.
+                # A lane that died leaves concepts, which count the loss; one that failed gave them back.
                 lapsed = self.batch.lapse(lane.name) if lane.end == "died" else []
                 held = bool(lapsed) or (lane.end == "died" and lane.name in self._held)
                 others = any(other.host for other in self.lanes.values())

@@ -41,7 +41,7 @@ def enter(
     Raises:
         Conflict: some of them are being trained with other settings; nothing is written.
     """
-    # Works that stay ended are written too: a later retry then uses the new place and settings.
+    # Works that stay ended are written too: a later retry then uses their new priority and placement.
     works = [*plan.works, *(one.work for one in plan.left)]
     check_all_idle(batch, [*works, *(done.work for done in plan.done)])
     batch.create(about)
