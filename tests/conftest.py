@@ -1,4 +1,4 @@
-"""Fixtures shared by several folders' tests, and the distribution of tests to processes."""
+"""Fixtures that more than one room's tests use, and how tests are shared out among processes."""
 
 import functools
 import os
@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-# Set before torch is imported, also for processes that tests start. Tiny models gain nothing from
-# threads, rounding of sums depends on how threads split them, and spinning threads slow down other
-# processes on the same cores.
+# Before torch is loaded, and for the processes that tests start. Tiny models gain nothing by threads, sums are rounded
+# by how threads split them, and threads that spin while they wait slow everything down where processes share cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# By default Ray starts its workers at niceness 15, where they starve beside other test processes.
+# Ray starts its workers at niceness 15, where they starve beside the other process of the tests.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 from warm import warm_processes
@@ -28,7 +27,7 @@ def s3():
 
 @pytest.fixture(scope="session")
 def warm(tmp_path_factory):
-    """Starts scripts in processes that have imported torch already (warm.py)."""
+    """Starts scripts in processes that have torch already (warm.py)."""
     with warm_processes(tmp_path_factory.mktemp("warm")) as processes:
         yield processes
 
@@ -44,21 +43,21 @@ def on_cluster(file: Path) -> bool:
 
 
 def forks(file: Path) -> bool:
-    """Whether the file has tests that start scripts with `warm`."""
+    """Whether its tests start scripts with `warm`."""
     return "warm.start(" in text_of(file)
 
 
 def pytest_collection_modifyitems(items):
-    """Run the slowest groups first: tests with clusters, then tests with scripts."""
+    """What takes longest together first: the clusters' tests, then the scripts'."""
     items.sort(key=lambda item: (not on_cluster(item.path), not forks(item.path)))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """With `-n`, keep each file's tests in one process, for their fixtures.
+    """With `-n`: a file's tests stay together, for their fixtures, and one process has all the clusters, one at a time, as
+    one has all scripts that are forked (`warm`).
 
-    All cluster tests run in one process, one cluster at a time, and all forked scripts (`warm`) in one
-    process. `--dist loadgroup` is no alternative: xdist 3.8 silently loses its groups with pytest 9.2.
+    Not `--dist loadgroup`: xdist 3.8 does not get its groups through to pytest 9.2, and says nothing.
     """
     from xdist.scheduler import LoadScopeScheduling
 

@@ -1,4 +1,4 @@
-"""A proxy for the loopback S3 server with chosen faults: refused, cut, stalled or lost answers."""
+"""A proxy before the loopback S3 server that answers, cuts, stalls or loses what a test tells it to."""
 
 import http.client
 import socket
@@ -14,7 +14,7 @@ ERROR = (
 
 
 class Refuse:
-    """Answer with an S3 error."""
+    """Answer with S3's own error."""
 
     def __init__(self, status, code):
         self.status, self.code = status, code
@@ -24,7 +24,7 @@ class Refuse:
 
 
 class Cut:
-    """Forward the request, send half of the answer's body and close the connection."""
+    """Forward, then send half of the answer's body and close the connection."""
 
     def answer(self, handler, body):
         status, headers, content = handler.forward(body)
@@ -32,7 +32,7 @@ class Cut:
 
 
 class CutUpload:
-    """Forward the head and half of the body, then close both connections, as if the sender had died."""
+    """Forward the head and half of the body, then close both connections: as if the sender had died."""
 
     def answer(self, handler, body):
         connection = http.client.HTTPConnection(handler.upstream)
@@ -47,7 +47,7 @@ class CutUpload:
 
 
 class LoseAnswer:
-    """Forward the request, so that it takes effect, and close the connection without an answer."""
+    """Forward, so that it happens, and close the connection without a word."""
 
     def answer(self, handler, body):
         handler.forward(body)
@@ -55,7 +55,7 @@ class LoseAnswer:
 
 
 class Stall:
-    """Send half of the answer's body, set `reached`, and wait for `over`."""
+    """Send half of the answer's body, say so, and wait until the test ends."""
 
     def __init__(self):
         self.reached, self.over = threading.Event(), threading.Event()
@@ -69,7 +69,7 @@ class Stall:
 
 
 class Endless:
-    """A value for `Proxy.faults`: this fault for every request, until another list is set."""
+    """As `Proxy.faults`: this fault, until another list is given."""
 
     def __init__(self, fault):
         self.fault = fault
@@ -79,7 +79,7 @@ class Endless:
 
 
 class Proxy:
-    """`faults` has a fault or None for each of the next requests with a method in `methods`."""
+    """`faults`: one of the above (or None) for each coming request whose method is in `methods`; then all is well."""
 
     def __init__(self, upstream):
         self.upstream = urlsplit(upstream).netloc
@@ -94,7 +94,7 @@ class Proxy:
 
 @contextmanager
 def faulty(upstream):
-    """Run the proxy during the block; `.endpoint` is its address."""
+    """The proxy, running; `.endpoint` is its address."""
     proxy = Proxy(upstream)
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,13 +1,11 @@
-"""Runs scripts in separate processes that are forked from one that has imported torch already.
+"""Scripts in processes of their own that need not import torch again: each is forked from one that did so once.
 
     process = warm_processes.start([str(script), "--help"], cwd=ROOT, env={**os.environ, "LOCAL_RANK": "1"})
     process.wait()                                   # its exit code
-    process.output                                   # its standard output
-    process.errors                                   # its standard error
+    process.output                                   # what it said on standard output;  process.errors: on standard error
 
-A script runs like `python SCRIPT ARGUMENTS`, except that third-party libraries (`import_libraries`) are
-imported already; nothing of this project is. Starting Python with these libraries takes about seven
-seconds of a core.
+A script runs as `python SCRIPT ARGUMENTS` would run it, but that libraries of others (`import_libraries`) are in memory; of this
+project nothing is. Starting Python with them takes some seven seconds of a core.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ from pathlib import Path
 
 @dataclass
 class Warm:
-    """A forked process that runs a script."""
+    """One such process."""
 
     pid: int
     server: subprocess.Popen[str]
@@ -36,13 +34,13 @@ class Warm:
     code: int | None = None
 
     def wait(self) -> int:
-        """Wait until it ends. Returns its exit code."""
+        """Until it ends. Returns its exit code."""
         if self.code is None:
             self.code = ask(self.server, wait=self.pid)
         return self.code
 
     def kill(self) -> None:
-        """Kill it if it still runs."""
+        """No matter whether it has ended."""
         if self.code is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
@@ -58,13 +56,13 @@ class Warm:
 
 
 class WarmProcesses:
-    """Starts forked processes."""
+    """Starts them."""
 
     def __init__(self, server: subprocess.Popen[str], folder: Path) -> None:
         self.server, self.folder = server, folder
 
     def start(self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> Warm:
-        """Run a script with its arguments. The server kills it when it ends."""
+        """Run a script with its arguments. It does not outlive the server."""
         own = Path(tempfile.mkdtemp(dir=self.folder))
         pid = ask(self.server, command=list(command), cwd=str(cwd), env=dict(env), folder=str(own))
         return Warm(pid, self.server, own)
@@ -82,9 +80,9 @@ def ask(server: subprocess.Popen[str], **request: object) -> int:
 
 @contextlib.contextmanager
 def warm_processes(folder: Path) -> Iterator[WarmProcesses]:
-    """Run the server during the block, with this process's current environment."""
+    """For the length of the block, with the environment that this process has now."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"DS_ACCELERATOR": "cpu"}  # otherwise DeepSpeed looks for an accelerator at import
+    environment |= {"DS_ACCELERATOR": "cpu"}  # DeepSpeed looks for one when it is imported
     server = subprocess.Popen(
         [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     )
@@ -98,17 +96,13 @@ def warm_processes(folder: Path) -> Iterator[WarmProcesses]:
         server.stdout.close()
 
 
-# --- the server: the process that others are forked from
-# ------------------------------------------------------
+# --- the process that others are forked from ------------------------------------------------------------------
 
 
 def serve() -> None:
-    """Answer requests, one per line, with a number each.
-
-    {"command", "cwd", "env", "folder"} starts a script and answers its pid; {"wait"} answers an exit code.
-    """
+    """One request a line, one number for an answer: {"command", "cwd", "env", "folder"}, a pid; {"wait"}, an exit code."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # keeps output of libraries out of the answers
+    os.dup2(2, 1)  # what libraries print is no answer
     sys.path.remove(str(Path(__file__).parent))
     import_libraries()
     alive = set()
@@ -129,7 +123,7 @@ def serve() -> None:
 
 
 def import_libraries() -> None:
-    """Import the third-party libraries that this project's models and engines use."""
+    """What this project's models and engines import of others."""
     import deepspeed  # noqa: F401
     import peft  # noqa: F401
     import torch.distributed  # noqa: F401
@@ -138,7 +132,7 @@ def import_libraries() -> None:
 
 
 def run(command: list[str], cwd: str, env: dict[str, str], folder: str) -> None:
-    """In the child: run the script like Python would. Does not return."""
+    """In the child: the script, as Python would run it. Does not return."""
     code = 1
     try:
         for number, name in ((0, "/dev/null"), (1, f"{folder}/out"), (2, f"{folder}/err")):
