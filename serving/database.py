@@ -44,6 +44,8 @@ from infra.errors import Conflict, Unavailable, UserError
 from serving.migrations import migrate
 
 PRIVATE = 0o600  # mode of a SQLite database: prompts are nobody else's
+BUSY_MS = 10_000  # wait of a SQLite connection for another one that writes
+OPENING_MS = 300_000  # the same as a database is opened, which another process may be bringing up to date
 ADVISORY_LOCK = 0x6D6F74696F6E  # PostgreSQL's name for the lock of `Database.exclusive`
 
 
@@ -180,7 +182,7 @@ class Database:
         try:
             self._sql = open_sql(url)
             self.sessions: sessionmaker[Session] = sessionmaker(self._sql, expire_on_commit=False)
-            with self.exclusive() as session:
+            with self.exclusive(OPENING_MS) as session:
                 migrate(session.connection(), Base.metadata, shown)
         except (SQLAlchemyError, ImportError) as error:
             reason = " ".join(str(getattr(error, "orig", None) or error).split())
@@ -201,13 +203,20 @@ class Database:
         return literal(time.time())
 
     @contextmanager
-    def exclusive(self) -> Iterator[Session]:
-        """A transaction that runs beside no other of its kind, whatever the process: count, decide, insert."""
+    def exclusive(self, wait_ms: int | None = None) -> Iterator[Session]:
+        """A transaction that runs beside no other of its kind, whatever the process: count, decide, insert.
+
+        Args:
+            wait_ms: the longest wait for another one, with SQLite; `BUSY_MS` when not given.
+        """
         with self.sessions.begin() as session:
             if self.dialect == "postgresql":
                 session.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
             else:
+                if wait_ms is not None:
+                    session.execute(text(f"PRAGMA busy_timeout={wait_ms}"))
                 session.execute(text("BEGIN IMMEDIATE"))
+                session.execute(text(f"PRAGMA busy_timeout={BUSY_MS}"))
             yield session
 
     def ping(self) -> None:
@@ -237,7 +246,7 @@ def open_sql(url: str) -> SqlEngine:
 
     @event.listens_for(sql, "connect")
     def pragmas(connection: Any, _record: Any) -> None:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "secure_delete=ON"):
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_MS}", "secure_delete=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     return sql

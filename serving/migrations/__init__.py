@@ -14,6 +14,7 @@ way back to an earlier version but a copy of the database.
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -91,7 +92,7 @@ def differences(connection: Connection, metadata: MetaData) -> str:
 
 def _context(connection: Connection, metadata: MetaData | None = None) -> MigrationContext:
     """Alembic's view of the database; with `metadata`, of its tables alone."""
-    options = {"version_table": VERSION_TABLE}
+    options: dict[str, Any] = {"version_table": VERSION_TABLE}
     if metadata is not None:
         options["include_name"] = lambda name, kind, _of: kind != "table" or name in metadata.tables
     return MigrationContext.configure(connection, opts=options)

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import sqlite3
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, inspect, text
 
 from infra.errors import Conflict, Unavailable, UserError
+from serving import database
 from serving.claims import Claims
 from serving.database import Base, Job
 from serving.jobs import FINAL, STATES, JobStore
@@ -161,6 +164,25 @@ def test_processes_that_open_a_database_at_once_bring_it_up_to_date_once(
         worker.join(60)
     assert told == [dict.fromkeys(STATES, 2) if version else {}] * 4
     assert all_of(sql)[VERSION_TABLE] == [{"version_num": HEAD}]
+
+
+def test_who_opens_a_database_waits_for_an_upgrade_that_takes_longer_than_any_other_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(database, "BUSY_MS", 100)
+    url = f"sqlite:///{tmp_path / 'jobs.sqlite'}"
+    restore(url, "0005")
+    opened: list[JobStore] = []
+    thread = threading.Thread(target=lambda: opened.append(JobStore(url)))
+    with sqlite3.connect(tmp_path / "jobs.sqlite") as other:
+        other.execute("PRAGMA journal_mode=WAL")
+        other.execute("BEGIN IMMEDIATE")
+        thread.start()
+        thread.join(1.5)
+        assert thread.is_alive()
+    thread.join(60)
+    assert opened[0].count() == dict.fromkeys(STATES, 2)
+    opened[0].close()
 
 
 def test_nothing_is_printed(url: str, capfd: pytest.CaptureFixture[str]):
