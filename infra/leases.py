@@ -84,6 +84,8 @@ class Objects(Generic[T]):
     def change(self, name: str, step: Callable[[T | None], T | None]) -> T | None:
         """Write what `step` makes of the object (None: there is none), again until no other writes in between.
 
+        An own write is known by its content, so two writers' must differ: by a token, or a time.
+
         Returns what was written; None when `step` has nothing to write. Raises Unavailable.
         """
         key = self._key(name)
