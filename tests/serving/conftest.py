@@ -9,14 +9,13 @@ import pytest
 import torch
 from postgres import postgres
 from serving_helpers import Publish, random_adapter
-from sqlalchemy import create_engine
+from sqlalchemy import MetaData, create_engine
 
 from infra.registry import Registry, Version, open_registry
 from models.adapter import save_adapter
 from models.foundation import Foundation
 from models.load import load_foundation
 from serving import shelf
-from serving.database import Base
 from serving.jobs import JobStore
 
 FAMILIES = ("tiny-random:unet3d", "tiny-random:wan")
@@ -80,7 +79,9 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     yield url
     sql = create_engine(url)
     with sql.begin() as connection:
-        Base.metadata.drop_all(connection)
+        tables = MetaData()
+        tables.reflect(connection)
+        tables.drop_all(connection)
     sql.dispose()
 
 

@@ -24,8 +24,9 @@ from typing import Any
 from safetensors import SafetensorError
 
 from infra.errors import DamagedData
+from infra.leases import LeaseLost
 from infra.storage import Storage
-from training.batch.record import Claim, LeaseLost, Record
+from training.batch.record import Claim, Record
 from training.batch.state import BatchState
 from training.pack import MemberState
 

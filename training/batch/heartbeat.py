@@ -7,7 +7,8 @@ import threading
 from typing import Any
 
 from infra.errors import UserError
-from training.batch.record import Claim, LeaseLost
+from infra.leases import LeaseLost
+from training.batch.record import Claim
 from training.batch.state import BatchState
 
 log = logging.getLogger(__name__)

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 
 from datasets.latents import CachedClip
 from infra.errors import UserError
+from infra.leases import LeaseLost
 from training.batch.checkpoints import CheckpointWriter
 from training.batch.heartbeat import Heartbeat
-from training.batch.record import Claim, LeaseLost, Record
+from training.batch.record import Claim, Record
 from training.batch.state import BatchState
 from training.batch.watcher import Watcher
 from training.batch.work import Work

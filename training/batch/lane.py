@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from infra.errors import OutOfMemory, StorageDenied, StorageFull, Unavailable, UserError
+from infra.leases import LeaseLost
 from infra.registry import Registry
 from models.dtypes import DTYPES
 from models.foundation import Foundation
@@ -35,7 +36,7 @@ from training.batch.plan import MOST
 from training.batch.prepare import prepare_work
 from training.batch.profile import Profile
 from training.batch.publishing import publish_work
-from training.batch.record import Claim, LeaseLost
+from training.batch.record import Claim
 from training.batch.state import BatchState
 from training.batch.team import Team
 from training.batch.watcher import Watcher

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from infra.leases import LEASE_S
 from training.batch.profile import Profile
-from training.batch.state import LEASE_S
 
 LINGER_S = LEASE_S  # how long an idle lane waits for added concepts, or those of dead lanes
 

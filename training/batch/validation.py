@@ -30,6 +30,7 @@ from typing import Any
 
 from infra.children import end_with_parent
 from infra.errors import Unavailable, UserError
+from infra.leases import LEASE_S
 from infra.registry import Registry, Version
 from infra.storage import Storage
 from infra.stored import Damaged, VersionRef, convert, damaged
@@ -43,7 +44,6 @@ Progress = Callable[[str, int, int], None]  # (what, done, total)
 Validate = Callable[[Version, Progress], Mapping[str, float | None]]
 
 LOOK_S = 2.0
-LEASE_S = 60.0
 TOLD_FIRST = ("motion fidelity", "appearance accuracy", "appearance leakage")
 GRACE_S = 5.0  # time for the process to end
 NICE = 10  # beside a lane on the same cores it gets about a tenth of them; alone, all
