@@ -144,7 +144,7 @@ class Evaluation:
                 adapter_sha256=version.adapter_sha256,
                 data=origin.data,
                 data_sha256=data_sha256(parts),
-                notes=other_data(version, origin.data, parts),
+                notes=[*other_data(version, origin.data, parts), *exam.notes],
             )
 
     def _foundation(self, source: str | None) -> Foundation:

@@ -191,12 +191,12 @@ def evaluate_command(
         "adapter_sha256": version.adapter_sha256,
         "data": source,
         "data_sha256": data_sha256(parts),
-        "notes": other_data(version, source, parts),
     }
     with Bars() as bars:
+        exam = judge.prepare(clips, texts, pace, open_texts)
+        facts["notes"] = [*other_data(version, source, parts), *exam.notes]
         for note in facts["notes"]:
             bars.say(f"note: {note}")
-        exam = judge.prepare(clips, texts, pace, open_texts)
         others = beside(version, origin, names, model, clips, source, bucket, store, bars)
         told = judge(f"{version.ref} evaluated", exam, [ours, *others], folder, store, bars, **facts)
     if publish:

@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,9 @@ from motiondirector.cli import ConfigFile
 from motiondirector.commands.concepts import DEFAULT_REGISTRY, RegistryUri
 from motiondirector.options import add_command
 from serving.config import ServeConfig, check_exposure, make_config
+
+if TYPE_CHECKING:
+    from infra.registry import ConceptInfo, Registry
 
 
 def serve(
@@ -63,7 +66,7 @@ def serve(
     port = check_port(host, port)
     foundation = settings.get("foundation")
     family_of(locate(foundation), foundation or "the embedded foundation")
-    concepts = open_registry(absolute(registry)).concepts()
+    concepts = concepts_of(open_registry(absolute(registry)))
     made = make_config(
         **in_folders_of_this_process(settings),
         registry=absolute(registry),
@@ -97,6 +100,17 @@ def serve(
             typer.echo("stopping ...", err=True)
         finally:
             ray_serve.shutdown()
+
+
+def concepts_of(registry: Registry) -> list[ConceptInfo]:
+    """List the concepts; warn when the registry's folder does not exist (yet)."""
+    if not registry.storage.root_exists():
+        typer.echo(
+            f"--registry {registry.uri} does not exist; until it does, requests for concepts are answered with 503 "
+            "(publishing a concept makes it).",
+            err=True,
+        )
+    return registry.concepts()
 
 
 def absolute(place: str) -> str:
