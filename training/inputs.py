@@ -1,4 +1,4 @@
-"""What a job trains on: its clips and what of them is learned, the foundation, the settings that follow from both."""
+"""Inputs of a training job: its clips, the parts of them that are learned, the foundation and the settings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read_concept(job: Job) -> list[Clip]:
 
 
 def check_captions(clips: Sequence[Clip | ClipFacts]) -> None:
-    """Raises ConceptError ("caption_missing") for a clip that no words describe."""
+    """Raises ConceptError ("caption_missing") if a clip has no caption."""
     for clip in clips:
         if not clip.caption.strip():
             raise ConceptError(
@@ -40,9 +40,9 @@ def check_captions(clips: Sequence[Clip | ClipFacts]) -> None:
 
 
 def check_before_loading(job: Job, given: Mapping[str, Any], clips: Sequence[Clip]) -> TrainConfig:
-    """The settings, as far as they are known without the foundation's weights and libraries.
+    """The settings, as far as they can be resolved without the foundation's weights and libraries.
 
-    Raises UserError where they do not suit it or the clips: before a mistake is said nobody waits for torch or Ray.
+    Raises UserError if they do not suit the foundation or the clips, without first waiting for torch or Ray.
     """
     from models.locating import foundation_sizes, locate, read_recommended
 
@@ -52,9 +52,9 @@ def check_before_loading(job: Job, given: Mapping[str, Any], clips: Sequence[Cli
 
 
 def load(job: Job, given: Mapping[str, Any], clips: int) -> tuple[Foundation, TrainConfig]:
-    """The settings for so many clips and, in their precision, the foundation: latents and samples are made here.
+    """Resolve the settings for this number of clips, and load the foundation in their precision to encode and sample.
 
-    At ZeRO 3 without its denoiser, which then need fit no device; samples are an actor's, where one has room for all of it.
+    At ZeRO 3 the denoiser is not loaded, as it may fit no single device; an actor then renders the samples.
     """
     from models.load import PARTS, load_foundation, locate, read_recommended
     from training.memory import explaining_memory
@@ -66,14 +66,14 @@ def load(job: Job, given: Mapping[str, Any], clips: int) -> tuple[Foundation, Tr
 
 
 def foundation_source(source: str | None) -> str | None:
-    """A local folder as an absolute path, for workers that stand elsewhere; an id as it is."""
+    """The absolute path of a local folder, for workers with another working directory; an id unchanged."""
     if source and not source.startswith("tiny-random:") and expanded(source).exists():
         return str(expanded(source).resolve())
     return source
 
 
 def bucket_of(config: TrainConfig, foundation: Foundation | Sizes) -> Bucket:
-    """The size to train in: as set, else the foundation's own. Raises UserError when it cannot do that size."""
+    """The size to train at: from the settings, else the foundation's own. Raises UserError if it is not supported."""
     from models.sizes import Bucket, Sizes
 
     own = foundation.defaults.bucket

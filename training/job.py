@@ -1,4 +1,4 @@
-"""A training job as it is asked for, and who is told how it goes. Imports neither torch nor Ray."""
+"""A training job as the user requests it, and its progress callbacks. Imports neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained on what, and where the results go. The settings are a `TrainConfig`."""
+    """What to train, on which data, and where the results go. The settings are a `TrainConfig`."""
 
     concept: str
     data: str  # URI of a clip set
@@ -28,7 +28,7 @@ class Job:
 
 
 class Watcher:
-    """Is told what a job does. This one looks away; the command line's shows it."""
+    """Progress callbacks of a job. These do nothing; the command line overrides them."""
 
     def stage(self, text: str) -> None:
         """The next part of the job begins."""
@@ -37,24 +37,24 @@ class Watcher:
         """A part is done."""
 
     def note(self, text: str) -> None:
-        """Something to know about what is learned: a part of a clip or of a caption that is not."""
+        """A remark, such as a part of a clip or of a caption that is not used."""
 
     def prepared(self, done: int, total: int) -> None:
-        """So many clips have their latents."""
+        """The latents of `done` of `total` clips are ready."""
 
     def started(self, step: int, steps: int, workers: int, device: str) -> None:
-        """Workers train from `step` on (again, after one was lost)."""
+        """The workers start to train at `step`; called again after a worker was lost."""
 
     def stepped(self, report: Mapping[str, Any]) -> None:
         """A step was done (`training.report.StepReport` as a mapping)."""
 
     def sampled(self, step: int, keys: Sequence[str]) -> None:
-        """Sample videos of a step are in the run's storage; the last key is their contact sheet."""
+        """The sample videos of a step are stored in the run; the last key is their contact sheet."""
 
 
 @contextmanager
 def part(watcher: Watcher, text: str) -> Iterator[None]:
-    """A part of a job: the watcher is told that it begins and, when it went well, how long it took."""
+    """Tell the watcher that a part of the job begins and, if it succeeds, how long it took."""
     watcher.stage(text)
     began = time.monotonic()
     yield

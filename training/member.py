@@ -1,4 +1,4 @@
-"""One concept to train: its clips and settings, which slots of a bank it needs, and what each of its steps looks at."""
+"""One concept to train: its settings and clips, the bank slots it needs, and the samples and slots of each step."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ class Member:
     clips: Sequence[TrainingClip] = field(repr=False)
 
     def slots(self) -> dict[Path, int]:
-        """How many slots of each path it takes."""
+        """Number of slots of each path that it needs."""
         return bank_slots(self.config, len(self.clips))
 
     def factor(self, step: int) -> float:
-        """What the peak learning rates are multiplied by at `step` (0-based)."""
+        """Multiplier of the peak learning rates at `step` (0-based)."""
         config = self.config
         return learning_rate_factor(
             step, schedule=config.schedule, warmup_steps=config.warmup_steps, steps=config.steps
         )
 
     def active_slots(self, step: int, place: Place) -> set[tuple[Path, int]]:
-        """Which of its slots any sample of this step trains, on any worker."""
+        """Those of its slots that this step trains, on all workers together."""
         config = self.config
         passes = passes_of(config, self.concept, step)
         active: set[tuple[Path, int]] = {("temporal", 1)} if passes.temporal else set()
@@ -65,7 +65,7 @@ class Member:
         return Sample(self.clips[drawn.clip], drawn, spatial_slot(self.config, drawn.clip), temporal_slot=1)
 
     def check_clips(self, foundation: Foundation, bucket: Bucket) -> None:
-        """Raises InvalidInput ("invalid_latents") for clips that would spoil a step: named, before they do."""
+        """Raises InvalidInput ("invalid_latents"), with the clip's name, if a clip cannot be trained on."""
         if not self.clips:
             raise InvalidInput(f"{self.name} has no clips; give at least one.", code="invalid_latents")
         shape = foundation.latent_shape(bucket)
@@ -85,7 +85,7 @@ class Member:
                 )
 
     def diverged(self, step: int, loss: float) -> UserError:
-        """The error of a loss that is no longer a number at `step` (0-based)."""
+        """The error to raise if the loss is not finite at `step` (0-based)."""
         return ConceptError(
             f"concept {self.concept}: the loss became {loss} at step {step + 1}; lower --learning-rate "
             f"(it is {self.config.learning_rate:g}) or check the clips.",

@@ -1,4 +1,4 @@
-"""The training loop: many concepts in one forward, or one.
+"""The training loop, for one concept or for several in one forward.
 
     with Pack(foundation, group_key(foundation.fingerprint, config), Capacity(members=8, spatial=16)) as pack:
         pack.admit(Member("orbit", "orbit", config, clips))
@@ -6,10 +6,10 @@
             for event in pack.step():            # Stepped, Ended or Failed, of each member
                 ...                              # publish, checkpoint, admit others where there is room
 
-A member has its own slots of the bank, losses, learning rate, schedule, clipping, step count and draws, so it trains as if it
-were alone (`PackOfOne`), but for the rounding of larger batches, and all pay for one pass through the base. Members come and
-go between two steps. One whose loss is no number leaves with a reason; no gradient crosses from its samples to its
-neighbours' slots.
+Each member has its own slots of the bank, losses, learning rate, schedule, clipping, step count and draws. So it trains
+as it would alone (`PackOfOne`), except for the rounding of larger batches, and all members share the cost of the base.
+Members join and leave between steps. A member whose loss is not finite leaves with an error; no gradient of its samples
+reaches its neighbours' slots.
 
 A step is the same on every worker of a data-parallel engine, as long as all admit the same members in one order.
 """
@@ -146,7 +146,7 @@ class Pack:
         return self
 
     def _admit_first(self) -> None:
-        """Members that must have their slots before the engine is made; here none."""
+        """Admit the members that need their slots before the engine is created; here none."""
 
     def __exit__(self, *error: Any) -> None:
         self._seats.clear()

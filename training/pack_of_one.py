@@ -1,8 +1,9 @@
-"""A run: one concept from its beginning, or its last state, to its end.
+"""A run: trains one concept from its first step, or from a saved state, to its last step.
 
-with PackOfOne(foundation, Member("orbit", "orbit", config, clips)) as run:
+run = PackOfOne(foundation, Member("orbit", "orbit", config, clips))
+with run:
     for report in run.train():
-        ...                              # checkpoint, print, stop: the caller's business
+        ...                              # the caller checkpoints, prints or stops here
     adapters = run.tensors("orbit")
 """
 
@@ -22,16 +23,16 @@ from training.step import DualStep
 
 
 class PackOfOne(Pack):
-    """A pack whose only member is there from its beginning to its end. Takes any engine.
+    """A pack with a single member, which stays for the pack's whole life. Works with every engine.
 
-    It has its slots before the engine is made, as DeepSpeed copies the weights that it finds at ZeRO 1 to 3, and keeps them
-    when it has ended, so that its last state can be written.
+    The member gets its slots before the engine is created, because at ZeRO 1 to 3 DeepSpeed copies the weights at
+    that moment. It keeps its slots after its last step, so that its final state can be saved.
 
     Args:
-        state: where it goes on; None: from its beginning.
+        state: the state to continue from; None starts at step 0.
 
     Raises:
-        UserError: on entering, for clips that cannot train.
+        UserError: on entering, if the clips cannot be trained on.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class PackOfOne(Pack):
         return self._seats[self.member.name].step
 
     def train(self) -> Iterator[StepReport]:
-        """Step until the member has ended. Yields after each step, with the bank in the state of that step.
+        """Train to the last step. Yields after each step, while the bank holds the state of that step.
 
         Raises:
             UserError: the loss is no longer a number.
@@ -67,4 +68,4 @@ class PackOfOne(Pack):
         self._begin = None
 
     def _vacate(self, name: str) -> None:
-        """It keeps its slots."""
+        """Does nothing: the member keeps its slots."""

@@ -1,4 +1,4 @@
-"""Trained adapters become a version in the registry, with all that is known about them: a run's and a batch's alike."""
+"""Publishes trained adapters as a version in the registry, with their metadata: for runs and for batches."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def publish(
     metrics: Mapping[str, float],
     complete: Callable[[Path], Any],
 ) -> Version:
-    """The adapter files and what else belongs to the version, published once, whoever else tries.
+    """Publish the adapters and the other files of a version. Concurrent calls with the same `once` publish it once.
 
     Args:
-        metadata: as `describe` gives it.
-        run: what trained it.
-        once: the name under which it is published once; that of the run when not given.
-        complete: puts the other files into the version's folder; an error in it keeps the version from being published.
+        metadata: as returned by `describe`.
+        run: id of the training.
+        once: key that may publish only once; defaults to `run`.
+        complete: writes the other files into the version's folder. If it raises, nothing is published.
 
     Raises:
-        UserError: an adapter that its foundation cannot read back, a storage that is away (Unavailable).
+        UserError: the foundation cannot read the adapter back, or the storage is not available (Unavailable).
     """
     with tempfile.TemporaryDirectory(prefix="motiondirector-adapter-") as temporary:
         folder = Path(temporary)
@@ -69,7 +69,7 @@ def publish_run(
     state: MemberState,
     samples: Sequence[str],
 ) -> Version:
-    """What a run came to, with its settings and last samples; noted in the run."""
+    """Publish a run's adapters with its settings and last samples, and record the version in the run's folder."""
 
     def complete(folder: Path) -> None:
         for key in (*samples, CONFIG):

@@ -1,4 +1,4 @@
-"""What one training step did, and the averages that a version is published with."""
+"""Results of training steps: the report of one step, and the averages that a version is published with."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections import deque
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-RECENT = 50  # steps whose mean losses are published
+RECENT = 50  # number of last steps whose mean losses are published
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a step did. Losses are means over all samples of the step, on all workers."""
+    """Result of one step. Losses are means over all samples of the step, on all workers."""
 
     step: int  # steps done, from 1
     steps: int
@@ -32,11 +32,11 @@ class Recent:
     _rows: deque[tuple[float, float, float]] = field(default_factory=lambda: deque(maxlen=RECENT))
 
     def add(self, report: StepReport) -> None:
-        """A step was done."""
+        """Add a step."""
         self._rows.append((report.spatial_loss, report.temporal_loss, report.seconds))
 
     def metrics(self) -> dict[str, float]:
-        """Their mean losses and time; there must have been a step."""
+        """Mean losses and time of the latest steps. At least one step must have been added."""
         spatial, temporal, seconds = (
             sum(column) / len(self._rows) for column in zip(*self._rows, strict=True)
         )
