@@ -1,10 +1,11 @@
 """A run: trains one concept from its first step, or from a saved state, to its last step.
 
-run = PackOfOne(foundation, Member("orbit", "orbit", config, clips))
-with run:
-    for report in run.train():
-        ...                              # the caller checkpoints, prints or stops here
-    adapters = run.tensors("orbit")
+    with PackOfOne(foundation, Member("orbit", "orbit", config, clips)) as run:
+        for report in run.train():
+            ...                              # the caller checkpoints, prints or stops here
+        adapters = run.tensors("orbit")
+
+Used by in-process training (training/local.py) and by the workers of Ray Train (training/ray_train.py).
 """
 
 from __future__ import annotations
