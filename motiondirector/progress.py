@@ -97,6 +97,11 @@ class Bars:
         self.progress.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
+def no_bars() -> Bars:
+    """Bars that nobody sees."""
+    return Bars(Console(quiet=True))
+
+
 class Warnings(WarningsHeard):
     """Warnings of this project's loggers as lines, for the length of a block: they would tear bars and tables apart, and are
     not shown at all where something else listens to them (training/batch/logs.py).

@@ -14,7 +14,7 @@ from rich.table import Table
 from infra.errors import UserError
 from motiondirector.cli import ConfigFile
 from motiondirector.commands.sprites_trace import trace
-from motiondirector.sprite_style import in_words, style_given
+from motiondirector.sprites.style import in_words, style_given
 
 if TYPE_CHECKING:
     from datasets.sprites.motions import Motion

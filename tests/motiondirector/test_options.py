@@ -15,7 +15,7 @@ from infra.setting import option_name
 from models.dtypes import DTYPES, parse_dtype
 from motiondirector.cli import build
 from motiondirector.commands import serve as command
-from motiondirector.contenders import check_trains
+from motiondirector.judging.contenders import check_trains
 from serving.config import ServeConfig
 from training.config import TrainConfig
 
