@@ -51,8 +51,8 @@ def help_of(field: FieldInfo) -> str:
     return f"{field.description} {sentence[0].upper()}{sentence[1:]}." if bounds else field.description or ""
 
 
-def option_for(config: type[BaseModel], name: str, *, panel: bool = True) -> Any:
-    """Typer's option for a field of a configuration class, shown in the field's panel of the help or among the others."""
+def option_for(config: type[BaseModel], name: str) -> Any:
+    """Typer's option for a field of a configuration class, shown in the field's panel of the help."""
     field = config.model_fields[name]
     extra = _extra(field)
     default = field.default
@@ -61,7 +61,7 @@ def option_for(config: type[BaseModel], name: str, *, panel: bool = True) -> Any
         help=help_of(field),
         metavar=extra.get("metavar"),
         show_default=extra.get("shown") or (str(default) if default not in (None, (), [], {}) else False),
-        rich_help_panel=extra["panel"] if panel else None,
+        rich_help_panel=extra["panel"],
     )
 
 

@@ -13,8 +13,8 @@ from typer.main import get_command
 from infra.errors import UserError
 from infra.setting import option_name
 from models.dtypes import DTYPES, parse_dtype
+from motiondirector.api import serve as api
 from motiondirector.cli import build
-from motiondirector.commands import serve as command
 from motiondirector.judging.contenders import check_trains
 from serving.config import ServeConfig
 from training.config import TrainConfig
@@ -44,10 +44,12 @@ def configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     class Made(Exception):
         pass
 
-    def stop(config: ServeConfig) -> None:
-        raise Made(config)
+    made_by = api.for_every_process
 
-    monkeypatch.setattr(command, "check_database", stop)
+    def stop(config: ServeConfig) -> None:
+        raise Made(made_by(config))
+
+    monkeypatch.setattr(api, "for_every_process", stop)
 
     def run(*arguments: str | Path) -> ServeConfig:
         with pytest.raises(Made) as caught:
