@@ -93,15 +93,11 @@ def train(
     chosen = make_config(settings)
     run_dir = run_dir or run_of(concept, publish_as)
     console = Console()
-    try:
-        with Screen(console, concept, run_dir) as screen:
-            version = trained(
-                concept, data, chosen, foundation=foundation, registry=registry, publish_as=publish_as,
-                run_dir=run_dir, address=address, watcher=screen,
-            )  # fmt: skip
-    except KeyboardInterrupt:
-        console.print("\nstopped; the same command continues from the last checkpoint")
-        raise
+    with Screen(console, concept, run_dir) as screen:
+        version = trained(
+            concept, data, chosen, foundation=foundation, registry=registry, publish_as=publish_as,
+            run_dir=run_dir, address=address, watcher=screen,
+        )  # fmt: skip
     conclude(console, version, registry, run_dir)
 
 
@@ -138,8 +134,10 @@ class Screen(Watcher):
         self.progress.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.progress.stop()
+        if kind is KeyboardInterrupt:
+            self.console.print("\nstopped; the same command continues from the last checkpoint")
 
     def _bar(self, text: str, total: int | None, done: int = 0) -> None:
         if self.task is not None:
