@@ -102,6 +102,11 @@ def no_bars() -> Bars:
     return Bars(Console(quiet=True))
 
 
+def terminal_bars() -> Bars:
+    """Bars on a terminal, and no lines elsewhere."""
+    return Bars() if Console(stderr=True).is_terminal else no_bars()
+
+
 class Warnings(WarningsHeard):
     """Warnings of this project's loggers as lines, for the length of a block: they would tear bars and tables apart, and are
     not shown at all where something else listens to them (training/batch/logs.py).

@@ -22,7 +22,7 @@ MOTION = "Motion and appearance"
 VIDEO = "Video"
 MODEL = "Model (without --server)"
 
-Progress = Callable[[str, float, float], None]  # (what, done, total)
+Progress = Callable[[str, int, int, str], None]  # (what, done, total, a note)
 
 
 class GenerateConfig(GenerationSettings):
@@ -94,7 +94,7 @@ def generate(
     *,
     registry: str = DEFAULT_REGISTRY,
     server: str | None = None,
-    on_progress: Progress = lambda what, done, total: None,
+    on_progress: Progress = lambda what, done, total, note: None,
 ) -> Video:
     """Make one video from a prompt, with a learned motion.
 
@@ -103,7 +103,7 @@ def generate(
         config: motion, seed, size, model and more; the command's options.
         registry: folder or s3:// URI of the concepts; of no meaning with a server, which has its own.
         server: URL of a running `motiondirector serve`; None loads the model here.
-        on_progress: called with (what, done, total).
+        on_progress: called with (what, done, total, a note), as `motiondirector.progress.Bars` are.
 
     Raises:
         UserError: what a server would answer: no such concept, a size that the model cannot do, ...
@@ -168,7 +168,8 @@ def from_server(body: CreateVideo, url: str, on_progress: Progress) -> Video:
         job = client.create(body)
         try:
             done = client.wait(
-                job.id, lambda video: on_progress(video.status.replace("_", " "), video.progress, 100)
+                job.id,
+                lambda video: on_progress("video", video.progress, 100, video.status.replace("_", " ")),
             )
         except KeyboardInterrupt:
             client.cancel(job.id)
@@ -192,7 +193,13 @@ def in_process(body: CreateVideo, config: GenerateConfig, registry: str, on_prog
         device=config.device,
         dtype=config.dtype,
     )
-    mp4, request = make(body, settings, lambda step, steps: on_progress("denoising", step, steps))
+    on_progress("loading the model", 0, 1, "")
+
+    def stepped(step: int, steps: int) -> None:
+        on_progress("loading the model", 1, 1, "")
+        on_progress("denoising", step, steps, "")
+
+    mp4, request = make(body, settings, stepped)
     used = " + ".join(names_of(request.adapters)) or "foundation"
     size = f"{request.width}x{request.height}"
     return Video(mp4, used, request.seed, request.steps, size, request.frames, tuple(request.warnings))

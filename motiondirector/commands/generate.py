@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -13,9 +13,6 @@ from motiondirector.api.generate import GenerateConfig
 from motiondirector.cli import ConfigFile
 from motiondirector.commands.concepts import DEFAULT_REGISTRY, RegistryUri
 from motiondirector.options import add_command
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 def generate(
@@ -41,47 +38,19 @@ def generate(
     """
     from infra.errors import UserError
     from motiondirector.api.generate import generate as generated
+    from motiondirector.progress import terminal_bars
 
     if output.is_dir():
         raise UserError(f"-o {output} is a folder; give a file name, such as {output / 'out.mp4'}.")
     chosen = configured(GenerateConfig, settings)
     started = time.monotonic()
-    with bar("waiting" if server else "loading the model") as update:
-        video = generated(prompt, chosen, registry=registry, server=server, on_progress=update)
+    with terminal_bars() as bars:
+        video = generated(prompt, chosen, registry=registry, server=server, on_progress=bars)
     video.save(output)
     for warning in video.warnings:
         typer.echo(f"warning: {warning}", err=True)
     size = len(video.mp4) / 1024
     typer.echo(f"{output}: {video}, {size:.0f} KiB, {time.monotonic() - started:.1f} s")
-
-
-class bar:
-    """A progress bar on stderr: `with bar("loading") as update: update(what, done, total)`."""
-
-    def __init__(self, what: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self._task = self._progress.add_task(what, total=None)
-
-    def __enter__(self) -> Callable[[str, float, float], None]:
-        self._progress.start()
-        return self._update
-
-    def _update(self, what: str, done: float, total: float) -> None:
-        self._progress.update(self._task, completed=done, total=total, description=what)
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
 
 
 def register(app: typer.Typer) -> None:

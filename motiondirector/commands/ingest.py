@@ -67,9 +67,9 @@ def ingest(
     chosen = configured(IngestConfig, settings)
     from datasets.ingest import summary
     from motiondirector.api.ingest import ingest as ingested
-    from motiondirector.progress import Bars, no_bars
+    from motiondirector.progress import terminal_bars
 
-    with Bars() if Console(stderr=True).is_terminal else no_bars() as bars:
+    with terminal_bars() as bars:
         made = ingested(source, to, chosen, on_progress=lambda done, total: bars("reading", done, total))
     report = made.report
     if as_json:
