@@ -31,17 +31,19 @@ def python(code: str, folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("python")
+def story(tmp_path_factory):
+    """(the folder where all sections but Serving ran in one process, the lines that they printed)."""
+    folder = tmp_path_factory.mktemp("python")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.delenv("MOTIONDIRECTOR_REGISTRY", raising=False)
+        code = "\n".join(code for title, code in snippets().items() if title != "Serving")
+        return folder, python(code, folder).splitlines()
 
 
 @pytest.mark.cluster
-def test_the_snippets_of_the_guide_run_in_one_process(folder, monkeypatch):
-    monkeypatch.delenv("MOTIONDIRECTOR_REGISTRY", raising=False)
-    sections = snippets()
-    assert list(sections) == ["A whole story", "Many concepts", "Serving", "The model itself"]
-    told = python("\n".join(sections.values()), folder)
-    lines = told.splitlines()
+def test_the_snippets_of_the_guide_run_in_one_process(story):
+    folder, lines = story
+    assert list(snippets()) == ["A whole story", "Many concepts", "Serving", "The model itself"]
     assert lines[0].startswith("clips/orbit-000.mp4 a ")
     assert lines[1] == "2 clips of 8x64x64 (frames, height, width) for sprites"
     assert lines[2].startswith("orbit@1 ")
@@ -49,9 +51,17 @@ def test_the_snippets_of_the_guide_run_in_one_process(folder, monkeypatch):
     assert lines[4].endswith("runs/evaluate/orbit-1/index.html")
     assert lines[5].startswith("orbit 1 ")
     assert lines[6] == "{'orbit': 'orbit@2'} {}"
-    assert re.match(r"http://127.0.0.1:\d+ foundation:orbit@2, seed \d+, 2 steps, 64x64, 8 frames", lines[7])
-    assert lines[8] == "sprites (8, 64, 64, 3)"
+    assert lines[7:] == ["sprites (8, 64, 64, 3)"]
     assert (folder / "orbit.mp4").is_file()
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_the_server_of_the_guide_answers_and_stops(story):
+    folder, _ = story
+    told = python(f"import motiondirector as md\n{snippets()['Serving']}", folder)
+    wanted = r"http://127.0.0.1:\d+ foundation:orbit@2, seed \d+, 2 steps, 64x64, 8 frames\n"
+    assert re.fullmatch(wanted, told)
 
 
 def test_nothing_heavy_is_imported_before_a_function_is_used(tmp_path):
