@@ -56,6 +56,7 @@ class CachedClip:
     latents_CFHW: Tensor  # the whole clip, for the temporal path
     frame_latents_FC1HW: Tensor  # each pixel frame as a video of one, for the spatial path
     text_LD: Tensor
+    empty_text_LD: Tensor  # of an empty caption; clips share it
     told: str = ""  # which frames of the clip (`datasets.parts.Part.told`)
 
     @classmethod
@@ -66,16 +67,18 @@ class CachedClip:
         caption: str,
         visual: dict[str, Tensor],
         text_LD: Tensor,
+        empty_text_LD: Tensor,
         device: str | torch.device = "cpu",
         told: str = "",
     ) -> CachedClip:
-        """From what `latents_of` gives and the caption's embedding."""
+        """From what `latents_of` gives, and the embeddings of the caption and of an empty one."""
         latents_CFHW = visual["latents"]
         # A VAE without time gives a frame the same latents alone as in its clip: stored once.
         frames = visual.get("frame_latents", latents_CFHW.transpose(0, 1).unsqueeze(2))
-        return cls(
-            clip_id, sha256, caption, latents_CFHW.to(device), frames.to(device), text_LD.to(device), told
+        latents, frames, text, empty = (
+            tensor.to(device) for tensor in (latents_CFHW, frames, text_LD, empty_text_LD)
         )
+        return cls(clip_id, sha256, caption, latents, frames, text, empty, told)
 
 
 class LatentCache:
@@ -177,6 +180,12 @@ def prepare(
     foundation.check_bucket(bucket)
     model = foundation.fingerprint, precision_of(foundation)
     parts = all_parts(clips, bucket, pace or Pace(foundation.defaults.fps))
+
+    def embedding(caption: str) -> Tensor:
+        key = text_key(caption, *model)
+        return _found_or_made(cache, key, lambda: {"text": text_of(caption, foundation)}, lock)["text"]
+
+    empty = embedding("").to(device)
     prepared = []
     for done, part in enumerate(parts, 1):
         visual = _found_or_made(
@@ -185,15 +194,9 @@ def prepare(
             lambda part=part: latents_of(pixels(part, bucket), foundation, called(part.clip)),  # type: ignore[misc]
             lock,
         )
-        text = _found_or_made(
-            cache,
-            text_key(part.caption, *model),
-            lambda part=part: {"text": text_of(part.caption, foundation)},  # type: ignore[misc]
-            lock,
-        )
-        clip_id = part.clip.clip_id
+        clip_id, text = part.clip.clip_id, embedding(part.caption)
         prepared.append(
-            CachedClip.of(clip_id, part.sha256, part.caption, visual, text["text"], device, part.told)
+            CachedClip.of(clip_id, part.sha256, part.caption, visual, text, empty, device, part.told)
         )
         if on_progress:
             on_progress(done, len(parts))

@@ -121,6 +121,14 @@ class TrainConfig(BaseModel):
         ge=0,
         le=100,
     )
+    caption_dropout: float = setting(
+        0.0,
+        METHOD,
+        "Share of the motion's samples that are shown without their caption; appearance tokens stay. The motion then depends "
+        "less on the words of the caption, and classifier-free guidance takes less of it away.",
+        ge=0,
+        le=1,
+    )
     spatial_lora: bool = setting(
         True,
         METHOD,
@@ -445,10 +453,10 @@ def suited_to(method: str | None, settings: dict[str, Any]) -> dict[str, Any]:
     A method without an appearance stage gets as many steps as `dual` has for the motion.
     """
     if method == "motiondirector":
-        dropped: tuple[str, ...] = (*OF_THE_SPATIAL_PASS, *NOISE_LEVELS, "beta")
+        dropped: tuple[str, ...] = (*OF_THE_SPATIAL_PASS, *NOISE_LEVELS, "beta", "caption_dropout")
         own: dict[str, Any] = AS_PUBLISHED
     elif method in WITHOUT_SPATIAL_PASS:
-        dropped, own = OF_THE_SPATIAL_PASS, {}
+        dropped, own = (*OF_THE_SPATIAL_PASS, "caption_dropout"), {}
     elif method == "no-debias":
         return {name: value for name, value in settings.items() if name != "appearance_preservation"}
     else:
@@ -471,6 +479,7 @@ LATER = (
     "appearance_frames",
     "appearance_tokens",
     "appearance_preservation",
+    "caption_dropout",
     "spatial_lora",
 )
 

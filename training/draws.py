@@ -59,6 +59,7 @@ class Draw:
     frames: tuple[FrameDraw, ...]  # spatial path; empty: there is none
     temporal: bool  # whether there is a temporal path
     appearance: bool  # temporal path: the clip's spatial LoRA and appearance tokens are on
+    caption: bool  # temporal path: the clip's caption is shown; False: an empty one
     spatial_dropout_seed: int
     temporal_dropout_seed: int
 
@@ -109,7 +110,7 @@ def draw(
     """The draws of sample `index` (its number within the step).
 
     Args:
-        config: seed, noise levels, `skip_spatial`, and how the steps are divided between the paths.
+        config: seed, noise levels, `skip_spatial`, `caption_dropout`, and how the steps are divided between the paths.
         latent_shape: (C, F, h, w) of a clip's latents.
         frames: frames of the clip, in pixels' time; equals F unless the model compresses time.
     """
@@ -142,9 +143,19 @@ def draw(
         frames=drawn,
         temporal=passes.temporal,
         appearance=passes.appearance,
+        caption=not (passes.temporal and _caption_left_out(config, concept, step, index)),
         spatial_dropout_seed=seeds[0],
         temporal_dropout_seed=seeds[1],
     )
+
+
+def _caption_left_out(config: TrainConfig, concept: str, step: int, index: int) -> bool:
+    """Whether a sample is shown without its caption (`caption_dropout`). From a generator of its own: the other draws are
+    the same with it and without."""
+    if not config.caption_dropout:
+        return False
+    chance = generator(config.seed, concept, step, index, "caption")
+    return float(torch.rand((), generator=chance)) < config.caption_dropout
 
 
 def _spread_frames(

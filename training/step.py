@@ -37,6 +37,8 @@ class TrainingClip(Protocol):
     def frame_latents_FC1HW(self) -> Tensor: ...
     @property
     def text_LD(self) -> Tensor: ...
+    @property
+    def empty_text_LD(self) -> Tensor: ...  # of an empty caption
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def collate(samples: Sequence[Sample], device: torch.device | str, own: OwnSetti
             x0=stack(s.clip.latents_CFHW for _, s in clips),
             noise=stack(s.draw.noise_CFHW for _, s in clips),
             level_N=levels(s.draw.level for _, s in clips),
-            text_NLD=stack(s.clip.text_LD for _, s in clips),
+            text_NLD=stack(s.clip.text_LD if s.draw.caption else s.clip.empty_text_LD for _, s in clips),
             spatial_slots=tuple(s.spatial_slot if s.draw.appearance else 0 for _, s in clips),
             temporal_slots=tuple(s.temporal_slot for _, s in clips),
             seeds=tuple(s.draw.temporal_dropout_seed for _, s in clips),

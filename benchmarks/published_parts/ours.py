@@ -28,7 +28,7 @@ def main(fd: int, job: dict[str, Any]) -> None:
 
     foundation = load_foundation(job["foundation"], device=job["device"], dtype="fp32")
     clips = [
-        CachedClip.of(str(number), "", clip["caption"], clip["visual"], clip["text"])
+        CachedClip.of(str(number), "", clip["caption"], clip["visual"], clip["text"], clip["empty_text"])
         for number, clip in enumerate(torch.load(job["clips"]))
     ]
     tensors = train_local(

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from benchmarks.published_parts.turns import END, GO, REST, Took
-from datasets.latents import CachedClip, latents_of, text_of
+from datasets.latents import latents_of, text_of
 from datasets.video import encode_mp4
 from evaluation.metric import Reference
 from infra.allocator import keeping_environment
@@ -83,7 +83,8 @@ class Work:
             encode_mp4(one.video_FHWC, 8, mp4s / f"{number}.mp4")
             visual = latents_of(one.video_FHWC, self.foundation, one.caption)
             text = text_of(one.caption, self.foundation)
-            told.append({"caption": one.caption, "visual": visual, "text": text})
+            empty = text_of("", self.foundation)
+            told.append({"caption": one.caption, "visual": visual, "text": text, "empty_text": empty})
         torch.save(told, self.folder / "clips.pt")
         self._write_probe(told[0])
 
@@ -110,7 +111,7 @@ class Work:
             )
             batch = {
                 "pixel_values": pixels_FHWC.permute(0, 3, 1, 2) / 127.5 - 1,
-                "latents": CachedClip.of("", "", "", clip["visual"], clip["text"]).latents_CFHW.to(dtype),
+                "latents": clip["visual"]["latents"].to(dtype),
                 "prompt_ids": ids.input_ids[0],
                 "text_prompt": clip["caption"],
                 "dataset": "single_video" if len(self.references) == 1 else "folder",

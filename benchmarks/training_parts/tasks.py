@@ -91,4 +91,4 @@ def cached(clip: Clip, foundation: Foundation) -> CachedClip:
     """A clip as the latent cache gives it, without a cache."""
     visual = latents_of(clip.frames_FHWC(), foundation, clip.concept)
     text_LD = text_of(clip.caption, foundation)
-    return CachedClip.of(clip.clip_id, clip.sha256, clip.caption, visual, text_LD)
+    return CachedClip.of(clip.clip_id, clip.sha256, clip.caption, visual, text_LD, text_of("", foundation))

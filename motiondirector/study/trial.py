@@ -55,6 +55,7 @@ def encode(references: list[Reference], foundation: Foundation) -> list[CachedCl
     """The clips as training reads them, without a storage in between."""
     from datasets.latents import CachedClip, latents_of, text_of
 
+    empty = text_of("", foundation)
     return [
         CachedClip.of(
             reference.caption,
@@ -62,6 +63,7 @@ def encode(references: list[Reference], foundation: Foundation) -> list[CachedCl
             reference.caption,
             latents_of(reference.video_FHWC, foundation, reference.caption),
             text_of(reference.caption, foundation),
+            empty,
         )
         for reference in references
     ]

@@ -57,7 +57,7 @@ def same(a, b):
     return all(
         torch.equal(getattr(x, name), getattr(y, name))
         for x, y in zip(a, b, strict=True)
-        for name in ("latents_CFHW", "frame_latents_FC1HW", "text_LD")
+        for name in ("latents_CFHW", "frame_latents_FC1HW", "text_LD", "empty_text_LD")
     )
 
 
@@ -68,6 +68,7 @@ def test_prepared_clips_are_what_the_encoders_give(foundation, clips, tmp_path):
     channels, _, height, width = foundation.latent_shape(bucket)
     assert tuple(first.frame_latents_FC1HW.shape) == (bucket.frames, channels, 1, height, width)
     torch.testing.assert_close(first.text_LD, foundation.encode_text([clips[0].caption])[0].float())
+    torch.testing.assert_close(first.empty_text_LD, foundation.encode_text([""])[0].float())
     assert (first.sha256, first.caption) == (clips[0].sha256, clips[0].caption)
     # frame 2, seen by the encoder as a video of one frame
     frame = cover(clips[0].frames_FHWC()[2], bucket.height, bucket.width)

@@ -162,6 +162,20 @@ def test_skipping_the_spatial_pass_happens_in_its_share_of_steps():
     assert all(passes_of(never, "orbit", step).spatial for step in range(100))
 
 
+def test_captions_are_left_out_of_their_share_of_samples_and_nothing_else_changes():
+    draws = [draw(**{**SETTING, "step": step}, caption_dropout=0.3) for step in range(1000)]
+    left_out = [not one.caption for one in draws]
+    assert 240 < sum(left_out) < 360
+    assert all(draw(**{**SETTING, "step": step}).caption for step in range(100))
+    for step in (left_out.index(True), left_out.index(False)):
+        without = draw(**{**SETTING, "step": step})
+        assert torch.equal(draws[step].noise_CFHW, without.noise_CFHW)
+        assert draws[step].level == without.level
+    first = {**SETTING, "steps": 10, "appearance_share": 0.5, "caption_dropout": 1.0}
+    stages = [draw(**{**first, "step": step}) for step in range(10)]
+    assert [one.caption for one in stages] == [True] * 5 + [False] * 5  # looks are learned with the caption
+
+
 def test_draws_cover_their_ranges():
     draws = [draw(**{**SETTING, "step": step}) for step in range(200)]
     assert {d.frames[0].frame for d in draws} == set(range(9))

@@ -122,7 +122,7 @@ def test_an_adapter_trained_in_a_pack_is_the_one_trained_alone(unet, expected, s
     "settings",
     [
         {"method": "dual"},
-        {"method": "dual", "appearance_preservation": 1.0},
+        {"method": "dual", "appearance_preservation": 1.0, "caption_dropout": 0.5},
         {"method": "coupled"},
         {"method": "full"},
     ],

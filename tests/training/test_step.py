@@ -183,6 +183,17 @@ def test_the_loras_learn_in_fp32_on_a_bf16_base(foundation):
     assert all(g.dtype == torch.float32 and g.isfinite().all() for path in found for g in found[path])
 
 
+def test_a_sample_without_its_caption_has_the_text_of_an_empty_one_in_the_temporal_pass_alone(foundation):
+    clips = random_clips(foundation, 1)
+    shown, hidden = (
+        collate(samples_of(foundation, clips, [0], caption_dropout=share), "cpu") for share in (0.0, 1.0)
+    )
+    assert torch.equal(shown.clips.text_NLD[0], clips[0].text_LD)
+    assert torch.equal(hidden.clips.text_NLD[0], foundation.encode_text([""])[0].float())
+    assert not torch.equal(hidden.clips.text_NLD, shown.clips.text_NLD)
+    assert torch.equal(hidden.frames.text_NLD, shown.frames.text_NLD)
+
+
 def test_preservation_holds_what_frames_share_to_the_base_and_learns_what_differs(foundation):
     settings = {"appearance_preservation": 2.0, "dropout": 0.0}
     engine = plain_engine(foundation, **settings)

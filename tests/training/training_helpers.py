@@ -19,6 +19,7 @@ class RandomClip:
     latents_CFHW: torch.Tensor
     frame_latents_FC1HW: torch.Tensor
     text_LD: torch.Tensor
+    empty_text_LD: torch.Tensor
 
 
 def random_clips(foundation, count, seed=0):
@@ -26,6 +27,7 @@ def random_clips(foundation, count, seed=0):
     g = torch.Generator().manual_seed(seed)
     shape = foundation.latent_shape(bucket)
     clips = []
+    empty = foundation.encode_text([""])[0].float()
     for number in range(count):
         latents = torch.randn(shape, generator=g)
         if foundation.family == "wan":  # frames of their own, not slices of the clip's compressed latents
@@ -33,7 +35,7 @@ def random_clips(foundation, count, seed=0):
         else:
             frames = latents.transpose(0, 1).unsqueeze(2).contiguous()
         text = foundation.encode_text([f"clip {number}"])[0].float()
-        clips.append(RandomClip(latents, frames, text))
+        clips.append(RandomClip(latents, frames, text, empty))
     return clips
 
 
