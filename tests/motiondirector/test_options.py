@@ -19,6 +19,7 @@ from motiondirector.api.ingest import IngestConfig
 from motiondirector.batch.config import BatchConfig
 from motiondirector.batch.run import BatchResult
 from motiondirector.cli import build
+from motiondirector.commands import serve as command
 from motiondirector.judging.config import BenchmarkConfig, EvaluationConfig
 from motiondirector.judging.contenders import check_trains
 from motiondirector.sprites.config import PretrainConfig, RenderConfig, TraceConfig
@@ -76,6 +77,7 @@ def configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         raise Made(made_by(config))
 
     monkeypatch.setattr(api, "for_every_process", stop)
+    monkeypatch.setattr(command, "check_database", lambda config: None)
 
     def run(*arguments: str | Path) -> ServeConfig:
         with pytest.raises(Made) as caught:
