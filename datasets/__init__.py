@@ -1,7 +1,7 @@
-"""Clips become Parquet shards become batches of latents; and the rendered sprite world.
+"""Turns clips into Parquet shards and cached latents; also holds the rendered sprite world.
 
-This package shares its name with Hugging Face's ``datasets``. ``MOTIONDIRECTOR`` marks ours, so that the
-front door can tell which of the two was imported and say so.
+This package shares its name with Hugging Face's ``datasets``. The front door checks ``MOTIONDIRECTOR``
+to tell which of the two was imported, and reports the wrong one.
 """
 
 MOTIONDIRECTOR = True

@@ -1,13 +1,13 @@
-"""Correcting a clip set: other captions, and clips that are taken out. Shards stay what they are; the manifest changes.
+"""Corrects a clip set: changes captions and removes clips. Shards are immutable; the manifest changes.
 
     amend(storage, {clip_id: "a fox is running"})      # another caption
-    amend(storage, {clip_id: None})                    # taken out
+    amend(storage, {clip_id: None})                    # removed
 
-A shard with such a clip is written again without it, or with its new caption, under the hash of its new content. Then
-one compare-and-swap puts the new shards in the manifest in place of the old ones: that is the commit, and every reader
-of this project sees all of the change or nothing. The old shard stays in `.staging/` for a day, for who reads by the
-manifest of a moment ago, and leaves the folder of plain Parquet readers after the commit (`settle` finishes that when
-this process dies in between).
+A shard with an affected clip is rewritten without it, or with its new caption, under the hash of its
+new content. One compare-and-swap then replaces the old shards in the manifest. This is the commit:
+readers of this project see the whole change or nothing. The old shard stays in `.staging/` for a day,
+for readers that still use the previous manifest. After the commit it leaves the folder of plain Parquet
+readers; `settle` finishes that if this process dies in between.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from infra.rows import FORBIDDEN
 from infra.storage import ObjectNotFound, Storage
 
 MAX_CAPTION = 2000  # characters; text encoders read far fewer
-SHORTEST = 4  # digits of a clip's id that may stand for all
+SHORTEST = 4  # minimum number of digits that identify a clip
 
 
 def check_caption(text: str) -> str:
-    """A caption with its white space made single spaces. Raises InvalidInput ("invalid_caption")."""
+    """A caption with normalized white space. Raises InvalidInput ("invalid_caption")."""
     caption = " ".join(text.split())
     problem = None
     if not caption:
@@ -47,10 +47,10 @@ def check_caption(text: str) -> str:
 
 
 def find(uri: str, given: Iterable[str]) -> list[ClipFacts]:
-    """The clips of ids, or of their first digits, in that order, each once.
+    """The clips with these ids or id prefixes, in order, without duplicates.
 
     Raises:
-        NotFound: no set there, or no clip or several of such an id.
+        NotFound: no set there, or an id that matches no clip or several.
     """
     every = [clip for clips in read_facts(uri).values() for clip in clips]
     found: dict[str, ClipFacts] = {}
@@ -69,18 +69,18 @@ def find(uri: str, given: Iterable[str]) -> list[ClipFacts]:
 
 
 def amend(storage: Storage, changes: Mapping[str, str | None]) -> list[Stored]:
-    """Give clips other captions, or (None) take them out; all of it or, if this raises or dies, nothing.
+    """Change captions of clips or remove clips (None); if this raises or dies, nothing changes.
 
     Args:
-        changes: by whole clip_id.
+        changes: by complete clip_id.
 
     Returns:
         The clips as they were before.
 
     Raises:
         NotFound: a clip that is not in the set.
-        InvalidInput: a caption that cannot be used.
-        Unavailable: 50 others committed first.
+        InvalidInput: an invalid caption.
+        Unavailable: other processes committed first, 50 times.
     """
     wanted = {name: None if text is None else check_caption(text) for name, text in changes.items()}
     for _ in range(COMMIT_ATTEMPTS):
@@ -120,9 +120,9 @@ def amend(storage: Storage, changes: Mapping[str, str | None]) -> list[Stored]:
 def _rewritten(
     storage: Storage, shard: Shard, wanted: Mapping[str, str | None], folder: Path
 ) -> Shard | None:
-    """The shard with the changes, staged; itself where nothing of it changes, None where nothing is left.
+    """The changed shard, staged; the same object if nothing changes, None if no clip is left.
 
-    A row group at a time is in memory.
+    Keeps one row group in memory at a time.
     """
     old = folder / shard.key
     for key in (shard.key, f"{STAGING}/{shard.key}", shard.key):
@@ -149,7 +149,7 @@ def _rewritten(
                     counts[name] = counts.get(name, 0) + 1
                 if table.num_rows:
                     writer.write_table(table, row_group_size=table.num_rows)
-    # for who has read the manifest that lists it, when it has left its place
+    # for readers of the previous manifest, once the shard has left its place
     storage.put_file(f"{STAGING}/{shard.key}", old)
     if not counts:
         return None
@@ -159,7 +159,7 @@ def _rewritten(
 
 
 def _amended(table: pa.Table, wanted: Mapping[str, str | None]) -> pa.Table:
-    """The rows that stay, with their captions."""
+    """The remaining rows, with their captions."""
     out = pa.array([name for name, text in wanted.items() if text is None], pa.string())
     table = table.filter(pc.invert(pc.is_in(table["clip_id"], value_set=out)))
     ids, captions = table["clip_id"].to_pylist(), table["caption"].to_pylist()

@@ -1,4 +1,4 @@
-"""GIF, animated WebP and APNG, by Pillow."""
+"""Reads GIF, animated WebP and APNG with Pillow."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from PIL import Image, UnidentifiedImageError
 
 from datasets.videofile import MAX_SIDE, Clock, UnreadableVideo, VideoFile, check_pixels, check_side
 
-MAX_ANIMATION_PIXELS = (
-    1 << 30
-)  # all frames of the canvas: 500 of full HD; Pillow composes 30 million a second
+MAX_ANIMATION_PIXELS = 1 << 30  # total over all frames: 500 of full HD; Pillow composes 30 million a second
 
 
 def is_animation(head: bytes) -> bool:
-    """Whether a file that begins so is Pillow's."""
+    """Whether a file with these first bytes is a GIF, PNG or WebP, which Pillow reads."""
     return (
         head[:6] in (b"GIF87a", b"GIF89a")
         or head[:8] == b"\x89PNG\r\n\x1a\n"
@@ -27,10 +25,10 @@ def is_animation(head: bytes) -> bool:
 
 
 def open_animation(source: bytes | Path, name: str) -> VideoFile:
-    """Every frame is decoded once: WebP knows a frame's time, and damage shows, only then.
+    """Open an animation. Decodes every frame once, since only this gives WebP frame times and reveals damage.
 
     Raises:
-        UnreadableVideo: damaged, truncated, or too large by its header.
+        UnreadableVideo: damaged, truncated, or too large according to its header.
     """
     clock = Clock(name)
     try:
@@ -47,7 +45,7 @@ def open_animation(source: bytes | Path, name: str) -> VideoFile:
                 # Browsers show a frame of 10 ms or less, and one without a time, for 100 ms.
                 ms = image.info.get("duration", 0)
                 durations.append(ms / 1000 if ms > 10 else 0.1)
-    except Image.DecompressionBombError:  # by its header; nothing was decoded
+    except Image.DecompressionBombError:  # raised from the header, before anything is decoded
         raise UnreadableVideo(
             f"{name} says it is far larger than {MAX_SIDE}x{MAX_SIDE}; sides above {MAX_SIDE} pixels are refused: scale "
             "it down first."
@@ -62,7 +60,7 @@ def open_animation(source: bytes | Path, name: str) -> VideoFile:
 
 
 class Animation(VideoFile):
-    """An animation whose frames were all looked at."""
+    """An animation whose frames have all been decoded once."""
 
     def _read(self, wanted: list[int]) -> Iterator[np.ndarray]:
         clock = Clock(self.name)
@@ -76,7 +74,7 @@ class Animation(VideoFile):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a decoder says, in one line."""
+    """A decoder error's message in one line."""
     text = getattr(error, "strerror", None) or str(error)
     return text.strip().splitlines()[0] if text.strip() else type(error).__name__
 

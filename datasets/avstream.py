@@ -1,8 +1,9 @@
-"""The video stream of a file, decoded strictly by FFmpeg: each picture, and whether damage can have touched it.
+"""Decodes a file's video stream strictly with FFmpeg and marks each picture that damage may affect.
 
-Decoders hide damage: they fill in what is missing and go on. Here they are asked to stop at it (`err_detect`), every
-picture's corruption flag is looked at, so is what decoders only write into their log (FFV1's checksums), and VP9 goes
-to libvpx as well, which checks more than FFmpeg's own decoder. What follows damage refers to it, so pictures count as touched until a later key frame.
+Decoders hide damage: they fill in what is missing and continue. Here they must stop at it
+(`err_detect`), and every picture's corruption flag is checked. So are errors that decoders only log
+(FFV1's checksums). VP9 also goes through libvpx, which checks more than FFmpeg's own decoder. Pictures
+after damage may refer to it, so they count as affected until a later key frame.
 """
 
 from __future__ import annotations
@@ -29,21 +30,21 @@ MAX_PIXELS_EACH = {"max_pixels": str(MAX_SIDE * MAX_SIDE)}
 STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
 CONCEALED = re.compile("CRC mismatch|[Cc]onceal|Could not find ref|error while decoding MB|Missing reference")
 NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
-# FFmpeg's own VP8 and VP9 decoders leave the alpha plane out.
+# FFmpeg's own VP8 and VP9 decoders ignore the alpha plane.
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
 def open_container(source: bytes | Path) -> Any:
-    """The file, opened. Its header alone cannot make FFmpeg take memory for a giant picture."""
+    """Open the file with a size limit, so that a header cannot make FFmpeg allocate a giant picture."""
     given = io.BytesIO(source) if isinstance(source, bytes) else str(source)
     return av.open(given, options=MAX_PIXELS_EACH, metadata_errors="replace")
 
 
 def choose_stream(container: Any, name: str) -> Any:
-    """The stream that a player shows: as FFmpeg's command line, the default one, then the largest; never a cover.
+    """The stream that a player shows: the default one, then the largest, as in FFmpeg's CLI; never a cover.
 
     Raises:
-        UnreadableVideo: there is none, or its codec is unknown.
+        UnreadableVideo: there is no video stream, or its codec is unknown.
     """
     streams = [s for s in container.streams.video if not s.disposition & NO_VIDEO]
     if not streams:
@@ -68,15 +69,16 @@ def choose_stream(container: Any, name: str) -> Any:
 
 
 def has_alpha_layer(stream: Any) -> bool:
-    """Whether a VP8 or VP9 stream has its alpha plane beside it (WebM's `AlphaMode`)."""
+    """Whether a VP8 or VP9 stream has a separate alpha plane (WebM's `AlphaMode`)."""
     return stream.codec_context.name in ALPHA_DECODERS and stream.metadata.get("alpha_mode") == "1"
 
 
 def open_decoders(stream: Any, *, strict: bool, threads: int) -> list[Any]:
-    """The codec contexts that a packet goes through; the pictures are the last one's. Strict ones stop at damage.
+    """The codec contexts for a packet; the last one's pictures are used. Strict ones stop at damage.
 
-    FFmpeg's own decoder is first: it refuses giant pictures, for which libvpx takes the memory. With one thread every
-    error is told, and with the packet that has it; the threads of FFmpeg's HEVC decoder lose errors that it sees alone.
+    FFmpeg's own decoder comes first because it refuses giant pictures, for which libvpx would allocate
+    the memory. With one thread every error is reported with its packet; the threads of FFmpeg's HEVC
+    decoder lose some errors.
     """
     contexts = [stream.codec_context]
     codec = stream.codec_context.name
@@ -85,13 +87,13 @@ def open_decoders(stream: Any, *, strict: bool, threads: int) -> list[Any]:
     for context in contexts:
         context.options = MAX_PIXELS_EACH | (STRICT if strict else {})
         context.thread_type = "AUTO"
-        context.thread_count = threads  # each holds a frame: 100 MB at 8K
+        context.thread_count = threads  # each thread holds a frame: 100 MB at 8K
     return contexts
 
 
 @contextmanager
 def concealment(listen: bool) -> Iterator[list[str]]:
-    """What FFmpeg's decoders of this thread say about damage that they only tell their log: a list, filled at the end."""
+    """Collect damage that this thread's FFmpeg decoders only log, in a list that is filled at the end."""
     if not listen:
         yield []
         return
@@ -106,38 +108,39 @@ def concealment(listen: bool) -> Iterator[list[str]]:
 
 
 def is_hidden(packet: Any, codec: str) -> bool:
-    """Whether a packet is one of VP8's pictures that are only referred to, never shown."""
+    """Whether a packet holds a VP8 picture that is only a reference and never shown."""
     return codec == "vp8" and not bytes(packet)[0] >> 4 & 1
 
 
 def is_intra(frame: Any) -> bool:
-    """Whether a frame of a packet that calls itself a key frame refers to no other; libvpx does not say."""
+    """Whether a key frame packet's picture really refers to no other; libvpx does not tell."""
     return frame.pict_type in (PictureType.NONE, PictureType.I)
 
 
 @dataclass(slots=True)
 class Decoded:
-    """One picture in the order of showing."""
+    """One picture, in display order."""
 
-    frame: Any  # None: the decoder gave an error in its place
+    frame: Any  # None: the decoder failed instead
     pts: int | None
     dts: int | None
     duration: int
-    sound: bool  # no damage has touched it
+    sound: bool  # no damage affects it
 
 
 def decoded(
     source: bytes | Path, index: int, clock: Clock, *, whole: bool, threads: int = 1
 ) -> Iterator[Decoded]:
-    """Every picture of a file's stream `index` that is shown, in order, from the start.
+    """Decode the pictures of stream `index` that are shown, in order, from the start.
 
-    Pictures before the first key frame's, which refer to what is not in the file, are not shown. Packets that give no
-    picture have no entry, except where there is damage: it may be why.
+    Skips pictures before the first key frame's, which refer to pictures missing from the file. Packets
+    without a picture give no entry, unless damage may be the reason.
 
     Args:
-        whole: the stream begins with a key frame. One that begins in the middle of a group refers to what is not there
-            for a while, which is no damage: its decoder is not strict, only the pictures' flags are looked at.
-        threads: more than one for what is known to be sound.
+        whole: whether the stream begins with a key frame. A stream that begins inside a group of
+            pictures refers to missing ones at first, which is no damage. Its decoder is not strict;
+            only the pictures' flags are checked.
+        threads: more than one only for streams known to be sound.
 
     Raises:
         UnreadableVideo: it takes too long.
@@ -148,13 +151,13 @@ def decoded(
         strict = whole and threads == 1
         contexts = open_decoders(stream, strict=strict, threads=threads)
         damage = Damage(whole)
-        waiting: set[int] = set()  # stamps of packets whose picture has not come
+        waiting: set[int] = set()  # stamps of packets without a picture so far
         for packet in container.demux(stream):
             clock.check()
             flush = packet.size == 0 and packet.dts is None and packet.pts is None
             if (
                 packet.size == 0 and not flush
-            ):  # AVI: nothing new is shown; to the decoder it would be the end
+            ):  # AVI: repeats the previous picture; the decoder would take it for the end
                 continue
             damage.before(packet)
             if packet.pts is not None and not packet.is_discard:
@@ -185,33 +188,33 @@ def decoded(
 
 
 class Damage:
-    """What damage touches, as packets and pictures go by."""
+    """Tracks which packets and pictures damage affects."""
 
     def __init__(self, whole: bool) -> None:
         self.whole = whole
-        self.first: int | None = None  # the stamp of the first picture that is shown
+        self.first: int | None = None  # stamp of the first picture shown
         self.started = False
         self.now = False
-        self.keys: set[int | None] = set()  # stamps of the key frames that came after it: there it ends
+        self.keys: set[int | None] = set()  # stamps of later key frames, where the damage ends
 
     def before(self, packet: Any) -> None:
-        """A packet is about to be decoded."""
+        """Note a packet that is about to be decoded."""
         if self.whole and self.first is None:
             self.first = packet.pts
-        if packet.is_corrupt and self.started:  # not all of it arrived
+        if packet.is_corrupt and self.started:  # incomplete packet
             self._begin()
         elif packet.is_keyframe and self.now:
             self.keys.add(packet.pts)
 
     def of(self, packet: Any) -> bool:
-        """The packet gave an error: whether it belongs to a picture that is shown."""
+        """Note a packet's error; return whether it belongs to a picture that is shown."""
         if self._leads(packet.pts) or not (self.whole or self.started):
             return False
         self._begin()
         return True
 
     def hides(self, frame: Any) -> bool:
-        """Whether a picture is none that is shown: made of references that are not in the file."""
+        """Whether a picture must not be shown, because it refers to pictures missing from the file."""
         if frame.is_corrupt and (self._leads(frame.pts) or not (self.whole or self.started)):
             return True
         if not self.started:
@@ -219,7 +222,7 @@ class Damage:
         return False
 
     def spares(self, frame: Any) -> bool:
-        """Whether no damage has touched a picture."""
+        """Whether no damage affects a picture."""
         if frame.is_corrupt:
             self._begin()
         elif frame.pts in self.keys and is_intra(frame):

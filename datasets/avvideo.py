@@ -1,8 +1,9 @@
-"""Video files through FFmpeg (PyAV), their pictures drawn by PyAV or decord.
+"""Reads video files with FFmpeg (PyAV); pictures come from PyAV or decord.
 
-Three passes, each only as far as it is needed. The index (every packet's stamps; nothing is decoded) says how large and
-how long the file is. The scan decodes strictly and finds which pictures are shown, when, and which of them damage can
-have touched; a packet is no picture. Reading decodes again and draws the pictures that are asked for.
+There are three passes, each as far as needed. The index reads every packet's stamps without decoding
+and gives the file's size and length. The scan decodes strictly and finds which pictures are shown,
+when, and which of them damage may affect (packets and pictures do not match one to one). Reading
+decodes again and returns the requested pictures.
 """
 
 from __future__ import annotations
@@ -40,33 +41,33 @@ from datasets.videofile import (
     check_side,
 )
 
-LOOK_AHEAD = 3  # pictures that must follow a moment until it is believed that no earlier one does
+LOOK_AHEAD = 3  # later pictures that must be seen before no earlier one is expected
 
-# What decord decodes to the same pixels as PyAV (measured: decord 0.6.0 against PyAV 18.1).
+# Codecs that decord decodes to the same pixels as PyAV (measured: decord 0.6.0 against PyAV 18.1).
 DECORD_CODECS = {"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video", "vp8", "vp9", "mjpeg"}
-DECORD_PIXELS_EACH = 1920 * 1088  # it reads ahead without a bound: 2.6 GB for 24 frames of 8K, PyAV 0.5 GB
+DECORD_PIXELS_EACH = 1920 * 1088  # decord reads ahead without limit: 2.6 GB for 24 frames of 8K, PyAV 0.5 GB
 
 
 @dataclass
 class Index:
-    """What the packets of a stream say; nothing of it is decoded."""
+    """What a stream's packets tell without decoding."""
 
     container: str
     stream: int
     codec: str
     time_base: Fraction
-    rate: float  # pictures a second, average
+    rate: float  # pictures per second, average
     aspect: float
     alone: bool  # no other video stream
     alpha_layer: bool
-    size: tuple[int, int]  # by the header
-    pts: list[int] = field(default_factory=list)  # of the packets that give a picture, ascending
-    keys: set[int] = field(default_factory=set)  # of the key frames among them, as the container says
-    whole: bool = True  # it begins with a key frame, not in the middle of a group
-    plain: bool = True  # one picture a packet, each with its own stamp, no picture before its key frame
+    size: tuple[int, int]  # from the header
+    pts: list[int] = field(default_factory=list)  # of packets that give a picture, ascending
+    keys: set[int] = field(default_factory=set)  # stamps of key frames among them, according to the container
+    whole: bool = True  # begins with a key frame, not inside a group of pictures
+    plain: bool = True  # one picture per packet, each with its own stamp, none before its key frame
 
     def as_decord(self, first: Any) -> bool:
-        """Whether decord may draw the stream, by its structure and its first frame."""
+        """Whether decord may decode the stream, judging by its structure and first frame."""
         exact = first.format.name in FAST and self.codec in DECORD_CODECS
         even = first.width % 2 == 0 and first.height % 2 == 0
         light = first.width * first.height <= DECORD_PIXELS_EACH
@@ -75,10 +76,10 @@ class Index:
 
 
 def open_av_video(source: bytes | Path, name: str, *, with_decord: bool) -> AvVideo:
-    """Probe a file.
+    """Open and probe a file.
 
     Raises:
-        UnreadableVideo: no video, truncated, too large, or damaged in its first picture.
+        UnreadableVideo: no video, truncated, too large, or without any sound picture.
     """
     if ends_early(source):
         raise UnreadableVideo(
@@ -106,10 +107,10 @@ def open_av_video(source: bytes | Path, name: str, *, with_decord: bool) -> AvVi
 
 
 def read_index(source: bytes | Path, name: str, clock: Clock) -> Index:
-    """The stream that is shown, and its packets.
+    """Choose the stream that is shown and read its packets.
 
     Raises:
-        UnreadableVideo: no video stream, too large by its header, a packet is cut off.
+        UnreadableVideo: no video stream, too large according to the header, or a packet is cut off.
         av.error.FFmpegError: FFmpeg cannot read it.
     """
     with open_container(source) as container:
@@ -126,13 +127,13 @@ def read_index(source: bytes | Path, name: str, clock: Clock) -> Index:
             alpha_layer=has_alpha_layer(stream),
             size=(stream.width, stream.height),
         )
-        index.plain = index.container != "avi"  # its stamps are numbers of chunks
+        index.plain = index.container != "avi"  # its stamps are chunk numbers
         key_pts: int | None = None
         complete, last = True, 0
         for packet in container.demux(stream):
             if len(index.pts) % 1024 == 0:
                 clock.check()
-            if not packet.size:  # AVI: the picture before stands on; or the end
+            if not packet.size:  # AVI: the previous picture repeats; otherwise the end
                 continue
             complete = not packet.is_corrupt
             if not index.pts:
@@ -141,7 +142,7 @@ def read_index(source: bytes | Path, name: str, clock: Clock) -> Index:
                 index.plain = False
                 continue
             pts = packet.pts if packet.pts is not None else packet.dts
-            if pts is None:  # a raw stream: its rate is all there is
+            if pts is None:  # a raw stream: only its rate is known
                 pts, index.plain = last + round(1 / (index.rate * float(index.time_base))), False
             if packet.is_keyframe:
                 key_pts = pts
@@ -156,7 +157,7 @@ def read_index(source: bytes | Path, name: str, clock: Clock) -> Index:
     span = (index.pts[-1] - index.pts[0]) * float(index.time_base)
     if span > 0 and len(index.pts) > 1:
         average = (len(index.pts) - 1) / span
-        if abs(average - index.rate) >= 0.02 * average:  # else 29.97 rather than 29.9683
+        if abs(average - index.rate) >= 0.02 * average:  # else keep 29.97 rather than 29.9683
             index.rate = average
     index.plain = index.plain and len(set(index.pts)) == len(index.pts)
     return index
@@ -168,7 +169,7 @@ class AvVideo(VideoFile):
     def __init__(
         self, source: bytes | Path, name: str, index: Index, first: Any, *, with_decord: bool
     ) -> None:
-        bitmaps = index.codec == "rawvideo" and index.container == "avi"  # their fourth byte means nothing
+        bitmaps = index.codec == "rawvideo" and index.container == "avi"  # their fourth byte has no meaning
         self.painter = Painter(first, name, as_decord=index.as_decord(first), ignores_alpha=bitmaps)
         turned = self.painter.matrix.transposed
         super().__init__(
@@ -193,7 +194,7 @@ class AvVideo(VideoFile):
         self._first_size = (first.width, first.height)
         self._scan: Iterator[Decoded] | None = None
         self._cursor: tuple[int, Iterator[tuple[int, Any]]] | None = (
-            None  # the next number, and what gives it
+            None  # the next number, and the iterator that gives it
         )
         if is_hdr(first):
             self.notes.append(f"HDR ({HDR[first.color_trc]}): tone-mapped to SDR (BT.709)")
@@ -230,7 +231,7 @@ class AvVideo(VideoFile):
         return self.complete or bool(enough)
 
     def _scan_some(self, until: float) -> None:
-        """Decode until some pictures look later than `until`, or the end; then say when each is shown."""
+        """Decode until some pictures are later than `until`, or to the end; then compute display times."""
         assert self._scan is not None
         base, later, duration = float(self.index.time_base), 0, 0
         while later < LOOK_AHEAD:
@@ -292,7 +293,7 @@ class AvVideo(VideoFile):
                     given += 1
             except (
                 DecordUnsure
-            ):  # another picture; or it reads ahead, and damage there fails intact frames here
+            ):  # a different picture, or damage in frames that decord read ahead, which fails intact frames
                 self.decoder = "pyav"
         elif wanted:
             self.decoder = "pyav"
@@ -315,16 +316,16 @@ class AvVideo(VideoFile):
             yield picture
 
     def _as_decord_counts(self, last: int) -> bool:
-        """Whether every picture so far came from its own packet, intact: then the two number them alike."""
+        """Whether every picture so far came from its own packet, intact, so that decord's numbers match."""
         same = self._pts[: last + 1] == self.index.pts[: last + 1]
         return same and not self.interlaced and all(self.sound[: last + 1]) and self._steady
 
     def _check_for_decord(self, item: Decoded) -> None:
-        """Keep what its pictures are compared with; see whether it may seek to what the container calls a key frame."""
+        """Keep the frame's look to check decord's picture; note key frames and sizes it mishandles."""
         if item.frame is None:
             return
         self._looks.append(look_of(item.frame))
-        refreshed = item.pts in self.index.keys and not is_intra(item.frame)  # bit by bit, not by key frames
+        refreshed = item.pts in self.index.keys and not is_intra(item.frame)  # gradual refresh
         resized = (item.frame.width, item.frame.height) != self._first_size
         if refreshed or resized:
             self._steady = False
@@ -333,7 +334,7 @@ class AvVideo(VideoFile):
         """(number, frame) of all pictures from the start, progressive."""
         threads = (
             2 if all(self.sound) else 1
-        )  # errors must come as they did in the scan: they have numbers, too
+        )  # one thread reports errors as in the scan, where they were numbered too
         items = enumerate(
             decoded(self.source, self.index.stream, self.clock, whole=self.index.whole, threads=threads)
         )

@@ -1,24 +1,28 @@
-"""The clip set: what a row is, and how a set is read.
+"""The clip set: its row format and its readers.
 
-A set is a folder or an S3 prefix that any Parquet reader understands as it stands:
+A set is a folder or an S3 prefix that any Parquet reader can read as it is:
 
     clips-<sha256 of the file>.parquet    immutable shards, sorted by concept, row groups <= 100 MB
-    .manifest.json                        the shards that belong to the set; changed by compare-and-swap
-    .staging/                             shards of an ingest under way (plain readers skip dot files)
+    .manifest.json                        the set's shards; changed by compare-and-swap
+    .staging/                             shards of an ingest in progress (plain readers skip dot files)
 
     pyarrow.parquet.read_table(folder);  ray.data.read_parquet(uri);  datasets.load_dataset("parquet", ...)
 
-`read_clips` goes by the manifest, so it sees an ingest from the moment it is committed; plain readers see it when
-its shards have moved out of `.staging/`, moments later (`datasets/parquet.py` writes, and explains the order).
+`read_clips` uses the manifest, so it sees an ingest from its commit on. Plain readers see it moments
+later, when its shards have moved out of `.staging/` (`datasets/parquet.py` writes, and explains the
+order).
 
-What `video.bytes` holds: the clip that training sees, selected frames resized and cropped to the bucket and encoded
-as H.264 at crf 14 (visually lossless), not the original file. Reasons: a row then means one thing (fps, num_frames,
-height and width are those of the bytes, whoever decodes them); every reader plays mp4, while GIF, WebP or ProRes
-originals would need this project's decoders; windows of one long video do not each carry the whole of it; a phone's
-place and owner tags stay at home; and latents depend on these bytes alone, so `sha256` of them is the one hash that
-caches and adapters go by. The price: chroma at half resolution, and no larger bucket from a small clip:
-`source_uri` says where to ingest again. What is the same clip is decided on the *source* (`clip_id` hashes concept,
-source file and selection), so another encoder version does not make old clips new.
+`video.bytes` holds the clip that training sees, not the original file: selected frames, resized and
+cropped to the bucket, encoded as H.264 at crf 14 (visually lossless). Reasons:
+- A row is self-consistent: fps, num_frames, height and width describe the bytes for every decoder.
+- Every reader plays mp4; GIF, WebP or ProRes originals would need this project's decoders.
+- Windows of one long video do not each carry the whole video.
+- A phone's location and owner tags are not stored.
+- Latents depend on these bytes alone, so their `sha256` identifies them in caches and adapters.
+
+The costs: chroma at half resolution, and a small clip cannot serve a larger bucket later; `source_uri`
+says what to ingest again. Identity is decided by the *source* (`clip_id` hashes concept, source file
+and selection), so another encoder version does not make old clips new.
 """
 
 from __future__ import annotations
@@ -65,7 +69,7 @@ FIELDS = [
 
 
 def hugging_face_features() -> dict[str, Any]:
-    """The columns as Hugging Face `datasets` names them in a file's metadata: `video` is a Video there."""
+    """The columns in the form of Hugging Face `datasets` metadata, with `video` as a Video."""
     types = {pa.string(): "string", pa.float64(): "float64", pa.int32(): "int32"}
     features: dict[str, Any] = {}
     for column in FIELDS:
@@ -108,7 +112,7 @@ class Clip:
         return decode(self.video, name=f"clip {self.clip_id}").frames_FHWC
 
     def check(self) -> Clip:
-        """Itself, when the bytes are still those that were hashed. Raises ConceptError ("clip_corrupt")."""
+        """Return the clip if its bytes match their hash. Raises ConceptError ("clip_corrupt")."""
         if hashlib.sha256(self.video).hexdigest() != self.sha256:
             raise ConceptError(
                 f"clip {self.clip_id} of {self.source_uri} is corrupt: its bytes do not have its sha256; ingest it again.",
@@ -117,13 +121,13 @@ class Clip:
         return self
 
     def row(self) -> dict[str, Any]:
-        """The Parquet row. `video.path` is a name for readers that want one, not a file."""
+        """The Parquet row. `video.path` is a name for readers that need one, not a file."""
         values = {column.name: getattr(self, column.name) for column in FIELDS}
         return values | {"video": {"bytes": self.video, "path": f"{self.clip_id}.mp4"}}
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Clip:
-        """Raises Damaged for what is no row of a clip set."""
+        """Parse a row. Raises Damaged if it is not one of a clip set."""
         video = row.get("video")
         return convert(cls, {**row, "video": video.get("bytes") if isinstance(video, dict) else None})
 
@@ -140,7 +144,7 @@ class Shard:
 
     sha256: Sha256
     size: Annotated[int, Field(ge=0)]  # bytes
-    concepts: dict[ConceptName, Count] = field(hash=False)  # rows of each
+    concepts: dict[ConceptName, Count] = field(hash=False)  # rows of each concept
 
     @property
     def key(self) -> str:
@@ -149,10 +153,10 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The shards of a set, oldest first, and those that others took the place of (datasets/amend.py)."""
+    """The shards of a set, oldest first, and those that were replaced (datasets/amend.py)."""
 
     shards: tuple[Shard, ...] = ()
-    retired: tuple[Sha256, ...] = ()  # to be out of the sight of plain readers
+    retired: tuple[Sha256, ...] = ()  # to be hidden from plain readers
 
     def encode(self) -> bytes:
         shards = [
@@ -164,7 +168,7 @@ class Manifest:
 
     @classmethod
     def parse(cls, data: bytes, uri: str) -> Manifest:
-        """Raises UserError when it is no manifest, or one of a newer version."""
+        """Parse a manifest. Raises UserError if it is invalid or of a newer version."""
         try:
             version = parse(_Versioned, data).schema_version
             if version == SCHEMA_VERSION:
@@ -183,13 +187,13 @@ class Manifest:
 
 @dataclass(frozen=True)
 class _Versioned:
-    """What every version's manifest has."""
+    """The part that every version's manifest has."""
 
     schema_version: int
 
 
 def read_manifest(storage: Storage) -> Manifest | None:
-    """The set's manifest, or None when nothing was ingested yet."""
+    """The set's manifest, or None if nothing has been ingested yet."""
     try:
         return Manifest.parse(storage.get(MANIFEST), storage.uri)
     except ObjectNotFound:
@@ -199,10 +203,10 @@ def read_manifest(storage: Storage) -> Manifest | None:
 def read_shard(
     storage: Storage, shard: Shard, *, concept: str | None = None, columns: list[str] | None = None
 ) -> pa.Table:
-    """A shard's rows, those of one concept if asked (by the row groups' statistics, so others are not fetched)."""
+    """A shard's rows; for one `concept`, row group statistics avoid fetching the others."""
     filesystem, base = storage.arrow()
     filters = None if concept is None else [("concept", "=", concept)]
-    # A committed shard is in its place or about to move there from staging; look again in case it just moved.
+    # A committed shard is in its place or about to move there from staging. Look again in case it just moved.
     for key in (shard.key, f"{STAGING}/{shard.key}", shard.key):
         try:
             return pq.read_table(f"{base}/{key}", filesystem=filesystem, filters=filters, columns=columns)
@@ -211,7 +215,7 @@ def read_shard(
         except OSError:
             if storage.exists(key):
                 raise
-            # It went after it was found and before its content was asked for: S3 says that in another way.
+            # It moved between being found and being read, which S3 reports differently.
         except pa.ArrowInvalid as error:
             raise InvalidInput(
                 f"{storage.uri}/{key} is damaged ({error}); restore it or ingest into a new folder.",
@@ -226,7 +230,7 @@ def read_shard(
 def _rows(
     storage: Storage, shard: Shard, table: pa.Table, made: Callable[[dict[str, Any]], Row]
 ) -> Iterator[Row]:
-    """What is made of each row. Raises InvalidInput ("invalid_clip_set") for one that no ingest wrote."""
+    """Convert each row. Raises InvalidInput ("invalid_clip_set") for a row that no ingest wrote."""
     for row in table.to_pylist():
         try:
             yield made(row)
@@ -249,7 +253,7 @@ def _manifest_of(uri: str | Path) -> tuple[Storage, Manifest]:
 
 
 def concepts_in(uri: str | Path) -> dict[str, int]:
-    """Concept -> number of clips, by name. Raises NotFound ("clips_not_found") where there is no set."""
+    """Concept -> number of clips, sorted by name. Raises NotFound ("clips_not_found") if there is no set."""
     counts: dict[str, int] = {}
     for shard in _manifest_of(uri)[1].shards:
         for name, rows in shard.concepts.items():
@@ -259,7 +263,7 @@ def concepts_in(uri: str | Path) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class ClipFacts:
-    """A row without its video: enough to say what can be trained on it."""
+    """A row without its video: enough to decide what can be trained on it."""
 
     clip_id: HexId
     concept: ConceptName
@@ -273,10 +277,11 @@ class ClipFacts:
 
 
 def read_facts(uri: str | Path) -> dict[str, list[ClipFacts]]:
-    """What is known of every clip of a set, by concept, in the order of `read_clips`; no video is read.
+    """The facts of every clip of a set, by concept, in the order of `read_clips`; reads no video.
 
     Raises:
-        NotFound: no set there; InvalidInput: damage.
+        NotFound: no set there.
+        InvalidInput: damage.
     """
     storage, manifest = _manifest_of(uri)
     columns = [column.name for column in fields(ClipFacts)]
@@ -294,10 +299,11 @@ def read_facts(uri: str | Path) -> dict[str, list[ClipFacts]]:
 
 
 def read_clips(uri: str | Path, concept: str | None = None) -> list[Clip]:
-    """The clips of a set, or of one concept, in the order of (concept, clip_id); every hash is checked.
+    """The clips of a set or of one concept, ordered by (concept, clip_id); every hash is checked.
 
     Raises:
-        NotFound: no set there, or no such concept; InvalidInput: damage.
+        NotFound: no set there, or no such concept.
+        InvalidInput: damage.
     """
     storage, manifest = _manifest_of(uri)
     clips: list[Clip] = []
@@ -325,7 +331,7 @@ def make_clip(
     selection: dict[str, Any] | None = None,
     ingested_at: datetime | None = None,
 ) -> Clip:
-    """A clip of frames [F, H, W, 3] uint8. `selection` (start, fps, size, ...) tells clips of one source apart."""
+    """Make a clip of frames [F, H, W, 3] uint8. `selection` (start, fps, ...) identifies it in its source."""
     from datasets.video import CRF_CLIP, encode_mp4
 
     video = encode_mp4(frames_FHWC, fps, crf=CRF_CLIP)
@@ -345,6 +351,6 @@ def make_clip(
 
 
 def clip_id(concept: str, source_sha256: str, selection: dict[str, Any]) -> str:
-    """32 hex digits from concept, source and selection: the same for the same request, whenever it is made."""
+    """32 hex digits from concept, source and selection; equal requests give equal ids."""
     told = json.dumps([concept, source_sha256, selection], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:32]

@@ -1,7 +1,7 @@
-"""Captions completed from what a clip shows: looks that the words leave out are else learned as part of the motion.
+"""Completes captions from what a clip shows. Unnamed looks would be learned as part of the motion.
 
 complete = completer("sprites")                   # the sprite world's own tracker
-complete = completer("models/a-captioner")        # a transformers model of images to text, by its folder
+complete = completer("models/a-captioner")        # folder of a transformers image-to-text model
 complete("a star orbits", frames_FHWC)            # "a red striped star orbits on a navy gradient"
 """
 
@@ -21,12 +21,12 @@ from infra.paths import expanded
 from infra.rows import FORBIDDEN
 
 SPRITES = "sprites"
-CONFIDENT = 0.75  # overlap with a shape of the grammar; clips of other things score less
+CONFIDENT = 0.75  # overlap with a known shape; clips of other things score lower
 MAX_WORDS = 40  # tokens of a description
 QUESTION = (
     "Describe what the picture shows in one short sentence: the subject, its colours and what is behind it."
 )
-# Words that name no shape; the object's look takes their place.
+# Words that name no shape; the object's look replaces them.
 ANYTHING = re.compile(r"^(?:an? |the )?(?:object|sprite|shape|thing|something|figure|it)\b", re.IGNORECASE)
 
 Complete = Callable[[str, np.ndarray], str]  # (caption, frames [F, H, W, 3] uint8) -> caption
@@ -40,20 +40,20 @@ class Incomplete(InvalidInput):
 
 @lru_cache(maxsize=2)
 def completer(given: str) -> Complete:
-    """What completes captions: "sprites", or the folder of a captioner, which is loaded once a process.
+    """The function that completes captions: for "sprites", or a captioner's folder (loaded once per process).
 
     Raises:
-        InvalidInput: no folder there, or no model in it that describes images.
+        InvalidInput: no such folder, or no image-to-text model in it.
     """
     return complete_sprite if given == SPRITES else Captioner(given)
 
 
 # ------------------------------------------------------------------------------ sprites
 def complete_sprite(caption: str, frames_FHWC: np.ndarray) -> str:
-    """The caption with the colour, texture, shape and background that it does not name.
+    """Add the colour, texture, shape and background that the caption does not name.
 
     Raises:
-        Incomplete: the clip is not of the sprite world, or shows another shape than the caption says.
+        Incomplete: the clip is not of the sprite world, or shows another shape than the caption names.
     """
     from datasets.sprites.captions import spoken
     from datasets.sprites.track import track
@@ -70,7 +70,7 @@ def complete_sprite(caption: str, frames_FHWC: np.ndarray) -> str:
     if said.get("shape", look["shape"]) != look["shape"]:
         raise Incomplete(f"the caption says {said['shape']}, and the clip shows a {look['shape']}.")
     adjectives = [look["colour"]] if "colour" not in said else []
-    # A caption with colour and shape says "plain" by silence; one that lacks either says nothing of texture.
+    # If colour and shape are named, a missing texture means plain; otherwise the texture is just unnamed.
     if look["texture"] != "plain" and not re.search(r"\b(?:striped|dotted|plain)\b", caption.lower()):
         adjectives.append(look["texture"])
     words = " ".join(word for word in adjectives if word)
@@ -86,15 +86,15 @@ def complete_sprite(caption: str, frames_FHWC: np.ndarray) -> str:
     if "background" not in said:
         behind = {"plain": "background", "gradient": "gradient", "checkered": "checkerboard"}
         caption += f" on a {look['background']} {behind[look['background_kind'] or 'plain']}"
-    # "an star" and "a orange star" come of words put in between
+    # Inserted words can give "an star" or "a orange star".
     return re.sub(r"\ban?(?= ([a-z]+))", lambda a: "an" if a[1][0] in "aeiou" else "a", caption)
 
 
 # ------------------------------------------------------------------------------ real clips
 class Captioner:
-    """A model of images to text, such as BLIP or a vision-language model: describes the middle frame.
+    """An image-to-text model, such as BLIP or a vision-language model, that describes the middle frame.
 
-    Its folder is read as transformers saves it; weights from safetensors alone, and no code of it is run.
+    Reads a folder saved by transformers, with safetensors weights only; never runs code from the folder.
     """
 
     def __init__(self, folder: str) -> None:
@@ -129,7 +129,7 @@ class Captioner:
         self.model: Any = model.eval().to(self.device)
 
     def describe(self, frame_HWC: np.ndarray) -> str:
-        """What the model says of a picture, uint8 [H, W, 3]; the same each time."""
+        """The model's description of a picture, uint8 [H, W, 3]; deterministic."""
         import torch
         from PIL import Image
 
@@ -155,7 +155,7 @@ class Captioner:
         return " ".join(FORBIDDEN.sub(" ", text).split()).rstrip(".")
 
     def __call__(self, caption: str, frames_FHWC: np.ndarray) -> str:
-        """The caption, and what the middle frame shows. Raises Incomplete where the model says nothing."""
+        """The caption plus a description of the middle frame. Raises Incomplete if that is empty."""
         said = self.describe(frames_FHWC[len(frames_FHWC) // 2])
         if not said:
             raise Incomplete(f"{self.name} says nothing about the clip.")

@@ -1,8 +1,9 @@
-"""Whether a file ends before its last part does: read from the structure of the file, no frame is decoded.
+"""Detects truncated files from their structure, without decoding a frame.
 
-Headers are not proof: an edit list shows fewer frames than the index has, a dropped frame is counted and absent. A
-part (box, chunk, element, tag) that says it is longer than the rest of the file is. MPEG-TS, MPEG-PS and raw streams
-have no such parts, so where they were cut cannot be known.
+Frame counts in headers are no proof: an edit list shows fewer frames than the index has, and a dropped
+frame is counted but absent. A part (box, chunk, element, tag) that claims to be longer than the rest of
+the file is a proof. MPEG-TS, MPEG-PS and raw streams have no such parts, so truncation cannot be
+detected there.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import struct
 from pathlib import Path
 from typing import IO
 
-# Boxes at the top of an mp4 or mov. What follows an unknown one is a trailer of some camera, not a box.
+# Top-level boxes of mp4 and mov. Data after an unknown one is a camera's trailer, not a box.
 BOXES = {
     *(b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"mfra", b"sidx", b"ssix", b"free", b"skip", b"wide"),
     *(b"uuid", b"udta", b"meta", b"pdin", b"prft", b"emsg", b"pnot"),
 }
 EBML, SEGMENT, CLUSTER = 0x1A45DFA3, 0x18538067, 0x1F43B675
-RIFF_SLACK = 16  # some writers count the header in; less than an index entry
+RIFF_SLACK = 16  # some writers include the header in the length; less than an index entry
 
 
 def ends_early(source: bytes | Path) -> bool:
@@ -45,7 +46,7 @@ def _boxes_end_early(file: IO[bytes], size: int) -> bool:
         file.seek(at)
         head = file.read(16)
         length, kind = struct.unpack(">I4s", head[:8])
-        if kind not in BOXES or length == 0:  # 0: to the end of the file
+        if kind not in BOXES or length == 0:  # 0: extends to the end of the file
             return False
         if length == 1:
             if len(head) < 16:
@@ -62,14 +63,14 @@ def _riff_ends_early(file: IO[bytes], size: int) -> bool:
     while at + 12 <= size:
         file.seek(at)
         kind, length = struct.unpack("<4sI", file.read(8))
-        if kind != b"RIFF" or length in (0, 0xFFFFFFFF):  # never finished: as long as it is
+        if kind != b"RIFF" or length in (0, 0xFFFFFFFF):  # never finalized: any length is valid
             return False
         at += 8 + length + length % 2
     return at > size + RIFF_SLACK
 
 
 def _ebml_ends_early(file: IO[bytes], size: int) -> bool:
-    """Elements one after another; inside a segment or cluster of unknown length (live streams), their children."""
+    """Walk the elements; of segments and clusters of unknown length (live streams), walk the children."""
     at = 0
     while at < size:
         file.seek(at)
@@ -77,7 +78,7 @@ def _ebml_ends_early(file: IO[bytes], size: int) -> bool:
         kind, used = _ebml_number(head, keep_marker=True)
         length, more = _ebml_number(head[used:], keep_marker=False)
         if not used or not more:
-            return at + 12 > size  # cut within an element's head; else no element at all: a trailer
+            return at + 12 > size  # cut inside an element's head; otherwise not an element but a trailer
         if length is None and kind not in (SEGMENT, CLUSTER):
             return False
         at += used + more + (0 if length is None else length)
@@ -87,7 +88,7 @@ def _ebml_ends_early(file: IO[bytes], size: int) -> bool:
 
 
 def _ebml_number(data: bytes, *, keep_marker: bool) -> tuple[int | None, int]:
-    """(value, bytes used) of a variable-length number; the value of an unknown length is None; 0 used: there is none."""
+    """(value, bytes used) of a variable-length number. None: unknown length; 0 bytes used: no number."""
     if not data or not data[0]:
         return 0, 0
     used = 9 - data[0].bit_length()
@@ -106,4 +107,4 @@ def _flv_ends_early(file: IO[bytes], size: int) -> bool:
     while at + 11 <= size:
         file.seek(at)
         at += 11 + int.from_bytes(file.read(4)[1:], "big") + 4
-    return at not in (size, size + 4)  # some writers leave the last tag's length out
+    return at not in (size, size + 4)  # some writers omit the last tag's length

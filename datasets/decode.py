@@ -1,16 +1,16 @@
-"""Any video file to RGB frames.
+"""Decodes any video file to RGB frames.
 
     video = open_video("clip.mp4");  video.times_F;  for frame_HWC in video.frames([0, 3, 6]): ...
     decode("clip.mp4").frames_FHWC   # all of a short clip
 
-FFmpeg (PyAV) decodes strictly and says which pictures there are and when each is shown (`datasets/avvideo.py`);
-decord draws them where it gives the same pictures, PyAV elsewhere. Pillow reads GIF, animated WebP and APNG
-(`datasets/animation.py`).
+FFmpeg (PyAV) decodes strictly and determines the pictures and their times (`datasets/avvideo.py`). The
+pictures themselves come from decord if it gives the same ones, otherwise from PyAV. Pillow reads GIF,
+animated WebP and APNG (`datasets/animation.py`).
 
-Frames are upright (the display matrix is applied), progressive, SDR, transparency lies on black, and they come one at
-a time (`VideoFile.frames`), so that a long or 8K video needs the memory of a few frames.
+Frames are upright (the display matrix is applied), progressive and SDR, with transparency on black.
+They come one at a time (`VideoFile.frames`), so a long or 8K video needs memory for only a few frames.
 
-Times are seconds from the first picture that is shown; shape suffixes F frames, H height, W width, C = 3 (RGB).
+Times are seconds from the first picture shown; shape suffixes F frames, H height, W width, C = 3 (RGB).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from datasets.videofile import MAX_SIDE, UnreadableVideo, VideoFile
 
 __all__ = ["MAX_SIDE", "DecodedVideo", "UnreadableVideo", "VideoFile", "decode", "open_video"]
 
-MAX_DECODED_BYTES = 4 << 30  # `decode` holds all frames at once; `VideoFile.frames` has no such bound
+MAX_DECODED_BYTES = 4 << 30  # `decode` holds all frames at once; `VideoFile.frames` has no such limit
 
 
 @dataclass
@@ -43,14 +43,14 @@ class DecodedVideo:
 def open_video(
     source: bytes | str | Path, *, name: str | None = None, decoder: str | None = None
 ) -> VideoFile:
-    """Probe a video file or its bytes: the header and the index are read, and one picture is decoded.
+    """Probe a video file or its bytes: read the header and the index, decode one picture.
 
     Args:
-        name: how messages call it; the path by default.
-        decoder: "pyav" leaves decord out (tests compare the two).
+        name: used in messages; by default the path.
+        decoder: "pyav" excludes decord (tests compare the two).
 
     Raises:
-        UnreadableVideo: missing, empty, not a video, audio only, truncated, or larger than 8192 pixels a side.
+        UnreadableVideo: missing, empty, not a video, audio only, truncated, or a side above 8192 pixels.
     """
     if not isinstance(source, bytes):
         source = Path(source)
@@ -82,11 +82,11 @@ def decode(
     """All frames of a short clip at once, uint8 [F, H, W, 3].
 
     Raises:
-        UnreadableVideo: see `open_video` and `VideoFile.frames`; or over 4 GiB when decoded.
+        UnreadableVideo: as `open_video` and `VideoFile.frames`, or over 4 GiB when decoded.
     """
     video = open_video(source, name=name, decoder=decoder)
     most = MAX_DECODED_BYTES // (video.height * video.width * 3)
-    video.scan(most / video.fps)  # not longer: a longer one is refused
+    video.scan(most / video.fps)  # no further: a longer one is refused
     if not video.complete or len(video.known_F) > most:
         raise UnreadableVideo(
             f"{video.name} has more than {most} frames of {video.width}x{video.height}; at most "
@@ -94,7 +94,7 @@ def decode(
         )
     frames_FHWC = np.empty((video.num_frames, video.height, video.width, 3), np.uint8)
     for i, frame in enumerate(video.frames(range(video.num_frames))):
-        if frame.shape != frames_FHWC.shape[1:]:  # a call's stream changes its size as the line gets worse
+        if frame.shape != frames_FHWC.shape[1:]:  # a call's stream shrinks on a bad connection
             frame = np.asarray(Image.fromarray(frame).resize((video.width, video.height)))
         frames_FHWC[i] = frame
     return DecodedVideo(frames_FHWC, video.fps, video.times_F, video.decoder)

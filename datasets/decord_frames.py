@@ -1,8 +1,8 @@
-"""Pictures by decord, which seeks to them: for files where it is sure to give the ones that FFmpeg shows.
+"""Reads pictures with decord, which can seek, from files for which it returns what FFmpeg shows.
 
-decord numbers packets, not pictures, and knows no edit lists, hidden frames or damage. So it is asked only where every
-packet gives a picture of its own (`datasets/avvideo.py` decides), and believed only when its stamps are those of the
-packets, all of them, and its first picture is FFmpeg's in every pixel.
+decord numbers packets, not pictures, and ignores edit lists, hidden frames and damage. So it is used
+only if every packet gives one picture (`datasets/avvideo.py` decides), all its stamps equal the
+packets', and its first picture equals FFmpeg's in every pixel.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ CHUNK = 8  # frames per call
 
 
 class DecordUnsure(Exception):
-    """decord failed at a frame; another decoder may not."""
+    """decord failed at a frame; another decoder may succeed."""
 
 
 def decord_agrees(source: bytes | Path, stamps_F: np.ndarray, first_HWC: np.ndarray) -> bool:
-    """Whether decord opens the file and sees these stamps (seconds) and this first picture."""
+    """Whether decord opens the file and finds these stamps (seconds) and this first picture."""
     try:
         reader = _open(source)
         if len(reader) != len(stamps_F):
@@ -41,7 +41,7 @@ def decord_frames(source: bytes | Path, wanted: list[int]) -> Iterator[np.ndarra
     """The pictures [H, W, 3] with these numbers, in order.
 
     Raises:
-        DecordUnsure: it cannot give the next one.
+        DecordUnsure: it cannot return the next one.
     """
     try:
         reader = _open(source)

@@ -1,11 +1,12 @@
-"""Videos in, rows of a clip set out; every input is accounted for.
+"""Turns videos into rows of a clip set and reports the outcome of every input.
 
     report = ingest(expand(["clips/"]), Selection(16, 256, 256, fps=8), open_storage("s3://bucket/clips"),
                     concept="car-turn", caption="a car turns at a crossing")
 
-The work on one source (`process`) is a plain function without shared state: `ingest` maps it over the sources, and
-`datasets/ray_ingest.py` maps the same function with Ray Data. What to store, and in which shards, is decided in one
-place (`datasets/parquet.py`) from the results, in the order of the sources; so both ways give the same rows.
+`process` handles one source and is a plain function without shared state. `ingest` maps it over the
+sources; `datasets/ray_ingest.py` maps the same function with Ray Data. `datasets/parquet.py` decides
+from the results, in the order of the sources, what to store and in which shards. So both ways give the
+same rows.
 """
 
 from __future__ import annotations
@@ -40,43 +41,43 @@ from infra.registry import check_concept_name
 from infra.rows import FORBIDDEN
 from infra.storage import ObjectError, Storage, bucket_and_key, open_storage
 
-# duplicate: it is in the set already (nothing wrong with it); ignored: found in a folder, no video by its name
+# duplicate: already in the set (not an error); ignored: a file in a folder whose name is not a video's
 STATUSES = ACCEPTED, DUPLICATE, REFUSED, IGNORED = "accepted", "duplicate", "refused", "ignored"
 
 
 @dataclass
 class Outcome:
-    """What became of one clip of one input, or of the input as a whole."""
+    """The result for one clip of an input, or for the whole input."""
 
     source: str
     status: str  # one of STATUSES
-    reason: str = ""  # why not accepted
+    reason: str = ""  # why it was not accepted
     warnings: list[str] = field(default_factory=list)
     concept: str = ""
     caption: str = ""
-    completed_from: str = ""  # the caption as it was given, where it was completed from the clip
-    clip_id: str = ""  # in the set; empty when refused or ignored
-    start: float = 0.0  # seconds of the input that the clip shows
+    completed_from: str = ""  # the original caption, if it was completed from the clip
+    clip_id: str = ""  # id in the set; empty if refused or ignored
+    start: float = 0.0  # second of the input at which the clip begins
     end: float = 0.0
-    length: float | None = None  # seconds of the whole input; None: there are more than were looked at
+    length: float | None = None  # seconds of the whole input; None: not all of it was scanned
     fps: float = 0.0
     size: str = ""  # frames x height x width
 
 
 @dataclass(frozen=True)
 class Job:
-    """One source with all that `process` needs to know."""
+    """One source with everything that `process` needs."""
 
     source: Source
     selection: Selection
     concept: str
     caption: str
     ingested_at: datetime
-    complete: str | None = None  # what completes the caption (`datasets.completing.completer`)
+    complete: str | None = None  # completes the caption (`datasets.completing.completer`)
 
 
 Result = tuple[list[Outcome], list[Pending]]
-# (jobs, spool, captions of the clips the set has by clip_id) -> a result for each job
+# (jobs, spool, captions of the set's clips by clip_id) -> a result for each job
 RunJobs = Callable[[list[Job], Storage, dict[str, str]], Iterable[Result]]
 
 
@@ -117,17 +118,18 @@ def ingest(
     write_shards: WriteShards = write_shards_here,
     spool: Storage | None = None,
 ) -> Report:
-    """Read every source and add what is good to the clip set at `target`, in one commit.
+    """Read every source and add the accepted clips to the clip set at `target`, in one commit.
 
     Args:
-        concept, caption: of every clip whose manifest row or `captions` entry does not say otherwise.
-        strict: store nothing when any input is refused (a duplicate is not).
-        warn: says what is wrong with a caption that is used all the same.
-        complete: completes captions from the clips: "sprites", or a captioner's folder (datasets/completing.py).
-        on_progress: called with (inputs done, inputs in all).
-        run_jobs, write_shards, spool: another way to do the work (Ray Data's).
+        concept, caption: for clips whose manifest row or `captions` entry gives none.
+        strict: store nothing if any input is refused (duplicates are not).
+        warn: returns a warning about a caption that is still used.
+        complete: completes captions from the clips: "sprites", or a captioner's folder
+            (datasets/completing.py).
+        on_progress: called with (inputs done, total inputs).
+        run_jobs, write_shards, spool: replacements to do the work elsewhere (Ray Data).
 
-    Returns the report; nothing was stored when none of its outcomes is "accepted".
+    Returns the report; nothing was stored if none of its outcomes is "accepted".
 
     Raises:
         UserError: an invalid concept name, or the storage refuses.
@@ -168,7 +170,7 @@ def ingest(
                 if twin is not None:
                     mark_duplicate(outcome, twin.clip_id, twin.caption)
         elif manifest is not None:
-            settle(target)  # the same command again, after it was killed between commit and move
+            settle(target)  # for an earlier run of the same command that was killed between commit and move
     return report
 
 
@@ -193,7 +195,7 @@ def _entry(source: Source, concept: str | None, caption: str | None, captions: C
 
 
 def _warn_of_captions(outcomes: Iterable[Outcome], warn: Callable[[str], str | None]) -> None:
-    """Add what `warn` says of each caption, asked once, to the clips that are in the set."""
+    """Add the warnings of `warn` to the clips that are in the set; calls it once per caption."""
     said: dict[str, str | None] = {}
     for outcome in outcomes:
         if outcome.status in (ACCEPTED, DUPLICATE):
@@ -204,7 +206,7 @@ def _warn_of_captions(outcomes: Iterable[Outcome], warn: Callable[[str], str | N
 
 
 def mark_duplicate(outcome: Outcome, clip_id: str, caption: str) -> None:
-    """Say that the set has this clip, under this id."""
+    """Mark the outcome as a duplicate of the set's clip with this id."""
     outcome.status, outcome.clip_id = DUPLICATE, clip_id
     outcome.reason = f"the set has it as clip {clip_id[:12]}"
     if caption != outcome.caption:
@@ -221,7 +223,7 @@ def _spool(given: Storage | None) -> Iterator[Storage]:
 
 
 def captions_unused(captions: Captions | None, sources: Sequence[Source]) -> list[str]:
-    """Warnings about captions for videos that are not there."""
+    """Warnings about captions for videos that are not among the sources."""
     return (
         [f"{captions.uri} has a caption for {name}, which is no input" for name in captions.unused(sources)]
         if captions
@@ -230,19 +232,21 @@ def captions_unused(captions: Captions | None, sources: Sequence[Source]) -> lis
 
 
 def run_jobs_here(jobs: list[Job], spool: Storage, known: dict[str, str]) -> Iterator[Result]:
-    """Job after job in this process."""
+    """Run the jobs one after another in this process."""
     for job in jobs:
         yield process(job, spool, known)
 
 
 def process(job: Job, spool: Storage, known: dict[str, str]) -> Result:
-    """One source: its clips go to the spool. As many accepted outcomes as pending clips, in the same order.
+    """Process one source and put its clips into the spool.
+
+    Returns as many accepted outcomes as pending clips, in the same order.
 
     Args:
         known: clips that need not be cut again, clip_id -> caption.
 
     Raises:
-        UserError: the spool or S3 refuses (bad input does not raise: it is an outcome).
+        UserError: the spool or S3 refuses. Bad input does not raise; it is an outcome.
     """
     try:
         with local_copy(job.source.uri) as path:
@@ -250,7 +254,7 @@ def process(job: Job, spool: Storage, known: dict[str, str]) -> Result:
             found = windows(video, job.selection)
             source_sha256 = sha256_file(path)
             pairs = [_one(job, video, window, source_sha256, spool, known) for window in found]
-    except (UnreadableVideo, Unsuitable, Unfetched) as error:  # not: what the spool refuses, or all of S3
+    except (UnreadableVideo, Unsuitable, Unfetched) as error:  # not errors of the spool or of S3 as a whole
         refused = Outcome(job.source.uri, REFUSED, error.message, concept=job.concept, caption=job.caption)
         return [refused], []
     return [outcome for outcome, _ in pairs], [item for _, item in pairs if item]
@@ -260,7 +264,7 @@ def _one(
     job: Job, video: VideoFile, window: Window, source_sha256: str, spool: Storage, known: dict[str, str]
 ) -> tuple[Outcome, Pending | None]:
     chosen = job.selection
-    length = video.duration if video.complete else None  # to know it, all of a long video would be decoded
+    length = video.duration if video.complete else None  # finding it would decode all of a long video
     end = window.start + chosen.frames / window.fps
     outcome = Outcome(
         job.source.uri,
@@ -279,7 +283,7 @@ def _one(
         return outcome, None
     try:
         frames_FHWC = cut(video, window, chosen)
-    except (UnreadableVideo, Unsuitable) as error:  # damage in one window leaves the others
+    except (UnreadableVideo, Unsuitable) as error:  # damage in one window does not affect the others
         outcome.status, outcome.reason = REFUSED, error.message
         return outcome, None
     outcome.warnings += video.notes
@@ -313,16 +317,16 @@ def _one(
 
 
 class Unfetched(UserError):
-    """A source that cannot be had, while others may: it vanished, or is not permitted."""
+    """A single source that cannot be fetched: it vanished, or access is denied."""
 
 
 @contextmanager
 def local_copy(uri: str) -> Iterator[Path]:
-    """The source as a local file; what is on S3 is downloaded for as long as it is needed.
+    """The source as a local file; an S3 object is downloaded to a temporary file.
 
     Raises:
         Unfetched: this one source cannot be read.
-        UserError: the storage is away, or refuses the credentials.
+        UserError: the storage is unavailable, or refuses the credentials.
     """
     if not uri.startswith("s3://"):
         try:
@@ -343,7 +347,7 @@ def local_copy(uri: str) -> Iterator[Path]:
 
 
 def summary(report: Report) -> str:
-    """One sentence about what was refused, by reason, for when nothing was accepted."""
+    """One sentence with the main reason for refusals, for when nothing was accepted."""
     refused = [outcome for outcome in report.outcomes if outcome.status == REFUSED]
     if not refused:
         return "no video among the inputs"

@@ -1,19 +1,20 @@
-"""Clips as a foundation model sees them, computed once: latents of the clip, of its frames, and of its caption.
+"""Caches a foundation's view of clips: latents of the clip and of its frames, and the caption's embedding.
 
     cache = LatentCache(open_storage(data_uri))
     for clip in prepare(read_clips(data_uri, "car-turn"), foundation, Bucket(16, 256, 256), cache): ...
 
-Objects lie beside the clips in the set's own storage, under names that plain Parquet readers skip:
+Objects are stored next to the clips in the set's storage, under names that plain Parquet readers skip:
 
     .latents/<REVISION>/<foundation fingerprint>/<its precision>/<bucket>/<clip sha256>.safetensors
     .latents/<REVISION>/<foundation fingerprint>/<its precision>/<bucket>/<clip sha256>-<its frames>.safetensors
     .latents/<REVISION>/<foundation fingerprint>/<its precision>/text/<sha256 of the caption>.safetensors
 
-The key holds all that a value depends on, so nothing ever expires; an object that is damaged is computed again, with
-a warning. Any number of processes may prepare the same clips at once: they write the same objects.
+The key covers everything that a value depends on, so nothing expires. Damaged objects are computed
+again, with a warning. Any number of processes may prepare the same clips at once: they write the same
+objects.
 
-Shapes: C latent channels, F frames (of latents in `latents_CFHW`, of pixels in `frame_latents_FC1HW`), H W latent
-height and width, L D text.
+Shapes: C latent channels, F frames (of latents in `latents_CFHW`, of pixels in `frame_latents_FC1HW`),
+H W latent height and width, L D text.
 """
 
 from __future__ import annotations
@@ -41,23 +42,23 @@ from models.foundation import Bucket, Foundation
 
 log = logging.getLogger(__name__)
 
-# Raise it when an encoder gives other values for the same input: what was cached before is then not found.
+# Raise it when an encoder's output changes for the same input, to invalidate cached values.
 # 2: Wan's prompts have the 512 tokens of the stock pipeline, not 226.
 REVISION = 2
 
 
 @dataclass(frozen=True)
 class CachedClip:
-    """What training needs of a clip, or of a part of one; float32."""
+    """The tensors that training needs of a clip or a part of one; float32."""
 
     clip_id: str
     sha256: str  # of the clip's video
     caption: str
     latents_CFHW: Tensor  # the whole clip, for the temporal path
-    frame_latents_FC1HW: Tensor  # each pixel frame as a video of one, for the spatial path
+    frame_latents_FC1HW: Tensor  # each pixel frame as a one-frame video, for the spatial path
     text_LD: Tensor
-    empty_text_LD: Tensor  # of an empty caption; clips share it
-    told: str = ""  # which frames of the clip (`datasets.parts.Part.told`)
+    empty_text_LD: Tensor  # embedding of an empty caption, shared by all clips
+    told: str = ""  # identifies the frames of the clip (`datasets.parts.Part.told`)
 
     @classmethod
     def of(
@@ -71,9 +72,9 @@ class CachedClip:
         device: str | torch.device = "cpu",
         told: str = "",
     ) -> CachedClip:
-        """From what `latents_of` gives, and the embeddings of the caption and of an empty one."""
+        """Build from the result of `latents_of` and the embeddings of the caption and of an empty one."""
         latents_CFHW = visual["latents"]
-        # A VAE without time gives a frame the same latents alone as in its clip: stored once.
+        # If the VAE has no time dimension, a frame has the same latents alone and in its clip: stored once.
         frames = visual.get("frame_latents", latents_CFHW.transpose(0, 1).unsqueeze(2))
         latents, frames, text, empty = (
             tensor.to(device) for tensor in (latents_CFHW, frames, text_LD, empty_text_LD)
@@ -82,13 +83,13 @@ class CachedClip:
 
 
 class LatentCache:
-    """Tensors by key in a storage; what cannot be read back whole counts as absent."""
+    """Tensors by key in a storage; damaged values count as missing."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage.sub(f".latents/{REVISION}")
 
     def get(self, key: str) -> dict[str, Tensor] | None:
-        """The tensors under a key, or None when there are none (or damaged ones, with a warning)."""
+        """The tensors under a key, or None if they are missing or damaged (with a warning)."""
         try:
             data = self.storage.get(key)
         except ObjectNotFound:
@@ -106,11 +107,11 @@ class LatentCache:
         return None
 
     def has(self, key: str) -> bool:
-        """Whether there is something under a key; `get` tells whether it is whole."""
+        """Whether a key exists; `get` also checks that the value is intact."""
         return self.storage.exists(key)
 
     def keys(self, prefix: str) -> set[str]:
-        """All keys below a prefix (`folder_of`); one listing."""
+        """All keys with a prefix, by one listing."""
         return {info.key for info in self.storage.list(prefix)}
 
     def put(self, key: str, tensors: dict[str, Tensor]) -> None:
@@ -128,28 +129,28 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 
 
 def _stored_digest(data: bytes) -> str:
-    """The checksum in a safetensors header (`save` writes it as metadata)."""
+    """The checksum in a safetensors header (written as metadata by `save`)."""
     length = int.from_bytes(data[:8], "little")
     return json.loads(data[8 : 8 + length])["__metadata__"]["sha256"]
 
 
 def precision_of(foundation: Foundation) -> str:
-    """What a foundation was loaded in, as keys have it: "float32", "bfloat16" or "float16"."""
+    """The foundation's precision as used in keys: "float32", "bfloat16" or "float16"."""
     return str(foundation.dtype).removeprefix("torch.")
 
 
 def clip_key(sha256: str, fingerprint: str, precision: str, bucket: Bucket, told: str = "") -> str:
-    """Where a clip's latents lie: by the hash of its video, the foundation's fingerprint and precision, and the size.
+    """The key of a clip's latents: its video's hash, the foundation's fingerprint and precision, the size.
 
     Args:
-        told: which frames, for a part other than the first frames (`datasets.parts.Part.told`).
+        told: identifies the frames, for a part other than the first frames (`datasets.parts.Part.told`).
     """
     part = f"-{hashlib.sha256(told.encode()).hexdigest()[:16]}" if told else ""
     return f"{fingerprint}/{precision}/{bucket}/{sha256}{part}.safetensors"
 
 
 def text_key(caption: str, fingerprint: str, precision: str) -> str:
-    """Where a caption's embedding lies."""
+    """The key of a caption's embedding."""
     return f"{fingerprint}/{precision}/text/{hashlib.sha256(caption.encode()).hexdigest()}.safetensors"
 
 
@@ -164,18 +165,20 @@ def prepare(
     lock: AbstractContextManager[Any] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[CachedClip]:
-    """The latents and text embedding of each clip's parts, from the cache or computed and cached.
+    """The latents and text embedding of each clip's parts, from the cache or newly computed and cached.
 
     Args:
-        foundation: its VAE and text encoder are used only for what the cache lacks.
-        bucket: size to train in; clips that are larger are scaled and cropped.
-        pace: how much of longer and faster clips is taken (datasets/parts.py); None: at the foundation's own frames a second.
-        device: where the returned tensors lie.
-        lock: held while the foundation encodes, where other threads do so too (a VAE may keep state of its own); what
-            another made meanwhile is not made again.
+        foundation: its VAE and text encoder are used only for missing values.
+        bucket: the training size; larger clips are scaled and cropped.
+        pace: how longer and faster clips are sampled (datasets/parts.py); None: at the foundation's
+            frame rate.
+        device: where the returned tensors are.
+        lock: held while the foundation encodes, if other threads use it too (a VAE may keep internal state).
+            Values that another thread has computed meanwhile are not computed again.
 
     Raises:
-        InvalidInput: a bucket the foundation cannot do, or a clip smaller, shorter or slower than is learned.
+        InvalidInput: a bucket that the foundation does not support, or a clip that is too small, short
+            or slow.
     """
     foundation.check_bucket(bucket)
     model = foundation.fingerprint, precision_of(foundation)
@@ -213,7 +216,7 @@ def _found_or_made(
     if found is not None:
         return found
     with lock or nullcontext():
-        # Another thread may have made it while this one waited.
+        # Another thread may have computed it while this one waited.
         found = cache.get(key) if lock is not None and cache.has(key) else None
         if found is None:
             found = make()
@@ -222,24 +225,24 @@ def _found_or_made(
 
 
 def pixels(part: Part, bucket: Bucket) -> np.ndarray:
-    """A part's frames at the bucket's size, uint8 [F, H, W, 3]: decoding, the CPU's part. Raises UserError."""
+    """Decode a part's frames at the bucket's size, uint8 [F, H, W, 3], on the CPU. Raises UserError."""
     assert isinstance(part.clip, Clip), "facts have no video"
     frames_FHWC = part.clip.frames_FHWC()[list(part.indices)]
     return np.stack([cover(frame, bucket.height, bucket.width) for frame in frames_FHWC])
 
 
 def called(clip: Clip | ClipFacts) -> str:
-    """What an error calls a clip."""
+    """A clip's name in error messages."""
     return f"clip {clip.clip_id[:12]}"
 
 
 def text_of(caption: str, foundation: Foundation) -> Tensor:
-    """A caption's embedding [L, D]; float32, CPU."""
+    """A caption's embedding [L, D]; float32, on the CPU."""
     return foundation.encode_text([caption])[0].float().cpu()
 
 
 def latents_of(frames_FHWC: np.ndarray, foundation: Foundation, name: str) -> dict[str, Tensor]:
-    """Latents of uint8 frames, as `encode`. `name` is what an error calls them."""
+    """Latents of uint8 frames, by `encode_both`. `name` identifies them in errors."""
     video_CFHW = torch.from_numpy(frames_FHWC).permute(3, 0, 1, 2).float() / 127.5 - 1
     video_BCFHW = video_CFHW.unsqueeze(0).to(foundation.device)
     latents_CFHW, frames_FC1HW = (found[0].float().cpu() for found in foundation.encode_both(video_BCFHW))

@@ -1,16 +1,20 @@
-"""Writing a clip set: shards nobody changes, and one manifest that says which of them count.
+"""Writes a clip set: immutable shards, and one manifest that lists the valid ones.
 
-An append goes in this order, and a process may die after any step:
+An append has three steps, and the process may die after any of them:
 
-1. Clips already in the set are left out. The rest is split into shards (sorted by concept and clip_id, <= 500 MB),
-   each written to `.staging/clips-<sha256>.parquet`. Plain Parquet readers skip names that begin with a dot.
-2. The manifest gains the shards by compare-and-swap. *This is the commit.* If another ingest was quicker, start
-   again from 1 with the new manifest: neither loses clips, and no clip is stored twice.
-3. The shards move to `clips-<sha256>.parquet` (a rename in a folder, a copy inside S3), where plain readers see them.
+1. Clips already in the set are left out. The rest is split into shards (sorted by concept and clip_id,
+   <= 500 MB), each written to `.staging/clips-<sha256>.parquet`. Plain Parquet readers skip names that
+   begin with a dot.
+2. The shards are added to the manifest by compare-and-swap. *This is the commit.* If another ingest was
+   faster, start again from 1 with the new manifest. So neither loses clips, and no clip is stored
+   twice.
+3. The shards move to `clips-<sha256>.parquet` (a rename in a folder, a copy inside S3), where plain
+   readers see them.
 
-Killed before 2: the set is as it was for every reader. Killed between 2 and 3: this project's readers look into
-staging too and see the whole append; plain readers see the set as it was, until any later ingest finishes the move
-(`settle`). What a killed ingest left in staging unreferenced is deleted by a later one, a day after.
+If killed before 2, the set is unchanged for every reader. If killed between 2 and 3, this project's
+readers also look into staging and see the whole append; plain readers see the old set until a later
+ingest finishes the move (`settle`). A later ingest also deletes a killed ingest's unreferenced staging
+files, after a day.
 """
 
 from __future__ import annotations
@@ -43,14 +47,14 @@ from infra.storage import Storage
 
 ROW_GROUP_BYTES = 100 << 20
 SHARD_BYTES = 500 << 20
-ROW_OVERHEAD = 1024  # bytes of a row besides its video, generously
+ROW_OVERHEAD = 1024  # bytes of a row besides its video, upper estimate
 STALE = timedelta(days=1)
 COMMIT_ATTEMPTS = 50
 
 
 @dataclass(frozen=True)
 class Pending:
-    """A clip ready to be stored: its row without the video's bytes, which lie in a spool as `<clip_id>.mp4`."""
+    """A clip ready to be stored. The video's bytes are in a spool as `<clip_id>.mp4`."""
 
     clip: Clip
     size: int  # bytes of the mp4
@@ -62,12 +66,12 @@ class Pending:
         return cls(replace(clip, video=b""), len(clip.video))
 
     def load(self, spool: Storage) -> Clip:
-        """The whole clip again."""
+        """The complete clip."""
         return replace(self.clip, video=spool.get(f"{self.clip.clip_id}.mp4")).check()
 
 
 def grouped(pending: Iterable[Pending], limit: int) -> Iterator[list[Pending]]:
-    """Runs of at most `limit` bytes (at least one clip each), in order."""
+    """Split into consecutive groups of at most `limit` bytes (at least one clip each)."""
     group: list[Pending] = []
     size = 0
     for item in pending:
@@ -82,13 +86,13 @@ def grouped(pending: Iterable[Pending], limit: int) -> Iterator[list[Pending]]:
 
 
 def plan_shards(pending: Iterable[Pending]) -> list[list[Pending]]:
-    """Which clips go into which shard: sorted by concept and clip_id, then cut at SHARD_BYTES."""
+    """Assign clips to shards: sort by concept and clip_id, then split at SHARD_BYTES."""
     ordered = sorted(pending, key=lambda item: (item.clip.concept, item.clip.clip_id))
     return list(grouped(ordered, SHARD_BYTES))
 
 
 def parquet_writer(sink: Any) -> pq.ParquetWriter:
-    """A writer of SCHEMA: `video` uncompressed (it is compressed video already), the rest zstd."""
+    """A writer for SCHEMA: `video` uncompressed, since it is compressed video, the rest as zstd."""
     plain = {"video.bytes", "video.path"}
     columns = [path for column in SCHEMA for path in _leaf_paths(column)]
     return pq.ParquetWriter(
@@ -97,7 +101,7 @@ def parquet_writer(sink: Any) -> pq.ParquetWriter:
         compression={path: "NONE" if path in plain else "ZSTD" for path in columns},
         # A dictionary of whole videos is useless and large; captions and concepts repeat.
         use_dictionary=[path for path in columns if path not in plain],
-        # min and max of mp4 bytes in every footer would be megabytes
+        # min and max of mp4 bytes would add megabytes to every footer
         write_statistics=[path for path in columns if path not in plain],
     )
 
@@ -109,7 +113,7 @@ def _leaf_paths(column: pa.Field) -> list[str]:
 
 
 def write_shard(group: Sequence[Pending], spool: Storage, target: Storage) -> Shard:
-    """Write one shard's Parquet file into the target's staging area; at most one row group is in memory."""
+    """Write one shard's Parquet file into the target's staging area, one row group in memory at a time."""
     with tempfile.TemporaryDirectory(prefix="motiondirector-shard-") as folder:
         path = Path(folder) / "shard.parquet"
         try:
@@ -132,7 +136,7 @@ def write_shard(group: Sequence[Pending], spool: Storage, target: Storage) -> Sh
 
 @dataclass(frozen=True)
 class Stored:
-    """What the set knows of a clip, without its video."""
+    """The set's data of a clip, without its video."""
 
     clip_id: str
     concept: str
@@ -143,7 +147,7 @@ class Stored:
 def stored_clips(
     storage: Storage, manifest: Manifest | None, concepts: Collection[str] | None = None
 ) -> list[Stored]:
-    """The clips of a set (of the shards that hold any of `concepts`); reads the small columns only."""
+    """The clips of a set, or of the shards with any of `concepts`; reads only the small columns."""
     columns = ["clip_id", "concept", "sha256", "caption"]
     return [
         Stored(**row)
@@ -154,7 +158,7 @@ def stored_clips(
 
 
 class Known:
-    """Answers which stored clip a new one repeats: the same request on the same source, or the same bytes."""
+    """Finds the stored clip that a new one repeats: same request on the same source, or same bytes."""
 
     def __init__(self, clips: Iterable[Stored]) -> None:
         self.by_id: dict[str, Stored] = {}
@@ -175,7 +179,7 @@ WriteShards = Callable[[list[list[Pending]], Storage, Storage], list[Shard]]
 
 
 def write_shards_here(groups: list[list[Pending]], spool: Storage, target: Storage) -> list[Shard]:
-    """Shard after shard in this process (`datasets/ray_ingest.py` has the other way)."""
+    """Write the shards one after another in this process (`datasets/ray_ingest.py` has the alternative)."""
     return [write_shard(group, spool, target) for group in groups]
 
 
@@ -186,16 +190,17 @@ def append(
     *,
     write_shards: WriteShards = write_shards_here,
 ) -> list[Stored | None]:
-    """Add clips to the set; all of them or, if this raises or dies, none.
+    """Add clips to the set; if this raises or dies, none are added.
 
-    Returns one entry a clip: None if it was added, else the clip (of the set, or earlier in `pending`) it repeats.
+    Returns one entry per clip: None if it was added, else the clip that it repeats (of the set, or
+    earlier in `pending`).
 
     Raises:
         UserError: the storage refuses, or 50 other ingests committed first (Unavailable).
     """
     written: tuple[list[str], list[Shard]] = ([], [])
     for _ in range(COMMIT_ATTEMPTS):
-        info = storage.head(MANIFEST)  # before reading: a change in between makes the swap fail, not lose
+        info = storage.head(MANIFEST)  # read first: a change in between then makes the swap fail
         manifest = read_manifest(storage) if info else None
         known = Known(stored_clips(storage, manifest, {item.clip.concept for item in pending}))
         twins: list[Stored | None] = []
@@ -215,7 +220,7 @@ def append(
             (*(manifest.shards if manifest else ()), *written[1]), manifest.retired if manifest else ()
         )
         committed = storage.replace_if(MANIFEST, merged.encode(), info.etag if info else None)
-        # On S3 the answer to a swap that did happen may be lost; then the shards are in.
+        # On S3 the reply to a successful swap may be lost; then the shards are in the manifest.
         if committed or set(written[1]) <= set(_shards(storage)):
             settle(storage)
             return twins
@@ -231,12 +236,12 @@ def _shards(storage: Storage) -> tuple[Shard, ...]:
 
 
 def settle(storage: Storage) -> None:
-    """Finish what a killed process left: move committed shards into place and retired ones out of it, delete what is
-    stale in staging."""
+    """Finish a killed process's moves of committed and retired shards, and delete stale staging files."""
     listed = read_manifest(storage) or Manifest()
     committed = {shard.key for shard in listed.shards}
     manifest = storage.head(MANIFEST)
-    # By this machine's clock and by the storage's: one that is ahead must not make an ingest under way look stale.
+    # The earlier of this machine's clock and the storage's, so that a fast clock does not make a
+    # running ingest stale.
     now = min(datetime.now(UTC), manifest.modified) if manifest is not None else None
     filesystem, base = storage.arrow()
     for info in list(storage.list(f"{STAGING}/")):
@@ -248,7 +253,7 @@ def settle(storage: Storage) -> None:
             try:
                 filesystem.move(f"{base}/{info.key}", f"{base}/{key}")
             except OSError:
-                if not storage.exists(key):  # else another process moved it at the same moment
+                if not storage.exists(key):  # another process moved it at the same moment
                     raise
         elif now is not None and info.modified < now - STALE:
             storage.delete(info.key)
@@ -257,5 +262,5 @@ def settle(storage: Storage) -> None:
 
 
 def spool_here() -> tempfile.TemporaryDirectory[str]:
-    """A folder for clips on their way, on the disk of TMPDIR."""
+    """A temporary folder for clips in progress, on the disk of TMPDIR."""
     return tempfile.TemporaryDirectory(prefix=f"motiondirector-ingest-{os.getpid()}-")

@@ -1,10 +1,10 @@
-"""Which parts of a set's clips a model learns, when they are longer or have more frames a second than it has.
+"""Selects the parts of clips that a model learns, if clips are longer or have a higher frame rate.
 
     parts_of(clip, Bucket(8, 64, 64), Pace(fps=8, windows=4))      # 72 frames at 24 fps: 3 parts of 8 frames
 
-A clip with more frames a second gives every n-th of them, so that a motion keeps its speed. A clip that lasts longer
-gives several windows, none of which share a frame; each is learned as a clip of its own. A clip with fewer frames a
-second is refused: its motion would be learned too fast.
+A clip with a higher frame rate is subsampled, so that the motion keeps its speed. A longer clip gives
+several windows that share no frame; each is learned as a separate clip. A clip with a lower frame rate
+is refused, because its motion would be learned too fast.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from datasets.clips import Clip, ClipFacts
 from infra.errors import ConceptError, InvalidInput
 from models.sizes import Bucket
 
-TOLERANCE = 0.02  # 23.976 fps are as good as 24
+TOLERANCE = 0.02  # accepts 23.976 fps for 24
 MOST_WINDOWS = 4
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How much of a clip is learned, and how fast."""
+    """How much of a clip is learned, and at which frame rate."""
 
-    fps: float  # frames a second of what is learned; 0: of each clip its own
-    windows: int = MOST_WINDOWS  # at most so many parts of a clip
+    fps: float  # frames per second to learn; 0: each clip's own rate
+    windows: int = MOST_WINDOWS  # maximum number of parts per clip
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class Part:
 
     @property
     def told(self) -> str:
-        """What tells it from other parts of the clip. Empty for the clip's first frames, which is most often all of it."""
+        """Identifies the part within its clip. Empty for the clip's first frames, usually the whole clip."""
         return "" if self.indices == tuple(range(len(self.indices))) else ",".join(map(str, self.indices))
 
     @property
     def seconds(self) -> tuple[float, float]:
-        """Where in the clip it begins and ends."""
+        """Start and end within the clip, in seconds."""
         step = (self.indices[-1] - self.indices[0]) / max(1, len(self.indices) - 1)
         return self.indices[0] / self.clip.fps, (self.indices[-1] + step) / self.clip.fps
 
@@ -60,7 +60,8 @@ def parts_of(clip: Clip | ClipFacts, bucket: Bucket, pace: Pace) -> list[Part]:
     """The parts of one clip, at least one.
 
     Raises:
-        ConceptError: too few pixels or seconds. InvalidInput: too few frames a second.
+        ConceptError: too few pixels or seconds.
+        InvalidInput: too low a frame rate.
     """
     named = f"clip {clip.clip_id[:12]} of {clip.source_uri}"
     if clip.num_frames < bucket.frames or clip.height < bucket.height or clip.width < bucket.width:
@@ -80,7 +81,7 @@ def parts_of(clip: Clip | ClipFacts, bucket: Bucket, pace: Pace) -> list[Part]:
         )
     if abs(ratio - 1) <= TOLERANCE:
         places = list(range(clip.num_frames))
-    else:  # the last frame still stands half a frame later
+    else:  # the last frame is still shown half a frame later
         count = floor((clip.num_frames - 0.5) / ratio + 1e-6) + 1
         places = [min(round(k * ratio), clip.num_frames - 1) for k in range(count)]
     if len(places) < bucket.frames:
@@ -97,12 +98,12 @@ def parts_of(clip: Clip | ClipFacts, bucket: Bucket, pace: Pace) -> list[Part]:
 
 
 def all_parts(clips: Iterable[Clip | ClipFacts], bucket: Bucket, pace: Pace) -> list[Part]:
-    """The parts of all clips, in their order. Raises UserError as `parts_of`."""
+    """The parts of all clips, in order. Raises UserError as `parts_of` does."""
     return [part for clip in clips for part in parts_of(clip, bucket, pace)]
 
 
 def remarks(parts: Sequence[Part]) -> list[str]:
-    """A sentence for each clip of which not all is learned, or not as it stands."""
+    """A sentence for each clip that is learned only in part or in several windows."""
     by_clip: dict[str, list[Part]] = {}
     for part in parts:
         by_clip.setdefault(part.clip.clip_id, []).append(part)

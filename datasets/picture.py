@@ -1,8 +1,9 @@
-"""A decoded frame to the RGB picture that a player shows: upright, progressive, SDR, on black.
+"""Converts a decoded frame to the RGB picture that a player shows: upright, progressive, SDR, on black.
 
-swscale's fast conversion of 8 bit YUV gives decord's pixels exactly where sides are even; it rounds down, by half a
-level on average. Files that decord may draw are converted so, whoever draws them: one file has one set of pictures
-(`tests/datasets/test_decode.py`). In other files 8 bit YUV is converted the same way with exact rounding.
+swscale's fast conversion of 8 bit YUV gives exactly decord's pixels if the sides are even; it rounds
+down, by half a level on average. Files that decord may decode are always converted this way, so that
+one file always gives the same pictures (`tests/datasets/test_decode.py`). For other files, 8 bit YUV is
+converted with exact rounding.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ FAST = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"}
 EXACT = (
     "flags=neighbor+accurate_rnd:in_h_chr_pos=128:in_v_chr_pos=128"  # each chroma sample for its own pixels
 )
-# FFmpeg's swscale: tone mapping in ICtCp that knows the mastering display's peak, and gamut mapping to BT.709
+# FFmpeg's swscale: tone mapping in ICtCp with the mastering display's peak, and gamut mapping to BT.709
 TO_SDR = "out_primaries=bt709:out_transfer=bt709:intent=perceptual"
-# weights of red and green in brightness, by FFmpeg's number of the matrix
+# weights of red and green in luma, by FFmpeg's number of the matrix
 LUMA = {1: (0.2126, 0.7152), 9: (0.2627, 0.678), None: (0.299, 0.587)}
 DEINTERLACE = "mode=send_frame:deint=interlaced"
 
 
 class DisplayMatrix:
-    """How a file wants its pictures turned and mirrored."""
+    """The rotation and mirroring that a file asks for."""
 
     def __init__(self, frame: Any, name: str) -> None:
         self.transposed, self.steps = False, (1, 1)
@@ -39,7 +40,7 @@ class DisplayMatrix:
         if data is None:
             return
         a, b, _, c, d, _, *_ = struct.unpack("<9i", bytes(data))
-        # pixel (x, y) is shown at (ax + cy, bx + dy); y goes down
+        # pixel (x, y) is shown at (ax + cy, bx + dy); y points down
         if (b, c) == (0, 0) and a and d:
             self.steps = (1 if d > 0 else -1, 1 if a > 0 else -1)
         elif (a, d) == (0, 0) and b and c:
@@ -59,7 +60,7 @@ class DisplayMatrix:
 
 
 class Painter:
-    """Frames of one stream to RGB pictures."""
+    """Converts frames of one stream to RGB pictures."""
 
     def __init__(self, first: Any, name: str, *, as_decord: bool, ignores_alpha: bool) -> None:
         self.matrix = DisplayMatrix(first, name)
@@ -70,7 +71,7 @@ class Painter:
         self.graphs: dict[str, tuple[tuple[Any, ...], Any]] = {}
 
     def paint(self, frame: Any) -> np.ndarray:
-        """uint8 [H, W, 3]."""
+        """The frame's picture, uint8 [H, W, 3]."""
         alpha = self._has_alpha(frame)
         if is_hdr(frame):
             frame = self._through(frame, ("scale", TO_SDR))
@@ -82,19 +83,19 @@ class Painter:
         return self.matrix.apply(on_black(picture) if alpha else picture)
 
     def _through(self, frame: Any, *steps: tuple[str, str]) -> Any:
-        """The frame after FFmpeg's filters. One graph for each use: a stream rarely changes its size or colours."""
+        """Run FFmpeg's filters on a frame. Keeps one graph per use: streams rarely change size or colours."""
         use = str(steps)
         colors = (frame.colorspace, frame.color_range, frame.color_trc, frame.color_primaries)
         kind = (frame.width, frame.height, frame.format.name, *colors)
         if use not in self.graphs or self.graphs[use][0] != kind:
             self.graphs[use] = (kind, filter_graph(frame, *steps))
         _, source, sink = self.graphs[use][1]
-        frame.pts = 0  # each by itself: what is not later is not dropped
+        frame.pts = 0  # frames are independent here; filters would drop one that is not later than the last
         source.push(frame)
         return sink.pull()
 
     def looks_like(self, picture_HWC: np.ndarray, look: np.ndarray) -> bool:
-        """Whether a picture has the look (`look_of`) of a frame, up to rounding and clipped colours."""
+        """Whether a picture matches a frame's look (`look_of`), up to rounding and clipped colours."""
         shown = self.matrix.apply(look).astype(np.float32)
         red, green = LUMA.get(self.colorspace, LUMA[None])
         rgb = picture_HWC[_points(picture_HWC.shape[0])[:, None], _points(picture_HWC.shape[1])]
@@ -104,7 +105,7 @@ class Painter:
         return float(np.abs(luma - shown).mean()) < 3
 
     def is_transparent(self, frame: Any) -> bool:
-        """Whether anything of a frame is not opaque."""
+        """Whether any pixel of a frame is not opaque."""
         return self._has_alpha(frame) and bool(frame.reformat(format="rgba").to_ndarray()[..., 3].min() < 255)
 
     def _has_alpha(self, frame: Any) -> bool:
@@ -113,31 +114,31 @@ class Painter:
 
 
 def look_of(frame: Any) -> np.ndarray:
-    """The brightness of a frame of 8 bit YUV at 16 x 16 points: enough to tell that a picture is another one."""
+    """A frame's luma (8 bit YUV) at 16 x 16 points: enough to detect a different picture."""
     plane = frame.planes[0]
     luma = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
     return luma[_points(frame.height)[:, None], _points(frame.width)]
 
 
 def _points(length: int) -> np.ndarray:
-    """16 places along a side; the same ones from its other end."""
+    """16 positions along a side, symmetric from both ends."""
     half = (np.arange(8) * 2 + 1) * length // 32
     return np.concatenate([half, length - 1 - half[::-1]])
 
 
 def is_hdr(frame: Any) -> bool:
-    """Whether a frame's light values are PQ or HLG."""
+    """Whether a frame's transfer function is PQ or HLG."""
     return frame.color_trc in HDR
 
 
 def on_black(picture_HWC: np.ndarray) -> np.ndarray:
-    """RGBA with straight alpha, laid on black: uint8 [H, W, 3]."""
+    """RGBA with straight alpha composed over black: uint8 [H, W, 3]."""
     alpha_HW1 = picture_HWC[..., 3:].astype(np.uint16)
     return ((picture_HWC[..., :3] * alpha_HW1 + 127) // 255).astype(np.uint8)
 
 
 def deinterlaced(numbered: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
-    """(number, frame) with the interlaced frames made progressive by FFmpeg's bwdif; the others stay as they are."""
+    """(number, frame) with interlaced frames made progressive by FFmpeg's bwdif; the others are unchanged."""
     graph, kind = None, None
     for number, frame in numbered:
         now = (frame.width, frame.height, frame.format.name)
@@ -165,9 +166,9 @@ def _pulled(graph: tuple[Any, Any, Any], *, last: bool) -> Iterator[tuple[int, A
 
 
 def filter_graph(frame: Any, *steps: tuple[str, str]) -> tuple[Any, Any, Any]:
-    """(graph, source, sink) of FFmpeg's filters one after another, for frames like this one; a tick is a second.
+    """(graph, source, sink) of a chain of FFmpeg filters for frames like this one; time base: one second.
 
-    The graph must be kept as long as the other two: they do not keep it themselves.
+    Keep a reference to the graph: source and sink do not hold one.
     """
     graph = av.filter.Graph()
     nodes = [

@@ -1,9 +1,10 @@
 """The same ingest on a Ray cluster: Ray Data maps `ingest.process` over the sources, then writes the shards.
 
-Workers read the sources themselves (so: S3, or paths that every node sees), put finished clips into a spool beside
-the set (`.staging/<run>/`) and return only what the driver must know. The driver decides what is new and plans the
-shards exactly as without Ray; a second, small Ray Data pass writes them, and one compare-and-swap commits. No video
-passes through the driver or needs a distributed sort.
+Workers read the sources themselves (so they must be on S3 or at paths visible to every node). They put
+finished clips into a spool beside the set (`.staging/<run>/`) and return only what the driver needs.
+The driver decides what is new and plans the shards exactly as without Ray. A second, small Ray Data
+pass writes them, and one compare-and-swap commits. Videos never pass through the driver or a
+distributed sort.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from datasets.sources import Source
 from infra.errors import UserError
 from infra.storage import FolderStorage, Storage
 
-TASK_ITEMS = 4  # sources of one Ray task: one takes seconds, starting a task milliseconds
+TASK_ITEMS = 4  # sources per Ray task: one source takes seconds, starting a task milliseconds
 
 
 def ingest_with_ray(
     sources: Sequence[Source], selection: Selection, target: Storage, **options: Any
 ) -> Report:
-    """`ingest` (same arguments, same result), its work done by Ray Data. Needs an initialised Ray."""
+    """`ingest` (same arguments, same result) with the work done by Ray Data. Needs an initialised Ray."""
     spool = target.sub(f"{STAGING}/{uuid.uuid4().hex}")
     try:
         return ingest(
@@ -59,7 +60,7 @@ def write_shards_on_ray(groups: list[list[Pending]], spool: Storage, target: Sto
 
 
 def map_on_ray(work: Callable[[Any], Any], items: Sequence[Any], items_per_task: int) -> Iterator[Any]:
-    """`map(work, items)` as a Ray Data pipeline, in order; what `work` raises as a UserError is raised here."""
+    """`map(work, items)` as a Ray Data pipeline, in order; a UserError of `work` is raised here."""
     import ray.data
 
     if not items:

@@ -1,8 +1,8 @@
-"""Which frames of a video become a clip, and at what size.
+"""Selects the frames of a video that become a clip, and scales them.
 
-Frames are taken at `start + k / fps` seconds, each the one that a player shows then; a clip is never stretched,
-padded or silently shortened. The picture is scaled to cover height x width and cropped in the middle, never
-enlarged. A long video gives its first clip, or several one after another (`windows`).
+Frames are taken at `start + k / fps` seconds, each the one that a player shows then. A clip is never
+stretched, padded or silently shortened. The picture is scaled to cover height x width, cropped in the
+middle, and never enlarged. A long video gives its first clip, or several consecutive ones (`windows`).
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from infra.errors import ConceptError, UserError
 
 MAX_START = 1e6  # seconds
 MAX_WINDOWS = 100_000
-CUT = 0.3  # levels of a histogram of 8 by which a cut moves the colours, at least
+CUT = 0.3  # minimum colour change at a cut, in levels of an 8-level histogram
 
 
 class Unsuitable(ConceptError):
-    """A readable video from which the asked clip cannot be cut: too short, too small."""
+    """A readable video that is too short or too small for the requested clip."""
 
     default_code = "unsuitable_video"
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What to cut out of each video."""
+    """The clips to cut out of each video."""
 
     frames: int
     height: int
     width: int
     fps: float | None = None  # None: the source's own
     start: float = 0.0  # seconds
-    windows: int | None = 1  # at most so many clips of a long video, one after another; None: all of them
+    windows: int | None = 1  # maximum number of consecutive clips from a long video; None: all
 
     def __post_init__(self) -> None:
         if not 2 <= self.frames <= 1024:
@@ -62,14 +62,14 @@ class Selection:
 
 @dataclass(frozen=True)
 class Window:
-    """One clip's frames: indices into the source, ascending, one for each frame at `fps`."""
+    """One clip's frames: ascending indices into the source, one for each frame at `fps`."""
 
     start: float
     fps: float
     indices: tuple[int, ...]
 
     def identity(self, selection: Selection) -> dict[str, Any]:
-        """What tells this clip from others of the same source; part of `clip_id`."""
+        """Values that identify this clip among those of the same source; part of `clip_id`."""
         return {
             "start": round(self.start, 6),
             "fps": round(self.fps, 6),
@@ -83,7 +83,7 @@ def windows(video: VideoFile, selection: Selection) -> list[Window]:
     """The clips of a video; at least one.
 
     Raises:
-        Unsuitable: fewer frames, fewer seconds or fewer pixels than asked.
+        Unsuitable: fewer frames, seconds or pixels than requested.
     """
     video.scan(0.0)
     if video.complete and len(video.known_F) < 2:
@@ -110,7 +110,7 @@ def windows(video: VideoFile, selection: Selection) -> list[Window]:
 
 
 def check_size(name: str, shown_width: float, height: int, selection: Selection) -> None:
-    """Raise Unsuitable when the picture would have to be enlarged. `shown_width`: in square pixels."""
+    """Raise Unsuitable if the picture would have to be enlarged. `shown_width` is in square pixels."""
     if shown_width < selection.width - 0.5 or height < selection.height:
         raise Unsuitable(
             f"{name} is too small: {round(shown_width)}x{height} pixels do not cover "
@@ -119,7 +119,7 @@ def check_size(name: str, shown_width: float, height: int, selection: Selection)
 
 
 def cover(frame_HWC: np.ndarray, height: int, width: int, pixel_aspect: float = 1.0) -> np.ndarray:
-    """Scale a frame to cover height x width, crop the middle: uint8 [height, width, 3]."""
+    """Scale a frame to cover height x width and crop the middle: uint8 [height, width, 3]."""
     source_height, source_width = frame_HWC.shape[:2]
     shrink = min(source_width * pixel_aspect / width, source_height / height)
     box_width, box_height = width * shrink / pixel_aspect, height * shrink
@@ -134,7 +134,7 @@ def cut(video: VideoFile, window: Window, selection: Selection) -> np.ndarray:
 
     Raises:
         UnreadableVideo: the file is damaged within the window.
-        Unsuitable: the pictures are smaller there than at the start.
+        Unsuitable: the pictures become smaller than at the start.
     """
     frames_FHWC = np.empty((selection.frames, selection.height, selection.width, 3), np.uint8)
     for i, frame in enumerate(video.frames(window.indices)):
@@ -144,11 +144,11 @@ def cut(video: VideoFile, window: Window, selection: Selection) -> np.ndarray:
 
 
 def scene_cuts(frames_FHWC: np.ndarray) -> list[int]:
-    """Frames before which the picture is another one altogether.
+    """Frames that begin a new scene.
 
-    A cut changes colours at once: the distance between the colour histograms of neighbouring frames stands out from
-    those around it, which motion, flicker and fades raise for several frames. And it changes what is where: a lamp that
-    goes on changes brightness alone.
+    A cut changes colours at once: the distance between neighbouring frames' colour histograms stands
+    out from those around it. Motion, flicker and fades raise the distance for several frames. A cut
+    also changes the layout, while a lamp that goes on changes only brightness.
     """
     histograms = [_histogram(frame) for frame in frames_FHWC]
     distances = np.array([np.abs(a - b).sum(-1).mean() for a, b in pairwise(histograms)])
@@ -162,9 +162,9 @@ def scene_cuts(frames_FHWC: np.ndarray) -> list[int]:
 
 
 def _histogram(frame_HWC: np.ndarray) -> np.ndarray:
-    """Cumulative histograms, 8 levels a channel, of the picture's quarters: [4, 3, 8].
+    """Cumulative histograms of the picture's quarters, 8 levels per channel: [4, 3, 8].
 
-    A value counts for the two levels it lies between, by how near they are: a slow ramp moves it slowly.
+    A value counts for its two nearest levels, weighted by distance, so that a slow ramp changes it slowly.
     """
     height, width = frame_HWC.shape[0] // 2, frame_HWC.shape[1] // 2
     place = np.arange(256) * (7 / 255)
@@ -181,7 +181,7 @@ def _histogram(frame_HWC: np.ndarray) -> np.ndarray:
 
 
 def _same_layout(a_HWC: np.ndarray, b_HWC: np.ndarray) -> bool:
-    """Whether bright and dark are where they were, whatever the light."""
+    """Whether bright and dark areas stay in place, whatever the lighting."""
     small = [np.asarray(Image.fromarray(f).convert("L").resize((16, 16)), np.float64) for f in (a_HWC, b_HWC)]
     first, second = (picture - picture.mean() for picture in small)
     spread = float(np.sqrt((first**2).sum() * (second**2).sum()))

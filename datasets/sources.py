@@ -1,14 +1,15 @@
-"""What the user pointed at, as a list of videos: files, folders, globs, `s3://` prefixes, manifests.
+"""Expands the user's inputs to a list of videos: files, folders, globs, `s3://` prefixes, manifests.
 
-Everything found is listed, also what cannot be used: `Source.problem` then says why, and ends up in the table that
-`ingest` prints. A manifest is a table (.csv, .tsv, .jsonl, .ndjson) given as a source; its rows name the videos:
+Everything found is listed, including unusable inputs: `Source.problem` gives the reason, which appears
+in the table that `ingest` prints. A manifest is a table (.csv, .tsv, .jsonl, .ndjson) given as a
+source; its rows name the videos:
 
     file,caption,concept,start            {"file": "fox.mp4", "caption": "a fox is running"}
     clips/fox.mp4,a fox is running,,
 
-`file` is relative to the manifest, absolute, or s3://. The others are optional and win over the command line.
-`--captions` takes a table of `file` and `caption` and gives captions to sources found elsewhere. Both are read
-strictly (infra/rows.py).
+`file` is relative to the manifest, absolute, or s3://. The others are optional and override the command line.
+`--captions` takes a table of `file` and `caption` for sources found elsewhere. Both are read strictly
+(infra/rows.py).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from infra.storage import ObjectError, ObjectNotFound, Storage, bucket_and_key
 
 VIDEO_SUFFIXES = {".mp4", ".m4v", ".webm", ".mov", ".avi", ".mkv", ".gif", ".webp"}
 TABLES = ", ".join(TABLE_SUFFIXES)
-# Lists that people have and that are not read here: given as a source, they are no broken videos.
+# Common lists that are not supported: when given as a source, they are not reported as broken videos.
 OTHER_LISTS = {".json", ".txt", ".xlsx", ".xls", ".ods", ".parquet", ".yaml", ".yml"}
 
 FILE = Column(
@@ -66,21 +67,21 @@ CAPTION_COLUMNS = (FILE, replace(CAPTION, required=True))
 
 @dataclass(frozen=True)
 class Source:
-    """One input: a local path (absolute: workers stand elsewhere) or an s3:// URI, and what a manifest says about it."""
+    """One input: a local path (absolute, for workers elsewhere) or an s3:// URI, and its manifest values."""
 
     uri: str
     caption: str | None = None
     concept: str | None = None
     start: float | None = None
     problem: str | None = None  # why it cannot be used
-    ignored: bool = False  # found in a folder, and not a video by its name
+    ignored: bool = False  # found in a folder, without a video's suffix
 
 
 def expand(given: Iterable[str]) -> list[Source]:
-    """The videos behind the command line's SOURCE arguments, in their order, folders and prefixes sorted.
+    """The videos of the command line's SOURCE arguments, in order; folders and prefixes are sorted.
 
     Raises:
-        UserError: a manifest that cannot be read, or S3 that refuses.
+        UserError: a manifest that cannot be read, or S3 refuses.
     """
     found: list[Source] = []
     for text in given:
@@ -95,17 +96,17 @@ def expand(given: Iterable[str]) -> list[Source]:
 
 # ------------------------------------------------------------------------------ local files
 def local_path(text: str) -> Path:
-    """The path of a `file://` URI or of a path as a person wrote it."""
+    """The path of a `file://` URI, or of a path as a person wrote it."""
     return as_written(expanded(unquote(text.removeprefix("file://")) if text.startswith("file://") else text))
 
 
 def shown(path: str | Path) -> str:
-    """The path as text for people: bytes that are no UTF-8 are escaped, for no table and no terminal takes them."""
+    """The path as printable text: bytes that are not UTF-8 are escaped, as terminals reject them."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def expand_local(text: str) -> list[Source]:
-    """A file, everything below a folder, or what a pattern matches; at least one source."""
+    """A file, everything below a folder, or the matches of a pattern; at least one source."""
     if "://" in text and not text.startswith("file://"):
         return [
             Source(
@@ -124,7 +125,7 @@ def expand_local(text: str) -> list[Source]:
 
 
 def expand_path(path: Path, *, found: bool = False) -> Iterator[Source]:
-    """A file as a source, or each entry below a folder. `found`: by a pattern, and not named by the user."""
+    """A file as a source, or each entry below a folder. `found`: by a pattern, not named by the user."""
     if not os.path.isdir(path):
         yield _local(path, found)
         return
@@ -137,7 +138,7 @@ def expand_path(path: Path, *, found: bool = False) -> Iterator[Source]:
 
 
 def _below(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Source]:
-    """Every entry below a folder, in the order of their paths. Links to folders are followed, each folder once."""
+    """Every entry below a folder, ordered by path. Links to folders are followed, each folder once."""
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
@@ -161,7 +162,7 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 
 def _local(path: Path, found: bool) -> Source:
-    """One entry that is no folder; what is no regular file has its reason."""
+    """The source of an entry that is no folder; gives the reason if it is not a regular file."""
     uri = shown(path)
     if uri != str(path):
         return Source(uri, problem="its name is not UTF-8; rename it")
@@ -182,7 +183,7 @@ def _local(path: Path, found: bool) -> Source:
 
 
 def _by_name(uri: str) -> Source:
-    """Something found, not named by the user: only what is a video by its name is opened."""
+    """The source of a file that was found, not named by the user: only video suffixes are opened."""
     suffix = PurePosixPath(uri).suffix.lower()
     if suffix in VIDEO_SUFFIXES:
         return Source(uri)
@@ -190,7 +191,7 @@ def _by_name(uri: str) -> Source:
 
 
 def _given(uri: str) -> Source:
-    """Something the user named: it is opened, whatever it is called, but for lists of another kind."""
+    """The source of a file that the user named: it is opened unless its suffix is an unsupported list's."""
     suffix = PurePosixPath(uri).suffix.lower()
     if suffix in OTHER_LISTS:
         return Source(uri, problem=f"{suffix} is no video; a list of videos is one of {TABLES}")
@@ -219,7 +220,7 @@ def expand_s3(text: str) -> list[Source]:
 
 
 def key_as_written(storage: Storage, key: str) -> str | None:
-    """The object's key for a key as a person wrote it (`infra.paths.as_written`), or None when there is none."""
+    """The existing key for a key as a person wrote it (see `infra.paths.as_written`), or None."""
     spellings = [key, key.replace("\\", "/")]
     spellings += [unicodedata.normalize(form, spelling) for form in ("NFC", "NFD") for spelling in spellings]
     return next((spelling for spelling in dict.fromkeys(spellings) if storage.exists(spelling)), None)
@@ -230,7 +231,7 @@ def read_rows(uri: str, columns: tuple[Column, ...]) -> list[Row]:
     """The rows of a table, local or on S3.
 
     Raises:
-        UserError: unreadable, not UTF-8, or not a table of these columns ("invalid_manifest").
+        UserError: unreadable, not UTF-8, or not a table with these columns ("invalid_manifest").
     """
     code = "invalid_manifest"
     if uri.startswith("s3://"):
@@ -257,17 +258,17 @@ def read_rows(uri: str, columns: tuple[Column, ...]) -> list[Row]:
 
 
 def read_manifest_file(uri: str) -> list[Source]:
-    """The sources a manifest names. Raises UserError (see `read_rows`)."""
+    """The sources that a manifest names. Raises UserError (see `read_rows`)."""
     return [_listed(uri, row) for row in read_rows(uri, MANIFEST_COLUMNS)]
 
 
 def _listed(uri: str, row: Row) -> Source:
-    """The source of one row; a value that is wrong, or a file that is not there, is the problem of this row alone."""
+    """The source of one row; an invalid value or a missing file is a problem of this row only."""
     values, problem, start = row.values, None, None
     written = values["file"]
     if written.startswith("s3://") or uri.startswith("s3://"):
         file = written if written.startswith("s3://") else f"{uri.rpartition('/')[0]}/{written}"
-        if "\\" in written or not written.isascii():  # others have one spelling, which needs no request
+        if "\\" in written or not written.isascii():  # other keys have one spelling and need no request
             try:
                 storage, key = bucket_and_key(file)
                 found = key_as_written(storage, key)
@@ -297,7 +298,7 @@ def _listed(uri: str, row: Row) -> Source:
 
 
 class Captions:
-    """Captions by file, of `--captions FILE`: by the path as found, its end, or the name alone."""
+    """Captions of `--captions FILE` by file: matched by the whole path, its end, or the name alone."""
 
     def __init__(self, uri: str) -> None:
         if not is_table(uri):
@@ -314,12 +315,12 @@ class Captions:
 
     @staticmethod
     def _parts(uri: str) -> tuple[str, ...]:
-        """The parts of a path for comparison: with either separator, letters composed either way."""
+        """The parts of a path for comparison, with separators and Unicode composition normalized."""
         path = PurePosixPath(composed(uri).replace("\\", "/"))
         return tuple(part for part in path.parts if part not in (".", "/"))
 
     def get(self, uri: str) -> str | None:
-        """The caption of the longest entry that the source's path ends with; None when there is none."""
+        """The caption of the longest entry that the source's path ends with, or None."""
         parts = self._parts(uri)
         for start in range(len(parts)):
             if parts[start:] in self.by_parts:
@@ -327,7 +328,7 @@ class Captions:
         return None
 
     def unused(self, sources: Iterable[Source]) -> list[str]:
-        """Entries that no source asks for."""
+        """Entries that match no source."""
         ends = {
             parts[start:] for parts in (self._parts(s.uri) for s in sources) for start in range(len(parts))
         }
@@ -335,7 +336,7 @@ class Captions:
 
 
 def read_clip_captions(uri: str) -> dict[str, str]:
-    """Captions by clip, of a table with the columns `clip` and `caption`. Raises UserError."""
+    """Captions by clip, from a table with the columns `clip` and `caption`. Raises UserError."""
     if not is_table(uri):
         raise UserError(f"--captions {uri}: expected one of {TABLES}.", code="invalid_manifest")
     clip = Column("clip", ("clip_id", "id"), required=True, what="the id of a clip")

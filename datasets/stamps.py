@@ -1,8 +1,9 @@
-"""When each decoded picture is shown, from the stamps that it carries.
+"""Computes when each decoded picture is shown, from its time stamps.
 
-Decoders give pictures in the order in which they are shown; the stamps beside them may be missing, repeated or wrong.
-The order is kept, so time never goes back. Stamps that fit the order are believed; the others are put evenly between
-their neighbours. A clock that starts again (files joined without care) goes on from where it was.
+Decoders return pictures in display order, but their stamps may be missing, repeated or wrong. The order
+is kept, so time never goes back. Stamps that fit the order are kept; the others are interpolated
+between their neighbours. If the clock restarts (carelessly joined files), time continues from where it
+was.
 
 All times here are ticks of the stream's time base.
 """
@@ -15,17 +16,17 @@ from itertools import pairwise
 
 import numpy as np
 
-RUN = 8  # this many stamps in a row make a new clock, fewer are wrong stamps
+RUN = 8  # this many ascending stamps indicate a restarted clock, fewer are wrong stamps
 
 
 def shown_at(pts: Sequence[int | None], dts: Sequence[int | None], step: float) -> np.ndarray:
-    """The moment of each picture, float64 [F], strictly ascending.
+    """The time of each picture, float64 [F], strictly ascending.
 
     Args:
         pts: presentation stamps in output order, None where missing.
-        dts: the decoding stamps beside them. They replace `pts` that go back too often, as the ones that FFmpeg
-            guesses for H.264 with B-frames in AVI do.
-        step: ticks from one picture to the next, where nothing else says it.
+        dts: the decoding stamps of the same pictures. They replace `pts` that go back too often, such
+            as those that FFmpeg guesses for H.264 with B-frames in AVI.
+        step: ticks between pictures, where the stamps do not give it.
     """
     chosen = list(pts)
     if all(p is None for p in pts) or (_faults(pts) > max(_faults(dts), len(pts) // 10)):
@@ -42,13 +43,13 @@ def shown_at(pts: Sequence[int | None], dts: Sequence[int | None], step: float) 
 
 
 def _faults(stamps: Sequence[int | None]) -> int:
-    """How often a stamp is not above the one before."""
+    """How many stamps are missing or not above the previous one."""
     known = [s for s in stamps if s is not None]
     return sum(b <= a for a, b in pairwise(known)) + len(stamps) - len(known)
 
 
 def _one_clock(values: np.ndarray, step: float) -> np.ndarray:
-    """The stamps, those after a restart of the clock moved behind those before it."""
+    """Shift the stamps after a restart of the clock behind those before it."""
     values, begin = values.copy(), 0
     for i in range(1, len(values) - RUN + 1):
         run, before = values[i : i + RUN], values[begin:i]
@@ -61,7 +62,7 @@ def _one_clock(values: np.ndarray, step: float) -> np.ndarray:
 
 def _longest_rise(values: np.ndarray) -> list[int]:
     """Indices of the longest strictly ascending subsequence; of several, the one whose members come first."""
-    tails: list[float] = []  # negated: the highest first member of a rise of each length, from the right
+    tails: list[float] = []  # negated: for each length, the highest first member of a rise, from the right
     lengths = np.empty(len(values), int)
     for i in range(len(values) - 1, -1, -1):
         place = bisect_left(tails, -values[i])

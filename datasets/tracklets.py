@@ -1,4 +1,4 @@
-"""Feature points of a clip followed from frame to frame: corners, pyramidal Lucas-Kanade, and checks of what it says.
+"""Tracks feature points of a clip: corners, pyramidal Lucas-Kanade, and checks of its results.
 
 Letters: N points, F frames, H and W pixels. A lost point is nan from then on.
 """
@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 
 POINTS = 200
-SIDE = 256  # pixels: larger frames are scaled so that their shorter side has this many
-ROUND_TRIP = 1.0  # pixels: a point tracked there and back that misses its start by more is lost
-ALIKE = 0.8  # correlation of a point's surroundings with those it had at the start
+SIDE = 256  # pixels; larger frames are scaled down to this shorter side
+ROUND_TRIP = 1.0  # pixels: a point is lost if tracking it forth and back misses its start by more
+ALIKE = 0.8  # minimum correlation of a point's surroundings with those at the start
 
 
 def _greys(video_FHWC: np.ndarray) -> list[np.ndarray]:
-    """The frames in grey, their shorter side at most SIDE."""
+    """The frames in grey, with a shorter side of at most SIDE."""
     greys = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in video_FHWC]
     shrink = SIDE / min(greys[0].shape)
     if shrink < 1:
@@ -26,7 +26,7 @@ def _greys(video_FHWC: np.ndarray) -> list[np.ndarray]:
 
 
 def _patches(grey_HW: np.ndarray, points_N2: np.ndarray, side: int) -> np.ndarray:
-    """[N, side * side]: what surrounds each point, without its mean brightness and its contrast."""
+    """[N, side * side]: each point's surroundings, normalized for brightness and contrast."""
     cut = [cv2.getRectSubPix(grey_HW, (side, side), (float(x), float(y))) for x, y in points_N2]
     flat = np.stack(cut).reshape(len(points_N2), -1).astype(np.float32)
     flat -= flat.mean(axis=1, keepdims=True)
@@ -34,7 +34,7 @@ def _patches(grey_HW: np.ndarray, points_N2: np.ndarray, side: int) -> np.ndarra
 
 
 def _follow(greys: list[np.ndarray], points_N2: np.ndarray | None = None) -> np.ndarray:
-    """[N, F, 2], pixels: points of the first frame (None: its corners) followed by pyramidal Lucas-Kanade, nan once lost."""
+    """Track points of the first frame (None: its corners) in pixels, nan once lost: [N, F, 2]."""
     if points_N2 is None:
         corners = cv2.goodFeaturesToTrack(greys[0], POINTS, 0.01, max(4, min(greys[0].shape) // 32))
     else:
@@ -55,7 +55,7 @@ def _follow(greys: list[np.ndarray], points_N2: np.ndarray | None = None) -> np.
         gap = np.linalg.norm((returned - now)[:, 0], axis=1)
         inside = ((ahead[:, 0] >= 0) & (ahead[:, 0] <= (width - 1, height - 1))).all(axis=1)
         alive &= (found[:, 0] == 1) & (found_back[:, 0] == 1) & (gap < ROUND_TRIP) & inside
-        # a point of the background at the rim of an object is dragged along with it, and looks different soon
+        # A background point at an object's rim is dragged along with it, and soon looks different.
         alive &= (_patches(greys[f], ahead[:, 0], window) * start).sum(axis=1) > ALIKE
         path[alive, f] = ahead[alive, 0]
         now = ahead
@@ -63,17 +63,17 @@ def _follow(greys: list[np.ndarray], points_N2: np.ndarray | None = None) -> np.
 
 
 def followed(video_FHWC: np.ndarray, points_N2: np.ndarray) -> np.ndarray:
-    """[N, F, 2]: points of the first frame, given and returned in pixels, nan once they are lost."""
+    """Track points of the first frame: [N, F, 2] in pixels, nan once lost."""
     greys = _greys(video_FHWC)
-    # Both sides were rounded when the frame was scaled
+    # Both sides were rounded when the frame was scaled.
     scale = np.array(greys[0].shape[::-1]) / np.array(video_FHWC.shape[2:0:-1])
     return _follow(greys, np.asarray(points_N2, np.float64) * scale) / scale
 
 
 def tracklets_of(video_FHWC: np.ndarray) -> np.ndarray:
-    """[N, F, 2]: corners followed for at least half of the frames, from either end of time, in diagonals of the frame."""
+    """Corners tracked for at least half of the frames, in frame diagonals: [N, F, 2]."""
     greys = _greys(video_FHWC)
-    # from either end of time: what enters the picture late is followed backwards
+    # Also backwards, for what enters the picture late.
     forward, backward = _follow(greys), _follow(greys[::-1])[:, ::-1]
     paths = np.concatenate([forward, backward]) / np.hypot(*greys[0].shape)
     return paths[np.isfinite(paths[:, :, 0]).mean(axis=1) >= 0.5]

@@ -1,9 +1,9 @@
-"""Frames to files people look at: mp4 (H.264) and contact sheets.
+"""Writes frames to files for people: mp4 (H.264) and contact sheets.
 
-Every mp4 this project writes (ingested clips, training samples, the service's answers) comes from `encode_mp4`,
-so all of them repeat bit for bit: one encoder thread, no clock, no build string in the container. What made the
-video (prompt, adapter hash, seed) travels in the container's metadata; `read_metadata` reads it back, as does
-`ffprobe -show_format`.
+Every mp4 of this project (ingested clips, training samples, the service's answers) comes from
+`encode_mp4`. All are bitwise reproducible: one encoder thread, no clock, no build string in the
+container. The container's metadata says what made the video (prompt, adapter hash, seed);
+`read_metadata` or `ffprobe -show_format` reads it back.
 
     mp4 = encode_mp4(frames_FHWC, fps=8, metadata={"prompt": "a bear is running"})
     contact_sheet([("a bear is running", frames_FHWC)]).save("sheet.png")
@@ -27,11 +27,11 @@ from PIL import Image, ImageDraw, ImageFont
 from infra.errors import InvalidInput, UserError
 from infra.files import atomic_file
 
-# x264 constant rate factors: 14 cannot be told from the source by eye (ingested clips); 18 is for looking at.
+# x264 constant rate factors: 14 looks the same as the source (ingested clips); 18 is for viewing.
 CRF_CLIP = 14
 CRF_VIEW = 18
-# x264's macroblock tree reads memory nobody wrote (its AVX paths, for widths off their stride): in 40 encodings of
-# one 192x192 clip it gave 36 different files, without it always one.
+# x264's macroblock tree reads uninitialized memory (its AVX paths, for widths off their stride). 40
+# encodings of one 192x192 clip gave 36 different files with it, and a single one without it.
 REPEATABLE = {"threads": "1", "x264-params": "mbtree=0"}
 
 
@@ -64,7 +64,7 @@ def encode_mp4(
     values are text and are stored in the container in sorted order.
 
     Raises:
-        InvalidInput: not a video, odd sides, or fps not positive.
+        InvalidInput: not a video, odd sides, or an invalid fps.
     """
     check_frames(frames_FHWC)
     if not 0 < fps < 1000:
@@ -97,7 +97,7 @@ def encode_mp4(
 
 
 def read_metadata(source: bytes | str | Path) -> dict[str, str]:
-    """The metadata `encode_mp4` stored (and the container's own, such as `major_brand`)."""
+    """The metadata stored by `encode_mp4`, and the container's own (such as `major_brand`)."""
     opened = io.BytesIO(source) if isinstance(source, bytes) else str(source)
     with av.open(opened) as container:
         return dict(container.metadata)
@@ -109,9 +109,9 @@ def contact_sheet(
     """A picture of videos: one row each, its label above a strip of `columns` frames spread evenly over time.
 
     Args:
-        rows: (label, frames [F, H, W, 3] uint8); videos may differ in size and length. A video with fewer frames
-            than `columns` shows each once.
-        columns: frames shown of each video, first and last included.
+        rows: (label, frames [F, H, W, 3] uint8); videos may differ in size and length. A video with
+            fewer frames than `columns` shows each once.
+        columns: frames shown of each video, including first and last.
         cell_width: width of one frame in the sheet, in pixels; heights keep each video's aspect.
     """
     if not rows:

@@ -1,7 +1,8 @@
-"""A video that is open: its pictures by number and by the moment at which a player shows them.
+"""An open video: its pictures by number and by the time at which a player shows them.
 
-`datasets/decode.py` opens one. The two kinds (`datasets/avvideo.py` for video streams, `datasets/animation.py` for
-GIF, WebP and APNG) say how pictures are found and drawn; what is here is the same for both.
+`datasets/decode.py` opens one. The two kinds (`datasets/avvideo.py` for video streams,
+`datasets/animation.py` for GIF, WebP and APNG) find and decode pictures; this module has what they
+share.
 """
 
 from __future__ import annotations
@@ -16,31 +17,31 @@ import numpy as np
 
 from infra.errors import ConceptError
 
-MAX_SIDE = 8192  # 8K (7680x4320) passes; anything larger is refused
+MAX_SIDE = 8192  # allows 8K (7680x4320)
 MAX_PIXELS = 1 << 34  # decoded for one clip: 8,000 frames of full HD, 500 of 8K
-MAX_SECONDS = 60.0  # of this thread's work for one clip; a busy machine does not count
-EARLY = 0.005  # seconds; containers round times, cameras shake them
+MAX_SECONDS = 60.0  # CPU time of this thread for one clip, so a busy machine does not count
+EARLY = 0.005  # seconds of tolerance: containers round times, and camera times jitter
 
 
 class UnreadableVideo(ConceptError):
-    """The bytes are no video any decoder here reads: the sentence says why."""
+    """The bytes are no video that any decoder here reads; the message says why."""
 
     default_code = "unreadable_video"
 
 
 class Clock:
-    """The time that one clip may take. Hostile files decode on and on; ordinary ones need a second."""
+    """The time limit for one clip. Hostile files decode without end; ordinary ones need a second."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.restart()
 
     def restart(self) -> None:
-        """Another clip begins."""
+        """Start the time of the next clip."""
         self.end = time.thread_time() + MAX_SECONDS
 
     def check(self) -> None:
-        """Raise UnreadableVideo when the time is over."""
+        """Raise UnreadableVideo if the time is over."""
         if time.thread_time() > self.end:
             raise UnreadableVideo(
                 f"{self.name} takes more than {MAX_SECONDS:.0f} s to read up to here; cut out the part you need, or "
@@ -49,7 +50,7 @@ class Clock:
 
 
 def check_side(name: str, width: int, height: int) -> None:
-    """Raise UnreadableVideo for a picture that is too large to be read."""
+    """Raise UnreadableVideo if a side is too large."""
     if max(width, height) > MAX_SIDE:
         raise UnreadableVideo(
             f"{name} is {width}x{height}; sides above {MAX_SIDE} pixels are refused: scale it down first."
@@ -57,7 +58,7 @@ def check_side(name: str, width: int, height: int) -> None:
 
 
 def check_pixels(name: str, frames: int, width: int, height: int, most: int) -> None:
-    """Raise UnreadableVideo when more than `most` pixels would have to be decoded."""
+    """Raise UnreadableVideo if more than `most` pixels would have to be decoded."""
     if frames * width * height > most:
         raise UnreadableVideo(
             f"{name} needs {frames} frames of {width}x{height} decoded ({frames * width * height / 1e9:.1f} billion "
@@ -67,19 +68,19 @@ def check_pixels(name: str, frames: int, width: int, height: int, most: int) -> 
 
 @dataclass
 class VideoFile:
-    """A probed video. Pictures are found as far as somebody asks (`scan`), and decoded when they are read."""
+    """A probed video. Pictures are located on demand (`scan`) and decoded when they are read."""
 
     name: str
     source: bytes | Path
-    width: int  # upright, in pixels; pictures of a stream that changes its size in between have their own
+    width: int  # upright, in pixels; later pictures differ if the stream changes its size
     height: int
-    pixel_aspect: float  # width of a pixel over its height; 1 nearly always
-    known_F: np.ndarray  # seconds from the first picture, ascending, of those found so far
+    pixel_aspect: float  # a pixel's width divided by its height; nearly always 1
+    known_F: np.ndarray  # seconds from the first picture, ascending, of the pictures found so far
     fps: float  # average
-    decoder: str  # who draws the pictures: "decord", "pyav" or "pillow"
+    decoder: str  # source of the pictures: "decord", "pyav" or "pillow"
     notes: list[str] = field(default_factory=list)  # what was done to the pictures, for the user
-    stands: float = 0.0  # seconds for which the last picture is shown; 0: as long as an average one
-    complete: bool = True  # every picture is found
+    stands: float = 0.0  # seconds for which the last picture is shown; 0: the average time
+    complete: bool = True  # whether every picture has been found
 
     def scan(self, until: float) -> None:
         """Find every picture that is shown up to `until` seconds.
@@ -90,7 +91,7 @@ class VideoFile:
 
     @property
     def times_F(self) -> np.ndarray:
-        """Seconds from the first picture, ascending, of all pictures: finds them all."""
+        """Seconds from the first picture, ascending, of all pictures; finds them all."""
         self.scan(np.inf)
         return self.known_F
 
@@ -100,7 +101,7 @@ class VideoFile:
 
     @property
     def duration(self) -> float:
-        """Seconds, the last picture's own time included."""
+        """Seconds, including the last picture's display time."""
         return float(self.times_F[-1]) + self._last_stands()
 
     def _last_stands(self) -> float:
@@ -112,9 +113,9 @@ class VideoFile:
         return not self.complete or moment < self.known_F[-1] + self._last_stands() - 1e-3
 
     def shown(self, moments: np.ndarray) -> np.ndarray:
-        """Which picture a player shows at each moment (seconds): the last one that began, int64 like `moments`.
+        """Numbers (int64) of the pictures that a player shows at each moment (seconds): the last that began.
 
-        One that begins up to 5 ms (a quarter of a frame, if that is less) later counts as begun.
+        One that begins up to 5 ms later (at most a quarter of a frame) counts as begun.
         """
         self.scan(float(np.max(moments)))
         early = min(EARLY, 0.25 * float(np.median(np.diff(self.known_F)))) if len(self.known_F) > 1 else 0.0

@@ -1,1 +1,1 @@
-"""How good a motion is: metrics, trackers, benchmark tables."""
+"""Measures the quality of learned motions: metrics, trackers and benchmark tables."""

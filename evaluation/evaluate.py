@@ -1,12 +1,12 @@
-"""The same prompts and seeds for every contender, measured by the same metrics: what a learned motion is worth.
+"""Compares contenders on the same prompts and seeds with the same metrics.
 
     report = evaluate(foundation, [Contender("ours", "orbit@3", adapters), Contender("base", "no adapter")],
                       prompts, seeds=[1, 2], references=references, metrics=metrics)
     report.score("motion_fidelity", "ours")
 
-Everything goes through `models.denoise.sample`, as `generate` and the service do. A contender's adapters are a plain
-{path: {layer: (A, B)}}; where they come from (the registry, a baseline trained beside) is the front door's business.
-Runs on one machine; the same inputs give the same report.
+All videos are made by `models.denoise.sample`, as in `generate` and the service. A contender's adapters
+are a plain {path: {layer: (A, B)}}; the front door supplies them (from the registry or from a baseline
+trained for the comparison). Runs on one machine; the same inputs give the same report.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from models.generation import AdapterSettings, AdapterUse, GenerationParams, Gen
 
 @dataclass(frozen=True)
 class Contender:
-    """A set of adapters under a name. None of them: the base model."""
+    """A named set of adapters. Without adapters it is the base model."""
 
     name: str  # "ours", "base", "coupled"
-    title: str  # what it is, for people: "orbit@3", "base model, no adapter"
+    title: str  # description for people: "orbit@3", "base model, no adapter"
     adapters: Adapters = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
 class Generation:
-    """How every video is made."""
+    """The settings with which every video is made."""
 
     settings: GenerationSettings = field(default_factory=GenerationSettings)
     adapters: AdapterSettings = field(default_factory=AdapterSettings)
@@ -50,21 +50,21 @@ class Generation:
     batch_size: int = 4
 
     def resolved(self, foundation: Foundation) -> Generation:
-        """The same with the foundation's defaults in place of None."""
+        """These settings with the foundation's defaults in place of None."""
         usual = foundation.defaults
         settings = GenerationSettings(**filled(self.settings.settings, usual.settings))
         return replace(self, settings=settings, bucket=self.bucket or usual.bucket)
 
     def params(self, prompt: str, seed: int, uses: tuple[AdapterUse, ...]) -> GenerationParams:
-        """One of the videos."""
+        """The parameters of one video."""
         size = asdict(self.bucket) if self.bucket is not None else {}
         return GenerationParams(**self.settings.settings, **size, prompt=prompt, seed=seed, adapters=uses)
 
     def facts(self) -> dict[str, Any]:
-        """What decides the frames, as JSON. Not the batch size, which only rounds otherwise (models/denoise.py).
+        """The settings that determine the frames, as JSON; not the batch size, which only affects rounding.
 
-        Videos are kept under these: a setting that is not among the first five is named only where it is not as usual,
-        so that videos of before it are found.
+        Stored videos are found by these facts. Settings beyond the first five are included only if they
+        differ from the default, so that videos stored before a setting existed are still found.
         """
         given = {**self.settings.settings, **self.adapters.settings}
         usual = {**GenerationSettings().settings, **AdapterSettings().settings}
@@ -80,7 +80,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class OpenSet:
-    """Prompts that name the subject's class alone (`open_prompts`), and what is measured of their videos."""
+    """Prompts that name only the subject's class (`open_prompts`), and the measures of their videos."""
 
     prompts: tuple[str, ...]
     measures: OpenMetrics
@@ -88,9 +88,9 @@ class OpenSet:
 
 @dataclass(frozen=True)
 class Measured:
-    """A metric's name and bounds, and what it found for each contender (in the order of the report's cases).
+    """A metric's name and bounds, and its scores for each contender (in the order of the report's cases).
 
-    Of open prompts (`open`): the name is `open_<metric>`, the order that of the report's open cases.
+    For open prompts (`open`) the name is `open_<metric>` and the order is that of the report's open cases.
     """
 
     name: str
@@ -98,13 +98,13 @@ class Measured:
     better: Literal["higher", "lower"]
     range: tuple[float, float]
     scores: dict[str, Score]
-    ceiling: float | None = None  # what the references score against one another, where there are two
+    ceiling: float | None = None  # the references' score against one another, if there are two
     open: bool = False
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was made and what was measured. `cases` are in the order prompt by prompt, each prompt's seeds in turn."""
+    """What was generated and measured. `cases` are ordered by prompt, then by seed."""
 
     foundation: str
     fingerprint: str
@@ -119,7 +119,7 @@ class Report:
     open_cases: dict[str, tuple[Case, ...]] = field(default_factory=dict, repr=False)
 
     def asked(self, measured: Measured) -> tuple[str, ...]:
-        """The prompts that a metric's values are of."""
+        """The prompts that a metric's values belong to."""
         return self.open_prompts if measured.open else self.prompts
 
     @property
@@ -127,15 +127,15 @@ class Report:
         return prompts_sha256(self.prompts)
 
     def score(self, metric: str, contender: str) -> Score:
-        """What a metric found of a contender. Raises KeyError for a name that is not in the report."""
+        """A metric's score of a contender. Raises KeyError if a name is not in the report."""
         return next(m for m in self.measured if m.name == metric).scores[contender]
 
 
 def references_of(clips: Sequence[Clip], bucket: Bucket, pace: Pace) -> list[Reference]:
-    """Clips as training sees them: the parts that are learned, scaled and cropped to the bucket.
+    """Clips as training sees them: the parts to learn, scaled and cropped to the bucket.
 
     Raises:
-        UserError: a clip smaller, shorter or slower than what is learned.
+        UserError: a clip is too small, too short or too slow for the bucket and pace.
     """
     return [Reference(pixels(part, bucket), part.caption) for part in all_parts(clips, bucket, pace)]
 
@@ -157,19 +157,20 @@ def evaluate(
     base_store: Store | None = None,
     on_progress: Progress = lambda what, done, total: None,
 ) -> Report:
-    """Generate and measure.
+    """Generate the videos and measure them.
 
     Args:
-        seeds: of every prompt, for every contender: all start from the same noise.
-        references: clips the motion was learnt from; what the metrics compare with.
+        seeds: used for every prompt and contender, so that all start from the same noise.
+        references: clips that the motion was learned from, for the metrics to compare with.
         generation: settings of every video.
-        store: where videos are kept; those it holds are not made again, so an interrupted run goes on.
-        opened: open prompts, of the same seeds, asked of every contender and of the base model, with which they are compared.
-        base_store: where the base model's videos of them are kept, if not in `store`.
-        on_progress: called with what is done (a contender's name, or a metric's title), done and total.
+        store: keeps the videos; stored ones are not made again, so an interrupted run can continue.
+        opened: open prompts, for every contender and the base model, which they are compared with; same
+            seeds.
+        base_store: keeps the base model's videos of open prompts, if not `store`.
+        on_progress: called with the current item (a contender's name or a metric's title), done and total.
 
     Raises:
-        UserError: nothing to do, two contenders of one name, or a metric that cannot work.
+        UserError: nothing to do, two contenders with the same name, or a metric that cannot work.
     """
     names = [contender.name for contender in contenders]
     if not names or not prompts or not seeds:
@@ -237,7 +238,7 @@ def _measured(
 def _measured_open(
     measures: OpenMetrics, cases: dict[str, tuple[Case, ...]], base: tuple[Case, ...]
 ) -> list[Measured]:
-    """What is measured of the videos of open prompts, and of them against the base's."""
+    """Measure the videos of open prompts, alone and against the base's."""
     found: list[tuple[Metric | Comparison, dict[str, Score]]] = [
         (metric, {name: metric(of) for name, of in cases.items()}) for metric in measures.metrics
     ]
@@ -257,7 +258,7 @@ def videos_of(
     store: Store | None = None,
     on_progress: Progress = lambda what, done, total: None,
 ) -> list[np.ndarray]:
-    """A contender's videos, uint8 [F, H, W, 3] each, prompt by prompt, each prompt's seeds in turn."""
+    """A contender's videos, uint8 [F, H, W, 3] each, ordered by prompt, then by seed."""
     uses = install(foundation, contender.adapters, generation.adapters)
     requests = [generation.params(prompt, seed, uses) for prompt in prompts for seed in seeds]
     facts = {
@@ -266,7 +267,7 @@ def videos_of(
         "adapters": adapters_sha256(contender.adapters),
         **generation.facts(),
     }
-    if not contender.adapters:  # the base is the same however adapters act
+    if not contender.adapters:  # adapter settings do not affect the base
         facts = {name: value for name, value in facts.items() if name not in AdapterSettings.model_fields}
         facts["scale"] = None
     keys = [key_of(prompt=request.prompt, seed=request.seed, **facts) for request in requests]

@@ -1,12 +1,13 @@
-"""How well a foundation does what prompts of the sprite world say, measured by the exact tracker.
+"""How well a foundation follows prompts of the sprite world, measured by the exact tracker.
 
-Each score is the share of prompts done right, in [0, 1], higher is better:
-- colour, texture, shape: most frames show the named one; background: most frames show the named colour and kind;
-- motion: of prompts with a direction, the displacement from first to last frame points within 20 degrees of the named
-  way and is within 25 % of the length the words mean; direction: the angle alone; stillness: of "stays still" prompts,
-  the object travels less than 6 % of the frame;
+Each score is the share of prompts done right, in [0, 1]; higher is better:
+- colour, texture, shape: most frames show the named one; background: most frames show the named colour
+  and kind;
+- motion: for prompts with a direction, the displacement from first to last frame is within 20 degrees of
+  the named direction and within 25 % of the named length; direction: the angle alone; stillness: for
+  "stays still" prompts, the object moves less than 6 % of the frame;
 - presence: the object is found in every frame.
-An object that is nowhere counts as wrong in everything but the background.
+If the object is not found, everything but the background counts as wrong.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ STILL = 0.06  # frame widths
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is asked for."""
+    """One prompt with the scene and motion it describes."""
 
     scene: Scene
     motion: Motion
@@ -45,7 +46,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Score:
-    """A share of `count` prompts."""
+    """The share of `count` prompts that were done right."""
 
     share: float
     count: int
@@ -53,7 +54,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Quality:
-    """Scores by name, and the evidence: prompts, frames [F, H, W, 3], measurements, what was right in each."""
+    """Scores by name with their evidence: prompts, frames [F, H, W, 3], measurements and judgements."""
 
     scores: dict[str, Score]
     prompts: list[Prompt]
@@ -63,7 +64,7 @@ class Quality:
 
 
 def draw_prompts(count: int, seed: int = 1) -> list[Prompt]:
-    """Prompts over all directions and stillness in turn, with paraphrases; appearances cover the space evenly."""
+    """Draw paraphrased prompts that cycle through directions and stillness, with evenly spread looks."""
     rng = np.random.default_rng(seed)
     names = [*DIRECTIONS, *DIRECTIONS, "still"]
     prompts = []
@@ -75,7 +76,7 @@ def draw_prompts(count: int, seed: int = 1) -> list[Prompt]:
 
 
 def judge(prompt: Prompt, seen: Track) -> dict[str, bool]:
-    """What of the prompt was done, by score name; a score that the prompt does not concern is absent."""
+    """Which parts of the prompt the video shows, by score name; scores that do not apply are absent."""
     sprite, background = prompt.scene.sprite, prompt.scene.background
     right = {
         "colour": seen.most("colour") == sprite.colour,
@@ -108,7 +109,7 @@ def measure_quality(
     batch: int = 8,
     follow: Callable[[list[int]], Iterable[int]] = lambda batches: batches,
 ) -> Quality:
-    """Sample `count` prompts and measure each clip. `follow` wraps the iteration (a progress bar)."""
+    """Sample `count` prompts and measure each clip. `follow` wraps the iteration (for a progress bar)."""
     prompts = draw_prompts(count, seed)
     clips: list[np.ndarray] = []
     for first in follow(list(range(0, count, batch))):
@@ -133,7 +134,7 @@ def measure_quality(
 
 
 def write_report(quality: Quality, foundation: Foundation, folder: Path, *, rows: int = 24) -> None:
-    """quality.json (scores and every prompt's judgement) and sheet.png (the first clips) in `folder`."""
+    """Write quality.json (scores, judgements of all prompts) and sheet.png (the first clips) to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     record = {
         "foundation": {"name": foundation.name, "fingerprint": foundation.fingerprint},

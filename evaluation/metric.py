@@ -1,9 +1,9 @@
-"""What a metric is: one interface for everything that is measured of generated videos.
+"""The interface of all metrics of generated videos.
 
-A metric sees a list of `Case`s (generated videos with all that is known about what they should be) and gives one
-number a case, or None where it does not apply or cannot be measured; the score of the list is their mean. Metrics of a
-whole set (diversity) give one number for each group they compare and say so. A `Comparison` also sees the videos that the
-base model makes of the same prompts and seeds.
+A metric takes a list of `Case`s (generated videos with everything known about their target). It gives
+one number per case, or None if it does not apply or cannot be measured; the score is their mean.
+Metrics of a whole set (diversity) give one number per group that they compare, and say so. A
+`Comparison` also takes the base model's videos of the same prompts and seeds.
 
 Shapes: F frames, H and W pixels, C = 3 colours; videos are uint8.
 """
@@ -19,7 +19,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Reference:
-    """A clip the motion was learnt from."""
+    """A clip that the motion was learned from."""
 
     video_FHWC: np.ndarray
     caption: str
@@ -27,7 +27,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Case:
-    """One generated video and what it is to be compared with."""
+    """One generated video and what it is compared with."""
 
     video_FHWC: np.ndarray
     prompt: str
@@ -37,7 +37,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Score:
-    """What a metric found: one value a case, or a group of cases (None: not measurable), and their mean (None: none was)."""
+    """A metric's result: a value per case or group (None: not measurable), and their mean (or None)."""
 
     metric: str
     values: tuple[float | None, ...]
@@ -49,13 +49,13 @@ class Score:
 
     @property
     def found(self) -> list[float]:
-        """The values that there are."""
+        """The values that could be measured."""
         return [value for value in self.values if value is not None]
 
 
 @runtime_checkable
 class Metric(Protocol):
-    """One measure. Its class docstring holds the formula and the source."""
+    """One measure. Its class docstring states the formula and the source."""
 
     name: str  # "motion_fidelity"
     title: str  # "motion fidelity", for tables
@@ -63,13 +63,13 @@ class Metric(Protocol):
     range: tuple[float, float]
 
     def __call__(self, cases: Sequence[Case]) -> Score:
-        """Measure. Raises UserError when the metric cannot work at all (missing weights)."""
+        """Measure. Raises UserError if the metric cannot work at all (missing weights)."""
         ...
 
 
 @runtime_checkable
 class Comparison(Protocol):
-    """A measure of videos against those that the base model makes of the same prompts and seeds."""
+    """A measure of videos against the base model's videos of the same prompts and seeds."""
 
     name: str
     title: str
@@ -82,7 +82,7 @@ class Comparison(Protocol):
 
 
 class PerCase:
-    """A metric that looks at one case at a time: a class beneath it says `value`, None where it does not apply."""
+    """A metric of single cases. Subclasses define `value`, which returns None where it does not apply."""
 
     name: str
 

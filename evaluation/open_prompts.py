@@ -1,6 +1,7 @@
-"""Open prompts: they name the subject's class alone ("a heart", "a person") and leave every look open.
+"""Open prompts name only the subject's class ("a heart", "a person") and leave its appearance open.
 
-People write such prompts, and they tell what an adapter adds by itself: `evaluation.metrics.open_looks` measures it.
+People write such prompts. They show what an adapter adds by itself: `evaluation.metrics.open_looks`
+measures it.
 """
 
 from __future__ import annotations
@@ -11,18 +12,18 @@ from collections.abc import Iterable
 from datasets.sprites.captions import spoken
 from datasets.sprites.world import SHAPES
 
-# What a caption says of its subject begins here: "a person is riding a bicycle", "two dogs, running".
+# Here a caption stops naming its subject: "a person is riding a bicycle", "two dogs, running".
 _GOES_ON = re.compile(r"\s*(?:[,.;:]|\b(?:is|are|was|were|while|that|who|which)\b)", re.IGNORECASE)
 
 
 def open_prompts(captions: Iterable[str], sprites: bool, count: int | None = None) -> list[str]:
-    """Prompts that leave looks open, each once.
+    """Prompts that leave the appearance open, without duplicates.
 
     Args:
         captions: of the reference clips.
-        sprites: of the sprite world: the classes are shapes, those first that no caption names. Other clips: the subjects of
-            the captions.
-        count: at most so many; None for all.
+        sprites: whether the clips are sprites. Then the classes are the shapes that no caption names,
+            or all shapes if every one is named. For other clips they are the subjects of the captions.
+        count: the maximum number; None for all.
     """
     if sprites:
         named = {spoken(caption).get("shape") for caption in captions}
@@ -34,7 +35,7 @@ def open_prompts(captions: Iterable[str], sprites: bool, count: int | None = Non
 
 
 def subject_of(caption: str) -> str:
-    """A caption up to what its subject does: "a person is riding a bicycle" -> "a person". All of it where that is not told."""
+    """A caption's subject: "a person is riding a bicycle" -> "a person". The whole caption if not found."""
     text = " ".join(caption.split())
     where = _GOES_ON.search(text)
     return text[: where.start()].strip() if where and where.start() > 0 else text

@@ -1,6 +1,6 @@
-"""A report as one HTML file: the table, the videos side by side, every value. It needs nothing beside it.
+"""Writes a report as one self-contained HTML file: the table, the videos side by side, and every value.
 
-Sprite clips are shown with their measured trajectories drawn over the frames (datasets/sprites/track.py).
+Sprite clips have their measured trajectories drawn over the frames (datasets/sprites/track.py).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from evaluation.report import ARROWS, digits, finite, remarks, rows
 from infra.files import atomic_file
 
 TEMPLATES = Path(__file__).resolve().parent
-SHOWN_PROMPTS = 24  # with pictures; report.json has the others' values
+SHOWN_PROMPTS = 24  # prompts shown with pictures; report.json has all values
 SHOWN_OPEN = 8  # open prompts
 SHOWN_REFERENCES = 6
-HEADLINES = 4  # metrics whose values stand beside the videos
+HEADLINES = 4  # metrics whose values are shown next to the videos
 
 
 def environment(templates: Path = TEMPLATES) -> Environment:
-    """How pages are rendered from the templates of a folder: everything in them escaped."""
+    """The environment that renders a folder's templates, with everything escaped."""
     return Environment(
         loader=FileSystemLoader(templates),
         autoescape=select_autoescape(["j2"]),
@@ -42,13 +42,13 @@ def write_page(
 
     Args:
         told: `evaluation.report.as_json` of the report, with `title` and `notes`.
-        fps: at which the animations run.
+        fps: frame rate of the animations.
         sprites: whether the clips are of the sprite world, so that the tracker can measure them.
         height: of a frame in the page, in pixels.
     """
 
     def shown(video_FHWC: np.ndarray) -> dict[str, str]:
-        picture, sharp = video_FHWC, 2 * height  # dense screens show two pixels for one
+        picture, sharp = video_FHWC, 2 * height  # dense screens use two pixels per CSS pixel
         if sprites:
             picture = draw_trajectory(
                 video_FHWC, tracked(video_FHWC), enlarge=max(1, round(sharp / video_FHWC.shape[1]))
@@ -117,14 +117,14 @@ def write_page(
 
 
 def headlines(report: Report) -> list[Measured]:
-    """The metrics whose values stand beside the videos: the first that have one of each case, not those of one attribute."""
+    """The metrics shown next to the videos: the first with a value per case, without single attributes."""
     each = len(report.prompts) * len(report.seeds)
     whole = [m for m in report.measured if "," not in m.title and not m.open]
     return [m for m in whole if any(len(s.values) == each and s.found for s in m.scores.values())][:HEADLINES]
 
 
 def value_of(report: Report, measured: Measured, contender: str, index: int) -> float | None:
-    """The value of one case; None where there is none, or where the metric compares groups, or is of open prompts."""
+    """The value of one case; None if there is none, or if the metric is of groups or of open prompts."""
     values = measured.scores[contender].values
     if measured.open or len(values) != len(report.prompts) * len(report.seeds):
         return None
@@ -132,12 +132,12 @@ def value_of(report: Report, measured: Measured, contender: str, index: int) -> 
 
 
 def shown_values(report: Report) -> list[Measured]:
-    """The metrics of the table of every value: those of the prompts' videos that found something."""
+    """The metrics in the table of all values: those of the prompts' videos with at least one value."""
     return [m for m in report.measured if not m.open and any(s.found for s in m.scores.values())]
 
 
 def value_rows(report: Report) -> list[dict[str, Any]]:
-    """One row a case and contender with a text for each metric, for the collapsible table."""
+    """Rows for the collapsible table: one per case and contender, with a text for each metric."""
     shown = shown_values(report)
     made = []
     for index in range(len(report.prompts) * len(report.seeds)):

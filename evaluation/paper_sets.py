@@ -1,10 +1,11 @@
-"""The paper's two benchmark sets, as they unpack: their folders become concepts with clips, a caption and prompts.
+"""Reads the paper's two benchmark sets from their folders: concepts with clips, a caption and prompts.
 
     ucf_sports(Path("/data/ucf_sports_actions"))      # several clips of one action are a concept
-    loveu_tgve(Path("/data/loveu-tgve-2023"))         # every clip is a concept of its own
+    loveu_tgve(Path("/data/loveu-tgve-2023"))         # every clip is a separate concept
 
-Nothing is passed over silently: what is missing, and where it was looked for, is in `PaperSet.problems`; a folder that
-holds nothing of the set raises. docs/evaluation.md shows the layouts and says what of the paper's own lists is public.
+Nothing is skipped silently: `PaperSet.problems` lists what is missing and where it was expected. A
+folder without any part of the set raises. docs/evaluation.md shows the layouts and which of the paper's
+own lists are public.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from evaluation.prompts import Prompt
 from infra.errors import UserError
 from infra.rows import decoded
 
-# UCF Sports Action: folder of each action -> what a clip of it shows, and what an appearance is asked to do.
+# UCF Sports Action: folder of each action -> the caption of its clips, and the predicate of its prompts.
 UCF_ACTIONS = {
     "Diving-Side": ("an athlete is diving from a platform", "is diving from a platform"),
     "Golf-Swing-Back": ("a golfer is swinging a club, seen from behind", "is swinging a golf club"),
@@ -37,7 +38,8 @@ UCF_ACTIONS = {
     "Swing-SideAngle": ("a gymnast is swinging on a high bar", "is swinging on a high bar"),
     "Walk-Front": ("a person is walking towards the camera", "is walking"),
 }
-# The paper asks six prompts of each motion; its list is not public. These differ from the clips in subject and scene.
+# The paper uses six prompts per motion, which are not public. These differ from the clips in subject
+# and scene.
 UCF_APPEARANCES = (
     ("a panda", "in a bamboo forest"),
     ("an astronaut", "on the moon"),
@@ -48,7 +50,7 @@ UCF_APPEARANCES = (
 )
 
 LOVEU_CSV = "LOVEU-TGVE-2023_Dataset.csv"
-# The rows of the table stand in three parts, each below a line that names it.
+# The rows of the table are in three parts, each below a line that names it.
 LOVEU_PARTS = {"davis": "DAVIS_480p", "youtube": "youtube_480p", "videvo": "videvo_480p"}
 LOVEU_NAME, LOVEU_CAPTION = "video name", "our gt caption"
 LOVEU_CHANGES = ("style change", "object change", "background change", "multiple changes")
@@ -56,10 +58,10 @@ LOVEU_CHANGES = ("style change", "object change", "background change", "multiple
 
 @dataclass(frozen=True)
 class SetConcept:
-    """A motion of a set: the files it is learnt from and the prompts it is asked."""
+    """A motion of a set: the files to learn it from and the prompts to evaluate it with."""
 
-    name: str  # fit for the registry: ucf-diving-side
-    title: str  # as the set calls it: Diving-Side
+    name: str  # valid in the registry: ucf-diving-side
+    title: str  # the set's own name: Diving-Side
     sources: tuple[Path, ...]
     caption: str
     prompts: tuple[str, ...]
@@ -67,7 +69,7 @@ class SetConcept:
 
 @dataclass(frozen=True)
 class PaperSet:
-    """A set as it was found; `problems` are sentences about what was expected and is not there."""
+    """A set as found on disk; `problems` are sentences about what is missing."""
 
     name: str
     title: str
@@ -79,10 +81,10 @@ def ucf_sports(folder: Path, prompts: Sequence[Prompt] | None = None, only: Coll
     """UCF Sports Action: <folder>/ucf action/<Action>/<001>/*.avi, as ucf_sports_actions.zip unpacks.
 
     Args:
-        folder: that, its parent, or the folder of the actions itself.
-        prompts: in place of the built-in ones; those with `concept` (an action's folder name) are asked of that action
-            only, the others of every one.
-        only: names of actions to keep; none keeps all.
+        folder: this folder, its parent, or the folder of the actions.
+        prompts: replace the built-in ones. A prompt with `concept` (an action's folder name) is used
+            for that action only, the others for every action.
+        only: names of actions to keep; empty keeps all.
 
     Raises:
         UserError: no action folder there, or a name that is no action.
@@ -122,15 +124,18 @@ def ucf_sports(folder: Path, prompts: Sequence[Prompt] | None = None, only: Coll
 
 
 def loveu_tgve(folder: Path, prompts: Sequence[Prompt] | None = None, only: Collection[str] = ()) -> PaperSet:
-    """LOVEU-TGVE-2023: <folder>/LOVEU-TGVE-2023_Dataset.csv and <folder>/{DAVIS,youtube,videvo}_480p/480p_videos/*.mp4.
+    """LOVEU-TGVE-2023: the table LOVEU-TGVE-2023_Dataset.csv and its videos.
+
+    The videos are in <folder>/{DAVIS,youtube,videvo}_480p/480p_videos/*.mp4.
 
     Args:
-        folder: that, or its parent.
-        prompts: beside the four of the table; with `concept` (a video's name) for that video only.
-        only: names of videos to keep; none keeps all.
+        folder: the folder of the table, or its parent.
+        prompts: used in addition to the table's four; with `concept` (a video's name) for that video only.
+        only: names of videos to keep; empty keeps all.
 
     Raises:
-        UserError: no table or no video there, a table without the columns, or a name that is no video of it.
+        UserError: no table or no video there, a table without the columns, or a name that is no video
+            of the table.
     """
     places = [folder, folder / "loveu-tgve-2023", folder / "LOVEU-TGVE-2023"]
     root = next((place for place in places if (place / LOVEU_CSV).is_file()), None)
@@ -168,7 +173,7 @@ SETS = {"ucf-sports": ucf_sports, "loveu-tgve": loveu_tgve}
 
 
 def whole(name: str, title: str, concepts: list[SetConcept], problems: list[str], root: Path) -> PaperSet:
-    """The set, if anything of it is there. Raises UserError with the first of the problems."""
+    """The set. Raises UserError with the first problem if no concept is left, or if two have one name."""
     if not concepts:
         more = f" ({len(problems) - 1} more like it)" if len(problems) > 1 else ""
         reason = f"{problems[0]}{more}" if problems else "it is empty"
@@ -181,9 +186,10 @@ def whole(name: str, title: str, concepts: list[SetConcept], problems: list[str]
 
 
 def clip_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """(a video of each clip's folder, clip folders without one), by name. Videos beside the folders count too.
+    """(one video from each clip folder plus videos outside them, clip folders without a video), by name.
 
-    `gt` (annotations) is no clip. UCF's archive repeats some clips in a second format: one file a clip is enough.
+    `gt` (annotations) is no clip. UCF's archive repeats some clips in a second format, so one file per
+    clip is used.
     """
 
     def videos(place: Path) -> list[Path]:
@@ -200,14 +206,14 @@ def clip_files(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def loveu_rows(path: Path) -> list[dict[str, str]]:
-    """The table's videos: name, part (folder of its videos, "" if the table has no parts), line, caption, changes.
+    """The table's videos: name, part (folder of its videos, "" without parts), line, caption, changes.
 
-    Other columns may stand there: the table is not ours.
+    Unknown columns are ignored, because the table is not ours.
 
     Raises:
-        UserError: unreadable, without the columns, a row with more cells than the header or without a name.
+        UserError: unreadable, columns missing, or a row with more cells than the header or without a name.
     """
-    lines, ends = [], []  # of each row: its cells, and the line of the file that it ends on
+    lines, ends = [], []  # for each row: its cells, and the line of the file where it ends
     try:
         text = decoded(path.read_bytes(), str(path), "invalid_set")
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -221,7 +227,7 @@ def loveu_rows(path: Path) -> list[dict[str, str]]:
     columns: dict[str, int] = {}
     if start is not None:
         for wanted in (LOVEU_NAME, LOVEU_CAPTION, *LOVEU_CHANGES):
-            # the published table says "Style Change Caption"; copies of it drop the last word
+            # the published table says "Style Change Caption"; some copies drop the last word
             found = next(
                 (i for i, cell in enumerate(normal[start]) if cell in (wanted, f"{wanted} caption")), None
             )
@@ -266,7 +272,7 @@ def loveu_rows(path: Path) -> list[dict[str, str]]:
 
 
 def chosen(only: Collection[str], known: Iterable[str]) -> list[str]:
-    """The known names that are wanted, in the set's order. Raises UserError for one that is not known."""
+    """The selected names in the set's order. Raises UserError for an unknown name."""
     names = list(known)
     unknown = [name for name in only if name not in names]
     if unknown:
@@ -276,7 +282,7 @@ def chosen(only: Collection[str], known: Iterable[str]) -> list[str]:
 
 
 def by_concept(prompts: Sequence[Prompt], known: Iterable[str]) -> dict[str, list[str]]:
-    """The prompts of each concept: its own, and those that name none. Raises UserError for a concept not in the set."""
+    """The prompts of each concept: its own and the general ones. Raises UserError for an unknown concept."""
     asked: dict[str, list[str]] = {name: [] for name in known}
     for prompt in prompts:
         if prompt.concept is not None and prompt.concept not in asked:
@@ -290,5 +296,5 @@ def by_concept(prompts: Sequence[Prompt], known: Iterable[str]) -> dict[str, lis
 
 
 def slug(text: str) -> str:
-    """A concept's name for a registry: a-z, 0-9, '.', '_', '-', at most 64."""
+    """A concept name for the registry: a-z, 0-9, '.', '_', '-', at most 64 characters."""
     return re.sub(r"\.{2,}", ".", re.sub(r"[^a-z0-9._-]+", "-", text.lower())).strip("-.")[:64]

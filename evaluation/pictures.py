@@ -1,6 +1,6 @@
-"""Videos as pictures that live inside a page: strips of frames, small animations, measured trajectories drawn over them.
+"""Pictures of videos for a page: frame strips, small animations, and frames with measured trajectories.
 
-Data URIs (WebP), so that a page is one file. Shapes: F frames, H and W pixels, C = 3 colours, uint8.
+They are data URIs (WebP), so that a page is one file. Shapes: F frames, H and W pixels, C = 3 colours, uint8.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from PIL import Image, ImageDraw
 
 from datasets.sprites.track import track
 
-PIXEL_ART = 64  # up to this height frames are enlarged without smoothing and kept without loss
-SMOOTH = 4  # lines are drawn this many times larger and scaled down: Pillow's own have steps
+PIXEL_ART = 64  # up to this height, frames are enlarged without smoothing and stored losslessly
+SMOOTH = 4  # supersampling factor of lines, because Pillow does not antialias them
 
 
 class Positions(Protocol):
-    """Where an object is in each frame, in frame widths; nan where it was not found (datasets.sprites.track.Track)."""
+    """Positions of an object by frame, in frame widths; nan if not found (datasets.sprites.track.Track)."""
 
     @property
     def x(self) -> np.ndarray: ...
@@ -30,20 +30,20 @@ class Positions(Protocol):
 
 
 def draw_trajectory(frames_FHWC: np.ndarray, track: Positions, *, enlarge: int = 2) -> np.ndarray:
-    """The frames, enlarged, each with the whole measured path as a line and a dot where the object is in that frame.
+    """Draw the measured path over each enlarged frame, with a dot at the object's position in that frame.
 
-    Frames in which nothing was found have no dot and break the line. Returns [F, H * enlarge, W * enlarge, 3].
+    Frames without a found object have no dot and break the line. Returns [F, H * enlarge, W * enlarge, 3].
     """
     count, height, width, _ = frames_FHWC.shape
     size = (width * enlarge, height * enlarge)
-    # in frame widths both ways, as the tracker measures
+    # both axes in frame widths, as the tracker measures
     points = np.stack([track.x, track.y], 1) * width * enlarge * SMOOTH
     thin, thick = enlarge * SMOOTH * 0.75, enlarge * SMOOTH * 1.9
     drawn = np.empty((count, size[1], size[0], 3), np.uint8)
     for index in range(count):
         overlay = Image.new("RGBA", (size[0] * SMOOTH, size[1] * SMOOTH), (0, 0, 0, 0))
         pen = ImageDraw.Draw(overlay)
-        # dark below light: one of them stands out on any background
+        # dark below light, so that the line is visible on any background
         for stroke, colour in ((thick, (0, 0, 0, 170)), (thin, (255, 255, 255, 255))):
             for start, end in pairwise(points):
                 if np.isfinite(start).all() and np.isfinite(end).all():
@@ -59,7 +59,7 @@ def draw_trajectory(frames_FHWC: np.ndarray, track: Positions, *, enlarge: int =
 
 
 def traced(frames_FHWC: np.ndarray) -> np.ndarray:
-    """The frames, twice as large, with the sprite's measured way drawn; as they are where the tracker sees none."""
+    """The frames at twice the size with the sprite's measured path; unchanged if no sprite is found."""
     if frames_FHWC.shape[1] != frames_FHWC.shape[2]:
         return frames_FHWC
     seen = track(frames_FHWC)
@@ -78,7 +78,7 @@ def strip_uri(frames_FHWC: np.ndarray, columns: int = 8, height: int = 64) -> st
 
 
 def animation_uri(frames_FHWC: np.ndarray, fps: float, height: int = 64) -> str:
-    """The video as an endless animation, as a data URI."""
+    """The video as a looping animation, as a data URI."""
     cells = [_scaled(frame, height) for frame in frames_FHWC]
     return _webp(
         cells[0],

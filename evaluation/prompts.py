@@ -1,13 +1,13 @@
-"""The prompts of an evaluation: a file of them, or held-out appearances of the sprite world.
+"""The prompts of an evaluation: from a file, or held-out appearances of the sprite world.
 
-A file holds one prompt a line (blank lines and lines that begin with # are passed over), or:
+A text file holds one prompt per line (blank lines and lines that begin with # are skipped). Other formats:
 
-    .yaml, .yml       a list of prompts, or of mappings with `prompt`; either may stand below a key `prompts`
+    .yaml, .yml       a list of prompts, or of mappings with `prompt`, optionally below a key `prompts`
     .jsonl, .ndjson   an object with `prompt` on every line, or a prompt in quotes
     .csv, .tsv        a header with a column `prompt`
 
-Beside `prompt` a row may have `concept`: it is then for that one alone. Tables are read strictly (infra/rows.py). The benchmark sets of the paper have prompts for
-each (evaluation/paper_sets.py).
+A row may also have a `concept`; the prompt is then for that concept alone. Tables are read strictly
+(infra/rows.py). The paper's benchmark sets have prompts for each concept (evaluation/paper_sets.py).
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ NO_PROMPTS = {
     ".xls",
     ".ods",
     ".parquet",
-}  # lists that would pass for lines of text, or for none
+}  # formats that would be misread as lines of text
 MAX_PROMPT = 2000  # characters; text encoders read far fewer
 HELD_OUT_SEED = 20231012
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt; `concept` where the file says whose it is."""
+    """One prompt; `concept` if the file assigns it to one."""
 
     text: str
     concept: str | None = None
@@ -57,10 +57,10 @@ def read_prompts(path: Path, option: str = "--prompts") -> list[Prompt]:
     """The prompts of a file, in its order.
 
     Args:
-        option: that named the file, for messages.
+        option: the option that named the file, for messages.
 
     Raises:
-        UserError: unreadable, no prompt in it, or a line that is none, with its number.
+        UserError: unreadable, without prompts, or with an invalid line (the message has its number).
     """
     source = f"{option} {path}"
     try:
@@ -97,11 +97,11 @@ def read_prompts(path: Path, option: str = "--prompts") -> list[Prompt]:
 
 
 def prompts_for(prompts: Iterable[Prompt], *names: str) -> list[str]:
-    """The texts of the prompts that are for everybody or for a concept of one of these names, each once."""
+    """The texts of the general prompts and those for one of these concept names, without duplicates."""
     return list(dict.fromkeys(prompt.text for prompt in prompts if prompt.concept in (None, *names)))
 
 
-Rows = Sequence[tuple[int, Any]]  # (line number, what stands there)
+Rows = Sequence[tuple[int, Any]]  # (line number, content)
 
 
 def _wrong(source: str, line: int, found: str, expected: str) -> UserError:
@@ -151,7 +151,7 @@ def _yaml_rows(source: str, text: str) -> Rows:
 
 
 def _line_of(error: Exception, text: str) -> int:
-    """The line that PyYAML stumbled over; 1 where it does not say."""
+    """The line where PyYAML failed, or 1 if it gives none."""
     if isinstance(error, yaml.reader.ReaderError):
         return text.count("\n", 0, error.position) + 1
     mark = getattr(error, "problem_mark", None)
@@ -159,18 +159,18 @@ def _line_of(error: Exception, text: str) -> int:
 
 
 def _problem(error: Exception) -> str:
-    """What PyYAML stumbled over, in one line."""
+    """PyYAML's problem in one line."""
     if isinstance(error, yaml.reader.ReaderError):
         return f"the character #x{error.character:04x}: {error.reason}"
     return str(getattr(error, "problem", None) or " ".join(str(error).split()))
 
 
 def held_out_prompts(count: int, captions: Iterable[str], seed: int = HELD_OUT_SEED) -> list[str]:
-    """Prompts that name appearances of the sprite world and no motion, none of them one of the references'.
+    """Prompts that name sprite appearances unlike the references', and no motion.
 
     Args:
-        captions: of the references; a scene that shares its object's shape and colour, or its object's colour and its
-            background's, with one of them is passed over.
+        captions: of the references. A scene is skipped if it shares the object's shape and colour, or
+            the object's and the background's colours, with one of them.
     """
     said = [parse(caption) for caption in captions]
     objects = {(s.sprite.shape, s.sprite.colour) for s in said if s.sprite}
@@ -185,7 +185,7 @@ def held_out_prompts(count: int, captions: Iterable[str], seed: int = HELD_OUT_S
 
     found: list[str] = []
     draw = count
-    while len(found) < count:  # 800 scenes and more: enough for any set of references
+    while len(found) < count:  # there are 800 scenes and more: enough for any set of references
         draw *= 2
         scenes = appearances(draw, seed)
         found = list(dict.fromkeys(canonical(scene, None) for scene in scenes if held_out(scene)))

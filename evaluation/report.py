@@ -1,8 +1,8 @@
-"""A report as numbers: the table of metrics and contenders, report.json, and what is published with a version.
+"""A report as numbers: the table of metrics and contenders, report.json, and the published part.
 
-The interval beside a mean is a 95 % Student t interval. What it is over: a prompt's seeds are averaged first, for they
-are not independent, and the interval is over prompts; with a single prompt it is over its seeds. A metric that compares
-groups instead of single videos (diversity) has it over its groups. Fewer than two of these: no interval.
+A mean has a 95 % Student t interval over prompts. A prompt's seeds are averaged first, because they are
+not independent. With a single prompt the interval is over its seeds. For a metric of groups (diversity)
+it is over the groups. Fewer than two values give no interval.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ ARROWS = {"higher": "↑", "lower": "↓"}
 
 @dataclass(frozen=True)
 class Cell:
-    """One metric of one contender. `half` is half the interval's width; None where there is none."""
+    """One metric of one contender. `half` is half the interval's width, or None without an interval."""
 
     mean: float | None
     half: float | None
-    count: int  # values the mean is of
+    count: int  # number of values in the mean
     digits: int = 3
     best: bool = False
 
     @property
     def text(self) -> str:
-        """ "0.812 ± 0.031", "0.812", or "–" when nothing could be measured."""
+        """The mean as text: "0.812 ± 0.031", "0.812", or "–" if nothing could be measured."""
         if self.mean is None:
             return "–"
         around = "" if self.half is None else f" ± {self.half:.{self.digits}f}"
@@ -52,7 +52,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One metric, a cell a contender, in the contenders' order."""
+    """One metric, with a cell per contender in the contenders' order."""
 
     metric: str
     title: str
@@ -65,12 +65,12 @@ class Row:
 
     @property
     def measured(self) -> bool:
-        """Whether there is a value of any contender."""
+        """Whether any contender has a value."""
         return any(cell.mean is not None for cell in self.cells)
 
 
 def rows(told: Mapping[str, Any]) -> list[Row]:
-    """The table of a report as JSON, of what was published of one, or of a benchmark's; of each row the best is marked."""
+    """The table of a report (as JSON, as published, or of a benchmark), with each row's best cells marked."""
     made = []
     for name, metric in told["metrics"].items():
         cells = []
@@ -83,13 +83,13 @@ def rows(told: Mapping[str, Any]) -> list[Row]:
 
 
 def unmeasured(told: Mapping[str, Any]) -> str:
-    """What a table leaves out: the titles of metrics that gave no value for any contender; "" when all did."""
+    """A sentence naming the metrics without a value for any contender, or ""."""
     titles = [row.title for row in rows(told) if not row.measured]
     return f"Not measurable here: {'; '.join(titles)}." if titles else ""
 
 
 def remarks(told: Mapping[str, Any]) -> str:
-    """What stands beneath a table: what the references themselves score, and what could not be measured; "" for nothing."""
+    """The notes below a table: the references' own scores, and what could not be measured; or ""."""
     said = [
         f"The reference clips score {metric['ceiling']:.{digits(metric['range'])}f} against one another in {metric['title']}."
         for metric in told["metrics"].values()
@@ -99,7 +99,7 @@ def remarks(told: Mapping[str, Any]) -> str:
 
 
 def summary(values: Sequence[float | None], groups: Sequence[Sequence[float | None]]) -> dict[str, Any]:
-    """Mean of the values, and its interval over the means of `groups` of them; what was not measured is left out."""
+    """Mean of the values and its interval over the means of `groups`; missing values are left out."""
     found = [value for value in values if value is not None]
     units = [float(np.mean(kept)) for group in groups if (kept := [v for v in group if v is not None])]
     return {
@@ -126,7 +126,7 @@ def score_of(report: Report, measured: Measured, contender: str) -> dict[str, An
 
 
 def half_width(units: Sequence[float]) -> float | None:
-    """Half the width of the t interval of a mean; None for fewer than two values."""
+    """Half the width of a mean's t interval; None for fewer than two values."""
     if len(units) < 2:
         return None
     error = float(np.std(units, ddof=1)) / math.sqrt(len(units))
@@ -134,7 +134,7 @@ def half_width(units: Sequence[float]) -> float | None:
 
 
 def mark_best(cells: Sequence[Cell], better: str) -> tuple[Cell, ...]:
-    """The cells, those that share the best mean as it is printed marked; where all share it, none is better."""
+    """Mark the cells with the best mean as printed; if all are equal, mark none."""
     means = [round(c.mean, c.digits) for c in cells if c.mean is not None]
     if len(set(means)) < 2:
         return tuple(cells)
@@ -149,12 +149,12 @@ def digits(bounds: Sequence[float | None]) -> int:
 
 
 def finite(values: Iterable[float | None]) -> list[float | None]:
-    """The values as plain floats; what is no finite number was not measured."""
+    """The values as plain floats; those that are not finite become None."""
     return [None if v is None or not math.isfinite(v) else float(v) for v in values]
 
 
 def as_json(report: Report, **more: Any) -> dict[str, Any]:
-    """The whole report as JSON: settings, the table, and every value. `more` goes in front (title, data, notes)."""
+    """The whole report as JSON: settings, table and every value. `more` comes first (title, data, notes)."""
     return {
         **more,
         "foundation": {"name": report.foundation, "fingerprint": report.fingerprint},
@@ -190,7 +190,7 @@ def as_json(report: Report, **more: Any) -> dict[str, Any]:
 
 
 def without_values(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics of `as_json`, their means and intervals alone."""
+    """The metrics of `as_json` with only their means and intervals."""
     return {
         name: {
             **metric,
@@ -204,7 +204,7 @@ def without_values(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def published_scores(told: Mapping[str, Any]) -> dict[str, Any]:
-    """What of `as_json` goes into the registry, under the key `evaluation` of the version's metrics."""
+    """The part of `as_json` for the registry, under the key `evaluation` of the version's metrics."""
     return {
         "metrics": without_values(told["metrics"]),
         "contenders": {name: one["title"] for name, one in told["contenders"].items()},
@@ -217,10 +217,10 @@ def published_scores(told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_summary(reports: Mapping[str, Mapping[str, Any]], **more: Any) -> dict[str, Any]:
-    """Reports of several concepts (as JSON, by name) as one table: means over all values, intervals over concepts.
+    """Combine reports of several concepts (as JSON, by name) in one table, with intervals over concepts.
 
-    All have the same contenders, seeds and settings. A metric that a concept was not measured with (sprites and other
-    clips have different ones) is the mean of those that were.
+    All reports have the same contenders, seeds and settings. Means are over all values. Sprites and
+    other clips have different metrics; each mean covers the concepts that have the metric.
     """
     first = next(iter(reports.values()))
     metrics: dict[str, Any] = {}
@@ -264,6 +264,6 @@ def as_summary(reports: Mapping[str, Mapping[str, Any]], **more: Any) -> dict[st
 
 
 def write_json(told: Mapping[str, Any], path: Path) -> None:
-    """Write report.json whole or not at all."""
+    """Write report.json atomically."""
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

@@ -1,7 +1,8 @@
-"""What an evaluation keeps so that it need not be made twice: videos and adapters, each under a hash of all that made it.
+"""Keeps an evaluation's videos and adapters under hashes of everything that determines them, for reuse.
 
-A folder (`--out`) with videos/<key>.npz and adapters/<key>.safetensors. A key holds everything that a value depends
-on, so nothing expires; a file that cannot be read back counts as absent, with a warning, and is made again.
+A folder (`--out`) holds videos/<key>.npz and adapters/<key>.safetensors. A key covers everything that
+the value depends on, so nothing expires. An unreadable file counts as missing, with a warning, and is
+made again.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ Adapters = Mapping[AdapterPath, LayerTensors]  # {path: {layer: (A [rank, in], B
 
 
 def key_of(**facts: Any) -> str:
-    """40 hex digits over plain facts: the same for the same facts, in whatever order they are given."""
+    """40 hex digits over plain facts, whatever their order."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:40]
 
 
 def adapters_sha256(adapters: Adapters) -> str | None:
-    """One hash over the values of a set of adapters; None for none."""
+    """One hash over the values of a set of adapters; None for an empty set."""
     if not adapters:
         return None
     told = hashlib.sha256()
@@ -49,7 +50,7 @@ def adapters_sha256(adapters: Adapters) -> str | None:
 
 
 class Store:
-    """Videos and adapters by key below a folder, which comes into being with the first of them."""
+    """Videos and adapters by key, below a folder that is created on first use."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -67,7 +68,7 @@ class Store:
             return None
 
     def put_video(self, key: str, frames_FHWC: np.ndarray) -> None:
-        """Keep the exact frames: metrics of a resumed run see what those of an uninterrupted one would."""
+        """Store the exact frames, so that a resumed run measures the same as an uninterrupted one."""
         with (
             atomic_file(self.folder / "videos" / f"{key}.npz") as temporary,
             temporary.open("wb") as file,
@@ -95,7 +96,7 @@ class Store:
         return found
 
     def put_adapters(self, key: str, adapters: Adapters) -> None:
-        """Keep trained adapters, float32 as they were trained; of layers changed whole only B, A being the identity."""
+        """Store trained adapters in float32; for layers changed whole only B, since A is the identity."""
         tensors = {}
         for path, layers in adapters.items():
             for layer, (a, b) in layers.items():

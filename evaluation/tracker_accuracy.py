@@ -1,4 +1,4 @@
-"""How right the sprite tracker is: rendered clips, where everything is known, measured from pixels alone."""
+"""Accuracy of the sprite tracker: measures rendered clips from pixels alone and compares with the truth."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from datasets.sprites.world import BACKGROUND_COLOURS, Scene, background_tones, 
 
 
 def softened(clip_FHWC: np.ndarray, blur: float, rng: np.random.Generator) -> np.ndarray:
-    """As a decoder would soften it: a Gaussian of `blur` pixels' deviation, and noise of 5 grey levels; itself at 0."""
+    """Soften a clip like a decoder: Gaussian of `blur` pixels, noise of 5 grey levels; unchanged at 0."""
     if not blur:
         return clip_FHWC
     soft = ndimage.gaussian_filter(clip_FHWC.astype(np.float32), (0, blur, blur, 0))
@@ -25,7 +25,7 @@ def softened(clip_FHWC: np.ndarray, blur: float, rng: np.random.Generator) -> np
 
 @dataclass
 class Tally:
-    """What was right of the clips so far, and how far off."""
+    """Correct readings and errors of the clips so far."""
 
     right: dict[str, list[bool]] = field(default_factory=dict)
     errors: dict[str, list[np.ndarray]] = field(default_factory=dict)
@@ -57,9 +57,10 @@ class Tally:
 def tracker_accuracy(
     count: int, *, blur: float = 0.0, seed: int = 0, frames: int = 8, size: int = 64
 ) -> dict[str, float]:
-    """Shares in [0, 1] of `count` clips (all motions in turn) measured right, and errors in pixels.
+    """Shares in [0, 1] of `count` clips (cycling through all motions) measured right, and errors in pixels.
 
-    `blur` is that of `softened`. "absence" is the share of `count // 8` empty backgrounds seen as empty in every frame.
+    `blur` is that of `softened`. "absence" is the share of `count // 8` empty backgrounds seen as empty
+    in every frame.
     """
     rng = np.random.default_rng(seed)
     motions = [*(KNOWN | NOVEL).values()]
@@ -87,11 +88,12 @@ def _errors(tally: Tally) -> dict[str, float]:
 def looks_accuracy(
     count: int, *, blur: float = 0.0, seed: int = 0, parts: int = 2, frames: int = 8, size: int = 64
 ) -> dict[str, float]:
-    """The same of clips in a style of so many `parts` (`style.sample_style`; 0 for none), and how right the style is read.
+    """`tracker_accuracy` of clips in a style of `parts` looks (`style.sample_style`), and of their style.
 
-    Of each look the share of clips in which it is seen where it is and not where it is not (of a tint: that very one).
-    Beside it "grain error" in grey levels, "tint strength error" and "drift error" (frame widths; where it can be told,
-    the share of which is "drift told"), each the median of the clips that have that look.
+    Each look has the share of clips in which it is seen exactly when it is present (a tint: the right
+    one). The errors are medians over the clips that have the look: "grain error" in grey levels, "tint
+    strength error", and "drift error" in frame widths. Drift can be read in only some clips, the share
+    "drift told".
     """
     rng = np.random.default_rng(seed)
     motions = [*(KNOWN | NOVEL).values()]

@@ -1,1 +1,1 @@
-"""What a foundation model is (one module per family), the adapter bank, the adapter file, one denoising step of a batch."""
+"""Foundation models (one module per family), the adapter bank, the adapter file and batched denoising."""

@@ -1,16 +1,17 @@
-"""The adapter file: one safetensors file that stock tools read, with all it needs to be judged before loading.
+"""The adapter file: a safetensors file that stock tools read and that can be validated before it is loaded.
 
 A folder holds `adapter_model.safetensors` and PEFT's `adapter_config.json`. Keys are PEFT's
-(`<prefix><module>.lora_A.weight` [rank, in], `.lora_B.weight` [out, rank]) with the prefix under which the
-class's stock loader expects them: `base_model.model.` where that is PEFT (`PeftModel.from_pretrained(pipeline.
-unet, folder)`), `transformer.` where the pipeline has its own (`pipeline.load_lora_weights(folder)`).
-lora_alpha equals the rank, so the multiplier is 1 as in the paper. Layers may have ranks of their own, as an adapter
-has that changes whole layers (method `full`: A is the identity); PEFT reads them from rank_pattern and alpha_pattern.
+(`<prefix><module>.lora_A.weight` [rank, in], `.lora_B.weight` [out, rank]). The prefix is the one that
+the stock loader expects: `base_model.model.` for PEFT (`PeftModel.from_pretrained(pipeline.unet,
+folder)`), `transformer.` for pipelines with a loader (`pipeline.load_lora_weights(folder)`). lora_alpha
+equals the rank, so the multiplier is 1 as in the paper. Layers may have different ranks. Adapters that
+change whole layers do (method `full`: A is the identity); PEFT reads these from rank_pattern and
+alpha_pattern.
 
-A folder of another tool may say another multiplier (`models/adapter_config.py`): reading folds it into B, so an
-`Adapter` in memory always adds B A. What the settings ask for and a LoRA here cannot express is refused.
+Adapters of other tools may have another multiplier (`models/adapter_config.py`). Reading folds it into
+B, so an `Adapter` in memory always adds B A. Settings that a LoRA here cannot express are refused.
 
-Metadata (all strings, as safetensors wants): format, schema, method, path, rank, targets, foundation,
+Metadata (all strings, as safetensors requires): format, schema, method, path, rank, targets, foundation,
 foundation_fingerprint, family, concept, captions, steps, config, data_sha256.
 """
 
@@ -53,21 +54,19 @@ UNSIGNED = (
     "its file does not say which foundation it was made for; publish it with `motiondirector concepts publish FOLDER "
     "--concept NAME --foundation MODEL`, which checks its layers against that model and notes it."
 )
-MAX_RANK = 1024  # but a wider layer may have its width as rank
+MAX_RANK = 1024  # a layer wider than this may use its width as rank
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """One trained LoRA of one path: {module: (A [rank, in], B [out, rank])} and what is known about it."""
+    """One trained LoRA of one path, {module: (A [rank, in], B [out, rank])}, and its metadata."""
 
     path: AdapterPath
-    rank: int  # the largest of its layers
+    rank: int  # the largest rank of its layers
     tensors: dict[str, tuple[Tensor, Tensor]]
     metadata: dict[str, str] = field(default_factory=dict)
-    sha256: str = ""  # of the file it was read from
-    canonical: bool = (
-        True  # its file is as `save_adapter` writes it: no settings of another tool were folded in
-    )
+    sha256: str = ""  # of the file that the adapter was read from
+    canonical: bool = True  # the file is as `save_adapter` writes it: no settings were folded in
 
     @property
     def concept(self) -> str:
@@ -75,17 +74,17 @@ class Adapter:
 
 
 def largest_rank(tensors: LayerTensors) -> int:
-    """The rank of an adapter: the largest of its layers."""
+    """The rank of an adapter: the largest rank of its layers."""
     return max(a.shape[0] for a, _ in tensors.values())
 
 
 def save_adapter(
     folder: Path, adapter: Adapter, foundation: Foundation, *, metadata: Mapping[str, object] | None = None
 ) -> Adapter:
-    """Write the two files (each atomically) and return the adapter with its metadata completed and its hash.
+    """Write the two files (each atomically) and return the adapter with complete metadata and its hash.
 
     Args:
-        metadata: more entries; what is not a string is written as JSON.
+        metadata: additional entries; values that are not strings are written as JSON.
     """
     said = {**adapter.metadata, **(metadata or {})}
     said.update(
@@ -107,9 +106,10 @@ def save_adapter(
 
 
 def rewrite(folder: Path, to: Path) -> Adapter:
-    """A folder's adapter as `save_adapter` would have written it, its settings folded in. InvalidInput as `read_adapter`.
+    """Write a folder's adapter in the form of `save_adapter`, with its settings folded in.
 
-    The file says the same to every reader then, also to those who do not see its adapter_config.json.
+    The weights file then needs no adapter_config.json to be read correctly. Raises InvalidInput as
+    `read_adapter` does.
     """
     adapter = read_adapter(folder)
     with safe_open(folder / WEIGHTS_FILE, framework="pt") as opened:
@@ -123,16 +123,17 @@ def rewrite(folder: Path, to: Path) -> Adapter:
 def _write(
     folder: Path, adapter: Adapter, metadata: dict[str, str], prefix: str, source: str | None
 ) -> Adapter:
-    """The two files, each atomically; the adapter as they have it.
+    """Write the two files, each atomically, and return the adapter as written.
 
     Args:
-        prefix: of the keys; `source`: the foundation's folder or id.
+        prefix: prefix of the keys.
+        source: the foundation's folder or hub id.
     """
     tensors: dict[str, Tensor] = {}
     for name, (a, b) in sorted(adapter.tensors.items()):
         tensors[f"{prefix}{name}.lora_A.weight"] = a.detach().cpu().contiguous()
         tensors[f"{prefix}{name}.lora_B.weight"] = b.detach().cpu().contiguous()
-    # Module names are PEFT's regular expressions; "^" keeps one from matching the end of another.
+    # PEFT treats module names as regular expressions; "^" prevents a match with the end of another name.
     own = {f"^{name}": a.shape[0] for name, (a, _) in adapter.tensors.items() if a.shape[0] != adapter.rank}
     peft = {
         "peft_type": "LORA",
@@ -161,18 +162,18 @@ def _write(
 def read_adapter(
     path: Path, foundation: Foundation | None = None, *, config: Mapping[str, Any] | None = None
 ) -> Adapter:
-    """Read and judge an adapter file (or a folder holding one). Nothing is ever unpickled.
+    """Read and validate an adapter file, or a folder with one. Nothing is ever unpickled.
 
-    Checks: a real safetensors file; only LoRA keys, each A with its B; matching 2-D shapes; ranks in bounds;
-    finite values; settings that can be folded in; and, with a foundation: its fingerprint, every module one of its
-    targets, the shapes of its layers.
+    Checks: a real safetensors file; only LoRA keys, each A with its B; matching 2-D shapes; ranks in
+    bounds; finite values; settings that can be folded in. With a foundation also: the fingerprint, that
+    every module is a target, and the shapes of the layers.
 
     Args:
-        config: PEFT's settings of a file whose adapter_config.json is elsewhere; a folder's own are read. A file alone
-            adds B A.
+        config: PEFT's settings of a file whose adapter_config.json is elsewhere. For a folder, its own
+            is read. A file without settings adds B A.
 
     Raises:
-        NotFound, or InvalidInput: with the file, what is wrong and what is expected.
+        NotFound, or InvalidInput: names the file, what is wrong and what is expected.
     """
     file = path / WEIGHTS_FILE if path.is_dir() else path
     if not file.is_file():
@@ -208,7 +209,7 @@ def read_adapter(
 
 
 def check_fits(adapter: Adapter, foundation: Foundation, source: str = "") -> None:
-    """Raises InvalidInput unless the adapter was made for exactly this foundation and fits its layers."""
+    """Raise InvalidInput unless the adapter was made for exactly this foundation and fits its layers."""
     source = source or adapter.concept
     theirs = adapter.metadata.get("foundation_fingerprint")
     if not theirs:
@@ -240,11 +241,12 @@ def check_fits(adapter: Adapter, foundation: Foundation, source: str = "") -> No
 
 
 def adopt(adapter: Adapter, foundation: Foundation, source: str = "") -> dict[AdapterPath, Adapter]:
-    """An adapter that names no foundation (stock PEFT's do not) as one of this foundation, by its layers.
+    """Assign an adapter without a foundation (from stock PEFT) to this one; return one adapter per path.
 
-    Its layers are told apart by path: one that trained all attention changes spatial and temporal ones. Layers that it
-    leaves alone become zeros, so that each adapter is whole. A temporal one is always among them.
-    Raises InvalidInput for a layer that is none of the foundation's, or of another shape.
+    Layers are sorted by path, because an adapter of all attention layers changes spatial and temporal
+    ones. Layers that the adapter leaves unchanged become zeros, so each result is complete. A temporal
+    adapter is always included. Raises InvalidInput for a layer that the foundation does not have, or
+    that has another shape.
     """
     known = {path: set(foundation.targets[path]) for path in ("temporal", "spatial")}
     found: dict[AdapterPath, dict[str, tuple[Tensor, Tensor]]] = {"temporal": {}}
@@ -285,9 +287,10 @@ def _fold(
     config: Mapping[str, Any] | None,
     header: Mapping[str, Any] | None,
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """The tensors with what the settings multiply each layer with in B; the same object where there is nothing to fold.
+    """Fold each layer's multiplier into B; return the same object when there is nothing to fold.
 
-    In float32 at least: a product with a factor that is no power of two would be rounded again in half precision.
+    Computes in float32 or wider: in half precision, a factor that is not a power of two would add a
+    rounding error.
     """
     ranks = {name: a.shape[0] for name, (a, _) in tensors.items()}
     said = [
@@ -321,7 +324,7 @@ def _fold(
 
 
 def _pair(source: str, raw: dict[str, Tensor]) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, float]]:
-    """Of each layer A and B, and the alphas that are tensors beside them (`<layer>.alpha`)."""
+    """Pair each layer's A with its B, and collect the alphas stored as tensors (`<layer>.alpha`)."""
     halves: dict[str, dict[str, Tensor]] = {}
     alphas: dict[str, float] = {}
     for key, tensor in raw.items():
@@ -362,14 +365,17 @@ def _pair(source: str, raw: dict[str, Tensor]) -> tuple[dict[str, tuple[Tensor, 
 
 
 def _module(name: str) -> str:
-    """A layer's name without the prefix of a loader."""
+    """A layer's name without its loader's prefix."""
     for prefix in PREFIXES:
         name = name.removeprefix(prefix)
     return name
 
 
 def _check_header(file: Path) -> None:
-    """A safetensors file starts with its header's length and a '{': says plainly what a pickle is."""
+    """Raise InvalidInput unless the file starts with a safetensors header; name a pickle as such.
+
+    A safetensors file starts with its header's length and a '{'.
+    """
     with file.open("rb") as opened:
         head = opened.read(9)
     if head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
@@ -379,7 +385,7 @@ def _check_header(file: Path) -> None:
 
 
 def _ordered(data: bytes) -> bytes:
-    """A safetensors file with its header's keys sorted: the same adapter is the same bytes, and has the same hash."""
+    """Sort the header's keys, so that the same adapter always has the same bytes and the same hash."""
     (length,) = struct.unpack("<Q", data[:8])
     header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)

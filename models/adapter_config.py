@@ -1,8 +1,9 @@
-"""What PEFT's `adapter_config.json` says about an adapter's tensors: how much of each layer is added.
+"""Reads PEFT's `adapter_config.json`: how much of each layer of an adapter is added.
 
-PEFT adds `scaling * B A x` with scaling = lora_alpha / r (rsLoRA: lora_alpha / sqrt(r)), per layer where a pattern says
-so. Files of diffusers say the same in their header (`lora_adapter_metadata`) or in a tensor `<layer>.alpha`. Here all of
-them become one number a layer, which is folded into B; a setting that a LoRA of this project cannot express is refused.
+PEFT adds `scaling * B A x` with scaling = lora_alpha / r (rsLoRA: lora_alpha / sqrt(r)); patterns
+override both per layer. Files of diffusers hold the same in their header (`lora_adapter_metadata`) or
+in tensors `<layer>.alpha`. This module turns each source into one factor per layer, which is folded
+into B. It refuses settings that a LoRA of this project cannot express.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from typing import Any
 from infra.errors import InvalidInput, UserError
 
 CONFIG_FILE = "adapter_config.json"
-HEADER_KEY = "lora_adapter_metadata"  # diffusers' save_lora_weights: the same settings, each with a prefix
+HEADER_KEY = "lora_adapter_metadata"  # in files of diffusers: the same settings, with a prefix
 PREFIXES = ("base_model.model.", "transformer.", "unet.")
-# Settings that do not change what a loaded LoRA adds to a Linear (fan_in_fan_out: PEFT turns it off for a Linear;
-# those of an initialization count only with it; the rest is about training or where the adapter came from).
+# Settings that do not change what a loaded LoRA adds to a Linear. PEFT turns fan_in_fan_out off for a
+# Linear; the *_config of an initialization count only with that initialization; the others concern
+# training or origin.
 NEUTRAL = {
     "auto_mapping",
     "base_model_name_or_path",
@@ -52,17 +54,18 @@ READ = {
     "target_modules",
     "use_rslora",
 }
-# Initial values that loading overwrites. The others (pissa, olora, corda, loftq, ...) change the base's weights too.
+# Initializations that loading overwrites. Others (pissa, olora, corda, loftq, ...) also change the
+# base's weights.
 INITIAL = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 def refuse(source: str, reason: str, code: str = "invalid_adapter") -> UserError:
-    """The one shape of "this adapter may not load"."""
+    """The error for an adapter that must not be loaded."""
     return InvalidInput(f"adapter {source}: {reason}", code=code)
 
 
 def parse_config(source: str, content: bytes | str, what: str = CONFIG_FILE) -> dict[str, Any]:
-    """A configuration as a mapping. Raises InvalidInput when it is none."""
+    """Parse a configuration. Raises InvalidInput unless it is a JSON object."""
     try:
         config = json.loads(content)
     except (ValueError, RecursionError):
@@ -73,13 +76,13 @@ def parse_config(source: str, content: bytes | str, what: str = CONFIG_FILE) -> 
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
-    """The adapter_config.json of a folder; None where there is none. Raises InvalidInput."""
+    """The adapter_config.json of a folder, or None if there is none. Raises InvalidInput."""
     file = folder / CONFIG_FILE
     return parse_config(str(folder), file.read_bytes()) if file.is_file() else None
 
 
 def header_config(source: str, metadata: Mapping[str, str]) -> dict[str, Any] | None:
-    """The settings that diffusers keeps in a file's header; None where it has none. Raises InvalidInput."""
+    """The settings that diffusers wrote into a file's header, or None. Raises InvalidInput."""
     if HEADER_KEY not in metadata:
         return None
     found = {}
@@ -91,9 +94,9 @@ def header_config(source: str, metadata: Mapping[str, str]) -> dict[str, Any] | 
 
 
 def is_plain(config: Mapping[str, Any]) -> bool:
-    """Whether every layer's scaling is 1, as in all that this project writes: nothing is left to fold in.
+    """Whether every layer's scaling is 1, as in all files of this project, so nothing has to be folded in.
 
-    Layers and ranks are not looked at: that takes the file (`scalings`).
+    Does not check layers and ranks, which needs the file (`scalings`).
     """
     return (
         config.get("r") == config.get("lora_alpha")
@@ -103,7 +106,7 @@ def is_plain(config: Mapping[str, Any]) -> bool:
 
 
 def check_expressible(source: str, config: Mapping[str, Any], what: str = CONFIG_FILE) -> None:
-    """Raises InvalidInput for a setting that makes it something else than one LoRA on each layer."""
+    """Raise InvalidInput for a setting that a plain LoRA on each layer cannot express."""
     kind = config.get("peft_type") or "LORA"
     if str(kind).upper() != "LORA":
         raise refuse(source, f"its {what} has peft_type {str(kind)[:40]!a}; only LORA is used here.")
@@ -137,15 +140,16 @@ def check_expressible(source: str, config: Mapping[str, Any], what: str = CONFIG
 def scalings(
     source: str, config: Mapping[str, Any], ranks: Mapping[str, int], what: str = CONFIG_FILE
 ) -> dict[str, float]:
-    """What PEFT multiplies each layer's B A with under this configuration.
+    """The factor by which PEFT multiplies each layer's B A under this configuration.
 
     Args:
-        source: the adapter's name in messages; `what`: the configuration's.
-        ranks: of each layer in the file, by its module name.
+        source: the adapter's name in messages.
+        ranks: rank of each layer in the file, by module name.
+        what: the configuration's name in messages.
 
     Raises:
-        InvalidInput: a setting that changes the result and cannot be expressed, a rank that is not the
-            tensors', a layer of the file that the configuration does not target.
+        InvalidInput: a setting that changes the result and cannot be expressed, a rank that differs from the
+            tensors', or a layer of the file that the configuration does not target.
     """
     check_expressible(source, config, what)
     _check_targets(source, config, ranks, what)
@@ -154,7 +158,7 @@ def scalings(
     rank_pattern = _pattern(source, what, config, "rank_pattern")
     alpha_pattern = _pattern(source, what, config, "alpha_pattern")
     if rank_pattern and is_plain(config):
-        return dict.fromkeys(ranks, 1.0)  # method full writes these; importing PEFT takes seconds
+        return dict.fromkeys(ranks, 1.0)  # method full writes these; importing PEFT would take seconds
     found = {}
     for layer, rank in ranks.items():
         said = _of_layer(source, what, rank_pattern, layer, default_rank)
@@ -169,7 +173,7 @@ def scalings(
 
 
 def _check_targets(source: str, config: Mapping[str, Any], ranks: Mapping[str, int], what: str) -> None:
-    """PEFT leaves out, with a warning, tensors of layers that the configuration does not target: refused here."""
+    """Raise InvalidInput for tensors of layers that are not targeted. PEFT would drop them with a warning."""
     targets = config.get("target_modules")
     narrowed = any(config.get(key) for key in ("exclude_modules", "layers_pattern")) or (
         config.get("layers_to_transform") is not None
@@ -216,7 +220,7 @@ def _pattern(source: str, what: str, config: Mapping[str, Any], key: str) -> dic
 
 
 def _of_layer(source: str, what: str, pattern: Mapping[str, float], layer: str, default: float) -> float:
-    """A pattern's value for a layer, found as PEFT finds it: the first key that, as a regular expression, ends its name."""
+    """A layer's value in a pattern: as in PEFT, the first key that as a regex matches the name's end."""
     if not pattern:
         return default
     from peft.utils.other import get_pattern_key

@@ -1,24 +1,26 @@
-"""The adapter bank: preallocated LoRA slots behind every target layer; a batch may mix any of them.
+"""The adapter bank: preallocated LoRA slots behind every target layer; one batch may mix any adapters.
 
-A slot holds one adapter of one path: A[slot] [rank, in] and B[slot] [out, rank] for each of its layers. A
-sample's output gets scale * B[slot] A[slot] x added. Which slots a sample uses is the `Routing` of the
-forward (`with bank.use(routing): denoiser(...)`), so one forward serves samples with different adapters,
-nothing is re-created and nothing global is switched.
+A slot holds one adapter of one path: A[slot] [rank, in] and B[slot] [out, rank] for each layer. It adds
+scale * B[slot] A[slot] x to a sample's output. The `Routing` of a forward says which slots each sample uses
+(`with bank.use(routing): denoiser(...)`), so one forward serves samples with different adapters. No module
+is re-created and no global state is switched.
 
-The same bank trains: with `trainable=True` each slot's tensors are Parameters of their own, so that a slot
-that a step did not use has no gradient and its optimizer group can rest.
+The same bank trains: with `trainable=True` each slot's tensors are separate Parameters. A slot that a step
+did not use then has no gradient, and its optimizer group can skip the step.
 
-At rank `full` a slot holds the change of each layer's whole weight: A is the identity [in, in], which is neither
-stored nor multiplied with, and B [out, in] is the change. Training B is then fine-tuning the layer itself, and an
+At rank `full` a slot holds the change of each layer's whole weight. A is the identity [in, in] and is neither
+stored nor multiplied; B [out, in] is the change. Training B then fine-tunes the layer itself. An
 adapter of any rank fits such a slot (written as B A).
 
-A bank that serves keeps every slot of a path in one row of one tensor; what the layers multiply with are views of
-it. So an adapter comes in as one copy of one flat image (`pack`, then `load`), whatever the number of layers.
+A serving bank keeps all slots of a path in one tensor, one row per slot; the layers use views of it.
+Loading an adapter is therefore one copy of one flat image (`pack`, then `load`), whatever the number of
+layers.
 
-The layers of a bank that trains live in submodules that are *called* (not just read) because ZeRO 3 gathers a module's
-parameters when it is called, and stand behind their layer by a forward hook. A bank that serves takes the place of the layer's
-forward, so that slots may be added to each sample's weight (`models.lora_slots.in_the_layer`). Either way the denoiser's own
-parameter names stay as they were. Every target layer must keep the sample outermost, as all families here do.
+The layers of a training bank live in submodules that are *called*, because ZeRO 3 gathers a module's
+parameters when it is called; a forward hook attaches them to their layer. A serving bank replaces the
+layer's forward, so that slots may be added to each sample's weight (`models.lora_slots.in_the_layer`).
+Either way the denoiser's parameter names do not change. Every target layer must keep the sample as the
+outermost dimension, as all families here do.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from models.tokens import AppearanceTokens
 
 
 def rank_for(adapters: Iterable[LayerTensors]) -> Rank:
-    """The rank of a bank that suits these adapters: the largest of theirs; `full` where layers are changed whole."""
+    """The bank rank that fits these adapters: their largest, or `full` if one changes whole layers."""
     downs = [a for layers in adapters for a, _ in layers.values()]
     ranks = {a.shape[0] for a in downs}
     if len(ranks) > 1 and any(rank >= width for rank, width in (a.shape for a in downs)):
@@ -50,15 +52,15 @@ class AdapterBank(nn.Module):
     """LoRA slots behind a denoiser's target layers.
 
     Args:
-        denoiser: the network whose Linears the adapters stand behind.
-        targets: for each path the module names of its Linears (a layer may stand in both).
+        denoiser: the network whose Linears the adapters change.
+        targets: module names of the Linears of each path (a layer may be in both).
         slots: how many adapters of each path fit (slot numbers 1..n; slot 0 is the base).
-        rank: the largest rank a slot can hold; smaller ones are padded with zeros. `full`: the change of the whole
-            weight, which an adapter of any rank is.
-        trainable: slots as Parameters, initialised for training (A ~ N(0, 1/r), B = 0).
-        seed: of the initial values; a slot's values depend on (seed, path, slot, layer) only.
-        dtype: of the slots; None takes the denoiser's (trainable: float32 whatever the base is).
-        tokens: learned text vectors of each spatial slot, (how many, their width): see `with_tokens`.
+        rank: the largest rank that a slot can hold; smaller ones are padded with zeros. `full`: the
+            change of the whole weight, which fits an adapter of any rank.
+        trainable: make the slots Parameters, initialised for training (A ~ N(0, 1/r), B = 0).
+        seed: of the initial values; a slot's values depend only on (seed, path, slot, layer).
+        dtype: of the slots; None takes the denoiser's (trainable: always float32).
+        tokens: learned text vectors of each spatial slot, (count, width): see `with_tokens`.
     """
 
     def __init__(
@@ -125,7 +127,7 @@ class AdapterBank(nn.Module):
         return torch.zeros(size, dtype=kind, device=devices.pop())
 
     def _rows(self, path: Path) -> Tensor:
-        """The one tensor behind a path's slots [slots + 1, slot numel]."""
+        """The tensor that holds a path's slots [slots + 1, slot numel]."""
         assert not self.trainable, "a trainable bank keeps each layer's slots as Parameters"
         assert self.targets[path], f"the bank has no {path} slots"
         return self.get_buffer(f"{path}_slots")
@@ -140,11 +142,11 @@ class AdapterBank(nn.Module):
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
         if not self.trainable:
-            self._bind()  # a moved or cast bank's layers must share memory again
+            self._bind()  # moving or casting breaks the sharing of memory: restore it
         return self
 
     def _routed(self, name: str) -> Callable[[], list[tuple[LoraSlots, Mix]]]:
-        """What the forward that is running routes through a layer: its slots, with the mix of their path."""
+        """Return a function that lists a layer's slots in the current routing, each with its mix."""
         layers = [(path, self._layers[path, name]) for path in PATHS if (path, name) in self._layers]
 
         def now() -> list[tuple[LoraSlots, Mix]]:
@@ -159,7 +161,7 @@ class AdapterBank(nn.Module):
         return now
 
     def _beside(self, x: Tensor, y: Tensor, routed: list[tuple[LoraSlots, Mix]]) -> Tensor:
-        """A layer's output and what its slots add."""
+        """A layer's output plus what its slots add."""
         routing = self.current
         if routing is not None:
             for slots, mix in routed:
@@ -167,14 +169,14 @@ class AdapterBank(nn.Module):
         return y
 
     def _hook(self, linear: Any, name: str) -> Callable[[], None]:
-        """Stand behind a layer; returns what undoes it."""
+        """Add a forward hook to a layer; return a function that removes it."""
         routed = self._routed(name)
         return linear.register_forward_hook(
             lambda _module, args, output: self._beside(args[0], output, routed())
         ).remove
 
     def _replace(self, linear: Any, name: str) -> Callable[[], None]:
-        """Be a layer's forward, so that slots may go into its weight; returns what undoes it."""
+        """Replace a layer's forward so that slots can merge into its weight; return the undo function."""
         routed, bare, before = self._routed(name), linear.forward, vars(linear).get("forward")
 
         def forward(x: Tensor) -> Tensor:
@@ -204,13 +206,13 @@ class AdapterBank(nn.Module):
             self.current = before
 
     def with_tokens(self, text_BLD: Tensor, spatial_slots: Sequence[int]) -> Tensor:
-        """Each sample's text with the appearance tokens of its spatial slot; as it is for slot 0, or without tokens."""
+        """Each sample's text with the appearance tokens of its spatial slot; unchanged for slot 0."""
         if self.tokens is None or not any(spatial_slots):
             return text_BLD
         return self.tokens(text_BLD, spatial_slots)
 
     def attach(self, denoiser: nn.Module) -> None:
-        """Stand behind the denoiser's target layers: done at first, and again after a `remove`."""
+        """Attach the bank to the denoiser's target layers: at construction, and again after a `remove`."""
         assert not self._undo, "the bank is attached"
         stand = self._hook if self.trainable else self._replace
         for name in dict.fromkeys(name for _, name in self._layers):
@@ -218,7 +220,7 @@ class AdapterBank(nn.Module):
             self._undo.append(stand(linear, name))
 
     def remove(self) -> None:
-        """Take the bank off the denoiser, which is then exactly what it was."""
+        """Detach the bank from the denoiser, which is then exactly as before."""
         for undo in self._undo:
             undo()
         self._undo.clear()
@@ -234,12 +236,13 @@ class AdapterBank(nn.Module):
 
     @torch.no_grad()
     def reset(self, path: Path, slot: int, *, seed: int | None = None, number: int | None = None) -> None:
-        """Initial values of training: A ~ N(0, std 1/rank), B = 0 (so the adapter starts as no change).
+        """Set the initial values for training: A ~ N(0, std 1/rank), B = 0 (so the adapter has no effect).
 
         Args:
-            seed: the bank's when not given.
-            number: of the slot whose initial values these are, when not its own: an adapter that trains in slot 5
-                of a bank for many starts as it would in slot 1 of its own.
+            seed: the bank's seed by default.
+            number: take the initial values of this slot number instead. An adapter that trains in slot
+                5 of a shared bank then starts with the values it would have in slot 1 of a bank of its
+                own.
         """
         if path == "spatial" and self.tokens is not None:
             self.tokens.change[slot - 1].zero_()
@@ -262,10 +265,11 @@ class AdapterBank(nn.Module):
 
     @torch.no_grad()
     def write(self, path: Path, slot: int, tensors: LayerTensors, scale: float = 1.0) -> None:
-        """Overwrite a slot with {layer: (A [r, in], B [out, r])}; r at most the bank's rank, scale goes into B.
+        """Overwrite a slot with {layer: (A [r, in], B [out, r])}; r may be smaller, scale goes into B.
 
-        Layers that the adapter does not have become zeros. Raises AssertionError for a layer that is no target
-        or a rank that does not fit: `models.adapter` and the slot table check both before and say it kindly.
+        Layers missing from the adapter become zeros. Raises AssertionError for a layer that is no
+        target or a rank that does not fit: `models.adapter` and the slot table check both first, with
+        errors for users.
         """
         self._check(path, tensors)
         for name, layer in self._of(path, slot):
@@ -283,15 +287,15 @@ class AdapterBank(nn.Module):
             assert self.holds(a.shape[0]), f"rank {a.shape[0]} does not fit the bank's {self.rank}"
 
     def slot_bytes(self, path: Path) -> int:
-        """Bytes of one slot of a path, which are those of a packed image."""
+        """Bytes of one slot of a path; a packed image has the same size."""
         return self._rows(path)[0].nbytes
 
     @torch.no_grad()
     def pack(self, path: Path, tensors: LayerTensors, scale: float = 1.0) -> Tensor:
-        """An adapter as a slot will hold it: one flat tensor [slot numel] in host memory, for `load`.
+        """Convert an adapter to the form of a slot: one flat tensor [slot numel] in host memory, for `load`.
 
-        Padded to the bank's rank, scale in B, in the bank's dtype; pinned memory where the bank is on a GPU.
-        Raises AssertionError as `write` does.
+        It is padded to the bank's rank, has the scale in B and the bank's dtype, and is pinned if the
+        bank is on a GPU. Raises AssertionError as `write` does.
         """
         self._check(path, tensors)
         rows = self._rows(path)
@@ -305,12 +309,12 @@ class AdapterBank(nn.Module):
 
     @torch.no_grad()
     def load(self, path: Path, slot: int, image: Tensor) -> None:
-        """Overwrite a slot with a packed image: one copy, which the host does not wait for on a GPU."""
+        """Overwrite a slot with a packed image: one copy, asynchronous on a GPU."""
         assert 1 <= slot <= self.slots[path], f"{path} slot {slot} of {self.slots[path]}"
         self._rows(path)[slot].copy_(image, non_blocking=True)
 
     def extract(self, path: Path, slot: int) -> dict[str, tuple[Tensor, Tensor]]:
-        """A copy of a slot on the CPU: {layer: (A [rank, in], B [out, rank])}; at rank `full` A is the identity."""
+        """Copy a slot to the CPU: {layer: (A [rank, in], B [out, rank])}; A is identity at rank `full`."""
         found: dict[str, tuple[Tensor, Tensor]] = {}
         for name, layer in self._of(path, slot):
             copied = {half: t.detach().to("cpu", copy=True) for half, t in layer.slot(slot).items()}
@@ -318,8 +322,10 @@ class AdapterBank(nn.Module):
         return found
 
     def named_slot_parameters(self, path: Path, slot: int) -> Iterator[tuple[str, nn.Parameter]]:
-        """("<layer>/A" or "<layer>/B", Parameter) of one slot of a trainable bank, in layer order, A before B; then
-        ("tokens", Parameter) of a spatial slot that has appearance tokens."""
+        """The named Parameters of one slot of a trainable bank, in layer order, A before B.
+
+        Names are "<layer>/A" and "<layer>/B"; a spatial slot with appearance tokens ends with "tokens".
+        """
         assert self.trainable, "only a trainable bank has parameters"
         for name, layer in self._of(path, slot):
             for half, tensor in layer.slot(slot).items():

@@ -1,8 +1,8 @@
 """Gradient checkpointing that recomputes with the routing of the original forward.
 
-Scales flipped on modules between a forward and its recomputation are a known way to train on wrong
-gradients. Here the routing in force is captured when a block is first run and put back for the recomputation,
-whatever has been forwarded in between (the temporal pass, say, after the spatial one).
+If adapter scales were set on modules and changed before the recomputation, the gradients would be wrong. Here
+the routing is captured when a block first runs and restored for its recomputation, whatever was forwarded in
+between (for example the temporal pass after the spatial one).
 """
 
 from __future__ import annotations
@@ -22,9 +22,12 @@ from models.bank import AdapterBank
 def checkpoint_blocks(
     blocks: Iterable[nn.Module], bank: Callable[[], AdapterBank | None]
 ) -> Callable[[], None]:
-    """Make each block keep only its inputs and run again in the backward. `bank` answers the attached bank.
+    """Make each block keep only its inputs and run again in the backward.
 
-    Returns a function that makes the blocks what they were.
+    Args:
+        bank: returns the attached bank, if any.
+
+    Returns a function that restores the blocks.
     """
     undo = [_wrap(block, bank) for block in blocks]
 
@@ -37,7 +40,7 @@ def checkpoint_blocks(
 
 def _wrap(block: nn.Module, bank: Callable[[], AdapterBank | None]) -> Callable[[], None]:
     forward = block.forward
-    own = "forward" in vars(block)  # the family's, on this instance; else the class's
+    own = "forward" in vars(block)  # whether a family replaced it on this instance
 
     @wraps(forward)
     def checkpointed(*args: Any, **kwargs: Any) -> Any:
@@ -49,7 +52,7 @@ def _wrap(block: nn.Module, bank: Callable[[], AdapterBank | None]) -> Callable[
         def contexts():
             return nullcontext(), attached.use(routing) if attached is not None else nullcontext()
 
-        # Dropout masks come from the routing's seeds, so no global random state has to be kept.
+        # Dropout masks come from the routing's seeds, so no global random state has to be saved.
         return checkpoint(
             forward, *args, use_reentrant=False, preserve_rng_state=False, context_fn=contexts, **kwargs
         )

@@ -1,10 +1,12 @@
-"""One request's state, one denoising step of a batch, and sampling to the end.
+"""The state of one request, one denoising step of a batch, and sampling to the end.
 
-Training's samples, evaluation, `generate` and the service all go through `denoise_step`, so they give the same
-frames. A request's noise comes from its own seed, and no operation mixes the samples of a batch. Its neighbours change
-only the order in which sums are rounded: in float32 that is at most one grey level (docs/serving.md has the limits).
+Training samples, evaluation, `generate` and the service all use `denoise_step`, so they give the same
+frames. A request's noise comes from its seed, and no operation mixes the samples of a batch. Neighbours
+in the batch change only the order in which sums are rounded: in float32 at most one grey level
+(docs/serving.md has the limits).
 
-Shapes: latents [C, f, h, w] a request; B rows a forward (one a request, two with classifier-free guidance).
+Shapes: latents [C, f, h, w] per request; B rows per forward (one per request, two with classifier-free
+guidance).
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ Predict = Callable[[Tensor, Tensor, Tensor, Routing | None], Tensor]
 
 
 class Denoising:
-    """One request on its way from noise to latents. Made by `start`, advanced by `denoise_step`."""
+    """One request between noise and finished latents. Made by `start`, advanced by `denoise_step`."""
 
     def __init__(self, foundation: Foundation, params: GenerationParams) -> None:
         self.params = params.resolved(foundation.defaults)
@@ -44,14 +46,14 @@ class Denoising:
         self.index = 0
         generator = torch.Generator("cpu").manual_seed(self.params.seed)
         noise = torch.randn((1, *foundation.latent_shape(self.bucket)), generator=generator)
-        self.x0_1Cfhw: Tensor | None = None  # what the last step took the clean latents to be
+        self.x0_1Cfhw: Tensor | None = None  # the last step's estimate of the clean latents
         self.latents_1Cfhw = noise.to(foundation.device) * float(
             getattr(self.scheduler, "init_noise_sigma", 1.0)
         )
 
     @property
     def guided(self) -> bool:
-        """Classifier-free guidance costs a second row; a scale of 1 or less does without."""
+        """Whether classifier-free guidance is on (scale above 1), which costs a second row."""
         return self.params.guidance_scale > 1.0
 
     @property
@@ -60,7 +62,7 @@ class Denoising:
 
     @property
     def progress(self) -> float:
-        """Share of the steps taken, 0 to 1."""
+        """Share of the steps done, 0 to 1."""
         return self.index / len(self.timesteps)
 
     def adapters_now(self, path: Path) -> list[SlotUse]:
@@ -69,16 +71,19 @@ class Denoising:
 
 
 def start(foundation: Foundation, params: GenerationParams) -> Denoising:
-    """Encode the prompt, draw the seed's noise, set the scheduler. Raises UserError for a size that cannot be."""
+    """Encode the prompt, draw the noise, set the scheduler. Raises UserError for an unsupported size."""
     return Denoising(foundation, params)
 
 
 @torch.no_grad()
 def denoise_step(foundation: Foundation, batch: Sequence[Denoising], predict: Predict | None = None) -> None:
-    """Advance every request by one step in one forward (`predict`; absent: the foundation's own).
+    """Advance every request by one step in one forward.
 
-    Requests may differ in timestep, scheduler, guidance, prompt, seed and adapters; they must share a bucket
-    (and none may be done).
+    Requests may differ in timestep, scheduler, guidance, prompt, seed and adapters. They must share a bucket
+    and must not be done.
+
+    Args:
+        predict: the forward; by default the foundation's `predict`.
     """
     assert batch
     assert all(not one.done for one in batch), "a finished request cannot step"
@@ -88,7 +93,7 @@ def denoise_step(foundation: Foundation, batch: Sequence[Denoising], predict: Pr
     for one in batch:
         t = one.timesteps[one.index]
         scaled = one.latents_1Cfhw
-        if hasattr(one.scheduler, "scale_model_input"):  # flow matching schedulers have none
+        if hasattr(one.scheduler, "scale_model_input"):  # flow matching schedulers lack it
             scaled = one.scheduler.scale_model_input(scaled, t)
         inputs.append(scaled.expand(2, -1, -1, -1, -1) if one.guided else scaled)
         times.append(t.expand(2 if one.guided else 1))
@@ -110,7 +115,7 @@ def denoise_step(foundation: Foundation, batch: Sequence[Denoising], predict: Pr
 
 
 def routing_of(foundation: Foundation, rows: Sequence[Denoising]) -> Routing | None:
-    """The routing of a batch's rows; None when no row uses an adapter, so that an all-base batch pays nothing."""
+    """The routing of a batch's rows, or None if no row uses an adapter, which saves the routing's cost."""
     mixes: dict[Path, Mix | None] = {}
     for path in PATHS:
         uses = [row.adapters_now(path) for row in rows]
@@ -131,10 +136,10 @@ def routing_of(foundation: Foundation, rows: Sequence[Denoising]) -> Routing | N
 def install(
     foundation: Foundation, adapters: Mapping[Path, LayerTensors], settings: AdapterSettings | None = None
 ) -> tuple[SlotUse, ...]:
-    """Put adapters into a bank of their own (slot 1 of each path); how requests use them. None: no bank.
+    """Put adapters, if any, into a new bank (slot 1 of each path) and return how requests use them.
 
     Args:
-        settings: how they act; None: as trained.
+        settings: how the adapters act; by default as trained.
     """
     if not adapters:
         return ()
@@ -157,11 +162,11 @@ def sample(
     batch_size: int = 4,
     on_step: Callable[[int, int], None] | None = None,
 ) -> list[np.ndarray]:
-    """Generate every request to the end; uint8 frames [F, H, W, 3] each, in the order given.
+    """Generate every request to the end; return uint8 frames [F, H, W, 3] for each, in the given order.
 
     Args:
-        batch_size: requests a forward.
-        on_step: called with (steps done, steps in all) after each denoising step.
+        batch_size: requests per forward.
+        on_step: called with (steps done, total steps) after each denoising step.
     """
     states = [start(foundation, request) for request in requests]
     total, taken = sum(len(one.timesteps) for one in states), 0

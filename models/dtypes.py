@@ -1,7 +1,7 @@
-"""Names of a foundation's precision: the same words in every command, settings file and configuration.
+"""Names of a foundation's precision, the same in every command, settings file and configuration.
 
-The names are fp32, bf16 and fp16; torch's float32, bfloat16 and float16 are accepted as synonyms. No torch in here: the
-command line reads this.
+The names are fp32, bf16 and fp16; torch's float32, bfloat16 and float16 are accepted as synonyms.
+Imports no torch, because the command line reads this.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import BeforeValidator
 from infra.errors import UserError
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # name -> torch's name
-TRAINED = ("fp32", "bf16")  # in which adapters are trained
+TRAINED = ("fp32", "bf16")  # precisions in which adapters are trained
 
 
 def short_dtype(value: Any) -> Any:
@@ -25,7 +25,7 @@ def short_dtype(value: Any) -> Any:
 
 
 def parse_dtype(text: str) -> str:
-    """The name of a precision, given as such or as torch calls it. Raises UserError."""
+    """The name of a precision, given in short or as torch's name. Raises UserError."""
     name = str(short_dtype(text))
     if name not in DTYPES:
         raise UserError(

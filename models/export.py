@@ -1,4 +1,4 @@
-"""Write a denoiser with adapters merged into its weights, for tools that know no LoRA."""
+"""Write a denoiser with adapters merged into its weights, for tools without LoRA support."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from models.foundation import Foundation
 def export_merged(
     foundation: Foundation, adapters: Iterable[Adapter], folder: Path, scale: float = 1.0
 ) -> Path:
-    """`save_pretrained` of the denoiser with W + scale * B A in place of each target W, of each adapter.
+    """Save the denoiser with scale * B A of each adapter added to its target weights.
 
-    The result loads with the class's stock `from_pretrained` and answers as the base with the adapters does.
-    The resident foundation is not touched.
+    The result loads with the class's stock `from_pretrained` and predicts as the base with the adapters does.
+    The resident foundation is not changed.
     """
     adapters = list(adapters)
     for adapter in adapters:

@@ -1,7 +1,8 @@
-"""What a model family says of its checkpoints before one is loaded, and the registry of families. Imports no torch.
+"""What a model family knows about its checkpoints before loading, and the registry of families. No torch.
 
-To add a family: a module in `models/families/` with a registered `FamilySpec` and its import in that package; a module of
-the `Foundation` that the spec names; a recipe in `models/tiny.py`.
+To add a family, write a module in `models/families/` with a registered `FamilySpec` and import it in
+that package; a module with the `Foundation` subclass that the spec names; and a recipe in
+`models/tiny.py`.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ from models.text import TextLimit
 if TYPE_CHECKING:
     from models.foundation import Foundation
 
-FAMILIES: dict[str, FamilySpec] = {}  # by the class name of their pipelines
+FAMILIES: dict[str, FamilySpec] = {}  # by pipeline class name
 
 
 class FamilySpec(ABC):
     """One model family. Subclasses set the class attributes and are registered with `@register`."""
 
     name: ClassVar[str]
-    pipeline_class: ClassVar[str]  # of diffusers, as model_index.json names it
-    components: ClassVar[dict[str, tuple[str, ...]]]  # of the pipeline: "denoiser", "text" and "vae"
-    vae_dtype: ClassVar[str | None] = None  # where the VAE needs another precision than the rest
+    pipeline_class: ClassVar[str]  # of diffusers, as in model_index.json
+    components: ClassVar[dict[str, tuple[str, ...]]]  # the pipeline's "denoiser", "text" and "vae"
+    vae_dtype: ClassVar[str | None] = None  # if the VAE needs another precision than the rest
 
     @abstractmethod
     def sizes(self, folder: Path, name: str, recommended: dict[str, Any]) -> Sizes:
-        """The sizes of a checkpoint. Raises UserError for one that no module serves, or that cannot be read."""
+        """The sizes of a checkpoint. Raises UserError if it is unsupported or cannot be read."""
 
     @abstractmethod
     def text_limit(self, folder: Path, name: str) -> TextLimit:
@@ -39,18 +40,18 @@ class FamilySpec(ABC):
 
     @abstractmethod
     def foundation_class(self) -> type[Foundation]:
-        """The class that serves a loaded pipeline; imported late, since it needs torch."""
+        """The class that wraps a loaded pipeline; imported late because it needs torch."""
 
 
 def register(spec: type[FamilySpec]) -> type[FamilySpec]:
-    """Class decorator: make a family known."""
+    """Class decorator that adds a family to the registry."""
     assert spec.pipeline_class not in FAMILIES, f"{spec.pipeline_class} has two families"
     FAMILIES[spec.pipeline_class] = spec()
     return spec
 
 
 def read_config(folder: Path, component: str) -> dict[str, Any]:
-    """A component's configuration; the pipeline's index for ""."""
+    """A component's configuration, or the pipeline's index for "". Raises UserError if it cannot be read."""
     path = folder / component / "config.json" if component else folder / "model_index.json"
     try:
         return dict(json.loads(path.read_text()))

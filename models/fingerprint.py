@@ -1,6 +1,6 @@
 """A foundation's fingerprint: one hash over the weights and configurations of its components.
 
-Adapters and cached latents carry it: they fit exactly the model they were made with.
+Adapters and cached latents carry it, because they fit only the model they were made with.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 WEIGHTS = (".safetensors",)
 CONFIGS = (".json", ".txt", ".model")
-# Said about the checkpoint, not part of the model.
+# Keys that describe the checkpoint's origin and are not part of the model.
 IGNORED_KEYS = ("_diffusers_version", "_name_or_path", "transformers_version")
 
 

@@ -1,8 +1,8 @@
 """A text-to-video foundation model, as training and serving see it.
 
-One small interface: encode text, encode frames, noise, predict, decode, which layers are spatial and which
-temporal, and a fingerprint of the weights. A family (one module beside this one) holds a stock diffusers
-pipeline and answers these; nothing else in the project knows what model it is.
+One small interface: encode text, encode frames, noise, predict, decode, which layers are spatial and
+which temporal, and a fingerprint of the weights. Each family (one module next to this one) implements
+it around a stock diffusers pipeline; nothing else in the project knows which model it is.
 
 Shapes: B samples, F frames, H W pixels, C f h w latents (f < F for temporally compressed ones), L D text.
 """
@@ -38,20 +38,18 @@ class Foundation(ABC):
     """A resident text-to-video model. Subclasses set `denoiser`, `targets` and `noise` in `__init__`."""
 
     denoiser_name: ClassVar[str]  # the component's name in the pipeline: "unet", "transformer"
-    # How stock tools name LoRA keys of this class: PEFT on the module, or the pipeline's own loader.
+    # The prefix of LoRA keys that stock tools expect for this class: PEFT's or the pipeline's loader's.
     adapter_key_prefix: ClassVar[str]
 
     name: str
-    source: str  # path or hub id it was loaded from
+    source: str  # path or hub id
     folder: FilePath  # the checkpoint on this machine
     pipeline: Any
     denoiser: Any  # an nn.Module with diffusers' `config`
     targets: dict[Path, tuple[str, ...]]
     sizes: Sizes
     noise: NoiseProcess
-    recommended: dict[
-        str, Any
-    ]  # settings for customization that suit this model (recommended.yaml beside it)
+    recommended: dict[str, Any]  # settings that suit this model, from its recommended.yaml
 
     _bank: AdapterBank | None = None
 
@@ -68,7 +66,7 @@ class Foundation(ABC):
         self.pipeline, self.spec = pipeline, spec
         self.name, self.source, self.folder, self.recommended = name, source, folder, recommended
         for module in (pipeline.vae, pipeline.text_encoder):
-            if module is not None:  # a worker that only trains has none
+            if module is not None:  # not loaded by a worker that only trains
                 module.requires_grad_(False).eval()
         self.denoiser = getattr(pipeline, self.denoiser_name).requires_grad_(False).eval()
         self.sizes = spec.sizes(folder, name, recommended)
@@ -80,7 +78,7 @@ class Foundation(ABC):
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over the checkpoint's weights and configurations: what adapters and latents are bound to."""
+        """sha256 over the checkpoint's weights and configurations; adapters and latents are bound to it."""
         return fingerprint_folder(self.folder)
 
     @cached_property
@@ -90,31 +88,31 @@ class Foundation(ABC):
 
     @property
     def whole(self) -> bool:
-        """Whether the denoiser was loaded: without it a foundation encodes, and makes no videos."""
+        """Whether the denoiser was loaded. Without it a foundation can encode but not make videos."""
         return _has_weights(self.denoiser)
 
     @property
     def device(self) -> torch.device:
         device = next(self.denoiser.parameters()).device
-        if device.type == "meta":  # loaded without it: where the VAE or the text encoder is
+        if device.type == "meta":  # denoiser not loaded: use the device of the VAE or the text encoder
             modules = [m for m in self.pipeline.components.values() if isinstance(m, nn.Module)]
             found = (next(module.parameters()).device for module in modules)
             return next((one for one in found if one.type != "meta"), device)
         return device
 
     def to(self, device: str | torch.device) -> None:
-        """Move what was loaded. Without a bank only: the views of its slots would no longer be of one tensor."""
+        """Move what was loaded. Not with a bank: its slots would no longer be views of one tensor."""
         before = self.device
         if before == torch.device(device):
             return
         assert self._bank is None, "move a foundation before its bank is added"
         move_parts(self.pipeline, device)
         if before.type == "cuda":
-            torch.cuda.empty_cache()  # else this process keeps the memory for itself
+            torch.cuda.empty_cache()  # else this process would keep the memory
 
     @property
     def dtype(self) -> torch.dtype:
-        # diffusers' own answer: not that of the few parameters it keeps in float32 (Wan's modulation tables).
+        # diffusers' answer, which skips the few parameters it keeps in float32 (Wan's modulation tables).
         return self.denoiser.dtype  # type: ignore[return-value]
 
     @property
@@ -132,11 +130,11 @@ class Foundation(ABC):
         tokens: int = 0,
         without: Collection[Path] = (),
     ) -> AdapterBank:
-        """Put an adapter bank behind this model's target layers (replacing one that is there) and return it.
+        """Put an adapter bank behind this model's target layers (replacing any other) and return it.
 
         Args:
             tokens: appearance tokens of each spatial slot (models/tokens.py).
-            without: paths whose slots stand behind no layer: of them there are the tokens alone.
+            without: paths whose slots get no LoRA layers, only appearance tokens.
         """
         if self._bank is not None:
             self._bank.remove()
@@ -159,7 +157,7 @@ class Foundation(ABC):
 
     @contextmanager
     def passing_bank(self, slots: dict[Path, int], rank: Rank, **options: Any) -> Iterator[AdapterBank]:
-        """A bank for the length of the block, made as by `add_bank`; then the one that was there before is back."""
+        """A temporary bank for the block, made by `add_bank`; the previous bank is restored afterwards."""
         before, self._bank = self._bank, None
         if before is not None:
             before.remove()
@@ -174,11 +172,11 @@ class Foundation(ABC):
 
     @property
     def defaults(self) -> Defaults:
-        """What to generate with when a request does not say."""
+        """The settings for a request that gives none."""
         return self.sizes.defaults
 
     def check_bucket(self, bucket: Bucket) -> None:
-        """Raises InvalidInput when this model cannot make a video of that size."""
+        """Raise InvalidInput if this model cannot make a video of that size."""
         self.sizes.check(bucket)
 
     @abstractmethod
@@ -187,22 +185,22 @@ class Foundation(ABC):
 
     @abstractmethod
     def token_layout(self, layer: str, bucket: Bucket) -> TokenLayout:
-        """Which frames and pixels of a video of this size the tokens of a target layer stand for."""
+        """The frames and pixels of a video of this size that the tokens of a target layer represent."""
 
     @abstractmethod
     def encode_text(self, prompts: list[str]) -> Tensor:
-        """[B, L, D] embeddings, padded to one L for every prompt."""
+        """Embeddings [B, L, D], padded to the same L for every prompt."""
 
     @abstractmethod
     def encode_video(self, video_BCFHW: Tensor) -> Tensor:
-        """Pixels in [-1, 1] -> latents [B, C, f, h, w], scaled as the denoiser wants; the posterior's mode."""
+        """Pixels in [-1, 1] -> latents [B, C, f, h, w], scaled for the denoiser; the posterior's mode."""
 
     @abstractmethod
     def encode_frames(self, video_BCFHW: Tensor) -> Tensor:
-        """Each frame as a video of its own: [B, F, C, 1, h, w]. What the spatial path trains on."""
+        """Encode each frame as a one-frame video: [B, F, C, 1, h, w]. The spatial path trains on these."""
 
     def encode_both(self, video_BCFHW: Tensor) -> tuple[Tensor, Tensor]:
-        """What `encode_video` and `encode_frames` give; in one pass where a VAE without time makes them the same."""
+        """The results of `encode_video` and `encode_frames`; one pass if the VAE has no time dimension."""
         return self.encode_video(video_BCFHW), self.encode_frames(video_BCFHW)
 
     @abstractmethod
@@ -215,9 +213,9 @@ class Foundation(ABC):
     def predict(
         self, latents_BCfhw: Tensor, t_B: Tensor, text_BLD: Tensor, routing: Routing | None = None
     ) -> Tensor:
-        """The denoiser's answer [B, C, f, h, w], each sample with the adapters its routing row names.
+        """The denoiser's prediction [B, C, f, h, w]; each sample uses the adapters in its routing row.
 
-        Latents of one frame skip temporal layers where the model has separate ones (the spatial path).
+        Latents of one frame skip temporal layers in models with separate ones (the spatial path).
         """
         assert routing is None or self._bank is not None, "routing without a bank: call add_bank first"
         with self._bank.use(routing) if self._bank is not None else nullcontext():
@@ -225,13 +223,13 @@ class Foundation(ABC):
 
     @abstractmethod
     def scheduler_kinds(self) -> tuple[str, ...]:
-        """Names that `make_scheduler` knows; the first is the checkpoint's own."""
+        """Names that `make_scheduler` accepts; the first is the checkpoint's own."""
 
     @abstractmethod
     def _make_scheduler(self, kind: str) -> Any: ...
 
     def make_scheduler(self, kind: str | None = None) -> Any:
-        """A fresh diffusers scheduler for one request (schedulers keep state). Raises InvalidInput."""
+        """A new diffusers scheduler for one request, because schedulers keep state. Raises InvalidInput."""
         kinds = self.scheduler_kinds()
         if kind is not None and kind not in kinds:
             raise InvalidInput(
@@ -241,15 +239,15 @@ class Foundation(ABC):
         return self._make_scheduler(kind or kinds[0])
 
     def clean_estimate(self, scheduler: Any, output: Any, before: Tensor, answer: Tensor) -> Tensor | None:
-        """The clean latents as a scheduler's last `step` saw them; None for one that works without them.
+        """The clean latents that a scheduler's last `step` estimated, or None if it estimates none.
 
         Args:
-            output: what the step returned, for `answer` to the latents `before`.
+            output: what the step returned for the prediction `answer` on the latents `before`.
         """
         if getattr(output, "pred_original_sample", None) is not None:
             return output.pred_original_sample
         if scheduler.config.get("predict_x0") or "++" in scheduler.config.get("algorithm_type", ""):
-            return scheduler.model_outputs[-1]  # DPM++ and UniPC turn every answer into it first
+            return scheduler.model_outputs[-1]  # DPM++ and UniPC convert every prediction to it first
         return None
 
     @abstractmethod
@@ -257,12 +255,12 @@ class Foundation(ABC):
         """The blocks whose activations gradient checkpointing drops."""
 
     def enable_gradient_checkpointing(self) -> Callable[[], None]:
-        """Trade compute for memory in training; gradients stay the same. Returns what turns it off again."""
+        """Trade compute for memory in training, with the same gradients; return a function that undoes it."""
         return checkpoint_blocks(self.checkpointed_blocks(), lambda: self._bank)
 
     @contextmanager
     def gradient_checkpointing(self, enabled: bool = True) -> Iterator[None]:
-        """`enable_gradient_checkpointing` for the length of the block, when `enabled`."""
+        """`enable_gradient_checkpointing` for the block, if `enabled`."""
         disable = self.enable_gradient_checkpointing() if enabled else None
         try:
             yield
@@ -275,7 +273,7 @@ class Foundation(ABC):
 
 
 def move_parts(pipeline: Any, device: str | torch.device, but: Collection[str] = ()) -> None:
-    """Move a pipeline's modules, but for these components and for those left out: their shapes are on the meta device."""
+    """Move a pipeline's modules, except `but` and components on the meta device (not loaded)."""
     for name, module in pipeline.components.items():
         if name not in but and isinstance(module, nn.Module) and _has_weights(module):
             module.to(device)

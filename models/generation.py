@@ -1,14 +1,15 @@
 """One video to make, from the HTTP request to the forward. Imports no torch.
 
-Every description of a video is made of the classes here, so that a setting is added once and travels all the way:
+Every description of a video uses these classes, so a new setting is added once and travels all the way:
 
     GenerationSettings  <- the HTTP request and answer (serving/schemas.py), evaluation (evaluation/evaluate.py)
-    GenerationParams    <- what `models.denoise` makes; the stored job is one (serving/requests.py)
+    GenerationParams    <- the input of `models.denoise`; the stored job is one (serving/requests.py)
     AdapterSettings     <- an entry of `lora` (serving/schemas.py), evaluation
     AdapterUse          <- an adapter of the stored job, named by version and hash (serving/schemas.py)
-    SlotUse             <- the same in a slot of the bank, as the forward takes it
+    SlotUse             <- an adapter in a slot of the bank, as the forward takes it
 
-Conversions are at the edges only: HTTP's own names in `serving.requests.resolve`, slots in `GenerationParams.in_slots`.
+Conversions are at the edges only: HTTP's names in `serving.requests.resolve`, slots in
+`GenerationParams.in_slots`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class AdapterSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     scale: Annotated[float, Field(allow_inf_nan=False)] = 1.0  # 1 is the adapter as trained, 0 is off
-    # Left out of JSON where it says nothing, so that servers and jobs of before it read the same as ever.
+    # Left out of JSON at its default, so that older servers and stored jobs can still read it.
     until: Annotated[
         float,
         Field(
@@ -42,17 +43,17 @@ class AdapterSettings(BaseModel):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """These settings alone, without what a subclass adds."""
+        """The fields of this class alone, without those of a subclass."""
         return {name: getattr(self, name) for name in AdapterSettings.model_fields}
 
 
 class AdapterUse(AdapterSettings):
-    """An adapter of one path that a video uses. Subclasses say which: by its version, or by its slot."""
+    """An adapter of one path that a video uses. Subclasses identify it by version or by slot."""
 
     path: Path
 
     def in_slot(self, slot: int) -> SlotUse:
-        """The same use of what is in a slot of the bank."""
+        """The same use, of the adapter in a slot of the bank."""
         return SlotUse(**{name: getattr(self, name) for name in AdapterUse.model_fields}, slot=slot)
 
 
@@ -74,7 +75,7 @@ class GenerationSettings(BaseModel):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """These settings alone, without what a subclass adds."""
+        """The fields of this class alone, without those of a subclass."""
         return {name: getattr(self, name) for name in GenerationSettings.model_fields}
 
 
@@ -89,19 +90,19 @@ class GenerationParams(GenerationSettings):
     adapters: tuple[AdapterUse, ...] = ()
 
     def in_slots(self, slots: Sequence[int]) -> GenerationParams:
-        """The same video with its adapters in these slots of the bank, one each."""
+        """The same video with its adapters in these slots of the bank, in order."""
         given = {name: getattr(self, name) for name in GenerationParams.model_fields}
         uses = tuple(use.in_slot(slot) for use, slot in zip(self.adapters, slots, strict=True))
         return GenerationParams(**{**given, "adapters": uses})
 
     def resolved(self, defaults: Defaults) -> ResolvedParams:
-        """The same video with a foundation's defaults in place of None."""
+        """The same video with the foundation's defaults in place of None."""
         given = {name: getattr(self, name) for name in GenerationParams.model_fields}
         return ResolvedParams(**filled(given, defaults.settings))
 
 
 class ResolvedParams(GenerationParams):
-    """One video to make, with nothing left to the foundation's defaults."""
+    """One video to make, with every default filled in."""
 
     negative_prompt: str
     steps: int
@@ -117,5 +118,5 @@ class ResolvedParams(GenerationParams):
 
 
 def filled(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """What was given, with a default in place of None where there is one."""
+    """The given values, with defaults in place of None where there are any."""
     return {name: defaults.get(name) if value is None else value for name, value in given.items()}

@@ -1,8 +1,8 @@
-"""Which frames and pixels of the video each token of a layer stands for.
+"""Which frames and pixels of the video each token of a layer represents.
 
-A layer of the denoiser takes a sample as R sequences of T tokens. Every token stands for one cell of a grid over the video, and
-`TokenLayout` says which. A cell is what the token is *made of* at its layer's resolution; convolutions and attention
-before the layer have brought it something of the rest of the video as well.
+A layer of the denoiser takes a sample as R sequences of T tokens. Each token represents one cell of a
+grid over the video; `TokenLayout` says which. A cell is what the token is *made of* at its layer's
+resolution. Earlier convolutions and attention also mix in information from the rest of the video.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-# How a layer cuts the grid into sequences: the pixels of a frame, the frames of a pixel, or all at once.
+# How a layer splits the grid into sequences: the pixels of a frame, the frames of a pixel, or everything.
 Sequences = Literal["of a frame", "of a pixel", "of the video"]
 
 
@@ -22,7 +22,7 @@ Sequences = Literal["of a frame", "of a pixel", "of the video"]
 class TokenLayout:
     """The tokens of one layer for one size of video.
 
-    `frames`, `rows` and `columns` are the frames, pixel rows and pixel columns of the video behind each step of the grid.
+    `frames`, `rows` and `columns` give the frames, pixel rows and pixel columns that each grid step covers.
     """
 
     sequences: Sequences
@@ -32,7 +32,7 @@ class TokenLayout:
 
     @property
     def cells_RT3(self) -> Tensor:
-        """(frame, row, column) in the grid of each token, in the order in which the layer takes one sample's tokens."""
+        """Grid position (frame, row, column) of each token, in the layer's order of one sample's tokens."""
         grid = torch.cartesian_prod(*(torch.arange(len(of)) for of in (self.frames, self.rows, self.columns)))
         cells_fhw3 = grid.view(len(self.frames), len(self.rows), len(self.columns), 3)
         if self.sequences == "of a frame":
@@ -42,12 +42,12 @@ class TokenLayout:
         return cells_fhw3.flatten(0, 2)[None]
 
     def region(self, sequence: int, token: int) -> tuple[range, range, range]:
-        """The frames, pixel rows and pixel columns of the video that a token stands for."""
+        """The frames, pixel rows and pixel columns of the video that a token represents."""
         frame, row, column = self.cells_RT3[sequence, token].tolist()
         return self.frames[frame], self.rows[row], self.columns[column]
 
 
 def steps(latents: int, cell: int, pixels: int) -> tuple[range, ...]:
-    """Cells of `cell` latents of `pixels` pixels each, along one side; the last one may be smaller."""
+    """Cells along one side, each `cell` latents of `pixels` pixels; the last one may be smaller."""
     starts: Sequence[int] = range(0, latents, cell)
     return tuple(range(start * pixels, min(start + cell, latents) * pixels) for start in starts)

@@ -1,4 +1,4 @@
-"""Load a foundation model from a folder, a hub id, or the embedded default (models/locating.py finds its folder)."""
+"""Loads a foundation model from a folder, a hub id or the embedded default (see models/locating.py)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PARTS = ("denoiser", "text", "vae")
 
 
 class NoSafetensors(UserError):
-    """A foundation whose weights are pickles alone, which are not loaded."""
+    """A foundation has only pickled weights, which are not loaded."""
 
     default_code = "no_safetensors"
 
@@ -31,22 +31,23 @@ def load_foundation(
     parts: Collection[str] = PARTS,
     denoiser_on_cpu: bool = False,
 ) -> Foundation:
-    """A resident foundation model.
+    """Load a foundation model.
 
     Args:
         source: a folder in diffusers' format, a hub id, `tiny-random:unet3d` / `tiny-random:wan` (random
             weights of the real classes, for tests), or None for the embedded sprite model.
-        device: None takes CUDA where there is one.
-        dtype: of the denoiser and the text encoder ("fp32", "bf16", "fp16", or torch's names: models/dtypes.py);
-            None takes float32 on a CPU and bfloat16 on CUDA. The VAE stays in float32 for Wan, as its authors advise.
-        parts: which of "denoiser", "text", "vae" to load; a training worker with cached latents needs only the
-            denoiser. None of them: no weights are read at all, which is enough for sizes and defaults.
-        denoiser_on_cpu: leave the denoiser in the machine's memory, for one that need not fit the device because each worker
-            is then given its share of it (`training.engine.spread`).
+        device: None takes CUDA if available.
+        dtype: of the denoiser and the text encoder ("fp32", "bf16", "fp16", or torch's names:
+            models/dtypes.py); None takes float32 on a CPU and bfloat16 on CUDA. Wan's VAE stays in
+            float32, as its authors advise.
+        parts: which of "denoiser", "text", "vae" to load. A training worker with cached latents needs
+            only the denoiser. If empty, no weights are read, which is enough for sizes and defaults.
+        denoiser_on_cpu: leave the denoiser in host memory. It need not fit the device if each worker is then
+            given a share of it (`training.engine.spread`).
 
     Raises:
-        UserError: a device or dtype that is none here; nothing there, not a pipeline folder, a family without a
-            module, weights that are no safetensors.
+        UserError: an unusable device or dtype, a missing model, a folder without a pipeline, an unsupported
+            family, or weights that are not safetensors.
     """
     device = usable_device(device) if device else torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if isinstance(dtype, str):
@@ -67,7 +68,7 @@ def load_foundation(
     kinds: Any = {"default": dtype, "vae": _torch_dtype(family.vae_dtype)} if family.vae_dtype else dtype
     pipeline_class = getattr(diffusers, family.pipeline_class)
     try:
-        if "denoiser" not in parts:  # its shape, without its weights
+        if "denoiser" not in parts:  # the modules' shapes without weights
             left_out[components["denoiser"][0]] = empty_denoiser(folder, components["denoiser"][0], dtype)
         pipeline = pipeline_class.from_pretrained(
             folder, dtype=kinds, use_safetensors=True, local_files_only=True, **left_out
@@ -97,7 +98,7 @@ def _torch_dtype(name: str) -> torch.dtype:
 
 
 def usable_device(device: str | torch.device) -> torch.device:
-    """The device of that name. Raises UserError when this machine has none."""
+    """The device of that name. Raises UserError if this machine cannot use it."""
     try:
         found = torch.device(device)
         torch.empty(0, device=found)
@@ -110,7 +111,7 @@ def usable_device(device: str | torch.device) -> torch.device:
 
 
 def check_weights(folder: Path, components: Collection[str], source: str | Path) -> None:
-    """Raises NoSafetensors when components have none: a repository of pickles is converted once."""
+    """Raise NoSafetensors if components have none; the message says how to convert pickled weights."""
     weighty = [name for name in components if (folder / name / "config.json").is_file()]
     lacking = [name for name in weighty if not any((folder / name).glob("*.safetensors"))]
     if lacking:
@@ -132,7 +133,7 @@ def empty_denoiser(folder: Path, component: str, dtype: torch.dtype) -> Any:
 
 
 def quiet_libraries() -> None:
-    """Loading a model is one line of ours, not twenty of the libraries'."""
+    """Silence the libraries' log messages and progress bars while a model loads."""
     import diffusers
     import transformers
 

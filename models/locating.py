@@ -1,4 +1,4 @@
-"""Where a foundation's checkpoint lies and what it is, without loading it: imports no torch."""
+"""Finds a foundation's checkpoint and its family without loading it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ EMBEDDED = Path(__file__).resolve().parent.parent / "assets" / "foundation"
 
 
 def foundation_name(source: str | Path | None) -> str:
-    """The short name requests use: the last part of the path or hub id ("sprites" for the embedded one)."""
+    """The short name for requests: the last part of the path or hub id ("sprites" for the embedded model)."""
     if source is None or str(source) == "sprites":
         return "sprites"
     return str(source).rstrip("/").rsplit("/", 1)[-1].replace(":", "-").lower()
 
 
 def locate(source: str | Path | None) -> Path:
-    """The local folder of a checkpoint: as given, from the hub (or its cache), or freshly written tiny weights."""
+    """The local folder of a checkpoint: as given, from the hub (or its cache), or newly written tiny weights.
+
+    Raises UserError if there is none.
+    """
     if source is None or str(source) == "sprites":
         if not (EMBEDDED / "model_index.json").is_file():
             raise UserError(
@@ -58,7 +61,7 @@ def locate(source: str | Path | None) -> Path:
 
 
 def family_of(folder: Path, source: str) -> FamilySpec:
-    """Which family serves the checkpoint. Raises UserError."""
+    """The family of a checkpoint. Raises UserError if the folder has no pipeline or the family is unknown."""
     index = folder / "model_index.json"
     try:
         class_name = str(json.loads(index.read_text())["_class_name"])
@@ -75,21 +78,23 @@ def family_of(folder: Path, source: str) -> FamilySpec:
 
 
 def read_recommended(folder: Path) -> dict[str, Any]:
-    """`recommended.yaml` beside the weights: settings that suit this model ("training", "training_several_clips",
-    "generation"); or {}."""
+    """The settings in `recommended.yaml` next to the weights, or {}.
+
+    Its sections are "training", "training_several_clips" and "generation".
+    """
     path = folder / "recommended.yaml"
     return yaml.safe_load(path.read_text()) or {} if path.is_file() else {}
 
 
 def foundation_sizes(source: str | None = None) -> Sizes:
-    """The sizes of a foundation that is not loaded. Raises UserError where there is none."""
+    """The sizes of a foundation, without loading it. Raises UserError if it is not found."""
     folder = locate(source)
     family = family_of(folder, str(source or "the embedded foundation"))
     return family.sizes(folder, foundation_name(source), read_recommended(folder))
 
 
 def text_limit(source: str | None = None) -> TextLimit:
-    """How much of a prompt a foundation that is not loaded reads. Raises UserError where there is none."""
+    """How much of a prompt a foundation reads, without loading it. Raises UserError if it is not found."""
     folder = locate(source)
     family = family_of(folder, str(source or "the embedded foundation"))
     return family.text_limit(folder, foundation_name(source))

@@ -1,8 +1,8 @@
-"""What a LoRA adds to a layer's output, with a backward of its own that does only what training asks for.
+"""The LoRA term of a layer's output, as one autograd function that computes only the gradients needed.
 
-Autograd would do the same as some ten small operations a layer, keep a dropout mask of four bytes an element, and is
-asked a hundred times a forward; here it is one, keeps the mask's 16 random bits, and what a frozen LoRA does not need
-is not kept.
+Plain autograd would record about ten small operations per layer, about a hundred times per forward, and
+keep a dropout mask of four bytes per element. This function is one operation, keeps the mask's 16
+random bits, and saves nothing that a frozen LoRA does not need.
 
 Shapes: n samples, N = tokens of a sample, r rank, i and o the layer's widths.
 """
@@ -16,22 +16,22 @@ from torch import Tensor
 
 
 def kept(bits: Tensor, dropout: float, dtype: torch.dtype) -> Tensor:
-    """The mask of uniform int16 `bits`: 1 where an element is kept, 0 where it is dropped; same shape, of `dtype`."""
+    """The dropout mask from uniform int16 `bits`: 1 keeps an element, 0 drops it; same shape, in `dtype`."""
     mask = torch.empty(bits.shape, dtype=dtype, device=bits.device)
-    # Straight into floats: comparing into booleans and converting those takes five times as long on a CPU.
+    # Writes floats directly: comparing into booleans and converting takes five times as long on a CPU.
     return torch.ge(bits, round(dropout * 2**16) - 2**15, out=mask)
 
 
 class AddLora(torch.autograd.Function):
-    """`y + dropout(scale * B A x)`, for each sample with an A and B of its own.
+    """`y + dropout(scale * B A x)`, with a separate A and B for each sample.
 
     Args of `apply`:
         x_nNi, y_nNo: the layer's input and output.
-        a_nri: None where A is the identity.
-        b_nor: its type is that of the computation; the sum is of `y`'s.
-        scale_n11: None: 1.
-        bits_nNo: int16, uniform: what `kept` makes the dropout mask of; None: no dropout.
-        dropout: probability; what is kept is divided by the rest.
+        a_nri: None if A is the identity.
+        b_nor: its dtype is that of the computation; the sum has the dtype of `y`.
+        scale_n11: None means 1.
+        bits_nNo: uniform int16 bits from which `kept` makes the dropout mask; None means no dropout.
+        dropout: probability p; kept values are divided by 1 - p.
     """
 
     @staticmethod
@@ -61,18 +61,18 @@ class AddLora(torch.autograd.Function):
         if bits_nNo is None:
             return y_nNo + up_nNo
         mask_nNo = kept(bits_nNo, dropout, y_nNo.dtype)
-        # Into the product's own memory: a CPU has it in its cache, and finds no new pages.
+        # Writes into the product's memory: it is in the CPU's cache, and no new pages are allocated.
         return torch.addcmul(y_nNo, up_nNo, mask_nNo, value=1 / (1 - dropout), out=up_nNo)
 
     @staticmethod
     def backward(ctx: Any, grad_nNo: Tensor) -> Any:  # type: ignore[override]
         x_nNi, h_nNr, a_nri, b_nor, scale_n11, bits_nNo = ctx.saved_tensors
         learns_x, _, learns_a, learns_b = ctx.needs_input_grad[:4]
-        up_nNo = grad_nNo.to(b_nor.dtype)  # the gradient of B A x, but for the dropout's factor
+        up_nNo = grad_nNo.to(b_nor.dtype)  # the gradient of B A x, without dropout's factor
         factor = 1.0
         if bits_nNo is not None:
-            up_nNo = kept(bits_nNo, ctx.dropout, b_nor.dtype).mul_(up_nNo)  # the mask is nobody else's
-            factor = 1 / (1 - ctx.dropout)  # on the small products rather than on every element
+            up_nNo = kept(bits_nNo, ctx.dropout, b_nor.dtype).mul_(up_nNo)  # in place: the mask is not shared
+            factor = 1 / (1 - ctx.dropout)  # applied to the small products, not to every element
         grad_b = grad_a = grad_x = None
         if learns_b:
             grad_b = torch.bmm(h_nNr.transpose(1, 2), up_nNo).mul_(factor).transpose(1, 2)

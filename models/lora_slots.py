@@ -1,12 +1,12 @@
-"""The LoRA slots behind one layer: what they hold, and what they make of the layer's output.
+"""The LoRA slots behind one layer: their tensors, and how they change the layer's output.
 
-Two ways give the same numbers up to rounding. Beside the layer: its output, plus B A x. In the layer: each sample has a
-weight of its own, W + scale * B A, and the layer is one product with it; that costs about as much as the bare layer does, as
-the sum is made of a few thousand values where the product goes through all tokens. It is taken in float32 alone: a
-sum rounded to bfloat16 would lose of a small change what the two products keep.
+There are two ways, equal up to rounding. Beside the layer: its output plus B A x. In the layer: each
+sample has its own weight W + scale * B A, and the layer is one product with it. The second costs about
+as much as the bare layer, because the sum covers a few thousand values while the product covers all
+tokens. It is used only in float32: merging in bfloat16 would round small updates away.
 
-Shapes: n samples, N = tokens of a sample (whatever the layer folded into the batch: frames or pixels), r rank, k adapters
-a sample, i and o the layer's widths.
+Shapes: n samples, N = tokens of a sample (whatever the layer folded into the batch: frames or pixels),
+r rank, k adapters per sample, i and o the layer's widths.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from models.lora import AddLora
 from models.routing import Mix
 from models.seeds import generator
 
-Rank = int | Literal["full"]  # full: the rank of each layer is its width, A is the identity
+Rank = int | Literal["full"]  # full: each layer's rank is its input width, A is the identity
 LayerTensors = Mapping[str, tuple[Tensor, Tensor]]  # an adapter: {layer: (A [rank, in], B [out, rank])}
 
 
@@ -32,7 +32,7 @@ def with_identity(b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fill(stored: Mapping[str, Tensor], new_a: Tensor, new_b: Tensor) -> None:
-    """Write A [r, in] and B [out, r] over one slot's tensors of a layer, r at most what they hold; the rest is zero."""
+    """Write A [r, in] and B [out, r] into one slot of a layer; values beyond r become zero."""
     b = stored["B"]
     if "A" not in stored:
         whole = torch.equal(new_a, torch.eye(*new_a.shape, dtype=new_a.dtype, device=new_a.device))
@@ -48,8 +48,8 @@ def fill(stored: Mapping[str, Tensor], new_a: Tensor, new_b: Tensor) -> None:
 class LoraSlots(nn.Module):
     """The slots of one layer and path. Slot 0 is all zeros and cannot be written.
 
-    Trainable: each slot's tensors are Parameters. Else A [slots + 1, r, in] and B [slots + 1, out, r] are views of
-    the bank's one tensor, which `bind` sets.
+    Trainable: each slot's tensors are Parameters. Otherwise A [slots + 1, r, in] and B [slots + 1, out,
+    r] are views of the bank's tensor, set by `bind`.
     """
 
     def __init__(self, layer: nn.Linear, slots: int, rank: Rank, trainable: bool, dtype: torch.dtype) -> None:
@@ -58,7 +58,7 @@ class LoraSlots(nn.Module):
         self.halves = ("B",) if rank == "full" else ("A", "B")
         width = layer.in_features if rank == "full" else rank
         self.shapes = {"A": (width, layer.in_features), "B": (layer.out_features, width)}
-        self.numel = sum(math.prod(self.shapes[half]) for half in self.halves)  # values a slot
+        self.numel = sum(math.prod(self.shapes[half]) for half in self.halves)  # values per slot
         if trainable:
             kind: Any = {"device": layer.weight.device, "dtype": dtype}
             for half in self.halves:
@@ -72,12 +72,12 @@ class LoraSlots(nn.Module):
         return {half: part.unflatten(1, self.shapes[half]) for half, part in parts}
 
     def bind(self, rows: Tensor) -> None:
-        """Let the slots be these rows [slots + 1, numel] of the bank's tensor."""
+        """Use these rows [slots + 1, numel] of the bank's tensor as the slots."""
         for half, view in self.views(rows).items():
             self.register_buffer(half, view, persistent=False)
 
     def slot(self, number: int) -> dict[str, Tensor]:
-        """{"A": [r, in], "B": [out, r]} of a slot, at rank `full` B alone; as stored (writes reach the bank).
+        """{"A": [r, in], "B": [out, r]} of a slot (only B at rank `full`), sharing memory with the bank.
 
         `number` counts from 1.
         """
@@ -118,11 +118,11 @@ class LoraSlots(nn.Module):
             h_nNr = x_nNi.to(b_nor.dtype)  # serving: plain operations, which compile into one graph
             if a_nri is not None:
                 h_nNr = torch.bmm(h_nNr, a_nri.transpose(1, 2))
-            if scale_n11 is not None:  # B has far fewer values than h, and a slot's were just copied
+            if scale_n11 is not None:  # scale B: it has far fewer values than h, and was just copied
                 b_nor = b_nor * scale_n11
             if y_nNo.dtype == h_nNr.dtype:
-                # Without a gradient y is nobody's but ours, the Linear just made it; a copy of it costs a CPU as
-                # much as the product does.
+                # Without gradients y may be changed in place: the Linear just made it and nothing else
+                # uses it. A copy costs a CPU as much as the product.
                 add = torch.baddbmm if torch.is_grad_enabled() else Tensor.baddbmm_
                 y_nNo = add(y_nNo, h_nNr, b_nor.transpose(1, 2))
             else:
@@ -130,8 +130,8 @@ class LoraSlots(nn.Module):
         return y_nNo.view(y.shape)
 
     def added_to(self, weight_noi: Tensor, mix: Mix) -> Tensor:
-        """Each sample's weight [n, out, in] and its slots' sum of scale * B A; not for a trainable bank."""
-        store: Any = self  # whose buffers torch types as Tensor or Module
+        """Each sample's weight [n, out, in] plus its slots' sum of scale * B A; not for a trainable bank."""
+        store: Any = self  # torch types a module's buffers as Tensor or Module
         for j in range(mix.slots.shape[1]):
             b_nor = store.B.index_select(0, mix.slots[:, j])
             if not mix.unscaled:
@@ -143,10 +143,10 @@ class LoraSlots(nn.Module):
         return weight_noi
 
     def _bits(self, like_nNo: Tensor, seeds: tuple[int, ...], j: int) -> Tensor:
-        """What each sample's dropout mask is made of (`models.lora.kept`), int16: a function of its seed alone.
+        """The int16 bits of each sample's dropout mask (`models.lora.kept`), a function of its seed alone.
 
-        Four elements share one 64-bit draw, 16 bits each (so `dropout` is met to 1/65536): on a CPU that takes a quarter of
-        `bernoulli_`'s time, which was a seventh of a training step.
+        Four elements share one 64-bit draw, 16 bits each, so `dropout` is exact to 1/65536. On a CPU
+        this takes a quarter of the time of `bernoulli_`, which was a seventh of a training step.
         """
         _, tokens, width = like_nNo.shape
         device, draws = like_nNo.device, -(-tokens * width // 4)
@@ -156,20 +156,23 @@ class LoraSlots(nn.Module):
         bits = drawn.view(torch.int16)
         return (bits if 4 * draws == tokens * width else bits[:, : tokens * width]).reshape(like_nNo.shape)
 
-    key: str = ""  # "<path>:<layer name>": tells this layer's dropout and initial values from the others'
+    key: str = ""  # "<path>:<layer name>": separates this layer's dropout and initial values from the others'
 
 
 def pays(tokens: int, out: int, width: int) -> bool:
-    """Whether a weight of its own costs a sample less than B A beside the layer: r out in products, or r tokens (out + in)."""
+    """Whether merging into each sample's weight costs less than B A beside the layer.
+
+    Merging takes r * out * in products, B A takes r * tokens * (out + in).
+    """
     return out * width <= tokens * (out + width)
 
 
 def in_the_layer(linear: nn.Linear, x: Tensor, routed: Sequence[tuple[LoraSlots, Mix]]) -> Tensor | None:
-    """The layer's output with what is routed added to each sample's weight; None where beside the layer is better.
+    """The layer's output with the slots merged into each sample's weight; None if B A beside it is better.
 
     Args:
         x: the layer's input [n * anything, ..., in], sample outermost.
-        routed: the slots that take part, with n rows each; not a trainable bank's.
+        routed: the active slots with their mixes of n rows each; not from a trainable bank.
     """
     out, width = linear.weight.shape
     n = routed[0][1].slots.shape[0]

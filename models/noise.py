@@ -1,8 +1,8 @@
-"""Forward noising for training: how a clean latent is noised at a timestep, and what the denoiser must predict.
+"""Forward noising for training: how a clean latent is noised, and what the denoiser must predict.
 
 Two processes cover every family here: DDPM (epsilon or v-prediction, discrete timesteps) and rectified flow
-(velocity, continuous timesteps). Both take the timestep as a fraction u in [0, 1) so that "train at high
-noise" means the same thing for each: u near 1 is almost pure noise.
+(velocity, continuous timesteps). Both take the timestep as a fraction u in [0, 1), so that "train at high
+noise" means the same for each: u near 1 is almost pure noise.
 
 Shapes: x, eps are latents [B, C, F, h, w]; u and t are [B].
 """
@@ -17,13 +17,13 @@ from torch import Tensor
 
 
 class NoiseProcess(ABC):
-    """x_t = signal(t) * x_0 + sigma(t) * eps, and the denoiser's target for it."""
+    """x_t = signal(t) * x_0 + sigma(t) * eps, and the denoiser's target for x_t."""
 
     num_train_timesteps: int
     prediction_type: str
 
     def timesteps(self, u_B: Tensor, low: float | Tensor = 0.0, high: float | Tensor = 1.0) -> Tensor:
-        """Fractions u in [0, 1) -> timesteps in the units the denoiser takes, restricted to [low, high).
+        """Fractions u in [0, 1) -> timesteps in the denoiser's units, restricted to [low, high).
 
         Args:
             low, high: one range for all samples, or one for each (float64 [B], which rounds as a float does).
@@ -43,11 +43,11 @@ class NoiseProcess(ABC):
 
     @abstractmethod
     def target(self, x0: Tensor, eps: Tensor, t_B: Tensor) -> Tensor:
-        """What the denoiser should answer for x_t: eps, v or velocity."""
+        """What the denoiser should predict for x_t: eps, v or velocity."""
 
 
 class DDPMNoise(NoiseProcess):
-    """Variance-preserving diffusion (Ho et al. 2020, eq. 4); v-prediction after Salimans & Ho 2022."""
+    """Variance-preserving diffusion (Ho et al. 2020, eq. 4); v-prediction as in Salimans & Ho 2022."""
 
     def __init__(self, scheduler: DDPMScheduler) -> None:
         self.scheduler = scheduler
@@ -70,7 +70,7 @@ class DDPMNoise(NoiseProcess):
 class FlowNoise(NoiseProcess):
     """Rectified flow (Liu et al. 2022): x_t = (1 - s) x_0 + s eps, target eps - x_0, timestep s * T.
 
-    `shift` moves timesteps towards noise as the model's own training did: s' = shift s / (1 + (shift - 1) s)
+    `shift` moves timesteps towards noise, as in the model's pretraining: s' = shift s / (1 + (shift - 1) s)
     (Esser et al. 2024, eq. 23).
     """
 

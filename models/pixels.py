@@ -1,4 +1,4 @@
-"""Pixels as a VAE gives them, as pixels of a video file."""
+"""Converts a VAE's pixels to those of a video file."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A folder with an adapter, from whatever tool, as a version has it: checked, its settings folded in, signed.
+"""Prepares any tool's adapter folder for publishing: validates it, folds settings in, adds the foundation.
 
-A version's files are read by servers that see neither adapter_config.json nor the tool that wrote it. So what they say
-must be in the weights, and which foundation they are for must be in the header, before anything is published.
+Servers read a version's weights file alone: they see neither adapter_config.json nor the tool that wrote it.
+So before publishing, the settings must be in the weights and the foundation must be in the header.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ from models.versions import ADAPTER_FILES, check_path
 def ready_to_publish(
     folder: Path, foundation: Foundation | None, concept: str
 ) -> Iterator[tuple[Path, Adapter]]:
-    """The folder to publish and its temporal adapter: the given one where nothing has to change, else a copy.
+    """The folder to publish and its temporal adapter: the given folder if nothing has to change, else a copy.
 
     Args:
-        foundation: (its denoiser) what the adapters have to fit; an adapter that names none becomes one of it.
-        concept: noted in adapters that name none.
+        foundation: the model (at least its denoiser) that the adapters must fit; assigned to adapters
+            that name none.
+        concept: recorded in adapters that name no foundation.
 
     Raises:
-        NotFound, InvalidInput: no adapter, a bad one, or one without fingerprint and no foundation given.
+        NotFound, InvalidInput: no adapter, an invalid one, or one without a fingerprint and no
+            foundation given.
     """
     read = read_all(folder)
     unsigned = [path for path, adapter in read.items() if not adapter.metadata.get("foundation_fingerprint")]
@@ -74,8 +76,11 @@ def ready_to_publish(
 
 
 def read_all(folder: Path) -> dict[AdapterPath, Adapter]:
-    """Every adapter of a folder, checked as far as that goes without a foundation. Raises NotFound, InvalidInput."""
-    collect(folder)  # a folder that holds a temporal one
+    """Read every adapter of a folder, validated as far as possible without a foundation.
+
+    Raises NotFound or InvalidInput.
+    """
+    collect(folder)  # raises unless the folder has a temporal adapter
     read: dict[AdapterPath, Adapter] = {}
     for path, name in ADAPTER_FILES.items():
         place = (folder / name).parent

@@ -1,6 +1,6 @@
-"""Which adapters each sample of a batch uses: an argument of the forward, never a setting of the model.
+"""Which adapters each sample of a batch uses: an argument of the forward, never a state of the model.
 
-Shapes: n samples in the batch, at most k adapters a sample and path.
+Shapes: n samples in the batch, at most k adapters per sample and path.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ PATHS: tuple[Path, Path] = ("spatial", "temporal")
 class Mix:
     """The adapters of one path for every sample: output += sum_j scales[i, j] * LoRA(slots[i, j]).
 
-    Slot 0 is all zeros: it pads samples that use fewer adapters than their neighbours.
-    `frozen` uses the adapters without giving them a gradient (the spatial LoRA in the temporal pass).
+    Slot 0 is all zeros; it pads samples that use fewer adapters than others.
+    `frozen` adapters get no gradient (the spatial LoRA in the temporal pass).
     """
 
     slots: Tensor  # [n, k] long
     scales: Tensor  # [n, k] float
     frozen: bool = False
     unscaled: bool = False  # every scale is 1: no need to multiply
-    # The slots as Python numbers: a trainable bank keeps a slot as its own Parameter and picks it by number.
+    # The slots as Python numbers: a trainable bank keeps each slot as a Parameter and selects it by number.
     numbers: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
 
     @classmethod
@@ -40,7 +40,7 @@ class Mix:
         device: torch.device | str = "cpu",
         frozen: bool = False,
     ) -> Mix:
-        """From one row of slot numbers (and scales, default 1) a sample; rows may differ in length."""
+        """From one row of slot numbers (and scales, default 1) per sample; rows may differ in length."""
         width = max((len(row) for row in slots), default=0)
         rows = [list(row) + [0] * (width - len(row)) for row in slots]
         unscaled = scales is None
@@ -60,8 +60,8 @@ class Mix:
 class Routing:
     """The adapters of one forward: a Mix for each path (None: that path is off for every sample).
 
-    `dropout` is applied after the up-projection, with a mask drawn from each sample's own entry of `seeds`:
-    it depends neither on the neighbours in the batch nor on when gradient checkpointing recomputes it.
+    Dropout follows the up-projection. Each sample's mask is drawn from its entry of `seeds`, so it depends
+    neither on the other samples of the batch nor on a recomputation by gradient checkpointing.
     """
 
     spatial: Mix | None = None

@@ -1,4 +1,4 @@
-"""Seeds that follow from names: nothing random depends on order, process or machine."""
+"""Seeds derived from names, so that randomness does not depend on order, process or machine."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ def stable_seed(*parts: object) -> int:
 
 
 def generator(*parts: object, device: torch.device | str = "cpu") -> torch.Generator:
-    """A fresh generator seeded by `stable_seed(*parts)`."""
+    """A new generator seeded by `stable_seed(*parts)`."""
     return torch.Generator(device).manual_seed(stable_seed(*parts))

@@ -1,6 +1,7 @@
-"""The sizes of videos that a foundation makes: imports no torch.
+"""The video sizes that a foundation supports. Imports no torch.
 
-`ingest` needs no more than this of a model, and would wait for its libraries for many times as long as it reads a clip.
+`ingest` needs nothing else of a model, and loading a model's libraries takes many times as long as
+reading a clip.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What to generate with when a request does not say."""
+    """The settings for a request that gives none."""
 
     bucket: Bucket
     fps: int
@@ -44,7 +45,7 @@ class Defaults:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """By the names that a request has (models/generation.py)."""
+        """The defaults by the names of request fields (models/generation.py)."""
         return {
             "negative_prompt": self.negative_prompt,
             "steps": self.num_inference_steps,
@@ -53,7 +54,7 @@ class Defaults:
         }
 
     def updated(self, generation: dict[str, Any]) -> Defaults:
-        """With what a checkpoint's own recommendation says in their place (`generation` in recommended.yaml)."""
+        """These defaults, overridden by a checkpoint's `generation` section of recommended.yaml."""
         return Defaults(
             bucket=Bucket(
                 generation.get("frames", self.bucket.frames),
@@ -69,16 +70,16 @@ class Defaults:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Which sizes suit a foundation, and which it takes when nobody says."""
+    """The sizes that a foundation supports, and its defaults."""
 
     name: str
     defaults: Defaults
-    spatial_scale: int  # pixels of one latent
-    temporal_scale: int  # frames of one latent: counts are a multiple of it, plus 1 where it is not 1
-    multiples: tuple[int, int]  # of height and width
+    spatial_scale: int  # pixels per latent
+    temporal_scale: int  # frames per latent; if not 1, frame counts are a multiple of it plus 1
+    multiples: tuple[int, int]  # of which height and width must be multiples
 
     def check(self, bucket: Bucket) -> None:
-        """Raises InvalidInput ("invalid_size") for a size that the model cannot make."""
+        """Raise InvalidInput ("invalid_size") for a size that the model does not support."""
         if self.temporal_scale == 1:
             require_multiple("frame count", bucket.frames, 1, self.name)
         elif bucket.frames < 1 or (bucket.frames - 1) % self.temporal_scale:
@@ -93,7 +94,7 @@ class Sizes:
 
 
 def require_multiple(what: str, value: int, multiple: int, name: str) -> None:
-    """Raises InvalidInput unless `value` is a positive multiple."""
+    """Raise InvalidInput unless `value` is a positive multiple of `multiple`."""
     if value < 1 or value % multiple:
         low = max(multiple, value // multiple * multiple)
         raise InvalidInput(

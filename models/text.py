@@ -1,8 +1,8 @@
-"""Which words of a prompt a text encoder never reads: it takes a fixed number of tokens and drops the rest.
+"""Finds the words of a prompt that a text encoder drops, because it takes a fixed number of tokens.
 
     foundation.text_limit.unread("a red square ... in a green forest")      # "in a green forest", or ""
 
-Imports neither torch nor transformers unless a prompt is long and its tokenizer has no tokenizer.json.
+Imports tokenizers only for a prompt that may exceed the limit, transformers only without a tokenizer.json.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from typing import Any
 class TextLimit:
     """How much of a prompt one foundation reads."""
 
-    folder: Path = field(compare=False)  # of the tokenizer
-    name: str  # of the foundation
-    tokens: int  # with those that begin and end a prompt
-    marks: int = 2  # of these
+    folder: Path = field(compare=False)  # the tokenizer's folder
+    name: str  # the foundation's name
+    tokens: int  # including the start and end tokens
+    marks: int = 2  # number of start and end tokens
 
     @property
     def safe_bytes(self) -> int:
-        """An ASCII text of at most so many characters is read whole: no token is shorter than one."""
-        # no more than so many tokens beside the first, the last, and the space that SentencePiece puts before a text
+        """ASCII texts up to this length are read whole, because every token has at least one character."""
+        # beside the first and last tokens, and the space that SentencePiece puts before a text
         return self.tokens - 3
 
     def unread(self, text: str) -> str:
-        """The end of a text that is not read, in whole words; "" when all is. A word read in part counts."""
+        """The end of a text that is dropped, in whole words, or "". A word read in part counts as dropped."""
         if text.isascii() and len(text) <= self.safe_bytes:
             return ""
         words = text.split()
@@ -42,7 +42,7 @@ class TextLimit:
         return " ".join(words[max(read, 0) :])
 
     def count(self, text: str) -> int:
-        """The tokens of a text, with those that begin and end it."""
+        """The number of tokens of a text, including the start and end tokens."""
         found = self._tokenizer(" ".join(text.split()))
         return len(getattr(found, "ids", None) or found.input_ids)
 
@@ -50,7 +50,7 @@ class TextLimit:
         return self.count(" ".join(words[:number]))
 
     def warning(self, text: str, what: str = "caption") -> str | None:
-        """A sentence about what is not read; None when all is."""
+        """A sentence about the words that are dropped, or None."""
         words = self.unread(text)
         if not words:
             return None
@@ -58,7 +58,7 @@ class TextLimit:
 
     @cached_property
     def _tokenizer(self) -> Callable[[str], Any]:
-        """Tokenizes without cutting or filling up; of transformers only where there is no tokenizer.json."""
+        """A tokenizer without truncation or padding; from transformers only if there is no tokenizer.json."""
         file = self.folder / "tokenizer.json"
         if file.is_file():
             from tokenizers import Tokenizer

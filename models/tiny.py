@@ -1,7 +1,7 @@
-"""Tiny random checkpoints of the real classes, in diffusers' format: what tests load where nothing is downloaded.
+"""Tiny random checkpoints of the real classes, in diffusers' format, for tests without downloads.
 
-They have every component of their pipelines (tokenizer, text encoder, VAE, denoiser, scheduler) with random
-weights fixed by a seed, so all code paths of a real model run in milliseconds.
+They have every component of their pipelines (tokenizer, text encoder, VAE, denoiser, scheduler). A seed fixes
+their random weights. All code paths of a real model run in milliseconds.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from infra.errors import UserError
 from infra.files import cache_folder
 
 Recipe = TypeVar("Recipe", bound=Callable[..., Path])
-VERSION = "2"  # raise it when the configurations below change: cached checkpoints are named by it
+VERSION = "2"  # raise it when the configurations below change: cached checkpoints have it in their name
 
 
 def byte_clip_tokenizer(model_max_length: int = 32) -> CLIPTokenizer:
-    """A CLIP tokenizer whose vocabulary is the 256 bytes (with and without end-of-word) and no merges."""
+    """A CLIP tokenizer without merges whose vocabulary is the 256 bytes (with and without end-of-word)."""
     printable = [
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),
@@ -60,7 +60,7 @@ def byte_clip_tokenizer(model_max_length: int = 32) -> CLIPTokenizer:
 
 
 def stable_diffusion_ddim(prediction_type: str = "epsilon") -> DDIMScheduler:
-    """The scheduler that ModelScope and ZeroScope have of Stable Diffusion."""
+    """The scheduler of Stable Diffusion, which ModelScope and ZeroScope also use."""
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -76,7 +76,7 @@ RECIPES: dict[str, Callable[[Path], Path]] = {}  # by family
 
 
 def recipe(family: str) -> Callable[[Recipe], Recipe]:
-    """Decorator: the function writes `tiny-random:<family>`."""
+    """Decorator: register the function that writes `tiny-random:<family>`."""
 
     def register(write: Recipe) -> Recipe:
         RECIPES[family] = write
@@ -87,7 +87,7 @@ def recipe(family: str) -> Callable[[Recipe], Recipe]:
 
 @recipe("unet3d")
 def write_tiny_unet3d(folder: Path, *, prediction_type: str = "epsilon", seed: int = 0) -> Path:
-    """A `TextToVideoSDPipeline` folder: 32x32 pixels, 4x4 latents (the 8x VAE of the real ones)."""
+    """Write a `TextToVideoSDPipeline` folder: 32x32 pixels, 4x4 latents (8x VAE, as in the real models)."""
     torch.manual_seed(seed)
     tokenizer = byte_clip_tokenizer()
     text = CLIPTextConfig(
@@ -114,7 +114,7 @@ def write_tiny_unet3d(folder: Path, *, prediction_type: str = "epsilon", seed: i
         sample_size=4,
         in_channels=4,
         out_channels=4,
-        block_out_channels=(16,),  # attention, of both kinds, in the middle block and at the entrance
+        block_out_channels=(16,),  # attention of both kinds in the middle block and at the entrance
         down_block_types=("DownBlock3D",),
         up_block_types=("UpBlock3D",),
         layers_per_block=1,
@@ -137,7 +137,7 @@ def write_tiny_unet3d(folder: Path, *, prediction_type: str = "epsilon", seed: i
 
 @recipe("wan")
 def write_tiny_wan(folder: Path, *, seed: int = 0) -> Path:
-    """A `WanPipeline` folder: 32x32 pixels, 5 frames as 2 latent frames (the real VAE's compression)."""
+    """Write a `WanPipeline` folder: 32x32 pixels, 5 frames as 2 latent frames (as in the real VAE)."""
     torch.manual_seed(seed)
     tokenizer = ByT5Tokenizer()
     text = UMT5Config(
@@ -186,12 +186,12 @@ def write_tiny_wan(folder: Path, *, seed: int = 0) -> Path:
 
 
 def tiny_checkpoint(family: str) -> Path:
-    """The folder of `tiny-random:<family>`, written on first use (atomically: many processes may ask at once)."""
+    """The folder of `tiny-random:<family>`, written on first use, atomically because processes may race."""
     if family not in RECIPES:
         raise UserError(f"tiny-random:{family} does not exist; choose one of {', '.join(sorted(RECIPES))}.")
     folder = cache_folder() / f"tiny-random-{family}-v{VERSION}"
     if not (folder / "model_index.json").is_file():
-        # A fork keeps the caller's random state: making a checkpoint must not change what comes after it.
+        # The fork keeps the caller's random state: making a checkpoint must not change later draws.
         with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
             made = RECIPES[family](Path(scratch) / "model")
             try:
@@ -202,7 +202,7 @@ def tiny_checkpoint(family: str) -> Path:
 
 
 def _wake(model: torch.nn.Module) -> None:
-    """Give zero-initialised output layers weights: with zeros the model would ignore most of its layers."""
+    """Give zero-initialised output layers random weights; otherwise most layers would have no effect."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1 and not parameter.any():
@@ -212,7 +212,7 @@ def _wake(model: torch.nn.Module) -> None:
 def _save(pipeline: Any, folder: Path, recommended: dict) -> Path:
     pipeline.save_pretrained(folder, safe_serialization=True)
     weights = folder / "text_encoder" / "model.safetensors"
-    if not weights.exists():  # transformers leaves them out on every rank of a process group but the first
+    if not weights.exists():  # transformers writes them only on the first rank of a process group
         save_model(pipeline.text_encoder, str(weights), metadata={"format": "pt"})
     (folder / "recommended.yaml").write_text(yaml.safe_dump(recommended))
     return folder

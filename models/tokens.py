@@ -1,10 +1,11 @@
-"""Appearance tokens: learned vectors in the text that say what a clip's caption leaves out.
+"""Appearance tokens: learned text vectors for what a clip's caption leaves out.
 
-A caption such as "a star" leaves the clip's colours, its background and its style open. What training is not told, the
-adapters take in, and every video made with them shows it. So the looks are learned first, as vectors in place of the last
-text embeddings (textual inversion, arXiv 2208.01618, in the encoder's output): the base model then draws these looks by
-itself, as it does for any caption that names them, and little of them is left for the temporal LoRA. They are of training
-alone: generation has neither them nor a spatial LoRA.
+A caption such as "a star" leaves the clip's colours, background and style open. Adapters absorb what
+the caption does not say, and every video made with them then shows it. So training learns the
+appearance first, as vectors in place of the last text embeddings (textual inversion, arXiv 2208.01618,
+applied to the encoder's output). The base model then draws this appearance by itself, as for a caption
+that names it, and the temporal LoRA learns little of it. The tokens are for training only: generation
+uses neither them nor a spatial LoRA.
 
 Shapes: B samples, L D text, n tokens.
 """
@@ -16,16 +17,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-# The vectors are this times their parameter. Adam steps every parameter about as far as the learning rate, and text vectors
-# (of norm sqrt(D)) have to go some ten times farther than a LoRA's weights.
+# Factor from parameters to vectors. Adam moves every parameter by about the learning rate per step, and text
+# vectors (norm sqrt(D)) must move about ten times as far as a LoRA's weights.
 GAIN = 10.0
 
 
 class AppearanceTokens(nn.Module):
-    """The tokens of every spatial slot, as a change of the text's last `count` vectors; zeros at first.
+    """The tokens of every spatial slot, as a change of the text's last `count` vectors; initially zero.
 
     Args:
-        slots: 1 to this number; slot 0 has none.
+        slots: the number of slots, counted from 1; slot 0 has no tokens.
         count, width: n and D.
     """
 
@@ -37,7 +38,7 @@ class AppearanceTokens(nn.Module):
         )
 
     def forward(self, text_BLD: Tensor, slots: Sequence[int]) -> Tensor:
-        """The text with each sample's change added; its dtype stays."""
+        """Add each sample's change to the text; the dtype stays the same."""
         zero = torch.zeros_like(self.change[0])
         change_BnD = torch.stack([self.change[slot - 1] if slot else zero for slot in slots])
         start = text_BLD.shape[1] - self.count

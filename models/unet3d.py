@@ -1,8 +1,8 @@
 """ModelScope, ZeroScope and the embedded sprite model: `TextToVideoSDPipeline` with `UNet3DConditionModel`.
 
 Spatial and temporal transformer blocks are separate modules, so the two paths' layers are disjoint. A single
-frame skips every temporal layer (transformers and convolutions), as the published method's spatial path does;
-the frame count is an argument of each block's forward, so a recomputed forward skips the same.
+frame skips every temporal layer (transformers and convolutions), as in the published method's spatial path.
+The frame count is an argument of each block's forward, so a recomputed forward skips the same layers.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from models.noise import DDPMNoise
 from models.pixels import to_uint8
 from models.routing import Path
 
-SPATIAL_PARTS = ("attn1", "ff")  # cross-attention is left alone: the prompt keeps its say
+SPATIAL_PARTS = ("attn1", "ff")  # not cross-attention, so that the prompt keeps its influence
 TEMPORAL_PARTS = ("attn1", "attn2", "ff")
 
 
 def lora_targets(unet: nn.Module) -> dict[Path, tuple[str, ...]]:
-    """The Linears inside the transformer blocks: of spatial transformers attn1 and ff, of temporal ones all.
+    """The target Linears in the transformer blocks: attn1 and ff of spatial ones, all of temporal ones.
 
-    Rank 32 on a ZeroScope-shaped UNet: 96 spatial and 170 temporal modules (tested).
+    A ZeroScope-shaped UNet has 96 spatial and 170 temporal target modules (tested).
     """
     parts: tuple[str, ...]
     path: Path
@@ -56,7 +56,7 @@ def lora_targets(unet: nn.Module) -> dict[Path, tuple[str, ...]]:
 
 
 def skip_temporal_for_single_frames(unet: nn.Module) -> None:
-    """Make every temporal layer the identity when `num_frames == 1`. More frames: nothing changes."""
+    """Make every temporal layer the identity when `num_frames == 1`; other frame counts are unaffected."""
     for module in unet.modules():
         if isinstance(module, TemporalConvLayer):
             _identity_on_one_frame(module, lambda x, return_dict: x)
@@ -80,10 +80,11 @@ def _identity_on_one_frame(module: nn.Module, identity: Any) -> None:
 
 
 def convolve_over_frames_in_two_dimensions(unet: nn.Module) -> None:
-    """On a CPU, compute the temporal layers' (3, 1, 1) convolutions over [B, C, F, H, W] as (3, 1) ones over [B, C, F, H * W].
+    """On a CPU, compute the temporal layers' (3, 1, 1) convolutions over [B, C, F, H, W] in two dimensions.
 
-    The same sums. For one thread PyTorch takes a kernel for the former that needs three times as long (`slow_conv3d`; a whole
-    step of the embedded model 1.09 times: benchmarks/temporal_convolution.py).
+    They become (3, 1) convolutions over [B, C, F, H * W], with the same sums. For the 3D form, PyTorch
+    uses a kernel (`slow_conv3d`) that takes three times as long on one thread; a whole step of the
+    embedded model takes 1.09 times as long (benchmarks/temporal_convolution.py).
     """
     for module in unet.modules():
         if isinstance(module, nn.Conv3d) and _over_frames_alone(module):
@@ -116,19 +117,17 @@ def _in_two_dimensions(conv: nn.Conv3d) -> None:
 
 
 def answer_dtype_at_once(unet: nn.Module) -> None:
-    """Let the denoiser know its `dtype`: diffusers' looks for it through every module, in each forward."""
+    """Look up the denoiser's `dtype` directly: diffusers' property searches every module in each forward."""
     kind = type(unet)
     own = {"dtype": property(lambda self: self.conv_in.weight.dtype), "__module__": kind.__module__}
-    unet.__class__ = type(
-        kind.__name__, (kind,), own
-    )  # a pipeline that is saved tells its class by these names
+    unet.__class__ = type(kind.__name__, (kind,), own)  # a saved pipeline identifies its class by these names
 
 
 class UNet3DFoundation(Foundation):
-    """A `TextToVideoSDPipeline`. Components that were not loaded (a worker that only trains) are None."""
+    """A `TextToVideoSDPipeline`. Components that were not loaded (by a worker that only trains) are None."""
 
     denoiser_name = "unet"
-    adapter_key_prefix = "base_model.model."  # PEFT's: diffusers has no LoRA loader for this class
+    adapter_key_prefix = "base_model.model."  # PEFT's, since diffusers has no LoRA loader for this class
 
     def __init__(self, pipeline: Any, spec: FamilySpec, **about: Any) -> None:
         super().__init__(pipeline, spec, **about)
@@ -163,7 +162,7 @@ class UNet3DFoundation(Foundation):
 
     @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> Tensor:
-        device = self.pipeline.text_encoder.device  # the denoiser may lie elsewhere
+        device = self.pipeline.text_encoder.device  # the denoiser may be on another device
         text, _ = self.pipeline.encode_prompt(prompts, device, 1, False)
         return text
 
@@ -179,7 +178,7 @@ class UNet3DFoundation(Foundation):
         return self.encode_both(video_BCFHW)[1]
 
     def encode_both(self, video_BCFHW: Tensor) -> tuple[Tensor, Tensor]:
-        # The VAE knows no time: a frame alone has the latents it has inside its clip.
+        # The VAE has no time dimension: a frame has the same latents alone and in its clip.
         latents_BCFhw = self.encode_video(video_BCFHW)
         return latents_BCFhw, latents_BCFhw.transpose(1, 2).unsqueeze(3)
 
@@ -206,7 +205,7 @@ class UNet3DFoundation(Foundation):
 
 
 def level_of(layer: str, levels: int) -> int:
-    """How many times the latents were halved before a layer of the UNet: its blocks go down, and up again."""
+    """How many times smaller, as a power of 2, the latents are at a layer of the UNet."""
     part, number = layer.split(".")[:2]
     if part == "down_blocks":
         return int(number)

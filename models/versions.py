@@ -1,6 +1,7 @@
-"""A version's adapters: which files they are in, and which of them the version is used with.
+"""A version's adapters: which files hold them, and which of them the version uses.
 
-`generate`, the service, evaluations, exports and samples all ask `own_paths`, so a version is the same motion everywhere.
+`generate`, the service, evaluations, exports and samples all ask `own_paths`, so a version is the same
+motion everywhere.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ from infra.errors import InvalidInput, UserError
 from infra.registry import ADAPTER_FILE, FileEntry, Registry, Version
 from models.adapter_config import CONFIG_FILE, check_expressible, is_plain, parse_config
 
-if TYPE_CHECKING:  # the service's ingress asks what a version has, and its process loads no torch
+if TYPE_CHECKING:  # the service's ingress imports this module, and its process loads no torch
     from models.adapter import Adapter
     from models.foundation import Foundation
     from models.routing import Path as AdapterPath
 
-# The motion is the file that stock tools look for.
+# The temporal (motion) adapter is in the file that stock tools look for.
 ADAPTER_FILES: dict[AdapterPath, str] = {"temporal": ADAPTER_FILE, "spatial": f"spatial/{ADAPTER_FILE}"}
-# Methods whose temporal adapter was trained to work without the spatial one, as metadata calls them.
+# Methods, as in the metadata, whose temporal adapter was trained to work without the spatial one.
 STANDS_ALONE = ("dual", "motiondirector", "no-debias")
 
-_plain: set[str] = set()  # hashes of adapter_config.json that were looked at and leave nothing to fold in
+_plain: set[str] = set()  # hashes of each adapter_config.json known to need no folding
 
 
 def held(version: Version) -> dict[AdapterPath, FileEntry]:
@@ -32,9 +33,10 @@ def held(version: Version) -> dict[AdapterPath, FileEntry]:
 
 
 def own_paths(version: Version) -> tuple[AdapterPath, ...]:
-    """The paths whose adapters a version is used with unless a request says otherwise: those it was trained to have.
+    """The paths whose adapters a version uses by default: those it was trained to have.
 
-    All it holds (method coupled has both), but of the dual methods the temporal one alone, which is their point.
+    These are all that it holds (method coupled has both). The dual methods train the temporal adapter
+    to be used alone, so for them it is the temporal path only.
     """
     if version.metadata.get("method") in STANDS_ALONE:
         return ("temporal",)
@@ -42,7 +44,7 @@ def own_paths(version: Version) -> tuple[AdapterPath, ...]:
 
 
 def read_own(registry: Registry, version: Version, foundation: Foundation) -> dict[AdapterPath, Adapter]:
-    """A version's own adapters, checked against the foundation, PEFT's settings folded in. Raises UserError."""
+    """A version's own adapters, checked against the foundation, with settings folded in. Raises UserError."""
     from models.adapter import read_adapter
 
     found = {}
@@ -64,7 +66,7 @@ def read_own(registry: Registry, version: Version, foundation: Foundation) -> di
 
 
 def check_path(ref: str, path: AdapterPath, adapter: Adapter) -> None:
-    """Raises InvalidInput when the file of one path holds an adapter of the other."""
+    """Raise InvalidInput if the file of one path holds an adapter of the other."""
     if adapter.path != path:
         raise InvalidInput(
             f"{ref}: its file for the {path} path holds a {adapter.path} adapter; publish it again.",
@@ -73,10 +75,10 @@ def check_path(ref: str, path: AdapterPath, adapter: Adapter) -> None:
 
 
 def check_folded(registry: Registry, version: Version, path: AdapterPath) -> None:
-    """Raises InvalidInput for a version whose adapter_config.json says something that its file alone does not.
+    """Raise InvalidInput if a version's adapter_config.json says something that its weights file does not.
 
-    `concepts publish` folds such settings in; versions from before it did may have them. Who serves reads the file alone.
-    Each adapter_config.json is read once.
+    `concepts publish` folds such settings in; older versions may still have them. Servers read the
+    weights file alone. Each adapter_config.json is read once.
     """
     entry = version.files.get(_config_of(ADAPTER_FILES[path]))
     if entry is None or entry.sha256 in _plain:

@@ -1,9 +1,8 @@
 """Wan 2.1: `WanPipeline` with `WanTransformer3DModel`: full 3D attention, flow matching, a causal video VAE.
 
-No layer is only temporal: both paths' adapters sit on the same modules (self-attention and feed-forward; the
-text cross-attention is left alone) and differ in what they are trained on. The VAE compresses time 4:1 after
-the first frame, so a frame for the spatial path is encoded as a one-frame video, never cut out of a clip's
-latents.
+No layer is only temporal. Both paths adapt the same modules (self-attention and feed-forward, not the text
+cross-attention) and differ in their training data. The VAE compresses time 4:1 after the first frame, so a
+frame for the spatial path is encoded as a one-frame video, never cut out of a clip's latents.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ TARGET = re.compile(r"blocks\.\d+\.(attn1\.(to_q|to_k|to_v|to_out\.0)|ffn\.net\.
 
 
 def lora_targets(transformer: nn.Module) -> dict[Path, tuple[str, ...]]:
-    """Six Linears a block, the same for both paths."""
+    """Six Linears per block, the same for both paths."""
     names = tuple(
         name
         for name, module in transformer.named_modules()
@@ -38,10 +37,10 @@ def lora_targets(transformer: nn.Module) -> dict[Path, tuple[str, ...]]:
 
 
 class WanFoundation(Foundation):
-    """A `WanPipeline` with one transformer (Wan 2.1; Wan 2.2's two experts are refused with a sentence)."""
+    """A `WanPipeline` with one transformer (Wan 2.1). Raises UserError for Wan 2.2's two experts."""
 
     denoiser_name = "transformer"
-    adapter_key_prefix = "transformer."  # what `WanPipeline.load_lora_weights` reads
+    adapter_key_prefix = "transformer."  # read by `WanPipeline.load_lora_weights`
 
     def __init__(self, pipeline: Any, spec: FamilySpec, *, source: str, **about: Any) -> None:
         if getattr(pipeline, "transformer_2", None) is not None:
@@ -74,7 +73,7 @@ class WanFoundation(Foundation):
         patch_frames, patch_height, patch_width = self.denoiser.config.patch_size
         ends = [
             1 + frame * self.temporal_scale for frame in range(frames)
-        ]  # the first frame is a latent of its own
+        ]  # the first frame has its own latent frame
         starts = [0, *ends[:-1]]
         return TokenLayout(
             "of the video",
@@ -88,8 +87,8 @@ class WanFoundation(Foundation):
 
     @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> Tensor:
-        device = self.pipeline.text_encoder.device  # the denoiser may lie elsewhere
-        # Padding has no mask: another length than the one `WanPipeline` pads to gives other frames.
+        device = self.pipeline.text_encoder.device  # the denoiser may be on another device
+        # Padding has no mask: a length other than `WanPipeline`'s would change the frames.
         text, _ = self.pipeline.encode_prompt(
             prompts,
             do_classifier_free_guidance=False,

@@ -1,6 +1,7 @@
-"""The rendered sprite world: appearance and motion known exactly, captions from a grammar, a tracker that measures.
+"""The rendered sprite world: exactly known appearance and motion, grammar captions, and a tracker.
 
-`world` says what there is, `motions` how it moves, `style` what captions have no word for, `render` draws it, `captions`
-words it. `track` reads it back from pixels alone, `looks` the style: `unstyle` takes off what lies over the whole clip,
-`things` sorts out what else is in it, `outline` tells the line around the object.
+`world` defines the content, `motions` the movements, `style` the looks that captions have no word for.
+`render` draws clips and `captions` writes their texts. `track` measures clips from pixels alone,
+`looks` their style: `unstyle` removes what covers the whole clip, `things` finds other things in it,
+`outline` measures the line around the object.
 """

@@ -1,8 +1,9 @@
-"""The grammar of captions: a scene and a motion become words, words become a scene again.
+"""The grammar of captions: turns a scene and a motion into words, and words back into a scene.
 
-`caption` draws one of the paraphrases, `canonical` always says it the same way, `parse` reads any of them back.
-Every word belongs to one thing only (objects and backgrounds have different colour words), so that reading is exact.
-`parse` passes over what it does not know; `drawable` refuses what would be drawn otherwise than it is said.
+`caption` draws a random paraphrase, `canonical` always gives the same one, `parse` reads any of them
+back. Every word has one meaning only (objects and backgrounds have different colour words), so parsing
+is exact. `parse` ignores what it does not know; `drawable` refuses captions that would be drawn
+differently from what they say.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ _BACKGROUND_PHRASES = {
     "gradient": ("on a {} gradient", "over a {} gradient", "in front of a {} gradient"),
     "checkered": ("on a {} checkerboard", "over a {} checkered background", "in front of a {} checkerboard"),
 }
-# "on a navy gradient" and the like, also with words that no background has
+# "on a navy gradient" and the like, also with words that are no background's
 _BEHIND = re.compile(
     r"\b(?:on|over|against|in front of) (?P<words>(?:[a-z]+ ){0,5}?)(?:background|backdrop|gradient|checkerboard)\b"
 )
-# and what asks for a background by other words: "on white", "over a lawn", "blue background"
+# backgrounds in other words: "on white", "over a lawn", "blue background"
 _SOMETHING_BEHIND = re.compile(
     rf"\b(?:on|over|against|in front of) (?:an?|the|plain|{'|'.join(COLOURS)})\b"
     r"|\b(?:background|backdrop|gradient|checkerboard|checkered)\b"
@@ -44,7 +45,7 @@ _SOMETHING_BEHIND = re.compile(
 
 @dataclass(frozen=True)
 class Said:
-    """What a caption names; None where it says nothing."""
+    """What a caption names; None for what it does not name."""
 
     sprite: Sprite | None
     background: Background | None
@@ -67,7 +68,7 @@ def _sentence(obj: str, moves: str, behind: str, order: int) -> str:
 
 
 def caption(scene: Scene, motion: Motion | None, rng: np.random.Generator, adverb: str = "") -> str:
-    """One of the paraphrases. `motion` None names the appearance only."""
+    """A random paraphrase. Without `motion` it names only the appearance."""
     obj = _object(scene.sprite)
     if scene.second is not None:
         obj += f" and {_object(scene.second)}"
@@ -88,25 +89,26 @@ def canonical(scene: Scene, motion: Motion | None, adverb: str = "") -> str:
 
 
 def _plain(text: str) -> str:
-    """Lower case, letters and single spaces only."""
+    """The text in lower case, with letters and single spaces only."""
     return " ".join(re.findall(r"[a-z]+", text.lower()))
 
 
 def _of_the_objects(plain: str) -> list[str]:
-    """The words that are not of a background's phrase."""
+    """The words outside a background's phrase."""
     return _BEHIND.sub(" ", plain).split()
 
 
 def _first_object(words: list[str]) -> list[str]:
-    """The words of the first object: all, or where a second one is named those up to the first one's shape."""
+    """The words of the first object: up to its shape if a second object is named, otherwise all."""
     places = [i for i, word in enumerate(words) if word in SHAPES]
     return words[: places[0] + 1] if len(places) > 1 else words
 
 
 def parse(text: str) -> Said:
-    """Read a caption back. The first object counts; unknown words are passed over.
+    """Parse a caption. Only the first object counts; unknown words are ignored.
 
-    "checkerboard" and "checkered" say checkered, "gradient" gradient. A motion is found by its longest phrase.
+    "checkerboard" and "checkered" mean checkered, "gradient" gradient. The longest matching motion
+    phrase counts.
     """
     plain = _plain(text)
     words, of_it = plain.split(), _first_object(_of_the_objects(plain))
@@ -135,10 +137,10 @@ def parse(text: str) -> Said:
 
 
 def spoken(text: str) -> dict[str, str]:
-    """The looks that a text names, each by itself: also of half an object ("a star", "something red").
+    """The looks that a text names, one by one, even for incomplete objects ("a star", "something red").
 
-    Keys, where named: shape, colour, texture, size, background, background_kind. "Plain" and "medium" are said by saying
-    nothing of an object that has both its colour and its shape, or of a background that has its colour.
+    Keys, if named: shape, colour, texture, size, background, background_kind. "Plain" and "medium" are
+    implied for an object with both colour and shape, and "plain" for a background with a colour.
     """
     plain = _plain(text)
     said, among = parse(text), _first_object(_of_the_objects(plain))
@@ -157,10 +159,10 @@ def spoken(text: str) -> dict[str, str]:
 
 
 def drawable(text: str) -> Scene:
-    """The scene that a caption names, on plain gray where it names no background.
+    """The scene that a caption names, on plain gray if it names no background.
 
     Raises:
-        UserError: it names no object or more than one, or a background that the world has not: drawn all the same, the
+        UserError: it names no object or several, or a background that does not exist. Drawn anyway, the
             clip would not show what its caption says.
     """
     plain, said = _plain(text), parse(text)
@@ -199,7 +201,7 @@ def drawable(text: str) -> Scene:
 
 
 def _backgrounds(foreign: list[str]) -> str:
-    """The background colours, those nearest to an object's colour first."""
+    """The background colours, sorted by similarity to the first object colour in `foreign`, if any."""
     names = list(BACKGROUND_COLOURS)
     colour = next((COLOURS[word] for word in foreign if word in COLOURS), None)
     if colour is not None:
@@ -208,7 +210,7 @@ def _backgrounds(foreign: list[str]) -> str:
 
 
 def vocabulary() -> list[str]:
-    """Every word of the grammar, sorted (novel motions' words too: they are tokens that pretraining never trains)."""
+    """Every word of the grammar, sorted; also novel motions' words, whose tokens pretraining never trains."""
     text = [*SHAPES, *TEXTURES, *SIZES, *COLOURS, *BACKGROUND_COLOURS, *SPEEDS, "a", "an", "and"]
     text += [p.replace("{}", "") for phrases in _BACKGROUND_PHRASES.values() for p in phrases]
     text += [p for motion in (KNOWN | NOVEL).values() for p in motion.phrases]

@@ -1,7 +1,7 @@
-"""How much of each style a video shows: what `datasets.sprites.style` draws, read back from pixels alone.
+"""Measures how much of each style a video shows: reads from pixels what `datasets.sprites.style` draws.
 
-A look that no caption names leaks unseen unless it is measured: these are the numbers for it. How right they are:
-`evaluation.tracker_accuracy.looks_accuracy`.
+Looks that no caption names leak unnoticed unless they are measured.
+`evaluation.tracker_accuracy.looks_accuracy` gives the accuracy of these measurements.
 
 Letters: F frames, H and W pixels.
 """
@@ -21,17 +21,17 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Looks:
-    """What a video shows of a style. The properties say whether a look is there, the fields how much of it.
+    """The style that a video shows. Properties say whether a look is present, fields how much of it.
 
     Args:
-        outline: of the strength of a full line along the object's rim, 0..1; nan where no object is.
+        outline: strength of the line along the object's rim, 0..1 (full line); nan without an object.
         tint: a word of TINTS, "" for none.
         tint_strength: the share of the tint's colour in every pixel.
-        grain: deviation of the noise in grey levels.
-        clutter: how many small things at rest were seen.
+        grain: standard deviation of the noise in grey levels.
+        clutter: how many small resting things were seen.
         second: whether there is another object.
-        drift: (x, y) way of the camera over the clip in frame widths; None where neither clutter nor a checkerboard
-            tells it.
+        drift: (x, y) movement of the camera over the clip in frame widths; None without clutter or a
+            checkerboard to measure it.
     """
 
     outline: float
@@ -56,17 +56,17 @@ class Looks:
 
     @property
     def drifts(self) -> bool | None:
-        """Whether the camera moves by more than 4 % of the frame; None where it cannot be told."""
+        """Whether the camera moves by more than 4 % of the frame; None if unknown."""
         return None if self.drift is None else float(np.hypot(*self.drift)) > 0.04
 
 
 def looks_of(frames_FHWC: Array) -> Looks:
-    """Read the style of a clip, uint8 [F, H, W, 3] (H = W), at least 2 frames for what moves."""
+    """Measure the style of a clip, uint8 [F, H, W, 3] (H = W); movements need at least 2 frames."""
     return looks_observed(observe(frames_FHWC))
 
 
 def looks_observed(seen: Observed) -> Looks:
-    """The same of a clip that has been observed already."""
+    """`looks_of` for a clip that has already been observed."""
     known = seen.outlines_F[np.isfinite(seen.outlines_F)]
     return Looks(
         outline=float(known.mean()) if len(known) else float("nan"),
@@ -80,7 +80,7 @@ def looks_observed(seen: Observed) -> Looks:
 
 
 def _drift(seen: Observed) -> tuple[float, float] | None:
-    """The camera's way, by what lies about, else by the squares of a checkerboard."""
+    """The camera's movement, from resting things, otherwise from a checkerboard's squares."""
     frames, size = seen.frames_FHWC.shape[:2]
     if frames < 2:
         return None
@@ -94,9 +94,10 @@ def _drift(seen: Observed) -> tuple[float, float] | None:
 
 
 def _checker_phases(seen: Observed) -> tuple[Array, Array]:
-    """(x, y) [F]: where the camera looks at, up to a constant, by the phase of the squares, in frame widths.
+    """(x, y) [F]: the camera's position in frame widths, up to a constant, from the phase of the squares.
 
-    The board is a product of two square waves of period 2 * CHECKER; its strongest waves run along the diagonals.
+    The board is a product of two square waves of period 2 * CHECKER; its strongest waves run along the
+    diagonals.
     """
     name = str(seen.track.most("background"))
     away, shade = spread(seen.frames_FHWC, name)

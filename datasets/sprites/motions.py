@@ -1,7 +1,8 @@
-"""How things move: a trajectory in position, scale and rotation over t in [0, 1], and the camera.
+"""Motions: trajectories of position, scale and rotation over t in [0, 1], and of the camera.
 
-Three sets: KNOWN (the foundation is pretrained on them, with words), NOVEL (it never sees them: they are what
-customization teaches), and any trajectory from a JSON file. Lengths in frame widths, y down, angles in turns.
+There are three sets: KNOWN (the foundation is pretrained on them, with words), NOVEL (it never sees
+them, and customization teaches them), and any trajectory from a JSON file. Lengths in frame widths, y
+down, angles in turns.
 """
 
 from __future__ import annotations
@@ -19,16 +20,17 @@ from infra.errors import NotFound, UserError
 
 Array = np.ndarray
 TRAVEL = 0.42  # length of a plain "moves right"
-SPEEDS = {"slowly": 0.5, "": 1.0, "quickly": 1.35}  # factors on TRAVEL, by adverb
+SPEEDS = {"slowly": 0.5, "": 1.0, "quickly": 1.35}  # factors of TRAVEL, by adverb
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Where the object and the camera are, frame by frame; each field is an array [F].
+    """The object's and the camera's path, frame by frame; each field is an array [F].
 
-    `x`, `y` are absolute (0..1 is the frame), `scale` multiplies the radius, `angle` is in turns, clockwise. The
-    camera looks at (`camera_x`, `camera_y`) away from the middle with `zoom`; `depth` is the power of the zoom that
-    the background feels (1: a zoom; below 1: a dolly, the object comes nearer faster than what is behind it).
+    `x`, `y` are absolute (0..1 is the frame), `scale` multiplies the radius, `angle` is in turns,
+    clockwise. The camera is shifted by (`camera_x`, `camera_y`) from the middle and zoomed by `zoom`.
+    The background is zoomed by `zoom ** depth`: a depth of 1 is a zoom; below 1 is a dolly, which
+    changes the object's size more than the background's.
     """
 
     x: Array
@@ -44,7 +46,7 @@ class Trajectory:
         return len(self.x)
 
     def on_screen(self) -> tuple[Array, Array, Array]:
-        """(x, y, scale) [F] as the camera shows them."""
+        """(x, y, scale) [F] as seen by the camera."""
         x = (self.x - 0.5 - self.camera_x) * self.zoom + 0.5
         y = (self.y - 0.5 - self.camera_y) * self.zoom + 0.5
         return x, y, self.scale * self.zoom
@@ -52,10 +54,10 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Motion:
-    """A named motion: `path(t_F) -> dict` of displacements (keys of Trajectory, absent = at rest).
+    """A named motion: `path(t_F) -> dict` of displacements (keys of Trajectory; absent ones rest).
 
-    `phrases` are the words for it. `fixed` paths (from a file) are absolute positions; the others are placed
-    anywhere in the frame where they fit. `drawn` makes a path of its own for each clip.
+    `phrases` are its words. `fixed` paths (from a file) are absolute positions; the others are placed
+    anywhere in the frame where they fit. `drawn` creates a new path for each clip.
     """
 
     name: str
@@ -69,7 +71,7 @@ class Motion:
     def trajectory(
         self, frames: int, rng: np.random.Generator, radius: float = 0.185, speed: float = 1.0
     ) -> Trajectory:
-        """The motion of an object of `radius`, placed by `rng` so that it stays in the frame if it can."""
+        """The motion of an object of `radius`, placed at random where it stays in the frame, if it fits."""
         t = np.linspace(0.0, 1.0, frames)
         still, one = np.zeros(frames), np.ones(frames)
         p = (self.drawn(rng) if self.drawn else self.path)(t)
@@ -88,7 +90,8 @@ class Motion:
             return track
         shown_x, shown_y, scale = track.on_screen()
         reach = radius * 0.95 * scale
-        # moving the object by d moves it by d * zoom on the screen: the room left on either side, in scene units
+        # Moving the object by d moves it by d * zoom on the screen: this is the room on either side, in
+        # scene units.
         dx, dy = (
             _place(rng, np.max((reach - s) / track.zoom), np.min((1 - reach - s) / track.zoom))
             for s in (shown_x, shown_y)
@@ -106,7 +109,7 @@ class Motion:
 
 
 def _place(rng: np.random.Generator, low: float, high: float) -> float:
-    """A shift in [low, high]; the middle when the path is too wide for the frame."""
+    """A random shift in [low, high]; the middle if the path is too wide for the frame."""
     u = float(rng.random())
     return low + u * (high - low) if high > low else (low + high) / 2
 
@@ -183,15 +186,15 @@ def _triangle_wave(t: Array, periods: float) -> Array:
 
 
 def _loop_angle(t: Array) -> Array:
-    """Angle along a vertical loop inside a way to the right: none, a full turn, none."""
+    """Angle along a vertical loop in the middle of a path to the right: 0, one full turn, then constant."""
     return TURN * np.clip((t - 0.2) / 0.6, 0, 1)
 
 
-_BENDS = np.arange(8) / 7  # when the meander turns a corner
+_BENDS = np.arange(8) / 7  # times of the meander's corners
 
 
 def _there_and_back(t: Array) -> Array:
-    """0 to 1 in the first two of seven parts of the time, back to 0 in the other five."""
+    """0 to 1 in the first two sevenths of the time, back to 0 in the rest."""
     return np.interp(t, (0, 2 / 7, 1), (0, 1, 0))
 
 
@@ -230,8 +233,9 @@ NOVEL: dict[str, Motion] = {
             angle=lambda t: t,
             scale=lambda t: 0.8 + 0.3 * t,
         ),
-        # Small, fast and reversing ones, added after the foundation was trained. Their phrases repeat words of the
-        # motions above: the tokenizer knows no others, and pretraining used none of these.
+        # Small, fast and reversing motions, added after the foundation was trained. Their phrases
+        # repeat words of the motions above, because the tokenizer knows no others. Pretraining used
+        # none of these phrases.
         _novel("whirl", "loops and loops", lambda t: 0.11 * np.cos(2 * TURN * t),
                lambda t: -0.11 * np.sin(2 * TURN * t)),
         _novel("double-orbit", "orbits and orbits", lambda t: 0.24 * np.sin(2 * TURN * t),
@@ -245,7 +249,8 @@ NOVEL: dict[str, Motion] = {
     )
 }  # fmt: skip
 
-# What `wander` avoided when the embedded foundation was trained. Another list draws other paths from the same seed.
+# What `wander` avoided when the embedded foundation was trained. Another list would draw other paths
+# per seed.
 _WANDER_AVOIDS = (
     "orbit",
     "zigzag",
@@ -264,7 +269,7 @@ _WANDER_AVOIDS = (
 
 
 def _wander(rng: np.random.Generator) -> Callable[[Array], dict[str, Array]]:
-    """A random path that is none of the novel ones that pretraining knew of."""
+    """A random path unlike the novel motions that existed at pretraining."""
     return random_path(rng, [_points(NOVEL[name]) for name in _WANDER_AVOIDS])
 
 
@@ -273,7 +278,7 @@ def _points(motion: Motion) -> Callable[[Array], Array]:
 
 
 def _side(t: Array) -> Array:
-    """A walk along the four sides of a square: 1, to -1, -1, to 1 (with period 1), clipped triangle wave."""
+    """A coordinate of a walk around a square, with period 1 and values -1..1 (a clipped triangle wave)."""
     return np.clip(2 * _triangle_wave(t + 0.125, 1.0), -1, 1)
 
 
@@ -281,7 +286,7 @@ _WEIGHTS = dict.fromkeys(DIRECTIONS, 0.07) | {"wander": 0.26, "still": 0.08, "sp
 
 
 def sample_known(rng: np.random.Generator) -> tuple[Motion, str]:
-    """(a motion of KNOWN, its adverb): what the foundation is pretrained on."""
+    """Draw (a motion of KNOWN, its adverb) as the foundation is pretrained on."""
     weights = np.array([_WEIGHTS.get(name, 0.025) for name in KNOWN])
     motion = KNOWN[str(rng.choice(list(KNOWN), p=weights / weights.sum()))]
     adverb = str(rng.choice(list(SPEEDS), p=[0.12, 0.76, 0.12])) if motion.speeds else ""
@@ -295,7 +300,7 @@ def at_rest(track: Trajectory, x: float, y: float, angle: float = 0.0) -> Trajec
 
 
 def drifting(motion: Motion, way_x: float, way_y: float) -> Motion:
-    """The same motion, seen by a camera that goes this way over the clip, evenly, besides what it does already."""
+    """The same motion with an additional, uniform camera movement of (way_x, way_y) over the clip."""
     if not (way_x or way_y):
         return motion
 
@@ -316,7 +321,7 @@ def drifting(motion: Motion, way_x: float, way_y: float) -> Motion:
 
 
 def motion_named(name: str) -> Motion:
-    """The motion called `name`, known or novel. Raises NotFound."""
+    """The known or novel motion called `name`. Raises NotFound."""
     found = KNOWN.get(name) or NOVEL.get(name)
     if found is None:
         raise NotFound(
@@ -327,7 +332,7 @@ def motion_named(name: str) -> Motion:
 
 
 def _is_number(value: object) -> bool:
-    """Whether JSON's value is a number that a float holds: integers of any length are JSON too."""
+    """Whether a JSON value is a number that fits a float (JSON integers may have any length)."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     try:
@@ -339,9 +344,9 @@ def _is_number(value: object) -> bool:
 def read_trajectory(path: Path | str) -> Motion:
     """A motion from a JSON file: a list of [t, x, y], [t, x, y, scale] or [t, x, y, scale, angle].
 
-    `t` rises from any start to any end (it is stretched to the clip); x, y in frame widths with (0, 0) the top left
-    corner; scale multiplies the object's radius; angle in turns. Between the points the motion is linear.
-    Raises UserError for anything else, naming the point.
+    `t` rises between any two values, which are mapped to the clip's start and end. x, y are in frame
+    widths with (0, 0) the top left corner; scale multiplies the object's radius; angle is in turns.
+    Points are connected linearly. Raises UserError for anything else, naming the point.
     """
     path = Path(path)
     try:

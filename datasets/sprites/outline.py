@@ -1,4 +1,4 @@
-"""The line around an object, told from the object's own tones and from what its rim mixes with.
+"""Measures the line around an object from the object's tones and the mixed colours at its rim.
 
 Letters: H and W pixels, C = 3 colours.
 """
@@ -12,11 +12,11 @@ from datasets.sprites.style import line_colour
 from datasets.sprites.world import COLOURS, two_tones
 
 Array = np.ndarray
-CLEAR = 30.0  # RGB distance that the line's colour must have from what a rim can look like, to be told at all
+CLEAR = 30.0  # minimum RGB distance from the line's colour to possible rim colours, else not measurable
 
 
 def core_of(front_HW: Array) -> Array:
-    """The inner part of the foreground, which no line reaches: deeper than 3 pixels of 64, else the deepest third."""
+    """The foreground's inner part, without a line: deeper than 3 pixels of 64, else the deepest third."""
     depth = ndimage.distance_transform_edt(front_HW) * 64 / len(front_HW)
     deep = depth > 3.0
     if deep.sum() >= 12:
@@ -25,10 +25,11 @@ def core_of(front_HW: Array) -> Array:
 
 
 def outline_strength(pixels_HWC: Array, front_HW: Array, behind_23: Array, colour: str) -> float:
-    """How much of the line's own colour stands along the object's rim: 0 none, 1 a full line, nan where it cannot be told.
+    """Strength of the line along the object's rim: 0 none, 1 a full line, nan if it cannot be measured.
 
-    A rim without a line mixes one of the object's tones with the background; what it has beyond every such mixture, in
-    the direction of the line's colour, is the line's. The strongest within a pixel counts, in the median along the rim.
+    A rim without a line mixes one of the object's tones with the background. Any excess over every such
+    mixture in the direction of the line's colour comes from the line. Takes the strongest value within
+    a pixel, and the median along the rim.
 
     Args:
         front_HW: the object's pixels.

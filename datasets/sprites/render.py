@@ -1,4 +1,4 @@
-"""Draw a scene in motion: signed distances, anti-aliased, vectorised over frames and pixels, deterministic by seed.
+"""Draws a scene in motion from signed distances: anti-aliased, vectorised and deterministic by seed.
 
 Letters: F frames, H and W pixels, C = 3 colours.
 """
@@ -90,7 +90,7 @@ def _pixels(size: int) -> tuple[Array, Array]:
 
 
 def draw_background(background: Background, track: Trajectory, size: int) -> Array:
-    """float32 [F, H, W, C] in 0..255 (F is 1 when no frame differs)."""
+    """The background, float32 [F, H, W, C] in 0..255 (F is 1 if all frames are equal)."""
     own = np.asarray(BACKGROUND_COLOURS[background.colour], np.float32)
     if background.kind == "plain":
         return np.broadcast_to(own, (1, size, size, 3)).copy()
@@ -123,7 +123,7 @@ def draw_sprite(
 
     Args:
         outline: width of the line along its rim, in frame widths; 0 for none.
-        rgb: its colour, plain, where it is none of COLOURS.
+        rgb: a plain colour that replaces the sprite's, if it is none of COLOURS.
     """
     size = canvas_FHWC.shape[1]
     x, y = _pixels(size)
@@ -151,7 +151,7 @@ def draw_sprite(
 
 
 def texture_colours(sprite: Sprite, u: Array, v: Array, pixels: float) -> Array:
-    """The object's own colour at (u, v): [..., C], or [C] for a plain one."""
+    """The object's colour at (u, v): [..., C], or [C] for a plain one."""
     tones = two_tones(COLOURS[sprite.colour])
     if sprite.texture == "plain":
         return tones[0]
@@ -164,7 +164,7 @@ def texture_colours(sprite: Sprite, u: Array, v: Array, pixels: float) -> Array:
 
 
 def draw(scene: Scene, track: Trajectory, size: int, second: Trajectory | None = None) -> Array:
-    """uint8 [F, H, W, C] of a scene along known trajectories."""
+    """Draw a scene along given trajectories: uint8 [F, H, W, C]."""
     style = scene.style or Style()
     canvas = draw_background(scene.background, track, size)
     if len(canvas) == 1:
@@ -193,7 +193,7 @@ def render_clip(
     second_motion: Motion | None = None,
     speed: float = 1.0,
 ) -> Array:
-    """uint8 [F, H, W, C]: `scene` in `motion`; `seed` decides where in the frame the motion takes place."""
+    """Draw `scene` in `motion`: uint8 [F, H, W, C]. `seed` decides where in the frame the motion is."""
     rng = np.random.default_rng(seed)
     if scene.style is not None:
         motion = drifting(motion, *scene.style.drift)

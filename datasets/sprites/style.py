@@ -1,8 +1,8 @@
-"""Looks that captions have no word for: how a scene is drawn, over what is in it.
+"""Looks that captions have no word for: how a scene is drawn, beyond its content.
 
-A caption names an object and its background. A style is what it leaves out, as captions of real clips do: an outline,
-a colour cast, grain, things lying about, an object that only stands there, a camera that drifts. All of it is decided by
-the style alone, its seed included. Lengths in frame widths.
+A caption names an object and its background. A style is what it leaves out, as captions of real clips
+do: an outline, a colour cast, grain, clutter, an idle object, a drifting camera. The style, including
+its seed, determines all of it. Lengths in frame widths.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datasets.sprites.motions import Trajectory
 
 Array = np.ndarray
-OUTLINE = 0.024  # width of the line, inside the object's rim
+OUTLINE = 0.024  # width of the line inside the object's rim
 INK: RGB = (18, 16, 24)
 CHALK: RGB = (246, 246, 240)  # the line around a black object
 TINTS: dict[str, RGB] = {
@@ -28,27 +28,27 @@ TINTS: dict[str, RGB] = {
     "rose": (255, 50, 150),
     "leafy": (60, 220, 60),
 }
-TINT = 0.28  # share of the tint's colour in every pixel, unless said otherwise
+TINT = 0.28  # default share of the tint's colour in every pixel
 GRAIN_CELL = 1 / 32  # side of a grain: two pixels of 64
-MARKS = (0.032, 0.045)  # radii of what lies about
+MARKS = (0.032, 0.045)  # radii of clutter
 MARK_SHAPES = ("circle", "square", "triangle", "cross")
-APART = 70.0  # RGB distance of what lies about from what it lies on
-IDLE = 0.6  # scale of the object that stands there: smaller than any that moves
+APART = 70.0  # minimum RGB distance of clutter from its background
+IDLE = 0.6  # scale of the idle object, smaller than any moving one
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a scene is drawn. The default draws nothing over it.
+    """How a scene is drawn. The default adds nothing.
 
     Args:
         outline: a dark line along the object's rim (a light one on a black object).
-        tint: a word of TINTS: its colour is mixed into every pixel; "" for none.
-        tint_strength: the share of it, in (0, 0.6].
-        grain: standard deviation of the noise over frames, in grey levels (0..60), new in each frame.
-        clutter: how many small things lie on the background, at rest (0..40).
-        drift: (x, y) way of the camera over the clip; everything on the screen goes the other way.
-        idle: another object, which stands still in the scene, drawn IDLE times as large as it would be.
-        seed: decides where things lie, where the idle object stands, and the grain.
+        tint: a word of TINTS whose colour is mixed into every pixel; "" for none.
+        tint_strength: share of the tint's colour, in [0.01, 0.6].
+        grain: standard deviation of the noise, in grey levels (0..60), new in each frame.
+        clutter: how many small things rest on the background (0..40).
+        drift: (x, y) movement of the camera over the clip; everything on the screen moves the other way.
+        idle: another object, which rests in the scene, drawn at IDLE times its size.
+        seed: decides the positions of clutter and idle object, and the grain.
     """
 
     outline: bool = False
@@ -74,7 +74,7 @@ class Style:
 
     @property
     def plain(self) -> bool:
-        """Whether nothing is drawn over the scene."""
+        """Whether nothing is added to the scene."""
         return not (self.outline or self.tint or self.grain or self.clutter or any(self.drift) or self.idle)
 
 
@@ -82,7 +82,7 @@ PARTS = ("outline", "tint", "grain", "clutter", "drift", "idle")
 
 
 def sample_style(rng: np.random.Generator, parts: int = 2) -> Style:
-    """A style of so many of PARTS, drawn at random, each as strong as it is by default. A drift comes with clutter, which shows it."""
+    """Draw a style with `parts` of PARTS at usual strength. A drift adds clutter, which makes it visible."""
     chosen = set(rng.permutation(PARTS)[:parts].tolist())
     way = rng.uniform(0, 2 * np.pi)
     return Style(
@@ -99,13 +99,13 @@ def sample_style(rng: np.random.Generator, parts: int = 2) -> Style:
 
 
 def line_colour(colour: str) -> Array:
-    """Of the outline around an object of this colour, [3]."""
+    """Colour of the outline around an object of this colour, [3]."""
     return np.asarray(CHALK if colour == "black" else INK, np.float32)
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A small thing on the background, at rest in the scene."""
+    """A small thing that rests on the background."""
 
     shape: str
     rgb: RGB
@@ -116,7 +116,7 @@ class Mark:
 
 
 def marks(style: Style, background: str) -> list[Mark]:
-    """What lies about on a background of this colour: apart from each other, and beyond the frame as far as the camera drifts."""
+    """The clutter on a background of this colour, spread apart and beyond the frame by the camera's drift."""
     rng = np.random.default_rng([style.seed, 1])
     own = np.asarray(BACKGROUND_COLOURS[background], float)
     colours = [rgb for rgb in BACKGROUND_COLOURS.values() if np.linalg.norm(np.subtract(rgb, own)) > APART]
@@ -124,7 +124,7 @@ def marks(style: Style, background: str) -> list[Mark]:
     count = round(style.clutter * float(np.prod(1 + 2 * reach)))
     placed: list[Mark] = []
     for _ in range(count):
-        # of a few places the one farthest from the others: even, but not a grid
+        # the one of a few places that is farthest from the others: even, but not a grid
         places = rng.uniform(-reach, 1 + reach, (12, 2))
         if placed:
             there = np.array([(m.x, m.y) for m in placed])
@@ -143,7 +143,7 @@ def marks(style: Style, background: str) -> list[Mark]:
 
 
 def idle_place(style: Style, track: Trajectory, radius: float) -> tuple[float, float]:
-    """Where the idle object stands in the scene: inside the frame, as far from the other one's way as it can."""
+    """The idle object's place in the scene: inside the frame and away from the moving object's path."""
     rng = np.random.default_rng([style.seed, 2])
     own = style.idle.radius * IDLE if style.idle else 0.0
     low, high = (np.array([edge(c) for c in (track.camera_x, track.camera_y)]) for edge in (np.max, np.min))
@@ -152,13 +152,13 @@ def idle_place(style: Style, track: Trajectory, radius: float) -> tuple[float, f
     seen = np.stack([x, y], axis=-1)
     at = places[:, None] - np.stack([track.camera_x, track.camera_y], axis=-1)
     gap = np.linalg.norm(at - seen, axis=-1).min(axis=1) - radius - own
-    clear = np.flatnonzero(gap > 0.03)  # any of the clear places, else the clearest
+    clear = np.flatnonzero(gap > 0.03)  # any clear place, else the clearest
     chosen = places[clear[0]] if len(clear) else places[gap.argmax()]
     return float(chosen[0]), float(chosen[1])
 
 
 def develop(canvas_FHWC: Array, style: Style) -> Array:
-    """Tint and grain over drawn frames, float32 in 0..255."""
+    """Add tint and grain to drawn frames, float32 in 0..255."""
     if style.tint:
         colour = np.asarray(TINTS[style.tint], np.float32)
         canvas_FHWC = canvas_FHWC + style.tint_strength * (colour - canvas_FHWC)
@@ -170,7 +170,7 @@ def develop(canvas_FHWC: Array, style: Style) -> Array:
 
 
 def _grain(frames: int, size: int, seed: int) -> Array:
-    """Noise of deviation 1, [F, H, W, 1]: the same grains at every resolution, each some pixels wide."""
+    """Noise of standard deviation 1, [F, H, W, 1]: the same grains, some pixels wide, at every resolution."""
     side = round(1 / GRAIN_CELL)
     noise = np.random.default_rng([seed, 3]).normal(size=(frames, side, side)).astype(np.float32)
     index = np.minimum((np.arange(size) * side) // size, side - 1)

@@ -1,6 +1,6 @@
-"""What else is in a clip: pieces of foreground followed from frame to frame, those that rest told from the one that moves.
+"""Finds other things in a clip: follows foreground pieces and separates resting ones from the object.
 
-Letters: F frames, H and W pixels, N pieces followed.
+Letters: F frames, H and W pixels, N pieces.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ import numpy as np
 from scipy import ndimage
 
 Array = np.ndarray
-LEAST = 4  # pixels: less is noise
-OBJECT = 34  # pixels of 64x64: what lies about has less, an object more
-STEP = 7.0  # pixels of 64 from frame to frame: followed no farther, but for the largest piece
-ALIKE = 70.0  # RGB distance between two sights of the same piece
-MOST = 60  # regions in a frame: more are no things of this world
-FEW = 3  # so many small pieces at rest are clutter; fewer may be crumbs of the object
-BESIDE = 12  # pixels of 64: the middle of a stripe is no farther from the next piece of the object
-HALF = 0.5  # share of the frames in which a piece must be seen
-RESTS = 1.2  # pixels of 64, root mean square, besides the camera's way
+LEAST = 4  # pixels; smaller pieces are noise
+OBJECT = 34  # pixels of 64x64; clutter is smaller, an object larger
+STEP = 7.0  # maximum movement per frame in pixels of 64; large pieces may move four times as far
+ALIKE = 70.0  # maximum RGB distance between two sights of the same piece
+MOST = 60  # maximum regions in a frame; more are not things of this world
+FEW = 3  # minimum number of small resting pieces for clutter; fewer may be crumbs of the object
+BESIDE = 12  # pixels of 64: maximum distance from a stripe's middle to the next piece of the object
+HALF = 0.5  # minimum share of the frames in which a piece is seen
+RESTS = 1.2  # pixels of 64, root mean square deviation from the camera's movement
 
 
 @dataclass
 class Piece:
-    """One piece of foreground through the clip: by frame, its label there, place [x, y] in pixels, area, colour."""
+    """One piece of foreground through the clip: labels, places [x, y] in pixels, areas, latest colour."""
 
     labels: dict[int, int] = field(default_factory=dict)
     places: dict[int, Array] = field(default_factory=dict)
@@ -41,25 +41,26 @@ class Piece:
         self.colour = colour
 
     def step(self) -> Array:
-        """Pixels a frame [2], by a straight line through its places."""
+        """Pixels per frame [2], from a straight line through its places."""
         at = np.array(list(self.places))
         return np.array([np.polyfit(at, [p[i] for p in self.places.values()], 1)[0] for i in (0, 1)])
 
     def strays(self, step: Array) -> float:
-        """How far its places lie from a course of that step, root mean square."""
+        """Root mean square distance of its places from a straight path with that step."""
         off = np.array([place - frame * step for frame, place in self.places.items()])
         return float(np.sqrt(((off - off.mean(axis=0)) ** 2).sum(axis=1).mean()))
 
 
 @dataclass(frozen=True)
 class Things:
-    """What was found beside the object.
+    """The things found besides the object.
 
     Args:
-        hidden_FHW: pixels of everything else, to be left out when the object is read; None where there is nothing.
-        clutter: how many small things at rest in the scene were seen in most frames.
-        second: whether another object is there, in at least half of the frames.
-        camera: the camera's step in pixels a frame [2], by what rests; None where nothing tells it.
+        hidden_FHW: pixels of everything else, to be ignored when the object is measured; None if there
+            is nothing.
+        clutter: how many small resting things were seen in most frames.
+        second: whether another object is there in at least half of the frames.
+        camera: the camera's step in pixels per frame [2], from resting things; None if unknown.
     """
 
     hidden_FHW: Array | None
@@ -69,7 +70,7 @@ class Things:
 
 
 def things_in(frames_FHWC: Array, front_FHW: Array) -> Things:
-    """Sort the foreground of a clip into the object and what else there is."""
+    """Separate a clip's foreground into the object and other things."""
     unit = frames_FHWC.shape[1] / 64
     labels_FHW = np.zeros(front_FHW.shape, int)
     pieces: list[Piece] = []
@@ -87,7 +88,7 @@ def things_in(frames_FHWC: Array, front_FHW: Array) -> Things:
     large = [p for p in lasting if p.area >= OBJECT * unit**2]
     if not large:
         return Things(None, 0, False, None)
-    # at rest in the scene: evenly on the screen, each with a step of its own where the camera zooms
+    # resting in the scene: moving evenly on the screen, with different steps if the camera zooms
     rest = [p for p in small if p.strays(p.step()) < RESTS * unit]
     camera = np.median([p.step() for p in rest], axis=0) if len(rest) >= FEW else None
     main = _moving(large, camera, unit)
@@ -95,7 +96,7 @@ def things_in(frames_FHWC: Array, front_FHW: Array) -> Things:
     others = []
     for piece in sorted(large, key=lambda p: -p.area):
         if not piece.labels.keys() & own_labels.keys():
-            # never beside the object, it is the object, after its colour, size or place leapt
+            # Never seen together with the object: it is the object, after a jump in colour, size or place.
             own_labels |= piece.labels
         elif piece is not main and not _within(piece, main, labels_FHW):
             others.append(piece)
@@ -126,7 +127,7 @@ def _regions(frame_HWC: Array, labels_HW: Array, count: int) -> list[tuple[int, 
 def _follow(
     pieces: list[Piece], frame: int, label: int, place: Array, area: int, colour: Array, unit: float
 ) -> None:
-    """Add a region to the piece that it continues, or begin another."""
+    """Add a region to the piece that it continues, or start a new piece."""
 
     def gap(piece: Piece) -> float:
         last = max(piece.places)
@@ -147,7 +148,7 @@ def _follow(
 
 
 def _moving(large: list[Piece], camera: Array | None, unit: float) -> Piece:
-    """The object: the largest piece that moves, unless what rests is more than twice as large; else the largest."""
+    """The object: the largest moving piece if it has half of the largest piece's area, else the largest."""
     step = np.zeros(2) if camera is None else camera
     largest = max(large, key=lambda p: p.area)
     moving = [p for p in large if p.strays(step) >= RESTS * unit and 2 * p.area >= largest.area]
@@ -155,7 +156,7 @@ def _moving(large: list[Piece], camera: Array | None, unit: float) -> Piece:
 
 
 def _box(mask_HW: Array, margin: int = 0) -> Array:
-    """The pixels of its bounding box, with a margin."""
+    """The pixels of the mask's bounding box, with a margin."""
     box = np.zeros(mask_HW.shape, bool)
     if mask_HW.any():
         rows, columns = np.flatnonzero(mask_HW.any(axis=1)), np.flatnonzero(mask_HW.any(axis=0))
@@ -165,9 +166,10 @@ def _box(mask_HW: Array, margin: int = 0) -> Array:
 
 
 def _within(piece: Piece, main: Piece, labels_FHW: Array) -> bool:
-    """Whether a piece is a part of the object: in most frames its middle lies in the object's box.
+    """Whether a piece is part of the object: in most frames its middle is in the object's box.
 
-    Or just beside it, in its colour, and keeps its place there: a stripe that the background swallows cuts the object.
+    It may also be just beside the box, in the object's colour and at a constant offset: a stripe in the
+    background's colour splits the object.
     """
     shared = [f for f in piece.labels if f in main.labels]
     if not shared:
@@ -175,7 +177,7 @@ def _within(piece: Piece, main: Piece, labels_FHW: Array) -> bool:
     unit = labels_FHW.shape[1] / 64
     gaps = np.array([piece.places[f] - main.places[f] for f in shared])
     keeps = float(np.sqrt(((gaps - gaps.mean(axis=0)) ** 2).sum(axis=1).mean())) < 2 * RESTS * unit
-    # in the object's colour, or in the other tone of one in two tones (`world.two_tones`)
+    # in the object's colour, or in the other tone of a two-toned object (`world.two_tones`)
     apart = [float(np.linalg.norm(piece.colour - main.colour * tone)) for tone in (1.0, 0.55, 1 / 0.55)]
     alike = keeps and min(apart) < ALIKE
     margin = round(BESIDE * unit) if alike else 0

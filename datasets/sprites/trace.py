@@ -1,4 +1,4 @@
-"""A sprite's way out of a real clip: the tracklet that moves most, or a point that was named, as a trajectory.
+"""Traces a path from a real clip for a sprite: of the tracklet that moves most, or of a given point.
 
 Letters: N tracklets, F frames of the clip, H and W pixels.
 """
@@ -15,21 +15,21 @@ from datasets.tracklets import followed, tracklets_of
 from infra.errors import UserError
 from infra.files import atomic_file
 
-EXTENT = 0.5  # frame widths: the longer side of a traced way, as long as those of the named motions
-LEAST = 0.02  # diagonals: a way that spreads less is rest, and the tracker's noise
-FEWEST = 5  # frames with the point in sight
+EXTENT = 0.5  # frame widths: the longer side of a traced path, as for the named motions
+LEAST = 0.02  # diagonals: smaller movements are rest and tracker noise
+FEWEST = 5  # frames in which the point must be seen
 
 
 @dataclass(frozen=True)
 class Trace:
-    """The way of one point of a clip.
+    """The path of one point of a clip.
 
     Args:
-        pixels_F2: where it is in the clip's frames, in pixels; nan where it is not in sight.
-        way_F2: the same in the sprite's square frame, in frame widths, over the frames from the first to the last sight:
-            moved to the middle and scaled, the same in x and y.
-        first: the frame in which the way begins.
-        extent: the longer side of the way's box in the clip, in diagonals of its frame.
+        pixels_F2: its position in the clip's frames, in pixels; nan where it is not seen.
+        way_F2: the path for the sprite's square frame, in frame widths, from the first to the last
+            frame in which it is seen: centred, and scaled equally in x and y.
+        first: the frame in which the path begins.
+        extent: the longer side of the path's bounding box in the clip, in frame diagonals.
     """
 
     pixels_F2: np.ndarray
@@ -39,15 +39,17 @@ class Trace:
 
     @property
     def seen(self) -> int:
-        """In so many frames the point was followed."""
+        """The number of frames in which the point was tracked."""
         return int(np.isfinite(self.pixels_F2[:, 0]).sum())
 
 
 def trace_clip(video_FHWC: np.ndarray, point: tuple[float, float] | None = None) -> Trace:
-    """The way of `point` (x, y in pixels of the first frame), else of the tracklet that moves most and longest; all of them last half of the clip.
+    """The path of `point` (x, y in the first frame's pixels), or of the tracklet that moves most and longest.
+
+    Tracklets last at least half of the clip.
 
     Raises:
-        UserError: nothing in the clip moves, or the point is not in the frame, gets lost or rests.
+        UserError: nothing in the clip moves, or the point is outside the frame, gets lost or rests.
     """
     frames, height, width = video_FHWC.shape[:3]
     diagonal = float(np.hypot(height, width))
@@ -85,7 +87,7 @@ def trace_clip(video_FHWC: np.ndarray, point: tuple[float, float] | None = None)
 
 
 def _most_moving(paths_NF2: np.ndarray) -> np.ndarray:
-    """[F, 2]: the tracklet with the largest product of its box's diagonal and the frames it is seen in; nan without any."""
+    """The tracklet [F, 2] with the largest product of box diagonal and share of frames seen; nan if none."""
     if not len(paths_NF2):
         return np.full(paths_NF2.shape[1:], np.nan)
     seen = np.isfinite(paths_NF2[:, :, 0]).mean(axis=1)
@@ -94,10 +96,10 @@ def _most_moving(paths_NF2: np.ndarray) -> np.ndarray:
 
 
 def write_trajectory(trace: Trace, times_F: np.ndarray, path: Path) -> None:
-    """The way as the JSON file that `motions.read_trajectory` reads: [t, x, y], t in seconds of the clip.
+    """Write the path as a JSON file for `motions.read_trajectory`: [t, x, y], t in seconds of the clip.
 
     Args:
-        times_F: when each of the clip's frames is shown, in seconds.
+        times_F: display time of each of the clip's frames, in seconds.
     """
     points = [
         [round(float(times_F[trace.first + i]), 4), *(round(float(v), 4) for v in place)]

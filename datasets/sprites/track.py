@@ -1,11 +1,12 @@
-"""Measure a sprite clip from its pixels alone: where the object is in each frame, what it is, what is behind it.
+"""Measures a sprite clip from pixels alone: the object's position in each frame, its looks, the background.
 
-Each frame by itself, in four steps:
-1. background: the colour family (its dark-to-light segment in RGB) that lies nearest to most pixels, then its kind;
-2. object: pixels far from the background vote for a colour; every pixel gets a soft cover in [0, 1] from its distances
-   to the two, which survives the blur of a decoder;
-3. the largest covered region gives position and size; too small a one means that there is no object;
-4. shape: the best overlap (soft intersection over union) with the shapes drawn in its place, upright, then turned.
+Each frame is measured separately, in four steps:
+1. background: the colour family (a dark-to-light segment in RGB) nearest to most pixels, then its kind;
+2. object: pixels far from the background vote for a colour. Every pixel gets a soft coverage in [0, 1]
+   from its distances to both colours, which tolerates a decoder's blur;
+3. the largest covered region gives position and size; if it is too small, there is no object;
+4. shape: the best overlap (soft intersection over union) with shapes drawn at its place, upright, then
+   rotated.
 
 Letters: F frames, H and W pixels, C = 3 colours.
 """
@@ -27,14 +28,14 @@ from datasets.sprites.unstyle import GRAINY, Veil, unveiled
 from datasets.sprites.world import BACKGROUND_COLOURS, COLOURS, SHAPES, background_tones, two_tones
 
 Array = np.ndarray
-MIN_AREA = 0.006  # of the frame: 25 pixels of 64x64; less is no object
+MIN_AREA = 0.006  # share of the frame: 25 pixels of 64x64; less is no object
 FAR = 45.0  # RGB distance from the background that makes a pixel foreground
-LINED = 0.17  # strength of an outline from which it is taken into account
+LINED = 0.17  # minimum outline strength to be taken into account
 
 
 @dataclass(frozen=True)
 class Sight:
-    """What one frame shows. `found` False: no object; its fields are then None or nan.
+    """What one frame shows. If `found` is False there is no object, and its fields are None or nan.
 
     x, y, radius in frame widths, angle in turns; `confidence` in [0, 1] is the overlap with the best shape.
     """
@@ -54,7 +55,7 @@ class Sight:
 
 @dataclass(frozen=True)
 class Track:
-    """A clip's measurement: the frames' sights and what most of them say."""
+    """A clip's measurement: one sight per frame, and the majority values."""
 
     sights: tuple[Sight, ...]
 
@@ -76,7 +77,7 @@ class Track:
 
     @property
     def present(self) -> bool:
-        """Whether the object is there in every frame."""
+        """Whether the object is found in every frame."""
         return bool(self.found.all())
 
     @property
@@ -84,12 +85,12 @@ class Track:
         return float(np.mean([s.confidence for s in self.sights]))
 
     def most(self, field: str) -> str | None:
-        """What most frames say about `field` ("colour", "shape", "texture", "background", "background_kind")."""
+        """The most frequent value of a field: colour, shape, texture, background or background_kind."""
         votes = Counter(v for s in self.sights if (v := getattr(s, field)) is not None)
         return votes.most_common(1)[0][0] if votes else None
 
     def displacement(self) -> Array:
-        """[2]: how far the object came from first to last frame, by a straight line through all sights; nan if < 2."""
+        """The object's movement [2] from first to last frame, by a line fit to all sights; nan if < 2."""
         seen = self.found
         if seen.sum() < 2:
             return np.full(2, np.nan)
@@ -98,17 +99,17 @@ class Track:
 
 
 def track(frames_FHWC: Array) -> Track:
-    """Measure a clip, uint8 [F, H, W, 3], whatever its style (`datasets.sprites.style`)."""
+    """Measure a clip, uint8 [F, H, W, 3], in any style (`datasets.sprites.style`)."""
     return observe(frames_FHWC).track
 
 
 @dataclass(frozen=True)
 class Observed:
-    """A clip's measurement and what was taken off before it: what `datasets.sprites.looks` reads a style from.
+    """A clip's measurement and what was removed before it, from which `datasets.sprites.looks` reads a style.
 
     Args:
         frames_FHWC: the clip without grain and tint.
-        outlines_F: strength of the line along the object's rim, nan where no object is or it cannot be told.
+        outlines_F: strength of the line along the object's rim; nan without an object or if not measurable.
     """
 
     track: Track
@@ -119,7 +120,7 @@ class Observed:
 
 
 def observe(frames_FHWC: Array) -> Observed:
-    """Measure a clip, uint8 [F, H, W, 3]: grain and tint off, then each frame without what else lies in it.
+    """Measure a clip, uint8 [F, H, W, 3], without its grain and tint and without other things in its frames.
 
     A clip without a style is measured frame by frame as it is.
     """
@@ -144,7 +145,7 @@ def observe(frames_FHWC: Array) -> Observed:
 
 
 def _outline(pixels: Array, name: str, kind: str, away: Array, hidden: Array | None) -> float:
-    """Strength of the line around the frame's object, nan where there is none."""
+    """Strength of the line around the frame's object; nan without an object."""
     front = away > FAR if hidden is None else (away > FAR) & ~hidden
     regions, count = ndimage.label(front)
     if not count:
@@ -164,14 +165,14 @@ def _outline(pixels: Array, name: str, kind: str, away: Array, hidden: Array | N
 
 
 def _segment_distance(pixels: Array, ends: Array) -> tuple[Array, Array]:
-    """Distance of pixels [..., 3] to a segment [2, 3], and where on it (0..1) the nearest point is."""
+    """Distance of pixels [..., 3] to a segment [2, 3], and the nearest point's place on it (0..1)."""
     along = ends[1] - ends[0]
     s = np.clip((pixels - ends[0]) @ along / (along @ along), 0, 1)
     return np.linalg.norm(pixels - ends[0] - s[..., None] * along, axis=-1), s
 
 
 def spread(frames_FHWC: Array, background: str) -> tuple[Array, Array]:
-    """(distance, place) [F, H, W] of each pixel to and on the segment from a background's darkest to its lightest colour."""
+    """(distance, place) [F, H, W] of each pixel relative to a background's dark-to-light segment."""
     return _segment_distance(frames_FHWC.astype(np.float32), _families()[background])
 
 
@@ -181,7 +182,7 @@ def _families() -> dict[str, Array]:
 
 
 def _background(pixels: Array, grainy: bool = False) -> tuple[str, str, Array]:
-    """(colour, kind, distance [H, W] of each pixel to the background); of a grainy frame the shades are smoothed."""
+    """(colour, kind, distance [H, W] of each pixel to the background); grainy frames' shades are smoothed."""
     best = ("", np.inf, np.zeros(0), np.zeros(0))
     for name, ends in _families().items():
         distance, s = _segment_distance(pixels, ends)
@@ -195,7 +196,7 @@ def _background(pixels: Array, grainy: bool = False) -> tuple[str, str, Array]:
     rows = np.broadcast_to(np.arange(len(s))[:, None], s.shape)[behind] / len(s)
     shade = _smooth(s, behind)[behind] if grainy else s[behind]
     if shade.std() < 0.12:
-        own = np.median(pixels[behind], axis=0)  # closer than the whole family
+        own = np.median(pixels[behind], axis=0)  # more precise than the whole family
         return name, "plain", np.linalg.norm(pixels - own, axis=-1)
     if abs(np.corrcoef(rows, shade)[0, 1]) > 0.75:
         line = np.polyfit(rows, shade, 1)
@@ -206,7 +207,7 @@ def _background(pixels: Array, grainy: bool = False) -> tuple[str, str, Array]:
 
 
 def _smooth(values_HW: Array, known_HW: Array) -> Array:
-    """Averaged over a few pixels around, those that are not known left out."""
+    """Average over nearby known pixels."""
     width = len(values_HW) / 25
     weight = ndimage.gaussian_filter(known_HW.astype(np.float32), width)
     return ndimage.gaussian_filter(np.where(known_HW, values_HW, 0.0), width) / np.maximum(weight, 1e-3)
@@ -217,16 +218,17 @@ def _votes(chosen: Array) -> dict[str, float]:
     votes = {}
     for name, rgb in COLOURS.items():
         own, second = (np.linalg.norm(chosen - tone, axis=-1) for tone in two_tones(rgb))
-        # the second tone counts for less: a dark one is also what a blurred rim looks like
+        # the second tone counts less, because a blurred rim also looks like a dark one
         votes[name] = float((np.exp(-((own / 40) ** 2)) + 0.35 * np.exp(-((second / 40) ** 2))).sum())
     return votes
 
 
 def _object(pixels: Array, away: Array, lined: bool) -> tuple[str, str, Array] | None:
-    """(colour, texture, soft cover [H, W]); None when too little is far from the background.
+    """(colour, texture, soft coverage [H, W]); None if too few pixels are far from the background.
 
     Args:
-        lined: a line runs along the rim: colour and texture are read inside it, the cover includes it.
+        lined: a line runs along the rim. Colour and texture are then read inside it; the coverage
+            includes it.
     """
     front = away > FAR
     if front.mean() < MIN_AREA:
@@ -249,7 +251,7 @@ def _object(pixels: Array, away: Array, lined: bool) -> tuple[str, str, Array] |
 
 
 def _row_share(dark: Array, inside: Array) -> float:
-    """How much of the variance of `dark` inside the object lies between its rows: high for stripes."""
+    """Share of the variance of `dark` inside the object that is between rows: high for stripes."""
     rows = [dark[r][inside[r]] for r in range(len(dark)) if inside[r].sum() >= 2]
     whole = np.concatenate(rows) if rows else np.zeros(1)
     between = sum(len(r) * (r.mean() - whole.mean()) ** 2 for r in rows) / max(len(whole), 1)
@@ -266,7 +268,7 @@ def _moments(shape: str) -> tuple[float, float, float]:
 
 
 def _overlap(cover: Array, shape: str, turn: float) -> tuple[float, float, float, float]:
-    """(soft IoU, x, y, radius) of the shape drawn where the cover is, with its area; in pixels."""
+    """(soft IoU, x, y, radius) of the shape drawn at the coverage's place with its area; in pixels."""
     size = cover.shape[0]
     mass = cover.sum()
     index = np.arange(size) + 0.5
@@ -281,14 +283,14 @@ def _overlap(cover: Array, shape: str, turn: float) -> tuple[float, float, float
 
 
 def see(frame_HWC: Array) -> Sight:
-    """Measure one frame, uint8 [H, W, 3] (H = W), as one without a style: that takes a clip to tell."""
+    """Measure one frame, uint8 [H, W, 3] (H = W), assuming no style: measuring a style needs a clip."""
     return _see(frame_HWC, _background(frame_HWC.astype(np.float32)))
 
 
 def _see(
     frame_HWC: Array, behind: tuple[str, str, Array], hidden: Array | None = None, lined: bool = False
 ) -> Sight:
-    """Measure one frame whose background is known; `hidden` pixels are taken for background."""
+    """Measure one frame with a known background; `hidden` pixels are treated as background."""
     pixels = frame_HWC.astype(np.float32)
     size = len(pixels)
     name, kind, away = behind

@@ -1,6 +1,6 @@
-"""What lies over a clip as a whole, found and taken off again: grain and tint.
+"""Measures and removes what covers a whole clip: grain and tint.
 
-Both are measured before anything else is: the tracker knows colours, and a tint moves all of them at once.
+This comes before all other measurements: the tracker knows absolute colours, and a tint shifts all of them.
 
 Letters: F frames, H and W pixels, C = 3 colours.
 """
@@ -17,17 +17,17 @@ from datasets.sprites.style import TINTS
 from datasets.sprites.world import BACKGROUND_COLOURS, COLOURS, background_tones, two_tones
 
 Array = np.ndarray
-GRAINY = 5.0  # grey levels: what a decoder adds has less
+GRAINY = 5.0  # grey levels; a decoder adds less
 STRENGTHS = tuple(np.arange(0.12, 0.52, 0.04).round(2))
-CAP = 40.0  # RGB distance from which a pixel counts as belonging to neither object nor background
-SPREAD = 3.0  # grey levels that a gradient must explain better than one plain colour does
-GAIN = 4.0  # grey levels by which a tint must explain the pixels better than no tint does
-SHARE = 0.33  # and the share of what no tint leaves unexplained
+CAP = 40.0  # RGB distance from which a pixel belongs to neither object nor background
+SPREAD = 3.0  # grey levels by which a gradient must explain better than one plain colour
+GAIN = 4.0  # grey levels by which a tint must explain the pixels better than no tint
+SHARE = 0.33  # also required, as a share of what remains unexplained without a tint
 
 
 @dataclass(frozen=True)
 class Veil:
-    """Grain (deviation in grey levels) and tint (a word of TINTS or "", and the share of its colour)."""
+    """Grain (standard deviation in grey levels) and tint (a word of TINTS or "", and its colour's share)."""
 
     grain: float
     tint: str
@@ -35,11 +35,11 @@ class Veil:
 
 
 def grain_of(frames_FHWC: Array) -> float:
-    """Deviation of the noise that is new in each frame, in grey levels; 0 for fewer than 2 frames.
+    """Standard deviation of the noise that is new in each frame, in grey levels; 0 for fewer than 2 frames.
 
-    By the median over all pixels: an object that moves covers few of them. The lesser of what changes from frame to
-    frame and of what stands out of its surroundings: edges that a moving camera shifts do the one, a pattern at rest
-    the other.
+    Uses the median over all pixels, since a moving object covers few of them. Takes the smaller of the
+    change between frames and the deviation from the surroundings: edges shifted by a moving camera
+    raise the first, a resting pattern raises the second.
     """
     grey = frames_FHWC.mean(axis=-1).astype(np.float32)
     if len(grey) < 2:
@@ -50,7 +50,7 @@ def grain_of(frames_FHWC: Array) -> float:
 
 
 def without_grain(frames_FHWC: Array, grain: float) -> Array:
-    """The frames smoothed where they differ by no more than the grain does; edges stay."""
+    """Smooth the frames where they differ by no more than the grain; edges stay."""
     return np.stack([cv2.bilateralFilter(np.ascontiguousarray(f), 9, 3.5 * grain, 2.5) for f in frames_FHWC])
 
 
@@ -62,7 +62,7 @@ def _palette() -> tuple[Array, Array]:
 
 
 def _unexplained(colours_N3: Array, weights_N: Array) -> float:
-    """Mean distance of the colours to the best pair of an object's and a background's, in grey levels."""
+    """Mean distance of the colours to the best pair of object and background colours, in grey levels."""
     behind, objects = _palette()
 
     def to(points: Array) -> Array:
@@ -80,7 +80,7 @@ def _unexplained(colours_N3: Array, weights_N: Array) -> float:
 
 
 def _colours(frames_FHWC: Array) -> tuple[Array, Array]:
-    """The clip's colours [N, 3] and the share of pixels [N] that have each."""
+    """The clip's colours [N, 3] and each one's share of the pixels [N]."""
     few = frames_FHWC[np.unique(np.linspace(0, len(frames_FHWC) - 1, 3).round().astype(int)), ::2, ::2]
     pixels = few.reshape(-1, 3)
     _, which, count = np.unique(
@@ -91,9 +91,9 @@ def _colours(frames_FHWC: Array) -> tuple[Array, Array]:
 
 
 def tint_of(frames_FHWC: Array) -> tuple[str, float]:
-    """(word of TINTS, share of its colour), or ("", 0): the cast under which the world's own colours explain the clip best.
+    """(word of TINTS, share of its colour): the tint with which the world's colours explain the clip best.
 
-    No tint unless one explains them clearly better.
+    ("", 0) unless one explains the clip clearly better than no tint.
     """
     colours, weights = _colours(frames_FHWC)
     without = _unexplained(colours, weights)
@@ -109,13 +109,13 @@ def tint_of(frames_FHWC: Array) -> tuple[str, float]:
 
 
 def without_tint(frames_FHWC: Array, tint: str, strength: float) -> Array:
-    """The frames as they were before the tint was mixed in, uint8."""
+    """The frames before the tint was mixed in, uint8."""
     freed = (frames_FHWC - strength * np.asarray(TINTS[tint], np.float32)) / (1 - strength)
     return np.clip(freed + 0.5, 0, 255).astype(np.uint8)
 
 
 def unveiled(frames_FHWC: Array) -> tuple[Array, Veil]:
-    """The clip without grain and tint (itself where it has neither), and what was taken off."""
+    """The clip without grain and tint (itself if it has neither), and what was removed."""
     grain = grain_of(frames_FHWC)
     if grain > GRAINY:
         frames_FHWC = without_grain(frames_FHWC, grain)

@@ -1,7 +1,7 @@
-"""What a sprite scene is made of: one object (optionally a second) on a background.
+"""The content of a sprite scene: one object (optionally a second) on a background.
 
-All lengths are in frame widths, all angles in turns (1.0 = a full turn), x to the right and y down, so that a scene
-does not depend on the resolution at which it is drawn.
+All lengths are in frame widths and all angles in turns (1.0 = a full turn), x to the right and y down.
+So a scene does not depend on the resolution at which it is drawn.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ COLOURS: dict[str, RGB] = {
     "white": (252, 252, 252),
     "black": (10, 10, 10),
 }
-# The words differ from the objects' colours on purpose: a prompt then names each of the two without grammar.
+# The words differ from the objects' colours on purpose, so that prompts are unambiguous without grammar.
 BACKGROUND_COLOURS: dict[str, RGB] = {
     "gray": (128, 128, 128),
     "navy": (30, 40, 105),
@@ -84,7 +84,7 @@ class Sprite:
 
 @dataclass(frozen=True)
 class Background:
-    """What is behind: a colour and how it is spread."""
+    """The background: a colour and how it is distributed."""
 
     colour: str = "gray"
     kind: str = "plain"
@@ -96,9 +96,9 @@ class Background:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that is not motion. `second` is an optional other object (it has a motion of its own).
+    """Everything but the motion. `second` is an optional other object with a separate motion.
 
-    `style` is what captions have no word for (`datasets.sprites.style`); None draws the scene as it is.
+    `style` holds looks that captions have no word for (`datasets.sprites.style`); None adds none.
     """
 
     sprite: Sprite = Sprite()
@@ -114,7 +114,7 @@ class Scene:
 
 
 def two_tones(rgb: RGB) -> np.ndarray:
-    """The two colours [2, 3] (0..255) of a striped or dotted object: its own, and a darker (of black: lighter) one."""
+    """The two colours [2, 3] (0..255) of a two-toned object: its own and a darker one (black: lighter)."""
     own = np.asarray(rgb, np.float32)
     return np.stack([own, own * 0.55 if own.max() > 60 else own + 75.0])
 
@@ -126,7 +126,7 @@ def background_tones(rgb: RGB) -> np.ndarray:
 
 
 def sample_scene(rng: np.random.Generator, *, second: float = 0.0) -> Scene:
-    """A scene drawn evenly from the whole appearance space; `second` is the share of scenes with two objects."""
+    """Draw a random scene from the appearance space; `second` is the share of scenes with two objects."""
     sprites = [
         Sprite(
             shape=str(rng.choice(SHAPES)),
@@ -145,7 +145,7 @@ def sample_scene(rng: np.random.Generator, *, second: float = 0.0) -> Scene:
 
 
 def appearances(n: int, seed: int = 0) -> list[Scene]:
-    """`n` different scenes of medium size; shapes, colours and backgrounds all differ while there are enough of them."""
+    """`n` different medium-size scenes; shapes, colours and backgrounds differ while there are enough."""
     rng = np.random.default_rng(seed)
     cycles = [rng.permutation(list(words)) for words in (SHAPES, COLOURS, BACKGROUND_COLOURS)]
     kinds = rng.permutation(list(product(TEXTURES, BACKGROUND_KINDS)))

@@ -1,9 +1,9 @@
-"""The metrics, one module an idea; `metrics_for` lists those that apply.
+"""The metrics, one module per idea; `metrics_for` lists those that apply.
 
-- sprites, by the exact tracker: `trajectories` (motion fidelity), `sprite_appearance` (accuracy, presence, leakage),
-  `motion_words` (text alignment), `diversity`, `consistency`;
+- sprites, by the exact tracker: `trajectories` (motion fidelity), `sprite_appearance` (accuracy,
+  presence, leakage), `motion_words` (text alignment), `diversity`, `consistency`;
 - any clip, by optical flow and colours: `tracklets` (motion fidelity), `diversity`, `consistency`;
-- either kind, against the base model's videos of the same prompts that leave looks open: `open_looks`;
+- both kinds, against the base model's videos of the same open prompts: `open_looks`;
 - any clip, with CLIP weights that the user names: `clip_scores`.
 """
 

@@ -1,4 +1,4 @@
-"""Which metrics there are for what is measured."""
+"""Selects the metrics for a kind of clips."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ from evaluation.metrics.trajectories import MotionFidelity, ScaleFidelity
 
 @dataclass(frozen=True)
 class OpenMetrics:
-    """What is measured of the videos of open prompts: of each, and against the base's. Told under `open_<name>`."""
+    """The measures of open prompts' videos, alone and against the base's. Reported as `open_<name>`."""
 
     metrics: tuple[Metric, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
 
 
 def open_metrics_for(references_are_sprites: bool, clip: ClipScorer | None = None) -> OpenMetrics:
-    """The measures of open prompts (`open_looks`): sprites by the tracker, other clips by colours, and by CLIP where given."""
+    """The measures of open prompts (`open_looks`): tracker for sprites, else colours, and CLIP if given."""
     if references_are_sprites:
         return OpenMetrics(
             (
@@ -80,10 +80,10 @@ def metrics_for(
 ) -> list[Metric]:
     """The metrics that can be measured, in the order of a table.
 
-    Sprites are measured by the exact tracker, other videos by optical flow and colours. `clip` and `pickscore` name
-    weights (a folder or a hub id) and add the metrics that need them; without, those are left out, not replaced.
-    The weights are loaded here, so that wrong ones are known before anything is generated, and once when both name
-    the same ones.
+    Sprites are measured by the exact tracker, other videos by optical flow and colours. `clip` and
+    `pickscore` name weights (a folder or a hub id) and add the metrics that need them. Without weights
+    those metrics are left out. Weights are loaded here, so that errors appear before anything is
+    generated; if both names are equal, only once.
 
     Raises:
         UserError: weights that cannot be loaded.

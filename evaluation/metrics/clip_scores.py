@@ -1,8 +1,8 @@
-"""CLIP's metrics: text alignment, PickScore, temporal consistency and diversity, with weights that the user names.
+"""CLIP metrics with the user's weights: text alignment, PickScore, temporal consistency and diversity.
 
-Nothing is downloaded unasked and no number is made up without weights: `ClipScorer.load` takes a folder or a hub id
-and says in one sentence when it cannot load it. Frames pass the processor that lies beside the weights; a prompt
-longer than the text tower reads is cut there, as everybody's CLIP score does.
+Nothing is downloaded unless named, and without weights there are no values: `ClipScorer.load` takes a
+folder or a hub id and raises if it cannot load it. Frames go through the processor stored with the
+weights. Prompts are truncated to the text tower's length, as in the usual CLIP score.
 
 Letters: F frames, D width of the shared embedding.
 """
@@ -22,7 +22,7 @@ from evaluation.metrics.memo import Memo
 from infra.errors import UserError
 from infra.paths import expanded
 
-BATCH = 16  # frames a forward
+BATCH = 16  # frames per forward
 
 
 @dataclass
@@ -38,14 +38,15 @@ class ClipScorer:
 
     @classmethod
     def load(cls, source: str | None, *, what: str = "CLIP", device: str | None = None) -> ClipScorer:
-        """From a folder or a hub id (`owner/name`), safetensors only, in float32.
+        """Load from a folder or a hub id (`owner/name`), safetensors only, in float32.
 
         Args:
             what: "CLIP" or "PickScore", for messages.
-            device: a CUDA device if there is one by default.
+            device: by default a CUDA device if available.
 
         Raises:
-            UserError (code "weights_missing"): nothing given, no such folder, or not a CLIP model with its processor.
+            UserError (code "weights_missing"): no source given, no such folder, or not a CLIP model
+            with its processor.
         """
         if not source:
             raise UserError(
@@ -67,7 +68,7 @@ class ClipScorer:
                 where, use_safetensors=True, local_files_only=local, output_loading_info=True
             )
             missing = sorted({*found["missing_keys"], *map(str, found["mismatched_keys"])})
-            if missing:  # transformers would go on with random numbers in their place
+            if missing:  # transformers would continue with random values for these
                 raise ValueError(f"{len(missing)} of its tensors are missing, {missing[0]} among them")
             tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=local)
             images = CLIPImageProcessorPil.from_pretrained(where, local_files_only=local)
@@ -99,7 +100,7 @@ class ClipScorer:
 
     @torch.inference_mode()
     def embed_text(self, prompt: str) -> torch.Tensor:
-        """[D], of length 1."""
+        """The prompt's embedding [D], of length 1."""
         longest = self.model.config.text_config.max_position_embeddings
         tokens = self.processor(
             text=[prompt], return_tensors="pt", padding=True, truncation=True, max_length=longest
@@ -121,8 +122,9 @@ class ClipScorer:
 class ClipTextAlignment(PerCase):
     """CLIP score of frames and prompt; higher is better, [-100, 100] (about 20 to 35 for matching pairs).
 
-    `100 * mean_f cos(image(frame_f), text(prompt))`. Hessel et al. 2021 (arXiv 2104.08718) without their factor 2.5
-    and clipping; with diverse prompts it is the column "appearance diversity" of MotionDirector (arXiv 2310.08465).
+    `100 * mean_f cos(image(frame_f), text(prompt))`. Hessel et al. 2021 (arXiv 2104.08718) without
+    their factor 2.5 and clipping. With diverse prompts it is the column "appearance diversity" of
+    MotionDirector (arXiv 2310.08465).
     """
 
     name = "clip_text_alignment"
@@ -138,11 +140,12 @@ class ClipTextAlignment(PerCase):
 
 
 class PickScore(PerCase):
-    """PickScore of frames and prompt; higher is better, about 15 to 25 (range: +- the model's logit scale, near 100).
+    """PickScore of frames and prompt; higher is better, about 15 to 25.
 
-    `exp(logit_scale) * mean_f cos(image(frame_f), text(prompt))` with the weights of yuvalkirstain/PickScore_v1, a
-    CLIP-H fine-tuned on human choices. Kirstain et al. 2023 (arXiv 2305.01569), averaged over frames as in
-    MotionDirector.
+    `exp(logit_scale) * mean_f cos(image(frame_f), text(prompt))` with the weights of
+    yuvalkirstain/PickScore_v1, a CLIP-H fine-tuned on human choices. Kirstain et al. 2023 (arXiv
+    2305.01569), averaged over frames as in MotionDirector. The range is +- the exponentiated logit
+    scale, near 100.
     """
 
     name = "pickscore"
@@ -158,7 +161,7 @@ class PickScore(PerCase):
 
 
 class FrameLikeness(PerCase):
-    """100 times what `likeness` says of a video's frame embeddings [F, D]; None for a single frame."""
+    """100 times the `likeness` of a video's frame embeddings [F, D]; None for a single frame."""
 
     better: Literal["higher", "lower"] = "higher"
     range = (-100.0, 100.0)
@@ -167,7 +170,7 @@ class FrameLikeness(PerCase):
         self.clip = clip
 
     def likeness(self, embeds_FD: torch.Tensor) -> torch.Tensor:
-        """Of at least two frames, in [-1, 1]."""
+        """Similarity of at least two frames, in [-1, 1]."""
         raise NotImplementedError
 
     def value(self, case: Case) -> float | None:
@@ -176,10 +179,10 @@ class FrameLikeness(PerCase):
 
 
 class ClipConsistency(FrameLikeness):
-    """Likeness of consecutive frames; higher is better, [-100, 100] (above 90 for most videos, 100 for a frozen one).
+    """Similarity of consecutive frames; higher is better, [-100, 100] (most videos above 90, 100 if frozen).
 
-    `100 * mean_f cos(image(frame_f), image(frame_{f+1}))`: "background consistency" of VBench (arXiv 2311.17982) without
-    its comparison to the first frame. None for a single frame.
+    `100 * mean_f cos(image(frame_f), image(frame_{f+1}))`: "background consistency" of VBench (arXiv
+    2311.17982) without its comparison to the first frame. None for a single frame.
     """
 
     name = "clip_temporal_consistency"
@@ -190,10 +193,11 @@ class ClipConsistency(FrameLikeness):
 
 
 class ClipFrameConsistency(FrameLikeness):
-    """Likeness of all frames to each other; higher is better, [-100, 100]; below `ClipConsistency` where things move.
+    """Similarity of all pairs of frames; higher is better, [-100, 100]; below `ClipConsistency` in motion.
 
-    `100 * mean_{f != g} cos(image(frame_f), image(frame_g))`, as the evaluation script of LOVEU-TGVE-2023 has it: of the
-    two consistencies this is the one to hold against numbers published for that set. None for a single frame.
+    `100 * mean_{f != g} cos(image(frame_f), image(frame_g))`, as in the evaluation script of
+    LOVEU-TGVE-2023. Compare this one, not `ClipConsistency`, with numbers published for that set. None
+    for a single frame.
     """
 
     name = "clip_frame_consistency"
@@ -207,8 +211,8 @@ class ClipFrameConsistency(FrameLikeness):
 class ClipDiversity(PairDistance[torch.Tensor]):
     """Mean pairwise distance of the videos' CLIP embeddings; higher is more diverse, [0, 2].
 
-    `1 - cos(v_i, v_j)` with v a video's mean frame embedding, mean over the pairs of a group of cases with the same
-    references: one value a group, None for a group of one.
+    `1 - cos(v_i, v_j)` with v a video's mean frame embedding, averaged over the pairs of a group of
+    cases with the same references. One value per group; None for a group of one.
     """
 
     name = "clip_diversity"

@@ -1,6 +1,6 @@
-"""Temporal consistency without a network's weights: does a video keep its looks from frame to frame?
+"""Temporal consistency without network weights: how well a video keeps its appearance from frame to frame.
 
-A frozen video keeps them best; read it beside motion fidelity, never alone.
+A frozen video scores best, so always read these metrics together with motion fidelity.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ ATTRIBUTES = ("colour", "shape", "background")
 
 
 class SpriteConsistency(PerCase):
-    """The mean share of colour, shape and background that two consecutive frames have in common; higher is better, [0, 1].
+    """Mean share of colour, shape and background kept between frames; higher is better, [0, 1].
 
-    `mean over f and attribute of [seen_f = seen_{f+1}]`. An attribute that a frame does not show (no object) has
-    nothing in common with the next. The measured shape may flicker where two shapes are alike after blur, so
-    rendered clips lie at 0.95 or more, not always at 1. None for a single frame. Own measure, after the consecutive-frame
-    similarity of VBench (arXiv 2311.17982).
+    `mean over f and attribute of [seen_f = seen_{f+1}]`. An attribute that a frame does not show (no
+    object) never matches. The measured shape may flicker between two shapes that look alike after blur,
+    so rendered clips score 0.95 or more, not always 1. None for a single frame. Own measure, after the
+    consecutive-frame similarity of VBench (arXiv 2311.17982).
     """
 
     name = "temporal_consistency"
@@ -42,19 +42,19 @@ class SpriteConsistency(PerCase):
 
 
 def _flow(grey_a_HW: np.ndarray, grey_b_HW: np.ndarray) -> np.ndarray:
-    """float32 [H, W, 2], pixels: where each pixel of a is in b (DIS, Kroeger et al. 2016)."""
+    """Optical flow from a to b, float32 [H, W, 2] in pixels (DIS, Kroeger et al. 2016)."""
     return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(grey_a_HW, grey_b_HW, None)
 
 
 def _warp(image_HW: np.ndarray, flow_HW2: np.ndarray) -> np.ndarray:
-    """`image` read where `flow` points (bilinear)."""
+    """Sample `image` at the positions that `flow` points to (bilinear)."""
     x, y = np.meshgrid(np.arange(flow_HW2.shape[1]), np.arange(flow_HW2.shape[0]))
     where = np.stack([x, y], axis=-1).astype(np.float32) + flow_HW2
     return cv2.remap(image_HW, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _visible(there_HW2: np.ndarray, back_HW2: np.ndarray) -> np.ndarray:
-    """bool [H, W]: pixels of a that b shows too: inside the frame, and the way back undoes the way there.
+    """bool [H, W]: pixels of a visible in b, i.e. inside the frame and with consistent flow both ways.
 
     `|w + w'|^2 < 0.01 (|w|^2 + |w'|^2) + 0.5`, with w' the backward flow at the point (Ruder et al. 2016).
     """
@@ -68,7 +68,7 @@ def _visible(there_HW2: np.ndarray, back_HW2: np.ndarray) -> np.ndarray:
 
 
 def _warping_error(video_FHWC: np.ndarray) -> float | None:
-    if min(video_FHWC.shape[1:3]) < 16:  # DIS has patches of 8 pixels on a pyramid
+    if min(video_FHWC.shape[1:3]) < 16:  # DIS uses patches of 8 pixels on a pyramid
         return None
     greys = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in video_FHWC]
     frames = video_FHWC.astype(np.float32) / 255
@@ -86,13 +86,14 @@ warping_error = Memo(_warping_error)
 
 
 class WarpingError(PerCase):
-    """Motion-compensated difference of consecutive frames; lower is better, [0, 1] (real videos: about 0.0005 to 0.02).
+    """Motion-compensated difference of consecutive frames; lower is better, [0, 1] (real: 0.0005 to 0.02).
 
-    `E(t) = sum_p M_p |V_t(p) - V_{t+1}(p + w_p)|^2 / (3 sum_p M_p)`, mean over t: colours in [0, 1], w the optical flow
-    from t to t+1 (DIS), M the pixels not occluded (forward and backward flow agree). E_warp of Lai et al. 2018,
-    "Learning Blind Video Temporal Consistency" (arXiv 1808.00449), divided by the 3 colours; they take FlowNet2's
-    flow of the unprocessed video, of which a generated one has none. None: fewer than two frames, sides below 16
-    pixels, or no pixel whose flow agrees.
+    `E(t) = sum_p M_p |V_t(p) - V_{t+1}(p + w_p)|^2 / (3 sum_p M_p)`, averaged over t: colours in [0,
+    1], w the optical flow from t to t+1 (DIS), M the pixels not occluded (forward and backward flow
+    agree). This is E_warp of Lai et al. 2018, "Learning Blind Video Temporal Consistency" (arXiv
+    1808.00449), divided by the 3 colours. They use FlowNet2's flow of the unprocessed video, which does
+    not exist for a generated one. None: fewer than two frames, sides below 16 pixels, or no pixel with
+    consistent flow.
     """
 
     name = "warping_error"

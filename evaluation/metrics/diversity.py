@@ -1,7 +1,7 @@
-"""Appearance diversity: how much the videos of one motion differ from one another in looks.
+"""Appearance diversity: how much the videos of one motion differ in appearance.
 
-A metric of sets: cases with the same references (one concept) are one group, in the order of their first case, and
-each group gives one number.
+A metric of sets. Cases with the same references (one concept) form a group, ordered by first case; each group
+gives one number.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from evaluation.metrics.memo import Memo, content_key
 from evaluation.metrics.sights import shown
 
 T = TypeVar("T")
-BINS = (8, 12, 12)  # of L, a and b
+BINS = (8, 12, 12)  # for L, a and b
 
 
 def groups(cases: Sequence[Case]) -> list[list[Case]]:
-    """Cases by their references (the same set of clips), in the order in which each first comes."""
+    """Group cases by their set of references, in order of first appearance."""
     by_references: dict[frozenset[str], list[Case]] = {}
     for case in cases:
         key = frozenset(content_key(r.video_FHWC) for r in case.references)
@@ -31,13 +31,13 @@ def groups(cases: Sequence[Case]) -> list[list[Case]]:
 
 
 def mean_pairwise(descriptors: Sequence[T], distance: Callable[[T, T], float]) -> float | None:
-    """The mean distance over all pairs; None for fewer than two."""
+    """The mean distance over all pairs; None for fewer than two descriptors."""
     found = [distance(a, b) for a, b in combinations(descriptors, 2)]
     return float(np.mean(found)) if found else None
 
 
 class PairDistance(Generic[T]):
-    """A metric with one value a group: the mean `distance` of what `describe` sees in each two of its videos."""
+    """A metric with one value per group: the mean `distance` over pairs of `describe`d videos."""
 
     name: str
 
@@ -56,11 +56,12 @@ class PairDistance(Generic[T]):
 class SpriteDiversity(PairDistance[dict[str, str | None]]):
     """Mean pairwise distance of the tracker's attributes; higher is more diverse, [0, 1].
 
-    `d(a, b)` is the share of colour, shape, texture, background colour and background kind that differ (a normalised
-    Hamming distance); the score of a group of n videos is the mean of its n (n - 1) / 2 pairs. An attribute that
-    one of the two does not show (no object) counts as equal, so that lost objects are not diversity. The same
-    prompts must be compared: they bound what can differ. One value a group of cases with the same references; None
-    for a group of one. Own measure, after the "appearance diversity" of MotionDirector (arXiv 2310.08465).
+    `d(a, b)` is the share of colour, shape, texture, background colour and background kind that differ
+    (a normalised Hamming distance). A group of n videos scores the mean of its n (n - 1) / 2 pairs. An
+    attribute missing from one of the two (no object) counts as equal, so that lost objects do not add
+    diversity. Compare only results for the same prompts, which bound what can differ. One value per
+    group of cases with the same references; None for a group of one. Own measure, after the "appearance
+    diversity" of MotionDirector (arXiv 2310.08465).
     """
 
     name = "appearance_diversity"
@@ -77,7 +78,7 @@ class SpriteDiversity(PairDistance[dict[str, str | None]]):
 
 
 def _histogram(video_FHWC: np.ndarray) -> np.ndarray:
-    """[8, 12, 12], sums to 1: the video's pixels in CIE Lab (D65), all frames together."""
+    """Histogram [8, 12, 12], summing to 1, of the pixels of all frames in CIE Lab (D65)."""
     pixels = np.ascontiguousarray(video_FHWC).reshape(1, -1, 3).astype(np.float32) / 255
     lab = cv2.cvtColor(pixels, cv2.COLOR_RGB2LAB)
     counts = cv2.calcHist([lab], [0, 1, 2], None, list(BINS), [0, 100.001, -100, 100, -110, 110])
@@ -91,11 +92,11 @@ lab_histogram = Memo(_histogram)
 class ColourDiversity(PairDistance[np.ndarray]):
     """Mean pairwise Hellinger distance of Lab colour histograms; higher is more diverse, [0, 1]. Any video.
 
-    `H(p, q) = sqrt(1 - sum(sqrt(p q)))` with p, q the videos' histograms of 8 x 12 x 12 bins in CIE Lab; 0 for the
-    same colours, 1 for no colour in common. The score of a group of n videos is the mean over its pairs. It sees
-    colours and not shapes; with CLIP weights `ClipDiversity` sees both. One value a group of cases with the same
-    references; None for a group of one. Source of the distance: Bhattacharyya 1943 / Hellinger 1909, as in
-    OpenCV's `HISTCMP_BHATTACHARYYA`.
+    `H(p, q) = sqrt(1 - sum(sqrt(p q)))` with p, q the videos' histograms of 8 x 12 x 12 bins in CIE
+    Lab; 0 for the same colours, 1 for no colour in common. A group of n videos scores the mean over its
+    pairs. It measures colours, not shapes; `ClipDiversity` measures both but needs CLIP weights. One
+    value per group of cases with the same references; None for a group of one. Source of the distance:
+    Bhattacharyya 1943 / Hellinger 1909, as in OpenCV's `HISTCMP_BHATTACHARYYA`.
     """
 
     name = "colour_diversity"

@@ -1,7 +1,7 @@
-"""What was measured of a video is remembered for the next metric that asks.
+"""Caches measurements of a video, so that several metrics can share them.
 
-Tracking, flow and embeddings cost tens of milliseconds to seconds a video and several metrics need the same ones. A
-memo knows a video by its content (two equal videos are one), keeps the latest `size` results and never the frames.
+Tracking, flow and embeddings take tens of milliseconds to seconds per video. A memo identifies a video by its
+content and keeps the latest `size` results, never the frames.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def content_key(video_FHWC: np.ndarray) -> str:
 
 
 class Memo(Generic[T]):
-    """`measure(video, *more)`, remembered by the video's content and `more` (hashable); at most `size` results."""
+    """Caches `measure(video, *more)` by the video's content and `more` (hashable); at most `size` results."""
 
     def __init__(self, measure: Callable[..., T], size: int = 512) -> None:
         self.measure = measure

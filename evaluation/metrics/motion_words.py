@@ -1,4 +1,4 @@
-"""Text alignment of sprites: what a prompt says of the motion and of the appearance, against what the tracker sees."""
+"""Text alignment of sprites: compares the motion and appearance in a prompt with what the tracker sees."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from evaluation.metrics.trajectories import positions, scale_agreement, size_cha
 
 
 class MotionWords(PerCase):
-    """Agreement of the object's course with the motion that the prompt names; higher is better, [-1, 1].
+    """Agreement of the object's path with the motion that the prompt names; higher is better, [-1, 1].
 
-    The named motion's own path on the screen takes the place of a reference: `trajectory_agreement` with it, or
-    `scale_agreement` where it changes size and not place, or their mean where it does both. Under a zoom the place
-    depends on where the object stands, so only the size counts. Speed words ("slowly") change nothing: the scale of
-    a path is removed. None: no motion named, "wanders" (which has no path of its own: each clip draws another), or "spins"
-    (turns cannot be read from a round shape).
-    Own measure, for base motions; what customization teaches is measured by `MotionFidelity`.
+    The named motion's path on the screen serves as the reference: `trajectory_agreement` with it,
+    `scale_agreement` if the motion changes only the size, or their mean if it changes position and
+    size. Under a zoom the position depends on where the object is, so only the size counts. Speed words
+    ("slowly") have no effect, because the scale of a path is removed. None: no motion named, "wanders"
+    (each clip draws a different path), or "spins" (rotation of a round shape cannot be measured). Own
+    measure, for base motions; `MotionFidelity` measures customized motions.
     """
 
     name = "motion_words"
@@ -52,11 +52,11 @@ class MotionWords(PerCase):
 
 
 class SpriteTextAlignment:
-    """The mean over what the prompt says: colour, shape, texture, background, motion; higher is better, [0, 1].
+    """Mean agreement with the named appearance and motion; higher is better, [0, 1].
 
-    Each attribute named counts 1 (shown) or 0 (`AppearanceAccuracy`); a motion named counts `max(0, MotionWords)`.
-    None: the prompt says none of them. The sprite world's stand-in for CLIP text alignment, which no weights of a
-    real model measure well on 64 pixels. Own measure.
+    Each named colour, shape, texture or background counts 1 if shown, else 0 (`AppearanceAccuracy`); a
+    named motion counts `max(0, MotionWords)`. None: the prompt names nothing. Replaces CLIP text
+    alignment in the sprite world, since no real model's weights measure 64-pixel frames well. Own measure.
     """
 
     name = "text_alignment"

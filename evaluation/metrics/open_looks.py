@@ -1,10 +1,11 @@
-"""Open prompts name the subject's class alone ("a heart"): whatever else a video then shows, the adapter chose or the base did.
+"""Measures of open prompts, which name only the subject's class ("a heart") and leave the other looks open.
 
-Both measures compare with the base model's videos of the same prompts and seeds. Leakage: how much more often do videos show
-what the reference clips looked like? Diversity: how much of the base's variety of looks is left?
+What else a video shows comes from the adapter or from the base. So both measures compare with the base
+model's videos of the same prompts and seeds. Leakage: how much more often do videos show the reference
+clips' looks? Diversity: how much of the base's variety of looks is left?
 
-`SpriteLeakage` and `SpriteDiversityShare` read each look with the tracker. `ColourApproach` and `DistanceShare` do the same
-for any clip, by colour statistics or by CLIP.
+`SpriteLeakage` and `SpriteDiversityShare` read each look with the tracker. `ColourApproach`,
+`ClipApproach` and `DistanceShare` do the same for any clip, by colour statistics or by CLIP.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from evaluation.metrics.sights import FIELDS, shown
 if TYPE_CHECKING:
     from evaluation.metrics.clip_scores import ClipScorer
 
-LOOKS = FIELDS  # what a video shows besides its motion
-VARIED = tuple(look for look in LOOKS if look != "shape")  # an open prompt names the shape: it is the class
-NEAR = 0.05  # Hellinger distance: a base video this near to a reference leaves nothing to approach
+LOOKS = FIELDS  # the attributes that a video shows besides its motion
+VARIED = tuple(look for look in LOOKS if look != "shape")  # not the shape, which an open prompt names
+NEAR = 0.05  # Hellinger distance; a base video this close to a reference leaves nothing to approach
 
 
 def words_for(look: str) -> str:
-    """A look as a title says it: "background kind"."""
+    """A look as written in titles: "background kind"."""
     return look.replace("_", " ")
 
 
@@ -39,18 +40,19 @@ def left_open(prompt: str) -> set[str]:
 
 
 def learnt(references: Sequence[Reference]) -> dict[str, set[str]]:
-    """By look: what most frames of each reference show. An object that the tracker does not find shows nothing."""
+    """The values of each look in most frames of each reference; an object that is not found has none."""
     seen = [shown(reference.video_FHWC) for reference in references]
     return {look: {word for one in seen if (word := one[look]) is not None} for look in LOOKS}
 
 
 class ReferenceLooks(PerCase):
-    """The share of the looks left open in which a video shows what a reference shows; [0, 1].
+    """Share of the open looks in which a video matches a reference; [0, 1].
 
-    `|{looks left open: shown in {what the references show}}| / |{looks left open}|` over colour, texture, shape, background
-    colour and background kind. With `look`, that one alone: 1 or 0. Chance and the base's habits are in it: compare with the base
-    (`SpriteLeakage` does). An object absent from most frames shows nothing. None: the prompt names the look (or all
-    of them), or no reference shows it (the tracker does not find their object). Own measure.
+    `|{looks left open: shown in {what the references show}}| / |{looks left open}|` over colour,
+    texture, shape, background colour and background kind. With `look`, only that one: 1 or 0. The value
+    includes chance and the base's habits, so compare with the base (`SpriteLeakage` does). An object
+    absent from most frames matches nothing. None: the prompt names the look (or all of them), or no
+    reference shows it (the tracker does not find the object). Own measure.
     """
 
     better: Literal["higher", "lower"] = "lower"
@@ -72,12 +74,13 @@ class ReferenceLooks(PerCase):
 
 
 class SpriteLeakage:
-    """How much more often than the base's a video shows a reference's looks where the prompt leaves them open; [-1, 1].
+    """How much more often than the base a video shows a reference's looks left open by the prompt; [-1, 1].
 
-    For each prompt and seed: `ReferenceLooks` of the video minus that of the base's video. The mean over prompts and seeds is
-    the difference of two shares: 0 is the base's own habit, 1 a reference in every video of a base that never shows it. Below 0
-    the adapter avoids the reference's looks. With `look`, that one alone. Own measure: what debiasing and the dual path are for, in
-    the way that people write prompts.
+    For each prompt and seed: `ReferenceLooks` of the video minus that of the base's video. The mean is
+    a difference of two shares: 0 equals the base, 1 is a reference's looks in every video although the
+    base never shows them. Below 0 the adapter avoids the reference's looks. With `look`, only that one.
+    Own measure, with the kind of prompts that people write, of what debiasing and the dual path are
+    meant to prevent.
     """
 
     better: Literal["higher", "lower"] = "lower"
@@ -94,20 +97,21 @@ class SpriteLeakage:
 
 
 def entropy(words: Sequence[str | None]) -> float:
-    """Shannon entropy in nats of how often each word occurs; what shows nothing (None) is left out. 0 for none."""
+    """Shannon entropy in nats of the word frequencies, without None; 0 if there are no words."""
     counts = np.array(list(Counter(word for word in words if word is not None).values()), float)
     shares = counts / counts.sum() if len(counts) else counts
     return float(-(shares * np.log(shares)).sum())
 
 
 class SpriteDiversityShare:
-    """Entropy of a look over all prompts and seeds, as a share of the base's; higher is more diverse, from 0, base: 1.
+    """Entropy of the looks over all prompts and seeds, relative to the base's (1); higher is more diverse.
 
-    `H(look) / H_base(look)` with `H = -sum p log p` over the words that the videos show; without `look` the mean over
-    colour, texture, background colour and background kind. 0: every video has the same looks. Above 1: more varied than the base.
-    An object absent from most frames has no looks. A look in which the base does not vary is left out. The number of videos
-    bounds the entropy of both sides alike; a handful tells little. One value a group of cases with the same references; None where the
-    base varies in nothing. Own measure.
+    `H(look) / H_base(look)` with `H = -sum p log p` over the words that the videos show. Without
+    `look`, the mean over colour, texture, background colour and background kind. 0: every video has the
+    same looks. Above 1: more varied than the base. An object absent from most frames has no looks.
+    Looks in which the base does not vary are left out. The number of videos bounds both entropies
+    alike, so a handful of videos tells little. One value per group of cases with the same references;
+    None if the base does not vary at all. Own measure.
     """
 
     better: Literal["higher", "lower"] = "higher"
@@ -133,12 +137,12 @@ class SpriteDiversityShare:
 
 
 class ColourApproach:
-    """How far a video's colours have come from the base's towards the nearest reference's; lower is better, at most 1.
+    """How far a video's colours moved from the base's towards a reference's; lower is better, at most 1.
 
-    `1 - H(video, reference) / H(base's video, reference)`, with H the Hellinger distance of the Lab histograms (`ColourDiversity`)
-    and the nearest reference on either side. 0: as far as the base's video of the same prompt and seed; 1: the
-    reference's colours; below 0: further away than the base. None where the base has those colours already. Any clip;
-    it sees colours only. Own measure.
+    `1 - H(video, reference) / H(base's video, reference)`, with H the Hellinger distance of the Lab
+    histograms (`ColourDiversity`), each with its nearest reference. 0: as far as the base's video of
+    the same prompt and seed; 1: the reference's colours; below 0: further away than the base. None if
+    the base already has those colours. Works for any clip, but measures only colours. Own measure.
     """
 
     name = "leakage"
@@ -165,11 +169,11 @@ class ColourApproach:
 
 
 class ClipApproach:
-    """How much more alike than the base's a video is to the references by CLIP; lower is better, [-2, 2].
+    """How much more similar to the references than the base's a video is, by CLIP; lower is better, [-2, 2].
 
-    `cos(v, r) - cos(b, r)` with v, b and r the mean frame embeddings of the video, of the base's video of the same prompt and seed, and of
-    the reference, at the most alike reference on either side. 0: as unlike as the base. An open prompt names the subject, which both
-    sides show. Own measure.
+    `cos(v, r) - cos(b, r)` with the mean frame embeddings v of the video, b of the base's video of the
+    same prompt and seed, and r of the reference, each with its most similar reference. 0: as dissimilar
+    as the base. An open prompt names the subject, which both videos show. Own measure.
     """
 
     name = "clip_leakage"
@@ -197,10 +201,11 @@ class ClipApproach:
 
 
 class DistanceShare:
-    """The mean pairwise distance of the videos, as a share of the base's; higher is more diverse, from 0, base: 1.
+    """The mean pairwise distance of the videos relative to the base's; higher is more diverse, base: 1.
 
-    `of(cases) / of(base)` for a metric of pairs: `ColourDiversity`, or `ClipDiversity` with weights. One value a group of cases with
-    the same references; None for a group of one, or where the base's videos are all alike.
+    `of(cases) / of(base)` for a pairwise metric: `ColourDiversity`, or `ClipDiversity` with weights.
+    One value per group of cases with the same references; None for a group of one, or if the base's
+    videos are all alike.
     """
 
     better: Literal["higher", "lower"] = "higher"

@@ -1,4 +1,4 @@
-"""What the exact tracker sees of a video, and whether it is a video it can see at all.
+"""What the exact tracker sees in a video, and whether the tracker applies to it.
 
 Letters: F frames, H and W pixels, C = 3 colours.
 """
@@ -12,12 +12,12 @@ from datasets.sprites.track import Track, track
 from evaluation.metrics.memo import Memo
 from infra.errors import UserError
 
-SIDE = 64  # pixels; the side at which the tracker's errors are known (evaluation/tracker_accuracy.py)
+SIDE = 64  # pixels; the tracker's errors are known at this side (evaluation/tracker_accuracy.py)
 CONFIDENT = 0.75  # overlap with the best shape: rendered objects have 0.8 to 1, real clips at most 0.7
 
 
 def at_side(video_FHWC: np.ndarray) -> np.ndarray:
-    """Larger frames averaged down to SIDE: lengths are in frame widths, so nothing else changes."""
+    """Average larger frames down to SIDE. Lengths are in frame widths, so nothing else changes."""
     if video_FHWC.shape[1] <= SIDE:
         return video_FHWC
     size = (SIDE, SIDE)
@@ -39,11 +39,11 @@ tracked = Memo(_track, size=1024)
 
 
 def is_sprite_world(video_FHWC: np.ndarray) -> bool:
-    """Whether the tracker applies: square frames, in more than half of which an object fits a shape of the grammar.
+    """Whether the tracker applies: square frames, with an object that fits a known shape in more than half.
 
-    "Fits" is a soft intersection over union of at least 0.75. The pixels decide: clips of other things score below
-    0.7. So do the few rendered ones whose object has nearly the colour of its background (white on beige): the
-    tracker cannot follow those either.
+    "Fits" is a soft intersection over union of at least 0.75. Clips of other things score below 0.7. So
+    do the few rendered clips whose object has nearly the background's colour (white on beige), which
+    the tracker cannot follow either.
     """
     if video_FHWC.shape[1] != video_FHWC.shape[2] or len(video_FHWC) == 0:
         return False
@@ -57,7 +57,8 @@ FIELDS = ("colour", "shape", "texture", "background", "background_kind")
 def shown(video_FHWC: np.ndarray) -> dict[str, str | None]:
     """What most frames show, by field of FIELDS.
 
-    The object's fields are what most of its sights say, and None when fewer than half of the frames show an object.
+    The object's fields are the most frequent readings, or None if fewer than half of the frames show an
+    object.
     """
     seen = tracked(video_FHWC)
     there = seen.found.mean() >= 0.5

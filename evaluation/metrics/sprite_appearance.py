@@ -1,7 +1,8 @@
-"""Appearance of sprites: does the video show what the prompt names, and does it show what the reference had instead?
+"""Appearance of sprites: whether a video shows what the prompt names, or the reference's appearance instead.
 
-Both read the prompt with the grammar (`datasets.sprites.captions.parse`; of two objects the first counts, which must
-then be the larger one in the frame) and the video with the tracker. Size words are not judged: the motion changes them.
+Prompts are read with the grammar (`datasets.sprites.captions.parse`; of two objects the first counts,
+which must be the larger one in the frame), videos with the tracker. Size words are not judged, because
+the motion changes sizes.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ Words = tuple[str | None, ...]
 
 
 def named(prompt: str) -> dict[str, Words]:
-    """What the prompt names, by attribute; a background is (colour, kind). Absent: the prompt does not say.
+    """The values named by the prompt, by attribute; a background is (colour, kind). Others are absent.
 
-    The grammar says "plain" by saying nothing: an object or a background named without a texture or kind is plain.
-    An object counts as named when both its colour and its shape are.
+    The grammar has no word for "plain": an object or background named without a texture or kind is plain.
+    An object counts as named if both its colour and its shape are.
     """
     said = parse(prompt)
     words: dict[str, Words] = {}
@@ -43,11 +44,12 @@ def visible(video_FHWC: np.ndarray) -> dict[str, Words]:
 
 
 class AppearanceAccuracy(PerCase):
-    """The share of what the prompt names that most frames show; higher is better, [0, 1].
+    """Share of the named attributes that most frames show; higher is better, [0, 1].
 
-    `|{attributes named and shown}| / |{attributes named}|` over colour, shape, texture and background (right when its
-    colour and its kind are). With `attribute`, that one alone: 1 or 0. An object absent from most frames is wrong in
-    all its attributes. None: the prompt names nothing of it. Own measure: in this world it can be counted.
+    `|{attributes named and shown}| / |{attributes named}|` over colour, shape, texture and background
+    (right if both colour and kind are). With `attribute`, only that one: 1 or 0. An object absent from
+    most frames is wrong in all its attributes. None: the prompt names none of them. Own measure,
+    possible because the sprite world has a fixed vocabulary.
     """
 
     better: Literal["higher", "lower"] = "higher"
@@ -69,10 +71,10 @@ class AppearanceAccuracy(PerCase):
 
 
 class ObjectPresence(PerCase):
-    """1 when the tracker finds an object in every frame, else 0; higher is better. Own measure.
+    """1 if the tracker finds an object in every frame, else 0; higher is better. Own measure.
 
-    An object is anything that stands out of the background over enough pixels, whatever its form: a smear counts, and
-    shows in shape and temporal consistency.
+    An object is anything that stands out from the background over enough pixels, whatever its form. A
+    smear counts too; it lowers shape accuracy and temporal consistency instead.
     """
 
     name = "object_presence"
@@ -85,16 +87,18 @@ class ObjectPresence(PerCase):
 
 
 class AppearanceLeakage(PerCase):
-    """1 when the video shows a reference's colour, shape or background that the prompt replaced, else 0; lower is better.
+    """1 if a reference's colour, shape or background replaces the prompt's, else 0; lower is better.
 
-    For an attribute: `shown != named and shown in {what the references show}`. With no attribute, 1 when any of the
-    three leaks. What references show is measured from their pixels too. A background leaks by its colour (its kind
-    has three words only, chance would hit it too often). Against many different references chance hits as well: a
-    wrong colour drawn evenly leaks from k of them with probability of about k / 9.
+    For one attribute: `shown != named and shown in {what the references show}`. Without `attribute`, 1
+    if any of the three leaks. The references' appearance is also measured from pixels. A background
+    leaks by its colour, because its kind has only three values and would match by chance too often.
+    Many different references also match by chance: a wrong colour drawn uniformly leaks from k of them
+    with a probability of about k / 9.
 
-    None: the prompt does not name the attribute, or names what every reference shows, so that nothing can leak; or
-    no reference shows it (the tracker does not find their object), so that a leak could not be told, not even by
-    the other attributes alone: they would make it look rare. Own measure; what the method's debiasing and dual-path training are for.
+    None: the prompt does not name the attribute, or names what every reference shows, so that nothing
+    can leak. Also None if no reference shows one of the attributes (the tracker does not find the
+    object): judging by the others alone would underestimate leakage. Own measure, of what the method's
+    debiasing and dual-path training are meant to prevent.
     """
 
     better: Literal["higher", "lower"] = "lower"

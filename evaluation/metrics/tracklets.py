@@ -1,6 +1,6 @@
 """Motion fidelity of real clips: the Motion Fidelity Score over tracklets of feature points.
 
-Letters: N tracklets, F frames. Positions are in units of the frame's diagonal, nan after a point is lost.
+Letters: N tracklets, F frames. Positions are in frame diagonals, nan after a point is lost.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from datasets.tracklets import tracklets_of
 from evaluation.metric import Case, PerCase
 from evaluation.metrics.memo import Memo
 
-MOVES = 0.02  # diagonals: a tracklet whose way is shorter belongs to what rests
+MOVES = 0.02  # diagonals: tracklets with a shorter path count as resting
 RESTS = 0.001  # diagonals: a step this short has no direction
-SHARED = 3  # steps two tracklets must share to be compared
+SHARED = 3  # steps that two tracklets must share to be compared
 
 
 tracklets = Memo(tracklets_of, size=128)
@@ -23,21 +23,21 @@ tracklets = Memo(tracklets_of, size=128)
 
 
 def _taken(paths_NF2: np.ndarray, count: int) -> np.ndarray:
-    """The tracklets at `count` frames spread evenly: followed frame by frame, compared at a common rate."""
+    """Sample tracklets at `count` even frames: tracking uses every frame, comparison a common rate."""
     return paths_NF2[:, np.linspace(0, paths_NF2.shape[1] - 1, count).round().astype(int)]
 
 
 def moving(paths_NF2: np.ndarray) -> np.ndarray:
-    """Those whose way is at least 2 % of the diagonal long, [M, F, 2]."""
+    """The tracklets with a path of at least 2 % of the diagonal, [M, F, 2]."""
     ways = np.nansum(np.linalg.norm(np.diff(paths_NF2, axis=1), axis=-1), axis=1)
     return paths_NF2[ways >= MOVES]
 
 
 def tracklet_correlation(a_NF2: np.ndarray, b_MF2: np.ndarray) -> np.ndarray:
-    """[N, M]: mean cosine of the velocities of each pair of tracklets, over the steps that both were seen in.
+    """[N, M]: mean cosine of each pair of tracklets' velocities, over the steps in which both are visible.
 
-    A step in which both rest counts for nothing, one in which one of them rests counts 0. nan where two tracklets
-    share fewer than 3 steps.
+    Steps in which both rest are ignored; steps in which one rests count 0. nan if two tracklets share
+    fewer than 3 steps.
     """
 
     def directions(paths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -55,7 +55,7 @@ def tracklet_correlation(a_NF2: np.ndarray, b_MF2: np.ndarray) -> np.ndarray:
 
 
 def _best(correlation: np.ndarray, axis: int) -> np.ndarray:
-    """The best match along `axis`; 0 for a tracklet that none can be compared with."""
+    """The best match along `axis`; 0 for a tracklet that cannot be compared with any other."""
     best = np.where(np.isnan(correlation), -np.inf, correlation).max(axis=axis)
     return np.where(np.isfinite(best), best, 0.0)
 
@@ -70,19 +70,22 @@ def motion_fidelity_score(a_NF2: np.ndarray, b_MF2: np.ndarray) -> float:
 
 
 class TrackletFidelity(PerCase):
-    """Motion Fidelity Score with each reference, mean over them; higher is better, [-1, 1].
+    """Motion Fidelity Score with each reference, averaged over references; higher is better, [-1, 1].
 
     For tracklets T of the generated and R of the reference clip:
-    `(mean_{t in T} max_{r in R} corr(t, r) + mean_{r in R} max_{t in T} corr(t, r)) / 2`, with `corr` the mean cosine of
-    the two tracklets' velocities (Yatim et al. 2023, arXiv 2311.17009). Positions and the scale of movements do not
-    matter. What differs from the paper:
-    - tracklets are corners (Shi-Tomasi) followed by pyramidal Lucas-Kanade with a round-trip check and a check of their surroundings, from the first
-      frame forwards and from the last one backwards, not CoTracker's: values are not those of papers;
-    - only tracklets that move (2 % of the diagonal) count; a clip at rest against one that moves scores 0, two clips at
-      rest score 1. A velocity of nothing has no direction, and a background at rest would otherwise agree with any
-      other.
-    Clips of unequal length are compared at the frames of the shorter, spread evenly. None: no reference in which
-    points can be followed, or fewer than 5 frames. A generated clip in which none can scores as one at rest. The best match is generous to cluttered motion: read it against `reference_ceiling` and a baseline.
+    `(mean_{t in T} max_{r in R} corr(t, r) + mean_{r in R} max_{t in T} corr(t, r)) / 2`, with `corr` the
+    mean cosine of the two tracklets' velocities (Yatim et al. 2023, arXiv 2311.17009). Positions and the
+    scale of movements do not matter. Differences from the paper:
+    - tracklets are corners (Shi-Tomasi) tracked by pyramidal Lucas-Kanade, with a round-trip check and a
+      check of their surroundings, forwards from the first frame and backwards from the last. The paper
+      uses CoTracker, so values are not comparable with those in papers;
+    - only moving tracklets count (2 % of the diagonal). A resting clip scores 0 against a moving one and
+      1 against another resting one. A zero velocity has no direction, and a resting background would
+      otherwise match any other.
+    Clips of unequal length are compared at the frames of the shorter, spread evenly. None: no reference
+    with trackable points, or fewer than 5 frames. A generated clip without trackable points counts as
+    resting. The best match is generous to cluttered motion: compare with `reference_ceiling` and a
+    baseline.
     """
 
     name = "motion_fidelity"

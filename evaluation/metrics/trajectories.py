@@ -1,4 +1,4 @@
-"""Motion fidelity of sprites: does the object take the references' way, wherever and however large it does so?
+"""Motion fidelity of sprites: whether the object follows the references' path, at any position and scale.
 
 Letters: F frames. Positions and radii are in frame widths, y down; a frame without an object is a row of nan.
 """
@@ -13,11 +13,11 @@ import numpy as np
 from evaluation.metric import Case, Metric, PerCase, Reference
 from evaluation.metrics.sights import tracked
 
-STILL = 0.015  # frame widths: an object whose path spreads less (root mean square) stays where it is
+STILL = 0.015  # frame widths: a path with a smaller root mean square spread counts as resting
 SAME_SIZE = (
     0.04  # spread of log radius below which the size stays; tracker noise is below 0.02, "grows" has 0.2
 )
-FEWEST = 3  # frames; through two points every way is a straight one
+FEWEST = 3  # frames; two points always form a straight path
 
 
 def _spread(path: np.ndarray) -> float:
@@ -27,7 +27,7 @@ def _spread(path: np.ndarray) -> float:
 
 
 def _aligned(a_FD: np.ndarray, b_FD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both with the frames of the shorter: the longer one is read at the same shares of the clip's length."""
+    """Both paths with the frame count of the shorter: the longer one is resampled over the clip's length."""
     count = min(len(a_FD), len(b_FD))
 
     def read(path: np.ndarray) -> np.ndarray:
@@ -52,34 +52,35 @@ def _agreement(a_FD: np.ndarray, b_FD: np.ndarray, still: float) -> float:
     if any(rests):
         return 0.0
     correlation = float(np.clip((a * b).sum() / (np.linalg.norm(a) * np.linalg.norm(b)), -1, 1))
-    return correlation * share if correlation > 0 else correlation  # losing the object never helps
+    return correlation * share if correlation > 0 else correlation  # so that losing the object never helps
 
 
 def trajectory_agreement(a_F2: np.ndarray, b_F2: np.ndarray) -> float:
-    """How alike two trajectories are after position and scale offsets are removed; symmetric in its arguments.
+    """Similarity of two trajectories without position and scale offsets; symmetric in its arguments.
 
     With a, b the positions minus their means, over the frames in which both objects are seen:
-    `sum(a * b) / (|a| |b|)`, in [-1, 1]: 1 the same way, -1 the opposite one, times the share of frames in which both
-    are seen (when positive). Fewer than 3 such frames give 0. An object rests when its root mean square distance from
-    its mean is below 1.5 % of the frame: if both rest they agree (1), if one does they do not (0).
+    `sum(a * b) / (|a| |b|)`, in [-1, 1] (1 same path, -1 opposite), times the share of frames in which both
+    are seen (if positive). Fewer than 3 such frames give 0. An object rests if its root mean square
+    distance from its mean is below 1.5 % of the frame. Two resting objects agree (1); a resting and a
+    moving one do not (0).
 
     Args:
-        a_F2, b_F2: positions in frame widths, nan where nothing is seen. Of unequal lengths the longer one is read,
-            linearly, at the frames of the shorter.
+        a_F2, b_F2: positions in frame widths, nan where nothing is seen. The longer one is interpolated
+            linearly at the frames of the shorter.
     """
     return _agreement(a_F2, b_F2, STILL)
 
 
 def scale_agreement(a_F: np.ndarray, b_F: np.ndarray) -> float:
-    """The same of two courses of the radius, on log radius (a factor of size is an offset there). In [-1, 1].
+    """`trajectory_agreement` of two series of log radii (a size factor is an offset there), in [-1, 1].
 
-    An object keeps its size when the standard deviation of log radius is below 0.04.
+    An object keeps its size if the standard deviation of log radius is below 0.04.
     """
     return _agreement(np.log(a_F)[:, None], np.log(b_F)[:, None], SAME_SIZE)
 
 
 def positions(video_FHWC: np.ndarray) -> np.ndarray:
-    """[F, 2]: where the object is, nan where it is not."""
+    """The object's position in each frame [F, 2]; nan where it is not found."""
     seen = tracked(video_FHWC)
     return np.stack([seen.x, seen.y], axis=1)
 
@@ -96,14 +97,15 @@ def _against_references(case: Case, agree: Callable[[Reference], float | None]) 
 
 
 class MotionFidelity(PerCase):
-    """`trajectory_agreement` with each reference, mean over the references; higher is better, [-1, 1].
+    """`trajectory_agreement` with each reference, averaged over the references; higher is better, [-1, 1].
 
-    This is the Motion Fidelity Score of Yatim et al. 2023 (arXiv 2311.17009: each tracklet of one video against its
-    best correlated one of the other, averaged over both videos' tracklets) where each video has one tracklet, its
-    object, so that both directions are the same number. Theirs correlates velocities; positions carry the same
-    course and less of the tracker's noise. Rotation is not measured: half of the shapes look the same after a part
-    of a turn. Where the motion is a change of size (grows, zooms), `ScaleFidelity` tells more. A reference whose object
-    the tracker finds in fewer than 3 frames has no path to compare with and is left out. None where none is left.
+    This is the Motion Fidelity Score of Yatim et al. 2023 (arXiv 2311.17009: each tracklet of one video
+    with its best match in the other, averaged over both videos' tracklets) for videos with a single
+    tracklet, the object; both directions then give the same number. They correlate velocities;
+    positions carry the same path with less tracker noise. Rotation is not measured: half of the shapes
+    look the same after part of a turn. For motions that change size (grows, zooms), `ScaleFidelity`
+    says more. A reference whose object is found in fewer than 3 frames is left out. None if no
+    reference is left.
     """
 
     name = "motion_fidelity"
@@ -123,10 +125,10 @@ class MotionFidelity(PerCase):
 
 
 class ScaleFidelity(PerCase):
-    """`scale_agreement` with each reference whose size changes, mean over them; higher is better, [-1, 1].
+    """Mean `scale_agreement` with the references whose size changes; higher is better, [-1, 1].
 
-    None where no reference changes its size: agreement on "no change" would be 1 for nearly any video. Own measure,
-    for motions whose size is the motion (grows, zooms, dollies, a corkscrew).
+    None if no reference changes its size, since agreement on "no change" would be 1 for nearly any
+    video. Own measure, for motions of size (grows, zooms, dollies, a corkscrew).
     """
 
     name = "scale_fidelity"
@@ -144,17 +146,17 @@ class ScaleFidelity(PerCase):
         return _against_references(case, agree)
 
 
-# Metrics of agreement with the references, by name: those that have a ceiling
+# Names of the metrics of agreement with the references, which have a ceiling.
 AGREEMENTS = ("motion_fidelity", "scale_fidelity")
 
 
 def reference_ceiling(references: Sequence[Reference], metric: Metric | None = None) -> float | None:
-    """What the references score against one another: each in turn as if generated, with the others as references.
+    """The references' score against one another: each in turn acts as the generated video for the others.
 
-    "At least 0.85 of what the reference clips themselves score" means `score.mean >= 0.85 * reference_ceiling(...)`.
-    `metric` is `MotionFidelity()` unless given (`TrackletFidelity()` for real clips). References that it cannot compare
-    even with themselves are left out. None with fewer than two left: one clip says nothing about how much its motion
-    varies.
+    "At least 0.85 of what the reference clips themselves score" means `score.mean >= 0.85 *
+    reference_ceiling(...)`. `metric` defaults to `MotionFidelity()` (use `TrackletFidelity()` for real
+    clips). References that it cannot compare even with themselves are left out. None with fewer than
+    two left, since one clip does not show how much its motion varies.
     """
     metric = metric or MotionFidelity()
     own = metric([Case(r.video_FHWC, r.caption, 0, (r,)) for r in references]).values

@@ -1,4 +1,4 @@
-"""The model families: importing this package registers each of them."""
+"""The model families. Importing this package registers them."""
 
 from models.families import unet3d as unet3d
 from models.families import wan as wan

@@ -1,4 +1,4 @@
-"""The family of `TextToVideoSDPipeline` (models/unet3d.py), without torch."""
+"""The family of `TextToVideoSDPipeline` (models/unet3d.py). Imports no torch."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class UNet3DSpec(FamilySpec):
 
 
 def _clip_tokens(folder: Path) -> int:
-    """The tokens of a CLIP text encoder: what its tokenizer cuts at, and never more than it has positions."""
+    """The token limit of a CLIP text encoder: its tokenizer's limit, at most the encoder's positions."""
     tokenizer = json.loads((folder / "tokenizer" / "tokenizer_config.json").read_text())
     encoder = json.loads((folder / "text_encoder" / "config.json").read_text())
     positions = int(encoder.get("max_position_embeddings", 77))

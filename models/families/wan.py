@@ -1,4 +1,4 @@
-"""The family of `WanPipeline` (models/wan.py), without torch."""
+"""The family of `WanPipeline` (models/wan.py). Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from models.text import TextLimit
 if TYPE_CHECKING:
     from models.foundation import Foundation
 
-TOKENS = 512  # of the stock pipeline
+TOKENS = 512  # the stock pipeline's limit
 
 
 @register
