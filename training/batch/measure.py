@@ -49,6 +49,11 @@ class RandomClip:
     frame_latents_FC1HW: Tensor
     text_LD: Tensor
 
+    @property
+    def empty_text_LD(self) -> Tensor:
+        """Its caption is empty."""
+        return self.text_LD
+
 
 def random_clip(foundation: Foundation, bucket: Bucket, seed: int = 0) -> RandomClip:
     """A clip of noise in this model's latents, under an empty caption."""
