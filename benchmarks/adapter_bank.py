@@ -1,4 +1,4 @@
-"""What changing adapters costs: the bank's slots against PEFT, on one model, in one run.
+"""Cost of changing adapters: the bank's slots against PEFT, on one model, in one run.
 
     python benchmarks/adapter_bank.py [--foundation PATH_OR_ID] [--rank 16] [--batch 4] [--device cuda]
 
@@ -41,8 +41,10 @@ from models.routing import Mix, Routing
 def medians_ms(
     functions: dict[str, Callable[[], Any]], repeats: int, device: torch.device
 ) -> dict[str, float]:
-    """Median wall time of each call in milliseconds. The calls take turns, so that a busy moment of the machine
-    falls on all of them; two warm-up rounds are not counted."""
+    """Median wall time of each call in milliseconds.
+
+    The calls take turns, so that load on the machine affects all of them alike. Two warm-up rounds are not counted.
+    """
     times: dict[str, list[float]] = {name: [] for name in functions}
     for index in range(repeats + 2):
         for name, function in functions.items():
@@ -58,7 +60,7 @@ def medians_ms(
 
 
 def peft_state(adapter: Adapter) -> dict[str, torch.Tensor]:
-    """The adapter's tensors under the keys that PEFT's setter takes."""
+    """The adapter's tensors under the keys that PEFT's setter expects."""
     state = {}
     for name, (a, b) in adapter.tensors.items():
         state[f"{name}.lora_A.weight"], state[f"{name}.lora_B.weight"] = a, b
@@ -112,7 +114,7 @@ def main() -> None:
 
     @torch.no_grad()
     def peft_each() -> torch.Tensor:
-        """A batch of different adapters as stock PEFT does it: one forward an adapter."""
+        """A batch of different adapters as in stock PEFT: one forward per adapter."""
         answers = []
         for index in range(batch):
             activate(f"a{index}")
@@ -126,7 +128,7 @@ def main() -> None:
 
     @torch.no_grad()
     def beside() -> torch.Tensor:
-        """The mixed batch with B A x beside each layer, as it runs in other precisions than float32."""
+        """The mixed batch with B A x computed beside each layer, as in precisions other than float32."""
         with patch("models.lora_slots.pays", lambda *_: False):
             return forward(ours, mixed)
 
@@ -162,7 +164,7 @@ def main() -> None:
 
     names = itertools.cycle(f"a{index}" for index in range(batch))
     with TemporaryDirectory() as scratch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PEFT warns at each of the changes that are timed here
+        warnings.simplefilter("ignore")  # PEFT warns at each change that is timed here
         save_adapter(Path(scratch), adapters[1], ours)
         wrapped = PeftModel.from_pretrained(swapped.denoiser, scratch)
         changes = medians_ms(

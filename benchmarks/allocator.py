@@ -1,11 +1,11 @@
-"""Training and generation on a CPU, with malloc as it comes and with one that keeps what is freed (infra/allocator.py).
+"""Training and generation on a CPU, with default malloc and with malloc that keeps freed memory (infra/allocator.py).
 
     python benchmarks/allocator.py                # a quarter of an hour on two cores
     python benchmarks/allocator.py --rounds 21
 
-Each side is a process that holds the embedded foundation; they take turns, step by step. Training: a step of one concept of
-one clip, and of a pack of eight. Generation: one video. Where it runs matters to malloc, so each is done in the main thread and
-in another one, as Ray's workers do, with one thread of torch's and with all. Losses (of one concept) and pixels must be equal.
+Each side is a process with the embedded foundation; the sides take turns, step by step. Training: a step of one concept of
+one clip, and of a pack of eight. Generation: one video. The thread matters to malloc, so each runs in the main thread and in
+another one, as in Ray's workers, with one torch thread and with all. Losses (of one concept) and pixels must be equal.
 Prints seconds, the ratio, and each side's peak memory.
 """
 
@@ -31,7 +31,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `training` would be the script here
 
-# As the project's commands have it, before torch is loaded.
+# As in the project's commands; set before torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 SIDES = ("as it comes", "kept")
@@ -48,14 +48,14 @@ def clips_of(foundation: Any, seed: int) -> list[Any]:
 
 
 def config_of(foundation: Any) -> Any:
-    """The recommended settings, with more steps than anybody waits for."""
+    """The recommended settings, with more steps than are run here."""
     from benchmarks.training_parts.tasks import settings
 
     return settings(foundation, steps=5000, dtype="fp32")
 
 
 def training_alone(foundation: Any, held: ExitStack) -> Iterator[float]:
-    """A step each time: its loss."""
+    """Runs one training step at a time and yields its loss."""
     from training.engine import PlainEngine, make_optimizer
     from training.loop import bank_options, train
     from training.step import DualStep
@@ -69,7 +69,7 @@ def training_alone(foundation: Any, held: ExitStack) -> Iterator[float]:
 
 
 def training_packed(foundation: Any, held: ExitStack) -> Iterator[float]:
-    """A step of eight concepts each time: nothing told."""
+    """Runs one step of eight concepts at a time; yields 0, as their losses are not compared."""
     from training.group import group_key
     from training.loop import bank_slots
     from training.pack import Capacity, Member, Pack
@@ -87,7 +87,7 @@ def training_packed(foundation: Any, held: ExitStack) -> Iterator[float]:
 
 
 def generating(foundation: Any, held: ExitStack) -> Iterator[float]:
-    """A video each time: a number that changes with any pixel."""
+    """Makes one video at a time and yields a number that depends on every pixel."""
     from models.denoise import sample
     from models.generation import GenerationParams
 
@@ -97,7 +97,7 @@ def generating(foundation: Any, held: ExitStack) -> Iterator[float]:
 
 
 def side(name: str, parent: Connection, threads: int, threaded: bool) -> None:
-    """A process of one side: answers each kind of work with (seconds, what it told), "end" with its peak bytes."""
+    """The process of one side: answers each kind of work with (seconds, result), and "end" with its peak bytes."""
     from infra.allocator import keep_freed_memory
 
     if name == "kept" and not keep_freed_memory():
@@ -135,7 +135,7 @@ def side(name: str, parent: Connection, threads: int, threaded: bool) -> None:
 
 
 def main() -> None:
-    """Prints both sides."""
+    """Run and print both sides."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -151,7 +151,7 @@ def main() -> None:
 
 
 def compare(threads: int, threaded: bool, rounds: int) -> None:
-    """Prints the rows of both sides in that place."""
+    """Print the rows of both sides for this thread setting."""
     context = multiprocessing.get_context("spawn")
     where = f"{threads}, {'another' if threaded else 'main thread'}"
     pipes = {}

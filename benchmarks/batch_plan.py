@@ -1,7 +1,7 @@
-"""How long a batch is planned: `python benchmarks/batch_plan.py [CONCEPTS]` (1,000 when not given).
+"""Time to plan a batch: `python benchmarks/batch_plan.py [CONCEPTS]` (default: 1,000).
 
-Makes a clip set of so many concepts in a temporary folder, and a manifest of them with mixed settings, publishes some
-of them, then times reading, checking, looking up what is done, and laying out on four lanes.
+Makes a clip set of that many concepts in a temporary folder and a manifest with mixed settings, publishes some concepts,
+then times reading, checking, looking up finished work, and assigning to four lanes.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from training.batch.plan import make_plan
 from training.batch.resolving import Sources
 from training.batch.work import Work
 
-PUBLISHED = 10  # one of so many concepts is in the registry already
+PUBLISHED = 10  # one concept in this many is already in the registry
 FOUNDATION = "tiny-random:unet3d"
 
 
 def write_clips(uri: Path, concepts: int) -> None:
-    """A clip set of tiny clips, one or two a concept."""
+    """A clip set of tiny clips, one or two per concept."""
     frames = np.random.default_rng(0).integers(0, 255, (4, 32, 32, 3), dtype=np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         spool = open_storage(folder)
@@ -74,7 +74,7 @@ def write_manifest(path: Path, clips: Path, concepts: int) -> None:
 
 
 def publish(registry_uri: Path, works: list[Work], scratch: Path) -> None:
-    """Versions as training publishes them; what is in the file does not matter here."""
+    """Publish versions as training does; the file's content does not matter here."""
     registry = open_registry(registry_uri)
     scratch.mkdir()
     (scratch / "adapter_model.safetensors").write_bytes(b"adapter")
@@ -89,7 +89,7 @@ def publish(registry_uri: Path, works: list[Work], scratch: Path) -> None:
 
 
 def main() -> None:
-    """Prints the seconds of each stage."""
+    """Print the seconds of each stage."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,11 +1,11 @@
-"""How well lanes share a batch: 1 to 64 simulated lanes over the real records, claims, leases and sizing.
+"""Efficiency of lanes that share a batch: 1 to 64 simulated lanes with the real records, claims, leases and sizing.
 
     python benchmarks/lanes.py [--lanes 1,4,16,64] [--per-lane 32] [--seed 0]
 
-Time is simulated and nothing is trained: a lane is a process that takes as long for a pack's step as a profile would
-say. What is real is who decides: `BatchState` (in a storage in memory), `to_start`, shares, checkpoints, the driver's
-look at the lanes. Lanes die without a word, and get notice and give back. Efficiency is the time that the work would
-take on lanes with full packs that never fail, never load and never wait, over the time until the last concept ended.
+Time is simulated and nothing is trained: a pack's step takes as long as a profile would say. The decisions are real:
+`BatchState` (in an in-memory storage), `to_start`, shares, checkpoints, the driver's checks of the lanes. Some lanes die
+without warning; others get notice and release their concepts. Efficiency is the time that lanes with full packs would need
+without failures, loading and waiting, divided by the time until the last concept ended.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ from training.batch.state import BatchState
 from training.batch.work import Work
 from training.config import make_config
 
-FIXED_S, EACH_S = 0.30, 0.10  # of a pack's step: for the pack, and for each member
-BEGIN_S = 60.0  # Ray, Python, loading the model
-# Seconds that a pack waits for: latents are made ahead, and checkpoints written beside the steps.
+FIXED_S, EACH_S = 0.30, 0.10  # seconds of a pack's step: fixed, and per member
+BEGIN_S = 60.0  # starting Ray and Python, loading the model
+# Seconds that a pack waits; latents are made ahead, and checkpoints are written during the steps.
 PREPARE_S, PUBLISH_S, CHECKPOINT_S = 0.3, 1.0, 0.05
-BLOCK = 10  # steps between two looks at the world
+BLOCK = 10  # steps between two checks of the simulated world
 INTERVAL = 50  # steps between two checkpoints
 BEAT_S, LOOK_S, POLL_S, LINGER_S = 20.0, 10.0, 5.0, 60.0
 STEPS = (200, 1200)  # of a concept: uniform
-DIES_S, PREEMPTED_S = 3 * 3600.0, 3 * 3600.0  # mean time of a lane until it dies, until it gets notice
+DIES_S, PREEMPTED_S = 3 * 3600.0, 3 * 3600.0  # mean seconds until a lane dies, and until it gets notice
 
 
 class Memory:
-    """A storage in memory, as far as a batch's state uses one."""
+    """An in-memory storage with the operations that a batch's state uses."""
 
     uri = "memory"
 
     def __init__(self) -> None:
         self.objects: dict[str, tuple[bytes, ObjectInfo]] = {}
-        self._keys: list[str] = []  # sorted: every claim of every lane lists them
+        self._keys: list[str] = []  # sorted, because every claim of every lane lists them
         self._count = itertools.count()
         self._when = datetime.now(UTC)
 
@@ -84,7 +84,7 @@ class Memory:
 
 @dataclass
 class World:
-    """Simulated time, and what happens when."""
+    """Simulated time and events."""
 
     now: float = 0.0
     events: list[tuple[float, int, Any]] = field(default_factory=list)
@@ -106,7 +106,7 @@ class World:
 
 @dataclass
 class Lane:
-    """What the driver knows of a lane."""
+    """The driver's view of a lane."""
 
     name: str
     dies_at: float
@@ -119,11 +119,11 @@ class Counts:
     deaths: int = 0
     notices: int = 0
     lanes: int = 0
-    steps: int = 0  # trained, those that were lost included
+    steps: int = 0  # trained, including lost ones
 
 
 def lane_process(lane: Lane, state: BatchState, world: World, counts: Counts, most: int) -> Iterator[float]:
-    """`training.batch.lane.Lane` and `lane_worker.stay`, with sleeping for training."""
+    """`training.batch.lane.Lane` and `lane_worker.stay`, with sleeping instead of training."""
     held: dict[str, tuple[Claim, int, int]] = {}  # name -> (claim, step, steps)
     looked = beaten = idle = world.now
     yield BEGIN_S
@@ -178,7 +178,7 @@ def lane_process(lane: Lane, state: BatchState, world: World, counts: Counts, mo
 def driver_process(
     state: BatchState, world: World, room: int, counts: Counts, dice: random.Random, make: Any
 ) -> Iterator[float]:
-    """`training.batch.ray_lanes.Driver`."""
+    """A simulation of `training.batch.ray_lanes.Driver`."""
     lanes: list[Lane] = []
     while True:
         for lane in [lane for lane in lanes if lane.end is not None]:
@@ -206,14 +206,14 @@ def driver_process(
 
 
 def simulate(lanes: int, per_lane: int, seed: int) -> tuple[float, float, Counts, int]:
-    """(ideal seconds, seconds, what happened, steps asked for) of one batch. Raises unless each concept ended once."""
+    """(ideal seconds, seconds, events, requested steps) of one batch. Raises unless each concept ended once."""
     dice = random.Random(seed)
     world, counts, memory = World(), Counts(), Memory()
 
     def make() -> BatchState:
         return BatchState(memory, clock=world.clock)  # type: ignore[arg-type]
 
-    lengths = sorted((dice.randint(*STEPS) for _ in range(lanes * per_lane)), reverse=True)  # as the plan's
+    lengths = sorted((dice.randint(*STEPS) for _ in range(lanes * per_lane)), reverse=True)  # as in the plan
     works = [
         Work(f"c{n:05}", "c", "/clips", "d" * 64, 1, None, "f" * 64, config(steps))
         for n, steps in enumerate(lengths)
@@ -230,7 +230,7 @@ def simulate(lanes: int, per_lane: int, seed: int) -> tuple[float, float, Counts
         return record
 
     BatchState.publish = watched  # type: ignore[method-assign]
-    # Every lane reads every record that changed: the same bytes many times, which would be most of the simulation.
+    # Every lane reads every changed record. Without the cache, decoding the same bytes would dominate the simulation.
     decode = Record.decode
     Record.decode = functools.lru_cache(10**5)(decode)  # type: ignore[method-assign]
     try:

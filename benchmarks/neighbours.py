@@ -1,13 +1,12 @@
-"""How far a video made among others is from the same video made alone: latents, frames, and what an mp4 makes of it.
+"""Differences between a video made in a batch and the same video made alone: latents, frames and mp4.
 
     python benchmarks/neighbours.py                               # a few minutes on two cores
     python benchmarks/neighbours.py --steps 4 12 --dtype float32 bfloat16 --batch 8
 
-The same requests (the embedded foundation, adapters of random weights in most of them, classifier-free guidance), one at a
-time and in one batch, in one run. The two differ by the rounding of sums that a batch of another size adds up in another
-order. Prints, of each setting: the largest difference of the latents relative to the largest latent; the largest
-difference of a pixel in grey levels, and how many of the values differ; the same after an mp4 was written and read, and
-beside it how far the mp4 is from the frames that it was made of.
+Runs the same requests (the embedded foundation, random adapters in most of them, classifier-free guidance) one at a time and
+in one batch. The results differ by rounding, because another batch size adds sums in another order. Prints for each setting:
+the largest difference of the latents relative to the largest latent; the largest pixel difference in grey levels, and how
+many values differ; the same after writing and reading an mp4; and the difference between the mp4 and its source frames.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ RANK, STRENGTH, SLOTS = 16, 0.05, 3
 
 
 def fill(foundation: Foundation) -> None:
-    """Adapters of random weights in every slot of a new bank."""
+    """Put adapters with random weights into every slot of a new bank."""
     bank = foundation.add_bank(dict.fromkeys(PATHS, SLOTS), RANK)
     path: AdapterPath
     for path in PATHS:
@@ -56,7 +55,7 @@ def fill(foundation: Foundation) -> None:
 
 
 def request(number: int, steps: int) -> GenerationParams:
-    """Of three, one has no adapter, one a temporal one, one both."""
+    """A request; in turn without adapter, with a temporal adapter, and with both adapters."""
     uses = [
         SlotUse(path="temporal", slot=1 + number % SLOTS),
         SlotUse(path="spatial", slot=1 + number % SLOTS, scale=0.7),
@@ -70,7 +69,7 @@ def request(number: int, steps: int) -> GenerationParams:
 
 
 def made(foundation: Foundation, batches: list[list[GenerationParams]]) -> list[Denoising]:
-    """Every request, denoised to the end, in these batches."""
+    """The results of all requests, denoised in these batches."""
     done: list[Denoising] = []
     for batch in batches:
         states = [start(foundation, one) for one in batch]
@@ -81,7 +80,7 @@ def made(foundation: Foundation, batches: list[list[GenerationParams]]) -> list[
 
 
 def compare(foundation: Foundation, steps: int, batch: int) -> dict[str, Any]:
-    """The largest differences between alone and together."""
+    """The largest differences between requests made alone and together."""
     requests = [request(number, steps) for number in range(batch)]
     alone = made(foundation, [[one] for one in requests])
     together = made(foundation, [requests])
@@ -99,12 +98,12 @@ def compare(foundation: Foundation, steps: int, batch: int) -> dict[str, Any]:
 
 
 def levels(one: np.ndarray, other: np.ndarray) -> int:
-    """The largest difference of two videos, in grey levels."""
+    """The largest difference between two videos, in grey levels."""
     return int(np.abs(one.astype(int) - other).max())
 
 
 def main() -> None:
-    """Prints a line for each setting, and at last all of it as JSON."""
+    """Print a line for each setting, then everything as JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,16 +1,16 @@
-"""How long a caller with a key waits while others hold connections: the server as it was before its bounds, and as it is.
+"""Latency of a caller with a key while others hold connections, with and without the server's limits.
 
     python benchmarks/overload.py                              # both sides, every attack; about six minutes on two cores
     python benchmarks/overload.py --connections 1000 --seconds 10 --json overload.json
 
 All sides are the same server (Ray Serve's proxy, one ingress, one engine with a tiny model) on loopback, one after the
-other in the same run. `before` has no bound on waiting requests (512 run at once), none on unfinished bodies, and no gate in
-the proxy; `bounds` has the bounds alone, as a cluster whose nodes do not name the gate; `now` is what `motiondirector serve`
+other in the same run. `before` limits neither waiting requests (512 run at once) nor unfinished bodies and has no gate in the
+proxy. `bounds` has only the limits, like a cluster whose nodes do not configure the gate. `now` is what `motiondirector serve`
 starts. All load goes to 127.0.0.1 and ends with the script.
 
-Attacks: `keyless`, connections without a key that ask again a second after each answer; `keyless-bodies`, the same with a
-POST whose body never comes; `slow-bodies`, one key's POSTs whose bodies never come, while another key asks.
-The figures are of a caller with a key that sends GET /v1/videos four times a second, each on a connection of its own.
+Attacks: `keyless`, connections without a key that send another request a second after each answer; `keyless-bodies`, the same
+with a POST whose body never arrives; `slow-bodies`, POSTs of one key whose bodies never arrive, while another key is measured.
+The measured caller has a key and sends GET /v1/videos four times a second, each on a new connection.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from serving.keys import ApiKey, hash_key
 CALLER, SLOW = "the-key-of-the-caller-who-is-measured", "the-key-of-one-who-sends-slow-bodies"
 ATTACKS = ("keyless", "keyless-bodies", "slow-bodies")
 SIDES = ("before", "bounds", "now")
-PATIENCE = 60.0  # seconds after which an answer counts as not given
+PATIENCE = 60.0  # seconds after which a request counts as unanswered
 ASK_AGAIN = 1.0  # seconds between a connection's answer and its next request
 
 
 def request_of(attack: str) -> bytes:
-    """What a connection of the attack sends."""
+    """The bytes that a connection of the attack sends."""
     if attack == "keyless":
         return b"GET /v1/videos HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     key = f"Authorization: Bearer {SLOW}\r\n" if attack == "slow-bodies" else ""
@@ -55,7 +55,7 @@ def request_of(attack: str) -> bytes:
 
 
 async def connection(port: int, sent: bytes, delay: float, until: float, statuses: Counter[str]) -> None:
-    """One connection of the attack, opened again whenever it was closed."""
+    """One connection of the attack, reopened whenever it is closed."""
     await asyncio.sleep(delay)
     while time.monotonic() < until:
         with contextlib.suppress(
@@ -72,14 +72,14 @@ async def connection(port: int, sent: bytes, delay: float, until: float, statuse
                         await reader.readexactly(int(length or 0))
                         await asyncio.sleep(ASK_AGAIN)
                         if b"POST" in sent:
-                            break  # the rest of its body would be due
+                            break  # else the server would read the next request as this body
             finally:
                 writer.close()
         await asyncio.sleep(0.2)
 
 
 def attack(port: int, kind: str, connections: int, seconds: float, ready: Any, told: Any) -> None:
-    """A process of its own, so that it takes no time of the caller's."""
+    """Run the attack in a separate process, so that it takes no time from the caller."""
 
     async def run() -> None:
         until, statuses = time.monotonic() + seconds, Counter[str]()
@@ -95,7 +95,7 @@ def attack(port: int, kind: str, connections: int, seconds: float, ready: Any, t
 
 
 async def ask(port: int, path: str = "/v1/videos") -> tuple[float, str]:
-    """(seconds, status) of one request with a key, from the connection to the answer."""
+    """(seconds, status) of one request with a key, from connecting to the answer."""
     began = time.monotonic()
     try:
         async with asyncio.timeout(PATIENCE):
@@ -117,7 +117,7 @@ async def ask(port: int, path: str = "/v1/videos") -> tuple[float, str]:
 
 
 async def caller(port: int, seconds: float) -> list[tuple[float, str]]:
-    """Four requests a second, whatever becomes of those before."""
+    """Send four requests a second, without waiting for earlier ones."""
     asked = []
     for _ in range(int(4 * seconds)):
         asked.append(asyncio.create_task(ask(port)))
@@ -127,7 +127,7 @@ async def caller(port: int, seconds: float) -> list[tuple[float, str]]:
 
 @contextlib.contextmanager
 def server(side: str, port: int) -> Iterator[None]:
-    """The server of a side, on loopback, until the block ends."""
+    """A side's server on loopback, running until the block ends."""
     from infra.cluster import ray_session, variables
     from serving.gate import environment
 
@@ -149,7 +149,7 @@ def server(side: str, port: int) -> Iterator[None]:
 
 
 def application(side: str, config: ServeConfig) -> Any:
-    """What the side serves."""
+    """The application that the side serves."""
     from serving import deployment
 
     app = deployment.build_app(config)
@@ -188,7 +188,7 @@ def measure(side: str, port: int, options: argparse.Namespace, tell: Any) -> lis
                 )
                 process.start()
                 ready.wait(60)
-                time.sleep(2.0)  # all are connected
+                time.sleep(2.0)  # until all are connected
                 asked = asyncio.run(caller(port, options.seconds))
                 others = told.get(timeout=120)
                 process.join(60)
@@ -196,7 +196,7 @@ def measure(side: str, port: int, options: argparse.Namespace, tell: Any) -> lis
                 tell(json.dumps(rows[-1]))
                 end = time.monotonic() + 120
                 while asyncio.run(ask(port))[0] > 0.3 and time.monotonic() < end:
-                    time.sleep(1.0)  # what was left behind is worked off
+                    time.sleep(1.0)  # until leftover requests are done
     return rows
 
 

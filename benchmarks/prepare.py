@@ -1,12 +1,12 @@
-"""How fast latents are prepared, against the bare decoder and VAE: `python benchmarks/prepare.py [CLIPS]` (24 when not given).
+"""Speed of preparing latents against the bare decoder and VAE: `python benchmarks/prepare.py [CLIPS]` (default: 24).
 
-Renders clips of the sprite world into a clip set, then, turn by turn over several rounds, on the embedded foundation:
+Renders clips of the sprite world into a clip set, then runs both sides in turns on the embedded foundation:
 
-    bare      decode every clip, then encode it by the VAE: nothing read, checked, resized, captioned, hashed or stored
-    prepared  `prepare_portions`: read from Parquet, hashes checked, decoded, encoded, captions too, stored in the cache
+    bare      decode every clip and encode it with the VAE; nothing is read, checked, resized, captioned, hashed or stored
+    prepared  `prepare_portions`: read from Parquet, check hashes, decode, encode (captions too), store in the cache
 
-Both make the same latents, which is checked. Prints clips a second of each, and their ratio; captions are unlike, so
-each costs the text encoder once (it has no bare side: its time is told apart).
+Both must make the same latents. Prints clips per second and the ratio. All captions differ, so each needs the text encoder
+once; there is no bare side for that, and its time is shown separately.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from training.batch.work import Work
 from training.config import make_config
 
 ROUNDS = 3
-CLIPS_EACH = 4  # of a concept
+CLIPS_EACH = 4  # per concept
 
 
 def write_clips(uri: Path, count: int, frames: int, side: int) -> None:
-    """A clip set of rendered clips, four a concept."""
+    """A clip set of rendered clips, four per concept."""
     motion = next(iter(NOVEL.values()))
     with tempfile.TemporaryDirectory() as folder:
         spool = open_storage(folder)
@@ -67,7 +67,7 @@ def write_clips(uri: Path, count: int, frames: int, side: int) -> None:
 
 
 def works_of(uri: Path, foundation: Foundation) -> list[Work]:
-    """Every concept of the set, as a batch has it."""
+    """Every concept of the set, as a batch describes it."""
     bucket = foundation.defaults.bucket
     size = {"frames": bucket.frames, "height": bucket.height, "width": bucket.width}
     concepts: dict[str, list[Clip]] = {}
@@ -89,7 +89,7 @@ def works_of(uri: Path, foundation: Foundation) -> list[Work]:
 
 
 def bare(clips: list[Clip], foundation: Foundation) -> tuple[float, float, dict[str, torch.Tensor]]:
-    """Seconds of the decoder, seconds of the VAE, and the latents by hash."""
+    """Seconds of the decoder and of the VAE, and the latents by hash."""
     began = time.perf_counter()
     videos = [decode(clip.video, name=clip.clip_id).frames_FHWC for clip in clips]
     decoded = time.perf_counter()
@@ -102,7 +102,7 @@ def bare(clips: list[Clip], foundation: Foundation) -> tuple[float, float, dict[
 
 
 def prepared(works: list[Work], foundation: Foundation) -> float:
-    """Seconds to have everything in an empty cache."""
+    """Seconds to fill an empty cache."""
     cache = LatentCache(open_storage(works[0].data))
     for key in cache.keys(""):
         cache.storage.delete(key)
@@ -113,7 +113,7 @@ def prepared(works: list[Work], foundation: Foundation) -> float:
 
 
 def main() -> None:
-    """Prints the two sides."""
+    """Run and print both sides."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -125,7 +125,7 @@ def main() -> None:
         uri = Path(folder) / "clips"
         write_clips(uri, count, bucket.frames, bucket.height)
         clips, works = read_clips(uri), works_of(uri, foundation)
-        bare(clips[:2], foundation)  # warm
+        bare(clips[:2], foundation)  # warm-up
         text_of(clips[0].caption, foundation)
         rounds = []
         for _ in range(ROUNDS):

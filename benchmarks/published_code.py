@@ -1,32 +1,32 @@
-"""The paper's published code and ours, trained on the same clips in one run: seconds a step, and how well the motion is learned.
+"""The paper's published code against ours, on the same clips in one run: seconds per step and motion fidelity.
 
     git clone https://github.com/showlab/MotionDirector published
     python benchmarks/published_code.py published                  # one clip, then four: most of an hour on a core
-    python benchmarks/published_code.py published --clips 1 --rounds 40 --appearances 0          # speed alone
+    python benchmarks/published_code.py published --clips 1 --rounds 40 --appearances 0          # speed only
 
-Nothing of that code is in this repository. Its own `main` runs in a process, with the settings it is published with
-(config_single_video.yaml, config_multi_videos.yaml) but for those that have to be ours: the foundation, the size of the clips,
-rank, learning rate, steps, no previews, no checkpoints before the end. Sides:
+This repository contains none of that code. Its `main` runs in a process with the published settings (config_single_video.yaml,
+config_multi_videos.yaml), except for those that must equal ours: the foundation, the size of the clips, rank, learning rate,
+steps, no previews, no checkpoints before the end. Sides:
 
-  published, as it is        gradient checkpointing on, malloc as it comes; on a GPU in its float16
-  published, like for like   without checkpointing, with malloc as our commands have it (infra/allocator.py), in float32
+  published, as it is        gradient checkpointing on, default malloc; on a GPU in float16
+  published, like for like   no checkpointing, malloc as in our commands (infra/allocator.py), float32
   ours                       `--method motiondirector` with the same rank, learning rate, steps, captions and latents
 
-The processes take turns step by step. What counts is the CPU time of a process (on a GPU: seconds), so that others on the
-machine matter little; one thread each unless `--threads` says otherwise. One step in five has no spatial pass, on both sides,
-drawn by each for itself, so steps of both kinds are timed apart and put together as 0.8 and 0.2. Both temporal LoRAs are then
-judged by the study's tracker on the same prompts and noise.
+The processes take turns step by step. The CPU time of each process is measured (on a GPU: seconds), so other load on the
+machine matters little. Each uses one thread unless `--threads` says otherwise. On both sides one random step in five has no
+spatial pass, so both kinds of steps are timed separately and weighted 0.8 and 0.2. The study's tracker then scores both
+temporal LoRAs on the same prompts and noise.
 
-What is given to the published code in place of the libraries of its time; none of it changes what is computed:
-- empty modules for omegaconf, torchvision and imageio where they are missing: imported at its top, never called here;
-- diffusers' `models.transformer_2d` and `models.transformer_temporal` under the names they had;
-- the number of groups of the temporal layers' GroupNorm, 32 then, from the foundation's configuration;
-- the arguments that a text encoder's `_set_gradient_checkpointing` had; a frozen one in eval mode never checkpoints;
-- latents in the form of its own cache (`cached_latent_dir`), for it would scale them by 0.18215 whatever the VAE says;
-- without a GPU "cuda" is the CPU, and the float16 asked for with it float32;
-- without checkpointing, in float32: AdamW leaves the version counters alone, as its spatial optimizer steps between two
-  backwards through the same LoRA, which autograd would refuse.
-Its UNet's answer to one input is compared with ours before anything is timed.
+The published code needs these replacements for older libraries; none changes the computation:
+- empty modules for omegaconf, torchvision and imageio if missing; they are imported but never called here;
+- diffusers' `models.transformer_2d` and `models.transformer_temporal` under their old names;
+- the number of groups of the temporal layers' GroupNorm (formerly 32) from the foundation's configuration;
+- the old arguments of a text encoder's `_set_gradient_checkpointing`; a frozen one in eval mode never checkpoints;
+- latents in the form of its cache (`cached_latent_dir`), because it would scale them by 0.18215 for any VAE;
+- without a GPU, "cuda" means the CPU and float16 means float32;
+- without checkpointing, in float32: AdamW does not change version counters. Its spatial optimizer steps between two backward
+  passes through the same LoRA, which autograd would refuse.
+The outputs of both UNets for one input are compared before timing.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `training` 
 
 os.environ.setdefault(
     "OMP_WAIT_POLICY", "PASSIVE"
-)  # as the project's commands have it, before torch is loaded
+)  # as in the project's commands; set before torch is loaded
 
 from infra.errors import UserError
 
-SPATIAL_SHARE = 0.8  # of the steps of both sides have a spatial pass (training.config.AS_PUBLISHED)
-SAME = 1e-3  # of the two UNets' answers, which are of the size of 1
+SPATIAL_SHARE = 0.8  # share of steps with a spatial pass, on both sides (training.config.AS_PUBLISHED)
+SAME = 1e-3  # largest difference of the two UNets' outputs, which are of order 1
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
@@ -82,7 +82,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def settings(foundation: Any, clips: int, options: argparse.Namespace) -> Any:
-    """Of our side, and as far as the published code has them of both."""
+    """Settings of our side; the published side takes those that it has."""
     from training.config import resolve
 
     own: dict[str, Any] = {"method": "motiondirector", "seed": options.seed, "spatial_learning_rate": None}
@@ -97,7 +97,7 @@ def settings(foundation: Any, clips: int, options: argparse.Namespace) -> Any:
 
 
 def compare(foundation: Any, clips: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """All sides on so many clips."""
+    """Run all sides on this number of clips."""
     from benchmarks.published_parts import sides
     from motiondirector.study.looks import reference_clips
 
@@ -159,7 +159,7 @@ def load(file: Path) -> Any:
 
 
 def published_lora(file: Path, names: Sequence[str]) -> dict[str, Any]:
-    """The published code's file, up and down of each layer in its order of layers, as a bank takes it: {layer: (A, B)}."""
+    """Convert the published code's file (up and down per layer, in its layer order) to {layer: (A, B)} for a bank."""
     tensors = [tensor.detach() for tensor in load(file)]
     if len(tensors) != 2 * len(names):
         raise UserError(f"{file} has {len(tensors)} tensors; expected two for each of {len(names)} layers.")
@@ -169,7 +169,7 @@ def published_lora(file: Path, names: Sequence[str]) -> dict[str, Any]:
 def judge(
     foundation: Any, references: Sequence[Any], loras: dict[str, Any], clips: int, options: argparse.Namespace
 ) -> dict[str, list[float | None]]:
-    """Motion fidelity of each side's videos of looks that no clip shows, and of the base model's."""
+    """Motion fidelity of the videos of each side and of the base model, for looks that no clip shows."""
     from evaluation.metric import Case
     from motiondirector.study.looks import full_prompts
     from motiondirector.study.trial import measure
@@ -190,7 +190,7 @@ def judge(
 
 
 def step_seconds(took: Sequence[dict[str, Any]], clock: str) -> float:
-    """Seconds of a step: the medians of steps with a spatial pass and of those without one, in their shares."""
+    """Seconds of a step: the weighted medians of steps with and without a spatial pass."""
     kinds = [[one[clock] for one in took if one["spatial"] == spatial] for spatial in (True, False)]
     if not all(kinds):
         return statistics.median(one[clock] for one in took)
@@ -199,13 +199,13 @@ def step_seconds(took: Sequence[dict[str, Any]], clock: str) -> float:
 
 
 def paired(theirs: Sequence[dict[str, Any]], ours: Sequence[dict[str, Any]], clock: str) -> list[float]:
-    """Ratios of the rounds in which both sides had a step of the same kind, from the lowest."""
+    """Sorted ratios of rounds in which both sides had the same kind of step."""
     pairs = zip(theirs, ours, strict=True)
     return sorted(a[clock] / b[clock] for a, b in pairs if a["spatial"] == b["spatial"])
 
 
 def report(found: dict[str, Any], clock: str) -> None:
-    """The tables of one number of clips."""
+    """Print the tables for one number of clips."""
     from benchmarks.published_parts.sides import OURS
 
     print(
@@ -236,7 +236,7 @@ def say(text: str) -> None:
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Prints all; the exit code."""
+    """Run and print everything; returns the exit code."""
     options = arguments(given)
     try:
         run(options)

@@ -4,10 +4,10 @@
     python benchmarks/serving.py --json serving.json          # everything
     python benchmarks/serving.py --suite throughput --sides A B ours --adapters 8 --zipf 0
 
-Sides: A load and unload a request, B all loaded and set_adapters a request, C fuse and unfuse, D hotswap=True,
-E PEFT's adapter_names (where it works), F our engine held to one adapter a batch, and ours. Suites: frames (all sides
-make the same), steps (one denoising step), throughput (requests a minute, all there at the start), poisson (latency
-under arrivals at several rates, every adapter resident and on few slots), cold (a cold tenant among hot ones).
+Sides: A loads and unloads per request, B loads all and calls set_adapters per request, C fuses and unfuses, D hotswap=True,
+E PEFT's adapter_names (where it works), F our engine limited to one adapter per batch, and ours. Suites: frames (all sides
+make the same), steps (one denoising step), throughput (requests per minute, all present at the start), poisson (latency
+under arrivals at several rates, with every adapter resident and with few slots), cold (a cold tenant among hot ones).
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def bucket_of(setup: Setup, size: str) -> Bucket:
 
 
 def measure(name: str, options: argparse.Namespace, tell: Any) -> dict[str, Any]:
-    """All suites on one model class."""
+    """Run all suites on one model class."""
     load_adapters, guests = options.load_adapters, max(1, round(options.load_requests * 0.05))
     count = max(8, *options.adapters) if "throughput" in options.suite else 8
     count = max(count, load_adapters) if "poisson" in options.suite else count
@@ -215,7 +215,7 @@ def measure(name: str, options: argparse.Namespace, tell: Any) -> dict[str, Any]
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
-    """Measure, print, write; returns what was written."""
+    """Measure, print and write the results; returns them."""
     options = parser().parse_args(arguments)
     for key, value in (QUICK if options.quick else FULL).items():
         if getattr(options, key) is None:

@@ -1,10 +1,10 @@
-"""The temporal layers' convolutions on a CPU, in three dimensions as diffusers has them and in two as we compute them.
+"""The temporal layers' convolutions on a CPU: three-dimensional as in diffusers, and two-dimensional as computed here.
 
     python benchmarks/temporal_convolution.py                # a minute on two cores
     python benchmarks/temporal_convolution.py --rounds 21
 
-The embedded foundation's denoiser twice with the same weights and inputs, forward alone and forward with backward, with one
-thread and with all; the sides take turns, their outputs are compared. Prints milliseconds and their ratio.
+Runs two copies of the embedded foundation's denoiser with the same weights and inputs: forward only and forward with backward,
+with one thread and with all. The sides take turns, and their outputs are compared. Prints milliseconds and their ratio.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from torch import Tensor, nn
 
 from models.load import load_foundation
 
-SAME = 1e-4  # of outputs up to about 6
+SAME = 1e-4  # largest difference of outputs, which reach about 6
 
 
 def in_three_dimensions(unet: nn.Module) -> nn.Module:
-    """The denoiser with diffusers' own convolutions."""
+    """The denoiser with diffusers' convolutions."""
     for module in unet.modules():
         if isinstance(module, nn.Conv3d):
             del module.forward  # ours, set on the instance
@@ -37,7 +37,7 @@ def in_three_dimensions(unet: nn.Module) -> nn.Module:
 
 
 def timed(unet: nn.Module, inputs: tuple[Tensor, ...], backward: bool) -> tuple[float, Tensor]:
-    """Seconds, and what came out."""
+    """(seconds, output) of a call."""
     latents, *others = inputs
     began = time.perf_counter()
     with torch.set_grad_enabled(backward):
@@ -48,7 +48,7 @@ def timed(unet: nn.Module, inputs: tuple[Tensor, ...], backward: bool) -> tuple[
 
 
 def main() -> None:
-    """Prints both sides."""
+    """Run and print both sides."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -73,7 +73,7 @@ def main() -> None:
                 two, found = timed(ours, inputs, backward)
                 apart = max(apart, (found - expected).abs().max().item())
                 assert apart < SAME, f"the sides' outputs differ by {apart}"
-                if number:  # the first warms up
+                if number:  # the first is a warm-up
                     before.append(three)
                     now.append(two)
             ratios = sorted(three / two for three, two in zip(before, now, strict=True))

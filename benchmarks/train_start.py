@@ -1,13 +1,13 @@
-"""How long `motiondirector train` takes until its workers train, and what of it: this checkout, and another beside it.
+"""Time from starting `motiondirector train` until its workers train, in this checkout and optionally in another.
 
-    python benchmarks/train_start.py                                        # this checkout alone, with its parts
+    python benchmarks/train_start.py                                        # this checkout alone, by stage
     git worktree add ../before COMMIT
     python benchmarks/train_start.py --against ../before --rounds 3         # both, taking turns
 
-One clip of one concept, two steps, one worker, a Ray cluster of its own each time. Prints the seconds from the command's
-start to the line that says that workers train, the seconds of CPU that all processes took to the end (Ray's too, which
-outlive the command), and the parts as the command says them. Parts may overlap. Wall-clock times mean something on an idle
-machine only; the sides take turns, so their ratio bears more.
+Trains one clip of one concept for two steps with one worker, on a new Ray cluster each time. Prints the seconds from the
+command's start to the line that reports training, the CPU seconds of all processes (including Ray's, which outlive the
+command), and the stages that the command reports. Stages may overlap. Wall-clock times are meaningful only on an idle machine;
+the sides take turns, so their ratio is more robust.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # else `training` would be the script here
 
-TRAINS = re.compile(r"^orbit: .*\d+ workers? on ")  # the line with which training begins
+TRAINS = re.compile(r"^orbit: .*\d+ workers? on ")  # the line printed when training begins
 PART = re.compile(r"^orbit: (.+), ([0-9.]+) s$")
-PR_SET_CHILD_SUBREAPER = 36  # of linux/prctl.h
+PR_SET_CHILD_SUBREAPER = 36  # from linux/prctl.h
 
 
 def clips(folder: Path) -> str:
@@ -46,7 +46,7 @@ def clips(folder: Path) -> str:
 
 
 def run(checkout: Path, arguments: list[str]) -> dict[str, Any]:
-    """A command of a checkout, to its end; when which of its lines came, and what it took."""
+    """Run a checkout's command to its end; record when its lines appeared and what it cost."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(checkout),
@@ -77,14 +77,14 @@ def run(checkout: Path, arguments: list[str]) -> dict[str, Any]:
         sys.exit("".join(said[-20:]))
     with contextlib.suppress(ChildProcessError):  # none is left
         while True:
-            os.wait()  # for Ray's processes, which became this one's children
+            os.wait()  # Ray's processes, which were reparented to this one
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     found["cpu"] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return found
 
 
 def main() -> None:
-    """Prints a line a run, the medians, and at last all of it as JSON."""
+    """Print a line per run, the medians, then everything as JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

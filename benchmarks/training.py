@@ -1,12 +1,12 @@
-"""What training costs: the published algorithm's structure, PEFT, a process a concept, and packs, in one run.
+"""Cost of training: the published algorithm's structure, PEFT, one process per concept, and packs, in one run.
 
     python benchmarks/training.py                        # all parts: about ten minutes on two cores
-    python benchmarks/training.py --quick                # tiny model and counts: that everything runs, no figures
+    python benchmarks/training.py --quick                # tiny model and counts: checks that it runs, no figures
     python benchmarks/training.py --part step --repeats 21 --json training.json
 
-Parts: `step` (losses on equal draws, then steps in turns in one process), `memory` (peak of a process each), `concepts`
-(start-up included), `orchestration` (a lane against a bare pack). Losses are compared before anything is timed, with dropout
-off; what is timed is the foundation's recommended training.
+Parts: `step` (losses on equal draws, then steps in turns in one process), `memory` (peak of one process per side), `concepts`
+(including start-up), `orchestration` (a lane against a bare pack). Losses are compared first, without dropout; the timed
+training uses the foundation's recommended settings.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-# A script's own folder comes first on the path, where this file would be `training`.
+# A script's folder comes first on the path, where `training` would be this file.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-# Threads that spin while they wait make a step ten times slower where anything else runs on the machine.
+# Spinning threads make a step ten times slower if anything else runs on the machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
@@ -41,7 +41,7 @@ from models.foundation import Foundation
 from models.load import load_foundation
 
 PARTS = ("step", "memory", "concepts", "orchestration")
-SAME = 1e-4  # relative difference of two sides' losses
+SAME = 1e-4  # largest relative difference of two sides' losses
 
 
 def arguments() -> argparse.Namespace:
@@ -70,7 +70,7 @@ def arguments() -> argparse.Namespace:
 
 
 class Report:
-    """What was found: printed part by part, and kept for the JSON file."""
+    """Results, printed part by part and kept for the JSON file."""
 
     def __init__(self) -> None:
         self.console = Console(width=120)

@@ -1,11 +1,11 @@
-"""A model of ZeroScope's shape with random weights, for timings where nothing can be downloaded.
+"""A model of ZeroScope's shape with random weights, for timings without a download.
 
     python benchmarks/zeroscope.py --to /models/zeroscope-shaped
     python benchmarks/serving.py --models /models/zeroscope-shaped --device cuda
     python benchmarks/training.py --foundation /models/zeroscope-shaped --device cuda
 
-A whole `TextToVideoSDPipeline` in float16: 1.41 billion parameters in the UNet, 0.34 in the text encoder, 0.08 in the VAE; 3.7 GB.
-What its videos show is noise. How long a step takes, and in which memory, does not depend on the weights.
+A complete `TextToVideoSDPipeline` in float16: 1.41 billion parameters in the UNet, 0.34 in the text encoder, 0.08 in the VAE;
+3.7 GB. Its videos are noise. Time and memory of a step do not depend on the weights.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from models.tiny import byte_clip_tokenizer, stable_diffusion_ddim
 
 @dataclass(frozen=True)
 class Shape:
-    """Widths and depths; ZeroScope v2 (and ModelScope's text-to-video-ms-1.7b), read off their public configurations."""
+    """Widths and depths; defaults from the public configurations of ZeroScope v2 (and ModelScope's text-to-video-ms-1.7b)."""
 
     unet: tuple[int, ...] = (320, 640, 1280, 1280)
     unet_head: int = 64
@@ -39,7 +39,7 @@ class Shape:
 
 
 def build(shape: Shape, dtype: torch.dtype = torch.float16) -> TextToVideoSDPipeline:
-    """The pipeline with random weights of a fixed seed."""
+    """The pipeline with random weights from a fixed seed."""
     torch.manual_seed(0)
     tokenizer = byte_clip_tokenizer(shape.tokens)
     text = CLIPTextConfig(
@@ -80,7 +80,7 @@ def build(shape: Shape, dtype: torch.dtype = torch.float16) -> TextToVideoSDPipe
 
 
 def write(folder: Path, shape: Shape | None = None, size: tuple[int, int, int] = (16, 256, 256)) -> Path:
-    """`build` in diffusers' format, whole or not at all. `size` is frames, height and width that it recommends."""
+    """Write `build` atomically in diffusers' format. `size` is the recommended frames, height and width."""
     if (folder / "model_index.json").is_file():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def write(folder: Path, shape: Shape | None = None, size: tuple[int, int, int] =
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Write it."""
+    """Write the model."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

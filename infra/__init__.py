@@ -1,1 +1,1 @@
-"""The ground floor: object storage, the concept registry, cluster files. Imports no other room."""
+"""The lowest layer: object storage, concept registry, cluster files. Imports no other project package."""

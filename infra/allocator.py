@@ -1,8 +1,8 @@
-"""How malloc gives memory back to the system: not at all, in a process that trains on the CPU.
+"""Makes malloc keep freed memory instead of returning it to the system, for training on the CPU.
 
-glibc maps each large block afresh and trims its heap, so the activations that a step saves begin as pages which the kernel
-has to find and clear, and the next step pays for them again. Keeping it saves between nothing and a quarter of a training step
-on the CPU (docs/benchmarks.md, benchmarks/allocator.py); no number changes.
+By default glibc maps each large block anew and trims its heap, so in every step the kernel has to find
+and clear pages for the saved activations. Keeping the memory saves up to a quarter of a training step
+on the CPU, sometimes nothing (docs/benchmarks.md, benchmarks/allocator.py). Results do not change.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 # mallopt's parameters, from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _NEVER = 2**31 - 1  # bytes on top of the heap before it is trimmed; mallopt takes an int
-_TOP_PAD = 64 << 20  # bytes asked of the system beyond what is needed, when the heap grows
+_TOP_PAD = 64 << 20  # extra bytes requested from the system when the heap grows
 _SETTINGS = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _NEVER, _M_TOP_PAD: _TOP_PAD}
-_VARIABLES = {  # what glibc reads the same from when a process starts
+_VARIABLES = {  # glibc reads the same settings from these when a process starts
     _M_MMAP_MAX: "MALLOC_MMAP_MAX_",
     _M_TRIM_THRESHOLD: "MALLOC_TRIM_THRESHOLD_",
     _M_TOP_PAD: "MALLOC_TOP_PAD_",
@@ -25,13 +25,13 @@ _VARIABLES = {  # what glibc reads the same from when a process starts
 
 
 def keep_freed_memory() -> bool:
-    """Let this process reuse the memory that it frees, so that it holds its peak until it ends.
+    """Let this process reuse the memory that it frees. It then holds its peak memory until it ends.
 
-    For the start of a process of ours, not for library functions: it concerns the whole process. Does nothing where malloc is
-    not glibc's (macOS, musl).
+    Call it at the start of a process, not in library functions: it affects the whole process. Does nothing
+    without glibc's malloc (macOS, musl).
 
     Returns:
-        Whether malloc took it.
+        Whether malloc accepted the settings.
     """
     libc = _glibc()
     if libc is None:
@@ -40,12 +40,12 @@ def keep_freed_memory() -> bool:
 
 
 def keeping_environment() -> dict[str, str]:
-    """The environment of a process that does the same without calling `keep_freed_memory`."""
+    """Environment variables with the same effect, for a process that does not call `keep_freed_memory`."""
     return {_VARIABLES[name]: str(value) for name, value in _SETTINGS.items()}
 
 
 def give_back_freed_memory() -> None:
-    """Return to the system what this process has freed, once, so that what it holds is what it uses."""
+    """Return all freed memory of this process to the system, once."""
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)

@@ -8,7 +8,7 @@ import threading
 
 
 def end_with_parent() -> None:
-    """In a child of `multiprocessing`: end at once when the parent has, however that died, and work on for nobody."""
+    """End this `multiprocessing` child as soon as its parent ends, however the parent died."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

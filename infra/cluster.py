@@ -1,15 +1,16 @@
-"""Ray: start a local cluster or attach to a running one, leave it as found, and never wait for what it has not.
+"""Ray sessions: start a local cluster or attach to a running one; check resources instead of waiting.
 
     with ray_session(args.address) as cluster:
         check_workers(args.workers, gpus=1)
         ...
 
-A local cluster is a child of this process, asks for a token (ray_token.py), listens on loopback only (private_ray.py) and
-ends with it. On a cluster that runs
-elsewhere, every node needs this package installed and the AWS_* variables of the storage; nothing is shipped from here.
+A local cluster is a child of this process and ends with it. It requires a token (ray_token.py) and
+listens on loopback only (private_ray.py). On any other cluster, every node needs this package installed
+and the AWS_* variables of the storage; no code is shipped from here.
 
-A cluster with an autoscaler may have no worker yet. Ray does not tell what its autoscaler can add, so those who set one
-up do (docs/cluster.md): MOTIONDIRECTOR_WORKER_NODES='[{"count": 8, "CPU": 8, "GPU": 1}]', where drivers run.
+A cluster with an autoscaler may have no worker yet, and Ray does not report what its autoscaler can add.
+The operator of such a cluster declares it where drivers run (docs/cluster.md):
+MOTIONDIRECTOR_WORKER_NODES='[{"count": 8, "CPU": 8, "GPU": 1}]'.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKER_NODES = "MOTIONDIRECTOR_WORKER_NODES"
 EXAMPLE = '[{"count": 8, "CPU": 8, "GPU": 1}]'
 QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; without it every worker warns
+    "RAY_USAGE_STATS_ENABLED": "0",  # no usage reports
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's future default; without it every worker warns
     "RAY_DEDUP_LOGS": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",  # several workers share the cores: threads that spin while waiting slow all tenfold
+    "OMP_WAIT_POLICY": "PASSIVE",  # several workers share the cores: spinning threads slow all tenfold
 }
 
 
@@ -44,8 +45,8 @@ QUIET = {
 class Cluster:
     """The cluster of a session."""
 
-    address: str  # of its control service, host:port
-    started: bool  # by this session, which then also ends it
+    address: str  # host:port of its control service
+    started: bool  # whether this session started it, and so ends it
 
 
 @contextlib.contextmanager
@@ -57,16 +58,16 @@ def ray_session(
     logs: bool = False,
     **options: Any,
 ) -> Iterator[Cluster]:
-    """Have Ray for the length of a block.
+    """Connect to Ray for the length of a block.
 
     Args:
-        address: of a running cluster ("host:6379", "auto", "ray://..."). None: RAY_ADDRESS where it is set, else a
-            new cluster on this machine. A session inside a session uses the outer one's cluster.
-        num_cpus, num_gpus: of a new cluster; None counts the machine's.
+        address: of a running cluster ("host:6379", "auto", "ray://..."). None: RAY_ADDRESS if it is set,
+            else a new cluster on this machine. A nested session uses the outer session's cluster.
+        num_cpus, num_gpus: of a new cluster; None: all of the machine.
         logs: show the workers' output here (it disturbs progress bars).
-        options: anything else that ray.init takes.
+        options: other arguments of ray.init.
 
-    Raises Unavailable when there is no cluster at the address, when it speaks another version, or when a local
+    Raises Unavailable if there is no cluster at the address, if its version differs, or if a local
     one does not start.
     """
     import ray
@@ -93,21 +94,21 @@ def ray_session(
             stack.callback(ray.shutdown)
         except UserError:
             raise
-        except Exception as error:  # Ray raises that itself where its node does not answer in time
+        except Exception as error:  # Ray raises a bare Exception if its node does not answer in time
             ray.shutdown()
             raise Unavailable(explain(address, local, error), code="ray_unavailable") from error
         yield Cluster(ray.get_runtime_context().gcs_address, started=local)
 
 
 def knock(address: str) -> None:
-    """Raise OSError when nobody listens at host:port or ray://host:port; Ray itself would try for minutes."""
+    """Raise OSError if nothing listens at host:port or ray://host:port; Ray would retry for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def explain(address: str, local: bool, error: Exception) -> str:
-    """The sentence for a Ray that cannot be had."""
+    """The error message for a cluster that cannot be started or reached."""
     reason = " ".join(str(error).split())[:300].rstrip(".")
     if not local:
         return (
@@ -121,10 +122,10 @@ def explain(address: str, local: bool, error: Exception) -> str:
 
 
 def reachable_nodes() -> list[dict[str, float]]:
-    """Resources ({"CPU": 8, "GPU": 1}, ...) of each node that this session's cluster has, or can have by its autoscaler.
+    """Resources ({"CPU": 8, "GPU": 1}, ...) of each node that the cluster has or that its autoscaler can add.
 
-    What is named in MOTIONDIRECTOR_WORKER_NODES are the workers there can be: those alive already are among them, so
-    where the two differ the longer list counts. Raises UserError when the variable cannot be read.
+    MOTIONDIRECTOR_WORKER_NODES lists all possible workers, including those already alive. If the two lists
+    of workers differ in length, the longer one counts. Raises UserError if the variable is malformed.
     """
     import ray
 
@@ -140,7 +141,7 @@ def is_head(resources: Mapping[str, float]) -> bool:
 
 
 def worker_nodes(text: str) -> list[dict[str, float]]:
-    """Resources of each node of MOTIONDIRECTOR_WORKER_NODES: a JSON list of {"count": n, RESOURCE: amount, ...}."""
+    """Resources of each node of MOTIONDIRECTOR_WORKER_NODES: JSON [{"count": n, RESOURCE: amount, ...}]."""
     try:
         kinds = [(int(kind["count"]), kind) for kind in json.loads(text)]
         return [
@@ -156,15 +157,15 @@ def worker_nodes(text: str) -> list[dict[str, float]]:
 
 
 def has_gpus() -> bool:
-    """Whether any node of this session's cluster has GPUs, those that its autoscaler can add among them."""
+    """Whether any node of this session's cluster has GPUs, including nodes that its autoscaler can add."""
     return any(node.get("GPU", 0) > 0 for node in reachable_nodes())
 
 
 def check_workers(workers: int, gpus: float = 0, cpus: float = 1) -> None:
-    """Raise unless the cluster of this session has room for `workers`, each with `gpus` and `cpus` on one node.
+    """Raise unless this session's cluster has room for `workers`, each with `gpus` and `cpus` on one node.
 
-    Ray itself would wait for ever for a worker that fits nowhere. Counts what the nodes have, not what is free now:
-    other jobs end. Raises InvalidInput "not_enough_workers".
+    Ray would wait forever for a worker that fits nowhere. Counts total resources, not free ones,
+    because other jobs end. Raises InvalidInput "not_enough_workers".
     """
     nodes = reachable_nodes()
     room = sum(count_fitting(node, {"CPU": cpus, "GPU": gpus}) for node in nodes)
@@ -180,9 +181,9 @@ def check_workers(workers: int, gpus: float = 0, cpus: float = 1) -> None:
 
 
 def here() -> dict[str, str]:
-    """The label selector of this process's node (a `ray://` client's: the one it is attached to).
+    """The label selector of this process's node (for a `ray://` client: of the node it is attached to).
 
-    An actor without CPUs may be put on any node; what a run cannot do without stays where its driver is.
+    Ray may place an actor without CPUs on any node. Actors that a run depends on stay on the driver's node.
     """
     import ray
 
@@ -190,7 +191,7 @@ def here() -> dict[str, str]:
 
 
 def short(error: BaseException) -> str:
-    """The last line of an error: what Ray raises carries the traceback of another process, and of Ray Train's run the worker's."""
+    """The last line of an error: Ray adds a remote traceback. For Ray Train, uses the worker's error."""
     failures = list(getattr(error, "worker_failures", {}).values()) or [error]
     lines = [line.strip() for line in str(failures[0]).splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:400]
@@ -202,13 +203,13 @@ def count_fitting(node: dict[str, float], need: dict[str, float]) -> int:
 
 
 def python_path() -> str:
-    """PYTHONPATH with this project's root in front, so that Ray's workers find its rooms from any folder."""
+    """PYTHONPATH with this project's root first, so that Ray's workers find its packages from any folder."""
     return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
 
 @contextlib.contextmanager
 def variables(wanted: dict[str, str]) -> Iterator[None]:
-    """Environment variables for a while; what is set already stays, but for PYTHONPATH, which is extended."""
+    """Set environment variables within a block. Those already set keep their values, except PYTHONPATH."""
     new = {name: value for name, value in wanted.items() if name not in os.environ or name == "PYTHONPATH"}
     with restored(wanted):
         os.environ.update(new)

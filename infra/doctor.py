@@ -1,4 +1,4 @@
-"""What this machine can do and what would fail on it: each check tries the thing, and names the remedy.
+"""Checks what works on this machine: each check tries the real operation and names a remedy.
 
 `diagnose()` yields one Check after another; `motiondirector doctor` prints them.
 """
@@ -29,11 +29,11 @@ GB = 1 << 30
 
 
 def diagnose(storage: str | None = None, address: str | None = None) -> Iterator[Check]:
-    """Every check, in the order of what depends on what.
+    """Run every check, in order of dependency.
 
     Args:
-        storage: URI to write a probe to, read, write conditionally and delete.
-        address: of the Ray cluster to try; None starts a local one for a moment.
+        storage: URI of a storage to test with probe objects: write, read, write conditionally, delete.
+        address: of the Ray cluster to try; None starts a local one briefly.
     """
     yield from attempt("python", check_python)
     yield from attempt("packages", check_packages)
@@ -50,7 +50,7 @@ def diagnose(storage: str | None = None, address: str | None = None) -> Iterator
 
 
 def attempt(name: str, check: Callable[[], Iterable[Check]]) -> Iterator[Check]:
-    """The findings of one check. Whatever it raises is a finding too: that is what a doctor is for."""
+    """The findings of one check. An exception becomes a finding too."""
     try:
         yield from check()
     except UserError as error:
@@ -62,7 +62,7 @@ def attempt(name: str, check: Callable[[], Iterable[Check]]) -> Iterator[Check]:
 
 
 def requirements() -> tuple[SpecifierSet, list[Requirement]]:
-    """(Python's range, the packages' ranges) as pyproject.toml or the installed distribution says."""
+    """(Python's version range, the required packages) from pyproject.toml or the installed distribution."""
     try:
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         python, wanted = project["requires-python"], project["dependencies"]
@@ -87,7 +87,7 @@ def check_python() -> Iterator[Check]:
 
 
 def check_packages() -> Iterator[Check]:
-    """Each dependency against the range that was tested."""
+    """Compare each dependency's version with the tested range."""
     for wanted in requirements()[1]:
         try:
             version = importlib.metadata.version(wanted.name)
@@ -106,7 +106,7 @@ def check_packages() -> Iterator[Check]:
 
 
 def check_foreign_datasets() -> Iterator[Check]:
-    """Hugging Face's `datasets` and this project's folder of that name cannot share an environment."""
+    """Check that Hugging Face's `datasets` is not installed: this project has a package of that name."""
     module = importlib.import_module("datasets")
     remedy = "pip uninstall datasets, or use the .venv that `make` creates"
     try:
@@ -127,7 +127,7 @@ def check_foreign_datasets() -> Iterator[Check]:
 
 
 def check_devices() -> Iterator[Check]:
-    """Processor, memory and graphics cards; bfloat16 is tried by multiplying."""
+    """Check the processor, memory and GPUs; tries a bfloat16 product on each device."""
     import torch
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GB
@@ -155,7 +155,7 @@ def check_devices() -> Iterator[Check]:
 
 
 def multiply(device) -> str:
-    """Try bfloat16 on a device."""
+    """Try a bfloat16 product on a device and describe the result."""
     import torch
 
     ones = torch.ones(8, 8, dtype=torch.bfloat16, device=device)
@@ -167,7 +167,7 @@ def multiply(device) -> str:
 
 
 def check_compiler() -> Iterator[Check]:
-    """A C compiler that compiles and whose program runs; torch.compile and DeepSpeed's own kernels call it."""
+    """Compile and run a C program; torch.compile and DeepSpeed's kernels need a compiler."""
     compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
     remedy = "apt-get install build-essential (or set CC)"
     if compiler is None:
@@ -190,7 +190,7 @@ def check_compiler() -> Iterator[Check]:
 
 
 def check_disk() -> Iterator[Check]:
-    """Room where runs, temporary files and Ray's session go."""
+    """Check free disk space for runs, temporary files and Ray's session."""
     for name, folder in {"here": Path.cwd(), "temporary": Path(tempfile.gettempdir())}.items():
         usage = shutil.disk_usage(folder)
         free, share = usage.free / GB, usage.free / usage.total
@@ -211,7 +211,7 @@ def check_disk() -> Iterator[Check]:
 
 
 def check_shared_memory(folder: Path = Path("/dev/shm")) -> Iterator[Check]:
-    """/dev/shm holds Ray's objects and gloo's buffers; containers give 64 MB unless told otherwise."""
+    """Check /dev/shm, which holds Ray's objects and gloo's buffers; containers give it 64 MB by default."""
     remedy = "start the container with --shm-size=4g (Kubernetes: an emptyDir with medium Memory at /dev/shm)"
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         yield Check("shared memory", "warn", f"{folder} is missing or not writable", remedy)

@@ -1,4 +1,4 @@
-"""Environment variables for a while."""
+"""Temporary changes of environment variables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def restored(names: Iterable[str]) -> Iterator[None]:
-    """After the block these variables are what they were before it, set or not."""
+    """Restore these environment variables after the block, whether they were set or not."""
     before = {name: os.environ.get(name) for name in names}
     try:
         yield

@@ -1,9 +1,9 @@
-"""What goes wrong, as classes: each says what kind of failure it is, so that callers catch the class.
+"""Error classes, one per kind of failure, so that callers catch the class.
 
-Whatever a user (or a request) can get wrong raises a `UserError` with one sentence: what was given, what was
-expected, what to do. The front door prints it and exits (`motiondirector.exits` has the codes); the service answers it
-with an HTTP status (`serving.statuses` has them). Programming mistakes stay `AssertionError` / `TypeError` and keep
-their traceback.
+Every mistake of a user or a request raises a `UserError` with one sentence: what was given, what was
+expected, what to do. The command line prints it and exits (codes: `motiondirector.exits`); the service
+answers with an HTTP status (`serving.statuses`). Programming errors stay `AssertionError` / `TypeError`
+and keep their traceback.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any, Self
 
 
 class UserError(Exception):
-    """Bad input, explained. Raised itself where no subclass fits, such as for options that exclude each other.
+    """Bad input, explained. Raised directly if no subclass fits, such as for mutually exclusive options.
 
     Args:
         message: one clear sentence: what was given, what was expected, what to do.
-        code: a short machine-readable name ("concept_not_found"), stable across releases; absent: the class's.
+        code: a short machine-readable name ("concept_not_found"), stable across releases; None: the class's.
     """
 
     default_code = "invalid_request"
@@ -29,56 +29,56 @@ class UserError(Exception):
         self.code = code if code is not None else self.default_code
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled without calling `__init__`, which takes other arguments in some subclasses."""
+        """Unpickle without calling `__init__`, whose arguments differ in some subclasses."""
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
     def reworded(self, message: str) -> Self:
-        """The same error with another sentence, which says more."""
+        """The same error with another message."""
         error = copy.copy(self)
         error.message, error.args = message, (message,)
         return error
 
 
-# --- of what was asked ---------------------------------------------------------------------------------------------
+# --- errors of the caller -------------------------------------------------------------------------------
 
 
 class InvalidInput(UserError):
-    """A value, a file or a setting was read and cannot be used."""
+    """A value, a file or a setting is invalid."""
 
     default_code = "invalid_value"
 
 
 class ConceptError(InvalidInput):
-    """One concept cannot be trained: its clips cannot be used, or its loss diverged. Other concepts can."""
+    """One concept cannot be trained: its clips are unusable or its loss diverged. Others are unaffected."""
 
 
 class NotFound(UserError):
-    """What was named does not exist."""
+    """The named item does not exist."""
 
     default_code = "not_found"
 
 
 class Conflict(UserError):
-    """It contradicts what exists already, or is impossible in the present state."""
+    """The request conflicts with existing data or with the current state."""
 
 
 class Unauthorized(UserError):
-    """No valid key came with the request."""
+    """The request has no valid API key."""
 
     default_code = "invalid_api_key"
 
 
 class Forbidden(UserError):
-    """Whoever asks may not do that."""
+    """The caller lacks permission."""
 
     default_code = "access_denied"
 
 
 class Throttled(UserError):
-    """Too much at once.
+    """A limit on rate or concurrency was exceeded.
 
     Args:
-        retry_after: seconds after which it may work.
+        retry_after: seconds after which a retry may succeed.
     """
 
     def __init__(self, message: str, *, code: str | None = None, retry_after: float = 5.0) -> None:
@@ -86,57 +86,57 @@ class Throttled(UserError):
         self.retry_after = retry_after
 
 
-# --- of the system that was asked ----------------------------------------------------------------------------------
+# --- errors of the system -------------------------------------------------------------------------------
 
 
 class SystemFailure(UserError):
-    """The fault of the system, not of what was asked: asking for something else would not help."""
+    """A fault of the system, not of the request: another request would not help."""
 
     default_code = "internal_error"
 
 
 class Unavailable(SystemFailure):
-    """Something that is needed is away or busy; the same may succeed later."""
+    """A required component is unreachable or busy; a retry may succeed later."""
 
     default_code = "unavailable"
 
 
 class DamagedData(SystemFailure):
-    """What is stored is not what was written."""
+    """Stored data differs from what was written."""
 
     default_code = "object_damaged"
 
 
 class DeadlinePassed(SystemFailure):
-    """It was not done by the time that the request set."""
+    """The work did not finish before the request's deadline."""
 
     default_code = "deadline_passed"
 
 
 class OutOfMemory(SystemFailure):
-    """A device's memory does not hold what was to run on it."""
+    """A device has too little memory for the work."""
 
     default_code = "out_of_memory"
 
 
-# --- of a storage --------------------------------------------------------------------------------------------------
+# --- errors of a storage --------------------------------------------------------------------------------
 
 
 class StorageError(UserError):
-    """A storage cannot be used, as it is set up or as it is now."""
+    """A storage cannot be used, because of its configuration or its current state."""
 
 
 class StorageAway(StorageError, Unavailable):
-    """It does not answer; it may later."""
+    """The storage does not answer; it may later."""
 
     default_code = "storage_unreachable"
 
 
 class StorageDenied(StorageError, Forbidden):
-    """It does not let this process in: credentials, rights or permissions."""
+    """The storage denies access: wrong credentials or missing permissions."""
 
 
 class StorageFull(StorageError, SystemFailure):
-    """It takes no more until somebody makes room."""
+    """The storage is full."""
 
     default_code = "disk_full"

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and what the operating system refuses as sentences."""
+"""Atomic file writes, and errors of the operating system as readable messages."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ AWAY = (
     errno.EIO,
     errno.ESTALE,
     errno.ETIMEDOUT,
-)  # of a network file system whose server is gone, of a failing disk
-TEMPORARY = ".tmp-"  # unfinished writes; no storage lists them, and readers of a folder skip dot files
+)  # from a network file system without its server, or a failing disk
+TEMPORARY = ".tmp-"  # unfinished writes; storages do not list them, and readers of a folder skip dot files
 
 
 class UnusablePath(StorageError, InvalidInput):
@@ -27,7 +27,7 @@ class UnusablePath(StorageError, InvalidInput):
 
 @contextlib.contextmanager
 def explained_os_errors(doing: str) -> Iterator[None]:
-    """Turn what the operating system refuses (disk full, no permission, ...) into one sentence."""
+    """Turn errors of the operating system (disk full, no permission, ...) into a StorageError."""
     try:
         yield
     except OSError as error:
@@ -48,7 +48,7 @@ def explained_os_errors(doing: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to it when the block ends well and removed when it does not."""
+    """A temporary path beside `path`: renamed to it if the block succeeds, removed if it raises."""
     with explained_os_errors(f"writing {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
@@ -63,7 +63,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def settle(path: Path) -> None:
-    """Give a temporary file the permissions of an ordinary one and bring it to the disk."""
+    """Give a temporary file ordinary permissions and flush it to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fchmod(descriptor, 0o666 & ~UMASK)
@@ -73,7 +73,7 @@ def settle(path: Path) -> None:
 
 
 def read_umask() -> int:
-    """The process's umask; reading it means setting it, so this happens once, at import."""
+    """The process's umask. Reading it requires setting it, so this is called once, at import."""
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
@@ -83,7 +83,7 @@ UMASK = read_umask()
 
 
 def cache_folder() -> Path:
-    """Where this machine keeps what can be made again."""
+    """The folder for data that can be recomputed."""
     base = os.environ.get("XDG_CACHE_HOME") or (Path.home() / ".cache")
     folder = Path(base) / "motiondirector"
     try:

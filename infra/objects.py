@@ -1,4 +1,4 @@
-"""Content-addressed objects: what is stored under a hash never changes, and is stored once."""
+"""Content-addressed objects: each is stored once under its hash and never changes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def sha256_file(path: Path) -> str:
 
 
 def object_key(sha256: str) -> str:
-    """The key of the object with this hash: objects/<aa>/<sha256>. Raises DamagedData for what is no hash."""
+    """The key of the object with this hash: objects/<aa>/<sha256>. Raises DamagedData for an invalid hash."""
     try:
         hexadecimal(sha256, 64)
     except ValueError as error:
@@ -42,7 +42,7 @@ def object_key(sha256: str) -> str:
 
 
 def put_object(storage: Storage, content: bytes | Path) -> str:
-    """Store bytes or a file under its hash and return the hash. Stored already (and whole): nothing is sent."""
+    """Store bytes or a file under its hash; returns the hash. Sends nothing if it is already complete."""
     if isinstance(content, bytes):
         sha256, size = hashlib.sha256(content).hexdigest(), len(content)
     else:
@@ -57,20 +57,20 @@ def put_object(storage: Storage, content: bytes | Path) -> str:
 
 
 def get_object(storage: Storage, sha256: str) -> bytes:
-    """The bytes with this hash. Raises ObjectNotFound, or DamagedData when what is stored has another hash."""
+    """The bytes with this hash. Raises ObjectNotFound, or DamagedData if the bytes hash differently."""
     content = storage.get(object_key(sha256))
     check_hash(storage, sha256, hashlib.sha256(content).hexdigest())
     return content
 
 
 def put_files(storage: Storage, folder: Path) -> dict[str, dict[str, Any]]:
-    """Store every file below a folder. Returns {relative path: {"sha256", "size"}}, which `get_files` takes."""
+    """Store every file below a folder. Returns {relative path: {"sha256", "size"}} for `get_files`."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return put_named(storage, {path.relative_to(folder).as_posix(): path for path in files})
 
 
 def put_named(storage: Storage, paths: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
-    """Store files under names of their own. Returns {name: {"sha256", "size"}}."""
+    """Store files under the given names. Returns {name: {"sha256", "size"}}."""
     return {
         name: {"sha256": put_object(storage, path), "size": path.stat().st_size}
         for name, path in paths.items()
@@ -78,7 +78,10 @@ def put_named(storage: Storage, paths: Mapping[str, Path]) -> dict[str, dict[str
 
 
 def get_files(storage: Storage, files: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
-    """Write what `put_files` stored below a folder, each checked. Raises UserError for a damaged object, hash or name."""
+    """Write files stored by `put_files` below a folder, with each hash checked.
+
+    Raises UserError for a damaged object, hash or name.
+    """
     try:
         entries = convert(dict[Key, FileEntry], dict(files))
     except Damaged as error:
@@ -89,7 +92,7 @@ def get_files(storage: Storage, files: Mapping[str, Mapping[str, Any]], folder: 
 
 
 def check_hash(storage: Storage, expected: str, found: str) -> None:
-    """Raise unless the content of an object is what its name says."""
+    """Raise DamagedData unless the two hashes are equal."""
     if found != expected:
         raise DamagedData(
             f"object {expected[:12]} in {storage.uri} is damaged (its content hashes to {found[:12]}); "

@@ -1,4 +1,4 @@
-"""A path as a person wrote it: `~`, back slashes as separators, letters composed otherwise than in the file's name."""
+"""Resolves paths as people write them: `~`, backslashes as separators, another Unicode normal form."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from pathlib import Path
 
 
 def expanded(text: str | Path) -> Path:
-    """The path with a leading `~` or `~user` as that home folder.
+    """The path with a leading `~` or `~user` replaced by that home folder.
 
-    Unlike `Path.expanduser`, a name such as `~clip.mp4`, which is nobody's home, stays as it is.
+    Unlike `Path.expanduser`, keeps a name such as `~clip.mp4`, which is no user's home.
     """
     return Path(os.path.expanduser(text))
 
 
 def composed(text: str) -> str:
-    """A name for comparison: file systems and editors differ in whether é is one character or two."""
+    """The name in NFC, for comparison: file systems and editors write é as one character or as two."""
     return unicodedata.normalize("NFC", text)
 
 
 def there(path: Path) -> bool:
-    """Whether something has this name, a broken link included. False also for what no path can be."""
+    """Whether this path exists; a broken link does. False also for an impossible path."""
     try:
         path.lstat()
-    except (OSError, ValueError):  # absent, too long, behind a folder that may not be read, with a NUL
+    except (OSError, ValueError):  # absent, too long, in an unreadable folder, with a NUL
         return False
     return True
 
 
 def as_written(path: Path) -> Path:
-    """The path of what is there under the name that was written.
+    """The existing path that the given one means.
 
-    The very name comes first. Else back slashes count as separators, and a name composed otherwise (Unicode's NFC and
-    NFD) counts as the same. Where nothing is found the path comes back with its separators put right.
+    The exact name is tried first. Then backslashes count as separators, and names that differ only in
+    Unicode normalization (NFC, NFD) match. If nothing is found, returns the path with normal separators.
     """
     if there(path):
         return path
@@ -45,7 +45,7 @@ def as_written(path: Path) -> Path:
 
 
 def _respelt(path: Path) -> Path | None:
-    """The path with each part as its folder spells it; None when a part is not there."""
+    """The path with each part spelled as in its folder; None if a part does not exist."""
     found = Path(path.anchor)
     for part in path.relative_to(path.anchor).parts:
         if part == ".." or there(found / part):

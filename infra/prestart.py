@@ -1,4 +1,4 @@
-"""Worker processes that Ray starts before there is work for them."""
+"""Makes Ray start worker processes before there is work for them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 
 def prestart(variables: Mapping[str, str], count: int, keep_s: int, *, merged: bool = False) -> None:
-    """Have Ray start so many idle processes on this driver's node; returns at once.
+    """Have Ray start `count` idle processes on this driver's node; returns at once.
 
-    An actor takes one of them when the environment variables of its `runtime_env` are exactly these. Ray 2.60 offers that to its
-    own parts, not to Python; this is its request.
+    An actor uses one of them if the environment variables of its `runtime_env` are exactly `variables`.
+    Ray 2.60 has no Python API for this, so this sends the internal request.
 
     Args:
-        keep_s: how long an idle one is kept, in seconds.
-        merged: for an actor that names variables of its own and is created by one that has some. Ray compares its text of
-            them, and writes that otherwise where it merged them.
+        keep_s: how long Ray keeps an idle process, in seconds.
+        merged: the actor sets variables and its creator has some too. Ray compares serialized environments,
+            and serializes a merged one differently.
     """
     import ray
     from ray._private.grpc_utils import init_grpc_channel

@@ -1,4 +1,4 @@
-"""A Ray cluster that starts on this machine listens on loopback only, and keeps its files where other users cannot get.
+"""Starts Ray clusters that listen on loopback only and whose files are closed to other users.
 
     with private_ray():
         ray.init(address="local", ...)          # or ray.cluster_utils.Cluster(...)
@@ -6,9 +6,9 @@
     with loopback_node():                       # another process joins it
         ray.init(address="127.0.0.1:PORT")
 
-Left to itself, Ray 2.60 lets the metrics exporters of a local session listen on every interface, makes its session folders
-writable for everybody (0777), and starts the dashboard's process (with an exporter) even where the dashboard is switched
-off. Its token is in infra/ray_token.py.
+By default, Ray 2.60 lets the metrics exporters of a local session listen on every interface, makes its
+session folders world-writable (0777), and starts the dashboard's process (with an exporter) even if the
+dashboard is off. infra/ray_token.py handles the token.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 @contextlib.contextmanager
 def private_ray(*, dashboard: bool = False) -> Iterator[None]:
-    """Needed while a cluster starts, not while it runs. Raises UserError when its folder cannot be had.
+    """Make a cluster that starts within the block private. It may run on after the block.
+
+    Raises UserError if the cluster's folder cannot be used.
 
     Args:
-        dashboard: start the dashboard's process; whether it serves the dashboard is Ray's own option, `include_dashboard`.
+        dashboard: start the dashboard's process; Ray's option `include_dashboard` decides whether it serves
+            the dashboard.
     """
     wanted = {"RAY_TMPDIR": str(private_folder())}
-    if (
-        sys.platform == "linux"
-    ):  # torch.distributed's gloo otherwise listens at the address of the host's name
+    if sys.platform == "linux":  # gloo (torch.distributed) would listen on the host name's address
         wanted["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
     with restored(wanted):
         os.environ.update(wanted)
@@ -49,10 +50,10 @@ def private_ray(*, dashboard: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def loopback_node() -> Iterator[None]:
-    """Within the block Ray takes 127.0.0.1 for this machine's address, as it does on a Mac, and leaves it as it is.
+    """Make Ray use 127.0.0.1 as this machine's address within the block, as it does on macOS.
 
-    Exporters of a node with that address listen there only. There is no setting for it on Linux: Ray replaces a loopback
-    address that it is given, for its node or for a cluster to join, by that of an interface.
+    Exporters of such a node listen on loopback only. Ray has no setting for this on Linux: it replaces a
+    given loopback address, of a node or of a cluster to join, with that of an interface.
     """
     from ray._private import ray_constants
 
@@ -66,8 +67,10 @@ def loopback_node() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_dashboard() -> Iterator[None]:
-    """Within the block no dashboard process is started. Ray itself starts one even without a dashboard, for usage
-    reports, which are off, and waits for it."""
+    """Start no dashboard process within the block.
+
+    Ray starts one even without a dashboard, for usage reports (off here), and waits for it.
+    """
     from ray._private.node import Node
 
     before = Node.start_api_server
@@ -79,9 +82,9 @@ def without_dashboard() -> Iterator[None]:
 
 
 def only_on_loopback(address: str) -> bool:
-    """Whether the cluster at an address (host:port, or "auto" for one that runs here) listens on loopback only.
+    """Whether the cluster at an address (host:port, or "auto" for a local one) listens on loopback only.
 
-    A cluster that listens on an interface, too, has that interface's address for its node; it is joined as Ray does it.
+    If it also listens on an interface, its node has that interface's address and Ray can join it as usual.
     """
     from ray._private import services
 
@@ -89,7 +92,7 @@ def only_on_loopback(address: str) -> bool:
         try:
             address = services.get_ray_address_from_environment(address, None)
         except ConnectionError:
-            return False  # there is none, as Ray will say
+            return False  # no cluster; Ray will report it
     host, _, port = address.rpartition(":")
     if not services.is_localhost(host):
         return False
@@ -101,13 +104,14 @@ def only_on_loopback(address: str) -> bool:
 
 
 def private_folder() -> Path:
-    """A folder of this user's alone, below where Ray would put its own (RAY_TMPDIR, TMPDIR, /tmp).
+    """A folder that only this user can enter, below Ray's usual one (RAY_TMPDIR, TMPDIR, /tmp).
 
-    Ray opens what it makes in there to everybody; nobody else gets as far. Raises UserError when it is another's.
+    Ray makes its files inside world-accessible, but other users cannot enter this folder. Raises UserError
+    if the folder belongs to another user.
     """
     base = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     name = f"ray-{os.geteuid()}"
-    folder = base if base.name == name else base / name  # within a session its folder is the base
+    folder = base if base.name == name else base / name  # within a session, the base is already this folder
     with explained_os_errors(f"making {folder}"):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):

@@ -1,4 +1,4 @@
-"""The doctor's probes of what a machine runs: codecs, DeepSpeed, Ray, a storage. Each does the thing in small."""
+"""The doctor's probes of codecs, DeepSpeed, Ray and a storage. Each runs a small real operation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Check:
-    """One finding. `fail`: something that the commands need does not work; `warn`: it works with a catch."""
+    """One finding. `fail`: something that the commands need does not work; `warn`: it works with limits."""
 
     name: str
     status: Literal["ok", "warn", "fail"]
@@ -31,7 +31,7 @@ class Check:
 
 
 def check_codecs() -> Iterator[Check]:
-    """PyAV writes h264; PyAV and decord read it back."""
+    """Check that PyAV writes h264, and that PyAV and decord read it back."""
     remedy = "pip install --force-reinstall av decord -c constraints.txt"
     try:
         import av
@@ -63,7 +63,7 @@ def check_codecs() -> Iterator[Check]:
 
 
 def check_deepspeed() -> Iterator[Check]:
-    """That it imports: it looks for compilers and cards while it does."""
+    """Check that DeepSpeed imports: it looks for compilers and GPUs at import."""
     script = "import deepspeed; print(deepspeed.__version__)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
     if done.returncode == 0:
@@ -85,7 +85,7 @@ def check_ray(address: str | None) -> Iterator[Check]:
     with contextlib.redirect_stderr(io.StringIO()), ray_session(address) as cluster:
         import ray
 
-        @ray.remote(num_cpus=0)  # a cluster at rest may be a head alone, which has none to give
+        @ray.remote(num_cpus=0)  # an idle cluster may be only a head node, without CPUs for tasks
         def probe() -> str:
             import infra.storage
 
@@ -103,12 +103,12 @@ def check_ray(address: str | None) -> Iterator[Check]:
 
 
 def check_storage(uri: str) -> Iterator[Check]:
-    """Write, read, list, write conditionally, read through Arrow, delete: on the real thing, with probe objects."""
+    """Write, read, list, write conditionally, read through Arrow and delete, with probe objects."""
     from infra.storage import FolderStorage, open_storage
 
     storage = open_storage(uri)
     with contextlib.ExitStack() as stack:
-        if isinstance(storage, FolderStorage):  # folders that the probe makes go again
+        if isinstance(storage, FolderStorage):  # also remove the folders that the probe makes
             made = [folder for folder in (storage.root, *storage.root.parents) if not folder.exists()]
             stack.callback(remove_empty, made)
         name = f"doctor-{uuid.uuid4().hex}"
@@ -129,7 +129,7 @@ def check_storage(uri: str) -> Iterator[Check]:
 
 
 def try_storage(storage: Storage) -> Iterator[str]:
-    """What an empty storage does not do as it should, in words."""
+    """Test an empty storage; yields a description of each operation that does not work."""
     storage.put("a", b"one")
     if storage.get("a") != b"one" or [info.key for info in storage.list()] != ["a"]:
         yield "reading back what was written"
@@ -150,7 +150,7 @@ def try_storage(storage: Storage) -> Iterator[str]:
 
 
 def remove_probe(storage: Storage) -> None:
-    """Delete what the probe wrote; a storage that cannot be reached has said so already."""
+    """Delete the probe's objects. Ignores errors of an unreachable storage, which were already reported."""
     from infra.storage import FolderStorage
 
     with contextlib.suppress(UserError):
@@ -161,7 +161,7 @@ def remove_probe(storage: Storage) -> None:
 
 
 def remove_empty(folders: list[Path]) -> None:
-    """Remove these folders, deepest first, while they are empty."""
+    """Remove those of these folders that are empty. They must come deepest first."""
     for folder in folders:
         with contextlib.suppress(OSError):
             folder.rmdir()

@@ -1,7 +1,7 @@
-"""The token without which nobody gets into a local Ray session, in a file that its owner alone reads.
+"""The token that a local Ray session requires, in a file that only its owner can read.
 
-Ray 2.60 asks for a token by a default of its own, and writes it with the umask's permissions, mostly for everybody to
-read. Here it is asked for by name, and its file is made before Ray would make it.
+Ray 2.60 requires a token by default, but writes its file with the umask's permissions, which usually make
+it world-readable. This module requires the token explicitly and creates the file before Ray does.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from infra.environment import restored
 from infra.files import explained_os_errors
 
 MODE = "RAY_AUTH_MODE"
-GIVEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")  # the user's own: Ray takes it from there
+GIVEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")  # Ray reads a token of the user's own from these
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 @contextlib.contextmanager
 def token_asked_for() -> Iterator[None]:
-    """Have a session that starts in this block, and its processes, ask for the token, which is there.
+    """Make a session that starts in this block, and its processes, require the token; creates it if needed.
 
-    RAY_AUTH_MODE is obeyed where it is set: whoever switches tokens off means it. Raises UserError when the token's file
-    cannot be had.
+    Respects RAY_AUTH_MODE if it is set, so a user can switch tokens off. Raises UserError if the token's
+    file cannot be written or read.
     """
     from ray._raylet import Config  # type: ignore[attr-defined]
 
@@ -36,13 +36,13 @@ def token_asked_for() -> Iterator[None]:
         ensure_token(Path.home() / ".ray" / "auth_token")
     with restored([MODE]):
         os.environ[MODE] = before or "token"
-        # Ray read the mode as it was imported, and reads it again itself only where none is set.
+        # Ray read the mode at import; on its own it reads it again only if none was set.
         Config.initialize("")
         yield
 
 
 def ensure_token(path: Path) -> None:
-    """Have a token in a file that only its owner reads: made where there is none, closed where it was open to others."""
+    """Create the token file if it is missing, and remove other users' permissions from it."""
     with explained_os_errors(f"writing {path}"):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
@@ -50,8 +50,8 @@ def ensure_token(path: Path) -> None:
             try:
                 with os.fdopen(handle, "w") as file:
                     file.write(secrets.token_hex(32))
-                with contextlib.suppress(FileExistsError):  # another session was quicker
-                    os.link(name, path)  # whole, or not at all
+                with contextlib.suppress(FileExistsError):  # another session was faster
+                    os.link(name, path)  # atomic
             finally:
                 os.unlink(name)
         found = path.stat()

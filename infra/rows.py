@@ -1,11 +1,11 @@
-"""The one reader of tables: .csv, .tsv, .jsonl and .ndjson texts become rows that know their line; what is no YAML.
+"""Reads tables (.csv, .tsv, .jsonl, .ndjson) into rows with line numbers.
 
     columns = (Column("file", ("path", "video"), required=True), Column("caption", ("text", "prompt")))
     rows, flaws = read_table(text, ".csv", columns)
 
-The reader is strict for every caller. An unknown column, a row with more or fewer cells than the header, a text with
-an unquoted comma, a key that comes twice: each is refused with its line and column, never dropped and never guessed.
-Callers name their columns and the usual synonyms, which the error offers.
+All tables are read by this module, and always strictly. It reports an unknown column, a row with more or
+fewer cells than the header, a text with an unquoted comma and a duplicate key with line and column. It
+never drops or guesses values. Callers name their columns and common synonyms, which errors suggest.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ import yaml
 
 from infra.errors import UserError
 
-# what PyYAML raises for a text: 2023-99-99 is a bare ValueError to it, and deep nesting too much for Python's stack
+# what PyYAML raises for invalid text: also ValueError for 2023-99-99, and RecursionError for deep nesting
 NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 JSON_SUFFIXES = (".jsonl", ".ndjson")
 TABLE_SUFFIXES = (".csv", ".tsv", *JSON_SUFFIXES)
-# No text of a table may hold these: control characters other than white space, and halves of a surrogate pair.
+# Not allowed in the text of a table: control characters other than white space, and lone surrogates.
 FORBIDDEN = re.compile("[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]")
 
 
@@ -38,15 +38,15 @@ class Column:
     """A column that a table may have."""
 
     name: str
-    synonyms: tuple[str, ...] = ()  # names that other tools give it
-    required: bool = False  # every row has a value
-    what: str = "a value"  # what its cells hold, for the error
-    text: bool = True  # cells must be text; else JSON may hold other values
+    synonyms: tuple[str, ...] = ()  # names that other tools use
+    required: bool = False  # whether every row needs a value
+    what: str = "a value"  # what its cells hold, for errors
+    text: bool = True  # cells must be text; if False, JSON may hold other values
 
 
 @dataclass(frozen=True, order=True)
 class Flaw:
-    """Something wrong in a table: where, what was found, what was expected."""
+    """A mistake in a table: where it is, what was found, what was expected."""
 
     line: int
     found: str
@@ -60,7 +60,7 @@ class Flaw:
 
 @dataclass(frozen=True)
 class Row:
-    """A row's values by column: stripped text, or in JSON what stands there. Empty values are left out."""
+    """A row's values by column: stripped text, or any JSON value. Empty values are left out."""
 
     line: int
     values: dict[str, Any]
@@ -70,25 +70,25 @@ Report = Callable[[Flaw], None]
 
 
 def is_table(name: str) -> bool:
-    """Whether a file's name ends as that of a table."""
+    """Whether a file's name has a table's suffix."""
     return PurePosixPath(name).suffix.lower() in TABLE_SUFFIXES
 
 
 def key_of(name: Any) -> str:
-    """A column's name as it is compared: `Learning-Rate` is `learning_rate`."""
+    """A column's name in normal form: `Learning-Rate` becomes `learning_rate`."""
     return str(name).strip().lower().replace("-", "_")
 
 
 def read_table(
     text: str, kind: str, columns: Sequence[Column], *, bare: str | None = None, known: str | None = None
 ) -> tuple[list[Row], list[Flaw]]:
-    """The rows of a table and everything that is wrong with it, in the order of the lines.
+    """The rows of a table and all of its flaws, ordered by line.
 
     Args:
         kind: the file's suffix, one of TABLE_SUFFIXES.
-        columns: all that the table may have.
-        bare: the column that a JSON value outside an object stands for: `"a red star"` in a list of prompts.
-        known: the columns in words, where there are too many to list in an error.
+        columns: all columns that the table may have.
+        bare: the column that a JSON value outside an object belongs to: `"a red star"` in a list of prompts.
+        known: a description of the columns, if there are too many to list in an error.
     """
     table = _Table(columns, known or _listed(columns))
     if kind in JSON_SUFFIXES:
@@ -101,10 +101,10 @@ def read_table(
 def read_strictly(
     source: str, text: str, kind: str, columns: Sequence[Column], *, code: str, bare: str | None = None
 ) -> list[Row]:
-    """`read_table` for callers that take a table whole or not at all.
+    """`read_table` for callers that accept only a table without flaws. `source` names the table in errors.
 
     Raises:
-        UserError: the first flaw, with its line and column, and how many more there are. `source` names the table.
+        UserError: the first flaw, with its line and column, and the number of further ones.
     """
     rows, flaws = read_table(text, kind, columns, bare=bare)
     return _whole(source, rows, flaws, code)
@@ -131,7 +131,7 @@ def _listed(columns: Sequence[Column]) -> str:
 
 
 def decoded(data: bytes, source: str, code: str) -> str:
-    """A table's bytes as text. Raises UserError for what is not UTF-8."""
+    """Decode a table's bytes. Raises UserError unless they are UTF-8."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise UserError(f"{source} is UTF-16, not UTF-8; save it as UTF-8 text.", code=code)
     try:
@@ -143,18 +143,18 @@ def decoded(data: bytes, source: str, code: str) -> str:
 
 
 def json_lines(text: str) -> Iterator[tuple[int, str]]:
-    """(number, line) of the lines that are not blank. Other separators than newlines may stand in a JSON string."""
+    """(number, line) of each non-blank line. Splits at "\\n" only: JSON strings may hold other separators."""
     return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
 
 
 def separator_of(text: str) -> str:
-    """A comma, or a semicolon where the header has no comma: Excel writes those where decimals have commas."""
+    """A comma, or a semicolon if the header has only those: Excel's choice where decimals have commas."""
     header = text.partition("\n")[0]
     return ";" if ";" in header and "," not in header else ","
 
 
 class _Table:
-    """One reading of one table: collects flaws."""
+    """Reads one table and collects its flaws."""
 
     def __init__(self, columns: Sequence[Column], expected: str) -> None:
         self.columns = {column.name: column for column in columns}
@@ -165,14 +165,14 @@ class _Table:
         self.flaws.append(Flaw(line, found, expected, column))
 
     def hint(self, name: str) -> str:
-        """What an unknown name may be meant for."""
+        """A suggestion for an unknown name, or ""."""
         key = key_of(name)
         meant = next((column.name for column in self.columns.values() if key in column.synonyms), None)
         near = [meant] if meant else difflib.get_close_matches(key, self.columns, 1, 0.75)
         return f" (did you mean `{near[0]}`?)" if near else ""
 
     def check_names(self, line: int, names: Sequence[str], what: str) -> bool:
-        """Report unknown and missing names of a header or an object; whether its required ones are there."""
+        """Report unknown and missing names of a header or an object; True if all required ones exist."""
         for column in self.columns.values():
             if column.required and column.name not in names:
                 called = next((name for name in names if name in column.synonyms), None)
@@ -186,7 +186,7 @@ class _Table:
         return True
 
     def row(self, line: int, values: dict[str, Any]) -> Row:
-        """A row of the values that are there; what is wrong with them is reported."""
+        """A row of the given values; reports invalid and missing ones."""
         kept: dict[str, Any] = {}
         for name, value in values.items():
             column = self.columns.get(name)
@@ -229,7 +229,7 @@ class _Table:
                 yield found
 
     def object_row(self, line: int, value: Any, bare: str | None, expected: str) -> Row | None:
-        """The row of a JSON or YAML value; None, and a flaw, for one that is none."""
+        """The row of a JSON or YAML value; None for an invalid one, which is reported as a flaw."""
         if bare is not None and not isinstance(value, dict):
             return self.row(line, {bare: value})
         if not isinstance(value, dict):
@@ -271,7 +271,7 @@ class _Table:
     def check_cells(
         self, line: int, header: Sequence[str], cells: Sequence[str], separator: str, named: str
     ) -> bool:
-        """Report cells that begin with a space: an unquoted text with a comma makes such cells of its parts."""
+        """Report cells that begin with a space, which usually come from an unquoted text with a comma."""
         right = True
         for name, cell in zip(header, cells, strict=True):
             if separator != "\t" and cell.startswith(" ") and cell.strip():
@@ -286,7 +286,7 @@ class _Table:
 
 
 def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object. Raises ValueError for a key that comes twice, of which Python would keep the last."""
+    """A JSON object. Raises ValueError for a duplicate key, where Python would keep the last value."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:

@@ -1,4 +1,4 @@
-"""S3 (Amazon's, or a server that speaks it) as a Storage, through boto3; its failures as sentences."""
+"""S3 (Amazon's, or a compatible server) as a Storage, through boto3; translates its errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from infra.storage_base import (
 if TYPE_CHECKING:
     import pyarrow.fs
 
-ATTEMPTS = 5  # the first one and four retries, with growing pauses: three 503 in a row are survived
+ATTEMPTS = 5  # one try and four retries, with growing pauses: survives three 503 answers in a row
 TRANSFER = TransferConfig(multipart_threshold=32 << 20, multipart_chunksize=16 << 20, max_concurrency=4)
 ABSENT = {"404", "NoSuchKey", "NotFound"}
 REFUSED = {"403", "AccessDenied", "AllAccessDisabled", "AccountProblem"}
@@ -56,22 +56,22 @@ class BucketNotFound(ObjectError, StorageError, NotFound):
 
 
 class ObjectDenied(ObjectError, StorageDenied):
-    """These credentials give no access to this object."""
+    """The credentials do not give access to this object."""
 
     default_code = "s3_access_denied"
 
 
 class ObjectRefused(ObjectError, StorageError):
-    """S3 refuses this object, for another reason than those that have a class."""
+    """S3 refuses a request for this object, for a reason that has no class of its own."""
 
     default_code = "s3_error"
 
 
 class S3Storage(Storage):
-    """Objects below `s3://bucket/prefix`. Safe to use from several threads.
+    """Objects below `s3://bucket/prefix`. Thread-safe.
 
-    `any_key`: keys are not this project's and need not mean anything in a folder (`a//b`, `a\\b`); for reading alone,
-    and lost when the storage goes to another process.
+    `any_key` allows keys of other programs that are no valid paths (`a//b`, `a\\b`). It is for reading only,
+    and is lost when the storage is pickled.
     """
 
     def __init__(self, bucket: str, prefix: str, client: Any = None, *, any_key: bool = False) -> None:
@@ -103,12 +103,12 @@ class S3Storage(Storage):
 
     @contextlib.contextmanager
     def explained(self, key: str = "") -> Iterator[None]:
-        """Turn a failure of S3 or of the way to it into one sentence."""
+        """Turn errors of S3 or of the connection into a UserError."""
         try:
             yield
         except (failures.BotoCoreError, failures.ClientError, S3DownloadFailedError) as error:
             raise explain(error, self, key) from error
-        except Boto3Error as error:  # of a transfer; what happened stands behind it
+        except Boto3Error as error:  # raised by a transfer; wraps the cause
             behind = getattr(error, "last_exception", None) or error.__cause__ or error.__context__ or error
             raise explain(behind, self, key) from error
 
@@ -122,7 +122,7 @@ class S3Storage(Storage):
                     failures.ResponseStreamingError,
                     failures.ReadTimeoutError,
                 ):
-                    if attempt == ATTEMPTS - 1:  # boto3 retries requests, not the reading of their bodies
+                    if attempt == ATTEMPTS - 1:  # boto3 retries requests, but not reads of their bodies
                         raise
                     time.sleep(0.1 * 2**attempt)
         raise AssertionError
@@ -153,7 +153,7 @@ class S3Storage(Storage):
         return self.put_when(key, data, IfMatch=etag) if etag else self.put_if_absent(key, data)
 
     def put_when(self, key: str, data: bytes, **condition: str) -> bool:
-        """A conditional write; False when the condition does not hold."""
+        """Write conditionally; False if the condition does not hold."""
         with self.explained(key):
             for attempt in range(2 * ATTEMPTS):
                 try:
@@ -163,7 +163,7 @@ class S3Storage(Storage):
                     code = error.response["Error"]["Code"]
                     if code in ("PreconditionFailed", "412") or (code in ABSENT and "IfMatch" in condition):
                         return False
-                    # 409: another conditional write to this key was under way; S3 asks to try again.
+                    # 409: another conditional write to this key was in progress; S3 asks to retry.
                     if code != "ConditionalRequestConflict" or attempt == 2 * ATTEMPTS - 1:
                         raise
                     time.sleep(0.05 * 2 ** min(attempt, 5))
@@ -179,11 +179,11 @@ class S3Storage(Storage):
                     if reason.response["Error"]["Code"] in ABSENT:
                         return None
                     raise reason from None
-                found = self.client.head_object(**self.where(key))  # it was written in between
+                found = self.client.head_object(**self.where(key))  # it was written meanwhile
         return ObjectInfo(key, found["ContentLength"], found["ETag"], found["LastModified"].astimezone(UTC))
 
     def reason(self, key: str) -> failures.ClientError | None:
-        """Why a HEAD failed: its answer has no body, but that of a GET (of one byte) has. None: now it works."""
+        """Why a HEAD failed: only the answer to a GET (of one byte) has a body. None: the GET succeeded."""
         try:
             self.client.get_object(**self.where(key), Range="bytes=0-0")["Body"].close()
         except failures.ClientError as error:
@@ -198,7 +198,7 @@ class S3Storage(Storage):
             for page in pages:
                 for item in page.get("Contents", []):
                     key = item["Key"].removeprefix(self.prefix)
-                    if not key.endswith("/") and key:  # other tools mark "folders" by empty objects
+                    if not key.endswith("/") and key:  # other tools mark "folders" with empty objects
                         yield ObjectInfo(
                             key, item["Size"], item["ETag"], item["LastModified"].astimezone(UTC)
                         )
@@ -223,19 +223,19 @@ class S3Storage(Storage):
 
 @functools.cache
 def descriptions(data_path: str | None) -> botocore.loaders.Loader:
-    """What botocore reads of every service, megabytes of JSON: once for all clients, which are many."""
+    """botocore's service descriptions, megabytes of JSON: loaded once for all clients."""
     return botocore.loaders.create_loader(data_path)
 
 
 def _utf8_key(key: str) -> str:
-    """A key that S3 takes. Raises InvalidInput for one that no object has."""
+    """The key, if S3 accepts it. Raises InvalidInput for an impossible key."""
     if not key or len(key.encode(errors="replace")) > 1024 or any("\ud800" <= c <= "\udfff" for c in key):
         raise InvalidKey(f"S3 key {key[:80]!a}: expected 1 to 1024 bytes of UTF-8.")
     return key
 
 
 def make_client() -> Any:
-    """A boto3 client from the usual chain. Region us-east-1 where none is set; own endpoints use path style."""
+    """A boto3 client from the usual chain. Default region: us-east-1. Custom endpoints use path style."""
     try:
         core = botocore.session.get_session()
         described = descriptions(core.get_config_variable("data_path"))
@@ -248,7 +248,7 @@ def make_client() -> Any:
             retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
             connect_timeout=10,
             read_timeout=60,
-            # Checksums are the registry's work (sha256); servers other than Amazon's often lack S3's newer ones.
+            # The registry checks sha256 itself; servers other than Amazon's often lack newer checksums.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
@@ -262,7 +262,7 @@ def make_client() -> Any:
 
 
 def explain(error: BaseException, storage: S3Storage, key: str) -> UserError:
-    """The sentence for a failure of S3."""
+    """The UserError for an error of S3."""
     at = f"at {storage.endpoint}"
     place = f"s3://{storage.bucket}/{storage.prefix}{key}"
     if isinstance(error, failures.ClientError):
@@ -327,7 +327,7 @@ def explain(error: BaseException, storage: S3Storage, key: str) -> UserError:
 
 
 def error_kind(error: BaseException) -> str:
-    """What kept the connection from standing, in two or three words."""
+    """Why the connection failed, in two or three words."""
     if isinstance(error, failures.ConnectTimeoutError | failures.ReadTimeoutError):
         return "timed out"
     text = str(error.__context__ or error.__cause__ or error)

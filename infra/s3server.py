@@ -1,12 +1,12 @@
-"""An S3 server on loopback, for the demo and the tests: moto's, in a process of its own.
+"""An S3 server on loopback for the demo and the tests: moto in a separate process.
 
     with LoopbackS3(bucket="demo") as s3, s3.exported():
         open_storage(s3.uri).put("key", b"value")
 
-moto keeps objects in memory and in temporary files; they are gone when the server stops. It is made to keep
-three promises of the real S3 here that it breaks alone: conditional writes are atomic (moto checks, then writes), a
-request whose signature does not fit the secret is refused with 403 (moto looks at no secret), and an upload that
-broke off is not stored.
+moto keeps objects in memory and in temporary files until the server stops. This module adds three
+guarantees of the real S3 that moto lacks: conditional writes are atomic (moto checks, then writes), a
+request whose signature does not match the secret is refused with 403 (moto ignores the secret), and an
+interrupted upload is not stored.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class LoopbackS3:
-    """Starts the server and makes its bucket on entering; stops it on leaving.
+    """Starts the server and creates its bucket on entering; stops it on leaving.
 
-    The server also ends when this process dies in whatever way: it watches a pipe that then closes.
+    The server also ends when this process dies in any way: it watches a pipe that then closes.
     """
 
     def __init__(self, bucket: str = "demo") -> None:
@@ -99,7 +99,7 @@ class LoopbackS3:
 
     @contextlib.contextmanager
     def exported(self) -> Iterator[None]:
-        """Have this server's address and credentials in os.environ, for this process and its children."""
+        """Set this server's address and credentials in os.environ, for this process and its children."""
         foreign = ("AWS_ENDPOINT_URL_S3", "AWS_SESSION_TOKEN", "AWS_PROFILE")
         with restored((*self.env, *foreign)):
             for name in foreign:
@@ -108,7 +108,7 @@ class LoopbackS3:
             yield
 
     def create_bucket(self, bucket: str) -> str:
-        """Make another bucket; returns its URI."""
+        """Create another bucket; returns its URI."""
         from infra.s3 import make_client
 
         make_client().create_bucket(Bucket=bucket)
@@ -119,9 +119,9 @@ StartResponse = Callable[..., Any]
 
 
 class Faithful:
-    """WSGI middleware before moto: checks signatures (version 4) and lets one write happen at a time, and no listing meanwhile.
+    """WSGI middleware in front of moto: checks signatures (version 4) and serializes writes and listings.
 
-    moto's listing fails where a key goes while it walks over them.
+    moto's listing fails if a key is deleted while it iterates.
     """
 
     def __init__(self, app: Any, access: str, secret: str) -> None:
@@ -133,12 +133,12 @@ class Faithful:
         if refusal:
             return refuse(start, *refusal)
         if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
-            if "/" in environ["PATH_INFO"].strip("/"):  # an object's
+            if "/" in environ["PATH_INFO"].strip("/"):  # of an object
                 return self.app(environ, start)
             with self.writing:
                 return list(self.app(environ, start))
-        body = read_body(environ)  # before the lock: a slow sender must not hold it
-        if len(body) < int(environ.get("CONTENT_LENGTH") or 0):  # the sender died; moto would store the half
+        body = read_body(environ)  # before the lock, so that a slow sender does not hold it
+        if len(body) < int(environ.get("CONTENT_LENGTH") or 0):  # the sender died; moto would store it
             return refuse(start, "IncompleteBody", "The request body ended too early.", "400 Bad Request")
         environ["wsgi.input"] = io.BytesIO(body)
         environ["wsgi.input_terminated"] = True
@@ -146,7 +146,7 @@ class Faithful:
             return list(self.app(environ, start))
 
     def refusal(self, environ: dict[str, Any]) -> tuple[str, str] | None:
-        """(code, message) when the Authorization header does not prove the secret."""
+        """(code, message) unless the Authorization header proves knowledge of the secret."""
         scheme, _, fields = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
         if scheme != "AWS4-HMAC-SHA256":
             return "AccessDenied", "Access Denied"
@@ -189,14 +189,14 @@ class Faithful:
 
 
 def header(environ: dict[str, Any], name: str) -> str:
-    """A request header as the signature wants it: inner spaces folded."""
+    """A request header in the signature's form: runs of spaces become one."""
     plain = name.upper().replace("-", "_")
     value = environ.get(plain if plain in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{plain}", "")
     return " ".join(value.split())
 
 
 def read_body(environ: dict[str, Any]) -> bytes:
-    """The request's whole body, of known length or chunked (the server ends the stream then)."""
+    """The request's whole body, of known length or chunked (then the server ends the stream)."""
     length = environ.get("CONTENT_LENGTH")
     if length:
         return environ["wsgi.input"].read(int(length))
@@ -204,7 +204,7 @@ def read_body(environ: dict[str, Any]) -> bytes:
 
 
 def refuse(start: StartResponse, code: str, message: str, status: str = "403 Forbidden") -> Iterable[bytes]:
-    """An error as S3 words it."""
+    """An error response in S3's format."""
     body = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>{message}</Message></Error>'
     start(
         status,
@@ -214,7 +214,7 @@ def refuse(start: StartResponse, code: str, message: str, status: str = "403 For
 
 
 def serve() -> None:
-    """The child process: serve on a free port of 127.0.0.1, print it, end when standard input closes."""
+    """The child process: serves on a free port of 127.0.0.1, prints it, ends when standard input closes."""
     import logging
 
     from moto.moto_server.werkzeug_app import (

@@ -1,4 +1,4 @@
-"""One setting of a configuration class, with all that its option on the command line needs (motiondirector/options.py)."""
+"""Configuration fields that carry what their command-line options need (motiondirector/options.py)."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def setting(
     shown: str = "",
     **bounds: Any,
 ) -> Any:
-    """A pydantic field that is an option of a command.
+    """A pydantic field that is also an option of a command.
 
     Args:
-        panel: of the help.
+        panel: the option's group in the help.
         description: why it exists; the option's help.
-        option: its name on the command line, where it is not the field's own, such as one value of a list. A flag that
-            has one is without its `--no-`.
-        metavar: what the help shows as its value. The option then hands on the text as it was given, for a field that
-            reads words of its own.
+        option: its name on the command line, if it differs from the field's, such as for one value of a list. A flag
+            with such a name has no `--no-` form.
+        metavar: the placeholder for its value in the help. The option then passes the text on unparsed, for
+            a field that also reads words.
         shown: what the help shows as the default of a setting whose default is None or empty.
         bounds: of `pydantic.Field`: ge, gt, le, lt.
     """
@@ -43,7 +43,7 @@ def setting(
 
 
 def option_name(config: type[BaseModel], name: str) -> str:
-    """The option of a field, such as --warm-size of `warm_sizes`."""
+    """The option name of a field, such as --warm-size for `warm_sizes`."""
     field = config.model_fields.get(name)
     extra = field.json_schema_extra if field else None
     given = extra.get("option") if isinstance(extra, dict) else None

@@ -1,14 +1,15 @@
-"""One object storage for everything lasting: a folder and an S3 bucket behave alike.
+"""Object storage for all persistent data: a folder and an S3 bucket behave alike.
 
     storage = open_storage("s3://bucket/prefix")        # or "file:///data", or a plain path
     storage.put("a/b.json", b"{}")
-    storage.put_if_absent("a/b.json", b"other")         # False: somebody was first
+    storage.put_if_absent("a/b.json", b"other")         # False: it exists
 
-Keys are relative posix paths; a key is never also a folder of other keys. Readers see an object whole, as it was before or after a write, never between:
-a folder writes a temporary file beside the target and renames it, S3 makes an upload visible at its end.
+Keys are relative POSIX paths; a key is never also a folder of other keys. Writes are atomic: readers see
+an object as it was before or after a write. A folder writes a temporary file beside the target and
+renames it; S3 makes an upload visible when it is complete.
 Credentials, region and endpoint of S3 come from the usual chain (AWS_* variables, ~/.aws, instance role;
-AWS_ENDPOINT_URL or AWS_ENDPOINT_URL_S3 for other servers than Amazon's). Storage objects travel to other
-processes by their URI, so every process reads its own credentials.
+AWS_ENDPOINT_URL or AWS_ENDPOINT_URL_S3 for other servers than Amazon's). Storage objects are pickled by
+URI, so every process reads its own credentials.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ if TYPE_CHECKING:
 
 
 def open_storage(uri: str | Path) -> Storage:
-    """The storage behind `s3://bucket/prefix`, `file:///folder` or a folder's path. Touches nothing yet.
+    """The storage at `s3://bucket/prefix`, `file:///folder` or a folder's path. Performs no I/O.
 
-    Raises UserError for another scheme or a bucket name that cannot be.
+    Raises UserError for another scheme or an invalid bucket name.
     """
     text = str(uri)
     if "://" not in text:
@@ -65,9 +66,9 @@ def open_storage(uri: str | Path) -> Storage:
 
 
 def bucket_and_key(uri: str) -> tuple[Storage, str]:
-    """The bucket of `s3://bucket/key`, and the key in it: an object of somebody else's, whose key may be any that S3 takes.
+    """The bucket and the key of `s3://bucket/key`, another program's object: any valid S3 key is allowed.
 
-    Raises UserError for a bucket name that cannot be.
+    Raises UserError for an invalid bucket name.
     """
     from infra.s3 import S3Storage
 
@@ -76,7 +77,7 @@ def bucket_and_key(uri: str) -> tuple[Storage, str]:
 
 
 class FolderStorage(Storage):
-    """Objects as files below `root`. Works on a network file system that keeps rename, link and flock."""
+    """Objects as files below `root`. A network file system must support atomic rename, link and flock."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(os.path.abspath(expanded(root)))
@@ -130,7 +131,7 @@ class FolderStorage(Storage):
             try:
                 temporary.write_bytes(data)
                 settle(temporary)
-                os.link(temporary, path)  # atomic, and refuses where something is
+                os.link(temporary, path)  # atomic; fails if the target exists
             except FileExistsError:
                 return False
             finally:
@@ -200,7 +201,7 @@ class FolderStorage(Storage):
 
 
 def describe(key: str, found: os.stat_result) -> ObjectInfo:
-    """A file's state as ObjectInfo. Every write is a new file: inode and time make the etag."""
+    """A file's state as ObjectInfo. Every write makes a new file, so the etag is inode, time and size."""
     return ObjectInfo(
         key=key,
         size=found.st_size,
@@ -210,6 +211,6 @@ def describe(key: str, found: os.stat_result) -> ObjectInfo:
 
 
 def raise_unless_absent(error: OSError) -> None:
-    """os.walk's `onerror`: a folder that is not there is empty, another failure is a failure."""
+    """`onerror` of os.walk: an absent folder counts as empty; other errors are raised."""
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise error

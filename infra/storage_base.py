@@ -1,4 +1,4 @@
-"""What every storage does, and what is wrong with an object or an address; infra/storage.py opens one."""
+"""The interface of all storages, and errors about objects and addresses; infra/storage.py opens a storage."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from infra.files import TEMPORARY
 if TYPE_CHECKING:
     import pyarrow.fs
 
-LOCK = ".lock"  # holds the flock(2) of compare-and-swap in its folder
+LOCK = ".lock"  # lock file (flock(2)) for compare-and-swap in its folder
 
 
 class ObjectError(UserError):
-    """Something is wrong with one object or its address; others of the same storage may be had."""
+    """An error about one object or its address; other objects of the storage may be fine."""
 
 
 class ObjectNotFound(ObjectError, NotFound):
-    """No object under this key."""
+    """No object has this key."""
 
 
 class InvalidKey(ObjectError, InvalidInput):
-    """No object has such a key."""
+    """The key is not a valid object key."""
 
     default_code = "invalid_key"
 
 
 class InvalidUri(ObjectError):
-    """No storage has such an address."""
+    """The URI is not a valid storage address."""
 
     default_code = "invalid_uri"
 
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """What is known of an object without reading it. `key` is relative to the storage that was asked."""
+    """Metadata of an object. `key` is relative to the storage that returned it."""
 
     key: str
     size: int  # bytes
@@ -49,17 +49,17 @@ class ObjectInfo:
 
 
 class Storage(ABC):
-    """Objects under relative posix keys; the same behaviour for a folder and for S3.
+    """Objects under relative POSIX keys; behaves the same for a folder and for S3.
 
-    Raises UserError, always one sentence: InvalidKey, or a StorageError (BucketNotFound, StorageAway, StorageDenied,
-    StorageFull ...). Temporary failures of S3 are retried before.
+    Methods raise one-sentence UserErrors: InvalidKey, or a StorageError (BucketNotFound, StorageAway,
+    StorageDenied, StorageFull ...). Temporary failures of S3 are retried first.
     """
 
     uri: str
 
     @abstractmethod
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travels by its address, without credentials: every process reads its own."""
+        """Pickle the address without credentials: every process reads its own."""
 
     def __repr__(self) -> str:
         return f"open_storage({self.uri!r})"
@@ -72,7 +72,7 @@ class Storage(ABC):
 
     @abstractmethod
     def sub(self, prefix: str) -> Storage:
-        """The storage below `prefix/`, a storage of its own."""
+        """The part of this storage below `prefix/`, as a storage."""
 
     @abstractmethod
     def get(self, key: str) -> bytes:
@@ -80,7 +80,7 @@ class Storage(ABC):
 
     @abstractmethod
     def get_file(self, key: str, path: Path) -> None:
-        """Copy the object to `path`, whole or not at all. Makes the folders. Raises ObjectNotFound."""
+        """Copy the object to `path` atomically; creates parent folders. Raises ObjectNotFound."""
 
     @abstractmethod
     def put(self, key: str, data: bytes) -> None:
@@ -92,29 +92,29 @@ class Storage(ABC):
 
     @abstractmethod
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Write only where nothing is; of many writers exactly one gets True.
+        """Write only if the key is absent; of concurrent writers exactly one gets True.
 
-        On S3 a lost answer to a write that did happen is retried and reads False: a caller that must know
-        puts something of its own into `data` and compares.
+        On S3, if the answer to a successful write is lost, the retry returns False. A caller that must know
+        puts something unique into `data` and compares.
         """
 
     @abstractmethod
     def replace_if(self, key: str, data: bytes, etag: str | None) -> bool:
         """Compare and swap: write only if the object still has `etag` (None: only if it is absent).
 
-        A key that changes this way is written by `put_if_absent` and `replace_if` only.
+        Write a key that is changed this way only with `put_if_absent` and `replace_if`.
         """
 
     @abstractmethod
     def head(self, key: str) -> ObjectInfo | None:
-        """The object's size, etag and time, or None when there is none."""
+        """The object's size, etag and time, or None if it is absent."""
 
     def exists(self, key: str) -> bool:
         return self.head(key) is not None
 
     @abstractmethod
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """Every object whose key starts with the string `prefix`, in the order of the keys' bytes."""
+        """Every object whose key starts with the string `prefix`, in byte order of the keys."""
 
     def holds(self, prefix: str) -> bool:
         """Whether there is any object whose key starts with the string `prefix`."""
@@ -122,7 +122,7 @@ class Storage(ABC):
 
     @abstractmethod
     def delete(self, key: str) -> None:
-        """Remove; nothing happens when it is absent."""
+        """Remove the object; does nothing if it is absent."""
 
     @abstractmethod
     def arrow(self) -> tuple[pyarrow.fs.FileSystem, str]:
@@ -130,7 +130,7 @@ class Storage(ABC):
 
 
 def check_key(key: str) -> str:
-    """The key, if it is a relative posix path that means the same in a folder and in S3. InvalidInput else."""
+    """The key, if it is a relative POSIX path that means the same in a folder and in S3. Else InvalidKey."""
     pieces = key.split("/")
     if (
         any(piece in ("", ".", "..") for piece in pieces)

@@ -1,15 +1,15 @@
-"""What is read back from a storage or a database, checked where it is parsed.
+"""Checks data read from a storage or a database while parsing it.
 
-A registry, a clip set, a batch and a job database may be written by others than this program. Hashes, names and keys in
-them become paths, so each has a form here, and what does not have it is refused before anything uses it:
+Other programs may write to a registry, a clip set, a batch or a job database. Hashes, names and keys in
+them become paths, so this module defines a format for each, and rejects anything else before it is used:
 
     @dataclass(frozen=True)
     class FileEntry:
         sha256: Sha256
         size: Annotated[int, Field(ge=0)]
 
-    entry = parse(FileEntry, storage.get(key))       # of JSON; raises Damaged
-    entry = convert(FileEntry, row)                  # of values: a row of Parquet, columns of SQL
+    entry = parse(FileEntry, storage.get(key))       # from JSON; raises Damaged
+    entry = convert(FileEntry, row)                  # from values: a row of Parquet, columns of SQL
 
 The types are dataclasses, TypedDicts or pydantic models.
 """
@@ -30,11 +30,11 @@ CONCEPT = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 class Damaged(ValueError):
-    """What was stored is not what this program writes. The text says where, and what is expected there."""
+    """Stored data is not in this program's format. The message says where and what is expected."""
 
 
 def is_concept_name(name: str) -> bool:
-    """Whether a concept may be called so: a-z, 0-9, '.', '_', '-', at most 64, without '..'."""
+    """Whether a concept may have this name: at most 64 of a-z, 0-9, '.', '_', '-', without '..'."""
     return bool(CONCEPT.fullmatch(name)) and ".." not in name
 
 
@@ -59,7 +59,7 @@ def _key(key: str) -> str:
 
 
 def hexadecimal(text: str, digits: int) -> str:
-    """The text, if it is so many hexadecimal digits. Raises ValueError."""
+    """The text, if it is exactly `digits` hexadecimal digits. Raises ValueError."""
     if not re.fullmatch(rf"[0-9a-f]{{{digits}}}", text):
         raise ValueError(f"expected {digits} hexadecimal digits")
     return text
@@ -68,14 +68,14 @@ def hexadecimal(text: str, digits: int) -> str:
 Sha256 = Annotated[str, AfterValidator(functools.partial(hexadecimal, digits=64))]
 HexId = Annotated[
     str, AfterValidator(functools.partial(hexadecimal, digits=32))
-]  # of uuid4().hex, and half of a SHA-256
+]  # uuid4().hex, or half of a SHA-256
 ConceptName = Annotated[str, AfterValidator(_concept_name)]
 VersionRef = Annotated[str, AfterValidator(_version_ref)]  # orbit@3
-Key = Annotated[str, AfterValidator(_key)]  # of a storage, or a file below a folder
+Key = Annotated[str, AfterValidator(_key)]  # of an object in a storage, or a file below a folder
 
 
 def parse(kind: type[T], data: bytes | str) -> T:
-    """JSON as a `kind`; no value is guessed from one of another type. Raises Damaged."""
+    """Parse JSON as a `kind`, without conversions between types. Raises Damaged."""
     try:
         return _adapter(cast(Any, kind)).validate_json(data, strict=True)
     except ValidationError as error:
@@ -83,7 +83,7 @@ def parse(kind: type[T], data: bytes | str) -> T:
 
 
 def convert(kind: type[T], value: Any) -> T:
-    """Values as a `kind`. Raises Damaged."""
+    """Convert values to a `kind`. Raises Damaged."""
     try:
         return _adapter(cast(Any, kind)).validate_python(value)
     except ValidationError as error:
@@ -91,10 +91,10 @@ def convert(kind: type[T], value: Any) -> T:
 
 
 def parse_object(kind: type[T], data: bytes | str, where: str, remedy: str) -> T:
-    """`parse`, for an object whose damage nothing else explains. Raises DamagedData ("object_damaged").
+    """`parse` for a stored object. Raises DamagedData ("object_damaged").
 
     Args:
-        where: key and storage, for the sentence.
+        where: key and storage, for the error.
         remedy: what to do about it.
     """
     try:
@@ -104,7 +104,7 @@ def parse_object(kind: type[T], data: bytes | str, where: str, remedy: str) -> T
 
 
 def damaged(where: str, reason: object, remedy: str) -> DamagedData:
-    """The sentence about an object that is not as it was written."""
+    """The error for a damaged object."""
     return DamagedData(f"{where} is damaged ({reason}); {remedy}.")
 
 
@@ -114,7 +114,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def _reason(error: ValidationError) -> str:
-    """Of the first mistake. What was stored is shown only as the name of a field, and shortened."""
+    """Describe the first mistake. Stored text appears only as the name of a field, shortened."""
     first = error.errors(include_input=False, include_url=False)[0]
     place = ".".join(ascii(part)[1:-1][:40] if isinstance(part, str) else str(part) for part in first["loc"])
     said = first["msg"].removeprefix("Value error, ")

@@ -1,4 +1,4 @@
-"""Hears the warnings of this project's own loggers for the length of a block."""
+"""Receives the warnings of this project's loggers within a block."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LOGGERS = ("training", "datasets", "models", "infra")
 
 
 class WarningsHeard(logging.Handler):
-    """A context manager; subclasses say in `emit` what becomes of a warning or an error."""
+    """A context manager; subclasses handle each warning or error in `emit`."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

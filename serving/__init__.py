@@ -1,1 +1,1 @@
-"""A resident model answers requests: API, jobs, engine, and the Ray Serve deployments around them."""
+"""Serves requests with a resident model: API, jobs, engine and the Ray Serve deployments around them."""

@@ -1,7 +1,7 @@
-"""Where a webhook may go: public addresses, and those the operator allows.
+"""Restricts webhooks to public addresses and those the operator allows.
 
-A name is resolved, every address it has is checked, and the connection goes to a checked address: a name that says
-something else a moment later (DNS rebinding) gains nothing.
+A name is resolved, all of its addresses are checked, and the connection goes to a checked address. This
+prevents DNS rebinding, where a later lookup gives another address.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ from serving.threads import CALLED_NAMES, NAMES
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
-# Not for everyone to reach, whatever `is_global` says: that of Python 3.11 does not know them. `is_reserved` would be too
-# much, for it has NAT64's own network as well.
+# Not public, although Python 3.11's `is_global` does not know it. `is_reserved` would reject too much:
+# it includes NAT64's network.
 NOT_PUBLIC = tuple(
     ipaddress.ip_network(text)
     for text in (
         "64:ff9b:1::/48",  # a site's own NAT64
         "::ffff:0:0:0/96",  # SIIT: IPv4 as its translator sees it
-        "fec0::/10",  # site-local, as it was before fc00::/7
+        "fec0::/10",  # site-local, the predecessor of fc00::/7
         "3fff::/20",  # documentation
         "5f00::/16",  # segment routing
         "192.0.0.0/24",  # IETF protocols
-        "192.88.99.0/24",  # 6to4 relays, as there were
+        "192.88.99.0/24",  # former 6to4 relays
     )
 )
 RESOLVE_TIMEOUT = 5.0  # seconds
-Run = Callable[..., Awaitable[Any]]  # of `Threads` or `Shares`: what a call answers, in a thread
+Run = Callable[..., Awaitable[Any]]  # runs a call in a thread: `run` of `Threads` or `Shares`
 
 
 class Refused(InvalidInput):
-    """No webhook may go there."""
+    """The address is not allowed for webhooks."""
 
     default_code = "webhook_refused"
 
 
 def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
-    """Networks as configured (`ServeConfig.webhook_networks`)."""
+    """The configured networks (`ServeConfig.webhook_networks`)."""
     return tuple(ipaddress.ip_network(text) for text in texts)
 
 
 def embedded(address: Address) -> list[Address]:
-    """The address, and the IPv4 ones that it is another form of."""
+    """The address and the IPv4 addresses embedded in it."""
     found: list[Address] = [address]
     if isinstance(address, ipaddress.IPv6Address):
         found += [address.sixtofour] if address.sixtofour is not None else []
@@ -64,13 +64,13 @@ def embedded(address: Address) -> list[Address]:
 
 
 def is_allowed(address: Address, allowed: Sequence[Network]) -> bool:
-    """Whether the operator named it."""
+    """Whether the operator allows the address."""
     mapped = getattr(address, "ipv4_mapped", None) or address
     return any(mapped in network for network in allowed if network.version == mapped.version)
 
 
 def is_public(address: Address) -> bool:
-    """Whether everyone can reach it, in all its forms: not private, loopback, link-local, shared, multicast ..."""
+    """Whether every form of the address is public: not private, loopback, link-local, shared, multicast."""
     mapped = getattr(address, "ipv4_mapped", None)
     forms = [mapped] if mapped is not None else embedded(address)
     return all(
@@ -80,7 +80,7 @@ def is_public(address: Address) -> bool:
 
 
 def split_url(url: str) -> SplitResult:
-    """The parts of a webhook's URL. Raises Refused unless it is http(s)://host[:port]/..., without user or fragment."""
+    """Split a webhook's URL. Raises Refused unless it is http(s)://host[:port]/..., no user, no fragment."""
     try:
         parts = urlsplit(url)
         port_fits = parts.port is None or parts.port > 0
@@ -101,14 +101,14 @@ def split_url(url: str) -> SplitResult:
 
 
 async def resolve(host: str, port: int, allowed: Sequence[Network], run: Run = NAMES.run) -> list[Address]:
-    """Every address of a host, all of them checked.
+    """All addresses of a host, checked.
 
     Args:
-        run: has a name looked up in a thread.
+        run: runs the name lookup in a thread.
 
     Raises:
-        Refused: one of them is neither public nor allowed, or there is no such name.
-        Unavailable: the name servers do not say (yet).
+        Refused: an address is neither public nor allowed, or the name does not exist.
+        Unavailable: the name servers did not answer in time.
     """
     try:
         async with asyncio.timeout(RESOLVE_TIMEOUT):
@@ -135,7 +135,7 @@ def resolver_slow(host: str) -> UserError:
 
 
 async def check_url(url: str, allowed: Sequence[Network], run: Run = NAMES.run) -> None:
-    """Raises Refused for a URL no webhook may go to: see `split_url` and `resolve`; without TLS only where allowed."""
+    """Raise Refused for a forbidden URL (see `split_url` and `resolve`). HTTP needs an allowed network."""
     parts = split_url(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     addresses = await resolve(parts.hostname or "", port, allowed, run)
@@ -144,7 +144,7 @@ async def check_url(url: str, allowed: Sequence[Network], run: Run = NAMES.run) 
 
 
 class CheckedBackend(httpcore.AsyncNetworkBackend):
-    """Connects to checked addresses only, each tried in turn."""
+    """Connects to checked addresses only; tries each in turn."""
 
     def __init__(self, allowed: Sequence[Network], run: Run) -> None:
         self._allowed, self._run, self._inner = allowed, run, httpcore.AnyIOBackend()
@@ -173,7 +173,7 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
 
 @functools.cache
 def public_tls() -> ssl.SSLContext:
-    """That of the public authorities: made once, for it is read from a file for tens of milliseconds."""
+    """A TLS context that trusts the public authorities. Cached: loading it takes tens of milliseconds."""
     return httpcore.default_ssl_context()
 
 
@@ -187,13 +187,13 @@ async def post(
     run: Run = CALLED_NAMES.run,
     tls: ssl.SSLContext | None = None,
 ) -> int:
-    """POST, follow no redirect, use no proxy, read no answer but its status.
+    """Send a POST and return the answer's status. Follows no redirect, uses no proxy, reads no body.
 
     Raises:
-        Refused: the address is none for webhooks (any more).
-        Unavailable: the name servers do not say where it is.
+        Refused: the address is not allowed for webhooks (any more).
+        Unavailable: the name servers did not answer in time.
         TimeoutError: no status in `timeout` seconds.
-        httpcore.NetworkError, httpcore.ProtocolError, OSError: nobody answers, or not in HTTP.
+        httpcore.NetworkError, httpcore.ProtocolError, OSError: no answer, or not an HTTP answer.
     """
     await check_url(url, allowed, run)
     backend = CheckedBackend(allowed, run)

@@ -1,7 +1,7 @@
-"""Whether a request becomes a job: the queue's bound, a key's quotas, and repeats of the same request.
+"""Decides whether a request becomes a job: queue limit, quotas of keys, repeated requests.
 
-Counting, deciding and inserting are one exclusive transaction, so the bounds hold exactly, however many ingresses
-share the database.
+Counting, deciding and inserting are one exclusive transaction, so the limits are exact, however many
+ingresses share the database.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from serving.jobs import QUEUED, UNFINISHED, new_job
 from serving.keys import ApiKey
 
 MINUTE = 60.0
-BUSY_RETRY = 5.0  # seconds after which a full queue, or a tenant's running videos, may have room
+BUSY_RETRY = 5.0  # seconds after which a full queue or a tenant may have room again
 
 
 @dataclass(frozen=True)
 class Repeatable:
-    """An Idempotency-Key and the SHA-256 of the body it came with."""
+    """An Idempotency-Key and the SHA-256 of its request's body."""
 
     key: str
     body_sha256: str
 
     @classmethod
     def of(cls, key: str | None, body: dict[str, Any]) -> Repeatable | None:
-        """Raises InvalidInput for a key that is none."""
+        """Build it from a request. Raises InvalidInput for a malformed key."""
         if key is None:
             return None
         if not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
@@ -54,7 +54,7 @@ class Admission:
     """Decides who may add a job.
 
     Args:
-        max_queue: most queued jobs, of all tenants together.
+        max_queue: maximum number of queued jobs of all tenants.
     """
 
     def __init__(self, database: Database, max_queue: int) -> None:
@@ -64,15 +64,15 @@ class Admission:
         self._lock = threading.Lock()
 
     def find(self, tenant: str, repeatable: Repeatable | None) -> Job | None:
-        """The job that the same request made before. Raises Conflict for the same key with another body."""
+        """The job of an earlier identical request. Raises Conflict if the key came with another body."""
         with self._database.sessions() as session:
             return self._find(session, tenant, repeatable)
 
     @contextmanager
     def look(self) -> Iterator[int]:
-        """While one finds out whether a request can be made, which may take long: it is before those that come later.
+        """Count a request as waiting while it is examined, which may take long. Yields a number for `check`.
 
-        So of many at once, those that the queue cannot take hear so at once. Gives the request's number, for `check`.
+        Of many simultaneous requests, those that the queue has no room for are thus refused at once.
         """
         with self._lock:
             number = next(self._numbers)
@@ -84,17 +84,17 @@ class Admission:
                 self._looked_at.discard(number)
 
     def check(self, tenant: str, key: ApiKey | None, number: int | None = None) -> None:
-        """Raises `Throttled` when `admit` would, as far as one can say without it. Counts nothing.
+        """Raise `Throttled` if `admit` would, as far as known now. Does not count the request.
 
         Args:
-            number: of `look`; absent: nobody is before it but the queue.
+            number: from `look`: earlier requests under examination count too. None: only the queue counts.
         """
         with self._database.sessions() as session:
             self._check_bounds(session, tenant, key, number)
             self._next_arrival(session, tenant, key)
 
     def spend(self, tenant: str, key: ApiKey | None) -> None:
-        """Count a request that was refused for what it asks against the key's rate: finding that out was work, too."""
+        """Count a refused request against the key's rate, because examining it was work too."""
         if key is None or key.requests_per_minute is None:
             return
         with self._database.exclusive() as session, contextlib.suppress(Throttled):
@@ -110,10 +110,10 @@ class Admission:
         repeatable: Repeatable | None,
         **fields: Any,
     ) -> tuple[Job, bool]:
-        """Accept a request: the job, committed, and whether it is new. `fields`: of the job.
+        """Accept a request. Returns the committed job and whether it is new. `fields` are columns of the job.
 
         Raises:
-            Throttled: the queue is full, or the key's quota is.
+            Throttled: the queue is full or the key's quota is exhausted.
             Conflict: the idempotency key was used with another body.
         """
         with self._database.exclusive() as session:
@@ -146,7 +146,7 @@ class Admission:
         self, session: Session, tenant: str, key: ApiKey | None, number: int | None = None
     ) -> None:
         queued = session.scalar(select(func.count()).where(Job.state == QUEUED)) or 0
-        # after the queue: one that joins it now is counted once, or not yet, but never twice
+        # Counted after the queue: a request that joins the queue meanwhile is counted at most once.
         with self._lock:
             before = 0 if number is None else sum(other < number for other in self._looked_at)
         if queued + before >= self._max_queue:
@@ -166,7 +166,7 @@ class Admission:
             )
 
     def _next_arrival(self, session: Session, tenant: str, key: ApiKey | None) -> float | None:
-        """The rate's state after one more request; a minute's worth may come at once. None: no rate is set."""
+        """The rate's state after one more request. Allows bursts of a minute's worth. None: no limit."""
         if key is None or key.requests_per_minute is None:
             return None
         now = float(session.scalar(select(self._database.now())) or 0.0)
@@ -175,7 +175,7 @@ class Admission:
         burst = max(MINUTE, interval)
         if (
             known > now + burst
-        ):  # no admission leads there: it is of a clock that was ahead, or of a lower rate
+        ):  # impossible with this clock and rate: a clock was ahead, or the rate was lower
             known = now
         arrival = max(now, known) + interval
         ahead = arrival - now - burst

@@ -1,4 +1,4 @@
-"""Jobs and engines' refusals as the API shows them."""
+"""Converts jobs and refusals of engines into the API's answers and errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from serving.schemas import Timings, Video, VideoError
 
 
 def raise_refusal(refused: Failed | None) -> None:
-    """What an engine would not do, as the error that the API answers."""
+    """Raise an engine's refusal as a UserError, if there is one."""
     if refused is not None:
         raise refused.error
 
@@ -31,7 +31,7 @@ def adapters_late(seconds: float) -> UserError:
 
 
 def video_of(job: Job, position: int | None) -> Video:
-    """A job as its owner sees it; `position`: jobs before it in the queue."""
+    """A job as the API shows it to its owner; `position`: number of jobs before it in the queue."""
     request = request_of(job)
     return Video(
         **request.settings,

@@ -1,4 +1,4 @@
-"""The HTTP face: the application and its routes. What a route means is in `serving.service`."""
+"""The HTTP API: the application and its routes. `serving.service` implements what they do."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -35,7 +35,7 @@ DESCRIPTION = """Text to video with learned motions: one resident model, any mix
 
 
 def body_of(model: type[BaseModel], *kinds: str) -> dict[str, Any]:
-    """A route's body for OpenAPI; the route reads it by hand (`serving.bodies`)."""
+    """The OpenAPI description of a route's body; the route itself reads the body (`serving.bodies`)."""
     schema = {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}
     return {"requestBody": {"required": True, "content": dict.fromkeys(kinds, schema)}}
 
@@ -55,7 +55,7 @@ server = APIRouter()
 
 
 def create_api(service: VideoService) -> FastAPI:
-    """The application for a service; its life span starts and stops the dispatcher."""
+    """The application for a service; its lifespan starts and stops the service."""
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -68,8 +68,8 @@ def create_api(service: VideoService) -> FastAPI:
         description=DESCRIPTION,
         version="1",
         lifespan=lifespan,
-        redirect_slashes=False,  # it would send people to whatever Host they were made to ask for
-        docs_url=None,  # FastAPI's pages load scripts from other hosts: `serving.pages` does not
+        redirect_slashes=False,  # it would redirect to the Host of the request, which an attacker may choose
+        docs_url=None,  # FastAPI's pages load scripts from other hosts; `serving.pages` replaces them
         redoc_url=None,
     )
     app.state.service = service
@@ -91,7 +91,7 @@ def create_api(service: VideoService) -> FastAPI:
 
 
 async def read_name(request: Request, service: VideoService, caller: Caller) -> AdapterName:
-    """The adapter that a body names."""
+    """Read the adapter's name from the body."""
     with service.bodies.one(caller.tenant):
         return await read_json(request, AdapterName)
 
@@ -104,7 +104,7 @@ async def create_video(
     caller: Writer,
     idempotency_key: Annotated[str | None, Header(description="the same key and body: the same job")] = None,
 ) -> Video:
-    """Ask for a video. Answers the queued job."""
+    """Request a video. Returns the queued job."""
     with service.bodies.one(caller.tenant):
         body = await read_create_video(request)
     job, is_new = await service.create(body, caller, idempotency_key)
@@ -121,7 +121,7 @@ async def list_videos(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     order: Literal["asc", "desc"] = "desc",
 ) -> VideoList:
-    """Your jobs, newest first; `after` is the last id of the page before."""
+    """Your jobs, newest first; `after` is the last id of the previous page."""
     jobs, more = await service.page(caller.tenant, after, limit, order)
     shown = await service.videos(jobs)
     first, last = (shown[0].id, shown[-1].id) if shown else (None, None)
@@ -141,7 +141,7 @@ async def get_content(
     caller: Reader,
     variant: Annotated[Literal["video"], Query(description="the mp4; there are no others")] = "video",
 ) -> Response:
-    """The finished video (409 before that). Its metadata says what made it."""
+    """The finished video (409 before that). Its metadata records how it was made."""
     mp4 = await service.content(id, caller.tenant)
     headers = {"Content-Disposition": f'inline; filename="{id}.mp4"'}
     return Response(mp4, media_type="video/mp4", headers=headers)
@@ -161,10 +161,10 @@ async def get_events(
     ] = False,
     last_event_id: Annotated[str | None, Header(max_length=64)] = None,
 ) -> Response:
-    """Server-sent events: `video.<status>` with the job at each change, up to its end."""
+    """Server-sent events: `video.<status>` with the job at each change, until it ends."""
     job = await service.get(id, caller.tenant)
     if was_end(last_event_id, job):
-        return Response(status_code=204)  # an EventSource then stops coming back
+        return Response(status_code=204)  # makes an EventSource stop reconnecting
     return EventStream(
         follow(service, id, caller.tenant, last_event_id, previews), service.streams, caller.tenant
     )
@@ -172,38 +172,38 @@ async def get_events(
 
 @videos.post("/{id}/cancel")
 async def cancel_video(id: str, service: Service, caller: Writer) -> Video:
-    """Stop a job; its place is free within one denoising step."""
+    """Stop a job; its place is freed within one denoising step."""
     return (await service.videos([await service.cancel(id, caller.tenant)]))[0]
 
 
 @videos.delete("/{id}")
 async def delete_video(id: str, service: Service, caller: Writer) -> VideoDeleted:
-    """Remove a job and its video; one that runs is cancelled first."""
+    """Remove a job and its video; cancels a running job first."""
     await service.delete(id, caller.tenant)
     return VideoDeleted(id=id)
 
 
 @adapters.get("")
 async def list_residents(service: Service, _caller: AdapterAdmin) -> ResidentList:
-    """Which engine has which adapters, and what is pinned."""
+    """Which engine holds which adapters, and which are pinned."""
     return await service.catalogue.residents()
 
 
 @adapters.post("/prefetch", openapi_extra=NAME)
 async def prefetch_adapter(request: Request, service: Service, caller: AdapterAdmin) -> AdapterAnswer:
-    """Bring an adapter near in every engine there is, before the first request that wants it."""
+    """Load an adapter into memory in every running engine, before the first request that uses it."""
     return await service.catalogue.prefetch(await read_name(request, service, caller), caller.tenant)
 
 
 @adapters.post("/pin", openapi_extra=NAME)
 async def pin_adapter(request: Request, service: Service, caller: AdapterAdmin) -> AdapterAnswer:
-    """Keep an adapter in a slot of every engine, also of those that start later, whatever else is asked for."""
+    """Pin an adapter to a slot of every engine, including engines that start later."""
     return await service.catalogue.pin(await read_name(request, service, caller), caller.tenant)
 
 
 @adapters.post("/unpin", openapi_extra=NAME)
 async def unpin_adapter(request: Request, service: Service, caller: AdapterAdmin) -> AdapterAnswer:
-    """Let a pinned adapter go by least recent use again, in every engine."""
+    """Unpin an adapter in every engine, so that it can be evicted by least recent use again."""
     return await service.catalogue.unpin(await read_name(request, service, caller), caller.tenant)
 
 
@@ -214,24 +214,24 @@ async def unpin_adapter(request: Request, service: Service, caller: AdapterAdmin
     tags=["models"],
 )
 async def list_models(service: Service, caller: Known) -> Response:
-    """What `model` may be: the foundation, and each version of each concept."""
+    """The valid values of `model`: the foundation, and each version of each concept."""
     return Response(await service.catalogue.models(caller.tenant), media_type="application/json")
 
 
 @server.get("/healthz", tags=["health"])
 async def healthz() -> dict[str, str]:
-    """The ingress lives."""
+    """The ingress is alive."""
     return {"status": "ok"}
 
 
 @server.get("/readyz", responses={503: {"model": ErrorAnswer}}, tags=["health"])
 async def readyz(service: Service) -> dict[str, str]:
-    """Jobs are accepted and dispatched, there is room for their videos, and an engine holds the model."""
+    """Ready: jobs are accepted and dispatched, there is space for videos, and an engine holds the model."""
     info = await service.ready()
     return {"status": "ready", "foundation": info.name, "foundation_fingerprint": info.fingerprint}
 
 
 @server.get("/metrics", responses=REFUSALS, response_class=Response, tags=["health"])
 async def metrics(service: Service, _caller: MetricsReader) -> Response:
-    """For Prometheus. With API keys, one that has the scope `metrics`."""
+    """Metrics for Prometheus. If the server has API keys, requires one with the scope `metrics`."""
     return Response(await service.exposition(), media_type=CONTENT_TYPE_LATEST)

@@ -1,4 +1,4 @@
-"""Who asks, and whether they may. A server without keys answers its own machine alone."""
+"""Authentication and authorization. A server without API keys answers only its own machine."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ BEARER = HTTPBearer(auto_error=False, description="API key, when the server has 
 
 @dataclass(frozen=True)
 class Caller:
-    """Whoever sent a request: a key, or (None) this machine."""
+    """The sender of a request: an API key, or None for a program on this machine."""
 
     key: ApiKey | None = None
 
     @property
     def tenant(self) -> str:
-        """Whose jobs it sees: "" on a server without keys."""
+        """The tenant whose jobs it sees; "" on a server without keys."""
         return self.key.tenant if self.key else ""
 
     @property
@@ -33,7 +33,7 @@ class Caller:
         return self.key.max_priority if self.key else MAX_PRIORITY
 
     def check(self, scope: Scope) -> None:
-        """Raises Forbidden when its key may not do that."""
+        """Raise Forbidden if its key lacks the scope."""
         if self.key is not None and scope not in self.key.scopes:
             raise Forbidden(
                 f"this API key lacks the scope {scope!r} (it has: {', '.join(self.key.scopes) or 'none'}).",
@@ -42,7 +42,7 @@ class Caller:
 
 
 def identify(request: Request, keys: Sequence[ApiKey]) -> Caller:
-    """The caller. Raises Unauthorized without a valid key; without keys configured, Forbidden beyond loopback."""
+    """The caller. Raises Unauthorized without a valid key. If no keys exist, Forbidden for other machines."""
     if not keys:
         check_local(request)
         return Caller()
@@ -54,8 +54,11 @@ def identify(request: Request, keys: Sequence[ApiKey]) -> Caller:
 
 
 def check_local(request: Request) -> None:
-    """Raises Forbidden unless a program of this machine asks: neither another machine nor, by way of a
-    browser here, somebody's web page (which sends its Origin, or a Host of its own that points to loopback)."""
+    """Raise Forbidden unless a program on this machine sent the request.
+
+    Refuses other machines, and foreign web pages in a local browser: these send their Origin, or their own
+    Host name that resolves to loopback.
+    """
     origin = request.headers.get("origin")
     hosts = [request.client.host if request.client else "", request.url.hostname or ""]
     if origin is not None:
@@ -68,7 +71,7 @@ def check_local(request: Request) -> None:
 
 
 def caller_with(scope: Scope | None) -> Callable[..., Caller]:
-    """A dependency: the caller, who must have the scope (None: any key will do)."""
+    """A FastAPI dependency: the caller, who must have the scope (None: any key is enough)."""
 
     def dependency(request: Request, _documented: Annotated[Any, Depends(BEARER)]) -> Caller:
         caller = identify(request, request.app.state.service.config.keys)

@@ -1,8 +1,9 @@
-"""How many engines: seconds of work that there are, by the seconds in which it is to be done.
+"""Computes the number of engines: seconds of work divided by the seconds it should take.
 
-Ray Serve's controller calls `WorkPolicy` with what the replicas record (`record_autoscaling_stats`): the work in each
-engine, its pace, and the work that waits in the job store, of which an ingress tells some engine every few seconds
-(`serving.backlog`). Ray pickles this module by value: it imports the standard library only.
+Ray Serve's controller calls `WorkPolicy` with the replicas' statistics (`record_autoscaling_stats`): the
+work in each engine, its pace, and the work that waits in the job store. An ingress reports the latter to
+an engine every few seconds (`serving.backlog`). Ray pickles this module by value, so it imports the
+standard library only.
 """
 
 from __future__ import annotations
@@ -12,21 +13,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-NEVER = 1e9  # seconds; finite, as Ray adds up what replicas record
+NEVER = 1e9  # seconds; finite because Ray sums the replicas' values
 
 
 @dataclass(frozen=True)
 class Load:
-    """One engine's: pixels through the denoiser, seconds a pixel, and an age instead of a time: clocks differ."""
+    """Load of one engine: work in denoised pixels, pace in seconds per pixel, age instead of a clock time."""
 
-    work: float = 0.0  # waiting there, and left of what runs
+    work: float = 0.0  # waiting and remaining work of the engine
     pace: float = 0.0  # 0 before its first step
     backlog: float = 0.0  # waiting in the job store
-    age: float = NEVER  # seconds since it was told of that
+    age: float = NEVER  # seconds since the backlog was reported; clocks differ
 
 
 def seconds_of_work(loads: Sequence[Load]) -> float | None:
-    """Seconds that one engine would need for all there is; None when nobody knows his pace yet."""
+    """Seconds that one engine would need for all work; None while no pace is known."""
     paces = [load.pace for load in loads if load.pace > 0]
     if not paces:
         return None
@@ -35,7 +36,7 @@ def seconds_of_work(loads: Sequence[Load]) -> float | None:
 
 
 def wanted_engines(seconds: float | None, target_seconds: float, *, now: int, least: int, most: int) -> int:
-    """As many as do it in `target_seconds`, within bounds; `now` many as long as the work is not known."""
+    """The number of engines that finish in `target_seconds`, within bounds; `now` if the work is unknown."""
     wanted = now if seconds is None else math.ceil(seconds / target_seconds - 1e-9)
     return min(max(wanted, least), most)
 
@@ -47,7 +48,7 @@ class WorkPolicy:
         self.target_seconds = target_seconds
 
     def __call__(self, ctx: Any) -> tuple[int, dict[str, Any]]:
-        """The wanted number of replicas; Ray adds its delays."""
+        """The wanted number of replicas; Ray applies its delays."""
         wanted = wanted_engines(
             seconds_of_work(latest(ctx.raw_metrics or {})),
             self.target_seconds,
@@ -59,7 +60,7 @@ class WorkPolicy:
 
 
 def latest(raw: Mapping[str, Mapping[Any, Sequence[Any]]]) -> list[Load]:
-    """The last recorded values of each replica, from {name: {replica: points}}."""
+    """The latest values of each replica, from {name: {replica: points}}."""
     loads: dict[Any, dict[str, float]] = {}
     for name in ("work", "pace", "backlog", "age"):
         for replica, points in raw.get(name, {}).items():

@@ -1,4 +1,4 @@
-"""Tells the engines how much work waits in the job store, for autoscaling, and notices how many engines there are."""
+"""Reports the work in the job store to the engines, for autoscaling, and learns the number of engines."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from serving.jobs import JobStore
 from serving.requests import VideoRequest, cost_of
 
 log = logging.getLogger(__name__)
-INTERVAL = 2.0  # seconds between looks
-SAMPLE = 1000  # jobs whose work is added up; of more, so many times the mean
+INTERVAL = 2.0  # seconds between reports
+SAMPLE = 1000  # jobs whose work is summed; beyond that, their mean is extrapolated
 
 
 def waiting_work(store: JobStore, foundation: str | None = None) -> float:
-    """Work of the queued jobs (of a foundation) that nobody has, in pixels through the denoiser."""
+    """Work of the queued, unclaimed jobs (of a foundation), in denoised pixels."""
     rows, number = store.unclaimed(SAMPLE, foundation)
     costs = []
     for row in rows:
-        with contextlib.suppress(Damaged):  # it will be failed as it is begun
+        with contextlib.suppress(Damaged):  # the job will fail when it is started
             costs.append(cost_of(convert(VideoRequest, row)))
     return sum(costs) * number / len(rows) if rows else 0.0
 
@@ -31,14 +31,14 @@ class Backlog:
     """Runs beside the dispatcher, until cancelled.
 
     Args:
-        engines: called with the number of engines, whenever it was asked.
+        engines: called with the number of engines after each report.
     """
 
     def __init__(self, store: JobStore, engine: EngineClient, engines: Callable[[int], None]) -> None:
         self._store, self._engine, self._engines = store, engine, engines
 
     async def run(self) -> None:
-        """Look and tell, again and again."""
+        """Report the backlog repeatedly."""
         while True:
             try:
                 foundation = (await self._engine.describe()).fingerprint
@@ -46,6 +46,6 @@ class Backlog:
                 self._engines(await self._engine.backlog(work))
             except EngineLost:
                 log.info("no engine to be told of the backlog")
-            except Exception:  # the database is away for a moment
+            except Exception:  # the database is unreachable for a moment
                 log.exception("the backlog is not known")
             await asyncio.sleep(INTERVAL)

@@ -1,4 +1,4 @@
-"""The requests being denoised, and one step of them. Used by the engine's thread alone."""
+"""The requests being denoised, and their steps. Used only by the engine's thread."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Step:
-    """One step of one bucket's requests."""
+    """The result of one step of one bucket's requests."""
 
-    tickets: list[Ticket]  # all that were in it
-    failed: Mapping[Ticket, Exception]  # of these, those that it was the end of
-    adapters: int  # distinct ones
+    tickets: list[Ticket]  # all requests in the step
+    failed: Mapping[Ticket, Exception]  # those that failed, with their errors
+    adapters: int  # number of distinct adapters
     seconds: float
-    work: float  # pixels through the denoiser
+    work: float  # denoised pixels
 
 
 def probe(device: torch.device) -> None:
-    """Raises when the device is lost: after some errors of CUDA every later call of the process fails."""
+    """Raise if the device is lost: after some CUDA errors every later call of the process fails."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 class Batch:
-    """Active requests, of any buckets; a forward takes those of one, in turns.
+    """Active requests of any buckets. A forward takes the requests of one bucket; buckets take turns.
 
     Args:
-        predict: makes the forwards; None: the foundation's own.
+        predict: runs the forwards; None: the foundation's `predict`.
     """
 
     def __init__(self, foundation: Foundation, predict: Predict | None = None) -> None:
@@ -48,7 +48,7 @@ class Batch:
         self._last: Bucket | None = None
 
     def join(self, ticket: Ticket, lease: Lease) -> None:
-        """Encode the prompt, draw the noise. Raises what these raise, and then has given the slots back."""
+        """Encode the prompt and draw the noise. Releases the slots if this raises."""
         try:
             ticket.state = start(self._foundation, ticket.request.in_slots(lease.slots))
         except BaseException:
@@ -58,13 +58,13 @@ class Batch:
         self.tickets.append(ticket)
 
     def leave(self, ticket: Ticket) -> None:
-        """Its place and its slots are free."""
+        """Remove a request and release its slots."""
         assert ticket.lease is not None
         self.tickets.remove(ticket)
         ticket.lease.release()
 
     def step(self) -> Step | None:
-        """One denoising step of the bucket whose turn it is; None when there is nothing to step."""
+        """Run one denoising step of the next bucket; None if there are no requests."""
         buckets = list(dict.fromkeys(ticket.bucket for ticket in self.tickets))
         if not buckets:
             return None
@@ -82,7 +82,7 @@ class Batch:
         return Step(tickets, failed, adapters, seconds, work)
 
     def _forward(self, tickets: list[Ticket]) -> dict[Ticket, Exception]:
-        """When it fails, each is tried alone, so that only the guilty one ends."""
+        """Run one forward. If it fails, try each request alone, so that only the faulty one fails."""
         states = {ticket: ticket.state for ticket in tickets if ticket.state is not None}
         before = {ticket: state.index for ticket, state in states.items()}
         try:

@@ -1,6 +1,6 @@
-"""Requests' bodies: JSON, or for a video the form that OpenAI's clients send.
+"""Reads request bodies: JSON, or for a video also the form that OpenAI's clients send.
 
-Routes read them by hand, once they know the caller: FastAPI would read a body before it looks at the key.
+Routes call this after they have identified the caller: FastAPI would read a body before it checks the key.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Body = TypeVar("Body", bound=BaseModel)
 
 
 class Bodies:
-    """The bodies that are on their way to one ingress: each holds a place of a request, for ten seconds if it never comes.
+    """Limits the bodies that one ingress is receiving. A missing body holds its place for ten seconds.
 
     For one event loop.
 
     Args:
-        each: of one tenant, at most.
+        each: maximum per tenant.
     """
 
     def __init__(self, each: int) -> None:
@@ -39,7 +39,7 @@ class Bodies:
 
     @contextmanager
     def one(self, tenant: str) -> Iterator[None]:
-        """While one is read. Raises Throttled when too many others of the tenant are."""
+        """Hold a place while reading a body. Raises Throttled if the tenant has too many already."""
         if self._coming[tenant] >= self._each:
             raise Throttled(
                 f"the bodies of {self._each} requests of this API key are still on their way; send each at once.",
@@ -56,7 +56,7 @@ class Bodies:
 
 
 async def read_create_video(request: Request) -> CreateVideo:
-    """The request's body. Raises UserError, HTTPException or RequestValidationError, for what is none."""
+    """Read the request's body. Raises UserError, HTTPException or RequestValidationError if it is invalid."""
     if content_type(request) not in FORMS:
         return await read_json(request, CreateVideo)
     async with request.form(max_files=0, max_fields=MAX_FIELDS) as form:
@@ -64,7 +64,7 @@ async def read_create_video(request: Request) -> CreateVideo:
 
 
 async def read_json(request: Request, model: type[Body]) -> Body:
-    """The request's body, which is JSON. Raises as `read_create_video` does."""
+    """Read the request's JSON body. Raises as `read_create_video` does."""
     kind = content_type(request)
     if kind and kind != "application/json" and not kind.endswith("+json"):
         raise HTTPException(415, f"content type {kind[:60]!r}: send application/json.")
@@ -76,7 +76,7 @@ def content_type(request: Request) -> str:
 
 
 def validated(model: type[Body], content: Any) -> Body:
-    """The content as the model has it. Raises RequestValidationError."""
+    """Validate the content. Raises RequestValidationError."""
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -85,7 +85,7 @@ def validated(model: type[Body], content: Any) -> Body:
 
 
 def parse_json(body: bytes) -> Any:
-    """The value of a JSON text. Raises UserError."""
+    """Parse a JSON text. Raises UserError."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -101,14 +101,14 @@ def parse_json(body: bytes) -> Any:
 
 
 def from_form(form: FormData) -> dict[str, Any]:
-    """A form's fields as JSON would have them: numbers are numbers, `lora` a list.
+    """Convert a form's fields to JSON types: numbers become numbers, `lora` a list.
 
-    `lora` is JSON text, or what OpenAI's clients make of a list: lora[][name]=a, lora[][scale]=0.5, ...
+    `lora` is JSON text, or a list as OpenAI's clients encode it: lora[][name]=a, lora[][scale]=0.5, ...
     """
     fields: dict[str, Any] = {}
     columns: dict[str, list[str]] = {}
     for name, value in form.multi_items():
-        assert isinstance(value, str)  # max_files=0: a file has been refused before
+        assert isinstance(value, str)  # max_files=0: files were already refused
         if name.startswith("lora[][") and name.endswith("]"):
             columns.setdefault(name.removeprefix("lora[][").removesuffix("]"), []).append(value)
         elif name in fields:
@@ -124,7 +124,7 @@ def from_form(form: FormData) -> dict[str, Any]:
 
 
 def with_numbers(fields: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
-    """The fields of a form, with numbers where the model has numbers."""
+    """A form's fields, with numbers parsed where the model has numbers."""
     found = dict(fields)
     for name in fields.keys() & model.model_fields.keys():
         kind = model.model_fields[name].annotation
@@ -135,7 +135,7 @@ def with_numbers(fields: dict[str, Any], model: type[BaseModel]) -> dict[str, An
 
 
 def number(text: str, *, whole: bool) -> int | float | str:
-    """The number a form's text says; the text itself where it says none (validation then names the field)."""
+    """The number in a form's text; the text itself if it is none (validation then names the field)."""
     try:
         return int(text) if whole else float(text)
     except ValueError:
@@ -143,7 +143,7 @@ def number(text: str, *, whole: bool) -> int | float | str:
 
 
 def rows(columns: dict[str, list[str]]) -> list[dict[str, Any]]:
-    """Entries from their fields' values. Raises InvalidInput where it is not plain which belong together."""
+    """Entries from the values of each field. Raises InvalidInput if the numbers of values differ."""
     lengths = {len(values) for values in columns.values()}
     if len(lengths) != 1:
         raise InvalidInput("lora: every entry of a form needs the same fields; or send `lora` as JSON text.")
@@ -152,6 +152,6 @@ def rows(columns: dict[str, list[str]]) -> list[dict[str, Any]]:
 
 
 def schemas_of(model: type[BaseModel]) -> dict[str, Any]:
-    """The model's JSON schema and those it refers to, by name, for OpenAPI's components."""
+    """The JSON schemas of the model and of those it refers to, by name, for OpenAPI's components."""
     schema = TypeAdapter(model).json_schema(ref_template="#/components/schemas/{model}")
     return {**schema.pop("$defs", {}), model.__name__: schema}

@@ -1,4 +1,4 @@
-"""How many samples one forward may take: measured at warm-up, by bucket, in bytes of activations."""
+"""Measures at warm-up how many samples of each bucket fit in one forward, by bytes of activations."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from models.denoise import Predict
 from models.foundation import Bucket, Foundation
 from models.routing import Mix, Routing
 
-GPU_SHARE, CPU_SHARE = 0.9, 0.5  # of the memory that is free after the model is loaded
+GPU_SHARE, CPU_SHARE = 0.9, 0.5  # share of the memory free after loading the model
 
 
 class PeakBytes(TorchDispatchMode):
-    """Within this block: most bytes of tensors made by operations that were alive at once (`peak`), on any device."""
+    """Measures the peak bytes of live tensors made by operations within the block (`peak`), on any device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class PeakBytes(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         for given in tree_leaves((args, kwargs)):
-            if isinstance(given, Tensor):  # a weight, or an input: it was there before
+            if isinstance(given, Tensor):  # a weight or an input: existed before
                 self._known.setdefault(given.untyped_storage(), 0)
         made = func(*args, **kwargs)
         for tensor in tree_leaves(made):
@@ -48,10 +48,10 @@ class PeakBytes(TorchDispatchMode):
 
 
 class ForwardBudget:
-    """Most rows of a forward. A bucket that was not measured gets what its pixels leave room for.
+    """Maximum rows of a forward. For a bucket that was not measured, estimated from its pixels.
 
     Args:
-        rows: of the measured buckets, at least one each.
+        rows: of the measured buckets; there must be one at least.
     """
 
     def __init__(self, rows: Mapping[Bucket, int]) -> None:
@@ -59,7 +59,7 @@ class ForwardBudget:
         self._pixels = min(n * pixels(bucket) for bucket, n in self._rows.items())
 
     def rows(self, bucket: Bucket) -> int:
-        """At least 1."""
+        """Maximum rows for a bucket, at least 1."""
         if bucket in self._rows:
             return self._rows[bucket]
         return max(1, self._pixels // pixels(bucket))
@@ -72,11 +72,11 @@ def pixels(bucket: Bucket) -> int:
 def measure(
     foundation: Foundation, buckets: Iterable[Bucket], available: int | None = None, most: int = 512
 ) -> ForwardBudget:
-    """Two forwards a bucket, of one row and of two, and how many rows of that kind fit.
+    """Run two forwards per bucket, with one row and with two, and compute how many rows fit.
 
     Args:
-        available: bytes for a forward's activations; None: most of what is free on the foundation's device.
-        most: rows that are never passed.
+        available: bytes for a forward's activations; None: most of the device's free memory.
+        most: upper limit of rows.
     """
     if available is None:
         available = free_bytes(foundation.device)
@@ -89,7 +89,7 @@ def measure(
 
 
 def forward_bytes(foundation: Foundation, bucket: Bucket, rows: int) -> int:
-    """Peak bytes of activations of one forward with adapters."""
+    """Peak activation bytes of one forward with adapters."""
     inputs = example(foundation, bucket, rows, routing_like(foundation, rows, 1))
     if foundation.device.type == "cuda":
         torch.cuda.synchronize()
@@ -107,19 +107,19 @@ Inputs = tuple[Tensor, Tensor, Tensor, Routing | None]
 
 @torch.no_grad()
 def forward(predict: Predict, inputs: Inputs) -> None:
-    """One forward whose answer nobody needs."""
+    """Run one forward and discard the result."""
     predict(*inputs)
 
 
 def example(foundation: Foundation, bucket: Bucket, rows: int, routing: Routing | None) -> Inputs:
-    """Inputs of a forward, of the kinds that `denoise_step` gives."""
+    """Example inputs of a forward, with the types that `denoise_step` uses."""
     latents = torch.zeros((rows, *foundation.latent_shape(bucket)), device=foundation.device)
     t_B = torch.full((rows,), foundation.noise.num_train_timesteps / 2, device=foundation.device)
     return latents, t_B, foundation.encode_text([""]).expand(rows, -1, -1), routing
 
 
 def routing_like(foundation: Foundation, rows: int, width: int) -> Routing | None:
-    """A routing of the base slot: `width` adapters a row on each path that the bank has."""
+    """A routing to the base slot: `width` adapters per row on each path of the bank."""
     bank = foundation.bank
     if bank is None:
         return None
@@ -132,7 +132,7 @@ def routing_like(foundation: Foundation, rows: int, width: int) -> Routing | Non
 
 
 def free_bytes(device: torch.device) -> int:
-    """What a forward may take of the memory that is free now."""
+    """Bytes that a forward may use: a share of the memory that is free now."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

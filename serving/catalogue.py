@@ -1,4 +1,4 @@
-"""What `model` may name, and where the engines have the adapters behind the names."""
+"""Lists the valid values of `model`, and loads and pins their adapters in the engines."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ Answer = TypeVar("Answer")
 
 
 class Catalogue:
-    """Concepts of one server.
+    """The concepts of one server.
 
     Args:
-        info: answers what is served; raises Unavailable while no engine does.
-        pins: what every engine is to keep.
-        tell: has every engine do so at once; how many there are.
+        info: returns what is served; raises Unavailable if no engine answers.
+        pins: the adapters that every engine must keep.
+        tell: tells every engine about them at once; returns the number of engines.
     """
 
     def __init__(
@@ -60,24 +60,25 @@ class Catalogue:
     async def models(self, tenant: str) -> bytes:
         """The foundation, then every version of every concept that was trained on it: a `ModelList` as JSON.
 
-        Unavailable when reading them takes long; it goes on, and who asks again waits for what is left.
+        Raises Unavailable if reading them takes too long. Reading continues, so a later call waits less.
         """
         info = await self._info()
         return await patiently(self._lists.run(tenant, self._models, info))
 
     async def read(self, tenant: str, call: Callable[..., Answer], /, *args: Any) -> Answer:
-        """What a call that reads the registry answers, for a tenant. Raises Unavailable when that takes too long."""
+        """Run a call that reads the registry, for a tenant. Raises Unavailable if it takes too long."""
         return await patiently(self._reads.run(tenant, call, *args))
 
     async def prefetch(self, name: AdapterName, tenant: str) -> AdapterAnswer:
-        """Bring a version's adapters near in every engine. UserError when one of them cannot load one."""
+        """Load a version's adapters into every engine's memory. Raises UserError if an engine cannot."""
         uses = await self._used(name, tenant)
         return answer(uses, "prefetched", await self._prefetch(uses))
 
     async def pin(self, name: AdapterName, tenant: str) -> AdapterAnswer:
         """Keep a version's adapters in slots of every engine until `unpin`.
 
-        UserError for one that cannot be loaded, and Conflict when no slot would be left for others; then nothing is pinned.
+        Raises UserError for an adapter that cannot be loaded, and Conflict if no slot would be left for
+        others. In both cases nothing is pinned.
         """
         uses, info = await self._used(name, tenant), await self._info()
         await self._prefetch(uses)
@@ -85,16 +86,16 @@ class Catalogue:
         return answer(uses, "pinned", await self._told())
 
     async def unpin(self, name: AdapterName, tenant: str) -> AdapterAnswer:
-        """Let a version's adapters go again; no error when they were not pinned."""
+        """Unpin a version's adapters; no error if they were not pinned."""
         info = await self._info()
         uses = await asyncio.to_thread(self._pins.named, info.fingerprint, name.name, name.path)
-        if not uses:  # not pinned, under another name, or its latest version is meant
+        if not uses:  # not pinned, pinned under another name, or the latest version is meant
             uses = await self._used(name, tenant)
         await asyncio.to_thread(self._pins.unpin, info.fingerprint, uses)
         return answer(uses, "unpinned", await self._told())
 
     async def residents(self) -> ResidentList:
-        """Every adapter in a slot or in host memory of any engine, and what is pinned."""
+        """Every adapter in a slot or in host memory of any engine, and the pinned ones."""
         info = await self._info()
         engines = await self._asked(self._engine.residency())
         _, pins = await asyncio.to_thread(self._pins.wanted, info.fingerprint)
@@ -114,7 +115,7 @@ class Catalogue:
         return engines
 
     async def _told(self) -> int:
-        """How many engines have heard of a change that is written down; the others will."""
+        """Tell the engines about a stored change; returns how many heard of it. Others hear of it later."""
         try:
             return await self._tell()
         except (EngineLost, TimeoutError, UserError):
@@ -132,7 +133,7 @@ class Catalogue:
             raise engine_unavailable() from None
 
     def _models(self, info: FoundationInfo) -> bytes:
-        """Written once while nothing changes: of thousands of versions that takes a while."""
+        """The list as JSON, cached while nothing changes: serializing thousands of versions takes a while."""
         versions = self._registry.shelf.versions() if self._registry is not None else NONE
         written = self._written
         if written is not None and written[0] is versions and written[1] == info:
@@ -161,7 +162,7 @@ class Catalogue:
 
 
 async def patiently(call: Awaitable[Answer]) -> Answer:
-    """What a call that reads the registry answers. Raises Unavailable when that takes too long."""
+    """Await a call that reads the registry. Raises Unavailable if it takes too long."""
     try:
         async with asyncio.timeout(REGISTRY_PATIENCE):
             return await call
@@ -173,7 +174,7 @@ async def patiently(call: Awaitable[Answer]) -> Answer:
 
 
 def answer(uses: Sequence[AdapterUsed], status: Status, engines: int) -> AdapterAnswer:
-    """What was done with the adapters of one version."""
+    """The API's answer to an action on the adapters of one version."""
     first = uses[0]
     return AdapterAnswer(
         concept=first.concept,

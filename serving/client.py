@@ -1,4 +1,4 @@
-"""A small client of the API, over httpx; every refusal comes back as the `UserError` the server wrote.
+"""A small client of the API, based on httpx; raises the server's refusals as `UserError`.
 
 with Client("http://127.0.0.1:8000") as client:
     video = client.wait(client.create(CreateVideo(prompt="a red square", model="foundation:orbit")).id)
@@ -21,7 +21,7 @@ from serving.config import is_loopback
 from serving.schemas import AdapterAnswer, CreateVideo, ModelList, Path, ResidentList, Video
 from serving.statuses import class_of
 
-QUEUED_INTERVAL = 1.0  # seconds between looks of `wait` at a video that has others before it, at least
+QUEUED_INTERVAL = 1.0  # minimum seconds between polls of `wait` for a video that is not first in the queue
 
 
 class Client:
@@ -30,8 +30,8 @@ class Client:
     Args:
         url: of the server, such as http://127.0.0.1:8000.
         api_key: sent as a bearer token when given.
-        patience: seconds that `wait` bears a server that does not answer or is not available (it is being restarted).
-        transport: of httpx, for tests.
+        patience: seconds that `wait` tolerates a server that is unavailable, such as during a restart.
+        transport: httpx transport, for tests.
     """
 
     def __init__(
@@ -63,13 +63,13 @@ class Client:
         self._http.close()
 
     def create(self, body: CreateVideo, *, idempotency_key: str | None = None) -> Video:
-        """Ask for a video; answers the queued job. The same key and body again: the same job."""
+        """Request a video; returns the queued job. The same key and body return the same job."""
         sent = body.model_dump(mode="json", exclude_none=True)
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         return Video.model_validate(self._call("POST", "/v1/videos", json=sent, headers=headers).json())
 
     def retrieve(self, id: str) -> Video:
-        """A job as it stands."""
+        """The current state of a job."""
         return Video.model_validate(self._call("GET", f"/v1/videos/{id}").json())
 
     def cancel(self, id: str) -> Video:
@@ -85,7 +85,7 @@ class Client:
         return self._call("GET", f"/v1/videos/{id}/content").content
 
     def events(self, id: str, *, previews: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(name, data) of a job's events, up to its end."""
+        """(name, data) of a job's events, until it ends."""
         params = {"previews": "true"} if previews else {}
         with self._http.stream("GET", f"/v1/videos/{id}/events", params=params) as response:
             if not response.is_success:
@@ -100,7 +100,10 @@ class Client:
                     yield name, json.loads(value)
 
     def prefetch(self, name: str, path: Path | None = None) -> AdapterAnswer:
-        """Bring an adapter near in every engine. `pin` and `unpin` are alike; with API keys, one with the scope `adapters`."""
+        """Load an adapter into memory in every engine.
+
+        If the server has API keys, this, `pin` and `unpin` require one with the scope `adapters`.
+        """
         return self._prepare("prefetch", name, path)
 
     def pin(self, name: str, path: Path | None = None) -> AdapterAnswer:
@@ -108,11 +111,11 @@ class Client:
         return self._prepare("pin", name, path)
 
     def unpin(self, name: str, path: Path | None = None) -> AdapterAnswer:
-        """Let it go by least recent use again."""
+        """Unpin an adapter, so that it can be evicted by least recent use again."""
         return self._prepare("unpin", name, path)
 
     def residents(self) -> ResidentList:
-        """Which engine has which adapters, and what is pinned."""
+        """Which engine holds which adapters, and which are pinned."""
         return ResidentList.model_validate(self._call("GET", "/v1/adapters").json())
 
     def _prepare(self, action: str, name: str, path: Path | None) -> AdapterAnswer:
@@ -120,13 +123,13 @@ class Client:
         return AdapterAnswer.model_validate(self._call("POST", f"/v1/adapters/{action}", json=body).json())
 
     def models(self) -> ModelList:
-        """What `model` may be."""
+        """The valid values of `model`."""
         return ModelList.model_validate(self._call("GET", "/v1/models").json())
 
     def wait(
         self, id: str, on_progress: Callable[[Video], None] = lambda video: None, interval: float = 0.2
     ) -> Video:
-        """Poll until the job has ended; raises UserError when it failed or was cancelled."""
+        """Poll until the job has ended; raises UserError if it failed or was cancelled."""
         heard = time.monotonic()
         while True:
             try:

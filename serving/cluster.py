@@ -1,10 +1,11 @@
-"""The application as a cluster deploys it (`serve deploy`, a RayService): `serving.deployment` with secrets from outside.
+"""The application for clusters (`serve deploy`, a RayService): `serving.deployment` plus secrets of the node.
 
-Ray Serve listens on every address there, so there is no server without keys. Their file is a mounted secret, one key or
-`sha256:<hex>` a line, or YAML with quotas and scopes; MOTIONDIRECTOR_API_KEY_FILE names it where the ingress runs.
-MOTIONDIRECTOR_WEBHOOK_SECRET, where it is set, signs webhooks. Only the ingress reads them: Serve builds the application on
-any node, and engines are on nodes that have none of it. RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH set to
-serving.gate:middlewares has the proxies of nodes with that file turn away requests without one of its keys.
+Ray Serve listens on every address there, so a server without API keys is refused. The keys are in a file,
+usually a mounted secret: one key or `sha256:<hex>` per line, or YAML with quotas and scopes.
+MOTIONDIRECTOR_API_KEY_FILE names it on the ingress's node. MOTIONDIRECTOR_WEBHOOK_SECRET, if set, signs
+webhooks. Only the ingress reads these: Serve builds the application on any node, and engines run on nodes
+without secrets. With RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH set to serving.gate:middlewares, the
+proxies of nodes with that file refuse requests without one of its keys.
 """
 
 import os
@@ -25,7 +26,7 @@ from serving.keys import (
 
 
 def with_keys(config: ServeConfig) -> ServeConfig:
-    """The configuration with the keys of this node. Raises UserError when there are none."""
+    """The configuration with the keys of this node. Raises UserError if there are none."""
     file = os.environ.get(API_KEY_FILE_VARIABLE)
     keys = {key.sha256: key for key in [*config.keys, *read_api_keys(Path(file) if file else None)]}
     if not keys:
@@ -42,7 +43,7 @@ def with_keys(config: ServeConfig) -> ServeConfig:
 
 
 def with_webhook_secret(config: ServeConfig) -> ServeConfig:
-    """The configuration with the secret of the environment, where it has none itself. Raises UserError: not a secret."""
+    """The configuration; if it has no secret, with the environment's. Raises UserError if that is invalid."""
     return config.model_copy(update={"webhook_secret": config.webhook_secret or read_webhook_secret()})
 
 
@@ -52,5 +53,5 @@ def build_app(config: ServeConfig) -> Application:
 
 
 def secrets_of_this_node(config: ServeConfig) -> ServeConfig:
-    """The configuration with what the ingress's node knows. Raises UserError without a key: then nothing is served."""
+    """The configuration with the secrets of the ingress's node. Raises UserError without a key."""
     return with_webhook_secret(with_keys(config))

@@ -1,10 +1,10 @@
-"""`torch.compile` for a mixed batch, without a recompilation after warm-up.
+"""`torch.compile` for mixed batches, without recompilation after warm-up.
 
-The graph sees adapters as data: slot numbers and scales are inputs, slots are overwritten in place. What would make
-new graphs are shapes, so these are rounded up: rows to a few sizes (the last row repeated, its answers dropped), and
-adapters a row to a few widths (slot 0 fills up). Every combination is compiled at warm-up; a forward outside of them
-(a bucket that was not named, more adapters than `max_adapters`, one request of more rows than were measured to fit) runs
-uncompiled and is counted.
+The graph sees adapters as data: slot numbers and scales are inputs, slots are overwritten in place. New
+shapes would cause new graphs, so shapes are rounded up: rows to a few sizes (the last row is repeated and
+the extra results are dropped), adapters per row to a few widths (padded with slot 0). Every combination
+is compiled at warm-up. Other forwards (another bucket, more adapters than `max_adapters`, one request
+with more rows than fit) run uncompiled and are counted.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from models.foundation import Bucket, Foundation
 from models.routing import PATHS, Mix, Path, Routing
 from serving.budget import ForwardBudget, example, forward, routing_like
 
-Kind = tuple[int, int]  # width of the spatial and of the temporal mix; 0: none
+Kind = tuple[int, int]  # widths of the spatial and the temporal mix; 0: none
 
 
 class CompiledForward:
     """A `Predict` for `denoise_step`.
 
     Args:
-        buckets: sizes of video to compile for.
-        max_rows: most rows of a forward, where `warm_up` is not told of fewer.
-        max_adapters: most adapters of a request and path that run compiled.
-        backend: torch.compile's.
+        buckets: video sizes to compile for.
+        max_rows: maximum rows of a forward, unless the budget of `warm_up` is lower.
+        max_adapters: maximum adapters per request and path that run compiled.
+        backend: backend of torch.compile.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class CompiledForward:
         self.eager = 0  # forwards that ran uncompiled
         self._warm_graphs: int | None = None
         combinations = len(self.sizes) * len(up_to(max_rows)) * len(self.kinds)
-        # The limit belongs to this function alone (torch's setting is one a thread); torch's types do not know it.
-        # With fullgraph a graph that breaks, or one beyond the limit, is an error instead of slow.
+        # A limit for this function only (torch's setting is per thread); torch's type stubs lack it.
+        # With fullgraph, a graph break or a graph beyond the limit is an error instead of slow.
         options: dict[str, Any] = {"backend": self._compile, "recompile_limit": 4 * combinations + 8}
         self._run = torch.compile(foundation._predict, fullgraph=True, dynamic=False, **options)
 
     def _kinds(self, widths: list[int]) -> list[Kind]:
-        """None, the motion alone, and both paths: what a batch's mixes are rounded up to, cheapest first."""
+        """The widths that mixes are rounded up to, cheapest first: no adapter, motion only, both paths."""
         bank = self._foundation.bank
         slots = bank.slots if bank is not None else {"spatial": 0, "temporal": 0}
         kinds: list[Kind] = [(0, 0)]
@@ -70,7 +70,7 @@ class CompiledForward:
         return torch._dynamo.lookup_backend(self._backend)(graph, inputs)
 
     def warm_up(self, budget: ForwardBudget) -> None:
-        """Compile every combination that fits, in the thread that will run them."""
+        """Compile every combination that fits. Call it in the thread that will run them."""
         for bucket in self.sizes:
             self.sizes[bucket] = up_to(min(self._max_rows, budget.rows(bucket)))
             for rows in self.sizes[bucket]:
@@ -89,7 +89,7 @@ class CompiledForward:
 
     @property
     def recompilations(self) -> int:
-        """Graphs that were compiled after warm-up."""
+        """Number of graphs compiled after warm-up."""
         return 0 if self._warm_graphs is None else self.graphs - self._warm_graphs
 
     def __call__(
@@ -117,7 +117,7 @@ class CompiledForward:
 
 
 def up_to(most: int) -> list[int]:
-    """1, 2, 4, ... and `most`."""
+    """The powers of two below `most`, then `most`."""
     return [size for size in (2**n for n in range(most.bit_length())) if size < most] + [most]
 
 
@@ -128,13 +128,13 @@ def width_of(routing: Routing | None, path: Path) -> int:
 
 
 def repeat_last(given: Tensor, size: int) -> Tensor:
-    """`size` rows, contiguous: those given, and the last one again and again."""
+    """Pad to `size` contiguous rows by repeating the last row."""
     missing = size - given.shape[0]
     return torch.cat([given, given[-1:].expand(missing, *given.shape[1:])]) if missing else given.contiguous()
 
 
 def padded(mix: Mix | None, rows: int, size: int, width: int, device: torch.device) -> Mix:
-    """A mix of `size` rows and `width` adapters each: those given, and the base at scale 0."""
+    """Pad a mix to `size` rows of `width` adapters with slot 0 at scale 0."""
     slots = torch.zeros((size, width), dtype=torch.long, device=device)
     scales = torch.zeros((size, width), dtype=torch.float32, device=device)
     if mix is not None:

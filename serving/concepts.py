@@ -1,4 +1,4 @@
-"""The concept registry as requests see it: names nothing of where it is, costs little to ask in vain, and is missed when gone."""
+"""The concept registry for requests: hides its location, makes unknown names cheap, detects its absence."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ log = logging.getLogger(__name__)
 class Concepts(Registry):
     """A registry whose errors are for callers of the API.
 
-    Similar names come from the last list of all, so that asking for a concept that is not there lists nothing. A registry
-    that had concepts and has none, not even removed ones, is not empty but away: a folder that was unmounted, say.
+    Similar names come from a cached list, so a request for an unknown concept does not list the storage.
+    A registry that had concepts and now has none, not even removed ones, counts as unreachable, not as
+    empty: its folder may be unmounted.
     """
 
     overview = "GET /v1/models lists what there is."
-    shown = "the registry"  # type: ignore[assignment]  # where it is concerns no caller
+    shown = "the registry"  # type: ignore[assignment]  # callers do not need its location
 
     def __init__(self, storage: Storage) -> None:
         super().__init__(storage)
@@ -29,12 +30,12 @@ class Concepts(Registry):
         self._seen = False  # whether there was anything in it
 
     def look(self) -> None:
-        """Have all names listed, in a thread of its own."""
+        """Start to refresh the list of names in a thread."""
         LISTS.begin(self.shelf.refresh)
 
     def near(self, name: str) -> list[str]:
         if self.shelf.grown_old():
-            self.look()  # for the next one
+            self.look()  # for later calls
         return similar(name, self.shelf.names)
 
     def find(self, ref: str) -> tuple[str, int]:
@@ -43,10 +44,10 @@ class Concepts(Registry):
         return found
 
     def resolve(self, ref: str) -> Version:
-        """Raises StorageFault as well, when the registry is away."""
+        """Also raises StorageFault if the registry is unreachable."""
         try:
             return super().resolve(ref)
-        except ObjectNotFound as error:  # a pointer that was listed a moment ago
+        except ObjectNotFound as error:  # its pointer was listed a moment ago
             log.error("%s", error.message)
             raise StorageFault(CONCEPTS) from error
 

@@ -1,4 +1,4 @@
-"""How a server is set up: one model for the command line, for `serve deploy` files and for tests."""
+"""The server's configuration: one model for the command line, `serve deploy` files and tests."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ CALLERS = "Callers"
 
 
 def read_ttl(value: Any) -> Any:
-    """`forever` as None, which a command line cannot say."""
+    """None for `forever`, because a command line cannot express None."""
     return None if value == "forever" else value
 
 
 class ServeConfig(BaseModel):
-    """Arguments of `serving.deployment:build_app`; each field with a panel is an option of `motiondirector serve`."""
+    """Arguments of `serving.deployment:build_app`. Fields with a panel are `motiondirector serve` options."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -155,7 +155,7 @@ class ServeConfig(BaseModel):
         option="--webhook-network",
     )
 
-    # ------------------- who may ask, and secrets: from --api-key-file or the environment, never from the command line
+    # ------------------ keys and secrets: from --api-key-file or the environment, never from the command line
     api_keys: Annotated[list[ApiKey], Field(description="who may ask; empty: loopback only")] = []
     api_key_hashes: Annotated[list[str], Field(description="SHA-256 of further keys without settings")] = []
     webhook_secret: Annotated[
@@ -181,22 +181,22 @@ class ServeConfig(BaseModel):
 
     @property
     def scales(self) -> bool:
-        """Whether the number of engines follows the work."""
+        """Whether the number of engines adapts to the work."""
         return self.max_replicas is not None and self.max_replicas > self.replicas
 
     @property
     def most_replicas(self) -> int:
-        """Engines there may be at once."""
+        """Maximum number of engines."""
         return max(self.replicas, self.max_replicas or 0)
 
     @property
     def keys(self) -> list[ApiKey]:
-        """Every key, however it was configured."""
+        """All keys, with and without settings."""
         return [*self.api_keys, *(ApiKey(sha256=digest) for digest in self.api_key_hashes)]
 
     @property
     def database_url(self) -> str:
-        """Raises UserError when its file cannot be read."""
+        """The URL of the job database. Raises UserError if its file cannot be read."""
         if self.database_file is not None:
             return read_database_file(Path(self.database_file))
         return self.database or f"sqlite:///{Path(self.data_dir).absolute() / 'jobs.sqlite'}"
@@ -207,7 +207,7 @@ class ServeConfig(BaseModel):
 
 
 def read_database_file(file: Path) -> str:
-    """The one line of a file: a database's URL. Raises UserError, which does not repeat it."""
+    """Read a database URL from a file. Raises UserError without showing the URL."""
     try:
         lines = file.read_text().split()
     except (OSError, UnicodeDecodeError) as error:
@@ -231,7 +231,7 @@ def make_config(**fields: Any) -> ServeConfig:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address (or `localhost`) can be reached from this machine alone."""
+    """Whether an address (or `localhost`) is reachable from this machine only."""
     if host == "localhost":
         return True
     try:
@@ -243,7 +243,7 @@ def is_loopback(host: str) -> bool:
 
 
 def check_exposure(host: str, keys: Sequence[ApiKey]) -> None:
-    """Raises UserError when a server without keys would listen beyond loopback."""
+    """Raise UserError if a server without keys would listen beyond loopback."""
     if not keys and not is_loopback(host):
         raise UserError(
             f"--host {host} can be reached from other machines, and there is no API key; give --api-key-file FILE "

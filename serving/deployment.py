@@ -1,7 +1,8 @@
 """The Ray Serve application: an ingress (API, jobs) and engines (each with the resident model).
 
-Orchestration only; what they do is in `serving.service` and `serving.engine_service`. `motiondirector serve` runs
-it; a cluster deploys it with `serve deploy` (`serving.cluster:build_app` where keys come from a file) and a file like
+Orchestration only; the work is in `serving.service` and `serving.engine_service`. `motiondirector serve`
+runs it; a cluster deploys it with `serve deploy` (`serving.cluster:build_app` if keys come from a file)
+and a file like
 
     http_options: {host: 127.0.0.1, port: 8000}
     applications:
@@ -11,8 +12,8 @@ it; a cluster deploys it with `serve deploy` (`serving.cluster:build_app` where 
         args: {registry: "s3://bucket/registry", data_dir: /data/serve, engine_gpus: 1,
                replicas: 1, max_replicas: 4, target_seconds: 60}
 
-An engine replica that dies is started again by Serve; its jobs are back in the queue meanwhile. So are those of an
-ingress that dies, once its lease has run out; several ingresses may share one database.
+An engine replica that dies is restarted by Serve; its jobs return to the queue meanwhile. Jobs of a dead
+ingress return once its lease expires. Several ingresses may share one database.
 """
 
 import dataclasses
@@ -35,9 +36,9 @@ from serving.service import in_hand
 log = logging.getLogger(__name__)
 APP_NAME = "motiondirector"
 REPORT_INTERVAL = 1.0  # seconds between an engine's reports to the router
-UPSCALE_DELAY, DOWNSCALE_DELAY = 10.0, 300.0  # seconds for which more or fewer engines must be wanted
-HEAD = "node:__internal_head__"  # Ray's resource of a cluster's head, and of a cluster of one machine
-DRAIN = 600.0  # seconds that an engine which is no longer wanted has for the videos it has begun
+UPSCALE_DELAY, DOWNSCALE_DELAY = 10.0, 300.0  # seconds that a wish for more or fewer engines must last
+HEAD = "node:__internal_head__"  # Ray's resource of the head node; a cluster of one machine has it too
+DRAIN = 600.0  # seconds that a surplus engine has to finish its videos
 
 
 class EngineMetrics:
@@ -59,40 +60,40 @@ class EngineMetrics:
     def __call__(self, name: str, value: float, labels: Mapping[str, str] | None = None) -> None:
         if name in self._histograms:
             self._histograms[name].observe(value, tags=dict(labels or {}))
-        elif name in self._gauges:  # also what has not changed: Ray forgets a gauge that is not set
+        elif name in self._gauges:  # set unchanged values too: Ray drops a gauge that is not set
             self._gauges[name].set(value, tags=dict(labels or {}))
 
 
 @serve.deployment(name=ENGINE_NAME, health_check_period_s=5, graceful_shutdown_timeout_s=10)
 class EngineReplica(EngineService):
-    """One resident model in a process of its own, which ends with its engine: Serve starts another at once."""
+    """One resident model in its own process, which ends with its engine; Serve then starts another."""
 
     def __init__(self, config: ServeConfig) -> None:
         super().__init__(config, EngineMetrics(), name=serve.get_replica_context().replica_tag)
 
     def healthy(self) -> None:
-        """Whoever finds the engine dead ends the process."""
+        """End the process if the engine is dead."""
         try:
             super().healthy()
         except EngineLost:
             log.critical("the engine is dead, and this process ends", exc_info=True)
-            os._exit(1)  # an orderly end may wait for a device that answers no more
+            os._exit(1)  # an orderly exit may wait for a device that no longer responds
 
     def check_health(self) -> None:
-        """For Serve."""
+        """Called by Serve."""
         self.healthy()
 
     def record_routing_stats(self) -> dict[str, Any]:
-        """For `serving.router`."""
+        """Statistics for `serving.router`."""
         return self.routing_report()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """For `serving.autoscaling`."""
+        """Statistics for `serving.autoscaling`."""
         return dataclasses.asdict(self.load())
 
 
 def scale(config: ServeConfig) -> dict[str, Any]:
-    """Options of the engine deployment that say how many there are."""
+    """Options of the engine deployment that set the number of engines."""
     if not config.scales:
         return {"num_replicas": config.replicas}
     assert config.max_replicas is not None
@@ -112,18 +113,18 @@ def scale(config: ServeConfig) -> dict[str, Any]:
 
 
 def for_engine(config: ServeConfig) -> ServeConfig:
-    """What an engine needs to know of a configuration: no key, no secret and no database, which are the ingress's."""
+    """The configuration for an engine, without keys, secrets and database, which only the ingress needs."""
     secrets: dict[str, Any] = {"api_keys": [], "api_key_hashes": [], "webhook_secret": None, "database": None}
     return config.model_copy(update=secrets)
 
 
 def build_app(config: ServeConfig) -> Application:
-    """The application of a configuration; `serve deploy` calls it with the file's `args`."""
+    """Build the application; `serve deploy` calls this with the file's `args`."""
     return bind(config)
 
 
 def bind(config: ServeConfig, secrets: Callable[[ServeConfig], ServeConfig] | None = None) -> Application:
-    """The application; `secrets` gives its ingress the rest of the configuration, where that runs."""
+    """Build the application; `secrets` adds the rest of the configuration on the ingress's node."""
     router: dict[str, Any] = {
         "request_router_class": "serving.router:AdapterRouter",
         "request_router_kwargs": {"slack": config.max_batch / 2},
@@ -132,14 +133,14 @@ def bind(config: ServeConfig, secrets: Callable[[ServeConfig], ServeConfig] | No
     engine = EngineReplica.options(  # type: ignore[attr-defined]
         **scale(config),
         request_router_config=RequestRouterConfig(**router),
-        # Every job in hand is one ongoing request, and one engine must take those of all: of requests that find no
-        # room Ray tries the oldest few only, and checks of new jobs would wait behind jobs of engines that were lost.
-        # The engine's own queue is fair, and the dispatchers of all ingresses together bound it.
+        # Each job in hand is one ongoing request, and one engine must have room for all of them: Ray retries
+        # only the oldest few requests without room, so checks of new jobs would wait behind jobs of lost
+        # engines. The engine's own queue is fair, and all dispatchers together limit it.
         max_ongoing_requests=in_hand(config, config.most_replicas) + 64,
         ray_actor_options={"num_cpus": config.engine_cpus, "num_gpus": config.engine_gpus},
     ).bind(for_engine(config))
     place: dict[str, Any] = {"num_cpus": 0}
-    # jobs in a file of one machine: not of a worker's, which comes and goes
+    # SQLite is a file on one machine: the head node, because workers come and go
     if config.database_url.startswith("sqlite"):
         place["resources"] = {HEAD: 0.001}
     return Ingress.options(ray_actor_options=place).bind(config, engine, secrets)  # type: ignore[attr-defined]

@@ -1,11 +1,13 @@
-"""Carries jobs from the store to an engine and their results to storage.
+"""Sends jobs from the store to an engine and their results to storage.
 
-The store is the truth: a dispatcher claims queued jobs, a bounded number at once, and shows by renewing its lease that
-it lives (`serving.claims`); when the engine is lost in mid-run the job goes back to the queue; whoever ends a job does
-it by one conditional UPDATE, so a job ends exactly once however many engines and ingresses have died meanwhile.
+The store is the source of truth. A dispatcher claims a limited number of queued jobs and renews its lease
+to show that it is alive (`serving.claims`). If an engine is lost during a job, the job returns to the
+queue. A job is ended by one conditional UPDATE, so it ends exactly once, however many engines and
+ingresses have died.
 
-A job is made by the foundation it was accepted for: a dispatcher claims those of the one that its engines hold, and puts
-back what turns out to be another's. One whose foundation nobody serves any more fails after a while.
+A job runs on the foundation it was accepted for. A dispatcher claims jobs of the foundation that its
+engines hold, and puts back a job that turns out to need another. A job whose foundation is no longer
+served fails after a while.
 """
 
 from __future__ import annotations
@@ -32,20 +34,20 @@ from serving.storage_faults import StorageFault
 from serving.threads import RESULTS
 
 log = logging.getLogger(__name__)
-RETRY_PAUSE = 0.2  # seconds before what is away (a lost engine, the results storage) is tried again
-MOST_PAUSE = 5.0  # up to which they are doubled
+RETRY_PAUSE = 0.2  # seconds before the first retry of a lost engine or an unreachable results storage
+MOST_PAUSE = 5.0  # maximum pause; pauses double up to it
 NOTE_INTERVAL = 0.5  # seconds between writes of a job's progress
-LOOK_INTERVAL = 1.0  # seconds between looks at the store, when nobody calls
-SWEEP_INTERVAL = 5.0  # seconds between looks for late jobs and expired results, and counts of jobs
-MOST_LATE = 100  # jobs that are failed (for their deadline, say) or forgotten between two such looks
-DESCRIBE_PATIENCE = 30.0  # seconds for an engine to say which foundation it holds
-FORSAKEN = 3600.0  # seconds without a server of its foundation after which a queued job fails
-PURGE_INTERVAL = 60.0  # seconds between looks for jobs that are to be forgotten
-MAX_ATTEMPTS = 5  # engines that one job may outlive before it is held to be the cause
+LOOK_INTERVAL = 1.0  # seconds between looks at the store, if not notified
+SWEEP_INTERVAL = 5.0  # seconds between searches for late jobs and expired results, and counts of jobs
+MOST_LATE = 100  # maximum jobs to fail (such as for their deadline) or to remove per sweep
+DESCRIBE_PATIENCE = 30.0  # seconds to wait for an engine to report its foundation
+FORSAKEN = 3600.0  # seconds without a server of its foundation until a queued job fails
+PURGE_INTERVAL = 60.0  # seconds between searches for jobs to remove
+MAX_ATTEMPTS = 5  # lost engines after which a job counts as their cause
 
 
 def pauses() -> Iterator[float]:
-    """Seconds between tries, for ever."""
+    """Seconds between tries, endlessly."""
     pause = RETRY_PAUSE
     while True:
         yield pause
@@ -53,7 +55,7 @@ def pauses() -> Iterator[float]:
 
 
 def result_key(id: str) -> str:
-    """Where a job's video is, in the results storage. Raises DamagedData for an id that no job has."""
+    """The key of a job's video in the results storage. Raises DamagedData for an invalid id."""
     if not ID.fullmatch(id):
         raise DamagedData(
             f"job id {id[:80]!a} in the job database is damaged; delete its row.",
@@ -66,13 +68,13 @@ class Dispatcher:
     """Runs jobs until cancelled. Several may share one store.
 
     Args:
-        max_in_flight: most jobs handed to engines at once, by all dispatchers of the store; more wait there.
-        ttl: seconds a result is kept.
-        job_ttl: seconds after its end that a job is kept, and its result at most; None: as long as its owner wants.
+        max_in_flight: maximum jobs in engines at once, for all dispatchers of the store; others wait there.
+        ttl: seconds to keep a result.
+        job_ttl: seconds to keep an ended job, and at most its result; None: until its owner removes it.
         observe: called every few seconds with the number of jobs by state.
-        changed: called with the id of each job whose row was changed here.
-        ended: called with the state and timings of each job that was ended here, from any thread.
-        lease: seconds after its last sign that this dispatcher is held dead.
+        changed: called with the id of each job whose row this dispatcher changed.
+        ended: called with the state and timings of each job that this dispatcher ended, from any thread.
+        lease: seconds without renewal after which this dispatcher counts as dead.
     """
 
     def __init__(
@@ -97,14 +99,14 @@ class Dispatcher:
         self._claims = Claims(store.database, lease)
         self._renewed = 0.0
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._suspects: deque[Job] = deque()  # claimed, and to be run each alone
-        self._alone = False  # the one running job is a suspect
-        self._foundation: str | None = None  # fingerprint of what the engines hold, once one has said so
+        self._suspects: deque[Job] = deque()  # claimed; each must run alone
+        self._alone = False  # whether the only running job is a suspect
+        self._foundation: str | None = None  # fingerprint of the engines' foundation, once known
         self._purged = float("-inf")
         self._wake, self._doubt = asyncio.Event(), asyncio.Event()
 
     async def run(self) -> None:
-        """Dispatch until cancelled; what is unfinished then is free for others."""
+        """Dispatch until cancelled. Unfinished jobs are then free for other dispatchers."""
         sweeper = asyncio.create_task(self._sweep())
         learner = asyncio.create_task(self._learn())
         try:
@@ -113,12 +115,12 @@ class Dispatcher:
                 try:
                     await self._keep_claims()
                     await self._dispatch()
-                except Exception:  # the database is away for a moment; the next round tries again
+                except Exception:  # the database is unreachable for a moment; the next round retries
                     log.exception("the queue cannot be read")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(
                         LOOK_INTERVAL
-                    ):  # not wait_for, which may swallow a cancel before 3.12
+                    ):  # not wait_for, which may swallow a cancellation before 3.12
                         await self._wake.wait()
         finally:
             besides = (sweeper, learner)
@@ -131,21 +133,21 @@ class Dispatcher:
                 log.exception("jobs stay claimed until their lease runs out")
 
     def notice(self) -> None:
-        """There is a new job."""
+        """Tell the dispatcher that there is a new job."""
         self._wake.set()
 
     async def cancel(self, id: str) -> None:
-        """The store says that the job ended by cancelling: let the engine drop it."""
+        """Make the engine drop a job that is already cancelled in the store."""
         task = self._running.get(id)
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
     async def _keep_claims(self) -> None:
-        """Show that this dispatcher lives, free the jobs of those that do not, and let go of what is not its any more.
+        """Renew the lease, free jobs of dead dispatchers, and drop jobs that this one no longer owns.
 
-        A job is not its any more when somebody cancelled it through another ingress, or when this one was held up so
-        long that another took over.
+        It loses a job if another ingress cancelled it, or if this dispatcher was stalled for so long that
+        another one took over.
         """
         running = list(self._running)
         ours = [*running, *(job.id for job in self._suspects)]
@@ -165,7 +167,7 @@ class Dispatcher:
             self._renewed = time.monotonic()
 
     async def _dispatch(self) -> None:
-        if self._suspects:  # no new jobs until each has had its run alone
+        if self._suspects:  # no new jobs until each suspect has run alone
             if not self._running:
                 self._begin(self._suspects.popleft())
             return
@@ -184,7 +186,7 @@ class Dispatcher:
             self._begin(self._suspects.popleft())
 
     async def _learn(self) -> None:
-        """Know which foundation the engines hold, again whenever that is in doubt."""
+        """Ask which foundation the engines hold, and ask again whenever that is in doubt."""
         while True:
             for pause in pauses():
                 self._doubt.clear()
@@ -197,39 +199,39 @@ class Dispatcher:
                 except Exception:
                     log.exception("the engines do not say which foundation they hold")
                 await asyncio.sleep(pause)
-            self._renewed = 0.0  # so that everybody hears of it at once
+            self._renewed = 0.0  # report it at once
             self._wake.set()
             await self._doubt.wait()
-            await asyncio.sleep(RETRY_PAUSE)  # engines of two foundations may take turns for a while
+            await asyncio.sleep(RETRY_PAUSE)  # engines of two foundations may alternate for a while
 
     def _begin(self, job: Job) -> None:
         self._alone = job.attempts >= SUSPECT_ATTEMPTS
         if (before := self._running.get(job.id)) is not None:
-            before.cancel()  # held up for so long that the job was free again, and is this one's once more
+            before.cancel()  # this dispatcher stalled: it lost the job and claimed it again
         task = asyncio.create_task(self._serve(job))
         self._running[job.id] = task
         task.add_done_callback(lambda task: self._done(job.id, task))
 
     def _done(self, id: str, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("job %s is left to its lease", id, exc_info=error)  # the database is away
+            log.error("job %s is left to its lease", id, exc_info=error)  # the database is unreachable
         if self._running.get(id) is task:
             del self._running[id]
-        self._alone = False  # it was the only one, or there are only others
+        self._alone = False  # it was the only job, or no suspect is running
         self._changed(id)
         self._wake.set()
 
     async def _serve(self, job: Job) -> None:
-        """One job, to its end or back to the queue."""
+        """Run one job until it ends or returns to the queue."""
         try:
             await self._follow(job)
         except IllegalTransition:
-            pass  # it was cancelled, or deleted, meanwhile
+            pass  # it was cancelled or deleted meanwhile
         except EngineLost as error:
             await self._lost(job, error)
         except SQLAlchemyError:
-            raise  # the database is away: its lease brings it back
-        except StorageFault as error:  # full: the videos that wait would be ever more
+            raise  # the database is unreachable: the job returns when its lease expires
+        except StorageFault as error:  # full: waiting videos would only accumulate
             with contextlib.suppress(IllegalTransition):
                 await self._fail(job, error.code, error.message)
         except Exception as error:
@@ -277,10 +279,10 @@ class Dispatcher:
         await self._deliver(job, finished, {**finished.timings, **timings})
 
     async def _deliver(self, job: Job, video: Finished, timings: dict[str, float]) -> None:
-        """Keep the video, however long the results storage is away: no engine was lost, and none need make it again.
+        """Store the video, and retry as long as the results storage is unreachable, so it is not made again.
 
-        Meanwhile the job is in hand as before: its lease is renewed, it may be cancelled, and it takes the place of
-        another one (`max_in_flight`), which bounds the videos held here.
+        Meanwhile the job stays in hand: its lease is renewed, it can be cancelled, and it counts towards
+        `max_in_flight`, which limits the videos held in memory.
         """
         for pause in pauses():
             try:
@@ -314,7 +316,7 @@ class Dispatcher:
         await self._fail(job, "foundation_mismatch", message)
 
     async def _purge(self) -> None:
-        """Forget the jobs (and with them their prompts and videos) that ended long enough ago, some at a time."""
+        """Remove jobs whose time is over, with their prompts and videos, at most MOST_LATE at once."""
         if self._job_ttl is None or time.monotonic() - self._purged < PURGE_INTERVAL:
             return
         before = time.time() - self._job_ttl
@@ -324,7 +326,7 @@ class Dispatcher:
                 await RESULTS.run(self._results.delete, result_key(id))
             await asyncio.to_thread(self._store.delete, id)
             self._changed(id)
-        if len(old) < MOST_LATE:  # else there are more
+        if len(old) < MOST_LATE:  # otherwise there are more
             await asyncio.to_thread(self._store.forget_deliveries, before)
             self._purged = time.monotonic()
 
@@ -335,7 +337,7 @@ class Dispatcher:
         self._changed(job.id)
 
     def _keep(self, job: Job, event: Finished, timings: dict[str, float]) -> None:
-        """Store the video, then say that it is there. In a thread, so that no cancelling stops it half-way."""
+        """Store the video, then complete the job. Runs in a thread, so a cancellation cannot interrupt it."""
         key = result_key(job.id)
         self._results.put(key, event.mp4)
         try:
@@ -350,21 +352,21 @@ class Dispatcher:
                 owner=self.name,
             )
         except IllegalTransition:
-            # else another has the job, and this is or will be its video
+            # in other states another dispatcher has the job and uses this key for its video
             if self._store.state(job.id) in (None, CANCELLED, FAILED):
                 self._results.delete(key)
             raise
         self._ended(COMPLETED, timings)
 
     async def _put_back(self, job: Job) -> None:
-        """It is for another foundation than the engines now hold; which one that is has to be asked."""
+        """Requeue a job for another foundation, and ask again which one the engines hold."""
         log.warning("job %s is not for the foundation that is served now, and waits for its own", job.id)
         self._foundation = None
         self._doubt.set()
         await asyncio.to_thread(self._store.requeue, job.id, owner=self.name, attempted=False)
 
     async def _lost(self, job: Job, error: EngineLost) -> None:
-        """Back to the queue, once there is an engine again; given up when it has outlived too many."""
+        """Requeue a job whose engine was lost, once an engine answers again."""
         log.warning("job %s lost its engine (%s)", job.id, error)
         for pause in pauses():
             await asyncio.sleep(pause)
@@ -375,7 +377,7 @@ class Dispatcher:
             await asyncio.to_thread(self._store.requeue, job.id, owner=self.name)
 
     async def _sweep(self) -> None:
-        """Count jobs, fail those that wait beyond their deadline, and delete results whose time is over."""
+        """Count jobs, fail jobs past their deadline, delete expired results and remove old jobs."""
         while True:
             try:
                 self._observe(await asyncio.to_thread(self._store.count))
@@ -390,10 +392,10 @@ class Dispatcher:
                         await self._fail_forsaken(job)
                     self._changed(job.id)
                 for job in await asyncio.to_thread(self._store.expired, time.time()):
-                    if ID.fullmatch(job.id):  # else there is no video that this program wrote
+                    if ID.fullmatch(job.id):  # otherwise this program wrote no video for it
                         await RESULTS.run(self._results.delete, result_key(job.id))
                     await asyncio.to_thread(self._store.forget_result, job.id)
                 await self._purge()
-            except Exception:  # storage or database away for a moment
+            except Exception:  # the storage or the database is unreachable for a moment
                 log.exception("jobs are not counted, and what is late or expired stays for now")
             await asyncio.sleep(SWEEP_INTERVAL)

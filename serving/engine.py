@@ -1,15 +1,16 @@
-"""The denoising engine: many requests, any mix of adapters, one batch a step.
+"""The denoising engine: many requests, any mix of adapters, one batch per step.
 
-Plain Python around one resident model; no Ray, no HTTP. Every `tick` admits what fits, forwards one batch in which
-each sample has its own adapters, timestep, guidance, scheduler and seed, and lets finished ones go; a request joins
-or leaves between two steps. Fetching adapters goes on beside the steps, as do decoding and mp4 encoding.
+Plain Python around one resident model, without Ray or HTTP. Every `tick` admits requests that fit, runs
+one batch in which each sample has its own adapters, timestep, guidance, scheduler and seed, and releases
+finished requests. Requests join and leave between steps. Adapter loading, decoding and mp4 encoding run
+in parallel to the steps.
 
     engine = Engine(foundation, bank, AdapterFiles(registry, foundation, folder), max_batch=8)
     engine.start()                                   # its own thread; or call tick() yourself
-    engine.submit("job-1", request, print)           # Admitted, Progressed ..., then Finished or Failed or Cancelled
+    engine.submit("job-1", request, print)           # Admitted, Progressed ..., Finished, Failed or Cancelled
 
-A request's frames do not depend on its neighbours but for rounding: noise comes from its own seed, its scheduler is its
-own, and no operation of the forward mixes samples. docs/serving.md says what rounding makes of a pixel.
+Except for rounding, a request's frames do not depend on its neighbours: each request has its own seed and
+scheduler, and no operation of the forward mixes samples. docs/serving.md gives the effect of rounding.
 """
 
 from __future__ import annotations
@@ -52,19 +53,19 @@ log = logging.getLogger(__name__)
 
 
 class Engine:
-    """Requests in, mp4s out.
+    """Turns requests into mp4 videos.
 
     Args:
-        foundation: the resident model, with `bank` behind it.
+        foundation: the resident model, with `bank` attached.
         source: where adapters come from.
-        max_batch: most requests being denoised at once.
-        host_bytes: most bytes of packed adapters in host memory.
-        batch_bytes: most bytes of a forward's activations, from which `warm_up` finds how many samples one takes;
-            None: what is free then.
-        max_overtakes: how many others may pass a request that waits for a slot before one is kept for it.
-        compile: torch.compile the forward; a name is its backend.
-        warm_buckets: sizes of video to measure and compile for; None: the foundation's default.
-        observe: told what happens, by the names of `serving.metrics.ENGINE`.
+        max_batch: maximum number of requests being denoised at once.
+        host_bytes: maximum bytes of packed adapters in host memory.
+        batch_bytes: maximum bytes of a forward's activations; `warm_up` derives the samples per forward from
+            it. None: what is free at that time.
+        max_overtakes: how many others may pass a request that waits for a slot before one is reserved for it.
+        compile: torch.compile the forward; a string names the backend.
+        warm_buckets: video sizes to measure and compile for; None: the foundation's default.
+        observe: receives measurements, named as in `serving.metrics.ENGINE`.
     """
 
     def __init__(
@@ -96,15 +97,15 @@ class Engine:
                 backend=compile if isinstance(compile, str) else "inductor",
             )
         self._lock = threading.Lock()
-        self._work = threading.Condition(self._lock)  # something for the next tick
+        self._work = threading.Condition(self._lock)  # signals work for the next tick
         self._inbox: deque[tuple[Ticket, BaseException | None]] = (
             deque()
-        )  # claims that have been brought, or not
+        )  # claims that are loaded, or failed with an error
         self._tickets: dict[str, Ticket] = {}  # every request that has not ended
-        self._waiting: dict[str, Ticket] = {}  # of these, not admitted; oldest first
-        self._batch = Batch(foundation, self._compiled)  # the engine's thread's, as is the queue
+        self._waiting: dict[str, Ticket] = {}  # those not yet admitted, oldest first
+        self._batch = Batch(foundation, self._compiled)  # used only by the engine's thread, like the queue
         self._finishing = 0  # videos being decoded or encoded
-        self._lost: Exception | None = None  # the device, as a video was being decoded
+        self._lost: Exception | None = None  # error if the device was lost while decoding a video
         self._news = False
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -112,15 +113,15 @@ class Engine:
         self._counters = Counters()
         self.failure: BaseException | None = None  # why the engine's thread is dead
 
-    # --- from any thread ---------------------------------------------------------------------------------------
+    # --- from any thread ------------------------------------------------------------------------------------
 
     def check(self, request: VideoRequest) -> None:
-        """Raises UserError for a request this engine cannot make: size, scheduler, adapters (waits until here)."""
+        """Raise UserError for an impossible request (size, scheduler, adapters). Waits for its adapters."""
         if (here := self.check_ahead(request)) is not None:
             here.result()
 
     def check_ahead(self, request: VideoRequest) -> Future[None] | None:
-        """`check` without waiting for adapters: the future is done when they are here, or has why they cannot be."""
+        """`check` without waiting: the future ends when the adapters are loaded, or with their error."""
         if request.height % 2 or request.width % 2:
             raise InvalidInput(
                 f"size {request.width}x{request.height}: mp4 wants an even width and height.",
@@ -139,7 +140,7 @@ class Engine:
         return self.tiers.ahead(request.adapters, flow_of(request)) if request.adapters else None
 
     def submit(self, id: str, request: VideoRequest, listener: Listener) -> None:
-        """Take a request; `listener` gets its events, in order, from the engine's threads, and must not block."""
+        """Accept a request. Engine threads call `listener` with its events in order; it must not block."""
         flow, order = flow_of(request), order_of(request)
         claim = Claim(request.adapters, lambda _claim, error: self._brought(ticket, error), flow, order)
         ticket = Ticket(id, request, listener, claim)
@@ -154,7 +155,7 @@ class Engine:
         self.tiers.bring(claim)
 
     def cancel(self, id: str) -> bool:
-        """Stop a request within one step; False when it is not here (any more)."""
+        """Stop a request within one step; False if the engine does not have it (any more)."""
         with self._work:
             ticket = self._tickets.get(id)
             if ticket is None:
@@ -164,11 +165,11 @@ class Engine:
         return True
 
     def preview(self, id: str) -> Future[bytes]:
-        """A look at a request that is being denoised: a small WebP of one frame.
+        """A preview of a request that is being denoised: a small WebP of one frame.
 
-        It is decoded beside the steps and changes nothing; whoever looks before the next step, or before it is done,
-        is given the same. Raises NotFound when the request is not here, Conflict when there is nothing to be seen
-        yet, or ever (with a scheduler that makes no estimate).
+        It is decoded in parallel to the steps and does not change the result. Calls before the next step, or
+        while one is being decoded, share it. Raises NotFound if the engine does not have the request, and
+        Conflict if there is no estimate yet (or never, with some schedulers).
         """
         with self._lock:
             ticket = self._tickets.get(id)
@@ -183,7 +184,7 @@ class Engine:
             return shown[1]
 
     def prefetch(self, use: AdapterUsed, timeout: float | None = None) -> None:
-        """Bring an adapter into host memory, and into a slot if one is free; blocks. Raises UserError."""
+        """Load an adapter into host memory, and into a slot if one is free; blocks. Raises UserError."""
         self.tiers.prefetch([use], timeout)
 
     def prefetch_ahead(self, use: AdapterUsed) -> Future[None]:
@@ -191,7 +192,7 @@ class Engine:
         return self.tiers.ahead([use])
 
     def keep(self, uses: Sequence[AdapterUsed]) -> None:
-        """Pin these and nothing else; does not wait for what is missing. One slot of each path stays for others."""
+        """Pin exactly these adapters, without waiting for loads. One slot of each path stays for others."""
         self.tiers.keep(uses)
 
     def residency(self) -> list[Residency]:
@@ -200,12 +201,12 @@ class Engine:
 
     @property
     def idle(self) -> bool:
-        """Nothing is waiting, running or being finished."""
+        """Whether no request is waiting, running or being finished."""
         with self._lock:
             return not self._tickets
 
     def stats(self) -> EngineStats:
-        """How it stands."""
+        """The current statistics."""
         slots, counters, resident = self.slots, self._counters, self.slots.resident()
         pinned = slots.pinned()
         with self._lock:
@@ -239,23 +240,23 @@ class Engine:
             },
         )
 
-    # --- the engine's own thread -------------------------------------------------------------------------------
+    # --- the engine's own thread ----------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Warm up and run ticks, in a thread of its own, until `close`."""
+        """Start a thread that warms up and runs ticks until `close`."""
         assert self._thread is None, "started already"
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
     def warm_up(self) -> None:
-        """Measure how many samples a forward takes, and compile. In the thread that ticks, before the first tick."""
+        """Measure how many samples fit in a forward, and compile. Call it in the ticking thread, first."""
         self._queue.budget = budget = measure(self.foundation, self._warm_buckets, self._batch_bytes)
         log.info("a forward takes %s samples", {str(b): budget.rows(b) for b in self._warm_buckets})
         if self._compiled is not None:
             self._compiled.warm_up(budget)
 
     def close(self) -> None:
-        """Stop after the present step. Requests that have not ended get no more events."""
+        """Stop after the current step. Unfinished requests get no more events."""
         with self._work:
             self._closing = True
         self._wake()
@@ -271,9 +272,9 @@ class Engine:
                 self._wait()
 
     def tick(self) -> bool:
-        """One round: take in, drop cancelled, admit, one step of one bucket, let go. False when nothing was done.
+        """One round: take in, drop cancelled, admit, run one step of one bucket. False if there was no work.
 
-        Raises when the device is lost.
+        Raises if the device is lost.
         """
         if self._lost is not None:
             raise self._lost
@@ -311,13 +312,13 @@ class Engine:
             self._work.notify_all()
 
     def _take_in(self) -> bool:
-        """Requests whose adapters are at hand join the fair queue; those whose adapters cannot be had end."""
+        """Requests with loaded adapters join the fair queue; those whose adapters failed to load end."""
         with self._lock:
             arrived = list(self._inbox)
             self._inbox.clear()
         for ticket, error in arrived:
             if self._waiting.get(ticket.id) is not ticket or ticket in self._queue:
-                continue  # it has ended meanwhile
+                continue  # it ended meanwhile
             if error is not None:
                 self._end(ticket, self._failed(error))
             else:
@@ -326,7 +327,7 @@ class Engine:
         return bool(arrived)
 
     def _drop(self) -> bool:
-        """Let go of what was cancelled, and of what waited beyond its deadline."""
+        """End cancelled requests and waiting requests past their deadline."""
         with self._lock:
             waiting = list(self._waiting.values())
         dropped = [ticket for ticket in (*waiting, *self._batch.tickets) if ticket.cancelled]
@@ -340,10 +341,10 @@ class Engine:
         return bool(dropped or late)
 
     def _admit(self) -> bool:
-        """Requests join the batch in fair turns, as far as there is room for them."""
+        """Admit requests to the batch in fair turns, as long as there is room."""
         did = False
         started = time.monotonic()
-        if self._finishing >= self.max_batch:  # else finished videos would pile up
+        if self._finishing >= self.max_batch:  # otherwise finished videos would accumulate
             return False
         for ticket, lease in self._queue.round(self._batch.tickets):
             did = True
@@ -374,7 +375,7 @@ class Engine:
         self._tell(ticket, Admitted(**ticket.timings))
 
     def _step(self) -> bool:
-        """One step of one bucket; what is done goes on to be decoded."""
+        """Run one step of one bucket; completed requests are passed on for decoding."""
         step = self._batch.step()
         if step is None:
             return False
@@ -415,7 +416,7 @@ class Engine:
             self._observe("recompilations", self._compiled.recompilations)
             self._observe("uncompiled_forwards", self._compiled.eager)
 
-    # --- from the engine's thread and beside it ----------------------------------------------------------------
+    # --- from the engine's thread and others ----------------------------------------------------------------
 
     def _brought(self, ticket: Ticket, error: BaseException | None) -> None:
         with self._lock:
@@ -423,13 +424,13 @@ class Engine:
         self._wake()
 
     def _failed(self, error: BaseException) -> Failed:
-        """What one request ends with. Raises when the device is lost, which ends the engine and not the request."""
+        """The final event of a failed request. Raises if the device is lost: then the whole engine ends."""
         if not isinstance(error, UserError):
             probe(self.foundation.device)
         return Failed.of(error)
 
     def _end(self, ticket: Ticket, event: Event) -> None:
-        """The request's last event; whoever comes first."""
+        """Send a request's final event. Only the first call for a request has an effect."""
         self.tiers.close(ticket.claim)
         with self._lock:
             if self._tickets.get(ticket.id) is not ticket:
@@ -444,7 +445,7 @@ class Engine:
     def _tell(self, ticket: Ticket, event: Event) -> None:
         try:
             ticket.listener(event)
-        except Exception:  # a listener that is gone must not stop the others' steps
+        except Exception:  # a broken listener must not stop other requests
             log.exception("the listener of %s failed", ticket.id)
 
     def _finish(self, ticket: Ticket) -> None:
@@ -454,7 +455,7 @@ class Engine:
         except Exception as error:
             try:
                 event = self._failed(error)
-            except Exception as lost:  # for the engine's thread, which ends this one with the others
+            except Exception as lost:  # the engine's thread raises it and ends all requests
                 self._lost = lost
                 self._wake()
                 return

@@ -1,4 +1,4 @@
-"""What the ingress sees of engines, wherever they run; imports neither them nor their model."""
+"""The ingress's interface to engines, wherever they run; imports neither the engine nor its model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from serving.schemas import AdapterUsed
 
 @dataclass(frozen=True)
 class Residency:
-    """Where an adapter is: the nearest tier, how many running requests use its slot, whether it is pinned."""
+    """Location of an adapter: its fastest tier, running requests that use its slot, whether it is pinned."""
 
     path: str
     sha256: str
@@ -23,38 +23,38 @@ class Residency:
 
 
 class EngineLost(Exception):
-    """The engine that ran a request is gone; the request has not ended and may run again elsewhere."""
+    """The engine of a request is gone. The request has not ended and may run again on another engine."""
 
 
 class EngineClient(Protocol):
-    """What the ingress needs of engines, wherever they run: of one that fits, where it does not say every.
+    """What the ingress needs from engines. Calls go to one suitable engine unless stated otherwise.
 
     Any call may raise `EngineLost`: no engine answered.
     """
 
     async def describe(self) -> FoundationInfo:
-        """The model it holds."""
+        """The engine's model."""
 
     async def check(self, request: VideoRequest) -> Failed | None:
-        """Why it would refuse the request, or None."""
+        """Why the engine would refuse the request, or None."""
 
     async def unread(self, prompts: Sequence[str]) -> list[str | None]:
-        """A sentence about what the text encoder does not read of each prompt; None for one that it reads whole."""
+        """For each prompt, a warning about the part that the text encoder does not read, or None."""
 
     def generate(self, id: str, request: VideoRequest) -> AsyncIterator[Event]:
-        """Events up to the last one. Closing the iterator cancels the request."""
+        """Run a request and yield its events. Closing the iterator cancels the request."""
 
     async def preview(self, id: str) -> bytes | Failed:
         """A small WebP of a request that is being denoised, or why there is none."""
 
     async def prefetch(self, use: AdapterUsed) -> list[Failed | None]:
-        """Have every engine bring an adapter near; of each, why that cannot be."""
+        """Make every engine load an adapter into memory; returns each one's failure, or None."""
 
     async def keep(self, revision: int, uses: Sequence[AdapterUsed]) -> int:
-        """Have every engine pin these and nothing else, unless it knows a later revision; how many engines there are."""
+        """Make every engine pin exactly these unless it knows a later revision; returns their number."""
 
     async def residency(self) -> Mapping[str, Sequence[Residency]]:
-        """Of every engine, by name, each adapter in a slot or in host memory."""
+        """The adapters in a slot or in host memory of every engine, by the engine's name."""
 
     async def backlog(self, work: float) -> int:
-        """Say how much work (pixels through the denoiser) waits outside of engines; how many engines there are."""
+        """Report the work (denoised pixels) that waits outside of engines; returns the number of engines."""

@@ -1,7 +1,7 @@
-"""The engine's asynchronous face: what the ingress calls, in the same process or through Ray.
+"""The engine's asynchronous interface, which the ingress calls in the same process or through Ray.
 
-Answers are values (an event, or None), never exceptions of ours: they cross process borders as they are. An
-exception here means that the engine itself is gone.
+Answers and refusals are values (an event or None), so they can be sent between processes. An exception
+means that the engine itself is gone.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from serving.requests import AdapterUsed, FoundationInfo, VideoRequest
 from serving.slot_plan import SlotPlan, bytes_per_rank, plan_slots
 from serving.stats import EngineStats
 
-LOAD_PATIENCE = 100.0  # seconds for adapters to be brought; an ingress waits a little longer for a prefetch
+LOAD_PATIENCE = 100.0  # seconds for adapters to load; an ingress waits a little longer for a prefetch
 
 
 def describe(foundation: Foundation, config: ServeConfig) -> FoundationInfo:
-    """What a server with this model and configuration says about itself."""
+    """The description of a server with this model and configuration."""
     defaults, bucket, plan = foundation.defaults, foundation.defaults.bucket, plan_of(foundation, config)
     first, second = itertools.islice(
         (n for n in range(1, 1025) if fits(foundation, Bucket(n, bucket.height, bucket.width))), 2
@@ -71,7 +71,7 @@ def describe(foundation: Foundation, config: ServeConfig) -> FoundationInfo:
 
 
 def plan_of(foundation: Foundation, config: ServeConfig) -> SlotPlan:
-    """The slots of a configuration. Raises UserError when its memory holds none."""
+    """The slots of a configuration. Raises UserError if its slot memory is too small for one."""
     if config.slot_memory is None:
         return SlotPlan({"temporal": config.slots, "spatial": config.spatial_slots}, config.rank)
     given = config.model_fields_set
@@ -85,7 +85,7 @@ def plan_of(foundation: Foundation, config: ServeConfig) -> SlotPlan:
 
 
 def fits(foundation: Foundation, bucket: Bucket) -> bool:
-    """Whether the model can make a video of that size."""
+    """Whether the model can make a video of this size."""
     try:
         foundation.check_bucket(bucket)
     except UserError:
@@ -94,9 +94,9 @@ def fits(foundation: Foundation, bucket: Bucket) -> bool:
 
 
 def build_engine(config: ServeConfig, observe: Observe = unobserved) -> Engine:
-    """An engine as configured, its model loaded, not started.
+    """Build an engine and load its model, without starting it.
 
-    Raises UserError for a foundation it cannot load, and for sizes to warm up that this one cannot make.
+    Raises UserError for a foundation that cannot be loaded, and for warm-up sizes that it cannot make.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -122,7 +122,7 @@ def build_engine(config: ServeConfig, observe: Observe = unobserved) -> Engine:
 
 
 class Stream:
-    """The events of one running request, for however many listen (a restarted ingress asks again)."""
+    """The events of one running request, for any number of listeners (a restarted ingress asks again)."""
 
     def __init__(self, ticket: str) -> None:
         self.ticket = ticket
@@ -139,10 +139,10 @@ class Stream:
 class EngineService:
     """Loads the model once and answers requests (an `EngineClient` of one engine).
 
-    Once the engine has died, `describe`, `check` and `generate` raise `EngineLost`, also for what it had begun.
+    After the engine's death, `describe`, `check` and `generate` raise `EngineLost`, also in running requests.
 
     Args:
-        name: by which residency is told from other engines'.
+        name: identifies this engine in `residency`.
     """
 
     def __init__(self, config: ServeConfig, observe: Observe = unobserved, *, name: str = "engine") -> None:
@@ -153,7 +153,7 @@ class EngineService:
         self._streams: dict[str, Stream] = {}
         self._numbers = itertools.count()
         self._backlog, self._told = 0.0, -NEVER
-        self._revision, self._keeping = 0, asyncio.Lock()  # of what is pinned
+        self._revision, self._keeping = 0, asyncio.Lock()  # of the pinned adapters
 
     async def describe(self) -> FoundationInfo:
         self.healthy()
@@ -164,7 +164,7 @@ class EngineService:
         return self._not_ours(request) or await self._try(self.engine.check_ahead, request)
 
     def _not_ours(self, request: VideoRequest) -> Failed | None:
-        """The refusal of a request for another model: whoever asks knew this engine's predecessor."""
+        """The refusal of a request for another model (the caller knew an earlier engine); else None."""
         if request.foundation in (None, self._info.fingerprint):
             return None
         message = (
@@ -203,7 +203,7 @@ class EngineService:
             while True:
                 event = await queue.get()
                 if isinstance(event, Failed):
-                    self.healthy()  # else it is the engine that failed, and the request may run elsewhere
+                    self.healthy()  # raises if the engine failed: the request may run elsewhere
                 yield event
                 if isinstance(event, Finished | Failed | Cancelled):
                     return
@@ -219,16 +219,16 @@ class EngineService:
         stream = self._streams.get(id)
         try:
             picture = asyncio.wrap_future(self.engine.preview(stream.ticket if stream else id))
-            return await asyncio.shield(picture)  # others may wait for it
+            return await asyncio.shield(picture)  # others may also wait for it
         except Exception as error:
             return Failed.of(error)
 
     async def prefetch(self, use: AdapterUsed) -> list[Failed | None]:
-        """Bring an adapter near, or why that cannot be."""
+        """Load an adapter into memory; returns the reason of a failure, or None."""
         return [await self._try(self.engine.prefetch_ahead, use)]
 
     async def keep(self, revision: int, uses: Sequence[AdapterUsed]) -> int:
-        """Pin these and nothing else, unless a later revision came before this one."""
+        """Pin exactly these, unless a later revision has already arrived."""
         async with self._keeping:
             if revision >= self._revision:
                 self._revision = revision
@@ -246,8 +246,8 @@ class EngineService:
         return 1
 
     def routing_report(self) -> dict[str, Any]:
-        """What `serving.routing.Report` is made of: lists of adapters and a number, all of JSON."""
-        self.healthy()  # a dead engine has no work, and would look best
+        """The data for `serving.routing.Report`: lists of adapters and a number, as JSON types."""
+        self.healthy()  # a dead engine has no work and would look best
         stats, residency = self.engine.stats(), self.engine.residency()
         named = [(routing.key(held.path, held.sha256), held) for held in residency]
         return {
@@ -258,12 +258,12 @@ class EngineService:
         }
 
     def load(self) -> Load:
-        """What decides how many engines there are."""
+        """The load, from which the autoscaler computes the number of engines."""
         stats = self.engine.stats()
         return Load(stats.work, stats.pace, self._backlog, time.monotonic() - self._told)
 
     async def _try(self, begin: Callable[..., Future[None] | None], *args: object) -> Failed | None:
-        """Begin something in a thread, which is free again while it goes on: a slow registry must not use them up."""
+        """Start work in a thread and wait for its future without a thread, so a slow registry blocks none."""
         try:
             if (going := await asyncio.to_thread(begin, *args)) is not None:
                 async with asyncio.timeout(LOAD_PATIENCE):
@@ -276,7 +276,7 @@ class EngineService:
         return None
 
     def healthy(self) -> None:
-        """Raises EngineLost when the engine's thread has died."""
+        """Raise EngineLost if the engine's thread has died."""
         if self.engine.failure is not None:
             raise EngineLost("the engine's thread has died") from self.engine.failure
 

@@ -1,4 +1,4 @@
-"""One shape for every refusal, whoever makes it: handlers in place of FastAPI's own."""
+"""Error handlers that give all errors one format, instead of FastAPI's own handlers."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from serving.statuses import status_of
 
 log = logging.getLogger(__name__)
 MAX_BODY = 64 * 1024  # bytes of a request's body; the largest valid one is under 20 KiB
-BODY_PATIENCE = 10.0  # seconds for all of a body to come, from when it is first waited for
-RETRY_AFTER = {"Retry-After": "5"}  # seconds, where nothing better is known
+BODY_PATIENCE = 10.0  # seconds for a whole body to arrive, from the first wait for it
+RETRY_AFTER = {"Retry-After": "5"}  # seconds, if nothing better is known
 HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: RETRY_AFTER}
 CODES = {
     404: "not_found",
@@ -37,7 +37,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 
 
 class BodyLimit:
-    """Refuses bodies over MAX_BODY with 413, whatever their Content-Length says, and those that come too slowly with 408."""
+    """Refuses bodies over MAX_BODY with 413, whatever their Content-Length says, and slow ones with 408."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -50,7 +50,7 @@ class BodyLimit:
 
         async def limited() -> Message:
             nonlocal seen, until, whole
-            if whole:  # what comes now is that the client has gone
+            if whole:  # the next message is the client's disconnect
                 return await receive()
             until = min(until, asyncio.get_running_loop().time() + BODY_PATIENCE)
             try:
@@ -70,7 +70,7 @@ class BodyLimit:
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Every error in the one shape."""
+    """Install the handlers."""
 
     @app.exception_handler(UserError)
     async def user_error(_request: Request, error: UserError) -> JSONResponse:
@@ -109,7 +109,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
 
 def explain(error: RequestValidationError) -> tuple[int, dict[str, Any]]:
-    """Status and answer for a request that does not fit its schema. Never repeats the input."""
+    """Status and answer for a request that does not match its schema. Never repeats the input."""
     first = error.errors()[0]
     where = [str(part) for part in first["loc"][1:]]  # after "body", "query" or "path"
     param = ".".join(where)[:100] or None

@@ -1,8 +1,8 @@
-"""`GET /v1/videos/{id}/events`: a job's life as server-sent events.
+"""`GET /v1/videos/{id}/events`: the progress of a job as server-sent events.
 
-An event is a look at the job (its `video.<state>`), sent when something of it has changed; its id says what was seen.
-A client that comes back with Last-Event-ID is sent nothing it has seen, so nothing has to be kept for it, and any
-ingress can go on where another one stopped.
+An event (`video.<state>`) shows the job and is sent when it has changed; its id encodes what it shows. A
+client that reconnects with Last-Event-ID gets only what it has not seen. The server keeps no state per
+client, so any ingress can continue the stream of another.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from serving.jobs import FINAL, IN_PROGRESS, STATES
 
 POLL = 0.5  # seconds between looks at a job, unless this ingress knows of a change
 HEARTBEAT = 15.0  # seconds without an event after which a comment is sent
-PREVIEW_PAUSE = 1.0  # seconds between previews of one stream, at least
-PREVIEW_TIMEOUT = 10.0  # seconds an engine is waited for
-RETRY = 2000  # milliseconds a client shall wait before it comes back
+PREVIEW_PAUSE = 1.0  # minimum seconds between previews of one stream
+PREVIEW_TIMEOUT = 10.0  # seconds to wait for an engine
+RETRY = 2000  # milliseconds that a client waits before it reconnects
 
 
 class Changes:
-    """Wakes whoever waits for news of a job. For one event loop."""
+    """Wakes tasks that wait for a change of a job. For one event loop."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, set[asyncio.Event]] = {}
 
     def notice(self, id: str) -> None:
-        """The job has changed."""
+        """Announce that the job has changed."""
         for event in self._waiting.get(id, ()):
             event.set()
 
@@ -61,7 +61,7 @@ class Changes:
 
 
 class JobSource(Protocol):
-    """What a stream needs of the service."""
+    """What a stream needs from the service."""
 
     changes: Changes
     engine: EngineClient
@@ -72,11 +72,11 @@ class JobSource(Protocol):
 
 
 class Streams:
-    """The open event streams of one ingress: each holds a connection, so their number is bounded.
+    """Limits the open event streams of one ingress, because each holds a connection.
 
     Args:
-        most: of all tenants together.
-        tenants: how many there are; of several, one has a share, a quarter at least.
+        most: maximum for all tenants together.
+        tenants: number of tenants. If there are several, each is limited to a share, at least a quarter.
     """
 
     def __init__(self, most: int, tenants: int) -> None:
@@ -85,11 +85,11 @@ class Streams:
 
     @property
     def open(self) -> int:
-        """How many there are."""
+        """The number of open streams."""
         return self._open.total()
 
     def check(self, tenant: str) -> None:
-        """Raises Throttled when there is room for no other of this tenant."""
+        """Raise Throttled if this tenant may not open another stream."""
         if self.open >= self.most:
             open = f"{self.open} event streams are open"
         elif self._open[tenant] >= self.share:
@@ -102,7 +102,7 @@ class Streams:
 
     @contextmanager
     def one(self, tenant: str) -> Iterator[None]:
-        """While a stream is open. Raises Throttled when there is room for no other of this tenant."""
+        """Hold a place while a stream is open. Raises Throttled if this tenant may not open another."""
         self.check(tenant)  # nothing is awaited between this and the next line
         self._open[tenant] += 1
         try:
@@ -114,7 +114,7 @@ class Streams:
 
 
 class EventStream(StreamingResponse):
-    """An answer of events. It takes its place among the open streams as it begins, and gives it back however it ends."""
+    """A response of events. It takes a place among the open streams at its start and frees it at its end."""
 
     def __init__(self, events: AsyncIterator[bytes], streams: Streams, tenant: str) -> None:
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -127,20 +127,20 @@ class EventStream(StreamingResponse):
 
 
 def stamp(job: Job, position: int | None) -> str:
-    """What of a job an event shows, as the event's id."""
+    """An event's id, which encodes what it shows of a job."""
     place = "" if position is None else f".{position}"
     return f"{job.attempts}.{STATES.index(job.state)}.{job.progress}{place}"
 
 
 def was_end(last_event_id: str | None, job: Job) -> bool:
-    """Whether the client has seen the job's end, and need not come back."""
+    """Whether the client has already seen the job's end."""
     return job.state in FINAL and last_event_id == stamp(job, None)
 
 
 async def follow(
     service: JobSource, id: str, tenant: str, last_event_id: str | None, previews: bool
 ) -> AsyncIterator[bytes]:
-    """Events up to the job's end, or its deletion."""
+    """Yield events until the job ends or is deleted."""
     seen, quiet, pictured, shown = last_event_id, time.monotonic(), 0.0, -1
     yield format_sse_event(retry=RETRY)
     with service.changes.of(id) as changed:
@@ -179,7 +179,7 @@ async def follow(
 
 
 async def preview(service: JobSource, id: str) -> bytes | None:
-    """The job as it looks now; None while there is nothing to be seen."""
+    """A preview of the job; None if there is none yet."""
     try:
         async with asyncio.timeout(PREVIEW_TIMEOUT):
             answer = await service.engine.preview(id)

@@ -1,6 +1,6 @@
-"""What an engine tells about a request: `Admitted`, `Progressed` ..., then one of `Finished`, `Failed`, `Cancelled`.
+"""Events of a request in an engine: `Admitted`, `Progressed` ..., then `Finished`, `Failed` or `Cancelled`.
 
-Values, all of them: they cross process borders as they are.
+All are plain values that can be sent between processes.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ log = logging.getLogger(__name__)
 
 
 class FoundationChanged(Unavailable):
-    """The engine holds another model than the request is for."""
+    """The request is for another model than the engine's."""
 
     default_code = "foundation_changed"
 
 
 @dataclass(frozen=True)
 class Admitted:
-    """The request is in the batch. Seconds it waited, and of these for its adapters."""
+    """The request joined the batch. Has the seconds it waited, and the part spent on loading adapters."""
 
     queue: float
     adapter_load: float
@@ -32,7 +32,7 @@ class Admitted:
 
 @dataclass(frozen=True)
 class Progressed:
-    """Steps done, of how many; requests and distinct adapters in the last one's batch."""
+    """Steps done and steps in total; requests and distinct adapters in the last step's batch."""
 
     step: int
     steps: int
@@ -42,24 +42,24 @@ class Progressed:
 
 @dataclass(frozen=True)
 class Finished:
-    """The video. `timings` in seconds by stage."""
+    """The finished video. `timings` are seconds by stage."""
 
     mp4: bytes
     sha256: str
     timings: dict[str, float]
-    neighbours: int = 0  # most other requests that were in one of its steps
-    batch_adapters: int = 0  # most distinct adapters in one of its steps, its own included
+    neighbours: int = 0  # maximum number of other requests in one of its steps
+    batch_adapters: int = 0  # maximum number of distinct adapters in one of its steps, including its own
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The request cannot be made."""
+    """The request failed."""
 
     error: UserError
 
     @classmethod
     def of(cls, error: BaseException) -> Failed:
-        """A UserError speaks for itself; anything else is this program's fault and is logged."""
+        """Keep a UserError as it is; any other error is a bug, is logged and becomes a SystemFailure."""
         if isinstance(error, UserError):
             return cls(copy.copy(error))  # without its traceback, which holds tensors
         log.error("request failed", exc_info=error)
@@ -76,7 +76,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Cancelled:
-    """As asked."""
+    """The request was cancelled."""
 
 
 Event = Admitted | Progressed | Finished | Failed | Cancelled
@@ -84,10 +84,10 @@ Listener = Callable[[Event], None]
 
 
 class Observe(Protocol):
-    """Where an engine's observations go: a metric's name (`serving.metrics.ENGINE`), its value, its labels."""
+    """Receives an engine's measurements: a metric's name (`serving.metrics.ENGINE`), value and labels."""
 
     def __call__(self, name: str, value: float, labels: Mapping[str, str] | None = None) -> None: ...
 
 
 def unobserved(name: str, value: float, labels: Mapping[str, str] | None = None) -> None:
-    """Nobody looks."""
+    """Ignore the measurement."""

@@ -1,8 +1,8 @@
-"""Whose turn it is: fair shares at every level of a tree of flows.
+"""A fair queue: fair shares at every level of a tree of flows.
 
-Start-time fair queueing (Goyal et al. 1996), nested: priority classes share by weight, in each the tenants share
-alike, in each of these the adapters. It gives the shares that deficit round robin gives, without a quantum to
-choose, and a flow that was away gains nothing by it: it comes back at the present virtual time.
+Nested start-time fair queueing (Goyal et al. 1996): priority classes share by weight, tenants in a class
+share equally, and so do the adapters of a tenant. The shares equal those of deficit round robin, without
+a quantum to choose. An idle flow gains nothing: it returns at the current virtual time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
-Flow = Sequence[tuple[Hashable, float]]  # from the top level down: the flow's key there, and its weight
+Flow = Sequence[tuple[Hashable, float]]  # from the top level down: the flow's key and weight
 
 
 @dataclass(order=True)
@@ -27,7 +27,7 @@ class _Entry(Generic[T]):
 
 
 class _Node(Generic[T]):
-    """One flow. `start`: virtual time of its next service among its siblings. `now`: that of its children."""
+    """One flow. `start`: virtual time of its next service among its siblings. `now`: its children's time."""
 
     def __init__(self, weight: float = 1.0) -> None:
         self.weight, self.start, self.now, self.waiting = weight, 0.0, 0.0, 0
@@ -40,8 +40,8 @@ class _Node(Generic[T]):
         return min(child.eldest() for child in self.children.values() if child.waiting)
 
     def forget(self) -> None:
-        """Drop what says nothing any more: a flow is remembered until the others have had what it had."""
-        if not self.waiting and self.children:  # the busy time is over: all are even
+        """Drop idle flows, but remember each until its siblings have caught up with its service."""
+        if not self.waiting and self.children:  # the busy period is over: all flows are even
             self.now = max(child.start for child in self.children.values())
         for key in [k for k, child in self.children.items() if not child.waiting and child.start <= self.now]:
             del self.children[key]
@@ -58,7 +58,7 @@ class _Node(Generic[T]):
 
 
 class FairQueue(Generic[T]):
-    """Items by flow. Not thread-safe."""
+    """A queue of items by flow. Not thread-safe."""
 
     def __init__(self) -> None:
         self._root: _Node[T] = _Node()
@@ -72,15 +72,15 @@ class FairQueue(Generic[T]):
         return item in self._entries
 
     def __iter__(self) -> Iterator[T]:
-        """By arrival."""
+        """The items in order of arrival."""
         return iter(list(self._entries))
 
     def add(self, item: T, flow: Flow, cost: float, order: float = 0.0) -> None:
-        """Let an item wait in its flow.
+        """Add an item to its flow.
 
         Args:
-            cost: what its service takes of its flow's share, in any unit that is the same for all.
-            order: within its flow smaller ones go first, then the older.
+            cost: its share of service, in any unit common to all items.
+            order: within a flow, smaller values go first; equal ones go by age.
         """
         assert item not in self._entries
         assert cost > 0
@@ -100,7 +100,7 @@ class FairQueue(Generic[T]):
         self._entries[item] = entry
 
     def pick(self, eligible: Callable[[T], bool] = lambda item: True) -> T | None:
-        """Take out the item whose turn it is among the eligible (asked in the order of turns); None: there is none."""
+        """Remove and return the next eligible item, or None. Calls `eligible` in order of turns."""
         entry = self._root.find(eligible)
         if entry is None:
             return None
@@ -113,7 +113,7 @@ class FairQueue(Generic[T]):
         return entry.item
 
     def remove(self, item: T) -> bool:
-        """Take an item out without service. False when it is not here."""
+        """Remove an item without service. False if it is not in the queue."""
         entry = self._entries.get(item)
         if entry is not None:
             self._take(entry)

@@ -1,7 +1,7 @@
-"""The first two tiers: the registry, and verified files on local disk.
+"""The first two tiers of adapters: the registry, and verified files on local disk.
 
-Everything is found by the content hash that the request was pinned to, so neither a new version nor the removal of
-an old one changes a job that was accepted.
+Files are found by the content hash that the request was pinned to, so new or removed versions do not
+change an accepted job.
 """
 
 from __future__ import annotations
@@ -28,34 +28,34 @@ from serving.requests import AdapterUsed
 from serving.storage_faults import StorageFault, storage_faults
 
 log = logging.getLogger(__name__)
-STORAGE = "the adapters' storage"  # what callers know of it
-ATTEMPTS = 3  # to fetch an object whose storage is away or which came damaged
-LEFT_BEHIND = 3600.0  # seconds after its last byte that an unfinished file is of an engine that died
-OTHERS = 60.0  # seconds that a file stays which another engine has used: it may be about to open it
+STORAGE = "the adapters' storage"  # its name in errors for callers
+ATTEMPTS = 3  # to fetch an object if its storage is unreachable or it arrives damaged
+LEFT_BEHIND = 3600.0  # seconds since its last byte after which an unfinished file belongs to a dead engine
+OTHERS = 60.0  # seconds to keep a file after another engine used it: that engine may be about to open it
 
 
 class Source(Protocol):
-    """Where adapters come from. Any thread may call any of these."""
+    """Where adapters come from. Thread-safe."""
 
     def has(self, use: AdapterUsed) -> bool:
         """Whether `read` needs no network."""
 
     def fetch(self, use: AdapterUsed) -> None:
-        """Bring it to local disk; blocks. Raises UserError."""
+        """Download it to local disk; blocks. Raises UserError."""
 
     def read(self, use: AdapterUsed) -> Adapter:
-        """Its checked tensors. Raises UserError for what may not load."""
+        """Its checked tensors. Raises UserError if it cannot be loaded."""
 
 
 class AdapterFiles:
-    """Adapters of a registry, through files on local disk; the least recently used ones go.
+    """Adapters of a registry, cached in files on local disk with eviction by least recent use.
 
     Args:
-        folder: where the files are kept, under their hashes; several engines may share it. When a file was last used
-            is its time of modification, which they all see.
-        capacity: most bytes of files, whoever brought them; what is being read, what another engine has used within
-            the last minute, and the last one used, always stay.
-        pause: seconds before a failed fetch is tried again, doubled each time.
+        folder: holds the files, named by hash; several engines may share it. A file's modification time is
+            its last use, visible to all engines.
+        capacity: maximum bytes of all files. Files being read, files that another engine used within the
+            last minute, and the last used file always stay.
+        pause: seconds before a failed fetch is retried, doubled each time.
     """
 
     def __init__(
@@ -72,8 +72,8 @@ class AdapterFiles:
         for file, found in files_in(folder, f"{TEMPORARY}*"):
             if found.st_mtime < time.time() - LEFT_BEHIND:
                 file.unlink(missing_ok=True)
-        self._used: dict[str, int] = {}  # by this engine: when, in nanoseconds as the file system has it
-        self._reading: Counter[str] = Counter()  # these stay
+        self._used: dict[str, int] = {}  # this engine's last uses: mtime in nanoseconds
+        self._reading: Counter[str] = Counter()  # not evicted
         self._lock = threading.Lock()
         self._trim()
 
@@ -88,7 +88,7 @@ class AdapterFiles:
         return self._file(use).is_file()
 
     def fetch(self, use: AdapterUsed) -> None:
-        """From the registry, its hash checked; whole or not at all. Temporary failures are tried again."""
+        """Download atomically from the registry and check the hash. Retries temporary failures."""
         for attempt in range(ATTEMPTS):
             try:
                 return self._download(use)
@@ -99,9 +99,9 @@ class AdapterFiles:
                 time.sleep(self._pause * 2**attempt)
 
     def read(self, use: AdapterUsed) -> Adapter:
-        """Raises UserError: not in the registry, malformed, not finite, of another foundation.
+        """Read an adapter. Raises UserError: not in the registry, malformed, not finite, another foundation.
 
-        A file that is not what was fetched (cut short, changed) is fetched again, once.
+        A file that was truncated or changed on disk is fetched again, once.
         """
         with self._lock:
             self._reading[use.sha256] += 1
@@ -119,7 +119,7 @@ class AdapterFiles:
                 self.fetch(use)
             try:
                 adapter = read_adapter(file, self._foundation)
-            except FileNotFoundError:  # another engine with this folder needed the room
+            except FileNotFoundError:  # another engine evicted it
                 pass
             except UserError as error:
                 if self._whole(use):
@@ -161,30 +161,30 @@ class AdapterFiles:
         except ObjectNotFound as error:
             log.error("%s: %s", name, error.message)
             with storage_faults(STORAGE):
-                if not storage.holds("objects/"):  # a folder that was unmounted, say
+                if not storage.holds("objects/"):  # such as an unmounted folder
                     raise StorageFault(STORAGE) from error
             raise NotFound(
                 f"{name}: its file {use.sha256[:12]} is not in the registry; publish it again.",
                 code="adapter_not_found",
             ) from None
         except DamagedData as error:
-            log.error("%s: %s", name, error.message)  # with where it is, which concerns no caller
+            log.error("%s: %s", name, error.message)  # names the location, which callers must not see
             raise error.reworded(
                 f"{name}: its file {use.sha256[:12]} is damaged in the registry; publish it again."
             ) from None
         self._note(file)
 
     def _note(self, file: Path) -> None:
-        """It was used just now."""
+        """Record a use of the file and evict others if necessary."""
         self._touch(file)
         self._trim()
 
     def _touch(self, file: Path) -> None:
-        """Other engines with this folder see that it is in use."""
+        """Mark the file as used, for other engines with this folder too."""
         with (
             self._lock,
             contextlib.suppress(FileNotFoundError),
-        ):  # not here yet, or another had no room for it
+        ):  # not here yet, or evicted by another engine
             now = time.time_ns()
             os.utime(file, ns=(now, now))
             self._used[file.stem] = file.stat().st_mtime_ns
@@ -202,15 +202,15 @@ class AdapterFiles:
             self._used = {file.stem: self._used[file.stem] for file, _ in files if file.stem in self._used}
 
     def _stays(self, sha256: str, found: os.stat_result) -> bool:
-        """Whether this engine reads it, or another one, whose reads cannot be seen, may be about to."""
+        """Whether this engine is reading it, or another engine, whose reads are not visible, may be."""
         by_another = found.st_mtime_ns != self._used.get(sha256)
-        # of a clock that was ahead, a file would seem to be in use until that clock's time comes
+        # abs: a time in the future comes from a clock that was ahead, and must not keep the file until then
         recent = abs(time.time() - found.st_mtime) < OTHERS
         return self._reading[sha256] > 0 or (by_another and recent)
 
 
 def files_in(folder: Path, pattern: str) -> Iterator[tuple[Path, os.stat_result]]:
-    """The files that match, and what is known of each; without those that another engine removes meanwhile."""
+    """The matching files with their stat results; skips those that another engine removes meanwhile."""
     for file in folder.glob(pattern):
         try:
             yield file, file.stat()

@@ -1,4 +1,4 @@
-"""What is made of a request's latents, beside the steps: the video, or a look at it before it is done."""
+"""Turns a request's final latents into the video, in parallel to the denoising steps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from serving.tickets import Ticket
 
 
 def package(foundation: Foundation, ticket: Ticket) -> Finished:
-    """Latents -> frames -> mp4 with what made it in its metadata. InvalidInput when they are not finite."""
+    """Latents -> frames -> mp4 with metadata about its making. Raises InvalidInput if they are not finite."""
     assert ticket.state is not None
     started = time.monotonic()
     if not bool(torch.isfinite(ticket.state.latents_1Cfhw).all()):

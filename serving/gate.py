@@ -1,12 +1,12 @@
-"""What Ray Serve's proxy asks of a request before it hands it to an ingress: a key that is one of ours.
+"""Checks API keys in Ray Serve's proxy, before a request reaches an ingress.
 
-A request costs the proxy little as long as it stays there, and milliseconds of several processes once it is handed on. So
-a crowd without keys is answered here, and callers with a key do not wait behind it. The ingress checks the key again, and
-what it may do; this only turns away what it would turn away.
+A refusal in the proxy is cheap; a forwarded request costs milliseconds of several processes. A flood of
+requests without keys is therefore answered here, and callers with a key do not wait behind it. The
+ingress checks the key and its scopes again; this only refuses what the ingress would refuse.
 
-Ray Serve's proxies call `middlewares` as they start, where RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names it, on every
-node. `motiondirector serve` sets that for the cluster that it starts (`environment`). On a cluster of its own the keys
-come from where `serving.cluster` has them.
+Ray Serve's proxies on every node call `middlewares` at their start if
+RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names it. `motiondirector serve` sets that for the cluster that
+it starts (`environment`). On other clusters the keys come from the same place as in `serving.cluster`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from serving.keys import API_KEY_FILE_VARIABLE, ApiKey, hash_key, read_api_keys
 from serving.schemas import error_answer
 
 CALLBACK_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
-HASHES_VARIABLE = "MOTIONDIRECTOR_GATE_KEYS"  # SHA-256 of the keys, by commas
-OPEN = 32  # requests without a key that are handed on at once: health, the page for people
+HASHES_VARIABLE = "MOTIONDIRECTOR_GATE_KEYS"  # SHA-256 of the keys, comma-separated
+OPEN = 32  # concurrent requests without a key to forward: health checks, the docs page
 GUARDED = ("/v1/", "/metrics")
 NO_KEY = "no valid API key; send `Authorization: Bearer KEY`."
 BUSY = "too many requests without an API key are waiting; try again in a second."
 
 
 def environment(keys: Sequence[ApiKey]) -> dict[str, str]:
-    """Variables with which a cluster is to be started, so that its proxies know these keys. None without keys."""
+    """Environment variables that make the proxies of a new cluster check these keys. Empty without keys."""
     if not keys:
         return {}
     return {
@@ -41,7 +41,7 @@ def environment(keys: Sequence[ApiKey]) -> dict[str, str]:
 
 
 def middlewares() -> list[Middleware]:
-    """For Ray Serve's proxy: the gate, where this node knows any keys."""
+    """The middlewares for Ray Serve's proxy: the gate, if this node knows any keys."""
     hashes = set(filter(None, os.environ.get(HASHES_VARIABLE, "").split(",")))
     file = os.environ.get(API_KEY_FILE_VARIABLE)
     hashes |= {key.sha256 for key in read_api_keys(Path(file) if file else None)}
@@ -49,7 +49,7 @@ def middlewares() -> list[Middleware]:
 
 
 class Gate:
-    """Hands on requests with a key; of those without, some at once where none is needed.
+    """Forwards requests with a key, and a limited number without one on routes that need none.
 
     Args:
         hashes: SHA-256 of every key, in hex.
@@ -83,7 +83,7 @@ class Gate:
 async def refuse(
     scope: Scope, send: Send, status: int, message: str, code: str, headers: Mapping[str, str]
 ) -> None:
-    """Answer in the API's one shape of errors; nothing of the request's body is read."""
+    """Send an error in the API's format, without reading the request's body."""
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008})
         return

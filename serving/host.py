@@ -1,7 +1,7 @@
-"""The third tier: adapters packed as a slot holds them, in host memory, bounded in bytes.
+"""The third tier: adapters packed in the slot's format, in host memory of limited size.
 
-What somebody holds stays; the rest goes by least recent use. Room is made before anything is read: a hold takes the
-room of all that a request needs, or nothing, so that two requests never wait for each other's half.
+Held adapters stay; others are evicted by least recent use. A hold reserves space before anything is
+read, for all adapters of a request or for none, so that two requests never deadlock with half each.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ class HostCache:
     """Packed images by (path, hash). Thread-safe.
 
     Args:
-        capacity: most bytes of images, promised room included.
+        capacity: maximum bytes of images, including reserved space.
     """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self._images: OrderedDict[Key, Tensor] = OrderedDict()  # least recently used first
         self._holds: Counter[Key] = Counter()
-        self._promised: dict[Key, int] = {}  # bytes of held images that are not here yet
+        self._promised: dict[Key, int] = {}  # bytes reserved for held images that are not loaded yet
         self._lock = threading.Lock()
 
     def get(self, key: Key) -> Tensor | None:
-        """The image, if it is here."""
+        """The image, or None."""
         with self._lock:
             image = self._images.get(key)
             if image is not None:
@@ -38,12 +38,12 @@ class HostCache:
             return image
 
     def resident(self) -> dict[Key, int]:
-        """(path, sha256) -> holds, of every image here."""
+        """(path, sha256) -> number of holds, for every loaded image."""
         with self._lock:
             return {key: self._holds[key] for key in self._images}
 
     def hold(self, sizes: Mapping[Key, int]) -> bool:
-        """Keep, or keep room for, all of these until `release`; False (and nothing changed) while there is none."""
+        """Hold all of these, or space for them, until `release`. False without a change if there is none."""
         with self._lock:
             new = {key: size for key, size in sizes.items() if key not in self._images | self._promised}
             if not self._make_room(sum(new.values()), keep=sizes):
@@ -53,7 +53,7 @@ class HostCache:
             return True
 
     def put(self, key: Key, image: Tensor) -> None:
-        """Bring in what was held; an image that nobody waits for (any more) stays if there is room."""
+        """Add an image. One that is not held (any more) is kept if there is space."""
         with self._lock:
             self._promised.pop(key, None)
             if key not in self._images and self._make_room(image.nbytes, keep=()):
@@ -71,7 +71,7 @@ class HostCache:
 
     @property
     def used(self) -> int:
-        """Bytes here and promised."""
+        """Bytes loaded and reserved."""
         with self._lock:
             return self._used()
 

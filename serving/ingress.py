@@ -1,6 +1,6 @@
-"""The ingress as Ray Serve runs it: `serving.service` behind HTTP, with engines behind a handle.
+"""The ingress deployment of Ray Serve: `serving.service` behind HTTP, with engines behind a handle.
 
-Its process loads no model and no torch: what is imported here must not either.
+Its process loads neither a model nor torch; modules imported here must not either.
 """
 
 import asyncio
@@ -25,10 +25,10 @@ from serving.service import VideoService
 
 ENGINE_NAME = "engine"
 LOST = (RayError, RayServeException, ConnectionError)
-# Requests that an ingress has at once: event streams, bodies on their way, checks of new jobs, and what is quick. Those
-# beyond wait in the proxy: as many as are worked off within a second, or the last of them would wait for all the others.
+# MOST_REQUESTS: concurrent requests of an ingress (event streams, bodies, checks of new jobs, quick ones).
+# MOST_WAITING: further requests that wait in the proxy, few enough to be handled within a second.
 MOST_REQUESTS, MOST_WAITING = 512, 256
-RETRY_AFTER = 1.0  # seconds, for the requests that the proxy turns away
+RETRY_AFTER = 1.0  # seconds, for requests that the proxy refuses
 
 
 class JobMetrics:
@@ -43,7 +43,7 @@ class JobMetrics:
 
 
 class HandleEngine:
-    """The engines behind a Serve handle, as an `EngineClient`."""
+    """An `EngineClient` for the engines behind a Serve handle."""
 
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
@@ -80,12 +80,12 @@ class HandleEngine:
             return await response
         except LOST as error:
             raise EngineLost(f"{type(error).__name__}") from error
-        except asyncio.CancelledError:  # else it goes on, and counts among the replica's requests
+        except asyncio.CancelledError:  # otherwise it continues and counts among the replica's requests
             response.cancel()
             raise
 
     async def _all(self, method: str, *args: Any) -> list[Any]:
-        """What every engine that takes requests answers; those that die meanwhile answer nothing."""
+        """The answers of all engines that take requests, without those that die meanwhile."""
         try:
             answers = await self._handle.broadcast(method, *args).results_async(return_exceptions=True)
         except LOST as error:
@@ -111,7 +111,7 @@ class HandleEngine:
 
 
 def running_engines() -> int:
-    """Engine replicas of this application that take requests. In a replica of it; blocks."""
+    """Number of this application's engine replicas that take requests. Call it in a replica; blocks."""
     application = serve.status().applications[serve.get_replica_context().app_name]
     states = application.deployments[ENGINE_NAME].replica_states
     return sum(number for state, number in states.items() if str(getattr(state, "value", state)) == "RUNNING")
@@ -127,10 +127,10 @@ def running_engines() -> int:
 )
 @serve.ingress()
 class Ingress:
-    """API and jobs.
+    """The API and the jobs.
 
     Args:
-        secrets: called here, where the secrets of the configuration are; absent: they are in it.
+        secrets: adds this node's secrets to the configuration; None: it has them already.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """The job store: every accepted request in SQL, from `queued` to exactly one final state.
 
-A state changes by one conditional UPDATE (`... WHERE id = ? AND state IN (legal)`), so of two who would end a job at
-once one wins and the other gets `IllegalTransition`. What is accepted is committed before it is answered. Who runs a
-job, and what happens when that one dies, is in `serving.claims`. Times are Unix seconds.
+A state changes by one conditional UPDATE (`... WHERE id = ? AND state IN (legal)`). If two processes end a
+job at once, one wins and the other gets `IllegalTransition`. A job is committed before its request is
+answered. `serving.claims` decides who runs a job, also after a dispatcher's death. Times are Unix seconds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STATES = (QUEUED, IN_PROGRESS, COMPLETED, FAILED, CANCELLED)
 FINAL = frozenset({COMPLETED, FAILED, CANCELLED})
 UNFINISHED = (QUEUED, IN_PROGRESS)
 ID = re.compile("video_[0-9a-f]{32}")
-# state -> the states it may be reached from; back to the queue only when the engine that ran it is gone
+# state -> the states it may be reached from; a started job is requeued if its engine or dispatcher is lost
 LEGAL = {
     QUEUED: frozenset({QUEUED, IN_PROGRESS}),
     IN_PROGRESS: frozenset({QUEUED}),
@@ -36,7 +36,7 @@ LEGAL = {
     FAILED: frozenset({QUEUED, IN_PROGRESS}),
     CANCELLED: frozenset({QUEUED, IN_PROGRESS}),
 }
-# what a job is back in the queue with
+# columns of a job that returns to the queue
 UNBEGUN: dict[str, Any] = {
     "owner": None,
     "lease_until": None,
@@ -47,13 +47,13 @@ UNBEGUN: dict[str, Any] = {
 
 
 class IllegalTransition(Exception):
-    """The job is not in a state from which the asked one may follow, or another dispatcher's, or gone."""
+    """The job's state does not allow the transition, or the job is another dispatcher's, or gone."""
 
 
 class JobStore:
     """Jobs by id. Thread-safe; several processes may share one database.
 
-    `owner` of the moves: only if the job is (still) with that dispatcher; absent: whoever has it.
+    A transition with `owner` applies only if that dispatcher (still) owns the job; without, to any owner.
     """
 
     def __init__(self, url: str) -> None:
@@ -64,7 +64,7 @@ class JobStore:
         self.database.close()
 
     def add(self, request: dict[str, Any], *, model: str, tenant: str = "", **fields: Any) -> Job:
-        """Accept a request: committed when this returns. `fields`: further columns."""
+        """Accept a request; it is committed when this returns. `fields`: further columns."""
         job = new_job(request, model=model, tenant=tenant, **fields)
         with self._session.begin() as session:
             session.add(job)
@@ -84,14 +84,14 @@ class JobStore:
         return job
 
     def state(self, id: str) -> str | None:
-        """Its state; None when there is no such job."""
+        """The job's state; None if there is no such job."""
         with self._session() as session:
             return session.scalar(select(Job.state).where(Job.id == id))
 
     def page(
         self, *, tenant: str | None = None, after: str | None = None, limit: int = 20, order: str = "desc"
     ) -> tuple[list[Job], bool]:
-        """A page of jobs by order of acceptance, and whether more follow."""
+        """A page of jobs in order of acceptance, and whether more follow."""
         query = select(Job)
         if tenant is not None:
             query = query.where(Job.tenant == tenant)
@@ -110,12 +110,12 @@ class JobStore:
             return {state: number for state, number in rows.tuples()}  # noqa: C416 (dict() loses the types)
 
     def oldest_queued(self) -> float | None:
-        """When the job that has been queued longest was accepted; None when none is queued."""
+        """When the oldest queued job was accepted; None if no job is queued."""
         with self._session() as session:
             return session.scalar(select(func.min(Job.created_at)).where(Job.state == QUEUED))
 
     def unclaimed(self, most: int, foundation: str | None = None) -> tuple[list[dict[str, Any]], int]:
-        """The requests of up to `most` queued jobs (of a foundation) that no dispatcher has, and how many there are."""
+        """The requests of up to `most` queued, unclaimed jobs (of a foundation), and the number of all."""
         waiting = [Job.state == QUEUED, Job.owner.is_(None)]
         if foundation is not None:
             waiting.append(or_(Job.foundation == foundation, Job.foundation.is_(None)))
@@ -128,11 +128,11 @@ class JobStore:
         self._move(id, IN_PROGRESS, owner, started_at=time.time())
 
     def requeue(self, id: str, *, owner: str | None = None, attempted: bool = True) -> None:
-        """Back to the queue: the engine is gone, the job is not. `attempted`: it may have been the cause."""
+        """Return a job to the queue after its engine was lost. `attempted`: it may have been the cause."""
         self._move(id, QUEUED, owner, **UNBEGUN, attempts=Job.attempts + int(attempted))
 
     def note(self, id: str, *, progress: int, timings: dict[str, Any], owner: str | None = None) -> None:
-        """Progress in percent and timings so far; without effect once the job has ended."""
+        """Record progress in percent and timings so far; no effect once the job has ended."""
         statement = update(Job).where(Job.id == id, Job.state == IN_PROGRESS)
         if owner is not None:
             statement = statement.where(Job.owner == owner)
@@ -166,35 +166,35 @@ class JobStore:
         self._move(id, CANCELLED, None, finished_at=time.time())
 
     def delete(self, id: str) -> None:
-        """Forget a job that has ended, unless it is forgotten already. Raises IllegalTransition when it runs."""
+        """Remove an ended job; no error if it is gone. Raises IllegalTransition if it has not ended."""
         with self._session.begin() as session:
             session.execute(delete(Job).where(Job.id == id, Job.state.in_(FINAL)))
             if session.scalar(select(Job.state).where(Job.id == id)) is not None:
                 raise IllegalTransition(f"{id} has not ended")
 
     def expired(self, now: float) -> list[Job]:
-        """Jobs whose result has outlived its time."""
+        """Jobs whose result has expired."""
         with self._session() as session:
             return list(session.scalars(select(Job).where(Job.expires_at < now, Job.result_key.is_not(None))))
 
     def ended_before(self, time: float, most: int) -> list[str]:
-        """Ids of up to `most` jobs that ended before then."""
+        """Ids of up to `most` jobs that ended before `time`, oldest first."""
         with self._session() as session:
             ended = (Job.state.in_(FINAL), Job.finished_at < time)
             return list(session.scalars(select(Job.id).where(*ended).order_by(Job.finished_at).limit(most)))
 
     def forget_deliveries(self, time: float) -> None:
-        """Remove the webhook calls from before then that were made or given up."""
+        """Remove delivered and abandoned webhook calls created before `time`."""
         with self._session.begin() as session:
             session.execute(delete(Delivery).where(Delivery.next_at.is_(None), Delivery.created_at < time))
 
     def forget_result(self, id: str) -> None:
-        """Its result is deleted; the job keeps its row."""
+        """Record that the job's result was deleted; the row stays."""
         with self._session.begin() as session:
             session.execute(update(Job).where(Job.id == id).values(result_key=None))
 
     def _move(self, id: str, state: str, by: str | None, **values: Any) -> None:
-        """Change the state, and with an end write down the webhook call that tells of it."""
+        """Change the state. With a final state, also store the webhook call that reports it."""
         statement = update(Job).where(Job.id == id, Job.state.in_(LEGAL[state]))
         if by is not None:
             statement = statement.where(Job.owner == by)
@@ -211,7 +211,7 @@ class JobStore:
 
 
 def new_job(request: dict[str, Any], *, model: str, tenant: str = "", **fields: Any) -> Job:
-    """A queued job that no database holds yet."""
+    """A new queued job, not yet in a database."""
     return Job(
         id=f"video_{secrets.token_hex(16)}",
         tenant=tenant,

@@ -1,21 +1,21 @@
-"""API keys: who may ask, for what, how much. Only hashes are kept.
+"""API keys with their scopes and quotas. Only hashes are kept.
 
-A key file is plain text, one key a line, or YAML or JSON (by its ending) that says more of each:
+A key file is plain text with one key per line, or YAML or JSON (by its suffix) with settings per key:
 
     keys:
       - key: sha256:9f86d0...          # or the key itself
-        tenant: alice                  # whose the jobs are; absent: this key's alone
+        tenant: alice                  # owner of the jobs; default: this key only
         name: alice's laptop
         scopes: [videos:read, videos:write, adapters, metrics]
-        requests_per_minute: 60        # videos asked for
-        concurrency: 4                 # videos that have not ended
+        requests_per_minute: 60        # requested videos
+        concurrency: 4                 # unfinished videos
         max_priority: 1
         webhook_secret: whsec_...
       - keys: [sha256:60303a..., sha256:fd61a0...]
         tenant: bob
 
-A tenant's keys see the same jobs and share its quotas, so a key can be replaced by another one: add the new one, let its
-users change over, remove the old one. Without `tenant` a key's jobs are found by its hash.
+A tenant's keys see the same jobs and share its quotas. To replace a key, add the new one, let its users
+switch, then remove the old one. Without `tenant`, a key's jobs belong to its hash.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ TENANTS_OWN = (
     "requests_per_minute",
     "concurrency",
     "webhook_secret",
-)  # settings of a tenant, not of each of its keys
+)  # settings of a tenant, equal for all of its keys
 
 Scope = Literal["videos:read", "videos:write", "adapters", "metrics"]
-# what a key may do when nothing is said: its own videos. Pins and metrics concern all tenants.
+# default scopes: the key's own videos. Pins and metrics affect all tenants.
 VIDEOS: tuple[Scope, ...] = ("videos:read", "videos:write")
 
 
 def check_secret(secret: SecretStr) -> SecretStr:
-    """`whsec_` and 24 to 64 bytes in base64, as Standard Webhooks has it."""
+    """Check a secret's Standard Webhooks format: `whsec_` and 24 to 64 bytes in base64."""
     text = secret.get_secret_value()
     try:
         size = len(base64.b64decode(text.removeprefix("whsec_"), validate=True))
@@ -71,7 +71,7 @@ WebhookSecret = Annotated[SecretStr, AfterValidator(check_secret)]
 
 
 def read_webhook_secret() -> SecretStr | None:
-    """The secret of the environment, which signs the webhooks of keys that have none. Raises UserError: not a secret."""
+    """The environment's secret, for webhooks of keys without one. Raises UserError if it is invalid."""
     text = os.environ.get(WEBHOOK_SECRET_VARIABLE, "").strip()
     if not text:
         return None
@@ -82,13 +82,13 @@ def read_webhook_secret() -> SecretStr | None:
 
 
 class ApiKey(BaseModel):
-    """One key: the SHA-256 of it in hex, and what it may do."""
+    """One key: its SHA-256 in hex, and what it may do."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     name: Annotated[str, Field(max_length=100, description="for people")] = ""
-    # as the database has it
+    # its value in the database
     tenant: Annotated[
         str, Field(pattern=TENANT, description="whose the jobs are; absent: this key's alone")
     ] = Field(default_factory=lambda data: data["sha256"][:16])
@@ -100,7 +100,7 @@ class ApiKey(BaseModel):
 
 
 def check_tenants(keys: Sequence[ApiKey]) -> None:
-    """Raises ValueError where keys of one tenant differ in what is the tenant's."""
+    """Raise ValueError if keys of one tenant differ in a setting of the tenant."""
     first: dict[str, ApiKey] = {}
     for key in keys:
         known = first.setdefault(key.tenant, key)
@@ -117,7 +117,7 @@ def hash_key(key: str) -> str:
 
 
 def find_key(presented: str, keys: Sequence[ApiKey]) -> ApiKey | None:
-    """The presented key if it is one of `keys`, in a time that does not depend on which."""
+    """The presented key if it is one of `keys`. The time taken does not depend on which."""
     digest = hash_key(presented)
     found = None
     for known in keys:
@@ -127,9 +127,9 @@ def find_key(presented: str, keys: Sequence[ApiKey]) -> ApiKey | None:
 
 
 def read_api_keys(file: Path | None) -> list[ApiKey]:
-    """The keys of a file and of the environment; of a key that is there twice, the first.
+    """The keys of a file and of the environment. Of duplicates, the first counts.
 
-    Raises UserError: unreadable, or without a key, or a key under 16 characters, or a setting that is none.
+    Raises UserError: unreadable file, no key, a key under 16 characters, or an invalid setting.
     """
     keys = []
     if file is not None:
@@ -156,13 +156,13 @@ def read_api_keys(file: Path | None) -> list[ApiKey]:
 
 
 def plain_keys(text: str) -> list[ApiKey]:
-    """One key a line; `#` begins a comment line."""
+    """Parse one key per line; `#` starts a comment line."""
     lines = [line.strip() for line in text.splitlines()]
     return [ApiKey(sha256=digest_of(line)) for line in lines if line and not line.startswith("#")]
 
 
 def structured_keys(text: str, file: Path) -> list[ApiKey]:
-    """The `keys:` of a YAML or JSON file."""
+    """Parse the `keys:` of a YAML or JSON file."""
     try:
         content: Any = yaml.safe_load(text)
     except NOT_YAML as error:
@@ -194,7 +194,7 @@ def structured_keys(text: str, file: Path) -> list[ApiKey]:
 
 
 def secrets_of(entry: Any, where: str) -> list[str]:
-    """The keys of an entry: `key:`, or a list `keys:`. Raises UserError when there is neither."""
+    """The keys of an entry: `key:`, or a list `keys:`. Raises UserError if there is neither."""
     if isinstance(entry, dict) and ("key" in entry) != ("keys" in entry):
         given = entry["keys"] if "keys" in entry else [entry["key"]]
         if isinstance(given, list) and given and all(isinstance(key, str) for key in given):
@@ -205,7 +205,7 @@ def secrets_of(entry: Any, where: str) -> list[str]:
 
 
 def digest_of(line: str) -> str:
-    """The hash of a key as a file names it: the key itself, or `sha256:<hex>`. UserError for a weak one."""
+    """The hash of a key in a file: the key itself, or `sha256:<hex>`. Raises UserError for a short key."""
     if line.startswith("sha256:"):
         digest = line.removeprefix("sha256:").lower()
         if not re.fullmatch("[0-9a-f]{64}", digest):

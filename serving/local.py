@@ -1,4 +1,4 @@
-"""One video in this process, without a server: the same request, the same engine, the same frames."""
+"""Makes one video in this process, without a server, with the same engine and the same frames."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from serving.schemas import CreateVideo
 def generate(
     body: CreateVideo, config: ServeConfig, on_step: Callable[[int, int], None] = lambda step, steps: None
 ) -> tuple[bytes, VideoRequest]:
-    """The mp4 and the request as it ran (its seed, its adapters' versions and hashes).
+    """The mp4 and the resolved request (with its seed and its adapters' versions and hashes).
 
     Args:
-        on_step: called with (steps done, steps in all).
+        on_step: called with (steps done, steps in total).
 
     Raises:
-        UserError: what a server would have answered.
+        UserError: the error that a server would answer.
     """
     engine = build_engine(config)
     try:

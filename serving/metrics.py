@@ -1,4 +1,4 @@
-"""What Prometheus reads: the ingress's own counts, and those an engine reports, under one prefix."""
+"""Metrics for Prometheus: the ingress's own and those of engines, under one prefix."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ PREFIX = "motiondirector"
 SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 LONG_SECONDS = (*SECONDS, 100.0, 300.0, 1000.0)
 COUNTS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
-MAX_ADAPTERS = 256  # adapters that are counted by name; the rest together, as "other"
+MAX_ADAPTERS = 256  # adapters counted by name; others count together as "other"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
-# What an engine reports (its `observe`): (kind, description, labels). A counter is told how far it has come.
+# Metrics that an engine reports (its `observe`): (kind, description, labels). Counts are gauges of the total.
 ENGINE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "step_seconds": ("histogram", "Time of one denoising step of a batch.", ()),
     "batch_size": ("histogram", "Requests in a denoising step.", ()),
@@ -36,12 +36,12 @@ ENGINE: dict[str, tuple[str, str, tuple[str, ...]]] = {
 
 
 def boundaries(name: str) -> tuple[float, ...]:
-    """The buckets of one of the histograms above."""
+    """The bucket boundaries of one of the histograms above."""
     return SECONDS if name.endswith("_seconds") else COUNTS
 
 
 class BoundedLabels:
-    """Names as label values, so many of them: a client that makes up names makes no series."""
+    """Limits label values to `most` names, so that clients cannot create series with invented names."""
 
     def __init__(self, most: int = MAX_ADAPTERS) -> None:
         self._most, self._known = most, set[str]()
@@ -54,7 +54,7 @@ class BoundedLabels:
 
 
 class ServiceMetrics:
-    """An ingress's metrics. Jobs and queue are read from the database when they are asked for."""
+    """An ingress's metrics. Jobs and queue are read from the database at each scrape."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry = registry if registry is not None else CollectorRegistry()
@@ -91,40 +91,40 @@ class ServiceMetrics:
         self._adapter_names = BoundedLabels()
 
     def accepted(self, adapters: list[str]) -> None:
-        """A job with these adapters (`concept@version`) was accepted."""
+        """Count an accepted job and its adapters (`concept@version`)."""
         self._accepted.inc()
         for name in dict.fromkeys(adapters):
             self._adapters.labels(self._adapter_names(name)).inc()
 
     def ended(self, state: str, timings: Mapping[str, float]) -> None:
-        """A job has ended; its timings in seconds by stage."""
+        """Count an ended job; `timings` are seconds by stage."""
         self._ended.labels(state).inc()
         for stage, seconds in timings.items():
             self._stages.labels(stage).observe(seconds)
 
     def webhook(self, outcome: str) -> None:
-        """A webhook call was made."""
+        """Count a webhook call."""
         self._webhooks.labels(outcome).inc()
 
     def http(self, method: str, route: str, status: int, seconds: float) -> None:
-        """A request was answered."""
+        """Count an answered request."""
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(method, route).observe(seconds)
 
     def queue(self, counts: Mapping[str, int], oldest: float | None) -> None:
-        """How the database stands: jobs by state, and when the oldest queued one came (Unix seconds)."""
+        """Set jobs by state, and when the oldest queued job was accepted (Unix seconds)."""
         for state in STATES:
             self._jobs.labels(state).set(counts.get(state, 0))
         self._queue_length.set(counts.get(QUEUED, 0))
         self._queue_age.set(max(0.0, time.time() - oldest) if oldest is not None else 0.0)
 
     def exposition(self) -> bytes:
-        """The text format that Prometheus scrapes."""
+        """The metrics in Prometheus's text format."""
         return generate_latest(self.registry)
 
 
 class MeasuredRequests:
-    """Counts HTTP requests by route, not by path: a client that makes up paths makes no series."""
+    """Counts HTTP requests by route, not path, so that clients cannot create series with invented paths."""
 
     def __init__(self, app: ASGIApp, metrics: ServiceMetrics) -> None:
         self._app, self._metrics = app, metrics
@@ -151,5 +151,5 @@ class MeasuredRequests:
             await self._app(scope, receive, noted)
         except Exception:
             if not answered:
-                note(500)  # whoever is around us answers that
+                note(500)  # an outer handler answers with 500
             raise

@@ -1,4 +1,4 @@
-"""The API's page for people, at /docs: Swagger UI, all of it from here (`serving/swagger_ui`)."""
+"""The API's documentation page at /docs: Swagger UI, served from `serving/swagger_ui`."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ pages = APIRouter(include_in_schema=False)
 
 @pages.get("/docs")
 async def docs() -> Response:
-    """The page."""
+    """The documentation page."""
     return Response(PAGE, media_type="text/html", headers=SAFE)
 
 
 @pages.get("/docs/{name}")
 async def part(name: str, request: Request) -> Response:
-    """What it loads."""
+    """The scripts and styles that the page loads."""
     headers = {**SAFE, "Cache-Control": "public, max-age=86400", "Vary": "Accept-Encoding"}
     if name == "start.js":
         return Response(START, media_type="text/javascript", headers=headers)
@@ -63,5 +63,5 @@ async def part(name: str, request: Request) -> Response:
 
 @functools.cache
 def packed(name: str) -> bytes:
-    """A file of Swagger UI, packed by gzip."""
+    """A file of Swagger UI, compressed with gzip."""
     return (FOLDER / f"{name}.gz").read_bytes()

@@ -1,8 +1,8 @@
-"""What is pinned, and that every engine has it so.
+"""Stores pinned adapters, and makes every engine pin them.
 
-A pin is a wish, kept in the job database: it outlives engines and ingresses, and reaches engines that start later. Every
-ingress tells all engines the whole list, at each change and every few seconds; an engine makes it so. The list has a
-revision, counted up with every change, so that of two ingresses the one that read earlier does not undo the other's.
+Pins are in the job database, so they outlive engines and ingresses and reach engines that start later.
+Every ingress sends the whole list to all engines, at each change and every few seconds. Each change
+increments the list's revision, so an ingress with an older list cannot undo a newer one.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from serving.requests import FoundationInfo
 from serving.schemas import AdapterUsed, Path
 
 log = logging.getLogger(__name__)
-INTERVAL = 2.0  # seconds between two tellings
-PATIENCE = 30.0  # seconds for the engines to say that they have heard
+INTERVAL = 2.0  # seconds between two reports to the engines
+PATIENCE = 30.0  # seconds for the engines to answer
 
 
 class PinStore:
-    """The pins of a database. A foundation has its own, by its fingerprint: another's adapters cannot be in its slots."""
+    """The pins in a database, separate for each foundation (fingerprint), because adapters fit only one."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def wanted(self, foundation: str) -> tuple[int, list[AdapterUsed]]:
-        """(revision, what is pinned, the oldest first)."""
+        """(revision, pinned adapters, oldest first)."""
         with self._database.sessions() as session:
             rows = list(
                 session.scalars(select(Pin).where(Pin.foundation == foundation).order_by(Pin.revision))
@@ -43,7 +43,7 @@ class PinStore:
         return max((row.revision for row in rows), default=0), [use for use in pinned if use is not None]
 
     def named(self, foundation: str, name: str, path: Path | None) -> list[AdapterUsed]:
-        """What is pinned under `concept@version` (without a path: of both), also when the registry has it no more."""
+        """The pinned adapters of `concept@version` (path None: both paths), even if removed since."""
         concept, version = parse_ref(name)
         with self._database.sessions() as session:
             rows = session.scalars(
@@ -60,10 +60,10 @@ class PinStore:
             return [use for use in map(used, rows) if use is not None]
 
     def pin(self, foundation: str, uses: Sequence[AdapterUsed], slots: Mapping[str, int]) -> None:
-        """Pin them, all or none; without effect for what is pinned.
+        """Pin all of these or none; no effect on those already pinned.
 
         Args:
-            slots: of each path, in an engine. Raises Conflict when none of them would be left for other adapters.
+            slots: number of slots of each path in an engine. Raises Conflict if none would stay for others.
         """
         with self._database.exclusive() as session:
             for use in uses:
@@ -80,7 +80,7 @@ class PinStore:
                 self._write(session, foundation, use, pinned=True)
 
     def unpin(self, foundation: str, uses: Sequence[AdapterUsed]) -> None:
-        """Let them go; without effect for what is not pinned."""
+        """Unpin these; no effect on those not pinned."""
         with self._database.exclusive() as session:
             for use in uses:
                 row = session.get(Pin, (foundation, use.path, use.sha256))
@@ -104,7 +104,7 @@ class PinStore:
 
 
 def used(row: Pin) -> AdapterUsed | None:
-    """The adapter of a row; None, and a line in the log, when the row is not one that `pin` wrote."""
+    """The adapter of a row; None, with an error in the log, if the row is damaged."""
     told = {name: getattr(row, name) for name in ("concept", "version", "path", "sha256")}
     try:
         return convert(AdapterUsed, told)
@@ -114,10 +114,10 @@ def used(row: Pin) -> AdapterUsed | None:
 
 
 class PinKeeper:
-    """Tells the engines, beside the dispatcher, until cancelled.
+    """Sends the pins to the engines until cancelled; runs beside the dispatcher.
 
     Args:
-        info: answers what is served; raises Unavailable while no engine does.
+        info: returns what is served; raises Unavailable if no engine answers.
     """
 
     def __init__(
@@ -126,18 +126,21 @@ class PinKeeper:
         self._store, self._engine, self._info = store, engine, info
 
     async def run(self) -> None:
-        """Tell, again and again."""
+        """Send the pins repeatedly."""
         while True:
             try:
                 await self.tell()
             except (EngineLost, TimeoutError, UserError):
                 log.info("no engine to be told what is pinned")
-            except Exception:  # the database is away for a moment
+            except Exception:  # the database is unreachable for a moment
                 log.exception("what is pinned is not known")
             await asyncio.sleep(INTERVAL)
 
     async def tell(self) -> int:
-        """Have every engine pin what is wanted and nothing else; how many there are. Raises EngineLost, TimeoutError."""
+        """Make every engine pin exactly the stored pins; returns the number of engines.
+
+        Raises EngineLost, TimeoutError, and Unavailable if no engine answers.
+        """
         info = await self._info()
         revision, uses = await asyncio.to_thread(self._store.wanted, info.fingerprint)
         async with asyncio.timeout(PATIENCE):

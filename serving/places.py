@@ -1,4 +1,4 @@
-"""How many jobs are before each one in the queue, for whoever asks and however many do."""
+"""Answers how many jobs are before a job in the queue, cheaply for any number of callers."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Callable, Sequence
 from serving.database import Job
 from serving.jobs import QUEUED
 
-FRESH = 0.5  # seconds for which the order of the queue is held to be known
+FRESH = 0.5  # seconds for which a known order of the queue is used
 
 
 class Places:
-    """Answers from one look at the whole queue, which is taken every FRESH seconds at most and by one at a time.
+    """Answers from a cached order of the whole queue, read at most every FRESH seconds and once at a time.
 
     For one event loop.
 
     Args:
-        order: ids of all jobs that no dispatcher has, first that whose turn it is. Called in a thread.
+        order: returns the ids of all unclaimed jobs in order of their turns. Called in a thread.
     """
 
     def __init__(self, order: Callable[[], list[str]]) -> None:
@@ -28,9 +28,9 @@ class Places:
         self._looking: asyncio.Task[dict[str, int]] | None = None
 
     async def of(self, jobs: Sequence[Job]) -> dict[str, int]:
-        """How many are before each queued one of these; 0 for one that a dispatcher has taken.
+        """The number of jobs before each queued one of these; 0 for a job that a dispatcher has claimed.
 
-        A job that has come since the last look is held to be the last.
+        A job newer than the cached order counts as the last.
         """
         queued = [job for job in jobs if job.state == QUEUED]
         if all(job.owner is not None for job in queued):
@@ -43,7 +43,7 @@ class Places:
             if time.monotonic() - self._looked < FRESH:
                 return self._known
             self._looking = asyncio.create_task(self._look_anew())
-        return await asyncio.shield(self._looking)  # who goes away takes it from nobody
+        return await asyncio.shield(self._looking)  # a cancelled caller must not cancel it for others
 
     async def _look_anew(self) -> dict[str, int]:
         try:

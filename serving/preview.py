@@ -1,4 +1,4 @@
-"""A look at a video that is still being denoised."""
+"""Previews of videos that are still being denoised."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 from models.foundation import Foundation
 
-SIDE = 256  # pixels of the longer side, at most
+SIDE = 256  # maximum pixels of the longer side
 
 
 @torch.no_grad()
 def render(foundation: Foundation, x0_1Cfhw: Tensor) -> bytes:
-    """The present guess at the clean latents as a small WebP of the middle one.
+    """A small WebP of the middle latent frame of the current estimate of the clean latents.
 
-    It is decoded by itself (cheap, and near enough for a look); the latents stay as they are.
+    The frame is decoded alone, which is cheap and close enough. Does not change the latents.
     """
     middle = x0_1Cfhw.shape[2] // 2
     latents = torch.nan_to_num(x0_1Cfhw[:, :, middle : middle + 1])

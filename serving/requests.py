@@ -1,8 +1,8 @@
-"""From what a client asks to what the engine runs.
+"""Resolves a client's request into the request that an engine runs.
 
-`resolve` turns a `CreateVideo` into a `VideoRequest`: names become registry versions and content hashes, absent
-values become the foundation's defaults, an absent seed is drawn. From there on nothing is looked up again, so a job
-gives the same frames tomorrow, after a restart, or beside other jobs, whatever has been published since.
+`resolve` turns a `CreateVideo` into a `VideoRequest`: names become registry versions and content hashes,
+missing values become the foundation's defaults, a missing seed is drawn. Nothing is looked up afterwards,
+so a job gives the same frames later, after a restart, or beside other jobs, whatever is published since.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from models.versions import check_folded, held, own_paths
 from serving.database import Job
 from serving.schemas import AdapterUsed, CreateVideo, Lenient, LoraUse, Path
 
-PRIORITY_WEIGHT = 8.0  # what one step of priority multiplies a share with
+PRIORITY_WEIGHT = 8.0  # factor of the share per step of priority
 
 
 class FoundationInfo(BaseModel):
-    """What a server says about the model it holds. Sizes in pixels."""
+    """A server's description of its model. Sizes in pixels."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -44,24 +44,24 @@ class FoundationInfo(BaseModel):
     negative_prompt: str
     slots: dict[str, int]
     rank: int
-    max_pixels: int  # frames * height * width of the largest video it makes
+    max_pixels: int  # frames * height * width of the largest allowed video
     safe_bytes: int | None = (
-        None  # ASCII prompts of so many characters are read whole; None: not known, and all are
+        None  # ASCII prompts up to this length are read in full; None: unknown, prompts are not checked
     )
 
 
 class VideoRequest(ResolvedParams, Lenient):
-    """Everything the frames of one job depend on; and when they are wanted."""
+    """Everything that the frames of one job depend on, and its scheduling."""
 
     fps: int
     seed: Annotated[int, Field(ge=0)]
     adapters: tuple[AdapterUsed, ...] = ()
-    foundation: str | None = None  # fingerprint of the model that makes it; None: whichever there is
-    # When it is made, not what is made: the frames do not depend on these.
-    tenant: str = ""  # whose fair share it takes
+    foundation: str | None = None  # fingerprint of the required model; None: any
+    # The frames do not depend on the following fields.
+    tenant: str = ""  # owner of the fair share that it uses
     priority: Annotated[int, Field(ge=-2, le=2)] = 0  # each step is PRIORITY_WEIGHT times the share
-    deadline: float | None = None  # Unix seconds after which it is not begun any more
-    warnings: tuple[str, ...] = ()  # what of the request has no effect, for who asked
+    deadline: float | None = None  # Unix seconds after which it is no longer started
+    warnings: tuple[str, ...] = ()  # parts of the request without effect, reported to the caller
 
     @property
     def pixels(self) -> int:
@@ -69,7 +69,7 @@ class VideoRequest(ResolvedParams, Lenient):
 
 
 def request_of(job: Job) -> VideoRequest:
-    """What an accepted job asks for. Raises DamagedData ("job_damaged") for a row that `resolve` did not make."""
+    """The request of an accepted job. Raises DamagedData ("job_damaged") if the stored one is invalid."""
     try:
         return convert(VideoRequest, job.request)
     except Damaged as error:
@@ -87,19 +87,19 @@ def texts_beyond(request: VideoRequest, info: FoundationInfo) -> list[str]:
 
 
 def rows_of(request: VideoRequest) -> int:
-    """Samples of a forward: two with classifier-free guidance."""
+    """Samples per forward: two with classifier-free guidance."""
     return 2 if request.guidance_scale > 1.0 else 1
 
 
 def cost_of(request: VideoRequest) -> float:
-    """The denoiser's work, in pixels through it."""
+    """The work of a request in denoised pixels: pixels of the video x steps x samples per forward."""
     return float(request.pixels * request.steps * rows_of(request))
 
 
 def parse_model(model: str, name: str) -> str | None:
     """`foundation` -> None; `foundation:concept@version` -> "concept@version". Raises NotFound.
 
-    `name` is the served foundation's own, which is understood as well as the word `foundation`.
+    `name` is the served foundation's name, which is accepted like the word `foundation`.
     """
     head, colon, reference = model.partition(":")
     if head not in ("foundation", name) or (colon and not reference):
@@ -114,9 +114,9 @@ def parse_model(model: str, name: str) -> str | None:
 def resolve(
     request: CreateVideo, info: FoundationInfo, registry: Registry | None
 ) -> tuple[VideoRequest, str]:
-    """The request as it will run, and its full model name (`foundation:concept@version`).
+    """The resolved request, and its full model name (`foundation:concept@version`).
 
-    Raises NotFound (model or concept), Conflict (adapter of another foundation), InvalidInput (size or length).
+    Raises NotFound (model, concept), Conflict (adapter of another foundation), InvalidInput (size, length).
     """
     reference = parse_model(request.model, info.name)
     adapters: list[AdapterUsed] = []
@@ -150,13 +150,13 @@ def resolve(
 
 
 def nearest_frames(seconds: float, info: FoundationInfo) -> int:
-    """The number of frames the foundation can make that comes closest to a length."""
+    """The number of frames closest to a length in seconds, among those that the foundation can make."""
     steps = round((seconds * info.fps - info.first_frames) / info.frame_step)
     return info.first_frames + max(0, steps) * info.frame_step
 
 
 def pin(use: LoraUse, info: FoundationInfo, registry: Registry | None) -> list[AdapterUsed]:
-    """The version and content hashes behind a name, now: of its path, or, without one, of all the version is used with."""
+    """Resolve a name to a version's adapters with content hashes: of `path`, or of all it is used with."""
     if registry is None:
         raise NotFound(
             f"concept {use.name!r} was asked for, but there is no registry to find it in; start with --registry URI.",
@@ -186,12 +186,12 @@ def pin(use: LoraUse, info: FoundationInfo, registry: Registry | None) -> list[A
 
 
 def names_of(adapters: Iterable[AdapterUsed]) -> list[str]:
-    """`concept@version` of each version that takes part, once however many of its adapters do."""
+    """`concept@version` of each version among the adapters, without duplicates."""
     return list(dict.fromkeys(f"{used.concept}@{used.version}" for used in adapters))
 
 
 def check_foundation(version: Version, info: FoundationInfo) -> None:
-    """A version that says which foundation it was trained on must say this one (the file is checked as well)."""
+    """Raise Conflict if a version names another foundation than this one (its file is checked too)."""
     fingerprint = version.metadata.get("foundation_fingerprint")
     if fingerprint is not None and fingerprint != info.fingerprint:
         raise Conflict(
@@ -202,14 +202,14 @@ def check_foundation(version: Version, info: FoundationInfo) -> None:
 
 
 def described(use: AdapterUsed) -> str:
-    """One adapter in an mp4's metadata: `path:sha256*scale`, and the settings that are not as usual."""
+    """One adapter in an mp4's metadata: `path:sha256*scale`, then settings that differ from the defaults."""
     usual = AdapterSettings(scale=use.scale).settings
     others = (f",{name}={value}" for name, value in use.settings.items() if value != usual[name])
     return f"{use.path}:{use.sha256}*{use.scale:g}{''.join(others)}"
 
 
 def metadata(request: VideoRequest, fingerprint: str) -> dict[str, str]:
-    """What an mp4 says about its making; the same for the same request, wherever it ran."""
+    """The mp4 metadata about its making; identical for the same request, wherever it ran."""
     made: dict[str, Any] = {
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt,

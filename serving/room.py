@@ -1,4 +1,4 @@
-"""Whether the local disks that jobs and videos are written to take more."""
+"""Checks that the local disks for jobs and videos have free space."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from infra.errors import UserError
 from infra.files import explained_os_errors
 from serving.storage_faults import storage_faults
 
-DISK = "the server's disk"  # what callers know of it
-LEAST = 16 << 20  # bytes that there must be room for
-FRESH = 5.0  # seconds for which an answer is held to be true: anybody may ask
+DISK = "the server's disk"  # its name in errors for callers
+LEAST = 16 << 20  # minimum free bytes
+FRESH = 5.0  # seconds for which a result is reused, because anyone may ask
 
 
 class Room:
-    """Looks at folders, by setting space aside for a moment: that obeys quotas and what is reserved, as a write does."""
+    """Checks folders by allocating a temporary file, which obeys quotas and reserved space like a write."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._folders = list(dict.fromkeys(folders))
@@ -27,8 +27,8 @@ class Room:
         self._found: UserError | None = None
 
     def check(self) -> None:
-        """Raises StorageFault when one of them is full or cannot be written to. Blocks."""
-        with self._lock:  # who comes meanwhile has what was found for the one before
+        """Raise StorageFault if a folder is full or not writable. Blocks."""
+        with self._lock:  # concurrent callers get the first one's result
             if time.monotonic() - self._looked >= FRESH:
                 self._found = self._look()
                 self._looked = time.monotonic()
@@ -50,7 +50,7 @@ class Room:
 
 
 def folders_of(database_url: str, *folders: Path | None) -> list[Path]:
-    """The folders, and that of a database which is a file."""
+    """The given folders that are not None, and the folder of an SQLite database."""
     from sqlalchemy.engine import make_url
 
     url = make_url(database_url)

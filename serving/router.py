@@ -1,7 +1,7 @@
-"""Ray Serve's router of the engines: `serving.routing` chooses, from what the replicas report (`record_routing_stats`).
+"""Ray Serve's request router for engines: `serving.routing` ranks them by their `record_routing_stats`.
 
-It runs in the ingress, beside the handle. Ray tries the replicas in the order given here and goes on to the next one when
-one is full or gone.
+It runs in the ingress, with the handle. Ray tries the replicas in the order given here and skips those
+that are full or gone.
 """
 
 import time
@@ -13,21 +13,21 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 from serving import routing
 from serving.requests import VideoRequest, cost_of
 
-UNROUTED = 60.0  # seconds after which a request that was given a replica and never sent is forgotten
+UNROUTED = 60.0  # seconds after which a placed request that was never sent is dropped
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the choice needs to know of a call."""
+    """The properties of a call that the choice depends on."""
 
     method: str
     adapters: tuple[str, ...] = ()
-    size: float | None = None  # the video's work; None: the call has none
-    video: str | None = None  # whose denoising it is, or is about
+    size: float | None = None  # the video's work; None: the call has no video
+    video: str | None = None  # id of the video that the call makes or is about
 
     @property
     def work(self) -> float:
-        """What it adds to an engine's work."""
+        """The work that the call adds to an engine."""
         return self.size or 0.0 if self.method == "generate" else 0.0
 
 
@@ -42,35 +42,35 @@ def asked(method: str, args: tuple[Any, ...]) -> Asked:
 
 
 class AdapterRouter(RequestRouter):
-    """Requests go where their adapters are, as far as the load allows."""
+    """Sends requests to engines that have their adapters, as far as the load allows."""
 
     def initialize_state(self, slack: float = 4.0, **_: Any) -> None:
-        """Ray calls it with `request_router_kwargs`."""
+        """Called by Ray with `request_router_kwargs`."""
         self._choice = routing.Choice(slack)
         self._videos: dict[str, str] = {}  # running video -> replica
         self._calls: dict[str, Asked] = {}
-        self._unrouted: dict[str, float] = {}  # calls that were given a replica, and when
+        self._unrouted: dict[str, float] = {}  # call -> when it was placed on a replica
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
-        """The replicas, each a rank of its own, the best first."""
+        """The replicas, best first, each as a separate rank."""
         replicas = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         self._choice.update({id: routing.Report.of(r.routing_stats) for id, r in replicas.items()})
         if pending_request is None:
             return [[replicas[id]] for id in self._choice.rank()]
-        pending_request.routing_context.should_backoff = True  # when all were full
+        pending_request.routing_context.should_backoff = True  # if all are full
         call = asked(pending_request.metadata.call_method, tuple(pending_request.args))
         order = self._choice.rank(call.adapters, call.size)
         first = self._videos.get(call.video) if call.method == "preview" and call.video else None
         if first in replicas:
             order = [first, *(id for id in order if id != first)]
-        # Of many that come at once, each must see those that were placed before it, not only those that have arrived.
+        # Record it now: of simultaneous calls, each must see those placed before it, not only those sent.
         self._place(pending_request.metadata.internal_request_id, order[0], call)
         return [[replicas[id]] for id in order]
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
-        """It is there; perhaps not where it was placed first."""
+        """Record where the request went, which may not be its first choice."""
         call = asked(pending_request.metadata.call_method, tuple(pending_request.args))
         id = pending_request.metadata.internal_request_id
         self._place(id, replica_id.unique_id, call)
@@ -79,13 +79,13 @@ class AdapterRouter(RequestRouter):
             self._videos[call.video] = replica_id.unique_id
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
-        """It has ended, been refused, or died with its replica."""
+        """Drop a request that ended, was refused, or died with its replica."""
         self._forget(internal_request_id)
 
     def _place(self, id: str, replica: str, call: Asked) -> None:
         now = time.monotonic()
         for late in [late for late, at in self._unrouted.items() if now - at > UNROUTED]:
-            self._forget(late)  # it was cancelled before it was sent
+            self._forget(late)  # cancelled before it was sent
         self._calls[id], self._unrouted[id] = call, now
         self._choice.sent(id, replica, call.adapters, call.work)
 

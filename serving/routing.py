@@ -1,11 +1,11 @@
-"""Which engine a request goes to. Plain Python; `serving.router` asks it for Ray Serve.
+"""Chooses the engine of a request. Plain Python; `serving.router` uses it in Ray Serve.
 
-An engine's delay for a request is the work it has, and what is missing there: nothing for an adapter in a slot, half of
-`slack` for one in host memory, all of it for one that must be fetched; `slack` counts in requests like this one, for
-a batch with room makes waiting cheap. The engine with the least delay gets it. So an adapter stays where it is, a hot one
-goes to a further engine once its holders have `slack` more requests than the least loaded has, and a cold one goes to
-the least loaded; among equals to its own by rendezvous hashing, so that several ingresses agree before anybody has
-reported anything.
+An engine's delay for a request is its work plus the mean penalty of the request's adapters: none for one
+in a slot, half of `slack` for one in host memory, all of `slack` for one that must be fetched. `slack` is
+in units of requests like this one, because a batch with room makes waiting cheap. The engine with the
+smallest delay gets the request. So an adapter stays where it is; a hot one spreads to another engine once
+its holders have `slack` more requests than the least loaded engine; a cold one goes to the least loaded.
+Among equals, rendezvous hashing decides, so several ingresses agree even before any report.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-HOST = 0.5  # of `slack`, for an adapter that is in host memory
+HOST = 0.5  # share of `slack` for an adapter in host memory
 ABSENT = 1.0
-NO_SLOT = 0.5  # on top, when no slot can be freed for it now
-GRACE = 10.0  # seconds for which an adapter is held to be where it was sent, whatever the last report says
-MOST_HOST = 256  # adapters in host memory that a report names
+NO_SLOT = 0.5  # added if no slot can be freed now
+GRACE = 10.0  # seconds for which an adapter counts as present where it was sent, despite the last report
+MOST_HOST = 256  # maximum adapters in host memory that a report names
 
 
 def key(path: str, sha256: str) -> str:
-    """An adapter, as reports and choices name it."""
+    """The name of an adapter in reports and choices."""
     return f"{path}:{sha256[:16]}"
 
 
 @dataclass(frozen=True)
 class Report:
-    """What an engine said of itself a moment ago."""
+    """An engine's last report."""
 
-    work: float = 0.0  # pixels through the denoiser that it has yet to make
+    work: float = 0.0  # remaining work in denoised pixels
     slots: frozenset[str] = frozenset()
     host: frozenset[str] = frozenset()
-    full: frozenset[str] = frozenset()  # paths in which every slot is in use or pinned
+    full: frozenset[str] = frozenset()  # paths whose slots are all in use or pinned
 
     @classmethod
     def of(cls, stats: Mapping[str, Any]) -> Report:
-        """From what crossed the process border; nothing yet is an engine without work and adapters."""
+        """A report from an engine's statistics; empty ones mean no work and no adapters."""
         sets = {name: frozenset(stats.get(name, ())) for name in ("slots", "host", "full")}
         return cls(work=float(stats.get("work", 0.0)), **sets)
 
@@ -52,25 +52,26 @@ class _Sent:
 
 
 class Choice:
-    """The engines as they are known, and what was sent to each since.
+    """The engines' last reports, and the requests sent to each since.
 
     Args:
-        slack: how many requests more than the least loaded an engine may have and still be preferred for its adapters.
+        slack: an engine with the adapters is preferred while it has at most this many requests more than the
+            least loaded engine.
     """
 
     def __init__(self, slack: float = 4.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._slack, self._clock = slack, clock
         self._reports: dict[str, Report] = {}
-        self._others: dict[str, float] = {}  # work that somebody else gave it
+        self._others: dict[str, float] = {}  # engine -> work from other ingresses
         self._sent: dict[str, _Sent] = {}
-        self._own: dict[str, float] = {}  # engine -> work of `_sent`
+        self._own: dict[str, float] = {}  # engine -> work in `_sent`
         self._expected: dict[tuple[str, str], float] = {}  # (engine, adapter) -> when it was last sent there
         self._last: dict[str, int] = {}  # engine -> number of the last request it got
         self._number = 0
-        self._typical = 1.0  # work of a request, for calls that bring none
+        self._typical = 1.0  # typical work of a request, for calls without work
 
     def update(self, reports: Mapping[str, Report]) -> None:
-        """The engines there are, with their newest reports; what was sent to others is gone with them."""
+        """Set the current engines and their newest reports. Drops requests sent to engines that are gone."""
         for id in [id for id, sent in self._sent.items() if sent.engine not in reports]:
             self.done(id)
         for engine, report in reports.items():
@@ -86,11 +87,11 @@ class Choice:
         }
 
     def load(self, engine: str) -> float:
-        """Work it has, as far as known here."""
+        """The engine's work, as far as known here."""
         return self._own[engine] + self._others[engine]
 
     def rank(self, adapters: Sequence[str] = (), work: float | None = None) -> list[str]:
-        """Every engine, the best first."""
+        """All engines, best first."""
         unit = self._slack * (work or self._typical)
 
         def delay(engine: str) -> tuple[float, float]:
@@ -101,7 +102,7 @@ class Choice:
         return sorted(self._reports, key=delay)
 
     def sent(self, id: str, engine: str, adapters: Sequence[str] = (), work: float = 0.0) -> None:
-        """A request goes to that engine; said again, it goes elsewhere than was said before."""
+        """Record that a request goes to an engine; a later call for the same request replaces this one."""
         self.done(id)
         if engine not in self._reports:
             return
@@ -115,7 +116,7 @@ class Choice:
             self._expected[engine, adapter] = self._clock()
 
     def done(self, id: str) -> None:
-        """The request is no longer there, however it ended; without effect for one that is not known."""
+        """Record that a request has ended in any way; no effect for an unknown one."""
         sent = self._sent.pop(id, None)
         if sent is not None and sent.engine in self._own:
             self._own[sent.engine] = max(0.0, self._own[sent.engine] - sent.work)
@@ -129,6 +130,6 @@ class Choice:
 
 
 def rendezvous(engine: str, adapters: Sequence[str]) -> float:
-    """A number that is the same everywhere: the engine with the least is the adapters' own among equals."""
+    """A deterministic number for rendezvous hashing: among equal engines the smallest number wins."""
     text = " ".join((engine, *sorted(adapters)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big")

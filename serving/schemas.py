@@ -1,8 +1,8 @@
-"""What travels over HTTP: the request and the answers, in the shape of OpenAI's videos API.
+"""The HTTP API's requests and answers, in the format of OpenAI's videos API.
 
-Validation here needs no model: types, bounds, unknown fields. What depends on the foundation or on the registry
-(is the size divisible, is there such a concept) is decided in `serving.requests` and by the engine. Every refusal,
-whoever makes it, leaves as one `ErrorAnswer`.
+Validation here needs no model: types, bounds, unknown fields. `serving.requests` and the engine check
+what depends on the foundation or the registry (divisible sizes, existing concepts). Every refusal is an
+`ErrorAnswer`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ State = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
 
 
 def check_size(size: str) -> str:
-    """`WxH` with both sides from 1 to MAX_SIDE pixels."""
+    """Check for `WxH` with both sides from 1 to MAX_SIDE pixels."""
     match = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", size)
     if not match or max(map(int, match.groups())) > MAX_SIDE:
         raise ValueError(f"expected WIDTHxHEIGHT in pixels up to {MAX_SIDE}, like 384x384")
@@ -34,7 +34,7 @@ def check_size(size: str) -> str:
 
 
 def check_seconds(seconds: float | str) -> float | str:
-    """A positive number, or a string that holds one (OpenAI's clients send a string)."""
+    """Check for a positive number, or a string with one (OpenAI's clients send a string)."""
     try:
         value = float(seconds)
     except ValueError:
@@ -45,7 +45,7 @@ def check_seconds(seconds: float | str) -> float | str:
 
 
 def check_text(text: str) -> str:
-    """No NUL and no other control characters than white space: they have no meaning for a text encoder."""
+    """Check for control characters other than white space: they have no meaning for a text encoder."""
     if any(ord(character) < 32 and character not in "\t\n\r" for character in text):
         raise ValueError("contains control characters")
     return text
@@ -57,19 +57,19 @@ Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(check_text)]
 
 
 class Strict(BaseModel):
-    """Unknown fields are refused; no type is guessed (the string "20" is not the number 20); no NaN."""
+    """Refuses unknown fields, type conversions (the string "20" is not the number 20) and NaN."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Lenient(BaseModel):
-    """Unknown fields are passed over: answers and stored jobs of a later version may say more."""
+    """Ignores unknown fields, because answers and stored jobs of a later version may have more."""
 
     model_config = ConfigDict(extra="ignore")
 
 
 class LoraUse(AdapterSettings, Strict):
-    """One adapter of a request, besides or instead of the one that `model` names."""
+    """One adapter of a request, in addition to or instead of the one that `model` names."""
 
     name: Annotated[str, Field(max_length=200, description="concept, or concept@version")]
     scale: Annotated[float, Field(ge=-4, le=4, description="1 is the adapter as trained, 0 is off")] = 1.0
@@ -136,11 +136,11 @@ class VideoError(BaseModel):
 
 
 class AdapterUsed(AdapterUse, Lenient):
-    """One adapter of a job, pinned to the version it had when the job was accepted."""
+    """One adapter of a job, pinned to its version at the time the job was accepted."""
 
     concept: ConceptName
     version: Annotated[int, Field(ge=1)]
-    sha256: Sha256  # names a file of the engine
+    sha256: Sha256  # names a file on the engine's disk
 
 
 class Timings(BaseModel):
@@ -175,14 +175,14 @@ class Video(GenerationSettings, Lenient):
     timings: Timings
     queue_position: (
         int | None
-    )  # jobs before it, half a second ago; 0: with an engine, or next; null: not queued
-    batch_neighbours: int | None  # most other requests in one of its steps, once completed
+    )  # jobs before it, up to half a second old; 0: next, or given to an engine; null: not queued
+    batch_neighbours: int | None  # maximum number of other requests in one of its steps, once completed
     priority: int
     deadline: int | None
     webhook_url: str | None
     warnings: list[
         str
-    ] = []  # what of the request has no effect, such as words beyond the text encoder's length
+    ] = []  # parts of the request without effect, such as words beyond the text encoder's length
     error: VideoError | None
     remixed_from_video_id: str | None = None
 
@@ -206,7 +206,7 @@ class VideoDeleted(BaseModel):
 
 
 class AdapterName(Strict):
-    """Body of the calls that prepare adapters: which one."""
+    """Body of the calls that prepare an adapter."""
 
     name: Annotated[
         str, Field(max_length=200, description="concept (its latest version), or concept@version")
@@ -224,7 +224,7 @@ class AdapterPart(BaseModel):
 
 
 class AdapterAnswer(BaseModel):
-    """What was done with a version's adapters; `path` and `sha256` are the first one's."""
+    """Result of an action on a version's adapters; `path` and `sha256` are those of the first."""
 
     object: Literal["adapter"] = "adapter"
     concept: str
@@ -233,11 +233,11 @@ class AdapterAnswer(BaseModel):
     sha256: str
     adapters: list[AdapterPart]
     status: Literal["pinned", "unpinned", "prefetched"]
-    engines: int  # that have heard; a pin and its end also reach those that start, or answer, later
+    engines: int  # engines that were told; pins and unpins also reach engines that start or answer later
 
 
 class Resident(BaseModel):
-    """Where an engine has one adapter: its nearest tier, and how many running requests use it."""
+    """Location of an adapter in an engine: its fastest tier, and how many running requests use it."""
 
     engine: str
     path: Path
@@ -248,7 +248,7 @@ class Resident(BaseModel):
 
 
 class PinnedAdapter(BaseModel):
-    """An adapter that every engine is to keep in a slot."""
+    """An adapter that every engine must keep in a slot."""
 
     concept: str
     version: int
@@ -257,7 +257,7 @@ class PinnedAdapter(BaseModel):
 
 
 class ResidentList(BaseModel):
-    """Answer of `GET /v1/adapters`: what each of these engines has, and what all are to keep."""
+    """Answer of `GET /v1/adapters`: the adapters in each of these engines, and the pinned ones."""
 
     object: Literal["list"] = "list"
     data: list[Resident]
@@ -266,7 +266,7 @@ class ResidentList(BaseModel):
 
 
 class ModelInfo(BaseModel):
-    """One thing that `model` may name."""
+    """One valid value of `model`."""
 
     id: str
     object: Literal["model"] = "model"
@@ -287,7 +287,7 @@ class ModelList(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """What went wrong: one sentence for people, one code for programs, the field when there is one."""
+    """An error: a sentence for people, a code for programs, and the field if there is one."""
 
     message: str
     type: str
@@ -296,7 +296,7 @@ class ErrorBody(BaseModel):
 
 
 class ErrorAnswer(BaseModel):
-    """The shape of every answer from 400 on."""
+    """The format of every answer with a status of 400 or more."""
 
     error: ErrorBody
 

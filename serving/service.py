@@ -1,4 +1,4 @@
-"""What the API does, without HTTP: accept, look up, cancel, delete, and the dispatcher beside it."""
+"""The API's operations without HTTP (accept, look up, cancel, delete), and the background tasks."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ from serving.storage_faults import StorageFault
 from serving.threads import RESULTS, ROOM
 from serving.webhooks import Webhooks
 
-ROOM_PATIENCE = 5.0  # seconds for the local disks to say whether they have room
+ROOM_PATIENCE = 5.0  # seconds to wait for the check of the local disks
 ENGINE_PATIENCE = 30.0  # seconds a request waits for an engine that is starting
 
 
 class VideoService:
-    """Jobs of one server.
+    """The jobs of one server.
 
     Args:
-        config: where jobs, results and concepts are.
+        config: names the locations of jobs, results and concepts.
         engine: makes the videos.
         observe: called every few seconds with the number of jobs by state.
-        metrics: what is counted here; absent: its own.
+        metrics: the metrics to use; None: new ones.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class VideoService:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
-        """Begin to dispatch, in the running event loop."""
+        """Start the background tasks in the running event loop."""
         if not self._tasks:
             self._loop = asyncio.get_running_loop()
             if self._registry is not None:
@@ -124,7 +124,7 @@ class VideoService:
                 self._tasks.append(asyncio.create_task(self._backlog.run()))
 
     async def stop(self) -> None:
-        """Stop dispatching; unfinished jobs stay in the store, free for others or the next start."""
+        """Stop the background tasks. Unfinished jobs stay in the store, free for others or the next start."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -132,23 +132,23 @@ class VideoService:
         self.store.close()
 
     def _engines(self, number: int) -> None:
-        """There are that many: each is given its share of jobs, and no more than it takes."""
+        """Adapt the number of jobs in hand to the number of engines."""
         self._dispatcher.max_in_flight = in_hand(self.config, number)
         self._dispatcher.notice()
 
     def _ended(self, state: str, timings: Mapping[str, float]) -> None:
-        """A job has, and a webhook may be due. From any thread."""
+        """Handle the end of a job: a webhook may be due. Called from any thread."""
         self.metrics.ended(state, timings)
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._webhooks.notice)
 
     @property
     def dispatching(self) -> bool:
-        """Whether jobs are being carried to engines, webhooks sent, and engines told what is pinned."""
+        """Whether all background tasks are running (dispatcher, webhooks, pins)."""
         return bool(self._tasks) and not any(task.done() for task in self._tasks)
 
     async def info(self, patience: float = ENGINE_PATIENCE, *, fresh: bool = False) -> FoundationInfo:
-        """The foundation served, as known or (`fresh`) asked now. Raises Unavailable while no engine answers."""
+        """The served foundation, cached unless `fresh`. Raises Unavailable if no engine answers."""
         if self._info is None or fresh:
             try:
                 async with asyncio.timeout(patience):
@@ -158,7 +158,7 @@ class VideoService:
         return self._info
 
     async def ready(self) -> FoundationInfo:
-        """What is served, if jobs can be accepted and made now. Raises Unavailable."""
+        """The served foundation, if jobs can be accepted and made now. Raises Unavailable."""
         if not self.dispatching:
             raise Unavailable("the dispatcher is not running.", code="not_ready")
         await asyncio.to_thread(self.store.database.ping)
@@ -172,9 +172,9 @@ class VideoService:
     async def create(
         self, body: CreateVideo, caller: Caller, idempotency_key: str | None = None
     ) -> tuple[Job, bool]:
-        """Accept a job; it, and whether it is new (the same request with the same key was accepted before).
+        """Accept a job. Returns it and whether it is new; a repeated request with the same key is not.
 
-        Raises UserError for what cannot be made, Throttled for too much, Unavailable when nothing can be made.
+        Raises UserError for an impossible request, Throttled beyond a limit, Unavailable without an engine.
         """
         tenant = caller.tenant
         repeatable = Repeatable.of(idempotency_key, body.model_dump(mode="json"))
@@ -182,7 +182,7 @@ class VideoService:
         if found is not None:
             return found, False
         with self._admission.look() as number:
-            # before anything that takes time
+            # before any slow operation
             await asyncio.to_thread(self._admission.check, tenant, caller.key, number)
             try:
                 request, model = await self._resolve(body, caller)
@@ -207,7 +207,7 @@ class VideoService:
         return job, is_new
 
     async def _resolve(self, body: CreateVideo, caller: Caller) -> tuple[VideoRequest, str]:
-        """The request as it will run, which an engine says it can make, and its model. Raises UserError."""
+        """The resolved request, checked by an engine, and its model name. Raises UserError."""
         if body.priority > caller.max_priority:
             raise Forbidden(
                 f"priority {body.priority}: this API key may ask for {caller.max_priority} at most.",
@@ -218,7 +218,7 @@ class VideoService:
         info = await self.info()
         if parse_model(body.model, info.name) or body.lora:
             request, model = await self.catalogue.read(caller.tenant, resolve, body, info, self._registry)
-        else:  # the registry is not asked
+        else:  # needs no registry
             request, model = resolve(body, info, None)
         deadline = None if body.deadline is None else time.time() + body.deadline
         scheduled = {"tenant": caller.tenant, "priority": body.priority, "deadline": deadline}
@@ -233,21 +233,21 @@ class VideoService:
         except TimeoutError:
             raise engine_unavailable() if not request.adapters else adapters_late(ENGINE_PATIENCE) from None
         if refused is not None and isinstance(refused.error, FoundationChanged):
-            self._info = None  # the next one asks
+            self._info = None  # the next request asks again
         raise_refusal(refused)
         return request.model_copy(update={"warnings": tuple(text for text in unread if text)}), model
 
     def _order(self) -> list[str]:
-        """Ids of the jobs that wait for this server's foundation, in turn."""
+        """Ids of the jobs that wait for this server's foundation, in order of their turns."""
         return self._claims.order(self._info.fingerprint if self._info else None)
 
     async def placed(self, jobs: Sequence[Job]) -> list[tuple[Job, int | None]]:
-        """The jobs, each with how many are before it in the queue, as of half a second ago (None: it is not queued)."""
+        """The jobs, each with the number of jobs before it, up to half a second old (None: not queued)."""
         positions = await self._places.of(jobs)
         return [(job, positions.get(job.id)) for job in jobs]
 
     async def videos(self, jobs: Sequence[Job]) -> list[Video]:
-        """Jobs as their owner sees them."""
+        """Jobs as the API shows them to their owner."""
         return [video_of(job, position) for job, position in await self.placed(jobs)]
 
     async def get(self, id: str, tenant: str) -> Job:
@@ -257,7 +257,7 @@ class VideoService:
         return await asyncio.to_thread(self.store.page, tenant=tenant, after=after, limit=limit, order=order)
 
     async def cancel(self, id: str, tenant: str) -> Job:
-        """Cancel a job that has not ended; Conflict when it has (cancelling twice is no error)."""
+        """Cancel a job. Raises Conflict if it has ended otherwise (cancelling twice is no error)."""
         job = await self.get(id, tenant)
         try:
             await asyncio.to_thread(self.store.cancel, id)
@@ -275,19 +275,19 @@ class VideoService:
         return await self.get(id, tenant)
 
     async def delete(self, id: str, tenant: str) -> None:
-        """Remove a job and its video; one that runs is cancelled first."""
+        """Remove a job and its video; cancels an unfinished job first."""
         job = await self.get(id, tenant)
         if job.state not in FINAL:
-            with contextlib.suppress(UserError):  # it ended by itself just now
+            with contextlib.suppress(UserError):  # it ended meanwhile
                 await self.cancel(id, tenant)
             job = await self.get(id, tenant)
-        # whatever the row says: the video may have been stored when the database did not answer
+        # Even if the row has no result: the video may have been stored while the database was unreachable.
         await RESULTS.run(self._results.delete, result_key(id))
         await asyncio.to_thread(self.store.delete, id)
         self.changes.notice(id)
 
     async def content(self, id: str, tenant: str) -> bytes:
-        """The mp4. Conflict when the job has none (yet), NotFound when it has expired."""
+        """The mp4. Raises Conflict if the job has none (yet), NotFound if it has expired."""
         job = await self.get(id, tenant)
         if job.state != COMPLETED:
             hint = (
@@ -308,7 +308,7 @@ class VideoService:
         )
 
     async def exposition(self) -> bytes:
-        """The metrics in Prometheus's text format, jobs and queue as they are now."""
+        """The metrics in Prometheus's text format, with the current jobs and queue."""
         counts = await asyncio.to_thread(self.store.count)
         self.metrics.queue(counts, await asyncio.to_thread(self.store.oldest_queued))
         self.metrics.streams.set(self.streams.open)
@@ -316,5 +316,5 @@ class VideoService:
 
 
 def in_hand(config: ServeConfig, engines: int) -> int:
-    """Jobs that all ingresses together hand to engines; more wait in the store, where turns are fair and nothing is lost."""
+    """Maximum jobs in engines, for all ingresses. Others wait in the store, which is fair and durable."""
     return 4 * config.max_batch * max(1, engines)

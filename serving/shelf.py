@@ -1,8 +1,8 @@
-"""Every version of a registry at a glance: what `GET /v1/models` lists.
+"""A cached list of every version of a registry, for `GET /v1/models`.
 
-A pointer never changes, so each is read once; what there is, and what was removed, one listing says. So of a registry in
-S3 only the first answer takes a request for every version, and when whoever asked for it has gone, it is made all the
-same: the next finds what it has read. However many ask, the registry is listed once a second at most.
+A pointer never changes, so each is read once; one listing shows new and removed versions. With a registry
+in S3, only the first list takes a request per version. It continues even if its caller has gone, so later
+callers reuse its reads. The registry is listed at most once a second, for any number of callers.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from dataclasses import dataclass
 from infra.registry import Registry
 
 log = logging.getLogger(__name__)
-READERS = 8  # pointers that are read at once
-FRESH = 1.0  # seconds for which a list is held to be what there is
+READERS = 8  # pointers read in parallel
+FRESH = 1.0  # seconds for which a list counts as current
 NAMES_FRESH = 30.0  # seconds for which its names are good enough for hints
 
 
 @dataclass(frozen=True)
 class Glance:
-    """What is shown of a version."""
+    """Summary of a version."""
 
     concept: str
     number: int
     created: int  # Unix seconds
     sha256: str  # of the adapter
-    foundation: str | None  # fingerprint of what it was trained on, where that was written down
+    foundation: str | None  # fingerprint of the model it was trained on, if recorded
 
     @property
     def ref(self) -> str:
@@ -39,38 +39,38 @@ class Glance:
 
 
 class Shelf:
-    """The versions of one registry. Thread-safe. Holds a few hundred bytes of each that there is."""
+    """The versions of one registry. Thread-safe. Holds a few hundred bytes per version."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._known: dict[tuple[str, int, str], Glance] = {}  # by concept, number and the pointer's etag
         self._listed: list[Glance] | None = None
-        self._began = float("-inf")  # of what was listed last
-        self._looked = float("-inf")  # and of the last try
+        self._began = float("-inf")  # start of the last successful listing
+        self._looked = float("-inf")  # start of the last try
         self._lock = threading.Lock()
         self.names: Sequence[str] = ()  # of all concepts, as of the last list
 
     def grown_old(self) -> bool:
-        """Whether the names want a look; whoever hears so is to have one taken, and is the only one."""
+        """Whether the names are outdated. Only one caller gets True, and must start a refresh."""
         if time.monotonic() - self._looked <= NAMES_FRESH:
             return False
         self._looked = time.monotonic()
         return True
 
     def refresh(self) -> None:
-        """List what there is; that it cannot be is logged."""
+        """Refresh the list; logs an error instead of raising it."""
         try:
             self.versions()
-        except Exception as error:  # the next one who asks hears of it
+        except Exception as error:  # the next caller of `versions` gets the error
             log.warning("the registry cannot be listed: %s", error)
 
     def versions(self) -> list[Glance]:
-        """All there are (as of a second ago), by concept and number; the same list while nothing has changed.
+        """All versions (up to a second old), by concept and number; the same list object while unchanged.
 
-        UserError when the registry cannot be read.
+        Raises UserError if the registry cannot be read.
         """
         asked = time.monotonic()
-        with self._lock:  # who comes meanwhile has what was listed since
+        with self._lock:  # concurrent callers get the list made meanwhile
             now = time.monotonic()
             if self._listed is not None and self._began >= min(asked, now - FRESH):
                 return self._listed
@@ -90,7 +90,7 @@ class Shelf:
             return self._listed or []
 
     def _read(self, key: tuple[str, int, str]) -> None:
-        """Kept at once: what was read before one that fails need not be read again."""
+        """Read one version and store it at once, so that it survives a failure of a later one."""
         concept, number, _ = key
         version = self._registry.load(concept, number, added_metrics=False)
         self._known[key] = Glance(

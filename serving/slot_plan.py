@@ -1,4 +1,4 @@
-"""How many slots of which rank: as configured, or as many as a memory budget holds."""
+"""Plans the number and rank of slots: as configured, or as many as a memory budget holds."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from infra.errors import UserError
 from models.foundation import Foundation
 from models.routing import Path
 
-RANKS = (128, 64, 32, 16, 8, 4)  # that a budget may come to, when no rank is asked for
-ENOUGH = {"temporal": 8, "spatial": 4}  # slots that are worth more than a larger rank
-MOST = 4096  # slots of a path
+RANKS = (128, 64, 32, 16, 8, 4)  # candidates if no rank is configured
+ENOUGH = {"temporal": 8, "spatial": 4}  # slots up to these numbers are preferred to a larger rank
+MOST = 4096  # maximum slots of a path
 
 
 @dataclass(frozen=True)
 class SlotPlan:
-    """The sizes of a bank."""
+    """The size of a bank."""
 
     slots: dict[Path, int]
     rank: int
 
     def bytes(self, per_rank: Mapping[Path, int]) -> int:
-        """Device memory the bank takes, the base's slot of each path included."""
+        """Device memory of the bank, including the base slot of each path."""
         return sum((n + 1) * self.rank * per_rank[path] for path, n in self.slots.items() if n)
 
 
 def bytes_per_rank(foundation: Foundation, dtype: torch.dtype | None = None) -> dict[Path, int]:
-    """Bytes that one slot of a path takes for each rank it can hold."""
+    """Bytes per slot and unit of rank, by path."""
     size = (dtype or foundation.dtype).itemsize
     found: dict[Path, int] = {}
     for path, names in foundation.targets.items():
@@ -45,17 +45,17 @@ def plan_slots(
     rank: int | None = None,
     slots: Mapping[Path, int] | None = None,
 ) -> SlotPlan:
-    """The bank that a budget of device memory holds.
+    """The bank that fits in a budget of device memory.
 
-    Neither rank nor slots given: the largest of RANKS at which ENOUGH slots fit (else the smallest), then as many
-    slots as fit, in the proportion of ENOUGH. One of them given: the other follows.
+    If neither rank nor slots are given: the largest of RANKS at which ENOUGH slots fit (else the smallest),
+    then as many slots as fit, in the proportion of ENOUGH. If one is given, the other is computed.
 
     Args:
-        per_rank: bytes of one slot of each path for each rank (`bytes_per_rank`); a path of 0 bytes gets no slot.
+        per_rank: bytes per slot and unit of rank, by path (`bytes_per_rank`); a path of 0 bytes gets no slot.
         budget: bytes.
 
     Raises:
-        UserError: the budget does not hold one slot of each path; says what would be needed.
+        UserError: the budget does not hold the given slots or one slot of each path; names the needed bytes.
     """
     paths: list[Path] = [path for path, size in per_rank.items() if size]
     if slots is not None:
@@ -71,7 +71,7 @@ def plan_slots(
     if one.bytes(per_rank) > budget:
         raise too_small(budget, one, per_rank)
     plan = one
-    for share in range(1, MOST * max(ENOUGH.values())):  # one slot more in turn, in proportion
+    for share in range(1, MOST * max(ENOUGH.values())):  # add slots in proportion
         wanted = {path: min(MOST, max(1, share * n // max(enough.values()))) for path, n in enough.items()}
         if SlotPlan(wanted, chosen).bytes(per_rank) > budget or wanted == dict.fromkeys(paths, MOST):
             break
@@ -80,7 +80,7 @@ def plan_slots(
 
 
 def too_small(budget: int, plan: SlotPlan, per_rank: Mapping[Path, int]) -> UserError:
-    """Says what the least plan would take."""
+    """The error for a small budget, with the bytes of the smallest plan."""
     what = " and ".join(f"{n} {path}" for path, n in plan.slots.items() if n)
     return UserError(
         f"slot memory of {budget} bytes does not hold {what} slots of rank {plan.rank} beside the base's; give at "

@@ -1,8 +1,9 @@
-"""The last tier: which adapter is in which slot of the bank.
+"""The last tier: the adapters in the slots of the bank.
 
-A slot counts its users from admission to finish: what is in use, or pinned, is never evicted; of the rest first what
-nobody in the queue waits for goes, by least recent use. `warm` fills a slot beside the running batch, which does not
-read it; `acquire` runs between two steps and finds it there, or copies what is missing (one copy an adapter).
+A slot counts its users from admission to finish. Used or pinned adapters are never evicted. Of the
+others, those that no queued request needs go first, by least recent use. `warm` fills a slot in parallel
+to the running batch, which does not read that slot. `acquire` runs between two steps and copies adapters
+that are still missing (one copy per adapter).
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ def key_of(use: AdapterUsed) -> Key:
 @dataclass
 class _Slot:
     number: int
-    loaded: Future[Any] = field(default_factory=Future)  # a CUDA event, or None, once the copy was made
+    loaded: Future[Any] = field(default_factory=Future)  # its result after the copy: a CUDA event or None
     users: int = 0
 
 
 class SlotWriter:
-    """Copies packed images into slots; on a GPU on a stream of its own, beside the forwards."""
+    """Copies packed images into slots; on a GPU on a separate stream, in parallel to the forwards."""
 
     def __init__(self, bank: AdapterBank) -> None:
         self._bank = bank
@@ -45,11 +46,11 @@ class SlotWriter:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def mark(self) -> Any:
-        """A point in the forwards' stream: what was queued before it may still read the slots."""
+        """An event in the forwards' stream: work queued before it may still read the slots."""
         return torch.cuda.current_stream(self._stream.device).record_event() if self._stream else None
 
     def write(self, key: Key, number: int, image: Tensor, after: Any) -> Any:
-        """Copy; on a GPU after the point `after`. Returns the point from which on it is there."""
+        """Copy an image; on a GPU after the event `after`. Returns the event of the copy's end."""
         if self._stream is None:
             self._bank.load(key[0], number, image)
             return None
@@ -60,57 +61,57 @@ class SlotWriter:
             return self._stream.record_event()
 
     def join(self, done: Any) -> None:
-        """Let the forwards that are queued from here on see a copy."""
+        """Make forwards queued from here on wait for a copy."""
         if done is not None and self._stream is not None:
             torch.cuda.current_stream(self._stream.device).wait_event(done)
 
 
 class Lease:
-    """The slots of one request, in the order of its adapters, kept until `release`."""
+    """The slots of one request, in the order of its adapters, held until `release`."""
 
     def __init__(self, table: SlotTable, keys: Sequence[Key], slots: Sequence[int]) -> None:
         self._table, self._keys, self.slots = table, keys, slots
 
     def release(self) -> None:
-        """Give the slots back; what is in them stays until another adapter needs the room."""
+        """Release the slots; their adapters stay until other adapters need the space."""
         self._table._release(self._keys)
         self._keys = ()
 
 
 class SlotTable:
-    """Adapters in the slots of a bank. Thread-safe, but `acquire` and a lease's `release` are the engine thread's.
+    """Adapters in the slots of a bank. Thread-safe, except `acquire` and `Lease.release`: engine thread only.
 
     Args:
-        copied: told the seconds of each copy into a slot, from the thread that made it.
+        copied: called with the seconds of each copy into a slot, from the thread that made it.
     """
 
     def __init__(self, bank: AdapterBank, copied: Callable[[float], None] = lambda seconds: None) -> None:
         self._bank, self._writer, self._copied = bank, SlotWriter(bank), copied
         self._free: dict[Path, list[int]] = {path: list(range(n, 0, -1)) for path, n in bank.slots.items()}
         self._slots: OrderedDict[Key, _Slot] = OrderedDict()  # oldest use first
-        self._wanted: Counter[Key] = Counter()  # by requests in the queue
+        self._wanted: Counter[Key] = Counter()  # number of queued requests that need it
         self._pinned: set[Key] = set()
-        self._read: dict[tuple[Path, int], Any] = {}  # the point up to which forwards may read a slot
+        self._read: dict[tuple[Path, int], Any] = {}  # event up to which forwards may read a slot
         self._lock = threading.Lock()
         self.hits = self.misses = self.loads = 0
 
     def resident(self) -> Mapping[Key, int]:
-        """(path, sha256) -> users, of every adapter in a slot."""
+        """(path, sha256) -> number of users, for every adapter in a slot."""
         with self._lock:
             return {key: slot.users for key, slot in self._slots.items()}
 
     def pinned(self) -> frozenset[Key]:
-        """What stays."""
+        """The pinned adapters."""
         with self._lock:
             return frozenset(self._pinned)
 
     def missing(self, keys: Iterable[Key]) -> list[Key]:
-        """Which of these are in no slot."""
+        """Those of these adapters that are in no slot."""
         with self._lock:
             return [key for key in dict.fromkeys(keys) if key not in self._slots]
 
     def want(self, keys: Iterable[Key], by: int = 1) -> None:
-        """Count (or with -1 discount) a request in the queue that will need these."""
+        """Add (or with -1 remove) a queued request that needs these adapters."""
         with self._lock:
             for key in set(keys):
                 self._wanted[key] += by
@@ -118,9 +119,9 @@ class SlotTable:
                     del self._wanted[key]
 
     def keep(self, keys: Sequence[Key]) -> frozenset[Key]:
-        """Pin these and nothing else: they are not evicted from when they are in a slot on.
+        """Pin exactly these adapters: once loaded, they are never evicted.
 
-        One slot of a path stays for others. Returns what is pinned: of each path as many as that allows, the first.
+        One slot of each path stays for others. Returns the pinned ones: of each path the first that fit.
         """
         kept: set[Key] = set()
         for key in keys:
@@ -131,7 +132,7 @@ class SlotTable:
         return frozenset(kept)
 
     def never(self, keys: Iterable[Key]) -> bool:
-        """Whether these cannot be together as long as what is pinned is."""
+        """Whether these cannot all be in slots while the pinned adapters are."""
         with self._lock:
             for path, slots in self._bank.slots.items():
                 mine = {key for key in keys if key[0] == path}
@@ -140,7 +141,7 @@ class SlotTable:
         return False
 
     def victims(self, keys: Iterable[Key]) -> set[Key]:
-        """The residents to run dry so that a request with these can come in: those with the fewest users."""
+        """The adapters to drain so that a request with these can be admitted: those with the fewest users."""
         wanted, chosen = set(keys), set()
         with self._lock:
             for path, free in self._free.items():
@@ -154,10 +155,10 @@ class SlotTable:
         return chosen
 
     def acquire(self, uses: Sequence[AdapterUsed], images: Mapping[Key, Tensor]) -> Lease | None:
-        """Slots for all adapters of a request, or None (and nothing changed) while others hold them.
+        """Slots for all adapters of a request; None, without any change, if too few are free.
 
         Args:
-            images: of at least those that are in no slot; KeyError for one that is not given.
+            images: of at least the adapters that are in no slot. Raises KeyError for a missing one.
         """
         keys = [key_of(use) for use in uses]
         with self._lock:
@@ -179,7 +180,7 @@ class SlotTable:
         try:
             for key, image in needed.items():
                 self._copy(key, slots[key], image)
-            for slot in slots.values():  # one that `warm` is just copying is here in a moment
+            for slot in slots.values():  # waits for a copy that `warm` is making
                 self._writer.join(slot.loaded.result())
         except BaseException:
             self._release([key for key in keys if key in self._slots])
@@ -187,7 +188,7 @@ class SlotTable:
         return Lease(self, keys, [slots[key].number for key in keys])
 
     def warm(self, key: Key, image: Tensor) -> bool:
-        """Bring an adapter into a slot that nobody uses, waits for or has pinned; False when there is none."""
+        """Load an adapter into a slot that is unused, not needed by the queue and not pinned; else False."""
         with self._lock:
             if key in self._slots:
                 return True
@@ -221,7 +222,7 @@ class SlotTable:
         self._copied(time.monotonic() - started)
 
     def _idle(self, path: Path) -> list[Key]:
-        """What may be evicted, least recently used first."""
+        """The adapters that may be evicted, least recently used first."""
         return [
             key
             for key, slot in self._slots.items()

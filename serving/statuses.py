@@ -1,4 +1,4 @@
-"""The HTTP status of each class of errors: for the server, and back again for clients."""
+"""Maps error classes to HTTP statuses for the server, and back for clients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from infra.errors import (
     UserError,
 )
 
-STATUSES: dict[type, int] = {  # a class without an entry has that of the next one it is derived from
+STATUSES: dict[type, int] = {  # a class without an entry has that of its nearest base class
     UserError: 400,
     Unauthorized: 401,
     Forbidden: 403,
@@ -37,10 +37,10 @@ CLASSES: dict[int, type[UserError]] = {status: kind for kind, status in STATUSES
 
 
 def status_of(error: UserError) -> int:
-    """What the service answers it with."""
+    """The HTTP status of an error."""
     return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
 
 
 def class_of(status: int) -> type[UserError]:
-    """What a client raises for an answer with this status."""
+    """The class that a client raises for this status."""
     return CLASSES.get(status, UserError if status < 500 else SystemFailure)

@@ -1,4 +1,4 @@
-"""Faults of the registry's or the results' storage are the server's own: callers hear that it is away, the log why."""
+"""Storage errors of the server: callers learn only that a storage is unavailable; the log has the reason."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ log = logging.getLogger(__name__)
 
 
 class StorageFault(Unavailable):
-    """A storage of the server's cannot be used now. Says nothing of where it is or what it answered.
+    """A storage of the server cannot be used now. Does not reveal its location or answer.
 
     Args:
-        what: which one, as callers may know it.
-        full: it takes no more until somebody makes room.
+        what: its name for callers.
+        full: it has no space until someone frees some.
     """
 
     default_code = "storage_unavailable"
@@ -29,11 +29,11 @@ class StorageFault(Unavailable):
 
 @contextlib.contextmanager
 def storage_faults(what: str) -> Iterator[None]:
-    """Turn what a storage refuses, or that it is away, into `StorageFault`, logged; other errors pass."""
+    """Log errors of a storage and turn them into `StorageFault`; other errors pass."""
     try:
         yield
     except StorageFault:
         raise
-    except (StorageError, Unavailable) as error:  # what no request can be the cause of
+    except (StorageError, Unavailable) as error:  # errors that no request can cause
         log.error("%s: %s", what, error.message)
         raise StorageFault(what, full=isinstance(error, StorageFull)) from error

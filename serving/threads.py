@@ -1,7 +1,7 @@
-"""Threads for what may take minutes, apart from the event loop's own, which are the database's.
+"""Thread pools for calls that may take minutes. The event loop's default threads serve the database.
 
-Ray gives an ingress five threads. A registry, a results storage or a name server that hangs would soon hold them all, and
-nobody's jobs were read or their leases renewed.
+Ray gives an ingress five threads. A registry, a results storage or a name server that hangs would soon
+block them all, and then no jobs could be read and no leases renewed.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Answer = TypeVar("Answer")
 
 
 class Threads:
-    """So many threads for one kind of call, started when they are needed.
+    """Up to `most` threads for one kind of call, started on demand.
 
     Args:
-        storage: what the calls use, if it is a storage of the server's: they raise `StorageFault` for it.
+        storage: name of the server's storage that the calls use, if any; its errors become `StorageFault`.
     """
 
     def __init__(self, name: str, most: int, storage: str | None = None) -> None:
@@ -32,11 +32,11 @@ class Threads:
     async def run(
         self, call: Callable[Given, Answer], /, *args: Given.args, **kwargs: Given.kwargs
     ) -> Answer:
-        """What the call answers. Cancelled, it is not begun any more; once begun it goes on to its end."""
+        """Run a call and return its result. Cancellation prevents its start, but does not interrupt it."""
         return await asyncio.wrap_future(self.begin(functools.partial(call, *args, **kwargs)))
 
     def begin(self, call: Callable[[], Answer]) -> Future[Answer]:
-        """The call's future: begun at once, or when a thread is free."""
+        """Start a call at once or when a thread is free; returns its future."""
         return self._pool.submit(self._call, call)
 
     def _call(self, call: Callable[[], Answer]) -> Answer:
@@ -45,27 +45,27 @@ class Threads:
 
 
 class Shares:
-    """Threads that one tenant cannot hold all at once: what it asks for beyond its share waits for its own calls.
+    """Limits the threads of each tenant: calls beyond its share wait for its earlier calls.
 
     For one event loop.
 
     Args:
-        each: threads of one tenant, at most.
+        each: maximum threads of one tenant.
     """
 
     def __init__(self, threads: Threads, each: int) -> None:
         self._threads, self._each = threads, each
-        self._places: dict[str, asyncio.Semaphore] = {}  # by tenant, of which there are as many as keys
+        self._places: dict[str, asyncio.Semaphore] = {}  # by tenant; there are at most as many as API keys
 
     async def run(
         self, tenant: str, call: Callable[Given, Answer], /, *args: Given.args, **kwargs: Given.kwargs
     ) -> Answer:
-        """What the call answers. Cancelled once begun, it goes on to its end and holds its tenant's place until then."""
+        """Run a call and return its result. A started call runs on if cancelled, and keeps its place."""
         place = self._places.setdefault(tenant, asyncio.Semaphore(self._each))
         loop = asyncio.get_running_loop()
 
         def free(_call: Future[Answer]) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the loop is closed: no task waits
                 loop.call_soon_threadsafe(place.release)
 
         await place.acquire()
@@ -75,12 +75,12 @@ class Shares:
 
 
 CONCEPTS = "the concept registry"
-REGISTRY = Threads("registry", 8, CONCEPTS)  # what a request names
+REGISTRY = Threads("registry", 8, CONCEPTS)  # concepts that requests name
 LISTS = Threads(
     "lists", 2, CONCEPTS
-)  # all that the registry has, which is many reads: requests need not wait for those
+)  # lists of the whole registry: many reads, which requests must not wait for
 ROOM = Threads("room", 1)
 RESULTS = Threads("results", 8, "the results storage")
-READS_EACH, LISTS_EACH = 2, 1  # of these, a tenant's at once
-NAMES = Threads("names", 16)  # those of webhooks that requests name
-CALLED_NAMES = Threads("called-names", 16)  # those of webhooks that are called now
+READS_EACH, LISTS_EACH = 2, 1  # of REGISTRY and LISTS, per tenant
+NAMES = Threads("names", 16)  # host names of webhooks in new requests
+CALLED_NAMES = Threads("called-names", 16)  # host names of webhooks being called

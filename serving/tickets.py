@@ -1,4 +1,4 @@
-"""One request on its way through the engine."""
+"""The state of a request in the engine."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from serving.tiers import Claim
 
 @dataclass(eq=False)
 class Ticket:
-    """A request, what it holds, and what is to be told about it."""
+    """A request, the resources it holds, and the data for its events."""
 
     id: str
     request: VideoRequest
     listener: Listener
     claim: Claim
     submitted: float = field(default_factory=time.monotonic)
-    loaded: float = 0.0  # when its adapters were there
+    loaded: float = 0.0  # when its adapters were loaded
     overtaken: int = 0  # times that others were admitted while it waited for a slot
     lease: Lease | None = None
     state: Denoising | None = None
@@ -36,7 +36,7 @@ class Ticket:
     neighbours: int = 0
     batch_adapters: int = 0
     cancelled: bool = False
-    preview: tuple[Tensor, Future[bytes]] | None = None  # the last one, of which estimate
+    preview: tuple[Tensor, Future[bytes]] | None = None  # the last preview, with the estimate it shows
 
     @property
     def bucket(self) -> Bucket:
@@ -44,7 +44,7 @@ class Ticket:
 
     @property
     def rows(self) -> int:
-        """Samples it takes of a forward."""
+        """Number of its samples in a forward."""
         return rows_of(self.request)
 
     def expired(self) -> bool:
@@ -53,13 +53,13 @@ class Ticket:
 
 
 def work_left(ticket: Ticket) -> float:
-    """Of its cost, what has yet to be done."""
+    """The remaining part of its cost."""
     done = ticket.state.progress if ticket.state is not None else 0.0
     return cost_of(ticket.request) * (1.0 - done)
 
 
 def flow_of(request: VideoRequest) -> Flow:
-    """Priority classes by weight, in each the tenants, in each of these the sets of adapters."""
+    """The flow of a request: priority class (by weight), tenant, set of adapters."""
     adapters = frozenset(use.sha256 for use in request.adapters)
     return [
         (request.priority, PRIORITY_WEIGHT**request.priority),
@@ -69,12 +69,12 @@ def flow_of(request: VideoRequest) -> Flow:
 
 
 def order_of(request: VideoRequest) -> float:
-    """Within a flow: the earlier deadline first."""
+    """The order within a flow: earlier deadlines first."""
     return request.deadline if request.deadline is not None else float("inf")
 
 
 def deadline_passed() -> UserError:
-    """Why a request that waited too long ends."""
+    """The error of a request that waited beyond its deadline."""
     return DeadlinePassed(
         "the request's deadline passed while it waited; send it again with a later one, or when the server is less busy."
     )

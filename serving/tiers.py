@@ -1,9 +1,9 @@
-"""The way of a request's adapters: registry -> local disk -> host memory -> slot, beside the denoising.
+"""Loads a request's adapters in parallel to denoising: registry -> local disk -> host memory -> slot.
 
-A claim goes through two stages, each in fair turns: fetch (the network; a few at once) and pack (disk to host
-memory; starts when the host cache has room for all that the claim needs). Claims whose adapters are in host memory
-or in slots pass at once, and no stage waits for another claim's: one adapter is fetched and packed once for all who
-ask. No thread waits for another one here.
+A claim goes through two stages, each in fair turns: fetch (over the network, a few at once) and pack
+(disk to host memory, once the host cache has room for all of the claim's adapters). Claims whose adapters
+are in host memory or in slots are ready at once. An adapter is fetched and packed once for all claims
+that need it. No thread waits for another one here.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from serving.schemas import AdapterUsed
 from serving.slots import Key, SlotTable, key_of
 
 log = logging.getLogger(__name__)
-FETCHERS = 4  # claims whose adapters come from the registry at once, each one adapter after the other
+FETCHERS = 4  # claims that fetch at once; each fetches one adapter after the other
 PACKERS = 2
-KEEP_PAUSE = 30.0  # seconds before a pinned adapter that could not be had is tried again
+KEEP_PAUSE = 30.0  # seconds before a pinned adapter that failed to load is retried
 PREFETCH: Flow = [("prefetch", 1.0)]
 KEEP: Flow = [("keep", 1.0)]
 
@@ -40,16 +40,16 @@ Ready = Callable[["Claim", BaseException | None], None]
 
 @dataclass(eq=False)
 class Claim:
-    """What one request (or a prefetch) wants to have at hand, until `AdapterTiers.close`."""
+    """The adapters that a request (or a prefetch) needs loaded until `AdapterTiers.close`."""
 
     uses: Sequence[AdapterUsed]
-    ready: Ready  # called once after each `bring`, from any thread: all is at hand, or why not
+    ready: Ready  # called once after each `bring`, from any thread, when all are loaded or with the error
     flow: Flow
     order: float = float("inf")
     held: tuple[Key, ...] = ()  # in the host cache
     closed: bool = False
     wanted: bool = False
-    whole: bool = False  # all it uses is to be in host memory, also what is in a slot now
+    whole: bool = False  # load all of its adapters into host memory, even those in slots
     fetching: frozenset[Key] = field(default=frozenset())
 
     @property
@@ -58,17 +58,17 @@ class Claim:
 
     @property
     def cost(self) -> float:
-        """What bringing it takes of its flow's share: adapters."""
+        """The cost of loading it for its flow's share: the number of adapters."""
         return float(len(self.uses))
 
 
 class AdapterTiers:
-    """Brings adapters to where requests can use them. Thread-safe.
+    """Loads adapters to where requests can use them. Thread-safe.
 
     Args:
         source: the registry and the local disk.
-        host_bytes: most bytes of packed adapters in host memory; at least as many as the slots hold.
-        observe: "load_seconds" with label tier (disk, host, slot), each time one arrives there.
+        host_bytes: maximum bytes of packed adapters in host memory; raised to the slots' size if smaller.
+        observe: receives "load_seconds" with label tier (disk, host, slot) for each load.
     """
 
     def __init__(
@@ -80,32 +80,32 @@ class AdapterTiers:
             path: bank.slot_bytes(path) if n and bank.targets[path] else 0 for path, n in bank.slots.items()
         }
         least = sum(n * self._sizes[path] for path, n in bank.slots.items())
-        self.host = HostCache(max(host_bytes, least))  # else a request for all slots would wait for ever
+        self.host = HostCache(max(host_bytes, least))  # otherwise a request for all slots would wait forever
         self._observe = observe
         self._lock = threading.RLock()
         self._to_fetch: FairQueue[Claim] = FairQueue()
         self._to_pack: FairQueue[Claim] = FairQueue()
         self._fetching: set[Key] = set()
-        self._fetches = 0  # claims that are being fetched
+        self._fetches = 0  # number of running fetches
         self._packing: set[Key] = set()
-        self._keeping: set[Key] = set()  # pinned, and being brought
-        self._refused: dict[Key, float] = {}  # pinned, and not to be tried again before that
+        self._keeping: set[Key] = set()  # pinned adapters being loaded
+        self._refused: dict[Key, float] = {}  # pinned adapters that failed -> time of the next try
         self._warming = self._closing = False
         self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch")
         self._packers = ThreadPoolExecutor(PACKERS, thread_name_prefix="pack")
-        self.loads: dict[str, tuple[int, float]] = {}  # tier -> (adapters that arrived, seconds that took)
+        self.loads: dict[str, tuple[int, float]] = {}  # tier -> (adapters loaded, seconds)
 
     def shutdown(self) -> None:
-        """Bring nothing more."""
+        """Stop loading."""
         with self._lock:
             self._closing = True
         self._fetchers.shutdown(wait=False, cancel_futures=True)
         self._packers.shutdown(cancel_futures=True)
 
-    # --- claims ------------------------------------------------------------------------------------------------
+    # --- claims ---------------------------------------------------------------------------------------------
 
     def bring(self, claim: Claim) -> None:
-        """Get all of a claim's adapters into host memory or slots, then call its `ready`."""
+        """Load all of a claim's adapters into host memory or slots, then call its `ready`."""
         with self._lock:
             if claim.closed:
                 return
@@ -130,9 +130,9 @@ class AdapterTiers:
             self._pump()
 
     def bring_again(self, claim: Claim) -> None:
-        """A slot that it counted on was given to another adapter: bring all of it, and count on no slot.
+        """Load all adapters of a claim into host memory, because a slot it relied on was reassigned.
 
-        It gives back what it holds first: two that each hold a half would wait for each other for ever.
+        Releases its holds first: two claims that each hold a half would deadlock.
         """
         with self._lock:
             claim.whole = True
@@ -141,7 +141,7 @@ class AdapterTiers:
         self.bring(claim)
 
     def close(self, claim: Claim) -> None:
-        """The claim needs nothing any more."""
+        """Release a claim that is no longer needed."""
         with self._lock:
             if claim.closed:
                 return
@@ -155,17 +155,17 @@ class AdapterTiers:
         self._pump()
 
     def images(self, claim: Claim) -> dict[Key, Tensor] | None:
-        """Packed images of what is in no slot; None when one has gone since: `bring_again`."""
+        """Packed images of the adapters in no slot; None if one was evicted since: call `bring_again`."""
         found = {key: self.host.get(key) for key in self.slots.missing(claim.keys)}
         images = {key: image for key, image in found.items() if image is not None}
         return images if len(images) == len(found) else None
 
     def _needed(self, claim: Claim) -> list[Key]:
-        """What a claim needs in host memory."""
+        """The adapters that a claim needs in host memory."""
         return claim.keys if claim.whole else self.slots.missing(claim.keys)
 
     def _hold_what_is_here(self, claim: Claim) -> bool:
-        """Whether nothing has to be brought; what it needs in host memory is held from here on."""
+        """Hold the adapters that a claim needs if all are in host memory; True if nothing must be loaded."""
         needed = self._needed(claim)
         if any(self.host.get(key) is None for key in needed):
             return False
@@ -178,10 +178,10 @@ class AdapterTiers:
         claim.held += tuple(new)
         return True
 
-    # --- the two stages ----------------------------------------------------------------------------------------
+    # --- the two stages -------------------------------------------------------------------------------------
 
     def _pump(self) -> None:
-        """Start what can be started."""
+        """Start all fetches and packs that can start."""
         with self._lock:
             while not self._closing and (claim := self._to_fetch.pick(self._may_fetch)) is not None:
                 self._fetching |= claim.fetching
@@ -222,9 +222,9 @@ class AdapterTiers:
             elif not claim.closed:
                 self._to_pack.add(claim, claim.flow, claim.cost, claim.order)
             for other in self._to_fetch:
-                if failed is not None and key in other.fetching:  # need not see it fail again
+                if failed is not None and key in other.fetching:  # it needs the adapter that failed
                     told.append(other)
-                elif other.fetching & fetched:  # it waited for what is on disk now
+                elif other.fetching & fetched:  # it waited for adapters that are on disk now
                     again.append(other)
             for other in (*told, *again):
                 self._to_fetch.remove(other)
@@ -278,14 +278,14 @@ class AdapterTiers:
         self._observe("load_seconds", seconds, {"tier": tier})
 
     def warm(self, key: Key) -> bool:
-        """Copy what is in host memory into a slot that nobody needs. False when there is none."""
+        """Copy an adapter from host memory into a spare slot. False if there is none."""
         image = self.host.get(key)
         if image is None:
             return not self.slots.missing([key])
         return self.slots.warm(key, image)
 
     def warm_beside(self, keys: Sequence[Key], then: Callable[[], None]) -> None:
-        """`warm` each in a thread of its own, then call `then`; nothing while that is still being done."""
+        """`warm` each in a worker thread, then call `then`; does nothing if an earlier call still runs."""
 
         def work() -> None:
             try:
@@ -300,12 +300,12 @@ class AdapterTiers:
                 self._warming = True
                 self._packers.submit(work)
 
-    # --- on purpose --------------------------------------------------------------------------------------------
+    # --- explicit loading -----------------------------------------------------------------------------------
 
     def prefetch(self, uses: Sequence[AdapterUsed], timeout: float | None = None) -> None:
-        """Bring adapters into host memory, and into slots that are free; blocks.
+        """Load adapters into host memory, and into free slots; blocks.
 
-        Raises UserError for what may not load, and Unavailable when it takes longer than `timeout` seconds.
+        Raises UserError for an adapter that cannot be loaded, and Unavailable after `timeout` seconds.
         """
         here = self.ahead(uses)
         try:
@@ -318,10 +318,12 @@ class AdapterTiers:
             ) from None
 
     def ahead(self, uses: Sequence[AdapterUsed], flow: Flow = PREFETCH) -> Future[None]:
-        """`prefetch` without waiting: done when they are here, or with the UserError. Cancelled, it asks for them no more.
+        """`prefetch` without waiting: the future ends when all are loaded, or with the error.
+
+        Cancelling the future drops the claim.
 
         Args:
-            flow: whose turns it takes.
+            flow: the flow of the fair queue that it joins.
         """
         here: Future[None] = Future()
 
@@ -342,10 +344,10 @@ class AdapterTiers:
         return here
 
     def keep(self, uses: Sequence[AdapterUsed]) -> None:
-        """Pin these and nothing else (`SlotTable.keep`), and begin to bring those that are in no slot; does not wait.
+        """Pin exactly these (`SlotTable.keep`) and start to load those in no slot; does not wait.
 
-        Said again, it tries again what found no slot, and after `KEEP_PAUSE` seconds what could not be had. What finds
-        no slot beside the steps gets one with its next request.
+        A repeated call retries adapters that found no slot, and after `KEEP_PAUSE` seconds those that failed
+        to load. An adapter that finds no spare slot gets one with its next request.
         """
         kept = self.slots.keep([key_of(use) for use in uses])
         missing = set(self.slots.missing(kept))
@@ -358,11 +360,11 @@ class AdapterTiers:
             self._keeping |= missing
         for use in uses:
             if key_of(use) in missing:
-                missing.remove(key_of(use))  # it may be named twice
+                missing.remove(key_of(use))  # it may be listed twice
                 self.bring(Claim([use], self._kept, KEEP))
 
     def _kept(self, claim: Claim, error: BaseException | None) -> None:
-        """What is pinned is in host memory, or cannot be had."""
+        """Finish loading a pinned adapter, which is now in host memory or failed."""
         [use], [key] = claim.uses, claim.keys
         try:
             if error is None:
@@ -378,7 +380,7 @@ class AdapterTiers:
                 self._refused[key] = time.monotonic() + KEEP_PAUSE
 
     def residency(self) -> list[Residency]:
-        """Every adapter in a slot or in host memory. What is on disk is `AdapterFiles.resident`."""
+        """Every adapter in a slot or in host memory. For those on disk: `AdapterFiles.resident`."""
         slots, pinned = self.slots.resident(), self.slots.pinned()
         found = [Residency(*key, "slot", users, key in pinned) for key, users in slots.items()]
         host = (key for key in self.host.resident() if key not in slots)

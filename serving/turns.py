@@ -1,9 +1,10 @@
-"""Which waiting request joins the batch next.
+"""Chooses the waiting request that joins the batch next.
 
-Requests whose adapters are at hand take fair turns (`serving.fairness`). One that finds no free slot may be passed by
-others, a bounded number of times. Then the least used slots are kept for it: nobody new may use them, until they run
-dry, while requests for the other residents go on passing. So a cold adapter does delay those of the resident in such a
-slot, on purpose: else it would wait for ever. Used by the engine's thread alone.
+Requests with loaded adapters take fair turns (`serving.fairness`). A request without a free slot may be
+passed by others a limited number of times. Then the least used slots are reserved for it: new requests
+may not use them, so they drain, while requests for other loaded adapters still pass. A cold adapter thus
+delays requests for the adapters in those slots. This is intended: otherwise it could wait forever.
+Used only by the engine's thread.
 """
 
 from __future__ import annotations
@@ -23,38 +24,38 @@ class Turns:
     """The queue in front of the batch.
 
     Args:
-        max_batch: most requests being denoised at once.
-        max_overtakes: how many others may pass a request that waits for a slot before one is kept for it.
+        max_batch: maximum number of requests being denoised at once.
+        max_overtakes: how many others may pass a request that waits for a slot before one is reserved for it.
     """
 
     def __init__(self, tiers: AdapterTiers, *, max_batch: int, max_overtakes: int) -> None:
         self._tiers, self._slots = tiers, tiers.slots
         self._max_batch, self._max_overtakes = max_batch, max_overtakes
-        self.budget: ForwardBudget | None = None  # until it was measured: max_batch alone
+        self.budget: ForwardBudget | None = None  # None until measured: only max_batch limits
         self._ready: FairQueue[Ticket] = FairQueue()
-        self._blocked: dict[Ticket, None] = {}  # those of this round that found no slot
+        self._blocked: dict[Ticket, None] = {}  # requests of this round that found no slot
         self._kept: tuple[Ticket, set[Key]] | None = (
-            None  # one passed too often, and the slots that run dry for it
+            None  # a request passed too often, and the adapters whose slots drain for it
         )
 
     def __contains__(self, ticket: Ticket) -> bool:
         return ticket in self._ready
 
     def add(self, ticket: Ticket) -> None:
-        """Its adapters are at hand."""
+        """Add a request whose adapters are loaded."""
         self._ready.add(ticket, ticket.claim.flow, cost_of(ticket.request), ticket.claim.order)
 
     def remove(self, ticket: Ticket) -> None:
-        """It has ended, wherever it was."""
+        """Remove a request that has ended."""
         self._ready.remove(ticket)
         if self._kept is not None and self._kept[0] is ticket:
             self._kept = None
 
     def round(self, active: Sequence[Ticket]) -> Iterator[tuple[Ticket, Lease | UserError | None]]:
-        """Those whose turn it is, until there is no more room in `active`, to which the caller adds them.
+        """Yield the next requests while there is room in `active`, to which the caller adds them.
 
-        Each with its slots; or with why it never gets any; or with None: one of its adapters has left host memory
-        since, and must be brought again.
+        Each comes with its slots, or with the error why it can never get any, or with None: one of its
+        adapters was evicted from host memory and must be loaded again.
         """
         self._blocked.clear()
         found: Lease | UserError | None = None
@@ -86,12 +87,12 @@ class Turns:
                 self._kept = (late, self._slots.victims(late.claim.keys))
 
     def _has_room(self, ticket: Ticket, active: Sequence[Ticket]) -> bool:
-        """Whether a forward of its bucket takes one more."""
+        """Whether a forward of its bucket has room for it."""
         rows = sum(other.rows for other in active if other.bucket == ticket.bucket)
         return self.budget is None or not rows or rows + ticket.rows <= self.budget.rows(ticket.bucket)
 
     def _keeps_out(self, ticket: Ticket) -> bool:
-        """Whether it must wait because of one that was passed too often."""
+        """Whether it must wait for a request that was passed too often."""
         if self._kept is None or self._kept[0] is ticket:
             return False
         keys, paths = ticket.claim.keys, {path for path, _ in self._kept[0].claim.keys}
@@ -99,7 +100,7 @@ class Turns:
         return newcomer or not self._kept[1].isdisjoint(keys)
 
     def worth_warming(self) -> list[Key]:
-        """What the nearest in the queue lack, as long as there may be slots that nobody needs."""
+        """Adapters that the next requests in the queue lack, if there may be spare slots."""
         if self._kept is not None:
             return []
         nearest = list(self._ready)[: self._max_batch]
@@ -108,7 +109,7 @@ class Turns:
 
 
 def slots_pinned() -> UserError:
-    """Why a request ends that pinned adapters leave no room for."""
+    """The error of a request for which pinned adapters leave too few slots."""
     return Unavailable(
         "pinned adapters leave too few slots for this request; unpin some, or start with more slots.",
         code="slots_pinned",

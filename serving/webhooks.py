@@ -1,8 +1,8 @@
-"""Webhooks: a job's end, told to the URL its request named, signed as Standard Webhooks has it.
+"""Webhooks: report a job's end to the URL in its request, signed according to Standard Webhooks.
 
-The call to be made is a row that was written with the job's end, so it is made however many processes die; it is
-repeated with growing pauses until the receiver answers 2xx, and may then arrive more than once: its `webhook-id`
-stays the same. What is signed with is never in the database.
+A call is a row that is written together with the job's end, so it survives the death of processes. It is
+repeated with growing pauses until the receiver answers 2xx. It may arrive more than once, with the same
+`webhook-id`. Signing secrets are never in the database.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from serving.threads import CALLED_NAMES, NAMES, Shares
 
 log = logging.getLogger(__name__)
 PAUSES = (5.0, 60.0, 300.0, 1800.0, 2 * 3600.0, 6 * 3600.0, 12 * 3600.0)  # seconds before each repeat
-POLL = 1.0  # seconds between looks for calls that are due
-SPREAD = 0.2  # of a pause, longer or shorter
+POLL = 1.0  # seconds between searches for due calls
+SPREAD = 0.2  # random variation of a pause, as a share
 TIMEOUT = 15.0  # seconds for one call
-LEASE = 60.0  # seconds after which a call whose sender died is made again
+LEASE = 60.0  # seconds after which a call of a dead sender is repeated
 AT_ONCE = 16  # calls at once; a receiver that hangs holds one for TIMEOUT
-PER_TENANT = 4  # of these, of one tenant's at most; and of the names that are looked up at once
-KEPT = 7 * 86_400.0  # seconds that the row of a finished call is kept
-# seconds to the next attempt, at most, after so many attempts
+PER_TENANT = 4  # maximum calls at once per tenant; also its name lookups at once
+KEPT = 7 * 86_400.0  # seconds to keep the row of a finished call
+# maximum seconds until the next attempt, by number of attempts
 LONGEST = case(
     {attempts: max(LEASE, (1 + SPREAD) * pause) for attempts, pause in enumerate(PAUSES, 1)},
     value=Delivery.attempts,
@@ -47,16 +47,16 @@ LONGEST = case(
 
 
 class Deliveries:
-    """The calls of one database, for many senders."""
+    """The webhook calls in a database, shared by several senders."""
 
     def __init__(self, database: Database) -> None:
         self._database, self._session = database, database.sessions
 
     def take(self, but: Collection[str] = ()) -> Delivery | None:
-        """Take the call that has been due longest, of other tenants than these; None: there is none.
+        """Take the call that has been due longest, except of the tenants in `but`; None if there is none.
 
-        It is due again when it is not finished within LEASE. A time further ahead than any pause that may follow the
-        attempts made so far is of a clock that was ahead: the call is due now.
+        It is due again if it is not finished within LEASE. A due time beyond the longest pause possible after
+        its attempts comes from a clock that was ahead: such a call is due now.
         """
         now = self._database.now()
         due = or_(Delivery.next_at <= now, Delivery.next_at > now + LONGEST)
@@ -78,7 +78,7 @@ class Deliveries:
             return session.scalar(statement, execution_options=QUIET)
 
     def finish(self, delivery: Delivery, *, error: str | None, pause: float | None) -> None:
-        """An attempt's outcome: delivered (no error), to be repeated after `pause` seconds, or given up."""
+        """Record an attempt: delivered (no error), to be repeated after `pause` seconds, or given up."""
         values: dict[str, object] = {
             "error": error[:500].replace("\0", "") if error else None,
             "next_at": None,
@@ -91,19 +91,19 @@ class Deliveries:
             session.execute(update(Delivery).where(Delivery.id == delivery.id).values(**values))
 
     def forget(self, before: float) -> None:
-        """Delete the rows of finished calls made before a time."""
+        """Delete the rows of finished calls created before a time."""
         with self._session.begin() as session:
             session.execute(delete(Delivery).where(Delivery.next_at.is_(None), Delivery.created_at < before))
 
 
 class Webhooks:
-    """Checks where webhooks may go, and makes the calls.
+    """Checks the URLs of webhooks, and makes the calls.
 
     Args:
-        keys: whose secrets sign the calls of their tenants.
-        secret: signs those of the others.
-        allowed: networks that are not public and may be called all the same.
-        observe: called with "delivered", "repeated", "given_up" or "refused" for each attempt.
+        keys: their secrets sign the calls of their tenants.
+        secret: signs the calls of other tenants.
+        allowed: non-public networks that may be called.
+        observe: called with "delivered", "repeated" or "given_up" for each attempt.
     """
 
     def __init__(
@@ -119,12 +119,12 @@ class Webhooks:
         self._default, self._allowed, self._observe = secret, allowed, observe
         self._asked, self._called = Shares(NAMES, PER_TENANT), Shares(CALLED_NAMES, PER_TENANT)
         self._wake = asyncio.Event()
-        self._calls: dict[asyncio.Task[None], str] = {}  # being made; whose
+        self._calls: dict[asyncio.Task[None], str] = {}  # running call -> its tenant
 
     async def check(self, url: str, tenant: str) -> None:
-        """Raises InvalidInput for a webhook that could not be delivered: no secret, or an address refused.
+        """Raise InvalidInput for a webhook that cannot be delivered: no secret, or a refused address.
 
-        Unavailable when the name servers do not say, or the tenant has many other names looked up.
+        Raises Unavailable if name servers do not answer in time, or the tenant has too many lookups running.
         """
         if self._secret(tenant) is None:
             raise InvalidInput(
@@ -134,11 +134,11 @@ class Webhooks:
         await check_url(url, self._allowed, functools.partial(self._asked.run, tenant))
 
     def notice(self) -> None:
-        """A job has ended, or a call."""
+        """Wake the sender: a job or a call has ended."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Make the calls, until cancelled. A database that is away for a moment is waited for."""
+        """Make the calls until cancelled. Retries if the database is unreachable."""
         cleaned = 0.0
         try:
             while True:
@@ -159,7 +159,7 @@ class Webhooks:
             await asyncio.gather(*self._calls, return_exceptions=True)
 
     async def _begin_due(self) -> None:
-        """Begin calls as long as some are due and there are places for them."""
+        """Start due calls as long as there are places for them."""
         while len(self._calls) < AT_ONCE:
             full = [tenant for tenant, calls in Counter(self._calls.values()).items() if calls >= PER_TENANT]
             delivery = await asyncio.to_thread(self.deliveries.take, full)
@@ -172,7 +172,7 @@ class Webhooks:
     def _done(self, call: asyncio.Task[None]) -> None:
         del self._calls[call]
         if not call.cancelled() and (error := call.exception()) is not None:
-            log.error("a webhook is left to its lease", exc_info=error)  # the database is away
+            log.error("a webhook is left to its lease", exc_info=error)  # the database is unreachable
         self.notice()
 
     async def _deliver(self, delivery: Delivery) -> None:
@@ -184,7 +184,7 @@ class Webhooks:
         await asyncio.to_thread(self.deliveries.finish, delivery, error=error, pause=pause)
 
     async def _attempt(self, delivery: Delivery) -> tuple[str | None, float | None]:
-        """(what went wrong, seconds until the next attempt): (None, None) when it was delivered."""
+        """Make a call. Returns (error, seconds until the next attempt); (None, None) if it was delivered."""
         secret = self._secret(delivery.tenant)
         if secret is None:
             return "there is no secret to sign with any more", None
@@ -220,7 +220,7 @@ class Webhooks:
             return f"{type(lost).__name__}: {lost}", later
         if 200 <= status < 300:
             return None, None
-        # 410 is the receiver's wish to hear no more
+        # 410: the receiver wants no more calls
         return f"the receiver answered {status}", None if status == 410 else later
 
     def _secret(self, tenant: str) -> SecretStr | None:

@@ -1,4 +1,4 @@
-"""Fixtures that more than one room's tests use, and how tests are shared out among processes."""
+"""Fixtures shared by the tests of several packages, and how tests are distributed over processes."""
 
 import functools
 import os
@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-# Before torch is loaded, and for the processes that tests start. Tiny models gain nothing by threads, sums are rounded
-# by how threads split them, and threads that spin while they wait slow everything down where processes share cores.
+# Set before torch is loaded, also for processes that tests start. Tiny models gain nothing from threads, the number of
+# threads affects the rounding of sums, and spinning threads slow down processes that share the cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Ray starts its workers at niceness 15, where they starve beside the other process of the tests.
+# Ray starts its workers at niceness 15, where the other test process would starve them.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 from warm import warm_processes
@@ -27,7 +27,7 @@ def s3():
 
 @pytest.fixture(scope="session")
 def warm(tmp_path_factory):
-    """Starts scripts in processes that have torch already (warm.py)."""
+    """Starts scripts in processes that have already imported torch (warm.py)."""
     with warm_processes(tmp_path_factory.mktemp("warm")) as processes:
         yield processes
 
@@ -43,21 +43,20 @@ def on_cluster(file: Path) -> bool:
 
 
 def forks(file: Path) -> bool:
-    """Whether its tests start scripts with `warm`."""
+    """Whether the file's tests start scripts with `warm`."""
     return "warm.start(" in text_of(file)
 
 
 def pytest_collection_modifyitems(items):
-    """What takes longest together first: the clusters' tests, then the scripts'."""
+    """Run the longest groups first: tests with a cluster, then tests with forked scripts."""
     items.sort(key=lambda item: (not on_cluster(item.path), not forks(item.path)))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """With `-n`: a file's tests stay together, for their fixtures, and one process has all the clusters, one at a time, as
-    one has all scripts that are forked (`warm`).
+    """With `-n`, keep a file's tests in one process, all cluster tests in one, and all tests with forked scripts in one.
 
-    Not `--dist loadgroup`: xdist 3.8 does not get its groups through to pytest 9.2, and says nothing.
+    `--dist loadgroup` does not work: xdist 3.8 silently loses its groups with pytest 9.2.
     """
     from xdist.scheduler import LoadScopeScheduling
 

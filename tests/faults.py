@@ -1,4 +1,4 @@
-"""A proxy before the loopback S3 server that answers, cuts, stalls or loses what a test tells it to."""
+"""A proxy in front of the loopback S3 server that injects faults: error answers, cut, stalled or lost responses."""
 
 import http.client
 import socket
@@ -14,7 +14,7 @@ ERROR = (
 
 
 class Refuse:
-    """Answer with S3's own error."""
+    """Answer with an S3 error."""
 
     def __init__(self, status, code):
         self.status, self.code = status, code
@@ -24,7 +24,7 @@ class Refuse:
 
 
 class Cut:
-    """Forward, then send half of the answer's body and close the connection."""
+    """Forward the request, send half of the answer's body and close the connection."""
 
     def answer(self, handler, body):
         status, headers, content = handler.forward(body)
@@ -32,7 +32,7 @@ class Cut:
 
 
 class CutUpload:
-    """Forward the head and half of the body, then close both connections: as if the sender had died."""
+    """Forward the headers and half of the body, then close both connections, as if the sender had died."""
 
     def answer(self, handler, body):
         connection = http.client.HTTPConnection(handler.upstream)
@@ -47,7 +47,7 @@ class CutUpload:
 
 
 class LoseAnswer:
-    """Forward, so that it happens, and close the connection without a word."""
+    """Forward the request, so that it takes effect, and close the connection without an answer."""
 
     def answer(self, handler, body):
         handler.forward(body)
@@ -55,7 +55,7 @@ class LoseAnswer:
 
 
 class Stall:
-    """Send half of the answer's body, say so, and wait until the test ends."""
+    """Send half of the answer's body, set `reached`, and wait until the test sets `over`."""
 
     def __init__(self):
         self.reached, self.over = threading.Event(), threading.Event()
@@ -69,7 +69,7 @@ class Stall:
 
 
 class Endless:
-    """As `Proxy.faults`: this fault, until another list is given."""
+    """A value for `Proxy.faults` that repeats one fault until it is replaced."""
 
     def __init__(self, fault):
         self.fault = fault
@@ -79,7 +79,7 @@ class Endless:
 
 
 class Proxy:
-    """`faults`: one of the above (or None) for each coming request whose method is in `methods`; then all is well."""
+    """`faults`: one fault (or None) for each coming request whose method is in `methods`; later ones are forwarded."""
 
     def __init__(self, upstream):
         self.upstream = urlsplit(upstream).netloc
@@ -94,7 +94,7 @@ class Proxy:
 
 @contextmanager
 def faulty(upstream):
-    """The proxy, running; `.endpoint` is its address."""
+    """A running proxy; `.endpoint` is its address."""
     proxy = Proxy(upstream)
 
     class Handler(BaseHTTPRequestHandler):

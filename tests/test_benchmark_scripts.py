@@ -1,4 +1,7 @@
-"""`make bench` runs each file of benchmarks/ as a script: there its folder, whose names are those of rooms, is searched first."""
+"""Each file of benchmarks/ starts as a script, as `make bench` runs it.
+
+A script's folder is searched first for imports, and its files have the names of packages of this project.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The main job on two unlike families: a clip goes in, is trained on, published, served; the frames come back.
+"""The main job on both model families: ingest a clip, train on it, publish, serve, and check the frames.
 
-Everything is the real thing (S3 over HTTP, Ray Train with DeepSpeed, the registry, Ray Serve) on tiny random models.
+All parts are real (S3 over HTTP, Ray Train with DeepSpeed, the registry, Ray Serve); the models are tiny and random.
 """
 
 import socket
@@ -33,7 +33,7 @@ FOX = ROOT / "assets/clips/fox_running.mp4"
 
 @pytest.fixture(scope="module")
 def cluster(s3):
-    """One Ray for both families; two workers' worth of CPUs and one for an engine."""
+    """One Ray for both families, with CPUs for two workers and an engine."""
     with ray_session("local", num_cpus=3):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -81,8 +81,8 @@ def test_a_clip_becomes_a_served_motion(family, cluster, s3, tmp_path):
     assert not np.array_equal(frames, base_frames), "three steps at this rate must be seen"
 
     local, _ = generate(asked, config)
-    # A batch rounds otherwise than a request alone: one level of one pixel, which the encoder spreads over its blocks.
+    # A batch rounds differently from a single request: one level of one pixel, which the encoder spreads over its blocks.
     apart = np.abs(decode(local).frames_FHWC.astype(int) - frames)
-    without = np.abs(base_frames.astype(int) - frames)  # how far two unlike answers are apart
+    without = np.abs(base_frames.astype(int) - frames)  # difference between two unrelated answers
     assert apart.max() <= 8
     assert apart.mean() < without.mean() / 100, "the service and this process agree"

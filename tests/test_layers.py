@@ -1,4 +1,4 @@
-"""The house: imports run downwards only, and never in a circle (docs/architecture.md)."""
+"""Packages import only from lower layers, and no imports are circular (docs/architecture.md)."""
 
 import ast
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# Each room and the rooms it may import besides itself.
+# Each package and the packages it may import besides itself.
 ALLOWED = {
     "infra": set(),
     "models": {"infra"},
@@ -49,7 +49,7 @@ MODULES = {name_of(path): path for room in ALLOWED for path in sorted((ROOT / ro
 
 
 def run_nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """Everything that runs, functions included: all but what stands under `if TYPE_CHECKING`."""
+    """All nodes that run, including functions; not those under `if TYPE_CHECKING`."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             continue
@@ -58,7 +58,7 @@ def run_nodes(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def imported_modules(code: str) -> set[str]:
-    """The project's modules that a module imports, at its head or in a function."""
+    """The project's modules that a module imports, at the top or in a function."""
     names = set()
     for node in run_nodes(ast.parse(code)):
         if isinstance(node, ast.Import):
@@ -72,7 +72,7 @@ def imported_modules(code: str) -> set[str]:
 
 
 def cycle_in(graph: dict[str, set[str]]) -> list[str]:
-    """The modules of one circle of imports, if there is any."""
+    """The modules of one import cycle, or none."""
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -81,9 +81,9 @@ def cycle_in(graph: dict[str, set[str]]) -> list[str]:
 
 
 def test_no_modules_import_each_other_in_a_circle():
-    """Neither at their heads nor in functions."""
+    """Neither at the top nor in functions."""
     graph = {name: imported_modules(path.read_text()) - {name} for name, path in MODULES.items()}
-    assert sum(map(len, graph.values())) > len(MODULES)  # it does see them
+    assert sum(map(len, graph.values())) > len(MODULES)  # the graph has edges
     assert cycle_in(graph) == []
 
 

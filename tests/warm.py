@@ -1,11 +1,11 @@
-"""Scripts in processes of their own that need not import torch again: each is forked from one that did so once.
+"""Runs scripts in processes forked from one that has already imported torch.
 
     process = warm_processes.start([str(script), "--help"], cwd=ROOT, env={**os.environ, "LOCAL_RANK": "1"})
     process.wait()                                   # its exit code
-    process.output                                   # what it said on standard output;  process.errors: on standard error
+    process.output                                   # its standard output;  process.errors: its standard error
 
-A script runs as `python SCRIPT ARGUMENTS` would run it, but that libraries of others (`import_libraries`) are in memory; of this
-project nothing is. Starting Python with them takes some seven seconds of a core.
+A script runs as with `python SCRIPT ARGUMENTS`, except that third-party libraries (`import_libraries`) are already imported.
+No module of this project is. Starting Python with these libraries takes some seven seconds of a core.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 
 @dataclass
 class Warm:
-    """One such process."""
+    """A forked process that runs a script."""
 
     pid: int
     server: subprocess.Popen[str]
@@ -34,13 +34,13 @@ class Warm:
     code: int | None = None
 
     def wait(self) -> int:
-        """Until it ends. Returns its exit code."""
+        """Wait until the process ends. Returns its exit code."""
         if self.code is None:
             self.code = ask(self.server, wait=self.pid)
         return self.code
 
     def kill(self) -> None:
-        """No matter whether it has ended."""
+        """Kill the process, or do nothing if it has ended."""
         if self.code is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
@@ -56,13 +56,13 @@ class Warm:
 
 
 class WarmProcesses:
-    """Starts them."""
+    """Starts forked processes."""
 
     def __init__(self, server: subprocess.Popen[str], folder: Path) -> None:
         self.server, self.folder = server, folder
 
     def start(self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> Warm:
-        """Run a script with its arguments. It does not outlive the server."""
+        """Run a script with its arguments. The process does not outlive the server."""
         own = Path(tempfile.mkdtemp(dir=self.folder))
         pid = ask(self.server, command=list(command), cwd=str(cwd), env=dict(env), folder=str(own))
         return Warm(pid, self.server, own)
@@ -80,9 +80,9 @@ def ask(server: subprocess.Popen[str], **request: object) -> int:
 
 @contextlib.contextmanager
 def warm_processes(folder: Path) -> Iterator[WarmProcesses]:
-    """For the length of the block, with the environment that this process has now."""
+    """The server, running until the block ends, with this process's current environment."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"DS_ACCELERATOR": "cpu"}  # DeepSpeed looks for one when it is imported
+    environment |= {"DS_ACCELERATOR": "cpu"}  # DeepSpeed looks for an accelerator when it is imported
     server = subprocess.Popen(
         [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     )
@@ -100,9 +100,12 @@ def warm_processes(folder: Path) -> Iterator[WarmProcesses]:
 
 
 def serve() -> None:
-    """One request a line, one number for an answer: {"command", "cwd", "env", "folder"}, a pid; {"wait"}, an exit code."""
+    """Answer each line (a JSON request) with a number.
+
+    {"command", "cwd", "env", "folder"} starts a script and returns its pid; {"wait"} returns its exit code.
+    """
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # output of libraries must not mix with answers
     sys.path.remove(str(Path(__file__).parent))
     import_libraries()
     alive = set()
@@ -123,7 +126,7 @@ def serve() -> None:
 
 
 def import_libraries() -> None:
-    """What this project's models and engines import of others."""
+    """Import the third-party libraries that this project's models and engines use."""
     import deepspeed  # noqa: F401
     import peft  # noqa: F401
     import torch.distributed  # noqa: F401
@@ -132,7 +135,7 @@ def import_libraries() -> None:
 
 
 def run(command: list[str], cwd: str, env: dict[str, str], folder: str) -> None:
-    """In the child: the script, as Python would run it. Does not return."""
+    """Run the script in the child, as Python would. Does not return."""
     code = 1
     try:
         for number, name in ((0, "/dev/null"), (1, f"{folder}/out"), (2, f"{folder}/err")):

@@ -1,7 +1,7 @@
-"""A process that runs our training of the same clips: `python -m benchmarks.published_parts.ours FD JOB`.
+"""A process that runs our training on the same clips: `python -m benchmarks.published_parts.ours FD JOB`.
 
-JOB is a JSON file: {"foundation", "device", "clips", "settings", "out"}. `clips` is what `sides.prepare` wrote. The steps are
-those of a run of `motiondirector train` with one worker, bit for bit (training/local.py).
+JOB is a JSON file: {"foundation", "device", "clips", "settings", "out"}. `clips` is the file that `Work.write` wrote. The steps
+are bit-identical to a run of `motiondirector train` with one worker (training/local.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def main(fd: int, job: dict[str, Any]) -> None:
     turns = Turns(fd)
     from infra.allocator import keep_freed_memory
 
-    keep_freed_memory()  # as the commands that train do
+    keep_freed_memory()  # as in the commands that train
     import torch
 
     from datasets.latents import CachedClip

@@ -1,4 +1,4 @@
-"""The sides of benchmarks/published_code.py: what each process is given, started, driven step by step."""
+"""The sides of benchmarks/published_code.py: prepares, starts and steps their processes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def checkout_at(folder: Path | None) -> Path:
     """The folder of the published code.
 
     Raises:
-        UserError: none was given, or it holds something else.
+        UserError: no folder was given, or it does not hold the published code.
     """
     how = f"`git clone {REPOSITORY}` and give the folder it makes"
     if folder is None:
@@ -48,14 +48,14 @@ def checkout_at(folder: Path | None) -> Path:
 
 
 def published_settings(checkout: Path, clips: int) -> dict[str, Any]:
-    """The settings that the code is published with for one clip, or for several."""
+    """The published settings for one clip or for several."""
     name = "config_single_video.yaml" if clips == 1 else "config_multi_videos.yaml"
     found = yaml.safe_load((checkout / "configs" / name).read_text())
     return {key: _number(value) for key, value in found.items()}
 
 
 def _number(value: Any) -> Any:
-    """YAML 1.2's 5e-4, which is a text in YAML 1.1."""
+    """Converts 5e-4, a number in YAML 1.2 but a string in YAML 1.1."""
     if isinstance(value, str):
         try:
             return float(value)
@@ -66,7 +66,7 @@ def _number(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Work:
-    """What both sides train: clips and settings, and where their files are."""
+    """What both sides train: clips, settings and their files."""
 
     foundation: Foundation
     source: str | None
@@ -76,7 +76,7 @@ class Work:
     threads: int
 
     def write(self) -> None:
-        """The clips as each side reads them: their latents are the same tensors."""
+        """Write the clips in each side's format, with the same latents."""
         mp4s, told = self.folder / "clips", []
         mp4s.mkdir(parents=True)
         for number, one in enumerate(self.references):
@@ -97,7 +97,7 @@ class Work:
         torch.save(probe, self.folder / "probe.pt")
 
     def cache_for_published(self, folder: Path, dtype: torch.dtype) -> None:
-        """The clips in the form of the published code's own cache of latents, one file a clip."""
+        """Write the clips in the format of the published code's latent cache, one file per clip."""
         folder.mkdir()
         tokenizer = self.foundation.pipeline.tokenizer
         for number, clip in enumerate(torch.load(self.folder / "clips.pt")):
@@ -119,7 +119,7 @@ class Work:
             torch.save(batch, folder / f"cached_{number}.pt")
 
     def published(self, checkout: Path, *, like_for_like: bool) -> Side:
-        """The published code: its settings for so many clips, the sizes and settings of this work over them."""
+        """The side of the published code: its settings for this number of clips, overridden by this work's sizes and settings."""
         name = LIKE_FOR_LIKE if like_for_like else AS_IT_IS
         own, at = published_settings(checkout, len(self.references)), self.folder / name.replace(" ", "-")
         at.mkdir()
@@ -179,7 +179,7 @@ class Work:
 
 @dataclass
 class Side:
-    """A process that trains, one step at a time."""
+    """A process that trains one step at a time."""
 
     name: str
     module: str
@@ -191,7 +191,7 @@ class Side:
     told: dict[str, Any] = field(default_factory=dict)
 
     def start(self) -> None:
-        """Until its first step is done, which is not counted."""
+        """Start the process and wait for its first step, which is not counted."""
         slug = self.name.replace(" ", "-")
         path, self.log = self.folder / f"{slug}.json", self.folder / f"{slug}.log"
         path.write_text(json.dumps(self.job))
@@ -227,18 +227,18 @@ class Side:
         self.steps.append(self._receive())
 
     def go_on(self) -> None:
-        """Begin with all steps that are left."""
+        """Start the remaining steps without waiting for them."""
         self.connection.send(REST)
 
     def finish(self) -> Path:
-        """Wait for them. Returns the file of the temporal LoRA."""
+        """Wait for the remaining steps. Returns the file of the temporal LoRA."""
         while "file" not in self.told:
             self._receive(step=False)
         self.process.wait()
         return Path(self.told["file"])
 
     def end(self) -> None:
-        """No more steps."""
+        """End the process without further steps."""
         if self.process.poll() is None:
             self.connection.send(END)
             self.process.wait()

@@ -1,8 +1,8 @@
 """A process that runs the training of the paper's published code: `python -m benchmarks.published_parts.theirs FD JOB`.
 
-JOB is a JSON file: {"checkout", "config", "probe", "norm_groups", "like_for_like", "seed"}. `config` are the arguments of the
-code's own `main`. Nothing of the code is changed on disk; what it wants of the libraries of its time is given to it here
-(the docstring of benchmarks/published_code.py says what, and why none of it changes what is computed).
+JOB is a JSON file: {"checkout", "config", "probe", "norm_groups", "like_for_like", "seed"}. `config` has the arguments of the
+code's `main`. The code on disk is not changed; this module supplies replacements for the old libraries that it needs. The
+docstring of benchmarks/published_code.py lists them and says why none changes the computation.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from typing import Any
 from benchmarks.published_parts.turns import Turns
 
 ROOT = Path(__file__).resolve().parents[2]
-# What the published modules import and a run without previews never calls.
+# Imported by the published modules but never called in a run without previews.
 NEVER_CALLED = ("omegaconf", "torchvision", "torchvision.transforms", "imageio")
-MOVED = {  # the diffusers of its time: that of today
+MOVED = {  # old diffusers module: current one
     "diffusers.models.transformer_2d": "diffusers.models.transformers.transformer_2d",
     "diffusers.models.transformer_temporal": "diffusers.models.transformers.transformer_temporal",
 }
 
 
 class Attributes(dict):
-    """A dict whose keys are attributes too, as OmegaConf's are."""
+    """A dict whose keys are also attributes, as in OmegaConf."""
 
     __getattr__ = dict.__getitem__
 
 
 def make_room(checkout: Path) -> None:
-    """Let `models` and `utils` be the checkout's folders, which have no __init__.py, and find nothing of ours any more."""
+    """Make `models` and `utils` resolve to the checkout's folders (without __init__.py) instead of ours."""
     sys.path[:] = [str(checkout), *(path for path in sys.path if path and Path(path).resolve() != ROOT)]
     for name in ("models", "utils"):
         package = types.ModuleType(name)
@@ -45,14 +45,14 @@ def make_room(checkout: Path) -> None:
 
 
 def name_what_moved() -> None:
-    """The module names that diffusers had."""
+    """Register diffusers modules under their old names."""
     for old, new in MOVED.items():
         if importlib.util.find_spec(old) is None:
             sys.modules[old] = importlib.import_module(new)
 
 
 def stand_ins() -> list[str]:
-    """Empty modules for what is missing and never called. Returns their names, to be taken out after the import."""
+    """Add empty modules for missing ones that are never called. Returns their names, for removal after the import."""
     missing = [name for name in NEVER_CALLED if importlib.util.find_spec(name.partition(".")[0]) is None]
     for name in missing:
         module: Any = types.ModuleType(name)
@@ -66,7 +66,7 @@ def stand_ins() -> list[str]:
 
 
 def group_norms_of(groups: int) -> None:
-    """Temporal layers with the foundation's groups: those of its time had 32, which a small model has not the channels for."""
+    """Give temporal layers the foundation's number of groups. It was always 32, too many for a small model's channels."""
     from diffusers.models.resnet import TemporalConvLayer
     from diffusers.models.transformers.transformer_temporal import TransformerTemporalModel
 
@@ -85,7 +85,7 @@ def _default(kind: Any, **values: Any) -> None:
 
 
 def text_encoders_as_before() -> None:
-    """The (module, value=) of `_set_gradient_checkpointing`; a frozen text encoder in eval mode never checkpoints."""
+    """Restore `_set_gradient_checkpointing(module, value=)`; a frozen text encoder in eval mode never checkpoints."""
     from transformers import CLIPTextModel
 
     now = CLIPTextModel._set_gradient_checkpointing
@@ -97,7 +97,7 @@ def text_encoders_as_before() -> None:
 
 
 def cuda_is_the_cpu() -> None:
-    """Where there is no CUDA: "cuda" means the CPU, and float16, which is asked for together with it, float32."""
+    """Without CUDA, make "cuda" mean the CPU and float16, which is requested with it, mean float32."""
     import torch
 
     def here(own: Any, whose: Any) -> Any:
@@ -121,10 +121,10 @@ def cuda_is_the_cpu() -> None:
 
 
 def steps_between_backwards() -> None:
-    """Let AdamW step between two backwards through its parameters, as the code does with its spatial LoRA.
+    """Let AdamW step between two backward passes through its parameters, as the code does with its spatial LoRA.
 
-    With checkpointing (recomputed from the new values) and in mixed precision (from copies of the old) autograd does not
-    mind; in float32 without either it refuses. Here the second backward uses the new values.
+    Autograd accepts this with checkpointing (which recomputes with the new values) and in mixed precision (which uses copies of
+    the old values), but refuses it in float32 without either. Here the second backward pass uses the new values.
     """
     import torch
 
@@ -140,7 +140,7 @@ def steps_between_backwards() -> None:
 
 
 def take_turns(turns: Turns) -> None:
-    """A step is done where the code logs its training loss; it had a spatial pass where it went backward twice."""
+    """Report a step when the code logs its training loss; it had a spatial pass if there were two backward passes."""
     from accelerate import Accelerator
 
     backward, log, backwards = Accelerator.backward, Accelerator.log, [0]
@@ -159,7 +159,7 @@ def take_turns(turns: Turns) -> None:
 
 
 def probed(job: dict[str, Any]) -> dict[str, Any]:
-    """What its UNet makes of the foundation's weights: how far from ours its answer is; the names of its LoRAs, in order."""
+    """How far its UNet's output is from ours with the foundation's weights, and the names of its LoRAs in order."""
     import torch
 
     network = importlib.import_module("models.unet_3d_condition").UNet3DConditionModel

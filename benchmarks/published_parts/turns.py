@@ -1,6 +1,6 @@
-"""How processes that train take turns: each does a step when it is told to, and answers what that took.
+"""Lets training processes take turns: each runs a step on request and answers with its cost.
 
-Imported before anything else in a process, also in one that must import nothing else of this project.
+A process imports this first; it may be the only module of this project that the process imports.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ GO, REST, END = "one step", "all steps that are left", "end"
 
 
 class Took(NamedTuple):
-    """One step of a side."""
+    """The cost of a side's step."""
 
-    cpu: float  # seconds of the process, all its threads
+    cpu: float  # CPU seconds of the process, all threads
     wall: float
-    spatial: bool  # whether it had a spatial pass, too
+    spatial: bool  # whether it also had a spatial pass
 
 
 class Turns:
-    """A process's end. Its first step, with all that comes before it, is not waited for."""
+    """A process's end of the connection. It runs its first step, and all before it, without waiting for a request."""
 
     def __init__(self, fd: int) -> None:
         self.connection = Connection(fd)
@@ -29,11 +29,11 @@ class Turns:
         self._mark()
 
     def tell(self, what: dict[str, Any]) -> None:
-        """What the other end wants to know beside the steps."""
+        """Send something other than a step's cost."""
         self.connection.send(what)
 
     def done(self, *, spatial: bool) -> None:
-        """A step is done. Returns when the next one may begin."""
+        """Report a finished step. Returns when the next one may begin."""
         self.connection.send(Took(time.process_time() - self._cpu, time.perf_counter() - self._wall, spatial))
         if self._waits:
             word = self.connection.recv()

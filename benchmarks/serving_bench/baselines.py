@@ -1,8 +1,8 @@
-"""How stock diffusers and PEFT serve many LoRAs: the baselines A to E, one class each.
+"""Baselines A to E, one class each: stock diffusers and PEFT serving many LoRAs.
 
-A class with diffusers' LoRA loader (Wan) goes through its pipeline's own methods; `UNet3DConditionModel` has none, so
-it goes through PEFT, as `models.adapter` writes its files. Every baseline makes a request from its adapter's file (or
-from what it has preloaded) to an mp4, as the engine does. All but E make one request at a time.
+A model class with diffusers' LoRA loader (Wan) uses its pipeline's methods. `UNet3DConditionModel` has no loader and uses
+PEFT, whose format `models.adapter` writes. Every baseline serves a request from its adapter's file (or preloaded weights) to
+an mp4, as the engine does. All but E serve one request at a time.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Videos = dict[str, tuple[np.ndarray, bytes]]  # job id -> frames uint8 [F, H, W,
 
 
 class Stock:
-    """A stock pipeline with its adapters. Subclasses say how one is put to work.
+    """A stock pipeline with its adapters. Subclasses define how an adapter is applied.
 
     Args:
         adapters: how many of the setup's adapters the workload uses.
     """
 
     what = ""
-    batch = 1  # requests a call of the pipeline
+    batch = 1  # requests per pipeline call
 
     def __init__(self, setup: Setup, adapters: int) -> None:
         self.setup, self.stored = setup, setup.adapters[:adapters]
@@ -45,20 +45,20 @@ class Stock:
             self.prepare()
 
     def prepare(self) -> None:
-        """Before the first request; not timed with them."""
+        """Prepare for the first request; timed separately."""
 
     def apply(self, adapter: int | None) -> None:
-        """Let the next call of the pipeline use this adapter."""
+        """Make the next pipeline call use this adapter."""
         raise NotImplementedError
 
     def remove(self) -> None:
-        """After the call."""
+        """Clean up after the call."""
 
     def peft_name(self, adapter: int) -> str:
         return f"a{adapter}"
 
     def preload(self) -> None:
-        """Every adapter of the workload, by name."""
+        """Load every adapter of the workload, by name."""
         for index, stored in enumerate(self.stored):
             if self.loader:
                 self.pipe.load_lora_weights(stored.folder, adapter_name=self.peft_name(index))
@@ -77,7 +77,7 @@ class Stock:
 
     @torch.no_grad()
     def make(self, jobs: Sequence[Job], shape: Shape) -> Videos:
-        """One call of the pipeline."""
+        """Run one pipeline call."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT warns at each change that is timed here
             assert len(jobs) <= self.batch
@@ -108,7 +108,7 @@ class Stock:
 
 
 class LoadUnload(Stock):
-    """A: the adapter's file is loaded for the request and unloaded after it."""
+    """A: loads the adapter's file for the request and unloads it afterwards."""
 
     what = "load + unload a request"
 
@@ -130,7 +130,7 @@ class LoadUnload(Stock):
 
 
 class SetAdapters(Stock):
-    """B: all adapters are loaded; one is chosen a request."""
+    """B: loads all adapters and selects one per request."""
 
     what = "set_adapters a request"
 
@@ -142,7 +142,7 @@ class SetAdapters(Stock):
 
 
 class FuseUnfuse(Stock):
-    """C: all adapters are loaded; one is merged into the weights for the request, and taken out after it."""
+    """C: loads all adapters, merges one into the weights for the request and unmerges it afterwards."""
 
     what = "fuse + unfuse a request"
 
@@ -164,7 +164,7 @@ class FuseUnfuse(Stock):
 
 
 class Hotswap(Stock):
-    """D: one adapter place of the largest rank; the request's file is swapped into it."""
+    """D: swaps the request's file into one adapter slot of the largest rank."""
 
     what = "hotswap=True a request"
 
@@ -188,9 +188,9 @@ class Hotswap(Stock):
 
 
 class AdapterNames(Stock):
-    """E: PEFT's mixed batch, `adapter_names` a sample; batches of 8 that start and end together.
+    """E: PEFT's mixed batches (`adapter_names` per sample), in batches of 8 that start and end together.
 
-    Made by hand around the stock pipeline: diffusers passes no `adapter_names` on.
+    Hand-written around the stock pipeline, because diffusers does not pass on `adapter_names`.
     """
 
     what = "PEFT adapter_names, static batches of 8"
@@ -222,7 +222,9 @@ class AdapterNames(Stock):
     def call(self, jobs, shape):
         names = [self.peft_name(job.adapter) for job in jobs]
         if self.setup.foundation.family == "unet3d":
-            names = names * 2 if shape.guidance_scale > 1 else names  # its pipeline stacks the two rows
+            names = (
+                names * 2 if shape.guidance_scale > 1 else names
+            )  # the pipeline stacks both rows of guidance
         with self.wrapped.base_model._enable_peft_forward_hooks(adapter_names=names):
             return super().call(jobs, shape)
 
@@ -237,10 +239,10 @@ BASELINES: dict[str, type[Stock]] = {
 
 
 def stock_pipeline(setup: Setup) -> Any:
-    """The class's pipeline as diffusers loads it, on our side's device and in its dtypes."""
+    """The class's pipeline as loaded by diffusers, with our side's device and dtypes."""
     foundation = load_foundation(setup.source, device=setup.foundation.device)
     if foundation.family != "unet3d":
         return foundation.pipeline
-    for module in foundation.denoiser.modules():  # our loader lets temporal layers skip single frames
+    for module in foundation.denoiser.modules():  # undo: our loader lets temporal layers skip single frames
         module.__dict__.pop("forward", None)
     return foundation.pipeline

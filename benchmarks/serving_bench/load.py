@@ -1,6 +1,6 @@
-"""Open load: requests arrive by a Poisson process, whatever the server is doing. Latency is arrival to mp4.
+"""Open load: requests arrive by a Poisson process, independent of the server. Latency is from arrival to mp4.
 
-Rates are shares of what the engine makes with every adapter resident, measured first in the same run.
+Rates are shares of the engine's throughput with every adapter resident, which is measured first in the same run.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from benchmarks.serving_bench.ours import Ours, Run
 from benchmarks.serving_bench.runs import Progress, latency_row, make_side, run_side
 from benchmarks.serving_bench.setup import Job, Setup, Shape, make_jobs
 
-FETCH_SECONDS = 0.5  # what bringing a cold adapter from its registry takes
+FETCH_SECONDS = 0.5  # time to fetch a cold adapter from its registry
 COLD_SHARE = 0.05  # of the hot tenants' rate
 
 
 def capacity(setup: Setup, shape: Shape, *, adapters: int, max_batch: int, requests: int) -> float:
-    """Requests a second with every adapter in a slot."""
+    """Requests per second with every adapter in a slot."""
     ours, _ = make_side("ours", setup, adapters, adapters, max_batch)
     try:
         ours.run(make_jobs(max_batch, adapters), shape)
@@ -45,7 +45,7 @@ def measure_poisson(
     repeats: int,
     tell: Progress,
 ) -> dict[str, Any]:
-    """The engine with every adapter resident and with few slots, and other sides, at one rate; the same arrivals."""
+    """Measure the engine with every adapter resident and with few slots, and other sides, with the same arrivals."""
     kinds = {"ours, all resident": ("ours", adapters), f"ours, {few_slots} slots": ("ours", few_slots)}
     kinds |= {name: (name, adapters) for name in sides if name != "ours"}
     ready = {
@@ -85,7 +85,7 @@ def measure_poisson(
 
 
 def steps_until_joined(run: Run, max_batch: int) -> list[int]:
-    """Of requests that came while the batch had room: how many steps ended before each was in it."""
+    """For each request that came while the batch had room: how many steps ended before it joined."""
     ends = sorted({round(when, 4) for record in run.records.values() for when, _, _ in record.steps})
     records = sorted(run.records.values(), key=lambda record: record.arrival)
     found = []
@@ -98,7 +98,7 @@ def steps_until_joined(run: Run, max_batch: int) -> list[int]:
 
 
 def steps_apart(ends: Sequence[float], together: float = 0.002) -> int:
-    """How many steps these are the ends of: a step's requests are told of it one after the other."""
+    """The number of steps with these end times; the requests of one step are notified one after another."""
     return sum(1 for before, now in zip([-1.0, *ends], ends, strict=False) if now - before > together)
 
 
@@ -114,9 +114,9 @@ def measure_cold(
     repeats: int,
     tell: Progress,
 ) -> dict[str, Any]:
-    """Hot tenants alone, with one more whose adapter is resident, and with one whose every adapter is a fetch away.
+    """Measure hot tenants alone, plus a tenant with a resident adapter, and plus one whose every adapter must be fetched.
 
-    The middle one tells what the cold tenant's load costs from what its being cold does.
+    The second case separates the cost of the cold tenant's load from the cost of fetching its adapters.
     """
     runs: dict[str, list[Run]] = {"hot alone": [], "+ a resident tenant": [], "+ a cold tenant": []}
     guests = max(1, round(requests * COLD_SHARE))

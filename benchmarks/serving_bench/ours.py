@@ -1,6 +1,6 @@
-"""Our side: the engine with its own thread, fed by a workload; and the same engine held to one adapter a batch (F).
+"""Our side: the engine in a separate thread, fed by a workload; and the same engine limited to one adapter per batch (F).
 
-Adapters start as files on local disk. Times are wall clock, from a request's arrival to its mp4.
+Adapters start as files on local disk. Times are wall-clock times from a request's arrival to its mp4.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from serving.schemas import AdapterUsed
 
 
 class OneAdapterBatch(Batch):
-    """F: a forward takes the requests of one adapter, in turns, as servers do that split batches by adapter."""
+    """F: each forward takes the requests of one adapter, in turns, like servers that split batches by adapter."""
 
     _turn = 0
 
@@ -45,7 +45,7 @@ class OneAdapterBatch(Batch):
 
 
 class Remote(AdapterFiles):
-    """Adapters on local disk, but for some that are a slow fetch away, once each."""
+    """Adapters on local disk, except for some that need one slow fetch each."""
 
     away: Set[str] = frozenset()
     delay = 0.0
@@ -60,7 +60,7 @@ class Remote(AdapterFiles):
 
 @dataclass
 class Record:
-    """What became of one request; seconds since the start of the run."""
+    """The outcome of one request; times in seconds since the start of the run."""
 
     arrival: float
     admitted: float = 0.0
@@ -68,7 +68,7 @@ class Record:
     finished: float = 0.0
     mp4: bytes = b""
     problem: str = ""
-    steps: list[tuple[float, int, int]] = field(default_factory=list)  # when, batch, adapters
+    steps: list[tuple[float, int, int]] = field(default_factory=list)  # time, batch size, number of adapters
 
     @property
     def latency(self) -> float:
@@ -77,7 +77,7 @@ class Record:
 
 @dataclass
 class Run:
-    """A workload's run on one side."""
+    """The run of a workload on one side."""
 
     records: dict[str, Record]
     seconds: float  # from the first arrival to the last mp4
@@ -91,7 +91,7 @@ class Run:
 
 
 class Ours:
-    """An engine over a setup, for any number of runs.
+    """An engine for a setup, usable for several runs.
 
     Args:
         slots: of the bank.
@@ -111,7 +111,7 @@ class Ours:
         delay: float = 0.0,
     ) -> None:
         self.setup = setup
-        foundation = load_foundation(setup.source, device=setup.foundation.device)  # a bank of its own
+        foundation = load_foundation(setup.source, device=setup.foundation.device)  # with a separate bank
         bank = foundation.add_bank({"temporal": slots}, setup.rank)
         files = Remote(None, foundation, setup.files)
         files.away, files.delay = away, delay
@@ -143,12 +143,12 @@ class Ours:
         )
 
     def warm(self, adapters: Sequence[int]) -> None:
-        """Bring adapters into slots, as far as there are any."""
+        """Load adapters into slots, up to the number of slots."""
         for adapter in adapters:
             self.engine.prefetch(self.setup.adapters[adapter].used)
 
     def run(self, jobs: Sequence[Job], shape: Shape, done: Callable[[], None] = lambda: None) -> Run:
-        """Submit every job at its arrival, wait for the last; RuntimeError names the first that failed.
+        """Submit every job at its arrival and wait for the last. RuntimeError names the first failed job.
 
         Args:
             done: called as each request ends.
@@ -208,7 +208,7 @@ class Ours:
 
 @contextmanager
 def keeping_frames() -> Iterator[dict[int, np.ndarray]]:
-    """Within this block: the frames that engines make, by seed, as they were before the codec."""
+    """Within the block, collects the engines' frames by seed, before encoding."""
     kept: dict[int, np.ndarray] = {}
     real = finishing.finish
 

@@ -1,4 +1,4 @@
-"""What a run of the serving benchmark prints: tables, and what of the targets was met."""
+"""Output of the serving benchmark: tables, and which targets were met."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.serving_bench.baselines import BASELINES
 
 WHAT = {name: kind.what for name, kind in BASELINES.items()}
 WHAT |= {"F": "our engine, one adapter a batch", "ours": "our engine, mixed batches"}
-# figure's name in "ratios" -> (target, whether the figure has to be at least (or at most) that)
+# name in "ratios" -> (target, whether it is the least or the most allowed)
 STEP_TARGETS = {
     "different / equal throughput": (0.95, "least"),
     "mixed / F throughput": (1.1, "least"),
@@ -45,7 +45,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def targets(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each target of a model class that this run measured: its figure, and whether it was met."""
+    """The measured targets of a model class: value, and whether it was met."""
     found: list[dict[str, Any]] = []
 
     def judge(name: str, value: float, bound: float, way: str) -> None:
@@ -87,12 +87,12 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
 
 
 def spread(value: dict[str, float], digits: int = 2) -> str:
-    """Median (least-most)."""
+    """Formats median (minimum-maximum)."""
     return f"{value['median']:.{digits}f} ({value['min']:.{digits}f}-{value['max']:.{digits}f})"
 
 
 def tables(results: dict[str, Any]) -> list[Table]:
-    """Every figure of a model class."""
+    """All figures of a model class."""
     made = []
     name = f"{results['model']} ({results['dtype']})"
     if "frames" in results:

@@ -1,4 +1,4 @@
-"""Workloads on whole servers: how many requests a minute, and how long each takes, on every side."""
+"""Workloads on whole servers: throughput and latency of every side."""
 
 from __future__ import annotations
 
@@ -15,19 +15,17 @@ from benchmarks.serving_bench.setup import Job, Setup, Shape, make_jobs
 from benchmarks.serving_bench.steps import Clock, summary
 
 Progress = Callable[[str], None]
-TOLERANCE = (
-    2  # grey levels of 255 that two sides' frames may differ by: one rounding and one of the schedulers'
-)
+TOLERANCE = 2  # allowed difference of two sides' frames in grey levels (of 255): rounding 1, schedulers 1
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` of them do not exceed."""
+    """The smallest value that at least this share of the values do not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, max(0, -int(-share * len(ordered) // 1) - 1))]
 
 
 def run_stock(stock: Stock, jobs: Sequence[Job], shape: Shape) -> Run:
-    """First come, first served, in this thread; a side that takes batches takes what has arrived."""
+    """Serve in order of arrival, in this thread; a side with batches takes all that have arrived."""
     records = {job.id: Record(job.arrival) for job in jobs}
     began, waiting = time.monotonic(), list(jobs)
     while waiting:
@@ -47,9 +45,9 @@ def run_stock(stock: Stock, jobs: Sequence[Job], shape: Shape) -> Run:
 
 
 def compare_frames(setup: Setup, sides: Sequence[str], shape: Shape, tell: Progress) -> dict[str, Any]:
-    """Each side's frames against ours: largest difference in grey levels, or why the side does not work here.
+    """Largest difference of each side's frames from ours in grey levels, or why the side does not work here.
 
-    Raises AssertionError when a side that works makes other frames.
+    Raises AssertionError if a working side makes different frames.
     """
     count = min(4, len(setup.adapters))
     jobs = make_jobs(count, count)
@@ -75,7 +73,7 @@ def compare_frames(setup: Setup, sides: Sequence[str], shape: Shape, tell: Progr
             made = {}
             for first in range(0, count, stock.batch):
                 made |= stock.make(jobs[first : first + stock.batch], shape)
-        except (ValueError, RuntimeError) as error:  # what PEFT and diffusers refuse with
+        except (ValueError, RuntimeError) as error:  # raised by PEFT and diffusers for unsupported cases
             found[name] = f"does not work on this class: {' '.join(str(error).split())[:160]}"
             continue
         found[name] = max(level_gap(made[job.id][0], frames) for job, frames in zip(jobs, base, strict=True))
@@ -90,7 +88,7 @@ def level_gap(a: np.ndarray, b: np.ndarray) -> int:
 
 
 def make_side(name: str, setup: Setup, adapters: int, slots: int, max_batch: int) -> tuple[Any, float]:
-    """A side ready for requests, and the seconds that took. "ours" and "F" are engines."""
+    """A side that is ready for requests, and the seconds to prepare it. "ours" and "F" are engines."""
     began = time.monotonic()
     if name in BASELINES:
         return BASELINES[name](setup, max(1, adapters)), time.monotonic() - began
@@ -117,14 +115,14 @@ def measure_throughput(
     clock: Clock,
     tell: Progress,
 ) -> dict[str, Any]:
-    """Requests a minute (of the clock's) when all are there at the start; the sides take turns."""
+    """Requests per wall-clock minute if all are present at the start; the sides take turns."""
     jobs = make_jobs(requests, adapters, exponent)
     ready, found = {}, {}
     for name in sides:
         tell(f"{adapters} adapters: {name} gets ready")
         ready[name], seconds = make_side(name, setup, adapters, slots, max_batch)
         found[name] = {"ready_seconds": seconds, "per_minute": [], "slot_loads": 0, "batch_adapters": 0.0}
-    for side in ready.values():  # a first call is slower everywhere
+    for side in ready.values():  # the first call is slower on every side
         run_side(side, jobs[: getattr(side, "batch", 1)], Shape(shape.bucket, 1, shape.guidance_scale))
     for turn in range(repeats):
         for name, side in ready.items():
@@ -155,7 +153,7 @@ def measure_throughput(
 
 
 def latency_row(runs: Sequence[Run], keep: Callable[[str], bool] = lambda id: True) -> dict[str, float]:
-    """Latencies of several runs together, in seconds."""
+    """Latencies of several runs combined, in seconds."""
     latencies = [value for run in runs for value in run.latencies(keep)]
     waits = [
         record.admitted - record.arrival

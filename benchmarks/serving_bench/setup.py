@@ -1,7 +1,7 @@
-"""What the serving benchmarks run on: model classes, adapter files on local disk, requests.
+"""Inputs of the serving benchmarks: model classes, adapter files on local disk, requests.
 
-Both sides get the same checkpoint folder, the same adapter files (as `models.adapter.save_adapter` writes them) and the
-same requests; the noise of a request is drawn from its seed as the engine draws it.
+Both sides get the same checkpoint folder, the same adapter files (written by `models.adapter.save_adapter`) and the same
+requests. A request's noise is drawn from its seed as in the engine.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from serving.schemas import AdapterUsed
 
 WORDS = ("a red circle", "a blue square", "a green star", "a white ring", "a yellow triangle")
 MOTIONS = ("moves to the right", "goes round", "jumps up and down", "falls", "swings")
-# A transformer with the full loader of diffusers, large enough that a step is not all overhead.
+# A transformer with diffusers' full loader, large enough that overhead does not dominate a step.
 WAN_SMALL = {
     "num_attention_heads": 4,
     "attention_head_dim": 64,
@@ -37,7 +37,7 @@ WAN_SMALL = {
 
 @dataclass(frozen=True)
 class StoredAdapter:
-    """A version's folder (PEFT's two files) and how a request names it."""
+    """A version's folder (PEFT's two files) and the name that requests use."""
 
     folder: Path
     rank: int
@@ -49,7 +49,7 @@ class Job:
     """One request of a workload."""
 
     id: str
-    adapter: int | None  # its place among the setup's adapters
+    adapter: int | None  # index among the setup's adapters
     prompt: str
     seed: int
     arrival: float = 0.0  # seconds after the start
@@ -58,7 +58,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Shape:
-    """What every request of a workload asks for."""
+    """The parameters shared by all requests of a workload."""
 
     bucket: Bucket
     steps: int
@@ -73,23 +73,23 @@ class Setup:
     """A model class with adapters."""
 
     name: str
-    source: str | None  # what `load_foundation` takes
-    foundation: Foundation  # our side's
+    source: str | None  # argument of `load_foundation`
+    foundation: Foundation  # of our side
     adapters: list[StoredAdapter]
-    files: Path  # the same adapter files under their hashes: an engine's local disk
+    files: Path  # the same adapter files, named by hash: an engine's local disk
 
     @property
     def rank(self) -> int:
         return max(adapter.rank for adapter in self.adapters)
 
     def noise(self, job: Job, shape: Shape) -> Tensor:
-        """The request's first latents [1, C, f, h, w], before a scheduler scales them."""
+        """The request's initial latents [1, C, f, h, w], before a scheduler scales them."""
         generator = torch.Generator("cpu").manual_seed(job.seed)
         return torch.randn((1, *self.foundation.latent_shape(shape.bucket)), generator=generator)
 
 
 def random_adapter(foundation: Foundation, rank: int, seed: int) -> Adapter:
-    """A temporal adapter with values of a trained one's size."""
+    """A random temporal adapter with the magnitude of a trained one."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name in foundation.targets["temporal"]:
@@ -102,11 +102,11 @@ def random_adapter(foundation: Foundation, rank: int, seed: int) -> Adapter:
 
 
 def make_setup(name: str, folder: Path, count: int, ranks: list[int], device: str | None = None) -> Setup:
-    """Load the class `name`, and write `count` adapters whose ranks go through `ranks` in turn.
+    """Load the class `name`, and write `count` adapters whose ranks cycle through `ranks`.
 
     Args:
-        name: "unet3d" (the embedded foundation), "wan" (random weights, diffusers' full loader), or what
-            `load_foundation` takes.
+        name: "unet3d" (the embedded foundation), "wan" (random weights, diffusers' full loader), or an
+            argument of `load_foundation`.
         folder: where the adapters are written.
     """
     source = {"unet3d": None, "wan": wan_small}.get(name, name)
@@ -148,7 +148,7 @@ def wan_small() -> Path:
 
 
 def zipf(count: int, exponent: float) -> list[float]:
-    """Shares of `count` adapters by rank of popularity: 1 / n^exponent (0: all alike)."""
+    """Request shares of `count` adapters by popularity rank n: proportional to 1 / n^exponent (0: equal)."""
     weights = [1 / (n + 1) ** exponent for n in range(count)]
     return [weight / sum(weights) for weight in weights]
 
@@ -156,11 +156,11 @@ def zipf(count: int, exponent: float) -> list[float]:
 def make_jobs(
     requests: int, adapters: int, exponent: float = 0.0, rate: float | None = None, seed: int = 0
 ) -> list[Job]:
-    """Requests whose adapters follow a Zipf law.
+    """Requests whose adapters follow a Zipf distribution.
 
     Args:
-        adapters: how many of the setup's are asked for; 0: none, the base model.
-        rate: arrivals a second (Poisson); None: all are there at the start, the adapters in turns.
+        adapters: how many of the setup's adapters are requested; 0: none, the base model.
+        rate: arrivals per second (Poisson); None: all are present at the start, with the adapters in turn.
     """
     draw = random.Random(seed)
     shares, now, jobs = zipf(adapters, exponent), 0.0, []

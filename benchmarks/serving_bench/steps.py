@@ -1,7 +1,6 @@
-"""What one denoising step costs: the bank, mixing, switching, bringing an adapter into a slot.
+"""Cost of one denoising step: the bank, mixing, switching, loading an adapter into a slot.
 
-All sides take turns, so that a busy moment of the machine falls on all of them; ratios are medians of the ratios
-within a turn.
+The sides take turns, so that load on the machine affects all of them alike. Ratios are medians of the ratios within a turn.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from models.load import load_foundation
 
 Progress = Callable[[str], None]
 Clock = Callable[[], float]
-# CPU time of the whole process is what is left to measure on a machine that others use as well; with one thread.
+# On a shared machine only the process's CPU time is meaningful, with one thread.
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def turns_ms(
     sides: dict[str, Callable[[], Any]], repeats: int, device: torch.device, clock: Clock, tell: Progress
 ) -> dict[str, list[float]]:
-    """Time of each side's call in each turn, in milliseconds; one turn before is not counted."""
+    """Time of each side's call in each turn, in milliseconds, after one uncounted turn."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(repeats + 1):
         tell(f"steps: turn {turn} of {repeats}")
@@ -49,19 +48,19 @@ def synchronize(device: torch.device) -> None:
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
-    """Median, least and most."""
+    """Median, minimum and maximum."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def ratio(times: dict[str, list[float]], a: str, b: str) -> dict[str, float]:
-    """a / b, within each turn."""
+    """a / b within each turn, summarized."""
     return summary([x / y for x, y in zip(times[a], times[b], strict=True)])
 
 
 def measure_steps(
     setup: Setup, shape: Shape, repeats: int, clock: Clock, tell: Progress, batch: int = 8
 ) -> dict[str, Any]:
-    """Times in milliseconds and the ratios that the targets are about. The setup has at least `batch` adapters."""
+    """Times in milliseconds and the ratios of the targets. The setup must have at least `batch` adapters."""
     plain = load_foundation(setup.source, device=setup.foundation.device)
     ours = load_foundation(setup.source, device=setup.foundation.device)
     bank = ours.add_bank({"temporal": batch + 1}, setup.rank)
@@ -78,7 +77,7 @@ def measure_steps(
                     prompt=job.prompt,
                     seed=job.seed,
                     **asdict(shape.bucket),
-                    steps=500,  # the same requests step on and on
+                    steps=500,  # enough for the same requests to keep stepping
                     guidance_scale=shape.guidance_scale,
                     adapters=() if slot is None else (SlotUse(path="temporal", slot=slot),),
                 ),

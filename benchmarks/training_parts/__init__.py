@@ -1,1 +1,1 @@
-"""What `benchmarks/training.py` compares, and how each part of it measures."""
+"""The sides that `benchmarks/training.py` compares, and the measurements of its parts."""

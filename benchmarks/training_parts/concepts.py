@@ -1,4 +1,4 @@
-"""Parts `memory` and `concepts`: the sides in processes of their own, start-up included."""
+"""Parts `memory` and `concepts`: each side in a separate process, including start-up."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Rate:
-    """How long so many concepts take, start-up included, and what part of that was measured."""
+    """Time for a number of concepts, including start-up, and how many of them were measured."""
 
     wall: float  # seconds for all
     per_hour: float
-    start: float  # seconds of a process until its first step
-    per_step: float  # seconds of a concept's step
-    measured: int  # concepts that were trained for it
-    long: float  # concepts an hour at the longer training, computed from start and per_step
+    start: float  # seconds until a process's first step
+    per_step: float  # seconds per step and concept
+    measured: int  # concepts actually trained
+    long: float  # concepts per hour for a longer training, computed from start and per_step
 
 
 def memory(template: Job, packs: Sequence[int], say: Say) -> dict[str, dict[str, float]]:
-    """Bytes of each side's process: at its peak, and of that what training added to a process that is ready to train."""
+    """Bytes of each side's process: peak, and the part that training added to a process that was ready to train."""
     sides = {
         PUBLISHED: replace(template, side="published"),
         PUBLISHED_WHOLE: replace(template, side="published-whole"),
@@ -52,17 +52,17 @@ def memory(template: Job, packs: Sequence[int], say: Say) -> dict[str, dict[str,
 def rates(
     template: Job, concepts: int, sample: int, packs: Sequence[int], steps: int, long: int, say: Say
 ) -> dict[str, Rate]:
-    """Concepts an hour of every side for `concepts` of them on this device.
+    """Concepts per hour of every side, for `concepts` concepts on this device.
 
-    The largest pack trains all of them. Sides of a process a concept train `sample` of them, the PEFT loop as many in
-    one process, smaller packs one pack full; what is left is the same again, and is computed.
+    The largest pack trains all. Sides with one process per concept train `sample` of them, as does the PEFT loop in one
+    process; smaller packs train one full pack. The time of the rest is extrapolated.
     """
 
     def one(number: int, side: str, **own: Any) -> Job:
         return replace(template, side=side, concepts=[concept_name(number)], **own)
 
     def rate(wall: float, start: float, per_step: float, measured: int, starts: float) -> Rate:
-        """`starts`: how often the start-up is paid."""
+        """`starts`: how many times the start-up is needed."""
         longer = starts * start + concepts * long * per_step
         return Rate(wall, 3600 * concepts / wall, start, per_step, measured, 3600 * concepts / longer)
 

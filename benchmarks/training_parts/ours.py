@@ -1,4 +1,4 @@
-"""Our sides: a pack of concepts, and the bare loop over one concept (baseline ii when it is a process of its own)."""
+"""Our sides: a pack of concepts, and the bare loop over one concept (baseline ii if in a separate process)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Losses = list[tuple[float, float]]  # (L_s, L_t) of each concept
 
 
 class Packed:
-    """So many concepts in one forward, on a foundation that it has meanwhile."""
+    """Several concepts in one forward, on a foundation that it uses exclusively."""
 
     def __init__(self, foundation: Foundation, tasks: Sequence[Task]) -> None:
         key = group_key(foundation.fingerprint, tasks[0].config)
@@ -29,7 +29,7 @@ class Packed:
             self.pack.admit(Member(task.concept, task.concept, task.config, task.clips))
 
     def step(self, _number: int) -> Losses:
-        """One step of every concept."""
+        """Run one step of every concept."""
         losses = []
         for event in self.pack.step():
             if isinstance(event, Failed):
@@ -42,7 +42,7 @@ class Packed:
 
 
 class Loop:
-    """The bare loop over one concept: no pack, no state, no lane."""
+    """The bare loop over one concept, without pack, batch state or lane."""
 
     def __init__(self, foundation: Foundation, task: Task) -> None:
         self._exit = ExitStack()
@@ -54,7 +54,7 @@ class Loop:
         self._reports: Iterator[StepReport] = train(engine, task.concept, task.clips)
 
     def step(self, _number: int) -> Losses:
-        """One step."""
+        """Run one step."""
         report = next(self._reports)
         return [(report.spatial_loss, report.temporal_loss)]
 
@@ -63,7 +63,7 @@ class Loop:
 
 
 def train_all(foundation: Foundation, tasks: Sequence[Task], pack: int) -> Iterator[Ended]:
-    """Every concept to its end, `pack` at a time, each free slot taken by the next: a lane without its batch."""
+    """Train every concept to its end, `pack` at a time; the next concept takes a free slot. A lane without batch state."""
     key = group_key(foundation.fingerprint, tasks[0].config)
     members = min(pack, len(tasks))
     most = max(len(task.clips) for task in tasks)

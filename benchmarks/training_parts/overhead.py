@@ -1,7 +1,7 @@
-"""Part `orchestration`: a batch on a lane against the same concepts on a bare pack, in this process, in turns.
+"""Part `orchestration`: a batch on a lane against the same concepts on a bare pack, in turns in this process.
 
-Both begin with a foundation in memory, read the clips, encode them, train, and write adapter files; the lane also
-claims and renews leases, keeps the latents, watches, and publishes to a registry.
+Both start with a foundation in memory, read and encode the clips, train, and write adapter files. The lane also claims and
+renews leases, stores the latents, monitors, and publishes to a registry.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from training.batch.watcher import Watcher
 
 
 class _FirstConcept(Watcher):
-    """When the lane has its foundation and begins with a concept."""
+    """Records when the lane has its foundation and begins with a concept."""
 
     began: float | None = None
 
@@ -43,7 +43,7 @@ def orchestration(
     say: Callable[[str], None],
     **settings: Any,
 ) -> dict[str, list[float]]:
-    """Seconds of the bare pack and of the lane, each repeat."""
+    """Seconds of the bare pack and of the lane in each repeat."""
     seconds: dict[str, list[float]] = {"bare pack": [], "lane": []}
     for number in range(repeats):
         say(f"orchestration: {number + 1} of {repeats}")

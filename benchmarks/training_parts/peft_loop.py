@@ -1,7 +1,7 @@
-"""Baseline (iv): concepts in turn on one resident model, their LoRAs as PEFT adapters.
+"""Baseline (iv): concepts one after another on one resident model, with their LoRAs as PEFT adapters.
 
-What a careful user of stock PEFT writes: the adapter of a path is injected once a concept and taken out again, text
-and latents are computed once, one AdamW, no gradient to the spatial LoRA in the temporal pass.
+This is what a careful user of stock PEFT would write: each path's adapter is injected once per concept and removed again, text
+and latents are computed once, with one AdamW and no gradient to the spatial LoRA in the temporal pass.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from training.adapters import PathTensors
 
 
 class PeftLoop:
-    """A concept's LoRAs on a resident foundation. `close` takes them out."""
+    """A concept's LoRAs on a resident foundation. `close` removes them."""
 
     def __init__(self, foundation: Foundation, task: Task) -> None:
         assert len(task.clips) == 1, "one spatial adapter: concepts of one clip"
@@ -37,7 +37,7 @@ class PeftLoop:
                 "target_modules": list(foundation.targets[path]),
             }
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # PEFT warns of a second adapter, which is what is wanted
+                warnings.simplefilter("ignore")  # PEFT warns of a second adapter, which is intended
                 inject_adapter_in_model(LoraConfig(**options), foundation.denoiser, adapter_name=path)
         self.layers = {
             name: module
@@ -65,7 +65,7 @@ class PeftLoop:
         )
 
     def begin_as(self, bank: AdapterBank) -> None:
-        """Take the initial values of a trainable bank's first slots."""
+        """Copy the initial values of a trainable bank's first slots."""
         with torch.no_grad():
             for path in PATHS:
                 for name, (a, b) in bank.extract(path, 1).items():
@@ -73,7 +73,7 @@ class PeftLoop:
                     self.layers[name].lora_B[path].weight.copy_(b)
 
     def step(self, number: int) -> Losses:
-        """Step `number` (0-based). Returns (L_s, L_t)."""
+        """Run step `number` (0-based). Returns (L_s, L_t)."""
         foundation, noise_process, config = self.foundation, self.foundation.noise, self.task.config
         batch = self.task.batch(number, foundation.device)
         clips, frames = batch.clips, batch.frames
@@ -105,7 +105,7 @@ class PeftLoop:
         return [(spatial.item(), temporal.item())]
 
     def tensors(self) -> PathTensors:
-        """The adapters, as a bank gives them."""
+        """The adapters in a bank's format."""
         return {
             path: {
                 name: (
@@ -118,7 +118,7 @@ class PeftLoop:
         }
 
     def close(self) -> None:
-        """Take the adapters out: the layers stay PEFT's, empty, for the next concept."""
+        """Remove the adapters; empty PEFT layers stay for the next concept."""
         for layer in self.layers.values():
             for path in [path for path in PATHS if path in layer.lora_A]:
                 layer.delete_adapter(path)

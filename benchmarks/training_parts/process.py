@@ -1,7 +1,7 @@
-"""One side in a process of its own: `python -m benchmarks.training_parts.process JSON` (a `Job`) prints a JSON line.
+"""One side in a separate process: `python -m benchmarks.training_parts.process JSON` (a `Job`) prints a JSON line.
 
-From nothing to the adapters' files: imports, the foundation, latents, steps. What others start and time, and where
-peak memory is read: it is the process's own.
+It does everything from imports to the adapters' files: the foundation, latents, steps. Other parts start and time it, and
+read the process's peak memory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Job:
-    """What a process does: these concepts of a clip set, on one side, with these settings."""
+    """The work of a process: concepts of a clip set, the side and the settings."""
 
     side: str  # published, published-whole, peft, loop, pack
     data: str
@@ -35,7 +35,7 @@ class Job:
 
 
 def run(job: Job) -> dict[str, float]:
-    """Do it here. Seconds until the first step and of training, and bytes of memory before and at most."""
+    """Run the job here. Returns seconds until the first step and of training, and memory in bytes before and at the peak."""
     began = time.perf_counter()
     import torch
 
@@ -91,7 +91,7 @@ def run(job: Job) -> dict[str, float]:
 
 
 def spawn(jobs: Sequence[Job]) -> list[dict[str, float]]:
-    """Each job in a process, all at once. What each tells, with `wall`: seconds from its start to the last one's end."""
+    """Run each job in a process, all at once. Returns their outputs with `wall`, the seconds until the last one ended."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     began = time.perf_counter()
     command = [sys.executable, "-m", "benchmarks.training_parts.process"]

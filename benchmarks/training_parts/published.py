@@ -1,15 +1,15 @@
 """Baseline (i): the structure of the published algorithm (arXiv 2310.08465), written from its description.
 
-What a concept's run does there, and here: the model is loaded for it; every target Linear is replaced by one with a
-LoRA behind it, the spatial ones once for each clip; two AdamW optimizers; and each step encodes the caption, draws
-one noise and timestep, runs the UNet on one frame with the temporal LoRA's scale at 0, then on the whole clip with
-both at 1, and goes backward from each loss by itself. Gradient checkpointing is on in the published settings.
+As in the published run, the model is loaded for each concept, every target Linear is replaced by one followed by a LoRA (the
+spatial ones once per clip), and there are two AdamW optimizers. Each step encodes the caption, draws one noise and timestep,
+runs the UNet on one frame with the temporal LoRA's scale at 0, then on the whole clip with both scales at 1, and runs a
+separate backward pass for each loss. Gradient checkpointing is on in the published settings.
 
-Kept apart from it: latents are encoded once at the start, as its settings say; noise, timesteps and frames come from our
-`training.draws`, so that losses can be compared; single-frame passes skip temporal layers as in its modified UNet,
-here by our foundation's. One fault is not transcribed: there the spatial optimizer steps before the temporal
-backward, which fails in float32. Here the temporal backward comes first and what it leaves in the spatial LoRA's
-gradient is dropped: the same forwards, the same backwards, the same learning.
+Details: latents are encoded once at the start, as in its settings. Noise, timesteps and frames come from our
+`training.draws`, so that losses can be compared. Single-frame passes skip temporal layers as in its modified UNet, here
+through our foundation. One fault is not reproduced: the published spatial optimizer steps before the temporal backward pass,
+which fails in float32. Here the temporal backward pass comes first, and its part of the spatial LoRA's gradient is dropped.
+The forward passes, backward passes and updates are the same.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from training.adapters import PathTensors
 
 
 class LoraLinear(nn.Module):
-    """A frozen Linear and, behind it, LoRAs of which each has a scale: `base(x) + sum dropout(up(down(x))) * scale`."""
+    """A frozen Linear followed by LoRAs with a scale each: `base(x) + sum dropout(up(down(x))) * scale`."""
 
     def __init__(self, base: nn.Linear, loras: int, rank: int, dropout: float) -> None:
         super().__init__()
@@ -49,16 +49,16 @@ class LoraLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.base(x)
         for down, up, scale in zip(self.down, self.up, self.scales, strict=True):
-            if scale:  # one that is off costs nothing: kinder than adding a product with 0
+            if scale:  # a LoRA that is off costs nothing, which favours this side over multiplying by 0
                 y = y + self.dropout(up(down(x))) * scale
         return y
 
 
 class Published:
-    """One concept on a foundation that it has for itself: the layers stay replaced.
+    """One concept on a foundation that it uses exclusively: the layers stay replaced.
 
     Args:
-        checkpointing: recompute the blocks' activations in the backward, as the published settings do.
+        checkpointing: recompute the blocks' activations in the backward pass, as in the published settings.
     """
 
     def __init__(self, foundation: Foundation, task: Task, *, checkpointing: bool = True) -> None:
@@ -71,7 +71,7 @@ class Published:
                 lora = LoraLinear(linear, counts[path], config.rank, config.dropout)
                 foundation.denoiser.set_submodule(name, lora)
                 self.loras[path][name] = lora
-        # The base stays in eval mode, where its temporal convolutions have no dropout, as ours does.
+        # The base stays in eval mode, as on our side, so its temporal convolutions have no dropout.
         for lora in (lora for of in self.loras.values() for lora in of.values()):
             lora.dropout.train()
         if checkpointing:
@@ -101,7 +101,7 @@ class Published:
         ]
 
     def begin_as(self, bank: AdapterBank) -> None:
-        """Take the initial values of a trainable bank's first slots."""
+        """Copy the initial values of a trainable bank's first slots."""
         with torch.no_grad():
             for path in PATHS:
                 for number in range(1, bank.slots[path] + 1):
@@ -118,7 +118,7 @@ class Published:
             lora.scales = [float(number == which) for number in range(len(lora.scales))]
 
     def step(self, number: int) -> Losses:
-        """Step `number` (0-based). Returns (L_s, L_t)."""
+        """Run step `number` (0-based). Returns (L_s, L_t)."""
         foundation, noise_process = self.foundation, self.foundation.noise
         config = self.task.config
         batch = self.task.batch(number, foundation.device)
@@ -162,7 +162,7 @@ class Published:
         return self.foundation.denoiser(latents, t_B, encoder_hidden_states=text_BLD).sample
 
     def tensors(self) -> PathTensors:
-        """The adapters, as a bank gives them."""
+        """The adapters in a bank's format."""
         return {
             path: {
                 name: (lora.down[0].weight.detach().clone(), lora.up[0].weight.detach().clone())

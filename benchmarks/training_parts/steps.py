@@ -1,4 +1,4 @@
-"""Part `step`: the sides' losses on the same draws, then their steps timed in turns, in this process."""
+"""Part `step`: compares the sides' losses on the same draws, then times their steps in turns, in this process."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ def pack_name(size: int) -> str:
 
 
 class Side(Protocol):
-    """What is compared: something that can do a step of one or more concepts."""
+    """A side of the comparison, which can run a step of one or more concepts."""
 
     def step(self, number: int) -> Losses:
-        """Step `number` (0-based); the losses of each concept."""
+        """Run step `number` (0-based). Returns the losses of each concept."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of a step of so many concepts."""
+    """Seconds of the steps of a number of concepts."""
 
     concepts: int
     seconds: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """Of a step, by concept."""
+        """Median seconds of a step, per concept."""
         return statistics.median(self.seconds) / self.concepts
 
     def asdict(self) -> dict[str, Any]:
@@ -51,7 +51,7 @@ class Timing:
 
 
 def make_sides(load: Load, packs: Sequence[int], **settings: Any) -> tuple[dict[str, Side], dict[str, int]]:
-    """Every side with a foundation of its own, all with the initial values of ours; and how many concepts each has."""
+    """Every side with a separate foundation, all with our initial values, and how many concepts each has."""
     sides: dict[str, Side] = {}
     first = load()
     all_tasks = tasks(first, max(packs), **settings)
@@ -75,7 +75,7 @@ def parity(
 ) -> dict[str, float]:
     """The largest relative difference of the first concept's losses from the published side's, over these steps.
 
-    Dropout must be off: each side draws its masks in its own way.
+    Dropout must be off, because each side draws its masks differently.
     """
     differences = dict.fromkeys(sides, 0.0)
     for number in range(steps):
@@ -95,7 +95,7 @@ def timings(
     warm_up: int = 2,
     on_round: Callable[[int, int], None] | None = None,
 ) -> dict[str, Timing]:
-    """Seconds of steps, the sides taking turns so that a busy moment of the machine falls on all of them."""
+    """Seconds of steps. The sides take turns, so that load on the machine affects all of them alike."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(warm_up + repeats):
         for name, side in sides.items():

@@ -26,14 +26,14 @@ from training.step import Batch, collate
 
 @dataclass(frozen=True)
 class Task:
-    """One concept: its clips as the cache has them, and its settings with their size."""
+    """One concept: its cached clips and its settings with their size."""
 
     concept: str
     clips: list[CachedClip]
     config: TrainConfig
 
     def batch(self, step: int, device: torch.device) -> Batch:
-        """The draws of a step (0-based), which are a function of (seed, concept, step): the same for every side."""
+        """The draws of a step (0-based): a function of (seed, concept, step), so the same for every side."""
         place = Place(batch_size=self.config.batch_size)
         samples = [
             sample_of(self.config, self.concept, step, index, self.clips, place.global_batch)
@@ -43,7 +43,7 @@ class Task:
 
 
 def settings(foundation: Foundation, **own: Any) -> TrainConfig:
-    """The paper's own setting at the foundation's size, both passes in every step, with `own` over it: what all sides can do."""
+    """The paper's setting at the foundation's size with both passes in every step, overridden by `own`. All sides support it."""
     bucket = foundation.defaults.bucket
     sizes = {"frames": bucket.frames, "height": bucket.height, "width": bucket.width}
     paper = {"method": "motiondirector", "skip_spatial": 0.0}
@@ -71,7 +71,7 @@ def sprite_clips(bucket: Bucket, concepts: int) -> Iterator[Clip]:
 
 
 def write_clip_set(uri: str, bucket: Bucket, concepts: int) -> None:
-    """A clip set of these concepts."""
+    """Write a clip set of these concepts."""
     with tempfile.TemporaryDirectory() as folder:
         spool = open_storage(folder)
         clips = sprite_clips(bucket, concepts)
@@ -88,7 +88,7 @@ def tasks(foundation: Foundation, concepts: int, **own: Any) -> list[Task]:
 
 
 def cached(clip: Clip, foundation: Foundation) -> CachedClip:
-    """A clip as the latent cache gives it, without a cache."""
+    """A clip in the latent cache's format, made without the cache."""
     visual = latents_of(clip.frames_FHWC(), foundation, clip.concept)
     text_LD = text_of(clip.caption, foundation)
     return CachedClip.of(clip.clip_id, clip.sha256, clip.caption, visual, text_LD, text_of("", foundation))
