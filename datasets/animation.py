@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from datasets.videofile import MAX_SIDE, Clock, UnreadableVideo, VideoFile, check_pixels, check_side
+from datasets.videofile import (
+    MAX_SIDE,
+    ON_BLACK,
+    Clock,
+    UnreadableVideo,
+    VideoFile,
+    check_pixels,
+    check_side,
+)
 
 MAX_ANIMATION_PIXELS = 1 << 30  # total over all frames: 500 of full HD; Pillow composes 30 million a second
 
@@ -37,11 +45,12 @@ def open_animation(source: bytes | Path, name: str) -> VideoFile:
             check_side(name, width, height)
             count = getattr(image, "n_frames", 1)
             check_pixels(name, count, width, height, MAX_ANIMATION_PIXELS)
-            durations = []
+            durations, transparent = [], False
             for i in range(count):
                 clock.check()
                 image.seek(i)
                 image.load()
+                transparent = transparent or is_transparent(image)
                 # Browsers show a frame of 10 ms or less, and one without a time, for 100 ms.
                 ms = image.info.get("duration", 0)
                 durations.append(ms / 1000 if ms > 10 else 0.1)
@@ -56,7 +65,17 @@ def open_animation(source: bytes | Path, name: str) -> VideoFile:
         ) from None
     times_F = np.concatenate([[0.0], np.cumsum(durations)[:-1]])
     fps = len(durations) / sum(durations)
-    return Animation(name, source, width, height, 1.0, times_F, fps, "pillow", stands=durations[-1])
+    notes = [ON_BLACK] if transparent else []
+    return Animation(
+        name, source, width, height, 1.0, times_F, fps, "pillow", notes=notes, stands=durations[-1]
+    )
+
+
+def is_transparent(image: Image.Image) -> bool:
+    """Whether any pixel of the frame is not opaque."""
+    if not image.has_transparency_data:
+        return False
+    return bool(np.asarray(image.convert("RGBA").getchannel("A")).min() < 255)
 
 
 class Animation(VideoFile):

@@ -34,6 +34,7 @@ from datasets.stamps import shown_at
 from datasets.videofile import (
     MAX_PIXELS,
     MAX_SIDE,
+    ON_BLACK,
     Clock,
     UnreadableVideo,
     VideoFile,
@@ -199,7 +200,7 @@ class AvVideo(VideoFile):
         if is_hdr(first):
             self.notes.append(f"HDR ({HDR[first.color_trc]}): tone-mapped to SDR (BT.709)")
         if self.painter.is_transparent(first):
-            self.notes.append("transparent: laid on black")
+            self.notes.append(ON_BLACK)
         if with_decord and self.painter.as_decord:
             shown = self.painter.paint(first)
             if decord_agrees(source, np.array(index.pts) * float(index.time_base), shown):

@@ -21,6 +21,7 @@ MAX_SIDE = 8192  # allows 8K (7680x4320)
 MAX_PIXELS = 1 << 34  # decoded for one clip: 8,000 frames of full HD, 500 of 8K
 MAX_SECONDS = 60.0  # CPU time of this thread for one clip, so a busy machine does not count
 EARLY = 0.005  # seconds of tolerance: containers round times, and camera times jitter
+ON_BLACK = "transparent: laid on black"  # note on a video with transparency
 
 
 class UnreadableVideo(ConceptError):

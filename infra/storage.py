@@ -178,12 +178,19 @@ class FolderStorage(Storage):
         yield from sorted(infos, key=lambda info: info.key.encode(errors="surrogateescape"))
 
     def holds(self, prefix: str) -> bool:
-        if not prefix.endswith("/"):
+        if prefix and not prefix.endswith("/"):
             return super().holds(prefix)
-        folder = self.root / check_key(prefix[:-1])
+        folder = self.root / check_key(prefix[:-1]) if prefix else self.root
         with explained_os_errors(f"listing {folder}"):
             try:
                 return any(folder.iterdir())
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+
+    def root_exists(self) -> bool:
+        with explained_os_errors(f"reading {self.root}"):
+            try:
+                return stat.S_ISDIR(self.root.stat().st_mode)
             except (FileNotFoundError, NotADirectoryError):
                 return False
 

@@ -120,6 +120,10 @@ class Storage(ABC):
         """Whether there is any object whose key starts with the string `prefix`."""
         return next(iter(self.list(prefix)), None) is not None
 
+    def root_exists(self) -> bool:
+        """Whether the place for objects exists. A folder does not before it is created or while its mount is missing."""
+        return True
+
     @abstractmethod
     def delete(self, key: str) -> None:
         """Remove the object; does nothing if it is absent."""

@@ -26,6 +26,7 @@ from collections.abc import Collection, Sequence
 from sqlalchemy import ColumnElement, Select, Subquery, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from infra.leases import farthest
 from serving.database import Database, Flow, Job, Server
 from serving.jobs import QUEUED, UNBEGUN, UNFINISHED
 
@@ -129,7 +130,7 @@ class Claims:
         statement = (
             update(Job)
             .where(Job.number.in_(select(picked.c.number)))
-            .values(owner=owner, lease_until=self._database.now() + self.lease)
+            .values(owner=owner, lease_until=self._until())
             .returning(Job)
         )
         taken = session.scalars(statement, execution_options=QUIET)
@@ -137,13 +138,9 @@ class Claims:
 
     def renew(self, owner: str, ids: Collection[str]) -> None:
         """The owner lives and has these in hand; what it forgot comes free when its lease runs out."""
-        statement = (
-            update(Job)
-            .where(Job.owner == owner, Job.id.in_(ids))
-            .values(lease_until=self._database.now() + self.lease)
-        )
+        mine = update(Job).where(Job.owner == owner, Job.id.in_(ids))
         with self._session.begin() as session:
-            session.execute(statement, execution_options=QUIET)
+            session.execute(mine.values(lease_until=self._until()), execution_options=QUIET)
 
     def held(self, owner: str) -> set[str]:
         """Ids of the unfinished jobs that are this owner's: neither ended by others nor taken over."""
@@ -156,24 +153,26 @@ class Claims:
 
         It is not held against the jobs: they run in engines, and an ingress may be killed any number of times.
 
-        A lease that reaches further than any that is given now was given by a clock that was ahead. It is shortened to a
-        whole one: an owner that lives renews it, and a dead one's jobs are not kept until that clock's time comes.
+        A lease of a clock that was ahead is shortened to a whole one (infra/leases.py).
         """
         now = self._database.now()
-        lost = (Job.owner.is_not(None), Job.lease_until < now)
-        statement = update(Job).where(Job.state.in_(UNFINISHED), *lost)
-        ahead = update(Job).where(Job.owner.is_not(None), Job.lease_until > now + 2 * self.lease)
+        ahead = update(Job).where(Job.owner.is_not(None), Job.lease_until > farthest(now, self.lease))
         with self._session.begin() as session:
-            session.execute(ahead.values(lease_until=now + self.lease), execution_options=QUIET)
-            values = {**UNBEGUN, "state": QUEUED}
-            return session.execute(statement.values(values), execution_options=QUIET).rowcount  # type: ignore[attr-defined]
+            session.execute(ahead.values(lease_until=self._until()), execution_options=QUIET)
+            return self._requeue(session, Job.owner.is_not(None), Job.lease_until < now)
 
     def release(self, owner: str) -> int:
         """The owner stops: its unfinished jobs are free at once. Returns how many."""
-        statement = update(Job).where(Job.state.in_(UNFINISHED), Job.owner == owner)
         with self._session.begin() as session:
-            values = {**UNBEGUN, "state": QUEUED}
-            return session.execute(statement.values(values), execution_options=QUIET).rowcount  # type: ignore[attr-defined]
+            return self._requeue(session, Job.owner == owner)
+
+    def _until(self) -> ColumnElement[float]:
+        """When a lease that is given now runs out."""
+        return self._database.now() + self.lease
+
+    def _requeue(self, session: Session, *which: ColumnElement[bool]) -> int:
+        statement = update(Job).where(Job.state.in_(UNFINISHED), *which).values({**UNBEGUN, "state": QUEUED})
+        return session.execute(statement, execution_options=QUIET).rowcount  # type: ignore[attr-defined]
 
     def order(self, foundation: str | None = None) -> list[str]:
         """Ids of all jobs of the foundation that nobody has claimed, in the order in which they would be."""

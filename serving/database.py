@@ -1,9 +1,9 @@
-"""The job database: its tables, how it is opened, and its schema's version. SQLite or PostgreSQL.
+"""The job database: its tables and how it is opened. SQLite or PostgreSQL.
 
 Times are Unix seconds. Leases are compared on one clock: the database server's, or with SQLite this machine's.
 
-Alembic brings the tables of an earlier version up to date and compares what is there with what this program expects:
-tables that only have the right names are refused at the start, and not by an error at each request.
+Tables of an earlier version are brought up to date (`serving.migrations` says how a table is changed). Tables that only
+have the right names are refused at the start, and not by an error at each request.
 """
 
 from __future__ import annotations
@@ -18,15 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
-from alembic.operations import Operations
 from sqlalchemy import (
     JSON,
     Boolean,
-    Column,
     ColumnElement,
-    Connection,
     Float,
     Integer,
     String,
@@ -34,10 +29,8 @@ from sqlalchemy import (
     UniqueConstraint,
     cast,
     create_engine,
-    delete,
     event,
     func,
-    inspect,
     literal,
     select,
     text,
@@ -48,23 +41,16 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from infra.errors import Conflict, Unavailable, UserError
+from serving.migrations import migrate
 
-SCHEMA = 5  # raise it with every change of a table, and say in `upgrade` how the tables before become these
-UPGRADED = frozenset({2, 3, 4})  # versions that `upgrade` brings up to date
 PRIVATE = 0o600  # mode of a SQLite database: prompts are nobody else's
+BUSY_MS = 10_000  # wait of a SQLite connection for another one that writes
+OPENING_MS = 300_000  # the same as a database is opened, which another process may be bringing up to date
 ADVISORY_LOCK = 0x6D6F74696F6E  # PostgreSQL's name for the lock of `Database.exclusive`
 
 
 class Base(DeclarativeBase):
     type_annotation_map = {dict[str, Any]: JSON, list[dict[str, Any]]: JSON}  # noqa: RUF012
-
-
-class SchemaVersion(Base):
-    """One row: what the tables look like."""
-
-    __tablename__ = "schema_version"
-
-    version: Mapped[int] = mapped_column(Integer, primary_key=True)
 
 
 class Job(Base):
@@ -196,7 +182,8 @@ class Database:
         try:
             self._sql = open_sql(url)
             self.sessions: sessionmaker[Session] = sessionmaker(self._sql, expire_on_commit=False)
-            self._prepare(shown)
+            with self.exclusive(OPENING_MS) as session:
+                migrate(session.connection(), Base.metadata, shown)
         except (SQLAlchemyError, ImportError) as error:
             reason = " ".join(str(getattr(error, "orig", None) or error).split())
             raise Unavailable(
@@ -216,80 +203,29 @@ class Database:
         return literal(time.time())
 
     @contextmanager
-    def exclusive(self) -> Iterator[Session]:
-        """A transaction that runs beside no other of its kind, whatever the process: count, decide, insert."""
+    def exclusive(self, wait_ms: int | None = None) -> Iterator[Session]:
+        """A transaction that runs beside no other of its kind, whatever the process: count, decide, insert.
+
+        Args:
+            wait_ms: the longest wait for another one, with SQLite; `BUSY_MS` when not given.
+        """
         with self.sessions.begin() as session:
             if self.dialect == "postgresql":
                 session.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
             else:
+                if wait_ms is not None:
+                    session.execute(text(f"PRAGMA busy_timeout={wait_ms}"))
                 session.execute(text("BEGIN IMMEDIATE"))
+                session.execute(text(f"PRAGMA busy_timeout={BUSY_MS}"))
             yield session
 
     def ping(self) -> None:
         """Raises SQLAlchemyError while the database does not answer."""
         with self.sessions() as session:
-            session.execute(select(SchemaVersion.version))
+            session.execute(select(Job.number).limit(1))
 
     def close(self) -> None:
         self._sql.dispose()
-
-    def _prepare(self, shown: str) -> None:
-        """Make the tables, or bring those of an earlier version up to date; refuse what is not ours, and leave it."""
-        with self.exclusive() as session:
-            connection = session.connection()
-            found = version_of(connection)
-            if found is not None and found not in UPGRADED | {SCHEMA}:
-                raise Conflict(
-                    f"the job database {shown} has tables of version {found}, this program has {SCHEMA}; give an empty "
-                    "database (or another --data-dir), or run the version of the program that made it.",
-                    code="schema_mismatch",
-                )
-            Base.metadata.create_all(connection)
-            if found is not None and found < SCHEMA:
-                upgrade(connection)
-            if wrong := differences(connection):
-                raise Conflict(
-                    f"the job database {shown} has tables that this program did not make ({wrong}); give an empty database "
-                    "(or another --data-dir), or restore this one from a copy.",
-                    code="schema_mismatch",
-                )
-            if found != SCHEMA:
-                session.execute(delete(SchemaVersion))
-                session.add(SchemaVersion(version=SCHEMA))
-
-
-def version_of(connection: Connection) -> int | None:
-    """Of the tables that are there; None when there are none. 0 when it is not one number: then nobody knows."""
-    tables = set(inspect(connection).get_table_names())
-    if SchemaVersion.__tablename__ not in tables:
-        return 1 if Job.__tablename__ in tables else None  # from before versions were written down
-    columns = [column["name"] for column in inspect(connection).get_columns(SchemaVersion.__tablename__)]
-    if columns != ["version"]:
-        return 0
-    versions = list(connection.scalars(select(SchemaVersion.version)))
-    return int(versions[0]) if len(versions) == 1 and str(versions[0]).isdigit() else 0
-
-
-def upgrade(connection: Connection) -> None:
-    """Add what the tables of an earlier version lack; rows stay as they are."""
-    has = {column["name"] for column in inspect(connection).get_columns(Job.__tablename__)}
-    if Job.foundation.name not in has:
-        operations = Operations(MigrationContext.configure(connection))
-        operations.add_column(Job.__tablename__, Column(Job.foundation.name, String(64), nullable=True))
-
-
-def differences(connection: Connection) -> str:
-    """How our tables differ from what this program expects, in a few words; "" when they do not. Others' are not looked at."""
-    ours = set(Base.metadata.tables)
-    options = {"include_name": lambda name, kind, _of: kind != "table" or name in ours}
-    context = MigrationContext.configure(connection, opts=options)
-    found = []
-    for one in compare_metadata(context, Base.metadata):
-        first = one[0] if isinstance(one, list) else one  # changes of one column come as a list
-        what = getattr(first[-1], "name", None) if first[0].startswith(("add_", "remove_")) else first[3]
-        table = getattr(getattr(first[-1], "table", None), "name", None) or first[2]
-        found.append(f"{table}.{what}" if isinstance(table, str) else str(what))
-    return ", ".join(dict.fromkeys(found[:5])) + (", ..." if len(found) > 5 else "")
 
 
 def open_sql(url: str) -> SqlEngine:
@@ -310,7 +246,7 @@ def open_sql(url: str) -> SqlEngine:
 
     @event.listens_for(sql, "connect")
     def pragmas(connection: Any, _record: Any) -> None:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "secure_delete=ON"):
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_MS}", "secure_delete=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     return sql

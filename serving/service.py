@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -42,9 +43,10 @@ from serving.requests import (
 from serving.room import DISK, Room, folders_of
 from serving.schemas import CreateVideo, Video
 from serving.storage_faults import StorageFault
-from serving.threads import RESULTS, ROOM
+from serving.threads import RESULTS, ROOM, VIDEOS
 from serving.webhooks import Webhooks
 
+log = logging.getLogger(__name__)
 ROOM_PATIENCE = 5.0  # seconds to wait for the check of the local disks
 ENGINE_PATIENCE = 30.0  # seconds a request waits for an engine that is starting
 
@@ -85,7 +87,9 @@ class VideoService:
         self._results = open_storage(config.results_uri)
         results = self._results.root if isinstance(self._results, FolderStorage) else None
         self._room = Room(folders_of(config.database_url, Path(config.data_dir), results))
-        self._registry = open_concepts(config.registry) if config.registry else None
+        self._registry = (
+            open_concepts(config.registry, Path(config.data_dir, "registries")) if config.registry else None
+        )
         pins = PinStore(self.store.database)
         self._pins = PinKeeper(pins, engine, self.info)
         self.catalogue = Catalogue(self._registry, engine, self.info, pins, self._pins.tell)
@@ -301,11 +305,31 @@ class VideoService:
             )
         if job.result_key is not None:
             with contextlib.suppress(ObjectNotFound):
-                return await RESULTS.run(self._results.get, result_key(id))  # not what the row says
+                return await RESULTS.run(self._stored, job)
         raise NotFound(
             f"video {id} has expired; make it again with seed {request_of(job).seed}.",
             code="video_expired",
         )
+
+    def _stored(self, job: Job) -> bytes:
+        """Read a job's video.
+
+        Raises:
+            ObjectNotFound: it has expired or was deleted.
+            StorageFault: it has not expired, but the storage is empty or missing, so it is probably not mounted.
+        """
+        try:
+            return self._results.get(result_key(job.id))  # the row's own key is not trusted
+        except ObjectNotFound as error:
+            expired = job.expires_at is not None and job.expires_at <= time.time()
+            if expired or (self._results.root_exists() and self._results.holds("")):
+                raise
+            log.error(
+                "%s is empty or missing, so video %s cannot be read: is it mounted?",
+                self._results.uri,
+                job.id,
+            )
+            raise StorageFault(VIDEOS) from error
 
     async def exposition(self) -> bytes:
         """The metrics in Prometheus's text format, with the current jobs and queue."""

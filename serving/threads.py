@@ -74,13 +74,13 @@ class Shares:
         return await asyncio.wrap_future(begun)
 
 
-CONCEPTS = "the concept registry"
+CONCEPTS, VIDEOS = "the concept registry", "the results storage"
 REGISTRY = Threads("registry", 8, CONCEPTS)  # concepts that requests name
 LISTS = Threads(
     "lists", 2, CONCEPTS
 )  # lists of the whole registry: many reads, which requests must not wait for
 ROOM = Threads("room", 1)
-RESULTS = Threads("results", 8, "the results storage")
+RESULTS = Threads("results", 8, VIDEOS)
 READS_EACH, LISTS_EACH = 2, 1  # of REGISTRY and LISTS, per tenant
 NAMES = Threads("names", 16)  # host names of webhooks in new requests
 CALLED_NAMES = Threads("called-names", 16)  # host names of webhooks being called

@@ -1,1 +1,1 @@
-"""References become adapters: the losses, the step, the run on Ray Train and DeepSpeed."""
+"""Training of adapters from reference clips: the losses, the step, the run on Ray Train and DeepSpeed."""

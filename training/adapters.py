@@ -1,4 +1,4 @@
-"""Trained tensors become adapter files with all that is known about them: after a run on Ray as after a local one."""
+"""Writes trained tensors as adapter files with metadata, for runs on Ray and local runs alike."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from models.lora_slots import LayerTensors
 from models.routing import Path as AdapterPath
 from training.config import TrainConfig, fixed_settings
 
-PathTensors = Mapping[AdapterPath, LayerTensors]  # of each path, by layer: A [rank, in], B [out, rank]
+PathTensors = Mapping[AdapterPath, LayerTensors]  # per path and layer: A [rank, in], B [out, rank]
 
 
 class DescribedClip(Protocol):
-    """What is told of a clip that is learned: `datasets.parts.Part`, `datasets.latents.CachedClip`, a whole `Clip`."""
+    """A training clip's description: `datasets.parts.Part`, `datasets.latents.CachedClip` or a `Clip`."""
 
     @property
     def sha256(self) -> str: ...
@@ -27,7 +27,7 @@ class DescribedClip(Protocol):
 
 
 def data_sha256(clips: Sequence[DescribedClip]) -> str:
-    """One hash over what is learned, in order: each clip, its caption, and its frames where they are not the first."""
+    """One hash over all clips in order: content, caption, and frames unless they are the first ones."""
     frames = [getattr(clip, "told", "") for clip in clips]
     told = [
         [clip.sha256, clip.caption, *([of] if of else [])] for clip, of in zip(clips, frames, strict=True)
@@ -38,10 +38,10 @@ def data_sha256(clips: Sequence[DescribedClip]) -> str:
 def describe(
     config: TrainConfig, concept: str, clips: Sequence[DescribedClip], *, steps: int | None = None
 ) -> dict[str, Any]:
-    """The metadata of a trained adapter: method, concept, captions, steps, config, data_sha256.
+    """Metadata of a trained adapter: method, concept, captions, steps, config, data_sha256.
 
     Args:
-        steps: steps done; `config.steps` when not given.
+        steps: number of steps done; default: `config.steps`.
     """
     return {
         "method": config.method,
@@ -56,9 +56,9 @@ def describe(
 def write_adapters(
     folder: Path, foundation: Foundation, tensors: PathTensors, metadata: Mapping[str, Any]
 ) -> dict[AdapterPath, Adapter]:
-    """Write each path's adapter below `folder`, the temporal one in it, the spatial one in `folder/spatial`.
+    """Write each path's adapter: the temporal one to `folder`, the spatial one to `folder/spatial`.
 
-    Returns them as read back, which checks them. The same tensors and metadata give the same bytes.
+    Reads them back as a check and returns them. The same tensors and metadata give the same bytes.
     """
     written: dict[AdapterPath, Adapter] = {}
     for path, layers in tensors.items():

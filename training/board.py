@@ -1,4 +1,4 @@
-"""What a training shows on its way from the workers to the driver: over an actor, without a barrier, and never in its way."""
+"""Passes training progress from the workers to the driver through an actor, without blocking the training."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ log = logging.getLogger(__name__)
 KEPT_EVENTS, KEPT_SAMPLES = (
     10_000,
     4,
-)  # on the board while the driver is away: steps are small, adapters are not
+)  # kept while the driver is away: steps are small, adapters are large
 TAKE_EVERY_S, TAKE_S = 0.3, 30.0
 
 
 class Board:
-    """An actor: workers pin up what happened, the driver takes it down. The oldest makes room for what is new."""
+    """An actor that queues events from workers for the driver. When full, it drops the oldest events."""
 
     def __init__(self) -> None:
         self.events: deque[dict[str, Any]] = deque(maxlen=KEPT_EVENTS)
@@ -36,7 +36,7 @@ class Board:
         pinned.append(event)
 
     def take(self) -> tuple[list[dict[str, Any]], int]:
-        """What was pinned up since the last call, and how much more made room for it."""
+        """Returns the events since the last call, and the number of dropped ones."""
         taken, lost = [*self.events, *self.samples], self.lost
         self.events.clear()
         self.samples.clear()
@@ -45,7 +45,7 @@ class Board:
 
 
 def put_up_board() -> Any:
-    """A `Board` beside this driver: on another node it would go with it. Where its process is lost, another takes its place."""
+    """Start a `Board` on this driver's node, so that it survives other nodes. Ray restarts it if it dies."""
     import ray
 
     return ray.remote(Board).options(num_cpus=0, label_selector=here(), max_restarts=-1).remote()
@@ -53,9 +53,9 @@ def put_up_board() -> Any:
 
 @contextmanager
 def watching(board: Any, on_event: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-    """Hand the board's events to `on_event` from a thread while the block runs, the last ones at its end.
+    """Pass the board's events to `on_event` from a thread while the block runs; the last ones when it ends.
 
-    Nothing of it is raised: a board that does not answer is asked again, until the block ends.
+    Errors are logged, not raised. A board that does not answer is asked again until the block ends.
     """
     import ray
 
@@ -63,7 +63,7 @@ def watching(board: Any, on_event: Callable[[dict[str, Any]], None]) -> Iterator
 
     def watch() -> None:
         asked: Any = (
-            None  # an answer that took too long has its events: it is waited for, not asked for again
+            None  # a request that timed out still carries its events: wait for it again, do not repeat it
         )
         away = False
         while True:
@@ -100,10 +100,10 @@ def watching(board: Any, on_event: Callable[[dict[str, Any]], None]) -> Iterator
 
 
 class Parts:
-    """Tells the board what a worker does before it trains: each part as it begins and, with its seconds, when it is done.
+    """Reports a worker's start-up to the board: each part when it begins, and when it ends with its duration.
 
     Args:
-        board: None: tells nobody.
+        board: None: report nothing.
     """
 
     def __init__(self, board: Any) -> None:
@@ -114,12 +114,12 @@ class Parts:
             self.board.push.remote({"kind": kind, **event})
 
     def arrived(self, text: str) -> None:
-        """The worker is there: a part is done that the driver began, which knows when."""
+        """Report the end of a part that the driver began (and timed), such as the start of this worker."""
         self._tell("part", text=text, seconds=None)
 
     @contextmanager
     def doing(self, text: str) -> Iterator[None]:
-        """Within the block goes on what the text says."""
+        """Report the block as a part: its begin, and its duration at the end."""
         self._tell("stage", text=text)
         began = time.monotonic()
         yield

@@ -1,10 +1,10 @@
-"""What a training run is made of: every setting, once.
+"""All settings of a training run, defined once.
 
-`TrainConfig` feeds the options of `motiondirector train`, the YAML file, a batch manifest's overrides and the
-`config.yaml` saved with the run. A value comes from, in this order: the command line, the YAML file, the
-foundation's own recommendation (`recommended.yaml` in its folder: `training:`, and over it `training_several_clips:` for a
-concept of more than one clip), and the defaults here, which are those of the paper's published code (arXiv 2310.08465) for
-ZeroScope-sized models.
+`TrainConfig` defines the options of `motiondirector train`, the YAML file, a batch manifest's overrides
+and the `config.yaml` saved with the run. Values are looked up in this order: the command line, the YAML
+file, the foundation's recommendation (`recommended.yaml` in its folder: `training:`, overridden by
+`training_several_clips:` for a concept of more than one clip), and the defaults here. The defaults are
+those of the paper's published code (arXiv 2310.08465) for ZeroScope-sized models.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from infra.errors import InvalidInput, UserError
 from infra.setting import setting
 from models.dtypes import TrainingDtype
 
-if TYPE_CHECKING:  # the command line reads the settings without waiting for torch
+if TYPE_CHECKING:  # the command line reads the settings without importing torch
     from models.routing import Path
 
 METHOD = "Method"
@@ -25,7 +25,7 @@ OPTIMIZER = "Optimizer"
 CLUSTER = "Workers"
 RECORDS = "Checkpoints and samples"
 WITHOUT_SPATIAL_PASS = ("coupled", "full")  # methods that train one pass alone
-# Settings that mean nothing for those.
+# Settings that have no meaning for those methods.
 OF_THE_SPATIAL_PASS = (
     "skip_spatial",
     "appearance_share",
@@ -35,12 +35,12 @@ OF_THE_SPATIAL_PASS = (
     "spatial_lora",
 )
 NOISE_LEVELS = ("timestep_low", "timestep_high", "noise_bias")
-# What the published code sets where our defaults do not.
+# Settings of the published code that differ from our defaults.
 AS_PUBLISHED = {"skip_spatial": 0.2}
 
 
 class TrainConfig(BaseModel):
-    """All settings of one concept's training. Frozen: a run's settings never change under it."""
+    """All settings of one concept's training. Frozen: they never change during a run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -331,11 +331,11 @@ class TrainConfig(BaseModel):
 
     @property
     def appearance_steps(self) -> int:
-        """How many steps, at the start, learn the appearance alone."""
+        """Number of steps, at the start, that learn only the appearance."""
         return _appearance_steps(self.steps, self.appearance_share)
 
     def stage_of(self, step: int) -> Literal["appearance", "motion", "both"]:
-        """What step number `step` (0-based) learns."""
+        """What step `step` (0-based) learns."""
         if self.method in WITHOUT_SPATIAL_PASS:
             return "motion"
         if not self.appearance_steps:
@@ -355,7 +355,7 @@ class TrainConfig(BaseModel):
         return int(low), int(high)
 
     def weight_decay_for(self, clips: int) -> float:
-        """The given weight decay, else the published code's: 1e-2 for one clip, 1e-4 for several."""
+        """The given weight decay, or the published code's: 1e-2 for one clip, 1e-4 for several."""
         if self.weight_decay is not None:
             return self.weight_decay
         return 1e-2 if clips == 1 else 1e-4
@@ -370,12 +370,12 @@ class TrainConfig(BaseModel):
 
 
 def sampled_paths(config: TrainConfig) -> tuple[Path, ...]:
-    """The paths whose adapters generation uses: the temporal one; both of a coupled pair."""
+    """The paths whose adapters generation uses: both for method coupled, else the temporal one."""
     return ("spatial", "temporal") if config.method == "coupled" else ("temporal",)
 
 
-# Settings that may change when a run is continued: where, and how often. Workers do change what is computed, each looks at
-# samples of its own in every step; but a run that lost some must go on.
+# Settings that may change when a run is continued. `workers` does change what is computed, because each
+# worker has its own samples in every step, but a run that lost workers must be able to continue.
 CHANGEABLE = {
     "workers",
     "max_failures",
@@ -390,7 +390,7 @@ def make_config(values: dict[str, Any]) -> TrainConfig:
     """`TrainConfig` from plain values.
 
     Raises:
-        UserError: one sentence naming the first wrong setting, what was given and what is expected.
+        UserError: names the first wrong setting, the given value and what is expected.
     """
     try:
         return TrainConfig(**values)
@@ -399,8 +399,7 @@ def make_config(values: dict[str, Any]) -> TrainConfig:
 
 
 def wrong_settings(values: dict[str, Any]) -> dict[str, str]:
-    """What `make_config` would refuse, all of it: a sentence for each wrong setting, by its name ("" for several
-    that do not go together)."""
+    """All errors that `make_config` would raise, by setting name ("": settings that conflict)."""
     try:
         TrainConfig(**values)
     except ValidationError as error:
@@ -424,17 +423,17 @@ def resolve(given: dict[str, Any], recommended: dict[str, Any] | None = None, cl
     """The run's settings: `given` (command line over YAML) over the foundation's recommendation over defaults.
 
     Args:
-        recommended: what the foundation's `recommended.yaml` holds.
-        clips: of the concept.
+        recommended: the content of the foundation's `recommended.yaml`.
+        clips: number of clips of the concept.
 
     Raises:
-        UserError: a wrong setting, or a recommendation that names none.
+        UserError: a setting is wrong, or the recommendation has an unknown one.
     """
     return make_config({**suited_to(given.get("method"), recommendation(recommended, clips)), **given})
 
 
 def recommendation(recommended: dict[str, Any] | None, clips: int) -> dict[str, Any]:
-    """The settings that a foundation recommends for a concept of so many clips. `recommended` and errors as for `resolve`."""
+    """A foundation's recommended settings for this number of clips; arguments and errors as in `resolve`."""
     found: dict[str, Any] = {}
     for key in ("training", "training_several_clips"):
         suited = (recommended or {}).get(key) or {}
@@ -448,9 +447,9 @@ def recommendation(recommended: dict[str, Any] | None, clips: int) -> dict[str, 
 
 
 def suited_to(method: str | None, settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings meant for `dual`, as far as they mean something for `method`; what they have in common stays.
+    """Adapt settings that were recommended for `dual` to `method`: drop those without meaning there.
 
-    A method without an appearance stage gets as many steps as `dual` has for the motion.
+    A method without an appearance stage gets the number of steps that `dual` spends on the motion.
     """
     if method == "motiondirector":
         dropped: tuple[str, ...] = (*OF_THE_SPATIAL_PASS, *NOISE_LEVELS, "beta", "caption_dropout")
@@ -468,10 +467,10 @@ def suited_to(method: str | None, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _appearance_steps(steps: int, share: float) -> int:
-    return min(round(share * steps), steps - 1)  # one at least is left for the motion
+    return min(round(share * steps), steps - 1)  # leave at least one step for the motion
 
 
-# Settings that came later: left out at their defaults, so that what was trained before them keeps its hash.
+# Settings added later. They are left out at their defaults, to keep the hashes of earlier trainings.
 LATER = (
     "fps",
     "windows",
@@ -485,7 +484,7 @@ LATER = (
 
 
 def fixed_settings(config: TrainConfig) -> dict[str, Any]:
-    """The settings that decide what is computed, as JSON: what an adapter's metadata says of its training."""
+    """The settings that affect the result, as JSON: an adapter's metadata records them."""
     told = config.model_dump(mode="json").items()
     return {
         key: value

@@ -1,12 +1,12 @@
-"""Everything random in a training step, as functions of (seed, concept, step, rank).
+"""All random draws of a training step, as functions of (seed, concept, step, rank).
 
-No generator lives from one step to the next, so a run that is killed and continued, a concept that is trained
-inside a pack, and every other rank of a run know the same draws without telling each other.
+No generator is kept between steps. So a run that is killed and continued, a concept trained in a pack,
+and every rank of a run compute the same draws without communication.
 
-A step looks at `workers * gradient_accumulation * batch_size` samples. They are numbered through the whole run, and
-the clips are dealt out in shuffled rounds: each clip is seen once before any is seen twice. A sample's draws depend
-on its number within the step, so the same samples give the same step however they are spread over ranks,
-accumulation and batch.
+A step uses `workers * gradient_accumulation * batch_size` samples. They are numbered through the whole
+run, and the clips are assigned in shuffled rounds: each clip is used once before any is used twice. A
+sample's draws depend on its number within the step, so a step's result does not depend on how samples
+are spread over ranks, accumulation and batch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from training.config import TrainConfig
 
 @dataclass(frozen=True)
 class Place:
-    """How the samples of one step are spread: this rank of so many, forwards per step, samples per forward."""
+    """Distribution of a step's samples: rank, number of workers, forwards per step, samples per forward."""
 
     rank: int = 0
     workers: int = 1
@@ -34,16 +34,16 @@ class Place:
         return self.workers * self.accumulation * self.batch_size
 
     def indices(self, micro: int) -> range:
-        """Numbers, within the step, of the samples of this rank's forward number `micro`."""
+        """Indices, within the step, of the samples in this rank's forward number `micro`."""
         start = (micro * self.workers + self.rank) * self.batch_size
         return range(start, start + self.batch_size)
 
 
 @dataclass(frozen=True)
 class FrameDraw:
-    """One frame that the spatial path sees."""
+    """One frame of the spatial path."""
 
-    frame: int  # index, in frames of the clip
+    frame: int  # index in the clip's frames
     level: float  # noise level, as a fraction of the schedule in [0, 1)
     noise_C1HW: Tensor  # float32
 
@@ -54,12 +54,12 @@ class Draw:
 
     clip: int  # index of the clip
     level: float  # temporal path: noise level, as a fraction of the schedule in [0, 1)
-    noise_CFHW: Tensor  # float32; both paths share it where a step has both
+    noise_CFHW: Tensor  # float32; shared by both paths if a step has both
     anchor: int  # temporal path: index of the anchor, in latent frames
-    frames: tuple[FrameDraw, ...]  # spatial path; empty: there is none
+    frames: tuple[FrameDraw, ...]  # spatial path; empty: no spatial path
     temporal: bool  # whether there is a temporal path
     appearance: bool  # temporal path: the clip's spatial LoRA and appearance tokens are on
-    caption: bool  # temporal path: the clip's caption is shown; False: an empty one
+    caption: bool  # temporal path: True: the clip's caption; False: an empty caption
     spatial_dropout_seed: int
     temporal_dropout_seed: int
 
@@ -71,22 +71,22 @@ def clip_of(seed: int, concept: str, number: int, clips: int) -> int:
 
 
 def clips_of_step(seed: int, concept: str, step: int, clips: int, place: Place) -> list[int]:
-    """The clip of every sample of the step, on all ranks: known everywhere, so is which slots a step trains."""
+    """The clip of every sample of the step, on all ranks. So every rank knows which slots a step trains."""
     first = step * place.global_batch
     return [clip_of(seed, concept, first + i, clips) for i in range(place.global_batch)]
 
 
 @dataclass(frozen=True)
 class Passes:
-    """What a step runs: one decision for all its samples, on every worker."""
+    """The passes of a step: the same for all its samples, on every worker."""
 
-    spatial: bool  # single frames, which teach the clip's appearance
-    temporal: bool  # whole clips, which teach the motion
+    spatial: bool  # single frames, to learn the clip's appearance
+    temporal: bool  # whole clips, to learn the motion
     appearance: bool  # the clip's spatial LoRA and appearance tokens are on
 
 
 def passes_of(config: TrainConfig, concept: str, step: int) -> Passes:
-    """The passes of step number `step` (0-based)."""
+    """The passes of step `step` (0-based)."""
     stage = config.stage_of(step)
     if stage == "appearance":
         return Passes(spatial=True, temporal=False, appearance=True)
@@ -110,9 +110,10 @@ def draw(
     """The draws of sample `index` (its number within the step).
 
     Args:
-        config: seed, noise levels, `skip_spatial`, `caption_dropout`, and how the steps are divided between the paths.
+        config: seed, noise levels, `skip_spatial`, `caption_dropout`, and the division of steps between
+            the paths.
         latent_shape: (C, F, h, w) of a clip's latents.
-        frames: frames of the clip, in pixels' time; equals F unless the model compresses time.
+        frames: number of pixel frames of the clip; equals F unless the model compresses time.
     """
     channels, latent_frames, height, width = latent_shape
     g = generator(config.seed, concept, step, index)
@@ -150,8 +151,10 @@ def draw(
 
 
 def _caption_left_out(config: TrainConfig, concept: str, step: int, index: int) -> bool:
-    """Whether a sample is shown without its caption (`caption_dropout`). From a generator of its own: the other draws are
-    the same with it and without."""
+    """Whether a sample has no caption (`caption_dropout`).
+
+    Uses a separate generator, so the other draws do not depend on this setting.
+    """
     if not config.caption_dropout:
         return False
     chance = generator(config.seed, concept, step, index, "caption")
@@ -161,8 +164,11 @@ def _caption_left_out(config: TrainConfig, concept: str, step: int, index: int) 
 def _spread_frames(
     g: torch.Generator, config: TrainConfig, frames: int, size: tuple[int, ...]
 ) -> tuple[FrameDraw, ...]:
-    """The frames of one sample of the appearance stage. Their noise levels are stratified over the whole schedule:
-    looks are decided at all of them, and a step that sees them all at once varies less."""
+    """The frames of one sample in the appearance stage.
+
+    Their noise levels are stratified over the whole schedule: appearance is decided at all levels, and
+    steps that cover all of them vary less.
+    """
     count = config.appearance_frames
     found = []
     for number in range(count):
@@ -174,9 +180,9 @@ def _spread_frames(
 
 
 def latent_frame(frame: int, frames: int, latent_frames: int) -> int:
-    """The latent frame that frame `frame` of the clip falls in (causal compression: frame 0 is alone in the first).
+    """The latent frame that contains frame `frame` (causal compression: the first contains only frame 0).
 
-    The spatial path borrows that latent frame's noise, so that both paths share it.
+    The spatial path uses that latent frame's noise, so that both paths share it.
     """
     if frames == latent_frames:
         return frame

@@ -1,4 +1,4 @@
-"""What concepts must share to train in one forward: the one rule that the plan groups by and a pack holds to."""
+"""Settings that concepts must share to train in one forward. Plans group by them, and packs check them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ FORWARDS = {
 
 @dataclass(frozen=True, order=True)
 class GroupKey:
-    """Equal keys fit one pack. Everything else of a `TrainConfig` may differ from member to member."""
+    """Concepts with equal keys fit one pack. All other settings of its members may differ."""
 
-    foundation: str  # fingerprint; its targets are the adapters' layers
+    foundation: str  # fingerprint; it determines the adapters' layers
     frames: int
     height: int
     width: int
-    forward: str  # dual (with or without debiasing, which is a loss), coupled, full
+    forward: str  # dual (with or without debiasing, which only changes the loss), coupled, full
     rank: int  # 0: whole layers
     appearance_tokens: int
     appearance_preservation: float
@@ -43,7 +43,7 @@ class GroupKey:
 
     @property
     def measured_as(self) -> str:
-        """Names what the cost of a step depends on, in a profile."""
+        """Key of this group in a profile: names everything that the cost of a step depends on."""
         parts = (self.foundation[:16], self.bucket, self.forward, f"rank{self.rank}", self.dtype)
         tokens = (f"tokens{self.appearance_tokens}",) if self.appearance_tokens else ()
         kept = ("preserving",) if self.appearance_preservation else ()
@@ -54,12 +54,12 @@ class GroupKey:
         )
 
     def config(self) -> TrainConfig:
-        """Settings of a step that all members share."""
+        """The settings of a step that all members share."""
         shared = {name: value for name, value in asdict(self).items() if name in TrainConfig.model_fields}
         return TrainConfig(**{**shared, "rank": self.rank or 1, "method": self.forward})
 
     def difference(self, other: GroupKey) -> str | None:
-        """The first thing in which another key differs, for an error: "rank 8, not 16". None where they are equal."""
+        """The first difference to another key, for an error: "rank 8, not 16". None if the keys are equal."""
         mine, theirs = asdict(self), asdict(other)
         return next(
             (f"{n} {_short(theirs[n])}, not {_short(v)}" for n, v in mine.items() if theirs[n] != v), None
@@ -70,13 +70,13 @@ def group_key(fingerprint: str, config: TrainConfig) -> GroupKey:
     """The group of a concept that trains with these settings.
 
     Args:
-        fingerprint: of the foundation.
+        fingerprint: the foundation's.
         config: resolved: frames, height and width are set.
     """
     assert config.frames is not None, "resolve the size first"
     assert config.height is not None, "resolve the size first"
     assert config.width is not None, "resolve the size first"
-    whole = config.method == "full"  # its rank and dropout are of no effect
+    whole = config.method == "full"  # ignores rank and dropout
     return GroupKey(
         foundation=fingerprint,
         frames=config.frames,

@@ -1,14 +1,15 @@
-"""The losses of MotionDirector (arXiv 2310.08465, eq. 4-8) and their successor here, per sample.
+"""The losses of MotionDirector (arXiv 2310.08465, eq. 4-8) and `preserving`, all per sample.
 
 Shapes: B samples, C channels, F frames, H height, W width. Errors and losses are float32.
 
-`phi(x_f) = sqrt(beta^2 + 1) * x_f - beta * x_a`, with `a` an anchor frame, takes from a video most of what all its
-frames share. It is linear, so `phi(pred) - phi(target) = phi(pred - target)`. On the error e of one clip and over a
-uniformly drawn anchor at beta = 1, the mean square of phi(e) weighs the part of e that is common to all frames by
-(sqrt(2) - 1)^2 = 0.17 and the part that differs between frames by 3.
+`phi(x_f) = sqrt(beta^2 + 1) * x_f - beta * x_a`, with anchor frame `a`, removes most of what all frames
+of a video share. It is linear, so `phi(pred) - phi(target) = phi(pred - target)`. For the error e of
+one clip, a uniformly drawn anchor and beta = 1, the mean square of phi(e) weighs the part of e that is
+common to all frames by (sqrt(2) - 1)^2 = 0.17 and the part that differs between frames by 3.
 
-`preserving` goes further: what differs between frames is learned from the clip, what all frames share is held to what the
-base model predicts without the temporal LoRA. Nothing in it pulls the temporal LoRA towards the clip's appearance.
+`preserving` goes further: it learns the part that differs between frames from the clip, and holds the
+common part to the base model's prediction without the temporal LoRA. So it never pulls the temporal
+LoRA towards the clip's appearance.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ def mse(pred_BCFHW: Tensor, target_BCFHW: Tensor) -> Tensor:
 
 
 def phi(x_BCFHW: Tensor, anchor_B: Tensor, beta: float | Tensor) -> Tensor:
-    """The appearance-debiasing map (eq. 6): every frame against its sample's anchor frame. Keeps the shape.
+    """The appearance-debiasing map (eq. 6): each frame relative to its sample's anchor. Keeps the shape.
 
     Args:
-        beta: one for all samples, or one for each (float64 [B], which rounds as a float does).
+        beta: one value for all samples, or one per sample (float64 [B], which rounds like a Python float).
     """
     kept: float | Tensor = (beta**2 + 1) ** 0.5
     if isinstance(beta, Tensor):
@@ -51,11 +52,14 @@ def temporal_loss(
 
 
 def preserving(pred_BCFHW: Tensor, target_BCFHW: Tensor, base_BCFHW: Tensor, weight: float = 1.0) -> Tensor:
-    """The mean square of the error's part that differs between frames, plus `weight` times that of how far the frames' mean
-    is from the base model's. At weight 1 this is the plain loss against a target whose frames' mean is the base model's.
+    """Loss that learns motion from the target and keeps appearance at the base model's prediction.
+
+    It is the mean square of the error's part that differs between frames, plus `weight` times the mean
+    square of the difference between the frame means of the prediction and the base prediction. At
+    weight 1 this is the MSE against the target with its frame mean replaced by the base model's.
 
     Args:
-        base_BCFHW: what the model predicts for the same input without the temporal LoRA.
+        base_BCFHW: the model's prediction for the same input without the temporal LoRA.
 
     Returns:
         [B], float32.

@@ -1,4 +1,4 @@
-"""A foundation that does not fit its device: what was loaded where, what that has, and what to do.
+"""Explains why a foundation does not fit its device: what was loaded, the device's memory, and what to do.
 
 with explaining_memory(source, "fp32", 0, device):
     foundation = load_foundation(source, device=device, ...)
@@ -21,16 +21,16 @@ from infra.errors import OutOfMemory
 def explaining_memory(
     source: str | None, dtype: str, zero: int, device: str | torch.device | None = None
 ) -> Iterator[None]:
-    """Within the block a foundation is loaded for training.
+    """Wraps the loading of a foundation for training.
 
     Args:
-        source: of the foundation; None: the embedded one.
+        source: the foundation's source; None: the embedded one.
         dtype: "fp32" or "bf16".
-        zero: DeepSpeed's stage.
-        device: None is CUDA where there is one, as for `load_foundation`.
+        zero: DeepSpeed's ZeRO stage.
+        device: None: CUDA if available, as in `load_foundation`.
 
     Raises:
-        OutOfMemory: the device's memory did not suffice.
+        OutOfMemory: the device has too little memory.
     """
     try:
         yield
@@ -46,14 +46,14 @@ def explaining_memory(
 
 
 def device_name(device: torch.device) -> str:
-    """What people call a device."""
+    """Human-readable name of a device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{os.cpu_count()} CPU cores ({platform.machine()})"
 
 
 def device_memory(device: torch.device) -> int:
-    """Bytes: the GPU's, or the machine's, within what its control group may use."""
+    """Memory in bytes: of the GPU, or of the machine within its control group's limit."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

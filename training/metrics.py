@@ -1,4 +1,4 @@
-"""What a training says to Prometheus, through Ray's exporter on its node (`ray_motiondirector_train_...`)."""
+"""Prometheus metrics of a training, through the Ray exporter of its node (`ray_motiondirector_train_...`)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ SECONDS = [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100]
 
 
 class TrainingMetrics:
-    """Where each concept stands. One of these in a process that trains, called after every step of every concept.
+    """Progress of each concept. Each training process has one instance and calls it after every step.
 
-    `EndMetrics` has how they ended.
+    `EndMetrics` reports how concepts ended.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class TrainingMetrics:
 
 
 class EndMetrics:
-    """Which concepts have ended. Of the driver: it lives on, while a worker's last gauges are lost with its process."""
+    """Ended concepts. The driver reports them: a worker's gauges are lost when its process ends."""
 
     def __init__(self) -> None:
         self._ended = metrics.Gauge(
@@ -54,5 +54,5 @@ class EndMetrics:
         )
 
     def __call__(self, concept: str, status: str) -> None:
-        """A concept is published, failed or cancelled. Said again while the process lives: Ray forgets gauges."""
+        """Report a published, failed or cancelled concept. Call it repeatedly: Ray forgets gauges."""
         self._ended.set(1, tags={"concept": concept, "status": status})

@@ -1,10 +1,10 @@
-"""AdamW over the slots of an adapter bank: a slot that a step did not train does not move.
+"""AdamW over the slots of an adapter bank: a step updates only the slots that it trained.
 
-Plain AdamW would move it, by momentum and by weight decay. Here each slot is a param group with its own learning
-rate, weight decay and the flag `active`; groups that are not active are left alone, parameters, moments and step
-count alike. Clipping is per group too, so the adapters of one step never scale each other, and it is the same at
-every ZeRO stage: where DeepSpeed hands a rank only its partition of a group, `partitioned` makes the norm that of
-the whole group by summing over the ranks.
+Plain AdamW would also change the other slots, by momentum and weight decay. Here each slot is a param
+group with its own learning rate, weight decay and `active` flag. Inactive groups keep their parameters,
+moments and step count. Gradients are clipped per group, so adapters of one step never scale each other.
+Clipping is the same at every ZeRO stage: where DeepSpeed gives a rank only its partition of a group,
+`partitioned` sums the norm over the ranks.
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ class SlotAdamW(torch.optim.AdamW):
     """AdamW whose groups carry `active` (bool) and `max_norm` (0: no clipping).
 
     Args:
-        groups: dicts with `params`, `lr`, `weight_decay`, and any names that tell the slot.
-        partitioned: set by the engine under ZeRO 1-3, where each rank steps a part of every group.
+        groups: dicts with `params`, `lr`, `weight_decay`, and any keys that identify the slot.
+
+    Attributes:
+        partitioned: set by the engine under ZeRO 1-3, where each rank updates a part of every group.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], *, betas: tuple[float, float], eps: float) -> None:
-        # foreach: one call for all tensors of a group; the same bits, and less Python where they are many and small.
+        # foreach: one call for all tensors of a group. Same bits, less Python overhead.
         each = [{"active": False, "max_norm": 0.0, **group} for group in groups]
         super().__init__(each, betas=betas, eps=eps, foreach=True)
         self.partitioned = False
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One update of the active groups. DeepSpeed calls it once for each group under ZeRO."""
+        """Update the active groups once. Under ZeRO, DeepSpeed calls this once for each group."""
         every = self.param_groups
         try:
             self.param_groups = [group for group in every if group["active"] and group["params"]]
@@ -58,9 +60,9 @@ class SlotAdamW(torch.optim.AdamW):
 
 
 def learning_rate_factor(step: int, *, schedule: str, warmup_steps: int, steps: int) -> float:
-    """What the peak learning rate is multiplied by at `step` (0-based).
+    """Factor of the peak learning rate at `step` (0-based).
 
-    Rises linearly over `warmup_steps`, then stays (constant) or falls to 0 at `steps` (linear, cosine).
+    Rises linearly over `warmup_steps`, then stays at 1 (constant) or falls to 0 at `steps` (linear, cosine).
     """
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)

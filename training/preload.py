@@ -1,6 +1,6 @@
-"""Imported by each of Ray's processes as it starts, where a session says so (`ray_processes.session_variables`).
+"""Preloads modules when Ray's processes start, if the session says so (`ray_processes.session_variables`).
 
-Imports what the process will need: Ray Train, and in a worker torch, DeepSpeed and the model's classes. No weights are read.
+Imports Ray Train, and in a worker also torch, DeepSpeed and the model's classes. Reads no weights.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sample videos of a training run: what the adapter does at a step, beside the training, never holding it up."""
+"""Sample videos of a training run: rendered in parallel with the training, without blocking it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from training.shown import harmless
 def render(
     foundation: Foundation, tensors: PathTensors, prompts: Sequence[str], bucket: Bucket, seed: int
 ) -> list[np.ndarray]:
-    """One video [F, H, W, 3] uint8 a prompt, with these adapters, from the foundation's default settings."""
+    """Render one video [F, H, W, 3] uint8 per prompt with these adapters, at the foundation's defaults."""
     adapters = install(foundation, tensors)
     return sample(
         foundation,
@@ -43,7 +43,10 @@ def write_samples(
     fps: float,
     metadata: Mapping[str, str],
 ) -> list[str]:
-    """`samples/<step>-<n>.mp4` and the contact sheet `samples/<step>.png`. Returns the keys, the sheet last."""
+    """Write `samples/<step>-<n>.mp4` and the contact sheet `samples/<step>.png`.
+
+    Returns the keys, the sheet last.
+    """
     from datasets.video import contact_sheet, encode_mp4
 
     keys = []
@@ -59,7 +62,7 @@ def write_samples(
 
 
 class Renderer:
-    """An actor that holds the foundation and renders what it is sent, at the lowest priority."""
+    """An actor that holds the foundation and renders samples at low CPU priority."""
 
     def __init__(self, source: str | None, dtype: str, device: str | None) -> None:
         os.nice(15)
@@ -77,19 +80,20 @@ class Renderer:
         seed: int,
         metadata: Mapping[str, str],
     ) -> tuple[int, list[str]]:
-        """Renders and writes; returns (step, keys)."""
+        """Render and write samples. Returns (step, keys)."""
         videos = render(self.foundation, tensors, prompts, bucket, seed)
         return step, write_samples(storage, step, prompts, videos, self.foundation.defaults.fps, metadata)
 
 
 class Rendering:
-    """A job's samples: those of a running training go to a `Renderer` actor, the last are rendered here.
+    """A job's samples: a `Renderer` actor renders those during the training, this process the last ones.
 
-    On a GPU cluster everything goes to the actor, which takes a GPU of its own; where the workers hold all of them it
-    begins when they are done. Until then the foundation of this process waits on the CPU: the GPU it was on may be a
-    worker's. One without its denoiser (ZeRO 3) leaves the last samples to the actor too.
+    On a GPU cluster the actor asks for one GPU; if the workers hold all GPUs, it starts when they are
+    done. Meanwhile this process keeps its foundation on the CPU, because a worker may use the GPU it
+    was on. The actor also renders the last samples if this process has no GPU on a GPU cluster, or no
+    denoiser (ZeRO 3).
 
-    Samples that fail are one line in the log: nobody loses a training for them.
+    A failed rendering is logged in one line; it never fails the training.
     """
 
     def __init__(
@@ -107,17 +111,17 @@ class Rendering:
         self.metadata = {"concept": task.concept, "run": run_id, "seed": str(config.seed)}
         self.use_gpu = use_gpu
         self.actor: Any = None
-        self.pending: dict[Any, tuple[int, Any]] = {}  # (step, actor) of what is being rendered
+        self.pending: dict[Any, tuple[int, Any]] = {}  # (step, actor) of each rendering in progress
         self.device = foundation.device
         foundation.to("cpu")
 
     def submit(self, step: int, tensors: Any) -> None:
-        """Have samples of a step rendered without waiting for it."""
+        """Submit samples of a step for rendering; returns at once."""
         import ray
 
         if self.actor is None:
             remote = ray.remote(Renderer).options(num_cpus=0, num_gpus=1 if self.use_gpu else 0)
-            device = None if self.use_gpu else "cpu"  # Ray hides no GPU from an actor that asked for none
+            device = None if self.use_gpu else "cpu"  # an actor that asks for no GPU still sees them all
             self.actor = remote.remote(self.task.foundation, DTYPES[self.task.config.dtype], device)
         reference = self.actor.render.remote(
             self.run, step, tensors, self.prompts, self.bucket, self.task.config.seed, self.metadata
@@ -125,7 +129,7 @@ class Rendering:
         self.pending[reference] = step, self.actor
 
     def ready(self) -> list[tuple[int, list[str]]]:
-        """(step, keys) of what was rendered since the last call."""
+        """Returns (step, keys) of each rendering that finished since the last call."""
         import ray
 
         if not self.pending:
@@ -134,7 +138,7 @@ class Rendering:
         return self._rendered(done)
 
     def rest(self) -> list[tuple[int, list[str]]]:
-        """Waits for everything that was submitted."""
+        """Wait for all submitted samples. Returns (step, keys) of each."""
         return self._rendered(list(self.pending))
 
     def _rendered(self, references: Sequence[Any]) -> list[tuple[int, list[str]]]:
@@ -148,12 +152,12 @@ class Rendering:
                     rendered.append(ray.get(reference))
                 except ray.exceptions.ActorDiedError:
                     if self.actor is actor:
-                        self.actor = None  # the next sample has a new one
+                        self.actor = None  # the next sample starts a new actor
                     raise
         return rendered
 
     def final(self, finished: Any) -> list[str]:
-        """Samples of the last step; returns their keys, none where there are no samples."""
+        """Render samples of the last step. Returns their keys; empty if rendering failed."""
         step, keys = finished.position["step"], []
         with harmless(f"no samples of step {step}"):
             keys = self._final(step, finished.folder)

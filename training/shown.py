@@ -1,4 +1,4 @@
-"""What is only looked at: losses on the screen, samples, TensorBoard. It must not end a training, nor keep it unpublished."""
+"""Keeps errors of display work (screen, samples, TensorBoard) from stopping a training or publication."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def harmless(lost: str) -> Iterator[None]:
-    """Whatever fails within the block is one line in the log, and the block's end.
+    """Log any exception of the block in one line, and end the block.
 
     Args:
-        lost: what there is not because of it: "no samples of step 40".
+        lost: what is missing because of it, such as "no samples of step 40".
     """
     try:
         yield

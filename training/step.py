@@ -1,11 +1,11 @@
-"""One dual-path training step (arXiv 2310.08465), pure: samples and draws in, losses out. And those of the baselines.
+"""One dual-path training step (arXiv 2310.08465) or baseline step: samples and draws in, losses out.
 
-Spatial path: one frame of the clip, temporal layers and temporal LoRA off; teaches the spatial LoRA appearance.
-Temporal path: the whole clip, the same spatial LoRA on but without gradient, temporal LoRA on; teaches motion,
-under the debiased loss, or its successor (losses.py). Both share noise and timestep. Their sum is one loss with one backward: the spatial LoRA
-gets its gradient from the first alone, the temporal one from the second alone.
+Spatial path: one frame of the clip, temporal layers and temporal LoRA off; the spatial LoRA learns
+appearance. Temporal path: the whole clip, the same spatial LoRA on but without gradient, temporal LoRA
+on; it learns motion with the debiased loss or `preserving` (losses.py). Both paths share noise and
+timestep. Their sum is one loss with one backward: each LoRA gets its gradient from its own path only.
 
-Every sample has its own spatial and temporal slot of the bank, so the samples of one forward may belong to
+Each sample has its own spatial and temporal slot of the bank, so the samples of one forward may belong to
 several clips, and to several concepts.
 
 Shapes: B samples, C channels, F latent frames, H W latent height and width, L D text.
@@ -29,7 +29,7 @@ from training.losses import debiased, mse, preserving, temporal_loss
 
 
 class TrainingClip(Protocol):
-    """What a step needs of a clip (`datasets.latents.CachedClip` is one)."""
+    """The clip data that a step needs (`datasets.latents.CachedClip` has it)."""
 
     @property
     def latents_CFHW(self) -> Tensor: ...
@@ -38,7 +38,7 @@ class TrainingClip(Protocol):
     @property
     def text_LD(self) -> Tensor: ...
     @property
-    def empty_text_LD(self) -> Tensor: ...  # of an empty caption
+    def empty_text_LD(self) -> Tensor: ...  # embedding of an empty caption
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class OwnSettings:
-    """What each sample of a forward has of its own, where several concepts share it; float64 [B], on the CPU."""
+    """Per-sample settings of a forward that several concepts share; float64 [B], on the CPU."""
 
     beta_B: Tensor
     debias_B: Tensor  # 1; 0 leaves the debiased term of the temporal loss out (method no-debias)
@@ -71,51 +71,51 @@ class OwnSettings:
         )
 
     def pick(self, samples: Sequence[int]) -> OwnSettings:
-        """Those of some of the samples."""
+        """The settings of some of the samples."""
         index = torch.tensor(samples, dtype=torch.long)
         return OwnSettings(self.beta_B[index], self.debias_B[index])
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The inputs of one pass, N of them; `sample` says which sample of the step each belongs to."""
+    """The N inputs of one pass; `sample` is the index of the step's sample that each belongs to."""
 
     sample: tuple[int, ...]
     x0: Tensor  # [N, C, F, H, W], F = 1 in the spatial pass
     noise: Tensor
-    level_N: Tensor  # [0, 1): noise level, as a fraction of the schedule
+    level_N: Tensor  # noise level, as a fraction of the schedule in [0, 1)
     text_NLD: Tensor
     spatial_slots: tuple[int, ...]  # 0: the clip's appearance is off
     temporal_slots: tuple[int, ...]
-    seeds: tuple[int, ...]  # of dropout
+    seeds: tuple[int, ...]  # dropout seeds
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The samples of one step, collated on the device. A pass that no sample takes part in is None."""
+    """The samples of one step, collated on the device. A pass without samples is None."""
 
-    size: int  # samples
-    frames: Rows | None  # of the spatial pass, one or several a sample
-    clips: Rows | None  # of the temporal pass, at most one a sample
-    anchor_N: Tensor  # of each row of `clips`
-    own: OwnSettings | None = None  # None: the settings of the step hold for every sample
+    size: int  # number of samples
+    frames: Rows | None  # spatial pass: one or more rows per sample
+    clips: Rows | None  # temporal pass: at most one row per sample
+    anchor_N: Tensor  # anchor frame of each row of `clips`
+    own: OwnSettings | None = None  # None: the step's settings apply to every sample
 
 
 @dataclass(frozen=True)
 class DualLoss:
-    """Losses of each sample, float32 [B]. A loss is 0 for a sample that does not take part in its pass."""
+    """Losses of each sample, float32 [B]. A sample without a row in a pass has loss 0 there."""
 
     spatial_B: Tensor
     temporal_B: Tensor
 
     @property
     def total(self) -> Tensor:
-        """The scalar to go backward from when all samples belong to one concept."""
+        """The scalar loss for the backward pass when all samples belong to one concept."""
         return (self.spatial_B + self.temporal_B).mean()
 
 
 def collate(samples: Sequence[Sample], device: torch.device | str, own: OwnSettings | None = None) -> Batch:
-    """The batch of these samples. All clips must have one latent shape."""
+    """Collate samples into a batch. All clips must have the same latent shape."""
     frames = [(i, s, frame) for i, s in enumerate(samples) for frame in s.draw.frames]
     clips = [(i, s) for i, s in enumerate(samples) if s.draw.temporal]
 
@@ -155,22 +155,22 @@ def collate(samples: Sequence[Sample], device: torch.device | str, own: OwnSetti
 
 
 def dual_path_losses(foundation: Foundation, batch: Batch, config: TrainConfig) -> DualLoss:
-    """L_s and L_t of every sample of the batch.
+    """Compute L_s and L_t of every sample of the batch.
 
     Args:
-        config: `method`, `beta`, `appearance_preservation` and `dropout` are used. The samples of one forward share them,
-            but for those that `batch.own` gives each of its own.
+        config: `method`, `beta`, `appearance_preservation` and `dropout` are used. All samples share
+            them, except for the per-sample settings of `batch.own`.
     """
     return DualLoss(_spatial(foundation, batch, config), _temporal(foundation, batch, config))
 
 
 def _mix(slots: Sequence[int], device: torch.device, frozen: bool = False) -> Mix | None:
-    """None where every slot is empty: no layer need be asked for nothing."""
+    """The mix of these slots; None if all are slot 0, so that no layer does useless work."""
     return Mix.of([[slot] for slot in slots], device=device, frozen=frozen) if any(slots) else None
 
 
 def _spatial(foundation: Foundation, batch: Batch, config: TrainConfig) -> Tensor:
-    """The mean loss of each sample's frames."""
+    """Mean loss over each sample's frames."""
     rows = batch.frames
     losses_B = torch.zeros(batch.size, device=foundation.device)
     if rows is None:
@@ -186,15 +186,13 @@ def _spatial(foundation: Foundation, batch: Batch, config: TrainConfig) -> Tenso
 
 
 def _temporal(foundation: Foundation, batch: Batch, config: TrainConfig) -> Tensor:
-    """The temporal loss of each sample; of the baselines that train one pass alone, the plain one."""
+    """Temporal loss of each sample; plain MSE for the baselines that train one pass alone."""
     rows = batch.clips
     losses_B = torch.zeros(batch.size, device=foundation.device)
     if rows is None:
         return losses_B
     device, together = foundation.device, config.method == "coupled"
-    if (
-        config.method == "full"
-    ):  # what learns is no LoRA: it has no dropout, which would thin the layer itself
+    if config.method == "full":  # no dropout: there is no LoRA, so it would drop outputs of the layer itself
         routing = Routing(temporal=_mix(rows.temporal_slots, device))
     else:
         routing = Routing(
@@ -228,7 +226,7 @@ def _index(rows: Rows, like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Noised:
-    """What the model is asked in one pass, and what it should answer."""
+    """The model's inputs in one pass, and the target of its prediction."""
 
     x_t: Tensor
     t_N: Tensor
@@ -237,9 +235,10 @@ class _Noised:
 
 
 def _noised(foundation: Foundation, rows: Rows, frozen: bool = False) -> _Noised:
-    """
+    """Noise the rows and compute their targets.
+
     Args:
-        frozen: the appearance tokens are used without giving them a gradient.
+        frozen: use the appearance tokens without a gradient.
     """
     assert foundation.bank is not None
     text_NLD = foundation.bank.with_tokens(rows.text_NLD, rows.spatial_slots)
@@ -251,12 +250,12 @@ def _noised(foundation: Foundation, rows: Rows, frozen: bool = False) -> _Noised
 
 
 def _answer(foundation: Foundation, asked: _Noised, routing: Routing) -> Tensor:
-    """What the model predicts with these adapters."""
+    """The model's prediction with these adapters."""
     return foundation.predict(asked.x_t, asked.t_N, asked.text_NLD, routing)
 
 
 class DualStep(nn.Module):
-    """`dual_path_losses` as a module over the denoiser and its trainable bank: what a DeepSpeed engine wraps.
+    """`dual_path_losses` as a module over the denoiser and its trainable bank, for a DeepSpeed engine.
 
     Returns (spatial_B, temporal_B).
     """
@@ -267,7 +266,7 @@ class DualStep(nn.Module):
         assert foundation.bank.trainable, "the bank must be trainable"
         self.denoiser = foundation.denoiser
         self.bank = foundation.bank
-        self._foundation = [foundation]  # in a list: the foundation is no submodule
+        self._foundation = [foundation]  # in a list, so that it is not registered as a submodule
         self.config = config
 
     @property

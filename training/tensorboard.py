@@ -1,6 +1,6 @@
-"""A run's TensorBoard: losses of both paths, learning rate, step time, contact sheets of the samples.
+"""Writes a run's TensorBoard: losses of both paths, learning rate, step time, contact sheets of the samples.
 
-Events are written locally and copied whole to `<run>/tensorboard/`, in a folder or in S3:
+Event files are written locally and copied as a whole to `<run>/tensorboard/`, in a folder or in S3:
 
     tensorboard --logdir runs/orbit/tensorboard
 """
@@ -28,7 +28,7 @@ SCALARS = {
 
 
 class TensorBoard:
-    """Context manager; a continued run adds a file that takes over from its first step on."""
+    """Context manager. A continued run adds a file that replaces events from its first step on."""
 
     def __init__(self, run: Storage) -> None:
         self.run = run
@@ -54,7 +54,7 @@ class TensorBoard:
         return self.writer
 
     def stepped(self, report: Mapping[str, Any]) -> None:
-        """The scalars of a step."""
+        """Write the scalars of a step."""
         writer = self._at(report["step"])
         for tag, key in SCALARS.items():
             writer.add_scalar(tag, report[key], report["step"])
@@ -63,7 +63,7 @@ class TensorBoard:
             self._upload()
 
     def sampled(self, step: int, keys: Sequence[str]) -> None:
-        """The contact sheet (the last key) as an image."""
+        """Write the contact sheet (the last key) as an image."""
         import numpy as np
         from PIL import Image
 

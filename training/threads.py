@@ -8,13 +8,14 @@ SMALL = 20_000_000  # parameters of a denoiser; the embedded one has 7.5 million
 
 
 def threads_for(parameters: int, workers: int) -> int:
-    """torch threads of each of so many workers on this node: its share of the cores, and one for a small model.
+    """Number of torch threads per worker: an equal share of the node's cores, or one for a small model.
 
-    A step of the embedded model takes twice as long with two threads, which wait for one another at each of many small
-    products, as with one (docs/benchmarks.md, "Memory that is freed and kept").
+    A step of the embedded model takes twice as long with two threads as with one: the threads
+    synchronise at each of many small products (docs/benchmarks.md, "Memory that is freed and kept").
 
     Args:
-        parameters: of the denoiser.
+        parameters: number of parameters of the denoiser.
+        workers: number of workers on this node.
     """
     if parameters < SMALL:
         return 1

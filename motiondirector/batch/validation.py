@@ -103,7 +103,7 @@ class Evaluation:
                 on_progress,
                 samples=True,
                 base_store=Store(Path(self._base.name)),
-                **subject.facts(),
+                **subject.facts(exam.notes),
             )
 
     def _foundation(self, source: str | None) -> Foundation:

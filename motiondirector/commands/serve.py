@@ -52,6 +52,7 @@ def serve(
     MOTIONDIRECTOR_API_KEY) it listens on loopback only. MOTIONDIRECTOR_WEBHOOK_SECRET (whsec_...) signs webhooks. Ctrl-C stops it; jobs that have not finished go on at the
     next start with the same --data-dir.
     """
+    from motiondirector.api.serve import absolute
     from motiondirector.api.serve import serve as served
     from serving.keys import read_api_keys, read_webhook_secret
 
@@ -62,6 +63,7 @@ def serve(
         webhook_secret=read_webhook_secret(),
     )
     check_database(chosen)
+    check_registry(absolute(registry))
 
     def loading() -> None:
         # after Ray has set its own: `kill` ends it as cleanly as Ctrl-C, also when started in the background
@@ -89,6 +91,18 @@ def greeting(server: Server) -> str:
   motiondirector generate --server {url} --prompt "a red square on a gray background" --seed 7 -o out.mp4
 
 Ctrl-C stops it."""
+
+
+def check_registry(uri: str) -> None:
+    """Warn when the registry's folder does not exist (yet)."""
+    from infra.registry import open_registry
+
+    if not (opened := open_registry(uri)).storage.root_exists():
+        typer.echo(
+            f"--registry {opened.uri} does not exist; until it does, requests for concepts are answered with 503 "
+            "(publishing a concept makes it).",
+            err=True,
+        )
 
 
 def check_database(settings: ServeConfig) -> None:

@@ -1,2 +1,5 @@
-"""`make demo`: the main job end to end on the embedded foundation, with everything started and stopped by itself.
-`make demo-batch`: many concepts on a cluster of local nodes, while things go wrong."""
+"""The demos, which start and stop everything they need.
+
+`make demo`: the main workflow end to end on the embedded foundation.
+`make demo-batch`: many concepts on a cluster of local nodes, with injected faults.
+"""

@@ -1,8 +1,9 @@
-"""The demo of a batch: many concepts on lanes of a Ray cluster, while things go wrong, and what is there at the end.
+"""The batch demo: many concepts on lanes of a Ray cluster, with injected faults, and a check of the result.
 
-The batch is the command a user would type, on a cluster of local nodes with clips and registry in S3. A node is killed
-while its lane trains, a clip was damaged where it is stored, and one concept is added by a second command. The demo sees
-nothing but what anyone can: the batch's records and the registry.
+It runs the batch with the command that a user would type, on a cluster of local nodes with clips and
+registry in S3. A node is killed while its lane trains, a stored clip is damaged, and one concept is
+added by a second command. The demo reads only what any user can read: the batch's records and the
+registry.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ from training.batch.record import Record
 from training.batch.state import open_batch
 from training.batch.validation import validations
 
-NODES = 2  # with a lane each
+NODES = 2  # with one lane each
 BATCH = "demo"  # the batch's name
 LOOK_S = 1.0
-REST_S = 30.0  # until Ray has seen that the lanes are gone
-FAILED = 1  # what `train-batch` ends with where a concept failed
+REST_S = 30.0  # time for Ray to notice that the lanes are gone
+FAILED = 1  # exit code of `train-batch` if a concept failed
 
 
 @dataclass
@@ -47,10 +48,10 @@ class BatchDemo(Stage):
     """Runs the stages and collects the report.
 
     Args:
-        out: folder of everything the demo leaves behind.
-        concepts: how many there are that can be trained; a damaged one comes on top.
-        foundation: None for the embedded one.
-        steps: training steps of each.
+        out: folder for all outputs of the demo.
+        concepts: number of trainable concepts; a damaged one is added.
+        foundation: None: the embedded one.
+        steps: training steps of each concept.
         interval: steps between checkpoints.
     """
 
@@ -65,9 +66,9 @@ class BatchDemo(Stage):
     rows: list[Row] = field(default_factory=list)
 
     def run(self) -> dict[str, Any]:
-        """All stages; returns the report, which is also `report.json` and `index.html` in the folder.
+        """Run all stages. Returns the report and writes it to `report.json` and `index.html` in the folder.
 
-        What is not as it should be at the end is in its `faults`. Raises UserError where there is no end to look at.
+        Deviations from the expected result are in its `faults`. Raises UserError if the batch does not end.
         """
         began = datetime.now(UTC)
         prepare(self.out, "evaluations")
@@ -106,7 +107,7 @@ class BatchDemo(Stage):
     # --- stages ------------------------------------------------------------------------------------------------
 
     def ingest(self, members: Sequence[Member], data: str) -> Sequence[str]:
-        """Clips into the Parquet set, and one of them damaged afterwards; returns the ids of that concept's clips."""
+        """Ingest the clips to the Parquet set, then damage one concept's. Returns the damaged clips' ids."""
         manifest = render(members, self.out / "clips")
         self.command(
             *("ingest", str(manifest), "--windows", "1", "--to", data, *self.model(), "--json"), quiet=True
@@ -118,7 +119,7 @@ class BatchDemo(Stage):
     def train(
         self, members: Sequence[Member], data: str, registry: Registry, nodes: LocalNodes
     ) -> tuple[Watch, list[int]]:
-        """The batch to its end, with a node's death and a latecomer; also the exit codes of both commands."""
+        """Run the batch; kill a node and add a late concept meanwhile. Returns also both exit codes."""
         in_time = [one for one in members if one.part != "late"]
         manifest = write_batch(in_time, data, self.out / "concepts.jsonl")
         command = (
@@ -137,7 +138,7 @@ class BatchDemo(Stage):
             (late,) = (one.name for one in members if one.part == "late")
             watch.say(f"{late} is added to the manifest, and the manifest given again")
             write_batch(members, data, manifest)
-            # One command's validation is enough for all that is published.
+            # The first command validates everything that is published.
             log = self.out / "logs" / "train-batch-again.log"
             second = stack.enter_context(self.beside(log, *command, "--no-evaluate"))
             while None in (first.poll(), second.poll()):
@@ -146,7 +147,7 @@ class BatchDemo(Stage):
         return watch, [first.returncode, second.returncode]
 
     def leftovers(self, records: Sequence[Record], nodes: LocalNodes, ended: Sequence[int]) -> list[str]:
-        """What the commands left undone or running."""
+        """Faults for everything that the commands left undone or running."""
         faults = [
             f"`train-batch` ended with {code} (see {self.out}/logs); {FAILED} says that a concept failed."
             for code in ended
@@ -159,7 +160,7 @@ class BatchDemo(Stage):
         return faults + ([f"these still run on the cluster: {', '.join(alive)}."] if alive else [])
 
     def keep(self, registry: Registry) -> None:
-        """What outlives the S3 server: the registry with the batch's records and logs, and each version's evaluation."""
+        """Copy from S3 to the folder: the registry with records and logs, and each version's evaluation."""
         kept = open_registry(self.out / "registry")
         copy(registry.storage, kept.storage)
         for row in self.rows:
@@ -167,7 +168,7 @@ class BatchDemo(Stage):
                 get_files(kept.storage, told["evaluation"][FILES], self.out / "evaluations" / row.concept)
 
     def tell(self, text: str) -> None:
-        """A line of progress."""
+        """Print a line of progress."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -178,7 +179,7 @@ def look_until(
     log: Path,
     otherwise: str,
 ) -> None:
-    """Look until something is true. UserError, with the end of the log, when the child ended before."""
+    """Poll until a condition holds. Raises SystemFailure, with the log's end, if the child ends before."""
     while not true(watch()):
         if child.poll() is not None:
             raise SystemFailure(f"{otherwise}. The end of {log}:\n{log.read_text()[-2000:]}")
@@ -186,6 +187,6 @@ def look_until(
 
 
 def copy(source: Storage, target: Storage) -> None:
-    """Every object under its key."""
+    """Copy every object under its key."""
     for info in source.list():
         target.put(info.key, source.get(info.key))

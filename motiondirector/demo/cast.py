@@ -1,4 +1,4 @@
-"""The two concepts that the demo teaches, and what it asks of them."""
+"""The two concepts that the demo trains, with their prompts."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from infra.errors import UserError
 
 @dataclass(frozen=True)
 class Taught:
-    """One concept of the demo: a novel motion of the sprite world, and what it is given to.
+    """One concept of the demo: a novel motion of the sprite world and its prompts.
 
-    `references` clips of it are rendered. `comparable`: `--coupled` trains its coupled baseline as well, one LoRA for look and
-    motion together. `steps`: fewer than the foundation recommends, which is for any motion: this one is learned sooner.
+    Args:
+        references: number of reference clips to render.
+        steps: training steps. Fewer than the foundation recommends for any motion, because this one is
+            learned sooner.
+        comparable: whether `--coupled` also trains the coupled baseline, one LoRA for appearance and
+            motion together.
     """
 
     name: str
@@ -56,7 +60,7 @@ CONCEPTS = (
 
 
 def chosen(names: Sequence[str] | None) -> tuple[Taught, ...]:
-    """The concepts of these names, in their own order; all without any. UserError for one that is not there."""
+    """The concepts with these names, in the order of CONCEPTS; default: all. Raises UserError if unknown."""
     known = {concept.name for concept in CONCEPTS}
     if unknown := [name for name in names or () if name not in known]:
         raise UserError(f"the demo has no concept {unknown[0]!r}; choose among {', '.join(sorted(known))}.")

@@ -1,6 +1,6 @@
-"""The concepts of the batch demo: novel motions of the sprite world in appearances the foundation knows.
+"""The concepts of the batch demo: novel motions of the sprite world in appearances that the foundation knows.
 
-One of them will have a clip that is damaged where it is stored, and one comes late.
+One of them gets a damaged stored clip, and one is added late.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from infra.storage import open_storage
 
 Part = Literal["good", "late", "damaged"]
 FRAMES, SIZE, FPS = 8, 64, 8.0
-DAMAGED = 2  # its place in the manifest: early, so that it is met in a pack of others
+DAMAGED = 2  # the damaged concept's place in the manifest: early, so that it joins a pack with others
 
 
 @dataclass(frozen=True)
 class Member:
-    """One concept: one clip of a motion."""
+    """One concept with one clip of a motion."""
 
     motion: Motion
     scene: Scene
-    seed: int  # decides where in the frame the motion takes place
+    seed: int  # determines the motion's position in the frame
     part: Part = "good"
 
     @property
@@ -49,9 +49,10 @@ class Member:
 
 
 def crowd(good: int) -> tuple[Member, ...]:
-    """So many concepts that can be trained, the last of which is to come late, and a damaged one among them.
+    """`good` trainable concepts, the last of which is added late, and a damaged one among them.
 
-    Motions and shapes both go round; their numbers have no common divisor, so that names repeat only after all pairs.
+    Motions and shapes are both cycled through; their numbers are coprime, so names repeat only after
+    all pairs.
     """
     motions = list(NOVEL.values())
     parts: list[Part] = ["good" for _ in range(good - 1)]
@@ -64,7 +65,7 @@ def crowd(good: int) -> tuple[Member, ...]:
 
 
 def render(members: Iterable[Member], folder: Path) -> Path:
-    """Their clips, and the manifest that `motiondirector ingest` takes, which is returned."""
+    """Write the members' clips and the manifest for `motiondirector ingest`. Returns the manifest's path."""
     manifest = folder / "clips.csv"
     with manifest.open("w", newline="") as file:
         rows = csv.writer(file)
@@ -77,13 +78,13 @@ def render(members: Iterable[Member], folder: Path) -> Path:
 
 
 def write_batch(members: Iterable[Member], data: str, path: Path) -> Path:
-    """The manifest that `motiondirector train-batch` takes."""
+    """Write the manifest for `motiondirector train-batch`. Returns its path."""
     path.write_text("".join(json.dumps({"concept": one.name, "data": data}) + "\n" for one in members))
     return path
 
 
 def damage(data: str, concept: str) -> Sequence[str]:
-    """Zero the second half of a concept's stored videos, as a disk or a copy may: ingest found nothing wrong with them.
+    """Zero the second half of a concept's stored videos after ingest, as a disk or copy error may do.
 
     Returns the clips' ids.
     """

@@ -1,9 +1,8 @@
-"""Ray for the demos, on this machine: one node that all commands share, or several that can be lost as machines are: at
-once, without a word.
+"""Ray for the demos, on this machine: one node that all commands share, or several nodes that can be killed.
 
-The several are a head without CPUs, where drivers run, and nodes for the lanes. Small object stores: lanes pass nothing
-through them. Ray would start its workers at a low priority, below the drivers beside them, so that they would starve on few
-cores.
+Several nodes are a head without CPUs, for drivers, and nodes for the lanes. Object stores are small,
+because lanes do not use them. Workers run at normal priority: at Ray's default, below the drivers'
+priority, they would starve on few cores.
 """
 
 from __future__ import annotations
@@ -18,43 +17,43 @@ from infra.cluster import QUIET, python_path, ray_session, variables
 from infra.errors import Unavailable, UserError
 from infra.private_ray import private_ray
 
-STORE = 80 << 20  # bytes of a node's object store; Ray's least is 75 MB
-# Actors of Ray Train that outlive a run by minutes, holding nothing
+STORE = 80 << 20  # bytes of a node's object store; Ray's minimum is 75 MB
+# Actors of Ray Train that outlive a run by minutes, without holding resources
 RAYS_OWN = {"PlacementGroupCleaner", "_AutoscalingCoordinatorActor"}
 
 
 class LocalNodes:
-    """The nodes that live, and how to lose one."""
+    """The running nodes, and a way to kill one."""
 
     def __init__(self, cluster: Any, nodes: list[Any]) -> None:
         self._cluster, self._nodes = cluster, nodes
 
     @property
     def address(self) -> str:
-        """Of the cluster, host:port."""
+        """The cluster's address, host:port."""
         return self._cluster.address
 
     def __len__(self) -> int:
-        """Nodes beside the head."""
+        """Number of nodes beside the head."""
         return len(self._nodes)
 
     def lose(self) -> str:
-        """Kill one with all that runs there. Returns its id."""
+        """Kill a node with everything that runs there. Returns its id."""
         node = self._nodes.pop()
         self._cluster.remove_node(node, allow_graceful=False)
         return node.node_id
 
     def actors(self) -> list[str]:
-        """Class names of the actors that live: lanes, their runs, and who keeps those; not what Ray keeps for itself."""
+        """Class names of the running actors (lanes, their runs, keepers), without Ray's internal ones."""
         table = self._cluster.global_state.actor_table(None, None, "ALIVE")
         return sorted({actor["ActorClassName"] for actor in table.values()} - RAYS_OWN)
 
 
 @contextmanager
 def local_nodes(count: int, cpus: int = 1) -> Iterator[LocalNodes]:
-    """A head and so many nodes for the length of the block.
+    """Run a head and `count` nodes during the block.
 
-    Raises Unavailable where they do not come up.
+    Raises Unavailable if they do not start.
     """
     with ours(), ExitStack() as stack:
         from ray.cluster_utils import Cluster
@@ -67,7 +66,7 @@ def local_nodes(count: int, cpus: int = 1) -> Iterator[LocalNodes]:
                 nodes = [cluster.add_node(num_cpus=cpus, object_store_memory=STORE) for _ in range(count)]
         except UserError:
             raise
-        except Exception as error:  # Ray raises a plain one where a node does not come up
+        except Exception as error:  # Ray raises a plain Exception if a node does not start
             raise Unavailable(
                 f"Ray's nodes do not come up on this machine ({' '.join(str(error).split())[:300]}); Ray gives each half a "
                 "minute, its agents 15 s, so let nothing else use the cores, and see `motiondirector doctor`.",
@@ -78,13 +77,14 @@ def local_nodes(count: int, cpus: int = 1) -> Iterator[LocalNodes]:
 
 @contextmanager
 def one_node(cpus: int, environment: Mapping[str, str]) -> Iterator[None]:
-    """A Ray with so many CPUs and this machine's GPUs for the length of the block; children of this process use it, as
-    RAY_ADDRESS says.
+    """Run Ray with this number of CPUs and the machine's GPUs during the block.
+
+    Child processes of this process use it, through RAY_ADDRESS.
 
     Args:
-        environment: more variables, of its processes and of those children.
+        environment: additional variables for its processes and those children.
 
-    Raises Unavailable where it does not come up.
+    Raises Unavailable if it does not start.
     """
     with ours(environment), ray_session("local", num_cpus=cpus) as cluster:
         before = os.environ.get("RAY_ADDRESS")
@@ -100,9 +100,9 @@ def one_node(cpus: int, environment: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def ours(environment: Mapping[str, str] | None = None) -> Iterator[None]:
-    """The environment of a Ray that nobody gets into without the token, which children of this process have as RAY_AUTH_TOKEN.
+    """Sets the environment of a Ray that requires a token, which child processes get as RAY_AUTH_TOKEN.
 
-    Ray reads that when it is first imported, so this comes before.
+    Ray reads the token when it is first imported, so enter this block before.
     """
     wanted = {
         **QUIET,

@@ -1,4 +1,4 @@
-"""The demos' reports as pages: what went in, what came out, how long each stage took."""
+"""The demos' reports as HTML pages: inputs, results, and the time of each stage."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEMPLATES = Path(__file__).resolve().parent
 
 
 def about_concept(concept: Taught, version: Version, seconds: float, folder: Path) -> dict[str, Any]:
-    """What the report says of a trained concept. `seconds`: from the training's start until it had published."""
+    """The report's entry for a trained concept. `seconds`: from the training's start to its publication."""
     references = sorted((folder / "references").glob(f"{concept.name}-*.mp4"))
     return {
         "name": concept.name,
@@ -39,7 +39,7 @@ def about_concept(concept: Taught, version: Version, seconds: float, folder: Pat
 
 
 def about_clip(row: dict[str, Any]) -> dict[str, Any]:
-    """What the report says of one ingested clip."""
+    """The report's entry for one ingested clip."""
     return {
         "source": Path(row["source"]).name,
         "concept": row["concept"],
@@ -53,9 +53,9 @@ NAMES = {"base": "base model", "ours": "ours", "coupled": "coupled LoRA (look an
 
 
 def write_page(report: dict[str, Any], folder: Path) -> Path:
-    """`index.html` and the contact sheets beside the report's videos. The page needs no network.
+    """Write `index.html` and the contact sheets beside the report's videos. The page needs no network.
 
-    Where the tracker finds the sprite, its measured way is drawn over the frames.
+    If the tracker finds the sprite, its measured path is drawn over the frames.
     """
     strips: dict[str, str] = {}
 
@@ -80,7 +80,7 @@ def write_page(report: dict[str, Any], folder: Path) -> Path:
 
 
 def write_batch_page(report: dict[str, Any], folder: Path) -> Path:
-    """`index.html` of the batch demo: a row a concept, its clip and a sample of what was learned as strips of frames."""
+    """Write the batch demo's `index.html`: a row per concept with strips of its clip and of a sample."""
 
     def strip(file: Path) -> str | None:
         return strip_uri(traced(decode(file).frames_FHWC), height=48) if file.is_file() else None
@@ -92,7 +92,7 @@ def write_batch_page(report: dict[str, Any], folder: Path) -> Path:
 
 
 def _write(template: str, report: dict[str, Any], folder: Path, **shown: Any) -> Path:
-    """`index.html`, from what the page needs beside the report."""
+    """Render `index.html` from the report and `shown`."""
     total = sum(stage["seconds"] for stage in report["stages"]) or 1.0
     target = folder / "index.html"
     target.write_text(

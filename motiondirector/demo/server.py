@@ -1,4 +1,4 @@
-"""The service of a demo, from the moment it is started."""
+"""A demo's service process, and how to wait until it is ready."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOOK_S = 0.2
 
 @dataclass
 class Server:
-    """Its process and what it says."""
+    """The service's process, URL and log."""
 
     url: str
     child: subprocess.Popen[Any]
@@ -26,7 +26,7 @@ class Server:
     _ready: bool = False
 
     def ready(self) -> bool:
-        """Whether /readyz has answered. UserError with the end of the log when the server has died."""
+        """Whether /readyz has answered. Raises UserError, with the end of the log, if the server has died."""
         if self.child.poll() is not None:
             raise self._failed("the server has ended")
         if not self._ready:
@@ -35,7 +35,7 @@ class Server:
         return self._ready
 
     def until_ready(self, patience: float = 300.0) -> None:
-        """Wait for it. UserError with the end of the log when it dies or takes too long."""
+        """Wait until ready. Raises UserError, with the log's end, if the server dies or takes too long."""
         deadline = time.monotonic() + patience
         while not self.ready():
             if time.monotonic() > deadline:

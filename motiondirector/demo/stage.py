@@ -1,4 +1,4 @@
-"""What a demo stands on: commands run as a user would type them, stages with their times, nothing left running."""
+"""Common parts of the demos: run commands as a user would type them, time stages, leave nothing running."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Stage:
-    """Mixed into a demo, which is a dataclass with these fields."""
+    """Mixin for a demo, which is a dataclass with these fields."""
 
     foundation: str | None
     console: Console
@@ -34,7 +34,7 @@ class Stage:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[dict[str, Any]]:
-        """Time a stage and say that it is on."""
+        """Announce and time a stage."""
         self.console.rule(f"[bold]{name}", align="left", style="dim")
         timing: dict[str, Any] = {"name": name}
         began = time.monotonic()
@@ -43,7 +43,7 @@ class Stage:
         self.stages.append(timing)
 
     def facts(self, *packages: str) -> dict[str, Any]:
-        """What every report says: on what it ran, what was done, and how long each stage took."""
+        """The facts of every report: hardware, versions, commands, and the time of each stage."""
         return {
             "hardware": f"{os.cpu_count()} CPU cores ({platform.machine()})",
             "versions": {name: version(name) for name in packages},
@@ -52,20 +52,20 @@ class Stage:
         }
 
     def model(self) -> list[str]:
-        """The option that names the foundation; nothing for the embedded one."""
+        """The command-line option for the foundation; empty for the embedded one."""
         return ["--foundation", self.foundation] if self.foundation else []
 
     def say(self, *arguments: str) -> list[str]:
-        """Show the command as a user would type it, and return it as this Python runs it."""
+        """Show a command as a user would type it, and return it as arguments for this Python."""
         shown = shlex.join(["motiondirector", *arguments]).replace(f"{ROOT}/", "")
         self.commands.append(shown)
         self.console.print(f"$ {escape(shown)}", style="cyan", highlight=False, soft_wrap=True)
         return [sys.executable, "-m", "motiondirector", *arguments]
 
     def command(self, *arguments: str, quiet: bool = False) -> str:
-        """Run a command to its end; its standard output when `quiet`. UserError when it fails."""
+        """Run a command to its end. Returns its standard output if `quiet`. Raises UserError if it fails."""
         command = self.say(*arguments)
-        # In a session of its own a child gets Ctrl-C from here alone, once, and can end in its own way.
+        # In a new session, the child gets Ctrl-C only from here, once, and can shut down in order.
         child = subprocess.Popen(
             command,
             stdout=subprocess.PIPE if quiet else None,
@@ -86,7 +86,7 @@ class Stage:
 
     @contextmanager
     def beside(self, log: Path | None, *arguments: str) -> Iterator[subprocess.Popen[Any]]:
-        """A command that runs beside the block, which it does not outlive; what it says goes to a file, or is shown here."""
+        """Run a command during the block, then end it. Its output goes to `log` or to the terminal."""
         command = self.say(*arguments)
         with log.open("w") if log else nullcontext() as file:
             child = subprocess.Popen(
@@ -100,7 +100,7 @@ class Stage:
 
 @contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does: through every `finally`."""
+    """Makes SIGTERM end the block like Ctrl-C, so that every `finally` runs."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -113,7 +113,10 @@ def terminated_as_interrupted() -> Iterator[None]:
 
 
 def prepare(out: Path, *folders: str) -> None:
-    """An empty folder for this run, with these in it. Only what a former demo made is removed. Raises UserError."""
+    """Create an empty folder for this run with these subfolders. Raises UserError.
+
+    Removes an existing folder only if a previous demo made it.
+    """
     try:
         if out.exists() and any(out.iterdir()) and not (out / ".demo").exists():
             raise UserError(f"{out} holds something that no demo made; give another --out.")
@@ -126,12 +129,12 @@ def prepare(out: Path, *folders: str) -> None:
 
 
 def heed_interrupts() -> None:
-    """In a child before it starts: under nohup or a shell's `&` SIGINT is ignored, and children inherit that."""
+    """Reset SIGINT in a child before it starts: under nohup or `&` it would inherit that it is ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def end(child: subprocess.Popen[Any], patience: float = 45.0) -> None:
-    """Ask a child to stop as Ctrl-C would; after `patience` seconds, insist, with all it started."""
+    """Send SIGINT to a child; after `patience` seconds kill its whole process group."""
     if child.poll() is not None:
         return
     child.send_signal(signal.SIGINT)

@@ -1,8 +1,9 @@
-"""The demo's stages, in the order in which a motion is made: clips, Parquet on S3, training, registry, service, videos.
+"""The demo's stages from clips to videos: clips, Parquet on S3, training, registry, service, videos.
 
-Every stage is the command a user would type, run as a child process against an S3 server on loopback and one Ray; what the
-commands say of themselves (`--json`, the registry, the API) becomes the report. The first motion is trained while the
-service starts, the next ones while the first is shown. Whatever happens, children and servers are gone when it ends.
+Every stage runs the command that a user would type as a child process, with an S3 server on loopback
+and one Ray. The report consists of the commands' outputs (`--json`, the registry, the API). The first
+motion trains while the service starts, the next ones while videos of the first are made. All children
+and servers are ended at the end in any case.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from motiondirector.demo.cast import Taught
 
 LOOK_S = 0.2
-REAL = "real"  # the concept of the clips that the repository ships
+REAL = "real"  # the concept of the real clips in the repository
 
 
 @dataclass
@@ -45,12 +46,14 @@ class Demo(Stage):
     """Runs the stages and collects the report.
 
     Args:
-        out: folder of everything the demo leaves behind.
-        concepts: what is taught.
-        foundation: None for the embedded one.
-        steps: training steps; None takes each concept's own on the embedded foundation, else the recommendation.
+        out: folder for all outputs of the demo.
+        concepts: the concepts to train.
+        foundation: None: the embedded one.
+        steps: training steps; None: those of each concept on the embedded foundation, else the
+            recommendation.
         workers: data-parallel workers of a training.
-        coupled: whether the usual way to fine-tune, one LoRA for look and motion together, is trained as well, to compare with.
+        coupled: whether to also train the usual fine-tuning for comparison: one LoRA for appearance and
+            motion.
     """
 
     out: Path
@@ -65,7 +68,7 @@ class Demo(Stage):
     first_picture: dict[str, Any] | None = None
 
     def run(self) -> dict[str, Any]:
-        """All stages; returns the report, which is also `report.json` and `index.html` in the folder."""
+        """Run all stages. Returns the report and writes it as `report.json` and `index.html`."""
         began = datetime.now(UTC)
         prepare(self.out, "videos", "sheets", "references")
         trained: dict[str, Version] = {}
@@ -76,13 +79,13 @@ class Demo(Stage):
                 s3 = stack.enter_context(LoopbackS3("demo"))
                 stack.enter_context(s3.exported())
                 stack.enter_context(one_node(self.cpus, self.environment()))
-                stack.enter_context(terminated_as_interrupted())  # Ray has set a handler of its own
+                stack.enter_context(terminated_as_interrupted())  # Ray has replaced the handler
             data, registry = f"{s3.uri}/clips", f"{s3.uri}/registry"
             with self.stage("clips to Parquet"):
                 ingested = self.ingest(data)
             planned = self.trainings(data, registry, f"{s3.uri}/runs")
             trainings = stack.enter_context(Trainings(planned, self.beside, self.room))
-            trainings.begin(1)  # before the service: the first picture waits for both
+            trainings.begin(1)  # before the service: the first video needs both
             server = stack.enter_context(self.server(registry))
             seconds: dict[str, float] = {}
             for concept in self.concepts:
@@ -124,27 +127,34 @@ class Demo(Stage):
 
     @property
     def compared(self) -> tuple[Taught, ...]:
-        """The concepts that a coupled baseline is trained of as well."""
+        """The concepts for which a coupled baseline is also trained."""
         return tuple(concept for concept in self.concepts if self.coupled and concept.comparable)
 
     @property
     def room(self) -> int:
-        """Trainings at once: a core for each worker."""
+        """Number of trainings at once: one core per worker."""
         return max(1, (os.cpu_count() or 1) // self.workers)
 
     @property
     def cpus(self) -> int:
-        """Of Ray: for the trainings at once and an engine beside them. They need not be cores; Ray counts only."""
+        """Ray's CPUs, enough for the trainings and an engine. They may exceed the cores: Ray only counts."""
         return max(os.cpu_count() or 1, self.room * self.workers + 1)
 
     def environment(self) -> dict[str, str]:
-        """Of Ray and the commands. One torch thread for each process of the embedded model: a second gains it nothing, and
-        the cores are shared. Ray Serve gives its proxy five seconds to start, too few beside a training that starts."""
+        """Environment variables of Ray and the commands.
+
+        Processes of the embedded model have one torch thread: a second brings nothing, and the cores
+        are shared. Ray Serve's default of five seconds for its proxy to start is too short while a
+        training starts.
+        """
         threads = {} if self.foundation else {"OMP_NUM_THREADS": "1"}
         return {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60", **threads}
 
     def trainings(self, data: str, registry: str, runs: str) -> list[Training]:
-        """Ray Train with DeepSpeed, to published versions; a baseline's under a name of its own. The first shows how far it is."""
+        """The `train` commands of all concepts, then of the baselines, which publish under separate names.
+
+        Only the first prints its progress; the others write logs.
+        """
         made: list[Training] = []
         methods: list[tuple[Taught, str | None]] = [(concept, None) for concept in self.concepts]
         methods += [(concept, "coupled") for concept in self.compared]
@@ -164,7 +174,7 @@ class Demo(Stage):
         return made
 
     def until_trained(self, name: str, trainings: Trainings, server: Server, registry: str) -> Version:
-        """Wait for what a training publishes; the others begin once the service is up, as there is room."""
+        """Wait for a training and return its version. Once the service is up, start others too."""
         while not trainings.ended(name):
             trainings.begin(None if server.ready() else 1)
             time.sleep(LOOK_S)
@@ -174,8 +184,10 @@ class Demo(Stage):
     # --- stages ------------------------------------------------------------------------------------------------
 
     def ingest(self, data: str) -> list[dict[str, Any]]:
-        """Rendered clips of the motions, and the repository's real ones, ordinary mp4s that are cut to the foundation's
-        size, go into one Parquet set; what became of each."""
+        """Ingest rendered clips and the repository's real mp4s into one set. Returns each clip's result.
+
+        Ingest cuts the real clips to the foundation's size.
+        """
         folders = {concept.name: self.out / "clips" / concept.name for concept in self.concepts}
         for concept in self.concepts:
             count, to = str(concept.references), str(folders[concept.name])
@@ -191,7 +203,7 @@ class Demo(Stage):
 
     @contextmanager
     def server(self, registry: str) -> Iterator[Server]:
-        """The Ray Serve application, until the block ends."""
+        """Run the Ray Serve application during the block."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -204,7 +216,7 @@ class Demo(Stage):
             yield Server(f"http://127.0.0.1:{port}", child, log)
 
     def generate(self, server: Server, concept: Taught, began: datetime) -> list[dict[str, Any]]:
-        """A concept's prompts over HTTP, the base model beside it. The very first video comes alone, the others all at once."""
+        """Make a concept's and the base model's videos over HTTP, all at once except the demo's first."""
         server.until_ready()
         wanted = [(kind, n) for n in range(len(concept.prompts)) for kind in ("ours", "base")]
         made: dict[tuple[str, int], dict[str, Any]] = {}
@@ -228,7 +240,7 @@ class Demo(Stage):
         ]
 
     def add_coupled(self, server: Server, concept: Taught, videos: list[dict[str, Any]]) -> None:
-        """The coupled baseline's videos, beside those of the same prompts."""
+        """Make the coupled baseline's videos and add them to those of the same prompts."""
         mine = [video for video in videos if video["concept"] == concept.name]
         with Client(server.url) as client, ThreadPoolExecutor(len(mine)) as pool:
             made = pool.map(lambda n: self.video(client, concept, "coupled", n), range(len(mine)))
@@ -236,7 +248,7 @@ class Demo(Stage):
                 video["beside"]["coupled"] = other["file"]
 
     def video(self, client: Client, concept: Taught, kind: str, number: int) -> dict[str, Any]:
-        """One request, its mp4 in the folder, and what the API says of it. `kind`: base, ours or coupled."""
+        """Make and store one video. Returns facts from the API. `kind`: base, ours or coupled."""
         began = time.monotonic()
         prompt, seed = concept.prompts[number], concept.seed + number
         used = {"base": "", "ours": f":{concept.name}", "coupled": f":{coupled_name(concept)}"}[kind]
@@ -264,7 +276,7 @@ class Demo(Stage):
         }
 
     def keep(self, data: str, registry: str, trained: dict[str, Version]) -> None:
-        """What outlives the S3 server: the references, and a registry in the folder with the same adapters."""
+        """Copy results from S3 to the folder: the references, and a registry with the same adapters."""
         remote, local = open_registry(registry), open_registry(self.out / "registry")
         for name, published in trained.items():
             folder = remote.pull(published, self.out / "concepts" / name)
@@ -276,12 +288,12 @@ class Demo(Stage):
 
 
 def coupled_name(concept: Taught) -> str:
-    """What its coupled baseline is published under."""
+    """The name under which a concept's coupled baseline is published."""
     return f"{concept.name}-coupled"
 
 
 def write_manifest(path: Path, folders: Mapping[str, Path]) -> Path:
-    """One list for `ingest` of the clips in these folders by concept, each with its captions.csv. Returns its path."""
+    """Write one manifest for `ingest` from folders with a captions.csv each, by concept. Returns its path."""
     with path.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(("file", "caption", "concept"))

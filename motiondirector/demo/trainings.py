@@ -1,4 +1,4 @@
-"""The demo's trainings: each the command a user would type, as many beside one another as there are cores for."""
+"""Runs the demo's trainings as commands that a user would type, in parallel on the available cores."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from infra.errors import UserError
 
 @dataclass
 class Training:
-    """One of them."""
+    """One training."""
 
-    name: str  # what it publishes
+    name: str  # the concept that it publishes
     arguments: tuple[str, ...]  # of `motiondirector`
-    log: Path | None = None  # where it says what it does; None: on the terminal
+    log: Path | None = None  # file for its output; None: the terminal
     began: datetime | None = None
     child: subprocess.Popen[Any] | None = field(default=None, repr=False)
 
 
 class Trainings:
-    """Runs them in their order. A context: what runs is ended with the block.
+    """Runs trainings in order. A context manager: running trainings are ended with the block.
 
     Args:
-        trainings: in the order they begin.
-        start: starts a command beside this process, what it says going to a file or to the terminal (`Stage.beside`).
+        trainings: in the order in which they begin.
+        start: starts a command in the background, with output to a file or the terminal (`Stage.beside`).
         room: how many run at once.
     """
 
@@ -52,7 +52,7 @@ class Trainings:
         self._stack.__exit__(*exc)
 
     def begin(self, most: int | None = None) -> None:
-        """Begin those there is room for, at most so many running at once."""
+        """Begin as many trainings as there is room for; at most `most` run at once."""
         room = self._room if most is None else min(self._room, most)
         while self._waiting and sum(self._runs(one) for one in self.all.values()) < room:
             one = self._waiting.popleft()
@@ -60,7 +60,7 @@ class Trainings:
             one.child = self._stack.enter_context(self._start(one.log, *one.arguments))
 
     def ended(self, name: str) -> bool:
-        """Whether it has published. UserError when any failed: without it the demo has no end."""
+        """Whether a training has published. Raises UserError if any failed: the demo needs all of them."""
         for one in self.all.values():
             if one.child is not None and one.child.poll():
                 told = (
@@ -73,7 +73,7 @@ class Trainings:
         return child is not None and child.returncode == 0
 
     def seconds(self, name: str, until: datetime) -> float:
-        """From its beginning on."""
+        """Seconds from the start of a training until this time."""
         began = self.all[name].began
         assert began is not None
         return round((until - began).total_seconds(), 2)

@@ -1,4 +1,4 @@
-"""What became of the batch demo's concepts, as one table, and everything about it that is not as it should be."""
+"""The results of the batch demo's concepts as one table, and all deviations from what is expected."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """One concept at the end."""
+    """The final state of one concept."""
 
     concept: str
     part: Part
-    status: str  # of its record; "absent" when the batch has none
+    status: str  # of its record; "absent" if the batch has none
     versions: tuple[str, ...]  # in the registry
-    version: str | None  # as its record says
-    lanes: tuple[str, ...]  # that had it, in turn
-    lost: int  # lanes that died with it
+    version: str | None  # in its record
+    lanes: tuple[str, ...]  # that held it, in order
+    lost: int  # number of lanes that died while holding it
     steps: int
     loss: float | None
     scores: dict[str, float]
@@ -42,7 +42,7 @@ def rows_of(
     validated: Mapping[str, Mapping[str, Any]],
     registry: Registry,
 ) -> list[Row]:
-    """A row for each. `validated` is `training.batch.validation.validations` of the records."""
+    """A row for each member. `validated` is `training.batch.validation.validations` of the records."""
     known = {record.name: record for record in records}
     rows = []
     for one in members:
@@ -73,10 +73,10 @@ def rows_of(
 
 
 def faults_of(rows: Sequence[Row], clips: Sequence[str]) -> list[str]:
-    """One sentence for each thing that is not as it should be; none when all is well.
+    """One sentence for each deviation from the expected result; empty if there is none.
 
     Args:
-        clips: ids of those that were damaged.
+        clips: ids of the damaged clips.
     """
     faults = []
     for row in rows:
@@ -110,12 +110,12 @@ def faults_of(rows: Sequence[Row], clips: Sequence[str]) -> list[str]:
 
 
 def table_of(rows: Sequence[Row]) -> Table:
-    """The one table: lanes that had a concept, one after the other where the first was lost, and its scores; below, why some have none."""
+    """The table of concepts with lanes in order and scores; its caption tells why some have no scores."""
     scores = list(dict.fromkeys(name for row in rows for name in told_first(row.scores)))
     table = Table(box=SIMPLE, pad_edge=False, caption_justify="left")
     for name in ("concept", "status", "lanes"):
         table.add_column(name, no_wrap=True)
-    for name in scores:  # whose numbers are short: their headings give way first
+    for name in scores:  # their numbers are short, so their headings may wrap first
         heading = name.removeprefix("appearance ").replace(" ", "\n")
         table.add_column(heading, justify="right", overflow="fold", min_width=5)
     for row in rows:

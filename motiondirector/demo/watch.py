@@ -1,4 +1,4 @@
-"""A batch seen from outside, by its records alone: what changed since the last look, told as it is seen."""
+"""Watches a batch from outside through its records, and reports what changed since the last look."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from training.batch.record import Record
     from training.batch.state import BatchState
 
-COUNTS_S = 10.0  # between two lines of numbers
+COUNTS_S = 10.0  # seconds between two lines of counts
 
 
 @dataclass
 class Watch:
-    """Called with nothing, again and again; `events` is all that it told: {"seconds", "text"}."""
+    """Each call reads the records and reports changes; `events` collects them: {"seconds", "text"}."""
 
     batch: BatchState
     tell: Callable[[str], None]
@@ -31,12 +31,12 @@ class Watch:
         self._counts, self._counted = "", 0.0
 
     def say(self, text: str) -> None:
-        """Something happened."""
+        """Report and collect an event."""
         self.events.append({"seconds": round(time.monotonic() - self._began, 1), "text": text})
         self.tell(text)
 
     def __call__(self) -> list[Record]:
-        """The records as they are now."""
+        """Read the records, report changes, and return the records."""
         records = self.batch.records()
         for lane in sorted({r.lease.owner for r in records if r.lease is not None} - self._lanes):
             self._lanes.add(lane)
@@ -53,7 +53,7 @@ class Watch:
         return records
 
     def _count(self, records: Sequence[Record]) -> None:
-        """How many are where, when that has changed and was not just said."""
+        """Print the number of concepts in each state, if it changed and was not printed recently."""
         states = Counter(record.status for record in records)
         steps = sum(record.checkpoint_step for record in records if not record.ended)
         told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
@@ -64,6 +64,6 @@ class Watch:
 
 
 def two_lanes_under_way(records: Sequence[Record]) -> bool:
-    """Whether two lanes train, each with a checkpoint to lose: the moment for a node to die."""
+    """Whether two lanes train concepts that have checkpoints: the moment to kill a node."""
     lanes = {r.lease.owner for r in records if r.lease is not None and r.checkpoint_step and not r.ended}
     return len(lanes) >= 2

@@ -139,6 +139,9 @@ class Benchmark:
         clips = self.ingested(concept, bars)
         folder = self.out / "concepts" / concept.name
         exam = self.judge.prepare(clips, concept.prompts, Pace(0))  # they are cut to size and rate
+        unread = [*self.judge.unread("caption", [clip.caption for clip in clips]), *exam.notes]
+        for note in unread:
+            self.note(f"{concept.title}: {note}", bars)
         configs = {
             name: local_config(self.config_values(len(clips)), "dual" if name == OURS else name, foundation)
             for name in (OURS, *self.against)
@@ -182,7 +185,7 @@ class Benchmark:
             of_the_set=concept.title,
             data_sha256=data_sha256(clips),
             clips=[clip.source_uri for clip in clips],
-            notes=[],
+            notes=unread,
         )
 
     @property

@@ -107,11 +107,11 @@ def evaluate(
         config.data,
     )
     folder = config.out or Path("runs/evaluate") / f"{version.concept}-{version.number}"
-    store, facts = Store(folder), subject.facts()
-    for note in facts["notes"]:
-        bars.say(f"note: {note}")
     judge = judge_of(config, subject.foundation, subject.bucket, opened=OPEN)
     exam = judge.prepare(subject.clips, texts.get("--prompts"), subject.pace, texts.get("--open-prompts"))
+    store, facts = Store(folder), subject.facts(exam.notes)
+    for note in facts["notes"]:
+        bars.say(f"note: {note}")
     contenders = [subject.ours, *beside(subject, names, store, bars)]
     report = judge(f"{version.ref} evaluated", exam, contenders, folder, store, bars, **facts)
     if config.publish:

@@ -43,6 +43,7 @@ class Exam:
     metrics: tuple[Metric, ...]
     sprites: bool  # whether the references are of the sprite world
     opened: OpenSet | None = None
+    notes: tuple[str, ...] = ()  # warnings about prompts longer than the text encoder reads
 
 
 def judge_of(config: JudgeConfig, foundation: Foundation, bucket: Bucket | None, **more: Any) -> Judge:
@@ -108,7 +109,14 @@ class Judge:
         if open_prompts is None and self.opened:
             open_prompts = classes([reference.caption for reference in references], sprites, self.opened)
         opened = OpenSet(tuple(open_prompts), self.open_metrics(sprites)) if open_prompts else None
-        return Exam(tuple(prompts), tuple(references), self.metrics(sprites), sprites, opened)
+        notes = self.unread("prompt", [*prompts, *(open_prompts or ())])
+        return Exam(tuple(prompts), tuple(references), self.metrics(sprites), sprites, opened, notes)
+
+    def unread(self, what: str, texts: Sequence[str]) -> tuple[str, ...]:
+        """Warnings about texts that are longer than the text encoder reads."""
+        limit = self.foundation.text_limit
+        found = (limit.warning(text, f"{what} {text[:40]!r}...") for text in dict.fromkeys(texts))
+        return tuple(text for text in found if text)
 
     def open_metrics(self, sprites: bool) -> OpenMetrics:
         """The measures of open prompts, with CLIP where its weights were named."""

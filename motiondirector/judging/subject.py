@@ -72,8 +72,8 @@ class Subject:
         bucket, pace = bucket_of(origin, foundation), pace_of_origin(origin, foundation)
         return cls(version, origin, source, clips, foundation, ours, bucket, pace)
 
-    def facts(self) -> dict[str, Any]:
-        """What report.json says of it, with a note where the clips are not those of the training."""
+    def facts(self, notes: Sequence[str] = ()) -> dict[str, Any]:
+        """What report.json says of it, with these notes and one where the clips are not those of the training."""
         from datasets.parts import all_parts
         from training.adapters import data_sha256
 
@@ -83,5 +83,5 @@ class Subject:
             "adapter_sha256": self.version.adapter_sha256,
             "data": self.source,
             "data_sha256": data_sha256(parts),
-            "notes": other_data(self.version, self.source, parts),
+            "notes": [*other_data(self.version, self.source, parts), *notes],
         }

@@ -1,1 +1,1 @@
-"""The study: does the method do what it claims, on motions and appearances that nothing was tuned on?"""
+"""The study: tests the method's claims on motions and appearances that nothing was tuned on."""

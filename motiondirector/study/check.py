@@ -1,4 +1,4 @@
-"""`study --check`: loose bounds on the claim, for CI, where a few minutes must do."""
+"""`study --check`: loose bounds on the method's claims, for a run of a few minutes in CI."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ from motiondirector.study.methods import BASE, OURS
 from motiondirector.study.tables import Outcome
 from motiondirector.study.targets import Target, case_of
 
-# The quick study's two motions came to 0.32 above the base in full prompts, where the base has 0.42 of one of them by chance, and to
-# 0.58 in open ones: half of that is no accident of a few videos.
+# In the quick study, the two motions were 0.32 above the base for full prompts (the base has 0.42 of
+# one of them by chance) and 0.58 above for open ones. Half of that is more than chance in a few videos.
 GAIN = 0.15
 OPEN_GAIN = 0.3
-# A video leaks or does not, has its object or loses it: two of eight may, and other arithmetic moves one.
+# Leakage and object presence are yes or no per video: two of eight videos may fail, and different
+# rounding changes one.
 LEAKS = 0.3
 LOST = -0.3
-# Coupled shows the reference's looks in open prompts (0.66 beyond the base's share), ours does not (0.06).
+# For open prompts, coupled shows the reference's looks (0.66 beyond the base's share), ours does not (0.06).
 OPEN_LEAKS = -0.2
 
 
 def bounds(outcome: Outcome) -> list[Target]:
-    """What a small study must show for each number of reference clips; what was not measured is missed.
+    """The bounds that a small study must meet, per number of reference clips. Unmeasured values miss them.
 
-    Looser than `targets`, which a whole study is held to: two motions from one seed, a few videos each, spread widely,
-    and a change of torch moves single videos. A broken method still falls through: trained on nothing or on the wrong
-    path its motion is the base model's (above base: 0.0), and a leaking or collapsed one shows in half the videos.
+    They are looser than `targets` of a whole study: results of two motions from one seed with a few
+    videos each vary widely, and another torch version changes single videos. A broken method still
+    fails: without training, or with training of the wrong path, its motion is the base model's (0.0
+    above base); leakage or collapse shows in half of the videos.
     """
     found = []
     for references in outcome.references:

@@ -1,10 +1,11 @@
-"""What a trial shows and asks for: its reference clips, their captions, and the two kinds of prompts.
+"""The content of a trial: its reference clips, their captions, and the two kinds of prompts.
 
-Full prompts name every look, and share no colour, shape or background colour with a reference clip, so that every leak
-can be told. Open prompts name the subject's class alone, one that no reference clip shows: what else a video shows is then the
-model's choice, or the adapter's. All methods get the same; each seed has looks and noise of its own.
+Full prompts name every look and share no colour, shape or background colour with a reference clip, so
+that every leak is visible. Open prompts name only the subject's class, one that no reference clip
+shows: the model or the adapter chooses the other looks. All methods get the same content; each seed has
+different looks and noise.
 
-Prompts carry the concept's word for the motion where the captions do (the base model knows it not).
+Prompts contain the concept's word for the motion if the captions do; the base model does not know it.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ from evaluation.metrics.sights import shown, tracked
 from evaluation.metrics.trajectories import positions, trajectory_agreement
 from infra.errors import UserError
 
-# class: the subject's class alone ("a star"). full: every look and the motion's word. word: class and word ("a star
-# hooks"). motion: the word alone ("hooks").
+# class: only the subject's class ("a star"). full: every look and the motion's word. word: class and
+# word ("a star hooks"). motion: only the word ("hooks").
 Captions = Literal["class", "full", "word", "motion"]
-ON_ITS_WAY = 0.998  # agreement of the tracked path with the drawn one
-DRAWS = 100  # of a reference's looks, until the tracker reads them
+ON_ITS_WAY = 0.998  # minimum agreement of the tracked path with the drawn one
+DRAWS = 100  # attempts to draw a reference's looks that the tracker can read
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,11 @@ class Asked:
 
 @lru_cache(maxsize=1024)
 def references_of(motion: str, count: int, seed: int) -> tuple[tuple[Scene, np.ndarray], ...]:
-    """The scenes of the reference clips and their frames [F, H, W, 3], 8 of 64x64.
+    """The scenes of the reference clips and their frames [F, H, W, 3], 8 frames of 64x64.
 
-    Shapes, colours and background colours all differ. Drawn again until the tracker sees the object in every frame, on its way,
-    and its colours as they are: white on mint it does not see, and a leak of it could not be told.
+    Shapes, colours and background colours all differ. Each scene is drawn again until the tracker finds
+    the object on its path in every frame and reads its colours correctly. It does not see white on
+    mint, for example, so it could not detect a leak of it.
     """
     rng = _generator("references", motion, count, seed)
     found: list[tuple[Scene, np.ndarray]] = []
@@ -86,7 +88,7 @@ def references_of(motion: str, count: int, seed: int) -> tuple[tuple[Scene, np.n
 
 
 def seen_as_it_is(scene: Scene, motion: Motion, frames_FHWC: np.ndarray) -> bool:
-    """Whether the tracker finds the object in every frame where it was drawn, and reads colours, texture and background."""
+    """Whether the tracker finds the object in every frame at its place and reads its looks correctly."""
     told = shown(frames_FHWC)
     drawn = {
         "colour": scene.sprite.colour,
@@ -106,7 +108,7 @@ def reference_scenes(motion: str, count: int, seed: int) -> list[Scene]:
 
 
 def caption_of(scene: Scene, motion: Motion, captions: Captions) -> str:
-    """What a reference clip's caption says."""
+    """The caption of a reference clip."""
     of_class = class_of(scene.sprite.shape)
     return {
         "class": of_class,
@@ -122,7 +124,7 @@ def class_of(shape: str) -> str:
 
 
 def reference_clips(motion: str, count: int, seed: int, captions: Captions) -> list[Reference]:
-    """The clips the motion is learnt from, with their captions."""
+    """The clips that the motion is learned from, with their captions."""
     return [
         Reference(frames, caption_of(scene, motion_named(motion), captions))
         for scene, frames in references_of(motion, count, seed)
@@ -130,7 +132,7 @@ def reference_clips(motion: str, count: int, seed: int, captions: Captions) -> l
 
 
 def asked_scenes(motion: str, references: int, seed: int, count: int) -> list[Scene]:
-    """Appearances to ask for: colour, shape and background colour are none of the reference clips'."""
+    """Appearances for prompts, with none of the reference clips' colours, shapes and background colours."""
     scenes = reference_scenes(motion, references, seed)
     rng = _generator("asked", motion, references, seed)
 
@@ -150,16 +152,16 @@ def asked_scenes(motion: str, references: int, seed: int, count: int) -> list[Sc
 
 
 def full_prompts(motion: str, references: int, seed: int, captions: Captions, count: int) -> list[Asked]:
-    """Prompts that name every look, one video each."""
+    """Prompts that name every look, for one video each."""
     word = None if captions == "class" else motion_named(motion)
     scenes = asked_scenes(motion, references, seed, count)
     return [Asked(canonical(scene, word), seed * 100_000 + i) for i, scene in enumerate(scenes)]
 
 
 def open_prompts(motion: str, references: int, seed: int, captions: Captions, count: int) -> list[Asked]:
-    """Prompts that name a class alone, the unseen shapes in turn, until there are `count` videos.
+    """`count` prompts that name only a class, cycling through the unseen shapes.
 
-    Their noise does not depend on the concept: the base model's videos of them are made once for all motions.
+    Their noise does not depend on the concept, so the base model's videos are made once for all motions.
     """
     used = {scene.sprite.shape for scene in reference_scenes(motion, references, seed)}
     classes = [(number, shape) for number, shape in enumerate(SHAPES) if shape not in used]
@@ -194,6 +196,6 @@ def _one(rng: np.random.Generator, words: Iterable[str], used: set[str]) -> str:
 
 
 def _generator(what: str, motion: str, references: int, seed: int) -> np.random.Generator:
-    """Randomness that the trials of one concept and seed share, whatever the method and the captions."""
+    """A generator that trials of one concept and seed share, for all methods and captions."""
     told = json.dumps([what, motion, references, seed])
     return np.random.default_rng(int.from_bytes(hashlib.sha256(told.encode()).digest()[:8], "big"))

@@ -1,4 +1,4 @@
-"""The methods of the study: a name, and the training settings that make it. One more is one more line of METHODS."""
+"""The methods of the study: names and training settings. To add a method, add a line to METHODS."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class Method:
-    """How one row of the tables comes about.
+    """How the videos of one row of the tables are made.
 
     Args:
         title: for tables.
-        settings: over those of the study; with `method`, TrainConfig's name of the loop that it trains by. None: nothing is trained.
-        paths: of the adapters that generate; None takes all that the training gives.
-        trained_as: the method whose training it shares: it then has no settings of its own.
-        seeds: the most training seeds; None takes the study's.
+        settings: override the study's; `method` is TrainConfig's. None: nothing is trained.
+        paths: of the adapters used in generation; None: all that were trained.
+        trained_as: the method whose training it shares; it then has no settings.
+        seeds: largest number of training seeds; None: the study's.
     """
 
     title: str
@@ -39,7 +39,7 @@ METHODS: dict[str, Method] = {
         "coupled LoRA, its temporal adapter alone", paths=("temporal",), trained_as="coupled"
     ),
     "full": Method("temporal layers fine-tuned", {"method": "full"}, seeds=3),
-    # Both as published, but for what belongs to a foundation: its learning rate, the number of steps and the rank.
+    # Both as published, except for the foundation's learning rate, number of steps and rank.
     "motiondirector": Method("the paper's own setting", {"method": "motiondirector"}),
     "no-debias": Method("dual path, no debiasing", {"method": "motiondirector", "beta": 0.0}),
     "debiased": Method(
@@ -55,10 +55,10 @@ METHODS: dict[str, Method] = {
 
 
 def training_of(name: str) -> str:
-    """The method whose training gives this one's adapters."""
+    """The method whose training makes this one's adapters."""
     return METHODS[name].trained_as or name
 
 
 def training_settings(name: str) -> Mapping[str, Any] | None:
-    """What a method's training sets over the study's settings; None where nothing is trained."""
+    """Settings of a method's training that override the study's; None if nothing is trained."""
     return METHODS[training_of(name)].settings

@@ -1,7 +1,7 @@
-"""What the study runs: motions, reference clips, captions, methods and seeds.
+"""The plan of a study: motions, reference clips, captions, methods and seeds.
 
-Motions are split: settings were chosen on TUNED, results are reported on HELD_OUT only. What each trial shows and asks for is
-`looks.py`'s.
+Motions are split: settings were chosen on TUNED, results are reported only on HELD_OUT. `looks.py`
+makes the clips and prompts of each trial.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from motiondirector.study.methods import METHODS, training_settings
 
 TUNED = ("orbit", "zigzag", "bounce", "swing", "loop")
 HELD_OUT = tuple(name for name in NOVEL if name not in TUNED)
-REFERENCES = (1, 4)  # reference clips of a concept: single clip, several clips
-# What the reference clips' captions say; each is a table of its own. The first is how people write them: the main table.
+REFERENCES = (1, 4)  # number of reference clips of a concept: single clip, several clips
+# Kinds of captions of the reference clips, with one table each. The main table has the first: how
+# people write them.
 CAPTIONS: tuple[Captions, ...] = get_args(Captions)
 MAIN = CAPTIONS[0]
-# Of the other tables: what tells whether captions matter.
+# Methods of the other tables: enough to tell whether captions matter.
 SIDE_METHODS = ("base", "coupled", "motiondirector", "dual")
 SIDE_SEEDS = 2
-# Raised when code changes what a trial gives from the same inputs: its training, its generation or its metrics.
+# Increase it when code changes a trial's result for the same inputs: its training, generation or metrics.
 EDITION = 3
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One concept trained by one method from one seed, and judged."""
+    """One concept trained with one method and seed, and evaluated."""
 
     motion: str
     references: int
@@ -54,16 +55,16 @@ class Plan:
     """A whole study.
 
     Args:
-        methods: of the main table; of the others those among them that `side_methods` names.
-        seeds: training seeds, which are those of the reference clips' looks and of the noise too.
-        method_seeds: most seeds of a method, over what `METHODS` says.
-        side_seeds: most seeds in tables of other captions than MAIN.
-        appearances: full prompts of each trial, which name every look.
-        open_videos: videos of each trial from open prompts, which name the subject's class alone.
-        settings: training settings, the foundation's own included.
-        several: those over them of trials with more than one reference clip.
+        methods: of the main table; the other tables have those that are also in `side_methods`.
+        seeds: training seeds, also used for the reference clips' looks and the noise.
+        method_seeds: largest number of seeds per method; overrides `METHODS`.
+        side_seeds: largest number of seeds in tables with other captions than MAIN.
+        appearances: number of full prompts of each trial, which name every look.
+        open_videos: number of videos of each trial from open prompts, which name only the subject's class.
+        settings: training settings, including the foundation's.
+        several: settings that override them for trials with more than one reference clip.
         generation: how videos are made (`videos.made_with`).
-        sheets: motions of which frames are kept, for contact sheets.
+        sheets: motions whose frames are kept for contact sheets.
     """
 
     motions: tuple[str, ...] = HELD_OUT
@@ -88,7 +89,7 @@ class Plan:
             "captions",
             "methods",
             "seeds",
-        ):  # named twice is asked for once
+        ):  # drop duplicates
             object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
         for given, known, what in (
             (self.motions, tuple(NOVEL), "novel motion"),
@@ -103,7 +104,7 @@ class Plan:
             raise UserError(f"reference clips {self.references}: expected 1 to 6 of each concept.")
 
     def seeds_of(self, captions: Captions, method: str) -> tuple[int, ...]:
-        """The seeds of a method in the table of these captions."""
+        """The seeds of a method in the table for these captions."""
         most = [
             len(self.seeds),
             dict(self.method_seeds).get(method, METHODS[method].seeds or len(self.seeds)),
@@ -113,7 +114,7 @@ class Plan:
         return self.seeds[: min(most)]
 
     def trials(self) -> list[Trial]:
-        """Every trial: table by table, a whole comparison of each seed first."""
+        """All trials by table, then by seed, so that a stopped study has complete comparisons."""
         return [
             Trial(motion, count, method, seed, captions)
             for captions, seed, count, method, motion in product(
@@ -125,7 +126,7 @@ class Plan:
 
 
 def settings_of(plan: Plan, trial: Trial) -> dict[str, Any]:
-    """The training settings of a trial, as far as they mean something for its method; none for the base model."""
+    """The training settings of a trial, without those that its method ignores; empty for the base model."""
     from training.config import suited_to
 
     own: Mapping[str, Any] | None = training_settings(trial.method)
@@ -136,9 +137,10 @@ def settings_of(plan: Plan, trial: Trial) -> dict[str, Any]:
 
 
 def trial_key(plan: Plan, trial: Trial, fingerprint: str) -> str:
-    """A hash over all that a trial's result depends on: a result under this key need not be computed again.
+    """A hash over everything that a trial's result depends on: a result with this key can be reused.
 
-    The reference clips' pixels, captions and prompts are in it, so that a result never outlives a change of the world.
+    It includes the reference clips' pixels, captions and prompts, so a change of the sprite world
+    changes the key.
     """
     return key_of(
         edition=EDITION,

@@ -1,7 +1,8 @@
-"""The results of a study, compact: one file a table, `trials/<captions>.jsonl`, one line a trial.
+"""The results of a study: one file per table, `trials/<captions>.jsonl`, one line per trial.
 
-A line is appended whole, under a lock: several processes, also of several commands, may write into one folder. A process
-that is killed while it writes leaves a line without its end, which counts as none and is cut off by the next one to append.
+Lines are appended whole under a lock, so several processes, also of several commands, may write to one
+folder. A process that is killed while writing leaves a line without its end. Readers ignore it, and the
+next append removes it.
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ Record = dict[str, Any]  # key, trial, settings, foundation, generation, values,
 
 
 def file_of(out: Path, captions: str) -> Path:
-    """Where the trials of a table are."""
+    """The file with a table's trials."""
     return out / "trials" / f"{captions}.jsonl"
 
 
 def tables_in(out: Path) -> list[str]:
-    """The captions of which there are trials."""
+    """The kinds of captions that have trials."""
     return sorted(path.stem for path in (out / "trials").glob("*.jsonl"))
 
 
 def read(out: Path, captions: str) -> dict[str, Record]:
-    """The records of a table by key; of one key the first, as it was written.
+    """The records of a table by key; the first one of each key.
 
     Raises:
-        UserError: a line that is no record, with its number.
+        UserError: a line is not a record; names its number.
     """
     path = file_of(out, captions)
     if not path.is_file():
@@ -47,7 +48,7 @@ def read(out: Path, captions: str) -> dict[str, Record]:
         data = path.read_bytes()
     found: dict[str, Record] = {}
     lines = data.split(b"\n")
-    for number, line in enumerate(lines[:-1], 1):  # what follows the last line's end was never finished
+    for number, line in enumerate(lines[:-1], 1):  # text after the last newline is an unfinished line
         try:
             record = json.loads(line)
             found.setdefault(record["key"], record)
@@ -61,12 +62,12 @@ def read(out: Path, captions: str) -> dict[str, Record]:
 
 
 def trial_of(record: Record) -> Trial:
-    """Whose record it is."""
+    """The trial of a record."""
     return Trial(**record["trial"])
 
 
 def append(out: Path, records: Iterable[Record]) -> None:
-    """Add records to their tables, each whole or not at all, and on the disk when this returns."""
+    """Append records to their tables, each whole or not at all, and flushed to disk on return."""
     for record in records:
         assert set(asdict(trial_of(record))) == set(record["trial"])
         line = json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
@@ -84,9 +85,9 @@ def append(out: Path, records: Iterable[Record]) -> None:
 
 @contextmanager
 def claimed(out: Path, keys: Iterable[str], wait: bool) -> Iterator[bool]:
-    """Whether this process has the trials of these keys to itself for the length of the block; with `wait` once it has.
+    """Claim the trials with these keys during the block. Yields whether it succeeded; `wait` waits for it.
 
-    A process that dies has its claim no longer. It is a lock on one byte of a file that all claims share.
+    A claim is a lock on one byte of a file that all claims share, so a dead process loses its claims.
     """
     place = int.from_bytes(hashlib.sha256(" ".join(keys).encode()).digest()[:6], "big")
     path = out / "trials" / CLAIMS
@@ -96,14 +97,14 @@ def claimed(out: Path, keys: Iterable[str], wait: bool) -> Iterator[bool]:
     with file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, place)
-        except (BlockingIOError, PermissionError):  # as the system has it
+        except (BlockingIOError, PermissionError):  # which one depends on the system
             yield False
         else:
             yield True
 
 
 def _cut_unfinished(descriptor: int) -> None:
-    """Remove what stands behind the last end of a line."""
+    """Remove an unfinished line after the last newline."""
     end = size = os.fstat(descriptor).st_size
     step = 1 << 16
     while end > 0:

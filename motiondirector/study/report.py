@@ -1,4 +1,4 @@
-"""The study's results as people read them: tables for terminal and Markdown, contact sheets, report.json."""
+"""Reports of the study's results: tables for terminal and Markdown, contact sheets, report.json."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Rows = list[list[str]]
 
 
 def rows(outcome: Outcome, references: int, shown: Sequence[Shown]) -> Rows:
-    """One row a method, cells as text; the header row first. What no trial measured has no column."""
+    """One row per method, cells as text; the header row first. Metrics without values have no column."""
     metrics = [one for one in shown if outcome.measured(one[0])]
     table = [["method", *(f"{title} {ARROWS[better]}" for _, title, better in metrics)]]
     for method in outcome.methods:
@@ -45,7 +45,7 @@ def rows(outcome: Outcome, references: int, shown: Sequence[Shown]) -> Rows:
 
 
 def by_motion(outcome: Outcome, references: int, metric: str = "motion_fidelity") -> Rows:
-    """Each motion's mean over its seeds, and its worst seed: one row a motion, one column a method."""
+    """Each motion's mean over its seeds and its worst seed: one row per motion, one column per method."""
     methods = [m for m in outcome.methods if (references, m, metric) in outcome.by_motion]
     table = [["motion", *(METHODS[m].title for m in methods)]]
     for motion in outcome.motions:
@@ -59,7 +59,7 @@ def by_motion(outcome: Outcome, references: int, metric: str = "motion_fidelity"
 
 
 def pairs(outcome: Outcome, references: int) -> Rows:
-    """Ours minus each other method, trial against trial: one row a method; the header alone without ours."""
+    """Ours minus each other method, paired by trial: one row per method; without ours only the header."""
     metrics = [one for one in COMPARED if outcome.measured(one[0])]
     table = [["ours minus", *(f"{title} {ARROWS[better]}" for _, title, better in metrics)]]
     for method in outcome.methods if OURS in outcome.methods else []:
@@ -70,14 +70,14 @@ def pairs(outcome: Outcome, references: int) -> Rows:
 
 
 def observed(outcome: Outcome) -> str:
-    """What the means and intervals are over, in words."""
+    """Describes what means and intervals are taken over."""
     if len(outcome.motions) == 1:
         return "means over the trials of one motion, with 95 % intervals over them"
     return "means over motions (of each its trials' mean), with 95 % intervals over the motions"
 
 
 def sections(outcome: Outcome, references: int) -> list[tuple[str, Rows]]:
-    """The tables of one number of reference clips, with their titles; those without a row are left out."""
+    """The tables for one number of reference clips, with titles; tables without rows are left out."""
     found = [
         ("Prompts that name every look", rows(outcome, references, FULL)),
         ("Open prompts: the class alone (against the base's videos)", rows(outcome, references, OPEN)),
@@ -92,7 +92,7 @@ def sections(outcome: Outcome, references: int) -> list[tuple[str, Rows]]:
 
 
 def terminal(outcome: Outcome, captions: str, references: int) -> list[Table]:
-    """The same for the terminal, without the motions one by one."""
+    """The first three of `sections` as tables for the terminal, without those by motion."""
     made = []
     for title, (header, *body) in sections(outcome, references)[:3]:
         table = Table(*header, title=f"{TITLES[captions]}, {case_of(references)}. {title}")
@@ -103,7 +103,7 @@ def terminal(outcome: Outcome, captions: str, references: int) -> list[Table]:
 
 
 def verdicts(targets: Sequence[Target]) -> Table:
-    """What was to be reached, and what was."""
+    """A table of the targets and the values reached."""
     table = Table("target", "wanted", "reached", "")
     for target in targets:
         table.add_row(
@@ -122,7 +122,7 @@ def markdown(table: Sequence[Sequence[str]]) -> str:
 def tables_markdown(
     outcomes: Mapping[str, Outcome], done: int, planned: int, targets: Sequence[Target]
 ) -> str:
-    """Every table of the study in Markdown, the targets first."""
+    """All tables of the study in Markdown, the targets first."""
     whole = "" if done == planned else ", **the others have no result yet**"
     observations = next((observed(outcome) for outcome in outcomes.values()), "")
     parts = [f"{done} of {planned} trials{whole}: {observations}."]
@@ -140,10 +140,13 @@ def tables_markdown(
 
 
 def sheet(trials: Sequence[Trial], out: Path) -> Image.Image | None:
-    """One motion at a glance: its first reference clip, then for some prompts each method's video, with measured ways.
+    """A contact sheet of one motion: its first reference clip, then each method's videos for some prompts.
+
+    Measured paths are drawn over the frames.
 
     Args:
-        trials: of one motion, number of clips, seed and captions, one a method. Those whose frames were not kept are left out.
+        trials: of one motion, number of clips, seed and captions, one per method. Trials without kept
+            frames are left out.
     """
     kept = [
         (trial, kept_frames(path)) for trial in trials if (path := frames_file(out, trial.name)).is_file()
@@ -161,7 +164,7 @@ def sheet(trials: Sequence[Trial], out: Path) -> Image.Image | None:
 
 
 def write_sheets(out: Path, trials: Sequence[Trial]) -> None:
-    """sheets/<motion>-<references>.png of what frames were kept; without frames the sheet that is there stays."""
+    """Write sheets/<motion>-<references>.png from kept frames; without frames, an existing sheet stays."""
     alike: dict[tuple[str, int, int, str], list[Trial]] = {}
     for trial in trials:
         alike.setdefault((trial.motion, trial.references, trial.seed, trial.captions), []).append(trial)
@@ -169,7 +172,7 @@ def write_sheets(out: Path, trials: Sequence[Trial]) -> None:
         picture = sheet(of, out)
         if picture is not None:
             with atomic_file(out / "sheets" / f"{motion}-{references}.png") as temporary:
-                # A palette is a quarter of the bytes, and what a sheet shows has few colours.
+                # A palette needs a quarter of the bytes, and a sheet has few colours.
                 picture.quantize(256).save(temporary, format="PNG", optimize=True)
 
 
@@ -180,11 +183,11 @@ def write(
     targets: Sequence[Target],
     facts: dict[str, Any],
 ) -> None:
-    """report.json and tables.md in `out`, each whole or not at all.
+    """Write report.json and tables.md to `out`, each atomically.
 
     Args:
         outcomes: by captions.
-        planned: trials of the plan; those that the outcomes have may be fewer, and then both files say so.
+        planned: number of trials of the plan. If the outcomes have fewer, both files say so.
     """
     done = sum(len(outcome.trials) for outcome in outcomes.values())
     cells = [

@@ -1,7 +1,8 @@
-"""Runs a plan's trials in a few processes, each holding the foundation once. What has a result is not run again, and what another
-command in the same folder runs is left to it.
+"""Runs a plan's trials in a few processes, each with one copy of the foundation.
 
-Trials that differ only in motion and seed train in one forward, as the concepts of a batch do (`training.pack`).
+Trials with a result are not run again, and those that another command runs in the same folder are left
+to it. Trials that differ only in motion and seed train in one forward, like the concepts of a batch
+(`training.pack`).
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from motiondirector.study.plan import Plan, Trial, trial_key
 from motiondirector.study.records import Record
 
 PACK = 8  # trials trained in one forward
-_foundation: Any = None  # of this process, loaded once
+_foundation: Any = None  # this process's, loaded once
 _steps: Any = None  # a queue: (unit's first trial, steps done)
 
-Unit = list[Trial]  # trained in one forward, or their training shared
+Unit = list[Trial]  # trials that train in one forward or share a training
 
 
 def _load(source: str | None, dtype: str, threads: int, steps: Any) -> None:
@@ -42,7 +43,7 @@ def _load(source: str | None, dtype: str, threads: int, steps: Any) -> None:
 
 
 def _run(unit: Unit, plan: Plan, keys: list[str], out: Path, wait: bool) -> bool:
-    """Run a unit; False when another process has it, which with `wait` is waited for."""
+    """Run a unit. Returns False if another process runs it; `wait` waits for that process instead."""
     from motiondirector.study.trial import run_trials
 
     def on_step(step: int, steps: int) -> None:
@@ -51,7 +52,7 @@ def _run(unit: Unit, plan: Plan, keys: list[str], out: Path, wait: bool) -> bool
     with records.claimed(out, keys, wait) as ours:
         if not ours:
             return False
-        there = records.read(out, unit[0].captions)  # by another command in the same folder, meanwhile
+        there = records.read(out, unit[0].captions)  # another command may have added results meanwhile
         left = [(trial, key) for trial, key in zip(unit, keys, strict=True) if key not in there]
         if left:
             trials, wanted = zip(*left, strict=True)
@@ -60,9 +61,9 @@ def _run(unit: Unit, plan: Plan, keys: list[str], out: Path, wait: bool) -> bool
 
 
 def units(trials: list[Trial], pack: int) -> list[Unit]:
-    """Trials that are run together: of one table, number of clips and training; at most `pack` different trainings.
+    """Group trials of one table, number of clips and training method into units of at most `pack` trainings.
 
-    In the order of the trials that come first, so that a study that is stopped has whole comparisons.
+    Units are in the order of their first trials, so that a stopped study has complete comparisons.
     """
     alike: dict[Any, dict[Any, Unit]] = {}
     for trial in trials:
@@ -84,7 +85,7 @@ def keys_of(plan: Plan, fingerprint: str) -> dict[Trial, str]:
 
 
 def found(keys: dict[Trial, str], out: Path) -> dict[Trial, Record]:
-    """The results that are there, in the plan's order; nothing is run."""
+    """The existing results, in the plan's order; runs nothing."""
     known: dict[str, Record] = {}
     for captions in dict.fromkeys(trial.captions for trial in keys):
         known |= records.read(out, captions)
@@ -102,17 +103,18 @@ def run_plan(
     on_done: Callable[[Trial, int, int], None] = lambda trial, done, total: None,
     on_step: Callable[[str, int, int], None] = lambda name, step, steps: None,
 ) -> dict[Trial, Record]:
-    """Run every trial that has no result yet, `jobs` packs at a time; all results, in the plan's order.
+    """Run all trials without a result, `jobs` packs at a time. Returns all results in the plan's order.
 
     Args:
         out: the study's folder (`records.py`).
-        fingerprint: of the foundation, which every process loads for itself from `foundation`, in the plan's precision.
-        pack: most trainings in one forward; 1 trains each alone.
-        on_done: called with (trial, done so far, total) when one ends, those found done at once included.
-        on_step: called, from a thread, with (name of a pack's first trial, steps done, steps in all).
+        fingerprint: of the foundation.
+        foundation: its source; every process loads it in the plan's precision.
+        pack: largest number of trainings in one forward; 1 trains each alone.
+        on_done: called with (trial, done so far, total) for each result, also for those that exist already.
+        on_step: called from a thread with (name of a pack's first trial, steps done, total steps).
 
     Raises:
-        UserError: the first trial that fails; results of the others stay.
+        UserError: a trial failed; results of the others stay.
     """
     keys = keys_of(plan, fingerprint)
     there = found(keys, out)
@@ -134,7 +136,7 @@ def run_plan(
         running: dict[Future[bool], Unit] = {}
         left = [(unit, False) for unit in missing]
         try:
-            while left:  # a second time for what another command has: its results are waited for
+            while left:  # the second round waits for units that another command runs
                 running = {
                     pool.submit(_run, unit, plan, [keys[trial] for trial in unit], out, wait): unit
                     for unit, wait in left

@@ -1,10 +1,12 @@
-"""From trials to tables: means with confidence intervals.
+"""Aggregates trials to tables: means with confidence intervals.
 
-A motion is one observation: the mean over its trials (the seeds), of which each is the mean over its videos. Neither the
-videos of a trial nor the trials of a motion are independent of each other: they share what is easy or hard about it.
-Intervals are 95 % of Student's t over the motions, which are few. Of a single motion its trials are the observations,
-and say nothing of other motions. Methods are compared in pairs: trials of the same motion, clips and seed, which share
-looks, prompts and noise too. Beside the means stand the worst motion and each motion's worst seed: nobody trains the mean.
+Each motion is one observation: the mean over its trials (the seeds), and a trial is the mean over its
+videos. Videos of a trial and trials of a motion are not independent, because they share the motion's
+difficulty. Intervals are 95 % of Student's t over the motions, which are few. For a single motion its
+trials are the observations, and say nothing about other motions. Methods are compared in pairs of
+trials with the same motion, clips and seed, which also share looks, prompts and noise. Beside the
+means, tables show the worst motion and each motion's worst seed, because a user trains one motion, not
+the mean.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from scipy import stats
 from evaluation.metrics.open_looks import LOOKS, VARIED, words_for
 from motiondirector.study.plan import Trial
 
-Shown = tuple[str, str, str]  # metric, its title, which way is better
-# From prompts that name every look.
+Shown = tuple[str, str, str]  # metric, its title, the better direction
+# For prompts that name every look.
 FULL: tuple[Shown, ...] = (
     ("motion_fidelity", "motion fidelity", "higher"),
     ("appearance_accuracy", "appearance accuracy", "higher"),
@@ -29,7 +31,7 @@ FULL: tuple[Shown, ...] = (
     ("temporal_consistency", "temporal consistency", "higher"),
     ("appearance_diversity", "appearance diversity", "higher"),
 )
-# From prompts that name the class alone.
+# For prompts that name only the class.
 OPEN: tuple[Shown, ...] = (
     ("open_motion_fidelity", "motion fidelity", "higher"),
     ("open_leakage", "leakage", "lower"),
@@ -52,7 +54,7 @@ VARIETIES = tuple(f"open_diversity_{look}" for look in VARIED)
 
 @dataclass(frozen=True)
 class Cell:
-    """Mean over motions, half the width of its 95 % interval, and how many motions (of a single one: its trials)."""
+    """Mean over motions (over trials if there is one motion), half its 95 % interval, and their number."""
 
     mean: float
     half: float
@@ -62,20 +64,20 @@ class Cell:
         return self.told()
 
     def told(self, form: str = ".2f") -> str:
-        """ "0.79 ± 0.13"; the mean in another form of numbers: "+.2f"."""
+        """ "0.79 ± 0.13"; `form` is the mean's number format, such as "+.2f"."""
         return f"{self.mean:{form}} ± {self.half:.2f}" if self.count > 1 else f"{self.mean:{form}}"
 
     def above(self, bound: float) -> bool:
-        """Whether there is an interval and all of it is above the bound."""
+        """Whether there is an interval that is completely above the bound."""
         return self.count > 1 and self.mean - self.half > bound
 
     def below(self, bound: float) -> bool:
-        """Whether there is an interval and all of it is below the bound."""
+        """Whether there is an interval that is completely below the bound."""
         return self.count > 1 and self.mean + self.half < bound
 
 
 def cell(values: Iterable[float]) -> Cell | None:
-    """None without values; one value has no interval (half is 0)."""
+    """The cell of these values; None without values. One value has no interval (half is 0)."""
     found = np.asarray(list(values), float)
     if not len(found):
         return None
@@ -86,7 +88,7 @@ def cell(values: Iterable[float]) -> Cell | None:
 
 
 def over_motions(values: Mapping[str, list[float]]) -> Cell | None:
-    """A cell of a motion's trials by motion: each motion's mean is a value; of a single motion each trial is."""
+    """The cell over motions' means, from trials by motion; for a single motion, over its trials."""
     if len(values) == 1:
         return cell(next(iter(values.values())))
     return cell(float(np.mean(trials)) for trials in values.values())
@@ -94,14 +96,14 @@ def over_motions(values: Mapping[str, list[float]]) -> Cell | None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One table of the study: cells by (references, method, metric), the seconds that training took, each trial's means."""
+    """One table of the study: cells by (references, method, metric), training seconds, each trial's means."""
 
     cells: dict[tuple[int, str, str], Cell]
     by_motion: dict[
         tuple[int, str, str], dict[str, list[float]]
-    ]  # (references, method, metric) -> motion -> its trials
-    seconds: dict[tuple[int, str], Cell]  # over the trials that trained alone
-    trials: dict[Trial, dict[str, float]]  # by metric, the mean over the videos that it could be measured of
+    ]  # (references, method, metric) -> motion -> values of its trials
+    seconds: dict[tuple[int, str], Cell]  # over trials that trained alone
+    trials: dict[Trial, dict[str, float]]  # by metric: the mean over videos with a value
 
     @property
     def references(self) -> list[int]:
@@ -116,11 +118,11 @@ class Outcome:
         return list(dict.fromkeys(trial.motion for trial in self.trials))
 
     def measured(self, metric: str) -> bool:
-        """Whether any trial has a value of it."""
+        """Whether any trial has a value of this metric."""
         return any(key[2] == metric for key in self.cells)
 
     def mean(self, references: int, method: str, metric: str) -> float:
-        """nan where there is none."""
+        """The mean of a cell; nan if there is no cell."""
         found = self.cells.get((references, method, metric))
         return found.mean if found else float("nan")
 
@@ -130,18 +132,18 @@ class Outcome:
         return {motion: float(np.mean(trials)) for motion, trials in found.items()}
 
     def worst_motion(self, references: int, method: str, metric: str) -> tuple[str, float]:
-        """The motion whose mean is lowest, and that mean; ("", nan) for none."""
+        """The motion with the lowest mean, and that mean; ("", nan) if there is none."""
         found = self.of_motions(references, method, metric)
         return min(found.items(), key=lambda item: item[1]) if found else ("", float("nan"))
 
     def worst_seed(self, references: int, method: str, metric: str, but: str = "") -> tuple[str, float]:
-        """The motion of the lowest trial, and that trial's value; ("", nan) for none. `but` is a motion to pass over."""
+        """The motion of the lowest trial, and its value; ("", nan) if none. Skips the motion `but`."""
         found = self.by_motion.get((references, method, metric), {})
         lowest = [(motion, min(trials)) for motion, trials in found.items() if motion != but]
         return min(lowest, key=lambda item: item[1]) if lowest else ("", float("nan"))
 
     def paired(self, references: int, one: str, other: str, metric: str) -> Cell | None:
-        """What `one` has more of than `other`, by trials of the same motion, clips and seed; None without a pair."""
+        """`one` minus `other` over pairs of trials of the same motion, clips and seed; None if none."""
         apart: dict[str, list[float]] = {}
         for trial, values in self.trials.items():
             if (trial.references, trial.method) == (references, one) and metric in values:
@@ -152,7 +154,7 @@ class Outcome:
 
 
 def gather(results: Iterable[tuple[Trial, Mapping[str, Any]]]) -> Outcome:
-    """Trials of one table, by references, method and metric: a motion's trials averaged first, then over the motions."""
+    """Aggregate the trials of one table: averages each motion's trials first, then the motions."""
     by_motion: dict[tuple[int, str, str], dict[str, list[float]]] = {}
     seconds: dict[tuple[int, str], list[float]] = {}
     trials: dict[Trial, dict[str, float]] = {}
@@ -165,7 +167,7 @@ def gather(results: Iterable[tuple[Trial, Mapping[str, Any]]]) -> Outcome:
                 measured[metric] = float(np.mean(known))
                 motions = by_motion.setdefault((trial.references, trial.method, metric), {})
                 motions.setdefault(trial.motion, []).append(measured[metric])
-        if result["seconds"].get("packed", 1) == 1:  # a pack's share says nothing of one concept alone
+        if result["seconds"].get("packed", 1) == 1:  # a pack's share is not the time of a concept alone
             seconds.setdefault((trial.references, trial.method), []).append(result["seconds"]["train"])
 
     def cells(table: Iterable[tuple[Any, Cell | None]]) -> dict[Any, Cell]:

@@ -1,4 +1,4 @@
-"""What ours is to reach on held-out motions, and whether it does."""
+"""Targets for our method on held-out motions, and whether they are met."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from motiondirector.study.tables import LEAKS, VARIETIES, Cell, Outcome
 # (one clip, several clips)
 FIDELITY = (0.93, 0.95)
 WORST_MOTION = (0.70, 0.80)
-WORST_SEED = (0.75, 0.85)  # over all motions but the worst one
+WORST_SEED = (0.75, 0.85)  # over all motions except the worst
 OPEN_FIDELITY = (0.85, 0.90)
 OPEN_LEAKAGE = 0.05
 OPEN_DIVERSITY = 0.9
 ACCURACY = 0.95  # of the base's
 LEAKAGE = 0.05
-BEHIND = -0.03  # what coupled's motion may be ahead by
+BEHIND = -0.03  # ours minus coupled must be above this: coupled's motion may be slightly better
 MINUTES = (3.0, 6.0)
 
 
 @dataclass(frozen=True)
 class Target:
-    """A figure to reach: what, the wanted relation in words, what was reached, and whether it was."""
+    """A target: its name, the wanted relation in words, the value reached, and whether it is met."""
 
     what: str
     wanted: str
@@ -34,10 +34,10 @@ class Target:
 
 
 def targets(outcomes: Mapping[str, Outcome]) -> list[Target]:
-    """The targets for each number of reference clips that was run, as far as the methods and tables that were run tell.
+    """The targets for each number of reference clips, as far as the existing methods and tables allow.
 
     Args:
-        outcomes: by captions. Most targets are the main table's; one is that of full captions.
+        outcomes: by captions. Most targets use the main table; one uses the table of full captions.
     """
     found: list[Target] = []
     outcome = outcomes.get(MAIN)
@@ -53,7 +53,7 @@ def targets(outcomes: Mapping[str, Outcome]) -> list[Target]:
 
 @dataclass(frozen=True)
 class _Of:
-    """The targets of one table and number of reference clips."""
+    """The targets for one table and number of reference clips."""
 
     outcome: Outcome
     references: int
@@ -128,14 +128,14 @@ class _Of:
 
     def _accuracy(self) -> list[Target]:
         base = self._mean("appearance_accuracy", BASE)
-        if not base:  # of a base that draws nothing right there is no share
+        if not base:  # the share of 0 is undefined
             return []
         return self._at_least(
             "appearance accuracy, of the base's", ACCURACY, self._mean("appearance_accuracy") / base
         )
 
     def _open_leakage(self) -> list[Target]:
-        """A look shown less often than by the base does not make up for another that is shown more often."""
+        """Averages only positive leakage: a look shown less often than by the base cannot offset another."""
         known = self._measured(LEAKS)
         if not known:
             return []
@@ -144,7 +144,7 @@ class _Of:
         return self._at_most("open prompts: reference's looks beyond the base's share", OPEN_LEAKAGE, value, f" ({told})")  # fmt: skip
 
     def _open_diversity(self) -> list[Target]:
-        """More variety of one look than the base has does not make up for less of another."""
+        """Caps diversity at the base's: more variety of one look cannot offset less of another."""
         known = self._measured(VARIETIES)
         if not known:
             return []
@@ -153,7 +153,7 @@ class _Of:
         return self._at_least("open prompts: diversity, of the base's", OPEN_DIVERSITY, value, f" ({told})")
 
     def _measured(self, metrics: Iterable[str]) -> dict[str, float]:
-        """The means of ours, of those metrics that have one."""
+        """Means of our method, for those metrics that have one."""
         found = {metric: self._mean(metric) for metric in metrics}
         return {metric: value for metric, value in found.items() if math.isfinite(value)}
 

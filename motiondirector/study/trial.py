@@ -1,7 +1,8 @@
-"""Trials: train, generate, measure. Plain torch, one process.
+"""Runs trials: train, generate, measure. Plain torch in one process.
 
-A trial is a function of (trial, settings, foundation). Trials that differ in motion and seed alone train as one pack
-(`training.pack`): each gets the adapter that it would get alone. Their videos are generated together, too.
+A trial is a function of (trial, settings, foundation). Trials that differ only in motion and seed train
+as one pack (`training.pack`): each gets the adapter that it would get alone. Their videos are also
+generated together.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ if TYPE_CHECKING:
     from training.config import TrainConfig
 
 DIGITS = 4  # of the values in a record
-Steps = Callable[[int, int], None]  # (steps done, steps in all)
+Steps = Callable[[int, int], None]  # (steps done, total steps)
 
 
 def clips_of(trial: Trial) -> list[Reference]:
-    """The clips a trial's motion is learnt from, with their captions."""
+    """The clips that a trial's motion is learned from, with their captions."""
     return reference_clips(trial.motion, trial.references, trial.seed, trial.captions)
 
 
@@ -52,7 +53,7 @@ def asked_of(trial: Trial, plan: Plan) -> tuple[list[Asked], list[Asked]]:
 
 
 def encode(references: list[Reference], foundation: Foundation) -> list[CachedClip]:
-    """The clips as training reads them, without a storage in between."""
+    """Encode clips for training, without a storage."""
     from datasets.latents import CachedClip, latents_of, text_of
 
     empty = text_of("", foundation)
@@ -75,13 +76,14 @@ def train(
     foundation: Foundation,
     on_step: Steps = lambda step, steps: None,
 ) -> list[PathTensors]:
-    """The adapters of trials of one method, trained as one pack: each is what training it alone gives.
+    """Train the adapters of one method's trials as one pack; each is the same as if trained alone.
 
     Args:
-        settings: all of them but the seed, which is the trial's.
+        settings: all settings except the seed, which is the trial's.
 
     Raises:
-        UserError: settings that this process cannot follow: the foundation was loaded in another precision, say.
+        UserError: this process cannot use the settings, for example because the foundation has another
+            precision.
     """
     from training.config import resolve
     from training.local import check_local, train_local
@@ -139,7 +141,7 @@ def _train_pack(
 def adapters_for(
     trials: Sequence[Trial], plan: Plan, foundation: Foundation, on_step: Steps
 ) -> tuple[list[PathTensors], dict[str, Any]]:
-    """What generates each trial's videos, and how long one training took. One training serves all that share it."""
+    """The adapters for each trial's videos, and the training time. Trials may share a training."""
     leads = {trial: replace(trial, method=training_of(trial.method)) for trial in trials}
     trainings = list(dict.fromkeys(leads.values()))
     began = time.perf_counter()
@@ -151,7 +153,7 @@ def adapters_for(
     for trial, lead in leads.items():
         paths = METHODS[trial.method].paths
         used.append({path: of for path, of in trained[lead].items() if paths is None or path in paths})
-    return used, {"train": round(took, 1), "packed": len(trainings)}  # of a pack: this trial's share
+    return used, {"train": round(took, 1), "packed": len(trainings)}  # for a pack: the trial's share
 
 
 def run_trials(
@@ -163,13 +165,13 @@ def run_trials(
     *,
     on_step: Steps = lambda step, steps: None,
 ) -> list[Record]:
-    """Train, generate, measure: a record for each trial.
+    """Train, generate and measure. Returns a record for each trial.
 
     Args:
-        trials: of one number of reference clips, one kind of captions and one training (`methods.training_of`).
-        keys: of the results, one a trial.
-        out: folder of the study, where the base model's videos and the frames of contact sheets are kept.
-        on_step: called with (steps done, steps in all) while training.
+        trials: with the same number of reference clips, captions and training method (`methods.training_of`).
+        keys: of the results, one per trial.
+        out: the study's folder, which keeps the base model's videos and the frames of contact sheets.
+        on_step: called with (steps done, total steps) while training.
     """
     generation, store = dict(plan.generation), Store(out / "base")
     asked = [asked_of(trial, plan) for trial in trials]
@@ -210,7 +212,7 @@ def run_trials(
 
 
 def has_sheet(trial: Trial, plan: Plan) -> bool:
-    """Whether a trial's frames are kept: of the first seed, in the main table, of motions that sheets are wanted of."""
+    """Whether a trial's frames are kept: first seed, main table, and a motion in `plan.sheets`."""
     first = (plan.seeds[0], MAIN if MAIN in plan.captions else plan.captions[0])
     return trial.motion in plan.sheets and (trial.seed, trial.captions) == first
 
@@ -218,7 +220,7 @@ def has_sheet(trial: Trial, plan: Plan) -> bool:
 def measure(
     cases: Sequence[Case], open_cases: Sequence[Case], base_cases: Sequence[Case]
 ) -> dict[str, list[float | None]]:
-    """Every metric's values: of the full prompts under the metric's name, of the open ones under `open_<name>`."""
+    """Values of all metrics: for full prompts under the metric's name, for open ones under `open_<name>`."""
     from evaluation.metrics import metrics_for, open_metrics_for
 
     chosen = open_metrics_for(references_are_sprites=True)

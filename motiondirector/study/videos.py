@@ -1,4 +1,4 @@
-"""The videos of trials: many sets of adapters in one forward, the base model's made once, a few kept for contact sheets."""
+"""Videos of trials: many adapters in one forward, the base's made once, a few kept for contact sheets."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from training.adapters import PathTensors
 
 BATCH = {"cpu": 16, "cuda": 256}  # videos generated in one forward
-SHOWN = 3  # videos of each kind of prompt that are kept for a contact sheet
+SHOWN = 3  # number of videos per kind of prompt kept for a contact sheet
 
 
 @dataclass(frozen=True)
 class Order:
-    """Videos to make with one set of adapters (none: the base model)."""
+    """Videos to make with one set of adapters (empty: the base model)."""
 
     asked: Sequence[Asked]
     adapters: PathTensors = field(default_factory=dict)
 
 
 def made_with(foundation: Foundation, dtype: str) -> dict[str, Any]:
-    """What decides the frames beside prompt, seed and adapters: the foundation's defaults.
+    """Everything that determines the frames beside prompt, seed and adapters: the foundation's defaults.
 
     Args:
-        dtype: of the foundation that makes them, in the words of the training settings.
+        dtype: the foundation's, named as in the training settings.
     """
     from evaluation.evaluate import Generation
 
@@ -44,7 +44,7 @@ def made_with(foundation: Foundation, dtype: str) -> dict[str, Any]:
 def generate(
     foundation: Foundation, orders: Sequence[Order], batch_size: int | None = None
 ) -> list[list[np.ndarray]]:
-    """For each order one video [F, H, W, 3] a prompt. The videos of all orders are made in the same forwards."""
+    """Make one video [F, H, W, 3] per prompt of each order. Videos of all orders share forwards."""
     from models.denoise import sample
     from models.generation import GenerationParams
 
@@ -59,13 +59,13 @@ def generate(
 
 
 def split(videos: Sequence[np.ndarray], like: Sequence[Sequence[Any]]) -> list[list[np.ndarray]]:
-    """Videos in parts of the lengths of `like`."""
+    """Split videos into parts with the lengths of `like`."""
     rest = iter(videos)
     return [[next(rest) for _ in part] for part in like]
 
 
 def _install(foundation: Foundation, sets: Sequence[PathTensors]) -> list[tuple[SlotUse, ...]]:
-    """Put every set of adapters into slots of one bank; how the requests of each use them."""
+    """Put every set of adapters into slots of one bank. Returns how requests use each set."""
     from models.bank import rank_for
     from models.generation import SlotUse
 
@@ -83,7 +83,7 @@ def _install(foundation: Foundation, sets: Sequence[PathTensors]) -> list[tuple[
 def base_videos(
     foundation: Foundation, asked: Sequence[Sequence[Asked]], generation: dict[str, Any], store: Store
 ) -> list[list[np.ndarray]]:
-    """The base model's videos of each list of prompts. Those in the store, and equal ones, are not made again."""
+    """The base model's videos for each list of prompts. Stored and duplicate ones are not made again."""
     flat = [one for of in asked for one in of]
     keys = [
         key_of(base=foundation.fingerprint, prompt=one.prompt, seed=one.seed, **generation) for one in flat
@@ -99,18 +99,18 @@ def base_videos(
 
 
 def frames_file(out: Path, name: str) -> Path:
-    """Where the frames of a trial are, if they are kept."""
+    """The file with a trial's frames, if they are kept."""
     return out / "frames" / f"{name}.npz"
 
 
 def keep_frames(path: Path, shown: Sequence[tuple[str, np.ndarray]]) -> None:
-    """A few videos with what to write above each, for a contact sheet."""
+    """Store a few videos with their titles for a contact sheet."""
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         videos: dict[str, Any] = {f"{number:03d}": video for number, (_, video) in enumerate(shown)}
         np.savez_compressed(file, titles=np.array([title for title, _ in shown]), **videos)
 
 
 def kept_frames(path: Path) -> list[tuple[str, np.ndarray]]:
-    """What `keep_frames` kept."""
+    """Load the result of `keep_frames`."""
     with np.load(path) as kept:
         return [(str(title), kept[f"{number:03d}"]) for number, title in enumerate(kept["titles"])]

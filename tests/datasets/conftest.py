@@ -1,4 +1,4 @@
-"""Videos on demand."""
+"""Fixtures that make videos."""
 
 from __future__ import annotations
 

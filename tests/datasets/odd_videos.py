@@ -1,4 +1,4 @@
-"""Files with what real ones have: cut without re-encoding, odd stamps, covers, matrices, alpha, damage."""
+"""Videos with the oddities of real ones: cuts without re-encoding, odd timestamps, covers, matrices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Change = Callable[[int, Any], bool | None]
 
 
 def remux(source: Path, target: Path, change: Change, **options: str) -> Path:
-    """Copy the packets of a video stream. `change(number, packet)` may set its stamps; False leaves it out."""
+    """Copy a video stream's packets. `change(number, packet)` may set timestamps; False drops the packet."""
     with av.open(str(source)) as given, av.open(str(target), "w", options=options) as output:
         stream = given.streams.video[0]
         copy = output.add_stream_from_template(stream)
@@ -26,7 +26,7 @@ def remux(source: Path, target: Path, change: Change, **options: str) -> Path:
 
 
 def cut_at(seconds: float) -> Change:
-    """What `ffmpeg -ss SECONDS -i FILE -c copy` does: from the key frame before, with an edit list where there is one."""
+    """Cut like `ffmpeg -ss SECONDS -i FILE -c copy`: from the key frame before, with an edit list if any."""
 
     def change(_: int, packet: Any) -> None:
         shift = round(seconds / packet.time_base)
@@ -36,24 +36,24 @@ def cut_at(seconds: float) -> Change:
 
 
 def from_packet(first: int) -> Change:
-    """Leave the packets before one out."""
+    """Drop the packets before this one."""
     return lambda number, _: number >= first
 
 
 def with_stamp(path: Path, number: int, milliseconds: int) -> Path:
-    """Move the stamp of one packet of a Matroska file in one cluster to `milliseconds` (within 32 s)."""
+    """Move a packet's timestamp in a Matroska file with one cluster to `milliseconds` (within 32 s)."""
     with av.open(str(path)) as container:
         packet = bytes([p for p in container.demux(video=0) if p.size][number])
     data = bytearray(path.read_bytes())
     assert data.count(packet) == 1
-    at = data.find(packet)  # before it: the track's number, two bytes of time, flags
+    at = data.find(packet)  # preceded by the track number, two bytes of time, and flags
     data[at - 3 : at - 1] = struct.pack(">h", milliseconds)
     path.write_bytes(data)
     return path
 
 
 def boxes(data: bytes) -> list[tuple[bytes, int, int]]:
-    """(kind, begin, end) of an mp4's boxes at the top."""
+    """(kind, begin, end) of an mp4's top-level boxes."""
     found, at = [], 0
     while at < len(data):
         length, kind = struct.unpack(">I4s", data[at : at + 8])
@@ -69,7 +69,7 @@ def box(kind: bytes, *parts: bytes) -> bytes:
 
 
 def add_cover(path: Path, jpeg: bytes) -> Path:
-    """A cover picture in front of the tracks of an mp4 whose index is at the end, as music taggers write it."""
+    """Add a cover picture before the tracks of an mp4 with its index at the end, like music taggers do."""
     data = path.read_bytes()
     kind, start, end = boxes(data)[-1]
     assert (kind, end) == (b"moov", len(data))
@@ -81,7 +81,7 @@ def add_cover(path: Path, jpeg: bytes) -> Path:
 
 
 def set_matrix(path: Path, a: float, b: float, c: float, d: float) -> Path:
-    """The display matrix of an mp4: pixel (x, y) is shown at (ax + cy, bx + dy)."""
+    """Set an mp4's display matrix: pixel (x, y) is shown at (ax + cy, bx + dy)."""
     data = bytearray(path.read_bytes())
     start = data.find(b"tkhd") + 44
     numbers = (a, b, 0, c, d, 0, 0, 0, 1 << 14)
@@ -97,7 +97,7 @@ def packets_of(path: Path) -> list[tuple[int, int]]:
 
 
 def hold_last(path: Path, frames_FHWC: np.ndarray, fps: int, seconds: float) -> Path:
-    """A screen recording whose last picture stands: its duration is in the table of samples."""
+    """Write a screen recording with a held last picture, whose duration is in the sample table."""
     with av.open(str(path), "w") as output:
         stream = output.add_stream("libx264", rate=fps)
         stream.height, stream.width, stream.pix_fmt = *frames_FHWC.shape[1:3], "yuv420p"

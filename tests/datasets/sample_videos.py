@@ -1,4 +1,4 @@
-"""Videos made on the spot, with PyAV and Pillow, in the formats people have."""
+"""Makes videos with PyAV and Pillow in common formats."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def write_video(
     ticks: list[int] | None = None,
     sound_seconds: float = 0.0,
 ) -> Path:
-    """An ordinary file as a camera or a tool would write it (not this project's encoder).
+    """Write an ordinary file like a camera or a tool does (not with this project's encoder).
 
-    `ticks` are the frames' times in 1/fps seconds, 0, 1, 2, ... by default.
+    `ticks` are the frames' times in 1/fps seconds, by default 0, 1, 2, ...
     """
     with av.open(str(path), "w", options=container or {}) as output:
         stream = output.add_stream(codec, rate=fps)
@@ -50,7 +50,7 @@ def write_video(
 
 
 def write_silence(output: av.container.OutputContainer, stream: av.AudioStream, seconds: float) -> None:
-    """Silence into an open file."""
+    """Write silence to an open file."""
     for i in range(int(seconds * 44100 / 1024)):
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
         frame.sample_rate, frame.pts = 44100, i * 1024
@@ -59,16 +59,16 @@ def write_silence(output: av.container.OutputContainer, stream: av.AudioStream, 
 
 
 def write_sound(path: Path, seconds: float = 1.0) -> Path:
-    """An mp4 that holds only audio."""
+    """Write an mp4 that has only audio."""
     with av.open(str(path), "w") as output:
         write_silence(output, output.add_stream("aac", rate=44100, layout="mono"), seconds)
     return path
 
 
 def write_animation(path: Path, frames_FHWC: np.ndarray, *, duration_ms: int = 80) -> Path:
-    """A GIF or animated WebP (lossless)."""
+    """Write a GIF or an animated, lossless WebP."""
     images = [Image.fromarray(frame) for frame in frames_FHWC]
-    if path.suffix == ".gif":  # Pillow's own choice of colours takes a quarter second a frame
+    if path.suffix == ".gif":  # Pillow's default quantization takes a quarter second per frame
         images = [image.quantize(256, Image.Quantize.FASTOCTREE) for image in images]
     extra = {"lossless": True} if path.suffix == ".webp" else {}
     images[0].save(path, save_all=True, append_images=images[1:], duration=duration_ms, loop=0, **extra)
@@ -76,7 +76,7 @@ def write_animation(path: Path, frames_FHWC: np.ndarray, *, duration_ms: int = 8
 
 
 def turn(path: Path, degrees: int) -> Path:
-    """Write a display matrix into an mp4, as a phone held sideways does."""
+    """Write a display matrix to an mp4, like a phone held sideways does."""
     one, data = 1 << 16, bytearray(path.read_bytes())
     matrix = {
         90: (0, one, 0, -one, 0, 0, 0, 0, 1 << 30),

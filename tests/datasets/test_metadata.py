@@ -250,6 +250,25 @@ def test_a_stream_whose_size_changes_is_read_and_never_enlarged(tmp_path):
         cut(video, windows(video, selection)[0], selection)
 
 
-def test_an_animation_still_lies_on_black(tmp_path):
-    path = write_animation(tmp_path / "a.webp", moving_picture(3, 32, 48))
-    assert open_video(path).decoder == "pillow"
+@pytest.mark.parametrize(("suffix", "first"), [("gif", 0), ("webp", 0), ("webp", 2), ("png", 0), ("png", 2)])
+def test_a_transparent_animation_is_laid_on_black_with_a_note(tmp_path, suffix, first):
+    """`first` is the first transparent frame."""
+    images = []
+    for number in range(4):
+        picture = np.full((48, 64, 4), 255, np.uint8)
+        picture[10:30, 8 * number : 8 * number + 16] = (255, 0, 0, 255)
+        if number >= first:
+            picture[32:, :, 3] = 0
+        images.append(Image.fromarray(picture))
+    path = tmp_path / f"a.{suffix}"
+    exact = {"lossless": True, "exact": True} if suffix == "webp" else {}
+    images[0].save(path, save_all=True, append_images=images[1:], duration=100, loop=0, disposal=2, **exact)
+    video = open_video(path)
+    assert (video.decoder, video.notes) == ("pillow", ["transparent: laid on black"])
+    shown = list(video.frames(range(4)))
+    assert [int(picture[32:].max()) for picture in shown] == [0 if n >= first else 255 for n in range(4)]
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+def test_an_opaque_animation_has_no_note(tmp_path, suffix):
+    assert open_video(write_animation(tmp_path / f"a.{suffix}", moving_picture(3, 32, 48))).notes == []

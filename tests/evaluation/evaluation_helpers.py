@@ -1,4 +1,4 @@
-"""Small metrics with known answers, and adapters that change what a tiny model draws."""
+"""Small metrics with known results, and adapters that change a tiny model's videos."""
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ class Brightness:
 
 
 class Spread:
-    """How far the videos of a prompt are apart: one value a prompt, not one a case."""
+    """The spread of a prompt's videos: one value per prompt, not per case."""
 
     name, title, better, range = "spread", "spread [of seeds]", "lower", (0.0, 255.0)
 
@@ -36,7 +36,7 @@ class Spread:
 
 
 class Unmeasurable:
-    """Finds nothing in anything."""
+    """A metric without a value for any case."""
 
     name, title, better, range = "nothing", "nothing", "higher", (0.0, 1.0)
 

@@ -1,7 +1,8 @@
-"""KubeRay's kinds, as far as our manifests use them (`ray.io/v1`, KubeRay 1.5 to 1.7): a field that is not here fails.
+"""Models of KubeRay's kinds with the fields that our manifests use (`ray.io/v1`, KubeRay 1.5 to 1.7).
 
-No package ships KubeRay's own definitions, so this is what tests have everywhere. With KUBERAY_CRDS, a folder of the
-real ones (`kubectl get crd rayclusters.ray.io -o yaml`), `check_against_crd` holds the manifests to those.
+Other fields are errors. No package ships KubeRay's definitions, so tests use these models. If
+KUBERAY_CRDS names a folder with the real ones (`kubectl get crd rayclusters.ray.io -o yaml`),
+`check_against_crd` also checks against those.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ KUBERNETES = "1.33"
 
 
 def strictly(thing: dict[str, Any]) -> None:
-    """Hold an object of Kubernetes's own to its OpenAPI; raises for an unknown or misspelt field too."""
+    """Validate a Kubernetes object against its OpenAPI schema; unknown or misspelt fields are errors too."""
     _strictly(json.dumps(thing, sort_keys=True))
 
 
-@functools.cache  # the same pods are looked at by many tests
+@functools.cache  # many tests check the same pods
 def _strictly(text: str) -> None:
     kubernetes_validate.validate(json.loads(text), KUBERNETES, strict=True)
 
@@ -35,7 +36,7 @@ def pod_template(template: dict[str, Any]) -> dict[str, Any]:
 
 
 def part_of_container(**fields: Any) -> None:
-    """Hold fields that KubeRay hands on to a container to those of a container."""
+    """Validate fields that KubeRay passes to a container as fields of a container."""
     pod_template({"spec": {"containers": [{"name": "x", "image": "x", **fields}]}})
 
 
@@ -125,7 +126,7 @@ SPECS: dict[str, type[Strict]] = {"RayCluster": Cluster, "RayJob": Job, "RayServ
 
 
 def cluster_of(thing: dict[str, Any]) -> Cluster:
-    """The cluster within any of the three kinds. Raises pydantic's ValidationError or kubernetes-validate's."""
+    """The cluster in an object of these kinds. Raises pydantic's or kubernetes-validate's ValidationError."""
     if thing["apiVersion"] != "ray.io/v1":
         raise ValueError(f"{thing['apiVersion']} is not ray.io/v1")
     strictly({"apiVersion": "v1", "kind": "ConfigMap", "metadata": thing["metadata"]})
@@ -136,7 +137,7 @@ def cluster_of(thing: dict[str, Any]) -> Cluster:
 
 
 def check_against_crd(thing: dict[str, Any], folder: Path) -> None:
-    """Hold an object to the definition of its kind in a folder of CRDs; fields that it lacks fail."""
+    """Validate an object against its kind's definition in a folder of CRDs; unknown fields are errors."""
     definitions = [
         definition for file in folder.glob("*.yaml") for definition in yaml.safe_load_all(file.read_text())
     ]
@@ -148,7 +149,7 @@ def check_against_crd(thing: dict[str, Any], folder: Path) -> None:
 
 
 def closed(schema: Any) -> Any:
-    """A CRD's schema with nothing allowed that it does not name, as Kubernetes prunes; int-or-string as it is meant."""
+    """A CRD's schema that forbids unknown fields (Kubernetes prunes them) and resolves int-or-string."""
     if isinstance(schema, list):
         return [closed(part) for part in schema]
     if not isinstance(schema, dict):

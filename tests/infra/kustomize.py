@@ -1,6 +1,7 @@
-"""What `kubectl kustomize` makes of our manifests, for tests: as much of it as they use, and an error for the rest.
+"""The part of `kubectl kustomize` that our manifests use, for tests; other features raise an error.
 
-The output was compared with kubectl 1.35's (Kustomize 5.7.1), object by object; docs/cluster.md says how to do so again.
+The output was compared object by object with kubectl 1.35's (Kustomize 5.7.1); docs/cluster.md says how
+to repeat that.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def build(folder: Path) -> list[dict[str, Any]]:
 
 
 def _apply(folder: Path, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A kustomization's resources and changes, upon `objects` where it is a component."""
+    """Apply a kustomization's resources and changes; a component changes `objects`."""
     text = yaml.safe_load((folder / "kustomization.yaml").read_text())
     unknown = set(text) - KNOWN
     if unknown:
@@ -49,7 +50,7 @@ def _apply(folder: Path, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def containers(thing: Any) -> list[dict[str, Any]]:
-    """Every container anywhere in it."""
+    """All containers in an object, at any depth."""
     if isinstance(thing, list):
         return [found for part in thing for found in containers(part)]
     if not isinstance(thing, dict):

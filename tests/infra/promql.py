@@ -1,9 +1,10 @@
-"""As much of PromQL as the alerts use, on series of one sample a minute: what a rule says of a made-up hour.
+"""Evaluates the part of PromQL that the alerts use, on made-up series with one sample per minute.
 
     firing(rule, {'up{job="a"}': "1x10 stale"}, 30) == [{"job": "a"}, ...]
 
-Series are written as promtool's unit tests have them: `0+10x5`, `3x60`, `_` (no sample), `stale` (it vanished). `rate` is
-without Prometheus's extrapolation to the window's ends: the alerts ask whether something grows, and for ratios.
+Series have the format of promtool's unit tests: `0+10x5`, `3x60`, `_` (no sample), `stale` (the series
+ended). `rate` does not extrapolate to the window's ends like Prometheus: the alerts use it only for
+growth and ratios.
 """
 
 import operator
@@ -14,7 +15,7 @@ from itertools import pairwise
 import promql_parser as pq
 
 MINUTE = 60.0
-LOOKBACK = 5  # minutes for which a selector takes the last sample
+LOOKBACK = 5  # minutes that a selector looks back for the last sample
 STALE = object()
 AGGREGATES = {
     "sum": sum,
@@ -34,7 +35,7 @@ MATCHES = {
 
 
 def samples(text):
-    """Values a minute; None where there is none."""
+    """One value per minute; None for no sample."""
     values = []
     for part in text.split():
         found = re.fullmatch(r"(_|stale|-?[\d.]+)(?:([+-][\d.]+))?(?:x(\d+))?", part)
@@ -143,7 +144,7 @@ def combined(op, left, right):
 
 
 def firing(rule, series, minute):
-    """Labels of what the rule has been firing for at that minute, when it is evaluated each minute."""
+    """The label sets for which the rule fires at this minute, if it is evaluated every minute."""
     data, node = Database(series), pq.parse(rule["expr"])
     held = int(pq.parse_duration(rule["for"]) / timedelta(minutes=1))
     if minute < held:

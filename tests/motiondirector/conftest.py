@@ -7,7 +7,7 @@ from motiondirector.cli import main
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """`run("concepts", "list")` as from a shell: (exit code, stdout, stderr)."""
+    """`run("concepts", "list")` runs a command like a shell: (exit code, stdout, stderr)."""
 
     def run_command(*arguments):
         monkeypatch.setattr(sys, "argv", ["motiondirector", *map(str, arguments)])

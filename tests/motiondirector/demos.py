@@ -1,4 +1,4 @@
-"""Demos as children, and whatever they leave behind."""
+"""Runs demos as child processes, and finds processes that they leave behind."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def start(out, *options, command="demo"):
-    """A demo as a child, with a mark in its environment by which what it leaves behind is found."""
+    """Start a demo as a child process. A mark in its environment identifies all its descendants."""
     command = [sys.executable, "-m", "motiondirector", command, "--out", str(out)]
     tiny = ["--foundation", "tiny-random:unet3d"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "DEMO_MARK": str(out)}
@@ -29,7 +29,7 @@ def start(out, *options, command="demo"):
 
 
 def relatives(out):
-    """Every process that inherited the demo's mark, however its parents ended."""
+    """Every running process with the demo's mark, also if its parents have ended."""
     found = []
     for process in psutil.process_iter():
         try:

@@ -282,9 +282,10 @@ def test_on_ray_lanes_measure_their_devices_where_packs_are_to_suit_them_and_not
 def test_a_live_table_has_who_trains_first_and_says_what_ended():
     from rich.console import Console
 
+    from infra.leases import Lease
     from motiondirector.batch.screen import BatchScreen, status_table
     from training.batch.keeper import LaneState
-    from training.batch.record import Lease, Record
+    from training.batch.record import Record
 
     def record(name, status, **told):
         return Record(name, {}, "h", 0, 0, status=status, steps=100, **told)

@@ -68,7 +68,7 @@ def loveu(tmp_path):
                 "a fox runs",
                 "a fox runs, cartoon",
                 "a cat runs",
-                "a fox on Mars",
+                f"a fox on Mars {'beside a wide path ' * 30}in a green forest",
                 "a cat on Mars",
             ]
         )
@@ -150,6 +150,9 @@ def test_loveu_tgve_with_a_real_clip(run, loveu, tmp_path):
     assert "motion_fidelity" in told["metrics"]
     assert "appearance_accuracy" not in told["metrics"]
     assert any("bus.mp4 is missing" in note for note in told["notes"])
+    (unread,) = [note for note in told["notes"] if "lost:" in note]
+    assert unread.startswith("fox-running: ")
+    assert unread.endswith("in a green forest'")
 
 
 def refused(run, *arguments):

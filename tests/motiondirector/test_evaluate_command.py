@@ -155,7 +155,8 @@ def test_every_contender_is_measured_published_and_shown_and_nothing_is_made_twi
 
 def test_prompts_from_a_file_as_json_and_without_publishing(run, published, tmp_path):
     (tmp_path / "prompts.csv").write_text(
-        "prompt,concept\na red star,orbit\na cube,zigzag\na blue heart on a beige gradient,\n"
+        "prompt,concept\na red star,orbit\na cube,zigzag\n"
+        f"a blue heart {'on a beige gradient ' * 30}in a green forest,\n"
     )
     code, out, err = run(
         "evaluate", "--concept", "orbit@1", "--prompts", tmp_path / "prompts.csv", "--seeds", "2",
@@ -163,7 +164,10 @@ def test_prompts_from_a_file_as_json_and_without_publishing(run, published, tmp_
     )  # fmt: skip
     assert code == 0, err
     told = json.loads(out)
-    assert told["prompts"] == ["a red star", "a blue heart on a beige gradient"]
+    assert [prompt[:12] for prompt in told["prompts"]] == ["a red star", "a blue heart"]
+    (note,) = told["notes"]
+    assert note.endswith("in a green forest'"), "what the text encoder does not read is named"
+    assert f"note: {note}" in err
     assert len(told["metrics"]["motion_fidelity"]["scores"]["ours"]["values"]) == 4
     assert "evaluation" not in published.resolve("orbit").metrics
 

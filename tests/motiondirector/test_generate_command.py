@@ -204,7 +204,7 @@ def test_serve_says_where_it_serves_and_stops_with_ctrl_c(
     monkeypatch.setattr("time.sleep", interrupted)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        run("serve", "--port", "0", "--registry", tmp_path / "none", "--data-dir", tmp_path / "data", *TINY)
+        run("serve", "--port", "0", "--registry", tmp_path, "--data-dir", tmp_path / "data", *TINY)
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -88,6 +88,14 @@ def configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     return run
 
 
+def test_serve_warns_when_the_registry_folder_does_not_exist(configured, tmp_path, capsys):
+    configured(*TINY, "--registry", tmp_path / "registry")
+    assert f"--registry {tmp_path / 'registry'} does not exist" in capsys.readouterr().err
+    (tmp_path / "registry").mkdir()
+    configured(*TINY, "--registry", tmp_path / "registry")
+    assert "does not exist" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("name", "config"), CONFIGURED.items())
 def test_every_field_is_an_option_with_its_description_default_and_bounds(name, config):
     known = parameters(name)

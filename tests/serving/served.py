@@ -1,4 +1,4 @@
-"""`motiondirector serve` as a process of its own, as its users start it, and the processes of its replicas."""
+"""Runs `motiondirector serve` in a child process, as users do, and finds the processes of its replicas."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Server:
     output: list[str]
 
     def replicas(self, deployment: str) -> list[psutil.Process]:
-        """The processes of a deployment's replicas, which are descendants of the command."""
+        """The processes of a deployment's replicas, among the command's descendants."""
         found = []
         for child in psutil.Process(self.process.pid).children(recursive=True):
             try:
                 if child.status() != psutil.STATUS_ZOMBIE and f"{deployment}" in " ".join(child.cmdline()):
                     found.append(child)
-            except psutil.Error:  # it ended while we looked
+            except psutil.Error:  # it has ended meanwhile
                 continue
         return [child for child in found if "ServeReplica" in " ".join(child.cmdline())]
 
@@ -40,7 +40,7 @@ class Server:
 def served(
     registry: str, data: Path, options: Mapping[str, str], environment: Mapping[str, str] | None = None
 ) -> Iterator[Server]:
-    """The server once it says that it listens, on a port of its own; stopped by Ctrl-C unless that was done already."""
+    """Run the server on a free port. Yields when it listens; stops it with Ctrl-C if it still runs."""
     command = [sys.executable, "-m", "motiondirector", "serve"]
     told = {"--registry": registry, "--data-dir": str(data), "--port": "0", **options}
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **(environment or {})}

@@ -1,8 +1,9 @@
-"""Adapters of random weights, an engine on a bench, and what the fixtures are."""
+"""Adapters with random weights, requests, and an engine for tests."""
 
 from __future__ import annotations
 
 import random
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,8 +26,16 @@ from serving.schemas import AdapterUsed
 Publish = Callable[..., Version]  # publish(foundation, "orbit", path=..., rank=..., seed=...)
 
 
+def until(true: Callable[[], bool], *, seconds: float = 60.0, pause: float = 0.01) -> None:
+    """Wait for it."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(pause)
+
+
 def random_adapter(foundation: Foundation, *, path="temporal", rank=4, seed=0, scale=0.3) -> Adapter:
-    """An adapter that visibly changes the model's answer: both halves random."""
+    """An adapter with random A and B, which changes the model's output visibly."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name in foundation.targets[path]:
@@ -46,7 +55,7 @@ def use(concept: str, *, path: str = "temporal", **settings) -> AdapterUsed:
 
 
 def video_request(**kind) -> VideoRequest:
-    """A small video of the embedded models' size; `kind`: what is different."""
+    """A request for a small video; `kind` overrides its fields."""
     given = {
         "prompt": "a bear",
         "negative_prompt": "",
@@ -62,7 +71,7 @@ def video_request(**kind) -> VideoRequest:
 
 
 def mixed_body(number: int, draw: random.Random, concepts: int, *, steps: tuple[int, int]) -> dict:
-    """A request's body as the soaks have it: none to two of c0, c1, ..., with scales, guidance and steps by the draw."""
+    """A request body for the soak tests: up to two of c0, c1, ..., with random scales, guidance and steps."""
     adapters = draw.sample(range(concepts), draw.choice([0, 1, 1, 1, 2]))
     return {
         "prompt": f"prompt {number % 5}",
@@ -74,7 +83,7 @@ def mixed_body(number: int, draw: random.Random, concepts: int, *, steps: tuple[
 
 
 async def alone(config: ServeConfig, requests: dict[str, VideoRequest]) -> dict[str, bytes]:
-    """The mp4 of each request from an engine that has nothing else to do."""
+    """The mp4 of each request from an engine that runs one request at a time."""
     engine = EngineService(config)
     try:
         made = {}
@@ -88,17 +97,18 @@ async def alone(config: ServeConfig, requests: dict[str, VideoRequest]) -> dict[
 
 
 def same_video(one: bytes, other: bytes) -> bool:
-    """Whether two mp4 say the same of themselves and show the same.
+    """Whether two mp4 have equal metadata and show the same video.
 
-    Rounding among neighbours may turn a pixel by one level, which the codec spreads over the noise that random weights draw: one
-    level in two of 12,288 pixels came to 0.9 levels in the mean. Another's video is 30 off.
+    Rounding differs with the neighbours in a forward and may change a pixel by one level. The codec
+    spreads that over the noise that random weights draw: a change of one level in two of 12,288 pixels
+    gave a mean difference of 0.9 levels. A different video differs by 30.
     """
     first, second = (decode(mp4).frames_FHWC.astype(int) for mp4 in (one, other))
     return read_metadata(one) == read_metadata(other) and float(np.abs(first - second).mean()) < 3
 
 
 class Memory:
-    """A `Source` without registry and disk: adapters of random weights by their hash, or what `make` makes."""
+    """A `Source` without registry and disk: adapters from `make`, by default with random weights by hash."""
 
     def __init__(self, foundation: Foundation, make: Callable[[AdapterUsed], Adapter] | None = None) -> None:
         self.foundation, self.make = foundation, make or self.random
@@ -121,7 +131,7 @@ class Memory:
 
 
 class Bench:
-    """An engine and the events of each of its requests."""
+    """An engine with the events of each request."""
 
     SLOTS = {"temporal": 3, "spatial": 2}  # noqa: RUF012
 

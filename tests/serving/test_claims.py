@@ -7,7 +7,7 @@ import time
 from collections import Counter
 
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import select, update
 
 from serving.claims import SUSPECT_ATTEMPTS, Claims
 from serving.database import Flow, Job
@@ -179,16 +179,6 @@ def test_who_was_away_has_saved_nothing_up_and_owes_nothing(store: JobStore, cla
     with store.database.sessions() as session:  # of those that do not wait only what tells the time
         ends = [flow.served for flow in session.scalars(select(Flow))]
     assert len(set(ends)) == 1
-
-
-def test_a_database_from_before_there_were_shares_gets_them(store: JobStore, url: str):
-    [id] = add(store, "a")
-    with store.database.sessions.begin() as session:
-        session.execute(text("DROP TABLE flows"))
-        session.execute(text("UPDATE schema_version SET version = 3"))
-    again = JobStore(url)
-    assert [job.id for job in Claims(again.database).claim("d", 1)] == [id]
-    again.close()
 
 
 def test_a_weighty_job_has_more_turns_and_a_light_one_still_has_its_own(store: JobStore, claims: Claims):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fakes import INFO, FakeEngine, api_over
 from fastapi.testclient import TestClient
-from serving_helpers import use
+from serving_helpers import until, use
 
 from infra.errors import DamagedData, NotFound, UserError
 from infra.objects import object_key
@@ -77,9 +77,90 @@ def test_a_registry_that_is_unmounted_is_503_and_no_unknown_concept(api: TestCli
         assert ask(api, "orbit").status_code == 200
 
 
+@pytest.mark.parametrize("leaves_a_mount_point", [False, True])
+def test_a_server_that_starts_while_its_registry_is_unmounted_answers_503(
+    tmp_path: Path, registry: Registry, engine: FakeEngine, leaves_a_mount_point: bool
+):
+    settings = {"data_dir": str(tmp_path / "data"), "registry": registry.uri}
+    make(registry, tmp_path, "orbit")
+    with api_over(engine, **settings) as api:
+        assert ask(api, "orbit").status_code == 200
+    folder = Path(registry.uri)
+    away = folder.rename(folder.with_name("away"))
+    if leaves_a_mount_point:
+        folder.mkdir()
+    with api_over(engine, **settings) as api:
+        for answer in (ask(api, "orbit"), ask(api, "nothing"), api.get("/v1/models")):
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "storage_unavailable")
+            assert str(folder) not in answer.text
+        assert api.post("/v1/videos", json={"prompt": "x"}).status_code == 200, (
+            "the foundation needs no registry"
+        )
+        if leaves_a_mount_point:
+            folder.rmdir()
+        away.rename(folder)
+        assert ask(api, "orbit").status_code == 200
+        assert ask(api, "nothing").json()["error"]["code"] == "concept_not_found"
+
+
+def test_a_concept_of_a_missing_folder_is_503_and_of_an_empty_folder_404(
+    tmp_path: Path, registry: Registry, engine: FakeEngine
+):
+    other = tmp_path / "other"
+    other.mkdir()
+    make(registry, tmp_path, "orbit")
+    for folder, code in (
+        (registry.uri, None),
+        (other, "concept_not_found"),
+        (tmp_path / "none", "storage_unavailable"),
+    ):
+        with api_over(engine, data_dir=str(tmp_path / "data"), registry=str(folder)) as api:
+            assert (ask(api, "orbit").json()["error"] or {}).get("code") == code, folder
+            assert api.get("/v1/models").status_code == 200, (
+                "a server may start before the first concept exists"
+            )
+
+
+def test_a_marker_that_cannot_be_written_fails_no_request(
+    tmp_path: Path, registry: Registry, engine: FakeEngine
+):
+    make(registry, tmp_path, "orbit")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "registries").write_text("no folder")
+    with api_over(engine, data_dir=str(tmp_path / "data"), registry=registry.uri) as api:
+        assert ask(api, "orbit").status_code == 200
+        shutil.rmtree(registry.uri)
+        assert ask(api, "orbit").status_code == 503
+
+
+@pytest.mark.parametrize("leaves_a_mount_point", [False, True])
+def test_a_video_in_an_unmounted_results_folder_is_503_and_not_expired(
+    tmp_path: Path, engine: FakeEngine, leaves_a_mount_point: bool
+):
+    results = tmp_path / "results"
+    with api_over(engine, data_dir=str(tmp_path / "data"), results=str(results)) as api:
+        engine.release()
+        id = api.post("/v1/videos", json={"prompt": "x"}).json()["id"]
+        video = f"/v1/videos/{id}/content"
+        until(lambda: api.get(video).status_code == 200)
+        away = results.rename(tmp_path / "away")
+        if leaves_a_mount_point:
+            results.mkdir()
+        answer = api.get(video)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "storage_unavailable")
+        assert str(results) not in answer.text
+        if leaves_a_mount_point:
+            (results / "of another job.mp4").write_bytes(b"mp4")  # now it counts as mounted
+            assert api.get(video).json()["error"]["code"] == "video_expired"
+            shutil.rmtree(results)
+        away.rename(results)
+        assert api.get(video).status_code == 200
+
+
 def test_a_registry_in_which_nothing_was_ever_is_just_empty(
     tmp_path: Path, registry: Registry, engine: FakeEngine
 ):
+    Path(registry.uri).mkdir()
     with api_over(engine, data_dir=str(tmp_path / "data"), registry=registry.uri) as api:
         assert ask(api, "orbit").json()["error"]["code"] == "concept_not_found"
         assert len(api.get("/v1/models").json()["data"]) == 1
@@ -185,6 +266,7 @@ def test_similar_names_are_found_and_others_are_not():
 
 
 def test_what_is_refused_is_counted_as_asked(tmp_path: Path, registry: Registry, engine: FakeEngine):
+    make(registry, tmp_path, "orbit")
     key = ApiKey(sha256=hash_key(KEY), requests_per_minute=4)
     settings = {"data_dir": str(tmp_path / "data"), "registry": registry.uri, "api_keys": [key]}
     with api_over(engine, **settings) as api:

@@ -1,4 +1,4 @@
-"""The job database's tables and files: earlier versions are brought up to date, odd ones refused, nobody else reads them."""
+"""The job database's files, which nobody else reads, and its password. test_migrations.py has its tables."""
 
 from __future__ import annotations
 
@@ -8,89 +8,12 @@ import stat
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
 
-from infra.errors import Conflict, UserError
-from serving.claims import Claims
+from infra.errors import UserError
 from serving.config import ServeConfig, make_config
-from serving.database import SCHEMA
 from serving.jobs import JobStore
 
 SECRET = "a-password-of-the-database"
-
-
-def statements(store: JobStore, *them: str) -> None:
-    with store.database.sessions.begin() as session:
-        for one in them:
-            session.execute(text(one))
-
-
-@pytest.mark.parametrize("version", [2, 3, 4])
-def test_a_database_of_an_earlier_version_keeps_its_jobs_and_any_engine_may_run_them(
-    store: JobStore, url: str, version: int
-):
-    id = store.add({}, model="foundation").id
-    lacks = {2: ["pins", "flows", "servers"], 3: ["flows", "servers"], 4: ["servers"]}[version]
-    statements(
-        store,
-        "ALTER TABLE jobs DROP COLUMN foundation",
-        *(f"DROP TABLE {table}" for table in lacks),
-        f"UPDATE schema_version SET version = {version}",
-    )
-    for _ in range(2):
-        again = JobStore(url)
-        with again.database.sessions() as session:
-            assert list(session.scalars(text("SELECT version FROM schema_version"))) == [SCHEMA]
-        again.close()
-    again = JobStore(url)
-    [job] = Claims(again.database).claim("d", 5, foundation="f" * 64)
-    assert (job.id, job.foundation) == (id, None)
-    assert again.add({"foundation": "e" * 64}, model="foundation").foundation == "e" * 64
-    again.close()
-
-
-@pytest.mark.parametrize(
-    ("odd", "named"),
-    [
-        (["ALTER TABLE jobs DROP COLUMN weight"], "jobs.weight"),
-        (["ALTER TABLE jobs ADD COLUMN colour VARCHAR(9)"], "jobs.colour"),
-        (["DROP TABLE rates", "CREATE TABLE rates (currency VARCHAR(3))"], "rates."),
-        (["DROP TABLE pins", "CREATE TABLE pins (foundation INTEGER)"], "pins."),
-    ],
-)
-def test_tables_that_only_have_the_right_names_are_refused_and_left_as_they_are(
-    store: JobStore, url: str, odd: list[str], named: str
-):
-    id = store.add({}, model="foundation").id
-    statements(store, *odd)
-    with pytest.raises(Conflict, match="tables that this program did not make") as caught:
-        JobStore(url)
-    assert caught.value.code == "schema_mismatch"
-    assert named in caught.value.message
-    assert store.state(id) == "queued"
-
-
-@pytest.mark.parametrize("versions", [[], [3, 4], [99], [1]])
-def test_a_version_that_is_none_of_ours_is_refused(store: JobStore, url: str, versions: list[int]):
-    statements(
-        store,
-        "DELETE FROM schema_version",
-        *(f"INSERT INTO schema_version VALUES ({version})" for version in versions),
-    )
-    with pytest.raises(UserError, match="tables of version") as caught:
-        JobStore(url)
-    assert caught.value.code == "schema_mismatch"
-
-
-def test_another_programs_tables_stay_beside_ours_but_not_in_their_place(store: JobStore, url: str):
-    statements(store, "CREATE TABLE customers (id INTEGER)")
-    JobStore(url).close()
-    statements(store, "DROP TABLE schema_version", "DROP TABLE jobs", "DROP TABLE customers")
-    statements(store, "DROP TABLE rates", "CREATE TABLE rates (currency VARCHAR(3))")
-    with pytest.raises(UserError, match=r"rates\."):
-        JobStore(url)
-    with store.database.sessions() as session, pytest.raises(Exception, match="jobs"):
-        session.execute(text("SELECT * FROM jobs"))  # nothing was made beside it
 
 
 # --- a SQLite database's files ---------------------------------------------------------------------------------

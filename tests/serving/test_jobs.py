@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
 
 from infra.errors import NotFound, Unavailable, UserError
 from serving.jobs import IllegalTransition, JobStore
@@ -155,20 +154,3 @@ def test_a_database_that_cannot_be_used_is_said_without_its_password(url: str, m
     with pytest.raises(UserError, match=message) as caught:
         JobStore(url)
     assert "secret" not in caught.value.message
-
-
-def test_tables_of_another_version_are_refused_and_kept(store: JobStore, url: str):
-    id = store.add({}, model="foundation").id
-    with store.database.sessions.begin() as session:
-        session.execute(text("UPDATE schema_version SET version = 1"))
-    with pytest.raises(UserError, match="tables of version 1") as caught:
-        JobStore(url)
-    assert caught.value.code == "schema_mismatch"
-    assert store.state(id) == "queued"
-
-
-def test_tables_from_before_versions_were_written_down_are_refused(tmp_path: Path):
-    with sqlite3.connect(tmp_path / "jobs.sqlite") as connection:
-        connection.execute("CREATE TABLE jobs (number INTEGER PRIMARY KEY, id VARCHAR)")
-    with pytest.raises(UserError, match="tables of version 1"):
-        JobStore(f"sqlite:///{tmp_path / 'jobs.sqlite'}")

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from fakes import INFO, FakeEngine
 from serving_helpers import Publish, sha, use
-from sqlalchemy import text
 
 from infra.errors import Conflict, UserError
 from infra.registry import Registry
@@ -104,19 +103,6 @@ def test_a_version_is_found_by_its_name_as_long_as_it_is_pinned(pins: PinStore):
         assert pins.named(foundation, name, path) == []
     pins.unpin(HERE, [use("a")])
     assert pins.named(HERE, "a@1", "temporal") == []
-
-
-def test_a_database_from_before_there_were_pins_keeps_its_jobs_and_gets_them(store: JobStore, url: str):
-    id = store.add({}, model="foundation").id
-    with store.database.sessions.begin() as session:
-        session.execute(text("DROP TABLE pins"))
-        session.execute(text("UPDATE schema_version SET version = 2"))
-    for _ in range(2):
-        later = JobStore(url)
-        assert later.state(id) == "queued"
-        PinStore(later.database).pin(HERE, [use("a")], SLOTS)
-        later.close()
-    assert names(PinStore(store.database)) == ["a"]
 
 
 # --- telling ---------------------------------------------------------------------------------------------------

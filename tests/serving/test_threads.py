@@ -62,7 +62,7 @@ def hang() -> Iterator[Hang]:
 
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch, hang: Hang, scene: Callable) -> None:
     """Play a scene with a service whose registry hangs and whose loop has threads for the database alone."""
-    monkeypatch.setattr("serving.service.open_concepts", lambda uri: hang)
+    monkeypatch.setattr("serving.service.open_concepts", lambda uri, memory: hang)
 
     async def main() -> None:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))

@@ -6,13 +6,12 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 import torch
-from serving_helpers import Bench, Memory, random_adapter, sha, use, video_request
+from serving_helpers import Bench, Memory, random_adapter, sha, until, use, video_request
 
 from infra.errors import NotFound, StorageAway, StorageDenied, Unavailable, UserError
 from infra.objects import object_key
@@ -604,13 +603,6 @@ def test_a_slow_registry_holds_no_thread_that_others_need(unet3d):
 def pinned_in(tiers: AdapterTiers) -> dict[str, str]:
     """sha256 -> tier, of what is pinned and near."""
     return {one.sha256: one.tier for one in tiers.residency() if one.pinned}
-
-
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.002)
 
 
 def test_what_is_pinned_comes_into_a_slot_beside_the_steps_and_stays(unet3d, tiers):

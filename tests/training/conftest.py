@@ -1,4 +1,4 @@
-"""Tiny models to train."""
+"""Tiny models and a batch for the training tests."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def house_foundation():
 
 @pytest.fixture
 def house(tmp_path, house_clips, monkeypatch, house_foundation):
-    """A batch with lanes for it (lane_house.py): concepts c0 to c3, of one clip and two by turns."""
+    """A batch with lanes (lane_house.py): concepts c0 to c3, alternately with one and two clips."""
     from lane_house import House
 
     return House(tmp_path, house_clips, monkeypatch, house_foundation)

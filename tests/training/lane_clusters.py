@@ -25,7 +25,7 @@ SETTINGS = {
 
 @contextmanager
 def nodes(count, cpus=1):
-    """A head without CPUs and so many nodes; gives (cluster, nodes) with a session attached."""
+    """A head without CPUs and `count` nodes, with a session attached. Yields (cluster, nodes)."""
     from ray.cluster_utils import Cluster
 
     environment = {**QUIET, "PYTHONPATH": python_path(), "OMP_NUM_THREADS": "1"}
@@ -40,7 +40,7 @@ def nodes(count, cpus=1):
 
 
 class Batch:
-    """Concepts c0, c1, ... planned and entered in a registry."""
+    """A registry with a batch of planned concepts c0, c1, ..."""
 
     def __init__(self, home, count, **settings):
         self.data = write_set(
@@ -59,7 +59,7 @@ class Batch:
 
 
 class Story:
-    """Called at every look; does the next thing when its time has come. `trail` is what was seen of each concept."""
+    """Each call runs the next chapter, until that returns true. `trail` has each concept's records."""
 
     def __init__(self, *chapters):
         self.chapters, self.trail, self.lanes = list(chapters), {}, {}
@@ -72,7 +72,7 @@ class Story:
             del self.chapters[0]
 
     def check_work_lost(self, interval):
-        """No concept went further back than to its last checkpoint, and those are an interval apart."""
+        """Check that no concept lost more than the steps since its last checkpoint, at most an interval."""
         for name, seen in self.trail.items():
             for before, after in pairwise(seen):
                 assert after.checkpoint_step >= before.checkpoint_step, name

@@ -1,4 +1,4 @@
-"""A registry with a batch in it, and lanes in this process for it."""
+"""A registry with a batch, and lanes for it in this process."""
 
 from infra.registry import open_registry
 from models.adapter import read_adapter
@@ -30,7 +30,7 @@ class Clock:
 
 
 class House:
-    """A registry, a batch in it, and lanes for it."""
+    """A registry with a batch, and lanes for it."""
 
     def __init__(self, folder, clips, monkeypatch, foundation):
         self.registry = open_registry(folder / "registry")

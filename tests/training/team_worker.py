@@ -1,4 +1,4 @@
-"""One of the processes of test_team.py: leads a team's pack through a story, or follows.
+"""A process of test_team.py: leads a team's pack through a sequence of steps, or follows.
 
 python team_worker.py RANK WORKERS FOLDER ZERO
 """
@@ -37,7 +37,7 @@ def work_of(foundation, one):
 
 
 def story(pack, make):
-    """Members of different lengths come and go; gives (adapters, losses) of those that ended, by name."""
+    """Train members of different lengths that come and go. Returns their (adapters, losses) by name."""
     adapters, losses = {}, {}
     pack.admit(make(1, 2, steps=6))
     pack.admit(make(2, 1, steps=3, skip_spatial=0.5))
@@ -51,7 +51,7 @@ def story(pack, make):
         if step == 2:
             kept = MemberState.decode(pack.state("m3").encode())
             pack.leave("m3")
-        if step == 4:  # into other slots
+        if step == 4:  # m3 returns to other slots
             pack.admit(make(4, 1, steps=2))
             pack.admit(make(3, 1, steps=9), kept)
         if not pack.members:
@@ -88,7 +88,7 @@ def lead(team, foundation, zero):
 
 
 def alone(workers):
-    """The same story on one process that goes forward once for each worker."""
+    """Run the same `story` in one process with one forward per worker."""
     foundation = load_foundation(SOURCE, device="cpu", dtype="float32")
 
     def make(number, clips, **settings):
@@ -100,7 +100,7 @@ def alone(workers):
 
 
 def short_of_memory_at_first(load):
-    """`load_foundation`, whose first call finds too little memory."""
+    """`load_foundation`, but the first call runs out of memory."""
     calls = []
 
     def loading(*arguments, **options):

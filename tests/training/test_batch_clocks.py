@@ -8,10 +8,11 @@ from clip_sets import sliding_clips, write_set
 
 from datasets.clips import STAGING
 from datasets.parquet import settle
+from infra.leases import LEASE_S
 from infra.registry import open_registry
 from infra.storage import open_storage
 from training.batch.logs import KEPT, Journal, Reader
-from training.batch.record import LEASE_S, RUNNING
+from training.batch.record import RUNNING
 from training.batch.sizing import LaneNow, to_start
 from training.batch.state import BatchState
 from training.batch.turns import Turns

@@ -4,9 +4,9 @@ import threading
 
 import pytest
 
+from infra.leases import LeaseLost
 from infra.storage import open_storage
 from training.batch.heartbeat import Heartbeat
-from training.batch.record import LeaseLost
 from training.batch.state import BatchState
 from training.batch.work import Work
 from training.config import make_config

@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 
 from infra.errors import UserError
+from infra.leases import Lease
 from infra.registry import open_registry
 from training.batch.keeper import LaneState
 from training.batch.ray_lanes import Driver
-from training.batch.record import Lease, Record
+from training.batch.record import Record
 from training.batch.sizing import (
     BARREN,
     Deaths,

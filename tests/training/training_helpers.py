@@ -1,4 +1,4 @@
-"""Clips of random latents and small engines: what the training tests train."""
+"""Clips of random latents and small engines for the training tests."""
 
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ def random_clips(foundation, count, seed=0):
     empty = foundation.encode_text([""])[0].float()
     for number in range(count):
         latents = torch.randn(shape, generator=g)
-        if foundation.family == "wan":  # frames of their own, not slices of the clip's compressed latents
+        if foundation.family == "wan":  # single frames are not slices of the clip's compressed latents
             frames = torch.randn(bucket.frames, shape[0], 1, *shape[2:], generator=g)
         else:
             frames = latents.transpose(0, 1).unsqueeze(2).contiguous()
@@ -46,7 +46,7 @@ def plain_engine(foundation, clips=1, **settings):
 
 
 def watch_deepspeed(deepspeed):
-    """Has the list that it returns told, each time DeepSpeed is given a model, how many numbers of the base are in it."""
+    """Returns a list that collects the number of base parameters of each model given to DeepSpeed."""
     handed, initialize = [], deepspeed.initialize
 
     def watched(**options):

@@ -1,4 +1,4 @@
-"""One of the processes of test_train_engine.py: trains by each asked method and ZeRO stage and prints what came out as JSON.
+"""A process of test_train_engine.py: trains with given methods and ZeRO stages, and prints results as JSON.
 
 python zero_worker.py RANK WORKERS RENDEZVOUS_FILE '{"dual": [0, 3]}' CLIPS FOLDER
 """

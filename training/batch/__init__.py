@@ -1,1 +1,1 @@
-"""Many concepts as one piece of work: the manifest, the plan, the state in the storage, the lane that trains."""
+"""Batch training of many concepts: the manifest, the plan, the state in the storage, the lanes that train."""

@@ -1,9 +1,10 @@
-"""A lane's thread that prepares the concepts that wait, while the lane trains those it has.
+"""A thread of a lane that prepares waiting concepts while the lane trains.
 
     with Ahead(batch_state, owner, foundation, dtype, lock): ...
 
-The same functions with the same modules as in the lane, under one lock, so the same numbers; lanes of one batch share
-the work by turns (`prepared/` in the batch's storage, in_turn.py). What fails here is left to the lane, which will meet it.
+It uses the lane's functions and modules under one lock, so results are the same. Lanes of one batch
+share the work by turns (`prepared/` in the batch's storage, in_turn.py). Errors are left to the lane,
+which will meet them too.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-AHEAD = 16  # concepts at the head of the queue that are looked at
-LEASE_S = 300.0  # of a turn: one concept is prepared in far less
+AHEAD = 16  # number of concepts at the head of the queue to consider
+LEASE_S = 300.0  # lease of a turn: preparing one concept takes far less
 LOOK_S = 5.0
 
 
 class Ahead:
-    """A context manager; within it the thread runs.
+    """A context manager; the thread runs during the block.
 
     Args:
-        batch: of its own: it is used from the thread.
-        foundation: whole. Other models' concepts are passed over.
-        dtype: it was loaded in, "float32" or "bfloat16".
-        lock: held while it encodes.
+        batch: used from the thread; do not share it.
+        foundation: with all parts. Concepts of other foundations are skipped.
+        dtype: the foundation's, "float32" or "bfloat16".
+        lock: held while encoding.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Ahead:
         self.prepared: list[Prepared] = []  # so far
         self._missing = Missing()
         self._looked: set[tuple[str, str]] = set()
-        self._turn: dict[str, str] = {}  # name of a work -> that of its turn
+        self._turn: dict[str, str] = {}  # name of a work -> name of its turn
         self._over = threading.Event()
         self._thread: threading.Thread
 
@@ -65,7 +66,7 @@ class Ahead:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Returns when the thread is through with the clip it encodes, and has stored what it made."""
+        """Returns when the thread has finished the clip that it encodes and has stored its results."""
         self._over.set()
         self._thread.join()
 
@@ -73,7 +74,7 @@ class Ahead:
         while not self._over.is_set():
             try:
                 self.once()
-            except UserError as error:  # the storage is away for a moment: the lane says so if it stays away
+            except UserError as error:  # such as a short outage of the storage: the lane reports longer ones
                 log.info("not prepared ahead: %s", error.message)
             except Exception:
                 log.exception("concepts are no longer prepared ahead; the lane prepares each as it comes")
@@ -81,7 +82,7 @@ class Ahead:
             self._over.wait(LOOK_S)
 
     def once(self) -> None:
-        """Prepare what waits now. Raises UserError."""
+        """Prepare the concepts that wait now. Raises UserError."""
         try:
             made = prepare_portions(self._portions(), self.foundation, self.lock, self._over.is_set)
             for done in made:
@@ -95,7 +96,7 @@ class Ahead:
             self._turn.clear()
 
     def _portions(self) -> Iterator[Portion]:
-        """Of the concepts at the head of the queue, asked for anew after each: the queue moves."""
+        """The portions of concepts at the head of the queue, which is read again for each: it moves."""
         while not self._over.is_set() and (record := self._next()) is not None:
             turn = turn_of(record.name, record.sha256)
             self._looked.add((record.name, record.sha256))
@@ -104,7 +105,7 @@ class Ahead:
             for portion in self._missing.of_all([record.parsed_work]):
                 self._turn[record.name] = turn
                 yield portion
-            if record.name not in self._turn:  # nothing lacks, or its clips cannot be read
+            if record.name not in self._turn:  # nothing is missing, or its clips cannot be read
                 self.turns.done(turn, {"made": 0, "error": None})
 
     def _next(self) -> Record | None:

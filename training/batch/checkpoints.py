@@ -1,18 +1,18 @@
-"""Checkpoints of a lane's concepts, written by a thread: the training thread copies tensors to the host and goes on.
+"""Writes checkpoints of a lane's concepts in a thread; the training thread only copies tensors to the host.
 
     with CheckpointWriter(batch_state) as checkpoints:
         checkpoints.begin(claim)
-        checkpoints.put(claim, pack.state("orbit"))      # at once
+        checkpoints.put(claim, pack.state("orbit"))      # returns at once
         ...
-        checkpoints.flush("orbit")                       # until it is in the storage, and in the record
+        checkpoints.flush("orbit")                       # waits until it is in the storage and in the record
 
-One thread writes, so what is in flight is one state at a time, and those of a concept are in order. A state that comes
-while the concept's last still waits takes its place. First the object, then the record (compare-and-swap under the
-lease), then the object before it goes.
+One thread writes one state at a time, so the states of a concept are written in order. A new state
+replaces the concept's previous one if that still waits. The thread writes the object, then the record
+(compare-and-swap under the lease), then deletes the previous object.
 
-What a lane that is killed costs a concept: the steps since the last state that its record names. That is one checkpoint
-interval, and the steps that were done while the state of its end was *in flight*: copied, and not yet in the record.
-Lanes that are stopped, or fail in another way, wait for what is in flight.
+Killing a lane costs a concept the steps since the last state in its record. That is at most one
+checkpoint interval plus the steps done while the interval's last state was *in flight*: copied, but not
+yet in the record. Lanes that are stopped, or fail in another way, wait for states in flight.
 """
 
 from __future__ import annotations
@@ -24,24 +24,27 @@ from typing import Any
 from safetensors import SafetensorError
 
 from infra.errors import DamagedData
+from infra.leases import LeaseLost
 from infra.storage import Storage
-from training.batch.record import Claim, LeaseLost, Record
+from training.batch.record import Claim, Record
 from training.batch.state import BatchState
 from training.pack import MemberState
 
 
 class CheckpointWriter:
-    """A context manager; within it the thread runs. Left in order or with an error, everything is written first;
-    left by KeyboardInterrupt or SystemExit, only what is being written.
+    """A context manager; the thread runs during the block.
+
+    On normal exit or an Exception, all waiting states are written first; on KeyboardInterrupt or
+    SystemExit, only the one being written.
 
     Args:
-        batch: of its own: it is used from the thread.
+        batch: used from the thread; do not share it.
     """
 
     def __init__(self, batch: BatchState) -> None:
         self.batch = batch
-        self._keys: dict[str, str | None] = {}  # of the state in the record
-        self._waiting: dict[str, tuple[Claim, MemberState]] = {}  # in the order to write
+        self._keys: dict[str, str | None] = {}  # concept -> key of the state in its record
+        self._waiting: dict[str, tuple[Claim, MemberState]] = {}  # in writing order
         self._writing: str | None = None
         self._lost: set[str] = set()
         self._error: Exception | None = None
@@ -67,37 +70,37 @@ class CheckpointWriter:
 
     # ------------------------------------------------------- the training thread
     def begin(self, claim: Claim) -> None:
-        """From now on this concept's states may come."""
+        """Accept this concept's states from now on."""
         with self._changed:
             self._keys[claim.name] = claim.record.checkpoint
             self._lost.discard(claim.name)
 
     def put(self, claim: Claim, state: MemberState) -> None:
-        """Have a state written, in place of one that still waits. Raises what went wrong before, as `check`."""
+        """Queue a state for writing; replaces one that still waits. Raises earlier errors, like `check`."""
         self.check()
         with self._changed:
             self._waiting[claim.name] = claim, state
             self._changed.notify_all()
 
     def check(self) -> None:
-        """Raises what the thread met: a storage that is away, for example. Then nothing more is written."""
+        """Raises the thread's error, such as an unavailable storage. After it, nothing more is written."""
         if self._error is not None:
             raise self._error
 
     def lost(self) -> set[str]:
-        """Concepts that turned out to be another's, since the last call."""
+        """Concepts found to be another lane's since the last call."""
         with self._changed:
             lost, self._lost = self._lost, set()
         return lost
 
     def flush(self, name: str | None = None) -> None:
-        """Wait until a concept's states, or all, are written. Raises as `check`."""
+        """Wait until a concept's states, or all, are written. Raises like `check`."""
         with self._changed:
             self._changed.wait_for(lambda: self._error is not None or not self._pending(name))
         self.check()
 
     def drop(self, name: str) -> None:
-        """Write no more of this concept; when this returns nothing of it is under way."""
+        """Stop writing this concept's states. When this returns, none is being written."""
         with self._changed:
             self._waiting.pop(name, None)
             self._changed.wait_for(lambda: self._writing != name)
@@ -139,7 +142,7 @@ class CheckpointWriter:
                     return
 
     def _write(self, claim: Claim, state: MemberState, before: str | None) -> str:
-        """Put a state into the storage, then into the record. Raises LeaseLost."""
+        """Write a state to the storage, then to the record. Returns its key. Raises LeaseLost."""
         data = state.encode()
         name = f"{state.step:07d}-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
         key = f"checkpoints/{claim.name}/{name}"
@@ -151,7 +154,7 @@ class CheckpointWriter:
 
 
 def restore(storage: Storage, record: Record) -> MemberState | None:
-    """The state that a record names; None when it names none. Raises DamagedData when it is damaged."""
+    """The state that a record names; None if it names none. Raises DamagedData if it is damaged."""
     if record.checkpoint is None:
         return None
     data = storage.get(record.checkpoint)

@@ -1,4 +1,4 @@
-"""Which concepts a lane takes, and how many at once."""
+"""Decides which concepts a lane takes, and how many at once."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from training.group import GroupKey
 from training.loop import bank_slots
 from training.pack import Capacity, Pack
 
-ALONE_AFTER = 1  # lost lanes: then a concept trains alone, so that it takes nobody with it
+ALONE_AFTER = 1  # a concept that lost more lanes than this trains alone, so that it harms no other concept
 
 
 class Choosing:
-    """What one lane takes of a batch; the arguments are those of `Lane`.
+    """Chooses concepts of a batch for one lane. The arguments are those of `Lane`.
 
-    `limits`: of packs that did not fit the memory, by group.
+    `limits` is the largest pack size of each group that ran out of memory.
     """
 
     def __init__(
@@ -40,22 +40,24 @@ class Choosing:
         self._works: dict[str, tuple[dict[str, Any], Work]] = {}  # name -> (as recorded, parsed)
 
     def first(self) -> Claim | None:
-        """The concept that is next in the batch, of whatever group."""
+        """Claim the next concept of the batch, of any group."""
         return self.batch.claim(self.owner, suits=self._is_ours)
 
     def next(self, pack: Pack, held: Container[str]) -> Claim | None:
-        """Another concept of a pack's group for which there is room now.
+        """Claim another concept of a pack's group for which there is room now.
 
-        None of lower priority than one that waits and cannot come into this pack: that one would wait for the whole group.
+        It skips concepts of lower priority than a waiting one that cannot join this pack, which would
+        otherwise wait for the whole group.
 
         Args:
-            held: names of the concepts that the lane has; their leases may have run out while the machine slept.
+            held: names of the concepts that the lane holds; their leases may have expired while the
+                machine slept.
         """
         if not pack.has_room({"temporal": 1}):
             return None
         now, least = self.batch.clock(), float("-inf")
 
-        def suits(record: Record) -> bool:  # asked in the order of priority
+        def suits(record: Record) -> bool:  # called in the order of priority
             nonlocal least
             if record.name in held or record.priority < least:
                 return False
@@ -72,7 +74,7 @@ class Choosing:
         return self.batch.claim(self.owner, suits=suits)
 
     def capacity(self, work: Work, alone: bool) -> Capacity:
-        """Slots for a pack of this concept's group, whoever of those who wait comes together in it."""
+        """Slots for a pack of this concept's group that suffice for any combination of waiting concepts."""
         if alone:
             return capacity_for([work], 1)
         key = work.key
@@ -80,16 +82,16 @@ class Choosing:
         size = min(self.pack or best or DEFAULT_PACK, self.most, self.limits.get(key, MOST))
         waiting = [self.work(record) for record in self.batch.records() if not record.ended]
         group = [work, *(other for other in waiting if other.key == key and other.name != work.name)]
-        if work.config.method == "full":  # slots as large as the layers: none to spare
+        if work.config.method == "full":  # slots are as large as the layers: allocate no spare ones
             return capacity_for(group, min(size, len(group)))
         late = max(0, size - len(group)) * bank_slots(work.config, work.clips)["spatial"]
         capacity = capacity_for(group, size)
-        return Capacity(size, capacity.spatial + min(late, capacity.spatial))  # at most twice what is there
+        return Capacity(size, capacity.spatial + min(late, capacity.spatial))  # at most twice the need
 
     def work(self, record: Record) -> Work:
-        """What a record says is to be done; parsed once."""
+        """A record's work, parsed once."""
         told, work = self._works.get(record.name, (None, None))
-        if work is None or told != record.work:  # also settings that are no part of its hash
+        if work is None or told != record.work:  # compares all settings, also those outside the hash
             work = record.parsed_work
             self._works[record.name] = record.work, work
         return work

@@ -1,4 +1,4 @@
-"""Renews a lane's claims from a thread, while the lane loads, prepares and steps; and hears what is asked of it."""
+"""Renews a lane's claims from a thread while the lane loads, prepares and trains; notes cancellations."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ import threading
 from typing import Any
 
 from infra.errors import UserError
-from training.batch.record import Claim, LeaseLost
+from infra.leases import LeaseLost
+from training.batch.record import Claim
 from training.batch.state import BatchState
 
 log = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """A context manager. `gone` and `cancelling` are names of claims that were lost, or that are to be let go.
+    """A context manager. `gone` has the names of lost claims, `cancelling` those of concepts to cancel.
 
     Args:
-        batch: of its own: it is used from the thread.
-        every_s: seconds between two renewals; a third of the lease when not given.
+        batch: used from the thread; do not share it.
+        every_s: seconds between two renewals; default: a third of the lease.
     """
 
     def __init__(self, batch: BatchState, every_s: float | None = None) -> None:
@@ -28,9 +29,10 @@ class Heartbeat:
         self.cancelling: set[str] = set()
         self._claims: dict[str, tuple[Claim, dict[str, Any]]] = {}
         self._renewing: str | None = None
-        # Of the three above. Never held during a request: the training thread tells of every member's every step.
+        # Guards the state above. Never held during a request: the training thread calls `tell` for
+        # every step.
         self._changed = threading.Condition()
-        self._beating = threading.Lock()  # one at a time uses `batch`
+        self._beating = threading.Lock()  # only one thread at a time may use `batch`
         self._over = threading.Event()
         self._thread: threading.Thread
 
@@ -52,13 +54,13 @@ class Heartbeat:
             self._claims[claim.name] = claim, {}
 
     def drop(self, name: str) -> None:
-        """Renew it no more; when this returns no renewal of it is under way."""
+        """Stop renewing a claim. When this returns, no renewal of it is in progress."""
         with self._changed:
             self._claims.pop(name, None)
             self._changed.wait_for(lambda: self._renewing != name)
 
     def tell(self, name: str, **progress: Any) -> None:
-        """What the next renewal writes: step, loss, step_seconds."""
+        """Set what the next renewal writes: step, loss, step_seconds."""
         with self._changed:
             if name in self._claims:
                 self._claims[name] = self._claims[name][0], progress
@@ -82,11 +84,11 @@ class Heartbeat:
             cancelling = self.batch.beat(claim, **progress).cancelling
         except LeaseLost:
             gone = True
-        except UserError as error:  # a storage that is away for a moment; the lease has time for more tries
+        except UserError as error:  # such as a short outage of the storage: the lease allows more tries
             log.warning("%s: its claim could not be renewed: %s", name, error.message)
         finally:
             with self._changed:
-                if name in self._claims:  # else it was dropped meanwhile: nobody asks any more
+                if name in self._claims:  # otherwise it was dropped meanwhile
                     if cancelling:
                         self.cancelling.add(name)
                     if gone:

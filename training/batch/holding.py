@@ -1,7 +1,8 @@
-"""What a lane holds: concepts it claimed, from the claim to one of their ends, and what of that is written.
+"""The concepts that a lane holds, from the claim to their end.
 
-Whatever fails between the two, a concept is in `held`, so that it is given back and not left to its lease. It leaves when
-its end is written, when another has it, when it is given back, or when the storage is away and it is forsaken.
+A claimed concept stays in `held` whatever fails, so that it is given back and need not wait for its
+lease to expire. It leaves when its end is written, when another lane has it, when it is given back, or
+when the storage is unavailable (`forsake`).
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from dataclasses import dataclass, field
 
 from datasets.latents import CachedClip
 from infra.errors import UserError
+from infra.leases import LeaseLost
 from training.batch.checkpoints import CheckpointWriter
 from training.batch.heartbeat import Heartbeat
-from training.batch.record import Claim, LeaseLost, Record
+from training.batch.record import Claim, Record
 from training.batch.state import BatchState
 from training.batch.watcher import Watcher
 from training.batch.work import Work
@@ -24,12 +26,12 @@ from training.pack import Pack
 
 log = logging.getLogger(__name__)
 
-RECENT = 50  # steps whose mean losses are published
+RECENT = 50  # number of last steps whose mean losses are published
 
 
 @dataclass
 class Held:
-    """A concept that a lane trains, or is about to."""
+    """A concept that a lane trains or is about to train."""
 
     claim: Claim
     work: Work
@@ -48,12 +50,12 @@ class Holding:
         self._forsaken: list[Claim] = []
 
     def take(self, claim: Claim, work: Work) -> None:
-        """A concept was claimed, to do this: renew it from now on."""
+        """Hold a claimed concept: renew its claim from now on."""
         self.held[claim.name] = Held(claim, work)
         self.heartbeat.hold(claim)
 
     def fail(self, name: str, error: Exception) -> None:
-        """The concept ends with this as its reason."""
+        """End the concept as failed, with this error as the reason."""
         if isinstance(error, UserError):
             reason = error.message
         else:
@@ -62,7 +64,7 @@ class Holding:
         self.end(name, lambda claim: self.batch.fail(claim, reason))
 
     def end(self, name: str, end: Callable[[Claim], Record]) -> None:
-        """Write a concept's end, unless another has it now; its checkpoints are of no more use."""
+        """Write a concept's end, unless another lane has it now, and delete its checkpoints."""
         self._still(name)
         try:
             record = end(self.held[name].claim)
@@ -74,12 +76,16 @@ class Holding:
         self.batch.forget(name)
 
     def leave(self, name: str) -> None:
-        """Another has it."""
+        """Let go of a concept that another lane has."""
         self._still(name)
         del self.held[name]
 
     def give_back(self, pack: Pack | None = None) -> None:
-        """For whoever takes them next: with the members' states of now, where the pack's are sound."""
+        """Give back all concepts for other lanes, after checkpointing the members of `pack`.
+
+        Args:
+            pack: None if there is none, or its states are not sound.
+        """
         if pack is not None:
             for name, one in self.held.items():
                 self.checkpoints.put(one.claim, pack.state(name))
@@ -91,20 +97,20 @@ class Holding:
             del self.held[name]
 
     def forsake(self) -> None:
-        """The storage is away: train none of these until it is back."""
+        """The storage is unavailable: let go of all concepts until it is back."""
         for name, one in self.held.items():
             self._still(name)
             self._forsaken.append(one.claim)
         self.held.clear()
 
     def take_back(self) -> None:
-        """The storage is back, as the first of these finds: what was forsaken waits again, as if it had been given back."""
+        """Release the forsaken concepts' claims. Raises Unavailable if the storage still is."""
         while self._forsaken:
-            with suppress(LeaseLost):  # another has it, or it ended
+            with suppress(LeaseLost):  # another lane has it, or it ended
                 self.batch.release(self._forsaken[-1])
             self._forsaken.pop()
 
     def _still(self, name: str) -> None:
-        """Renew its claim no more, and write no more checkpoints of it."""
+        """Stop renewing its claim and writing its checkpoints."""
         self.checkpoints.drop(name)
         self.heartbeat.drop(name)

@@ -1,7 +1,7 @@
-"""Holds the lanes' Ray Train runs, in an actor without CPUs beside the driver: `fit` waits for each in a thread.
+"""An actor without CPUs beside the driver that holds the lanes' Ray Train runs; a thread waits for each.
 
-So a driver can be a client of a far cluster, sees every lane in one call, and ends all of them, those included that
-still wait for a place, by ending this actor.
+So a driver can be a client of a remote cluster. It gets the state of all lanes in one call, and ends
+all of them, including those still waiting for resources, by ending this actor.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from training.ray_processes import RAY_SETTINGS
 
 @dataclass(frozen=True)
 class LaneState:
-    """A lane as its keeper knows it."""
+    """The state of a lane as its keeper knows it."""
 
     name: str
     workers: int
-    host: str = ""  # where it runs; empty while it waits for a place or loads Python
+    host: str = ""  # where it runs; empty while it waits for resources or starts up
     pid: int = 0
-    node: str = ""  # Ray's id
+    node: str = ""  # Ray's node id
     end: str | None = None  # done, idle, stopped; failed, died
-    reason: str | None = None  # of failed and died
+    reason: str | None = None  # for failed and died
 
 
 class Keeper:
-    """An actor: holds the lanes' runs, and tells the lanes when to stop."""
+    """An actor that holds the lanes' runs and tells the lanes when to stop."""
 
     def __init__(self, need: Need, use_gpu: bool, storage: Storage) -> None:
         os.environ.update({name: os.environ.get(name, value) for name, value in RAY_SETTINGS.items()})
         self.need, self.use_gpu, self.storage = need, use_gpu, storage
         self.lanes: dict[str, LaneState] = {}
         self.all_stop = False
-        self.leaving: dict[str, str] = {}  # why, by lane
+        self.leaving: dict[str, str] = {}  # lane -> reason
 
     def start(self, settings: LaneSettings, workers: int) -> None:
         """Start a lane; returns at once."""
@@ -52,23 +52,23 @@ class Keeper:
         ).start()
 
     def began(self, name: str, host: str, pid: int, node: str) -> None:
-        """A lane's worker tells where it is."""
+        """Called by a lane's worker to report where it runs."""
         self.lanes[name] = replace(self.lanes[name], host=host, pid=pid, node=node)
 
     def look(self) -> list[LaneState]:
-        """Every lane that was started here."""
+        """The states of all lanes that were started here."""
         return list(self.lanes.values())
 
     def stop(self) -> None:
-        """All lanes are to keep and give back what they hold, and end."""
+        """Tell all lanes to checkpoint and give back their concepts, and end."""
         self.all_stop = True
 
     def leave(self, name: str, reason: str) -> None:
-        """One of a lane's workers has to go, and with it the lane."""
+        """Called when one of a lane's workers must stop: the whole lane then stops."""
         self.leaving.setdefault(name, f"a worker of it: {reason}")
 
     def stopping(self, name: str) -> str | None:
-        """A lane asks whether it is to stop, and why."""
+        """Called by a lane: the reason why it should stop; None if it should not."""
         return "asked to" if self.all_stop else self.leaving.get(name)
 
     def _keep(self, settings: LaneSettings, workers: int, me: Any) -> None:
@@ -84,7 +84,7 @@ class Keeper:
 def fit(
     settings: LaneSettings, workers: int, keeper: Any, need: Need, use_gpu: bool, storage: Storage
 ) -> dict[str, Any]:
-    """A lane's run from its start to its end. Raises what ended it."""
+    """Run a lane from start to end. Raises the error that ended it."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -104,12 +104,12 @@ def fit(
             name="train",
             storage_path=path,
             storage_filesystem=filesystem,
-            # A lane that died is started again by the driver, where there is room then; Ray would wait for its place.
+            # The driver restarts a dead lane wherever there is room then; Ray would wait for the lost place.
             failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),  # type: ignore[call-arg]
         ),
     )
     try:
         return trainer.fit().return_value
     finally:
-        for info in list(own.list()):  # Ray Train's notes; the batch's state is elsewhere
+        for info in list(own.list()):  # Ray Train's files; the batch's state is elsewhere
             own.delete(info.key)

@@ -1,10 +1,10 @@
-"""A lane: holds a foundation and trains pack after pack of what a batch has, until nothing waits. No Ray in it.
+"""A lane holds a foundation and trains pack after pack of a batch until no concept waits; without Ray.
 
     Lane(open_batch(storage, "b1"), open_registry(uri)).run()
 
-Any number of lanes may work on one batch, in any processes. Each claims a concept, packs others of its group with it,
-publishes each as it ends and takes the next into its slots. What a lane must know lies in the batch's records; killed
-at any moment it costs the steps since the last checkpoints.
+Any number of lanes may work on one batch, in any processes. Each claims a concept, adds others of its
+group to the pack, publishes each when it ends and gives its slots to the next. All state is in the
+batch's records: killing a lane costs only the steps since the last checkpoints.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from infra.errors import OutOfMemory, StorageDenied, StorageFull, Unavailable, UserError
+from infra.leases import LeaseLost
 from infra.registry import Registry
 from models.dtypes import DTYPES
 from models.foundation import Foundation
@@ -35,7 +36,7 @@ from training.batch.plan import MOST
 from training.batch.prepare import prepare_work
 from training.batch.profile import Profile
 from training.batch.publishing import publish_work
-from training.batch.record import Claim, LeaseLost
+from training.batch.record import Claim
 from training.batch.state import BatchState
 from training.batch.team import Team
 from training.batch.watcher import Watcher
@@ -47,7 +48,7 @@ from training.pack import Capacity, Ended, Event, Failed, Member, Pack, Stepped
 log = logging.getLogger(__name__)
 
 LOOK_S = 10.0
-# What a concept is not to blame for: something that is needed is away or busy, or a storage denies access or is full.
+# Errors that are not the concept's: something is unavailable or busy, or a storage denies access or is full.
 NO_CONCEPTS_FAULT = (Unavailable, StorageDenied, StorageFull)
 
 
@@ -55,15 +56,15 @@ class Lane:
     """Trains a batch's concepts, in this process.
 
     Args:
-        pack: members of a pack; None takes what `profile` says is best, else 8.
-        most: members of a pack whatever `pack` and `profile` say: this lane's share.
-        measuring: gives the profile of each group as it comes, measured here where it must be; None: there is `profile`.
-        device: None takes CUDA where there is one.
+        pack: members of a pack; None: the best size by `profile`, else 8.
+        most: upper limit of members, whatever `pack` and `profile` say: this lane's share.
+        measuring: provides each group's profile, and measures it if needed; None: use `profile`.
+        device: None: CUDA if available.
         every_s: seconds between renewals of the claims.
-        ahead: whether a thread here prepares the concepts that wait; False where others do (ray_prepare.py).
-        workers: takes the concepts that ask for so many; None: takes any, and has those fail that ask for more than this
-            process.
-        team: the workers, where there are several (team.py): this process leads them.
+        ahead: whether a thread here prepares waiting concepts; False if others do (ray_prepare.py).
+        workers: takes only concepts that ask for this number of workers; None: takes any concept, and
+            fails those that ask for more than one.
+        team: the workers, if there are several (team.py): this process leads them.
     """
 
     def __init__(
@@ -93,18 +94,18 @@ class Lane:
         self.holding = Holding(batch, self.heartbeat, self.checkpoints, self.watcher)
         self.choosing = Choosing(batch, self.owner, pack=pack, most=most, profile=profile, workers=workers)
         self._turns = preparing_turns(batch, self.owner)
-        self._encoding = threading.Lock()  # of the VAE and the text encoder, by this thread and the one ahead
+        self._encoding = threading.Lock()  # the VAE and text encoder are used here and by the `Ahead` thread
         self._loaded: tuple[tuple[str | None, str, int], Foundation] | None = None
         self._load_seconds = 0.0
         self._stopping = threading.Event()
         self._looked = 0.0
 
     def _own_state(self) -> BatchState:
-        """The batch's, for a thread of its own."""
+        """The batch's state, for use in another thread."""
         return BatchState(self.batch.storage, clock=self.batch.clock, lease_s=self.batch.lease_s)
 
     def stop(self) -> None:
-        """Ask the lane, from a thread or a signal handler, to keep what it has and give it back: it must go."""
+        """Ask the lane, from a thread or signal handler, to give back its concepts and end."""
         self._stopping.set()
 
     @property
@@ -113,19 +114,19 @@ class Lane:
 
     @property
     def held(self) -> Mapping[str, Held]:
-        """The concepts it has, by name."""
+        """The concepts that the lane holds, by name."""
         return self.holding.held
 
     def run(self, answered: Callable[[], Any] = lambda: None) -> None:
-        """Train until nothing waits that is free to be taken.
+        """Train until no waiting concept is free to be taken.
 
         Args:
-            answered: called when the storage has taken a write: what it fails at from then on is another matter.
+            answered: called when the storage accepted a write: a later failure is a new outage.
 
         Raises:
-            UserError: the storage is away (Unavailable), full or closed to this process, or the foundation cannot be had
-                here. What the lane had waits again, from its last checkpoints: after Unavailable as soon as this is called
-                again.
+            UserError: the storage is unavailable (Unavailable), full or denies access, or the
+                foundation cannot be loaded here. The lane's concepts are queued again from their last
+                checkpoints; after Unavailable, the next call of this method does that.
         """
         self.holding.take_back()
         with self.heartbeat, self.checkpoints:
@@ -139,27 +140,27 @@ class Lane:
 
     # ----------------------------------------------------------------- a group
     def _train_group(self, first: Claim) -> None:
-        """A pack of the group of this concept, until no more of it wait. What is left when the storage fails is given back."""
+        """Train this concept's group until none of it waits. If the storage fails, give back what is left."""
         try:
             self._train_first(first)
         except NO_CONCEPTS_FAULT as error:
             self.holding.forsake()
-            if not isinstance(error, Unavailable):  # this ends the lane; perhaps records can still be written
+            if not isinstance(error, Unavailable):  # this ends the lane; records may still be writable
                 with suppress(UserError):
                     self.holding.take_back()
             raise
 
     def _train_first(self, first: Claim) -> None:
-        """This concept and those that come to it; it alone if it has lost lanes, or is no work for a lane at all."""
+        """Train this concept with others of its group, or alone if it has lost lanes."""
         work = first.record.parsed_work
         try:
             work.check_lane(self.workers or 1)
             foundation = self._foundation(work)
-        except (NotForLanes, NoSafetensors) as error:  # so on every node
+        except (NotForLanes, NoSafetensors) as error:  # fails on every node
             self.holding.fail(first.name, error)
             return
-        except UserError:  # this node's fault, or the network's: the plan found the model
-            self.holding.give_back()  # another lane may have what lacks here
+        except UserError:  # local to this node or its network: the plan found the model
+            self.holding.give_back()  # another lane may have what is missing here
             raise
         alone = first.record.lost > ALONE_AFTER
         if self.measuring is not None and not alone:
@@ -168,7 +169,7 @@ class Lane:
                 foundation, work.key, self._load_seconds, self._stopping
             )
         capacity = self.choosing.capacity(work, alone)
-        if work.config.zero:  # the pack leaves it in pieces
+        if work.config.zero:  # the pack leaves the foundation sharded
             self._loaded = None
         opened = False
         try:
@@ -177,15 +178,15 @@ class Lane:
                 self._train_pack(pack, first, foundation, alone)
         except UserError:
             if not opened:
-                self.holding.give_back()  # the foundation cannot be had where another worker of the team is
+                self.holding.give_back()  # another worker of the team cannot load the foundation
             raise
         except torch.OutOfMemoryError:
             if self.team is not None:
-                raise  # the others are in the midst of the same
+                raise  # the other workers are in the middle of the same operation
             self._too_large(work.key, capacity, opened)
 
     def _train_pack(self, pack: Pack, first: Claim, foundation: Foundation, alone: bool) -> None:
-        """From the first member to the last."""
+        """Train a pack from its first member to its last."""
         claim: Claim | None = first
         while True:
             while claim is not None:
@@ -201,7 +202,8 @@ class Lane:
             for event in events:
                 if event.name in self.held:
                     ended |= self._handle(pack, event, foundation)
-            # Looking for others costs a listing: done as slots come free, and now and then for those added late.
+            # Looking for more concepts costs a listing: do it when slots come free, and sometimes for
+            # added ones.
             look = not alone and (ended or time.monotonic() - self._looked > LOOK_S)
             claim = self._next(pack) if look else None
 
@@ -211,13 +213,13 @@ class Lane:
         return Pack(foundation, work.key, capacity)
 
     def _preparing_ahead(self, work: Work, foundation: Foundation) -> AbstractContextManager[Any]:
-        if not self.ahead or self.choosing.limits.get(work.key) == 1:  # memory is short
+        if not self.ahead or self.choosing.limits.get(work.key) == 1:  # 1: memory is short
             return nullcontext()
         dtype = DTYPES[work.config.dtype]
         return Ahead(self._own_state(), self.owner, foundation, dtype, self._encoding)
 
     def _next(self, pack: Pack) -> Claim | None:
-        """Another concept for this pack, held."""
+        """Claim and hold another concept for this pack; None if there is none."""
         self._looked = time.monotonic()
         claim = None if self._stopping.is_set() else self.choosing.next(pack, self.held)
         if claim is not None:
@@ -225,14 +227,14 @@ class Lane:
         return claim
 
     def _foundation(self, work: Work) -> Foundation:
-        """The foundation, whole (latents are made here), in the group's precision. Raises UserError.
+        """The whole foundation (also needed to encode latents), in the group's precision. Raises UserError.
 
-        At ZeRO 3 its denoiser lies on the CPU: the pack puts this worker's share of it on the device.
+        At ZeRO 3 its denoiser is on the CPU: the pack puts this worker's shard on the device.
         """
         config = work.config
         wanted = work.foundation, config.dtype, config.zero
         if self._loaded is None or self._loaded[0] != wanted:
-            self._loaded = None  # two do not fit at once
+            self._loaded = None  # free it first: two may not fit
             self.watcher.loading(work.foundation)
             began = time.monotonic()
             with explaining_memory(*wanted, self.device):
@@ -252,7 +254,7 @@ class Lane:
         return foundation
 
     def _admit(self, pack: Pack, claim: Claim, foundation: Foundation) -> None:
-        """Prepare a concept and give it its slots; or have it fail."""
+        """Prepare a concept and assign its slots, or fail it."""
         one, work = self.held[claim.name], self.held[claim.name].work
         self.watcher.preparing(work.name)
         try:
@@ -264,14 +266,14 @@ class Lane:
             raise
         except Exception as error:
             if not pack.sound:
-                raise  # nor is a worker's that is gone
+                raise  # a lost worker is not the concept's fault either
             self.holding.fail(work.name, error)
             return
         self.checkpoints.begin(claim)
 
     # ----------------------------------------------------------------- a step
     def _heard(self, pack: Pack) -> bool:
-        """Let go of what another has, or what was cancelled. True when slots came free."""
+        """Let go of concepts that were lost to another lane or cancelled. True if slots came free."""
         self.checkpoints.check()
         self.heartbeat.gone |= self.checkpoints.lost() & self.held.keys()
         going = [name for name in self.held if name in self.heartbeat.gone | self.heartbeat.cancelling]
@@ -285,7 +287,7 @@ class Lane:
         return bool(going)
 
     def _handle(self, pack: Pack, event: Event, foundation: Foundation) -> bool:
-        """What a step did to one member. True when its slots came free."""
+        """Process what a step did to one member. True if its slots came free."""
         one = self.held[event.name]
         if isinstance(event, Failed):
             self.holding.fail(event.name, event.error)
@@ -303,7 +305,7 @@ class Lane:
         return False
 
     def _publish(self, one: Held, event: Ended, foundation: Foundation) -> None:
-        """The concept's version, and its end."""
+        """Publish the concept's version and end the concept."""
         work, claim, step = one.work, one.claim, event.report.step
         spatial, temporal, seconds = (
             sum(column) / len(one.recent) for column in zip(*one.recent, strict=True)
@@ -339,10 +341,10 @@ class Lane:
         )
 
     def _too_large(self, key: GroupKey, capacity: Capacity, opened: bool) -> None:
-        """The device's memory did not suffice: go on with half as many from their checkpoints, or have the one fail.
+        """Out of memory: continue with half as many members from their checkpoints; a single member fails.
 
         Args:
-            opened: the pack had its slots; not even these fitted, otherwise.
+            opened: whether the pack's slots were allocated before memory ran out.
         """
         if capacity.members == 1:
             (name,) = self.held

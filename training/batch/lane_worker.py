@@ -1,7 +1,7 @@
-"""A lane inside the worker of its Ray Train run: what `lane.py` does, told when to stop, with journal and metrics.
+"""Runs a lane (`lane.py`) in the worker of its Ray Train run, with journal, metrics and stop notices.
 
-It must stop when the driver says so, when Ray drains its node, and when the process gets SIGTERM: then it keeps and
-gives back what it holds.
+It stops when the driver says so, when Ray drains its node, and when the process gets SIGTERM. Then it
+checkpoints and gives back its concepts.
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ LOOK_S = 1.0
 
 
 def stay(lane: Lane, batch: BatchState, linger_s: float, *, wait: Callable[[float], bool]) -> str:
-    """Run a lane until it is stopped ("stopped"), the batch has ended ("done"), or nothing came for long ("idle").
+    """Run a lane until it is stopped ("stopped"), the batch has ended ("done"), or it had no work ("idle").
 
     Args:
-        wait: sleeps so many seconds; True when the lane was stopped meanwhile.
+        linger_s: seconds without work after which it ends.
+        wait: sleeps for a number of seconds; True if the lane was stopped meanwhile.
     """
     pause = min(5.0, linger_s / 4)
     idle = 0.0
@@ -60,7 +61,7 @@ def stay(lane: Lane, batch: BatchState, linger_s: float, *, wait: Callable[[floa
 
 
 def work(config: dict[str, Any]) -> dict[str, Any]:
-    """Runs in every worker. Returns {"end": ...}, and "reason" where the lane could not go on."""
+    """Runs in every worker. Returns {"end": ...}, and "reason" if the lane failed."""
     import ray.train.torch
 
     settings: LaneSettings = config["settings"]
@@ -75,21 +76,21 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     with Team() as team:
         if team.leads:
             return _lead(settings, keeper, str(device), team)
-        # A notice to this worker concerns the whole lane: the leader hears of it through the keeper.
+        # A notice to this worker concerns the whole lane: the keeper passes it to the leader.
         with told_to_stop(keeper, settings.name, lambda why: keeper.leave.remote(settings.name, why)):
             team.follow(str(device))
         return {"end": "followed"}
 
 
 def _lead(settings: LaneSettings, keeper: Any, device: str, team: Team | None) -> dict[str, Any]:
-    """The lane in this process, alone or at the head of its team."""
+    """Run the lane in this process, alone or as leader of its team."""
     import ray
 
     host = socket.gethostname()
     keeper.began.remote(settings.name, host, os.getpid(), ray.get_runtime_context().get_node_id())
     try:
         return {"end": _run(settings, keeper, device, host, team)}
-    except UserError as error:  # a storage that is away: its claims run out
+    except UserError as error:  # such as an unavailable storage: the lane's claims then expire
         return {"end": "failed", "reason": error.message}
 
 
@@ -134,7 +135,7 @@ def _run(settings: LaneSettings, keeper: Any, device: str, host: str, team: Team
 
 
 class Metrics(Watcher):
-    """Steps to Prometheus, through Ray."""
+    """Reports steps to Prometheus, through Ray."""
 
     def __init__(self) -> None:
         from training.metrics import TrainingMetrics
@@ -146,18 +147,18 @@ class Metrics(Watcher):
 
 
 def reason_to_stop(keeper: Any, name: str) -> str | None:
-    """Why this process's lane must stop now; None while it need not."""
+    """The reason why this process's lane must stop now; None if it need not."""
     import ray
     import ray.train
 
-    drained = ray.train.get_preemption_info() is not None  # waits until every worker of the lane asks
+    drained = ray.train.get_preemption_info() is not None  # blocks until every worker of the lane calls it
     if TERMINATED.is_set():
         return "SIGTERM"
     if drained:
         return "its node is drained"
     try:
         return ray.get(keeper.stopping.remote(name), timeout=60)
-    except Exception as error:  # the keeper is gone, and with it who started this lane
+    except Exception as error:  # the keeper is gone, and the driver with it
         return f"its keeper does not answer ({type(error).__name__})"
 
 
@@ -165,14 +166,14 @@ def reason_to_stop(keeper: Any, name: str) -> str | None:
 def told_to_stop(
     keeper: Any, name: str, stop: Callable[[str], Any], every_s: float = LOOK_S
 ) -> Iterator[threading.Event]:
-    """Within the block a thread looks for a reason to stop; then it calls `stop` with it, once, and sets the event."""
+    """Check in a thread for a reason to stop; on the first one, call `stop` and set the event."""
     over, stopped = threading.Event(), threading.Event()
     TERMINATED.clear()
 
     def watch() -> None:
         while not over.wait(every_s):
             reason = reason_to_stop(keeper, name)
-            if reason is not None and not stopped.is_set():  # then it asks on: the other workers wait for it
+            if reason is not None and not stopped.is_set():  # asks on afterwards: other workers wait for it
                 stop(reason)
                 stopped.set()
 

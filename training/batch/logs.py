@@ -1,11 +1,12 @@
-"""What a batch's lanes did, line by line, in the batch's storage: `motiondirector runs logs` reads it from anywhere.
+"""Log lines of a batch's lanes, kept in the batch's storage and read with `motiondirector runs logs`.
 
-    <batch>/logs/concepts/<name>/<milliseconds>-<token>-<number>.jsonl      {"time", "lane", "text"}, a line each
+    <batch>/logs/concepts/<name>/<milliseconds>-<token>-<number>.jsonl    {"time", "lane", "text"} per line
     <batch>/logs/lanes/<lane>/...
 
-Storage knows no appending. A journal writes the object of its newest lines anew until it is full, then begins another,
-and deletes the oldest of the name: each name keeps at most `KEPT` objects of `FULL` bytes. A lane that is killed loses
-the lines since it last wrote. A storage that is away delays lines; it never stops a lane.
+Storage cannot append. A journal rewrites the object with its newest lines until it is full, then begins
+another and deletes the oldest of that name: each name keeps at most `KEPT` objects of about `FULL`
+bytes. A killed lane loses the lines since its last write. An unavailable storage delays lines but never
+stops a lane.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ if TYPE_CHECKING:
     from training.loop import StepReport
 
 Kind = Literal["concepts", "lanes"]
-FULL = 32 * 1024  # bytes of an object, but for its last line
-KEPT = 16  # objects of a name
+FULL = 32 * 1024  # largest bytes of an object, not counting its last line
+KEPT = 16  # objects per name
 LONGEST = 4000  # characters of a line
-HELD = 5000  # lines that wait while the storage is away
+HELD = 5000  # lines kept while the storage is unavailable
 EVERY_S = 10.0
-AHEAD_S = 60.0  # that clocks of different machines may differ
+AHEAD_S = 60.0  # largest expected clock difference between machines
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Line:
 
 @dataclass
 class _Open:
-    """The object that a name's lines are written to."""
+    """The object to which a name's lines are written now."""
 
     key: str
     body: bytes = b""
@@ -62,7 +63,7 @@ class Journal:
 
     Args:
         storage: of the batch.
-        lane: whose journal this is.
+        lane: the lane's name.
         every_s: seconds between two writes.
     """
 
@@ -78,7 +79,7 @@ class Journal:
         self._thread: threading.Thread
 
     def write(self, text: str, concept: str | None = None) -> None:
-        """A line of a concept's log, or of the lane's. From any thread."""
+        """Add a line to a concept's log, or to the lane's. May be called from any thread."""
         line = {"time": self.clock(), "lane": self.lane, "text": text[:LONGEST]}
         kind: Kind = "lanes" if concept is None else "concepts"
         self._lines.append((kind, concept or self.lane, json.dumps(line).encode() + b"\n"))
@@ -102,7 +103,7 @@ class Journal:
                 log.warning("log lines could not be written: %s", error.message)
 
     def flush(self) -> None:
-        """Write what was collected. Raises UserError when the storage is away; the lines are kept for the next time."""
+        """Write the collected lines. If the storage is unavailable, keeps them and raises UserError."""
         with self._writing:
             taken = [self._lines.popleft() for _ in range(len(self._lines))]
             by_name: dict[tuple[Kind, str], list[bytes]] = {}
@@ -118,7 +119,7 @@ class Journal:
                 raise
 
     def _append(self, kind: Kind, name: str, lines: list[bytes]) -> None:
-        """Write lines to a name's object, and begin another as it is full."""
+        """Write lines to a name's object, and begin another when it is full."""
         folder = f"logs/{kind}/{name}"
         while lines:
             now = self._open.get((kind, name))
@@ -127,7 +128,8 @@ class Journal:
                 key = f"{folder}/{int(self.clock() * 1000):013d}-{self._token}-{number:04d}.jsonl"
                 now = _Open(key, number=number)
                 kept = [info.key for info in self.storage.list(f"{folder}/")]
-                # What a clock that was ahead has written is the oldest, not the newest for as long as it was ahead.
+                # Objects from a clock that was ahead count as the oldest, so that they do not stay the
+                # newest.
                 ahead = f"{folder}/{int((self.clock() + AHEAD_S) * 1000):013d}"
                 kept.sort(key=lambda key: "" if key > ahead else key)
                 for key in kept[: max(0, len(kept) - KEPT + 1)]:
@@ -143,13 +145,13 @@ class Journal:
 
 @dataclass
 class Reader:
-    """Reads a log, and later what has come since."""
+    """Reads a log, and on later calls only the new lines."""
 
     storage: Storage  # of the batch
     _seen: dict[str, tuple[str, int]] = field(default_factory=dict)  # key -> (etag, lines)
 
     def new(self, kind: Kind, name: str | None = None) -> list[Line]:
-        """Lines that this reader has not yet given, of a name or of all, in the order of their times."""
+        """Lines that this reader has not returned yet, of one name or all, ordered by time."""
         lines: list[Line] = []
         for info in list(self.storage.list(f"logs/{kind}/{name}/" if name else f"logs/{kind}/")):
             etag, given = self._seen.get(info.key, ("", 0))
@@ -157,7 +159,7 @@ class Reader:
                 continue
             try:
                 found = list(_lines(self.storage.get(info.key), f"{info.key} of {self.storage.uri}"))
-            except ObjectNotFound:  # the oldest, deleted since
+            except ObjectNotFound:  # an old object, deleted since the listing
                 continue
             lines += found[given:]
             self._seen[info.key] = info.etag, len(found)
@@ -170,11 +172,12 @@ def _lines(body: bytes, where: str) -> Iterator[Line]:
 
 
 class Notes(Watcher):
-    """Tells a journal what a lane does.
+    """Writes a lane's events to a journal.
 
     Args:
-        every_s: seconds between two lines about a concept's steps; its first and its last are told.
-        clock: seconds that only grow.
+        every_s: seconds between two lines about a concept's steps; its first and last step are always
+            written.
+        clock: seconds of a monotonic clock.
     """
 
     def __init__(
@@ -211,8 +214,10 @@ class Notes(Watcher):
 
 
 class JournalHandler(WarningsHeard):
-    """Warnings and errors of this project's loggers, with tracebacks, in the journal: of a concept where the message
-    begins with its name, else of the lane."""
+    """Writes warnings and errors of this project's loggers, with tracebacks, to the journal.
+
+    A message that begins with a concept's name goes to the concept's log, others to the lane's.
+    """
 
     def __init__(self, notes: Notes) -> None:
         super().__init__()
@@ -226,7 +231,7 @@ class JournalHandler(WarningsHeard):
 
 
 class Several(Watcher):
-    """Tells several watchers the same."""
+    """Passes events to several watchers."""
 
     def __init__(self, *watchers: Watcher) -> None:
         self.watchers = watchers

@@ -1,6 +1,6 @@
-"""Shows how a batch stands while a lane of this process works: its records, with what the lane did since they were written.
+"""Shows a batch's progress while a lane of this process works: its records, with the lane's newest steps.
 
-Records are written as claims are renewed, every third of a lease; what somebody watches should not be that late.
+Records are written only when claims are renewed, every third of a lease: too late for someone who watches.
 """
 
 from __future__ import annotations
@@ -29,13 +29,16 @@ Look = Callable[[Sequence[Record], Sequence[LaneState]], None]
 
 
 class Looking(Watcher):
-    """A context manager: calls `look` from a thread with all records and the one lane, and once more when the block ends.
+    """A context manager that calls `look` regularly from a thread with all records and this lane.
+
+    It calls `look` once more when the block ends. The lane must have this object among its watchers.
 
     Args:
-        batch: of its own: it is used from the thread.
-        owner: the lane's name; the lane has this among its watchers.
-        every_s: seconds between two looks.
-        read_s: between two readings of the records, which others write, too; what the lane begins or ends is read at the next look.
+        batch: used from the thread; do not share it.
+        owner: the lane's name.
+        every_s: seconds between two calls.
+        read_s: seconds between two reads of the records, which other processes write too. When the lane
+            begins or ends a concept, the next call reads them.
     """
 
     def __init__(
@@ -45,7 +48,7 @@ class Looking(Watcher):
         self.lane = LaneState(owner, 1, host=socket.gethostname(), pid=os.getpid())
         self._records: Sequence[Record] = ()
         self._told: dict[str, dict[str, Any]] = {}
-        self._read_at: float | None = None  # None: at the next look
+        self._read_at: float | None = None  # None: read at the next call
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="batch-looking", daemon=True)
 
@@ -76,9 +79,9 @@ class Looking(Watcher):
         self._read_at = None
 
     def show(self) -> None:
-        """Look now. While the storage is away, which the lane says, at what was read last."""
+        """Call `look` now. While the storage is unavailable (the lane reports it), use the last records."""
         if self._read_at is None or time.monotonic() - self._read_at >= self.read_s:
-            self._read_at = time.monotonic()  # before: what is told while it reads is read next
+            self._read_at = time.monotonic()  # before reading: a change during the read causes another
             try:
                 self._records = self.batch.records()
             except UserError as error:

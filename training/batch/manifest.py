@@ -1,16 +1,16 @@
-"""A batch's manifest: which concepts to train, on what, with which settings.
+"""Reads a batch's manifest: which concepts to train, on which data, with which settings.
 
     defaults: {data: clips, rank: 16}          # YAML; or a list of entries alone
     concepts:
       - orbit
       - {concept: wave, steps: 500, priority: 2, publish_as: wave-long}
 
-    {"concept": "orbit", "data": "clips"}      JSONL: an entry a line
-    concept,data,steps                         CSV, TSV: a column a field, an empty cell is not given
+    {"concept": "orbit", "data": "clips"}      JSONL: one entry per line
+    concept,data,steps                         CSV, TSV: one column per field; an empty cell means not given
     clips/                                     a clip set: every concept in it
 
 An entry has `concept` and `data`, and may have `foundation`, `publish_as`, `priority` (higher begins earlier) and any
-setting of `TrainConfig`. Everything wrong in a file is said at once, with line numbers.
+setting of `TrainConfig`. All mistakes of a file are reported at once, with line numbers.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from training.config import TrainConfig, wrong_settings
 TEXTS = ("concept", "data", "foundation", "publish_as")
 FIELDS = (*TEXTS, "priority")
 PRIORITIES = range(-1000, 1001)
-LARGEST = 64 << 20  # bytes of a manifest: two hundred thousand entries
-SHOWN = 50  # mistakes that a message spells out
+LARGEST = 64 << 20  # bytes of a manifest: about two hundred thousand entries
+SHOWN = 50  # number of mistakes that a message lists
 
 
 @dataclass(frozen=True, order=True)
 class Mistake:
-    """Something wrong in a manifest. `line` counts from 1; 0 where the manifest has no lines."""
+    """A mistake in a manifest. `line` counts from 1; 0 if the manifest has no lines."""
 
     line: int
     text: str
@@ -48,7 +48,7 @@ class Mistake:
 
 
 class Mistakes(InvalidInput):
-    """All that is wrong with a batch, in the order of the lines."""
+    """All mistakes of a batch, in the order of their lines."""
 
     default_code = "invalid_manifest"
 
@@ -64,7 +64,7 @@ class Mistakes(InvalidInput):
 
 @dataclass(frozen=True)
 class Entry:
-    """One concept to train, as its manifest says it."""
+    """One concept to train, as given by its manifest."""
 
     concept: str
     data: str  # URI of a clip set
@@ -73,17 +73,17 @@ class Entry:
     priority: int = 0
     settings: dict[str, Any] = field(default_factory=dict, hash=False)
     line: int = 0
-    refused: bool = False  # a setting was wrong, so none is here; what it names can be looked for
+    refused: bool = False  # a setting was wrong: `settings` is empty, concept and data can be checked
 
     @property
     def name(self) -> str:
-        """What it is published as; no two of a batch share it."""
+        """The name that it is published under; unique in a batch."""
         return self.publish_as or self.concept
 
 
 @dataclass(frozen=True)
 class Raw:
-    """What a line said: fields and settings, unchecked, each with its own line where the format has one."""
+    """An unchecked entry: fields and settings, with the line of each if the format has lines."""
 
     line: int
     values: dict[str, Any]
@@ -98,15 +98,15 @@ Report = Callable[[int, str], None]
 
 
 def read_manifest(source: str, defaults: Mapping[str, Any] | None = None) -> list[Entry]:
-    """The entries of a manifest: a .yaml, .yml, .csv, .tsv, .jsonl or .ndjson file (or object), or else a clip set's URI.
+    """The entries of a manifest: a .yaml, .yml, .csv, .tsv, .jsonl or .ndjson file or object, or a clip set.
 
     Args:
-        defaults: fields and settings for entries that do not say (an entry wins over the file's own `defaults`,
-            which win over these).
+        defaults: default fields and settings. The file's `defaults` override them, and an entry
+            overrides both.
 
     Raises:
-        Mistakes: everything that is wrong, in one list.
-        UserError: it cannot be read at all.
+        Mistakes: all mistakes, in one list.
+        UserError: the manifest cannot be read at all.
     """
     entries, mistakes = read_entries(source, defaults)
     if mistakes:
@@ -115,8 +115,11 @@ def read_manifest(source: str, defaults: Mapping[str, Any] | None = None) -> lis
 
 
 def read_entries(source: str, defaults: Mapping[str, Any] | None = None) -> tuple[list[Entry], list[Mistake]]:
-    """`read_manifest` for a plan that tells its own mistakes with the manifest's: the entries that it can look up, those with
-    wrong settings among them (`Entry.refused`), and what is wrong. Raises UserError: it cannot be read at all."""
+    """`read_manifest` for a plan that reports the manifest's mistakes together with its own.
+
+    Returns the entries that a plan can check, including those with wrong settings (`Entry.refused`),
+    and the mistakes. Raises UserError if the manifest cannot be read at all.
+    """
     kind = PurePosixPath(source).suffix.lower()
     if kind not in PARSERS:
         from datasets.clips import concepts_in
@@ -132,7 +135,7 @@ def read_entries(source: str, defaults: Mapping[str, Any] | None = None) -> tupl
 
 
 def read_limited(storage: Storage, name: str) -> str:
-    """The text of a manifest. Raises UserError: absent, too large, or not UTF-8."""
+    """The text of a manifest. Raises UserError if it is missing, too large, or not UTF-8."""
     info = storage.head(name)
     if info is None or info.size > LARGEST:
         what = "does not exist" if info is None else f"has {info.size >> 20} MiB, more than {LARGEST >> 20}"
@@ -146,7 +149,7 @@ def read_limited(storage: Storage, name: str) -> str:
 def parse_entries(
     text: str, kind: str, defaults: Mapping[str, Any] | None = None
 ) -> tuple[list[Entry], list[Mistake]]:
-    """`read_entries` of a text already at hand."""
+    """`read_entries` for a text that was read already."""
     mistakes: list[Mistake] = []
 
     def report(line: int, words: str) -> None:
@@ -162,7 +165,7 @@ def check_entries(
     own: Raw | None = None,
     mistakes: list[Mistake] | None = None,
 ) -> tuple[list[Entry], list[Mistake]]:
-    """Entries of what was parsed, with defaults filled in, and all that is wrong: `mistakes` of the parser first."""
+    """Check parsed entries and fill in defaults. Returns them and all mistakes, including the parser's."""
     found = mistakes if mistakes is not None else []
     in_defaults = {text for _, text in _wrong(Raw(0, dict(defaults)), require=False)}
     shared = own or Raw(0, dict(defaults))
@@ -203,7 +206,7 @@ def check_entries(
 
 
 def _wrong(raw: Raw, *, require: bool) -> Iterator[tuple[str, str]]:
-    """(field, sentence) of everything wrong in one entry."""
+    """(field, sentence) of every mistake in one entry."""
     values = raw.values
     for name in TEXTS:
         value = values.get(name)
@@ -297,7 +300,7 @@ def _mapping(loader: yaml.SafeLoader, node: yaml.Node, report: Report) -> Raw:
 
 
 def _columns() -> list[Column]:
-    """All that an entry may have, and what others call it."""
+    """All columns that a table may have, with their synonyms."""
     synonyms = {
         "concept": ("name", "motion", "label", "class"),
         "data": ("clips", "dataset", "file", "path", "folder", "uri"),
@@ -311,7 +314,7 @@ def _columns() -> list[Column]:
 
 
 def _table(kind: str) -> Callable[[str, Report], tuple[list[Raw], Raw]]:
-    """The parser of a table (infra/rows.py)."""
+    """The parser of a table format (infra/rows.py)."""
 
     def parse(text: str, report: Report) -> tuple[list[Raw], Raw]:
         known = f"one of {', '.join(FIELDS)} and the training settings"

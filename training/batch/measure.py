@@ -1,9 +1,9 @@
-"""Measures the profile of a device: a few steps of packs of 1, 2, 4, ... samples for each group, on random latents.
+"""Measures a device's profile: for each group, a few steps of packs of 1, 2, 4, ... random samples.
 
     profile = device_profile(plan.works, on_progress=bars)        # measures what the cache lacks
 
-A minute for each group at most (`BUDGET_S`) and one step beyond it: sizes that would not fit in are left out. What was
-measured is kept in the cache folder, by device and version of torch, so it is done once.
+A group takes at most a minute (`BUDGET_S`) plus one step: sizes that would take longer are skipped.
+Results are kept in the cache folder by device and torch version, so each is measured once.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from training.pack import Capacity, Failed, Member, Pack
 
 log = logging.getLogger(__name__)
 
-SIZES = (1, 2, 4, 8, 16)  # samples of a forward
+SIZES = (1, 2, 4, 8, 16)  # samples per forward
 WARM_UP, STEPS = 1, 2
-BUDGET_S = 60.0  # of a group
-SHARE = 0.8  # of the memory: no size is tried that is expected beyond it
-Progress = Callable[[str, int, int], None]  # what, done, of so many
+BUDGET_S = 60.0  # per group
+SHARE = 0.8  # of the memory: sizes that are expected to need more are skipped
+Progress = Callable[[str, int, int], None]  # what, done, total
 
 
 @dataclass(frozen=True)
 class RandomClip:
-    """Latents of the right shape; what they show costs nothing."""
+    """Latents of the right shape; their content does not affect the cost."""
 
     latents_CFHW: Tensor
     frame_latents_FC1HW: Tensor
@@ -56,7 +56,7 @@ class RandomClip:
 
 
 def random_clip(foundation: Foundation, bucket: Bucket, seed: int = 0) -> RandomClip:
-    """A clip of noise in this model's latents, under an empty caption."""
+    """A clip of random latents for this model, with an empty caption."""
     generator = torch.Generator().manual_seed(seed)
     channels, frames, height, width = foundation.latent_shape(bucket)
     return RandomClip(
@@ -75,9 +75,9 @@ def measure_curve(
     memory: int | None = None,
     on_progress: Progress | None = None,
 ) -> Curve:
-    """Seconds and peak bytes of a group's step by the samples in its forward, from one sample up.
+    """Measure seconds and peak bytes of a group's step by the number of samples in its forward.
 
-    Stops early at the budget, at `SHARE` of the memory, or where the device's memory does not suffice.
+    Stops early at the budget, at `SHARE` of the memory, or when the device runs out of memory.
     """
     memory = memory or device_memory(foundation.device)
     clip = random_clip(foundation, Bucket(key.frames, key.height, key.width))
@@ -105,7 +105,7 @@ def measure_curve(
 
 
 def _point(foundation: Foundation, key: GroupKey, clip: RandomClip, samples: int) -> tuple[float, int]:
-    """(seconds, peak bytes) of one forward and backward with its share of the update."""
+    """(seconds, peak bytes) of one forward and backward, including its share of the update."""
     config = key.config().model_copy(update={"steps": WARM_UP + STEPS + 1})
     device, times = foundation.device, []
     with Pack(foundation, key, Capacity(samples, samples)) as pack:
@@ -136,10 +136,10 @@ def device_profile(
     """The profile of this device with every group of these works that one process can train.
 
     Args:
-        cache: the file that keeps it; the cache folder's for this device when not given.
+        cache: the file that keeps it; default: this device's file in the cache folder.
 
     Raises:
-        UserError: a foundation that cannot be loaded, or a step that does not fit.
+        UserError: a foundation cannot be loaded, or a step does not fit the memory.
     """
     on = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     cache = cache or cache_folder() / "profiles" / f"{profile_name(on)}.json"
@@ -170,7 +170,7 @@ def device_profile(
 
 
 def read_cached(path: Path) -> Profile | None:
-    """The profile that is kept there; None when there is none, or one that cannot be read, which is said."""
+    """The profile in this file; None if there is none, or if it cannot be read (logged)."""
     if not path.is_file():
         return None
     try:
@@ -181,32 +181,32 @@ def read_cached(path: Path) -> Profile | None:
 
 
 def profile_name(device: torch.device) -> str:
-    """Tells devices apart whose steps take other times."""
+    """A name that differs between devices whose steps take different times."""
     told = f"{device_name(device)} torch {torch.__version__} threads {torch.get_num_threads()}"
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def forget_peak(device: torch.device) -> None:
-    """Let `peak_bytes` begin anew; on a CPU where the kernel lets a process do so (Linux)."""
+    """Reset `peak_bytes`; on a CPU only if the kernel supports it (Linux)."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
-    give_back_freed_memory()  # or a group would be measured with what the one before it had needed
+    give_back_freed_memory()  # otherwise memory of the previous group would be counted
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        pass  # sizes are measured rising, so the peak since the start is the present one's
+        pass  # sizes are measured in rising order, so the peak since the start is the current size's
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most memory since `forget_peak`: allocated on the GPU, or held by this process, libraries included."""
+    """Peak memory since `forget_peak`: allocated on the GPU, or held by this process including libraries."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return process_peak_bytes()
 
 
 def process_peak_bytes() -> int:
-    """The most memory this process held. Not `ru_maxrss` where /proc is there: a child inherits its parent's in that."""
+    """Peak memory of this process. Prefers /proc to `ru_maxrss`, which a child inherits from its parent."""
     try:
         status = Path("/proc/self/status").read_text()
         return 1024 * int(status.split("VmHWM:")[1].split()[0])

@@ -1,11 +1,12 @@
-"""What lanes measured of their devices, kept in the registry's storage: each kind of device once for each group of settings.
+"""Lanes' measurements of their devices, kept in the registry's storage by kind of device and group.
 
     measuring = Measuring(registry.storage, owner, device)
-    profile = measuring.profile(foundation, key, load_seconds, stopping)     # in a lane: measured now, if nobody did before
-    profiles = kept_profiles(registry.storage)                               # for a plan: one for each kind of device
+    profile = measuring.profile(foundation, key, load_seconds, stopping)  # in a lane: measured if not kept
+    profiles = kept_profiles(registry.storage)                   # for a plan: one for each kind of device
 
-An object a curve, `profiles/<kind of device>/<group>.json`, in the form of a profile (profile.py), so lanes that measure at once
-overwrite nothing of each other's. A lane that comes while another of its kind measures the same waits for that (in_turn.py).
+Each curve is an object `profiles/<kind of device>/<group>.json` in the format of a profile
+(profile.py), so lanes that measure at the same time do not overwrite each other's results. A lane waits
+if another lane of its kind is measuring the same (in_turn.py).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from training.memory import device_memory, device_name
 log = logging.getLogger(__name__)
 
 FOLDER, TURNS = "profiles", "profile-turns"
-PATIENCE_S = 2 * BUDGET_S  # a measurement takes its budget and a step beyond it
+PATIENCE_S = 2 * BUDGET_S  # a measurement may exceed its budget by one step
 
 
 class Measuring:
@@ -38,8 +39,8 @@ class Measuring:
 
     Args:
         storage: the registry's.
-        owner: of the lane.
-        device: it trains on; None: CUDA where there is one.
+        owner: the lane's name.
+        device: the lane's device; None: CUDA if available.
     """
 
     def __init__(self, storage: Storage, owner: str, device: str | None = None) -> None:
@@ -51,13 +52,17 @@ class Measuring:
     def profile(
         self, foundation: Foundation, key: GroupKey, load_seconds: float, stopping: threading.Event
     ) -> Profile | None:
-        """The profile with the curve of this group, as it is kept, or measured here and kept.
+        """The kept profile with the curve of this group; else measures it and keeps it.
 
-        None where it cannot be measured: at ZeRO 3, whose base is in pieces, and where not one step succeeds, of which the
-        concept will be told. `load_seconds` is what the foundation took to load; `stopping`, set, ends the wait for another.
+        Returns None if it cannot be measured: at ZeRO 3, whose base is sharded, and if no step succeeds
+        (the concept will meet the same error).
+
+        Args:
+            load_seconds: how long the foundation took to load.
+            stopping: ends the wait for another lane when set.
 
         Raises:
-            UserError: the storage is away, or refuses.
+            UserError: the storage is unavailable or refuses access.
         """
         if key.zero:
             return None
@@ -66,7 +71,7 @@ class Measuring:
         if kept is not None or stopping.is_set():
             return kept
         with in_turn(self._turns, f"{self.kind}-{name}", stopping, PATIENCE_S):
-            kept = self._read(name, key)  # from who was waited for
+            kept = self._read(name, key)  # another lane may have measured it meanwhile
             if kept is None:
                 kept = self._measured(foundation, key, load_seconds)
                 if kept is not None:
@@ -88,7 +93,7 @@ class Measuring:
 
 
 def kept_profiles(storage: Storage) -> list[Profile]:
-    """What was measured of each kind of device that trained for the registry of this storage."""
+    """One profile for each kind of device that was measured for the registry of this storage."""
     kinds: dict[str, Profile] = {}
     folder = storage.sub(FOLDER)
     for info in folder.list():
@@ -104,7 +109,7 @@ def kept_profiles(storage: Storage) -> list[Profile]:
 
 
 def _parsed(storage: Storage, key: str) -> Profile | None:
-    """None where there is none, or one that cannot be read, which is said."""
+    """The profile at this key; None if there is none, or if it cannot be read (logged)."""
     try:
         return Profile.parse(storage.get(key).decode(errors="replace"), f"{storage.uri}/{key}")
     except ObjectNotFound:

@@ -1,6 +1,6 @@
-"""A storage that is away for a while: whoever watches or trains a batch waits for it, and says so.
+"""Waits for a storage that is unavailable for a while, and logs it.
 
-S3's own retries (infra/s3.py) outlast seconds; this, what takes minutes.
+The retries of the S3 client (infra/s3.py) bridge seconds; this bridges minutes.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ PATIENCE_S = 900.0
 
 
 class Outage:
-    """How long a storage has been away.
+    """Tracks how long a storage has been unavailable.
 
     Args:
-        patience_s: for which it is waited for at a stretch.
-        clock: seconds that only grow.
+        patience_s: longest outage to wait for.
+        clock: seconds of a monotonic clock.
     """
 
     def __init__(self, patience_s: float = PATIENCE_S, clock: Callable[[], float] = time.monotonic) -> None:
@@ -30,11 +30,12 @@ class Outage:
 
     @contextmanager
     def passing(self) -> Iterator[None]:
-        """In a loop: a round that the storage's absence (Unavailable) cuts short is over, and that is all. In a round that
-        may last for hours, tell of what the storage `answered`.
+        """Wraps one round of a loop: Unavailable ends the round instead of being raised.
+
+        In a round that may last for hours, call `answered` whenever the storage works.
 
         Raises:
-            Unavailable: it has been away for longer than `patience_s`.
+            Unavailable: the outage has lasted longer than `patience_s`.
         """
         try:
             yield
@@ -49,7 +50,7 @@ class Outage:
             self.answered()
 
     def answered(self) -> None:
-        """The storage is there now: what it fails at later is another outage, with patience of its own."""
+        """The storage works now: a later failure is a new outage with the full patience."""
         if self._since is not None:
             log.warning("the storage is back after %.0f s", self._clock() - self._since)
         self._since = None

@@ -1,10 +1,9 @@
-"""The plan of a batch: what is to be trained, with whom, where, and about how long; and what is wrong or done already.
+"""The plan of a batch: which concepts train together, where and how long; what is done; all mistakes.
 
     plan = make_plan(read_manifest("batch.yaml"), "batch.yaml", open_registry(uri), lanes=2, pack=8)
 
-Nothing is loaded but configurations and nothing is read but the small columns of the clip sets. Lanes follow the
-priorities and take what comes next (training/batch/state.py), so packs and times are what to expect, not what is held
-to.
+Planning loads only configurations and reads only the small columns of the clip sets. Lanes follow the
+priorities and take the next concept (training/batch/state.py), so packs and times are estimates.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ if TYPE_CHECKING:
     from models.foundation import Foundation
     from training.pack import Capacity
 
-DEFAULT_PACK = 8  # members, where no profile says what is best
+DEFAULT_PACK = 8  # members of a pack without a profile
 MOST = 64
-COPIES = 4  # of a slot's numbers in training: values, gradients, two moments; float32
+COPIES = 4  # float32 copies of a slot's numbers in training: values, gradients, two moments
 
 
 @dataclass(frozen=True)
 class Done:
-    """A work that needs no training: this version is the same data under the same settings."""
+    """A work that needs no training: this version has the same data and settings."""
 
     work: Work
     version: str
@@ -44,7 +43,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Left:
-    """A work that failed or was cancelled in this batch, and stays so until it is tried again (`runs retry`)."""
+    """A work that failed or was cancelled in this batch and stays so until it is retried (`runs retry`)."""
 
     work: Work
     record: Record
@@ -52,23 +51,23 @@ class Left:
 
 @dataclass(frozen=True)
 class PlannedPack:
-    """Works that one lane trains on one bank: at most `capacity.members` at a time, the others as slots come free."""
+    """Works that one lane trains on one bank, at most `capacity.members` at a time."""
 
-    lane: int  # from 1
+    lane: int  # counted from 1
     key: GroupKey
     works: tuple[Work, ...]  # in the order they begin
     capacity: Capacity
     base_bytes: int  # the denoiser's weights
     adapter_bytes: int  # the bank with gradients and moments
-    peak_bytes: int | None  # with activations, as measured; None without a profile
-    seconds: float | None  # with loading the foundation where it changes; None without a profile
+    peak_bytes: int | None  # measured peak, with activations; None without a profile
+    seconds: float | None  # includes loading the foundation if it changes; None without a profile
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a batch comes to."""
+    """The works of a batch, laid out in packs on lanes."""
 
-    works: tuple[Work, ...]  # to be trained: by priority, those of a pack beside each other
+    works: tuple[Work, ...]  # to train: by priority, works of a pack together
     done: tuple[Done, ...]
     packs: tuple[PlannedPack, ...]
     lanes: int
@@ -76,7 +75,7 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """Until the last lane is through; None where a pack was never measured."""
+        """Time until the last lane ends; None if a pack has no measurement."""
         totals = [0.0] * (self.lanes + 1)
         for pack in self.packs:
             if pack.seconds is None:
@@ -99,21 +98,21 @@ def make_plan(
     check: Callable[[Work], None] = lambda work: None,
     mistakes: Sequence[Mistake] = (),
 ) -> Plan:
-    """What these entries come to.
+    """Make the plan of these entries.
 
     Args:
-        source: what an error calls the manifest.
-        lanes: how many train at once.
-        pack: members of a pack; None takes what the profile says is best (8 without one).
+        source: name of the manifest in errors.
+        lanes: number of lanes that train at once.
+        pack: members of a pack; None: the best size by the profile (8 without one).
         profile: of the lanes' device.
-        workers: of a lane, where all have so many: 1 when they are processes without Ray.
-        records: of the batch, where it was begun.
-        check: raises UserError for a work to train that there is no room for (`training.batch.sizing.room_check`).
-        mistakes: of the manifest (`read_entries`), to be told with those found here.
+        workers: workers per lane, if all have the same number: 1 for processes without Ray.
+        records: of the batch, if it was begun before.
+        check: raises UserError if there is no room to train a work (`training.batch.sizing.room_check`).
+        mistakes: of the manifest (`read_entries`), reported together with those found here.
 
     Raises:
-        Mistakes: concepts that are not there, clips without captions or too small, settings that do not suit the
-            foundation, concepts that lanes have with others: all of them.
+        Mistakes: all mistakes: missing concepts, clips without captions or too small, settings that do
+            not suit the foundation, and concepts that lanes train with other settings now.
     """
     sources = sources or Sources()
     works, wrong = resolve_entries(entries, sources, workers)
@@ -152,7 +151,7 @@ def make_plan(
 
 
 def already_done(works: Iterable[Work], registry: Registry) -> dict[str, Version]:
-    """Works whose adapter the registry has, by name: the newest version with the same hash."""
+    """Works whose adapter is in the registry: name -> newest version with the same hash."""
     wanted = {work.name: work.sha256 for work in works}
     known = [info.name for info in registry.concepts() if info.name in wanted]
 
@@ -160,13 +159,13 @@ def already_done(works: Iterable[Work], registry: Registry) -> dict[str, Version
         versions = reversed(registry.versions(name))
         return next((version for version in versions if version_sha256(version) == wanted[name]), None)
 
-    with ThreadPoolExecutor(16) as pool:  # small objects, far away
+    with ThreadPoolExecutor(16) as pool:  # many small objects in a remote storage
         found = zip(known, pool.map(newest, known), strict=True)
         return {name: version for name, version in found if version is not None}
 
 
 def version_sha256(version: Version) -> str | None:
-    """The hash of the work that a version came of; None when its metadata does not say."""
+    """The hash of the work that a version was made from; None if its metadata does not contain it."""
     told = version.metadata
     try:
         return work_sha256(
@@ -183,9 +182,13 @@ def version_sha256(version: Version) -> str | None:
 def lay_out(
     works: Sequence[Work], sources: Sources, lanes: int, pack: int | None, profile: Profile | None
 ) -> list[PlannedPack]:
-    """Packs on lanes. Works of one group are cut into runs of a pack's size, those of one priority by length so that
-    few slots stand empty; runs go, by priority and the longest first, to the lane that is free first. Nothing goes into a
-    pack while something of another group with a higher priority waits (training/batch/choosing.py)."""
+    """Lay out packs on lanes.
+
+    The works of a group are cut into runs of a pack's size, sorted by priority and then by length, so
+    that few slots stay empty. Runs go, by priority and longest first, to the lane that is free first.
+    No work joins a pack while one of another group with a higher priority waits
+    (training/batch/choosing.py).
+    """
     groups: dict[GroupKey, list[Work]] = {}
     for work in works:
         groups.setdefault(work.key, []).append(work)
@@ -206,7 +209,7 @@ def lay_out(
         runs.append(tuple(begun))
 
     def length(run: tuple[Work, ...], loaded: str | None) -> float:
-        """Seconds, or concept-steps where nothing was measured: good enough to share out."""
+        """Seconds; without a measurement concept-steps, good enough for distributing runs."""
         curve = profile.curve(run[0].key) if profile is not None else None
         loading = profile.load_seconds if profile is not None and loaded != run[0].fingerprint else 0.0
         return loading + duration(run, sizes[run[0].key], curve or UNIT)
@@ -214,13 +217,13 @@ def lay_out(
     free: list[tuple[float, int, str | None]] = [(0.0, lane, None) for lane in range(1, lanes + 1)]
     queues: dict[int, list[tuple[GroupKey, list[Work]]]] = {lane: [] for lane in range(1, lanes + 1)}
     for run in sorted(runs, key=lambda run: (-run[0].priority, -length(run, run[0].fingerprint))):
-        # Of lanes that are free at the same time, one that has the foundation.
+        # Among lanes that are free at the same time, prefer one that has loaded the foundation.
         at, lane, loaded = min(free, key=lambda f: (f[0], f[2] != run[0].fingerprint, f[1]))
         free.remove((at, lane, loaded))
         free.append((at + length(run, loaded), lane, run[0].fingerprint))
         queue = queues[lane]
         mine = max((number for number, (key, _) in enumerate(queue) if key == run[0].key), default=None)
-        # What comes after the group's pack and is more urgent: the pack ends for it, and another begins after it.
+        # If a more urgent run follows the group's pack, the pack ends for it and another begins after it.
         if mine is None or any(after[0].priority > run[0].priority for _, after in queue[mine + 1 :]):
             queue.append((run[0].key, list(run)))
         else:
@@ -247,7 +250,7 @@ def planned(
     profile: Profile | None,
     loading: bool,
 ) -> PlannedPack:
-    """A pack with what it takes."""
+    """A pack with its memory and time."""
     capacity = capacity_for(queue, members)
     foundation = sources.foundation(queue[0].foundation)
     curve = profile.curve(key) if profile is not None else None
@@ -268,7 +271,7 @@ def planned(
 
 
 def capacity_for(works: Sequence[Work], members: int) -> Capacity:
-    """Slots that hold any `members` of these works at once."""
+    """Slots that suffice for any `members` of these works at once."""
     from training.loop import bank_slots
     from training.pack import Capacity
 
@@ -277,12 +280,12 @@ def capacity_for(works: Sequence[Work], members: int) -> Capacity:
 
 
 def base_bytes(foundation: Foundation, dtype: str) -> int:
-    """Memory of the denoiser's weights, on one device that holds them whole."""
+    """Memory of the denoiser's weights on one device, unsharded."""
     return sum(p.numel() for p in foundation.denoiser.parameters()) * {"fp32": 4, "bf16": 2}[dtype]
 
 
 def adapter_bytes(foundation: Foundation, key: GroupKey, capacity: Capacity) -> int:
-    """Memory of a trainable bank with its gradients and AdamW's moments, float32."""
+    """Memory of a trainable float32 bank with gradients and AdamW's moments."""
     numbers = 0
     counts = {"spatial": capacity.spatial, "temporal": capacity.members}
     for path, names in foundation.targets.items():
@@ -294,7 +297,7 @@ def adapter_bytes(foundation: Foundation, key: GroupKey, capacity: Capacity) -> 
 
 
 def duration(works: Sequence[Work], members: int, curve: Curve) -> float:
-    """Seconds to train these works in order, `members` at a time, each free slot taken by the next."""
+    """Seconds to train these works in order, `members` at a time; the next work takes each free slot."""
     waiting = list(reversed(works))
     active: list[tuple[int, int, int]] = []  # (ends at this pack step, number, samples)
     now, seconds, samples, number = 0, 0.0, 0, 0

@@ -1,13 +1,13 @@
-"""Latents and text of a batch's concepts: what the caches lack of them, and making it, here or ahead of the lanes.
+"""Finds the latents and text embeddings that a batch's caches lack, and makes them, in a lane or ahead of it.
 
     portions = Missing().of_all(plan.works)          # each clip and caption once, in the order of the plan
     for portion in prepare_portions(portions, foundation):
         ...                                          # in the cache now
 
-Whoever makes it, a lane finds it by its content's key; what it does not find it makes itself (`prepare_work`). So
-nothing depends on the preparation ahead but time: `training/batch/ahead.py` does it in a lane's thread,
-`training/batch/ray_prepare.py` on a cluster. The three stages, for whoever places them apart: `decode_portion` (CPU),
-`encode_portion` (VAE and text encoder), `store_portion` (storage).
+A lane finds cached results by content key and makes missing ones itself (`prepare_work`). So preparing
+ahead only saves time: `training/batch/ahead.py` does it in a lane's thread,
+`training/batch/ray_prepare.py` on a cluster. The three stages can run in different places:
+`decode_portion` (CPU), `encode_portion` (VAE and text encoder), `store_portion` (storage).
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STOPPED = "stopped"
-DECODERS = 2  # threads that decode, and that store, beside the one that encodes
+DECODERS = 2  # number of decoding threads, and of storing threads, beside the encoding one
 
 
 @dataclass(frozen=True)
 class Portion:
-    """What the caches lack of one work, and what makes it."""
+    """The clips and captions of one work that the caches lack, and all that is needed to make them."""
 
     name: str  # of the work
     data: str
@@ -68,15 +68,15 @@ class Portion:
     bucket: Bucket
     clips: tuple[
         tuple[str, str], ...
-    ]  # hash of each video, and which frames of it (`datasets.parts.Part.told`)
+    ]  # hash of each video, and which of its frames (`datasets.parts.Part.told`)
     captions: tuple[str, ...]
-    turn: str  # of the work's preparation (in_turn.py)
+    turn: str  # name of the work's preparation turn (in_turn.py)
     pace: Pace
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A portion with its pixels, or why there are none."""
+    """A portion with its pixels, or an error."""
 
     portion: Portion
     frames: dict[tuple[str, str], tuple[str, np.ndarray]] = field(
@@ -87,25 +87,25 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A portion's tensors by their keys in the cache, or why there are none."""
+    """A portion's tensors by cache key, or an error."""
 
     portion: Portion
     tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict, repr=False)
     error: str | None = None
-    stored: int = 0  # objects that are in the cache already
+    stored: int = 0  # number of objects stored in the cache already
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A portion that is in the cache, or why it is not: its lane will meet the same, and say so."""
+    """A cached portion, or an error: its lane will meet the same error and report it."""
 
     portion: Portion
-    made: int = 0  # objects: clips and captions
+    made: int = 0  # number of objects made: clips and captions
     error: str | None = None
 
 
 def bucket_of(work: Work) -> Bucket:
-    """The size a work trains in."""
+    """The size that a work trains at."""
     config = work.config
     assert config.frames is not None
     assert config.height is not None
@@ -114,9 +114,9 @@ def bucket_of(work: Work) -> Bucket:
 
 
 class Missing:
-    """Which clips and captions of works are in no cache, and were not given out before.
+    """Finds clips and captions of works that are not cached and were not returned before.
 
-    Reads the small columns of each clip set, and lists each cache, once.
+    Reads the small columns of each clip set and lists each cache once.
     """
 
     def __init__(self) -> None:
@@ -124,7 +124,7 @@ class Missing:
         self._there: dict[tuple[str, str], set[str]] = {}  # (data, folder of the cache) -> keys
 
     def of(self, work: Work) -> Portion | None:
-        """What is to be made for a work; None when nothing is. Raises UserError where its clips cannot be read."""
+        """What must be made for a work; None if nothing. Raises UserError if its clips cannot be read."""
         bucket, dtype = bucket_of(work), DTYPES[work.config.dtype]
         clips: dict[tuple[str, str], None] = {}
         captions: dict[str, None] = {}
@@ -151,7 +151,7 @@ class Missing:
         )
 
     def of_all(self, works: Iterable[Work]) -> Iterator[Portion]:
-        """`of` each that lacks something. A work whose clips cannot be read is passed over: its lane explains it."""
+        """`of` each work that lacks something. Skips works with unreadable clips: their lane reports it."""
         for work in works:
             try:
                 portion = self.of(work)
@@ -167,7 +167,7 @@ class Missing:
         return self._facts[work.data].get(work.concept, [])
 
     def _new(self, work: Work, folder: str, key: str) -> bool:
-        """Whether this key is in no cache and asked for the first time."""
+        """Whether this key is not cached and is asked for the first time."""
         place = work.data, f"{work.fingerprint}/{DTYPES[work.config.dtype]}/{folder}/"
         if place not in self._there:
             self._there[place] = LatentCache(open_storage(work.data)).keys(place[1])
@@ -178,7 +178,7 @@ class Missing:
 
 # ---------------------------------------------------------------------- the stages
 def decode_portion(portion: Portion) -> Decoded:
-    """The pixels of a portion's clips, at its size. On the CPU; needs no model."""
+    """Decode a portion's clips to pixels at its size. Runs on the CPU without a model."""
     try:
         wanted = set(portion.clips)
         videos = {sha256 for sha256, _ in wanted}
@@ -200,12 +200,13 @@ def encode_portion(
     lock: AbstractContextManager[Any] | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Encoded:
-    """Its latents and text. What another made since is passed over.
+    """Encode a portion's latents and text, except those cached meanwhile.
 
     Args:
-        lock: held while the foundation encodes one clip or caption, where other threads use it too. Each is then stored
-            before the lock is let go: who waits for it looks in the cache next, and shall not make the same again.
-        stopping: asked before each; what is left then is an error ("stopped").
+        lock: held while the foundation encodes one clip or caption, if other threads use it too. Each
+            result is then stored before the lock is released, so that a waiting thread finds it in the
+            cache.
+        stopping: checked before each clip or caption; True ends with the error "stopped".
     """
     portion = decoded.portion
     if decoded.error is not None:
@@ -239,7 +240,7 @@ def encode_portion(
                 tensors[key] = make()
                 if lock is not None:
                     cache.put(key, tensors[key])
-                    del tensors[key]  # else, when the storage is away, it is left to `store_portion`
+                    del tensors[key]  # stays if `put` fails: `store_portion` then tries again
                     stored += 1
     except UserError as refused:
         error = refused.message
@@ -251,7 +252,7 @@ def _embedding(caption: str, foundation: Foundation) -> dict[str, Tensor]:
 
 
 def store_portion(encoded: Encoded) -> Prepared:
-    """Into the cache beside the clips. Raises UserError when the storage is away."""
+    """Store tensors in the cache beside the clips. Raises UserError if the storage is unavailable."""
     cache = LatentCache(open_storage(encoded.portion.data))
     for key, tensors in encoded.tensors.items():
         cache.put(key, tensors)
@@ -264,13 +265,13 @@ def prepare_portions(
     lock: AbstractContextManager[Any] | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[Prepared]:
-    """Make portions, in their order: while one is encoded here, threads decode those to come and, where there is no
-    lock to be held, store those before.
+    """Make portions in order. While one is encoded here, threads decode the next and store the previous ones.
 
-    `portions` is asked for a few in advance. When it is `stopping`, what is encoded is stored and the rest left.
+    With a `lock`, `encode_portion` stores its results itself. `portions` is read a few items in
+    advance. When `stopping` returns True, encoded results are stored and the rest is dropped.
 
     Raises:
-        UserError: the storage is away.
+        UserError: the storage is unavailable.
     """
     source = iter(portions)
     decoding: deque[Future[Decoded]] = deque()
@@ -301,7 +302,7 @@ def prepare_portions(
 def prepare_work(
     work: Work, foundation: Foundation, lock: AbstractContextManager[Any] | None = None
 ) -> list[CachedClip]:
-    """A work's latents and text, from the cache beside its clips or computed. Raises UserError."""
+    """A work's latents and text, cached beside its clips or computed now. Raises UserError."""
     clips = read_clips(work.data, work.concept)
     if data_sha256(all_parts(clips, bucket_of(work), work.pace)) != work.data_sha256:
         raise Conflict(

@@ -1,6 +1,6 @@
-"""What a device was measured to do: seconds and memory of a training step, by the number of samples in its forward.
+"""The profile of a device: measured time and memory of a training step by number of samples in its forward.
 
-`training/batch/measure.py` measures it; here is the file it leaves, and what the plan reads from it:
+`training/batch/measure.py` measures it. The file that the plan reads:
 
     {"device": "...", "memory": bytes, "load_seconds": s, "groups": {"<GroupKey.measured_as>": [[samples, seconds, bytes], ...]}}
 """
@@ -18,18 +18,18 @@ from training.group import GroupKey
 
 @dataclass(frozen=True)
 class Curve:
-    """Seconds of a forward with its backward, and peak bytes with the base, at so many samples; rising."""
+    """Seconds of a forward with backward, and peak bytes including the base, by rising numbers of samples."""
 
     samples: tuple[int, ...]
     seconds: tuple[float, ...]
     bytes: tuple[float, ...]
 
     def seconds_at(self, samples: float) -> float:
-        """Interpolated; beyond what was measured the last slope goes on."""
+        """Interpolated; extrapolated with the last slope."""
         return self._at(self.seconds, samples)
 
     def bytes_at(self, samples: float) -> int:
-        """As `seconds_at`."""
+        """Peak bytes, interpolated as in `seconds_at`."""
         return int(self._at(self.bytes, samples))
 
     def _at(self, values: Sequence[float], samples: float) -> float:
@@ -42,7 +42,7 @@ class Curve:
 
 
 class InvalidProfile(InvalidInput):
-    """What is no profile of a device."""
+    """The file is not a profile of a device."""
 
     default_code = "invalid_profile"
 
@@ -52,16 +52,16 @@ class Profile:
     """A device's measurements."""
 
     device: str
-    memory: int  # bytes it has
-    load_seconds: float  # from nothing to a foundation that trains
+    memory: int  # the device's bytes
+    load_seconds: float  # time to load a foundation for training
     curves: Mapping[str, Curve] = field(default_factory=dict)
 
     def curve(self, key: GroupKey) -> Curve | None:
-        """That of a group; None when it was not measured."""
+        """The curve of a group; None if it was not measured."""
         return self.curves.get(key.measured_as)
 
     def best_pack(self, key: GroupKey, batch_size: int, most: int) -> int | None:
-        """How many members train the most steps a second together, in nine tenths of the memory; at least 1."""
+        """The number of members with the most steps per second in nine tenths of the memory; at least 1."""
         curve = self.curve(key)
         if curve is None:
             return None
@@ -83,7 +83,7 @@ class Profile:
 
     @classmethod
     def parse(cls, text: str, source: str) -> Profile:
-        """From the file's text. Raises InvalidProfile when it is none."""
+        """Parse the file's text. Raises InvalidProfile if it is not a profile."""
         try:
             told = json.loads(text)
             curves = {

@@ -1,11 +1,11 @@
-"""A batch's lanes on a Ray cluster: orchestration only. Each lane is a Ray Train run of `lane_worker.work`.
+"""Orchestrates a batch's lanes on a Ray cluster. Each lane is a Ray Train run of `lane_worker.work`.
 
     with ray_session(address):
         records = train_on_ray(batch, registry, "b1", limit=None)
 
-The driver watches: it reads the records, and asks its keeper (keeper.py) to start lanes where there is room and work
-(sizing.py). All that lasts is in the batch's records: a
-driver or keeper that dies takes its lanes along, their claims run out, and the same command goes on.
+The driver reads the records and asks its keeper (keeper.py) to start lanes while there is room and work
+(sizing.py). All persistent state is in the batch's records. If the driver or keeper dies, its lanes die
+too and their claims expire; the same command then continues the batch.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from training.batch.work import Work
 log = logging.getLogger(__name__)
 
 POLL_S = 5.0
-LEAVING_S = 60.0  # for lanes that give back what they hold
+LEAVING_S = 60.0  # time for lanes to give back their concepts
 
 
 @dataclass
@@ -57,12 +57,12 @@ class Driver:
     batch: BatchState
     registry: Registry
     name: str  # of the batch
-    limit: int | None = None  # of lanes; None: as many as the cluster has room for
+    limit: int | None = None  # largest number of lanes; None: as many as the cluster has room for
     pack: int | None = None
     profile: Profile | None = None
-    measure: bool = False  # lanes measure their devices, for `pack` and `profile` (measuring.py)
-    cpus: float | None = None  # of a lane's worker
-    ahead: bool = True  # whether lanes prepare what waits; False where the cluster does (ray_prepare.py)
+    measure: bool = False  # lanes measure their devices to choose the pack size (measuring.py)
+    cpus: float | None = None  # CPUs of a lane's worker
+    ahead: bool = True  # whether lanes prepare waiting concepts; False if the cluster does (ray_prepare.py)
     on_look: Look = lambda records, lanes: None
     poll_s: float = POLL_S
     linger_s: float = LINGER_S
@@ -78,10 +78,10 @@ class Driver:
         self._deaths, self._held = Deaths(), set[str]()
         self._far: dict[
             str, tuple[bool, str | None]
-        ] = {}  # whether each concept has ended, else its checkpoint
+        ] = {}  # progress of each concept: (ended, key of its checkpoint)
 
     def stop(self) -> None:
-        """From a signal handler: have the lanes give back what they hold, and return."""
+        """Called from a signal handler: make the lanes give back their concepts, and `run` return."""
         self._stopping.set()
 
     @property
@@ -89,11 +89,11 @@ class Driver:
         return self._stopping.is_set()
 
     def run(self) -> list[Record]:
-        """Until every concept of the batch has ended, or `stop`. Returns the records.
+        """Run until every concept of the batch has ended, or `stop` is called. Returns the records.
 
         Raises:
             InvalidInput: a concept needs more workers than the cluster has room for.
-            SystemFailure: lanes end before they bring any further; or (Unavailable) the storage stays away.
+            SystemFailure: lanes keep ending without progress; or (Unavailable) the storage stays unavailable.
         """
         nodes = reachable_nodes()
         need = lane_need(nodes, self.cpus)
@@ -119,7 +119,7 @@ class Driver:
             if self._keeper is not None:
                 import ray
 
-                ray.kill(self._keeper)  # and with it whatever still waits for a place
+                ray.kill(self._keeper)  # also ends lanes that still wait for resources
                 self._keeper = None
 
     def _wanted(self, records: Sequence[Record], need: Need, now: float) -> list[Start]:
@@ -151,7 +151,7 @@ class Driver:
         ray.get(self._keeper.start.remote(settings, start.workers))
 
     def _look(self, need: Need) -> None:
-        """What became of the lanes."""
+        """Update the lanes' states, and count those that died or failed."""
         import ray
         from ray.exceptions import RayActorError
 
@@ -163,7 +163,7 @@ class Driver:
             found = [replace(lane, end="died", reason=short(error)) for lane in self.lanes.values()]
             self._keeper = None
         for lane in found:
-            if lane.name not in self.lanes:  # ended, and seen before
+            if lane.name not in self.lanes:  # its end was seen before
                 continue
             self.lanes[lane.name] = lane
             if lane.end is None:
@@ -171,7 +171,7 @@ class Driver:
             del self.lanes[lane.name]
             if lane.end in ("died", "failed"):
                 log.warning("lane %s %s: %s", lane.name, lane.end, lane.reason)
-                # A lane that died leaves concepts that count as lost, and fail in the end; one that failed gave them back.
+                # A lane that died leaves concepts, which count the loss; one that failed gave them back.
                 lapsed = self.batch.lapse(lane.name) if lane.end == "died" else []
                 held = bool(lapsed) or (lane.end == "died" and lane.name in self._held)
                 others = any(other.host for other in self.lanes.values())
@@ -180,14 +180,14 @@ class Driver:
                 )
 
     def _hear(self, records: Sequence[Record]) -> None:
-        """How far the concepts are."""
+        """Note whether any concept made progress."""
         far = {record.name: (record.ended, record.checkpoint) for record in records}
         if far != self._far:
             self._far = far
             self._deaths.went_on()
 
     def _leave(self, need: Need) -> list[Record]:
-        """Let the lanes end in order."""
+        """Let the lanes end in order. Returns the records."""
         import ray
 
         if self._keeper is not None:
@@ -208,7 +208,7 @@ class Driver:
 
 
 def check_encoder(gpus: float | None, nodes: Sequence[Mapping[str, float]]) -> None:
-    """Raise (InvalidInput) when a part of a GPU is asked for and these nodes have none."""
+    """Raise InvalidInput if a part of a GPU is asked for and these nodes have no GPU."""
     if gpus and not any(node.get("GPU", 0) > 0 for node in nodes):
         raise InvalidInput(
             f"--encoder-gpus {gpus:g}: the cluster has no GPUs, and each lane encodes what it takes on its CPUs; leave it out.",
@@ -227,14 +227,14 @@ def train_on_ray(
     encoder_gpus: float | None = None,
     **options: Any,
 ) -> list[Record]:
-    """`Driver(...).run()`, which SIGINT and SIGTERM let end in order; a second Ctrl-C ends at once.
+    """`Driver(...).run()`; SIGINT and SIGTERM end it in order, a second Ctrl-C at once.
 
     Args:
-        works: what lanes will want, in that order: latents of it are made ahead where lanes leave the CPUs free (they
-            train on GPUs). Elsewhere each lane makes its own beside its training.
-        validate: of what is published, in a process beside this one.
-        limit: of lanes.
-        encoder_gpus: GPUs of what makes latents ahead; 0: it does so on a CPU. None: half a one, if no lane will want it.
+        works: the works in the lanes' order. Their latents are prepared ahead if lanes leave the CPUs
+            free (they train on GPUs); otherwise each lane prepares its own while it trains.
+        validate: validates published versions in a child process.
+        limit: largest number of lanes.
+        encoder_gpus: GPUs for preparing latents ahead; 0: use a CPU. None: half a GPU, if no lane needs it.
     """
     import ray
 

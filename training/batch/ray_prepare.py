@@ -1,13 +1,14 @@
-"""Latents of a whole batch ahead of its lanes, by Ray Data: decoding on CPUs, VAE and text encoder where there is room.
+"""Prepares a batch's latents ahead of its lanes with Ray Data: decoding on CPUs, encoding in an actor.
 
     preparing = prepare_ahead(batch, plan.works)       # returns at once; needs an initialised Ray
     ...                                                # lanes (with ahead=False) find what is ready
     preparing.stop()
 
-Orchestration only: the stages are those of prepare.py, and what they make lies beside the clips under its content's key.
-An actor without CPUs runs the pipelines, one a foundation, so the driver may be a client of a far cluster. Where
-there is no room for an encoder (lanes hold every GPU) it waits and the lanes prepare what they take: nothing is lost. What a
-lane has begun is passed over; what is under way here when a lane takes it is made twice, for lanes are quicker and do not wait.
+Orchestration only: the stages are those of prepare.py; the results are stored beside the clips under
+content keys. An actor without CPUs runs one pipeline per foundation, so the driver may be a client of a
+remote cluster. If there is no room for an encoder (lanes hold every GPU), the pipeline waits and the
+lanes prepare what they take. Work that a lane has begun is skipped. Work in progress here that a lane
+takes is done twice: lanes are faster and do not wait.
 """
 
 from __future__ import annotations
@@ -44,29 +45,30 @@ Row = dict[str, bytes]  # {"item": a pickled Portion, Decoded, Encoded or Prepar
 
 @dataclass(frozen=True)
 class Share:
-    """What the preparation may take of the cluster."""
+    """Cluster resources that the preparation may take."""
 
-    cpus: float = 0.5  # of a task that decodes or stores
-    encoder_cpus: float = 1.0  # another number than `cpus`: of one number Ray Data decodes inside the encoder
-    gpus: float = 0.0  # of an encoder; 0: it encodes on the CPU
+    cpus: float = 0.5  # per task that decodes or stores
+    encoder_cpus: float = 1.0  # must differ from `cpus`: otherwise Ray Data decodes inside the encoder
+    gpus: float = 0.0  # per encoder; 0: it encodes on the CPU
     encoders: int = 1
 
     @property
     def device(self) -> str | None:
-        """Of an encoder. Ray hides no GPU from an actor that asked for none: without a word it would take the lanes'."""
+        """An encoder's device. "cpu" must be explicit: an actor without a GPU still sees the lanes' GPUs."""
         return None if self.gpus else "cpu"
 
 
 def share_beside(works: Sequence[Work], limit: int | None, free: float, asked: float | None = None) -> Share:
-    """What the preparation takes beside lanes that train on GPUs: half a GPU where one is left over, which no lane will want.
+    """The preparation's share beside lanes that train on GPUs: half a GPU if one is left over, else none.
 
-    Lanes take whole GPUs, so any part of another one would keep a lane from starting until all is prepared.
+    Lanes take whole GPUs, so a part of a GPU that a lane needs would delay the lane until everything is
+    prepared.
 
     Args:
-        works: what the lanes train.
-        limit: of lanes; None: as many as there is room for.
-        free: GPUs of the cluster that nobody holds now, before the lanes.
-        asked: GPUs of the encoder that are given all the same; 0: none.
+        works: the works that the lanes train.
+        limit: largest number of lanes; None: as many as fit.
+        free: free GPUs of the cluster before the lanes start.
+        asked: GPUs of the encoder, if the user sets them; 0: none.
     """
     if asked is not None:
         return Share(gpus=asked)
@@ -87,7 +89,7 @@ def _store(row: Row) -> Row:
 
 
 class _Encoder:
-    """An actor of the pipeline: holds the VAE and the text encoder of one foundation."""
+    """An actor of the pipeline that holds the VAE and the text encoder of one foundation."""
 
     def __init__(self, source: str | None, dtype: str, device: str | None, turns: Turns) -> None:
         from models.load import load_foundation
@@ -150,19 +152,19 @@ class _Preparer:
 
 
 class Preparing:
-    """A preparation under way on the cluster."""
+    """A running preparation on the cluster."""
 
     def __init__(self, actor: Any, result: Any) -> None:
         self._actor, self._result = actor, result
 
     def so_far(self) -> list[Prepared]:
-        """What is in the caches by now, in the order of the plan; or could not be made, with its error."""
+        """The portions that are cached by now or failed, in the order of the plan."""
         import ray
 
         return ray.get(self._actor.so_far.remote())
 
     def wait(self, timeout_s: float | None = None) -> list[Prepared] | None:
-        """All of it; None when it takes longer. Raises ray.exceptions.RayError when it could not go on."""
+        """Wait for all portions; None after a timeout. Raises ray.exceptions.RayError if it failed."""
         import ray
 
         try:
@@ -171,19 +173,20 @@ class Preparing:
             return None
 
     def stop(self) -> None:
-        """End it and give back what it holds; what is in the caches stays."""
+        """End it and free its resources; cached results stay."""
         import ray
 
         ray.kill(self._actor)
 
 
 def prepare_ahead(batch: BatchState, works: Iterable[Work], share: Share | None = None) -> Preparing:
-    """Begin to prepare works on the cluster of the current Ray session; returns at once.
+    """Start preparing works on the cluster of the current Ray session; returns at once.
 
     Args:
-        batch: whose lanes tell what they prepare themselves (in_turn.py).
+        batch: its lanes record what they prepare themselves (in_turn.py).
         works: in the order in which lanes will want them (`Plan.works`).
-        share: what it may take beside the lanes (`share_beside`); a CPU for the encoder and half a one a task when not given.
+        share: resources to use beside the lanes (`share_beside`). Default: one CPU for the encoder,
+            half a CPU per task.
     """
     import ray
 

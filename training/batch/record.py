@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
 from infra.errors import Conflict
+from infra.leases import Lease
 from infra.stored import ConceptName, Damaged, Key, Sha256, VersionRef, convert, parse
 from training.batch.work import Work
 
@@ -16,32 +17,7 @@ Status = Literal["queued", "preparing", "training", "published", "failed", "canc
 RUNNING: tuple[Status, ...] = ("preparing", "training")
 ENDED: tuple[Status, ...] = ("published", "failed", "cancelled")
 WITHDRAWN = "what is asked for now is done already"  # the reason of what was cancelled by that
-
-
-class LeaseLost(Exception):
-    """The claim is no longer this lane's: another has the concept, or it ended. What was computed does not count."""
-
-
-LEASE_S = 60.0
 Count = Annotated[int, Field(ge=0)]
-
-
-@dataclass(frozen=True)
-class Lease:
-    """Who has a concept, and until when."""
-
-    owner: str  # a lane's name, for people
-    token: str  # of this claim alone
-    expires: float  # UTC seconds
-    seconds: float = LEASE_S  # that it holds from when it was given
-
-    def is_over(self, now: float) -> bool:
-        """Whether it ran out by `now` (UTC seconds)."""
-        return self.expires <= now
-
-    def is_ahead(self, now: float) -> bool:
-        """Whether it reaches further than any that is given by `now`: it was given by a clock that was ahead."""
-        return self.expires > now + 2 * self.seconds
 
 
 @dataclass(frozen=True)
@@ -80,9 +56,6 @@ class Record:
     @property
     def parsed_work(self) -> Work:
         return Work.from_dict(self.work)
-
-    def encode(self) -> bytes:
-        return json.dumps(asdict(self), sort_keys=True).encode()
 
     @classmethod
     def decode(cls, data: bytes, name: str) -> Record:

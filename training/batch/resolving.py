@@ -1,4 +1,4 @@
-"""What the entries of a manifest come to as work: foundations, clips and settings looked up, and all that is wrong with them."""
+"""Resolves a manifest's entries to works: looks up foundations, clips and settings; collects all mistakes."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ Looked = TypeVar("Looked")
 
 @dataclass
 class Sources:
-    """Foundations and clip sets, each looked at once."""
+    """Foundations and clip sets, each read once."""
 
     foundations: dict[str | None, Foundation] = field(default_factory=dict)
     clip_sets: dict[str, dict[str, list[ClipFacts]]] = field(default_factory=dict)
     refused: dict[tuple[str, str | None], UserError] = field(default_factory=dict)
     remarks: dict[str, list[str]] = field(
         default_factory=dict
-    )  # by work: what of its clips and captions is not learned
+    )  # by work: parts of its clips and captions that are not used
 
     def foundation(self, source: str | None) -> Foundation:
-        """Sizes, defaults and fingerprint; no weights. Raises UserError."""
+        """A foundation without weights: sizes, defaults and fingerprint. Raises UserError."""
         from models.load import load_foundation
 
         def load(source: Any) -> Foundation:
@@ -40,7 +40,7 @@ class Sources:
         return self._once("foundation", source, self.foundations, load)
 
     def clips(self, uri: str) -> dict[str, list[ClipFacts]]:
-        """The clips of every concept of a set. Raises UserError."""
+        """The clips of a set, by concept. Raises UserError."""
         from datasets.clips import read_facts
 
         return self._once("clips", uri, self.clip_sets, read_facts)
@@ -60,15 +60,18 @@ class Sources:
 def resolve_entries(
     entries: Sequence[Entry], sources: Sources, workers: int | None = None
 ) -> tuple[list[Work], list[Mistake]]:
-    """The work of every entry that is right, for lanes of so many workers (None: of as many as each asks for), and all that is
-    wrong with the others."""
+    """The works of all valid entries, and the mistakes of the others.
+
+    Args:
+        workers: workers per lane; None: as many as each entry asks for.
+    """
     works, mistakes, said = [], [], set()
     for entry in entries:
         work, errors = resolve_entry(entry, sources, workers)
         if work is not None:
             works.append(work)
         for error in errors:
-            if error.message not in said:  # of a foundation or set that many share: once
+            if error.message not in said:  # report a shared foundation's or set's error once
                 mistakes.append(Mistake(entry.line, f"{entry.name}: {error.message}"))
             if error in sources.refused.values():
                 said.add(error.message)
@@ -78,7 +81,7 @@ def resolve_entries(
 def resolve_entry(
     entry: Entry, sources: Sources, workers: int | None = None
 ) -> tuple[Work | None, list[UserError]]:
-    """One entry with its foundation, clips and settings looked up and found to go together; or all that is wrong with it."""
+    """The work of one entry whose foundation, clips and settings fit together; or all its errors."""
     from training.run import check_captions, foundation_source
 
     errors: list[UserError] = []
@@ -120,16 +123,16 @@ def settle(
     workers: int | None,
     remarks: dict[str, list[str]],
 ) -> Work:
-    """The work of an entry whose foundation and clips there are; what of them is not learned is added to `remarks`.
+    """The work of an entry whose foundation and clips exist. Adds to `remarks` what is not used of the clips.
 
-    Raises UserError: its settings suit them not, or no lane.
+    Raises UserError if its settings do not suit them, or no lane can train it.
     """
     from training.adapters import data_sha256
     from training.run import foundation_source, learned_parts, pace_of, remarks_on
 
     config = resolve(entry.settings, foundation.recommended, len(clips))
     bucket, parts = learned_parts(config, foundation, clips)
-    if len(parts) > len(clips):  # windows of a long clip are several clips
+    if len(parts) > len(clips):  # each window of a long clip counts as a clip
         config = resolve(entry.settings, foundation.recommended, len(parts))
     work = Work(
         name=entry.name,

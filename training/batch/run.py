@@ -1,4 +1,4 @@
-"""A batch from its plan to its end, on one lane in this process."""
+"""Runs a batch from its plan to its end, with one lane in this process."""
 
 from __future__ import annotations
 
@@ -32,15 +32,16 @@ POLL_S = 5.0
 def enter(
     batch: BatchState, plan: Plan, about: Mapping[str, Any], registry: Registry | None = None
 ) -> list[Record]:
-    """Write a plan's works into the batch, which begins if it was not there. Returns those that now wait.
+    """Write a plan's works into the batch; creates the batch if needed. Returns the records that now wait.
 
-    With the registry, what was published by this batch and removed since is trained again. What the plan found done is
-    trained no more with the data or settings that an earlier manifest gave it.
+    With `registry`, concepts that this batch published and that were removed since are trained again.
+    Works that the plan found done are withdrawn, so that they are not trained with an earlier
+    manifest's data or settings.
 
     Raises:
-        Conflict: some of them are being trained with other settings: nothing is written.
+        Conflict: some of them are being trained with other settings; nothing is written.
     """
-    # What stays as it ended takes over where and how it is to run, for when it is tried again.
+    # Works that stay ended are written too: a later retry then uses their new priority and placement.
     works = [*plan.works, *(one.work for one in plan.left)]
     check_all_idle(batch, [*works, *(done.work for done in plan.done)])
     batch.create(about)
@@ -54,7 +55,7 @@ def enter(
 
 
 def check_all_idle(batch: BatchState, works: Iterable[Work]) -> None:
-    """Raises Conflict, naming all, where lanes have some of these concepts with other data or settings."""
+    """Raises Conflict, naming all concepts that lanes train now with other data or settings."""
     there = {record.name: record for record in batch.records()}
     told = []
     for work in works:
@@ -79,20 +80,21 @@ def train_batch(
     validate: Validate | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[Record]:
-    """Train until every concept of the batch has ended, those that others hold included. Returns the records.
+    """Train until every concept of the batch has ended, also those of other lanes. Returns the records.
 
-    Concepts that ask for several workers are left to lanes on Ray: when there are only those, it returns.
+    Concepts that ask for several workers are left to lanes on Ray: it returns when only those remain.
 
-    With `on_look`, a thread calls it every second with the records and the lane (training/batch/looking.py).
+    If killed and called again, it continues: its concepts are free again when their leases expire. On
+    Ctrl-C or SIGTERM it checkpoints and gives back its concepts, and returns; a second Ctrl-C ends it
+    at once.
 
-    With `validate`, a process beside this one calls it with each version that is published (training/batch/validation.py);
-    what it finds is in `validations`. This returns when all are validated.
-
-    Killed, and called again, it goes on: what it held is free again when its leases have run out. Ctrl-C or SIGTERM
-    keeps and gives back what it holds, and returns; a second Ctrl-C ends at once.
+    Args:
+        on_look: a thread calls it every second with the records and the lane (training/batch/looking.py).
+        validate: a child process calls it with each published version (training/batch/validation.py);
+            `validations` reads the results. The function then returns when all are validated.
 
     Raises:
-        Unavailable: the storage stays away.
+        Unavailable: the storage stays unavailable.
     """
     owner = f"{socket.gethostname()}-{os.getpid()}"
     beside = nullcontext() if validate is None else Validating(batch, registry, validate)
@@ -127,7 +129,7 @@ def _until_all_ended(lane: Lane, batch: BatchState, sleep: Callable[[float], Non
             records = batch.records()
             if lane.stopping or all(record.ended or workers_of(record) > 1 for record in records):
                 return records
-        sleep(POLL_S)  # others train them, or died with them; or the storage is away
+        sleep(POLL_S)  # other lanes train them or died with them, or the storage is unavailable
 
 
 class Stoppable(Protocol):
@@ -140,7 +142,7 @@ class Stoppable(Protocol):
 
 @contextmanager
 def stopped_by_signals(lane: Stoppable) -> Iterator[None]:
-    """Within the block SIGINT and SIGTERM let the lane end in order (in the main thread; else nothing)."""
+    """During the block, SIGINT and SIGTERM stop the lane in order. No effect outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

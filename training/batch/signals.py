@@ -1,7 +1,7 @@
-"""SIGTERM in the worker of a lane's Ray Train run is a notice, not the end.
+"""Makes SIGTERM a notice to stop, not the end, in the worker of a lane's Ray Train run.
 
-Python hears signals in a process's main thread, and Ray Train trains in another. A backend's functions run in the main
-one, so a lane's run has `LaneTorch` where others have `TorchConfig`.
+Python handles signals in a process's main thread, but Ray Train trains in another thread. A backend's
+functions run in the main thread, so lanes use `LaneTorch` instead of `TorchConfig`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TERMINATED, LISTENING = threading.Event(), threading.Event()  # of this process
 
 
 def hear_sigterm() -> None:
-    """In the worker's main thread: SIGTERM is a notice while a lane runs, and what it was before otherwise."""
+    """Make SIGTERM a notice while a lane runs; otherwise it acts as before. Call it in the main thread."""
     before: Any = signal.getsignal(signal.SIGTERM)
 
     def heard(number: int, frame: Any) -> None:
@@ -30,7 +30,7 @@ def hear_sigterm() -> None:
 
 
 class LaneBackend(TorchConfig().backend_cls):  # type: ignore[misc]
-    """Torch's, with the signal handler."""
+    """The torch backend with this signal handler."""
 
     def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
         super().on_training_start(worker_group, backend_config)

@@ -1,12 +1,13 @@
-"""How many lanes a batch has use and room for. Plain functions of the cluster's nodes and the batch's records.
+"""How many lanes a batch needs and a cluster has room for: plain functions of nodes and records.
 
     need = lane_need(reachable_nodes())
     for start in to_start(batch.records(), lanes, places(nodes, need), time.time(), limit=None):
         ...
 
-A lane has one worker, or as many as its concepts ask for (`workers`), and trains concepts of that number alone. Lanes
-are started while there is a place for their workers and a concept that nobody takes; they end by themselves when there
-is nothing more for them, and die with their nodes. So their number follows the cluster and the work, up and down.
+A lane has as many workers as its concepts ask for (`workers`), and trains only concepts with that
+number. Lanes are started while there is room for their workers and a concept that no lane takes. They
+end when there is no more work for them, and die with their nodes. So their number follows the cluster
+and the work, up and down.
 """
 
 from __future__ import annotations
@@ -20,16 +21,14 @@ from training.batch.plan import MOST
 from training.batch.record import RUNNING, Record
 from training.batch.work import Work
 
-CPUS = 4  # of a lane on machines without GPUs, where they have as many: each lane holds the base once more
-BARREN = (
-    5  # lanes in a row that ended in vain, nobody else being there: then something is wrong with all of them
-)
+CPUS = 4  # per worker on machines without GPUs, at most: each lane holds another copy of the base
+BARREN = 5  # lanes in a row that ended without progress, with no other lane running: a general problem
 LONGEST_WAIT_S = 60.0
 
 
 @dataclass(frozen=True)
 class Need:
-    """What one worker of a lane takes of a node."""
+    """Resources of a node that one worker of a lane takes."""
 
     cpus: float
     gpus: float = 0
@@ -41,7 +40,7 @@ class Need:
 
 @dataclass(frozen=True)
 class LaneNow:
-    """A lane that was started and has not ended."""
+    """A running or starting lane."""
 
     name: str
     workers: int = 1
@@ -53,29 +52,29 @@ class Start:
     """A lane to start."""
 
     workers: int
-    most: int  # members of its packs: its share, so that no lane takes what others wait for
+    most: int  # largest pack: the lane's fair share, so that it leaves concepts for the other lanes
 
 
 def lane_need(nodes: Sequence[Mapping[str, float]], cpus: float | None = None) -> Need:
-    """A GPU for each worker where the cluster has any, else CPUs: `cpus`, or four, or what the largest node has."""
+    """One GPU per worker if the cluster has any; else `cpus` CPUs, by default four or the largest node's."""
     if any(node.get("GPU", 0) > 0 for node in nodes):
         return Need(cpus or 1, 1)
     return Need(cpus or max(1.0, min(CPUS, max((node.get("CPU", 0) for node in nodes), default=1))))
 
 
 def places(nodes: Sequence[Mapping[str, float]], need: Need) -> int:
-    """Workers that fit the cluster."""
+    """Number of workers that fit the cluster."""
     return sum(count_fitting(dict(node), need.asdict()) for node in nodes)
 
 
 def workers_of(record: Record) -> int:
-    """Workers of the lanes that may train a concept: what it asks for, of a range the fewest."""
+    """Number of workers of the lanes that may train a concept: what it asks for; of a range the minimum."""
     told = record.work["config"]["workers"]
     return told if isinstance(told, int) else int(str(told).split(":")[0])
 
 
 def is_free(record: Record, now: float) -> bool:
-    """Whether a lane may take it: it waits, or the claim on it ran out, or is of a clock that was ahead."""
+    """Whether a lane may take it: it waits, or its claim has expired or comes from a clock ahead."""
     if record.status in RUNNING:
         return record.lease is None or record.lease.is_over(now) or record.lease.is_ahead(now)
     return not record.ended
@@ -84,14 +83,14 @@ def is_free(record: Record, now: float) -> bool:
 def to_start(
     records: Sequence[Record], lanes: Sequence[LaneNow], room: int, now: float, limit: int | None = None
 ) -> list[Start]:
-    """The lanes to start now, for those whose concepts come first.
+    """The lanes to start now, in the order of their concepts.
 
     Args:
-        records: of the batch, in the order they are begun.
-        lanes: those there are, starting ones among them.
-        room: workers that fit the cluster, those of `lanes` included.
+        records: of the batch, in the order in which they begin.
+        lanes: running and starting lanes.
+        room: number of workers that fit the cluster, including those of `lanes`.
         now: UTC seconds.
-        limit: of lanes; None: as many as fit.
+        limit: largest number of lanes; None: as many as fit.
     """
     open_places = room - sum(lane.workers for lane in lanes)
     open_lanes = (limit or room) - len(lanes)
@@ -100,7 +99,7 @@ def to_start(
         active = [r for r in records if not r.ended and workers_of(r) == workers]
         free = sum(is_free(record, now) for record in active)
         alike = [lane for lane in lanes if lane.workers == workers]
-        idle = sum(not lane.busy for lane in alike)  # these will take some
+        idle = sum(not lane.busy for lane in alike)  # each will take a free concept
         count = min(open_lanes, open_places // workers, free - idle, len(active) - len(alike))
         if count <= 0:
             continue
@@ -112,11 +111,11 @@ def to_start(
 
 
 def check_room(workers: Mapping[str, int], room: int, need: Need) -> None:
-    """Raise unless the cluster can have a lane for every concept (InvalidInput "not_enough_workers").
+    """Raise InvalidInput ("not_enough_workers") unless the cluster has room for each concept's lane.
 
     Args:
-        workers: that each asks for, by name.
-        room: for workers in the cluster.
+        workers: number of workers that each concept asks for, by name.
+        room: number of workers that fit the cluster.
     """
     asked = max(workers.values(), default=0)
     if asked > room:
@@ -130,7 +129,11 @@ def check_room(workers: Mapping[str, int], room: int, need: Need) -> None:
 
 
 def room_check(nodes: Sequence[Mapping[str, float]], cpus: float | None) -> Callable[[Work], None]:
-    """For a plan: raises InvalidInput for a work whose lane, with so many CPUs a worker, these nodes have no room for."""
+    """A check for a plan that raises InvalidInput for a work whose lane does not fit these nodes.
+
+    Args:
+        cpus: CPUs per worker, as for `lane_need`.
+    """
     need = lane_need(nodes, cpus)
     room = places(nodes, need)
     return lambda work: check_room({work.name: work.config.worker_range[0]}, room, need)
@@ -138,19 +141,20 @@ def room_check(nodes: Sequence[Mapping[str, float]], cpus: float | None) -> Call
 
 @dataclass
 class Deaths:
-    """Lanes that died or failed; how long to wait before the next is started, and when to give up."""
+    """Counts lanes that died or failed, to decide how long to wait for the next start and when to give up."""
 
-    barren: int = 0  # in a row
-    alone: int = 0  # of those, with no other lane
-    until: float = float("-inf")  # on the clock of `died`: before this none is started
+    barren: int = 0  # lanes in a row that ended without progress
+    alone: int = 0  # those of them that ended while no other lane ran
+    until: float = float("-inf")  # start no lane before this time, on the clock of `died`
 
     def died(self, now: float, *, barren: bool, alone: bool = True, reason: str) -> None:
-        """One ended so. Raises SystemFailure ("lanes_failed") when it was one too many.
+        """Count a lane's death. Raises SystemFailure ("lanes_failed") after too many.
 
         Args:
-            now: seconds that only grow.
-            barren: it brought nothing: it never held a concept, or gave back what it held because it could not train here.
-            alone: no other lane runs. One node that lanes fail on is no reason to give up while others train.
+            now: seconds of a monotonic clock.
+            barren: the lane made no progress: it never held a concept, or gave all back because it
+                could not train here.
+            alone: no other lane runs. While others train, lanes failing on one node are no reason to give up.
         """
         self.barren = self.barren + 1 if barren else 0
         self.alone = self.alone + alone if barren else 0
@@ -163,5 +167,5 @@ class Deaths:
         self.until = now + min(LONGEST_WAIT_S, 2.0 ** min(self.barren, 9) - 1)
 
     def went_on(self) -> None:
-        """A concept was brought further: what ended before that is in no row with what may come."""
+        """A concept made progress: start counting from zero."""
         self.barren = self.alone = 0

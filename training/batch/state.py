@@ -7,12 +7,9 @@
 
     queued -> preparing -> training -> published | failed | cancelled         (retry: back to queued)
 
-No process is in charge. A lane *claims* a concept: it writes its token and a time until which the claim holds into the
-record, and renews it as it goes on. A claim that ran out may be taken by any other, which goes on from the last
-checkpoint that the record names; whoever had it before finds its token gone at its next write, and lets go. So a
-concept ends once, whoever dies. Times are those of the machines' clocks (UTC seconds), which must agree to well
-within a lease. A claim that reaches too far was made by a clock that was ahead and has been corrected since; a lane that
-meets it shortens it to a whole lease, so that whoever has it and lives can renew it.
+No process is in charge. A lane *claims* a concept by a lease (infra/leases.py), and renews it as it goes on. A claim that
+ran out may be taken by any other, which goes on from the last checkpoint that the record names. So a concept ends once,
+whoever dies.
 """
 
 from __future__ import annotations
@@ -26,26 +23,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from infra.errors import Conflict, NotFound, Unavailable
+from infra.errors import Conflict, NotFound
+from infra.leases import LEASE_S, Lease, LeaseLost, Objects
 from infra.registry import check_concept_name
 from infra.storage import ObjectNotFound, Storage
-from infra.stored import Damaged, HexId, damaged, is_concept_name, parse_object
-from training.batch.record import (
-    LEASE_S,
-    RUNNING,
-    WITHDRAWN,
-    Claim,
-    Lease,
-    LeaseLost,
-    Record,
-    check_idle,
-    queued,
-    rank,
-    token,
-)
+from infra.stored import HexId, is_concept_name, parse_object
+from training.batch.record import RUNNING, WITHDRAWN, Claim, Record, check_idle, queued, rank, token
 from training.batch.work import Work
 
-SWAPS = 100  # tries against others who change the same record
 HISTORY = 40  # changes of a record that it remembers
 
 Change = Callable[[Record], Record | None]
@@ -72,6 +57,8 @@ class BatchState:
         self, storage: Storage, *, clock: Callable[[], float] = time.time, lease_s: float = LEASE_S
     ) -> None:
         self.storage, self.clock, self.lease_s = storage, clock, lease_s
+        remedy = "restore it from a copy, or delete it and enter the concept again"
+        self._objects = Objects(storage, "concepts/", Record.decode, remedy)
         self._seen: dict[str, tuple[str, Record]] = {}  # name -> (etag, record)
 
     # ------------------------------------------------------------------ the batch
@@ -106,32 +93,18 @@ class BatchState:
             del self._seen[name]
         for name, etag in listed.items():
             if name not in self._seen or self._seen[name][0] != etag:
-                self._read(name)
+                self._seen[name] = etag, self.record(name)
         return sorted((record for _, record in self._seen.values()), key=rank)
 
     def record(self, name: str) -> Record:
         """One concept. Raises NotFound."""
-        return self._read(check_concept_name(name))[1]
-
-    def _read(self, name: str) -> tuple[str, Record]:
-        key = f"concepts/{name}.json"
-        info = self.storage.head(key)  # before the content: a change in between makes a swap fail, not lose
-        if info is None:
-            self._seen.pop(name, None)
+        record = self._objects.get(check_concept_name(name))
+        if record is None:
             raise NotFound(
                 f"concept {name} is not in the batch {self.storage.uri}; `motiondirector runs show` lists it.",
                 code="concept_not_found",
             )
-        try:
-            record = Record.decode(self.storage.get(key), name)
-        except Damaged as error:
-            raise damaged(
-                f"{key} of {self.storage.uri}",
-                error,
-                "restore it from a copy, or delete it and enter the concept again",
-            ) from None
-        self._seen[name] = info.etag, record
-        return self._seen[name]
+        return record
 
     # ------------------------------------------------------- what people do
     def add(
@@ -161,9 +134,6 @@ class BatchState:
                 order=order,
                 steps=work.config.steps,
             )
-            if self._put_new(fresh):
-                waiting.append(fresh)
-                continue
 
             def renew(record: Record, fresh: Record = fresh) -> Record | None:
                 if record.sha256 == fresh.sha256:
@@ -171,7 +141,7 @@ class BatchState:
                 check_idle(record, fresh.sha256)
                 return replace(fresh, attempt=record.attempt + 1, history=record.history)
 
-            record = self._change(work.name, renew, "added with other settings")
+            record = self._change(work.name, renew, "added with other settings", fresh)
             if record is not None and record.status == "queued":
                 waiting.append(record)
         return waiting
@@ -262,29 +232,23 @@ class BatchState:
             suits: which records this lane can take.
         """
         for seen in self.records():
-            if seen.ended or not suits(seen):
-                continue
-            if seen.status in RUNNING and not self._expired(seen):
-                if seen.lease is not None and seen.lease.is_ahead(self.clock()):
-                    self._change(seen.name, self._shortened, "claimed by a clock that was ahead")
-                continue
             lease = Lease(owner, uuid.uuid4().hex, self.clock() + self.lease_s, self.lease_s)
-            taken = self._change(seen.name, partial(self._take, lease=lease, suits=suits), owner)
+            take = partial(self._take, lease=lease, suits=suits)
+            taken = None if take(seen) is None else self._change(seen.name, take, owner)
             if taken is not None and taken.lease == lease:
                 return Claim(taken.name, lease.token, taken)
             if taken is not None and taken.ended:
                 self.forget(taken.name)
         return None
 
-    def _shortened(self, record: Record) -> Record | None:
-        if record.ended or record.lease is None or not record.lease.is_ahead(self.clock()):
-            return None
-        return replace(record, lease=replace(record.lease, expires=self.clock() + record.lease.seconds))
-
     def _take(self, record: Record, lease: Lease, suits: Callable[[Record], bool]) -> Record | None:
+        """What a record becomes when a lane asks for it; None: nothing."""
+        if record.ended or not suits(record):
+            return None
         gone = record.status in RUNNING and self._expired(record)
-        if (record.status != "queued" and not gone) or not suits(record):
-            return None  # also where it became another since it was listed
+        if record.status in RUNNING and record.lease is not None and not gone:
+            now = self.clock()
+            return replace(record, lease=record.lease.renewed(now)) if record.lease.is_ahead(now) else None
         if record.cancelling:
             return replace(record, status="cancelled", cancelling=False, lease=None)
         lost = record.lost + 1 if gone else record.lost
@@ -370,8 +334,7 @@ class BatchState:
                 return replace(changed, lease=None, cancelling=False)
             if changed.lease is None:
                 return changed
-            lease = replace(changed.lease, expires=self.clock() + self.lease_s, seconds=self.lease_s)
-            return replace(changed, lease=lease)
+            return replace(changed, lease=changed.lease.renewed(self.clock(), self.lease_s))
 
         record = self._change(claim.name, guarded, note)
         assert record is not None
@@ -380,30 +343,17 @@ class BatchState:
     def _expired(self, record: Record) -> bool:
         return record.lease is None or record.lease.is_over(self.clock())
 
-    def _put_new(self, record: Record) -> bool:
-        record = self._stamped(record, record, "added")
-        key, body = f"concepts/{record.name}.json", record.encode()
-        # False also when our own write got through and only its answer was lost: then it is ours.
-        return self.storage.put_if_absent(key, body) or self.storage.get(key) == body
+    def _change(self, name: str, change: Change, note: str, fresh: Record | None = None) -> Record | None:
+        """Change a record, or write `fresh` where there is none; None when `change` has nothing to change."""
 
-    def _change(self, name: str, change: Change, note: str) -> Record | None:
-        """Compare and swap until it holds; None when `change` has nothing to change. Returns what was written."""
-        check_concept_name(name)
-        key = f"concepts/{name}.json"
-        for _ in range(SWAPS):
-            etag, record = self._read(name)
+        def step(there: Record | None) -> Record | None:
+            if there is None and fresh is not None:
+                return self._stamped(fresh, fresh, "added")
+            record = there or self.record(name)
             changed = change(record)
-            if changed is None:
-                return None
-            changed = self._stamped(record, changed, note)
-            body = changed.encode()
-            # As above: an own write whose answer was lost.
-            if self.storage.replace_if(key, body, etag) or self.storage.get(key) == body:
-                return changed
-        raise Unavailable(
-            f"concept {name} of {self.storage.uri} is changed by others without end; try again.",
-            code="busy",
-        )
+            return None if changed is None else self._stamped(record, changed, note)
+
+        return self._objects.change(check_concept_name(name), step)
 
     def _stamped(self, before: Record, after: Record, note: str) -> Record:
         now = self.clock()

@@ -1,4 +1,4 @@
-"""A lane of several workers: one leads, as any lane does, and the others train the same packs beside it.
+"""A lane of several workers: one leads like any lane, the others train the same packs.
 
     with Team() as team:                                   # on every worker; torch.distributed is initialised
         if team.leads:
@@ -6,13 +6,14 @@
         else:
             team.follow(device)                            # until the leader leaves its block
 
-Only the leader looks at records, claims, checkpoints and publishes. What it does to its pack it tells the others first, so
-all packs have the same members in one order and do one step after another, each rank its share of every member's
-samples (training/team_engine.py). Each rank has every slot whole, and at ZeRO 3 a share of the base.
+Only the leader reads records, claims, checkpoints and publishes. It tells the others every change of
+its pack before it makes it. So all packs have the same members in the same order and do the same steps;
+each rank computes its share of every member's samples (training/team_engine.py). Each rank has all
+slots whole, and at ZeRO 3 a shard of the base.
 
-A worker that fails, by memory or by anything else, takes the whole lane with it: the ranks would no longer be the same.
-What the lane held is then free for the next one, from the last checkpoints. A foundation that one of them cannot load opens no
-pack on any: that is the leader's UserError, as if it lacked there.
+A worker that fails, for lack of memory or otherwise, ends the whole lane, because the ranks would
+diverge. The lane's concepts are then free for the next lane, from the last checkpoints. If one worker
+cannot load the foundation, no worker opens the pack, and the leader raises the UserError.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Open:
 
 @dataclass(frozen=True)
 class Admit:
-    """A member comes."""
+    """A member joins."""
 
     member: Member = field(repr=False)
     state: MemberState | None = field(repr=False)
@@ -88,29 +89,29 @@ Order = Open | Admit | Leave | Step | Close | Over
 
 
 class Orders:
-    """How the leader's orders reach the others, over a group of its own: objects of this program, between its processes only."""
+    """Broadcasts the leader's orders as pickled objects over a separate, trusted process group."""
 
     def __init__(self) -> None:
         self._group: Any = dist.new_group(backend="gloo", timeout=PATIENCE)
 
     def tell(self, order: Order) -> None:
-        """On the leader."""
+        """On the leader: send an order."""
         dist.broadcast_object_list([order], src=0, group=self._group)
 
     def hear(self) -> Order:
-        """On the others: the next order."""
+        """On the others: wait for the next order."""
         box: list[Any] = [None]
         dist.broadcast_object_list(box, src=0, group=self._group)
         return box[0]
 
     def refusal(self, problem: UserError | None = None) -> UserError | None:
-        """On every rank, with what keeps it from a pack. Returns what keeps any of them from it, the first rank's."""
+        """On every rank, with its error in opening the pack, if any. Returns the first rank's error."""
         told: list[UserError | None] = [None] * dist.get_world_size(self._group)
         dist.all_gather_object(told, problem, group=self._group)
         return next((one for one in told if one is not None), None)
 
     def agree(self, problem: str | None) -> None:
-        """On every rank, with what it met with. Raises RuntimeError on all of them unless they met with the same."""
+        """On every rank, with its problem. Raises RuntimeError on all of them if the problems differ."""
         problems: list[Any] = [None] * dist.get_world_size(self._group)
         dist.all_gather_object(problems, problem, group=self._group)
         if len(set(problems)) > 1:
@@ -119,16 +120,16 @@ class Orders:
 
 
 class LeaderPack(Pack):
-    """The leader's pack: tells every change to the others before it does the same."""
+    """The leader's pack: sends every change to the others before making it."""
 
     def __init__(self, orders: Orders, source: str | None, dtype: str, *args: Any) -> None:
         super().__init__(*args, make_engine=make_engine)
         self._orders = orders
         self._open = Open(source, self.foundation.fingerprint, dtype, self.key, self.capacity)
-        self.sound = True  # the others wait for an order: not while they do one, nor after one that failed
+        self.sound = True  # the others wait for an order; False while they execute one or if one failed
 
     def __enter__(self) -> LeaderPack:
-        """Raises UserError when a worker has not the foundation: none has opened the pack then."""
+        """Open the pack on all workers; on none, with UserError, if a worker lacks the foundation."""
         with self._together(self._open):
             refusal = self._orders.refusal()
             if refusal is None:
@@ -164,7 +165,7 @@ class LeaderPack(Pack):
 
     @contextmanager
     def _together(self, order: Order) -> Iterator[None]:
-        """The order is told; in the block this rank does it."""
+        """Send the order; the block executes it on this rank."""
         self.sound = False
         self._orders.tell(order)
         yield
@@ -172,7 +173,7 @@ class LeaderPack(Pack):
 
 
 class Team:
-    """This process's part in a lane of several. A context manager; leaving it, the leader lets the others go."""
+    """This process's part in a lane of several workers. A context manager whose exit frees the followers."""
 
     def __init__(self) -> None:
         self.rank, self.workers = dist.get_rank(), dist.get_world_size()
@@ -192,7 +193,7 @@ class Team:
 
     @contextmanager
     def pack(self, foundation: Foundation, work: Work, capacity: Capacity) -> Iterator[Pack]:
-        """On the leader: a pack that all train, for the length of the block. Concepts of this one's group may enter it."""
+        """On the leader: a pack that all workers train during the block, for concepts of this one's group."""
         made = LeaderPack(self._orders, work.foundation, work.config.dtype, foundation, work.key, capacity)
         try:
             with made:
@@ -201,12 +202,12 @@ class Team:
             self._sound = made.sound
 
     def follow(self, device: str) -> None:
-        """On the others: do what the leader says until the lane ends.
+        """On the others: execute the leader's orders until the lane ends.
 
-        A foundation that cannot be had here is the leader's to tell of: no pack of it is opened.
+        If the foundation cannot be loaded here, the leader reports it and no pack is opened.
 
         Raises:
-            RuntimeError: this rank could not do what the leader could.
+            RuntimeError: an order had a different result here than on the leader.
         """
         loaded: tuple[tuple[str | None, str, int], Foundation] | None = None
         while True:
@@ -218,7 +219,7 @@ class Team:
             problem: UserError | None = None
             try:
                 if loaded is None or loaded[0] != wanted:
-                    loaded = None  # two do not fit at once
+                    loaded = None  # free it first: two may not fit
                     loaded = wanted, _load(order, device)
                 _check(loaded[1], order)
             except UserError as error:
@@ -229,10 +230,10 @@ class Team:
             with Pack(loaded[1], order.key, order.capacity, make_engine=make_engine) as pack:
                 self._train(pack)
             if order.key.zero:
-                loaded = None  # it is in pieces
+                loaded = None  # it is sharded now
 
     def _train(self, pack: Pack) -> None:
-        """A pack of this rank, from its begin to its end."""
+        """Execute the orders for one pack of this rank until it closes."""
         while True:
             order = self._orders.hear()
             if isinstance(order, Close):
@@ -246,7 +247,7 @@ class Team:
                 refusal: Exception | None = None
                 try:
                     pack.admit(order.member, order.state)
-                except Exception as error:  # the leader's as well, who says so: or the lane ends
+                except Exception as error:  # the leader must have the same error; otherwise the lane ends
                     refusal = error
                 self._orders.agree(_named(refusal))
 
@@ -272,7 +273,7 @@ def _load(order: Open, device: str) -> Foundation:
 
 
 def _check(foundation: Foundation, order: Open) -> None:
-    """Raises UserError when the foundation of this node is another one than the leader's."""
+    """Raises UserError if this node's foundation differs from the leader's."""
     if foundation.fingerprint != order.fingerprint:
         raise UserError(
             f"the foundation on {socket.gethostname()} has fingerprint {foundation.fingerprint[:12]}, the lane's leader has "

@@ -1,14 +1,15 @@
-"""Validation of what a batch publishes: beside the training, in a process of its own, never a concept's failure.
+"""Validates published concepts in a child process beside the training; its errors never fail a concept.
 
     with Validating(batch, registry, validate) as validating:      # a child process, at a low priority
         ...                                                        # lanes train and publish
         validating.finish()                                        # until everything published is validated
 
-`validate(version, on_progress)` is given by the front door, which knows evaluation; it stores what it finds with the
-version and returns its means by name. What is owed is read off the batch's records, so nothing is queued anywhere:
-a batch that is begun again validates what was left, and any number of processes share it by turns
-(`validations/<concept>-<attempt>.json`, which hold the result). A process of its own, because a foundation that generates
-has adapters of its own in its layers, takes as much memory again, and may die of it: the lane does not.
+The command line provides `validate(version, on_progress)`, because it knows evaluation. `validate`
+stores its results with the version and returns the means by name. What remains to validate follows from
+the batch's records, so there is no queue: a restarted batch validates the rest, and any number of
+processes share the work by turns (`validations/<concept>-<attempt>.json`, which hold the results).
+Validation has a separate process because generation needs a second foundation with its own adapters and
+as much memory: if it runs out of memory, the lane survives.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import Any
 
 from infra.children import end_with_parent
 from infra.errors import Unavailable, UserError
+from infra.leases import LEASE_S
 from infra.registry import Registry, Version
 from infra.storage import Storage
 from infra.stored import Damaged, VersionRef, convert, damaged
@@ -42,33 +44,32 @@ Progress = Callable[[str, int, int], None]  # (what, done, total)
 Validate = Callable[[Version, Progress], Mapping[str, float | None]]
 
 LOOK_S = 2.0
-LEASE_S = 60.0
 TOLD_FIRST = ("motion fidelity", "appearance accuracy", "appearance leakage")
-GRACE_S = 5.0  # for the process to let go
-NICE = 10  # beside a lane on the same cores it takes about a tenth of them; alone, all
+GRACE_S = 5.0  # time for the process to end
+NICE = 10  # beside a lane on the same cores it gets about a tenth of them; alone, all
 
 
 class Stopped(Exception):
-    """Raised through `on_progress`: the validation is to end, and be done again another time."""
+    """Raised through `on_progress` to end a validation, which is repeated later."""
 
 
 def turn_of(record: Record) -> str:
-    """What the validation of a record's version is called."""
+    """The name of the validation turn of a record's version."""
     return f"{record.name}-{record.attempt}"
 
 
 def told_first(scores: Mapping[str, float]) -> list[str]:
-    """Names of the scores that say most of a motion: does it move so, and is the appearance left free?"""
+    """Names of the most telling scores: whether the motion is right and the appearance is left free."""
     return [name for name in TOLD_FIRST if name in scores] or list(scores)[: len(TOLD_FIRST)]
 
 
 def headline(scores: Mapping[str, float]) -> str:
-    """The scores that say most of a motion, for a table's cell."""
+    """The most telling scores, for a table's cell."""
     return ", ".join(f"{name} {scores[name]:.2f}" for name in told_first(scores))
 
 
 def validations(batch: BatchState, records: list[Record]) -> dict[str, dict[str, Any]]:
-    """By concept what its validation found: {"version", "scores": {name: mean}, "error": None or why, "seconds"}."""
+    """Validation results by concept: {"version", "scores": {name: mean}, "error": None or why, "seconds"}."""
     names = {turn_of(record): record.name for record in records if record.status == "published"}
     results = _turns(batch).results(set(names))
     told = {}
@@ -83,11 +84,11 @@ def validations(batch: BatchState, records: list[Record]) -> dict[str, dict[str,
 
 @dataclass(frozen=True)
 class Validated:
-    """What a validation found."""
+    """The result of a validation."""
 
     version: VersionRef
     scores: dict[str, float | None]  # means by name
-    error: str | None  # why there are none
+    error: str | None  # why there are no scores
     seconds: float | None = None
 
 
@@ -101,8 +102,8 @@ class Validator:
     """Validates published concepts, one after the other, in this process.
 
     Args:
-        batch: of its own: another thread renews turns with it.
-        token: of its turns; another process that knows it can tell what this one held.
+        batch: another thread renews turns with it; do not share it.
+        token: marks its turns, so that a process that knows the token can find the turns that this one held.
     """
 
     def __init__(
@@ -113,17 +114,17 @@ class Validator:
         self._done: set[str] = set()
 
     def owed(self) -> list[Record]:
-        """Published and not validated, as far as this process knows; in the order they ended."""
+        """Published concepts that this process does not know to be validated, in the order of their ends."""
         published = [record for record in self.batch.records() if record.status == "published"]
         return sorted(
             (record for record in published if turn_of(record) not in self._done), key=lambda r: r.updated
         )
 
     def once(self, stopping: Callable[[], bool] = lambda: False) -> bool:
-        """Validate the next that is owed and free. False: there is none.
+        """Validate the next concept that is owed and free. Returns False if there is none.
 
         Raises:
-            Unavailable: the storage is away; the turn is given back if that can be.
+            Unavailable: the storage is unavailable; the turn is given back if possible.
         """
         for record in self.owed():
             turn = turn_of(record)
@@ -136,13 +137,13 @@ class Validator:
         return False
 
     def run(self, stopping: Callable[[], bool], finishing: Callable[[], bool]) -> None:
-        """Validate until it is `stopping`; or until it is `finishing` and everything published is validated.
+        """Validate until `stopping`, or until `finishing` and all published concepts are validated.
 
-        What other processes hold is waited for: they may die with it.
+        Also waits for validations of other processes, which may die before they finish.
         """
         while not stopping():
             try:
-                finish = finishing()  # asked before looking: what came in between is seen next time
+                finish = finishing()  # before looking, so that concepts published in between are not missed
                 worked = self.once(stopping)
                 if not worked and finish and not self.owed():
                     return
@@ -186,7 +187,7 @@ class Validator:
 
         def renew() -> None:
             while not over.wait(LEASE_S / 3):
-                with contextlib.suppress(UserError):  # away for a moment; the lease has time for more tries
+                with contextlib.suppress(UserError):  # a short outage: the lease allows more tries
                     self.turns.renew(turn)
 
         thread = threading.Thread(target=renew, name="validation-turn", daemon=True)
@@ -199,17 +200,17 @@ class Validator:
 
 
 def _wait(seconds: float, stopping: Callable[[], bool], finishing: Callable[[], bool]) -> None:
-    """Until the time is over or one of them changes."""
+    """Wait until the time is over or one of the two changes."""
     was, end = finishing(), time.monotonic() + seconds
     while time.monotonic() < end and not stopping() and finishing() == was:
         time.sleep(0.1)
 
 
 class Validating:
-    """A context manager: a child process that validates. Left early, it lets go of what it is at.
+    """A context manager that validates in a child process. An early exit abandons the current validation.
 
     Args:
-        validate: picklable.
+        validate: must be picklable.
     """
 
     def __init__(self, batch: BatchState, registry: Registry, validate: Validate) -> None:
@@ -227,12 +228,12 @@ class Validating:
         assert self._process is not None
         self._stop.set()
         self._process.join(GRACE_S)
-        if self._process.is_alive():  # in the middle of a video; its turn runs out
+        if self._process.is_alive():  # in the middle of a video; its turn expires
             self._process.kill()
             self._process.join()
 
     def finish(self, stopping: Callable[[], bool] = lambda: False) -> None:
-        """Wait until everything that is published is validated, or it is `stopping`."""
+        """Wait until all published concepts are validated, or until `stopping`."""
         self._finish.set()
         while not stopping():
             assert self._process is not None
@@ -260,7 +261,7 @@ class Validating:
         self._process.start()
 
     def _blame(self) -> bool:
-        """Have the validation fail that the process died with. False: it had none, and would die again."""
+        """Fail the validation that the process died in. False if it had none: a new process would die too."""
         assert self._process is not None
         reason = (
             f"its process ended with code {self._process.exitcode} (-9: no memory); `motiondirector evaluate` "
@@ -277,7 +278,7 @@ class Validating:
 
 
 def _child(batch: Storage, registry: Storage, validate: Validate, token: str, stop: Any, finish: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which says when
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and tells this process
     os.nice(NICE)
     end_with_parent()
     state = BatchState(batch)

@@ -1,4 +1,4 @@
-"""Who is told what a lane does: a screen, the logs, the metrics."""
+"""The interface for observers of a lane: a screen, the logs, the metrics."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ if TYPE_CHECKING:
 
 
 class Watcher:
-    """Is told what a lane does. This one looks away."""
+    """Receives a lane's events. This base class ignores them."""
 
     def loading(self, foundation: str | None) -> None:
-        """A foundation is loaded."""
+        """The lane loads a foundation."""
 
     def measuring(self, group: str) -> None:
-        """The device is measured with steps of this group, unless another lane does or did."""
+        """The lane measures its device with steps of this group, or takes another lane's result."""
 
     def preparing(self, name: str) -> None:
-        """A concept's latents are computed or fetched."""
+        """The lane computes or fetches a concept's latents."""
 
     def stepped(self, name: str, report: StepReport) -> None:
         """A concept did a step."""

@@ -1,4 +1,4 @@
-"""A piece of work: one concept with everything resolved, and the hash that says whether it was done before."""
+"""A work: one concept with everything resolved, and the hash that tells whether it was done before."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ if TYPE_CHECKING:
 
 
 class NotForLanes(InvalidInput):
-    """A concept's settings that no such lane trains."""
+    """Settings of a concept that this kind of lane cannot train."""
 
     default_code = "not_in_a_lane"
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a lane needs to know to train a concept and publish it."""
+    """All that a lane needs to train and publish a concept."""
 
-    name: ConceptName  # what it is published as; one of a batch
+    name: ConceptName  # published under this name; unique in a batch
     concept: ConceptName
-    data: str  # URI of the clip set, absolute
+    data: str  # absolute URI of the clip set
     data_sha256: Sha256  # over its clips and captions (training.adapters.data_sha256)
-    clips: int  # that are learned; windows of a long one count
+    clips: int  # number of training clips; each window of a long clip counts
     foundation: str | None  # path (absolute) or id; None: the embedded one
     fingerprint: str  # of the foundation
     config: TrainConfig = field(hash=False)  # resolved: its size is set
     priority: int = 0
-    fps: float = 0.0  # at which its clips are learned; 0: each at its own
+    fps: float = 0.0  # frame rate of the training clips; 0: each clip's frame rate
 
     def check_lane(self, workers: int | None) -> None:
-        """Raises NotForLanes when a lane of so many workers (None: of any number) cannot train it as it asks."""
+        """Raises NotForLanes if a lane with this number of workers (None: any number) cannot train it."""
         fewest, zero = self.config.worker_range[0], self.config.zero
         if zero not in (0, 3):
             raise NotForLanes(
@@ -59,21 +59,21 @@ class Work:
 
     @property
     def sha256(self) -> str:
-        """Equal hashes train the same adapter and publish it under the same name."""
+        """Works with equal hashes train the same adapter and publish it under the same name."""
         return work_sha256(
             self.name, self.concept, self.fingerprint, self.data_sha256, fixed_settings(self.config)
         )
 
     @property
     def pace(self) -> Pace:
-        """How much of longer and faster clips is learned."""
+        """The frame rate and the number of windows for longer and faster clips."""
         from datasets.parts import Pace
 
         return Pace(self.fps, self.config.windows)
 
     @property
     def key(self) -> GroupKey:
-        """With whom it can share a pack."""
+        """The group of works that it can share a pack with."""
         return group_key(self.fingerprint, self.config)
 
     def asdict(self) -> dict[str, Any]:
@@ -82,14 +82,14 @@ class Work:
 
     @classmethod
     def from_dict(cls, told: Mapping[str, Any]) -> Work:
-        """What `asdict` gave. Settings that came later are at their defaults."""
+        """From the result of `asdict`. Settings that were added later get their defaults."""
         return cls(**{**told, "config": TrainConfig(**told["config"])})
 
 
 def work_sha256(
     name: str, concept: str, fingerprint: str, data_sha256: str, settings: Mapping[str, Any]
 ) -> str:
-    """The hash of a work, from what a published version's metadata says of it."""
+    """The hash of a work, from the metadata of a published version."""
     complete = fixed_settings(TrainConfig(**settings))
     told = json.dumps([name, concept, fingerprint, data_sha256, complete], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()

@@ -1,1 +1,1 @@
-"""How the embedded foundation was made: its autoencoder, its tokenizer, its denoiser, on sprites rendered on the fly."""
+"""Pretraining of the embedded foundation (autoencoder, tokenizer, denoiser) on rendered sprites."""

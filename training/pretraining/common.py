@@ -1,7 +1,7 @@
-"""What the two pretraining stages share: draws by (seed, step), the learning rate, the average, the saved state.
+"""Shared parts of the pretraining stages: draws by (seed, step), learning rate, weight average, saved state.
 
 A step draws everything it needs (scenes, noise, timesteps) from generators seeded by (seed, step). So the state of a
-run is weights, optimizer, average and step; a run resumed from it repeats the uninterrupted one bit for bit.
+run is weights, optimizer, average and step, and a resumed run repeats the uninterrupted one bit for bit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from infra.errors import UserError
 class Schedule:
     """Learning rate: linear warm-up, flat, then linear decay to zero over the last `decay` share of `steps`.
 
-    Flat in the middle, so that a run may be lengthened before its decay begins without changing what came before.
+    It is flat in the middle, so that a run can be extended before its decay begins without changing
+    earlier steps.
     """
 
     peak: float
@@ -36,13 +37,13 @@ class Schedule:
 
 
 def draws(seed: int, step: int) -> tuple[np.random.Generator, torch.Generator]:
-    """The random numbers of one step: for the scenes (numpy) and for the noise (torch, on the CPU)."""
+    """The generators of one step: for scenes (numpy) and for noise (torch, on the CPU)."""
     sequence = np.random.SeedSequence([seed, step])
     return np.random.default_rng(sequence), torch.Generator().manual_seed(int(sequence.generate_state(1)[0]))
 
 
 class Average:
-    """Exponential moving average of a module's parameters (a warm start: decay grows towards its value)."""
+    """Exponential moving average of modules' parameters, whose decay grows to its final value."""
 
     def __init__(self, modules: list[nn.Module], decay: float) -> None:
         self.decay = decay
@@ -56,7 +57,7 @@ class Average:
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Exchange live and averaged weights (call again to change back)."""
+        """Exchange live and averaged weights; a second call restores them."""
         for live, mean in zip(self.live, self.mean, strict=True):
             kept = live.detach().clone()
             live.copy_(mean)
@@ -77,7 +78,7 @@ def save_state(path: Path, step: int, modules: dict[str, nn.Module], optimizer, 
 
 
 def load_state(path: Path, modules: dict[str, nn.Module], optimizer, average: Average, device: str) -> int:
-    """Restore what `save_state` wrote; returns the step to go on with. Raises UserError when it does not fit."""
+    """Restore a state of `save_state`; returns the next step. Raises UserError if the state does not fit."""
     try:
         state = torch.load(path, map_location=device, weights_only=True)
         for name, module in modules.items():
@@ -101,5 +102,5 @@ def log(folder: Path, record: dict) -> None:
 
 
 def to_video(clips_BFHWC: np.ndarray, device: str) -> Tensor:
-    """uint8 [..., H, W, C] to float [-1, 1] [..., C, H, W]."""
+    """Convert uint8 [..., H, W, C] to float [..., C, H, W] in [-1, 1]."""
     return torch.from_numpy(clips_BFHWC).to(device).movedim(-1, -3).float() / 127.5 - 1

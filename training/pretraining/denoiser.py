@@ -2,11 +2,11 @@
 
     python -m motiondirector sprites pretrain --stage unet --out runs/foundation
 
-Frozen autoencoder, v-prediction with a zero terminal SNR (Lin et al. 2024: the last timestep is pure noise, as in
-sampling), captions dropped for classifier-free guidance, averaged weights. Training begins on single frames, which
-cost an eighth of a clip and skip every temporal layer, and goes on with clips and a share of frames: the spatial path
-then knows single frames, as the method's training asks of it. Clips come from a moving window of rendered ones
-(`pool.py`).
+The autoencoder is frozen. Training uses v-prediction with a zero terminal SNR (Lin et al. 2024: the
+last timestep is pure noise, as in sampling), dropped captions for classifier-free guidance, and
+averaged weights. It begins with single frames, which cost an eighth of a clip and skip all temporal
+layers, and continues with clips and a share of single frames: the spatial path must know single frames,
+because the method trains it on them. Clips come from a moving window of rendered ones (`pool.py`).
 
 Letters: B batch, C latent channels, F frames, h and w latent pixels.
 """
@@ -39,28 +39,28 @@ from training.pretraining.tokenizer import MAX_LENGTH, write_tokenizer
 FRAMES, SIZE = 8, 64
 TEXT_WIDTH = 128
 CAPTION_DROPOUT = 0.1
-UNSAID_MOTION = 0.1  # share of clips whose caption names the appearance only
+UNSAID_MOTION = 0.1  # share of clips whose caption names only the appearance
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of the stage: the released checkpoint's run made even (its card tells the run itself, which went on longer)."""
+    """Settings of the stage. The released checkpoint's run was longer and less regular (see its card)."""
 
     steps: int = 5400
     image_steps: int = 500  # the first steps see single frames only
     lesson: tuple[Stage, ...] = STAGES  # then come simple straight motions, at high noise (`lesson.py`)
-    lesson_share: float = 0.25  # of the later batches are from its last stage: else its fruits are lost again
-    image_share: float = 0.15  # of the later batches are single frames
-    clips: int = 16  # clips in a batch
-    images: int = 64  # single frames in a batch of them
-    # At twice this the words of motion, once found, were lost again within a hundred steps of the whole world.
+    lesson_share: float = 0.25  # share of later batches from its last stage: otherwise it is forgotten
+    image_share: float = 0.15  # share of later batches with single frames
+    clips: int = 16  # clips per batch
+    images: int = 64  # single frames per batch
+    # At twice this rate the model forgot the motion words within a hundred steps on the whole world.
     learning_rate: float = 6e-4
     decay: float = 0.3
     average: float = 0.995
     # timestep = T * u ** noise_bias: below 1 leans to high noise, where motion is decided
     noise_bias: float = 0.7
     pool: int = 2048  # clips in the window that batches are drawn from
-    fresh: int = 6  # new ones a step
+    fresh: int = 6  # new clips per step
     seed: int = 0
 
 
@@ -75,7 +75,7 @@ class Parts:
     scheduler: DDIMScheduler
 
     def tokens(self, captions: list[str], device: str) -> Tensor:
-        """int64 [B, MAX_LENGTH]."""
+        """Token ids of captions, int64 [B, MAX_LENGTH]."""
         encoded = self.tokenizer(
             captions, padding="max_length", max_length=MAX_LENGTH, truncation=True, return_tensors="pt"
         )
@@ -83,7 +83,7 @@ class Parts:
 
 
 def make_scheduler() -> DDIMScheduler:
-    """Scaled-linear betas rescaled to a zero terminal SNR, v-prediction, sampling from the last timestep on."""
+    """Scaled-linear betas rescaled to zero terminal SNR, v-prediction, sampling from the last timestep."""
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -97,10 +97,10 @@ def make_scheduler() -> DDIMScheduler:
 
 
 def build_parts(out: Path, vae: AutoencoderKL, seed: int = 0) -> Parts:
-    """Untrained text encoder and UNet3D around a trained autoencoder; the tokenizer is written to `out/tokenizer`."""
+    """An untrained text encoder and UNet3D around a trained autoencoder; writes `out/tokenizer`."""
     torch.manual_seed(seed)
     folder = out / "tokenizer"
-    # A run that goes on keeps its tokenizer: which of two equally frequent merges comes first differs from time to time.
+    # A resumed run keeps its tokenizer: the order of equally frequent merges varies between trainings.
     known = (folder / "tokenizer_config.json").is_file()
     tokenizer = CLIPTokenizer.from_pretrained(folder) if known else write_tokenizer(folder)
     text_encoder = CLIPTextModel(
@@ -121,7 +121,7 @@ def build_parts(out: Path, vae: AutoencoderKL, seed: int = 0) -> Parts:
         sample_size=SIZE // 2 ** (len(vae.config.block_out_channels) - 1),
         in_channels=vae.config.latent_channels,
         out_channels=vae.config.latent_channels,
-        # attention where it is cheap: over 8x8 and 4x4 places; the finest level is convolutions
+        # attention only where it is cheap: at 8x8 and 4x4; the finest level has only convolutions
         down_block_types=("DownBlock3D", "CrossAttnDownBlock3D", "CrossAttnDownBlock3D"),
         up_block_types=("CrossAttnUpBlock3D", "CrossAttnUpBlock3D", "UpBlock3D"),
         block_out_channels=(32, 64, 128),
@@ -131,7 +131,8 @@ def build_parts(out: Path, vae: AutoencoderKL, seed: int = 0) -> Parts:
         norm_num_groups=8,
     )
     with torch.no_grad():
-        # Words louder than their places, and temporal layers silent when clips first come: both save steps.
+        # Token embeddings larger than position embeddings, and temporal layers that start at zero: both
+        # save steps.
         text_encoder.get_input_embeddings().weight.mul_(3.0)
         for module in unet.modules():
             if isinstance(module, TransformerTemporalModel):
@@ -141,19 +142,19 @@ def build_parts(out: Path, vae: AutoencoderKL, seed: int = 0) -> Parts:
 
 
 def load_parts(folder: Path) -> Parts:
-    """The parts of a released checkpoint, in float32, to train on from."""
+    """The parts of a released checkpoint in float32, for further training."""
     pipeline = TextToVideoSDPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     return Parts(pipeline.tokenizer, pipeline.text_encoder, pipeline.unet, pipeline.vae, pipeline.scheduler)
 
 
 def save_pipeline(parts: Parts, folder: Path, dtype: torch.dtype = torch.float16) -> None:
-    """Write a stock TextToVideoSDPipeline to `folder`, replacing the weights there, in `dtype`."""
+    """Write a stock TextToVideoSDPipeline in `dtype` to `folder`, replacing the weights there."""
     fresh = folder.with_name(folder.name + ".writing")
     shutil.rmtree(fresh, ignore_errors=True)
-    # a copy in the released precision; the parts themselves stay as they are
+    # copy in the released precision; the parts themselves stay unchanged
     lower = [
         type(m).from_config({key: value for key, value in m.config.items() if key != "_name_or_path"})
-        for m in (parts.vae, parts.unet)  # a released configuration does not say where it was made
+        for m in (parts.vae, parts.unet)  # a released configuration must not contain local paths
     ]
     lower.append(CLIPTextModel(parts.text_encoder.config))
     for copy, module in zip(lower, (parts.vae, parts.unet, parts.text_encoder), strict=True):
@@ -174,7 +175,7 @@ def save_pipeline(parts: Parts, folder: Path, dtype: torch.dtype = torch.float16
 
 
 def make_pool(parts: Parts, recipe: Recipe, device: str, stage: Stage | None = None) -> ClipPool:
-    """The window of clips that the recipe's batches are drawn from; a stage of the lesson has a small one."""
+    """The window of clips for the recipe's batches; smaller for a stage of the lesson."""
     return ClipPool(
         lambda videos: encode(parts.vae, videos, device),
         seed=recipe.seed,
@@ -187,7 +188,7 @@ def make_pool(parts: Parts, recipe: Recipe, device: str, stage: Stage | None = N
 
 
 def stage_of(rng: np.random.Generator, recipe: Recipe, step: int) -> Stage | None:
-    """The stage of the lesson that the step belongs to; None for the whole world."""
+    """The lesson's stage that the step draws its batch from; None for the whole world."""
     after = step - recipe.image_steps - sum(stage.steps for stage in recipe.lesson)
     if recipe.lesson and after >= 0 and rng.random() < recipe.lesson_share:
         return recipe.lesson[-1]
@@ -212,7 +213,7 @@ def draw_batch(
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, videos: np.ndarray, device: str) -> Tensor:
-    """Latents [B, C, F, h, w], scaled to unit variance, of uint8 [B, F, H, W, 3]."""
+    """Encode uint8 [B, F, H, W, 3] to latents [B, C, F, h, w], scaled to unit variance."""
     x_BFCHW = to_video(videos, device)
     with torch.autocast("cuda", torch.bfloat16, enabled=device.startswith("cuda")):
         latents = vae.encode(x_BFCHW.flatten(0, 1)).latent_dist.mean.float()
@@ -228,7 +229,7 @@ def denoising_loss(
     generator: torch.Generator,
     device: str,
 ) -> Tensor:
-    """Mean squared error of v over the batch; timesteps and noise come from `generator` (on the CPU)."""
+    """Mean squared error of v over the batch; draws timesteps and noise from `generator` (on the CPU)."""
     eps = torch.randn(x0.shape, generator=generator).to(device)
     u_B = torch.rand(len(x0), generator=generator) ** noise_bias
     t_B = noise.timesteps(u_B).to(device)
@@ -249,15 +250,18 @@ def train_unet(
     resume: bool = True,
     progress: Callable[[int, dict], None] = lambda step, record: None,
 ) -> Parts:
-    """Train to `recipe.steps`; every `every` steps save `out/unet_state.pt` and the averaged pipeline `out/pipeline`.
+    """Train to `recipe.steps`; save `out/unet_state.pt` and the averaged `out/pipeline` every `every` steps.
 
-    With `resume` an existing state is continued; `stop` ends this part of the run early. Returns the parts with averaged weights.
+
+    `resume` continues from an existing state; `stop` ends this part of the run early. Returns the parts
+    with averaged weights.
     """
     out.mkdir(parents=True, exist_ok=True)
     vae, unet, text_encoder = (m.to(device).eval() for m in (parts.vae, parts.unet, parts.text_encoder))
     vae.requires_grad_(False)
     if device == "cpu":
-        # The fused attention's backward in bf16 is several times slower than plain matrix products on a CPU.
+        # On a CPU, the backward of fused attention in bf16 is several times slower than plain matrix
+        # products.
         unet.set_attn_processor(AttnProcessor())
     skip_temporal_for_single_frames(unet)  # eval mode: the temporal convolutions' dropout stays off
     convolve_over_frames_in_two_dimensions(unet)

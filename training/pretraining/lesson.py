@@ -1,9 +1,10 @@
-"""The lesson: what the words of motion mean, taught from the simplest case up.
+"""The lesson: a curriculum that teaches the meaning of motion words, from the simplest case up.
 
-Among all motions, anywhere in the frame, the word "right" says a tenth of what there is to say at the highest noise, and a
-small model does not find it in thousands of steps: what a word does must depend on which frame it is and where in the
-frame, and none of the three helps before the other two do. Of one object on one background that always crosses the middle
-it says everything, and is found within a hundred steps; what is found carries over to all appearances, all placements.
+Among all motions and positions, the word "right" explains only a tenth of what is to predict at the
+highest noise, and a small model does not learn it in thousands of steps: a word's effect depends on the
+frame number and on the position in the frame, and none of the three helps without the other two. If one
+object on one background always crosses the middle, the word explains everything and is learned within a
+hundred steps. This then transfers to all appearances and positions.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from datasets.sprites.world import Background, Scene, Sprite, sample_scene
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the lesson. Every clip of it is a straight way through the middle of the frame, or rests there."""
+    """A part of the lesson. Every clip moves straight through the middle of the frame, or rests there."""
 
     steps: int
     motions: tuple[str, ...]
-    colours: tuple[str, ...]  # of a large circle; empty: any scene at all
+    colours: tuple[str, ...]  # of a large circle; empty: any scene
     backgrounds: tuple[str, ...]
     paraphrases: bool
     noise_bias: float  # timestep = T * u ** noise_bias
-    adverbs: bool = False  # slowly, quickly: each as often as neither
+    adverbs: bool = False  # slowly, quickly or none, equally often
 
 
 STAGES = (
@@ -37,7 +38,7 @@ STAGES = (
 
 
 def stage_at(step: int, stages: tuple[Stage, ...] = STAGES) -> Stage | None:
-    """The stage of the lesson's own step number `step`, or None before and after it."""
+    """The stage at step `step`, counted from the lesson's start; None before and after the lesson."""
     for stage in stages if step >= 0 else ():
         if step < stage.steps:
             return stage
@@ -46,7 +47,7 @@ def stage_at(step: int, stages: tuple[Stage, ...] = STAGES) -> Stage | None:
 
 
 def draw_lesson(stage: Stage, rng: np.random.Generator) -> tuple[Scene, Motion, str]:
-    """A scene, a motion of the stage and its adverb."""
+    """Draw a scene, a motion of the stage and its adverb."""
     motion = KNOWN[str(rng.choice(stage.motions))]
     adverb = str(rng.choice(list(SPEEDS))) if stage.adverbs and motion.speeds else ""
     if not stage.colours:
@@ -56,7 +57,7 @@ def draw_lesson(stage: Stage, rng: np.random.Generator) -> tuple[Scene, Motion, 
 
 
 class Middle(np.random.Generator):
-    """A generator whose every fraction is a half: places a motion in the middle of the frame."""
+    """A generator that always returns 0.5, which places a motion in the middle of the frame."""
 
     def __init__(self) -> None:
         super().__init__(np.random.PCG64(0))

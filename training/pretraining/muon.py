@@ -1,9 +1,10 @@
-"""Muon (Jordan et al. 2024): momentum whose update is made orthogonal, for the matrices of a network; AdamW for the rest.
+"""Muon (Jordan et al. 2024; momentum with orthogonalised updates) for matrices, AdamW for the rest.
 
-An orthogonalised update moves every direction of a weight matrix alike, where Adam's is dominated by a few. Scaled to the
-size of an Adam step (Liu et al. 2025, arXiv 2502.16982, 0.2 * sqrt(max(rows, columns))), both share one learning rate. In
-the first minutes of the sprite foundation it reached AdamW's loss in fewer steps and less time, its own cost included.
-torch.optim.Muon takes two-dimensional parameters only; half of this network is convolutions.
+An orthogonalised update moves all directions of a weight matrix equally, while Adam's is dominated by a
+few. It is scaled to the size of an Adam step (Liu et al. 2025, arXiv 2502.16982, 0.2 * sqrt(max(rows,
+columns))), so that both share one learning rate. In the first minutes of pretraining the sprite
+foundation, Muon reached AdamW's loss in fewer steps and less time, including its overhead.
+torch.optim.Muon takes only two-dimensional parameters, but half of this network is convolutions.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalised(matrices_nRC: Tensor, iterations: int = 5) -> Tensor:
-    """About U V^T of each matrix's singular value decomposition U S V^T, by Newton-Schulz iterations.
+    """Approximate U V^T of each matrix's singular value decomposition U S V^T by Newton-Schulz iterations.
 
-    Singular values end between about 0.7 and 1.2. [n, R, C] -> float32 [n, R, C].
+    The resulting singular values are between about 0.7 and 1.2. [n, R, C] -> float32 [n, R, C].
     """
     a, b, c = NEWTON_SCHULZ
-    # bf16 suffices, and a GPU is fast in it; a CPU without its instructions is many times faster in float32
+    # bf16 suffices and is fast on a GPU; a CPU without bf16 instructions is many times faster in float32
     x = matrices_nRC.bfloat16() if matrices_nRC.is_cuda else matrices_nRC.float()
     tall = x.shape[1] > x.shape[2]
     if tall:
@@ -50,7 +51,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One update; parameters without a gradient rest."""
+        """Update all parameters that have a gradient."""
         for group in self.param_groups:
             alike: dict[tuple[int, int], list[nn.Parameter]] = defaultdict(list)
             for p in group["params"]:
@@ -76,7 +77,8 @@ class Muon(torch.optim.Optimizer):
 class MuonWithAdamW:
     """Muon for a network's inner matrices, AdamW for embeddings, first and last layers, biases and norms.
 
-    Has of an optimizer what the training loop uses: `param_groups`, `step`, `zero_grad`, `state_dict`.
+    Implements the parts of an optimizer that the training loop uses: `param_groups`, `step`, `zero_grad`,
+    `state_dict`, `load_state_dict`.
     """
 
     def __init__(self, modules: dict[str, nn.Module], lr: float) -> None:

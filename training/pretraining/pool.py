@@ -1,8 +1,9 @@
-"""A moving window over an endless stream of rendered clips, as latents: what the denoiser's batches are drawn from.
+"""A moving window over an endless stream of rendered clips, as latents, for the denoiser's batches.
 
-Rendering and encoding a clip costs about a fifth of a training step on it. Each step brings a few new clips and drops the
-oldest, so every clip is used a few times, with other noise and another wording each time. Clip n is a function of
-(seed, n) and the window of a step is a function of the step: a resumed run sees what an uninterrupted one would have.
+Rendering and encoding a clip costs about a fifth of a training step on it. Each step adds a few new
+clips and drops the oldest, so every clip is used a few times, each time with different noise and
+wording. Clip n is a function of (seed, n) and the window is a function of the step, so a resumed run
+sees the same clips as an uninterrupted one.
 
 Letters: P clips in the window, C latent channels, F frames, h and w latent pixels.
 """
@@ -26,7 +27,7 @@ CHUNK = 16  # clips encoded at once
 
 @dataclass(frozen=True)
 class Told:
-    """What a clip of the pool shows: all that a caption needs."""
+    """The content of a clip in the pool: all that its caption needs."""
 
     scene: Scene
     motion: Motion
@@ -39,8 +40,8 @@ class ClipPool:
     Args:
         encode: uint8 [B, F, H, W, 3] -> latents [B, C, F, h, w].
         size: clips in the window.
-        fresh: new clips a step.
-        stage: of the lesson; None for the whole world.
+        fresh: new clips per step.
+        stage: of the lesson; None: the whole world.
     """
 
     def __init__(
@@ -58,10 +59,10 @@ class ClipPool:
         self.frames, self.side, self.stage = frames, side, stage
         self.told: list[Told] = [Told(Scene(), Motion("", (), lambda t: {}), "")] * size
         self.latents_PCFhw: Tensor | None = None
-        self.first = self.end = 0  # the clips that the window holds: [first, end)
+        self.first = self.end = 0  # numbers of the clips in the window: [first, end)
 
     def advance(self, step: int) -> None:
-        """Bring the window to where it stands at `step`."""
+        """Move the window to its position at `step`."""
         first, end = step * self.fresh, step * self.fresh + self.size
         for start in range(max(self.end, first), end, CHUNK):
             self._fill(range(start, min(start + CHUNK, end)))
@@ -86,9 +87,9 @@ class ClipPool:
         self.latents_PCFhw[places] = latents
 
     def draw(self, rng: np.random.Generator, count: int, *, single: bool) -> tuple[Tensor, list[Told]]:
-        """`count` clips of the window [B, C, F, h, w], none twice while it has enough (F is 1 for single frames)."""
+        """Draw `count` clips [B, C, F, h, w] (F is 1 for single frames), distinct if there are enough."""
         assert self.latents_PCFhw is not None, "advance the pool first"
-        # places in the window counted from its first clip, so that they do not depend on where the ring stands
+        # draw offsets from the window's first clip, so that they do not depend on the ring buffer's position
         numbers = self.first + rng.choice(self.size, count, replace=count > self.size)
         places = torch.from_numpy(numbers % self.size).to(self.latents_PCFhw.device)
         latents = self.latents_PCFhw[places]

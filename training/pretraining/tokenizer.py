@@ -1,7 +1,8 @@
-"""A CLIP tokenizer of the sprite grammar: one token per word, letters for every other word.
+"""A CLIP tokenizer for the sprite grammar: one token per known word, single letters for every other word.
 
-CLIP's own vocabulary has 49,408 entries, which would cost more weights than the whole denoiser; this one has about a
-thousand. Any text can be written with it: bytes and bytes at a word's end are always in the vocabulary.
+CLIP's vocabulary has 49,408 entries, whose embeddings would have more weights than the whole denoiser;
+this one has about a thousand. It can encode any text: all bytes, also in their word-end form, are in
+the vocabulary.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from transformers import CLIPTokenizer
 
 from datasets.sprites.captions import vocabulary
 
-MAX_LENGTH = 32  # tokens, the two marks included; the longest caption of the grammar has 21
+MAX_LENGTH = 32  # tokens, including start and end; the longest caption of the grammar has 21
 START, END = "<|startoftext|>", "<|endoftext|>"
-# Words of ordinary prompts that the grammar does not use (untrained tokens, but they do not fill the prompt).
+# Words of ordinary prompts outside the grammar: untrained, but one token each, so they do not fill the
+# prompt.
 OTHER_WORDS = [
     "the",
     "is",

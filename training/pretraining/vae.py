@@ -1,13 +1,15 @@
-"""First and last stage of the sprite foundation: an AutoencoderKL, 64x64x3 pixels to 16x16x4 latents, on sprites rendered on the fly.
+"""First and last stage of the sprite foundation: an AutoencoderKL from 64x64x3 pixels to 16x16x4 latents.
 
     python -m motiondirector sprites pretrain --stage vae --out runs/foundation
     python -m motiondirector sprites pretrain --stage decoder --out runs/foundation   # may run while the UNet trains
 
-The decoder stage goes on with the encoder frozen, so that latents (and a denoiser trained on them) stay valid, and with
-noise on the latents, so that small errors of the denoiser are decoded to clean edges.
+It trains on sprites rendered on the fly. The decoder stage continues with a frozen encoder, so that
+latents (and a denoiser trained on them) stay valid, and with noise on the latents, so that small errors
+of the denoiser still decode to clean edges.
 
-Loss: L1 and L2 on pixels + L1 on their horizontal and vertical differences (edges; no perceptual network is needed in so
-simple a world) + a small KL. Frames are drawn from the whole space of poses, not from motions.
+Loss: L1 and L2 on pixels + L1 on their horizontal and vertical differences (edges; such a simple world
+needs no perceptual network) + a small KL. Frames are drawn from the whole space of poses, not from
+motions.
 """
 
 from __future__ import annotations
@@ -34,13 +36,14 @@ DECODER_STEPS = 1200
 LEARNING_RATE = 2e-3
 KL_WEIGHT = 1e-3
 EDGE_WEIGHT = 0.5
-LATENT_NOISE = 0.2  # standard deviation, of unit-variance latents, in the decoder stage
+LATENT_NOISE = 0.2  # largest standard deviation of noise on unit-variance latents in the decoder stage
 
 
 def build_vae(seed: int = 0) -> AutoencoderKL:
-    """The untrained autoencoder: 4 times down, 4 channels, no attention (the world is local).
+    """The untrained autoencoder: 4x downsampling, 4 channels, no attention (the world is local).
 
-    At 8 times down and 16 channels, in the same time, it lost a fifth of the shapes; this one loses a twentieth.
+    With 8x downsampling, 16 channels and the same training time, a fifth of the shapes was lost; here a
+    twentieth.
     """
     torch.manual_seed(seed)
     vae = AutoencoderKL(
@@ -49,12 +52,12 @@ def build_vae(seed: int = 0) -> AutoencoderKL:
         block_out_channels=(16, 32, 64),
         layers_per_block=1,
         latent_channels=4,
-        # Few groups: a flat image is constant in space, so a group of two channels would normalise its colour away.
+        # One group: a flat image is constant in space, so small groups would normalise its colour away.
         norm_num_groups=1,
         sample_size=SIZE,
         mid_block_add_attention=False,
     )
-    # Residual branches begin silent and resampling begins as the identity: colours then pass straight through.
+    # Residual branches start at zero and resampling starts as the identity, so that colours pass through.
     with torch.no_grad():
         for module in vae.modules():
             if isinstance(module, nn.Conv2d):
@@ -66,7 +69,7 @@ def build_vae(seed: int = 0) -> AutoencoderKL:
                 nn.init.zeros_(module.conv2.weight)
             elif isinstance(module, Downsample2D | Upsample2D):
                 nn.init.dirac_(module.conv.weight)
-        # ... and the posterior begins narrow: noise of unit variance would drown them.
+        # The posterior starts narrow: unit-variance noise would hide the colours.
         latents = vae.config.latent_channels
         vae.quant_conv.weight[latents:] = 0
         vae.quant_conv.bias[latents:] = -5
@@ -74,9 +77,10 @@ def build_vae(seed: int = 0) -> AutoencoderKL:
 
 
 def frame_batch(rng: np.random.Generator, n: int, size: int = SIZE, crowd: int = 6) -> np.ndarray:
-    """uint8 [n, H, W, C]: single frames, each a background with 1 to `crowd` objects in random poses.
+    """Render single frames, uint8 [n, H, W, C], each a background with 1 to `crowd` objects in random poses.
 
-    Crowded on purpose: the autoencoder is local, and an edge teaches it more than a stretch of background.
+    They are crowded on purpose: the autoencoder is local and learns more from edges than from plain
+    background.
     """
     frames = []
     for _ in range(n):
@@ -98,7 +102,7 @@ def frame_batch(rng: np.random.Generator, n: int, size: int = SIZE, crowd: int =
 
 
 def decoding_error(out_BCHW: Tensor, x_BCHW: Tensor) -> tuple[Tensor, float]:
-    """L1 + L2 + EDGE_WEIGHT * L1 of the differences between neighbours; and the L1 part alone."""
+    """L1 + L2 + EDGE_WEIGHT * L1 of the differences between neighbouring pixels; and the L1 part alone."""
     pixels = (out_BCHW - x_BCHW).abs().mean()
     squares = (out_BCHW - x_BCHW).square().mean()
     edges = sum((torch.diff(out_BCHW, dim=d) - torch.diff(x_BCHW, dim=d)).abs().mean() for d in (2, 3))
@@ -108,7 +112,7 @@ def decoding_error(out_BCHW: Tensor, x_BCHW: Tensor) -> tuple[Tensor, float]:
 def reconstruction_loss(
     vae: AutoencoderKL, x_BCHW: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, dict]:
-    """`decoding_error` of a sample of the posterior + KL_WEIGHT * KL per latent element, and its parts."""
+    """`decoding_error` of a posterior sample + KL_WEIGHT * KL per latent element; and its parts."""
     posterior = vae.encode(x_BCHW).latent_dist
     noise = torch.randn(posterior.mean.shape, generator=generator).to(x_BCHW.device)
     out = vae.decode(posterior.mean + posterior.std * noise).sample.float()
@@ -119,7 +123,7 @@ def reconstruction_loss(
 
 
 def decoder_loss(vae: AutoencoderKL, x_BCHW: Tensor, generator: torch.Generator) -> tuple[Tensor, dict]:
-    """`decoding_error` from the frozen encoder's latents with LATENT_NOISE on them (of a random share of it)."""
+    """`decoding_error` from the frozen encoder's latents with noise of random strength up to LATENT_NOISE."""
     with torch.no_grad():
         latents = vae.encode(x_BCHW).latent_dist.mean
     noise = torch.randn(latents.shape, generator=generator)
@@ -131,9 +135,10 @@ def decoder_loss(vae: AutoencoderKL, x_BCHW: Tensor, generator: torch.Generator)
 
 @torch.no_grad()
 def standardised(vae: AutoencoderKL, device: str, seed: int = 0) -> AutoencoderKL:
-    """A copy whose latents have mean 0 and variance 1 in each channel (over 256 frames); it decodes the same.
+    """A copy with latents of mean 0 and variance 1 per channel (over 256 frames) and the same output.
 
-    The affine change goes into the 1x1 convolutions on either side of the latents; `scaling_factor` is then 1.
+    The affine change is merged into the 1x1 convolutions before and after the latents; `scaling_factor`
+    is then 1.
     """
     frames = to_video(frame_batch(np.random.default_rng(seed), 256, crowd=1), device)
     latents = vae.encode(frames).latent_dist.mean
@@ -163,10 +168,11 @@ def train_vae(
     resume: bool = True,
     progress: Callable[[int, dict], None] = lambda step, record: None,
 ) -> AutoencoderKL:
-    """Train to `steps`, saving a state every `every` steps and the averaged, standardised autoencoder to `out/vae`.
+    """Train to `steps`; save a state and the averaged, standardised `out/vae` every `every` steps.
 
-    With `decoder_only` the autoencoder in `out/vae` is trained on behind its frozen encoder. With `resume` an existing
-    state is continued; `stop` ends this part of the run early. Returns what `out/vae` then holds, in eval mode.
+    `decoder_only` continues training the decoder of `out/vae` with its encoder frozen. `resume`
+    continues from an existing state; `stop` ends this part of the run early. Returns the autoencoder of
+    `out/vae`, in eval mode.
     """
     out.mkdir(parents=True, exist_ok=True)
     name = "decoder" if decoder_only else "vae"
@@ -186,7 +192,7 @@ def train_vae(
         x = to_video(frame_batch(rng, batch), device).to(memory_format=torch.channels_last)
         for group in optimizer.param_groups:
             group["lr"] = schedule.at(step)
-        # bf16 gains nothing for so narrow convolutions on a CPU
+        # on a CPU, bf16 gains nothing for such narrow convolutions
         with torch.autocast("cuda", torch.bfloat16, enabled=device.startswith("cuda")):
             loss, parts = loss_of(vae, x, generator)
         loss.backward()
@@ -208,5 +214,5 @@ def train_vae(
 
 
 def released(vae: AutoencoderKL, decoder_only: bool, device: str) -> AutoencoderKL:
-    """What is written: standardised, unless it already was when the decoder stage began."""
+    """The autoencoder to write: standardised, except in the decoder stage, where it already is."""
     return vae if decoder_only else standardised(vae, device)
