@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from infra.errors import OutOfMemory
-from motiondirector.commands.train_batch import only_kind
+from motiondirector.batch.lanes import only_kind
 from training.batch import measuring as module
 from training.batch.measure import measure_curve
 from training.batch.measuring import Measuring, kept_profiles
