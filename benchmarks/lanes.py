@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from infra.storage import ObjectInfo, ObjectNotFound
 from training.batch.plan import DEFAULT_PACK
-from training.batch.record import Claim, LeaseLost, Record
-from training.batch.sizing import LaneNow, is_free, to_start
+from training.batch.record import Claim, LeaseLost, Record, is_free
+from training.batch.sizing import LaneNow, to_start
 from training.batch.state import BatchState
 from training.batch.work import Work
 from training.config import make_config

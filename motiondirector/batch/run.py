@@ -28,9 +28,9 @@ from training.batch.validation import Validate, validations
 from training.batch.watcher import Watcher
 
 if TYPE_CHECKING:
-    from training.batch.keeper import LaneState
     from training.batch.profile import Profile
     from training.batch.record import Record
+    from training.batch.watcher import LaneState
 
 
 class BatchObserver(Watcher):

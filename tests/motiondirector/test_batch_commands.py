@@ -284,8 +284,8 @@ def test_a_live_table_has_who_trains_first_and_says_what_ended():
 
     from infra.leases import Lease
     from motiondirector.batch.screen import BatchScreen, status_table
-    from training.batch.keeper import LaneState
     from training.batch.record import Record
+    from training.batch.watcher import LaneState
 
     def record(name, status, **told):
         return Record(name, {}, "h", 0, 0, status=status, steps=100, **told)

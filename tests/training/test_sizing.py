@@ -7,9 +7,8 @@ import pytest
 from infra.errors import UserError
 from infra.leases import Lease
 from infra.registry import open_registry
-from training.batch.keeper import LaneState
 from training.batch.ray_lanes import Driver
-from training.batch.record import Record
+from training.batch.record import Record, workers_of
 from training.batch.sizing import (
     BARREN,
     Deaths,
@@ -20,9 +19,9 @@ from training.batch.sizing import (
     lane_need,
     places,
     to_start,
-    workers_of,
 )
 from training.batch.state import open_batch
+from training.batch.watcher import LaneState
 
 NOW = 1000.0
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from training.batch.plan import DEFAULT_PACK, MOST, capacity_for
 from training.batch.profile import Profile
-from training.batch.record import Claim, Record
-from training.batch.sizing import is_free, workers_of
+from training.batch.record import Claim, Record, is_free, workers_of
 from training.batch.state import BatchState
 from training.batch.work import Work
 from training.group import GroupKey

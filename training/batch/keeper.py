@@ -8,27 +8,15 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from infra.cluster import short
 from infra.storage import Storage
 from training.batch.lane_settings import LaneSettings
 from training.batch.sizing import Need
+from training.batch.watcher import LaneState
 from training.ray_processes import RAY_SETTINGS
-
-
-@dataclass(frozen=True)
-class LaneState:
-    """The state of a lane as its keeper knows it."""
-
-    name: str
-    workers: int
-    host: str = ""  # where it runs; empty while it waits for resources or starts up
-    pid: int = 0
-    node: str = ""  # Ray's node id
-    end: str | None = None  # done, idle, stopped; failed, died
-    reason: str | None = None  # for failed and died
 
 
 class Keeper:

@@ -15,10 +15,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import UserError
-from training.batch.keeper import LaneState
 from training.batch.record import Record
 from training.batch.state import BatchState
-from training.batch.watcher import Watcher
+from training.batch.watcher import LaneState, Watcher
 
 if TYPE_CHECKING:
     from training.report import StepReport

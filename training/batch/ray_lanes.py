@@ -22,13 +22,13 @@ from typing import Any
 from infra.cluster import has_gpus, here, reachable_nodes, short
 from infra.errors import InvalidInput
 from infra.registry import Registry
-from training.batch.keeper import Keeper, LaneState
+from training.batch.keeper import Keeper
 from training.batch.lane_settings import LINGER_S, LaneSettings
 from training.batch.looking import Look
 from training.batch.outage import Outage
 from training.batch.plan import MOST
 from training.batch.profile import Profile
-from training.batch.record import Record
+from training.batch.record import Record, workers_of
 from training.batch.sizing import (
     Deaths,
     LaneNow,
@@ -38,10 +38,10 @@ from training.batch.sizing import (
     lane_need,
     places,
     to_start,
-    workers_of,
 )
 from training.batch.state import BatchState
 from training.batch.validation import Validate, Validating
+from training.batch.watcher import LaneState
 from training.batch.work import Work
 
 log = logging.getLogger(__name__)

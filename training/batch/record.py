@@ -117,3 +117,16 @@ def check_idle(record: Record, sha256: str) -> None:
 
 def rank(record: Record) -> tuple[int, int, str]:
     return -record.priority, record.order, record.name
+
+
+def workers_of(record: Record) -> int:
+    """Number of workers of the lanes that may train a concept: what it asks for; of a range the minimum."""
+    told = record.work["config"]["workers"]
+    return told if isinstance(told, int) else int(str(told).split(":")[0])
+
+
+def is_free(record: Record, now: float) -> bool:
+    """Whether a lane may take it: it waits, or its claim has expired or comes from a clock ahead."""
+    if record.status in RUNNING:
+        return record.lease is None or record.lease.is_over(now) or record.lease.is_ahead(now)
+    return not record.ended

@@ -19,8 +19,7 @@ from training.batch.looking import Look, Looking
 from training.batch.outage import Outage
 from training.batch.plan import Plan
 from training.batch.profile import Profile
-from training.batch.record import Record, check_idle
-from training.batch.sizing import workers_of
+from training.batch.record import Record, check_idle, workers_of
 from training.batch.state import BatchState
 from training.batch.validation import Validate, Validating
 from training.batch.watcher import Watcher

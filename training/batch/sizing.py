@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from infra.cluster import count_fitting
 from infra.errors import InvalidInput, SystemFailure
 from training.batch.plan import MOST
-from training.batch.record import RUNNING, Record
+from training.batch.record import Record, is_free, workers_of
 from training.batch.work import Work
 
 CPUS = 4  # per worker on machines without GPUs, at most: each lane holds another copy of the base
@@ -65,19 +65,6 @@ def lane_need(nodes: Sequence[Mapping[str, float]], cpus: float | None = None) -
 def places(nodes: Sequence[Mapping[str, float]], need: Need) -> int:
     """Number of workers that fit the cluster."""
     return sum(count_fitting(dict(node), need.asdict()) for node in nodes)
-
-
-def workers_of(record: Record) -> int:
-    """Number of workers of the lanes that may train a concept: what it asks for; of a range the minimum."""
-    told = record.work["config"]["workers"]
-    return told if isinstance(told, int) else int(str(told).split(":")[0])
-
-
-def is_free(record: Record, now: float) -> bool:
-    """Whether a lane may take it: it waits, or its claim has expired or comes from a clock ahead."""
-    if record.status in RUNNING:
-        return record.lease is None or record.lease.is_over(now) or record.lease.is_ahead(now)
-    return not record.ended
 
 
 def to_start(

@@ -1,12 +1,26 @@
-"""The interface for observers of a lane: a screen, the logs, the metrics."""
+"""What observers of lanes get: a lane's state, and its events for a screen, the logs, the metrics."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from training.batch.record import Record
     from training.report import StepReport
+
+
+@dataclass(frozen=True)
+class LaneState:
+    """The state of a lane as its keeper knows it."""
+
+    name: str
+    workers: int
+    host: str = ""  # where it runs; empty while it waits for resources or starts up
+    pid: int = 0
+    node: str = ""  # Ray's node id
+    end: str | None = None  # done, idle, stopped; failed, died
+    reason: str | None = None  # for failed and died
 
 
 class Watcher:
