@@ -26,9 +26,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from infra.leases import LeaseLost
 from infra.storage import ObjectInfo, ObjectNotFound
 from training.batch.plan import DEFAULT_PACK
-from training.batch.record import Claim, LeaseLost, Record, is_free
+from training.batch.record import Claim, Record, is_free
 from training.batch.sizing import LaneNow, to_start
 from training.batch.state import BatchState
 from training.batch.work import Work
