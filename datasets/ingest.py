@@ -138,24 +138,11 @@ def ingest(
     outcomes: list[list[Outcome]] = []
     jobs: list[tuple[int, Job]] = []
     for source in sources:
-        told = source.concept or concept
-        text = source.caption or (captions.get(source.uri) if captions else None) or caption or ""
-        entry = Outcome(source.uri, REFUSED, concept=told or "", caption=" ".join(text.split()))
+        entry = _entry(source, concept, caption, captions)
         outcomes.append([entry])
-        if source.problem:
-            entry.status, entry.reason = (IGNORED if source.ignored else REFUSED), source.problem
-        elif told is None:
-            entry.reason = "no concept: give --concept or a `concept` in the manifest"
-        elif not entry.caption:
-            entry.reason = "empty caption: give --caption, --captions or a `caption` in the manifest"
-        elif FORBIDDEN.search(entry.caption):
-            entry.reason = "the caption holds a control character or half a character"
-        elif len(entry.caption) > MAX_CAPTION:
-            entry.reason = f"the caption has {len(entry.caption)} characters; at most {MAX_CAPTION}"
-        else:
-            check_concept_name(told)
+        if not entry.reason:
             own = selection if source.start is None else replace(selection, start=source.start)
-            jobs.append((len(outcomes) - 1, Job(source, own, told, entry.caption, now, complete)))
+            jobs.append((len(outcomes) - 1, Job(source, own, entry.concept, entry.caption, now, complete)))
     report = Report(target.uri, [], captions_unused(captions, sources))
     with _spool(spool) as shelf:
         pending: list[Pending] = []
@@ -185,6 +172,26 @@ def ingest(
         elif manifest is not None:
             settle(target)  # for an earlier run of the same command that was killed between commit and move
     return report
+
+
+def _entry(source: Source, concept: str | None, caption: str | None, captions: Captions | None) -> Outcome:
+    """What is known of a source before it is read, with a reason if it cannot be used. Raises InvalidInput for a concept name."""
+    told = source.concept or concept
+    text = source.caption or (captions.get(source.uri) if captions else None) or caption or ""
+    entry = Outcome(source.uri, REFUSED, concept=told or "", caption=" ".join(text.split()))
+    if source.problem:
+        entry.status, entry.reason = (IGNORED if source.ignored else REFUSED), source.problem
+    elif told is None:
+        entry.reason = "no concept: give --concept or a `concept` in the manifest"
+    elif not entry.caption:
+        entry.reason = "empty caption: give --caption, --captions or a `caption` in the manifest"
+    elif FORBIDDEN.search(entry.caption):
+        entry.reason = "the caption holds a control character or half a character"
+    elif len(entry.caption) > MAX_CAPTION:
+        entry.reason = f"the caption has {len(entry.caption)} characters; at most {MAX_CAPTION}"
+    else:
+        check_concept_name(told)
+    return entry
 
 
 def _warn_of_captions(outcomes: Iterable[Outcome], warn: Callable[[str], str | None]) -> None:

@@ -188,15 +188,7 @@ def evaluate(
         )
 
     cases = {contender.name: cases_of(prompts, contender) for contender in contenders}
-    measured = []
-    for metric in metrics:
-        scores = {}
-        for done, name in enumerate(names):
-            on_progress(metric.title, done, len(names))
-            scores[name] = metric(cases[name])
-        on_progress(metric.title, len(names), len(names))
-        ceiling = reference_ceiling(references, metric) if metric.name in AGREEMENTS else None
-        measured.append(Measured(metric.name, metric.title, metric.better, metric.range, scores, ceiling))
+    measured = [_measured(metric, cases, references, on_progress) for metric in metrics]
     open_cases: dict[str, tuple[Case, ...]] = {}
     if opened is not None and opened.prompts:
         open_cases = {
@@ -225,6 +217,22 @@ def evaluate(
         open_prompts=opened.prompts if opened is not None else (),
         open_cases=open_cases,
     )
+
+
+def _measured(
+    metric: Metric,
+    cases: dict[str, tuple[Case, ...]],
+    references: Sequence[Reference],
+    on_progress: Progress,
+) -> Measured:
+    """What a metric finds for every contender."""
+    scores = {}
+    for done, name in enumerate(cases):
+        on_progress(metric.title, done, len(cases))
+        scores[name] = metric(cases[name])
+    on_progress(metric.title, len(cases), len(cases))
+    ceiling = reference_ceiling(references, metric) if metric.name in AGREEMENTS else None
+    return Measured(metric.name, metric.title, metric.better, metric.range, scores, ceiling)
 
 
 def _measured_open(

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import stats
@@ -21,9 +21,13 @@ from evaluation.evaluate import Measured, Report
 from evaluation.store import adapters_sha256
 from infra.files import atomic_file
 
+if TYPE_CHECKING:
+    from infra.registry import Version
+
 CONFIDENCE = 0.95
 INTERVAL = "95 % Student t interval over prompts (a prompt's seeds averaged first)"
 SUMMARY_INTERVAL = "95 % Student t interval over concepts (a concept's values averaged first)"
+FILES = "files"  # of a published evaluation: {name: {"sha256", "size"}} in the registry's objects
 ARROWS = {"higher": "↑", "lower": "↓"}
 
 
@@ -103,6 +107,12 @@ def summary(values: Sequence[float | None], groups: Sequence[Sequence[float | No
         "ci95": half_width(units),
         "count": len(found),
     }
+
+
+def kept_files(version: Version) -> dict[str, dict[str, Any]]:
+    """Page, report and videos that an evaluation of the version left in the registry, as `FILES` has them."""
+    evaluated = version.metrics.get("evaluation")
+    return dict(evaluated.get(FILES) or {}) if isinstance(evaluated, dict) else {}
 
 
 def score_of(report: Report, measured: Measured, contender: str) -> dict[str, Any]:

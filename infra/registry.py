@@ -40,6 +40,7 @@ from infra.objects import FileEntry, check_hash, get_object, object_key, put_nam
 from infra.storage import ObjectInfo, Storage, check_key, open_storage
 from infra.stored import ConceptName, Damaged, Key, is_concept_name, parse
 
+DEFAULT_REGISTRY = "runs/registry"
 ADAPTER_FILE = "adapter_model.safetensors"
 
 
@@ -321,7 +322,7 @@ def number_of(key: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def open_registry(uri: str | Path) -> Registry:
+def open_registry(uri: str | Path = DEFAULT_REGISTRY) -> Registry:
     """The registry at a folder or `s3://bucket/prefix`; it comes into being with the first publication."""
     return Registry(open_storage(uri))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -100,7 +101,10 @@ def load_config(ctx: typer.Context, path: Path | None) -> Path | None:
         name = str(known[key])
         if name in values:
             raise UserError(f"--config {path}: {key} and {name} are the same option; give one of them.")
-        values[name] = value
+        # NAME: VALUE of a repeated option NAME=VALUE
+        values[name] = (
+            [f"{k}={json.dumps(v)}" for k, v in value.items()] if isinstance(value, dict) else value
+        )
     ctx.default_map = {**(ctx.default_map or {}), **values}
     return path
 

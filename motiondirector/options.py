@@ -24,15 +24,17 @@ BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 def option_type(field: FieldInfo) -> Any:
     """The type Typer parses for a setting."""
     annotation: Any = field.annotation
-    arguments = typing.get_args(annotation)
     if _extra(field).get("metavar"):
         return str
+    kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
+    if type(None) in typing.get_args(annotation) and len(kinds) == 1:  # X | None
+        annotation = kinds[0]
+        kinds = list(typing.get_args(annotation))
     if typing.get_origin(annotation) is Literal:
-        return annotation if isinstance(arguments[0], str) else type(arguments[0])
-    if typing.get_origin(annotation) in (tuple, list):
+        return annotation if isinstance(kinds[0], str) else type(kinds[0])
+    if typing.get_origin(annotation) in (tuple, list, dict):
         return list[str]
-    if arguments:  # X | None, int | str
-        kinds = [kind for kind in arguments if kind is not type(None)]
+    if kinds:  # int | str
         return str if str in kinds else kinds[0]
     return annotation
 
@@ -49,8 +51,8 @@ def help_of(field: FieldInfo) -> str:
     return f"{field.description} {sentence[0].upper()}{sentence[1:]}." if bounds else field.description or ""
 
 
-def option_for(config: type[BaseModel], name: str, *, panel: bool = True) -> Any:
-    """Typer's option for a field of a configuration class, shown in the field's panel of the help or among the others."""
+def option_for(config: type[BaseModel], name: str) -> Any:
+    """Typer's option for a field of a configuration class, shown in the field's panel of the help."""
     field = config.model_fields[name]
     extra = _extra(field)
     default = field.default
@@ -58,8 +60,8 @@ def option_for(config: type[BaseModel], name: str, *, panel: bool = True) -> Any
         *([extra["option"]] if "option" in extra else []),
         help=help_of(field),
         metavar=extra.get("metavar"),
-        show_default=str(default) if default not in (None, (), []) else False,
-        rich_help_panel=extra["panel"] if panel else None,
+        show_default=extra.get("shown") or (str(default) if default not in (None, (), [], {}) else False),
+        rich_help_panel=extra["panel"],
     )
 
 

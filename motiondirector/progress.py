@@ -97,6 +97,16 @@ class Bars:
         self.progress.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
+def no_bars() -> Bars:
+    """Bars that nobody sees."""
+    return Bars(Console(quiet=True))
+
+
+def terminal_bars() -> Bars:
+    """Bars on a terminal, and no lines elsewhere."""
+    return Bars() if Console(stderr=True).is_terminal else no_bars()
+
+
 class Warnings(WarningsHeard):
     """Warnings of this project's loggers as lines, for the length of a block: they would tear bars and tables apart, and are
     not shown at all where something else listens to them (training/batch/logs.py).

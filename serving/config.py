@@ -14,12 +14,11 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     model_validator,
 )
 
 from infra.errors import UserError
-from infra.setting import option_name, setting
+from infra.setting import configured, setting
 from models.dtypes import Dtype
 from serving.keys import API_KEY_VARIABLE, ApiKey, WebhookSecret, check_tenants
 
@@ -228,17 +227,7 @@ def read_database_file(file: Path) -> str:
 
 def make_config(**fields: Any) -> ServeConfig:
     """A configuration from a user's options. Raises UserError naming the option."""
-    try:
-        return ServeConfig(**fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        if not first["loc"]:  # it is about several options together
-            raise UserError(f"{first['msg'].removeprefix('Value error, ')}.", code="invalid_value") from None
-        option = option_name(ServeConfig, str(first["loc"][0]))
-        given = "" if "secret" in option else f" {first['input']!r}"
-        raise UserError(
-            f"{option}{given}: {first['msg'].removeprefix('Value error, ')}.", code="invalid_value"
-        ) from None
+    return configured(ServeConfig, fields)
 
 
 def is_loopback(host: str) -> bool:

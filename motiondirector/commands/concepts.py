@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from infra.errors import Conflict, InvalidInput, NotFound, UserError
+from infra.registry import DEFAULT_REGISTRY
 from motiondirector.exits import NOT_DONE
 from motiondirector.output import print_json
 
@@ -35,7 +36,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tabl
 Reference = Annotated[
     str, typer.Argument(metavar="CONCEPT[@VERSION]", help="car-turn (the latest) or car-turn@3.")
 ]
-DEFAULT_REGISTRY = "runs/registry"
 # What an adapter's metadata holds as JSON, safetensors knowing strings only.
 STRUCTURED = ("rank", "steps", "targets", "captions", "config")
 
@@ -120,7 +120,7 @@ def show(ref: Reference, registry: RegistryUri = DEFAULT_REGISTRY, as_json: AsJs
 
 def show_evaluation(console: Console, evaluated: Any) -> None:
     """What `motiondirector evaluate` published, as its table; something else under that name as it is."""
-    from motiondirector.judging import score_table
+    from motiondirector.judging.judge import score_table
 
     try:
         table = score_table(evaluated, "evaluation")
@@ -211,8 +211,8 @@ def pull(
 
     Example: motiondirector concepts pull car-turn@2 --to car-turn
     """
+    from evaluation.report import kept_files
     from infra.objects import get_files
-    from motiondirector.batch_validation import kept_files
 
     opened = open_it(registry)
     version = opened.resolve(ref)

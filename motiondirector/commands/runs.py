@@ -78,7 +78,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """A batch's concepts, or all about one: state, step, loss, lane, and what happened."""
-    from motiondirector.commands.train_batch import show_records
+    from motiondirector.batch.tables import show_records
     from training.batch.validation import validations
 
     state = opened(registry, batch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,8 +14,11 @@ from infra.errors import UserError
 from motiondirector.cli import ConfigFile
 from motiondirector.commands.concepts import DEFAULT_REGISTRY, RegistryUri
 from motiondirector.options import add_command
-from training.config import TrainConfig
-from training.run import Job, Watcher
+from training.config import TrainConfig, make_config
+from training.job import Watcher
+
+if TYPE_CHECKING:
+    from infra.registry import Version
 
 
 def train(
@@ -79,32 +82,30 @@ def train(
     and samples: tensorboard --logdir runs/car-turn/tensorboard. Where samples fail, a warning says so and the motion is
     published without them.
     """
-    from training.run import run_job
+    from motiondirector.api.train import run_of
+    from motiondirector.api.train import train as trained
 
     if not concept or not data:
         missing = "--concept NAME" if not concept else "--data URI"
         raise UserError(
             f"{missing} is missing; for example: motiondirector train --concept car-turn --data clips."
         )
-    job = Job(
-        concept=concept,
-        data=data,
-        run_dir=run_dir or f"runs/{publish_as or concept}",
-        registry=registry,
-        foundation=foundation,
-        address=address,
-        publish_as=publish_as,
-    )
+    chosen = make_config(settings)
+    run_dir = run_dir or run_of(concept, publish_as)
     console = Console()
-    try:
-        with Screen(console, job) as screen:
-            version = run_job(job, settings, screen)
-    except KeyboardInterrupt:
-        console.print("\nstopped; the same command continues from the last checkpoint")
-        raise
+    with Screen(console, concept, run_dir) as screen:
+        version = trained(
+            concept, data, chosen, foundation=foundation, registry=registry, publish_as=publish_as,
+            run_dir=run_dir, address=address, watcher=screen,
+        )  # fmt: skip
+    conclude(console, version, registry, run_dir)
+
+
+def conclude(console: Console, version: Version, registry: str, run_dir: str) -> None:
+    """What was published, and what to do with it."""
     console.print(
         f"published [bold]{version.ref}[/] in {escape(registry)} (sha256 {version.adapter_sha256[:16]}, "
-        f"loss {version.metrics.get('loss', float('nan')):.4f}); samples in {escape(job.run_dir)}/samples",
+        f"loss {version.metrics.get('loss', float('nan')):.4f}); samples in {escape(run_dir)}/samples",
         soft_wrap=True,
         highlight=False,
     )
@@ -116,8 +117,8 @@ def train(
 class Screen(Watcher):
     """One progress bar with the loss and the time left, and a line for each part that is done, with its seconds."""
 
-    def __init__(self, console: Console, job: Job) -> None:
-        self.console, self.job = console, job
+    def __init__(self, console: Console, concept: str, run_dir: str) -> None:
+        self.console, self.concept, self.run_dir = console, concept, run_dir
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -133,8 +134,10 @@ class Screen(Watcher):
         self.progress.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.progress.stop()
+        if kind is KeyboardInterrupt:
+            self.console.print("\nstopped; the same command continues from the last checkpoint")
 
     def _bar(self, text: str, total: int | None, done: int = 0) -> None:
         if self.task is not None:
@@ -142,18 +145,16 @@ class Screen(Watcher):
         self.task = self.progress.add_task(text, total=total, completed=done, note="")
 
     def stage(self, text: str) -> None:
-        self.parts[text] = self.progress.add_task(f"{self.job.concept}: {text}", total=None, note="")
+        self.parts[text] = self.progress.add_task(f"{self.concept}: {text}", total=None, note="")
 
     def passed(self, text: str, seconds: float) -> None:
         shown = self.parts.pop(text, None)
         if shown is not None:
             self.progress.remove_task(shown)
-        self.progress.console.print(
-            f"{self.job.concept}: {text}, {seconds:.1f} s", style="dim", highlight=False
-        )
+        self.progress.console.print(f"{self.concept}: {text}, {seconds:.1f} s", style="dim", highlight=False)
 
     def note(self, text: str) -> None:
-        self.progress.console.print(f"{self.job.concept}: [yellow]note:[/] {escape(text)}", highlight=False)
+        self.progress.console.print(f"{self.concept}: [yellow]note:[/] {escape(text)}", highlight=False)
 
     def prepared(self, done: int, total: int) -> None:
         for shown in self.parts.values():
@@ -165,8 +166,8 @@ class Screen(Watcher):
         for shown in self.parts.values():
             self.progress.remove_task(shown)
         self.parts.clear()
-        self.progress.console.print(f"{self.job.concept}: {going}, {where}", highlight=False)
-        self._bar(f"{self.job.concept}", steps, step)
+        self.progress.console.print(f"{self.concept}: {going}, {where}", highlight=False)
+        self._bar(f"{self.concept}", steps, step)
 
     def stepped(self, report: Mapping[str, Any]) -> None:
         note = f"step {report['step']}/{report['steps']}, loss {report['loss']:.3f} (spatial {report['spatial_loss']:.3f}, temporal {report['temporal_loss']:.3f})"
@@ -174,7 +175,7 @@ class Screen(Watcher):
 
     def sampled(self, step: int, keys: Sequence[str]) -> None:
         self.progress.console.print(
-            f"{self.job.concept}: samples of step {step} in {escape(self.job.run_dir)}/{keys[-1]}",
+            f"{self.concept}: samples of step {step} in {escape(self.run_dir)}/{keys[-1]}",
             highlight=False,
             soft_wrap=True,
         )

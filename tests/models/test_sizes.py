@@ -31,13 +31,13 @@ def test_ingest_loads_no_model_library_for_four_numbers():
     """torch, diffusers and transformers take seconds to import, on a busy machine many."""
     script = """
 import sys
-from motiondirector.commands.ingest import bucket_for
-print(bucket_for(None, None, None, None, None))
+from motiondirector.api.ingest import size_for
+print(*size_for(None, None, None, None, None))
 import datasets.ingest, datasets.sources
 print([name for name in ("torch", "diffusers", "transformers", "ray") if name in sys.modules])
 """
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert told.splitlines() == ["(8, 64, 64, 8, 'sprites')", "[]"]
+    assert told.splitlines() == ["8x64x64 (frames, height, width) for sprites 8", "[]"]
 
 
 def test_a_configuration_that_cannot_be_read_is_one_sentence(tmp_path):

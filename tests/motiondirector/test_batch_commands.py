@@ -211,8 +211,8 @@ def test_mistakes_are_one_list_and_nothing_starts(place):
     assert "line 3: data is missing" in result.exception.message
     assert not (place / "reg").exists()
     for arguments, words in (
-        (("--lanes", "many"), "--lanes many: expected a number from 1 to 1024, or auto"),
-        (("--pack", "65"), "--pack 65: expected a number from 1 to 64, or auto"),
+        (("--lanes", "many"), "--lanes 'many': expected a number from 1 to 1024, or auto"),
+        (("--pack", "65"), "--pack '65': expected a number from 1 to 64, or auto"),
         (("--cpus-per-lane", "2"), "--cpus-per-lane 2: the one lane is this process"),
         (("--encoder-gpus", "0.5"), "--encoder-gpus 0.5: the one lane is this process"),
     ):
@@ -268,7 +268,7 @@ def test_on_ray_lanes_measure_their_devices_where_packs_are_to_suit_them_and_not
         return batch.records()
 
     nodes = [{"CPU": 8.0}]
-    monkeypatch.setattr("motiondirector.commands.train_batch.cluster", lambda *_: nullcontext((2, nodes)))
+    monkeypatch.setattr("motiondirector.batch.lanes.cluster", lambda *_: nullcontext((2, nodes)))
     monkeypatch.setattr("training.batch.ray_lanes.train_on_ray", train_on_ray)
     (place / "profile.json").write_text(Profile("a device", 1 << 30, 1.0).encode())
     batch = ("train-batch", "batch.yaml", "--registry", "reg", "--lanes", "2", "--no-evaluate")
@@ -283,7 +283,7 @@ def test_a_live_table_has_who_trains_first_and_says_what_ended():
     from rich.console import Console
 
     from infra.leases import Lease
-    from motiondirector.batch_screen import BatchScreen, status_table
+    from motiondirector.batch.screen import BatchScreen, status_table
     from training.batch.keeper import LaneState
     from training.batch.record import Record
 

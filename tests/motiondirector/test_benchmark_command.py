@@ -18,7 +18,7 @@ from evaluation.paper_sets import ucf_sports
 from infra.errors import ConceptError, StorageDenied, StorageFull, Unavailable, UserError
 from models.adapter import read_adapter
 from models.foundation import Bucket
-from motiondirector.benchmark import Benchmark
+from motiondirector.judging.benchmark import Benchmark
 from motiondirector.progress import Bars
 
 ROOT = Path(__file__).parents[2]
@@ -232,7 +232,7 @@ def test_a_concept_with_clips_that_cannot_be_used_is_left_out_and_the_next_one_t
 def test_wrong_weights_and_a_precision_that_cannot_train_are_said_before_anything_is_read(run, ucf, tmp_path):
     given = ("ucf-sports", "--data", ucf, "--out", tmp_path / "out", *TINY)
     assert "CLIP weights" in refused(run, *given, "--clip", tmp_path / "none")
-    assert "--dtype float16: adapters are trained here" in refused(run, *given, "--dtype", "float16")
+    assert "--dtype fp16: adapters are trained here" in refused(run, *given, "--dtype", "float16")
     assert not (tmp_path / "out").exists()
 
 

@@ -19,8 +19,8 @@ from infra.registry import open_registry
 from infra.storage import open_storage
 from models.foundation import Bucket
 from models.load import load_foundation
-from motiondirector.batch_validation import Evaluation
-from motiondirector.contenders import BASELINES, METHODS, local_config, parse_against
+from motiondirector.batch.validation import Evaluation
+from motiondirector.judging.contenders import BASELINES, METHODS, local_config, parse_against
 from training.adapters import describe, write_adapters
 from training.config import make_config
 

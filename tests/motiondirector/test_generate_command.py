@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 from contextlib import nullcontext
@@ -182,3 +183,33 @@ def test_serve_leaves_a_ray_serve_that_runs_already_as_it_is(
         )
     assert all(name in caught.value.message for name in status.applications)
     assert touched == []
+
+
+def test_serve_says_where_it_serves_and_stops_with_ctrl_c(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.delenv("MOTIONDIRECTOR_API_KEY", raising=False)
+    calls = []
+    monkeypatch.setattr(cluster, "ray_session", lambda address: nullcontext())
+    monkeypatch.setattr(cluster, "check_workers", lambda *_, **__: None)
+    monkeypatch.setattr(ray_serve, "status", lambda: ServeStatus())
+    for name in ("start", "run", "shutdown"):
+        monkeypatch.setattr(
+            ray_serve, name, lambda *_, called=name, **options: calls.append((called, options))
+        )
+
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", interrupted)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        run("serve", "--port", "0", "--registry", tmp_path, "--data-dir", tmp_path / "data", *TINY)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    said = capsys.readouterr()
+    assert [name for name, _ in calls] == ["start", "run", "shutdown"]
+    http = calls[0][1]["http_options"]
+    assert f"serving at http://127.0.0.1:{http['port']} (0 concepts;" in said.out
+    assert said.err.splitlines() == ["loading the model ...", "stopping ..."]

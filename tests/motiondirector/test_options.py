@@ -13,9 +13,17 @@ from typer.main import get_command
 from infra.errors import UserError
 from infra.setting import option_name
 from models.dtypes import DTYPES, parse_dtype
+from motiondirector.api import serve as api
+from motiondirector.api.generate import GenerateConfig
+from motiondirector.api.ingest import IngestConfig
+from motiondirector.batch.config import BatchConfig
+from motiondirector.batch.run import BatchResult
 from motiondirector.cli import build
 from motiondirector.commands import serve as command
-from motiondirector.contenders import check_trains
+from motiondirector.judging.config import BenchmarkConfig, EvaluationConfig
+from motiondirector.judging.contenders import check_trains
+from motiondirector.sprites.config import PretrainConfig, RenderConfig, TraceConfig
+from motiondirector.study.config import StudyConfig
 from serving.config import ServeConfig
 from training.config import TrainConfig
 
@@ -29,9 +37,28 @@ ELSEWHERE = {
 }
 
 
+# Every command whose options are a configuration's fields.
+CONFIGURED = {
+    "ingest": IngestConfig,
+    "train": TrainConfig,
+    "train-batch": BatchConfig,
+    "generate": GenerateConfig,
+    "serve": ServeConfig,
+    "evaluate": EvaluationConfig,
+    "benchmark ucf-sports": BenchmarkConfig,
+    "benchmark loveu-tgve": BenchmarkConfig,
+    "study": StudyConfig,
+    "sprites render": RenderConfig,
+    "sprites trace": TraceConfig,
+    "sprites pretrain": PretrainConfig,
+}
+
+
 def parameters(name: str) -> dict[str, Any]:
-    commands: Any = get_command(build())
-    return {parameter.name: parameter for parameter in commands.commands[name].params}
+    command: Any = get_command(build())
+    for word in name.split():
+        command = command.commands[word]
+    return {parameter.name: parameter for parameter in command.params}
 
 
 @pytest.fixture
@@ -44,10 +71,13 @@ def configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     class Made(Exception):
         pass
 
-    def stop(config: ServeConfig) -> None:
-        raise Made(config)
+    made_by = api.for_every_process
 
-    monkeypatch.setattr(command, "check_database", stop)
+    def stop(config: ServeConfig) -> None:
+        raise Made(made_by(config))
+
+    monkeypatch.setattr(api, "for_every_process", stop)
+    monkeypatch.setattr(command, "check_database", lambda config: None)
 
     def run(*arguments: str | Path) -> ServeConfig:
         with pytest.raises(Made) as caught:
@@ -66,9 +96,10 @@ def test_serve_warns_when_the_registry_folder_does_not_exist(configured, tmp_pat
     assert "does not exist" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("name", "config"), [("train", TrainConfig), ("serve", ServeConfig)])
+@pytest.mark.parametrize(("name", "config"), CONFIGURED.items())
 def test_every_field_is_an_option_with_its_description_default_and_bounds(name, config):
     known = parameters(name)
+    assert "config" in known, "its options may stand in a file"
     for field_name, field in config.model_fields.items():
         if field_name in ELSEWHERE and config is ServeConfig:
             assert field_name not in known, "secrets are seen in the process list"
@@ -79,12 +110,29 @@ def test_every_field_is_an_option_with_its_description_default_and_bounds(name, 
             continue
         assert option.help.startswith(field.description)
         assert option.default is None, "what is not given is not handed on"
-        if field.default not in (None, (), []):
+        if field.default not in (None, (), [], {}):
             assert option.show_default == str(field.default)
         for constraint in field.metadata:
             for bound in ("ge", "gt", "le", "lt"):
                 if (value := getattr(constraint, bound, None)) is not None:
                     assert str(value) in option.help.removeprefix(field.description)
+
+
+def test_settings_of_a_batch_from_a_file_are_a_mapping_or_as_on_the_command_line(monkeypatch, tmp_path):
+    made = []
+    monkeypatch.setattr(
+        "motiondirector.batch.run.train_batch",
+        lambda manifest, config, **_: made.append(config) or BatchResult("b", None),
+    )
+    file = tmp_path / "batch.yaml"
+    for written in ("settings: {steps: 3, dtype: bf16}", "setting: [steps=3, dtype=bf16]"):
+        file.write_text(f"{written}\nlanes: auto\nevaluate: false\ncpus_per_lane: 2\n")
+        build()(
+            ["train-batch", "b.jsonl", "--config", str(file), "--dry-run", "--lanes", "3"],
+            standalone_mode=False,
+        )
+    expected = BatchConfig(settings={"steps": 3, "dtype": "bf16"}, lanes=3, evaluate=False, cpus_per_lane=2.0)
+    assert made == [expected, expected]
 
 
 def test_what_is_no_option_of_serve_is_told_where_it_is():

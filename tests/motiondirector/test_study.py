@@ -11,8 +11,8 @@ from datasets.sprites.world import SHAPES
 from evaluation.metrics import reference_ceiling
 from evaluation.metrics.sights import tracked
 from infra.errors import UserError
-from motiondirector.commands.study import parse_seeds
 from motiondirector.study.check import bounds
+from motiondirector.study.config import parse_seeds
 from motiondirector.study.looks import (
     asked_scenes,
     content_sha256,

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from infra.errors import OutOfMemory
-from motiondirector.commands.train_batch import only_kind
+from motiondirector.batch.lanes import only_kind
 from training.batch import measuring as module
 from training.batch.measure import measure_curve
 from training.batch.measuring import Measuring, kept_profiles
@@ -25,7 +25,7 @@ def measured(monkeypatch):
         answer = TWO_ARE_BEST
 
         def __call__(self, foundation, key, *, memory):
-            self.append(key.bucket)
+            self.append(str(key.bucket))
             if isinstance(self.answer, Exception):
                 raise self.answer
             return self.answer

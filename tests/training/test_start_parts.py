@@ -9,12 +9,12 @@ from rich.console import Console
 
 from motiondirector.commands.train import Screen
 from training.board import Parts
-from training.run import Job, part
+from training.job import part
 
 
 def test_each_part_is_a_line_with_its_seconds_when_it_is_done():
     console = Console(record=True, width=100)
-    with Screen(console, Job("orbit", "", "", "")) as screen:
+    with Screen(console, "orbit", "runs/orbit") as screen:
         with part(screen, "starting Ray"), part(screen, "loading the foundation"):
             screen.prepared(1, 2)
         screen.passed("importing", 3.04)  # a worker's, that was not told to begin

@@ -9,24 +9,16 @@ from infra.errors import UserError
 if TYPE_CHECKING:
     from datasets.sprites.looks import Looks
     from datasets.sprites.style import Style
+    from motiondirector.sprites.config import RenderConfig
 
 
-def style_given(
-    *,
-    outline: bool,
-    tint: str | None,
-    grain: float,
-    clutter: int,
-    drift: str | None,
-    idle: str | None,
-    seed: int = 0,
-) -> Style | None:
+def style_given(config: RenderConfig, seed: int) -> Style | None:
     """The style that the options ask for; None for none. Raises UserError, naming the option."""
     from datasets.sprites.captions import drawable, parse
     from datasets.sprites.style import TINT, Style
 
-    name, strength = ("", TINT) if tint is None else _tint(tint)
-    sprite = None
+    name, strength = ("", TINT) if config.tint is None else _tint(config.tint)
+    sprite, idle = None, config.idle
     if idle is not None:
         if parse(idle).background or parse(idle).motion:
             raise UserError(
@@ -35,12 +27,12 @@ def style_given(
             )
         sprite = drawable(idle).sprite
     style = Style(
-        outline=outline,
+        outline=config.outline,
         tint=name,
         tint_strength=strength,
-        grain=grain,
-        clutter=clutter,
-        drift=(0.0, 0.0) if drift is None else _way(drift),
+        grain=config.grain,
+        clutter=config.clutter,
+        drift=(0.0, 0.0) if config.drift is None else _way(config.drift),
         idle=sprite,
         seed=seed,
     )

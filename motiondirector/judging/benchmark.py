@@ -22,15 +22,19 @@ from evaluation.paper_sets import PaperSet, SetConcept
 from evaluation.report import as_summary, write_json
 from evaluation.store import Store, key_of
 from infra.errors import ConceptError, UserError
-from motiondirector.contenders import (
+from motiondirector.judging.config import BenchmarkConfig
+from motiondirector.judging.contenders import (
     BASE,
     OURS,
     base,
+    check_trains,
     local_config,
+    parse_against,
     train_from_clips,
     trained,
 )
-from motiondirector.judging import PAGE, REPORT, Judge
+from motiondirector.judging.judge import PAGE, REPORT, Judge, judge_of
+from motiondirector.progress import Bars, no_bars
 from training.adapters import data_sha256
 from training.config import fixed_settings, resolve
 
@@ -38,7 +42,35 @@ if TYPE_CHECKING:
     from datasets.clips import Clip
     from evaluation.evaluate import Contender
     from models.foundation import Bucket
-    from motiondirector.progress import Bars
+
+
+def benchmark(
+    name: str, data: Path, config: BenchmarkConfig | None = None, *, bars: Bars | None = None
+) -> tuple[dict[str, Any], Path]:
+    """Run one of the paper's sets: "ucf-sports" or "loveu-tgve".
+
+    Args:
+        data: the folder that the set was unpacked to.
+        bars: shows progress and notes; None shows nothing.
+
+    Returns what report.json holds, and the folder of the results. Raises UserError as `Benchmark.run` does.
+    """
+    from evaluation.paper_sets import SETS
+    from evaluation.prompts import read_prompts
+    from models.load import load_foundation
+
+    config, bars = config or BenchmarkConfig(), bars or no_bars()
+    names = parse_against(config.against)
+    check_trains(config.dtype)
+    if "method" in config.settings:
+        raise UserError("--setting method=...: the methods are those of --against, and ours.")
+    steps = {} if config.train_steps is None else {"steps": config.train_steps}
+    paper_set = SETS[name](data, read_prompts(config.prompts) if config.prompts else None, config.only)
+    foundation = load_foundation(config.foundation, device=config.device, dtype=config.dtype)
+    foundation.check_bucket(config.size or foundation.defaults.bucket)
+    fps = float(foundation.defaults.fps) if config.fps is None else config.fps or None
+    judge, out = judge_of(config, foundation, config.size), config.out or Path("runs/benchmark") / name
+    return Benchmark(paper_set, judge, names, {**steps, **config.settings}, out, fps).run(bars), out
 
 
 @dataclass
@@ -46,7 +78,7 @@ class Benchmark:
     """A run over one set.
 
     Args:
-        against: contenders beside ours (`motiondirector.contenders.parse_against`).
+        against: contenders beside ours (`motiondirector.judging.contenders.parse_against`).
         settings: of the trainings, over the foundation's recommendation.
         fps: frames a second of the clips that are cut; None keeps the source's own.
     """

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infra.errors import UserError
-
 if TYPE_CHECKING:
     from evaluation.prompts import Prompt
     from infra.registry import Registry, Version
@@ -23,14 +21,6 @@ if TYPE_CHECKING:
 
 PROMPTS = 4  # held-out appearances, where no prompts are given and the clips are sprites
 OPEN = 4  # open prompts, which name the subject's class alone
-BATCH = 4  # videos made at once
-FILES = "files"  # in the metrics: {name: {"sha256", "size"}}
-
-
-def kept_files(version: Version) -> dict[str, dict[str, Any]]:
-    """Page, report and videos that an evaluation of the version left in the registry: {name: {"sha256", "size"}}."""
-    evaluated = version.metrics.get("evaluation")
-    return dict(evaluated.get(FILES) or {}) if isinstance(evaluated, dict) else {}
 
 
 @dataclass
@@ -66,7 +56,7 @@ class Evaluation:
             UserError: clips that are gone, a foundation that cannot be loaded or does not suit, a storage that is away.
         """
         from infra.registry import open_registry
-        from motiondirector.judging import REPORT
+        from motiondirector.judging.judge import REPORT
 
         registry = open_registry(self.registry)
         folder = Path(tempfile.mkdtemp(prefix="motiondirector-validation-"))
@@ -85,66 +75,35 @@ class Evaluation:
     def _judge(
         self, registry: Registry, version: Version, folder: Path, on_progress: Callable[[str, int, int], None]
     ) -> dict[str, Any]:
-        from datasets.clips import read_clips
-        from datasets.parts import all_parts
-        from evaluation.evaluate import Contender, Generation
         from evaluation.prompts import prompts_for
         from evaluation.store import Store
-        from models.generation import GenerationSettings
-        from motiondirector.contenders import (
-            OURS,
-            Origin,
-            bucket_of,
-            other_data,
-            pace_of_origin,
-            read_version_adapters,
-        )
-        from motiondirector.judging import Judge
-        from training.adapters import data_sha256
+        from motiondirector.judging.config import JudgeConfig
+        from motiondirector.judging.contenders import Origin
+        from motiondirector.judging.judge import judge_of
+        from motiondirector.judging.subject import Subject
 
         origin = Origin.of(registry, version)
-        settings = origin.settings or {}
-        if origin.data is None:
-            raise UserError(
-                f"{version.ref} does not say what it was trained on; `motiondirector evaluate --data`."
-            )
-        clips = read_clips(origin.data, origin.concept)
-        foundation = self._foundation(origin.foundation)
-        contender = Contender(OURS, version.ref, read_version_adapters(registry, version, foundation))
-        judge = Judge(
-            foundation,
-            Generation(
-                GenerationSettings(steps=self.steps), bucket=bucket_of(origin, foundation), batch_size=BATCH
-            ),
-            tuple(range(1, self.seeds + 1)),
-            clip=self.clip,
-            pickscore=self.pickscore,
-            held_out=PROMPTS,
-            captions=True,
-            opened=OPEN,
+        subject = Subject.of(registry, version, origin, self._foundation)
+        config = JudgeConfig(seeds=self.seeds, steps=self.steps, clip=self.clip, pickscore=self.pickscore)
+        judge = judge_of(
+            config, subject.foundation, subject.bucket, held_out=PROMPTS, captions=True, opened=OPEN
         )
         texts = prompts_for(self.prompts, origin.concept, version.concept)
-        texts = texts or list(dict.fromkeys(settings.get("sample_prompts") or []))
-        pace = pace_of_origin(origin, foundation)
-        exam = judge.prepare(clips, texts or None, pace)
-        parts = all_parts(clips, bucket_of(origin, foundation), pace)
+        texts = texts or list(dict.fromkeys((origin.settings or {}).get("sample_prompts") or []))
+        exam = judge.prepare(subject.clips, texts or None, subject.pace)
         if self._base is None:
             self._base = tempfile.TemporaryDirectory(prefix="motiondirector-base-videos-")
         with tempfile.TemporaryDirectory(prefix="motiondirector-videos-") as videos:
             return judge(
                 f"{version.ref} evaluated",
                 exam,
-                [contender],
+                [subject.ours],
                 folder,
                 Store(Path(videos)),
                 on_progress,
                 samples=True,
                 base_store=Store(Path(self._base.name)),
-                concept=version.ref,
-                adapter_sha256=version.adapter_sha256,
-                data=origin.data,
-                data_sha256=data_sha256(parts),
-                notes=[*other_data(version, origin.data, parts), *exam.notes],
+                **subject.facts(exam.notes),
             )
 
     def _foundation(self, source: str | None) -> Foundation:
@@ -157,7 +116,7 @@ class Evaluation:
         return self._loaded[1]
 
     def _publish(self, registry: Registry, version: Version, told: dict[str, Any], folder: Path) -> None:
-        from evaluation.report import published_scores
+        from evaluation.report import FILES, published_scores
         from infra.objects import put_files
 
         files = put_files(registry.storage, folder)

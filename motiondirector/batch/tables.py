@@ -1,8 +1,9 @@
-"""A batch's plan on the screen: what trains with whom and what it takes, what is done, what stays as it ended."""
+"""A batch's tables: its plan (what trains with whom and what it takes, what is done, what stays as it ended), and its records."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -10,6 +11,7 @@ from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from training.batch.plan import Plan
+    from training.batch.record import Record
 
 
 def show_plan(console: Console, plan: Plan, batch: str) -> None:
@@ -38,7 +40,7 @@ def show_plan(console: Console, plan: Plan, batch: str) -> None:
             f"{len(pack.works)}: {', '.join(work.name for work in pack.works[:4])}{', ...' * (len(pack.works) > 4)}",
             str(pack.capacity.members),
             *([escape(pack.works[0].foundation or "embedded")] if column else []),
-            pack.key.bucket,
+            str(pack.key.bucket),
             pack.key.forward,
             str(pack.key.rank or "full"),
             f"{min(steps)}-{max(steps)}" if len(set(steps)) > 1 else str(steps[0]),
@@ -64,6 +66,48 @@ def show_plan(console: Console, plan: Plan, batch: str) -> None:
             highlight=False,
             soft_wrap=True,
         )
+
+
+def show_remarks(console: Console, remarks: Mapping[str, Sequence[str]], most: int = 12) -> None:
+    """What of clips, captions and prompts is not learned: the first sentences, and how many more there are."""
+    lines = [f"{name}: {text}" for name, told in remarks.items() for text in told]
+    for line in lines[:most]:
+        console.print(f"[yellow]note:[/] {escape(line)}", highlight=False, soft_wrap=True)
+    if len(lines) > most:
+        console.print(f"[yellow]note:[/] and {len(lines) - most} more like these", highlight=False)
+
+
+def show_records(
+    console: Console, records: Sequence[Record], validated: Mapping[str, dict[str, Any]]
+) -> None:
+    """One row a concept. `validated` is `training.batch.validation.validations` of them."""
+    columns = (
+        "concept",
+        "state",
+        "step",
+        "loss",
+        "version or reason",
+        *(["evaluation"] if validated else []),
+    )
+    table = Table(*columns)
+    for record in records:
+        state = f"{record.status} (cancelling)" if record.cancelling else record.status
+        loss = "" if record.loss is None else f"{record.loss:.4f}"
+        said = record.version or record.reason or ""
+        scores = [escape(scored(validated.get(record.name)))] if validated else []
+        table.add_row(record.name, state, f"{record.step}/{record.steps}", loss, escape(said), *scores)
+    console.print(table)
+
+
+def scored(validation: Mapping[str, Any] | None) -> str:
+    """What says most of a validation, or why there is none; `concepts show` has all."""
+    from training.batch.validation import headline
+
+    if validation is None:
+        return ""
+    if validation["error"] is not None:
+        return f"failed: {validation['error']}"
+    return headline(validation["scores"])
 
 
 def size(count: float) -> str:

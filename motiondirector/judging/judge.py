@@ -15,6 +15,7 @@ from datasets.parts import Pace
 from evaluation.evaluate import Contender, Generation, OpenSet, Progress, evaluate, references_of
 from evaluation.report import as_json, remarks, rows, write_json
 from infra.errors import UserError
+from models.generation import AdapterSettings, GenerationSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from evaluation.metrics import OpenMetrics
     from evaluation.store import Store
     from models.foundation import Foundation
+    from models.sizes import Bucket
+    from motiondirector.judging.config import JudgeConfig
 
 REPORT, PAGE, SAMPLES = "report.json", "index.html", "samples"
 HELD_OUT = 8  # prompts, when none are given and the references are sprites
@@ -41,6 +44,14 @@ class Exam:
     sprites: bool  # whether the references are of the sprite world
     opened: OpenSet | None = None
     notes: tuple[str, ...] = ()  # warnings about prompts longer than the text encoder reads
+
+
+def judge_of(config: JudgeConfig, foundation: Foundation, bucket: Bucket | None, **more: Any) -> Judge:
+    """How a command's options have contenders judged. `more`: other fields of `Judge`."""
+    settings = GenerationSettings(steps=config.steps, guidance_scale=config.guidance_scale)
+    generation = Generation(settings, AdapterSettings(scale=config.scale), bucket, config.batch)
+    seeds = tuple(range(1, config.seeds + 1))
+    return Judge(foundation, generation, seeds, clip=config.clip, pickscore=config.pickscore, **more)
 
 
 @dataclass(frozen=True)

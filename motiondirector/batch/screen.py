@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
@@ -13,10 +14,13 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from motiondirector.progress import EVERY_S
+from motiondirector.batch.run import BatchObserver
+from motiondirector.batch.tables import show_plan, show_remarks
+from motiondirector.progress import EVERY_S, Bars, Warnings
 
 if TYPE_CHECKING:
     from training.batch.keeper import LaneState
+    from training.batch.plan import Plan
     from training.batch.record import Record
 
 ROWS = 24
@@ -64,6 +68,41 @@ class BatchScreen:
 
     def _say(self, text: str) -> None:
         self.console.print(escape(text), highlight=False, soft_wrap=True)
+
+
+class OnScreen(BatchObserver):
+    """Shows on a console what a batch does; warnings about what was given go to stderr."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.screen = console, BatchScreen(console)
+
+    def warned(self, text: str) -> None:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[yellow]warning:[/] {escape(text)}")
+
+    @contextmanager
+    def measuring_here(self) -> Iterator[Bars]:
+        with Bars() as bars:
+            bars.say("measuring this device where it was not measured before")
+            yield bars
+
+    def planned(self, plan: Plan, name: str, remarks: Mapping[str, Sequence[str]]) -> None:
+        show_plan(self.console, plan, name)
+        show_remarks(self.console, remarks)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        with self.screen, Warnings(self._line):
+            yield
+
+    def looked(self, records: Sequence[Record], lanes: Sequence[LaneState]) -> None:
+        self.screen(records, lanes)
+
+    def loading(self, foundation: str | None) -> None:
+        """A line when a lane of this process loads a foundation: the table stands still meanwhile."""
+        self._line(f"loading {foundation or 'the embedded foundation'}")
+
+    def _line(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def status_table(records: Sequence[Record], lanes: Sequence[LaneState], rows: int = ROWS) -> Group:

@@ -1,0 +1,205 @@
+"""One video made, in this process or by a server; the same frames either way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from infra.registry import DEFAULT_REGISTRY
+from infra.setting import setting
+from models.dtypes import Dtype
+from models.generation import GenerationSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from serving.schemas import CreateVideo
+
+MOTION = "Motion and appearance"
+VIDEO = "Video"
+MODEL = "Model (without --server)"
+
+Progress = Callable[[str, int, int, str], None]  # (what, done, total, a note)
+
+
+class GenerateConfig(GenerationSettings):
+    """How a video is made: the options of `motiondirector generate`. None takes the model's default."""
+
+    concept: str | None = setting(None, MOTION, "Motion to use: NAME (its latest version) or NAME@VERSION.")
+    scale: float = setting(1.0, MOTION, "How much of the motion: 1 as trained, 0 none.")
+    until: float = setting(
+        1.0, MOTION, "The motion acts in this first part of the denoising steps: 0.5 the first half, 1 all."
+    )
+    appearance: str | None = setting(
+        None, MOTION, "Appearance to use: NAME or NAME@VERSION (its spatial adapter)."
+    )
+    appearance_scale: float = setting(1.0, MOTION, "How much of the appearance.")
+    appearance_until: float = setting(
+        1.0, MOTION, "The appearance acts in this first part of the denoising steps."
+    )
+    seed: int | None = setting(None, VIDEO, "Same seed, same video. Absent: drawn and printed.")
+    steps: int | None = setting(None, VIDEO, "Denoising steps. Absent: the model's default.")
+    guidance_scale: float | None = setting(None, VIDEO, "How closely to follow the prompt.")
+    negative_prompt: str | None = setting(None, VIDEO, "What to stay away from.")
+    size: str | None = setting(None, VIDEO, "WIDTHxHEIGHT in pixels.")
+    frames: int | None = setting(None, VIDEO, "Length in frames.")
+    scheduler: str | None = setting(None, VIDEO, "For example ddim, dpm++ or flow-euler.")
+    foundation: str | None = setting(None, MODEL, "Model folder or hub id. Absent: the embedded one.")
+    device: str | None = setting(None, MODEL, "cpu, cuda, cuda:1 ... Absent: a GPU if there is one.")
+    dtype: Dtype | None = setting(
+        None,
+        MODEL,
+        "Precision of the model. Absent: bf16 on a GPU, fp32 on a CPU.",
+        metavar="fp32|bf16|fp16",
+    )
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video and what made it. The mp4's metadata says the same, with the adapters' hashes."""
+
+    mp4: bytes
+    used: str  # the motion's version, or "foundation"
+    seed: int
+    steps: int
+    size: str  # WIDTHxHEIGHT
+    length: int  # frames
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def frames_FHWC(self) -> np.ndarray:
+        """The frames, decoded: uint8 [frames, height, width, 3]."""
+        from datasets.decode import decode
+
+        return decode(self.mp4).frames_FHWC
+
+    def save(self, path: str | Path) -> Path:
+        """Write the mp4, whole or not at all; its folder is made."""
+        from infra.files import atomic_file
+
+        with atomic_file(Path(path)) as temporary:
+            temporary.write_bytes(self.mp4)
+        return Path(path)
+
+    def __str__(self) -> str:
+        return f"{self.used}, seed {self.seed}, {self.steps} steps, {self.size}, {self.length} frames"
+
+
+def generate(
+    prompt: str,
+    config: GenerateConfig | None = None,
+    *,
+    registry: str = DEFAULT_REGISTRY,
+    server: str | None = None,
+    on_progress: Progress = lambda what, done, total, note: None,
+) -> Video:
+    """Make one video from a prompt, with a learned motion.
+
+    Args:
+        prompt: what to show.
+        config: motion, seed, size, model and more; the command's options.
+        registry: folder or s3:// URI of the concepts; of no meaning with a server, which has its own.
+        server: URL of a running `motiondirector serve`; None loads the model here.
+        on_progress: called with (what, done, total, a note), as `motiondirector.progress.Bars` are.
+
+    Raises:
+        UserError: what a server would answer: no such concept, a size that the model cannot do, ...
+    """
+    config = config or GenerateConfig()
+    body = read_body(prompt, config)
+    if server:
+        return from_server(body, server, on_progress)
+    return in_process(body, config, registry, on_progress)
+
+
+def read_body(prompt: str, config: GenerateConfig) -> CreateVideo:
+    """The request, checked as a server would. Raises UserError."""
+    from pydantic import ValidationError
+
+    from infra.errors import InvalidInput
+    from serving.schemas import CreateVideo
+
+    motion: dict[str, Any] = {"scale": config.scale, "until": config.until}
+    as_trained = config.scale == config.until == 1.0
+    look = {"scale": config.appearance_scale, "until": config.appearance_until, "path": "spatial"}
+    lora = [
+        *([{"name": config.concept, **motion}] if config.concept and not as_trained else []),
+        *([{"name": config.appearance, **look}] if config.appearance else []),
+    ]
+    fields = {
+        **config.settings,
+        "model": f"foundation:{config.concept}" if config.concept and as_trained else "foundation",
+        "prompt": prompt,
+        "seed": config.seed,
+        "size": config.size,
+        "frames": config.frames,
+        "lora": lora,
+    }
+    try:
+        return CreateVideo(**{name: value for name, value in fields.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = first["msg"].removeprefix("Value error, ")
+        raise InvalidInput(f"{option_of(first['loc'], lora)}: {reason}.") from None
+
+
+def option_of(field: tuple[int | str, ...], lora: list[dict[str, Any]]) -> str:
+    """The option that a field of the request comes from; an entry of `lora` is the motion or the appearance."""
+    if not field:  # what is wrong is no field's alone
+        return "the request"
+    if field[0] != "lora":
+        return "--" + "-".join(str(part) for part in field).replace("_", "-")
+    _, number, name = field
+    whose = "appearance" if lora[int(number)].get("path") == "spatial" else "concept"
+    if name == "name":
+        return f"--{whose}"
+    return f"--{name}" if whose == "concept" else f"--appearance-{name}"
+
+
+def from_server(body: CreateVideo, url: str, on_progress: Progress) -> Video:
+    """Through the API; Ctrl-C cancels the job."""
+    from serving.client import Client
+    from serving.keys import API_KEY_VARIABLE
+
+    with Client(url, api_key=os.environ.get(API_KEY_VARIABLE)) as client:
+        job = client.create(body)
+        try:
+            done = client.wait(
+                job.id,
+                lambda video: on_progress("video", video.progress, 100, video.status.replace("_", " ")),
+            )
+        except KeyboardInterrupt:
+            client.cancel(job.id)
+            raise
+        mp4 = client.content(done.id)
+    return Video(mp4, done.model, done.seed, done.steps, done.size, done.frames, tuple(done.warnings))
+
+
+def in_process(body: CreateVideo, config: GenerateConfig, registry: str, on_progress: Progress) -> Video:
+    """With the model loaded here."""
+    from infra.files import cache_folder
+    from serving.config import make_config
+    from serving.local import generate as make
+    from serving.requests import names_of
+
+    settings = make_config(
+        data_dir=str(cache_folder()),
+        max_batch=1,
+        registry=registry,
+        foundation=config.foundation,
+        device=config.device,
+        dtype=config.dtype,
+    )
+    on_progress("loading the model", 0, 1, "")
+
+    def stepped(step: int, steps: int) -> None:
+        on_progress("loading the model", 1, 1, "")
+        on_progress("denoising", step, steps, "")
+
+    mp4, request = make(body, settings, stepped)
+    used = " + ".join(names_of(request.adapters)) or "foundation"
+    size = f"{request.width}x{request.height}"
+    return Video(mp4, used, request.seed, request.steps, size, request.frames, tuple(request.warnings))

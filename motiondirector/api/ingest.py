@@ -1,0 +1,192 @@
+"""Videos become a clip set: `motiondirector ingest` as a function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+
+from infra.setting import setting
+
+if TYPE_CHECKING:
+    from datasets.ingest import Report
+
+CAPTIONS = "Concept and captions"
+CUT = "How clips are cut"
+RUNNING = "Running"
+
+
+def read_windows(value: Any) -> Any:
+    """A number of clips, or the word all."""
+    text = str(value).strip().lower()
+    if text != "all" and not text.removeprefix("-").isdecimal():
+        raise ValueError("expected a number of clips, or all")
+    return text if text == "all" else int(text)
+
+
+class IngestConfig(BaseModel):
+    """How clips are cut, captioned and stored: the options of `motiondirector ingest`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    concept: str | None = setting(
+        None, CAPTIONS, "The motion's name, such as car-turn: a-z, 0-9, '.', '_', '-'."
+    )
+    caption: str | None = setting(
+        None,
+        CAPTIONS,
+        'What all the clips show: subject and motion, such as "a car turns at a crossing".',
+    )
+    captions: str | None = setting(
+        None,
+        CAPTIONS,
+        "A .csv, .tsv or .jsonl file with `file` and `caption`, for videos that show different things. Put a "
+        "caption with a comma in quotes.",
+    )
+    complete_captions: str | None = setting(
+        None,
+        CAPTIONS,
+        "Add to each caption what the clip shows and the words leave out. `sprites`: colour, texture, shape and "
+        "background, by the sprite world's tracker. FOLDER: what a transformers model of images to text (BLIP, a "
+        "vision-language model; safetensors) says of the middle frame.",
+        metavar="sprites|FOLDER",
+    )
+    frames: int | None = setting(None, CUT, "Frames of a clip. Default: the foundation's.")
+    height: int | None = setting(None, CUT, "Height in pixels. Default: the foundation's.")
+    width: int | None = setting(None, CUT, "Width in pixels. Default: the foundation's.")
+    fps: float | None = setting(
+        None,
+        CUT,
+        "Frames a second; fewer show more of a slow motion. 0: the source's own. Default: the foundation's.",
+    )
+    start: float = setting(0.0, CUT, "Where the clip begins, in seconds.")
+    windows: Annotated[int | Literal["all"], BeforeValidator(read_windows)] = setting(
+        4,
+        CUT,
+        "Most clips that are cut out of one video, one after another; `all`: every one that fits. 1: the first.",
+        metavar="N|all",
+    )
+    every_clip: bool = setting(False, CUT, "The same as --windows all.", option="--every-clip")
+    foundation: str | None = setting(
+        None, CUT, "Folder or hub id of the model the clips are for: its size is the default and is checked."
+    )
+    strict: bool = setting(False, RUNNING, "Store nothing when any input is refused.", option="--strict")
+    ray: bool = setting(False, RUNNING, "Do the work with Ray Data, for thousands of videos.", option="--ray")
+    address: str | None = setting(None, RUNNING, "With --ray: a running cluster, host:6379.")
+
+    @model_validator(mode="after")
+    def _address_of_ray(self) -> Self:
+        if self.address and not self.ray:
+            raise ValueError("--address names a Ray cluster; add --ray")
+        return self
+
+
+@dataclass(frozen=True)
+class Size:
+    """What clips were cut to, and for which foundation (None: the size was given)."""
+
+    frames: int
+    height: int
+    width: int
+    foundation: str | None
+
+    def __str__(self) -> str:
+        size = f"{self.frames}x{self.height}x{self.width} (frames, height, width)"
+        return f"{size} for {self.foundation}" if self.foundation else size
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What became of every input."""
+
+    report: Report
+    size: Size
+
+    def count(self, status: str) -> int:
+        """How many inputs are "accepted", "duplicate", "refused" or "ignored"."""
+        return self.report.count(status)
+
+
+def ingest(
+    sources: str | Path | Sequence[str | Path],
+    to: str | Path,
+    config: IngestConfig | None = None,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Ingested:
+    """Cut clips of one size out of videos and add them, with captions, to a Parquet clip set.
+
+    A clip that the set has already is a duplicate and is not stored again.
+
+    Args:
+        sources: files, folders, globs, s3:// prefixes, or manifests (.csv, .tsv, .jsonl).
+        to: the clip set, a folder or s3:// prefix; made if new, else appended to.
+        config: concept, captions, size and more; the command's options.
+        on_progress: called with (inputs done, inputs in all).
+
+    Returns:
+        A report of every input: what was refused says why. Nothing was stored where none was accepted.
+
+    Raises:
+        UserError: a size that the foundation cannot do, a concept name or a file of captions that is none, a storage that
+            refuses.
+    """
+    from datasets.completing import completer
+    from datasets.ingest import ingest as ingest_here
+    from datasets.select import Selection
+    from datasets.sources import Captions, expand
+    from infra.registry import check_concept_name
+    from infra.storage import open_storage
+    from models.locating import text_limit
+
+    config = config or IngestConfig()
+    if config.concept is not None:
+        check_concept_name(config.concept)
+    size, fps = size_for(config.foundation, config.frames, config.height, config.width, config.fps)
+    most = None if config.every_clip or config.windows == "all" else config.windows
+    selection = Selection(
+        size.frames, size.height, size.width, fps=fps or None, start=config.start, windows=most
+    )
+    options: dict[str, Any] = {
+        "concept": config.concept,
+        "caption": config.caption,
+        "captions": Captions(config.captions) if config.captions else None,
+        "strict": config.strict,
+        "complete": config.complete_captions,
+        "warn": text_limit(config.foundation).warning,
+        "on_progress": on_progress,
+    }
+    target = open_storage(to)
+    found = expand([str(one) for one in ([sources] if isinstance(sources, str | Path) else sources)])
+    if config.complete_captions is not None:
+        completer(config.complete_captions)  # what is wrong with it is said before anything is read
+    if not config.ray:
+        return Ingested(ingest_here(found, selection, target, **options), size)
+    from datasets.ray_ingest import ingest_with_ray
+    from infra.cluster import ray_session
+
+    with ray_session(config.address):
+        return Ingested(ingest_with_ray(found, selection, target, **options), size)
+
+
+def size_for(
+    foundation: str | None, frames: int | None, height: int | None, width: int | None, fps: float | None
+) -> tuple[Size, float]:
+    """The size of clips and their frames a second: as given, the rest from the foundation, whose limits hold.
+
+    The foundation is asked (without reading its weights) only when something is missing or it was named.
+    """
+    if foundation is None and None not in (frames, height, width, fps):
+        return Size(frames, height, width, None), fps  # type: ignore[arg-type, return-value]
+    from models.locating import foundation_sizes
+    from models.sizes import Bucket
+
+    sizes = foundation_sizes(foundation)
+    usual = sizes.defaults
+    bucket = Bucket(frames or usual.bucket.frames, height or usual.bucket.height, width or usual.bucket.width)
+    sizes.check(bucket)
+    size = Size(bucket.frames, bucket.height, bucket.width, sizes.name)
+    return size, usual.fps if fps is None else fps

@@ -1,0 +1,145 @@
+"""Reference clips of a motion, drawn: `motiondirector sprites render` as a function."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from datasets.sprites.captions import canonical, drawable, parse
+from datasets.sprites.motions import motion_named, read_trajectory
+from datasets.sprites.render import render_clip
+from datasets.sprites.world import appearances
+from datasets.video import encode_mp4
+from infra.errors import UserError
+from infra.files import atomic_file, explained_os_errors
+from motiondirector.sprites.config import RenderConfig
+from motiondirector.sprites.style import style_given
+
+if TYPE_CHECKING:
+    from datasets.sprites.motions import Motion
+    from datasets.sprites.world import Scene, Sprite
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A clip that was drawn."""
+
+    path: Path
+    caption: str
+
+
+def render(
+    to: str | Path | None = None, config: RenderConfig | None = None, *, out: str | Path | None = None
+) -> list[Rendered]:
+    """Draw one motion, in one appearance or in several.
+
+        render("clips/orbit", RenderConfig(motion="orbit", appearances=4))
+
+    Args:
+        to: folder for a set of clips and the captions.csv that `ingest` takes.
+        config: motion, appearances, style and size; the command's options.
+        out: in place of `to` the .mp4 file of one clip.
+
+    Raises:
+        UserError: no motion or two, words that the world cannot draw, a file that cannot be written.
+    """
+    config = config or RenderConfig()
+    if (config.trajectory is None) == (config.motion is None):
+        raise UserError(
+            "give one motion: --trajectory FILE.json or --motion NAME (`sprites list` names them)."
+        )
+    if (out is None) == (to is None):
+        raise UserError(
+            "say where to write: -o CLIP.mp4 for one clip, or --to FOLDER for a set with captions."
+        )
+    if out is not None and config.appearances > 1:
+        raise UserError(
+            f"-o names one clip, but --appearances asks for {config.appearances}; use --to FOLDER."
+        )
+    motion = drawn_or_named(config.trajectory, config.motion)
+    if config.words:
+        motion = replace(motion, phrases=(config.words,))
+    second = second_object(config.second, config.second_motion, config.second_trajectory)
+    rows = []
+    for i, scene in enumerate(scenes_of(config, motion, second and second[0])):
+        path = Path(out) if out is not None else Path(str(to)) / f"{motion.name}-{i:03d}.mp4"
+        as_said = config.prompt if not config.words and not second else None
+        caption = as_said or canonical(scene, motion)
+        clip = render_clip(
+            scene, motion, config.frames, config.size, config.seed + i, second_motion=second and second[1]
+        )
+        try:
+            encode_mp4(clip, config.fps, path, metadata={"comment": caption})
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}.") from None
+        rows.append(Rendered(path, caption))
+    if to is not None:
+        write_captions(Path(to), rows)
+    return rows
+
+
+def scenes_of(config: RenderConfig, motion: Motion, second: Sprite | None) -> list[Scene]:
+    """What each clip shows, with its style. Raises UserError."""
+    if config.prompt is None:
+        scenes = appearances(config.appearances, config.seed)
+    elif config.appearances > 1:
+        raise UserError("--prompt is one appearance; leave it out to draw several with --appearances.")
+    else:
+        scenes = [drawable(config.prompt)]
+        if config.motion is not None:
+            check_motion(config.prompt, motion)
+    if second is not None:
+        if config.idle is not None:
+            raise UserError("--second and --idle are two other objects; one of them is drawn: leave one out.")
+        scenes = [replace(scene, second=second) for scene in scenes]
+    return [replace(scene, style=style_given(config, config.seed + i)) for i, scene in enumerate(scenes)]
+
+
+def write_captions(folder: Path, rows: Sequence[Rendered]) -> None:
+    """The captions.csv that `ingest` takes."""
+    with (
+        explained_os_errors(f"writing to {folder}"),
+        atomic_file(folder / "captions.csv") as temporary,
+        temporary.open("w", newline="") as file,
+    ):
+        csv.writer(file).writerows([("file", "caption"), *((row.path.name, row.caption) for row in rows)])
+
+
+def second_object(
+    said: str | None, name: str | None, trajectory: Path | None
+) -> tuple[Sprite, Motion] | None:
+    """The other object of a clip, and how it moves. Raises UserError where one is given without the other."""
+    given = (name is not None) + (trajectory is not None)
+    if said is None and not given:
+        return None
+    if said is None or given != 1:
+        raise UserError(
+            'another object needs its words and one motion: --second "a small blue circle" and --second-motion NAME or '
+            "--second-trajectory FILE.json."
+        )
+    words = parse(said)
+    if words.background or words.motion:
+        raise UserError(
+            f"--second {said!r} says more than an object; its background is the first one's, and its motion "
+            "--second-motion or --second-trajectory."
+        )
+    return drawable(said).sprite, drawn_or_named(trajectory, name)
+
+
+def drawn_or_named(trajectory: Path | None, name: str | None) -> Motion:
+    """The motion of a file, or else the one of that name. Raises UserError for a bad file and an unknown name."""
+    return read_trajectory(trajectory) if trajectory else motion_named(str(name))
+
+
+def check_motion(prompt: str, motion: Motion) -> None:
+    """Raises UserError when the prompt says another motion, or another speed, than the one that is drawn."""
+    said = parse(prompt)
+    if said.motion not in (None, motion.name) or said.adverb:
+        other = said.motion if said.motion not in (None, motion.name) else said.adverb
+        raise UserError(
+            f"--prompt {prompt!r} says {other!r}, but --motion {motion.name} is drawn, at its usual speed; name the "
+            "appearance alone in --prompt, and the motion's words in --words."
+        )
