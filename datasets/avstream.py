@@ -88,6 +88,8 @@ def open_decoders(stream: Any, *, strict: bool, threads: int) -> list[Any]:
         context.options = MAX_PIXELS_EACH | (STRICT if strict else {})
         context.thread_type = "AUTO"
         context.thread_count = threads  # each thread holds a frame: 100 MB at 8K
+    if codec == "vp8" and strict:  # only slice threads report rows of blocks whose data ends early
+        contexts[0].thread_type, contexts[0].thread_count = "SLICE", 2
     return contexts
 
 

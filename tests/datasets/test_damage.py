@@ -70,6 +70,16 @@ def test_no_damaged_picture_passes_for_what_was_recorded(tmp_path, name, how):
     assert max(refused) < 25  # the next key frame starts afresh
 
 
+def test_vp8_data_that_ends_early_is_noticed(tmp_path):
+    """One changed bit is not: the stream has no checksum."""
+    options = {"g": "12", "b": "2M", "deadline": "realtime", "auto-alt-ref": "0"}
+    path = write_video(tmp_path / "a.webm", noisy(40), codec="libvpx", options=options)
+    assert len(list(open_video(path).frames(range(40)))) == 40
+    scratch(path, "random bytes")
+    with pytest.raises(UnreadableVideo, match="damaged"):
+        list(open_video(path).frames(range(40)))
+
+
 def test_a_window_before_the_damage_and_one_after_are_cut(tmp_path):
     path = write_video(tmp_path / "a.mp4", noisy(48), **CODECS["h264.mp4"])
     whole = decode(path).frames_FHWC
