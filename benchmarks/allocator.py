@@ -56,23 +56,19 @@ def config_of(foundation: Any) -> Any:
 
 def training_alone(foundation: Any, held: ExitStack) -> Iterator[float]:
     """Runs one training step at a time and yields its loss."""
-    from training.engine import PlainEngine, make_optimizer
-    from training.loop import bank_options, train
-    from training.step import DualStep
+    from training.member import Member
+    from training.pack_of_one import PackOfOne
 
-    config, clips = config_of(foundation), clips_of(foundation, 0)
-    bank = held.enter_context(foundation.passing_bank(**bank_options(config, 1)))
-    for report in train(
-        PlainEngine(DualStep(foundation, config), make_optimizer(bank, config, 1)), "orbit", clips
-    ):
+    member = Member("orbit", "orbit", config_of(foundation), clips_of(foundation, 0))
+    for report in held.enter_context(PackOfOne(foundation, member)).train():
         yield report.loss
 
 
 def training_packed(foundation: Any, held: ExitStack) -> Iterator[float]:
     """Runs one step of eight concepts at a time; yields 0, as their losses are not compared."""
     from training.group import group_key
-    from training.loop import bank_slots
-    from training.pack import Capacity, Member, Pack
+    from training.member import Member, bank_slots
+    from training.pack import Capacity, Pack
 
     config = config_of(foundation)
     spatial = 8 * bank_slots(config, 1)["spatial"]

@@ -43,7 +43,7 @@ def load_foundation(
         parts: which of "denoiser", "text", "vae" to load. A training worker with cached latents needs
             only the denoiser. If empty, no weights are read, which is enough for sizes and defaults.
         denoiser_on_cpu: leave the denoiser in host memory. It need not fit the device if each worker is then
-            given a share of it (`training.engine.spread`).
+            given a share of it (`training.deepspeed_engines.spread`).
 
     Raises:
         UserError: an unusable device or dtype, a missing model, a folder without a pipeline, an unsupported

@@ -24,7 +24,8 @@ from serving.config import ServeConfig
 from serving.deployment import APP_NAME, build_app
 from serving.local import generate
 from serving.schemas import CreateVideo
-from training.run import Job, run_job
+from training.job import Job
+from training.run import run_job
 
 pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).parents[1]

@@ -1,51 +1,153 @@
-"""A run's state between two steps: adapters, optimizer and position, in files that hold tensors and JSON only.
+"""The state of a training between two steps: adapters, optimizer and position, in one file of tensors and JSON.
 
 There is no random state to keep: every draw is a function of (seed, concept, step, rank), so the position is it.
 
-At ZeRO 0 rank 0 writes everything and any number of workers continues from it:
+    <path>/<number>/<layer>/A|B             the slots (B alone at rank `full`); the number is that of the slot in a bank for
+                                            this concept alone, wherever in a bank it was
+    <path>/<number>/<layer>/A|B/<moment>    AdamW's moments
+    metadata `position`: JSON               `step` (steps done), and of a run how it was trained and what it came to
 
-    adapters.safetensors    the slots, `<path>/<slot>/<layer>/A|B` (B alone at rank `full`); metadata `position`: JSON
-    optimizer.safetensors   AdamW's moments, `<path>/<slot>/<layer>/A|B/<moment>`
-
-At ZeRO 1-3 the optimizer is in DeepSpeed's own shards (folder `zero/`), which only as many workers continue from.
+A batch keeps one such object for each concept. A run's checkpoint is a folder with `state.safetensors`. At ZeRO 0 any number of
+workers continues from it; at ZeRO 1-3 the moments are in DeepSpeed's own shards beside it (`zero/`), which only as many workers
+continue from. Earlier versions wrote a run's slots and moments into two files, which are read as well.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save, save_file
 from torch import Tensor
 
 from infra.errors import UserError
-from infra.stored import parse_object
+from infra.stored import parse, parse_object
 from models.bank import AdapterBank
-from models.lora_slots import with_identity
+from models.lora_slots import LayerTensors, with_identity
 from models.routing import Path as AdapterPath
-from training.engine import DeepSpeedEngine, Engine
 from training.optim import SlotAdamW
 
-ADAPTERS = "adapters.safetensors"
-OPTIMIZER = "optimizer.safetensors"
-ZERO = "zero"
-
-
+STATE = "state.safetensors"
+EARLIER = ("adapters.safetensors", "optimizer.safetensors")
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of a parameter
+
+
+@dataclass(frozen=True)
+class Position:
+    """What every position says."""
+
+    step: Annotated[int, Field(ge=0)]  # steps done
+
+
+@dataclass(frozen=True)
+class RunPosition(Position):
+    """What that of a run's checkpoint says at least."""
+
+    workers: Annotated[int, Field(ge=1)]
+    zero: Annotated[int, Field(ge=0, le=3)]
+
+
+@dataclass(frozen=True)
+class MemberState:
+    """A member between two steps: all that it takes to go on with the same numbers."""
+
+    step: int  # steps done
+    tensors: dict[str, Tensor] = field(repr=False)  # on the CPU
+    told: dict[str, Any] = field(default_factory=dict)  # JSON-able: what else the position says
+
+    @property
+    def position(self) -> dict[str, Any]:
+        """`step`, and what else there is to say."""
+        return {**self.told, "step": self.step}
+
+    def slot(self, path: AdapterPath, number: int) -> dict[str, Tensor]:
+        """The tensors of one slot, as `slot_state` gives them."""
+        prefix = f"{path}/{number}/"
+        return {k.removeprefix(prefix): t for k, t in self.tensors.items() if k.startswith(prefix)}
+
+    def adapters(self, paths: Iterable[AdapterPath]) -> dict[AdapterPath, LayerTensors]:
+        """The adapter of each path's first slot: {layer: (A [rank, in], B [out, rank])}."""
+        return {path: _adapter(self.slot(path, 1)) for path in paths}
+
+    def encode(self) -> bytes:
+        """A safetensors file."""
+        return save(self.tensors, metadata=self._metadata())
+
+    @classmethod
+    def decode(cls, data: bytes) -> MemberState:
+        """From such a file. Raises ValueError, KeyError, TypeError or SafetensorError when it is none."""
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        said = header["__metadata__"]["position"]
+        return cls(parse(Position, said).step, load(data), json.loads(said))
+
+    def write(self, folder: Path) -> None:
+        """Into a run's checkpoint."""
+        path = folder / STATE
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        save_file(self.tensors, temporary, metadata=self._metadata())
+        os.replace(temporary, path)
+
+    @classmethod
+    def read(cls, folder: Path, *, moments: bool = True) -> MemberState:
+        """Of a run's checkpoint. Raises DamagedData when it does not say its position.
+
+        Args:
+            moments: False leaves out what only training needs.
+        """
+        files = [folder / name for name in ((STATE,) if (folder / STATE).exists() else EARLIER)]
+        tensors: dict[str, Tensor] = {}
+        for path in files:
+            if path != files[0] and not path.exists():  # at ZeRO 1-3
+                continue
+            with safe_open(path, "pt") as file:
+                if path == files[0]:
+                    said = (file.metadata() or {}).get("position", "")
+                keys = [k for k in file.keys() if moments or k.split("/")[-1] not in MOMENTS]  # noqa: SIM118
+                tensors |= {key: file.get_tensor(key) for key in keys}
+        remedy = "give another --run-dir, or delete this checkpoint to continue from the one before"
+        step = parse_object(RunPosition, said, f"the position in {files[0].name} of {folder}", remedy).step
+        return cls(step, tensors, json.loads(said))
+
+    def check_workers(self, zero: int, workers: int) -> None:
+        """Raises UserError where workers of a run cannot go on: written at another ZeRO stage, or at 1-3 by another number."""
+        before = self.position
+        if before["zero"] != zero:
+            raise UserError(
+                f"the run's checkpoint was written at ZeRO stage {before['zero']}, not {zero}; continue with "
+                f"--zero {before['zero']} or start a new run with another --run-dir."
+            )
+        if zero and before["workers"] != workers:
+            raise UserError(
+                f"the run's checkpoint was written by {before['workers']} workers at ZeRO stage {zero}, which {workers} "
+                f"workers cannot continue; give --workers {before['workers']} (only --zero 0 continues with any number)."
+            )
+
+    def _metadata(self) -> dict[str, str]:
+        return {"position": json.dumps(self.position, sort_keys=True)}
+
+
+def _adapter(slot: Mapping[str, Tensor]) -> LayerTensors:
+    layers = [key[:-2] for key in slot if key.endswith("/B")]
+    return {
+        layer: (slot[f"{layer}/A"], slot[f"{layer}/B"])
+        if f"{layer}/A" in slot
+        else with_identity(slot[f"{layer}/B"])
+        for layer in layers
+    }
 
 
 def slot_state(bank: AdapterBank, optimizer: SlotAdamW, path: AdapterPath, slot: int) -> dict[str, Tensor]:
     """A copy of all that a slot's training has come to: `<layer>/A|B` and `<layer>/A|B/<moment>`, on the CPU."""
     found = {}
     for name, parameter in bank.named_slot_parameters(path, slot):
-        found[name] = parameter.detach().to("cpu", copy=True)
+        found[name] = parameter.detach().to("cpu", copy=True).contiguous()
         for moment, value in optimizer.state.get(parameter, {}).items():
             found[f"{name}/{moment}"] = torch.as_tensor(value).detach().to("cpu", copy=True)
     return found
@@ -71,112 +173,3 @@ def put_moments(optimizer: SlotAdamW, parameter: torch.nn.Parameter, moments: Ma
             name: value.clone() if name == "step" else value.to(parameter.device, copy=True)
             for name, value in moments.items()
         }
-
-
-def _named(bank: AdapterBank) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    """Every parameter of the bank with its key."""
-    for path, slots in bank.slots.items():
-        for slot in range(1, slots + 1):
-            for name, parameter in bank.named_slot_parameters(path, slot):
-                yield f"{path}/{slot}/{name}", parameter
-
-
-def save(folder: Path, engine: Engine, position: dict[str, Any]) -> None:
-    """Write this rank's part of a checkpoint into `folder`; every rank calls it.
-
-    Args:
-        position: JSON-able; holds at least `step` (steps done), `workers` and `zero`.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    bank = engine.module.bank
-    if isinstance(engine, DeepSpeedEngine) and engine.module.config.zero:
-        engine.engine.save_checkpoint(str(folder / ZERO), tag="state", exclude_frozen_parameters=True)
-    elif engine.place.rank == 0:
-        _write(folder / OPTIMIZER, dict(_moments(bank, engine.optimizer)), {})
-    if engine.place.rank == 0:
-        adapters = {key: p.detach().cpu().contiguous() for key, p in _named(bank)}
-        _write(folder / ADAPTERS, adapters, {"position": json.dumps(position, sort_keys=True)})
-
-
-def _moments(bank: AdapterBank, optimizer: SlotAdamW) -> Iterator[tuple[str, Tensor]]:
-    for key, parameter in _named(bank):
-        for moment, value in optimizer.state.get(parameter, {}).items():
-            yield f"{key}/{moment}", torch.as_tensor(value).detach().cpu().contiguous()
-
-
-def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, temporary, metadata=metadata)
-    os.replace(temporary, path)
-
-
-@dataclass(frozen=True)
-class Position:
-    """What every position says."""
-
-    step: Annotated[int, Field(ge=0)]  # steps done
-
-
-@dataclass(frozen=True)
-class RunPosition(Position):
-    """What that of a run's checkpoint says at least."""
-
-    workers: Annotated[int, Field(ge=1)]
-    zero: Annotated[int, Field(ge=0, le=3)]
-
-
-def read_position(folder: Path) -> dict[str, Any]:
-    """The position a checkpoint was written at. Raises DamagedData when it says none."""
-    with safe_open(folder / ADAPTERS, "pt") as file:
-        said = (file.metadata() or {}).get("position", "")
-    remedy = "give another --run-dir, or delete this checkpoint to continue from the one before"
-    parse_object(RunPosition, said, f"the position in {ADAPTERS} of {folder}", remedy)
-    return json.loads(said)
-
-
-def restore(folder: Path, engine: Engine) -> dict[str, Any]:
-    """Put the state of a checkpoint into the engine, on every rank. Returns its position.
-
-    Raises:
-        UserError: written at another ZeRO stage, or at ZeRO 1-3 by another number of workers.
-    """
-    position = read_position(folder)
-    bank, zero, workers = engine.module.bank, engine.module.config.zero, engine.place.workers
-    if position["zero"] != zero:
-        raise UserError(
-            f"the run's checkpoint was written at ZeRO stage {position['zero']}, not {zero}; continue with "
-            f"--zero {position['zero']} or start a new run with another --run-dir."
-        )
-    if zero and position["workers"] != workers:
-        raise UserError(
-            f"the run's checkpoint was written by {position['workers']} workers at ZeRO stage {zero}, which {workers} "
-            f"workers cannot continue; give --workers {position['workers']} (only --zero 0 continues with any number)."
-        )
-    with torch.no_grad(), safe_open(folder / ADAPTERS, "pt") as file:
-        for key, parameter in _named(bank):
-            parameter.copy_(file.get_tensor(key))
-    if zero:
-        assert isinstance(engine, DeepSpeedEngine)
-        engine.engine.load_checkpoint(str(folder / ZERO), tag="state", load_module_strict=False)
-        return position
-    optimizer = engine.optimizer
-    with safe_open(folder / OPTIMIZER, "pt") as file:
-        stored = set(file.keys())
-        for key, parameter in _named(bank):
-            found = {m: file.get_tensor(f"{key}/{m}") for m in MOMENTS if f"{key}/{m}" in stored}
-            put_moments(optimizer, parameter, found)
-    return position
-
-
-def read_slot(folder: Path, path: str, slot: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """One slot's adapter from a checkpoint: {layer: (A [rank, in], B [out, rank])}."""
-    prefix = f"{path}/{slot}/"
-    with safe_open(folder / ADAPTERS, "pt") as file:
-        stored = {key: file.get_tensor(key) for key in file.keys() if key.startswith(prefix)}  # noqa: SIM118
-    layers = [key[len(prefix) : -2] for key in stored if key.endswith("/B")]
-    return {
-        layer: (stored[f"{prefix}{layer}/A"], stored[f"{prefix}{layer}/B"])
-        if f"{prefix}{layer}/A" in stored
-        else with_identity(stored[f"{prefix}{layer}/B"])
-        for layer in layers
-    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from models.sizes import Bucket
 from training.config import TrainConfig
 
 FORWARDS = {
@@ -37,14 +38,14 @@ class GroupKey:
     workers: str  # "2" or "1:4"
 
     @property
-    def bucket(self) -> str:
-        """`FRAMESxHEIGHTxWIDTH`."""
-        return f"{self.frames}x{self.height}x{self.width}"
+    def bucket(self) -> Bucket:
+        """The size of the clips."""
+        return Bucket(self.frames, self.height, self.width)
 
     @property
     def measured_as(self) -> str:
         """Key of this group in a profile: names everything that the cost of a step depends on."""
-        parts = (self.foundation[:16], self.bucket, self.forward, f"rank{self.rank}", self.dtype)
+        parts = (self.foundation[:16], str(self.bucket), self.forward, f"rank{self.rank}", self.dtype)
         tokens = (f"tokens{self.appearance_tokens}",) if self.appearance_tokens else ()
         kept = ("preserving",) if self.appearance_preservation else ()
         alone = () if self.spatial_lora else ("no-spatial-lora",)

@@ -3,25 +3,24 @@
     tensors = train_local(foundation, "orbit", clips, config)
     write_adapters(folder, foundation, tensors, describe(config, "orbit", clips))   # training/adapters.py
 
-What `evaluate --against` and the study train their baselines with. The same seeds, the same loop and bank as a run on
-Ray Train with one worker, and so the same bits (tested), given as many torch threads (training/threads.py): sums that
-are split among threads round otherwise.
+What `evaluate --against` and the study train their baselines with. The same pack of one as a run on Ray Train with one
+worker, and so the same bits (tested), given as many torch threads (training/threads.py): sums that are split among threads
+round otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
-
 from infra.errors import UserError
 from models.dtypes import short_dtype
 from models.foundation import Foundation
 from training.adapters import PathTensors
-from training.config import TrainConfig, sampled_paths
-from training.engine import PlainEngine, make_optimizer
-from training.loop import StepReport, bank_options, train
-from training.step import DualStep, TrainingClip
+from training.config import TrainConfig
+from training.member import Member
+from training.pack_of_one import PackOfOne
+from training.report import StepReport
+from training.step import TrainingClip
 
 
 def train_local(
@@ -38,7 +37,7 @@ def train_local(
 
     Args:
         concept: its name is part of every draw, as in a run.
-        clips: their latents and text, all of one shape (`datasets.latents.prepare`).
+        clips: their latents and text, of one at least, all of one shape (`datasets.latents.prepare`).
         config: with one worker and ZeRO 0, `dtype` that of the foundation.
         on_step: called after each step.
 
@@ -46,16 +45,19 @@ def train_local(
         UserError: a configuration that this process cannot follow, or a loss that is no longer a number.
     """
     check_local(foundation, config)
-    with (
-        torch.enable_grad(),
-        foundation.passing_bank(**bank_options(config, len(clips))) as bank,
-        foundation.gradient_checkpointing(config.gradient_checkpointing),
-    ):
-        engine = PlainEngine(DualStep(foundation, config), make_optimizer(bank, config, len(clips)))
-        for report in train(engine, concept, clips):
+    member = Member(concept, concept, with_size(config, foundation, clips), clips)
+    with PackOfOne(foundation, member) as run:
+        for report in run.train():
             if on_step is not None:
                 on_step(report)
-        return {path: bank.extract(path, 1) for path in sampled_paths(config)}
+        return run.tensors(concept)
+
+
+def with_size(config: TrainConfig, foundation: Foundation, clips: Sequence[TrainingClip]) -> TrainConfig:
+    """The settings with the size of these clips, where they do not say one."""
+    scale, (*_, height, width) = foundation.sizes.spatial_scale, clips[0].latents_CFHW.shape
+    size = {"frames": len(clips[0].frame_latents_FC1HW), "height": height * scale, "width": width * scale}
+    return config.model_copy(update={k: v for k, v in size.items() if getattr(config, k) is None})
 
 
 def check_local(foundation: Foundation, config: TrainConfig) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ray.util import metrics
 
 if TYPE_CHECKING:
-    from training.loop import StepReport
+    from training.report import StepReport
 
 SECONDS = [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100]
 

@@ -1,4 +1,4 @@
-"""Many concepts in one forward: each trains as if it were alone, and they pay for one pass through the base.
+"""The training loop, for one concept or for several in one forward.
 
     with Pack(foundation, group_key(foundation.fingerprint, config), Capacity(members=8, spatial=16)) as pack:
         pack.admit(Member("orbit", "orbit", config, clips))
@@ -6,42 +6,40 @@
             for event in pack.step():            # Stepped, Ended or Failed, of each member
                 ...                              # publish, checkpoint, admit others where there is room
 
-A member has its own slots of the bank, losses, learning rate, schedule, clipping, step count and draws, so its
-adapter is the one that `training.local.train_local` gives, but for the rounding of larger batches. Members come and
-go between two steps. One whose loss is no number leaves with a reason; no gradient crosses from its samples to its
-neighbours' slots.
+Each member has its own slots of the bank, losses, learning rate, schedule, clipping, step count and draws. So it trains
+as it would alone (`PackOfOne`), except for the rounding of larger batches, and all members share the cost of the base.
+Members join and leave between steps. A member whose loss is not finite leaves with an error; no gradient of its samples
+reaches its neighbours' slots.
 
 A step is the same on every worker of a data-parallel engine, as long as all admit the same members in one order.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
-from safetensors.torch import load, save
-from torch import Tensor
 
-from infra.errors import InvalidInput, Unavailable, UserError
-from infra.stored import parse
-from models.foundation import Bucket, Foundation
+from infra.errors import Unavailable, UserError
+from models.bank import AdapterBank
+from models.foundation import Foundation
 from models.routing import PATHS
 from models.routing import Path as AdapterPath
 from training.adapters import PathTensors
-from training.checkpoint import Position, put_moments, put_slot_state, slot_state
-from training.config import TrainConfig, sampled_paths
+from training.checkpoint import MemberState, put_moments, put_slot_state, slot_state
+from training.config import sampled_paths
 from training.draws import Place
-from training.engine import Engine, PlainEngine, group_settings, make_optimizer, set_active
+from training.engine import Engine, group_settings, make_optimizer, set_active
 from training.group import GroupKey, group_key
-from training.loop import StepReport, active_slots, bank_options, bank_slots, diverged, factor_of, sample_of
+from training.member import Member, bank_options, has_spatial
 from training.optim import SlotAdamW
-from training.step import DualStep, OwnSettings, Sample, TrainingClip, collate
+from training.report import StepReport
+from training.step import DualStep, OwnSettings, Sample, collate
 
 
 @dataclass(frozen=True)
@@ -50,42 +48,6 @@ class Capacity:
 
     members: int
     spatial: int
-
-
-@dataclass(frozen=True)
-class Member:
-    """One concept to train."""
-
-    name: str  # tells the members of a pack apart
-    concept: str  # part of every draw
-    config: TrainConfig  # resolved: its frames, height and width are set
-    clips: Sequence[TrainingClip] = field(repr=False)
-
-    def slots(self) -> dict[AdapterPath, int]:
-        """How many slots of each path it takes."""
-        return bank_slots(self.config, len(self.clips))
-
-
-@dataclass(frozen=True)
-class MemberState:
-    """A member between two steps: all that it takes to go on with the same numbers.
-
-    `tensors`: `<path>/<number>/<layer>/A|B`, and below it AdamW's moments; the number is that of the slot in a bank
-    for this concept alone, as in a checkpoint of a run.
-    """
-
-    step: int  # steps done
-    tensors: dict[str, Tensor] = field(repr=False)
-
-    def encode(self) -> bytes:
-        """A safetensors file."""
-        return save(self.tensors, metadata={"position": json.dumps({"step": self.step})})
-
-    @classmethod
-    def decode(cls, data: bytes) -> MemberState:
-        """From such a file. Raises ValueError, KeyError, TypeError or SafetensorError when it is none."""
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        return cls(parse(Position, header["__metadata__"]["position"]).step, load(data))
 
 
 @dataclass(frozen=True)
@@ -123,8 +85,7 @@ class _Seat:
 
     member: Member
     slots: dict[AdapterPath, tuple[int, ...]]
-    place: Place
-    step: int = 0
+    step: int = 0  # steps done
 
     def slot(self, path: AdapterPath, own: int) -> int:
         """The pack's slot for the member's `own` (from 1; 0 stays the empty slot)."""
@@ -141,7 +102,7 @@ class Pack:
     Args:
         key: what its members share.
         capacity: of the bank.
-        make_engine: from the step and the optimizer; `PlainEngine` is torch alone, in this process.
+        make_engine: from the step and the optimizer; `Engine` is torch alone, in this process.
     """
 
     def __init__(
@@ -150,9 +111,9 @@ class Pack:
         key: GroupKey,
         capacity: Capacity,
         *,
-        make_engine: Callable[[DualStep, SlotAdamW], Engine] = PlainEngine,
+        make_engine: Callable[[DualStep, SlotAdamW], Engine] = Engine,
     ) -> None:
-        if key.zero and make_engine is PlainEngine:
+        if key.zero and make_engine is Engine:
             raise UserError(
                 f"zero {key.zero} spreads a model over several workers, and this pack has one; set zero 0."
             )
@@ -163,26 +124,29 @@ class Pack:
         self._exit = ExitStack()
         self.engine: Engine
 
-    def __enter__(self) -> Pack:
+    def __enter__(self) -> Self:
         config = self.key.config()
-        slots: dict[AdapterPath, int] = {"spatial": self.capacity.spatial, "temporal": self.capacity.members}
-        if not bank_slots(config, 1)["spatial"]:
-            slots["spatial"] = 0
+        spatial = self.capacity.spatial if has_spatial(config) else 0
+        slots: dict[AdapterPath, int] = {"spatial": spatial, "temporal": self.capacity.members}
         with ExitStack() as entering:
             entering.enter_context(torch.enable_grad())
             options = {**bank_options(config, 1), "slots": slots}
-            bank = entering.enter_context(self.foundation.passing_bank(**options))
+            self._bank: AdapterBank = entering.enter_context(self.foundation.passing_bank(**options))
             entering.enter_context(self.foundation.gradient_checkpointing(config.gradient_checkpointing))
-            self.engine = self._make_engine(
-                DualStep(self.foundation, config), make_optimizer(bank, config, 1)
-            )
+            self._optimizer = make_optimizer(self._bank, config, 1)
+            self._free: dict[AdapterPath, set[int]] = {
+                path: set(range(1, self._bank.slots[path] + 1)) for path in PATHS
+            }
+            self._groups: dict[tuple[AdapterPath, int], dict[str, Any]] = {
+                (group["path"], group["slot"]): group for group in self._optimizer.param_groups
+            }
+            self._admit_first()
+            self.engine = self._make_engine(DualStep(self.foundation, config), self._optimizer)
             self._exit = entering.pop_all()
-        self._bank = bank
-        self._free: dict[AdapterPath, set[int]] = {p: set(range(1, bank.slots[p] + 1)) for p in PATHS}
-        self._groups: dict[tuple[AdapterPath, int], dict[str, Any]] = {
-            (group["path"], group["slot"]): group for group in self.engine.optimizer.param_groups
-        }
         return self
+
+    def _admit_first(self) -> None:
+        """Admit the members that need their slots before the engine is created; here none."""
 
     def __exit__(self, *error: Any) -> None:
         self._seats.clear()
@@ -195,7 +159,7 @@ class Pack:
         return tuple(self._seats)
 
     def has_room(self, slots: Mapping[AdapterPath, int]) -> bool:
-        """Whether so many slots of each path are free now (`Member.slots`, `training.loop.bank_slots`)."""
+        """Whether so many slots of each path are free now (`Member.slots`, `member.bank_slots`)."""
         return all(len(self._free[path]) >= count for path, count in slots.items())
 
     def admit(self, member: Member, state: MemberState | None = None) -> None:
@@ -209,60 +173,34 @@ class Pack:
         other = self.key.difference(group_key(self.foundation.fingerprint, member.config))
         if other is not None:
             raise UserError(f"{member.name} cannot train in this pack: {other}; put it into another.")
-        self._check_clips(member)
+        member.check_clips(self.foundation, self.key.bucket)
         if not self.has_room(member.slots()):
             raise Unavailable(
                 f"{member.name} needs {member.slots()} slots, free are { {p: len(f) for p, f in self._free.items()} }; "
                 "wait until a member ends.",
                 code="pack_full",
             )
-        seat = _Seat(
-            member,
-            {path: tuple(sorted(self._free[path])[:count]) for path, count in member.slots().items()},
-            replace(self.engine.place, batch_size=member.config.batch_size),
-        )
+        taken = {path: tuple(sorted(self._free[path])[:count]) for path, count in member.slots().items()}
+        seat = _Seat(member, taken, state.step if state is not None else 0)
         for path, number, slot in self._own(seat):
             self._groups[path, slot].update(group_settings(path, member.config, len(member.clips)))
             if state is None:
                 self._bank.reset(path, slot, seed=member.config.seed, number=number)
             else:
-                prefix = f"{path}/{number}/"
-                own = {k.removeprefix(prefix): t for k, t in state.tensors.items() if k.startswith(prefix)}
-                put_slot_state(self._bank, self.engine.optimizer, path, slot, own)
+                put_slot_state(self._bank, self._optimizer, path, slot, state.slot(path, number))
             self._free[path].discard(slot)
-        seat.step = state.step if state is not None else 0
         self._seats[member.name] = seat
-
-    def _check_clips(self, member: Member) -> None:
-        """Raises InvalidInput ("invalid_latents") for clips that would spoil the step: named, before they do."""
-        if not member.clips:
-            raise InvalidInput(f"{member.name} has no clips; give at least one.", code="invalid_latents")
-        key = self.key
-        shape = self.foundation.latent_shape(Bucket(key.frames, key.height, key.width))
-        for number, clip in enumerate(member.clips, 1):
-            name = f"clip {getattr(clip, 'clip_id', '')[:12] or number} of {member.concept}"
-            if tuple(clip.latents_CFHW.shape) != shape:
-                raise InvalidInput(
-                    f"{name} has latents {tuple(clip.latents_CFHW.shape)}, expected {shape} at {key.bucket}; prepare "
-                    "it at that size.",
-                    code="invalid_latents",
-                )
-            tensors = (clip.latents_CFHW, clip.frame_latents_FC1HW, clip.text_LD)
-            if not all(torch.isfinite(tensor).all() for tensor in tensors):
-                raise InvalidInput(
-                    f"{name} has NaN or infinite latents or text; delete its cached latents and prepare it again.",
-                    code="invalid_latents",
-                )
 
     def leave(self, name: str) -> None:
         """Take a member out and free its slots: cancelled, or moved elsewhere."""
         self._vacate(name)
 
     def _vacate(self, name: str) -> None:
+        """Free a member's slots."""
         seat = self._seats.pop(name)
         for path, _, slot in self._own(seat):
             for parameter in self._bank.slot_parameters(path, slot):
-                put_moments(self.engine.optimizer, parameter, {})
+                put_moments(self._optimizer, parameter, {})
                 parameter.grad = None
             self._bank.clear(path, slot)
             self._groups[path, slot]["active"] = False
@@ -274,7 +212,7 @@ class Pack:
         tensors = {
             f"{path}/{number}/{key}": tensor
             for path, number, slot in self._own(seat)
-            for key, tensor in slot_state(self._bank, self.engine.optimizer, path, slot).items()
+            for key, tensor in slot_state(self._bank, self._optimizer, path, slot).items()
         }
         return MemberState(seat.step, tensors)
 
@@ -318,44 +256,41 @@ class Pack:
             for seat, (spatial, temporal), ok in zip(seats, losses, sound, strict=True)
         ]
 
+    def _place(self, member: Member) -> Place:
+        """How the samples of a member's step are spread."""
+        return replace(self.engine.place, batch_size=member.config.batch_size)
+
     def _samples(self, seat: _Seat, micro: int) -> list[Sample]:
         """A member's samples of one forward, in the pack's slots."""
-        member, place = seat.member, seat.place
-        return [
-            replace(
-                sample,
-                spatial_slot=seat.slot("spatial", sample.spatial_slot),
-                temporal_slot=seat.slot("temporal", sample.temporal_slot),
-            )
-            for index in place.indices(micro)
-            for sample in [
-                sample_of(member.config, member.concept, seat.step, index, member.clips, place.global_batch)
-            ]
-        ]
+        member, place, found = seat.member, self._place(seat.member), []
+        for index in place.indices(micro):
+            sample = member.sample(seat.step, index, place)
+            spatial = seat.slot("spatial", sample.spatial_slot)
+            temporal = seat.slot("temporal", sample.temporal_slot)
+            found.append(replace(sample, spatial_slot=spatial, temporal_slot=temporal))
+        return found
 
-    def _factors(self, seats: Sequence[_Seat]) -> dict[tuple[str, int], float]:
+    def _factors(self, seats: Iterable[_Seat]) -> dict[tuple[str, int], float]:
         """The slots that this step trains, with the factor of their members' schedules."""
-        factors: dict[tuple[str, int], float] = {}
-        for seat in seats:
-            config, clips = seat.member.config, len(seat.member.clips)
-            for path, own in active_slots(config, seat.member.concept, seat.step, clips, seat.place):
-                factors[path, seat.slot(path, own)] = factor_of(config, seat.step)
-        return factors
+        return {
+            (path, seat.slot(path, own)): seat.member.factor(seat.step)
+            for seat in seats
+            for path, own in seat.member.active_slots(seat.step, self._place(seat.member))
+        }
 
     def _after(self, seat: _Seat, spatial: float, temporal: float, sound: bool, seconds: float) -> Event:
         """Count a member's step; let it go when it was the last, or none."""
         member, config = seat.member, seat.member.config
         if not sound:
             self._vacate(member.name)
-            error = diverged(config, member.concept, seat.step, spatial + temporal)
-            return Failed(member.name, seat.step, error)
+            return Failed(member.name, seat.step, member.diverged(seat.step, spatial + temporal))
         report = StepReport(
             step=seat.step + 1,
             steps=config.steps,
             loss=spatial + temporal,
             spatial_loss=spatial,
             temporal_loss=temporal,
-            learning_rate=config.learning_rate * factor_of(config, seat.step),
+            learning_rate=config.learning_rate * member.factor(seat.step),
             seconds=seconds,
         )
         seat.step += 1

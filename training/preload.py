@@ -21,7 +21,7 @@ def preload() -> None:
     importlib.import_module("ray.train.torch")
     importlib.import_module("training.ray_train")
     from models.load import load_foundation
-    from training.engine import import_deepspeed
+    from training.deepspeed_engines import import_deepspeed
 
     import_deepspeed()
     if source:

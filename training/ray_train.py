@@ -1,11 +1,11 @@
-"""One concept's training on Ray Train: orchestration only, the work is in `loop.py`.
+"""One concept's training on Ray Train: orchestration only, the work is in `pack.py`.
 
 Every worker loads the denoiser (not the text encoder, not the VAE: latents and text are prepared before), restores
 the newest checkpoint if there is one, and trains. Checkpoints go to the run's storage through `ray.train.report`. What
 the driver shows (every step's losses) and renders (adapters at the sample interval) goes over a small board actor,
 without a barrier; where that fails, the training goes on unseen.
 
-    <run>/train/checkpoint_*                 Ray Train's: adapters.safetensors, optimizer.safetensors (or zero/)
+    <run>/train/checkpoint_*                 Ray Train's: state.safetensors, and zero/ at ZeRO 1-3 (training/checkpoint.py)
     <run>/train/checkpoint_manager_snapshot.json
 
 A run started again in the same storage goes on from its newest checkpoint, as does one whose worker died.
@@ -18,12 +18,11 @@ from __future__ import annotations
 import logging
 import tempfile
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from infra.allocator import keep_freed_memory
 from infra.cluster import short, variables
@@ -31,9 +30,15 @@ from infra.errors import SystemFailure, UserError
 from infra.storage import Storage
 from models.dtypes import DTYPES
 from training.board import Parts, put_up_board, watching
-from training.config import TrainConfig, sampled_paths
+from training.config import TrainConfig
 from training.ray_processes import RAY_SETTINGS, worker_variables
 from training.threads import threads_for
+
+if TYPE_CHECKING:
+    from models.foundation import Foundation
+    from training.checkpoint import MemberState
+    from training.pack_of_one import PackOfOne
+    from training.report import Recent, StepReport
 
 TRAIN = "train"  # Ray Train's folder in the run's
 KEPT_CHECKPOINTS = 2
@@ -52,19 +57,10 @@ class Task:
     clips: Sequence[Any]  # datasets.latents.CachedClip
 
 
-@dataclass(frozen=True)
-class Finished:
-    """What a run ends with."""
-
-    folder: Path  # the last checkpoint, local
-    position: dict[str, Any]
-
-
-@contextmanager
 def fit(
     task: Task, run: Storage, *, use_gpu: bool, on_event: Callable[[dict[str, Any]], None]
-) -> Iterator[Finished]:
-    """Train on the cluster of the current `ray_session`, which must have room for the workers; within the block the last checkpoint is at hand.
+) -> MemberState:
+    """Train on the cluster of the current `ray_session`, which must have room for the workers. Returns where it ended.
 
     Args:
         run: the run's folder or prefix; one that holds a started run is continued.
@@ -79,18 +75,11 @@ def fit(
             or one that failed more often than `max_failures`.
         KeyboardInterrupt: Ctrl-C; the run can be continued.
     """
-    from training.checkpoint import read_position
-
-    result = _fit(task, run, use_gpu, on_event)
-    with result.checkpoint.as_directory() as folder:
-        yield Finished(Path(folder), read_position(Path(folder)))
-
-
-def _fit(task: Task, run: Storage, use_gpu: bool, on_event: Callable[[dict[str, Any]], None]) -> Any:
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    from training.checkpoint import MemberState
     from training.metrics import EndMetrics
 
     fewest, most = task.config.worker_range
@@ -120,7 +109,8 @@ def _fit(task: Task, run: Storage, use_gpu: bool, on_event: Callable[[dict[str, 
     if refused:
         EndMetrics()(task.concept, "failed")
         raise refused
-    return result
+    with result.checkpoint.as_directory() as folder:
+        return MemberState.read(Path(folder), moments=False)
 
 
 def _run(trainer: Any, task: Task) -> Any:
@@ -170,12 +160,8 @@ def _train(task: Task, board: Any) -> None:
         import torch
 
         from models.load import load_foundation
-        from training import checkpoint
-        from training.engine import DeepSpeedEngine, import_deepspeed, make_optimizer
-        from training.loop import bank_options, train
+        from training.deepspeed_engines import import_deepspeed
         from training.memory import explaining_memory
-        from training.metrics import TrainingMetrics
-        from training.step import DualStep
 
         import_deepspeed()
     device = ray.train.torch.get_device()
@@ -200,34 +186,57 @@ def _train(task: Task, board: Any) -> None:
             size = sum(parameter.numel() for parameter in foundation.denoiser.parameters())
             torch.set_num_threads(threads_for(size, context.get_local_world_size()))
     with parts.doing("preparing DeepSpeed"):
-        if config.gradient_checkpointing:
-            foundation.enable_gradient_checkpointing()
-        clips = len(task.clips)
-        bank = foundation.add_bank(**bank_options(config, clips))
-        engine = DeepSpeedEngine(DualStep(foundation, config), make_optimizer(bank, config, clips))
-
-    start = 0
-    recent: deque[tuple[float, float, float]] = deque(maxlen=50)
-    stored = ray.train.get_checkpoint()
-    if stored is not None:
-        with stored.as_directory() as folder:
-            start = checkpoint.restore(Path(folder), engine)["step"]
+        pack = _begin(task, foundation, workers)
     if rank == 0:
-        board.push.remote(
-            {"kind": "start", "step": start, "steps": config.steps, "workers": workers, "device": str(device)}
-        )
-    observe = TrainingMetrics()
-    for report in train(engine, task.concept, task.clips, start=start):
-        recent.append((report.spatial_loss, report.temporal_loss, report.seconds))
+        start = {"step": pack.steps_done, "steps": config.steps}
+        board.push.remote({"kind": "start", **start, "workers": workers, "device": str(device)})
+    _steps(task, pack, board if rank == 0 else None)
+
+
+def _begin(task: Task, foundation: Foundation, workers: int) -> PackOfOne:
+    """The concept in its slots, at its beginning or where the newest checkpoint left it.
+
+    The pack is never left: this process ends with it, and DeepSpeed would wait for workers that may be gone.
+    """
+    import ray.train
+
+    from training.checkpoint import MemberState
+    from training.deepspeed_engines import DeepSpeedEngine
+    from training.member import Member
+    from training.pack_of_one import PackOfOne
+
+    member, stored = Member(task.concept, task.concept, task.config, task.clips), ray.train.get_checkpoint()
+    if stored is None:
+        return PackOfOne(foundation, member, make_engine=DeepSpeedEngine).__enter__()
+    with stored.as_directory() as folder:
+        state = MemberState.read(Path(folder))
+        state.check_workers(task.config.zero, workers)
+        pack = PackOfOne(foundation, member, state, make_engine=DeepSpeedEngine).__enter__()
+        pack.engine.load(Path(folder))
+    return pack
+
+
+def _steps(task: Task, pack: PackOfOne, board: Any) -> None:
+    """Train to the end, with a checkpoint at each interval.
+
+    Args:
+        board: on the first worker, which tells of it; else None.
+    """
+    from training.metrics import TrainingMetrics
+    from training.report import Recent
+
+    config, recent, observe = task.config, Recent(), TrainingMetrics()
+    for report in pack.train():
+        recent.add(report)
         last = report.step == config.steps
-        if rank == 0:
+        if board is not None:
             observe(task.concept, report)
             board.push.remote({"kind": "step", **report.asdict()})
             if config.sample_interval and report.step % config.sample_interval == 0 and not last:
-                tensors = {path: bank.extract(path, 1) for path in sampled_paths(config)}
+                tensors = pack.tensors(task.concept)
                 board.push.remote({"kind": "sample", "step": report.step, "tensors": tensors})
         if last or report.step % config.checkpoint_interval == 0:
-            _report(engine, task, report, recent)
+            _report(task, pack, report, recent)
 
 
 @contextmanager
@@ -247,32 +256,27 @@ def together() -> Iterator[None]:
             raise first
 
 
-def _report(engine: Any, task: Task, report: Any, recent: deque[tuple[float, float, float]]) -> None:
+def _report(task: Task, pack: PackOfOne, report: StepReport, recent: Recent) -> None:
     """A checkpoint of this step; it is in the run's storage when this returns."""
     import ray.train
     from ray.train import Checkpoint
 
-    from training import checkpoint
-
-    spatial, temporal, seconds = (sum(column) / len(recent) for column in zip(*recent, strict=True))
-    position = {
-        "step": report.step,
-        "workers": engine.place.workers,
-        "zero": task.config.zero,
-        "concept": task.concept,
-        "foundation_fingerprint": task.fingerprint,
-        "data_sha256": task.data_sha256,
-        "metrics": {
-            "loss": spatial + temporal,
-            "spatial_loss": spatial,
-            "temporal_loss": temporal,
-            "seconds_per_step": seconds,
-        },
-    }
-    with tempfile.TemporaryDirectory(prefix="motiondirector-checkpoint-") as folder:
-        checkpoint.save(Path(folder), engine, position)
-        mine = any(Path(folder).iterdir())
+    engine = pack.engine
+    with tempfile.TemporaryDirectory(prefix="motiondirector-checkpoint-") as temporary:
+        folder = Path(temporary)
+        if engine.place.rank == 0:
+            told = {
+                "workers": engine.place.workers,
+                "zero": task.config.zero,
+                "concept": task.concept,
+                "foundation_fingerprint": task.fingerprint,
+                "data_sha256": task.data_sha256,
+                "metrics": recent.metrics(),
+            }
+            replace(pack.state(task.concept), told=told).write(folder)
+        engine.save(folder)
+        mine = any(folder.iterdir())
         ray.train.report(
             {"step": report.step, "loss": report.loss},
-            checkpoint=Checkpoint.from_directory(folder) if mine else None,
+            checkpoint=Checkpoint.from_directory(temporary) if mine else None,
         )

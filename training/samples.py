@@ -6,7 +6,6 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from models.dtypes import DTYPES
 from models.foundation import Bucket, Foundation
 from models.generation import GenerationParams
 from training.adapters import PathTensors
+from training.checkpoint import MemberState
 from training.config import sampled_paths
 from training.shown import harmless
 
@@ -156,20 +156,17 @@ class Rendering:
                     raise
         return rendered
 
-    def final(self, finished: Any) -> list[str]:
+    def final(self, state: MemberState) -> list[str]:
         """Render samples of the last step. Returns their keys; empty if rendering failed."""
-        step, keys = finished.position["step"], []
-        with harmless(f"no samples of step {step}"):
-            keys = self._final(step, finished.folder)
-        return keys
+        with harmless(f"no samples of step {state.step}"):
+            return self._final(state.step, state)
+        return []
 
-    def _final(self, step: int, folder: Path) -> list[str]:
+    def _final(self, step: int, state: MemberState) -> list[str]:
         import torch
 
-        from training.checkpoint import read_slot
-
         config = self.task.config
-        tensors: Any = {path: read_slot(folder, path, 1) for path in sampled_paths(config)}
+        tensors = state.adapters(sampled_paths(config))
         if not self.foundation.whole or (self.use_gpu and not torch.cuda.is_available()):
             self.submit(step, tensors)
             return next((keys for _, keys in self._rendered([list(self.pending)[-1]])), [])

@@ -1,4 +1,4 @@
-"""Our sides: a pack of concepts, and the bare loop over one concept (baseline ii if in a separate process)."""
+"""Our sides: a pack of concepts, and one concept alone (baseline ii when it is a process of its own)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
 from benchmarks.training_parts.tasks import Task
-from models.bank import AdapterBank
 from models.foundation import Foundation
-from training.engine import PlainEngine, make_optimizer
 from training.group import group_key
-from training.loop import StepReport, bank_options, train
-from training.pack import Capacity, Ended, Failed, Member, Pack
-from training.step import DualStep
+from training.member import Member
+from training.pack import Capacity, Ended, Failed, Pack
+from training.pack_of_one import PackOfOne
+from training.report import StepReport
 
 Losses = list[tuple[float, float]]  # (L_s, L_t) of each concept
 
@@ -41,17 +40,14 @@ class Packed:
         self._exit.close()
 
 
-class Loop:
-    """The bare loop over one concept, without pack, batch state or lane."""
+class Alone:
+    """One concept as a run or a process of its own trains it: a pack of one, no lane."""
 
     def __init__(self, foundation: Foundation, task: Task) -> None:
         self._exit = ExitStack()
-        options = bank_options(task.config, len(task.clips))
-        self.bank: AdapterBank = self._exit.enter_context(foundation.passing_bank(**options))
-        self._exit.enter_context(foundation.gradient_checkpointing(task.config.gradient_checkpointing))
-        optimizer = make_optimizer(self.bank, task.config, len(task.clips))
-        engine = PlainEngine(DualStep(foundation, task.config), optimizer)
-        self._reports: Iterator[StepReport] = train(engine, task.concept, task.clips)
+        member = Member(task.concept, task.concept, task.config, task.clips)
+        self.pack = self._exit.enter_context(PackOfOne(foundation, member))
+        self._reports: Iterator[StepReport] = self.pack.train()
 
     def step(self, _number: int) -> Losses:
         """Run one step."""

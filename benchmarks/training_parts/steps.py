@@ -10,12 +10,12 @@ from typing import Any, Protocol
 
 import torch
 
-from benchmarks.training_parts.ours import Loop, Losses, Packed
+from benchmarks.training_parts.ours import Alone, Losses, Packed
 from benchmarks.training_parts.peft_loop import PeftLoop
 from benchmarks.training_parts.published import Published
 from benchmarks.training_parts.tasks import tasks
 from models.foundation import Foundation
-from training.loop import bank_options
+from training.member import bank_options
 
 PUBLISHED, PUBLISHED_WHOLE = "(i) published", "(i) published, no checkpointing"
 PEFT, LOOP = "(iv) PEFT adapters in turn", "(ii) our loop"
@@ -62,7 +62,7 @@ def make_sides(load: Load, packs: Sequence[int], **settings: Any) -> tuple[dict[
             published.begin_as(bank)
         sides[PEFT] = adapters = PeftLoop(load(), task)
         adapters.begin_as(bank)
-    sides[LOOP] = Loop(load(), task)
+    sides[LOOP] = Alone(load(), task)
     counts = dict.fromkeys(sides, 1)
     for size in packs:
         sides[pack_name(size)] = Packed(load(), all_tasks[:size])

@@ -20,7 +20,7 @@ from infra.storage import open_storage
 from models.foundation import Bucket, Foundation
 from training.config import TrainConfig, resolve
 from training.draws import Place
-from training.loop import sample_of
+from training.member import Member
 from training.step import Batch, collate
 
 
@@ -35,11 +35,8 @@ class Task:
     def batch(self, step: int, device: torch.device) -> Batch:
         """The draws of a step (0-based): a function of (seed, concept, step), so the same for every side."""
         place = Place(batch_size=self.config.batch_size)
-        samples = [
-            sample_of(self.config, self.concept, step, index, self.clips, place.global_batch)
-            for index in place.indices(0)
-        ]
-        return collate(samples, device)
+        member = Member(self.concept, self.concept, self.config, self.clips)
+        return collate([member.sample(step, index, place) for index in place.indices(0)], device)
 
 
 def settings(foundation: Foundation, **own: Any) -> TrainConfig:

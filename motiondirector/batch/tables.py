@@ -40,7 +40,7 @@ def show_plan(console: Console, plan: Plan, batch: str) -> None:
             f"{len(pack.works)}: {', '.join(work.name for work in pack.works[:4])}{', ...' * (len(pack.works) > 4)}",
             str(pack.capacity.members),
             *([escape(pack.works[0].foundation or "embedded")] if column else []),
-            pack.key.bucket,
+            str(pack.key.bucket),
             pack.key.forward,
             str(pack.key.rank or "full"),
             f"{min(steps)}-{max(steps)}" if len(set(steps)) > 1 else str(steps[0]),

@@ -22,7 +22,7 @@ from models.dtypes import TRAINED, parse_dtype, short_dtype
 from models.sizes import Bucket
 from training.adapters import data_sha256
 from training.config import LATER, TrainConfig, fixed_settings, make_config, suited_to
-from training.run import check_captions, pace_of
+from training.inputs import check_captions, pace_of
 
 if TYPE_CHECKING:
     from datasets.clips import Clip

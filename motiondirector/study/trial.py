@@ -117,8 +117,8 @@ def _train_pack(
     on_step: Steps,
 ) -> list[PathTensors]:
     from training.group import group_key
-    from training.loop import bank_slots
-    from training.pack import Capacity, Ended, Failed, Member, Pack
+    from training.member import Member, bank_slots
+    from training.pack import Capacity, Ended, Failed, Pack
 
     spatial = sum(bank_slots(config, len(of))["spatial"] for config, of in zip(configs, clips, strict=True))
     key = group_key(foundation.fingerprint, configs[0])

@@ -18,7 +18,7 @@ from ray.util import metrics as ray_metrics
 import training.metrics
 from serving import deployment, ingress
 from serving.jobs import QUEUED, STATES
-from training.loop import StepReport
+from training.report import StepReport
 
 MONITORING = Path(__file__).resolve().parents[2] / "infra" / "monitoring"
 PANELS = Path(ray.__file__).parent / "dashboard" / "modules" / "metrics" / "dashboards"

@@ -20,8 +20,9 @@ from serving.config import ServeConfig
 from serving.engine_service import EngineService
 from serving.service import VideoService
 from training.adapters import describe, write_adapters
+from training.inputs import bucket_of, load, prepare_latents, read_concept
+from training.job import Job, Watcher
 from training.local import train_local
-from training.run import Job, Watcher, bucket_of, load, prepare_latents, read_concept
 
 TINY = "tiny-random:unet3d"
 # While a model loads, transformers and diffusers give every module of the process no memory: nothing else loads or makes some.

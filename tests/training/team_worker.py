@@ -17,9 +17,11 @@ from models.load import load_foundation
 from training.batch import team as team_module
 from training.batch.team import Team
 from training.batch.work import Work
+from training.checkpoint import MemberState
 from training.config import make_config
-from training.engine import import_deepspeed
-from training.pack import Capacity, Ended, Member, MemberState, Pack
+from training.deepspeed_engines import import_deepspeed
+from training.member import Member
+from training.pack import Capacity, Ended, Pack
 
 SOURCE = "tiny-random:unet3d"
 SIZE = {"frames": 4, "height": 32, "width": 32}

@@ -9,7 +9,7 @@ from infra.storage import open_storage
 from training.batch import logs
 from training.batch.logs import Journal, JournalHandler, Notes, Reader
 from training.batch.record import Record
-from training.loop import StepReport
+from training.report import StepReport
 
 
 class Clock:

@@ -18,7 +18,7 @@ from training.batch.run import enter
 from training.batch.sizing import room_check
 from training.batch.state import open_batch
 from training.batch.work import Work
-from training.loop import bank_options
+from training.member import bank_options
 
 UNET = "tiny-random:unet3d"
 SIZES = {"frames": 4, "height": 32, "width": 32}
@@ -100,7 +100,7 @@ def test_concepts_that_can_share_a_forward_are_packed(clips, sources, registry):
     together = [sorted(work.name for work in pack.works) for pack in plan.packs]
     assert sorted(together) == [["c0", "c1", "c3"], ["c2"], ["c4"], ["c5"]]
     pack = next(pack for pack in plan.packs if len(pack.works) == 3)
-    assert (pack.key.bucket, pack.key.rank, pack.lane) == ("4x32x32", 8, 1)
+    assert (str(pack.key.bucket), pack.key.rank, pack.lane) == ("4x32x32", 8, 1)
     assert (pack.capacity.members, pack.capacity.spatial) == (3, 5)  # c1 and c3 have two clips
     assert (pack.seconds, pack.peak_bytes, plan.seconds) == (None, None, None)
     assert {work.clips for work in pack.works} == {1, 2}

@@ -13,8 +13,8 @@ from infra.storage import FolderStorage, open_storage
 from training.batch.checkpoints import CheckpointWriter, restore
 from training.batch.state import BatchState
 from training.batch.work import Work
+from training.checkpoint import MemberState
 from training.config import make_config
-from training.pack import MemberState
 
 
 class Clock:

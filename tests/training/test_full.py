@@ -3,13 +3,13 @@
 import pytest
 import torch
 from torch.func import functional_call
-from training_helpers import plain_engine, random_clips
+from training_helpers import plain_engine, random_clips, save, solo
 
 from infra.errors import UserError
-from training import checkpoint
+from training.checkpoint import MemberState
 from training.config import make_config, sampled_paths
-from training.loop import sample_of, train
 from training.losses import mse
+from training.member import Member
 from training.step import collate
 
 
@@ -17,12 +17,13 @@ def full_engine(foundation, clips=1, **settings):
     return plain_engine(foundation, clips=clips, method="full", **settings)
 
 
+def full_run(foundation, clips, state=None, **settings):
+    return solo(foundation, clips, state, method="full", **settings)
+
+
 def batch_of(engine, clips, step):
-    samples = [
-        sample_of(engine.module.config, "c", step, index, clips, engine.place.global_batch)
-        for index in engine.place.indices(0)
-    ]
-    return collate(samples, "cpu")
+    one = Member("c", "c", engine.module.config, clips)
+    return collate([one.sample(step, index, engine.place) for index in engine.place.indices(0)], "cpu")
 
 
 def changes(engine):
@@ -75,13 +76,14 @@ def test_twenty_steps_are_twenty_steps_of_adamw_on_the_weights(unet3d):
     clips = random_clips(unet3d, 2)
     settings = {"steps": 20, "learning_rate": 2e-3, "weight_decay": 0.1, "max_gradient_norm": 0.0}
     # A large epsilon: AdamW's first steps would otherwise blow rounding up to the size of a step.
-    engine = full_engine(unet3d, clips=2, adam_epsilon=1e-3, **settings)
-    losses = [report.loss for report in train(engine, "c", clips)]
+    with full_run(unet3d, clips, adam_epsilon=1e-3, **settings) as run:
+        losses = [report.loss for report in run.train()]
+        trained = {name: change.detach().clone() for name, change in changes(run.engine).items()}
 
     base = weights_of(unet3d)
     deltas = {name: torch.zeros_like(weight, requires_grad=True) for name, weight in base.items()}
     optimizer = torch.optim.AdamW(deltas.values(), lr=2e-3, weight_decay=0.1, eps=1e-3)
-    expected = []
+    engine, expected = full_engine(unet3d, clips=2, **settings), []
     for step in range(20):
         batch = batch_of(engine, clips, step)
         loss = plain_loss(unet3d, batch, {name: base[name] + deltas[name] for name in base})
@@ -90,27 +92,29 @@ def test_twenty_steps_are_twenty_steps_of_adamw_on_the_weights(unet3d):
         loss.backward()
         optimizer.step()
     assert losses == pytest.approx(expected, rel=1e-5)
-    for name, change in changes(engine).items():
-        assert change.detach().abs().max() > 1e-4
-        torch.testing.assert_close(change.detach(), deltas[name].detach(), rtol=1e-3, atol=1e-6)
+    for name, change in trained.items():
+        assert change.abs().max() > 1e-4
+        torch.testing.assert_close(change, deltas[name].detach(), rtol=1e-3, atol=1e-6)
 
 
 def test_training_lowers_the_loss_and_moves_temporal_layers_only(foundation):
     clips = random_clips(foundation, 1)
-    engine = full_engine(foundation, steps=40, learning_rate=3e-3)
     before = {key: tensor.clone() for key, tensor in foundation.denoiser.state_dict().items()}
 
-    def loss_of_the_first_steps():
+    def loss_of_the_first_steps(run):
+        engine = run.engine
         with torch.no_grad():
-            return sum(float(engine.losses(batch_of(engine, clips, step))[1]) for step in range(10))
+            draws = [batch_of(plain, clips, step) for step in range(10)]
+            return sum(float(engine.losses(batch)[1]) for batch in draws)
 
-    first = loss_of_the_first_steps()
-    reports = list(train(engine, "c", clips))
-    assert all(report.spatial_loss == 0 and report.loss == report.temporal_loss for report in reports)
-    assert loss_of_the_first_steps() < 0.95 * first
-    bank = engine.module.bank
-    assert bank.slots == {"spatial": 0, "temporal": 1}
-    assert all(b.any() for _, b in bank.extract("temporal", 1).values())
+    plain = full_engine(foundation, steps=40, learning_rate=3e-3)
+    with full_run(foundation, clips, steps=40, learning_rate=3e-3) as run:
+        first = loss_of_the_first_steps(run)
+        reports = list(run.train())
+        assert all(report.spatial_loss == 0 and report.loss == report.temporal_loss for report in reports)
+        assert loss_of_the_first_steps(run) < 0.95 * first
+        assert run.engine.module.bank.slots == {"spatial": 0, "temporal": 1}
+        assert all(b.any() for _, b in run.tensors("c")["temporal"].values())
     assert all(torch.equal(tensor, before[key]) for key, tensor in foundation.denoiser.state_dict().items())
 
 
@@ -118,9 +122,9 @@ def test_the_rank_and_the_dropout_are_of_no_effect(unet3d):
     clips = random_clips(unet3d, 1)
 
     def final(**settings):
-        engine = full_engine(unet3d, **settings)
-        list(train(engine, "c", clips))
-        return changes(engine)
+        with full_run(unet3d, clips, **settings) as run:
+            list(run.train())
+            return {name: change.detach().clone() for name, change in changes(run.engine).items()}
 
     one, other = final(rank=4, dropout=0.0), final(rank=8, dropout=0.5)
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -129,19 +133,19 @@ def test_the_rank_and_the_dropout_are_of_no_effect(unet3d):
 @pytest.mark.parametrize("stop", [2])
 def test_a_continued_run_ends_in_the_same_bits(foundation, tmp_path, stop):
     clips = random_clips(foundation, 2)
-    whole = full_engine(foundation, clips=2, steps=4)
-    losses = [report.loss for report in train(whole, "c", clips)]
-    expected = whole.module.bank.extract("temporal", 1)
-    first = full_engine(foundation, clips=2, steps=4)
-    for report in train(first, "c", clips):
-        if report.step == stop:
-            checkpoint.save(tmp_path, first, {"step": stop, "zero": 0, "workers": 1})
-            break
-    second = full_engine(foundation, clips=2, steps=4)
-    position = checkpoint.restore(tmp_path, second)
-    assert [r.loss for r in train(second, "c", clips, start=position["step"])] == losses[stop:]
-    checkpoint.save(tmp_path, second, {"step": 4, "zero": 0, "workers": 1})
-    for found in (second.module.bank.extract("temporal", 1), checkpoint.read_slot(tmp_path, "temporal", 1)):
+    with full_run(foundation, clips, steps=4) as whole:
+        losses = [report.loss for report in whole.train()]
+        expected = whole.tensors("c")["temporal"]
+    with full_run(foundation, clips, steps=4) as first:
+        for report in first.train():
+            if report.step == stop:
+                save(first, tmp_path)
+                break
+    with full_run(foundation, clips, MemberState.read(tmp_path), steps=4) as second:
+        assert [report.loss for report in second.train()] == losses[stop:]
+        save(second, tmp_path)
+        ended = second.tensors("c")["temporal"]
+    for found in (ended, MemberState.read(tmp_path).adapters(["temporal"])["temporal"]):
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name][i], expected[name][i]) for name in found for i in (0, 1))
 

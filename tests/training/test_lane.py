@@ -19,8 +19,8 @@ from training.batch.run import enter, train_batch
 from training.batch.state import BatchState
 from training.batch.watcher import Watcher
 from training.local import train_local
-from training.loop import StepReport
 from training.pack import Pack
+from training.report import StepReport
 
 
 @pytest.fixture

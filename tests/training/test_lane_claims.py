@@ -158,7 +158,7 @@ def test_a_foundation_that_no_node_can_load_fails_what_asks_for_it(house, monkey
 
 @pytest.mark.parametrize("fault", [StorageDenied, StorageFull])
 @pytest.mark.parametrize(
-    "place", ["lane.prepare_work", "lane.restore", "lane.publish_work", "checkpoints.CheckpointWriter._write"]
+    "place", ["lane.prepare_work", "lane.restore", "lane.publish", "checkpoints.CheckpointWriter._write"]
 )
 def test_a_storage_that_is_full_or_closed_ends_the_lane_and_no_concept(house, monkeypatch, place, fault):
     house.add("c0", "c1")
@@ -175,7 +175,7 @@ def test_a_storage_that_is_full_or_closed_ends_the_lane_and_no_concept(house, mo
         with pytest.raises(UserError, match="the disk is full"):
             house.lane(Hook(act)).run()
     assert set(states(house).values()) == {("queued", 0, None)}
-    if place == "lane.publish_work":
+    if place == "lane.publish":
         assert house.batch.record("c0").checkpoint_step == 2
         house.lane().run()
         assert set(house.statuses().values()) == {"published"}

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from training_helpers import SMALL, plain_engine, random_clips
+from training_helpers import SMALL, random_clips, solo
 
 from infra.errors import UserError
 from models.denoise import sample
@@ -13,7 +13,6 @@ from models.routing import Mix, Routing
 from training.adapters import describe, write_adapters
 from training.config import make_config
 from training.local import train_local
-from training.loop import train
 from training.samples import render
 
 METHODS = ("dual", "no-debias", "coupled", "full")
@@ -32,16 +31,17 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_it_gives_what_the_loop_gives(foundation, method):
+def test_it_gives_what_a_pack_of_one_gives(foundation, method):
     clips = random_clips(foundation, 2)
     config = make_config({**SMALL, "method": method})
     steps = []
     tensors = train_local(foundation, "c", clips, config, on_step=lambda report: steps.append(report.loss))
-    engine = plain_engine(foundation, clips=2, method=method)
-    assert [report.loss for report in train(engine, "c", clips)] == steps
+    with solo(foundation, clips, method=method) as run:
+        assert [report.loss for report in run.train()] == steps
+        expected = run.tensors("c")
     assert tuple(tensors) == (("spatial", "temporal") if method == "coupled" else ("temporal",))
     for path, layers in tensors.items():
-        assert same(layers, engine.module.bank.extract(path, 1))
+        assert same(layers, expected[path])
         assert any(b.any() for _, b in layers.values())
 
 

@@ -25,7 +25,7 @@ def measured(monkeypatch):
         answer = TWO_ARE_BEST
 
         def __call__(self, foundation, key, *, memory):
-            self.append(key.bucket)
+            self.append(str(key.bucket))
             if isinstance(self.answer, Exception):
                 raise self.answer
             return self.answer

@@ -8,9 +8,10 @@ import torch.distributed as dist
 
 from infra.errors import OutOfMemory, UserError
 from training.config import make_config
+from training.inputs import load
+from training.job import Job
 from training.memory import explaining_memory
 from training.ray_train import _train
-from training.run import Job, load
 
 
 @pytest.fixture

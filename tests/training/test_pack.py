@@ -10,10 +10,12 @@ from training_helpers import BUCKETS, SMALL, random_clips
 
 from infra.errors import UserError
 from models.load import load_foundation
+from training.checkpoint import MemberState
 from training.config import make_config
 from training.group import group_key
 from training.local import train_local
-from training.pack import Capacity, Ended, Failed, Member, MemberState, Pack, Stepped
+from training.member import Member
+from training.pack import Capacity, Ended, Failed, Pack, Stepped
 
 TOLERANCE = 2e-5  # rounding of larger products; one member of eight 1.26e-5 on one thread, the others below 4e-7 (docs/benchmarks.md)
 

@@ -30,8 +30,9 @@ from training.batch.run import enter
 from training.batch.state import open_batch
 from training.batch.turns import Turns
 from training.batch.watcher import Watcher
-from training.run import Job, bucket_of, load, prepare_latents, read_concept
-from training.run import Watcher as Quiet
+from training.inputs import bucket_of, load, prepare_latents, read_concept
+from training.job import Job
+from training.job import Watcher as Quiet
 
 WAN = "tiny-random:wan"
 SIZE = {"frames": 5, "height": 32, "width": 32, "steps": 2, "rank": 2}

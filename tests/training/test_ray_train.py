@@ -26,8 +26,10 @@ from motiondirector.cli import build
 from training.adapters import describe, write_adapters
 from training.batch.logs import Reader
 from training.batch.state import open_batch
+from training.inputs import bucket_of, load, prepare_latents, read_concept
+from training.job import Job, Watcher
 from training.local import train_local
-from training.run import Job, Watcher, bucket_of, load, prepare_latents, read_concept, run_job
+from training.run import run_job
 
 pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).parents[2]

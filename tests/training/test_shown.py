@@ -18,9 +18,11 @@ from infra.storage import FolderStorage
 from models.foundation import Foundation
 from training import board as boards
 from training.board import KEPT_EVENTS, KEPT_SAMPLES, Board, put_up_board, watching
+from training.checkpoint import MemberState
 from training.config import make_config
-from training.ray_train import Finished
-from training.run import Job, load, run_job
+from training.inputs import load
+from training.job import Job
+from training.run import run_job
 from training.samples import Rendering
 from training.tensorboard import TensorBoard
 
@@ -205,20 +207,18 @@ def test_a_renderer_without_a_gpu_of_its_own_is_on_the_cpu(monkeypatch, renderin
 
 def test_samples_of_the_end_that_a_lost_renderer_was_to_make_are_none(monkeypatch, rendering, tmp_path):
     Renderers(monkeypatch, step3=ActorDiedError())
-    monkeypatch.setattr("training.checkpoint.read_slot", lambda *_: {})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert rendering(use_gpu=True).final(Finished(tmp_path, {"step": 3})) == []
+    assert rendering(use_gpu=True).final(MemberState(3, {})) == []
 
 
 def test_a_foundation_without_its_denoiser_leaves_the_last_samples_to_a_renderer(
     monkeypatch, rendering, tmp_path
 ):
     renderers = Renderers(monkeypatch, step3=(3, ["a"]))
-    monkeypatch.setattr("training.checkpoint.read_slot", lambda *_: {})
     mine = rendering()
     mine.foundation, _ = load(Job("slide", "", "", "", "tiny-random:unet3d"), {"zero": 3, "workers": 2}, 1)
     assert mine.foundation.pipeline.vae is not None
-    assert mine.final(Finished(tmp_path, {"step": 3})) == ["a"]
+    assert mine.final(MemberState(3, {})) == ["a"]
     assert len(renderers.made) == 1
 
 
@@ -231,16 +231,15 @@ def story(monkeypatch, tmp_path, unet3d):
         where[0] = torch.device(device)
         told.append(f"foundation to {where[0]}")
 
-    @contextmanager
     def fit(task, run, *, use_gpu, on_event):
         told.append("trained")
-        yield Finished(tmp_path, {"step": 3, "metrics": {}})
+        return MemberState(3, {}, {"metrics": {}})
 
     def render(*_):
         told.append("rendered")
         return [np.zeros((4, 32, 32, 3), np.uint8)]
 
-    def publish(job, config, foundation, cached, run, registry, record, finished, samples):
+    def publish(job, config, foundation, cached, run, registry, record, state, samples):
         told.append(f"published with {len(samples)} files of samples")
         return "the version"
 
@@ -265,11 +264,10 @@ def story(monkeypatch, tmp_path, unet3d):
     monkeypatch.setattr("infra.cluster.has_gpus", lambda: False)
     monkeypatch.setattr("infra.cluster.check_workers", lambda *_, **__: None)
     monkeypatch.setattr("training.ray_train.fit", fit)
-    monkeypatch.setattr("training.checkpoint.read_slot", lambda *_: {})
     monkeypatch.setattr("training.samples.render", render)
     monkeypatch.setattr(training.run, "load", lambda job, given, clips: (unet3d, config))
     monkeypatch.setattr(training.run, "prepare_latents", prepare)
-    monkeypatch.setattr(training.run, "publish", publish)
+    monkeypatch.setattr("training.publish.publish_run", publish)
     clips = write_set(tmp_path / "clips", *sliding_clips("slide", count=1))
 
     def run(version="the version"):

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from motiondirector.commands.train import Screen
 from training.board import Parts
-from training.run import part
+from training.job import part
 
 
 def test_each_part_is_a_line_with_its_seconds_when_it_is_done():

@@ -15,10 +15,9 @@ from training.batch.state import BatchState
 from training.batch.turns import Turns
 from training.batch.validation import validations
 from training.batch.work import Work
-from training.checkpoint import ADAPTERS, read_position
+from training.checkpoint import STATE, MemberState
 from training.config import make_config
-from training.pack import MemberState
-from training.run import CONFIG, RECORD, RESULT, Card, finished
+from training.run_record import CONFIG, RECORD, RESULT, Card, finished
 
 CONFIG_OF_A = make_config({"frames": 4, "height": 32, "width": 32, "steps": 10})
 A = Work("a", "a", "/clips", "d" * 64, 1, None, "f" * 64, CONFIG_OF_A)
@@ -162,10 +161,8 @@ def test_a_result_that_no_training_wrote_is_refused(run, tmp_path, body):
 
 @pytest.mark.parametrize("said", [None, "[]", "{}", '{"step": -1, "workers": 1, "zero": 0}', '{"step": 1, "workers": 1, "zero": 7}'])  # fmt: skip
 def test_a_checkpoint_without_its_position_is_refused(tmp_path, said):
-    save_file(
-        {"x": torch.zeros(1)}, tmp_path / ADAPTERS, metadata=None if said is None else {"position": said}
-    )
-    refused(lambda: read_position(tmp_path), ADAPTERS)
+    save_file({"x": torch.zeros(1)}, tmp_path / STATE, metadata=None if said is None else {"position": said})
+    refused(lambda: MemberState.read(tmp_path), STATE)
 
 
 @pytest.mark.parametrize("position", ["[]", "{}", '{"step": -1}', '{"step": "1"}'])

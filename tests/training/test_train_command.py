@@ -20,7 +20,10 @@ from infra.storage import open_storage
 from motiondirector.commands import train as command
 from training.adapters import data_sha256
 from training.config import TrainConfig
-from training.run import RESULT, Card, Job, bucket_of, finished, read_concept, run_job
+from training.inputs import bucket_of, read_concept
+from training.job import Job
+from training.run import run_job
+from training.run_record import RESULT, Card, finished
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,11 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
-from training_helpers import plain_engine, random_clips
+from training_helpers import random_clips, solo
 
 from infra.errors import UserError
-from training import checkpoint
-from training.loop import train
+from training.checkpoint import MemberState
 
 HERE = Path(__file__).parent
 
@@ -61,10 +60,9 @@ def two(run_workers, two_folder):
 def test_zero_0_on_one_worker_is_plain_torch_bit_for_bit(one, unet3d):
     from zero_worker import digest
 
-    engine = plain_engine(unet3d, clips=2, steps=4, gradient_accumulation=2)
-    losses = [report.loss for report in train(engine, "c", random_clips(unet3d, 2))]
-    assert one["dual"][0]["losses"] == losses
-    assert one["dual"][0]["digest"] == digest(engine)
+    with solo(unet3d, random_clips(unet3d, 2), steps=4, gradient_accumulation=2) as run:
+        assert one["dual"][0]["losses"] == [report.loss for report in run.train()]
+        assert one["dual"][0]["digest"] == digest(run)
 
 
 @pytest.mark.parametrize("zero", [1, 2, 3])
@@ -95,24 +93,24 @@ def test_every_zero_stage_continues_to_the_same_bits(two, zero):
 
 def test_at_zero_0_another_number_of_workers_continues(two, two_folder, unet3d):
     # One worker that accumulates twice as often looks at the same samples as two: so the losses must agree.
-    engine = plain_engine(unet3d, clips=2, steps=4, gradient_accumulation=4)
-    position = checkpoint.restore(two_folder / "dual0", engine)
-    assert position["workers"] == 2
-    losses = [r.loss for r in train(engine, "c", random_clips(unet3d, 2), start=position["step"])]
+    state = MemberState.read(two_folder / "dual0")
+    assert state.position["workers"] == 2
+    state.check_workers(zero=0, workers=1)
+    with solo(unet3d, random_clips(unet3d, 2), state, steps=4, gradient_accumulation=4) as run:
+        losses = [report.loss for report in run.train()]
     assert losses == pytest.approx(two[0][0]["losses"][2:], rel=1e-4)
 
 
-def test_at_zero_1_to_3_another_number_of_workers_is_refused(two, two_folder, unet3d):
-    engine = plain_engine(unet3d, clips=2, zero=2)
+def test_at_zero_1_to_3_another_number_of_workers_is_refused(two, two_folder):
     with pytest.raises(UserError, match=r"2 workers at ZeRO stage 2, which 1 .*--workers 2"):
-        checkpoint.restore(two_folder / "dual2", engine)
+        MemberState.read(two_folder / "dual2").check_workers(zero=2, workers=1)
 
 
 def test_whole_layers_are_trained_and_continued_at_every_zero_stage(one, unet3d):
     results = one["full"]
     assert sorted(results) == [0, 1, 2, 3]
-    engine = plain_engine(unet3d, clips=2, steps=4, gradient_accumulation=2, method="full")
-    losses = [report.loss for report in train(engine, "c", random_clips(unet3d, 2))]
+    with solo(unet3d, random_clips(unet3d, 2), steps=4, gradient_accumulation=2, method="full") as run:
+        losses = [report.loss for report in run.train()]
     assert results[0]["losses"] == losses
     for found in results.values():
         assert found["losses"] == pytest.approx(losses, rel=1e-5)

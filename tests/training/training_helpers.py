@@ -1,13 +1,15 @@
 """Clips of random latents and small engines for the training tests."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
 from models.foundation import Bucket
+from training.checkpoint import MOMENTS
 from training.config import make_config
-from training.engine import PlainEngine, make_optimizer
-from training.loop import bank_options
+from training.engine import Engine, make_optimizer
+from training.member import Member, bank_options
+from training.pack_of_one import PackOfOne
 from training.step import DualStep
 
 BUCKETS = {"unet3d": Bucket(4, 32, 32), "wan": Bucket(5, 32, 32)}
@@ -39,10 +41,32 @@ def random_clips(foundation, count, seed=0):
     return clips
 
 
+def solo_config(foundation, **settings):
+    return make_config({**SMALL, **asdict(BUCKETS[foundation.family]), **settings})
+
+
+def solo(foundation, clips, state=None, make_engine=Engine, **settings):
+    """A pack of one, not yet entered: `with solo(foundation, random_clips(foundation, 2), steps=4) as run`."""
+    config = solo_config(foundation, **settings)
+    return PackOfOne(foundation, Member("c", "c", config, clips), state, make_engine=make_engine)
+
+
 def plain_engine(foundation, clips=1, **settings):
-    config = make_config({**SMALL, **settings})
+    """An engine without a pack, to look at one forward."""
+    config = solo_config(foundation, **settings)
     bank = foundation.add_bank(**bank_options(config, clips))
-    return PlainEngine(DualStep(foundation, config), make_optimizer(bank, config, clips))
+    return Engine(DualStep(foundation, config), make_optimizer(bank, config, clips))
+
+
+def parameters(run):
+    """A copy of everything that trains, by its key in a state, without the moments."""
+    return {k: t for k, t in run.state("c").tensors.items() if k.split("/")[-1] not in MOMENTS}
+
+
+def save(run, folder, zero=0, workers=1):
+    """A checkpoint of a run, as its first worker writes it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    replace(run.state("c"), told={"zero": zero, "workers": workers}).write(folder)
 
 
 def watch_deepspeed(deepspeed):

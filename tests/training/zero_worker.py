@@ -10,57 +10,60 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from training_helpers import SMALL, random_clips, watch_deepspeed
+from training_helpers import parameters, random_clips, save, solo, watch_deepspeed
 
 from models.load import load_foundation
-from training import checkpoint
-from training.config import make_config
-from training.engine import DeepSpeedEngine, import_deepspeed, make_optimizer
-from training.loop import bank_options, train
-from training.step import DualStep
+from training.checkpoint import MemberState
+from training.deepspeed_engines import DeepSpeedEngine, import_deepspeed
 
 
-def engine_of(zero, clips, **settings):
+def run_of(zero, clips, method, folder=None):
+    """A pack of one at a ZeRO stage; where it goes on, from a checkpoint's folder."""
     foundation = load_foundation("tiny-random:unet3d", device="cpu", dtype="float32")
-    config = make_config({**SMALL, "steps": 4, "zero": zero, "gradient_accumulation": 2, **settings})
-    bank = foundation.add_bank(**bank_options(config, clips))
-    engine = DeepSpeedEngine(DualStep(foundation, config), make_optimizer(bank, config, clips))
-    return engine, random_clips(foundation, clips)
+    state = None if folder is None else MemberState.read(folder)
+    if state is not None:
+        state.check_workers(zero, dist.get_world_size())
+    settings = {"steps": 4, "zero": zero, "gradient_accumulation": 2, "method": method}
+    return solo(foundation, random_clips(foundation, clips), state, DeepSpeedEngine, **settings)
 
 
-def digest(engine):
+def digest(run):
     total = hashlib.sha256()
-    for _, parameter in checkpoint._named(engine.module.bank):
-        total.update(parameter.detach().contiguous().numpy().tobytes())
+    for parameter in parameters(run).values():
+        total.update(parameter.numpy().tobytes())
     return total.hexdigest()
 
 
-def main(rank, workers, rendezvous, asked, clip_count, folder):
+def trained(zero, clips, method, folder, workers, rank, handed):
+    """What comes out of a run that keeps a checkpoint of its second step, and of one that goes on from that."""
+    with run_of(zero, clips, method) as run:
+        found = {"handed": handed[-1], "losses": []}
+        for report in run.train():
+            found["losses"].append(report.loss)
+            if report.step == 2:
+                if rank == 0:
+                    save(run, folder, zero, workers)
+                run.engine.save(folder)
+        found["norm"] = sum(float(p.double().square().sum()) for p in parameters(run).values())
+        found["digest"] = digest(run)
+    dist.barrier()
+    with run_of(zero, clips, method, folder) as again:
+        again.engine.load(folder)
+        found["continued"] = [report.loss for report in again.train()]
+        found["continued_digest"] = digest(again)
+    return found
+
+
+def main(rank, workers, rendezvous, asked, clips, folder):
     handed = watch_deepspeed(import_deepspeed())
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=workers)
-    results = {method: {} for method in asked}
-    for method, zero in ((method, zero) for method, stages in asked.items() for zero in stages):
-        engine, clips = engine_of(zero, clip_count, method=method)
-        losses = []
-        for report in train(engine, "c", clips):
-            losses.append(report.loss)
-            if report.step == 2:
-                checkpoint.save(
-                    folder / f"{method}{zero}", engine, {"step": 2, "zero": zero, "workers": workers}
-                )
-        norm = sum(float(p.detach().double().square().sum()) for p in engine.module.bank.parameters())
-        dist.barrier()
-        again, clips = engine_of(zero, clip_count, method=method)
-        position = checkpoint.restore(folder / f"{method}{zero}", again)
-        rest = [report.loss for report in train(again, "c", clips, start=position["step"])]
-        results[method][zero] = {
-            "handed": handed[-1],
-            "losses": losses,
-            "norm": norm,
-            "digest": digest(engine),
-            "continued": rest,
-            "continued_digest": digest(again),
+    results = {
+        method: {
+            zero: trained(zero, clips, method, folder / f"{method}{zero}", workers, rank, handed)
+            for zero in stages
         }
+        for method, stages in asked.items()
+    }
     print("RESULT " + json.dumps(results), flush=True)
     dist.destroy_process_group()
 

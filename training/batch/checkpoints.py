@@ -28,7 +28,7 @@ from infra.leases import LeaseLost
 from infra.storage import Storage
 from training.batch.record import Claim, Record
 from training.batch.state import BatchState
-from training.pack import MemberState
+from training.checkpoint import MemberState
 
 
 class CheckpointWriter:

@@ -12,7 +12,7 @@ from training.batch.sizing import is_free, workers_of
 from training.batch.state import BatchState
 from training.batch.work import Work
 from training.group import GroupKey
-from training.loop import bank_slots
+from training.member import bank_slots
 from training.pack import Capacity, Pack
 
 ALONE_AFTER = 1  # a concept that lost more lanes than this trains alone, so that it harms no other concept

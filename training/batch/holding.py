@@ -8,7 +8,6 @@ when the storage is unavailable (`forsake`).
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,10 +22,9 @@ from training.batch.state import BatchState
 from training.batch.watcher import Watcher
 from training.batch.work import Work
 from training.pack import Pack
+from training.report import Recent
 
 log = logging.getLogger(__name__)
-
-RECENT = 50  # number of last steps whose mean losses are published
 
 
 @dataclass
@@ -36,7 +34,7 @@ class Held:
     claim: Claim
     work: Work
     clips: Sequence[CachedClip] = field(default=(), repr=False)
-    recent: deque[tuple[float, float, float]] = field(default_factory=lambda: deque(maxlen=RECENT))
+    recent: Recent = field(default_factory=Recent)
 
 
 class Holding:

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from infra.registry import Registry
 from models.dtypes import DTYPES
 from models.foundation import Foundation
 from models.load import NoSafetensors, load_foundation
+from training.adapters import describe
 from training.batch.ahead import Ahead
 from training.batch.checkpoints import CheckpointWriter, restore
 from training.batch.choosing import ALONE_AFTER, Choosing
@@ -35,15 +37,16 @@ from training.batch.measuring import Measuring
 from training.batch.plan import MOST
 from training.batch.prepare import prepare_work
 from training.batch.profile import Profile
-from training.batch.publishing import publish_work
 from training.batch.record import Claim
 from training.batch.state import BatchState
 from training.batch.team import Team
 from training.batch.watcher import Watcher
 from training.batch.work import NotForLanes, Work
 from training.group import GroupKey
+from training.member import Member
 from training.memory import explaining_memory
-from training.pack import Capacity, Ended, Event, Failed, Member, Pack, Stepped
+from training.pack import Capacity, Ended, Event, Failed, Pack, Stepped
+from training.publish import publish
 
 log = logging.getLogger(__name__)
 
@@ -293,7 +296,7 @@ class Lane:
             self.holding.fail(event.name, event.error)
             return True
         report = event.report
-        one.recent.append((report.spatial_loss, report.temporal_loss, report.seconds))
+        one.recent.add(report)
         self.heartbeat.tell(event.name, step=report.step, loss=report.loss, step_seconds=report.seconds)
         self.watcher.stepped(event.name, report)
         if isinstance(event, Ended):
@@ -307,26 +310,22 @@ class Lane:
     def _publish(self, one: Held, event: Ended, foundation: Foundation) -> None:
         """Publish the concept's version and end the concept."""
         work, claim, step = one.work, one.claim, event.report.step
-        spatial, temporal, seconds = (
-            sum(column) / len(one.recent) for column in zip(*one.recent, strict=True)
-        )
-        loss = spatial + temporal
+        metrics = one.recent.metrics()
+
+        def complete(folder: Path) -> None:
+            (folder / "config.yaml").write_text(work.settings_file())
+            self.batch.beat(claim)  # the last moment to find that it is another's
+
         try:
-            version = publish_work(
+            version = publish(
                 self.registry,
-                work,
-                f"{self.batch_id}/{work.name}/{claim.record.attempt}",
-                one.clips,
+                work.name,
                 foundation,
                 event.tensors,
-                steps=step,
-                metrics={
-                    "loss": loss,
-                    "spatial_loss": spatial,
-                    "temporal_loss": temporal,
-                    "seconds_per_step": seconds,
-                },
-                before=lambda: self.batch.beat(claim),
+                describe(work.config, work.concept, one.clips, steps=step),
+                run=f"{self.batch_id}/{work.name}/{claim.record.attempt}",
+                metrics=metrics,
+                complete=complete,
             )
         except LeaseLost:
             self.holding.leave(work.name)
@@ -337,7 +336,7 @@ class Lane:
             self.holding.fail(work.name, error)
             return
         self.holding.end(
-            work.name, lambda claim: self.batch.publish(claim, version.ref, step=step, loss=loss)
+            work.name, lambda claim: self.batch.publish(claim, version.ref, step=step, loss=metrics["loss"])
         )
 
     def _too_large(self, key: GroupKey, capacity: Capacity, opened: bool) -> None:

@@ -30,7 +30,7 @@ from training.batch.team import Team
 from training.batch.watcher import Watcher
 
 if TYPE_CHECKING:
-    from training.loop import StepReport
+    from training.report import StepReport
 
 LOOK_S = 1.0
 

@@ -29,7 +29,7 @@ from training.batch.watcher import Watcher
 
 if TYPE_CHECKING:
     from training.batch.record import Record
-    from training.loop import StepReport
+    from training.report import StepReport
 
 Kind = Literal["concepts", "lanes"]
 FULL = 32 * 1024  # largest bytes of an object, not counting its last line

@@ -21,7 +21,7 @@ from training.batch.state import BatchState
 from training.batch.watcher import Watcher
 
 if TYPE_CHECKING:
-    from training.loop import StepReport
+    from training.report import StepReport
 
 log = logging.getLogger(__name__)
 

@@ -29,8 +29,9 @@ from models.load import load_foundation
 from training.batch.profile import Curve, Profile
 from training.batch.work import Work
 from training.group import GroupKey
+from training.member import Member
 from training.memory import device_memory, device_name, explaining_memory
-from training.pack import Capacity, Failed, Member, Pack
+from training.pack import Capacity, Failed, Pack
 
 log = logging.getLogger(__name__)
 
@@ -48,21 +49,19 @@ class RandomClip:
     latents_CFHW: Tensor
     frame_latents_FC1HW: Tensor
     text_LD: Tensor
-
-    @property
-    def empty_text_LD(self) -> Tensor:
-        """Its caption is empty."""
-        return self.text_LD
+    empty_text_LD: Tensor
 
 
 def random_clip(foundation: Foundation, bucket: Bucket, seed: int = 0) -> RandomClip:
     """A clip of random latents for this model, with an empty caption."""
     generator = torch.Generator().manual_seed(seed)
     channels, frames, height, width = foundation.latent_shape(bucket)
+    empty_LD = foundation.encode_text([""])[0].float().cpu()
     return RandomClip(
         torch.randn(channels, frames, height, width, generator=generator),
         torch.randn(bucket.frames, channels, 1, height, width, generator=generator),
-        foundation.encode_text([""])[0].float().cpu(),
+        empty_LD,
+        empty_LD,
     )
 
 
@@ -80,7 +79,7 @@ def measure_curve(
     Stops early at the budget, at `SHARE` of the memory, or when the device runs out of memory.
     """
     memory = memory or device_memory(foundation.device)
-    clip = random_clip(foundation, Bucket(key.frames, key.height, key.width))
+    clip = random_clip(foundation, key.bucket)
     began = time.monotonic()
     points: list[tuple[int, float, int]] = []
     for number, samples in enumerate(sizes):

@@ -272,7 +272,7 @@ def planned(
 
 def capacity_for(works: Sequence[Work], members: int) -> Capacity:
     """Slots that suffice for any `members` of these works at once."""
-    from training.loop import bank_slots
+    from training.member import bank_slots
     from training.pack import Capacity
 
     spatial = sorted((bank_slots(work.config, work.clips)["spatial"] for work in works), reverse=True)

@@ -106,11 +106,7 @@ class Prepared:
 
 def bucket_of(work: Work) -> Bucket:
     """The size that a work trains at."""
-    config = work.config
-    assert config.frames is not None
-    assert config.height is not None
-    assert config.width is not None
-    return Bucket(config.frames, config.height, config.width)
+    return work.key.bucket
 
 
 class Missing:
@@ -132,8 +128,9 @@ class Missing:
             key = clip_key(part.sha256, work.fingerprint, dtype, bucket, part.told)
             if self._new(work, f"{bucket}", key):
                 clips[part.sha256, part.told] = None
-            if self._new(work, "text", text_key(part.caption, work.fingerprint, dtype)):
-                captions[part.caption] = None
+            for caption in (part.caption, ""):  # the empty one is for `caption_dropout`
+                if self._new(work, "text", text_key(caption, work.fingerprint, dtype)):
+                    captions[caption] = None
         if not clips and not captions:
             return None
         return Portion(

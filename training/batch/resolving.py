@@ -82,7 +82,7 @@ def resolve_entry(
     entry: Entry, sources: Sources, workers: int | None = None
 ) -> tuple[Work | None, list[UserError]]:
     """The work of one entry whose foundation, clips and settings fit together; or all its errors."""
-    from training.run import check_captions, foundation_source
+    from training.inputs import check_captions, foundation_source
 
     errors: list[UserError] = []
 
@@ -128,7 +128,7 @@ def settle(
     Raises UserError if its settings do not suit them, or no lane can train it.
     """
     from training.adapters import data_sha256
-    from training.run import foundation_source, learned_parts, pace_of, remarks_on
+    from training.inputs import foundation_source, learned_parts, pace_of, remarks_on
 
     config = resolve(entry.settings, foundation.recommended, len(clips))
     bucket, parts = learned_parts(config, foundation, clips)

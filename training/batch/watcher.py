@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from training.batch.record import Record
-    from training.loop import StepReport
+    from training.report import StepReport
 
 
 class Watcher:

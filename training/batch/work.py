@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from infra.errors import InvalidInput
 from infra.stored import ConceptName, Sha256
 from training.config import TrainConfig, fixed_settings
@@ -75,6 +77,14 @@ class Work:
     def key(self) -> GroupKey:
         """The group of works that it can share a pack with."""
         return group_key(self.fingerprint, self.config)
+
+    def settings_file(self) -> str:
+        """config.yaml of its version: `motiondirector train --config` trains the same again."""
+        told: dict[str, Any] = {"concept": self.concept, "data": self.data, "foundation": self.foundation}
+        if self.name != self.concept:
+            told["publish_as"] = self.name
+        told |= self.config.model_dump(mode="json")
+        return yaml.safe_dump(told, sort_keys=False, allow_unicode=True)
 
     def asdict(self) -> dict[str, Any]:
         """As JSON."""
