@@ -1,6 +1,7 @@
 """The Python API: the snippets of docs/python.md run, and nothing heavy is imported before a name is used."""
 
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -25,7 +26,14 @@ def snippets() -> dict[str, str]:
 
 def python(code: str, folder: Path) -> str:
     """What a process prints that runs this code in a folder."""
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    quiet = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # spinning threads cost much on busy cores
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **quiet},
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
