@@ -34,11 +34,11 @@ from infra.storage import open_storage
 from models.adapter import read_adapter
 from models.foundation import Bucket
 from models.load import load_foundation
-from training.batch.lane import Lane
-from training.batch.manifest import Entry
-from training.batch.plan import make_plan
+from training.batch.lane.lane import Lane
+from training.batch.manifest.entries import Entry
+from training.batch.manifest.plan import make_plan
 from training.batch.run import enter
-from training.batch.state import open_batch
+from training.batch.state.state import open_batch
 from training.config import TrainConfig, resolve
 from training.group import group_key
 from training.inputs import read_concept

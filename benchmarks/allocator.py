@@ -103,7 +103,7 @@ def side(name: str, parent: Connection, threads: int, threaded: bool) -> None:
         import torch
 
         from models.load import load_foundation
-        from training.batch.measure import process_peak_bytes
+        from training.batch.profile.measure import process_peak_bytes
 
         torch.set_num_threads(threads)
         foundation = load_foundation(dtype="fp32")

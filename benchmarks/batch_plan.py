@@ -21,10 +21,10 @@ from datasets.clips import make_clip
 from datasets.parquet import Pending, append
 from infra.registry import open_registry
 from infra.storage import open_storage
-from training.batch.manifest import read_manifest
-from training.batch.plan import make_plan
-from training.batch.resolving import Sources
-from training.batch.work import Work
+from training.batch.manifest.entries import read_manifest
+from training.batch.manifest.plan import make_plan
+from training.batch.manifest.resolving import Sources
+from training.batch.state.work import Work
 
 PUBLISHED = 10  # one concept in this many is already in the registry
 FOUNDATION = "tiny-random:unet3d"

@@ -28,11 +28,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from infra.leases import LeaseLost
 from infra.storage import ObjectInfo, ObjectNotFound
-from training.batch.plan import DEFAULT_PACK
-from training.batch.record import Claim, Record, is_free
-from training.batch.sizing import LaneNow, to_start
-from training.batch.state import BatchState
-from training.batch.work import Work
+from training.batch.cluster.sizing import LaneNow, to_start
+from training.batch.manifest.plan import DEFAULT_PACK
+from training.batch.state.record import Claim, Record, is_free
+from training.batch.state.state import BatchState
+from training.batch.state.work import Work
 from training.config import make_config
 
 FIXED_S, EACH_S = 0.30, 0.10  # seconds of a pack's step: fixed, and per member
@@ -124,7 +124,7 @@ class Counts:
 
 
 def lane_process(lane: Lane, state: BatchState, world: World, counts: Counts, most: int) -> Iterator[float]:
-    """`training.batch.lane.Lane` and `lane_worker.stay`, with sleeping instead of training."""
+    """`training.batch.lane.lane.Lane` and `lane_worker.stay`, with sleeping instead of training."""
     held: dict[str, tuple[Claim, int, int]] = {}  # name -> (claim, step, steps)
     looked = beaten = idle = world.now
     yield BEGIN_S
@@ -179,7 +179,7 @@ def lane_process(lane: Lane, state: BatchState, world: World, counts: Counts, mo
 def driver_process(
     state: BatchState, world: World, room: int, counts: Counts, dice: random.Random, make: Any
 ) -> Iterator[float]:
-    """A simulation of `training.batch.ray_lanes.Driver`."""
+    """A simulation of `training.batch.cluster.ray_lanes.Driver`."""
     lanes: list[Lane] = []
     while True:
         for lane in [lane for lane in lanes if lane.end is not None]:

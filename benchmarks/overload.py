@@ -129,7 +129,7 @@ async def caller(port: int, seconds: float) -> list[tuple[float, str]]:
 def server(side: str, port: int) -> Iterator[None]:
     """A side's server on loopback, running until the block ends."""
     from infra.cluster import ray_session, variables
-    from serving.gate import environment
+    from serving.ray.gate import environment
 
     with tempfile.TemporaryDirectory() as folder:
         keys = [ApiKey(sha256=hash_key(key)) for key in (CALLER, SLOW)]
@@ -150,7 +150,7 @@ def server(side: str, port: int) -> Iterator[None]:
 
 def application(side: str, config: ServeConfig) -> Any:
     """The application that the side serves."""
-    from serving import deployment
+    from serving.ray import deployment
 
     app = deployment.build_app(config)
     if side != "before":

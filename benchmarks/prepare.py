@@ -36,8 +36,8 @@ from infra.storage import open_storage
 from models.foundation import Foundation
 from models.load import load_foundation
 from training.adapters import data_sha256
-from training.batch.prepare import Missing, prepare_portions
-from training.batch.work import Work
+from training.batch.latents.prepare import Missing, prepare_portions
+from training.batch.state.work import Work
 from training.config import make_config
 
 ROUNDS = 3

@@ -2,7 +2,7 @@
 
 Every mistake of a user or a request raises a `UserError` with one sentence: what was given, what was
 expected, what to do. The command line prints it and exits (codes: `motiondirector.exits`); the service
-answers with an HTTP status (`serving.statuses`). Programming errors stay `AssertionError` / `TypeError`
+answers with an HTTP status (`serving.http.statuses`). Programming errors stay `AssertionError` / `TypeError`
 and keep their traceback.
 """
 

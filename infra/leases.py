@@ -5,7 +5,7 @@ by any other; whoever had it before finds its token gone at its next write, and 
 clocks (UTC seconds), which must agree to well within a lease. A lease that reaches too far was given by a clock that was
 ahead and has been corrected since: whoever meets it shortens it to a whole lease, so that a holder that lives can renew it.
 
-Dispatchers hold jobs in the same way, by the database's clock and in SQL (`serving/claims.py`).
+Dispatchers hold jobs in the same way, by the database's clock and in SQL (`serving/jobs/claims.py`).
 """
 
 from __future__ import annotations

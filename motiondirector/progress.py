@@ -109,7 +109,7 @@ def terminal_bars() -> Bars:
 
 class Warnings(WarningsHeard):
     """Warnings of this project's loggers as lines, for the length of a block: they would tear bars and tables apart, and are
-    not shown at all where something else listens to them (training/batch/logs.py).
+    not shown at all where something else listens to them (training/batch/watch/logs.py).
 
     Args:
         say: shows a line.

@@ -18,8 +18,8 @@ import httpx
 
 from infra.errors import Conflict, Unavailable, UserError
 from serving.config import is_loopback
+from serving.http.statuses import class_of
 from serving.schemas import AdapterAnswer, CreateVideo, ModelList, Path, ResidentList, Video
-from serving.statuses import class_of
 
 QUEUED_INTERVAL = 1.0  # minimum seconds between polls of `wait` for a video that is not first in the queue
 

@@ -1,10 +1,10 @@
-"""The application for clusters (`serve deploy`, a RayService): `serving.deployment` plus secrets of the node.
+"""The application for clusters (`serve deploy`, a RayService): `serving.ray.deployment` plus secrets of the node.
 
 Ray Serve listens on every address there, so a server without API keys is refused. The keys are in a file,
 usually a mounted secret: one key or `sha256:<hex>` per line, or YAML with quotas and scopes.
 MOTIONDIRECTOR_API_KEY_FILE names it on the ingress's node. MOTIONDIRECTOR_WEBHOOK_SECRET, if set, signs
 webhooks. Only the ingress reads these: Serve builds the application on any node, and engines run on nodes
-without secrets. With RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH set to serving.gate:middlewares, the
+without secrets. With RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH set to serving.ray.gate:middlewares, the
 proxies of nodes with that file refuse requests without one of its keys.
 """
 
@@ -14,7 +14,6 @@ from pathlib import Path
 from ray.serve import Application
 
 from infra.errors import UserError
-from serving import deployment
 from serving.config import ServeConfig
 from serving.keys import (
     API_KEY_FILE_VARIABLE,
@@ -23,6 +22,7 @@ from serving.keys import (
     read_api_keys,
     read_webhook_secret,
 )
+from serving.ray import deployment
 
 
 def with_keys(config: ServeConfig) -> ServeConfig:

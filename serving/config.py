@@ -54,7 +54,7 @@ def read_ttl(value: Any) -> Any:
 
 
 class ServeConfig(BaseModel):
-    """Arguments of `serving.deployment:build_app`. Fields with a panel are `motiondirector serve` options."""
+    """Arguments of `serving.ray.deployment:build_app`. Fields with a panel are `motiondirector serve` options."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -84,7 +84,7 @@ Listener = Callable[[Event], None]
 
 
 class Observe(Protocol):
-    """Receives an engine's measurements: a metric's name (`serving.metrics.ENGINE`), value and labels."""
+    """Receives an engine's measurements: a metric's name (`serving.http.metrics.ENGINE`), value and labels."""
 
     def __call__(self, name: str, value: float, labels: Mapping[str, str] | None = None) -> None: ...
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from infra.registry import open_registry
 from serving.config import ServeConfig
-from serving.engine_service import build_engine, describe
 from serving.events import Cancelled, Event, Failed, Finished, Progressed
+from serving.ray.engine_service import build_engine, describe
 from serving.requests import VideoRequest, resolve
 from serving.schemas import CreateVideo
 

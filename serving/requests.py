@@ -19,7 +19,7 @@ from infra.registry import Registry, Version
 from infra.stored import Damaged, convert
 from models.generation import AdapterSettings, ResolvedParams, filled
 from models.versions import check_folded, held, own_paths
-from serving.database import Job
+from serving.jobs.database import Job
 from serving.schemas import AdapterUsed, CreateVideo, Lenient, LoraUse, Path
 
 PRIORITY_WEIGHT = 8.0  # factor of the share per step of priority

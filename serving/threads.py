@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from serving.storage_faults import storage_faults
+from serving.adapters.storage_faults import storage_faults
 
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")

@@ -21,8 +21,8 @@ from infra.storage import open_storage
 from models.load import load_foundation
 from serving.client import Client
 from serving.config import ServeConfig
-from serving.deployment import APP_NAME, build_app
 from serving.local import generate
+from serving.ray.deployment import APP_NAME, build_app
 from serving.schemas import CreateVideo
 from training.job import Job
 from training.run import run_job

@@ -20,6 +20,13 @@ ALLOWED = {
 }
 
 
+# The rooms inside a room, lowest first: a module may import those before its own. Modules outside any are free.
+INSIDE = {
+    "serving": ("adapters", "engine", "jobs", "http", "ray"),
+    "training.batch": ("state", "profile", "manifest", "latents", "watch", "lane", "cluster"),
+}
+
+
 def imported_rooms(path: Path) -> set[str]:
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -69,6 +76,21 @@ def imported_modules(code: str) -> set[str]:
             whole = {f"{module}.{alias.name}" for alias in node.names}
             names |= whole if whole <= MODULES.keys() else {module, *whole}
     return names & MODULES.keys()
+
+
+@pytest.mark.parametrize("house", INSIDE)
+def test_imports_run_one_way_inside_a_room(house):
+    place = {f"{house}.{room}": number for number, room in enumerate(INSIDE[house])}
+    of = {name: place.get(".".join(name.split(".")[: house.count(".") + 2])) for name in MODULES}
+    assert set(place.values()) <= set(of.values())
+    wrong = [
+        f"{name} imports {other}"
+        for name, path in MODULES.items()
+        if of[name] is not None
+        for other in imported_modules(path.read_text())
+        if of[other] is not None and other.startswith(house + ".") and of[other] > of[name]
+    ]
+    assert wrong == []
 
 
 def cycle_in(graph: dict[str, set[str]]) -> list[str]:

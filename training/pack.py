@@ -97,7 +97,7 @@ class Pack:
 
     Outside the block the foundation is as it was found.
 
-    `sound`: False when it is of no further use, because others that train it too (training/batch/team.py) are gone.
+    `sound`: False when it is of no further use, because others that train it too (training/batch/lane/team.py) are gone.
 
     Args:
         key: what its members share.

@@ -15,11 +15,11 @@ import numpy as np
 
 from benchmarks.serving_bench.setup import Job, Setup, Shape
 from models.load import load_foundation
-from serving import finishing
-from serving.batch import Batch, Step
-from serving.engine import Engine
+from serving.adapters.files import AdapterFiles
+from serving.engine import finishing
+from serving.engine.batch import Batch, Step
+from serving.engine.engine import Engine
 from serving.events import Admitted, Cancelled, Event, Failed, Finished, Progressed
-from serving.files import AdapterFiles
 from serving.requests import VideoRequest
 from serving.schemas import AdapterUsed
 

@@ -17,11 +17,11 @@ from datasets.clips import read_clips
 from infra.registry import open_registry
 from models.foundation import Foundation
 from training.adapters import describe, write_adapters
-from training.batch.manifest import Entry
-from training.batch.plan import make_plan
+from training.batch.manifest.entries import Entry
+from training.batch.manifest.plan import make_plan
 from training.batch.run import enter, train_batch
-from training.batch.state import open_batch
-from training.batch.watcher import Watcher
+from training.batch.state.state import open_batch
+from training.batch.watch.watcher import Watcher
 
 
 class _FirstConcept(Watcher):

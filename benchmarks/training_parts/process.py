@@ -46,7 +46,7 @@ def run(job: Job) -> dict[str, float]:
     from datasets.clips import read_clips
     from models.load import load_foundation
     from training.adapters import PathTensors, describe, write_adapters
-    from training.batch.measure import process_peak_bytes
+    from training.batch.profile.measure import process_peak_bytes
     from training.local import train_local
 
     if job.threads:

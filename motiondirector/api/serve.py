@@ -57,7 +57,7 @@ def serve(
     """
     from infra.cluster import check_workers, ray_session, variables
     from models.load import family_of, locate
-    from serving.gate import environment
+    from serving.ray.gate import environment
 
     made = for_every_process(config or ServeConfig())
     check_exposure(host, made.keys)
@@ -71,7 +71,7 @@ def serve(
         check_workers(made.replicas, gpus=made.engine_gpus, cpus=made.engine_cpus)
         from ray import serve as ray_serve
 
-        from serving.deployment import APP_NAME, build_app
+        from serving.ray.deployment import APP_NAME, build_app
 
         check_no_serve()
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -124,6 +124,6 @@ def check_no_serve() -> None:
         names = ", ".join(sorted(status.applications)) or "no application"
         raise Conflict(
             f"Ray Serve runs on this cluster already ({names}); end it there with `serve shutdown`, or have it serve "
-            "videos as well with `serve deploy` (serving/deployment.py shows the file).",
+            "videos as well with `serve deploy` (serving/ray/deployment.py shows the file).",
             code="serve_running",
         )

@@ -14,8 +14,8 @@ from motiondirector.batch.config import BatchConfig
 
 if TYPE_CHECKING:
     from infra.storage import Storage
-    from training.batch.profile import Profile
-    from training.batch.work import Work
+    from training.batch.profile.profile import Profile
+    from training.batch.state.work import Work
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Lanes:
     def check(self, work: Work) -> None:
         """Raises UserError for a work that there is no room for."""
         if self.on_ray:
-            from training.batch.sizing import room_check
+            from training.batch.cluster.sizing import room_check
 
             room_check(self.nodes, self.cpus)(work)
 
@@ -51,7 +51,7 @@ def lanes_for(config: BatchConfig, dry_run: bool = False) -> Iterator[Lanes]:
         if config.address is None and planned == 1:
             yield Lanes(1)
             return
-        from training.batch.ray_lanes import check_encoder
+        from training.batch.cluster.ray_lanes import check_encoder
 
         if config.profile == "auto":
             raise UserError(
@@ -73,7 +73,7 @@ def cluster(
     with a number of lanes needs no such cluster, as what it would have is known.
     """
     from infra.cluster import ray_session, reachable_nodes
-    from training.batch.sizing import lane_need, places
+    from training.batch.cluster.sizing import lane_need, places
 
     options: dict[str, Any] = {}
     if address is None and lanes is not None:
@@ -94,7 +94,7 @@ def profile_of(config: BatchConfig, lanes: Lanes, measure: Callable[[], Profile]
     Args:
         measure: measures the device of this process.
     """
-    from training.batch.profile import Profile
+    from training.batch.profile.profile import Profile
 
     if config.profile == "auto" or (config.profile is None and config.pack == "auto" and not lanes.on_ray):
         return measure()
@@ -113,7 +113,7 @@ def read_text(path: Path) -> str:
 
 def only_kind(storage: Storage) -> Profile | None:
     """What lanes measured of their device, for a plan; None where nobody did, or of several kinds: who trains what is not known."""
-    from training.batch.measuring import kept_profiles
+    from training.batch.profile.measuring import kept_profiles
 
     kept = kept_profiles(storage)
     return kept[0] if len(kept) == 1 else None

@@ -17,20 +17,20 @@ from motiondirector.batch.config import BatchConfig
 from motiondirector.batch.lanes import Lanes, lanes_for, only_kind, profile_of
 from motiondirector.batch.validation import Evaluation
 from motiondirector.progress import Bars, no_bars
-from training.batch.manifest import Entry, read_entries
-from training.batch.measure import device_profile
-from training.batch.plan import Plan, make_plan
-from training.batch.resolving import Sources
+from training.batch.manifest.entries import Entry, read_entries
+from training.batch.manifest.plan import Plan, make_plan
+from training.batch.manifest.resolving import Sources
+from training.batch.profile.measure import device_profile
 from training.batch.run import enter
 from training.batch.run import train_batch as train_here
-from training.batch.state import BatchState, open_batch
-from training.batch.validation import Validate, validations
-from training.batch.watcher import Watcher
+from training.batch.state.state import BatchState, open_batch
+from training.batch.watch.validation import Validate, validations
+from training.batch.watch.watcher import Watcher
 
 if TYPE_CHECKING:
-    from training.batch.profile import Profile
-    from training.batch.record import Record
-    from training.batch.watcher import LaneState
+    from training.batch.profile.profile import Profile
+    from training.batch.state.record import Record
+    from training.batch.watch.watcher import LaneState
 
 
 class BatchObserver(Watcher):
@@ -165,7 +165,7 @@ def on_ray(
     observer: BatchObserver,
 ) -> list[Record]:
     """Train on lanes of the cluster of the current session."""
-    from training.batch.ray_lanes import train_on_ray
+    from training.batch.cluster.ray_lanes import train_on_ray
 
     return train_on_ray(
         batch,

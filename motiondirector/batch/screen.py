@@ -19,9 +19,9 @@ from motiondirector.batch.tables import show_plan, show_remarks
 from motiondirector.progress import EVERY_S, Bars, Warnings
 
 if TYPE_CHECKING:
-    from training.batch.plan import Plan
-    from training.batch.record import Record
-    from training.batch.watcher import LaneState
+    from training.batch.manifest.plan import Plan
+    from training.batch.state.record import Record
+    from training.batch.watch.watcher import LaneState
 
 ROWS = 24
 STATES = ("queued", "preparing", "training", "published", "failed", "cancelled")

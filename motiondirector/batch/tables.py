@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 if TYPE_CHECKING:
-    from training.batch.plan import Plan
-    from training.batch.record import Record
+    from training.batch.manifest.plan import Plan
+    from training.batch.state.record import Record
 
 
 def show_plan(console: Console, plan: Plan, batch: str) -> None:
@@ -80,7 +80,7 @@ def show_remarks(console: Console, remarks: Mapping[str, Sequence[str]], most: i
 def show_records(
     console: Console, records: Sequence[Record], validated: Mapping[str, dict[str, Any]]
 ) -> None:
-    """One row a concept. `validated` is `training.batch.validation.validations` of them."""
+    """One row a concept. `validated` is `training.batch.watch.validation.validations` of them."""
     columns = (
         "concept",
         "state",
@@ -101,7 +101,7 @@ def show_records(
 
 def scored(validation: Mapping[str, Any] | None) -> str:
     """What says most of a validation, or why there is none; `concepts show` has all."""
-    from training.batch.validation import headline
+    from training.batch.watch.validation import headline
 
     if validation is None:
         return ""

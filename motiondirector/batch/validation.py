@@ -1,6 +1,6 @@
 """What `train-batch --evaluate` does to each version that is published: `evaluate` in small, kept in the registry.
 
-The front door gives it to the batch (training/batch/validation.py), which knows no evaluation. Scores, page, report and
+The front door gives it to the batch (training/batch/watch/validation.py), which knows no evaluation. Scores, page, report and
 sample videos lie in the registry's objects and are named in the version's metrics, under `evaluation`:
 `concepts show` prints the scores, `concepts pull --samples` fetches the files.
 """

@@ -19,8 +19,8 @@ from motiondirector.commands.concepts import DEFAULT_REGISTRY, AsJson, RegistryU
 from motiondirector.output import print_json
 
 if TYPE_CHECKING:
-    from training.batch.record import Record
-    from training.batch.state import BatchState
+    from training.batch.state.record import Record
+    from training.batch.state.state import BatchState
 
 FOLLOW_S = 3.0
 
@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
 def opened(registry: str, batch: str) -> BatchState:
     """A batch that was begun. Raises UserError."""
     from infra.storage import open_storage
-    from training.batch.state import open_batch
+    from training.batch.state.state import open_batch
 
     state = open_batch(open_storage(registry), batch)
     state.about()
@@ -53,7 +53,7 @@ def opened(registry: str, batch: str) -> BatchState:
 def list_batches(registry: RegistryUri = DEFAULT_REGISTRY, as_json: AsJson = False) -> None:
     """Every batch with how many of its concepts are where."""
     from infra.storage import open_storage
-    from training.batch.state import batches, open_batch
+    from training.batch.state.state import batches, open_batch
 
     storage = open_storage(registry)
     counts: dict[str, Counter[str]] = {
@@ -79,7 +79,7 @@ def show(
 ) -> None:
     """A batch's concepts, or all about one: state, step, loss, lane, and what happened."""
     from motiondirector.batch.tables import show_records
-    from training.batch.validation import validations
+    from training.batch.watch.validation import validations
 
     state = opened(registry, batch)
     records = state.records() if concept is None else [state.record(concept)]
@@ -128,7 +128,7 @@ def logs(
     as_json: AsJson = False,
 ) -> None:
     """What the lanes wrote about a concept, or about themselves. Lines come some ten seconds after they were written."""
-    from training.batch.logs import Kind, Line, Reader
+    from training.batch.watch.logs import Kind, Line, Reader
 
     if concept is not None and lane is not None:
         raise UserError("give a concept or --lane, not both.")

@@ -32,9 +32,9 @@ from motiondirector.demo.page import write_batch_page
 from motiondirector.demo.stage import Stage, prepare, terminated_as_interrupted
 from motiondirector.demo.verdict import Row, faults_of, rows_of
 from motiondirector.demo.watch import Watch, two_lanes_under_way
-from training.batch.record import Record
-from training.batch.state import open_batch
-from training.batch.validation import validations
+from training.batch.state.record import Record
+from training.batch.state.state import open_batch
+from training.batch.watch.validation import validations
 
 NODES = 2  # with one lane each
 BATCH = "demo"  # the batch's name

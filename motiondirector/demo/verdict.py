@@ -10,12 +10,12 @@ from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
-from training.batch.validation import told_first
+from training.batch.watch.validation import told_first
 
 if TYPE_CHECKING:
     from infra.registry import Registry
     from motiondirector.demo.crowd import Member, Part
-    from training.batch.record import Record
+    from training.batch.state.record import Record
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def rows_of(
     validated: Mapping[str, Mapping[str, Any]],
     registry: Registry,
 ) -> list[Row]:
-    """A row for each member. `validated` is `training.batch.validation.validations` of the records."""
+    """A row for each member. `validated` is `training.batch.watch.validation.validations` of the records."""
     known = {record.name: record for record in records}
     rows = []
     for one in members:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from training.batch.record import Record
-    from training.batch.state import BatchState
+    from training.batch.state.record import Record
+    from training.batch.state.state import BatchState
 
 COUNTS_S = 10.0  # seconds between two lines of counts
 

@@ -13,7 +13,7 @@ from infra.cluster import check_workers, count_fitting, ray_session
 from infra.errors import UserError
 from infra.probes import check_ray
 from infra.storage import open_storage
-from serving.deployment import HEAD
+from serving.ray.deployment import HEAD
 
 pytestmark = pytest.mark.cluster
 

@@ -23,7 +23,7 @@ from infra.storage import open_storage
 from serving.cluster import API_KEY_FILE_VARIABLE
 from serving.config import ServeConfig
 from serving.keys import WEBHOOK_SECRET_VARIABLE
-from training.batch.sizing import lane_need, places
+from training.batch.cluster.sizing import lane_need, places
 from training.config import make_config
 
 ROOT = Path(__file__).resolve().parents[2]

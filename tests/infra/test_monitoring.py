@@ -16,8 +16,8 @@ from ray.serve._private.common import RequestProtocol
 from ray.util import metrics as ray_metrics
 
 import training.metrics
-from serving import deployment, ingress
-from serving.jobs import QUEUED, STATES
+from serving.jobs.jobs import QUEUED, STATES
+from serving.ray import deployment, ingress
 from training.report import StepReport
 
 MONITORING = Path(__file__).resolve().parents[2] / "infra" / "monitoring"

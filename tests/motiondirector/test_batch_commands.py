@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from infra.registry import open_registry
 from motiondirector.cli import build
-from training.batch.profile import Profile
-from training.batch.validation import Validator
+from training.batch.profile.profile import Profile
+from training.batch.watch.validation import Validator
 
 
 @pytest.fixture
@@ -97,10 +97,10 @@ def test_a_batch_from_the_plan_to_the_registry(place, monkeypatch):
 
 def test_the_plan_says_what_stays_as_it_ended_and_what_to_do(place):
     from infra.storage import open_storage
-    from training.batch.manifest import read_manifest
-    from training.batch.plan import make_plan
+    from training.batch.manifest.entries import read_manifest
+    from training.batch.manifest.plan import make_plan
     from training.batch.run import enter
-    from training.batch.state import open_batch
+    from training.batch.state.state import open_batch
 
     batch = open_batch(open_storage("reg"), "batch")
     enter(batch, make_plan(read_manifest("batch.yaml"), "batch.yaml", open_registry("reg")), {})
@@ -137,10 +137,10 @@ def test_the_plan_says_what_stays_as_it_ended_and_what_to_do(place):
 
 def test_failed_concepts_are_an_exit_code_unless_it_is_to_be_zero(place):
     from infra.storage import open_storage
-    from training.batch.manifest import read_manifest
-    from training.batch.plan import make_plan
+    from training.batch.manifest.entries import read_manifest
+    from training.batch.manifest.plan import make_plan
     from training.batch.run import enter
-    from training.batch.state import open_batch
+    from training.batch.state.state import open_batch
 
     batch = open_batch(open_storage("reg"), "batch")
     enter(batch, make_plan(read_manifest("batch.yaml"), "batch.yaml", open_registry("reg")), {})
@@ -155,10 +155,10 @@ def test_failed_concepts_are_an_exit_code_unless_it_is_to_be_zero(place):
 
 def test_waiting_concepts_are_cancelled_and_tried_again(place):
     from infra.storage import open_storage
-    from training.batch.manifest import read_manifest
-    from training.batch.plan import make_plan
+    from training.batch.manifest.entries import read_manifest
+    from training.batch.manifest.plan import make_plan
     from training.batch.run import enter
-    from training.batch.state import open_batch
+    from training.batch.state.state import open_batch
 
     plan = make_plan(read_manifest("batch.yaml"), "batch.yaml", open_registry("reg"))
     enter(open_batch(open_storage("reg"), "batch"), plan, {})
@@ -179,10 +179,10 @@ def test_waiting_concepts_are_cancelled_and_tried_again(place):
 
 def test_a_concept_that_ends_while_all_are_cancelled_stops_no_other(place, monkeypatch):
     from infra.storage import open_storage
-    from training.batch.manifest import read_manifest
-    from training.batch.plan import make_plan
+    from training.batch.manifest.entries import read_manifest
+    from training.batch.manifest.plan import make_plan
     from training.batch.run import enter
-    from training.batch.state import BatchState, open_batch
+    from training.batch.state.state import BatchState, open_batch
 
     plan = make_plan(read_manifest("batch.yaml"), "batch.yaml", open_registry("reg"))
     batch = open_batch(open_storage("reg"), "batch")
@@ -269,7 +269,7 @@ def test_on_ray_lanes_measure_their_devices_where_packs_are_to_suit_them_and_not
 
     nodes = [{"CPU": 8.0}]
     monkeypatch.setattr("motiondirector.batch.lanes.cluster", lambda *_: nullcontext((2, nodes)))
-    monkeypatch.setattr("training.batch.ray_lanes.train_on_ray", train_on_ray)
+    monkeypatch.setattr("training.batch.cluster.ray_lanes.train_on_ray", train_on_ray)
     (place / "profile.json").write_text(Profile("a device", 1 << 30, 1.0).encode())
     batch = ("train-batch", "batch.yaml", "--registry", "reg", "--lanes", "2", "--no-evaluate")
     for options in ((), ("--pack", "auto"), ("--pack", "2"), ("--pack", "auto", "--profile", "profile.json")):
@@ -284,8 +284,8 @@ def test_a_live_table_has_who_trains_first_and_says_what_ended():
 
     from infra.leases import Lease
     from motiondirector.batch.screen import BatchScreen, status_table
-    from training.batch.record import Record
-    from training.batch.watcher import LaneState
+    from training.batch.state.record import Record
+    from training.batch.watch.watcher import LaneState
 
     def record(name, status, **told):
         return Record(name, {}, "h", 0, 0, status=status, steps=100, **told)

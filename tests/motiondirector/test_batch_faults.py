@@ -11,7 +11,7 @@ from clip_sets import sliding_clips, write_set
 from faults import Cut, Endless, LoseAnswer, Refuse, faulty
 
 from infra.registry import open_registry
-from training.batch.state import open_batch
+from training.batch.state.state import open_batch
 
 pytestmark = pytest.mark.faults  # minutes: claims of the dead run out
 

@@ -17,10 +17,10 @@ from motiondirector.demo.crowd import crowd, damage, render, write_batch
 from motiondirector.demo.page import write_batch_page
 from motiondirector.demo.verdict import Row, faults_of, rows_of, table_of
 from motiondirector.demo.watch import Watch, two_lanes_under_way
-from training.batch.manifest import read_manifest
-from training.batch.plan import make_plan
+from training.batch.manifest.entries import read_manifest
+from training.batch.manifest.plan import make_plan
 from training.batch.run import enter
-from training.batch.state import open_batch
+from training.batch.state.state import open_batch
 
 CLIP = "c0ffee"
 

@@ -15,10 +15,10 @@ from datasets.decode import decode
 from infra.registry import open_registry
 from motiondirector.demo import story
 from motiondirector.demo.cast import chosen
-from serving.api import create_api
 from serving.config import ServeConfig
-from serving.engine_service import EngineService
-from serving.service import VideoService
+from serving.http.api import create_api
+from serving.http.service import VideoService
+from serving.ray.engine_service import EngineService
 from training.adapters import describe, write_adapters
 from training.inputs import bucket_of, load, prepare_latents, read_concept
 from training.job import Job, Watcher

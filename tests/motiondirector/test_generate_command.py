@@ -24,7 +24,7 @@ from models.denoise import install, sample
 from models.generation import AdapterSettings, GenerationParams
 from models.load import load_foundation
 from motiondirector.cli import build
-from serving import finishing
+from serving.engine import finishing
 
 TINY = ["--foundation", "tiny-random:unet3d"]
 

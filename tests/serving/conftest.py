@@ -15,8 +15,8 @@ from infra.registry import Registry, Version, open_registry
 from models.adapter import save_adapter
 from models.foundation import Foundation
 from models.load import load_foundation
-from serving import shelf
-from serving.jobs import JobStore
+from serving.adapters import model_list as shelf
+from serving.jobs.jobs import JobStore
 
 FAMILIES = ("tiny-random:unet3d", "tiny-random:wan")
 

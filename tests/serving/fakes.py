@@ -14,12 +14,12 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from serving.api import create_api
 from serving.config import ServeConfig
 from serving.engine_client import EngineLost, Residency
 from serving.events import Admitted, Event, Failed, Finished, Progressed
+from serving.http.api import create_api
+from serving.http.service import VideoService
 from serving.requests import AdapterUsed, FoundationInfo, VideoRequest
-from serving.service import VideoService
 
 INFO = FoundationInfo(
     name="fake",

@@ -17,9 +17,9 @@ from infra.registry import Version
 from models.adapter import Adapter
 from models.foundation import Foundation
 from serving.config import ServeConfig
-from serving.engine import Engine
-from serving.engine_service import EngineService
+from serving.engine.engine import Engine
 from serving.events import Event, Finished
+from serving.ray.engine_service import EngineService
 from serving.requests import VideoRequest
 from serving.schemas import AdapterUsed
 

@@ -12,7 +12,7 @@ import pytest
 from fakes import receiver
 
 from infra.errors import Unavailable, UserError
-from serving.addresses import Refused, check_url, is_public, parse_networks, post, public_tls, split_url
+from serving.jobs.addresses import Refused, check_url, is_public, parse_networks, post, public_tls, split_url
 
 LOOPBACK = parse_networks(["127.0.0.0/8"])
 

@@ -9,9 +9,9 @@ from contextlib import ExitStack
 import pytest
 
 from infra.errors import Conflict, Throttled, UserError
-from serving.admission import Admission, Repeatable
-from serving.database import Job
-from serving.jobs import JobStore
+from serving.jobs.admission import Admission, Repeatable
+from serving.jobs.database import Job
+from serving.jobs.jobs import JobStore
 from serving.keys import ApiKey, hash_key
 
 

@@ -20,12 +20,12 @@ from infra.registry import Registry
 from models.adapter import WEIGHTS_FILE, save_adapter
 from models.foundation import Foundation
 from models.load import load_foundation
-from serving.api import create_api
 from serving.config import ServeConfig
-from serving.engine_service import EngineService
-from serving.errors import MAX_BODY
+from serving.http.api import create_api
+from serving.http.errors import MAX_BODY
+from serving.http.service import VideoService
 from serving.keys import hash_key
-from serving.service import VideoService
+from serving.ray.engine_service import EngineService
 
 FOUNDATION = "tiny-random:unet3d"
 LOOPBACK = {"client": ("127.0.0.1", 50000), "base_url": "http://127.0.0.1:8000"}

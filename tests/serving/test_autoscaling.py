@@ -13,16 +13,16 @@ from ray.serve._private.config import DeploymentConfig
 from ray.serve.config import AutoscalingConfig
 from serving_helpers import video_request
 
-from serving.auth import Caller
-from serving.autoscaling import Load, WorkPolicy, latest, seconds_of_work, wanted_engines
-from serving.backlog import waiting_work
 from serving.config import ServeConfig
-from serving.deployment import build_app, scale
-from serving.engine_service import EngineService
+from serving.http.auth import Caller
+from serving.http.service import VideoService
+from serving.jobs.backlog import waiting_work
+from serving.ray.autoscaling import Load, WorkPolicy, latest, seconds_of_work, wanted_engines
+from serving.ray.deployment import build_app, scale
+from serving.ray.engine_service import EngineService
+from serving.ray.routing import Report, key
 from serving.requests import AdapterUsed, VideoRequest, cost_of
-from serving.routing import Report, key
 from serving.schemas import CreateVideo
-from serving.service import VideoService
 
 
 def test_work_is_what_is_in_the_engines_and_the_newest_word_of_what_waits_for_them():
@@ -72,7 +72,7 @@ def test_engines_are_fixed_unless_there_is_a_larger_maximum():
 
 
 def test_engines_hear_what_waits_in_the_store_and_get_more_at_once_when_there_are_more(tmp_path, monkeypatch):
-    monkeypatch.setattr("serving.backlog.INTERVAL", 0.02)
+    monkeypatch.setattr("serving.jobs.backlog.INTERVAL", 0.02)
     engine = FakeEngine(held=True)
 
     async def run() -> None:

@@ -14,9 +14,9 @@ from fastapi.testclient import TestClient
 
 from infra.errors import Throttled
 from infra.registry import Registry
-from serving import pages
-from serving.bodies import Bodies
-from serving.event_stream import EventStream, Streams
+from serving.http import pages
+from serving.http.bodies import Bodies
+from serving.http.event_stream import EventStream, Streams
 from serving.keys import ApiKey, hash_key
 
 SCOPES = ("videos:read", "videos:write", "adapters", "metrics")

@@ -9,9 +9,9 @@ from collections import Counter
 import pytest
 from sqlalchemy import select, update
 
-from serving.claims import SUSPECT_ATTEMPTS, Claims
-from serving.database import Flow, Job
-from serving.jobs import IllegalTransition, JobStore, new_job
+from serving.jobs.claims import SUSPECT_ATTEMPTS, Claims
+from serving.jobs.database import Flow, Job
+from serving.jobs.jobs import IllegalTransition, JobStore, new_job
 
 COMPLETE = {"key": "results/x.mp4", "sha256": "0" * 64, "size": 3, "timings": {}, "expires_at": 0.0}
 

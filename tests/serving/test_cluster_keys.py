@@ -8,11 +8,11 @@ import pytest
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 
 from infra.errors import UserError
-from serving import deployment
 from serving.cluster import API_KEY_FILE_VARIABLE, build_app, with_keys
 from serving.config import ServeConfig
-from serving.deployment import HEAD
 from serving.keys import API_KEY_VARIABLE, WEBHOOK_SECRET_VARIABLE, hash_key, read_webhook_secret
+from serving.ray import deployment
+from serving.ray.deployment import HEAD
 
 KEY = "a-key-of-many-random-characters"
 SECRET, OTHER = (f"whsec_{word * 8}" for word in ("c2Vj", "b3Ro"))

@@ -19,11 +19,11 @@ from models.generation import GenerationParams, SlotUse
 from models.load import load_foundation
 from models.routing import PATHS, Mix, Routing
 from models.wan import lora_targets
-from serving.budget import example, forward_bytes
-from serving.compiled import CompiledForward, up_to
 from serving.config import ServeConfig
-from serving.engine_service import build_engine
+from serving.engine.budget import example, forward_bytes
+from serving.engine.compiled import CompiledForward, up_to
 from serving.events import Finished
+from serving.ray.engine_service import build_engine
 
 
 @pytest.fixture(autouse=True)

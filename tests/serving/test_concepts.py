@@ -17,12 +17,12 @@ from infra.errors import DamagedData, NotFound, UserError
 from infra.objects import object_key
 from infra.registry import ADAPTER_FILE, Registry, similar
 from infra.storage import FolderStorage
-from serving import room as room_module
-from serving import shelf as shelf_module
-from serving.concepts import Concepts
-from serving.files import AdapterFiles
+from serving.adapters import model_list as shelf_module
+from serving.adapters.concepts import Concepts
+from serving.adapters.files import AdapterFiles
+from serving.adapters.storage_faults import StorageFault
+from serving.jobs import disk_space as room_module
 from serving.keys import ApiKey, hash_key
-from serving.storage_faults import StorageFault
 
 KEY = "a-key-of-many-random-characters"
 pytestmark = pytest.mark.usefixtures("lists_anew")

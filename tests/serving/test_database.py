@@ -11,7 +11,7 @@ import pytest
 
 from infra.errors import UserError
 from serving.config import ServeConfig, make_config
-from serving.jobs import JobStore
+from serving.jobs.jobs import JobStore
 
 SECRET = "a-password-of-the-database"
 

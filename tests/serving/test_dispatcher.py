@@ -18,13 +18,13 @@ from sqlalchemy.exc import OperationalError
 from infra.errors import InvalidInput, StorageAway, StorageDenied, StorageFull, UserError
 from infra.s3 import BucketNotFound
 from infra.storage import open_storage
-from serving import dispatcher as dispatcher_module
-from serving.claims import Claims
-from serving.database import Delivery, Job
-from serving.dispatcher import MAX_ATTEMPTS, Dispatcher, result_key
 from serving.engine_client import EngineLost
 from serving.events import Admitted, Event, Failed, Finished, Progressed
-from serving.jobs import JobStore
+from serving.jobs import dispatcher as dispatcher_module
+from serving.jobs.claims import Claims
+from serving.jobs.database import Delivery, Job
+from serving.jobs.dispatcher import MAX_ATTEMPTS, Dispatcher, result_key
+from serving.jobs.jobs import JobStore
 from serving.requests import VideoRequest
 
 REQUEST = video_request().model_dump(mode="json")

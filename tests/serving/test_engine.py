@@ -16,8 +16,8 @@ from datasets.video import read_metadata
 from infra.errors import InvalidInput, UserError
 from models.denoise import sample
 from models.pixels import to_uint8
-from serving import batch as batch_module
-from serving import finishing
+from serving.engine import batch as batch_module
+from serving.engine import finishing
 from serving.events import Admitted, Cancelled, Event, Failed, Finished, Progressed
 
 
@@ -152,7 +152,7 @@ def decoding(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
         assert gate.wait(20), "nobody let it begin: it is in the way of the steps"
         return real(foundation, ticket)
 
-    monkeypatch.setattr("serving.engine.package", package)
+    monkeypatch.setattr("serving.engine.engine.package", package)
     return gate
 
 

@@ -12,14 +12,14 @@ from ray.serve._private.local_testing_mode import make_local_deployment_handle
 from serving_helpers import Bench, Memory, use, video_request
 
 from infra.errors import InvalidInput, Unavailable
-from serving import batch, finishing
-from serving import engine as engine_module
 from serving.config import ServeConfig
-from serving.deployment import EngineReplica, build_app
+from serving.engine import batch, finishing
+from serving.engine import engine as engine_module
 from serving.engine_client import EngineLost
-from serving.engine_service import EngineService
 from serving.events import Admitted, Failed, Finished, Progressed
-from serving.ingress import HandleEngine
+from serving.ray.deployment import EngineReplica, build_app
+from serving.ray.engine_service import EngineService
+from serving.ray.ingress import HandleEngine
 
 
 def fail(*_: object) -> None:
@@ -161,7 +161,7 @@ def test_a_call_that_is_given_up_is_taken_back():
 
 
 def test_an_adapter_that_does_not_come_is_an_answer_and_is_asked_for_no_more(tmp_path, monkeypatch):
-    monkeypatch.setattr("serving.engine_service.LOAD_PATIENCE", 0.0)
+    monkeypatch.setattr("serving.ray.engine_service.LOAD_PATIENCE", 0.0)
     service = EngineService(config(tmp_path))
     tiers = service.engine.tiers
     monkeypatch.setattr(tiers, "_pump", lambda: None)  # the registry does not answer

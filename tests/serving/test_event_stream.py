@@ -15,13 +15,14 @@ import pytest
 from fakes import FakeEngine, on_loopback
 
 from infra.errors import Conflict, Throttled
-from serving import dispatcher, event_stream
-from serving.api import create_api
 from serving.config import ServeConfig
-from serving.event_stream import Streams
 from serving.events import Failed
+from serving.http import event_stream
+from serving.http.api import create_api
+from serving.http.event_stream import Streams
+from serving.http.service import VideoService
+from serving.jobs import dispatcher
 from serving.keys import hash_key
-from serving.service import VideoService
 
 
 @dataclass

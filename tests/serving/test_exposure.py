@@ -72,16 +72,16 @@ def test_a_wrong_option_is_named():
 
 
 def test_the_deployment_file_of_the_documentation_builds_the_application():
-    """What `serve deploy` does with the example in serving/deployment.py, up to the cluster."""
+    """What `serve deploy` does with the example in serving/ray/deployment.py, up to the cluster."""
     from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
     from ray.serve.schema import ServeDeploySchema
 
-    import serving.deployment as deployment
+    import serving.ray.deployment as deployment
 
     example = deployment.__doc__.split("a file like\n")[1].split("\n\nAn engine")[0]
     file = ServeDeploySchema.model_validate(yaml.safe_load(example))
     [application] = file.applications
-    assert application.import_path == "serving.deployment:build_app"
+    assert application.import_path == "serving.ray.deployment:build_app"
     app = call_user_app_builder_with_args_if_necessary(deployment.build_app, application.args)
     assert app._bound_deployment.name == "ingress"
     assert file.http_options.host == "127.0.0.1"

@@ -13,15 +13,15 @@ from serving_helpers import video_request
 from sqlalchemy import update
 
 from infra.storage import open_storage
-from serving import dispatcher as dispatcher_module
-from serving.backlog import waiting_work
-from serving.claims import Claims
 from serving.config import ServeConfig
-from serving.database import Job
-from serving.dispatcher import Dispatcher
-from serving.engine_service import EngineService
 from serving.events import Event, Failed, FoundationChanged
-from serving.jobs import JobStore
+from serving.jobs import dispatcher as dispatcher_module
+from serving.jobs.backlog import waiting_work
+from serving.jobs.claims import Claims
+from serving.jobs.database import Job
+from serving.jobs.dispatcher import Dispatcher
+from serving.jobs.jobs import JobStore
+from serving.ray.engine_service import EngineService
 from serving.requests import FoundationInfo, VideoRequest
 
 HERE, THERE = "a" * 64, "b" * 64

@@ -12,12 +12,12 @@ from ray.serve._private import http_util
 from ray.serve.config import HTTPOptions
 from starlette.types import Message, Receive, Scope, Send
 
-from serving import gate as gate_module
 from serving.config import ServeConfig
-from serving.deployment import build_app
-from serving.gate import CALLBACK_VARIABLE, HASHES_VARIABLE, OPEN, Gate, environment, middlewares
-from serving.ingress import MOST_WAITING
 from serving.keys import API_KEY_FILE_VARIABLE, API_KEY_VARIABLE, ApiKey, hash_key
+from serving.ray import gate as gate_module
+from serving.ray.deployment import build_app
+from serving.ray.gate import CALLBACK_VARIABLE, HASHES_VARIABLE, OPEN, Gate, environment, middlewares
+from serving.ray.ingress import MOST_WAITING
 
 KEY = "a-key-of-many-random-characters"
 GUARDED = ["/v1/videos", "/v1/models", "/v1/adapters/pin", "/v1/nothing", "/metrics"]

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import ray.cloudpickle
 
-from serving import router
 from serving.config import ServeConfig
-from serving.deployment import build_app
 from serving.engine_client import EngineLost, Residency
 from serving.events import Admitted, Cancelled, Failed, Finished, Progressed
+from serving.ray import router
+from serving.ray.deployment import build_app
 from serving.requests import FoundationInfo
 
 UNPICKLED = """

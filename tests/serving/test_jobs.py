@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from infra.errors import NotFound, Unavailable, UserError
-from serving.jobs import IllegalTransition, JobStore
+from serving.jobs.jobs import IllegalTransition, JobStore
 
 COMPLETE = {"key": "results/x.mp4", "sha256": "0" * 64, "size": 3, "timings": {}, "expires_at": 0.0}
 MOVES = {

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from ray.util.metrics import Metric
 
-from serving.deployment import EngineMetrics
-from serving.metrics import ENGINE, BoundedLabels
+from serving.http.metrics import ENGINE, BoundedLabels
+from serving.ray.deployment import EngineMetrics
 
 
 @pytest.fixture

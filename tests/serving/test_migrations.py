@@ -21,17 +21,17 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, inspect, text
 
 from infra.errors import Conflict, Unavailable, UserError
-from serving import database
-from serving.claims import Claims
-from serving.database import Base, Job
-from serving.jobs import FINAL, STATES, JobStore
-from serving.migrations import VERSION_TABLE
-from serving.pins import PinStore
+from serving.jobs import database
+from serving.jobs.claims import Claims
+from serving.jobs.database import Base, Job
+from serving.jobs.jobs import FINAL, STATES, JobStore
+from serving.jobs.migrations import VERSION_TABLE
+from serving.jobs.pins import PinStore
 from serving.requests import request_of
 
 DUMPS = Path(__file__).parent / "databases"
 VERSIONS = sorted({path.name.split("-")[0] for path in DUMPS.glob("*.sql")})
-SCRIPTS = ScriptDirectory(str(Path(sys.modules["serving.migrations"].__file__ or "").parent))
+SCRIPTS = ScriptDirectory(str(Path(sys.modules["serving.jobs.migrations"].__file__ or "").parent))
 HEAD = SCRIPTS.get_current_head()
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -296,6 +296,6 @@ def test_a_wheel_has_the_migrations(tmp_path: Path):
     subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=source, check=True, capture_output=True)
     [wheel] = tmp_path.glob("*.whl")
     files = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {str(path.relative_to(ROOT)) for path in (ROOT / "serving/migrations").rglob("*.py")}
+    wanted = {str(path.relative_to(ROOT)) for path in (ROOT / "serving/jobs/migrations").rglob("*.py")}
     assert len(wanted) >= 7
     assert wanted <= files

@@ -14,14 +14,14 @@ from serving_helpers import Publish
 from sqlalchemy import text
 
 from infra.errors import Throttled
-from serving.admission import Admission
-from serving.autoscaling import Load, seconds_of_work
-from serving.claims import LEASE, Claims
-from serving.files import OTHERS, AdapterFiles
-from serving.jobs import JobStore
+from serving.adapters.files import OTHERS, AdapterFiles
+from serving.jobs.admission import Admission
+from serving.jobs.claims import LEASE, Claims
+from serving.jobs.jobs import JobStore
+from serving.jobs.webhooks import PAUSES, SPREAD, Deliveries
 from serving.keys import ApiKey, hash_key
+from serving.ray.autoscaling import Load, seconds_of_work
 from serving.requests import AdapterUsed
-from serving.webhooks import PAUSES, SPREAD, Deliveries
 
 DAY = 86_400.0
 

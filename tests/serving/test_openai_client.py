@@ -13,11 +13,11 @@ from serving_helpers import Publish
 
 from datasets.decode import decode
 from infra.registry import Registry
-from serving.api import create_api
 from serving.config import ServeConfig
-from serving.engine_service import EngineService
+from serving.http.api import create_api
+from serving.http.service import VideoService
 from serving.keys import ApiKey, hash_key
-from serving.service import VideoService
+from serving.ray.engine_service import EngineService
 
 KEY = "a-key-for-the-openai-client"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -17,13 +17,13 @@ import httpx
 from fakes import FakeEngine
 from serving_helpers import Publish, alone, same_video
 
-from serving.api import create_api
 from serving.config import ServeConfig
-from serving.engine import Engine
-from serving.engine_service import EngineService
+from serving.engine.engine import Engine
 from serving.events import Failed, Listener, Progressed
+from serving.http.api import create_api
+from serving.http.service import VideoService
+from serving.ray.engine_service import EngineService
 from serving.requests import VideoRequest
-from serving.service import VideoService
 
 BATCH, QUEUE, STEPS = 2, 6, 4
 CAPACITY = BATCH + QUEUE  # requests that the service takes at once
@@ -202,7 +202,7 @@ def test_of_many_at_once_those_too_many_do_not_wait_for_what_is_found_out_of_the
     tmp_path, monkeypatch
 ):
     """An engine that looks for an adapter far away holds up whom the queue has room for, and nobody else."""
-    monkeypatch.setattr("serving.service.ENGINE_PATIENCE", PATIENCE)
+    monkeypatch.setattr("serving.http.service.ENGINE_PATIENCE", PATIENCE)
 
     class Looking(FakeEngine):
         def __init__(self) -> None:

@@ -15,15 +15,15 @@ from serving_helpers import Publish, sha, use
 from infra.errors import Conflict, UserError
 from infra.registry import Registry
 from serving.config import ServeConfig
-from serving.database import Database, Pin
 from serving.engine_client import EngineLost
-from serving.engine_service import EngineService
 from serving.events import Failed
-from serving.jobs import JobStore
-from serving.pins import PinKeeper, PinStore
+from serving.http.service import VideoService
+from serving.jobs.database import Database, Pin
+from serving.jobs.jobs import JobStore
+from serving.jobs.pins import PinKeeper, PinStore
+from serving.ray.engine_service import EngineService
 from serving.requests import AdapterUsed
 from serving.schemas import AdapterName
-from serving.service import VideoService
 
 HERE, THERE = "f" * 64, "e" * 64  # two foundations
 SLOTS = {"temporal": 8, "spatial": 8}
@@ -147,7 +147,7 @@ def last(engine: FakeEngine) -> list[str]:
 def test_engines_that_start_later_and_ingresses_that_start_again_have_what_was_pinned(
     tmp_path: Path, monkeypatch
 ):
-    monkeypatch.setattr("serving.pins.INTERVAL", 0.01)
+    monkeypatch.setattr("serving.jobs.pins.INTERVAL", 0.01)
     database = Database(f"sqlite:///{tmp_path / 'jobs.sqlite'}")
     pins, engines = PinStore(database), Engines(x=FakeEngine())
     engine, wanted = engines.engines["x"], [sha("a", "temporal")]
@@ -182,7 +182,7 @@ def test_engines_that_start_later_and_ingresses_that_start_again_have_what_was_p
 
 
 def test_a_database_that_is_away_for_a_moment_does_not_end_the_telling(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("serving.pins.INTERVAL", 0.01)
+    monkeypatch.setattr("serving.jobs.pins.INTERVAL", 0.01)
     engine, database = FakeEngine(), Database(f"sqlite:///{tmp_path / 'jobs.sqlite'}")
     pins = PinStore(database)
     read, away = pins.wanted, [True]
@@ -264,7 +264,7 @@ def test_an_engine_keeps_the_latest_list_it_was_told_whatever_comes_late(
 def test_a_pin_reaches_every_engine_and_the_list_tells_of_each(
     engine: Callable, publish: Publish, registry: Registry, unet3d, tmp_path: Path, monkeypatch
 ):
-    monkeypatch.setattr("serving.pins.INTERVAL", 0.02)
+    monkeypatch.setattr("serving.jobs.pins.INTERVAL", 0.02)
     hashes = {name: publish(unet3d, name, seed=n).adapter_sha256 for n, name in enumerate(("orbit", "swing"))}
     engines = Engines(x=engine("x"), y=engine("y"))
     orbit = AdapterName(name="orbit@1")

@@ -12,13 +12,14 @@ import httpx
 import pytest
 from fakes import FakeEngine
 
-from serving import client, places
+from serving import client
 from serving.client import Client
 from serving.config import ServeConfig
-from serving.database import Job
-from serving.jobs import new_job
-from serving.places import Places
-from serving.service import VideoService
+from serving.http.service import VideoService
+from serving.jobs import queue_positions as places
+from serving.jobs.database import Job
+from serving.jobs.jobs import new_job
+from serving.jobs.queue_positions import Places
 
 
 class Queue:

@@ -10,8 +10,8 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.request_router import PendingRequest
 from serving_helpers import sha, use, video_request
 
+from serving.ray.routing import key
 from serving.requests import cost_of
-from serving.routing import key
 
 REQUEST = video_request(adapters=(use("orbit"),))
 ORBIT = key("temporal", sha("orbit", "temporal"))
@@ -22,7 +22,7 @@ class Handle:
 
     def __init__(self, **stats: dict) -> None:
         config = RequestRouterConfig(
-            request_router_class="serving.router:AdapterRouter", request_router_kwargs={"slack": 4.0}
+            request_router_class="serving.ray.router:AdapterRouter", request_router_kwargs={"slack": 4.0}
         )
         kind = config.get_request_router_class()
         self.router = kind.__new__(kind)  # without the event loop and the gauges of a true handle

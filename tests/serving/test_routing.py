@@ -8,7 +8,7 @@ from collections import Counter, OrderedDict
 
 import pytest
 
-from serving.routing import Choice, Report, key, rendezvous
+from serving.ray.routing import Choice, Report, key, rendezvous
 
 A, B = key("temporal", "a" * 64), key("temporal", "b" * 64)
 

@@ -17,10 +17,10 @@ from serving_helpers import Bench, Memory, sha, use
 from infra.errors import DeadlinePassed, UserError
 from models.foundation import Bucket
 from models.load import load_foundation
-from serving.budget import ForwardBudget, PeakBytes, measure
-from serving.engine_service import EngineService
+from serving.engine.budget import ForwardBudget, PeakBytes, measure
 from serving.events import Admitted, Failed, Finished, Progressed
-from serving.metrics import ENGINE
+from serving.http.metrics import ENGINE
+from serving.ray.engine_service import EngineService
 from serving.schemas import CreateVideo
 
 
@@ -174,7 +174,7 @@ def test_however_many_look_at_a_step_it_is_decoded_once(unet3d, monkeypatch):
         rendered.append(x0_1Cfhw)
         return b"picture %d" % len(rendered)
 
-    monkeypatch.setattr("serving.engine.render", render)
+    monkeypatch.setattr("serving.engine.engine.render", render)
     bench = Bench(unet3d)
     service = EngineService.__new__(EngineService)
     service.engine, service._streams = bench.engine, {}
@@ -306,7 +306,7 @@ def test_a_batch_takes_no_more_rows_than_were_measured_to_fit(unet3d):
 
 
 def measure_cached(foundation, bucket, available, known={}) -> int:  # noqa: B006
-    from serving.budget import forward_bytes
+    from serving.engine.budget import forward_bytes
 
     if not known:
         known[1], known[2] = (forward_bytes(foundation, bucket, n) for n in (1, 2))

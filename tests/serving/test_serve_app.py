@@ -26,7 +26,7 @@ from models.adapter import save_adapter
 from models.load import load_foundation
 from serving.client import Client
 from serving.config import ServeConfig
-from serving.jobs import JobStore
+from serving.jobs.jobs import JobStore
 from serving.local import generate
 from serving.schemas import CreateVideo
 

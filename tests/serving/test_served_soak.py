@@ -26,7 +26,7 @@ from infra.storage import open_storage
 from models.adapter import save_adapter
 from models.load import load_foundation
 from serving.config import ServeConfig
-from serving.jobs import JobStore
+from serving.jobs.jobs import JobStore
 from serving.requests import VideoRequest
 
 REQUESTS, ADAPTERS = map(int, os.environ.get("MOTIONDIRECTOR_SOAK", "60x12").split("x"))

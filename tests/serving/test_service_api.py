@@ -25,14 +25,14 @@ from infra.registry import Registry
 from infra.s3 import BucketNotFound
 from infra.storage import open_storage
 from models.adapter import WEIGHTS_FILE
-from serving.api import create_api
 from serving.config import ServeConfig
-from serving.database import Job
-from serving.dispatcher import result_key
-from serving.errors import BodyLimit
+from serving.http.api import create_api
+from serving.http.errors import BodyLimit
+from serving.http.service import VideoService
+from serving.jobs.database import Job
+from serving.jobs.dispatcher import result_key
 from serving.keys import ApiKey, hash_key
 from serving.requests import VideoRequest
-from serving.service import VideoService
 
 LOCAL = {"client": ("127.0.0.1", 50000), "base_url": "http://127.0.0.1:8000"}
 ADMIN, USER, READER = "admin-key-0123456789", "user-key-0123456789", "reader-key-0123456789"
@@ -178,7 +178,7 @@ def test_an_engine_is_asked_in_the_callers_turn_and_one_that_loads_too_long_is_s
         await asyncio.Event().wait()
 
     engine.check = never  # type: ignore[method-assign]
-    monkeypatch.setattr("serving.service.ENGINE_PATIENCE", 0.01)
+    monkeypatch.setattr("serving.http.service.ENGINE_PATIENCE", 0.01)
     body = {"prompt": "x", "priority": 1, "lora": [{"name": publish_two[0]}]}
     response = api.post("/v1/videos", json=body, headers=bearer(ADMIN))
     assert "the registry is slow" in refused(response, 503, "adapter_slow")["message"]
@@ -526,7 +526,7 @@ def results(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_a_video_is_kept_and_deleted_with_its_job_or_when_its_time_is_over_in_a_folder_and_in_s3(
     serve: Serve, engine: FakeEngine, results: str, monkeypatch
 ):
-    monkeypatch.setattr("serving.dispatcher.SWEEP_INTERVAL", 0.05)
+    monkeypatch.setattr("serving.jobs.dispatcher.SWEEP_INTERVAL", 0.05)
     api, storage = serve(results=results), open_storage(results)
 
     def keys() -> set[str]:
@@ -627,7 +627,7 @@ def test_a_body_is_not_read_before_the_key(serve: Serve, path: str):
 def test_a_body_that_does_not_come_is_not_waited_for_for_ever(
     serve: Serve, kind: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("serving.errors.BODY_PATIENCE", 0.05)
+    monkeypatch.setattr("serving.http.errors.BODY_PATIENCE", 0.05)
     api = serve(api_keys=KEYS)
     for path in BODIES if kind == "application/json" else BODIES[:1]:
         status, error, _ = dripped(api, path, {"content-type": kind, **bearer(ADMIN)})
@@ -636,7 +636,7 @@ def test_a_body_that_does_not_come_is_not_waited_for_for_ever(
 
 def test_whoever_has_sent_the_body_may_stay_longer(monkeypatch: pytest.MonkeyPatch):
     """An event stream waits for its client's going by the same `receive`."""
-    monkeypatch.setattr("serving.errors.BODY_PATIENCE", 0.01)
+    monkeypatch.setattr("serving.http.errors.BODY_PATIENCE", 0.01)
     heard = []
 
     async def main() -> None:

@@ -23,15 +23,15 @@ from serving_helpers import Publish, alone, mixed_body, same_video
 
 from infra.errors import StorageAway
 from infra.registry import Registry
-from serving import files
-from serving.api import create_api
+from serving.adapters import files
 from serving.config import ServeConfig
 from serving.engine_client import EngineLost
-from serving.engine_service import EngineService
-from serving.jobs import FINAL
+from serving.http.api import create_api
+from serving.http.service import VideoService
+from serving.jobs.jobs import FINAL
 from serving.keys import ApiKey, hash_key
+from serving.ray.engine_service import EngineService
 from serving.requests import VideoRequest
-from serving.service import VideoService
 
 REQUESTS, ADAPTERS = map(int, os.environ.get("MOTIONDIRECTOR_SOAK", "90x16").split("x"))
 TENANTS = ("tenant-a-0123456789", "tenant-b-0123456789", "tenant-c-0123456789")

@@ -16,12 +16,12 @@ from fakes import INFO, FakeEngine
 from infra.errors import UserError
 from infra.registry import ADAPTER_FILE, Registry
 from infra.storage import FolderStorage
-from serving import catalogue
-from serving import shelf as shelf_module
-from serving.concepts import Concepts
+from serving.adapters import model_list as shelf_module
+from serving.adapters.concepts import Concepts
+from serving.adapters.model_list import Shelf
 from serving.config import ServeConfig
-from serving.service import VideoService
-from serving.shelf import Shelf
+from serving.http import catalogue
+from serving.http.service import VideoService
 
 pytestmark = pytest.mark.usefixtures("lists_anew")
 
@@ -100,7 +100,7 @@ def test_a_list_that_takes_long_goes_on_and_the_next_who_asks_has_it(
 ):
     ours = [publish("a"), publish("b", None)]
     publish("of-another", "0" * 64)
-    monkeypatch.setattr("serving.service.open_concepts", lambda uri, memory: Concepts(storage))
+    monkeypatch.setattr("serving.http.service.open_concepts", lambda uri, memory: Concepts(storage))
 
     async def main() -> None:
         service = VideoService(ServeConfig(data_dir=str(tmp_path / "data"), registry="x"), FakeEngine())
@@ -143,7 +143,7 @@ def test_what_is_answered_is_written_once_while_nothing_changes(
     tmp_path: Path, storage: Storage, publish, monkeypatch: pytest.MonkeyPatch
 ):
     publish("a")
-    monkeypatch.setattr("serving.service.open_concepts", lambda uri, memory: Concepts(storage))
+    monkeypatch.setattr("serving.http.service.open_concepts", lambda uri, memory: Concepts(storage))
 
     async def main() -> None:
         service = VideoService(ServeConfig(data_dir=str(tmp_path / "data"), registry="x"), FakeEngine())

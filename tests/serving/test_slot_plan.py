@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.errors import UserError
+from serving.adapters.slot_plan import MOST, SlotPlan, bytes_per_rank, plan_slots
 from serving.config import ServeConfig
-from serving.engine_service import describe, plan_of
-from serving.slot_plan import MOST, SlotPlan, bytes_per_rank, plan_slots
+from serving.ray.engine_service import describe, plan_of
 
 PER_RANK = {"temporal": 1000, "spatial": 500}
 

@@ -19,8 +19,8 @@ from infra.registry import Registry
 from models.adapter import save_adapter
 from models.denoise import denoise_step, start
 from models.generation import GenerationParams, SlotUse
+from serving.adapters.files import AdapterFiles
 from serving.events import Cancelled, Failed, Finished
-from serving.files import AdapterFiles
 from serving.schemas import AdapterUsed
 
 REQUESTS, ADAPTERS = 200, 12
@@ -68,7 +68,7 @@ def test_every_request_ends_once_and_nothing_leaks(unet3d, registry: Registry, f
         finals[ticket.request.seed] = ticket.state.latents_1Cfhw
         return Finished(str(ticket.request.seed).encode(), "", dict(ticket.timings))
 
-    monkeypatch.setattr("serving.engine.package", package)
+    monkeypatch.setattr("serving.engine.engine.package", package)
     size = (tmp_path / "made0" / "adapter_model.safetensors").stat().st_size
     files = AdapterFiles(registry, unet3d, tmp_path / "cache", capacity=6 * size, pause=0.0)
     bench = Bench(unet3d, files, max_batch=6, host_bytes=1, max_overtakes=8)

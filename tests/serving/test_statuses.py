@@ -9,11 +9,11 @@ from infra.errors import UserError
 from infra.files import UnusablePath
 from infra.s3 import BucketNotFound, ObjectDenied, ObjectRefused
 from infra.storage import InvalidKey, InvalidUri, ObjectNotFound
-from serving.addresses import Refused
-from serving.errors import add_error_handlers
+from serving.adapters.storage_faults import StorageFault
 from serving.events import FoundationChanged
-from serving.statuses import class_of, status_of
-from serving.storage_faults import StorageFault
+from serving.http.errors import add_error_handlers
+from serving.http.statuses import class_of, status_of
+from serving.jobs.addresses import Refused
 
 ANSWERED = {
     UserError: 400,

@@ -15,15 +15,15 @@ from test_dispatcher import WHOLE, House, ScriptedEngine
 
 from infra.errors import DamagedData, UserError
 from infra.registry import ADAPTER_FILE
-from serving.answers import video_of
-from serving.backlog import waiting_work
 from serving.config import ServeConfig
-from serving.database import Pin
-from serving.dispatcher import result_key
-from serving.pins import PinStore
+from serving.http.answers import video_of
+from serving.http.service import VideoService
+from serving.jobs.backlog import waiting_work
+from serving.jobs.database import Pin
+from serving.jobs.dispatcher import result_key
+from serving.jobs.pins import PinStore
 from serving.requests import AdapterUsed, cost_of, pin, request_of
 from serving.schemas import LoraUse
-from serving.service import VideoService
 
 REQUEST = video_request(adapters=(use("orbit"),)).model_dump(mode="json")
 

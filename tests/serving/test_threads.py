@@ -14,15 +14,15 @@ from fakes import FakeEngine
 
 from infra.errors import NotFound, Unavailable, UserError
 from infra.storage import FolderStorage
-from serving import catalogue
-from serving.auth import Caller
 from serving.config import ServeConfig
-from serving.database import Job
+from serving.http import catalogue
+from serving.http.auth import Caller
+from serving.http.service import VideoService
+from serving.jobs.database import Job
+from serving.jobs.webhooks import PER_TENANT
 from serving.keys import ApiKey
 from serving.schemas import AdapterName, CreateVideo
-from serving.service import VideoService
 from serving.threads import LISTS_EACH, READS_EACH
-from serving.webhooks import PER_TENANT
 
 CALLER = Caller()
 MANY = 20  # more than there are threads of any kind
@@ -62,7 +62,7 @@ def hang() -> Iterator[Hang]:
 
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch, hang: Hang, scene: Callable) -> None:
     """Play a scene with a service whose registry hangs and whose loop has threads for the database alone."""
-    monkeypatch.setattr("serving.service.open_concepts", lambda uri, memory: hang)
+    monkeypatch.setattr("serving.http.service.open_concepts", lambda uri, memory: hang)
 
     async def main() -> None:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
@@ -185,7 +185,7 @@ def looked_up(monkeypatch: pytest.MonkeyPatch, hang: Hang) -> list[str]:
             hang.wait()
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("8.8.8.8", port))]
 
-    monkeypatch.setattr("serving.addresses.RESOLVE_TIMEOUT", 300.0)
+    monkeypatch.setattr("serving.jobs.addresses.RESOLVE_TIMEOUT", 300.0)
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     return asked
 
@@ -228,7 +228,7 @@ def test_names_of_requests_hold_up_no_webhook_that_is_due(
         assert not any(task.done() for task in waiting)
         await gone(waiting)
 
-    monkeypatch.setattr("serving.addresses.CheckedBackend.connect_tcp", refuse)
+    monkeypatch.setattr("serving.jobs.addresses.CheckedBackend.connect_tcp", refuse)
     run(tmp_path, monkeypatch, hang, scene)
 
 
@@ -256,7 +256,7 @@ def test_a_results_storage_that_hangs_holds_up_only_videos(
 def test_a_name_server_that_hangs_holds_up_only_webhooks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hang: Hang
 ):
-    monkeypatch.setattr("serving.addresses.RESOLVE_TIMEOUT", 300.0)
+    monkeypatch.setattr("serving.jobs.addresses.RESOLVE_TIMEOUT", 300.0)
 
     async def scene(service: VideoService) -> None:
         monkeypatch.setattr(socket, "getaddrinfo", hang)

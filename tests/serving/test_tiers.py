@@ -18,14 +18,14 @@ from infra.objects import object_key
 from infra.registry import Registry
 from infra.s3 import ObjectRefused
 from models.adapter import read_adapter
+from serving.adapters.adapter_cache import FETCHERS, AdapterTiers, Claim
+from serving.adapters.files import LEFT_BEHIND, OTHERS, AdapterFiles
+from serving.adapters.host import HostCache
+from serving.adapters.slots import SlotTable, key_of
+from serving.adapters.storage_faults import StorageFault
 from serving.config import ServeConfig
-from serving.engine_service import EngineService, describe
-from serving.files import LEFT_BEHIND, OTHERS, AdapterFiles
-from serving.host import HostCache
+from serving.ray.engine_service import EngineService, describe
 from serving.schemas import AdapterUsed
-from serving.slots import SlotTable, key_of
-from serving.storage_faults import StorageFault
-from serving.tiers import FETCHERS, AdapterTiers, Claim
 
 
 def used(version, path="temporal") -> AdapterUsed:
@@ -142,13 +142,13 @@ def test_the_disk_of_several_engines_is_bounded_and_none_takes_what_another_is_u
     real = read_adapter
 
     def reading(file, foundation):
-        monkeypatch.setattr("serving.files.read_adapter", real)
+        monkeypatch.setattr("serving.adapters.files.read_adapter", real)
         other.read(b)
         other.read(d)
         assert file.exists(), "it was taken between the look and the opening"
         return real(file, foundation)
 
-    monkeypatch.setattr("serving.files.read_adapter", reading)
+    monkeypatch.setattr("serving.adapters.files.read_adapter", reading)
     assert one.read(a).sha256 == a.sha256
 
 
@@ -645,7 +645,7 @@ def test_what_is_pinned_and_cannot_be_had_is_tried_again_after_a_pause(unet3d, t
     for _ in range(3):
         keep("x", "x")
     assert source.reads == ["x"]
-    monkeypatch.setattr("serving.tiers.KEEP_PAUSE", 0.0)
+    monkeypatch.setattr("serving.adapters.adapter_cache.KEEP_PAUSE", 0.0)
     keep()  # whoever pins it anew need not wait
     keep("x")
     assert source.reads == ["x"] * 2

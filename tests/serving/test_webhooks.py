@@ -16,15 +16,15 @@ from pydantic import SecretStr
 from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
-from serving import dispatcher, webhooks
-from serving.addresses import parse_networks
-from serving.api import create_api
 from serving.config import ServeConfig
-from serving.database import Delivery
-from serving.jobs import JobStore
+from serving.http.api import create_api
+from serving.http.service import VideoService
+from serving.jobs import dispatcher, webhooks
+from serving.jobs.addresses import parse_networks
+from serving.jobs.database import Delivery
+from serving.jobs.jobs import JobStore
+from serving.jobs.webhooks import Deliveries, Webhooks
 from serving.keys import ApiKey, hash_key
-from serving.service import VideoService
-from serving.webhooks import Deliveries, Webhooks
 
 SECRET = "whsec_" + "c2VjcmV0" * 5
 OTHER = "whsec_" + "b3RoZXJz" * 5

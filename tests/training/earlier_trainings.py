@@ -12,7 +12,7 @@ from datasets.clips import read_clips
 from datasets.latents import LatentCache, prepare
 from infra.storage import open_storage
 from models.sizes import Bucket
-from training.batch.work import Work
+from training.batch.state.work import Work
 from training.config import TrainConfig
 from training.local import train_local
 

@@ -7,10 +7,10 @@ from clip_sets import sliding_clips, write_set
 
 from infra.cluster import QUIET, python_path, ray_session, variables
 from infra.registry import open_registry
-from training.batch.manifest import Entry
-from training.batch.plan import make_plan
+from training.batch.manifest.entries import Entry
+from training.batch.manifest.plan import make_plan
 from training.batch.run import enter
-from training.batch.state import open_batch
+from training.batch.state.state import open_batch
 
 WAN = "tiny-random:wan"
 SETTINGS = {

@@ -2,13 +2,13 @@
 
 from infra.registry import open_registry
 from models.adapter import read_adapter
-from training.batch.lane import Lane
-from training.batch.manifest import Entry
-from training.batch.plan import make_plan
-from training.batch.resolving import Sources
+from training.batch.lane.lane import Lane
+from training.batch.manifest.entries import Entry
+from training.batch.manifest.plan import make_plan
+from training.batch.manifest.resolving import Sources
 from training.batch.run import enter
-from training.batch.state import open_batch
-from training.batch.watcher import Watcher
+from training.batch.state.state import open_batch
+from training.batch.watch.watcher import Watcher
 
 WAN = "tiny-random:wan"
 SETTINGS = {
@@ -36,7 +36,7 @@ class House:
         self.registry = open_registry(folder / "registry")
         self.clips, self.clock, self.sources = clips, Clock(), Sources()
         self.batch = self.state()
-        monkeypatch.setattr("training.batch.lane.load_foundation", lambda source, **options: foundation)
+        monkeypatch.setattr("training.batch.lane.lane.load_foundation", lambda source, **options: foundation)
 
     def state(self):
         return open_batch(self.registry.storage, "b", clock=self.clock)

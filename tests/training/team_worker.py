@@ -14,9 +14,9 @@ from training_helpers import SMALL, random_clips, watch_deepspeed
 
 from infra.errors import UserError
 from models.load import load_foundation
-from training.batch import team as team_module
-from training.batch.team import Team
-from training.batch.work import Work
+from training.batch.lane import team as team_module
+from training.batch.lane.team import Team
+from training.batch.state.work import Work
 from training.checkpoint import MemberState
 from training.config import make_config
 from training.deepspeed_engines import import_deepspeed

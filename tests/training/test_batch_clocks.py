@@ -11,12 +11,12 @@ from datasets.parquet import settle
 from infra.leases import LEASE_S
 from infra.registry import open_registry
 from infra.storage import open_storage
-from training.batch.logs import KEPT, Journal, Reader
-from training.batch.record import RUNNING
-from training.batch.sizing import LaneNow, to_start
-from training.batch.state import BatchState
-from training.batch.turns import Turns
-from training.batch.work import Work
+from training.batch.cluster.sizing import LaneNow, to_start
+from training.batch.state.leased_tasks import Turns
+from training.batch.state.record import RUNNING
+from training.batch.state.state import BatchState
+from training.batch.state.work import Work
+from training.batch.watch.logs import KEPT, Journal, Reader
 from training.config import make_config
 
 NOW, DAY = 1_800_000_000.0, 86_400.0
@@ -124,7 +124,7 @@ def test_who_has_a_turn_can_say_that_it_is_done_while_another_shortens_it(tmp_pa
 
 
 def test_new_lines_of_a_log_are_kept_though_those_of_tomorrow_come_first(tmp_path, clock, monkeypatch):
-    monkeypatch.setattr("training.batch.logs.FULL", 1)  # an object a line
+    monkeypatch.setattr("training.batch.watch.logs.FULL", 1)  # an object a line
     storage = open_storage(tmp_path / "batch")
     tomorrow, today = (Journal(storage, name, clock=c) for name, c in (("l", Clock(NOW + DAY)), ("l", clock)))
     for journal, text in ((tomorrow, "of tomorrow"), (today, "of today")):

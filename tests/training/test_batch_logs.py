@@ -6,9 +6,9 @@ import pytest
 
 from infra.errors import StorageAway, UserError
 from infra.storage import open_storage
-from training.batch import logs
-from training.batch.logs import Journal, JournalHandler, Notes, Reader
-from training.batch.record import Record
+from training.batch.state.record import Record
+from training.batch.watch import logs
+from training.batch.watch.logs import Journal, JournalHandler, Notes, Reader
 from training.report import StepReport
 
 
@@ -42,7 +42,9 @@ def test_lines_of_a_concept_and_of_a_lane_are_apart(storage):
             notes.stepped("orbit", report(step))
         notes.ended(Record("orbit", {}, "h", 0, 0, status="published", version="orbit@1"))
         with JournalHandler(notes):
-            logging.getLogger("training.batch.lane").warning("orbit: %s", "its claim could not be renewed")
+            logging.getLogger("training.batch.lane.lane").warning(
+                "orbit: %s", "its claim could not be renewed"
+            )
             logging.getLogger("infra.x").warning("slow: the storage")
     logging.getLogger("training").warning("after")
     assert texts(storage, "lanes", "l1") == [

@@ -10,14 +10,14 @@ from infra.errors import Conflict, UserError
 from infra.registry import open_registry
 from models.load import load_foundation
 from training.adapters import describe, write_adapters
-from training.batch.manifest import Entry, Mistake, Mistakes
-from training.batch.plan import Done, Plan, already_done, duration, make_plan
-from training.batch.profile import Curve, Profile
-from training.batch.resolving import Sources, resolve_entries
+from training.batch.cluster.sizing import room_check
+from training.batch.manifest.entries import Entry, Mistake, Mistakes
+from training.batch.manifest.plan import Done, Plan, already_done, duration, make_plan
+from training.batch.manifest.resolving import Sources, resolve_entries
+from training.batch.profile.profile import Curve, Profile
 from training.batch.run import enter
-from training.batch.sizing import room_check
-from training.batch.state import open_batch
-from training.batch.work import Work
+from training.batch.state.state import open_batch
+from training.batch.state.work import Work
 from training.member import bank_options
 
 UNET = "tiny-random:unet3d"

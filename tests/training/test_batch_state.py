@@ -9,9 +9,9 @@ import pytest
 from infra.errors import UserError
 from infra.leases import LeaseLost
 from infra.storage import open_storage
-from training.batch.record import WITHDRAWN, stays_ended
-from training.batch.state import BatchState, batches, open_batch
-from training.batch.work import Work
+from training.batch.state.record import WITHDRAWN, stays_ended
+from training.batch.state.state import BatchState, batches, open_batch
+from training.batch.state.work import Work
 from training.config import make_config
 
 

@@ -10,9 +10,9 @@ from faults import LoseAnswer, Refuse, faulty
 
 from infra.errors import StorageDenied
 from infra.storage import FolderStorage, open_storage
-from training.batch.checkpoints import CheckpointWriter, restore
-from training.batch.state import BatchState
-from training.batch.work import Work
+from training.batch.state.checkpoints import CheckpointWriter, restore
+from training.batch.state.state import BatchState
+from training.batch.state.work import Work
 from training.checkpoint import MemberState
 from training.config import make_config
 

@@ -10,9 +10,9 @@ from infra.registry import open_registry
 from infra.storage import open_storage
 from models.adapter import read_adapter
 from models.sizes import Bucket
-from training.batch.lane import Lane
-from training.batch.state import open_batch
-from training.batch.watcher import Watcher
+from training.batch.lane.lane import Lane
+from training.batch.state.state import open_batch
+from training.batch.watch.watcher import Watcher
 from training.checkpoint import EARLIER, MemberState
 from training.config import TrainConfig
 from training.member import Member
@@ -53,7 +53,7 @@ def test_a_batchs_concept_is_gone_on_with_and_published(unet3d, tmp_path, monkey
     data, registry = clips_at(tmp_path / "clips"), open_registry(tmp_path / "registry")
     folder = batch_at(tmp_path / "registry" / "batches" / "b", unet3d, data)
     step = json.loads((folder / "concepts" / "slide.json").read_text())["checkpoint_step"]
-    monkeypatch.setattr("training.batch.lane.load_foundation", lambda source, **options: unet3d)
+    monkeypatch.setattr("training.batch.lane.lane.load_foundation", lambda source, **options: unet3d)
     batch, watcher = open_batch(registry.storage, "b"), Steps()
     Lane(batch, registry, device="cpu", ahead=False, watcher=watcher).run()
     (record,) = batch.records()

@@ -6,9 +6,9 @@ import pytest
 
 from infra.leases import LeaseLost
 from infra.storage import open_storage
-from training.batch.heartbeat import Heartbeat
-from training.batch.state import BatchState
-from training.batch.work import Work
+from training.batch.lane.heartbeat import Heartbeat
+from training.batch.state.state import BatchState
+from training.batch.state.work import Work
 from training.config import make_config
 
 

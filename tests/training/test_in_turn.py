@@ -7,9 +7,9 @@ import pytest
 
 from datasets.latents import LatentCache
 from infra.storage import open_storage
-from training.batch import in_turn as module
-from training.batch.in_turn import in_turn, preparing_turns, turn_of
-from training.batch.prepare import prepare_work
+from training.batch.latents.prepare import prepare_work
+from training.batch.state import in_turn as module
+from training.batch.state.in_turn import in_turn, preparing_turns, turn_of
 
 NEVER = threading.Event()
 
@@ -70,7 +70,7 @@ def test_a_lane_prepares_what_it_took_when_another_is_through_with_it(house, wor
         prepared.set()
         return prepare_work(*arguments)
 
-    monkeypatch.setattr("training.batch.lane.prepare_work", prepare)
+    monkeypatch.setattr("training.batch.lane.lane.prepare_work", prepare)
     lane = threading.Thread(target=house.lane().run)
     lane.start()
     assert not prepared.wait(1.5)

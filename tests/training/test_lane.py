@@ -9,15 +9,15 @@ from lane_house import SETTINGS, WAN, Hook, nothing
 from infra.errors import StorageAway, UserError
 from infra.s3 import BucketNotFound
 from infra.storage import open_storage
-from training.batch.lane_worker import stay
-from training.batch.looking import Looking
-from training.batch.manifest import Entry
-from training.batch.outage import Outage
-from training.batch.plan import make_plan
-from training.batch.prepare import prepare_work
+from training.batch.cluster.lane_worker import stay
+from training.batch.latents.prepare import prepare_work
+from training.batch.manifest.entries import Entry
+from training.batch.manifest.plan import make_plan
 from training.batch.run import enter, train_batch
-from training.batch.state import BatchState
-from training.batch.watcher import Watcher
+from training.batch.state.outage import Outage
+from training.batch.state.state import BatchState
+from training.batch.watch.live_view import Looking
+from training.batch.watch.watcher import Watcher
 from training.local import train_local
 from training.pack import Pack
 from training.report import StepReport
@@ -285,7 +285,7 @@ def test_memory_that_does_not_suffice_for_slots_or_latents_is_no_ones_fault(hous
         return prepare(work, *rest)
 
     monkeypatch.setattr(Pack, "__enter__", open_small)
-    monkeypatch.setattr("training.batch.lane.prepare_work", prepare_late)
+    monkeypatch.setattr("training.batch.lane.lane.prepare_work", prepare_late)
     house.lane(pack=4).run()
     assert set(house.statuses().values()) == {"published"}
     assert opened[:3] == [4, 2, 1]

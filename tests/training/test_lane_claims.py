@@ -9,11 +9,11 @@ from lane_house import Hook, nothing
 
 from infra.errors import StorageAway, StorageDenied, StorageFull, UserError
 from models.load import NoSafetensors
-from training.batch.choosing import Choosing
-from training.batch.lane_worker import stay
-from training.batch.outage import Outage
+from training.batch.cluster.lane_worker import stay
+from training.batch.lane.choosing import Choosing
 from training.batch.run import train_batch
-from training.batch.state import BatchState
+from training.batch.state.outage import Outage
+from training.batch.state.state import BatchState
 from training.pack import Pack
 
 
@@ -123,7 +123,7 @@ def test_a_foundation_that_cannot_be_had_here_ends_the_lane_and_no_concept(house
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr("training.batch.lane.load_foundation", load)
+        patch.setattr("training.batch.lane.lane.load_foundation", load)
         with pytest.raises(UserError, match=why):
             train_batch(house.state(), house.registry, device="cpu")
     assert set(states(house).values()) == {("queued", 0, None)}
@@ -139,7 +139,7 @@ def test_at_zero_3_the_denoiser_waits_on_the_cpu_for_its_shares(house, monkeypat
         asked.append(options["denoiser_on_cpu"])
         raise UserError("enough")
 
-    monkeypatch.setattr("training.batch.lane.load_foundation", load)
+    monkeypatch.setattr("training.batch.lane.lane.load_foundation", load)
     with pytest.raises(UserError, match="enough"):
         house.lane(workers=2).run()
     assert asked == [True]
@@ -151,7 +151,7 @@ def test_a_foundation_that_no_node_can_load_fails_what_asks_for_it(house, monkey
     def load(source, **options):
         raise NoSafetensors(f"{source} has no safetensors.")
 
-    monkeypatch.setattr("training.batch.lane.load_foundation", load)
+    monkeypatch.setattr("training.batch.lane.lane.load_foundation", load)
     house.lane().run()
     assert {record.reason for record in house.batch.records()} == {"tiny-random:wan has no safetensors."}
 

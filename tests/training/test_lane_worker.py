@@ -4,9 +4,9 @@ import threading
 
 import pytest
 
-from training.batch import lane_worker
-from training.batch.lane_worker import reason_to_stop, told_to_stop
-from training.batch.signals import TERMINATED
+from training.batch.cluster import lane_worker
+from training.batch.cluster.lane_worker import reason_to_stop, told_to_stop
+from training.batch.cluster.signals import TERMINATED
 
 
 class Remote:

@@ -6,7 +6,7 @@ import pytest
 from clip_sets import sliding_clips, write_set
 
 from infra.errors import UserError
-from training.batch.manifest import Mistakes, parse_entries, read_manifest
+from training.batch.manifest.entries import Mistakes, parse_entries, read_manifest
 
 YAML = """\
 defaults:

@@ -5,11 +5,11 @@ from clip_sets import sliding_clips, write_set
 
 from infra.registry import open_registry
 from models.load import load_foundation
-from training.batch import measure
-from training.batch.manifest import Entry
-from training.batch.measure import device_profile, measure_curve
-from training.batch.plan import make_plan
-from training.batch.profile import Profile
+from training.batch.manifest.entries import Entry
+from training.batch.manifest.plan import make_plan
+from training.batch.profile import measure
+from training.batch.profile.measure import device_profile, measure_curve
+from training.batch.profile.profile import Profile
 
 WAN = "tiny-random:wan"
 SETTINGS = {"frames": 5, "height": 32, "width": 32, "steps": 4, "rank": 4}

@@ -7,10 +7,10 @@ import pytest
 
 from infra.errors import OutOfMemory
 from motiondirector.batch.lanes import only_kind
-from training.batch import measuring as module
-from training.batch.measure import measure_curve
-from training.batch.measuring import Measuring, kept_profiles
-from training.batch.profile import Curve
+from training.batch.profile import measuring as module
+from training.batch.profile.measure import measure_curve
+from training.batch.profile.measuring import Measuring, kept_profiles
+from training.batch.profile.profile import Curve
 from training.pack import Pack
 
 NEVER = threading.Event()

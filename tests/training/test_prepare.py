@@ -13,11 +13,8 @@ from infra.registry import open_registry
 from infra.storage import open_storage
 from models.adapter import read_adapter
 from models.load import load_foundation
-from training.batch.ahead import Ahead
-from training.batch.lane import Lane
-from training.batch.manifest import Entry
-from training.batch.plan import make_plan
-from training.batch.prepare import (
+from training.batch.lane.lane import Lane
+from training.batch.latents.prepare import (
     STOPPED,
     Missing,
     decode_portion,
@@ -26,10 +23,13 @@ from training.batch.prepare import (
     prepare_work,
     store_portion,
 )
+from training.batch.latents.prepare_ahead import Ahead
+from training.batch.manifest.entries import Entry
+from training.batch.manifest.plan import make_plan
 from training.batch.run import enter
-from training.batch.state import open_batch
-from training.batch.turns import Turns
-from training.batch.watcher import Watcher
+from training.batch.state.leased_tasks import Turns
+from training.batch.state.state import open_batch
+from training.batch.watch.watcher import Watcher
 from training.inputs import bucket_of, load, prepare_latents, read_concept
 from training.job import Job
 from training.job import Watcher as Quiet
@@ -224,8 +224,8 @@ class Waits(Watcher):
 def test_a_lane_prepares_what_waits_while_it_trains_and_its_adapters_are_the_same_bits(
     tmp_path, clips, foundation, monkeypatch
 ):
-    monkeypatch.setattr("training.batch.lane.load_foundation", lambda source, **options: foundation)
-    monkeypatch.setattr("training.batch.ahead.LOOK_S", 0.05)
+    monkeypatch.setattr("training.batch.lane.lane.load_foundation", lambda source, **options: foundation)
+    monkeypatch.setattr("training.batch.latents.prepare_ahead.LOOK_S", 0.05)
     adapters, threads, waited = [], [], []
     for ahead, uri in ((True, clips), (False, clip_set(tmp_path / "other"))):
         registry = open_registry(tmp_path / f"registry-{ahead}")

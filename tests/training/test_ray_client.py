@@ -11,8 +11,8 @@ from clip_sets import sliding_clips, write_set
 
 from infra.cluster import QUIET, python_path, variables
 from infra.registry import open_registry
-from training.batch.logs import Reader
-from training.batch.state import open_batch
+from training.batch.state.state import open_batch
+from training.batch.watch.logs import Reader
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 SIZE = ["--frames", "5", "--height", "32", "--width", "32", "--rank", "4", "--steps", "3"]

@@ -10,9 +10,9 @@ from lane_clusters import WAN, Batch, Story, nodes
 
 from models.adapter import read_adapter
 from models.load import load_foundation
-from training.batch.logs import Reader
-from training.batch.prepare import prepare_work
-from training.batch.ray_lanes import Driver
+from training.batch.cluster.ray_lanes import Driver
+from training.batch.latents.prepare import prepare_work
+from training.batch.watch.logs import Reader
 from training.local import train_local
 
 pytestmark = [pytest.mark.cluster, pytest.mark.faults]

@@ -12,13 +12,13 @@ from infra.errors import UserError
 from infra.registry import open_registry
 from infra.storage import open_storage
 from models.load import load_foundation
-from training.batch.in_turn import preparing_turns, turn_of
-from training.batch.manifest import Entry
-from training.batch.plan import make_plan
-from training.batch.prepare import prepare_work
-from training.batch.ray_lanes import check_encoder, train_on_ray
-from training.batch.ray_prepare import Share, _Preparer, prepare_ahead, share_beside
-from training.batch.state import open_batch
+from training.batch.cluster.ray_lanes import check_encoder, train_on_ray
+from training.batch.latents.prepare import prepare_work
+from training.batch.latents.ray_prepare import Share, _Preparer, prepare_ahead, share_beside
+from training.batch.manifest.entries import Entry
+from training.batch.manifest.plan import make_plan
+from training.batch.state.in_turn import preparing_turns, turn_of
+from training.batch.state.state import open_batch
 from training.config import make_config
 
 WAN = "tiny-random:wan"
@@ -104,9 +104,9 @@ def test_a_batch_on_gpus_asks_ray_for_that_part_and_encodes_there(tmp_path, monk
     monkeypatch.setattr("models.load.load_foundation", load)
     monkeypatch.setattr("ray.data.from_items", lambda items, **_: Rows(items))
     monkeypatch.setattr("ray.available_resources", lambda: {"CPU": 8.0, "GPU": free})
-    monkeypatch.setattr("training.batch.ray_lanes.has_gpus", lambda: True)
-    monkeypatch.setattr("training.batch.ray_prepare.prepare_ahead", begin)
-    monkeypatch.setattr("training.batch.ray_lanes.Driver.run", lambda driver: [])
+    monkeypatch.setattr("training.batch.cluster.ray_lanes.has_gpus", lambda: True)
+    monkeypatch.setattr("training.batch.latents.ray_prepare.prepare_ahead", begin)
+    monkeypatch.setattr("training.batch.cluster.ray_lanes.Driver.run", lambda driver: [])
     batch = open_batch(registry.storage, "b")
     assert train_on_ray(batch, registry, "b", works=works) == []
     assert asked == [gpus]

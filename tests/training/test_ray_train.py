@@ -24,8 +24,8 @@ from models.adapter import read_adapter
 from models.load import load_foundation
 from motiondirector.cli import build
 from training.adapters import describe, write_adapters
-from training.batch.logs import Reader
-from training.batch.state import open_batch
+from training.batch.state.state import open_batch
+from training.batch.watch.logs import Reader
 from training.inputs import bucket_of, load, prepare_latents, read_concept
 from training.job import Job, Watcher
 from training.local import train_local

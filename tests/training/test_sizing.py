@@ -7,9 +7,8 @@ import pytest
 from infra.errors import UserError
 from infra.leases import Lease
 from infra.registry import open_registry
-from training.batch.ray_lanes import Driver
-from training.batch.record import Record, workers_of
-from training.batch.sizing import (
+from training.batch.cluster.ray_lanes import Driver
+from training.batch.cluster.sizing import (
     BARREN,
     Deaths,
     LaneNow,
@@ -20,8 +19,9 @@ from training.batch.sizing import (
     places,
     to_start,
 )
-from training.batch.state import open_batch
-from training.batch.watcher import LaneState
+from training.batch.state.record import Record, workers_of
+from training.batch.state.state import open_batch
+from training.batch.watch.watcher import LaneState
 
 NOW = 1000.0
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from infra.storage import open_storage
-from training.batch.record import Claim
-from training.batch.state import BatchState
-from training.batch.turns import Turns
+from training.batch.state.leased_tasks import Turns
+from training.batch.state.record import Claim
+from training.batch.state.state import BatchState
 
 STORED = Path(__file__).parent / "stored"
 NOW = 1_800_000_000.0  # when they were written

@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 from infra.errors import DamagedData, UserError
 from infra.registry import open_registry
 from infra.storage import open_storage
-from training.batch.logs import Reader
-from training.batch.state import BatchState
-from training.batch.turns import Turns
-from training.batch.validation import validations
-from training.batch.work import Work
+from training.batch.state.leased_tasks import Turns
+from training.batch.state.state import BatchState
+from training.batch.state.work import Work
+from training.batch.watch.logs import Reader
+from training.batch.watch.validation import validations
 from training.checkpoint import STATE, MemberState
 from training.config import make_config
 from training.run_record import CONFIG, RECORD, RESULT, Card, finished

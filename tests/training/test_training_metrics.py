@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 from ray.util.metrics import Gauge
 
-from training.batch import ray_lanes
-from training.batch.ray_lanes import Driver
-from training.batch.record import ENDED, Record
+from training.batch.cluster import ray_lanes
+from training.batch.cluster.ray_lanes import Driver
+from training.batch.state.record import ENDED, Record
 
 
 @pytest.fixture

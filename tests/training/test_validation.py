@@ -9,9 +9,9 @@ import pytest
 
 from infra.errors import StorageAway, UserError
 from infra.registry import open_registry
-from training.batch.state import open_batch
-from training.batch.validation import Stopped, Validating, Validator, headline, turn_of, validations
-from training.batch.work import Work
+from training.batch.state.state import open_batch
+from training.batch.state.work import Work
+from training.batch.watch.validation import Stopped, Validating, Validator, headline, turn_of, validations
 from training.config import make_config
 
 
@@ -95,7 +95,7 @@ def test_a_validation_that_fails_is_told_and_the_concept_stays_published(house):
 
 
 def test_a_storage_that_is_away_for_a_moment_costs_no_validation(house, monkeypatch):
-    monkeypatch.setattr("training.batch.validation.LOOK_S", 0.01)
+    monkeypatch.setattr("training.batch.watch.validation.LOOK_S", 0.01)
     away = [True]
 
     def validate(version, on_progress):

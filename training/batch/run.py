@@ -13,17 +13,17 @@ from typing import Any, Protocol
 
 from infra.errors import Conflict, UserError
 from infra.registry import Registry
-from training.batch.lane import Lane
-from training.batch.logs import Journal, JournalHandler, Notes, Several
-from training.batch.looking import Look, Looking
-from training.batch.outage import Outage
-from training.batch.plan import Plan
-from training.batch.profile import Profile
-from training.batch.record import Record, check_idle, workers_of
-from training.batch.state import BatchState
-from training.batch.validation import Validate, Validating
-from training.batch.watcher import Watcher
-from training.batch.work import Work
+from training.batch.lane.lane import Lane
+from training.batch.manifest.plan import Plan
+from training.batch.profile.profile import Profile
+from training.batch.state.outage import Outage
+from training.batch.state.record import Record, check_idle, workers_of
+from training.batch.state.state import BatchState
+from training.batch.state.work import Work
+from training.batch.watch.live_view import Look, Looking
+from training.batch.watch.logs import Journal, JournalHandler, Notes, Several
+from training.batch.watch.validation import Validate, Validating
+from training.batch.watch.watcher import Watcher
 
 POLL_S = 5.0
 
@@ -88,8 +88,8 @@ def train_batch(
     at once.
 
     Args:
-        on_look: a thread calls it every second with the records and the lane (training/batch/looking.py).
-        validate: a child process calls it with each published version (training/batch/validation.py);
+        on_look: a thread calls it every second with the records and the lane (training/batch/watch/live_view.py).
+        validate: a child process calls it with each published version (training/batch/watch/validation.py);
             `validations` reads the results. The function then returns when all are validated.
 
     Raises:

@@ -21,9 +21,9 @@ sys.path[:0] = [str(HERE.parent)]
 from postgres import PACKAGE, postgres  # noqa: E402
 from sqlalchemy.engine import make_url  # noqa: E402
 
-from serving.claims import Claims  # noqa: E402
-from serving.database import Pin, Rate, Server  # noqa: E402
-from serving.jobs import JobStore  # noqa: E402
+from serving.jobs.claims import Claims  # noqa: E402
+from serving.jobs.database import Pin, Rate, Server  # noqa: E402
+from serving.jobs.jobs import JobStore  # noqa: E402
 
 REQUEST = {
     "prompt": "a bear",

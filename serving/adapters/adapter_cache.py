@@ -1,0 +1,387 @@
+"""Loads a request's adapters in parallel to denoising: registry -> local disk -> host memory -> slot.
+
+A claim goes through two stages, each in fair turns: fetch (over the network, a few at once) and pack
+(disk to host memory, once the host cache has room for all of the claim's adapters). Claims whose adapters
+are in host memory or in slots are ready at once. An adapter is fetched and packed once for all claims
+that need it. No thread waits for another one here.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from infra.errors import InvalidInput, Unavailable
+from models.adapter import MAX_RANK
+from models.bank import AdapterBank
+from serving.adapters.files import Source
+from serving.adapters.host import HostCache
+from serving.adapters.slots import Key, SlotTable, key_of
+from serving.engine_client import Residency
+from serving.events import Observe, unobserved
+from serving.fairness import FairQueue, Flow
+from serving.schemas import AdapterUsed
+
+log = logging.getLogger(__name__)
+FETCHERS = 4  # claims that fetch at once; each fetches one adapter after the other
+PACKERS = 2
+KEEP_PAUSE = 30.0  # seconds before a pinned adapter that failed to load is retried
+PREFETCH: Flow = [("prefetch", 1.0)]
+KEEP: Flow = [("keep", 1.0)]
+
+Ready = Callable[["Claim", BaseException | None], None]
+
+
+@dataclass(eq=False)
+class Claim:
+    """The adapters that a request (or a prefetch) needs loaded until `AdapterTiers.close`."""
+
+    uses: Sequence[AdapterUsed]
+    ready: Ready  # called once after each `bring`, from any thread, when all are loaded or with the error
+    flow: Flow
+    order: float = float("inf")
+    held: tuple[Key, ...] = ()  # in the host cache
+    closed: bool = False
+    wanted: bool = False
+    whole: bool = False  # load all of its adapters into host memory, even those in slots
+    fetching: frozenset[Key] = field(default=frozenset())
+
+    @property
+    def keys(self) -> list[Key]:
+        return [key_of(use) for use in self.uses]
+
+    @property
+    def cost(self) -> float:
+        """The cost of loading it for its flow's share: the number of adapters."""
+        return float(len(self.uses))
+
+
+class AdapterTiers:
+    """Loads adapters to where requests can use them. Thread-safe.
+
+    Args:
+        source: the registry and the local disk.
+        host_bytes: maximum bytes of packed adapters in host memory; raised to the slots' size if smaller.
+        observe: receives "load_seconds" with label tier (disk, host, slot) for each load.
+    """
+
+    def __init__(
+        self, bank: AdapterBank, source: Source, *, host_bytes: int = 4 << 30, observe: Observe = unobserved
+    ) -> None:
+        self.bank, self.source = bank, source
+        self.slots = SlotTable(bank, lambda seconds: self._loaded("slot", seconds))
+        self._sizes = {
+            path: bank.slot_bytes(path) if n and bank.targets[path] else 0 for path, n in bank.slots.items()
+        }
+        least = sum(n * self._sizes[path] for path, n in bank.slots.items())
+        self.host = HostCache(max(host_bytes, least))  # otherwise a request for all slots would wait forever
+        self._observe = observe
+        self._lock = threading.RLock()
+        self._to_fetch: FairQueue[Claim] = FairQueue()
+        self._to_pack: FairQueue[Claim] = FairQueue()
+        self._fetching: set[Key] = set()
+        self._fetches = 0  # number of running fetches
+        self._packing: set[Key] = set()
+        self._keeping: set[Key] = set()  # pinned adapters being loaded
+        self._refused: dict[Key, float] = {}  # pinned adapters that failed -> time of the next try
+        self._warming = self._closing = False
+        self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch")
+        self._packers = ThreadPoolExecutor(PACKERS, thread_name_prefix="pack")
+        self.loads: dict[str, tuple[int, float]] = {}  # tier -> (adapters loaded, seconds)
+
+    def shutdown(self) -> None:
+        """Stop loading."""
+        with self._lock:
+            self._closing = True
+        self._fetchers.shutdown(wait=False, cancel_futures=True)
+        self._packers.shutdown(cancel_futures=True)
+
+    # --- claims ---------------------------------------------------------------------------------------------
+
+    def bring(self, claim: Claim) -> None:
+        """Load all of a claim's adapters into host memory or slots, then call its `ready`."""
+        with self._lock:
+            if claim.closed:
+                return
+            if not claim.wanted:
+                claim.wanted = True
+                self.slots.want(claim.keys)
+            here = self._hold_what_is_here(claim)
+            if not here:
+                needed = self._needed(claim)
+                missing = [
+                    use
+                    for use in claim.uses
+                    if (key := key_of(use)) in needed
+                    and self.host.get(key) is None
+                    and not self.source.has(use)
+                ]
+                claim.fetching = frozenset(key_of(use) for use in missing)
+                (self._to_fetch if missing else self._to_pack).add(claim, claim.flow, claim.cost, claim.order)
+        if here:
+            claim.ready(claim, None)
+        else:
+            self._pump()
+
+    def bring_again(self, claim: Claim) -> None:
+        """Load all adapters of a claim into host memory, because a slot it relied on was reassigned.
+
+        Releases its holds first: two claims that each hold a half would deadlock.
+        """
+        with self._lock:
+            claim.whole = True
+            held, claim.held = claim.held, ()
+        self.host.release(held)
+        self.bring(claim)
+
+    def close(self, claim: Claim) -> None:
+        """Release a claim that is no longer needed."""
+        with self._lock:
+            if claim.closed:
+                return
+            claim.closed = True
+            if claim.wanted:
+                self.slots.want(claim.keys, -1)
+            self._to_fetch.remove(claim)
+            self._to_pack.remove(claim)
+            held, claim.held = claim.held, ()
+        self.host.release(held)
+        self._pump()
+
+    def images(self, claim: Claim) -> dict[Key, Tensor] | None:
+        """Packed images of the adapters in no slot; None if one was evicted since: call `bring_again`."""
+        found = {key: self.host.get(key) for key in self.slots.missing(claim.keys)}
+        images = {key: image for key, image in found.items() if image is not None}
+        return images if len(images) == len(found) else None
+
+    def _needed(self, claim: Claim) -> list[Key]:
+        """The adapters that a claim needs in host memory."""
+        return claim.keys if claim.whole else self.slots.missing(claim.keys)
+
+    def _hold_what_is_here(self, claim: Claim) -> bool:
+        """Hold the adapters that a claim needs if all are in host memory; True if nothing must be loaded."""
+        needed = self._needed(claim)
+        if any(self.host.get(key) is None for key in needed):
+            return False
+        return self._hold(claim, needed)
+
+    def _hold(self, claim: Claim, keys: Iterable[Key]) -> bool:
+        new = {key: self._sizes[key[0]] for key in keys if key not in claim.held}
+        if not self.host.hold(new):
+            return False
+        claim.held += tuple(new)
+        return True
+
+    # --- the two stages -------------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        """Start all fetches and packs that can start."""
+        with self._lock:
+            while not self._closing and (claim := self._to_fetch.pick(self._may_fetch)) is not None:
+                self._fetching |= claim.fetching
+                self._fetches += 1
+                self._fetchers.submit(self._fetch, claim)
+            while not self._closing and (claim := self._to_pack.pick(self._may_pack)) is not None:
+                keys = frozenset(claim.held)
+                self._packing |= keys
+                self._packers.submit(self._pack, claim, keys)
+
+    def _may_fetch(self, claim: Claim) -> bool:
+        return self._fetches < FETCHERS and not claim.fetching & self._fetching
+
+    def _may_pack(self, claim: Claim) -> bool:
+        needed = self._needed(claim)
+        return self._packing.isdisjoint(needed) and self._hold(claim, needed)
+
+    def _fetch(self, claim: Claim) -> None:
+        fetched: frozenset[Key] = claim.fetching
+        failed: BaseException | None = None
+        key: Key | None = None
+        for use in claim.uses:
+            if (key := key_of(use)) in fetched and not claim.closed:
+                try:
+                    started = time.monotonic()
+                    self.source.fetch(use)
+                    self._loaded("disk", time.monotonic() - started)
+                except BaseException as error:
+                    failed = error
+                    break
+        told: list[Claim] = []
+        again: list[Claim] = []
+        with self._lock:
+            self._fetching -= fetched
+            self._fetches -= 1
+            if failed is not None:
+                told.append(claim)
+            elif not claim.closed:
+                self._to_pack.add(claim, claim.flow, claim.cost, claim.order)
+            for other in self._to_fetch:
+                if failed is not None and key in other.fetching:  # it needs the adapter that failed
+                    told.append(other)
+                elif other.fetching & fetched:  # it waited for adapters that are on disk now
+                    again.append(other)
+            for other in (*told, *again):
+                self._to_fetch.remove(other)
+        for one in told:
+            self._tell(one, failed)
+        for one in again:
+            self.bring(one)
+        self._pump()
+
+    def _pack(self, claim: Claim, packed: frozenset[Key]) -> None:
+        failed: BaseException | None = None
+        try:
+            for use in claim.uses:
+                key = key_of(use)
+                if key in packed and self.host.get(key) is None and not claim.closed:
+                    started = time.monotonic()
+                    self.host.put(key, self._image(use))
+                    self._loaded("host", time.monotonic() - started)
+            for key in packed if not claim.closed else ():
+                self.warm(key)
+        except BaseException as error:
+            failed = error
+        with self._lock:
+            self._packing -= packed
+        if failed is None and not claim.closed and self.images(claim) is None:
+            self.bring_again(claim)
+        else:
+            self._tell(claim, failed)
+        self._pump()
+
+    def _image(self, use: AdapterUsed) -> Tensor:
+        adapter = self.source.read(use)
+        if not self.bank.holds(adapter.rank):
+            wider = f"start it with --rank {adapter.rank}"
+            merged = "export it merged into the model's weights (motiondirector concepts export)"
+            raise InvalidInput(
+                f"{use.concept}@{use.version} has rank {adapter.rank}, this server's slots hold {self.bank.rank}; "
+                f"{wider if adapter.rank <= MAX_RANK else merged}.",
+                code="rank_too_large",
+            )
+        return self.bank.pack(use.path, adapter.tensors)
+
+    def _tell(self, claim: Claim, error: BaseException | None) -> None:
+        if not claim.closed:
+            claim.ready(claim, error)
+
+    def _loaded(self, tier: str, seconds: float) -> None:
+        with self._lock:
+            count, total = self.loads.get(tier, (0, 0.0))
+            self.loads[tier] = (count + 1, total + seconds)
+        self._observe("load_seconds", seconds, {"tier": tier})
+
+    def warm(self, key: Key) -> bool:
+        """Copy an adapter from host memory into a spare slot. False if there is none."""
+        image = self.host.get(key)
+        if image is None:
+            return not self.slots.missing([key])
+        return self.slots.warm(key, image)
+
+    def warm_beside(self, keys: Sequence[Key], then: Callable[[], None]) -> None:
+        """`warm` each in a worker thread, then call `then`; does nothing if an earlier call still runs."""
+
+        def work() -> None:
+            try:
+                for key in keys:
+                    self.warm(key)
+            finally:
+                self._warming = False
+                then()
+
+        with self._lock:
+            if not self._closing and not self._warming:
+                self._warming = True
+                self._packers.submit(work)
+
+    # --- explicit loading -----------------------------------------------------------------------------------
+
+    def prefetch(self, uses: Sequence[AdapterUsed], timeout: float | None = None) -> None:
+        """Load adapters into host memory, and into free slots; blocks.
+
+        Raises UserError for an adapter that cannot be loaded, and Unavailable after `timeout` seconds.
+        """
+        here = self.ahead(uses)
+        try:
+            here.result(timeout)
+        except TimeoutError:
+            here.cancel()
+            raise Unavailable(
+                f"the adapters were not here within {timeout:g} s; the registry is slow, try again later.",
+                code="adapter_slow",
+            ) from None
+
+    def ahead(self, uses: Sequence[AdapterUsed], flow: Flow = PREFETCH) -> Future[None]:
+        """`prefetch` without waiting: the future ends when all are loaded, or with the error.
+
+        Cancelling the future drops the claim.
+
+        Args:
+            flow: the flow of the fair queue that it joins.
+        """
+        here: Future[None] = Future()
+
+        def ready(claim: Claim, error: BaseException | None) -> None:
+            self.close(claim)
+            try:
+                if error is None:
+                    for key in claim.keys:
+                        self.warm(key)
+            except Exception as failed:
+                error = failed
+            if here.set_running_or_notify_cancel():  # False: cancelled
+                here.set_exception(error) if error is not None else here.set_result(None)
+
+        claim = Claim(uses, ready, flow)
+        here.add_done_callback(lambda _: self.close(claim))
+        self.bring(claim)
+        return here
+
+    def keep(self, uses: Sequence[AdapterUsed]) -> None:
+        """Pin exactly these (`SlotTable.keep`) and start to load those in no slot; does not wait.
+
+        A repeated call retries adapters that found no slot, and after `KEEP_PAUSE` seconds those that failed
+        to load. An adapter that finds no spare slot gets one with its next request.
+        """
+        kept = self.slots.keep([key_of(use) for use in uses])
+        missing = set(self.slots.missing(kept))
+        now = time.monotonic()
+        with self._lock:
+            self._refused = {
+                key: until for key, until in self._refused.items() if until > now and key in kept
+            }
+            missing -= self._refused.keys() | self._keeping
+            self._keeping |= missing
+        for use in uses:
+            if key_of(use) in missing:
+                missing.remove(key_of(use))  # it may be listed twice
+                self.bring(Claim([use], self._kept, KEEP))
+
+    def _kept(self, claim: Claim, error: BaseException | None) -> None:
+        """Finish loading a pinned adapter, which is now in host memory or failed."""
+        [use], [key] = claim.uses, claim.keys
+        try:
+            if error is None:
+                self.warm(key)
+        except Exception as failed:
+            error = failed
+        self.close(claim)
+        if error is not None:
+            log.warning("%s@%s is pinned and cannot be loaded: %s", use.concept, use.version, error)
+        with self._lock:
+            self._keeping.discard(key)
+            if error is not None:
+                self._refused[key] = time.monotonic() + KEEP_PAUSE
+
+    def residency(self) -> list[Residency]:
+        """Every adapter in a slot or in host memory. For those on disk: `AdapterFiles.resident`."""
+        slots, pinned = self.slots.resident(), self.slots.pinned()
+        found = [Residency(*key, "slot", users, key in pinned) for key, users in slots.items()]
+        host = (key for key in self.host.resident() if key not in slots)
+        return found + [Residency(*key, "host", pinned=key in pinned) for key in host]

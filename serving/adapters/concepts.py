@@ -1,0 +1,106 @@
+"""The concept registry for requests: hides its location, makes unknown names cheap, detects its absence."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+from pathlib import Path
+
+from infra.registry import Registry, Version, similar
+from infra.storage import ObjectInfo, ObjectNotFound, Storage, open_storage
+from serving.adapters.model_list import Shelf
+from serving.adapters.storage_faults import StorageFault
+from serving.threads import CONCEPTS, LISTS
+
+log = logging.getLogger(__name__)
+
+
+class Concepts(Registry):
+    """A registry whose errors are for callers of the API.
+
+    Similar names come from a cached list, so a request for an unknown concept does not list the storage.
+    A registry that had concepts and now has none, not even removed ones, counts as unreachable, not as
+    empty: its folder may be unmounted. A request that names a concept also fails while the folder does not
+    exist; a list is empty then, since a server may start before the first concept exists.
+
+    Args:
+        memory: local folder with a marker for each registry that had content, so that a server knows it even
+            if it starts while the registry is unreachable.
+    """
+
+    overview = "GET /v1/models lists what there is."
+    shown = "the registry"  # type: ignore[assignment]  # callers do not need its location
+
+    def __init__(self, storage: Storage, memory: Path | None = None) -> None:
+        super().__init__(storage)
+        self.shelf = Shelf(self)
+        self._marker = (
+            memory / hashlib.sha256(storage.uri.encode()).hexdigest() if memory is not None else None
+        )
+        self._had_content = (
+            self._marker is not None and self._marker.exists()
+        )  # whether there was anything in it
+
+    def look(self) -> None:
+        """Start to refresh the list of names in a thread."""
+        LISTS.begin(self.shelf.refresh)
+
+    def near(self, name: str) -> list[str]:
+        if self.shelf.grown_old():
+            self.look()  # for later calls
+        return similar(name, self.shelf.names)
+
+    def find(self, ref: str) -> tuple[str, int]:
+        found = super().find(ref)
+        self._record_content()
+        return found
+
+    def resolve(self, ref: str) -> Version:
+        """Also raises StorageFault if the registry is unreachable."""
+        try:
+            return super().resolve(ref)
+        except ObjectNotFound as error:  # its pointer was listed a moment ago
+            log.error("%s", error.message)
+            raise StorageFault(CONCEPTS) from error
+
+    def numbers(self, concept: str, what: str) -> set[int]:
+        found = super().numbers(concept, what)
+        if not found and what == "versions":
+            if not self.storage.root_exists():
+                log.error("%s does not exist: is it mounted?", self.uri)
+                raise StorageFault(CONCEPTS)
+            self._check_available()
+        return found
+
+    def pointers(self) -> dict[tuple[str, int], ObjectInfo]:
+        found = super().pointers()
+        if found:
+            self._record_content()
+        else:
+            self._check_available()
+        return found
+
+    def _record_content(self) -> None:
+        if self._had_content:
+            return
+        self._had_content = True
+        if self._marker is not None:
+            with contextlib.suppress(OSError):  # for example a full disk; this server knows anyway
+                self._marker.parent.mkdir(parents=True, exist_ok=True)
+                self._marker.write_text(self.uri)
+
+    def _check_available(self) -> None:
+        if self._had_content and not self.storage.holds("concepts/"):
+            emptied = (
+                f"; if it was emptied on purpose, remove {self._marker} and start again"
+                if self._marker
+                else ""
+            )
+            log.error("%s had concepts and is empty now: is it mounted?%s", self.uri, emptied)
+            raise StorageFault(CONCEPTS)
+
+
+def open_concepts(uri: str, memory: Path | None = None) -> Concepts:
+    """The registry at a folder or `s3://bucket/prefix`."""
+    return Concepts(open_storage(uri), memory)

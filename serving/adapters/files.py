@@ -1,0 +1,218 @@
+"""The first two tiers of adapters: the registry, and verified files on local disk.
+
+Files are found by the content hash that the request was pinned to, so new or removed versions do not
+change an accepted job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from infra.errors import DamagedData, NotFound, SystemFailure, Unavailable, UserError
+from infra.files import TEMPORARY
+from infra.objects import check_hash, object_key, sha256_file
+from infra.registry import Registry
+from infra.storage import ObjectNotFound, atomic_file
+from models.adapter import Adapter, read_adapter
+from models.foundation import Foundation
+from models.versions import check_path
+from serving.adapters.storage_faults import StorageFault, storage_faults
+from serving.requests import AdapterUsed
+
+log = logging.getLogger(__name__)
+STORAGE = "the adapters' storage"  # its name in errors for callers
+ATTEMPTS = 3  # to fetch an object if its storage is unreachable or it arrives damaged
+LEFT_BEHIND = 3600.0  # seconds since its last byte after which an unfinished file belongs to a dead engine
+OTHERS = 60.0  # seconds to keep a file after another engine used it: that engine may be about to open it
+
+
+class Source(Protocol):
+    """Where adapters come from. Thread-safe."""
+
+    def has(self, use: AdapterUsed) -> bool:
+        """Whether `read` needs no network."""
+
+    def fetch(self, use: AdapterUsed) -> None:
+        """Download it to local disk; blocks. Raises UserError."""
+
+    def read(self, use: AdapterUsed) -> Adapter:
+        """Its checked tensors. Raises UserError if it cannot be loaded."""
+
+
+class AdapterFiles:
+    """Adapters of a registry, cached in files on local disk with eviction by least recent use.
+
+    Args:
+        folder: holds the files, named by hash; several engines may share it. A file's modification time is
+            its last use, visible to all engines.
+        capacity: maximum bytes of all files. Files being read, files that another engine used within the
+            last minute, and the last used file always stay.
+        pause: seconds before a failed fetch is retried, doubled each time.
+    """
+
+    def __init__(
+        self,
+        registry: Registry | None,
+        foundation: Foundation,
+        folder: Path,
+        capacity: int = 16 << 30,
+        pause: float = 0.2,
+    ) -> None:
+        self._registry, self._foundation, self._folder = registry, foundation, folder
+        self._capacity, self._pause = capacity, pause
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, found in files_in(folder, f"{TEMPORARY}*"):
+            if found.st_mtime < time.time() - LEFT_BEHIND:
+                file.unlink(missing_ok=True)
+        self._used: dict[str, int] = {}  # this engine's last uses: mtime in nanoseconds
+        self._reading: Counter[str] = Counter()  # not evicted
+        self._lock = threading.Lock()
+        self._trim()
+
+    def resident(self) -> list[str]:
+        """Hashes of the files here, least recently used first."""
+        return [file.stem for file, _ in self._files()]
+
+    def _files(self) -> list[tuple[Path, os.stat_result]]:
+        return sorted(files_in(self._folder, "*.safetensors"), key=lambda entry: entry[1].st_mtime_ns)
+
+    def has(self, use: AdapterUsed) -> bool:
+        return self._file(use).is_file()
+
+    def fetch(self, use: AdapterUsed) -> None:
+        """Download atomically from the registry and check the hash. Retries temporary failures."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return self._download(use)
+            except SystemFailure as error:
+                if attempt == ATTEMPTS - 1:
+                    raise
+                log.warning("%s@%s is fetched again: %s", use.concept, use.version, error.message)
+                time.sleep(self._pause * 2**attempt)
+
+    def read(self, use: AdapterUsed) -> Adapter:
+        """Read an adapter. Raises UserError: not in the registry, malformed, not finite, another foundation.
+
+        A file that was truncated or changed on disk is fetched again, once.
+        """
+        with self._lock:
+            self._reading[use.sha256] += 1
+        try:
+            return self._read(use)
+        finally:
+            with self._lock:
+                self._reading[use.sha256] -= 1
+
+    def _read(self, use: AdapterUsed) -> Adapter:
+        name, file = f"{use.concept}@{use.version}", self._file(use)
+        for last in (False, True):
+            self._touch(file)
+            if not file.is_file():
+                self.fetch(use)
+            try:
+                adapter = read_adapter(file, self._foundation)
+            except FileNotFoundError:  # another engine evicted it
+                pass
+            except UserError as error:
+                if self._whole(use):
+                    file.unlink(missing_ok=True)
+                    raise error.reworded(f"{name}: {error.message}") from None
+            else:
+                if adapter.sha256 == use.sha256:
+                    break
+            file.unlink(missing_ok=True)
+            if last:
+                raise Unavailable(
+                    f"{name}: {file} changes as soon as it is written; check the disk.",
+                    code="adapter_damaged",
+                )
+            log.warning("%s is damaged on disk and is fetched again", name)
+        check_path(name, use.path, adapter)
+        self._note(file)
+        return adapter
+
+    def _whole(self, use: AdapterUsed) -> bool:
+        file = self._file(use)
+        return file.is_file() and sha256_file(file) == use.sha256
+
+    def _file(self, use: AdapterUsed) -> Path:
+        return self._folder / f"{use.sha256}.safetensors"
+
+    def _download(self, use: AdapterUsed) -> None:
+        name = f"{use.concept}@{use.version}"
+        if self._registry is None:
+            raise NotFound(
+                f"{name} was asked for, but there is no registry; start with --registry URI.",
+                code="concept_not_found",
+            )
+        storage, file = self._registry.storage, self._file(use)
+        try:
+            with storage_faults(STORAGE), atomic_file(file) as temporary:
+                storage.get_file(object_key(use.sha256), temporary)
+                check_hash(storage, use.sha256, sha256_file(temporary))
+        except ObjectNotFound as error:
+            log.error("%s: %s", name, error.message)
+            with storage_faults(STORAGE):
+                if not storage.holds("objects/"):  # such as an unmounted folder
+                    raise StorageFault(STORAGE) from error
+            raise NotFound(
+                f"{name}: its file {use.sha256[:12]} is not in the registry; publish it again.",
+                code="adapter_not_found",
+            ) from None
+        except DamagedData as error:
+            log.error("%s: %s", name, error.message)  # names the location, which callers must not see
+            raise error.reworded(
+                f"{name}: its file {use.sha256[:12]} is damaged in the registry; publish it again."
+            ) from None
+        self._note(file)
+
+    def _note(self, file: Path) -> None:
+        """Record a use of the file and evict others if necessary."""
+        self._touch(file)
+        self._trim()
+
+    def _touch(self, file: Path) -> None:
+        """Mark the file as used, for other engines with this folder too."""
+        with (
+            self._lock,
+            contextlib.suppress(FileNotFoundError),
+        ):  # not here yet, or evicted by another engine
+            now = time.time_ns()
+            os.utime(file, ns=(now, now))
+            self._used[file.stem] = file.stat().st_mtime_ns
+
+    def _trim(self) -> None:
+        with self._lock:
+            files = self._files()
+            size = sum(found.st_size for _, found in files)
+            for file, found in files[:-1]:
+                if size <= self._capacity:
+                    break
+                if not self._stays(file.stem, found):
+                    file.unlink(missing_ok=True)
+                    size -= found.st_size
+            self._used = {file.stem: self._used[file.stem] for file, _ in files if file.stem in self._used}
+
+    def _stays(self, sha256: str, found: os.stat_result) -> bool:
+        """Whether this engine is reading it, or another engine, whose reads are not visible, may be."""
+        by_another = found.st_mtime_ns != self._used.get(sha256)
+        # abs: a time in the future comes from a clock that was ahead, and must not keep the file until then
+        recent = abs(time.time() - found.st_mtime) < OTHERS
+        return self._reading[sha256] > 0 or (by_another and recent)
+
+
+def files_in(folder: Path, pattern: str) -> Iterator[tuple[Path, os.stat_result]]:
+    """The matching files with their stat results; skips those that another engine removes meanwhile."""
+    for file in folder.glob(pattern):
+        try:
+            yield file, file.stat()
+        except FileNotFoundError:
+            continue

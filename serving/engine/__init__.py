@@ -1,0 +1,1 @@
+"""The denoising engine: many requests, any mix of adapters, one batch a step. No Ray in it."""

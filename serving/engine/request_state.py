@@ -1,0 +1,80 @@
+"""The state of a request in the engine."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from infra.errors import DeadlinePassed, UserError
+from models.denoise import Denoising
+from models.foundation import Bucket
+from serving.adapters.adapter_cache import Claim
+from serving.adapters.slots import Lease
+from serving.events import Listener
+from serving.fairness import Flow
+from serving.requests import PRIORITY_WEIGHT, VideoRequest, cost_of, rows_of
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A request, the resources it holds, and the data for its events."""
+
+    id: str
+    request: VideoRequest
+    listener: Listener
+    claim: Claim
+    submitted: float = field(default_factory=time.monotonic)
+    loaded: float = 0.0  # when its adapters were loaded
+    overtaken: int = 0  # times that others were admitted while it waited for a slot
+    lease: Lease | None = None
+    state: Denoising | None = None
+    timings: dict[str, float] = field(default_factory=dict)
+    admitted: float = 0.0
+    neighbours: int = 0
+    batch_adapters: int = 0
+    cancelled: bool = False
+    preview: tuple[Tensor, Future[bytes]] | None = None  # the last preview, with the estimate it shows
+
+    @property
+    def bucket(self) -> Bucket:
+        return self.request.bucket
+
+    @property
+    def rows(self) -> int:
+        """Number of its samples in a forward."""
+        return rows_of(self.request)
+
+    def expired(self) -> bool:
+        """Whether its deadline has passed."""
+        return self.request.deadline is not None and time.time() >= self.request.deadline
+
+
+def work_left(ticket: Ticket) -> float:
+    """The remaining part of its cost."""
+    done = ticket.state.progress if ticket.state is not None else 0.0
+    return cost_of(ticket.request) * (1.0 - done)
+
+
+def flow_of(request: VideoRequest) -> Flow:
+    """The flow of a request: priority class (by weight), tenant, set of adapters."""
+    adapters = frozenset(use.sha256 for use in request.adapters)
+    return [
+        (request.priority, PRIORITY_WEIGHT**request.priority),
+        (request.tenant, 1.0),
+        (adapters, 1.0),
+    ]
+
+
+def order_of(request: VideoRequest) -> float:
+    """The order within a flow: earlier deadlines first."""
+    return request.deadline if request.deadline is not None else float("inf")
+
+
+def deadline_passed() -> UserError:
+    """The error of a request that waited beyond its deadline."""
+    return DeadlinePassed(
+        "the request's deadline passed while it waited; send it again with a later one, or when the server is less busy."
+    )

@@ -1,0 +1,1 @@
+"""The API: routes, bodies, callers and answers over HTTP."""

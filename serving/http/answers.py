@@ -1,0 +1,59 @@
+"""Converts jobs and refusals of engines into the API's answers and errors."""
+
+from __future__ import annotations
+
+from infra.errors import Unavailable, UserError
+from serving.events import Failed
+from serving.jobs.database import Job
+from serving.requests import request_of
+from serving.schemas import Timings, Video, VideoError
+
+
+def raise_refusal(refused: Failed | None) -> None:
+    """Raise an engine's refusal as a UserError, if there is one."""
+    if refused is not None:
+        raise refused.error
+
+
+def engine_unavailable() -> UserError:
+    return Unavailable(
+        "no engine answers: the model is loading, or being started again; try in some seconds.",
+        code="engine_unavailable",
+    )
+
+
+def adapters_late(seconds: float) -> UserError:
+    return Unavailable(
+        f"the request's adapters were in no engine within {seconds:g} s: the registry is slow, many others are being "
+        "loaded, or the model is; send it again in some seconds.",
+        code="adapter_slow",
+    )
+
+
+def video_of(job: Job, position: int | None) -> Video:
+    """A job as the API shows it to its owner; `position`: number of jobs before it in the queue."""
+    request = request_of(job)
+    return Video(
+        **request.settings,
+        id=job.id,
+        model=job.model,
+        status=job.state,  # type: ignore[arg-type]
+        progress=job.progress,
+        created_at=int(job.created_at),
+        completed_at=int(job.finished_at) if job.finished_at is not None else None,
+        expires_at=int(job.expires_at) if job.expires_at is not None else None,
+        prompt=request.prompt,
+        size=f"{request.width}x{request.height}",
+        seconds=f"{request.frames / request.fps:g}",
+        frames=request.frames,
+        seed=request.seed,
+        adapters=list(request.adapters),
+        timings=Timings(**job.timings),
+        queue_position=position,
+        batch_neighbours=job.neighbours,
+        priority=request.priority,
+        deadline=int(request.deadline) if request.deadline is not None else None,
+        webhook_url=job.webhook_url,
+        warnings=list(request.warnings),
+        error=VideoError(code=job.error_code, message=job.error_message or "") if job.error_code else None,
+    )

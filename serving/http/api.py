@@ -1,0 +1,237 @@
+"""The HTTP API: the application and its routes. `serving.http.service` implements what they do."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
+
+from serving.http.auth import AdapterAdmin, Caller, Known, MetricsReader, Reader, Writer
+from serving.http.bodies import FORMS, read_create_video, read_json, schemas_of
+from serving.http.errors import REFUSALS, BodyLimit, add_error_handlers
+from serving.http.event_stream import EventStream, follow, was_end
+from serving.http.metrics import MeasuredRequests
+from serving.http.pages import pages
+from serving.http.service import VideoService
+from serving.schemas import (
+    AdapterAnswer,
+    AdapterName,
+    CreateVideo,
+    ErrorAnswer,
+    ModelList,
+    ResidentList,
+    Video,
+    VideoDeleted,
+    VideoList,
+)
+
+DESCRIPTION = """Text to video with learned motions: one resident model, any mix of concepts in one batch.
+
+`POST /v1/videos` answers a job at once; poll `GET /v1/videos/{id}`, or follow `GET /v1/videos/{id}/events`, and download
+`GET /v1/videos/{id}/content`. Field names follow OpenAI's videos API. `GET /v1/models` lists what `model` may be.
+"""
+
+
+def body_of(model: type[BaseModel], *kinds: str) -> dict[str, Any]:
+    """The OpenAPI description of a route's body; the route itself reads the body (`serving.http.bodies`)."""
+    schema = {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}
+    return {"requestBody": {"required": True, "content": dict.fromkeys(kinds, schema)}}
+
+
+VIDEO = body_of(CreateVideo, "application/json", *FORMS)
+NAME = body_of(AdapterName, "application/json")
+
+
+def service_of(request: Request) -> VideoService:
+    return request.app.state.service
+
+
+Service = Annotated[VideoService, Depends(service_of)]
+videos = APIRouter(prefix="/v1/videos", responses=REFUSALS, tags=["videos"])
+adapters = APIRouter(prefix="/v1/adapters", responses=REFUSALS, tags=["adapters"])
+server = APIRouter()
+
+
+def create_api(service: VideoService) -> FastAPI:
+    """The application for a service; its lifespan starts and stops the service."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        yield
+        await service.stop()
+
+    app = FastAPI(
+        title="MotionDirector",
+        description=DESCRIPTION,
+        version="1",
+        lifespan=lifespan,
+        redirect_slashes=False,  # it would redirect to the Host of the request, which an attacker may choose
+        docs_url=None,  # FastAPI's pages load scripts from other hosts; `serving.http.pages` replaces them
+        redoc_url=None,
+    )
+    app.state.service = service
+    app.add_middleware(BodyLimit)
+    app.add_middleware(MeasuredRequests, metrics=service.metrics)
+    add_error_handlers(app)
+    for router in (videos, adapters, server, pages):
+        app.include_router(router)
+    generated = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = generated()
+        for model in (CreateVideo, AdapterName):
+            schema["components"]["schemas"].update(schemas_of(model))
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+    return app
+
+
+async def read_name(request: Request, service: VideoService, caller: Caller) -> AdapterName:
+    """Read the adapter's name from the body."""
+    with service.bodies.one(caller.tenant):
+        return await read_json(request, AdapterName)
+
+
+@videos.post("", openapi_extra=VIDEO)
+async def create_video(
+    request: Request,
+    response: Response,
+    service: Service,
+    caller: Writer,
+    idempotency_key: Annotated[str | None, Header(description="the same key and body: the same job")] = None,
+) -> Video:
+    """Request a video. Returns the queued job."""
+    with service.bodies.one(caller.tenant):
+        body = await read_create_video(request)
+    job, is_new = await service.create(body, caller, idempotency_key)
+    if not is_new:
+        response.headers["Idempotent-Replayed"] = "true"
+    return (await service.videos([job]))[0]
+
+
+@videos.get("")
+async def list_videos(
+    service: Service,
+    caller: Reader,
+    after: Annotated[str | None, Query(max_length=64)] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: Literal["asc", "desc"] = "desc",
+) -> VideoList:
+    """Your jobs, newest first; `after` is the last id of the previous page."""
+    jobs, more = await service.page(caller.tenant, after, limit, order)
+    shown = await service.videos(jobs)
+    first, last = (shown[0].id, shown[-1].id) if shown else (None, None)
+    return VideoList(data=shown, first_id=first, last_id=last, has_more=more)
+
+
+@videos.get("/{id}")
+async def get_video(id: str, service: Service, caller: Reader) -> Video:
+    """Status and progress of a job."""
+    return (await service.videos([await service.get(id, caller.tenant)]))[0]
+
+
+@videos.get("/{id}/content", responses={200: {"content": {"video/mp4": {}}}}, response_class=Response)
+async def get_content(
+    id: str,
+    service: Service,
+    caller: Reader,
+    variant: Annotated[Literal["video"], Query(description="the mp4; there are no others")] = "video",
+) -> Response:
+    """The finished video (409 before that). Its metadata records how it was made."""
+    mp4 = await service.content(id, caller.tenant)
+    headers = {"Content-Disposition": f'inline; filename="{id}.mp4"'}
+    return Response(mp4, media_type="video/mp4", headers=headers)
+
+
+@videos.get(
+    "/{id}/events",
+    responses={200: {"content": {"text/event-stream": {}}}, 204: {"description": "the end was seen"}},
+    response_class=Response,
+)
+async def get_events(
+    id: str,
+    service: Service,
+    caller: Reader,
+    previews: Annotated[
+        bool, Query(description="also `video.preview`: a picture of it as it is now")
+    ] = False,
+    last_event_id: Annotated[str | None, Header(max_length=64)] = None,
+) -> Response:
+    """Server-sent events: `video.<status>` with the job at each change, until it ends."""
+    job = await service.get(id, caller.tenant)
+    if was_end(last_event_id, job):
+        return Response(status_code=204)  # makes an EventSource stop reconnecting
+    return EventStream(
+        follow(service, id, caller.tenant, last_event_id, previews), service.streams, caller.tenant
+    )
+
+
+@videos.post("/{id}/cancel")
+async def cancel_video(id: str, service: Service, caller: Writer) -> Video:
+    """Stop a job; its place is freed within one denoising step."""
+    return (await service.videos([await service.cancel(id, caller.tenant)]))[0]
+
+
+@videos.delete("/{id}")
+async def delete_video(id: str, service: Service, caller: Writer) -> VideoDeleted:
+    """Remove a job and its video; cancels a running job first."""
+    await service.delete(id, caller.tenant)
+    return VideoDeleted(id=id)
+
+
+@adapters.get("")
+async def list_residents(service: Service, _caller: AdapterAdmin) -> ResidentList:
+    """Which engine holds which adapters, and which are pinned."""
+    return await service.catalogue.residents()
+
+
+@adapters.post("/prefetch", openapi_extra=NAME)
+async def prefetch_adapter(request: Request, service: Service, caller: AdapterAdmin) -> AdapterAnswer:
+    """Load an adapter into memory in every running engine, before the first request that uses it."""
+    return await service.catalogue.prefetch(await read_name(request, service, caller), caller.tenant)
+
+
+@adapters.post("/pin", openapi_extra=NAME)
+async def pin_adapter(request: Request, service: Service, caller: AdapterAdmin) -> AdapterAnswer:
+    """Pin an adapter to a slot of every engine, including engines that start later."""
+    return await service.catalogue.pin(await read_name(request, service, caller), caller.tenant)
+
+
+@adapters.post("/unpin", openapi_extra=NAME)
+async def unpin_adapter(request: Request, service: Service, caller: AdapterAdmin) -> AdapterAnswer:
+    """Unpin an adapter in every engine, so that it can be evicted by least recent use again."""
+    return await service.catalogue.unpin(await read_name(request, service, caller), caller.tenant)
+
+
+@server.get(
+    "/v1/models",
+    responses={200: {"model": ModelList}, **REFUSALS},
+    response_class=Response,
+    tags=["models"],
+)
+async def list_models(service: Service, caller: Known) -> Response:
+    """The valid values of `model`: the foundation, and each version of each concept."""
+    return Response(await service.catalogue.models(caller.tenant), media_type="application/json")
+
+
+@server.get("/healthz", tags=["health"])
+async def healthz() -> dict[str, str]:
+    """The ingress is alive."""
+    return {"status": "ok"}
+
+
+@server.get("/readyz", responses={503: {"model": ErrorAnswer}}, tags=["health"])
+async def readyz(service: Service) -> dict[str, str]:
+    """Ready: jobs are accepted and dispatched, there is space for videos, and an engine holds the model."""
+    info = await service.ready()
+    return {"status": "ready", "foundation": info.name, "foundation_fingerprint": info.fingerprint}
+
+
+@server.get("/metrics", responses=REFUSALS, response_class=Response, tags=["health"])
+async def metrics(service: Service, _caller: MetricsReader) -> Response:
+    """Metrics for Prometheus. If the server has API keys, requires one with the scope `metrics`."""
+    return Response(await service.exposition(), media_type=CONTENT_TYPE_LATEST)

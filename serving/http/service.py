@@ -1,0 +1,344 @@
+"""The API's operations without HTTP (accept, look up, cancel, delete), and the background tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from infra.errors import Conflict, Forbidden, NotFound, SystemFailure, Throttled, Unavailable, UserError
+from infra.storage import FolderStorage, ObjectNotFound, open_storage
+from serving.adapters.concepts import open_concepts
+from serving.adapters.storage_faults import StorageFault
+from serving.config import ServeConfig
+from serving.engine_client import EngineClient, EngineLost
+from serving.events import FoundationChanged
+from serving.http.answers import adapters_late, engine_unavailable, raise_refusal, video_of
+from serving.http.auth import Caller
+from serving.http.bodies import Bodies
+from serving.http.catalogue import Catalogue
+from serving.http.event_stream import Changes, Streams
+from serving.http.metrics import ServiceMetrics
+from serving.jobs.addresses import parse_networks
+from serving.jobs.admission import Admission, Repeatable
+from serving.jobs.backlog import Backlog
+from serving.jobs.claims import Claims
+from serving.jobs.database import Job
+from serving.jobs.disk_space import DISK, Room, folders_of
+from serving.jobs.dispatcher import Dispatcher, result_key
+from serving.jobs.jobs import CANCELLED, COMPLETED, FINAL, IllegalTransition, JobStore
+from serving.jobs.pins import PinKeeper, PinStore
+from serving.jobs.queue_positions import Places
+from serving.jobs.webhooks import Webhooks
+from serving.requests import (
+    PRIORITY_WEIGHT,
+    FoundationInfo,
+    VideoRequest,
+    names_of,
+    parse_model,
+    request_of,
+    resolve,
+    texts_beyond,
+)
+from serving.schemas import CreateVideo, Video
+from serving.threads import RESULTS, ROOM, VIDEOS
+
+log = logging.getLogger(__name__)
+ROOM_PATIENCE = 5.0  # seconds to wait for the check of the local disks
+ENGINE_PATIENCE = 30.0  # seconds a request waits for an engine that is starting
+
+
+class VideoService:
+    """The jobs of one server.
+
+    Args:
+        config: names the locations of jobs, results and concepts.
+        engine: makes the videos.
+        observe: called every few seconds with the number of jobs by state.
+        metrics: the metrics to use; None: new ones.
+    """
+
+    def __init__(
+        self,
+        config: ServeConfig,
+        engine: EngineClient,
+        observe: Callable[[dict[str, int]], None] = lambda counts: None,
+        metrics: ServiceMetrics | None = None,
+    ) -> None:
+        try:
+            Path(config.data_dir).mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            message = f"--data-dir {config.data_dir} cannot be made ({error.strerror}); give a folder you may write."
+            raise UserError(message, code="invalid_path") from None
+        self.config, self.engine = config, engine
+        self.metrics = metrics if metrics is not None else ServiceMetrics()
+        self.store = JobStore(config.database_url)
+        self.changes, self.streams = (
+            Changes(),
+            Streams(config.max_streams, len({key.tenant for key in config.keys})),
+        )
+        self.bodies = Bodies(config.max_bodies)
+        self._admission = Admission(self.store.database, config.max_queue)
+        self._claims = Claims(self.store.database)
+        self._places = Places(self._order)
+        self._results = open_storage(config.results_uri)
+        results = self._results.root if isinstance(self._results, FolderStorage) else None
+        self._room = Room(folders_of(config.database_url, Path(config.data_dir), results))
+        self._registry = (
+            open_concepts(config.registry, Path(config.data_dir, "registries")) if config.registry else None
+        )
+        pins = PinStore(self.store.database)
+        self._pins = PinKeeper(pins, engine, self.info)
+        self.catalogue = Catalogue(self._registry, engine, self.info, pins, self._pins.tell)
+        self._info: FoundationInfo | None = None
+        self._webhooks = Webhooks(
+            self.store.database,
+            config.keys,
+            config.webhook_secret,
+            parse_networks(config.webhook_networks),
+            observe=self.metrics.webhook,
+        )
+        self._dispatcher = Dispatcher(
+            self.store,
+            engine,
+            self._results,
+            max_in_flight=in_hand(config, config.replicas),
+            ttl=config.results_ttl,
+            job_ttl=config.job_ttl,
+            observe=observe,
+            changed=self.changes.notice,
+            ended=self._ended,
+        )
+        self._backlog = Backlog(self.store, engine, self._engines) if config.scales else None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self) -> None:
+        """Start the background tasks in the running event loop."""
+        if not self._tasks:
+            self._loop = asyncio.get_running_loop()
+            if self._registry is not None:
+                self._registry.look()
+            parts = (self._dispatcher, self._webhooks, self._pins)
+            self._tasks = [asyncio.create_task(part.run()) for part in parts]
+            if self._backlog is not None:
+                self._tasks.append(asyncio.create_task(self._backlog.run()))
+
+    async def stop(self) -> None:
+        """Stop the background tasks. Unfinished jobs stay in the store, free for others or the next start."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        self.store.close()
+
+    def _engines(self, number: int) -> None:
+        """Adapt the number of jobs in hand to the number of engines."""
+        self._dispatcher.max_in_flight = in_hand(self.config, number)
+        self._dispatcher.notice()
+
+    def _ended(self, state: str, timings: Mapping[str, float]) -> None:
+        """Handle the end of a job: a webhook may be due. Called from any thread."""
+        self.metrics.ended(state, timings)
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._webhooks.notice)
+
+    @property
+    def dispatching(self) -> bool:
+        """Whether all background tasks are running (dispatcher, webhooks, pins)."""
+        return bool(self._tasks) and not any(task.done() for task in self._tasks)
+
+    async def info(self, patience: float = ENGINE_PATIENCE, *, fresh: bool = False) -> FoundationInfo:
+        """The served foundation, cached unless `fresh`. Raises Unavailable if no engine answers."""
+        if self._info is None or fresh:
+            try:
+                async with asyncio.timeout(patience):
+                    self._info = await self.engine.describe()
+            except (EngineLost, TimeoutError):
+                raise engine_unavailable() from None
+        return self._info
+
+    async def ready(self) -> FoundationInfo:
+        """The served foundation, if jobs can be accepted and made now. Raises Unavailable."""
+        if not self.dispatching:
+            raise Unavailable("the dispatcher is not running.", code="not_ready")
+        await asyncio.to_thread(self.store.database.ping)
+        try:
+            async with asyncio.timeout(ROOM_PATIENCE):
+                await ROOM.run(self._room.check)
+        except TimeoutError:
+            raise StorageFault(DISK) from None
+        return await self.info(patience=1.0, fresh=True)
+
+    async def create(
+        self, body: CreateVideo, caller: Caller, idempotency_key: str | None = None
+    ) -> tuple[Job, bool]:
+        """Accept a job. Returns it and whether it is new; a repeated request with the same key is not.
+
+        Raises UserError for an impossible request, Throttled beyond a limit, Unavailable without an engine.
+        """
+        tenant = caller.tenant
+        repeatable = Repeatable.of(idempotency_key, body.model_dump(mode="json"))
+        found = await asyncio.to_thread(self._admission.find, tenant, repeatable)
+        if found is not None:
+            return found, False
+        with self._admission.look() as number:
+            # before any slow operation
+            await asyncio.to_thread(self._admission.check, tenant, caller.key, number)
+            try:
+                request, model = await self._resolve(body, caller)
+            except (SystemFailure, Throttled):
+                raise
+            except UserError:
+                await asyncio.to_thread(self._admission.spend, tenant, caller.key)
+                raise
+        job, is_new = await asyncio.to_thread(
+            self._admission.admit,
+            request.model_dump(mode="json"),
+            tenant=tenant,
+            key=caller.key,
+            repeatable=repeatable,
+            model=model,
+            weight=PRIORITY_WEIGHT**body.priority,
+            webhook_url=body.webhook_url,
+        )
+        if is_new:
+            self.metrics.accepted(names_of(request.adapters))
+            self._dispatcher.notice()
+        return job, is_new
+
+    async def _resolve(self, body: CreateVideo, caller: Caller) -> tuple[VideoRequest, str]:
+        """The resolved request, checked by an engine, and its model name. Raises UserError."""
+        if body.priority > caller.max_priority:
+            raise Forbidden(
+                f"priority {body.priority}: this API key may ask for {caller.max_priority} at most.",
+                code="priority_not_allowed",
+            )
+        if body.webhook_url is not None:
+            await self._webhooks.check(body.webhook_url, caller.tenant)
+        info = await self.info()
+        if parse_model(body.model, info.name) or body.lora:
+            request, model = await self.catalogue.read(caller.tenant, resolve, body, info, self._registry)
+        else:  # needs no registry
+            request, model = resolve(body, info, None)
+        deadline = None if body.deadline is None else time.time() + body.deadline
+        scheduled = {"tenant": caller.tenant, "priority": body.priority, "deadline": deadline}
+        request = request.model_copy(update=scheduled)
+        try:
+            async with asyncio.timeout(ENGINE_PATIENCE):
+                refused = await self.engine.check(request)
+                long = texts_beyond(request, info)
+                unread = await self.engine.unread(long) if long and refused is None else []
+        except EngineLost:
+            raise engine_unavailable() from None
+        except TimeoutError:
+            raise engine_unavailable() if not request.adapters else adapters_late(ENGINE_PATIENCE) from None
+        if refused is not None and isinstance(refused.error, FoundationChanged):
+            self._info = None  # the next request asks again
+        raise_refusal(refused)
+        return request.model_copy(update={"warnings": tuple(text for text in unread if text)}), model
+
+    def _order(self) -> list[str]:
+        """Ids of the jobs that wait for this server's foundation, in order of their turns."""
+        return self._claims.order(self._info.fingerprint if self._info else None)
+
+    async def placed(self, jobs: Sequence[Job]) -> list[tuple[Job, int | None]]:
+        """The jobs, each with the number of jobs before it, up to half a second old (None: not queued)."""
+        positions = await self._places.of(jobs)
+        return [(job, positions.get(job.id)) for job in jobs]
+
+    async def videos(self, jobs: Sequence[Job]) -> list[Video]:
+        """Jobs as the API shows them to their owner."""
+        return [video_of(job, position) for job, position in await self.placed(jobs)]
+
+    async def get(self, id: str, tenant: str) -> Job:
+        return await asyncio.to_thread(self.store.get, id, tenant=tenant)
+
+    async def page(self, tenant: str, after: str | None, limit: int, order: str) -> tuple[list[Job], bool]:
+        return await asyncio.to_thread(self.store.page, tenant=tenant, after=after, limit=limit, order=order)
+
+    async def cancel(self, id: str, tenant: str) -> Job:
+        """Cancel a job. Raises Conflict if it has ended otherwise (cancelling twice is no error)."""
+        job = await self.get(id, tenant)
+        try:
+            await asyncio.to_thread(self.store.cancel, id)
+        except IllegalTransition:
+            job = await self.get(id, tenant)
+            if job.state != "cancelled":
+                raise Conflict(
+                    f"video {id} has ended ({job.state}) and cannot be cancelled; DELETE removes it.",
+                    code="video_ended",
+                ) from None
+        else:
+            self._ended(CANCELLED, {})
+        await self._dispatcher.cancel(id)
+        self.changes.notice(id)
+        return await self.get(id, tenant)
+
+    async def delete(self, id: str, tenant: str) -> None:
+        """Remove a job and its video; cancels an unfinished job first."""
+        job = await self.get(id, tenant)
+        if job.state not in FINAL:
+            with contextlib.suppress(UserError):  # it ended meanwhile
+                await self.cancel(id, tenant)
+            job = await self.get(id, tenant)
+        # Even if the row has no result: the video may have been stored while the database was unreachable.
+        await RESULTS.run(self._results.delete, result_key(id))
+        await asyncio.to_thread(self.store.delete, id)
+        self.changes.notice(id)
+
+    async def content(self, id: str, tenant: str) -> bytes:
+        """The mp4. Raises Conflict if the job has none (yet), NotFound if it has expired."""
+        job = await self.get(id, tenant)
+        if job.state != COMPLETED:
+            hint = (
+                "poll GET /v1/videos/{id}"
+                if job.state not in FINAL
+                else (job.error_message or "it was cancelled")
+            )
+            raise Conflict(
+                f"video {id} has no content: it is {job.state} ({hint}).",
+                code="video_not_completed",
+            )
+        if job.result_key is not None:
+            with contextlib.suppress(ObjectNotFound):
+                return await RESULTS.run(self._stored, job)
+        raise NotFound(
+            f"video {id} has expired; make it again with seed {request_of(job).seed}.",
+            code="video_expired",
+        )
+
+    def _stored(self, job: Job) -> bytes:
+        """Read a job's video.
+
+        Raises:
+            ObjectNotFound: it has expired or was deleted.
+            StorageFault: it has not expired, but the storage is empty or missing, so it is probably not mounted.
+        """
+        try:
+            return self._results.get(result_key(job.id))  # the row's own key is not trusted
+        except ObjectNotFound as error:
+            expired = job.expires_at is not None and job.expires_at <= time.time()
+            if expired or (self._results.root_exists() and self._results.holds("")):
+                raise
+            log.error(
+                "%s is empty or missing, so video %s cannot be read: is it mounted?",
+                self._results.uri,
+                job.id,
+            )
+            raise StorageFault(VIDEOS) from error
+
+    async def exposition(self) -> bytes:
+        """The metrics in Prometheus's text format, with the current jobs and queue."""
+        counts = await asyncio.to_thread(self.store.count)
+        self.metrics.queue(counts, await asyncio.to_thread(self.store.oldest_queued))
+        self.metrics.streams.set(self.streams.open)
+        return self.metrics.exposition()
+
+
+def in_hand(config: ServeConfig, engines: int) -> int:
+    """Maximum jobs in engines, for all ingresses. Others wait in the store, which is fair and durable."""
+    return 4 * config.max_batch * max(1, engines)

@@ -1,0 +1,188 @@
+"""Decides whether a request becomes a job: queue limit, quotas of keys, repeated requests.
+
+Counting, deciding and inserting are one exclusive transaction, so the limits are exact, however many
+ingresses share the database.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from infra.errors import Conflict, InvalidInput, Throttled
+from serving.jobs.database import Database, Job, Rate
+from serving.jobs.jobs import QUEUED, UNFINISHED, new_job
+from serving.keys import ApiKey
+
+MINUTE = 60.0
+BUSY_RETRY = 5.0  # seconds after which a full queue or a tenant may have room again
+
+
+@dataclass(frozen=True)
+class Repeatable:
+    """An Idempotency-Key and the SHA-256 of its request's body."""
+
+    key: str
+    body_sha256: str
+
+    @classmethod
+    def of(cls, key: str | None, body: dict[str, Any]) -> Repeatable | None:
+        """Build it from a request. Raises InvalidInput for a malformed key."""
+        if key is None:
+            return None
+        if not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
+            raise InvalidInput(
+                "Idempotency-Key: expected 1 to 255 visible ASCII characters, such as a UUID.",
+                code="invalid_idempotency_key",
+            )
+        canonical = json.dumps(body, sort_keys=True).encode()
+        return cls(key, hashlib.sha256(canonical).hexdigest())
+
+
+class Admission:
+    """Decides who may add a job.
+
+    Args:
+        max_queue: maximum number of queued jobs of all tenants.
+    """
+
+    def __init__(self, database: Database, max_queue: int) -> None:
+        self._database, self._max_queue = database, max_queue
+        self._numbers = itertools.count()
+        self._looked_at: set[int] = set()
+        self._lock = threading.Lock()
+
+    def find(self, tenant: str, repeatable: Repeatable | None) -> Job | None:
+        """The job of an earlier identical request. Raises Conflict if the key came with another body."""
+        with self._database.sessions() as session:
+            return self._find(session, tenant, repeatable)
+
+    @contextmanager
+    def look(self) -> Iterator[int]:
+        """Count a request as waiting while it is examined, which may take long. Yields a number for `check`.
+
+        Of many simultaneous requests, those that the queue has no room for are thus refused at once.
+        """
+        with self._lock:
+            number = next(self._numbers)
+            self._looked_at.add(number)
+        try:
+            yield number
+        finally:
+            with self._lock:
+                self._looked_at.discard(number)
+
+    def check(self, tenant: str, key: ApiKey | None, number: int | None = None) -> None:
+        """Raise `Throttled` if `admit` would, as far as known now. Does not count the request.
+
+        Args:
+            number: from `look`: earlier requests under examination count too. None: only the queue counts.
+        """
+        with self._database.sessions() as session:
+            self._check_bounds(session, tenant, key, number)
+            self._next_arrival(session, tenant, key)
+
+    def spend(self, tenant: str, key: ApiKey | None) -> None:
+        """Count a refused request against the key's rate, because examining it was work too."""
+        if key is None or key.requests_per_minute is None:
+            return
+        with self._database.exclusive() as session, contextlib.suppress(Throttled):
+            arrival = self._next_arrival(session, tenant, key)
+            session.merge(Rate(tenant=tenant, arrival=arrival))
+
+    def admit(
+        self,
+        request: dict[str, Any],
+        *,
+        tenant: str,
+        key: ApiKey | None,
+        repeatable: Repeatable | None,
+        **fields: Any,
+    ) -> tuple[Job, bool]:
+        """Accept a request. Returns the committed job and whether it is new. `fields` are columns of the job.
+
+        Raises:
+            Throttled: the queue is full or the key's quota is exhausted.
+            Conflict: the idempotency key was used with another body.
+        """
+        with self._database.exclusive() as session:
+            found = self._find(session, tenant, repeatable)
+            if found is not None:
+                return found, False
+            self._check_bounds(session, tenant, key)
+            arrival = self._next_arrival(session, tenant, key)
+            if arrival is not None:
+                session.merge(Rate(tenant=tenant, arrival=arrival))
+            if repeatable is not None:
+                fields |= {"idempotency_key": repeatable.key, "body_sha256": repeatable.body_sha256}
+            job = new_job(request, tenant=tenant, **fields)
+            session.add(job)
+        return job, True
+
+    def _find(self, session: Session, tenant: str, repeatable: Repeatable | None) -> Job | None:
+        if repeatable is None:
+            return None
+        same = (Job.tenant == tenant, Job.idempotency_key == repeatable.key)
+        job = session.scalar(select(Job).where(*same))
+        if job is not None and job.body_sha256 != repeatable.body_sha256:
+            raise Conflict(
+                f"this Idempotency-Key made {job.id} from another body; use a new key for a new request.",
+                code="idempotency_conflict",
+            )
+        return job
+
+    def _check_bounds(
+        self, session: Session, tenant: str, key: ApiKey | None, number: int | None = None
+    ) -> None:
+        queued = session.scalar(select(func.count()).where(Job.state == QUEUED)) or 0
+        # Counted after the queue: a request that joins the queue meanwhile is counted at most once.
+        with self._lock:
+            before = 0 if number is None else sum(other < number for other in self._looked_at)
+        if queued + before >= self._max_queue:
+            raise Throttled(
+                f"the queue is full ({queued + before} jobs); try again later.",
+                code="queue_full",
+                retry_after=BUSY_RETRY,
+            )
+        if key is None or key.concurrency is None:
+            return
+        unfinished = select(func.count()).where(Job.tenant == tenant, Job.state.in_(UNFINISHED))
+        if (session.scalar(unfinished) or 0) >= key.concurrency:
+            raise Throttled(
+                f"this API key may have {key.concurrency} unfinished videos at once; wait for one, or cancel it.",
+                code="concurrency_exceeded",
+                retry_after=BUSY_RETRY,
+            )
+
+    def _next_arrival(self, session: Session, tenant: str, key: ApiKey | None) -> float | None:
+        """The rate's state after one more request. Allows bursts of a minute's worth. None: no limit."""
+        if key is None or key.requests_per_minute is None:
+            return None
+        now = float(session.scalar(select(self._database.now())) or 0.0)
+        known = session.scalar(select(Rate.arrival).where(Rate.tenant == tenant)) or 0.0
+        interval = MINUTE / key.requests_per_minute
+        burst = max(MINUTE, interval)
+        if (
+            known > now + burst
+        ):  # impossible with this clock and rate: a clock was ahead, or the rate was lower
+            known = now
+        arrival = max(now, known) + interval
+        ahead = arrival - now - burst
+        if ahead > 0:
+            raise Throttled(
+                f"this API key may ask for {key.requests_per_minute:g} videos a minute.",
+                code="rate_exceeded",
+                retry_after=ahead,
+            )
+        return arrival

@@ -1,0 +1,280 @@
+"""The job database: its tables and how it is opened. SQLite or PostgreSQL.
+
+Times are Unix seconds. Leases are compared on one clock: the database server's, or with SQLite this machine's.
+
+Tables of an earlier version are brought up to date (`serving.jobs.migrations` says how a table is changed). Tables that only
+have the right names are refused at the start, and not by an error at each request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    ColumnElement,
+    Float,
+    Integer,
+    String,
+    Text,
+    UniqueConstraint,
+    cast,
+    create_engine,
+    event,
+    func,
+    literal,
+    select,
+    text,
+)
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import Engine as SqlEngine
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+
+from infra.errors import Conflict, Unavailable, UserError
+from serving.jobs.migrations import migrate
+
+PRIVATE = 0o600  # mode of a SQLite database: prompts are nobody else's
+BUSY_MS = 10_000  # wait of a SQLite connection for another one that writes
+OPENING_MS = 300_000  # the same as a database is opened, which another process may be bringing up to date
+ADVISORY_LOCK = 0x6D6F74696F6E  # PostgreSQL's name for the lock of `Database.exclusive`
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {dict[str, Any]: JSON, list[dict[str, Any]]: JSON}  # noqa: RUF012
+
+
+class Job(Base):
+    """One accepted request. `request` is a `serving.requests.VideoRequest` as JSON: all that its frames depend on."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (UniqueConstraint("tenant", "idempotency_key"),)
+
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)  # order of acceptance
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    tenant: Mapped[str] = mapped_column(String(64), index=True)  # who may see it (`serving.keys`)
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    # fingerprint of the model that it was accepted for; none in rows from before version 5, which any may run
+    foundation: Mapped[str | None] = mapped_column(String(64), default=None)
+    model: Mapped[str] = mapped_column(String(256))
+    request: Mapped[dict[str, Any]]
+    weight: Mapped[float] = mapped_column(Float, default=1.0)  # turns in the queue for one of an ordinary job
+    progress: Mapped[int] = mapped_column(Integer, default=0)
+    attempts: Mapped[int] = mapped_column(Integer, default=0)  # engines that were lost while they ran it
+    owner: Mapped[str | None] = mapped_column(
+        String(64), index=True, default=None
+    )  # the dispatcher it is with
+    lease_until: Mapped[float | None] = mapped_column(Float, default=None)  # the owner is held dead after it
+    created_at: Mapped[float] = mapped_column(Float)
+    started_at: Mapped[float | None] = mapped_column(Float, default=None)
+    finished_at: Mapped[float | None] = mapped_column(Float, default=None)
+    expires_at: Mapped[float | None] = mapped_column(Float, index=True, default=None)
+    timings: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    neighbours: Mapped[int | None] = mapped_column(Integer, default=None)  # others in its batches, at most
+    error_code: Mapped[str | None] = mapped_column(String(64), default=None)
+    error_message: Mapped[str | None] = mapped_column(String(2000), default=None)
+    result_key: Mapped[str | None] = mapped_column(String(256), default=None)
+    result_sha256: Mapped[str | None] = mapped_column(String(64), default=None)
+    result_size: Mapped[int | None] = mapped_column(Integer, default=None)
+    idempotency_key: Mapped[str | None] = mapped_column(String(255), default=None)
+    body_sha256: Mapped[str | None] = mapped_column(
+        String(64), default=None
+    )  # of what was asked with that key
+    webhook_url: Mapped[str | None] = mapped_column(String(2000), default=None)
+
+
+class Delivery(Base):
+    """One webhook call to be made; written with the end of the job that it tells of, in one transaction."""
+
+    __tablename__ = "deliveries"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)  # the receiver's key against repeats
+    tenant: Mapped[str] = mapped_column(String(64))
+    url: Mapped[str] = mapped_column(String(2000))
+    body: Mapped[str] = mapped_column(Text)  # what is signed, to the byte
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    created_at: Mapped[float] = mapped_column(Float)
+    next_at: Mapped[float | None] = mapped_column(Float, index=True)  # None: delivered, or given up
+    delivered_at: Mapped[float | None] = mapped_column(Float, default=None)
+    error: Mapped[str | None] = mapped_column(String(500), default=None)  # of the last attempt
+
+    @classmethod
+    def of(cls, job_id: str, state: str, tenant: str, url: str) -> Delivery:
+        """What a job's end is told with, in the shape of OpenAI's webhook events."""
+        now = time.time()
+        id = f"evt_{secrets.token_hex(16)}"
+        content = {
+            "id": id,
+            "object": "event",
+            "type": f"video.{state}",
+            "created_at": int(now),
+            "data": {"id": job_id, "status": state},
+        }
+        return cls(id=id, tenant=tenant, url=url, body=json.dumps(content), created_at=now, next_at=now)
+
+
+class Rate(Base):
+    """How far ahead of its allowed rate a tenant is (GCRA's theoretical arrival time)."""
+
+    __tablename__ = "rates"
+
+    tenant: Mapped[str] = mapped_column(String(64), primary_key=True)
+    arrival: Mapped[float] = mapped_column(Float)
+
+
+class Flow(Base):
+    """How far a tenant's jobs of one weight are served (`serving.jobs.claims`)."""
+
+    __tablename__ = "flows"
+
+    tenant: Mapped[str] = mapped_column(String(64), primary_key=True)
+    weight: Mapped[float] = mapped_column(Float, primary_key=True)
+    served: Mapped[float] = mapped_column(Float)  # virtual time: the end of the last one that was claimed
+
+
+class Pin(Base):
+    """An adapter that every engine of a foundation is to keep in a slot (`serving.jobs.pins`)."""
+
+    __tablename__ = "pins"
+
+    foundation: Mapped[str] = mapped_column(String(64), primary_key=True)  # its fingerprint
+    path: Mapped[str] = mapped_column(String(16), primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    concept: Mapped[str] = mapped_column(String(64))
+    version: Mapped[int] = mapped_column(Integer)
+    pinned: Mapped[bool] = mapped_column(Boolean)  # False: not any more; the last such row keeps its revision
+    revision: Mapped[int] = mapped_column(Integer)  # of the foundation's pins, once this row was as it is
+
+
+class Server(Base):
+    """When a dispatcher last said that it serves a foundation."""
+
+    __tablename__ = "servers"
+
+    foundation: Mapped[str] = mapped_column(String(64), primary_key=True)  # its fingerprint
+    seen: Mapped[float] = mapped_column(Float)
+
+
+class Database:
+    """Sessions on one database. Thread-safe; several processes may share it.
+
+    Raises Unavailable when it cannot be opened, Conflict when its tables are not those of this version of the program.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            shown = make_url(url).render_as_string(hide_password=True)
+        except ArgumentError:
+            raise UserError(
+                "--database is no SQLAlchemy URL; give one like sqlite:////data/jobs.sqlite or "
+                "postgresql+psycopg://user:password@host/name.",
+                code="invalid_value",
+            ) from None
+        try:
+            self._sql = open_sql(url)
+            self.sessions: sessionmaker[Session] = sessionmaker(self._sql, expire_on_commit=False)
+            with self.exclusive(OPENING_MS) as session:
+                migrate(session.connection(), Base.metadata, shown)
+        except (SQLAlchemyError, ImportError) as error:
+            reason = " ".join(str(getattr(error, "orig", None) or error).split())
+            raise Unavailable(
+                f"the job database {shown} cannot be opened ({reason}); give a writable --data-dir or a database URL.",
+                code="database_unavailable",
+            ) from error
+
+    @property
+    def dialect(self) -> str:
+        """`sqlite` or `postgresql`."""
+        return self._sql.dialect.name
+
+    def now(self) -> ColumnElement[float]:
+        """The database's time as an expression, so that machines whose clocks differ agree on leases."""
+        if self.dialect == "postgresql":
+            return cast(func.extract("epoch", func.clock_timestamp()), Float)
+        return literal(time.time())
+
+    @contextmanager
+    def exclusive(self, wait_ms: int | None = None) -> Iterator[Session]:
+        """A transaction that runs beside no other of its kind, whatever the process: count, decide, insert.
+
+        Args:
+            wait_ms: the longest wait for another one, with SQLite; `BUSY_MS` when not given.
+        """
+        with self.sessions.begin() as session:
+            if self.dialect == "postgresql":
+                session.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
+            else:
+                if wait_ms is not None:
+                    session.execute(text(f"PRAGMA busy_timeout={wait_ms}"))
+                session.execute(text("BEGIN IMMEDIATE"))
+                session.execute(text(f"PRAGMA busy_timeout={BUSY_MS}"))
+            yield session
+
+    def ping(self) -> None:
+        """Raises SQLAlchemyError while the database does not answer."""
+        with self.sessions() as session:
+            session.execute(select(Job.number).limit(1))
+
+    def close(self) -> None:
+        self._sql.dispose()
+
+
+def open_sql(url: str) -> SqlEngine:
+    """Connect. SQLite gets WAL (readers never wait for the writer) and full fsync: an answered job is on disk.
+
+    Its files are the owner's alone, whatever folder they are in, and what is deleted is overwritten.
+    """
+    parsed = make_url(url)
+    dialect = parsed.get_backend_name()
+    if dialect not in ("sqlite", "postgresql"):
+        raise UserError(
+            f"--database names {dialect}; jobs are kept in sqlite or postgresql.", code="invalid_value"
+        )
+    if dialect == "postgresql":
+        return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+    make_private(parsed)
+    sql = create_engine(url, pool_pre_ping=True)
+
+    @event.listens_for(sql, "connect")
+    def pragmas(connection: Any, _record: Any) -> None:
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_MS}", "secure_delete=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    return sql
+
+
+def make_private(url: URL) -> None:
+    """Make a SQLite database's file, if there is none, and take from others what they may do with it.
+
+    SQLite gives its -wal and -shm the mode of the file itself. Raises UserError for a file whose mode is not ours to set.
+    """
+    if not url.database or url.database == ":memory:":
+        return
+    if url.database.startswith("file:"):
+        raise UserError(
+            "--database names a SQLite URI (file:...); give a path, like sqlite:////data/jobs.sqlite.",
+            code="invalid_value",
+        )
+    file = Path(url.database)
+    with contextlib.suppress(OSError):  # there is one, or there can be none: opening it says so
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, PRIVATE))
+    for path in (file, *(file.with_name(f"{file.name}-{part}") for part in ("wal", "shm", "journal"))):
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_file() and path.stat().st_mode & 0o777 & ~PRIVATE:
+                try:
+                    path.chmod(PRIVATE)
+                except PermissionError:
+                    raise Conflict(
+                        f"the job database {path} can be read by others and is another user's; run as its owner, or "
+                        "give another --data-dir.",
+                        code="access_denied",
+                    ) from None

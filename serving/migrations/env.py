@@ -1,9 +1,0 @@
-"""Alembic runs this for each command: it works on the connection, and in the transaction, that `migrate` was given."""
-
-from alembic import context
-
-from serving.migrations import VERSION_TABLE
-
-context.configure(connection=context.config.attributes["connection"], version_table=VERSION_TABLE)
-with context.begin_transaction():
-    context.run_migrations()

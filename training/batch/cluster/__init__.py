@@ -1,0 +1,1 @@
+"""Lanes on a Ray cluster: how many, where, and who keeps them."""

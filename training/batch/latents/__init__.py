@@ -1,0 +1,1 @@
+"""Latents and text of a batch's concepts, made here or ahead of the lanes."""

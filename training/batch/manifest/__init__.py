@@ -1,0 +1,1 @@
+"""From a manifest to a plan: which concepts to train, on what, with which settings, with whom."""

@@ -1,0 +1,1 @@
+"""What devices were measured to do: seconds and memory of a training step."""
