@@ -28,8 +28,7 @@ from models.denoise import Denoising, denoise_step, finish, start
 from models.foundation import Foundation
 from models.generation import GenerationParams, SlotUse
 from models.load import load_foundation
-from models.routing import PATHS
-from models.routing import Path as AdapterPath
+from models.routing import PATHS, LoraPath
 
 PROMPTS = (
     "a red circle on a gray background",
@@ -43,7 +42,7 @@ RANK, STRENGTH, SLOTS = 16, 0.05, 3
 def fill(foundation: Foundation) -> None:
     """Put adapters with random weights into every slot of a new bank."""
     bank = foundation.add_bank(dict.fromkeys(PATHS, SLOTS), RANK)
-    path: AdapterPath
+    path: LoraPath
     for path in PATHS:
         for slot in range(1, SLOTS + 1):
             generator = torch.Generator().manual_seed(slot)

@@ -23,12 +23,11 @@ from torch import Tensor
 
 from infra.files import atomic_file
 from models.lora_slots import LayerTensors, with_identity
-from models.routing import PATHS
-from models.routing import Path as AdapterPath
+from models.routing import PATHS, LoraPath
 
 log = logging.getLogger(__name__)
 
-Adapters = Mapping[AdapterPath, LayerTensors]  # {path: {layer: (A [rank, in], B [out, rank])}}
+Adapters = Mapping[LoraPath, LayerTensors]  # {path: {layer: (A [rank, in], B [out, rank])}}
 
 
 def key_of(**facts: Any) -> str:
@@ -75,7 +74,7 @@ class Store:
         ):
             np.savez_compressed(file, frames=frames_FHWC)
 
-    def adapters(self, key: str) -> dict[AdapterPath, dict[str, tuple[Tensor, Tensor]]] | None:
+    def adapters(self, key: str) -> dict[LoraPath, dict[str, tuple[Tensor, Tensor]]] | None:
         """The adapters under a key, or None."""
         path = self.folder / "adapters" / f"{key}.safetensors"
         if not path.exists():
@@ -85,7 +84,7 @@ class Store:
         except (OSError, SafetensorError) as error:
             log.warning("%s is damaged (%s); training that baseline again", path, error)
             return None
-        found: dict[AdapterPath, dict[str, tuple[Tensor, Tensor]]] = {}
+        found: dict[LoraPath, dict[str, tuple[Tensor, Tensor]]] = {}
         for kind in PATHS:
             start, end = len(f"{kind}:"), -len(":B")
             for name in sorted(

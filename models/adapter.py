@@ -45,8 +45,7 @@ from models.adapter_config import (
 )
 from models.foundation import Foundation
 from models.lora_slots import LayerTensors
-from models.routing import PATHS
-from models.routing import Path as AdapterPath
+from models.routing import PATHS, LoraPath
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 SCHEMA = "1"
@@ -61,7 +60,7 @@ MAX_RANK = 1024  # a layer wider than this may use its width as rank
 class Adapter:
     """One trained LoRA of one path, {module: (A [rank, in], B [out, rank])}, and its metadata."""
 
-    path: AdapterPath
+    path: LoraPath
     rank: int  # the largest rank of its layers
     tensors: dict[str, tuple[Tensor, Tensor]]
     metadata: dict[str, str] = field(default_factory=dict)
@@ -240,7 +239,7 @@ def check_fits(adapter: Adapter, foundation: Foundation, source: str = "") -> No
             )
 
 
-def adopt(adapter: Adapter, foundation: Foundation, source: str = "") -> dict[AdapterPath, Adapter]:
+def adopt(adapter: Adapter, foundation: Foundation, source: str = "") -> dict[LoraPath, Adapter]:
     """Assign an adapter without a foundation (from stock PEFT) to this one; return one adapter per path.
 
     Layers are sorted by path, because an adapter of all attention layers changes spatial and temporal
@@ -249,9 +248,9 @@ def adopt(adapter: Adapter, foundation: Foundation, source: str = "") -> dict[Ad
     that has another shape.
     """
     known = {path: set(foundation.targets[path]) for path in ("temporal", "spatial")}
-    found: dict[AdapterPath, dict[str, tuple[Tensor, Tensor]]] = {"temporal": {}}
+    found: dict[LoraPath, dict[str, tuple[Tensor, Tensor]]] = {"temporal": {}}
     for name, pair in adapter.tensors.items():
-        path: AdapterPath | None = next((path for path in known if name in known[path]), None)  # type: ignore[misc]
+        path: LoraPath | None = next((path for path in known if name in known[path]), None)  # type: ignore[misc]
         if path is None:
             raise refuse(
                 source,

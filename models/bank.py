@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from models.lora_slots import LayerTensors, LoraSlots, Rank, fill, in_the_layer, with_identity
-from models.routing import PATHS, Mix, Path, Routing
+from models.routing import PATHS, LoraPath, Mix, Routing
 from models.seeds import generator
 from models.tokens import AppearanceTokens
 
@@ -66,8 +66,8 @@ class AdapterBank(nn.Module):
     def __init__(
         self,
         denoiser: nn.Module,
-        targets: Mapping[Path, tuple[str, ...]],
-        slots: Mapping[Path, int],
+        targets: Mapping[LoraPath, tuple[str, ...]],
+        slots: Mapping[LoraPath, int],
         rank: Rank,
         *,
         trainable: bool = False,
@@ -77,12 +77,12 @@ class AdapterBank(nn.Module):
     ) -> None:
         super().__init__()
         self.rank, self.trainable, self.seed = rank, trainable, seed
-        self.slots: dict[Path, int] = {path: slots.get(path, 0) for path in PATHS}
-        self.targets: dict[Path, tuple[str, ...]] = {
+        self.slots: dict[LoraPath, int] = {path: slots.get(path, 0) for path in PATHS}
+        self.targets: dict[LoraPath, tuple[str, ...]] = {
             path: tuple(targets.get(path, ())) if self.slots[path] else () for path in PATHS
         }
         self.current: Routing | None = None
-        self._layers: dict[tuple[Path, str], LoraSlots] = {}
+        self._layers: dict[tuple[LoraPath, str], LoraSlots] = {}
         self._undo: list[Callable[[], None]] = []
         self.layers = nn.ModuleDict()
         for name in dict.fromkeys((*self.targets["spatial"], *self.targets["temporal"])):
@@ -100,7 +100,7 @@ class AdapterBank(nn.Module):
             assert trainable, "appearance tokens are for training alone"
             device = next(denoiser.parameters()).device
             self.tokens = AppearanceTokens(self.slots["spatial"], *tokens, device)
-        self._widths: dict[Path, list[int]] = {
+        self._widths: dict[LoraPath, list[int]] = {
             path: [self._layers[path, name].numel for name in self.targets[path]] for path in PATHS
         }
         if not trainable:
@@ -116,7 +116,7 @@ class AdapterBank(nn.Module):
                 for number in range(1, self.slots[path] + 1):
                     self.reset(path, number)
 
-    def _new_rows(self, denoiser: nn.Module, path: Path, dtype: torch.dtype | None) -> Tensor:
+    def _new_rows(self, denoiser: nn.Module, path: LoraPath, dtype: torch.dtype | None) -> Tensor:
         """Zeros for every slot of a path [slots + 1, slot numel]."""
         weights: list[Any] = [denoiser.get_submodule(name).weight for name in self.targets[path]]
         devices = {weight.device for weight in weights}
@@ -126,7 +126,7 @@ class AdapterBank(nn.Module):
         size = (self.slots[path] + 1, sum(self._widths[path]))
         return torch.zeros(size, dtype=kind, device=devices.pop())
 
-    def _rows(self, path: Path) -> Tensor:
+    def _rows(self, path: LoraPath) -> Tensor:
         """The tensor that holds a path's slots [slots + 1, slot numel]."""
         assert not self.trainable, "a trainable bank keeps each layer's slots as Parameters"
         assert self.targets[path], f"the bank has no {path} slots"
@@ -225,7 +225,7 @@ class AdapterBank(nn.Module):
             undo()
         self._undo.clear()
 
-    def _of(self, path: Path, slot: int) -> Iterator[tuple[str, LoraSlots]]:
+    def _of(self, path: LoraPath, slot: int) -> Iterator[tuple[str, LoraSlots]]:
         assert 1 <= slot <= self.slots[path], f"{path} slot {slot} of {self.slots[path]}"
         for name in self.targets[path]:
             yield name, self._layers[path, name]
@@ -235,7 +235,7 @@ class AdapterBank(nn.Module):
         return self.rank == "full" or rank <= self.rank
 
     @torch.no_grad()
-    def reset(self, path: Path, slot: int, *, seed: int | None = None, number: int | None = None) -> None:
+    def reset(self, path: LoraPath, slot: int, *, seed: int | None = None, number: int | None = None) -> None:
         """Set the initial values for training: A ~ N(0, std 1/rank), B = 0 (so the adapter has no effect).
 
         Args:
@@ -255,7 +255,7 @@ class AdapterBank(nn.Module):
             stored["A"].copy_(torch.randn(stored["A"].shape, generator=own) / self.rank)
 
     @torch.no_grad()
-    def clear(self, path: Path, slot: int) -> None:
+    def clear(self, path: LoraPath, slot: int) -> None:
         """Make the slot all zeros."""
         if path == "spatial" and self.tokens is not None:
             self.tokens.change[slot - 1].zero_()
@@ -264,7 +264,7 @@ class AdapterBank(nn.Module):
                 tensor.zero_()
 
     @torch.no_grad()
-    def write(self, path: Path, slot: int, tensors: LayerTensors, scale: float = 1.0) -> None:
+    def write(self, path: LoraPath, slot: int, tensors: LayerTensors, scale: float = 1.0) -> None:
         """Overwrite a slot with {layer: (A [r, in], B [out, r])}; r may be smaller, scale goes into B.
 
         Layers missing from the adapter become zeros. Raises AssertionError for a layer that is no
@@ -280,18 +280,18 @@ class AdapterBank(nn.Module):
             a, b = tensors[name]
             fill(layer.slot(slot), a, b * scale if scale != 1.0 else b)
 
-    def _check(self, path: Path, tensors: LayerTensors) -> None:
+    def _check(self, path: LoraPath, tensors: LayerTensors) -> None:
         unknown = set(tensors) - set(self.targets[path])
         assert not unknown, f"no {path} target: {sorted(unknown)[:3]}"
         for a, _ in tensors.values():
             assert self.holds(a.shape[0]), f"rank {a.shape[0]} does not fit the bank's {self.rank}"
 
-    def slot_bytes(self, path: Path) -> int:
+    def slot_bytes(self, path: LoraPath) -> int:
         """Bytes of one slot of a path; a packed image has the same size."""
         return self._rows(path)[0].nbytes
 
     @torch.no_grad()
-    def pack(self, path: Path, tensors: LayerTensors, scale: float = 1.0) -> Tensor:
+    def pack(self, path: LoraPath, tensors: LayerTensors, scale: float = 1.0) -> Tensor:
         """Convert an adapter to the form of a slot: one flat tensor [slot numel] in host memory, for `load`.
 
         It is padded to the bank's rank, has the scale in B and the bank's dtype, and is pinned if the
@@ -308,12 +308,12 @@ class AdapterBank(nn.Module):
         return image
 
     @torch.no_grad()
-    def load(self, path: Path, slot: int, image: Tensor) -> None:
+    def load(self, path: LoraPath, slot: int, image: Tensor) -> None:
         """Overwrite a slot with a packed image: one copy, asynchronous on a GPU."""
         assert 1 <= slot <= self.slots[path], f"{path} slot {slot} of {self.slots[path]}"
         self._rows(path)[slot].copy_(image, non_blocking=True)
 
-    def extract(self, path: Path, slot: int) -> dict[str, tuple[Tensor, Tensor]]:
+    def extract(self, path: LoraPath, slot: int) -> dict[str, tuple[Tensor, Tensor]]:
         """Copy a slot to the CPU: {layer: (A [rank, in], B [out, rank])}; A is identity at rank `full`."""
         found: dict[str, tuple[Tensor, Tensor]] = {}
         for name, layer in self._of(path, slot):
@@ -321,7 +321,7 @@ class AdapterBank(nn.Module):
             found[name] = (copied["A"], copied["B"]) if "A" in copied else with_identity(copied["B"])
         return found
 
-    def named_slot_parameters(self, path: Path, slot: int) -> Iterator[tuple[str, nn.Parameter]]:
+    def named_slot_parameters(self, path: LoraPath, slot: int) -> Iterator[tuple[str, nn.Parameter]]:
         """The named Parameters of one slot of a trainable bank, in layer order, A before B.
 
         Names are "<layer>/A" and "<layer>/B"; a spatial slot with appearance tokens ends with "tokens".
@@ -333,6 +333,6 @@ class AdapterBank(nn.Module):
         if path == "spatial" and self.tokens is not None:
             yield "tokens", self.tokens.change[slot - 1]
 
-    def slot_parameters(self, path: Path, slot: int) -> list[nn.Parameter]:
+    def slot_parameters(self, path: LoraPath, slot: int) -> list[nn.Parameter]:
         """The Parameters of one slot of a trainable bank, in layer order: A, B, A, B, ...; at rank `full` B, B, ..."""
         return [parameter for _, parameter in self.named_slot_parameters(path, slot)]

@@ -22,7 +22,7 @@ from models.bank import rank_for
 from models.foundation import Foundation
 from models.generation import AdapterSettings, GenerationParams, SlotUse
 from models.lora_slots import LayerTensors
-from models.routing import PATHS, Mix, Path, Routing
+from models.routing import PATHS, LoraPath, Mix, Routing
 
 # latents [B, C, f, h, w], timesteps [B], text [B, L, D], routing -> the denoiser's answer
 Predict = Callable[[Tensor, Tensor, Tensor, Routing | None], Tensor]
@@ -65,7 +65,7 @@ class Denoising:
         """Share of the steps done, 0 to 1."""
         return self.index / len(self.timesteps)
 
-    def adapters_now(self, path: Path) -> list[SlotUse]:
+    def adapters_now(self, path: LoraPath) -> list[SlotUse]:
         """The adapters of a path that act in this step."""
         return [use for use in self.adapters if use.path == path and self.progress < use.until]
 
@@ -116,7 +116,7 @@ def denoise_step(foundation: Foundation, batch: Sequence[Denoising], predict: Pr
 
 def routing_of(foundation: Foundation, rows: Sequence[Denoising]) -> Routing | None:
     """The routing of a batch's rows, or None if no row uses an adapter, which saves the routing's cost."""
-    mixes: dict[Path, Mix | None] = {}
+    mixes: dict[LoraPath, Mix | None] = {}
     for path in PATHS:
         uses = [row.adapters_now(path) for row in rows]
         mixes[path] = (
@@ -134,7 +134,7 @@ def routing_of(foundation: Foundation, rows: Sequence[Denoising]) -> Routing | N
 
 
 def install(
-    foundation: Foundation, adapters: Mapping[Path, LayerTensors], settings: AdapterSettings | None = None
+    foundation: Foundation, adapters: Mapping[LoraPath, LayerTensors], settings: AdapterSettings | None = None
 ) -> tuple[SlotUse, ...]:
     """Put adapters, if any, into a new bank (slot 1 of each path) and return how requests use them.
 

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -27,7 +27,7 @@ from models.fingerprint import fingerprint_folder
 from models.layout import TokenLayout
 from models.lora_slots import Rank
 from models.noise import NoiseProcess
-from models.routing import Path, Routing
+from models.routing import LoraPath, Routing
 from models.sizes import Bucket as Bucket
 from models.sizes import Defaults as Defaults
 from models.sizes import Sizes
@@ -43,10 +43,10 @@ class Foundation(ABC):
 
     name: str
     source: str  # path or hub id
-    folder: FilePath  # the checkpoint on this machine
+    folder: Path  # the checkpoint on this machine
     pipeline: Any
     denoiser: Any  # an nn.Module with diffusers' `config`
-    targets: dict[Path, tuple[str, ...]]
+    targets: dict[LoraPath, tuple[str, ...]]
     sizes: Sizes
     noise: NoiseProcess
     recommended: dict[str, Any]  # settings that suit this model, from its recommended.yaml
@@ -60,7 +60,7 @@ class Foundation(ABC):
         *,
         name: str,
         source: str,
-        folder: FilePath,
+        folder: Path,
         recommended: dict[str, Any],
     ) -> None:
         self.pipeline, self.spec = pipeline, spec
@@ -121,14 +121,14 @@ class Foundation(ABC):
 
     def add_bank(
         self,
-        slots: dict[Path, int],
+        slots: dict[LoraPath, int],
         rank: Rank,
         *,
         trainable: bool = False,
         seed: int = 0,
         dtype: torch.dtype | None = None,
         tokens: int = 0,
-        without: Collection[Path] = (),
+        without: Collection[LoraPath] = (),
     ) -> AdapterBank:
         """Put an adapter bank behind this model's target layers (replacing any other) and return it.
 
@@ -156,7 +156,7 @@ class Foundation(ABC):
         """Width D of the text embeddings that the denoiser takes."""
 
     @contextmanager
-    def passing_bank(self, slots: dict[Path, int], rank: Rank, **options: Any) -> Iterator[AdapterBank]:
+    def passing_bank(self, slots: dict[LoraPath, int], rank: Rank, **options: Any) -> Iterator[AdapterBank]:
         """A temporary bank for the block, made by `add_bank`; the previous bank is restored afterwards."""
         before, self._bank = self._bank, None
         if before is not None:

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.sizes import Bucket, Defaults
 
-Path = Literal["spatial", "temporal"]
+LoraPath = Literal["spatial", "temporal"]
 
 
 class AdapterSettings(BaseModel):
@@ -50,7 +50,7 @@ class AdapterSettings(BaseModel):
 class AdapterUse(AdapterSettings):
     """An adapter of one path that a video uses. Subclasses identify it by version or by slot."""
 
-    path: Path
+    path: LoraPath
 
     def in_slot(self, slot: int) -> SlotUse:
         """The same use, of the adapter in a slot of the bank."""

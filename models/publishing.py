@@ -17,7 +17,7 @@ from infra.registry import collect
 from models.adapter import UNSIGNED, Adapter, adopt, check_fits, read_adapter, rewrite, save_adapter
 from models.adapter_config import CONFIG_FILE, refuse
 from models.foundation import Foundation
-from models.routing import Path as AdapterPath
+from models.routing import LoraPath
 from models.versions import ADAPTER_FILES, check_path
 
 
@@ -75,13 +75,13 @@ def ready_to_publish(
         yield copy, written["temporal"]
 
 
-def read_all(folder: Path) -> dict[AdapterPath, Adapter]:
+def read_all(folder: Path) -> dict[LoraPath, Adapter]:
     """Read every adapter of a folder, validated as far as possible without a foundation.
 
     Raises NotFound or InvalidInput.
     """
     collect(folder)  # raises unless the folder has a temporal adapter
-    read: dict[AdapterPath, Adapter] = {}
+    read: dict[LoraPath, Adapter] = {}
     for path, name in ADAPTER_FILES.items():
         place = (folder / name).parent
         if not (folder / name).is_file():

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from models.generation import Path as Path
+from models.generation import LoraPath as LoraPath
 
-PATHS: tuple[Path, Path] = ("spatial", "temporal")
+PATHS: tuple[LoraPath, LoraPath] = ("spatial", "temporal")
 
 
 @dataclass(frozen=True)

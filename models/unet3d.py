@@ -27,20 +27,20 @@ from models.foundation import Bucket, Foundation
 from models.layout import TokenLayout, steps
 from models.noise import DDPMNoise
 from models.pixels import to_uint8
-from models.routing import Path
+from models.routing import LoraPath
 
 SPATIAL_PARTS = ("attn1", "ff")  # not cross-attention, so that the prompt keeps its influence
 TEMPORAL_PARTS = ("attn1", "attn2", "ff")
 
 
-def lora_targets(unet: nn.Module) -> dict[Path, tuple[str, ...]]:
+def lora_targets(unet: nn.Module) -> dict[LoraPath, tuple[str, ...]]:
     """The target Linears in the transformer blocks: attn1 and ff of spatial ones, all of temporal ones.
 
     A ZeroScope-shaped UNet has 96 spatial and 170 temporal target modules (tested).
     """
     parts: tuple[str, ...]
-    path: Path
-    found: dict[Path, list[str]] = {"spatial": [], "temporal": []}
+    path: LoraPath
+    found: dict[LoraPath, list[str]] = {"spatial": [], "temporal": []}
     for name, module in unet.named_modules():
         if isinstance(module, Transformer2DModel):
             path, parts = "spatial", SPATIAL_PARTS

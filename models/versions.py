@@ -17,22 +17,22 @@ from models.adapter_config import CONFIG_FILE, check_expressible, is_plain, pars
 if TYPE_CHECKING:  # the service's ingress imports this module, and its process loads no torch
     from models.adapter import Adapter
     from models.foundation import Foundation
-    from models.routing import Path as AdapterPath
+    from models.routing import LoraPath
 
 # The temporal (motion) adapter is in the file that stock tools look for.
-ADAPTER_FILES: dict[AdapterPath, str] = {"temporal": ADAPTER_FILE, "spatial": f"spatial/{ADAPTER_FILE}"}
+ADAPTER_FILES: dict[LoraPath, str] = {"temporal": ADAPTER_FILE, "spatial": f"spatial/{ADAPTER_FILE}"}
 # Methods, as in the metadata, whose temporal adapter was trained to work without the spatial one.
 STANDS_ALONE = ("dual", "motiondirector", "no-debias")
 
 _plain: set[str] = set()  # hashes of each adapter_config.json known to need no folding
 
 
-def held(version: Version) -> dict[AdapterPath, FileEntry]:
+def held(version: Version) -> dict[LoraPath, FileEntry]:
     """The adapter files of a version, the temporal one first."""
     return {path: version.files[name] for path, name in ADAPTER_FILES.items() if name in version.files}
 
 
-def own_paths(version: Version) -> tuple[AdapterPath, ...]:
+def own_paths(version: Version) -> tuple[LoraPath, ...]:
     """The paths whose adapters a version uses by default: those it was trained to have.
 
     These are all that it holds (method coupled has both). The dual methods train the temporal adapter
@@ -43,7 +43,7 @@ def own_paths(version: Version) -> tuple[AdapterPath, ...]:
     return tuple(held(version))
 
 
-def read_own(registry: Registry, version: Version, foundation: Foundation) -> dict[AdapterPath, Adapter]:
+def read_own(registry: Registry, version: Version, foundation: Foundation) -> dict[LoraPath, Adapter]:
     """A version's own adapters, checked against the foundation, with settings folded in. Raises UserError."""
     from models.adapter import read_adapter
 
@@ -65,7 +65,7 @@ def read_own(registry: Registry, version: Version, foundation: Foundation) -> di
     return found
 
 
-def check_path(ref: str, path: AdapterPath, adapter: Adapter) -> None:
+def check_path(ref: str, path: LoraPath, adapter: Adapter) -> None:
     """Raise InvalidInput if the file of one path holds an adapter of the other."""
     if adapter.path != path:
         raise InvalidInput(
@@ -74,7 +74,7 @@ def check_path(ref: str, path: AdapterPath, adapter: Adapter) -> None:
         )
 
 
-def check_folded(registry: Registry, version: Version, path: AdapterPath) -> None:
+def check_folded(registry: Registry, version: Version, path: LoraPath) -> None:
     """Raise InvalidInput if a version's adapter_config.json says something that its weights file does not.
 
     `concepts publish` folds such settings in; older versions may still have them. Servers read the

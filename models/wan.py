@@ -21,12 +21,12 @@ from models.foundation import Bucket, Foundation
 from models.layout import TokenLayout, steps
 from models.noise import FlowNoise
 from models.pixels import to_uint8
-from models.routing import Path
+from models.routing import LoraPath
 
 TARGET = re.compile(r"blocks\.\d+\.(attn1\.(to_q|to_k|to_v|to_out\.0)|ffn\.net\.(0\.proj|2))")
 
 
-def lora_targets(transformer: nn.Module) -> dict[Path, tuple[str, ...]]:
+def lora_targets(transformer: nn.Module) -> dict[LoraPath, tuple[str, ...]]:
     """Six Linears per block, the same for both paths."""
     names = tuple(
         name

@@ -19,7 +19,7 @@ import httpx
 from infra.errors import Conflict, Unavailable, UserError
 from serving.config import is_loopback
 from serving.http.statuses import class_of
-from serving.schemas import AdapterAnswer, CreateVideo, ModelList, Path, ResidentList, Video
+from serving.schemas import AdapterAnswer, CreateVideo, LoraPath, ModelList, ResidentList, Video
 
 QUEUED_INTERVAL = 1.0  # minimum seconds between polls of `wait` for a video that is not first in the queue
 
@@ -99,18 +99,18 @@ class Client:
                 elif field == "data":
                     yield name, json.loads(value)
 
-    def prefetch(self, name: str, path: Path | None = None) -> AdapterAnswer:
+    def prefetch(self, name: str, path: LoraPath | None = None) -> AdapterAnswer:
         """Load an adapter into memory in every engine.
 
         If the server has API keys, this, `pin` and `unpin` require one with the scope `adapters`.
         """
         return self._prepare("prefetch", name, path)
 
-    def pin(self, name: str, path: Path | None = None) -> AdapterAnswer:
+    def pin(self, name: str, path: LoraPath | None = None) -> AdapterAnswer:
         """Keep an adapter in a slot of every engine."""
         return self._prepare("pin", name, path)
 
-    def unpin(self, name: str, path: Path | None = None) -> AdapterAnswer:
+    def unpin(self, name: str, path: LoraPath | None = None) -> AdapterAnswer:
         """Unpin an adapter, so that it can be evicted by least recent use again."""
         return self._prepare("unpin", name, path)
 
@@ -118,7 +118,7 @@ class Client:
         """Which engine holds which adapters, and which are pinned."""
         return ResidentList.model_validate(self._call("GET", "/v1/adapters").json())
 
-    def _prepare(self, action: str, name: str, path: Path | None) -> AdapterAnswer:
+    def _prepare(self, action: str, name: str, path: LoraPath | None) -> AdapterAnswer:
         body = {"name": name, "path": path}
         return AdapterAnswer.model_validate(self._call("POST", f"/v1/adapters/{action}", json=body).json())
 

@@ -20,7 +20,7 @@ from infra.stored import Damaged, convert
 from models.generation import AdapterSettings, ResolvedParams, filled
 from models.versions import check_folded, held, own_paths
 from serving.jobs.database import Job
-from serving.schemas import AdapterUsed, CreateVideo, Lenient, LoraUse, Path
+from serving.schemas import AdapterUsed, CreateVideo, Lenient, LoraPath, LoraUse
 
 PRIORITY_WEIGHT = 8.0  # factor of the share per step of priority
 
@@ -226,7 +226,7 @@ __all__ = [
     "PRIORITY_WEIGHT",
     "AdapterUsed",
     "FoundationInfo",
-    "Path",
+    "LoraPath",
     "VideoRequest",
     "check_foundation",
     "cost_of",

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from infra.stored import ConceptName, Sha256
 from models.generation import AdapterSettings, AdapterUse, GenerationSettings
-from models.generation import Path as Path
+from models.generation import LoraPath as LoraPath
 
 MAX_PROMPT = 2_000  # characters; text encoders cut after 77-512 tokens, so more is a mistake
 MAX_STEPS = 500
@@ -74,7 +74,7 @@ class LoraUse(AdapterSettings, Strict):
     name: Annotated[str, Field(max_length=200, description="concept, or concept@version")]
     scale: Annotated[float, Field(ge=-4, le=4, description="1 is the adapter as trained, 0 is off")] = 1.0
     path: Annotated[
-        Path | None,
+        LoraPath | None,
         Field(
             description="the motion (temporal) or the appearance (spatial) alone; absent: all that the version was "
             "trained to be used with"
@@ -212,14 +212,14 @@ class AdapterName(Strict):
         str, Field(max_length=200, description="concept (its latest version), or concept@version")
     ]
     path: Annotated[
-        Path | None, Field(description="one of its adapters; absent: all that the version is used with")
+        LoraPath | None, Field(description="one of its adapters; absent: all that the version is used with")
     ] = None
 
 
 class AdapterPart(BaseModel):
     """One adapter file of a version."""
 
-    path: Path
+    path: LoraPath
     sha256: str
 
 
@@ -229,7 +229,7 @@ class AdapterAnswer(BaseModel):
     object: Literal["adapter"] = "adapter"
     concept: str
     version: int
-    path: Path
+    path: LoraPath
     sha256: str
     adapters: list[AdapterPart]
     status: Literal["pinned", "unpinned", "prefetched"]
@@ -240,7 +240,7 @@ class Resident(BaseModel):
     """Location of an adapter in an engine: its fastest tier, and how many running requests use it."""
 
     engine: str
-    path: Path
+    path: LoraPath
     sha256: str
     tier: Literal["slot", "host", "disk"]
     users: int = 0
@@ -252,7 +252,7 @@ class PinnedAdapter(BaseModel):
 
     concept: str
     version: int
-    path: Path
+    path: LoraPath
     sha256: str
 
 

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 from models.adapter import Adapter, largest_rank, read_adapter, save_adapter
 from models.foundation import Foundation
 from models.lora_slots import LayerTensors
-from models.routing import Path as AdapterPath
+from models.routing import LoraPath
 from training.config import TrainConfig, fixed_settings
 
-PathTensors = Mapping[AdapterPath, LayerTensors]  # per path and layer: A [rank, in], B [out, rank]
+PathTensors = Mapping[LoraPath, LayerTensors]  # per path and layer: A [rank, in], B [out, rank]
 
 
 class DescribedClip(Protocol):
@@ -55,12 +55,12 @@ def describe(
 
 def write_adapters(
     folder: Path, foundation: Foundation, tensors: PathTensors, metadata: Mapping[str, Any]
-) -> dict[AdapterPath, Adapter]:
+) -> dict[LoraPath, Adapter]:
     """Write each path's adapter: the temporal one to `folder`, the spatial one to `folder/spatial`.
 
     Reads them back as a check and returns them. The same tensors and metadata give the same bytes.
     """
-    written: dict[AdapterPath, Adapter] = {}
+    written: dict[LoraPath, Adapter] = {}
     for path, layers in tensors.items():
         at = folder if path == "temporal" else folder / path
         adapter = Adapter(path, largest_rank(layers), dict(layers))

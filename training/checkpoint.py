@@ -31,7 +31,7 @@ from infra.errors import UserError
 from infra.stored import parse, parse_object
 from models.bank import AdapterBank
 from models.lora_slots import LayerTensors, with_identity
-from models.routing import Path as AdapterPath
+from models.routing import LoraPath
 from training.optim import SlotAdamW
 
 STATE = "state.safetensors"
@@ -67,12 +67,12 @@ class MemberState:
         """`step`, and what else there is to say."""
         return {**self.told, "step": self.step}
 
-    def slot(self, path: AdapterPath, number: int) -> dict[str, Tensor]:
+    def slot(self, path: LoraPath, number: int) -> dict[str, Tensor]:
         """The tensors of one slot, as `slot_state` gives them."""
         prefix = f"{path}/{number}/"
         return {k.removeprefix(prefix): t for k, t in self.tensors.items() if k.startswith(prefix)}
 
-    def adapters(self, paths: Iterable[AdapterPath]) -> dict[AdapterPath, LayerTensors]:
+    def adapters(self, paths: Iterable[LoraPath]) -> dict[LoraPath, LayerTensors]:
         """The adapter of each path's first slot: {layer: (A [rank, in], B [out, rank])}."""
         return {path: _adapter(self.slot(path, 1)) for path in paths}
 
@@ -143,7 +143,7 @@ def _adapter(slot: Mapping[str, Tensor]) -> LayerTensors:
     }
 
 
-def slot_state(bank: AdapterBank, optimizer: SlotAdamW, path: AdapterPath, slot: int) -> dict[str, Tensor]:
+def slot_state(bank: AdapterBank, optimizer: SlotAdamW, path: LoraPath, slot: int) -> dict[str, Tensor]:
     """A copy of all that a slot's training has come to: `<layer>/A|B` and `<layer>/A|B/<moment>`, on the CPU."""
     found = {}
     for name, parameter in bank.named_slot_parameters(path, slot):
@@ -154,7 +154,7 @@ def slot_state(bank: AdapterBank, optimizer: SlotAdamW, path: AdapterPath, slot:
 
 
 def put_slot_state(
-    bank: AdapterBank, optimizer: SlotAdamW, path: AdapterPath, slot: int, state: Mapping[str, Tensor]
+    bank: AdapterBank, optimizer: SlotAdamW, path: LoraPath, slot: int, state: Mapping[str, Tensor]
 ) -> None:
     """What `slot_state` gave, into a slot of a bank like the one it is from."""
     with torch.no_grad():

@@ -18,7 +18,7 @@ from infra.setting import setting
 from models.dtypes import TrainingDtype
 
 if TYPE_CHECKING:  # the command line reads the settings without importing torch
-    from models.routing import Path
+    from models.routing import LoraPath
 
 METHOD = "Method"
 OPTIMIZER = "Optimizer"
@@ -369,7 +369,7 @@ class TrainConfig(BaseModel):
         }
 
 
-def sampled_paths(config: TrainConfig) -> tuple[Path, ...]:
+def sampled_paths(config: TrainConfig) -> tuple[LoraPath, ...]:
     """The paths whose adapters generation uses: both for method coupled, else the temporal one."""
     return ("spatial", "temporal") if config.method == "coupled" else ("temporal",)
 

@@ -11,7 +11,7 @@ import torch
 from infra.errors import ConceptError, InvalidInput, UserError
 from models.foundation import Bucket, Foundation
 from models.lora_slots import Rank
-from models.routing import Path
+from models.routing import LoraPath
 from training.config import TrainConfig
 from training.draws import Place, clips_of_step, draw, passes_of
 from training.optim import learning_rate_factor
@@ -27,7 +27,7 @@ class Member:
     config: TrainConfig  # resolved: its frames, height and width are set
     clips: Sequence[TrainingClip] = field(repr=False)
 
-    def slots(self) -> dict[Path, int]:
+    def slots(self) -> dict[LoraPath, int]:
         """Number of slots of each path that it needs."""
         return bank_slots(self.config, len(self.clips))
 
@@ -38,11 +38,11 @@ class Member:
             step, schedule=config.schedule, warmup_steps=config.warmup_steps, steps=config.steps
         )
 
-    def active_slots(self, step: int, place: Place) -> set[tuple[Path, int]]:
+    def active_slots(self, step: int, place: Place) -> set[tuple[LoraPath, int]]:
         """Those of its slots that this step trains, on all workers together."""
         config = self.config
         passes = passes_of(config, self.concept, step)
-        active: set[tuple[Path, int]] = {("temporal", 1)} if passes.temporal else set()
+        active: set[tuple[LoraPath, int]] = {("temporal", 1)} if passes.temporal else set()
         learns = passes.spatial or config.method == "coupled"  # which learns appearance from whole clips
         if has_spatial(config) and learns:
             chosen = clips_of_step(config.seed, self.concept, step, len(self.clips), place)
@@ -93,7 +93,7 @@ class Member:
         )
 
 
-def bank_slots(config: TrainConfig, clips: int) -> dict[Path, int]:
+def bank_slots(config: TrainConfig, clips: int) -> dict[LoraPath, int]:
     """The slots one concept needs: one temporal for all clips, one spatial for each (or for all, or none)."""
     if not has_spatial(config):
         return {"spatial": 0, "temporal": 1}

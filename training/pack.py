@@ -28,8 +28,7 @@ import torch
 from infra.errors import Unavailable, UserError
 from models.bank import AdapterBank
 from models.foundation import Foundation
-from models.routing import PATHS
-from models.routing import Path as AdapterPath
+from models.routing import PATHS, LoraPath
 from training.adapters import PathTensors
 from training.checkpoint import MemberState, put_moments, put_slot_state, slot_state
 from training.config import sampled_paths
@@ -84,10 +83,10 @@ class _Seat:
     """A member in the pack: which slot of the pack's bank each of its own is, and where it stands."""
 
     member: Member
-    slots: dict[AdapterPath, tuple[int, ...]]
+    slots: dict[LoraPath, tuple[int, ...]]
     step: int = 0  # steps done
 
-    def slot(self, path: AdapterPath, own: int) -> int:
+    def slot(self, path: LoraPath, own: int) -> int:
         """The pack's slot for the member's `own` (from 1; 0 stays the empty slot)."""
         return self.slots[path][own - 1] if own else 0
 
@@ -127,17 +126,17 @@ class Pack:
     def __enter__(self) -> Self:
         config = self.key.config()
         spatial = self.capacity.spatial if has_spatial(config) else 0
-        slots: dict[AdapterPath, int] = {"spatial": spatial, "temporal": self.capacity.members}
+        slots: dict[LoraPath, int] = {"spatial": spatial, "temporal": self.capacity.members}
         with ExitStack() as entering:
             entering.enter_context(torch.enable_grad())
             options = {**bank_options(config, 1), "slots": slots}
             self._bank: AdapterBank = entering.enter_context(self.foundation.passing_bank(**options))
             entering.enter_context(self.foundation.gradient_checkpointing(config.gradient_checkpointing))
             self._optimizer = make_optimizer(self._bank, config, 1)
-            self._free: dict[AdapterPath, set[int]] = {
+            self._free: dict[LoraPath, set[int]] = {
                 path: set(range(1, self._bank.slots[path] + 1)) for path in PATHS
             }
-            self._groups: dict[tuple[AdapterPath, int], dict[str, Any]] = {
+            self._groups: dict[tuple[LoraPath, int], dict[str, Any]] = {
                 (group["path"], group["slot"]): group for group in self._optimizer.param_groups
             }
             self._admit_first()
@@ -158,7 +157,7 @@ class Pack:
         """Names of those who train now, in the order they came."""
         return tuple(self._seats)
 
-    def has_room(self, slots: Mapping[AdapterPath, int]) -> bool:
+    def has_room(self, slots: Mapping[LoraPath, int]) -> bool:
         """Whether so many slots of each path are free now (`Member.slots`, `member.bank_slots`)."""
         return all(len(self._free[path]) >= count for path, count in slots.items())
 
@@ -300,7 +299,7 @@ class Pack:
         self._vacate(member.name)
         return Ended(member.name, report, tensors)
 
-    def _own(self, seat: _Seat) -> list[tuple[AdapterPath, int, int]]:
+    def _own(self, seat: _Seat) -> list[tuple[LoraPath, int, int]]:
         """(path, number among the member's own, slot of the bank) of every slot of a member."""
         return [
             (path, number, slot) for path, slots in seat.slots.items() for number, slot in enumerate(slots, 1)

@@ -26,7 +26,7 @@ from benchmarks.training_parts.ours import Losses
 from benchmarks.training_parts.tasks import Task
 from models.bank import AdapterBank
 from models.foundation import Foundation
-from models.routing import PATHS, Path
+from models.routing import PATHS, LoraPath
 from training.adapters import PathTensors
 
 
@@ -64,7 +64,7 @@ class Published:
     def __init__(self, foundation: Foundation, task: Task, *, checkpointing: bool = True) -> None:
         self.foundation, self.task, config = foundation, task, task.config
         counts = {"spatial": 1 if config.single_spatial else len(task.clips), "temporal": 1}
-        self.loras: dict[Path, dict[str, LoraLinear]] = {"spatial": {}, "temporal": {}}
+        self.loras: dict[LoraPath, dict[str, LoraLinear]] = {"spatial": {}, "temporal": {}}
         for path in PATHS:
             for name in foundation.targets[path]:
                 linear = foundation.denoiser.get_submodule(name)
@@ -109,11 +109,11 @@ class Published:
                         self.loras[path][name].down[number - 1].weight.copy_(a)
                         self.loras[path][name].up[number - 1].weight.copy_(b)
 
-    def _parameters(self, path: Path) -> Iterator[nn.Parameter]:
+    def _parameters(self, path: LoraPath) -> Iterator[nn.Parameter]:
         for lora in self.loras[path].values():
             yield from (*lora.down.parameters(), *lora.up.parameters())
 
-    def _scale(self, path: Path, which: int | None) -> None:
+    def _scale(self, path: LoraPath, which: int | None) -> None:
         for lora in self.loras[path].values():
             lora.scales = [float(number == which) for number in range(len(lora.scales))]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from models.routing import Path
+    from models.routing import LoraPath
 
 OURS = "dual"
 BASE = "base"
@@ -27,7 +27,7 @@ class Method:
 
     title: str
     settings: Mapping[str, Any] | None = field(default_factory=dict)
-    paths: tuple[Path, ...] | None = None
+    paths: tuple[LoraPath, ...] | None = None
     trained_as: str | None = None
     seeds: int | None = None
 

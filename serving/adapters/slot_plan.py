@@ -9,7 +9,7 @@ import torch
 
 from infra.errors import UserError
 from models.foundation import Foundation
-from models.routing import Path
+from models.routing import LoraPath
 
 RANKS = (128, 64, 32, 16, 8, 4)  # candidates if no rank is configured
 ENOUGH = {"temporal": 8, "spatial": 4}  # slots up to these numbers are preferred to a larger rank
@@ -20,18 +20,18 @@ MOST = 4096  # maximum slots of a path
 class SlotPlan:
     """The size of a bank."""
 
-    slots: dict[Path, int]
+    slots: dict[LoraPath, int]
     rank: int
 
-    def bytes(self, per_rank: Mapping[Path, int]) -> int:
+    def bytes(self, per_rank: Mapping[LoraPath, int]) -> int:
         """Device memory of the bank, including the base slot of each path."""
         return sum((n + 1) * self.rank * per_rank[path] for path, n in self.slots.items() if n)
 
 
-def bytes_per_rank(foundation: Foundation, dtype: torch.dtype | None = None) -> dict[Path, int]:
+def bytes_per_rank(foundation: Foundation, dtype: torch.dtype | None = None) -> dict[LoraPath, int]:
     """Bytes per slot and unit of rank, by path."""
     size = (dtype or foundation.dtype).itemsize
-    found: dict[Path, int] = {}
+    found: dict[LoraPath, int] = {}
     for path, names in foundation.targets.items():
         layers = [foundation.denoiser.get_submodule(name) for name in names]
         found[path] = size * sum(layer.in_features + layer.out_features for layer in layers)
@@ -39,11 +39,11 @@ def bytes_per_rank(foundation: Foundation, dtype: torch.dtype | None = None) -> 
 
 
 def plan_slots(
-    per_rank: Mapping[Path, int],
+    per_rank: Mapping[LoraPath, int],
     budget: int,
     *,
     rank: int | None = None,
-    slots: Mapping[Path, int] | None = None,
+    slots: Mapping[LoraPath, int] | None = None,
 ) -> SlotPlan:
     """The bank that fits in a budget of device memory.
 
@@ -57,7 +57,7 @@ def plan_slots(
     Raises:
         UserError: the budget does not hold the given slots or one slot of each path; names the needed bytes.
     """
-    paths: list[Path] = [path for path, size in per_rank.items() if size]
+    paths: list[LoraPath] = [path for path, size in per_rank.items() if size]
     if slots is not None:
         ranks = (rank,) if rank is not None else tuple(range(RANKS[0], 0, -1))
         plan = next((p for r in ranks if (p := SlotPlan(dict(slots), r)).bytes(per_rank) <= budget), None)
@@ -79,7 +79,7 @@ def plan_slots(
     return plan
 
 
-def too_small(budget: int, plan: SlotPlan, per_rank: Mapping[Path, int]) -> UserError:
+def too_small(budget: int, plan: SlotPlan, per_rank: Mapping[LoraPath, int]) -> UserError:
     """The error for a small budget, with the bytes of the smallest plan."""
     what = " and ".join(f"{n} {path}" for path, n in plan.slots.items() if n)
     return UserError(

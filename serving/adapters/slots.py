@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from models.bank import AdapterBank
-from models.routing import Path
+from models.routing import LoraPath
 from serving.schemas import AdapterUsed
 
-Key = tuple[Path, str]  # (path, sha256): one adapter
+Key = tuple[LoraPath, str]  # (path, sha256): one adapter
 
 
 def key_of(use: AdapterUsed) -> Key:
@@ -87,11 +87,13 @@ class SlotTable:
 
     def __init__(self, bank: AdapterBank, copied: Callable[[float], None] = lambda seconds: None) -> None:
         self._bank, self._writer, self._copied = bank, SlotWriter(bank), copied
-        self._free: dict[Path, list[int]] = {path: list(range(n, 0, -1)) for path, n in bank.slots.items()}
+        self._free: dict[LoraPath, list[int]] = {
+            path: list(range(n, 0, -1)) for path, n in bank.slots.items()
+        }
         self._slots: OrderedDict[Key, _Slot] = OrderedDict()  # oldest use first
         self._wanted: Counter[Key] = Counter()  # number of queued requests that need it
         self._pinned: set[Key] = set()
-        self._read: dict[tuple[Path, int], Any] = {}  # event up to which forwards may read a slot
+        self._read: dict[tuple[LoraPath, int], Any] = {}  # event up to which forwards may read a slot
         self._lock = threading.Lock()
         self.hits = self.misses = self.loads = 0
 
@@ -221,7 +223,7 @@ class SlotTable:
             self.loads += 1
         self._copied(time.monotonic() - started)
 
-    def _idle(self, path: Path) -> list[Key]:
+    def _idle(self, path: LoraPath) -> list[Key]:
         """The adapters that may be evicted, least recently used first."""
         return [
             key
@@ -229,7 +231,7 @@ class SlotTable:
             if key[0] == path and not slot.users and slot.loaded.done() and key not in self._pinned
         ]
 
-    def _take(self, path: Path, keep: Sequence[Key]) -> _Slot:
+    def _take(self, path: LoraPath, keep: Sequence[Key]) -> _Slot:
         if self._free[path]:
             return _Slot(self._free[path].pop())
         idle = [key for key in self._idle(path) if key not in keep]

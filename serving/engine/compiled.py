@@ -16,7 +16,7 @@ import torch._dynamo
 from torch import Tensor
 
 from models.foundation import Bucket, Foundation
-from models.routing import PATHS, Mix, Path, Routing
+from models.routing import PATHS, LoraPath, Mix, Routing
 from serving.engine.budget import ForwardBudget, example, forward, routing_like
 
 Kind = tuple[int, int]  # widths of the spatial and the temporal mix; 0: none
@@ -121,7 +121,7 @@ def up_to(most: int) -> list[int]:
     return [size for size in (2**n for n in range(most.bit_length())) if size < most] + [most]
 
 
-def width_of(routing: Routing | None, path: Path) -> int:
+def width_of(routing: Routing | None, path: LoraPath) -> int:
     assert path in PATHS
     mix: Mix | None = getattr(routing, path) if routing is not None else None
     return 0 if mix is None else mix.slots.shape[1]

@@ -20,7 +20,7 @@ from infra.stored import Damaged, convert
 from serving.engine_client import EngineClient, EngineLost
 from serving.jobs.database import Database, Pin
 from serving.requests import FoundationInfo
-from serving.schemas import AdapterUsed, Path
+from serving.schemas import AdapterUsed, LoraPath
 
 log = logging.getLogger(__name__)
 INTERVAL = 2.0  # seconds between two reports to the engines
@@ -42,7 +42,7 @@ class PinStore:
         pinned = (used(row) for row in rows if row.pinned)
         return max((row.revision for row in rows), default=0), [use for use in pinned if use is not None]
 
-    def named(self, foundation: str, name: str, path: Path | None) -> list[AdapterUsed]:
+    def named(self, foundation: str, name: str, path: LoraPath | None) -> list[AdapterUsed]:
         """The pinned adapters of `concept@version` (path None: both paths), even if removed since."""
         concept, version = parse_ref(name)
         with self._database.sessions() as session:

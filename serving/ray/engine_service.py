@@ -11,7 +11,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from infra.errors import Unavailable, UserError
 from infra.registry import open_registry
 from models.foundation import Bucket, Foundation
 from models.load import load_foundation
-from models.routing import Path
+from models.routing import LoraPath
 from serving.adapters.files import AdapterFiles
 from serving.adapters.slot_plan import SlotPlan, bytes_per_rank, plan_slots
 from serving.config import ServeConfig
@@ -75,7 +75,7 @@ def plan_of(foundation: Foundation, config: ServeConfig) -> SlotPlan:
     if config.slot_memory is None:
         return SlotPlan({"temporal": config.slots, "spatial": config.spatial_slots}, config.rank)
     given = config.model_fields_set
-    slots: dict[Path, int] = {"temporal": config.slots, "spatial": config.spatial_slots}
+    slots: dict[LoraPath, int] = {"temporal": config.slots, "spatial": config.spatial_slots}
     return plan_slots(
         bytes_per_rank(foundation),
         config.slot_memory,
@@ -107,7 +107,7 @@ def build_engine(config: ServeConfig, observe: Observe = unobserved) -> Engine:
     plan = plan_of(foundation, config)
     bank = foundation.add_bank(plan.slots, plan.rank)
     registry = open_registry(config.registry) if config.registry else None
-    folder = FilePath(config.data_dir).absolute() / "adapters"
+    folder = Path(config.data_dir).absolute() / "adapters"
     return Engine(
         foundation,
         bank,
