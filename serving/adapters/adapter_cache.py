@@ -40,7 +40,7 @@ Ready = Callable[["Claim", BaseException | None], None]
 
 @dataclass(eq=False)
 class Claim:
-    """The adapters that a request (or a prefetch) needs loaded until `AdapterTiers.close`."""
+    """The adapters that a request (or a prefetch) needs loaded until `AdapterCache.close`."""
 
     uses: Sequence[AdapterUsed]
     ready: Ready  # called once after each `bring`, from any thread, when all are loaded or with the error
@@ -62,7 +62,7 @@ class Claim:
         return float(len(self.uses))
 
 
-class AdapterTiers:
+class AdapterCache:
     """Loads adapters to where requests can use them. Thread-safe.
 
     Args:

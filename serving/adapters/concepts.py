@@ -9,7 +9,7 @@ from pathlib import Path
 
 from infra.registry import Registry, Version, similar
 from infra.storage import ObjectInfo, ObjectNotFound, Storage, open_storage
-from serving.adapters.model_list import Shelf
+from serving.adapters.model_list import ModelListCache
 from serving.adapters.storage_faults import StorageFault
 from serving.threads import CONCEPTS, LISTS
 
@@ -34,7 +34,7 @@ class Concepts(Registry):
 
     def __init__(self, storage: Storage, memory: Path | None = None) -> None:
         super().__init__(storage)
-        self.shelf = Shelf(self)
+        self.shelf = ModelListCache(self)
         self._marker = (
             memory / hashlib.sha256(storage.uri.encode()).hexdigest() if memory is not None else None
         )

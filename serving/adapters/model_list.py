@@ -38,7 +38,7 @@ class Glance:
         return f"{self.concept}@{self.number}"
 
 
-class Shelf:
+class ModelListCache:
     """The versions of one registry. Thread-safe. Holds a few hundred bytes per version."""
 
     def __init__(self, registry: Registry) -> None:

@@ -12,7 +12,7 @@ import torch
 from models.denoise import Predict, denoise_step, start
 from models.foundation import Bucket, Foundation
 from serving.adapters.slots import Lease
-from serving.engine.request_state import Ticket
+from serving.engine.request_state import RequestState
 from serving.requests import cost_of
 
 log = logging.getLogger(__name__)
@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 class Step:
     """The result of one step of one bucket's requests."""
 
-    tickets: list[Ticket]  # all requests in the step
-    failed: Mapping[Ticket, Exception]  # those that failed, with their errors
+    tickets: list[RequestState]  # all requests in the step
+    failed: Mapping[RequestState, Exception]  # those that failed, with their errors
     adapters: int  # number of distinct adapters
     seconds: float
     work: float  # denoised pixels
@@ -44,10 +44,10 @@ class Batch:
 
     def __init__(self, foundation: Foundation, predict: Predict | None = None) -> None:
         self._foundation, self._predict = foundation, predict
-        self.tickets: list[Ticket] = []
+        self.tickets: list[RequestState] = []
         self._last: Bucket | None = None
 
-    def join(self, ticket: Ticket, lease: Lease) -> None:
+    def join(self, ticket: RequestState, lease: Lease) -> None:
         """Encode the prompt and draw the noise. Releases the slots if this raises."""
         try:
             ticket.state = start(self._foundation, ticket.request.in_slots(lease.slots))
@@ -57,7 +57,7 @@ class Batch:
         ticket.lease, ticket.admitted = lease, time.monotonic()
         self.tickets.append(ticket)
 
-    def leave(self, ticket: Ticket) -> None:
+    def leave(self, ticket: RequestState) -> None:
         """Remove a request and release its slots."""
         assert ticket.lease is not None
         self.tickets.remove(ticket)
@@ -81,7 +81,7 @@ class Batch:
         work = sum(cost_of(ticket.request) / ticket.request.steps for ticket in tickets)
         return Step(tickets, failed, adapters, seconds, work)
 
-    def _forward(self, tickets: list[Ticket]) -> dict[Ticket, Exception]:
+    def _forward(self, tickets: list[RequestState]) -> dict[RequestState, Exception]:
         """Run one forward. If it fails, try each request alone, so that only the faulty one fails."""
         states = {ticket: ticket.state for ticket in tickets if ticket.state is not None}
         before = {ticket: state.index for ticket, state in states.items()}
@@ -92,7 +92,7 @@ class Batch:
             if len(tickets) == 1:
                 return {tickets[0]: error}
             log.warning("a step of %d failed (%s); trying each alone", len(tickets), error)
-        failed: dict[Ticket, Exception] = {}
+        failed: dict[RequestState, Exception] = {}
         for ticket, state in states.items():
             if state.index == before[ticket]:  # some may have advanced before one failed
                 failed |= self._forward([ticket])

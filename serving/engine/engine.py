@@ -25,7 +25,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from infra.errors import Conflict, InvalidInput, NotFound, Unavailable, UserError
 from models.bank import AdapterBank
 from models.foundation import Bucket, Foundation
-from serving.adapters.adapter_cache import AdapterTiers, Claim
+from serving.adapters.adapter_cache import AdapterCache, Claim
 from serving.adapters.files import Source
 from serving.adapters.slots import Lease
 from serving.engine.batch import Batch, probe
@@ -33,8 +33,8 @@ from serving.engine.budget import measure
 from serving.engine.compiled import CompiledForward
 from serving.engine.finishing import package
 from serving.engine.preview import render
-from serving.engine.request_state import Ticket, deadline_passed, flow_of, order_of, work_left
-from serving.engine.scheduler import Turns
+from serving.engine.request_state import RequestState, deadline_passed, flow_of, order_of, work_left
+from serving.engine.scheduler import Scheduler
 from serving.engine.stats import Counters, EngineStats
 from serving.engine_client import Residency
 from serving.events import (
@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 
 
 class Engine:
-    """Turns requests into mp4 videos.
+    """Scheduler requests into mp4 videos.
 
     Args:
         foundation: the resident model, with `bank` attached.
@@ -83,11 +83,11 @@ class Engine:
         observe: Observe = unobserved,
     ) -> None:
         self.foundation, self.bank, self.max_batch = foundation, bank, max_batch
-        self.tiers = AdapterTiers(bank, source, host_bytes=host_bytes, observe=observe)
+        self.tiers = AdapterCache(bank, source, host_bytes=host_bytes, observe=observe)
         self.slots = self.tiers.slots
         self._batch_bytes, self._observe = batch_bytes, observe
         self._warm_buckets = list(warm_buckets or [foundation.defaults.bucket])
-        self._queue = Turns(self.tiers, max_batch=max_batch, max_overtakes=max_overtakes)
+        self._queue = Scheduler(self.tiers, max_batch=max_batch, max_overtakes=max_overtakes)
         self._compiled = None
         if compile:
             self._compiled = CompiledForward(
@@ -98,11 +98,11 @@ class Engine:
             )
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)  # signals work for the next tick
-        self._inbox: deque[tuple[Ticket, BaseException | None]] = (
+        self._inbox: deque[tuple[RequestState, BaseException | None]] = (
             deque()
         )  # claims that are loaded, or failed with an error
-        self._tickets: dict[str, Ticket] = {}  # every request that has not ended
-        self._waiting: dict[str, Ticket] = {}  # those not yet admitted, oldest first
+        self._tickets: dict[str, RequestState] = {}  # every request that has not ended
+        self._waiting: dict[str, RequestState] = {}  # those not yet admitted, oldest first
         self._batch = Batch(foundation, self._compiled)  # used only by the engine's thread, like the queue
         self._finishing = 0  # videos being decoded or encoded
         self._lost: Exception | None = None  # error if the device was lost while decoding a video
@@ -143,7 +143,7 @@ class Engine:
         """Accept a request. Engine threads call `listener` with its events in order; it must not block."""
         flow, order = flow_of(request), order_of(request)
         claim = Claim(request.adapters, lambda _claim, error: self._brought(ticket, error), flow, order)
-        ticket = Ticket(id, request, listener, claim)
+        ticket = RequestState(id, request, listener, claim)
         with self._work:
             if self._closing or self.failure:
                 raise RuntimeError("the engine is closed") from self.failure
@@ -358,7 +358,7 @@ class Engine:
             self.tiers.warm_beside(keys, self._wake)
         return did
 
-    def _begin(self, ticket: Ticket, lease: Lease, started: float) -> None:
+    def _begin(self, ticket: RequestState, lease: Lease, started: float) -> None:
         try:
             self._batch.join(ticket, lease)
         except Exception as error:
@@ -418,7 +418,7 @@ class Engine:
 
     # --- from the engine's thread and others ----------------------------------------------------------------
 
-    def _brought(self, ticket: Ticket, error: BaseException | None) -> None:
+    def _brought(self, ticket: RequestState, error: BaseException | None) -> None:
         with self._lock:
             self._inbox.append((ticket, error))
         self._wake()
@@ -429,7 +429,7 @@ class Engine:
             probe(self.foundation.device)
         return Failed.of(error)
 
-    def _end(self, ticket: Ticket, event: Event) -> None:
+    def _end(self, ticket: RequestState, event: Event) -> None:
         """Send a request's final event. Only the first call for a request has an effect."""
         self.tiers.close(ticket.claim)
         with self._lock:
@@ -442,13 +442,13 @@ class Engine:
         self._counters.end(type(event).__name__.lower())
         self._tell(ticket, event)
 
-    def _tell(self, ticket: Ticket, event: Event) -> None:
+    def _tell(self, ticket: RequestState, event: Event) -> None:
         try:
             ticket.listener(event)
         except Exception:  # a broken listener must not stop other requests
             log.exception("the listener of %s failed", ticket.id)
 
-    def _finish(self, ticket: Ticket) -> None:
+    def _finish(self, ticket: RequestState) -> None:
         event: Event
         try:
             event = Cancelled() if ticket.cancelled else package(self.foundation, ticket)

@@ -11,12 +11,12 @@ from datasets.video import encode_mp4
 from infra.errors import InvalidInput
 from models.denoise import finish
 from models.foundation import Foundation
-from serving.engine.request_state import Ticket
+from serving.engine.request_state import RequestState
 from serving.events import Finished
 from serving.requests import metadata
 
 
-def package(foundation: Foundation, ticket: Ticket) -> Finished:
+def package(foundation: Foundation, ticket: RequestState) -> Finished:
     """Latents -> frames -> mp4 with metadata about its making. Raises InvalidInput if they are not finite."""
     assert ticket.state is not None
     started = time.monotonic()

@@ -19,7 +19,7 @@ from serving.requests import PRIORITY_WEIGHT, VideoRequest, cost_of, rows_of
 
 
 @dataclass(eq=False)
-class Ticket:
+class RequestState:
     """A request, the resources it holds, and the data for its events."""
 
     id: str
@@ -52,7 +52,7 @@ class Ticket:
         return self.request.deadline is not None and time.time() >= self.request.deadline
 
 
-def work_left(ticket: Ticket) -> float:
+def work_left(ticket: RequestState) -> float:
     """The remaining part of its cost."""
     done = ticket.state.progress if ticket.state is not None else 0.0
     return cost_of(ticket.request) * (1.0 - done)

@@ -12,15 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from infra.errors import Unavailable, UserError
-from serving.adapters.adapter_cache import AdapterTiers
+from serving.adapters.adapter_cache import AdapterCache
 from serving.adapters.slots import Key, Lease
 from serving.engine.budget import ForwardBudget
-from serving.engine.request_state import Ticket
+from serving.engine.request_state import RequestState
 from serving.fairness import FairQueue
 from serving.requests import cost_of
 
 
-class Turns:
+class Scheduler:
     """The queue in front of the batch.
 
     Args:
@@ -28,30 +28,32 @@ class Turns:
         max_overtakes: how many others may pass a request that waits for a slot before one is reserved for it.
     """
 
-    def __init__(self, tiers: AdapterTiers, *, max_batch: int, max_overtakes: int) -> None:
+    def __init__(self, tiers: AdapterCache, *, max_batch: int, max_overtakes: int) -> None:
         self._tiers, self._slots = tiers, tiers.slots
         self._max_batch, self._max_overtakes = max_batch, max_overtakes
         self.budget: ForwardBudget | None = None  # None until measured: only max_batch limits
-        self._ready: FairQueue[Ticket] = FairQueue()
-        self._blocked: dict[Ticket, None] = {}  # requests of this round that found no slot
-        self._kept: tuple[Ticket, set[Key]] | None = (
+        self._ready: FairQueue[RequestState] = FairQueue()
+        self._blocked: dict[RequestState, None] = {}  # requests of this round that found no slot
+        self._kept: tuple[RequestState, set[Key]] | None = (
             None  # a request passed too often, and the adapters whose slots drain for it
         )
 
-    def __contains__(self, ticket: Ticket) -> bool:
+    def __contains__(self, ticket: RequestState) -> bool:
         return ticket in self._ready
 
-    def add(self, ticket: Ticket) -> None:
+    def add(self, ticket: RequestState) -> None:
         """Add a request whose adapters are loaded."""
         self._ready.add(ticket, ticket.claim.flow, cost_of(ticket.request), ticket.claim.order)
 
-    def remove(self, ticket: Ticket) -> None:
+    def remove(self, ticket: RequestState) -> None:
         """Remove a request that has ended."""
         self._ready.remove(ticket)
         if self._kept is not None and self._kept[0] is ticket:
             self._kept = None
 
-    def round(self, active: Sequence[Ticket]) -> Iterator[tuple[Ticket, Lease | UserError | None]]:
+    def round(
+        self, active: Sequence[RequestState]
+    ) -> Iterator[tuple[RequestState, Lease | UserError | None]]:
         """Yield the next requests while there is room in `active`, to which the caller adds them.
 
         Each comes with its slots, or with the error why it can never get any, or with None: one of its
@@ -60,7 +62,7 @@ class Turns:
         self._blocked.clear()
         found: Lease | UserError | None = None
 
-        def admissible(ticket: Ticket) -> bool:
+        def admissible(ticket: RequestState) -> bool:
             nonlocal found
             if ticket in self._blocked or not self._has_room(ticket, active) or self._keeps_out(ticket):
                 return False
@@ -86,12 +88,12 @@ class Turns:
             if late is not None:
                 self._kept = (late, self._slots.victims(late.claim.keys))
 
-    def _has_room(self, ticket: Ticket, active: Sequence[Ticket]) -> bool:
+    def _has_room(self, ticket: RequestState, active: Sequence[RequestState]) -> bool:
         """Whether a forward of its bucket has room for it."""
         rows = sum(other.rows for other in active if other.bucket == ticket.bucket)
         return self.budget is None or not rows or rows + ticket.rows <= self.budget.rows(ticket.bucket)
 
-    def _keeps_out(self, ticket: Ticket) -> bool:
+    def _keeps_out(self, ticket: RequestState) -> bool:
         """Whether it must wait for a request that was passed too often."""
         if self._kept is None or self._kept[0] is ticket:
             return False

@@ -31,7 +31,7 @@ from serving.jobs.disk_space import DISK, Room, folders_of
 from serving.jobs.dispatcher import Dispatcher, result_key
 from serving.jobs.jobs import CANCELLED, COMPLETED, FINAL, IllegalTransition, JobStore
 from serving.jobs.pins import PinKeeper, PinStore
-from serving.jobs.queue_positions import Places
+from serving.jobs.queue_positions import QueuePositions
 from serving.jobs.webhooks import Webhooks
 from serving.requests import (
     PRIORITY_WEIGHT,
@@ -83,7 +83,7 @@ class VideoService:
         self.bodies = Bodies(config.max_bodies)
         self._admission = Admission(self.store.database, config.max_queue)
         self._claims = Claims(self.store.database)
-        self._places = Places(self._order)
+        self._places = QueuePositions(self._order)
         self._results = open_storage(config.results_uri)
         results = self._results.root if isinstance(self._results, FolderStorage) else None
         self._room = Room(folders_of(config.database_url, Path(config.data_dir), results))

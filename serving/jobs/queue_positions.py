@@ -12,7 +12,7 @@ from serving.jobs.jobs import QUEUED
 FRESH = 0.5  # seconds for which a known order of the queue is used
 
 
-class Places:
+class QueuePositions:
     """Answers from a cached order of the whole queue, read at most every FRESH seconds and once at a time.
 
     For one event loop.

@@ -12,7 +12,7 @@ from infra.leases import LEASE_S
 from infra.registry import open_registry
 from infra.storage import open_storage
 from training.batch.cluster.sizing import LaneNow, to_start
-from training.batch.state.leased_tasks import Turns
+from training.batch.state.leased_tasks import LeasedTasks
 from training.batch.state.record import RUNNING
 from training.batch.state.state import BatchState
 from training.batch.state.work import Work
@@ -92,8 +92,8 @@ def test_a_longer_lease_is_none_of_a_clock_that_was_ahead(batch, clock):
 
 def test_a_turn_is_free_a_lease_later_not_a_day(tmp_path, clock):
     storage = open_storage(tmp_path / "turns")
-    tomorrow = Turns(storage, "of tomorrow", clock=Clock(NOW + DAY), lease_s=5 * LEASE_S)
-    mine = Turns(storage, "me", clock=clock)
+    tomorrow = LeasedTasks(storage, "of tomorrow", clock=Clock(NOW + DAY), lease_s=5 * LEASE_S)
+    mine = LeasedTasks(storage, "me", clock=clock)
     assert tomorrow.take("x")
     assert not mine.take("x")
     clock.now += 4 * LEASE_S
@@ -107,7 +107,7 @@ def test_a_turn_is_free_a_lease_later_not_a_day(tmp_path, clock):
 
 def test_who_has_a_turn_can_say_that_it_is_done_while_another_shortens_it(tmp_path, clock, monkeypatch):
     storage = open_storage(tmp_path / "turns")
-    tomorrow = Turns(storage, "of tomorrow", clock=Clock(NOW + DAY))
+    tomorrow = LeasedTasks(storage, "of tomorrow", clock=Clock(NOW + DAY))
     assert tomorrow.take("x")
     head, asked = type(storage).head, []
 
@@ -115,7 +115,7 @@ def test_who_has_a_turn_can_say_that_it_is_done_while_another_shortens_it(tmp_pa
         found = head(self, key)
         if not asked:
             asked.append(key)
-            assert not Turns(storage, "other", clock=clock).take("x")
+            assert not LeasedTasks(storage, "other", clock=clock).take("x")
         return found
 
     monkeypatch.setattr(type(storage), "head", shortened_meanwhile)

@@ -27,7 +27,7 @@ from training.batch.latents.prepare_ahead import Ahead
 from training.batch.manifest.entries import Entry
 from training.batch.manifest.plan import make_plan
 from training.batch.run import enter
-from training.batch.state.leased_tasks import Turns
+from training.batch.state.leased_tasks import LeasedTasks
 from training.batch.state.state import open_batch
 from training.batch.watch.watcher import Watcher
 from training.inputs import bucket_of, load, prepare_latents, read_concept
@@ -292,7 +292,7 @@ class Clock:
 
 def test_a_turn_is_one_processs_until_it_is_done_given_back_or_run_out(tmp_path):
     storage, clock = open_storage(tmp_path / "turns"), Clock()
-    one, two = (Turns(storage, name, lease_s=60, clock=clock) for name in ("one", "two"))
+    one, two = (LeasedTasks(storage, name, lease_s=60, clock=clock) for name in ("one", "two"))
     assert one.take("a")
     assert not two.take("a")
     clock.now += 50

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from infra.storage import open_storage
-from training.batch.state.leased_tasks import Turns
+from training.batch.state.leased_tasks import LeasedTasks
 from training.batch.state.record import Claim
 from training.batch.state.state import BatchState
 
@@ -62,8 +62,8 @@ def test_a_concepts_lease(storage, now, seconds):
 def test_a_turns_lease(storage, now, seconds):
     told = stored("turn-held.json", seconds)
     put(storage, "x.json", told)
-    other = Turns(storage, "other", clock=lambda: now[0])
-    mine = Turns(storage, told["owner"], token=told["token"], clock=lambda: now[0], lease_s=45.0)
+    other = LeasedTasks(storage, "other", clock=lambda: now[0])
+    mine = LeasedTasks(storage, told["owner"], token=told["token"], clock=lambda: now[0], lease_s=45.0)
     assert other.look("x").seconds == (300.0 if seconds else 60.0)
     assert not other.take("x")
     assert mine.renew("x")
@@ -77,7 +77,7 @@ def test_a_turns_lease(storage, now, seconds):
 def test_a_turn_that_is_done(storage, now):
     told = stored("turn-done.json", True)
     put(storage, "x.json", told)
-    turns = Turns(storage, told["owner"], token=told["token"], clock=lambda: now[0])
+    turns = LeasedTasks(storage, told["owner"], token=told["token"], clock=lambda: now[0])
     now[0] += 10_000.0
     assert turns.results({"x"}) == {"x": told["result"]}
     assert not turns.take("x")

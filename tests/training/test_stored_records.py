@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from infra.errors import DamagedData, UserError
 from infra.registry import open_registry
 from infra.storage import open_storage
-from training.batch.state.leased_tasks import Turns
+from training.batch.state.leased_tasks import LeasedTasks
 from training.batch.state.state import BatchState
 from training.batch.state.work import Work
 from training.batch.watch.logs import Reader
@@ -96,7 +96,7 @@ def test_a_batch_that_nobody_began_is_refused(state, body):
     "body", [b"[]", b"{", b"{}", b'{"owner": "o", "token": "t", "expires": "soon", "result": null}']
 )
 def test_a_turn_that_nobody_took_is_refused(state, body):
-    turns = Turns(state.storage.sub("turns"), "me")
+    turns = LeasedTasks(state.storage.sub("turns"), "me")
     turns.storage.put("x.json", body)
     refused(lambda: turns.take("x"), "x.json")
     refused(lambda: turns.look("x"), "x.json")
@@ -105,7 +105,7 @@ def test_a_turn_that_nobody_took_is_refused(state, body):
 @pytest.mark.parametrize("result", [{}, {"version": "../a", "scores": {}, "error": None, "seconds": 1.0}, {"version": "a@1", "scores": {"x": "y"}, "error": None}])  # fmt: skip
 def test_a_validation_that_found_something_else_is_refused(state, result):
     state.publish(state.claim("lane"), "a@1", step=10)
-    turns = Turns(state.storage.sub("validations"), "me")
+    turns = LeasedTasks(state.storage.sub("validations"), "me")
     assert turns.take("a-1")
     turns.done("a-1", result)
     refused(lambda: validations(state, state.records()), "validations/a-1.json")

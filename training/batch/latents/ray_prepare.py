@@ -30,7 +30,7 @@ from training.batch.latents.prepare import (
     store_portion,
 )
 from training.batch.state.in_turn import preparing_turns
-from training.batch.state.leased_tasks import Turns
+from training.batch.state.leased_tasks import LeasedTasks
 from training.batch.state.state import BatchState
 from training.batch.state.work import Work
 
@@ -91,7 +91,7 @@ def _store(row: Row) -> Row:
 class _Encoder:
     """An actor of the pipeline that holds the VAE and the text encoder of one foundation."""
 
-    def __init__(self, source: str | None, dtype: str, device: str | None, turns: Turns) -> None:
+    def __init__(self, source: str | None, dtype: str, device: str | None, turns: LeasedTasks) -> None:
         from models.load import load_foundation
 
         self.turns = turns
@@ -109,7 +109,7 @@ class _Encoder:
 class _Preparer:
     """The actor that runs the pipelines."""
 
-    def __init__(self, share: Share, turns: Turns) -> None:
+    def __init__(self, share: Share, turns: LeasedTasks) -> None:
         self.share, self.turns = share, turns
         self.done: list[Prepared] = []
 

@@ -24,7 +24,7 @@ from models.foundation import Foundation
 from training.batch.profile.measure import BUDGET_S, measure_curve, profile_name
 from training.batch.profile.profile import InvalidProfile, Profile
 from training.batch.state.in_turn import in_turn
-from training.batch.state.leased_tasks import Turns
+from training.batch.state.leased_tasks import LeasedTasks
 from training.group import GroupKey
 from training.memory import device_memory, device_name
 
@@ -47,7 +47,7 @@ class Measuring:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.kind = profile_name(self.device)
         self._kept = storage.sub(f"{FOLDER}/{self.kind}")
-        self._turns = Turns(storage.sub(TURNS), owner, lease_s=PATIENCE_S)
+        self._turns = LeasedTasks(storage.sub(TURNS), owner, lease_s=PATIENCE_S)
 
     def profile(
         self, foundation: Foundation, key: GroupKey, load_seconds: float, stopping: threading.Event

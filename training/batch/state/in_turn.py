@@ -18,21 +18,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from infra.errors import UserError
-from training.batch.state.leased_tasks import Turns
+from training.batch.state.leased_tasks import LeasedTasks
 from training.batch.state.state import BatchState
 
 PATIENCE_S = 60.0
 LOOK_S = 0.5
 
 
-def preparing_turns(batch: BatchState, owner: str, lease_s: float | None = None) -> Turns:
+def preparing_turns(batch: BatchState, owner: str, lease_s: float | None = None) -> LeasedTasks:
     """The turns of a batch's preparation, for one process or thread.
 
     Args:
         owner: of the lane; its own threads do not wait for each other here, but at their lock.
         lease_s: how long one lasts; the claims' when not given.
     """
-    return Turns(batch.storage.sub("prepared"), owner, lease_s=lease_s or batch.lease_s, clock=batch.clock)
+    return LeasedTasks(
+        batch.storage.sub("prepared"), owner, lease_s=lease_s or batch.lease_s, clock=batch.clock
+    )
 
 
 def turn_of(name: str, sha256: str) -> str:
@@ -42,7 +44,7 @@ def turn_of(name: str, sha256: str) -> str:
 
 @contextmanager
 def in_turn(
-    turns: Turns, turn: str, stopping: threading.Event, patience_s: float | None = None
+    turns: LeasedTasks, turn: str, stopping: threading.Event, patience_s: float | None = None
 ) -> Iterator[None]:
     """The block does a thing, when no other process does or after it was waited for; it is to look first what there is.
 
@@ -65,7 +67,7 @@ def in_turn(
         turns.done(turn, {"error": None})
 
 
-def _taken(turns: Turns, turn: str, stopping: threading.Event, patience_s: float) -> bool:
+def _taken(turns: LeasedTasks, turn: str, stopping: threading.Event, patience_s: float) -> bool:
     """Whether it is this process's now; False: it is done, or was waited for in vain."""
     until = time.monotonic() + patience_s
     while not turns.take(turn):

@@ -1,6 +1,6 @@
 """Things of a batch that one of many processes does, once: taken by compare-and-swap, held for a time, done for good.
 
-    turns = Turns(storage.sub("validations"), owner)
+    turns = LeasedTasks(storage.sub("validations"), owner)
     if turns.take("orbit-1"):
         turns.done("orbit-1", {"scores": ...})
 
@@ -28,7 +28,7 @@ class Told(Lease):
     result: dict[str, Any] | None = field(kw_only=True)  # what `done` was given
 
 
-class Turns:
+class LeasedTasks:
     """One object a thing: who has it and until when, or its result.
 
     Args:

@@ -34,7 +34,7 @@ from infra.leases import LEASE_S
 from infra.registry import Registry, Version
 from infra.storage import Storage
 from infra.stored import Damaged, VersionRef, convert, damaged
-from training.batch.state.leased_tasks import Turns
+from training.batch.state.leased_tasks import LeasedTasks
 from training.batch.state.record import Record
 from training.batch.state.state import BatchState
 
@@ -92,10 +92,10 @@ class Validated:
     seconds: float | None = None
 
 
-def _turns(batch: BatchState, token: str | None = None) -> Turns:
+def _turns(batch: BatchState, token: str | None = None) -> LeasedTasks:
     storage = batch.storage.sub("validations")
     owner = f"{socket.gethostname()}:{os.getpid()}"
-    return Turns(storage, owner, lease_s=LEASE_S, clock=batch.clock, token=token)
+    return LeasedTasks(storage, owner, lease_s=LEASE_S, clock=batch.clock, token=token)
 
 
 class Validator:

@@ -18,7 +18,7 @@ from infra.objects import object_key
 from infra.registry import Registry
 from infra.s3 import ObjectRefused
 from models.adapter import read_adapter
-from serving.adapters.adapter_cache import FETCHERS, AdapterTiers, Claim
+from serving.adapters.adapter_cache import FETCHERS, AdapterCache, Claim
 from serving.adapters.files import LEFT_BEHIND, OTHERS, AdapterFiles
 from serving.adapters.host import HostCache
 from serving.adapters.slots import SlotTable, key_of
@@ -316,7 +316,7 @@ def test_a_copy_that_fails_leaves_the_slot_free(table, monkeypatch):
 class Waiter:
     """Claims, and how each ended."""
 
-    def __init__(self, tiers: AdapterTiers) -> None:
+    def __init__(self, tiers: AdapterCache) -> None:
         self.tiers, self.told = tiers, {}
         self.claims = {}
 
@@ -339,7 +339,7 @@ def tiers(unet3d):
     made = []
 
     def make(source, **settings):
-        made.append(AdapterTiers(bank, source, **settings))
+        made.append(AdapterCache(bank, source, **settings))
         return made[-1]
 
     yield make
@@ -600,7 +600,7 @@ def test_a_slow_registry_holds_no_thread_that_others_need(unet3d):
     asyncio.run(ask())
 
 
-def pinned_in(tiers: AdapterTiers) -> dict[str, str]:
+def pinned_in(tiers: AdapterCache) -> dict[str, str]:
     """sha256 -> tier, of what is pinned and near."""
     return {one.sha256: one.tier for one in tiers.residency() if one.pinned}
 

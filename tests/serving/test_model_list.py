@@ -18,7 +18,7 @@ from infra.registry import ADAPTER_FILE, Registry
 from infra.storage import FolderStorage
 from serving.adapters import model_list as shelf_module
 from serving.adapters.concepts import Concepts
-from serving.adapters.model_list import Shelf
+from serving.adapters.model_list import ModelListCache
 from serving.config import ServeConfig
 from serving.http import catalogue
 from serving.http.service import VideoService
@@ -65,7 +65,7 @@ def publish(registry: Registry, tmp_path: Path):
 def test_each_version_is_read_once_and_what_there_is_is_listed_once(registry, storage: Storage, publish):
     names = [publish(f"c{n:02d}") for n in range(20)] + [publish("c19")]
     registry.add_metrics(registry.resolve("c03"), {"motion": 0.5})
-    shelf = Shelf(Registry(storage))
+    shelf = ModelListCache(Registry(storage))
     seen = shelf.versions()
     assert [one.ref for one in seen] == names
     assert storage.listed == 1
@@ -87,7 +87,7 @@ def test_a_damaged_pointer_is_said_and_the_others_are_not_read_again(storage: St
     pointer = storage.path("concepts/b/versions/1.json")
     whole = pointer.read_bytes()
     pointer.write_bytes(b"{")
-    shelf = Shelf(Registry(storage))
+    shelf = ModelListCache(Registry(storage))
     with pytest.raises(UserError, match="damaged"):
         shelf.versions()
     pointer.write_bytes(whole)
@@ -126,7 +126,7 @@ def test_many_who_ask_within_a_second_are_answered_by_one_list(
     monkeypatch.setattr(shelf_module, "FRESH", 60.0)
     for n in range(3):
         publish(f"c{n}")
-    shelf = Shelf(Registry(storage))
+    shelf = ModelListCache(Registry(storage))
     storage.gate.clear()
     with ThreadPoolExecutor(12) as pool:
         asked = [pool.submit(shelf.versions) for _ in range(12)]

@@ -1,4 +1,4 @@
-"""Places in the queue: one look at it answers all who ask."""
+"""QueuePositions in the queue: one look at it answers all who ask."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from serving.http.service import VideoService
 from serving.jobs import queue_positions as places
 from serving.jobs.database import Job
 from serving.jobs.jobs import new_job
-from serving.jobs.queue_positions import Places
+from serving.jobs.queue_positions import QueuePositions
 
 
 class Queue:
@@ -57,7 +57,7 @@ def test_many_who_ask_are_answered_by_one_look(clock: list[float]):
     jobs = [job("a"), job("b"), job("taken", owner="d"), job("made", state="completed")]
 
     async def main() -> None:
-        known = Places(queue.order)
+        known = QueuePositions(queue.order)
         queue.open.clear()
         asking = [asyncio.create_task(known.of(jobs)) for _ in range(100)]
         await asyncio.sleep(0)
@@ -82,7 +82,9 @@ def test_many_who_ask_are_answered_by_one_look(clock: list[float]):
 
 def test_who_asks_for_no_waiting_job_looks_at_no_queue():
     queue = Queue("a")
-    assert asyncio.run(Places(queue.order).of([job("b", owner="d"), job("c", state="failed")])) == {"b": 0}
+    assert asyncio.run(QueuePositions(queue.order).of([job("b", owner="d"), job("c", state="failed")])) == {
+        "b": 0
+    }
     assert queue.looks == 0
 
 
@@ -90,7 +92,7 @@ def test_a_look_that_fails_is_taken_anew_by_the_next(clock: list[float]):
     queue = Queue()
 
     async def main() -> None:
-        known = Places(queue.order)
+        known = QueuePositions(queue.order)
         with pytest.raises(OSError, match="away"):
             await known.of([job("a")])
         queue.ids = ["a"]
