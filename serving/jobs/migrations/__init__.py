@@ -45,7 +45,7 @@ def migrate(connection: Connection, metadata: MetaData, shown: str) -> None:
         Conflict: the tables are of no version that is known here, or others' under our names.
     """
     config = Config(attributes={"connection": connection})
-    config.set_main_option("script_location", "serving.jobs.jobs:migrations")
+    config.set_main_option("script_location", "serving.jobs:migrations")
     scripts = ScriptDirectory.from_config(config)
     head, known = scripts.get_current_head(), {script.revision for script in scripts.walk_revisions()}
     found = version_of(connection)
