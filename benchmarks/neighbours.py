@@ -1,7 +1,7 @@
 """Differences between a video made in a batch and the same video made alone: latents, frames and mp4.
 
     python benchmarks/neighbours.py                               # a few minutes on two cores
-    python benchmarks/neighbours.py --steps 4 12 --dtype float32 bfloat16 --batch 8
+    python benchmarks/neighbours.py --steps 4 12 --dtype fp32 bf16 --batch 8
 
 Runs the same requests (the embedded foundation, random adapters in most of them, classifier-free guidance) one at a time and
 in one batch. The results differ by rounding, because another batch size adds sums in another order. Prints for each setting:
@@ -108,7 +108,7 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 12])
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--dtype", nargs="+", default=["float32"])
+    parser.add_argument("--dtype", nargs="+", default=["fp32"])
     parser.add_argument("--device", default=None)
     options = parser.parse_args()
     results = []

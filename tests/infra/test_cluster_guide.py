@@ -133,7 +133,7 @@ def test_models_of_the_guides_batch_are_those_the_clips_were_cut_for():
     batches = [parse(command) for command in commands() if command.split()[1] == "train-batch"]
     assert len(batches) == 2
     for made in batches:
-        assert (made["foundation"], made["setting"]) == ("$FOUNDATION", ["dtype=bf16"])
+        assert (made["foundation"], made["settings"]) == ("$FOUNDATION", ["dtype=bf16"])
         assert made["evaluate"] is False  # it would run on the head
         assert (
             made["address"] == "auto"

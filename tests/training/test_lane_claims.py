@@ -158,7 +158,13 @@ def test_a_foundation_that_no_node_can_load_fails_what_asks_for_it(house, monkey
 
 @pytest.mark.parametrize("fault", [StorageDenied, StorageFull])
 @pytest.mark.parametrize(
-    "place", ["lane.prepare_work", "lane.restore", "lane.publish", "checkpoints.CheckpointWriter._write"]
+    "place",
+    [
+        "lane.lane.prepare_work",
+        "lane.lane.restore",
+        "lane.lane.publish",
+        "state.checkpoints.CheckpointWriter._write",
+    ],
 )
 def test_a_storage_that_is_full_or_closed_ends_the_lane_and_no_concept(house, monkeypatch, place, fault):
     house.add("c0", "c1")
@@ -175,7 +181,7 @@ def test_a_storage_that_is_full_or_closed_ends_the_lane_and_no_concept(house, mo
         with pytest.raises(UserError, match="the disk is full"):
             house.lane(Hook(act)).run()
     assert set(states(house).values()) == {("queued", 0, None)}
-    if place == "lane.publish":
+    if place == "lane.lane.publish":
         assert house.batch.record("c0").checkpoint_step == 2
         house.lane().run()
         assert set(house.statuses().values()) == {"published"}
@@ -238,7 +244,7 @@ def test_an_ended_concept_is_not_given_back(house, monkeypatch):
     assert len(watcher.steps) == 4
 
 
-@pytest.mark.parametrize("where", ["run", "lane_worker"])
+@pytest.mark.parametrize("where", ["run", "cluster.lane_worker"])
 def test_each_outage_of_a_long_round_has_patience_of_its_own(house, monkeypatch, where):
     seconds, away, waits, change = [0.0], [], [], BatchState._change
     monkeypatch.setattr(f"training.batch.{where}.Outage", lambda: Outage(900.0, lambda: seconds[0]))

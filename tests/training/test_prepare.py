@@ -82,14 +82,14 @@ def test_each_clip_and_caption_that_lacks_is_given_out_once_in_the_order_of_the_
     works = planned(clips, registry).works
     portions = list(Missing().of_all(works))
     assert [(p.name, len(p.clips), len(p.captions)) for p in portions] == [
-        ("c0", 1, 1),
+        ("c0", 1, 2),  # and the empty caption, which all share
         ("c1", 1, 1),
         ("c3", 1, 1),
     ]
     assert len({sha256 for p in portions for sha256 in p.clips}) == 3
     larger = planned(clips, registry, "c0", height=16).works
     both = list(Missing().of_all([*works[:1], *larger]))
-    assert [(p.clips == portions[0].clips, len(p.captions)) for p in both] == [(True, 1), (True, 0)]
+    assert [(p.clips == portions[0].clips, len(p.captions)) for p in both] == [(True, 2), (True, 0)]
     prepare_work(works[1], foundation)  # c1 has c0's clip too
     assert [p.name for p in Missing().of_all(works)] == ["c3"]
 
@@ -104,7 +104,7 @@ def test_what_is_prepared_ahead_has_the_bits_of_what_the_lane_prepares(tmp_path,
     works = planned(clips, registry).works
     made = list(prepare_portions(Missing().of_all(works), foundation, threading.Lock()))
     assert [(done.portion.name, done.made, done.error) for done in made] == [
-        ("c0", 2, None),
+        ("c0", 3, None),
         ("c1", 2, None),
         ("c3", 2, None),
     ]
@@ -112,7 +112,7 @@ def test_what_is_prepared_ahead_has_the_bits_of_what_the_lane_prepares(tmp_path,
     for work in planned(other, registry).works:
         prepare_work(work, foundation)
     assert cached(clips) == cached(other)
-    assert len(cached(clips)) == 6
+    assert len(cached(clips)) == 7
     assert list(prepare_portions(Missing().of_all(works), foundation)) == []
 
 
@@ -133,7 +133,7 @@ def test_what_cannot_be_prepared_is_told_and_the_others_go_on(clips, registry, f
     made = {done.portion.name: done.error for done in prepare_portions(portions, foundation)}
     assert (made["c0"], made["c3"]) == (None, None)
     assert made["c1"].endswith("is no video")
-    assert len(cached(clips)) == 4
+    assert len(cached(clips)) == 5
 
 
 def test_another_foundation_prepares_nothing(clips, registry):
@@ -156,11 +156,11 @@ def test_train_and_train_batch_share_latents_of_one_precision_and_of_no_other(
     prepare_latents(job, read_concept(job), foundation, bucket_of(config, foundation), Quiet())
     assert missing("bf16") == []
     (portion,) = missing("fp32")
-    assert (len(portion.clips), len(portion.captions)) == (1, 1)
+    assert (len(portion.clips), len(portion.captions)) == (1, 2)
     done = store_portion(encode_portion(decode_portion(portion), foundation))
     assert (done.made, "bfloat16" in done.error) == (0, True)
     encoders = load_foundation(family, device="cpu", dtype="float32", parts=("vae", "text"))
-    assert store_portion(encode_portion(decode_portion(portion), encoders)).made == 2
+    assert store_portion(encode_portion(decode_portion(portion), encoders)).made == 3
     assert missing("fp32") == []
     halves = load_foundation(family, device="cpu", dtype="bfloat16", parts=("vae", "text"))
     assert halves.dtype is torch.bfloat16  # though its denoiser is not there
@@ -234,7 +234,7 @@ def test_a_lane_prepares_what_waits_while_it_trains_and_its_adapters_are_the_sam
 
         def ready(uri=uri):
             for _ in range(600):
-                if len(cached(uri)) == 6:
+                if len(cached(uri)) == 7:
                     return True
                 threading.Event().wait(0.05)
             return False
@@ -277,7 +277,7 @@ def test_lanes_that_prepare_at_once_share_the_concepts(clips, registry, foundati
         thread.join()
     made = [done.portion.name for lane in lanes for done in lane.prepared if done.made]
     assert len(made) == len(set(made))
-    assert len(cached(clips)) == 6
+    assert len(cached(clips)) == 7
     late = Ahead(open_batch(registry.storage, "b"), "3", foundation, "float32", threading.Lock())
     late.once()
     assert late.prepared == []
