@@ -33,9 +33,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.serving_bench.setup import random_adapter
-from models.adapter import Adapter, save_adapter
+from models.adapters.file import Adapter, save_adapter
 from models.load import load_foundation
-from models.routing import Mix, Routing
+from models.lora.routing import Mix, Routing
 
 
 def medians_ms(
@@ -129,7 +129,7 @@ def main() -> None:
     @torch.no_grad()
     def beside() -> torch.Tensor:
         """The mixed batch with B A x computed beside each layer, as in precisions other than float32."""
-        with patch("models.lora_slots.pays", lambda *_: False):
+        with patch("models.lora.slots.pays", lambda *_: False):
             return forward(ours, mixed)
 
     base = "base model without a bank, one forward of the batch"

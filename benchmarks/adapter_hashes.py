@@ -25,14 +25,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `training` 
 import numpy as np
 import torch
 
-from datasets.clips import make_clip
-from datasets.latents import LatentCache, prepare
-from datasets.parquet import Pending, append
-from infra.cluster import ray_session
+from datasets.clip_sets.clips import make_clip
+from datasets.clip_sets.latents import LatentCache, prepare
+from datasets.clip_sets.parquet import Pending, append
+from infra.ray.cluster import ray_session
 from infra.registry import Registry, open_registry
 from infra.storage import open_storage
-from models.adapter import read_adapter
-from models.foundation import Bucket
+from models.adapters.file import read_adapter
+from models.foundations.base import Bucket
 from models.load import load_foundation
 from training.batch.lane.lane import Lane
 from training.batch.manifest.entries import Entry
@@ -40,13 +40,13 @@ from training.batch.manifest.plan import make_plan
 from training.batch.run import enter
 from training.batch.state.state import open_batch
 from training.config import TrainConfig, resolve
-from training.group import group_key
-from training.inputs import read_concept
-from training.job import Job
-from training.local import train_local
-from training.member import Member
-from training.pack import Capacity, Ended, Failed, Pack
-from training.run import run_job
+from training.loop.group import group_key
+from training.loop.member import Member
+from training.loop.pack import Capacity, Ended, Failed, Pack
+from training.runs.inputs import read_concept
+from training.runs.job import Job
+from training.runs.local import train_local
+from training.runs.run import run_job
 
 SIZES = {"unet3d": Bucket(4, 32, 32), "wan": Bucket(5, 32, 32)}
 COMMON = {"steps": 10, "rank": 4, "learning_rate": 1e-2, "fps": 0, "checkpoint_interval": 4}

@@ -56,8 +56,8 @@ def config_of(foundation: Any) -> Any:
 
 def training_alone(foundation: Any, held: ExitStack) -> Iterator[float]:
     """Runs one training step at a time and yields its loss."""
-    from training.member import Member
-    from training.pack_of_one import PackOfOne
+    from training.loop.member import Member
+    from training.loop.pack_of_one import PackOfOne
 
     member = Member("orbit", "orbit", config_of(foundation), clips_of(foundation, 0))
     for report in held.enter_context(PackOfOne(foundation, member)).train():
@@ -66,9 +66,9 @@ def training_alone(foundation: Any, held: ExitStack) -> Iterator[float]:
 
 def training_packed(foundation: Any, held: ExitStack) -> Iterator[float]:
     """Runs one step of eight concepts at a time; yields 0, as their losses are not compared."""
-    from training.group import group_key
-    from training.member import Member, bank_slots
-    from training.pack import Capacity, Pack
+    from training.loop.group import group_key
+    from training.loop.member import Member, bank_slots
+    from training.loop.pack import Capacity, Pack
 
     config = config_of(foundation)
     spatial = 8 * bank_slots(config, 1)["spatial"]

@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `training` 
 
 import numpy as np
 
-from datasets.clips import make_clip
-from datasets.parquet import Pending, append
+from datasets.clip_sets.clips import make_clip
+from datasets.clip_sets.parquet import Pending, append
 from infra.registry import open_registry
 from infra.storage import open_storage
 from training.batch.manifest.entries import read_manifest

@@ -26,8 +26,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from infra.leases import LeaseLost
 from infra.storage import ObjectInfo, ObjectNotFound
+from infra.storage.leases import LeaseLost
 from training.batch.cluster.sizing import LaneNow, to_start
 from training.batch.manifest.plan import DEFAULT_PACK
 from training.batch.state.record import Claim, Record, is_free

@@ -22,13 +22,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `training` 
 import numpy as np
 import torch
 
-from datasets.decode import decode
-from datasets.video import encode_mp4
+from datasets.video.decode import decode
+from datasets.video.writing import encode_mp4
 from models.denoise import Denoising, denoise_step, finish, start
-from models.foundation import Foundation
+from models.foundations.base import Foundation
 from models.generation import GenerationParams, SlotUse
 from models.load import load_foundation
-from models.routing import PATHS, LoraPath
+from models.lora.routing import PATHS, LoraPath
 
 PROMPTS = (
     "a red circle on a gray background",

@@ -128,7 +128,7 @@ async def caller(port: int, seconds: float) -> list[tuple[float, str]]:
 @contextlib.contextmanager
 def server(side: str, port: int) -> Iterator[None]:
     """A side's server on loopback, running until the block ends."""
-    from infra.cluster import ray_session, variables
+    from infra.ray.cluster import ray_session, variables
     from serving.ray.gate import environment
 
     with tempfile.TemporaryDirectory() as folder:

@@ -24,16 +24,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `training` 
 
 import torch
 
-from datasets.clips import Clip, make_clip, read_clips
-from datasets.decode import decode
-from datasets.latents import LatentCache, clip_key, precision_of, text_of
-from datasets.parquet import Pending, append
+from datasets.clip_sets.clips import Clip, make_clip, read_clips
+from datasets.clip_sets.latents import LatentCache, clip_key, precision_of, text_of
+from datasets.clip_sets.parquet import Pending, append
 from datasets.sprites.captions import canonical
 from datasets.sprites.motions import NOVEL
 from datasets.sprites.render import render_clip
 from datasets.sprites.world import appearances
+from datasets.video.decode import decode
 from infra.storage import open_storage
-from models.foundation import Foundation
+from models.foundations.base import Foundation
 from models.load import load_foundation
 from training.adapters import data_sha256
 from training.batch.latents.prepare import Missing, prepare_portions

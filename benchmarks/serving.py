@@ -31,7 +31,7 @@ from benchmarks.serving_bench.report import environment, show
 from benchmarks.serving_bench.runs import compare_frames, measure_throughput
 from benchmarks.serving_bench.setup import Setup, Shape, make_setup
 from benchmarks.serving_bench.steps import CLOCKS, measure_steps
-from models.foundation import Bucket
+from models.foundations.base import Bucket
 
 SUITES = ("frames", "steps", "throughput", "poisson", "cold")
 SIDES = (*BASELINES, "F", "ours")

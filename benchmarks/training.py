@@ -37,7 +37,7 @@ from rich.table import Table
 from benchmarks.training_parts import concepts, overhead, steps, tasks
 from benchmarks.training_parts.process import Job
 from benchmarks.training_parts.steps import LOOP, PUBLISHED, PUBLISHED_WHOLE
-from models.foundation import Foundation
+from models.foundations.base import Foundation
 from models.load import load_foundation
 
 PARTS = ("step", "memory", "concepts", "orchestration")

@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from datasets.clips import Clip
-from datasets.latents import pixels
-from datasets.parts import Pace, all_parts
+from datasets.clip_sets.clips import Clip
+from datasets.clip_sets.latents import pixels
+from datasets.clip_sets.parts import Pace, all_parts
 from evaluation.metric import Case, Comparison, Metric, Reference, Score
 from evaluation.metrics.catalogue import OpenMetrics
 from evaluation.metrics.trajectories import AGREEMENTS, reference_ceiling
@@ -27,7 +27,7 @@ from evaluation.prompts import prompts_sha256
 from evaluation.store import Adapters, Store, adapters_sha256, key_of
 from infra.errors import UserError
 from models.denoise import install, sample
-from models.foundation import Bucket, Foundation
+from models.foundations.base import Bucket, Foundation
 from models.generation import AdapterSettings, AdapterUse, GenerationParams, GenerationSettings, filled
 
 

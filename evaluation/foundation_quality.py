@@ -23,9 +23,9 @@ from datasets.sprites.captions import caption
 from datasets.sprites.motions import DIRECTIONS, KNOWN, SPEEDS, TRAVEL, Motion
 from datasets.sprites.track import Track, track
 from datasets.sprites.world import Scene, appearances
-from datasets.video import contact_sheet
+from datasets.video.writing import contact_sheet
 from models.denoise import sample
-from models.foundation import Foundation
+from models.foundations.base import Foundation
 from models.generation import GenerationParams
 
 TARGETS = {"colour": 0.97, "shape": 0.90, "background": 0.95, "motion": 0.95, "presence": 0.97}

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets.sources import VIDEO_SUFFIXES
+from datasets.ingest.sources import VIDEO_SUFFIXES
 from evaluation.prompts import Prompt
 from infra.errors import UserError
 from infra.rows import decoded

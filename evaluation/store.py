@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from infra.files import atomic_file
-from models.lora_slots import LayerTensors, with_identity
-from models.routing import PATHS, LoraPath
+from models.lora.routing import PATHS, LoraPath
+from models.lora.slots import LayerTensors, with_identity
 
 log = logging.getLogger(__name__)
 

@@ -1,10 +1,12 @@
-"""Resolves paths as people write them: `~`, backslashes as separators, another Unicode normal form."""
+"""Where this project lies, and paths as people write them: `~`, backslashes, another Unicode normal form."""
 
 from __future__ import annotations
 
 import os
 import unicodedata
 from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent  # of the checkout; of site-packages if installed
 
 
 def expanded(text: str | Path) -> Path:

@@ -6,7 +6,7 @@
 
 Layout, below the registry's URI:
 
-    objects/<aa>/<sha256>                        every file of every version, once (infra/objects.py)
+    objects/<aa>/<sha256>                        every file of every version, once (infra/storage/objects.py)
     concepts/<name>/versions/<n>.json            the pointer: names, hashes and sizes of the files, metadata
     concepts/<name>/metrics/<n>/<time>-<id>.json metrics that were measured later, append-only
     concepts/<name>/removed/<n>.json             a tombstone: the number is never given again
@@ -36,9 +36,9 @@ from rapidfuzz import fuzz, process
 
 from infra.errors import Conflict, DamagedData, InvalidInput, NotFound
 from infra.files import TEMPORARY, explained_os_errors
-from infra.objects import FileEntry, check_hash, get_object, object_key, put_named, sha256_file
 from infra.storage import ObjectInfo, Storage, check_key, open_storage
-from infra.stored import ConceptName, Damaged, Key, is_concept_name, parse
+from infra.storage.objects import FileEntry, check_hash, get_object, object_key, put_named, sha256_file
+from infra.storage.stored import ConceptName, Damaged, Key, is_concept_name, parse
 
 DEFAULT_REGISTRY = "runs/registry"
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -136,7 +136,7 @@ class Registry:
         """Make the files of `folder` the next version of `concept`.
 
         Every file below the folder but dot files goes along; `adapter_model.safetensors` must be among them.
-        What is in the adapter is the caller's to check (models/adapter.py `read_adapter`) beforehand.
+        What is in the adapter is the caller's to check (models/adapters/file.py `read_adapter`) beforehand.
         With `once`, a name of this publication, it happens once whoever repeats it or does it at the same time: the
         version that was first is answered.
         Raises InvalidInput for a bad name, a folder without adapter, metadata or metrics that are not JSON.

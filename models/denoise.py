@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.bank import rank_for
-from models.foundation import Foundation
+from models.foundations.base import Foundation
 from models.generation import AdapterSettings, GenerationParams, SlotUse
-from models.lora_slots import LayerTensors
-from models.routing import PATHS, LoraPath, Mix, Routing
+from models.lora.bank import rank_for
+from models.lora.routing import PATHS, LoraPath, Mix, Routing
+from models.lora.slots import LayerTensors
 
 # latents [B, C, f, h, w], timesteps [B], text [B, L, D], routing -> the denoiser's answer
 Predict = Callable[[Tensor, Tensor, Tensor, Routing | None], Tensor]

@@ -17,7 +17,7 @@ from models.sizes import Sizes
 from models.text import TextLimit
 
 if TYPE_CHECKING:
-    from models.foundation import Foundation
+    from models.foundations.base import Foundation
 
 FAMILIES: dict[str, FamilySpec] = {}  # by pipeline class name
 

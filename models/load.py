@@ -11,7 +11,7 @@ import torch
 
 from infra.errors import UserError
 from models.dtypes import DTYPES, parse_dtype
-from models.foundation import Foundation, move_parts
+from models.foundations.base import Foundation, move_parts
 from models.locating import family_of, foundation_name, locate, read_recommended
 
 PARTS = ("denoiser", "text", "vae")
@@ -43,7 +43,7 @@ def load_foundation(
         parts: which of "denoiser", "text", "vae" to load. A training worker with cached latents needs
             only the denoiser. If empty, no weights are read, which is enough for sizes and defaults.
         denoiser_on_cpu: leave the denoiser in host memory. It need not fit the device if each worker is then
-            given a share of it (`training.deepspeed_engines.spread`).
+            given a share of it (`training.loop.deepspeed_engines.spread`).
 
     Raises:
         UserError: an unusable device or dtype, a missing model, a folder without a pipeline, an unsupported

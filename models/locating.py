@@ -9,13 +9,13 @@ from typing import Any
 import yaml
 
 from infra.errors import UserError
-from infra.paths import expanded
+from infra.paths import ROOT, expanded
 from models import families as families  # registers them
 from models.family import FAMILIES, FamilySpec
 from models.sizes import Sizes
 from models.text import TextLimit
 
-EMBEDDED = Path(__file__).resolve().parent.parent / "assets" / "foundation"
+EMBEDDED = ROOT / "assets" / "foundation"
 
 
 def foundation_name(source: str | Path | None) -> str:

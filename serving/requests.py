@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from infra.errors import Conflict, DamagedData, InvalidInput, NotFound
 from infra.registry import Registry, Version
-from infra.stored import Damaged, convert
+from infra.storage.stored import Damaged, convert
+from models.adapters.versions import check_folded, held, own_paths
 from models.generation import AdapterSettings, ResolvedParams, filled
-from models.versions import check_folded, held, own_paths
 from serving.jobs.database import Job
 from serving.schemas import AdapterUsed, CreateVideo, Lenient, LoraPath, LoraUse
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from infra.stored import ConceptName, Sha256
+from infra.storage.stored import ConceptName, Sha256
 from models.generation import AdapterSettings, AdapterUse, GenerationSettings
 from models.generation import LoraPath as LoraPath
 

@@ -4,8 +4,8 @@ import tempfile
 
 import numpy as np
 
-from datasets.clips import make_clip
-from datasets.parquet import Pending, append
+from datasets.clip_sets.clips import make_clip
+from datasets.clip_sets.parquet import Pending, append
 from infra.storage import open_storage
 
 

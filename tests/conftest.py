@@ -15,7 +15,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 
 from warm import warm_processes
 
-from infra.s3server import LoopbackS3
+from infra.storage.s3server import LoopbackS3
 
 
 @pytest.fixture(scope="session")

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from ray import serve
 
-from datasets.decode import decode
-from datasets.ingest import ingest
-from datasets.select import Selection
-from datasets.sources import expand
-from datasets.video import read_metadata
-from infra.cluster import ray_session
+from datasets.clip_sets.select import Selection
+from datasets.ingest.local import ingest
+from datasets.ingest.sources import expand
+from datasets.video.decode import decode
+from datasets.video.writing import read_metadata
+from infra.ray.cluster import ray_session
 from infra.registry import open_registry
 from infra.storage import open_storage
 from models.load import load_foundation
@@ -24,8 +24,8 @@ from serving.config import ServeConfig
 from serving.local import generate
 from serving.ray.deployment import APP_NAME, build_app
 from serving.schemas import CreateVideo
-from training.job import Job
-from training.run import run_job
+from training.runs.job import Job
+from training.runs.run import run_job
 
 pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).parents[1]

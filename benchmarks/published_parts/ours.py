@@ -1,7 +1,7 @@
 """A process that runs our training on the same clips: `python -m benchmarks.published_parts.ours FD JOB`.
 
 JOB is a JSON file: {"foundation", "device", "clips", "settings", "out"}. `clips` is the file that `Work.write` wrote. The steps
-are bit-identical to a run of `motiondirector train` with one worker (training/local.py).
+are bit-identical to a run of `motiondirector train` with one worker (training/runs/local.py).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ def main(fd: int, job: dict[str, Any]) -> None:
     keep_freed_memory()  # as in the commands that train
     import torch
 
-    from datasets.latents import CachedClip
+    from datasets.clip_sets.latents import CachedClip
     from models.load import load_foundation
     from training.config import make_config
-    from training.local import train_local
+    from training.runs.local import train_local
 
     foundation = load_foundation(job["foundation"], device=job["device"], dtype="fp32")
     clips = [

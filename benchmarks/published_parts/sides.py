@@ -16,12 +16,12 @@ import torch
 import yaml
 
 from benchmarks.published_parts.turns import END, GO, REST, Took
-from datasets.latents import latents_of, text_of
-from datasets.video import encode_mp4
+from datasets.clip_sets.latents import latents_of, text_of
+from datasets.video.writing import encode_mp4
 from evaluation.metric import Reference
 from infra.allocator import keeping_environment
 from infra.errors import UserError
-from models.foundation import Foundation
+from models.foundations.base import Foundation
 from training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,7 +1,7 @@
 """Baselines A to E, one class each: stock diffusers and PEFT serving many LoRAs.
 
 A model class with diffusers' LoRA loader (Wan) uses its pipeline's methods. `UNet3DConditionModel` has no loader and uses
-PEFT, whose format `models.adapter` writes. Every baseline serves a request from its adapter's file (or preloaded weights) to
+PEFT, whose format `models.adapters.file` writes. Every baseline serves a request from its adapter's file (or preloaded weights) to
 an mp4, as the engine does. All but E serve one request at a time.
 """
 
@@ -17,8 +17,8 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from peft.utils.hotswap import hotswap_adapter, prepare_model_for_compiled_hotswap
 
 from benchmarks.serving_bench.setup import Job, Setup, Shape
-from datasets.video import encode_mp4
-from models.adapter import read_adapter
+from datasets.video.writing import encode_mp4
+from models.adapters.file import read_adapter
 from models.load import load_foundation
 
 Videos = dict[str, tuple[np.ndarray, bytes]]  # job id -> frames uint8 [F, H, W, 3], mp4

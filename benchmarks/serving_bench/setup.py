@@ -1,6 +1,6 @@
 """Inputs of the serving benchmarks: model classes, adapter files on local disk, requests.
 
-Both sides get the same checkpoint folder, the same adapter files (written by `models.adapter.save_adapter`) and the same
+Both sides get the same checkpoint folder, the same adapter files (written by `models.adapters.file.save_adapter`) and the same
 requests. A request's noise is drawn from its seed as in the engine.
 """
 
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from infra.files import cache_folder
-from models.adapter import WEIGHTS_FILE, Adapter, save_adapter
-from models.foundation import Bucket, Foundation
+from models.adapters.file import WEIGHTS_FILE, Adapter, save_adapter
+from models.foundations.base import Bucket, Foundation
 from models.load import load_foundation
 from serving.schemas import AdapterUsed
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.serving_bench.setup import Setup, Shape, make_jobs
-from models.adapter import read_adapter
+from models.adapters.file import read_adapter
 from models.denoise import Denoising, denoise_step, routing_of, start
 from models.generation import GenerationParams, SlotUse
 from models.load import load_foundation

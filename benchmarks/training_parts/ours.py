@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
 from benchmarks.training_parts.tasks import Task
-from models.foundation import Foundation
-from training.group import group_key
-from training.member import Member
-from training.pack import Capacity, Ended, Failed, Pack
-from training.pack_of_one import PackOfOne
-from training.report import StepReport
+from models.foundations.base import Foundation
+from training.loop.group import group_key
+from training.loop.member import Member
+from training.loop.pack import Capacity, Ended, Failed, Pack
+from training.loop.pack_of_one import PackOfOne
+from training.loop.report import StepReport
 
 Losses = list[tuple[float, float]]  # (L_s, L_t) of each concept
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from benchmarks.training_parts import tasks
 from benchmarks.training_parts.ours import train_all
-from datasets.clips import read_clips
+from datasets.clip_sets.clips import read_clips
 from infra.registry import open_registry
-from models.foundation import Foundation
+from models.foundations.base import Foundation
 from training.adapters import describe, write_adapters
 from training.batch.manifest.entries import Entry
 from training.batch.manifest.plan import make_plan

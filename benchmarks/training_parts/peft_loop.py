@@ -16,9 +16,9 @@ from torch.nn.functional import mse_loss
 
 from benchmarks.training_parts.ours import Losses
 from benchmarks.training_parts.tasks import Task
-from models.bank import AdapterBank
-from models.foundation import Foundation
-from models.routing import PATHS
+from models.foundations.base import Foundation
+from models.lora.bank import AdapterBank
+from models.lora.routing import PATHS
 from training.adapters import PathTensors
 
 

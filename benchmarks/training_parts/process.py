@@ -43,11 +43,11 @@ def run(job: Job) -> dict[str, float]:
     from benchmarks.training_parts.ours import train_all
     from benchmarks.training_parts.peft_loop import PeftLoop
     from benchmarks.training_parts.published import Published
-    from datasets.clips import read_clips
+    from datasets.clip_sets.clips import read_clips
     from models.load import load_foundation
     from training.adapters import PathTensors, describe, write_adapters
     from training.batch.profile.measure import process_peak_bytes
-    from training.local import train_local
+    from training.runs.local import train_local
 
     if job.threads:
         torch.set_num_threads(job.threads)

@@ -6,7 +6,7 @@ runs the UNet on one frame with the temporal LoRA's scale at 0, then on the whol
 separate backward pass for each loss. Gradient checkpointing is on in the published settings.
 
 Details: latents are encoded once at the start, as in its settings. Noise, timesteps and frames come from our
-`training.draws`, so that losses can be compared. Single-frame passes skip temporal layers as in its modified UNet, here
+`training.loop.draws`, so that losses can be compared. Single-frame passes skip temporal layers as in its modified UNet, here
 through our foundation. One fault is not reproduced: the published spatial optimizer steps before the temporal backward pass,
 which fails in float32. Here the temporal backward pass comes first, and its part of the spatial LoRA's gradient is dropped.
 The forward passes, backward passes and updates are the same.
@@ -24,9 +24,9 @@ from torch.utils.checkpoint import checkpoint
 
 from benchmarks.training_parts.ours import Losses
 from benchmarks.training_parts.tasks import Task
-from models.bank import AdapterBank
-from models.foundation import Foundation
-from models.routing import PATHS, LoraPath
+from models.foundations.base import Foundation
+from models.lora.bank import AdapterBank
+from models.lora.routing import PATHS, LoraPath
 from training.adapters import PathTensors
 
 

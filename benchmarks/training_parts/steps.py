@@ -14,8 +14,8 @@ from benchmarks.training_parts.ours import Alone, Losses, Packed
 from benchmarks.training_parts.peft_loop import PeftLoop
 from benchmarks.training_parts.published import Published
 from benchmarks.training_parts.tasks import tasks
-from models.foundation import Foundation
-from training.member import bank_options
+from models.foundations.base import Foundation
+from training.loop.member import bank_options
 
 PUBLISHED, PUBLISHED_WHOLE = "(i) published", "(i) published, no checkpointing"
 PEFT, LOOP = "(iv) PEFT adapters in turn", "(ii) our loop"

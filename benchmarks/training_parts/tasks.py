@@ -9,19 +9,19 @@ from typing import Any
 
 import torch
 
-from datasets.clips import Clip, make_clip
-from datasets.latents import CachedClip, latents_of, text_of
-from datasets.parquet import Pending, append
+from datasets.clip_sets.clips import Clip, make_clip
+from datasets.clip_sets.latents import CachedClip, latents_of, text_of
+from datasets.clip_sets.parquet import Pending, append
 from datasets.sprites.captions import canonical
 from datasets.sprites.motions import NOVEL
 from datasets.sprites.render import render_clip
 from datasets.sprites.world import appearances
 from infra.storage import open_storage
-from models.foundation import Bucket, Foundation
+from models.foundations.base import Bucket, Foundation
 from training.config import TrainConfig, resolve
-from training.draws import Place
-from training.member import Member
-from training.step import Batch, collate
+from training.loop.draws import Place
+from training.loop.member import Member
+from training.loop.step import Batch, collate
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The family of `TextToVideoSDPipeline` (models/unet3d.py). Imports no torch."""
+"""The family of `TextToVideoSDPipeline` (models/foundations/unet3d.py). Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from models.sizes import Bucket, Defaults, Sizes
 from models.text import TextLimit
 
 if TYPE_CHECKING:
-    from models.foundation import Foundation
+    from models.foundations.base import Foundation
 
 
 @register
@@ -33,7 +33,7 @@ class UNet3DSpec(FamilySpec):
         return TextLimit(folder / "tokenizer", name, _clip_tokens(folder))
 
     def foundation_class(self) -> type[Foundation]:
-        from models.unet3d import UNet3DFoundation
+        from models.foundations.unet3d import UNet3DFoundation
 
         return UNet3DFoundation
 

@@ -1,4 +1,4 @@
-"""The family of `WanPipeline` (models/wan.py). Imports no torch."""
+"""The family of `WanPipeline` (models/foundations/wan.py). Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from models.sizes import Bucket, Defaults, Sizes
 from models.text import TextLimit
 
 if TYPE_CHECKING:
-    from models.foundation import Foundation
+    from models.foundations.base import Foundation
 
 TOKENS = 512  # the stock pipeline's limit
 
@@ -45,6 +45,6 @@ class WanSpec(FamilySpec):
         return TextLimit(folder / "tokenizer", name, TOKENS, marks=1)
 
     def foundation_class(self) -> type[Foundation]:
-        from models.wan import WanFoundation
+        from models.foundations.wan import WanFoundation
 
         return WanFoundation

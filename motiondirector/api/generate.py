@@ -72,7 +72,7 @@ class Video:
     @property
     def frames_FHWC(self) -> np.ndarray:
         """The frames, decoded: uint8 [frames, height, width, 3]."""
-        from datasets.decode import decode
+        from datasets.video.decode import decode
 
         return decode(self.mp4).frames_FHWC
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from infra.setting import setting
 
 if TYPE_CHECKING:
-    from datasets.ingest import Report
+    from datasets.ingest.local import Report
 
 CAPTIONS = "Concept and captions"
 CUT = "How clips are cut"
@@ -134,10 +134,10 @@ def ingest(
         UserError: a size that the foundation cannot do, a concept name or a file of captions that is none, a storage that
             refuses.
     """
-    from datasets.completing import completer
-    from datasets.ingest import ingest as ingest_here
-    from datasets.select import Selection
-    from datasets.sources import Captions, expand
+    from datasets.clip_sets.select import Selection
+    from datasets.ingest.completing import completer
+    from datasets.ingest.local import ingest as ingest_here
+    from datasets.ingest.sources import Captions, expand
     from infra.registry import check_concept_name
     from infra.storage import open_storage
     from models.locating import text_limit
@@ -165,8 +165,8 @@ def ingest(
         completer(config.complete_captions)  # what is wrong with it is said before anything is read
     if not config.ray:
         return Ingested(ingest_here(found, selection, target, **options), size)
-    from datasets.ray_ingest import ingest_with_ray
-    from infra.cluster import ray_session
+    from datasets.ingest.cluster import ingest_with_ray
+    from infra.ray.cluster import ray_session
 
     with ray_session(config.address):
         return Ingested(ingest_with_ray(found, selection, target, **options), size)

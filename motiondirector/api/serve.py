@@ -55,7 +55,7 @@ def serve(
         UserError: a port that is taken, no key beyond loopback, a foundation that is none, a cluster without room or with
             a Ray Serve of its own.
     """
-    from infra.cluster import check_workers, ray_session, variables
+    from infra.ray.cluster import check_workers, ray_session, variables
     from models.load import family_of, locate
     from serving.ray.gate import environment
 

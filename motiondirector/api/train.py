@@ -9,7 +9,7 @@ from training.config import TrainConfig
 
 if TYPE_CHECKING:
     from infra.registry import Version
-    from training.job import Watcher
+    from training.runs.job import Watcher
 
 
 def run_of(concept: str, publish_as: str | None = None) -> str:
@@ -50,8 +50,8 @@ def train(
     Raises:
         UserError: no such clips, settings that do not suit the foundation or the run, a cluster without room.
     """
-    from training.job import Job
-    from training.run import run_job
+    from training.runs.job import Job
+    from training.runs.run import run_job
 
     run_dir = run_dir or run_of(concept, publish_as)
     job = Job(concept, data, run_dir, registry, foundation, address, publish_as)

@@ -72,7 +72,7 @@ def cluster(
     Without an address it is a cluster on this machine, with a CPU for each lane even where it has fewer. A dry run
     with a number of lanes needs no such cluster, as what it would have is known.
     """
-    from infra.cluster import ray_session, reachable_nodes
+    from infra.ray.cluster import ray_session, reachable_nodes
     from training.batch.cluster.sizing import lane_need, places
 
     options: dict[str, Any] = {}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from evaluation.prompts import Prompt
     from infra.registry import Registry, Version
-    from models.foundation import Foundation
+    from models.foundations.base import Foundation
 
 PROMPTS = 4  # held-out appearances, where no prompts are given and the clips are sprites
 OPEN = 4  # open prompts, which name the subject's class alone
@@ -117,7 +117,7 @@ class Evaluation:
 
     def _publish(self, registry: Registry, version: Version, told: dict[str, Any], folder: Path) -> None:
         from evaluation.report import FILES, published_scores
-        from infra.objects import put_files
+        from infra.storage.objects import put_files
 
         files = put_files(registry.storage, folder)
         registry.add_metrics(version, {"evaluation": {**published_scores(told), FILES: files}})

@@ -43,7 +43,7 @@ def list_clips(
 
     Example: motiondirector clips list data --concept car-turn
     """
-    from datasets.clips import read_facts
+    from datasets.clip_sets.clips import read_facts
     from models.locating import text_limit
 
     found = read_facts(uri)
@@ -92,8 +92,8 @@ def edit(
 
       motiondirector clips edit data --captions corrected.csv
     """
-    from datasets.amend import amend, find
-    from datasets.sources import read_clip_captions
+    from datasets.clip_sets.amend import amend, find
+    from datasets.ingest.sources import read_clip_captions
     from infra.storage import open_storage
     from models.locating import text_limit
 
@@ -148,8 +148,8 @@ def remove(
 
       motiondirector clips rm data --concept car-turn
     """
-    from datasets.amend import amend, find
-    from datasets.clips import read_facts
+    from datasets.clip_sets.amend import amend, find
+    from datasets.clip_sets.clips import read_facts
     from infra.storage import open_storage
 
     if bool(clip) == (concept is not None):

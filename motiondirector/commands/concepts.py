@@ -21,7 +21,7 @@ from motiondirector.output import print_json
 
 if TYPE_CHECKING:
     from infra.registry import Registry, Version
-    from models.adapter import Adapter
+    from models.adapters.file import Adapter
 
 RegistryUri = Annotated[
     str,
@@ -168,7 +168,7 @@ def publish(
     Example: motiondirector concepts publish runs/car/adapter --concept car-turn --registry s3://bucket/registry
     """
     from infra.registry import check_concept_name
-    from models.publishing import ready_to_publish
+    from models.adapters.publishing import ready_to_publish
 
     check_concept_name(concept)
     measured = read_metrics(metrics)
@@ -212,7 +212,7 @@ def pull(
     Example: motiondirector concepts pull car-turn@2 --to car-turn
     """
     from evaluation.report import kept_files
-    from infra.objects import get_files
+    from infra.storage.objects import get_files
 
     opened = open_it(registry)
     version = opened.resolve(ref)
@@ -290,9 +290,9 @@ def export(
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise Conflict(f"{to} exists and is not empty; remove it or choose another.", code="folder_not_empty")
     from infra.files import TEMPORARY, explained_os_errors
-    from models.export import export_merged
+    from models.adapters.export import export_merged
+    from models.adapters.versions import read_own
     from models.load import load_foundation
-    from models.versions import read_own
 
     with explained_os_errors(f"writing {to}"):
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -315,7 +315,7 @@ def export(
 
 def source_of(registry: Registry, version: Version) -> str:
     """The folder or id of the foundation that a version says it was trained on. Raises InvalidInput."""
-    from models.adapter_config import CONFIG_FILE, parse_config
+    from models.adapters.config import CONFIG_FILE, parse_config
 
     source = parse_config(version.ref, registry.read(version, CONFIG_FILE)).get("base_model_name_or_path")
     if not isinstance(source, str) or not source:

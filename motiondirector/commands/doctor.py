@@ -14,7 +14,7 @@ from motiondirector.exits import NOT_DONE
 from motiondirector.output import print_json
 
 if TYPE_CHECKING:
-    from infra.probes import Check
+    from motiondirector.doctor.probes import Check
 
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -47,7 +47,7 @@ def doctor(
 
     motiondirector doctor --storage s3://bucket/registry --address ray-head:6379
     """
-    from infra.doctor import attempt, diagnose
+    from motiondirector.doctor.checks import attempt, diagnose
 
     checks: list[Check] = []
     console = Console(soft_wrap=True, highlight=False)
@@ -69,8 +69,8 @@ def doctor(
 
 def check_foundation(source: str | None) -> Iterator[Check]:
     """That the foundation's files are where they should be and of a known family."""
-    from infra.probes import Check
     from models.load import family_of, locate
+    from motiondirector.doctor.probes import Check
 
     folder = locate(source)
     yield Check("foundation", "ok", f"{family_of(folder, str(source)).name} in {folder}")

@@ -19,7 +19,7 @@ from motiondirector.options import add_command
 from motiondirector.output import print_json
 
 if TYPE_CHECKING:
-    from datasets.ingest import Outcome, Report
+    from datasets.ingest.local import Outcome, Report
 
 STYLES = {"accepted": "green", "duplicate": "yellow", "refused": "red", "ignored": "dim"}
 
@@ -65,7 +65,7 @@ def ingest(
       motiondirector ingest long.mp4 --windows all --concept dance --caption "a man dances" --to clips/ --frames 16 --height 256 --width 256
     """
     chosen = configured(IngestConfig, settings)
-    from datasets.ingest import summary
+    from datasets.ingest.local import summary
     from motiondirector.api.ingest import ingest as ingested
     from motiondirector.progress import terminal_bars
 

@@ -184,8 +184,8 @@ def measure(
             table.add_row(name, f"{value:.2f} {unit}" if "error" in name else f"{value:.1%}")
         console.print(table)
         return
-    from datasets.decode import decode
     from datasets.sprites.looks import looks_of
+    from datasets.video.decode import decode
     from evaluation.metrics.sights import at_side, tracked
 
     for path in clips:

@@ -15,7 +15,7 @@ from motiondirector.cli import ConfigFile
 from motiondirector.commands.concepts import DEFAULT_REGISTRY, RegistryUri
 from motiondirector.options import add_command
 from training.config import TrainConfig, make_config
-from training.job import Watcher
+from training.runs.job import Watcher
 
 if TYPE_CHECKING:
     from infra.registry import Version

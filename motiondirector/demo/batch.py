@@ -22,10 +22,10 @@ from rich.console import Console
 
 from evaluation.report import FILES
 from infra.errors import SystemFailure
-from infra.objects import get_files
 from infra.registry import Registry, open_registry
-from infra.s3server import LoopbackS3
 from infra.storage import Storage
+from infra.storage.objects import get_files
+from infra.storage.s3server import LoopbackS3
 from motiondirector.demo.crowd import Member, crowd, damage, render, write_batch
 from motiondirector.demo.nodes import LocalNodes, local_nodes
 from motiondirector.demo.page import write_batch_page

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from datasets.clips import read_clips, read_manifest
+from datasets.clip_sets.clips import read_clips, read_manifest
 from datasets.sprites.captions import canonical
 from datasets.sprites.motions import NOVEL, Motion
 from datasets.sprites.render import render_clip
 from datasets.sprites.world import Scene, appearances
-from datasets.video import encode_mp4
+from datasets.video.writing import encode_mp4
 from infra.storage import open_storage
 
 Part = Literal["good", "late", "damaged"]

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from infra.cluster import QUIET, python_path, ray_session, variables
 from infra.errors import Unavailable, UserError
-from infra.private_ray import private_ray
+from infra.ray.cluster import QUIET, python_path, ray_session, variables
+from infra.ray.private import private_ray
 
 STORE = 80 << 20  # bytes of a node's object store; Ray's minimum is 75 MB
 # Actors of Ray Train that outlive a run by minutes, without holding resources

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets.decode import decode
-from datasets.video import contact_sheet
+from datasets.video.decode import decode
+from datasets.video.writing import contact_sheet
 from evaluation.page import environment
 from evaluation.pictures import strip_uri, traced
 

@@ -20,8 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from infra.errors import UserError
-
-ROOT = Path(__file__).resolve().parents[2]
+from infra.paths import ROOT
 
 
 class Stage:

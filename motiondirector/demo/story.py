@@ -23,13 +23,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from datasets.clips import read_clips
+from datasets.clip_sets.clips import read_clips
+from infra.paths import ROOT
 from infra.registry import Version, open_registry
-from infra.s3server import LoopbackS3
+from infra.storage.s3server import LoopbackS3
 from motiondirector.demo.nodes import one_node
 from motiondirector.demo.page import about_clip, about_concept, write_page
 from motiondirector.demo.server import Server
-from motiondirector.demo.stage import ROOT, Stage, prepare, terminated_as_interrupted
+from motiondirector.demo.stage import Stage, prepare, terminated_as_interrupted
 from motiondirector.demo.trainings import Training, Trainings
 from serving.client import Client
 from serving.schemas import CreateVideo

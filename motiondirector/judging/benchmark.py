@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets.parts import Pace
+from datasets.clip_sets.parts import Pace
 from evaluation.paper_sets import PaperSet, SetConcept
 from evaluation.report import as_summary, write_json
 from evaluation.store import Store, key_of
@@ -39,9 +39,9 @@ from training.adapters import data_sha256
 from training.config import fixed_settings, resolve
 
 if TYPE_CHECKING:
-    from datasets.clips import Clip
+    from datasets.clip_sets.clips import Clip
     from evaluation.evaluate import Contender
-    from models.foundation import Bucket
+    from models.foundations.base import Bucket
 
 
 def benchmark(
@@ -219,10 +219,10 @@ class Benchmark:
         Raises:
             UserError: "clips_refused" when all were, or the storage refuses.
         """
-        from datasets.clips import read_clips
-        from datasets.ingest import REFUSED, ingest
-        from datasets.select import Selection
-        from datasets.sources import Source
+        from datasets.clip_sets.clips import read_clips
+        from datasets.clip_sets.select import Selection
+        from datasets.ingest.local import REFUSED, ingest
+        from datasets.ingest.sources import Source
         from infra.storage import open_storage
 
         sources = [Source(str(path.resolve()), concept.caption, concept.name) for path in concept.sources]

@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import yaml
 
-from datasets.parts import Pace, Part, all_parts
+from datasets.clip_sets.parts import Pace, Part, all_parts
 from evaluation.evaluate import Contender
 from evaluation.store import Adapters, Store, key_of
 from infra.errors import UserError
 from infra.registry import Registry, Version
 from infra.rows import NOT_YAML
-from infra.stored import ConceptName, convert
+from infra.storage.stored import ConceptName, convert
 from models.dtypes import TRAINED, parse_dtype, short_dtype
 from models.sizes import Bucket
 from training.adapters import data_sha256
 from training.config import LATER, TrainConfig, fixed_settings, make_config, suited_to
-from training.inputs import check_captions, pace_of
+from training.runs.inputs import check_captions, pace_of
 
 if TYPE_CHECKING:
-    from datasets.clips import Clip
-    from models.foundation import Foundation
+    from datasets.clip_sets.clips import Clip
+    from models.foundations.base import Foundation
 
 BASE, OURS = "base", "ours"
 METHODS: tuple[str, ...] = get_args(TrainConfig.model_fields["method"].annotation)
@@ -132,7 +132,7 @@ def pace_of_origin(origin: Origin, foundation: Foundation) -> Pace:
 
 def read_version_adapters(registry: Registry, version: Version, foundation: Foundation) -> Adapters:
     """The adapters that a version is used with, checked against the foundation. Raises UserError."""
-    from models.versions import read_own
+    from models.adapters.versions import read_own
 
     return {path: adapter.tensors for path, adapter in read_own(registry, version, foundation).items()}
 
@@ -172,9 +172,9 @@ def train_from_clips(
         source: URI of the clips' set, where their latents are cached.
         on_progress: called with (what, done, total, note); of the training not at all when the store has it.
     """
-    from datasets.latents import LatentCache, prepare
+    from datasets.clip_sets.latents import LatentCache, prepare
     from infra.storage import open_storage
-    from training.local import train_local
+    from training.runs.local import train_local
 
     pace = pace_of(config, foundation)
     key = key_of(

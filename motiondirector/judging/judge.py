@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from datasets.parts import Pace
+from datasets.clip_sets.parts import Pace
 from evaluation.evaluate import Contender, Generation, OpenSet, Progress, evaluate, references_of
 from evaluation.report import as_json, remarks, rows, write_json
 from infra.errors import UserError
@@ -20,12 +20,12 @@ from models.generation import AdapterSettings, GenerationSettings
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from datasets.clips import Clip
+    from datasets.clip_sets.clips import Clip
     from evaluation.evaluate import Report
     from evaluation.metric import Metric, Reference
     from evaluation.metrics import OpenMetrics
     from evaluation.store import Store
-    from models.foundation import Foundation
+    from models.foundations.base import Foundation
     from models.sizes import Bucket
     from motiondirector.judging.config import JudgeConfig
 
@@ -181,7 +181,7 @@ class Judge:
 
 def write_samples(report: Report, folder: Path, fps: float) -> None:
     """The first contender's videos as 001.mp4, ... in the order of its cases, and a contact sheet of them."""
-    from datasets.video import contact_sheet, encode_mp4
+    from datasets.video.writing import contact_sheet, encode_mp4
 
     folder.mkdir(parents=True, exist_ok=True)
     contender = report.contenders[0]

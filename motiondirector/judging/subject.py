@@ -17,11 +17,11 @@ from motiondirector.judging.contenders import (
 )
 
 if TYPE_CHECKING:
-    from datasets.clips import Clip
-    from datasets.parts import Pace
+    from datasets.clip_sets.clips import Clip
+    from datasets.clip_sets.parts import Pace
     from evaluation.evaluate import Contender
     from infra.registry import Registry, Version
-    from models.foundation import Foundation
+    from models.foundations.base import Foundation
     from models.sizes import Bucket
 
 
@@ -57,7 +57,7 @@ class Subject:
         Raises:
             UserError: clips that are gone or unknown, a foundation that cannot be loaded or does not suit.
         """
-        from datasets.clips import read_clips
+        from datasets.clip_sets.clips import read_clips
         from evaluation.evaluate import Contender
 
         source = data or origin.data
@@ -74,7 +74,7 @@ class Subject:
 
     def facts(self, notes: Sequence[str] = ()) -> dict[str, Any]:
         """What report.json says of it, with these notes and one where the clips are not those of the training."""
-        from datasets.parts import all_parts
+        from datasets.clip_sets.parts import all_parts
         from training.adapters import data_sha256
 
         parts = all_parts(self.clips, self.bucket, self.pace)

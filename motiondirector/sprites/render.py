@@ -12,7 +12,7 @@ from datasets.sprites.captions import canonical, drawable, parse
 from datasets.sprites.motions import motion_named, read_trajectory
 from datasets.sprites.render import render_clip
 from datasets.sprites.world import appearances
-from datasets.video import encode_mp4
+from datasets.video.writing import encode_mp4
 from infra.errors import UserError
 from infra.files import atomic_file, explained_os_errors
 from motiondirector.sprites.config import RenderConfig

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datasets.decode import decode
 from datasets.sprites.captions import canonical
 from datasets.sprites.motions import Motion, read_trajectory
 from datasets.sprites.render import render_clip
 from datasets.sprites.trace import Trace, trace_clip, write_trajectory
 from datasets.sprites.world import appearances
-from datasets.video import contact_sheet, encode_mp4
+from datasets.video.decode import decode
+from datasets.video.writing import contact_sheet, encode_mp4
 from evaluation.metrics.trajectories import positions, trajectory_agreement
 from evaluation.pictures import draw_trajectory, traced
 from infra.errors import UserError

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from models.routing import LoraPath
+    from models.lora.routing import LoraPath
 
 OURS = "dual"
 BASE = "base"

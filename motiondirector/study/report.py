@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from datasets.video import contact_sheet
+from datasets.video.writing import contact_sheet
 from evaluation.pictures import traced
 from evaluation.report import write_json
 from infra.files import atomic_file

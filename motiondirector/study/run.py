@@ -2,7 +2,7 @@
 
 Trials with a result are not run again, and those that another command runs in the same folder are left
 to it. Trials that differ only in motion and seed train in one forward, like the concepts of a batch
-(`training.pack`).
+(`training.loop.pack`).
 """
 
 from __future__ import annotations

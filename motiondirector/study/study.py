@@ -24,7 +24,7 @@ from motiondirector.study.videos import made_with
 from training.config import recommendation, resolve
 
 if TYPE_CHECKING:
-    from models.foundation import Foundation
+    from models.foundations.base import Foundation
     from motiondirector.study.records import Record
 
 OUT = Path("runs/study")

@@ -1,7 +1,7 @@
 """Runs trials: train, generate, measure. Plain torch in one process.
 
 A trial is a function of (trial, settings, foundation). Trials that differ only in motion and seed train
-as one pack (`training.pack`): each gets the adapter that it would get alone. Their videos are also
+as one pack (`training.loop.pack`): each gets the adapter that it would get alone. Their videos are also
 generated together.
 """
 
@@ -32,8 +32,8 @@ from motiondirector.study.videos import (
 )
 
 if TYPE_CHECKING:
-    from datasets.latents import CachedClip
-    from models.foundation import Foundation
+    from datasets.clip_sets.latents import CachedClip
+    from models.foundations.base import Foundation
     from training.adapters import PathTensors
     from training.config import TrainConfig
 
@@ -54,7 +54,7 @@ def asked_of(trial: Trial, plan: Plan) -> tuple[list[Asked], list[Asked]]:
 
 def encode(references: list[Reference], foundation: Foundation) -> list[CachedClip]:
     """Encode clips for training, without a storage."""
-    from datasets.latents import CachedClip, latents_of, text_of
+    from datasets.clip_sets.latents import CachedClip, latents_of, text_of
 
     empty = text_of("", foundation)
     return [
@@ -86,7 +86,7 @@ def train(
             precision.
     """
     from training.config import resolve
-    from training.local import check_local, train_local
+    from training.runs.local import check_local, train_local
 
     configs = [
         resolve({**settings, "seed": trial.seed}, foundation.recommended, trial.references)
@@ -116,9 +116,9 @@ def _train_pack(
     foundation: Foundation,
     on_step: Steps,
 ) -> list[PathTensors]:
-    from training.group import group_key
-    from training.member import Member, bank_slots
-    from training.pack import Capacity, Ended, Failed, Pack
+    from training.loop.group import group_key
+    from training.loop.member import Member, bank_slots
+    from training.loop.pack import Capacity, Ended, Failed, Pack
 
     spatial = sum(bank_slots(config, len(of))["spatial"] for config, of in zip(configs, clips, strict=True))
     key = group_key(foundation.fingerprint, configs[0])

@@ -14,7 +14,7 @@ from infra.files import atomic_file
 from motiondirector.study.looks import Asked
 
 if TYPE_CHECKING:
-    from models.foundation import Foundation
+    from models.foundations.base import Foundation
     from models.generation import SlotUse
     from training.adapters import PathTensors
 
@@ -66,8 +66,8 @@ def split(videos: Sequence[np.ndarray], like: Sequence[Sequence[Any]]) -> list[l
 
 def _install(foundation: Foundation, sets: Sequence[PathTensors]) -> list[tuple[SlotUse, ...]]:
     """Put every set of adapters into slots of one bank. Returns how requests use each set."""
-    from models.bank import rank_for
     from models.generation import SlotUse
+    from models.lora.bank import rank_for
 
     paths = list(dict.fromkeys(path for of in sets for path in of))
     if not paths:

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from infra.errors import InvalidInput, Unavailable
-from models.adapter import MAX_RANK
-from models.bank import AdapterBank
+from models.adapters.file import MAX_RANK
+from models.lora.bank import AdapterBank
 from serving.adapters.files import Source
 from serving.adapters.host import HostCache
 from serving.adapters.slots import Key, SlotTable, key_of

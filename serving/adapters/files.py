@@ -18,12 +18,12 @@ from typing import Protocol
 
 from infra.errors import DamagedData, NotFound, SystemFailure, Unavailable, UserError
 from infra.files import TEMPORARY
-from infra.objects import check_hash, object_key, sha256_file
 from infra.registry import Registry
 from infra.storage import ObjectNotFound, atomic_file
-from models.adapter import Adapter, read_adapter
-from models.foundation import Foundation
-from models.versions import check_path
+from infra.storage.objects import check_hash, object_key, sha256_file
+from models.adapters.file import Adapter, read_adapter
+from models.adapters.versions import check_path
+from models.foundations.base import Foundation
 from serving.adapters.storage_faults import StorageFault, storage_faults
 from serving.requests import AdapterUsed
 

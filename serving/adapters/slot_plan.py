@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from infra.errors import UserError
-from models.foundation import Foundation
-from models.routing import LoraPath
+from models.foundations.base import Foundation
+from models.lora.routing import LoraPath
 
 RANKS = (128, 64, 32, 16, 8, 4)  # candidates if no rank is configured
 ENOUGH = {"temporal": 8, "spatial": 4}  # slots up to these numbers are preferred to a larger rank

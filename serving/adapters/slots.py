@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.bank import AdapterBank
-from models.routing import LoraPath
+from models.lora.bank import AdapterBank
+from models.lora.routing import LoraPath
 from serving.schemas import AdapterUsed
 
 Key = tuple[LoraPath, str]  # (path, sha256): one adapter

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from models.denoise import Predict, denoise_step, start
-from models.foundation import Bucket, Foundation
+from models.foundations.base import Bucket, Foundation
 from serving.adapters.slots import Lease
 from serving.engine.request_state import RequestState
 from serving.requests import cost_of

@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from models.denoise import Predict
-from models.foundation import Bucket, Foundation
-from models.routing import Mix, Routing
+from models.foundations.base import Bucket, Foundation
+from models.lora.routing import Mix, Routing
 
 GPU_SHARE, CPU_SHARE = 0.9, 0.5  # share of the memory free after loading the model
 

@@ -15,8 +15,8 @@ import torch
 import torch._dynamo
 from torch import Tensor
 
-from models.foundation import Bucket, Foundation
-from models.routing import PATHS, LoraPath, Mix, Routing
+from models.foundations.base import Bucket, Foundation
+from models.lora.routing import PATHS, LoraPath, Mix, Routing
 from serving.engine.budget import ForwardBudget, example, forward, routing_like
 
 Kind = tuple[int, int]  # widths of the spatial and the temporal mix; 0: none

@@ -23,8 +23,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from infra.errors import Conflict, InvalidInput, NotFound, Unavailable, UserError
-from models.bank import AdapterBank
-from models.foundation import Bucket, Foundation
+from models.foundations.base import Bucket, Foundation
+from models.lora.bank import AdapterBank
 from serving.adapters.adapter_cache import AdapterCache, Claim
 from serving.adapters.files import Source
 from serving.adapters.slots import Lease

@@ -7,10 +7,10 @@ import time
 
 import torch
 
-from datasets.video import encode_mp4
+from datasets.video.writing import encode_mp4
 from infra.errors import InvalidInput
 from models.denoise import finish
-from models.foundation import Foundation
+from models.foundations.base import Foundation
 from serving.engine.request_state import RequestState
 from serving.events import Finished
 from serving.requests import metadata

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from models.foundation import Foundation
+from models.foundations.base import Foundation
 
 SIDE = 256  # maximum pixels of the longer side
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from infra.errors import DeadlinePassed, UserError
 from models.denoise import Denoising
-from models.foundation import Bucket
+from models.foundations.base import Bucket
 from serving.adapters.adapter_cache import Claim
 from serving.adapters.slots import Lease
 from serving.events import Listener

@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 
-from infra.stored import Damaged, convert
+from infra.storage.stored import Damaged, convert
 from serving.engine_client import EngineClient, EngineLost
 from serving.jobs.jobs import JobStore
 from serving.requests import VideoRequest, cost_of

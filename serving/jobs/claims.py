@@ -26,7 +26,7 @@ from collections.abc import Collection, Sequence
 from sqlalchemy import ColumnElement, Select, Subquery, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from infra.leases import farthest
+from infra.storage.leases import farthest
 from serving.jobs.database import Database, Flow, Job, Server
 from serving.jobs.jobs import QUEUED, UNBEGUN, UNFINISHED
 
@@ -153,7 +153,7 @@ class Claims:
 
         It is not held against the jobs: they run in engines, and an ingress may be killed any number of times.
 
-        A lease of a clock that was ahead is shortened to a whole one (infra/leases.py).
+        A lease of a clock that was ahead is shortened to a whole one (infra/storage/leases.py).
         """
         now = self._database.now()
         ahead = update(Job).where(Job.owner.is_not(None), Job.lease_until > farthest(now, self.lease))

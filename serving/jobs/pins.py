@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from infra.errors import Conflict, UserError
 from infra.registry import parse_ref
-from infra.stored import Damaged, convert
+from infra.storage.stored import Damaged, convert
 from serving.engine_client import EngineClient, EngineLost
 from serving.jobs.database import Database, Pin
 from serving.requests import FoundationInfo

@@ -18,9 +18,9 @@ import torch
 
 from infra.errors import Unavailable, UserError
 from infra.registry import open_registry
-from models.foundation import Bucket, Foundation
+from models.foundations.base import Bucket, Foundation
 from models.load import load_foundation
-from models.routing import LoraPath
+from models.lora.routing import LoraPath
 from serving.adapters.files import AdapterFiles
 from serving.adapters.slot_plan import SlotPlan, bytes_per_rank, plan_slots
 from serving.config import ServeConfig

@@ -27,10 +27,10 @@ from evaluation.report import (
 from evaluation.store import Store
 from infra.errors import UserError
 from models.denoise import sample
-from models.foundation import Bucket
+from models.foundations.base import Bucket
 from models.generation import AdapterSettings, GenerationParams, GenerationSettings, SlotUse
 from models.load import load_foundation
-from models.lora_slots import with_identity
+from models.lora.slots import with_identity
 
 PROMPTS = ["a red star on a <b>navy</b> background", "a green heart"]
 SMALL = Generation(GenerationSettings(steps=2), bucket=Bucket(4, 32, 32))

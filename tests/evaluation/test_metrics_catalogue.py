@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.decode import decode
 from datasets.sprites.captions import canonical
 from datasets.sprites.motions import KNOWN, NOVEL
 from datasets.sprites.render import render_clip
 from datasets.sprites.world import Background, Scene, Sprite, appearances
+from datasets.video.decode import decode
 from evaluation.metric import Case, Metric, Reference
 from evaluation.metrics import is_sprite_world, metrics_for
 from evaluation.metrics.memo import Memo, content_key

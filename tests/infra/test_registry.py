@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from infra.errors import Conflict, DamagedData, InvalidInput, NotFound, UserError
-from infra.objects import get_files, get_object, object_key, put_files
 from infra.registry import ADAPTER_FILE, Registry, check_concept_name, open_registry
 from infra.storage import open_storage
+from infra.storage.objects import get_files, get_object, object_key, put_files
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from infra.errors import InvalidInput, NotFound, UserError
-from models.adapter import WEIGHTS_FILE, Adapter, read_adapter, save_adapter
+from models.adapters.file import WEIGHTS_FILE, Adapter, read_adapter, save_adapter
 from models.load import load_foundation
 
 

@@ -12,12 +12,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from infra.errors import InvalidInput, UserError
-from models.adapter import CONFIG_FILE, WEIGHTS_FILE, read_adapter, save_adapter
-from models.adapter_config import HEADER_KEY
+from models.adapters.config import HEADER_KEY
+from models.adapters.file import CONFIG_FILE, WEIGHTS_FILE, read_adapter, save_adapter
+from models.adapters.publishing import ready_to_publish
 from models.denoise import install, routing_of, start
 from models.generation import GenerationParams
 from models.load import load_foundation
-from models.publishing import ready_to_publish
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def folder(tmp_path, foundation):
             torch.randn(2, layer.in_features, generator=generator),
             torch.randn(layer.out_features, 2, generator=generator),
         )
-    from models.adapter import Adapter
+    from models.adapters.file import Adapter
 
     save_adapter(tmp_path / "own", Adapter("temporal", 2, tensors), foundation)
     return tmp_path / "own"

@@ -5,13 +5,13 @@ import torch
 from diffusers import UNet3DConditionModel
 from torch.nn.functional import mse_loss
 
-from models.bank import AdapterBank
 from models.denoise import sample
+from models.foundations.unet3d import lora_targets
 from models.generation import GenerationParams, SlotUse
-from models.lora import kept
-from models.lora_slots import LoraSlots
-from models.routing import Mix, Routing
-from models.unet3d import lora_targets
+from models.lora.bank import AdapterBank
+from models.lora.routing import Mix, Routing
+from models.lora.slots import LoraSlots
+from models.lora.term import kept
 
 
 def inputs(foundation, batch=3, seed=0):
@@ -161,10 +161,10 @@ def test_in_the_layer_and_beside_it_are_the_same(foundation, fill, rank, monkeyp
     for layer in bank.layers.values():
         whole = layer.forward
         monkeypatch.setattr(layer, "forward", lambda *a, f=whole: beside.append(1) or f(*a))
-    monkeypatch.setattr("models.lora_slots.pays", lambda *a: True)
+    monkeypatch.setattr("models.lora.slots.pays", lambda *a: True)
     merged = foundation.predict(latents, t, text, Routing(**mixes))
     assert not beside
-    monkeypatch.setattr("models.lora_slots.pays", lambda *a: False)
+    monkeypatch.setattr("models.lora.slots.pays", lambda *a: False)
     apart = foundation.predict(latents, t, text, Routing(**mixes))
     assert len(beside) == len(bank.layers)
     assert (apart - foundation.predict(latents, t, text)).abs().max() > 1e-3

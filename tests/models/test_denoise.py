@@ -6,9 +6,9 @@ import torch
 from diffusers import TextToVideoSDPipeline, UNet3DConditionModel, WanPipeline
 from peft import PeftModel
 
-from models.adapter import Adapter, read_adapter, save_adapter
+from models.adapters.export import export_merged
+from models.adapters.file import Adapter, read_adapter, save_adapter
 from models.denoise import denoise_step, finish, sample, start
-from models.export import export_merged
 from models.generation import GenerationParams, SlotUse
 from models.load import load_foundation, locate
 

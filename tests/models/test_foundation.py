@@ -10,11 +10,11 @@ from diffusers.models.resnet import TemporalConvLayer
 from torch import nn
 
 from infra.errors import UserError
-from models.foundation import Bucket, Foundation
+from models.foundations.base import Bucket, Foundation
+from models.foundations.noise import FlowNoise
+from models.foundations.unet3d import convolve_over_frames_in_two_dimensions
 from models.load import load_foundation
-from models.noise import FlowNoise
 from models.tiny import write_tiny_unet3d
-from models.unet3d import convolve_over_frames_in_two_dimensions
 
 
 def video(foundation, batch=2):
@@ -87,7 +87,7 @@ def test_every_part_moves_where_it_is_not_yet(foundation, monkeypatch):
 def test_a_gpu_that_is_left_has_its_memory_again(foundation, monkeypatch):
     moved = []
     monkeypatch.setattr(Foundation, "device", property(lambda self: torch.device("cuda", 0)))
-    monkeypatch.setattr("models.foundation.move_parts", lambda pipeline, device: moved.append(device))
+    monkeypatch.setattr("models.foundations.base.move_parts", lambda pipeline, device: moved.append(device))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: moved.append("emptied"))
     foundation.to("cpu")
     assert moved == ["cpu", "emptied"]

@@ -7,14 +7,14 @@ from diffusers import TextToVideoSDPipeline, UNet3DConditionModel, WanPipeline
 from peft import PeftModel
 
 from infra.errors import UserError
-from models.adapter import WEIGHTS_FILE, Adapter, largest_rank, read_adapter, save_adapter
-from models.bank import rank_for
+from models.adapters.export import export_merged
+from models.adapters.file import WEIGHTS_FILE, Adapter, largest_rank, read_adapter, save_adapter
 from models.denoise import sample
-from models.export import export_merged
 from models.generation import GenerationParams, SlotUse
 from models.load import load_foundation, locate
-from models.lora_slots import with_identity
-from models.routing import Mix, Routing
+from models.lora.bank import rank_for
+from models.lora.routing import Mix, Routing
+from models.lora.slots import with_identity
 
 
 def changes(foundation, path="temporal", seed=0, std=0.1):

@@ -4,9 +4,9 @@ import pytest
 import torch
 from diffusers import UNet3DConditionModel
 
-from models.foundation import Bucket
+from models.foundations.base import Bucket
+from models.foundations.unet3d import lora_targets
 from models.load import load_foundation
-from models.unet3d import lora_targets
 
 CHANGED = ((0, 0, 0), (1, 2, 1), (2, 0, 2))  # frame, row and column of the cell that is changed
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.lora import AddLora, kept
+from models.lora.term import AddLora, kept
 
 N, TOKENS, IN, OUT, RANK = 2, 5, 6, 7, 3
 

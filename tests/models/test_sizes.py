@@ -33,7 +33,7 @@ def test_ingest_loads_no_model_library_for_four_numbers():
 import sys
 from motiondirector.api.ingest import size_for
 print(*size_for(None, None, None, None, None))
-import datasets.ingest, datasets.sources
+import datasets.ingest.local, datasets.ingest.sources
 print([name for name in ("torch", "diffusers", "transformers", "ray") if name in sys.modules])
 """
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout

@@ -10,10 +10,10 @@ import torch
 
 from infra.errors import UserError
 from infra.registry import ADAPTER_FILE, open_registry
-from models import versions
-from models.adapter import Adapter, save_adapter
+from models.adapters import versions
+from models.adapters.file import Adapter, save_adapter
+from models.adapters.versions import ADAPTER_FILES, check_folded, own_paths, read_own
 from models.load import load_foundation
-from models.versions import ADAPTER_FILES, check_folded, own_paths, read_own
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ def shown(*arguments):
 
 
 class Here:
-    """Validates in this process: a child would load torch and diffusers once more (tests/training/test_validation.py)."""
+    """Validates in this process: a child would load torch and diffusers once more (tests/training/batch/test_validation.py)."""
 
     def __init__(self, batch, registry, validate):
         self.validator = Validator(batch, registry, pickle.loads(pickle.dumps(validate)))
@@ -282,7 +282,7 @@ def test_on_ray_lanes_measure_their_devices_where_packs_are_to_suit_them_and_not
 def test_a_live_table_has_who_trains_first_and_says_what_ended():
     from rich.console import Console
 
-    from infra.leases import Lease
+    from infra.storage.leases import Lease
     from motiondirector.batch.screen import BatchScreen, status_table
     from training.batch.state.record import Record
     from training.batch.watch.watcher import LaneState

@@ -10,14 +10,14 @@ from types import SimpleNamespace
 import av
 import pytest
 
-import training.local
+import training.runs.local
 from datasets.sprites.motions import NOVEL
 from datasets.sprites.render import render_clip
 from datasets.sprites.world import appearances
 from evaluation.paper_sets import ucf_sports
 from infra.errors import ConceptError, StorageDenied, StorageFull, Unavailable, UserError
-from models.adapter import read_adapter
-from models.foundation import Bucket
+from models.adapters.file import read_adapter
+from models.foundations.base import Bucket
 from motiondirector.judging.benchmark import Benchmark
 from motiondirector.progress import Bars
 
@@ -81,13 +81,13 @@ def loveu(tmp_path):
 @pytest.fixture
 def trainings(monkeypatch):
     done = []
-    real = training.local.train_local
+    real = training.runs.local.train_local
 
     def remember(foundation, concept, clips, config, **more):
         done.append((concept, config.method))
         return real(foundation, concept, clips, config, **more)
 
-    monkeypatch.setattr(training.local, "train_local", remember)
+    monkeypatch.setattr(training.runs.local, "train_local", remember)
     return done
 
 

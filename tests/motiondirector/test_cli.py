@@ -40,7 +40,7 @@ def test_a_training_that_is_interrupted_says_how_to_go_on_and_ends_as_the_shell_
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("training.run.run_job", interrupted)
+    monkeypatch.setattr("training.runs.run.run_job", interrupted)
     code, out, _ = run("train", "--concept", "orbit", "--data", "clips")
     assert code == 130
     assert "the same command continues from the last checkpoint" in out

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from infra.storage import open_storage
-from models.adapter import WEIGHTS_FILE, Adapter, save_adapter
+from models.adapters.file import WEIGHTS_FILE, Adapter, save_adapter
 from models.load import load_foundation
 
 

@@ -9,7 +9,7 @@ import pytest
 from demos import none_left, relatives, start
 from rich.console import Console
 
-from datasets.decode import decode
+from datasets.video.decode import decode
 from infra.errors import UserError
 from infra.registry import open_registry
 from motiondirector.commands.demo import conclude

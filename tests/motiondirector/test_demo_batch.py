@@ -8,7 +8,7 @@ import pytest
 from demos import none_left, relatives, start
 from rich.console import Console
 
-from datasets.clips import read_clips, read_facts
+from datasets.clip_sets.clips import read_clips, read_facts
 from datasets.sprites.motions import NOVEL
 from infra.errors import UserError
 from infra.registry import open_registry

@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 from rich.console import Console
 
-from datasets.decode import decode
+from datasets.video.decode import decode
 from infra.registry import open_registry
 from motiondirector.demo import story
 from motiondirector.demo.cast import chosen
@@ -20,9 +20,9 @@ from serving.http.api import create_api
 from serving.http.service import VideoService
 from serving.ray.engine_service import EngineService
 from training.adapters import describe, write_adapters
-from training.inputs import bucket_of, load, prepare_latents, read_concept
-from training.job import Job, Watcher
-from training.local import train_local
+from training.runs.inputs import bucket_of, load, prepare_latents, read_concept
+from training.runs.job import Job, Watcher
+from training.runs.local import train_local
 
 TINY = "tiny-random:unet3d"
 # While a model loads, transformers and diffusers give every module of the process no memory: nothing else loads or makes some.

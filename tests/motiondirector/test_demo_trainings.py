@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets.sources import expand
+from datasets.ingest.sources import expand
 from infra.errors import UserError
 from motiondirector.demo.cast import chosen
 from motiondirector.demo.stage import end

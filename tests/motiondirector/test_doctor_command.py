@@ -34,7 +34,7 @@ def test_it_passes_here_and_says_so_in_json(run, s3):
 
 
 def test_a_failure_is_shown_with_its_remedy_and_exit_code_1(run, s3, monkeypatch):
-    from infra import doctor
+    from motiondirector.doctor import checks as doctor
 
     monkeypatch.setattr(doctor, "check_ray", lambda address: [])  # tried above
     monkeypatch.setattr(doctor, "check_deepspeed", lambda: [])

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import yaml
 
-import training.local
-from datasets.clips import make_clip, read_clips
-from datasets.parquet import Pending, append
+import training.runs.local
+from datasets.clip_sets.clips import make_clip, read_clips
+from datasets.clip_sets.parquet import Pending, append
 from datasets.sprites.captions import canonical
 from datasets.sprites.motions import NOVEL
 from datasets.sprites.render import render_clip
 from datasets.sprites.world import appearances
-from infra.objects import put_files
 from infra.registry import open_registry
 from infra.storage import open_storage
-from models.foundation import Bucket
+from infra.storage.objects import put_files
+from models.foundations.base import Bucket
 from models.load import load_foundation
 from motiondirector.batch.validation import Evaluation
 from motiondirector.judging.contenders import BASELINES, METHODS, local_config, parse_against
@@ -63,7 +63,7 @@ def foundation():
 @pytest.fixture(scope="module")
 def trained(foundation, tmp_path_factory):
     """(folder of an adapter as `train` leaves it, its metadata, uri of its clips), made once."""
-    from datasets.latents import LatentCache, prepare
+    from datasets.clip_sets.latents import LatentCache, prepare
 
     place = tmp_path_factory.mktemp("trained")
     put(place / "clips", rendered("orbit", "orbit"), place / "spool")
@@ -72,7 +72,7 @@ def trained(foundation, tmp_path_factory):
     local = local_config(SETTINGS, "dual", foundation)
     cached = prepare(clips, foundation, Bucket(4, 32, 32), LatentCache(open_storage(place / "clips")))
     metadata = describe(config, "orbit", clips)
-    tensors = training.local.train_local(foundation, "orbit", cached, local)
+    tensors = training.runs.local.train_local(foundation, "orbit", cached, local)
     write_adapters(place / "adapter", foundation, tensors, metadata)
     said = {
         "concept": "orbit",
@@ -98,13 +98,13 @@ def published(trained, tmp_path, monkeypatch):
 def trainings(monkeypatch):
     """The methods trained meanwhile."""
     methods = []
-    real = training.local.train_local
+    real = training.runs.local.train_local
 
     def remember(foundation, concept, clips, config, **more):
         methods.append(config.method)
         return real(foundation, concept, clips, config, **more)
 
-    monkeypatch.setattr(training.local, "train_local", remember)
+    monkeypatch.setattr(training.runs.local, "train_local", remember)
     return methods
 
 

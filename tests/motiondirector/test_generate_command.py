@@ -14,12 +14,12 @@ import torch
 from ray import serve as ray_serve
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, ProxyStatus, ServeStatus
 
-from datasets.decode import decode
-from datasets.video import read_metadata
-from infra import cluster
+from datasets.video.decode import decode
+from datasets.video.writing import read_metadata
 from infra.errors import UserError
+from infra.ray import cluster
 from infra.registry import open_registry
-from models.adapter import Adapter, save_adapter
+from models.adapters.file import Adapter, save_adapter
 from models.denoise import install, sample
 from models.generation import AdapterSettings, GenerationParams
 from models.load import load_foundation

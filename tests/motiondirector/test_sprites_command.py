@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from datasets.decode import decode
 from datasets.sprites.looks import looks_of
 from datasets.sprites.track import track
-from datasets.video import encode_mp4
+from datasets.video.decode import decode
+from datasets.video.writing import encode_mp4
 
 FOUNDATION = Path(__file__).parents[2] / "assets" / "foundation"
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datasets.decode import decode
 from datasets.sprites.motions import read_trajectory
 from datasets.sprites.track import track
 from datasets.sprites.wander import agreement
+from datasets.video.decode import decode
 
 CLIPS = Path(__file__).parents[2] / "assets" / "clips"
 

@@ -12,8 +12,8 @@ from serving_helpers import Publish, random_adapter
 from sqlalchemy import MetaData, create_engine
 
 from infra.registry import Registry, Version, open_registry
-from models.adapter import save_adapter
-from models.foundation import Foundation
+from models.adapters.file import save_adapter
+from models.foundations.base import Foundation
 from models.load import load_foundation
 from serving.adapters import model_list as shelf
 from serving.jobs.jobs import JobStore

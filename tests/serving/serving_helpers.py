@@ -11,11 +11,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from datasets.decode import decode
-from datasets.video import read_metadata
+from datasets.video.decode import decode
+from datasets.video.writing import read_metadata
 from infra.registry import Version
-from models.adapter import Adapter
-from models.foundation import Foundation
+from models.adapters.file import Adapter
+from models.foundations.base import Foundation
 from serving.config import ServeConfig
 from serving.engine.engine import Engine
 from serving.events import Event, Finished

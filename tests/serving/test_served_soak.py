@@ -23,7 +23,7 @@ from serving_helpers import alone, mixed_body, random_adapter, same_video
 
 from infra.registry import open_registry
 from infra.storage import open_storage
-from models.adapter import save_adapter
+from models.adapters.file import save_adapter
 from models.load import load_foundation
 from serving.config import ServeConfig
 from serving.jobs.jobs import JobStore

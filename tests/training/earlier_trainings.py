@@ -8,13 +8,13 @@ import json
 import shutil
 from pathlib import Path
 
-from datasets.clips import read_clips
-from datasets.latents import LatentCache, prepare
+from datasets.clip_sets.clips import read_clips
+from datasets.clip_sets.latents import LatentCache, prepare
 from infra.storage import open_storage
 from models.sizes import Bucket
 from training.batch.state.work import Work
 from training.config import TrainConfig
-from training.local import train_local
+from training.runs.local import train_local
 
 EARLIER = Path(__file__).parent / "earlier"
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from clip_sets import sliding_clips, write_set
 
-from infra.cluster import QUIET, python_path, ray_session, variables
+from infra.ray.cluster import QUIET, python_path, ray_session, variables
 from infra.registry import open_registry
 from training.batch.manifest.entries import Entry
 from training.batch.manifest.plan import make_plan

@@ -1,7 +1,7 @@
 """A registry with a batch, and lanes for it in this process."""
 
 from infra.registry import open_registry
-from models.adapter import read_adapter
+from models.adapters.file import read_adapter
 from training.batch.lane.lane import Lane
 from training.batch.manifest.entries import Entry
 from training.batch.manifest.plan import make_plan

@@ -17,11 +17,11 @@ from models.load import load_foundation
 from training.batch.lane import team as team_module
 from training.batch.lane.team import Team
 from training.batch.state.work import Work
-from training.checkpoint import MemberState
 from training.config import make_config
-from training.deepspeed_engines import import_deepspeed
-from training.member import Member
-from training.pack import Capacity, Ended, Pack
+from training.loop.checkpoint import MemberState
+from training.loop.deepspeed_engines import import_deepspeed
+from training.loop.member import Member
+from training.loop.pack import Capacity, Ended, Pack
 
 SOURCE = "tiny-random:unet3d"
 SIZE = {"frames": 4, "height": 32, "width": 32}

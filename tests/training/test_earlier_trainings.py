@@ -4,19 +4,19 @@ import json
 
 from earlier_trainings import batch_at, clips_at, difference, run_at, settings, whole
 
-from datasets.clips import read_clips
-from datasets.latents import LatentCache, prepare
+from datasets.clip_sets.clips import read_clips
+from datasets.clip_sets.latents import LatentCache, prepare
 from infra.registry import open_registry
 from infra.storage import open_storage
-from models.adapter import read_adapter
+from models.adapters.file import read_adapter
 from models.sizes import Bucket
 from training.batch.lane.lane import Lane
 from training.batch.state.state import open_batch
 from training.batch.watch.watcher import Watcher
-from training.checkpoint import EARLIER, MemberState
 from training.config import TrainConfig
-from training.member import Member
-from training.pack_of_one import PackOfOne
+from training.loop.checkpoint import EARLIER, MemberState
+from training.loop.member import Member
+from training.loop.pack_of_one import PackOfOne
 
 CLOSE = 1e-2  # the machine that began them rounds otherwise; without the moments it would be 0.3
 

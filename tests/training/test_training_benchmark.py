@@ -5,7 +5,7 @@ import pytest
 from benchmarks.training_parts import tasks
 from benchmarks.training_parts.process import Job, run
 from benchmarks.training_parts.steps import make_sides, parity, timings
-from models.adapter import read_adapter
+from models.adapters.file import read_adapter
 from models.load import load_foundation
 
 TINY = "tiny-random:unet3d"

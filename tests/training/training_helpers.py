@@ -4,13 +4,13 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from models.foundation import Bucket
-from training.checkpoint import MOMENTS
+from models.foundations.base import Bucket
 from training.config import make_config
-from training.engine import Engine, make_optimizer
-from training.member import Member, bank_options
-from training.pack_of_one import PackOfOne
-from training.step import DualStep
+from training.loop.checkpoint import MOMENTS
+from training.loop.engine import Engine, make_optimizer
+from training.loop.member import Member, bank_options
+from training.loop.pack_of_one import PackOfOne
+from training.loop.step import DualStep
 
 BUCKETS = {"unet3d": Bucket(4, 32, 32), "wan": Bucket(5, 32, 32)}
 SMALL = {"rank": 4, "steps": 3, "learning_rate": 1e-2}

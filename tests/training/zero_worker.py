@@ -13,8 +13,8 @@ import torch.distributed as dist
 from training_helpers import parameters, random_clips, save, solo, watch_deepspeed
 
 from models.load import load_foundation
-from training.checkpoint import MemberState
-from training.deepspeed_engines import DeepSpeedEngine, import_deepspeed
+from training.loop.checkpoint import MemberState
+from training.loop.deepspeed_engines import DeepSpeedEngine, import_deepspeed
 
 
 def run_of(zero, clips, method, folder=None):

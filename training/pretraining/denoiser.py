@@ -28,8 +28,8 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from datasets.sprites.captions import canonical, caption
-from models.noise import DDPMNoise
-from models.unet3d import convolve_over_frames_in_two_dimensions, skip_temporal_for_single_frames
+from models.foundations.noise import DDPMNoise
+from models.foundations.unet3d import convolve_over_frames_in_two_dimensions, skip_temporal_for_single_frames
 from training.pretraining.common import Average, Schedule, draws, load_state, log, save_state, to_video
 from training.pretraining.lesson import STAGES, Stage, stage_at
 from training.pretraining.muon import MuonWithAdamW

@@ -7,7 +7,7 @@ A version is a file in `versions/`; its number is the revision that Alembic writ
 3. Add `versions/vNNNN_what.py` with `revision`, `down_revision` (the version before) and `upgrade()`. SQLite alters a
    table by `op.batch_alter_table`. Rows must keep their meaning. Never change a file that was released.
 
-`tests/serving/test_migrations.py` then upgrades every dump, and fails while the tables differ from the classes. There is no
+`tests/serving/jobs/test_migrations.py` then upgrades every dump, and fails while the tables differ from the classes. There is no
 way back to an earlier version but a copy of the database.
 """
 

@@ -11,12 +11,12 @@ import threading
 from dataclasses import replace
 from typing import Any
 
-from infra.cluster import short
+from infra.ray.cluster import short
 from infra.storage import Storage
 from training.batch.cluster.lane_settings import LaneSettings
 from training.batch.cluster.sizing import Need
 from training.batch.watch.watcher import LaneState
-from training.ray_processes import RAY_SETTINGS
+from training.ray.processes import RAY_SETTINGS
 
 
 class Keeper:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from infra.leases import LEASE_S
+from infra.storage.leases import LEASE_S
 from training.batch.profile.profile import Profile
 
 LINGER_S = LEASE_S  # how long an idle lane waits for added concepts, or those of dead lanes

@@ -30,7 +30,7 @@ from training.batch.watch.logs import Journal, JournalHandler, Notes, Several
 from training.batch.watch.watcher import Watcher
 
 if TYPE_CHECKING:
-    from training.report import StepReport
+    from training.loop.report import StepReport
 
 LOOK_S = 1.0
 
@@ -138,7 +138,7 @@ class Metrics(Watcher):
     """Reports steps to Prometheus, through Ray."""
 
     def __init__(self) -> None:
-        from training.metrics import TrainingMetrics
+        from training.reporting.metrics import TrainingMetrics
 
         self.observe = TrainingMetrics()
 

@@ -19,8 +19,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from infra.cluster import has_gpus, here, reachable_nodes, short
 from infra.errors import InvalidInput
+from infra.ray.cluster import has_gpus, here, reachable_nodes, short
 from infra.registry import Registry
 from training.batch.cluster.keeper import Keeper
 from training.batch.cluster.lane_settings import LINGER_S, LaneSettings
@@ -69,7 +69,7 @@ class Driver:
     lanes: dict[str, LaneState] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        from training.metrics import EndMetrics
+        from training.reporting.metrics import EndMetrics
 
         self._keeper: Any = None
         self._ended = EndMetrics()

@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from infra.cluster import count_fitting
 from infra.errors import InvalidInput, SystemFailure
+from infra.ray.cluster import count_fitting
 from training.batch.manifest.plan import MOST
 from training.batch.state.record import Record, is_free, workers_of
 from training.batch.state.work import Work

@@ -10,9 +10,9 @@ from training.batch.profile.profile import Profile
 from training.batch.state.record import Claim, Record, is_free, workers_of
 from training.batch.state.state import BatchState
 from training.batch.state.work import Work
-from training.group import GroupKey
-from training.member import bank_slots
-from training.pack import Capacity, Pack
+from training.loop.group import GroupKey
+from training.loop.member import bank_slots
+from training.loop.pack import Capacity, Pack
 
 ALONE_AFTER = 1  # a concept that lost more lanes than this trains alone, so that it harms no other concept
 

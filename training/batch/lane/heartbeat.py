@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 from infra.errors import UserError
-from infra.leases import LeaseLost
+from infra.storage.leases import LeaseLost
 from training.batch.state.record import Claim
 from training.batch.state.state import BatchState
 

@@ -12,17 +12,17 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from datasets.latents import CachedClip
+from datasets.clip_sets.latents import CachedClip
 from infra.errors import UserError
-from infra.leases import LeaseLost
+from infra.storage.leases import LeaseLost
 from training.batch.lane.heartbeat import Heartbeat
 from training.batch.state.checkpoints import CheckpointWriter
 from training.batch.state.record import Claim, Record
 from training.batch.state.state import BatchState
 from training.batch.state.work import Work
 from training.batch.watch.watcher import Watcher
-from training.pack import Pack
-from training.report import Recent
+from training.loop.pack import Pack
+from training.loop.report import Recent
 
 log = logging.getLogger(__name__)
 

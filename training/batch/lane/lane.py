@@ -21,10 +21,10 @@ from typing import Any
 import torch
 
 from infra.errors import OutOfMemory, StorageDenied, StorageFull, Unavailable, UserError
-from infra.leases import LeaseLost
 from infra.registry import Registry
+from infra.storage.leases import LeaseLost
 from models.dtypes import DTYPES
-from models.foundation import Foundation
+from models.foundations.base import Foundation
 from models.load import NoSafetensors, load_foundation
 from training.adapters import describe
 from training.batch.lane.choosing import ALONE_AFTER, Choosing
@@ -42,11 +42,11 @@ from training.batch.state.record import Claim
 from training.batch.state.state import BatchState
 from training.batch.state.work import NotForLanes, Work
 from training.batch.watch.watcher import Watcher
-from training.group import GroupKey
-from training.member import Member
+from training.loop.group import GroupKey
+from training.loop.member import Member
+from training.loop.pack import Capacity, Ended, Event, Failed, Pack, Stepped
 from training.memory import explaining_memory
-from training.pack import Capacity, Ended, Event, Failed, Pack, Stepped
-from training.publish import publish
+from training.runs.publish import publish
 
 log = logging.getLogger(__name__)
 

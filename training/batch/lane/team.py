@@ -8,7 +8,7 @@
 
 Only the leader reads records, claims, checkpoints and publishes. It tells the others every change of
 its pack before it makes it. So all packs have the same members in the same order and do the same steps;
-each rank computes its share of every member's samples (training/engine.py). Each rank has all
+each rank computes its share of every member's samples (training/loop/engine.py). Each rank has all
 slots whole, and at ZeRO 3 a shard of the base.
 
 A worker that fails, for lack of memory or otherwise, ends the whole lane, because the ranks would
@@ -29,18 +29,18 @@ import torch.distributed as dist
 
 from infra.errors import UserError
 from models.dtypes import DTYPES
-from models.foundation import Foundation
+from models.foundations.base import Foundation
 from models.load import load_foundation
 from training.batch.state.work import Work
-from training.checkpoint import MemberState
-from training.deepspeed_engines import ShardedBaseEngine
-from training.engine import Engine, TeamEngine
-from training.group import GroupKey
-from training.member import Member
+from training.loop.checkpoint import MemberState
+from training.loop.deepspeed_engines import ShardedBaseEngine
+from training.loop.engine import Engine, TeamEngine
+from training.loop.group import GroupKey
+from training.loop.member import Member
+from training.loop.optim import SlotAdamW
+from training.loop.pack import Capacity, Event, Pack
+from training.loop.step import DualStep
 from training.memory import explaining_memory
-from training.optim import SlotAdamW
-from training.pack import Capacity, Event, Pack
-from training.step import DualStep
 
 # A leader may wait for work, or prepare a concept, for longer than any limit that makes sense for a step.
 PATIENCE = datetime.timedelta(days=7)

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from datasets.clips import ClipFacts, read_clips, read_facts
-from datasets.latents import (
+from datasets.clip_sets.clips import ClipFacts, read_clips, read_facts
+from datasets.clip_sets.latents import (
     CachedClip,
     LatentCache,
     called,
@@ -34,11 +34,11 @@ from datasets.latents import (
     text_key,
     text_of,
 )
-from datasets.parts import Pace, all_parts
+from datasets.clip_sets.parts import Pace, all_parts
 from infra.errors import Conflict, UserError
 from infra.storage import open_storage
 from models.dtypes import DTYPES
-from models.foundation import Bucket
+from models.foundations.base import Bucket
 from training.adapters import data_sha256
 from training.batch.state.in_turn import turn_of
 from training.batch.state.work import Work
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from models.foundation import Foundation
+    from models.foundations.base import Foundation
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Portion:
     bucket: Bucket
     clips: tuple[
         tuple[str, str], ...
-    ]  # hash of each video, and which of its frames (`datasets.parts.Part.told`)
+    ]  # hash of each video, and which of its frames (`datasets.clip_sets.parts.Part.told`)
     captions: tuple[str, ...]
     turn: str  # name of the work's preparation turn (in_turn.py)
     pace: Pace

@@ -23,7 +23,7 @@ from training.batch.state.record import Record
 from training.batch.state.state import BatchState
 
 if TYPE_CHECKING:
-    from models.foundation import Foundation
+    from models.foundations.base import Foundation
 
 log = logging.getLogger(__name__)
 

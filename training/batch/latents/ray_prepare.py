@@ -35,7 +35,7 @@ from training.batch.state.state import BatchState
 from training.batch.state.work import Work
 
 if TYPE_CHECKING:
-    from models.foundation import Foundation
+    from models.foundations.base import Foundation
 
 log = logging.getLogger(__name__)
 

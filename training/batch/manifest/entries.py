@@ -122,7 +122,7 @@ def read_entries(source: str, defaults: Mapping[str, Any] | None = None) -> tupl
     """
     kind = PurePosixPath(source).suffix.lower()
     if kind not in PARSERS:
-        from datasets.clips import concepts_in
+        from datasets.clip_sets.clips import concepts_in
 
         return check_entries(
             [Raw(0, {"concept": name, "data": source}) for name in concepts_in(source)], defaults or {}

@@ -22,11 +22,11 @@ from training.batch.manifest.resolving import Sources, resolve_entries
 from training.batch.profile.profile import Curve, Profile
 from training.batch.state.record import Record, check_idle, stays_ended
 from training.batch.state.work import Work, work_sha256
-from training.group import GroupKey
+from training.loop.group import GroupKey
 
 if TYPE_CHECKING:
-    from models.foundation import Foundation
-    from training.pack import Capacity
+    from models.foundations.base import Foundation
+    from training.loop.pack import Capacity
 
 DEFAULT_PACK = 8  # members of a pack without a profile
 MOST = 64
@@ -272,8 +272,8 @@ def planned(
 
 def capacity_for(works: Sequence[Work], members: int) -> Capacity:
     """Slots that suffice for any `members` of these works at once."""
-    from training.member import bank_slots
-    from training.pack import Capacity
+    from training.loop.member import bank_slots
+    from training.loop.pack import Capacity
 
     spatial = sorted((bank_slots(work.config, work.clips)["spatial"] for work in works), reverse=True)
     return Capacity(members=members, spatial=sum(spatial[:members]))

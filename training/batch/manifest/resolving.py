@@ -13,8 +13,8 @@ from training.batch.state.work import Work
 from training.config import resolve
 
 if TYPE_CHECKING:
-    from datasets.clips import ClipFacts
-    from models.foundation import Foundation
+    from datasets.clip_sets.clips import ClipFacts
+    from models.foundations.base import Foundation
 
 Looked = TypeVar("Looked")
 
@@ -41,7 +41,7 @@ class Sources:
 
     def clips(self, uri: str) -> dict[str, list[ClipFacts]]:
         """The clips of a set, by concept. Raises UserError."""
-        from datasets.clips import read_facts
+        from datasets.clip_sets.clips import read_facts
 
         return self._once("clips", uri, self.clip_sets, read_facts)
 
@@ -82,7 +82,7 @@ def resolve_entry(
     entry: Entry, sources: Sources, workers: int | None = None
 ) -> tuple[Work | None, list[UserError]]:
     """The work of one entry whose foundation, clips and settings fit together; or all its errors."""
-    from training.inputs import check_captions, foundation_source
+    from training.runs.inputs import check_captions, foundation_source
 
     errors: list[UserError] = []
 
@@ -128,7 +128,7 @@ def settle(
     Raises UserError if its settings do not suit them, or no lane can train it.
     """
     from training.adapters import data_sha256
-    from training.inputs import foundation_source, learned_parts, pace_of, remarks_on
+    from training.runs.inputs import foundation_source, learned_parts, pace_of, remarks_on
 
     config = resolve(entry.settings, foundation.recommended, len(clips))
     bucket, parts = learned_parts(config, foundation, clips)

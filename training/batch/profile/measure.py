@@ -24,14 +24,14 @@ from infra.allocator import give_back_freed_memory
 from infra.errors import OutOfMemory, UserError
 from infra.files import atomic_file, cache_folder
 from models.dtypes import DTYPES
-from models.foundation import Bucket, Foundation
+from models.foundations.base import Bucket, Foundation
 from models.load import load_foundation
 from training.batch.profile.profile import Curve, Profile
 from training.batch.state.work import Work
-from training.group import GroupKey
-from training.member import Member
+from training.loop.group import GroupKey
+from training.loop.member import Member
+from training.loop.pack import Capacity, Failed, Pack
 from training.memory import device_memory, device_name, explaining_memory
-from training.pack import Capacity, Failed, Pack
 
 log = logging.getLogger(__name__)
 

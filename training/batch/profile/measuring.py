@@ -20,12 +20,12 @@ import torch
 
 from infra.errors import UserError
 from infra.storage import ObjectNotFound, Storage
-from models.foundation import Foundation
+from models.foundations.base import Foundation
 from training.batch.profile.measure import BUDGET_S, measure_curve, profile_name
 from training.batch.profile.profile import InvalidProfile, Profile
 from training.batch.state.in_turn import in_turn
 from training.batch.state.leased_tasks import LeasedTasks
-from training.group import GroupKey
+from training.loop.group import GroupKey
 from training.memory import device_memory, device_name
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from infra.errors import InvalidInput
-from training.group import GroupKey
+from training.loop.group import GroupKey
 
 
 @dataclass(frozen=True)

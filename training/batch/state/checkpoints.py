@@ -24,11 +24,11 @@ from typing import Any
 from safetensors import SafetensorError
 
 from infra.errors import DamagedData
-from infra.leases import LeaseLost
 from infra.storage import Storage
+from infra.storage.leases import LeaseLost
 from training.batch.state.record import Claim, Record
 from training.batch.state.state import BatchState
-from training.checkpoint import MemberState
+from training.loop.checkpoint import MemberState
 
 
 class CheckpointWriter:

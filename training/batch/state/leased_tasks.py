@@ -4,7 +4,7 @@
     if turns.take("orbit-1"):
         turns.done("orbit-1", {"scores": ...})
 
-What a process held when it died is free again when its lease has run out (infra/leases.py). That a thing is done twice is
+What a process held when it died is free again when its lease has run out (infra/storage/leases.py). That a thing is done twice is
 possible (a process that hangs longer than its lease), so it must be something that may be.
 """
 
@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from infra.leases import LEASE_S, Lease, Objects
 from infra.storage import Storage
-from infra.stored import parse
+from infra.storage.leases import LEASE_S, Lease, Objects
+from infra.storage.stored import parse
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Waits for a storage that is unavailable for a while, and logs it.
 
-The retries of the S3 client (infra/s3.py) bridge seconds; this bridges minutes.
+The retries of the S3 client (infra/storage/s3.py) bridge seconds; this bridges minutes.
 """
 
 from __future__ import annotations

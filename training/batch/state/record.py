@@ -9,8 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from infra.errors import Conflict
-from infra.leases import Lease
-from infra.stored import ConceptName, Damaged, Key, Sha256, VersionRef, convert, parse
+from infra.storage.leases import Lease
+from infra.storage.stored import ConceptName, Damaged, Key, Sha256, VersionRef, convert, parse
 from training.batch.state.work import Work
 
 Status = Literal["queued", "preparing", "training", "published", "failed", "cancelled"]

@@ -7,7 +7,7 @@
 
     queued -> preparing -> training -> published | failed | cancelled         (retry: back to queued)
 
-No process is in charge. A lane *claims* a concept by a lease (infra/leases.py), and renews it as it goes on. A claim that
+No process is in charge. A lane *claims* a concept by a lease (infra/storage/leases.py), and renews it as it goes on. A claim that
 ran out may be taken by any other, which goes on from the last checkpoint that the record names. So a concept ends once,
 whoever dies.
 """
@@ -24,10 +24,10 @@ from functools import partial
 from typing import Any
 
 from infra.errors import Conflict, NotFound
-from infra.leases import LEASE_S, Lease, LeaseLost, Objects
 from infra.registry import check_concept_name
 from infra.storage import ObjectNotFound, Storage
-from infra.stored import HexId, is_concept_name, parse_object
+from infra.storage.leases import LEASE_S, Lease, LeaseLost, Objects
+from infra.storage.stored import HexId, is_concept_name, parse_object
 from training.batch.state.record import RUNNING, WITHDRAWN, Claim, Record, check_idle, queued, rank, token
 from training.batch.state.work import Work
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from infra.errors import InvalidInput
-from infra.stored import ConceptName, Sha256
+from infra.storage.stored import ConceptName, Sha256
 from training.config import TrainConfig, fixed_settings
-from training.group import GroupKey, group_key
+from training.loop.group import GroupKey, group_key
 
 if TYPE_CHECKING:
-    from datasets.parts import Pace
+    from datasets.clip_sets.parts import Pace
 
 
 class NotForLanes(InvalidInput):
@@ -69,7 +69,7 @@ class Work:
     @property
     def pace(self) -> Pace:
         """The frame rate and the number of windows for longer and faster clips."""
-        from datasets.parts import Pace
+        from datasets.clip_sets.parts import Pace
 
         return Pace(self.fps, self.config.windows)
 

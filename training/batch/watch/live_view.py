@@ -20,7 +20,7 @@ from training.batch.state.state import BatchState
 from training.batch.watch.watcher import LaneState, Watcher
 
 if TYPE_CHECKING:
-    from training.report import StepReport
+    from training.loop.report import StepReport
 
 log = logging.getLogger(__name__)
 

@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from infra.errors import UserError
 from infra.storage import ObjectNotFound, Storage
-from infra.stored import parse_object
+from infra.storage.stored import parse_object
 from infra.warnings_heard import WarningsHeard
 from training.batch.watch.watcher import Watcher
 
 if TYPE_CHECKING:
     from training.batch.state.record import Record
-    from training.report import StepReport
+    from training.loop.report import StepReport
 
 Kind = Literal["concepts", "lanes"]
 FULL = 32 * 1024  # largest bytes of an object, not counting its last line

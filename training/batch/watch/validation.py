@@ -30,10 +30,10 @@ from typing import Any
 
 from infra.children import end_with_parent
 from infra.errors import Unavailable, UserError
-from infra.leases import LEASE_S
 from infra.registry import Registry, Version
 from infra.storage import Storage
-from infra.stored import Damaged, VersionRef, convert, damaged
+from infra.storage.leases import LEASE_S
+from infra.storage.stored import Damaged, VersionRef, convert, damaged
 from training.batch.state.leased_tasks import LeasedTasks
 from training.batch.state.record import Record
 from training.batch.state.state import BatchState

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from training.batch.state.record import Record
-    from training.report import StepReport
+    from training.loop.report import StepReport
 
 
 @dataclass(frozen=True)

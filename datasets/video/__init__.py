@@ -1,0 +1,1 @@
+"""Video files: reads them as a player shows them, and writes them."""

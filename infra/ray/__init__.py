@@ -1,0 +1,1 @@
+"""Ray sessions: start a private one or attach to a cluster."""

@@ -1,0 +1,1 @@
+"""Adapter files and the versions made of them."""

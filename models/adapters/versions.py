@@ -1,0 +1,100 @@
+"""A version's adapters: which files hold them, and which of them the version uses.
+
+`generate`, the service, evaluations, exports and samples all ask `own_paths`, so a version is the same
+motion everywhere.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from infra.errors import InvalidInput, UserError
+from infra.registry import ADAPTER_FILE, FileEntry, Registry, Version
+from models.adapters.config import CONFIG_FILE, check_expressible, is_plain, parse_config
+
+if TYPE_CHECKING:  # the service's ingress imports this module, and its process loads no torch
+    from models.adapters.file import Adapter
+    from models.foundations.base import Foundation
+    from models.lora.routing import LoraPath
+
+# The temporal (motion) adapter is in the file that stock tools look for.
+ADAPTER_FILES: dict[LoraPath, str] = {"temporal": ADAPTER_FILE, "spatial": f"spatial/{ADAPTER_FILE}"}
+# Methods, as in the metadata, whose temporal adapter was trained to work without the spatial one.
+STANDS_ALONE = ("dual", "motiondirector", "no-debias")
+
+_plain: set[str] = set()  # hashes of each adapter_config.json known to need no folding
+
+
+def held(version: Version) -> dict[LoraPath, FileEntry]:
+    """The adapter files of a version, the temporal one first."""
+    return {path: version.files[name] for path, name in ADAPTER_FILES.items() if name in version.files}
+
+
+def own_paths(version: Version) -> tuple[LoraPath, ...]:
+    """The paths whose adapters a version uses by default: those it was trained to have.
+
+    These are all that it holds (method coupled has both). The dual methods train the temporal adapter
+    to be used alone, so for them it is the temporal path only.
+    """
+    if version.metadata.get("method") in STANDS_ALONE:
+        return ("temporal",)
+    return tuple(held(version))
+
+
+def read_own(registry: Registry, version: Version, foundation: Foundation) -> dict[LoraPath, Adapter]:
+    """A version's own adapters, checked against the foundation, with settings folded in. Raises UserError."""
+    from models.adapters.file import read_adapter
+
+    found = {}
+    with tempfile.TemporaryDirectory(prefix="motiondirector-adapter-") as folder:
+        for path in own_paths(version):
+            place = Path(folder) / path
+            place.mkdir()
+            name = ADAPTER_FILES[path]
+            (place / ADAPTER_FILE).write_bytes(registry.read(version, name))
+            if (config := _config_of(name)) in version.files:
+                (place / CONFIG_FILE).write_bytes(registry.read(version, config))
+            try:
+                adapter = read_adapter(place, foundation)
+            except UserError as error:
+                raise error.reworded(f"{version.ref}: {error.message}") from None
+            check_path(version.ref, path, adapter)
+            found[path] = adapter
+    return found
+
+
+def check_path(ref: str, path: LoraPath, adapter: Adapter) -> None:
+    """Raise InvalidInput if the file of one path holds an adapter of the other."""
+    if adapter.path != path:
+        raise InvalidInput(
+            f"{ref}: its file for the {path} path holds a {adapter.path} adapter; publish it again.",
+            code="invalid_adapter",
+        )
+
+
+def check_folded(registry: Registry, version: Version, path: LoraPath) -> None:
+    """Raise InvalidInput if a version's adapter_config.json says something that its weights file does not.
+
+    `concepts publish` folds such settings in; older versions may still have them. Servers read the
+    weights file alone. Each adapter_config.json is read once.
+    """
+    entry = version.files.get(_config_of(ADAPTER_FILES[path]))
+    if entry is None or entry.sha256 in _plain:
+        return
+    name = _config_of(ADAPTER_FILES[path])
+    config = parse_config(version.ref, registry.read(version, name))
+    check_expressible(version.ref, config)
+    if not is_plain(config):
+        raise InvalidInput(
+            f"{version.ref} has an {name} whose settings (such as lora_alpha) are not in its weights; publish it again: "
+            f"motiondirector concepts pull {version.ref} --to FOLDER, then motiondirector concepts publish FOLDER "
+            f"--concept {version.concept}.",
+            code="adapter_not_folded",
+        )
+    _plain.add(entry.sha256)
+
+
+def _config_of(weights: str) -> str:
+    return weights.removesuffix(ADAPTER_FILE) + CONFIG_FILE

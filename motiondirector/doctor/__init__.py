@@ -1,0 +1,1 @@
+"""`motiondirector doctor`: tries what the product needs on this machine."""

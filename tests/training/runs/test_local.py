@@ -1,0 +1,132 @@
+"""Training in this process: what a run gives, on a foundation that is left as it was found."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from training_helpers import SMALL, random_clips, solo
+
+from infra.errors import UserError
+from models.denoise import sample
+from models.generation import GenerationParams, SlotUse
+from models.lora.routing import Mix, Routing
+from training.adapters import describe, write_adapters
+from training.config import make_config
+from training.runs.local import train_local
+from training.runs.samples import render
+
+METHODS = ("dual", "no-debias", "coupled", "full")
+
+
+@dataclass(frozen=True)
+class Told:
+    sha256: str
+    caption: str
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(
+        torch.equal(one[name][i], other[name][i]) for name in one for i in (0, 1)
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_gives_what_a_pack_of_one_gives(foundation, method):
+    clips = random_clips(foundation, 2)
+    config = make_config({**SMALL, "method": method})
+    steps = []
+    tensors = train_local(foundation, "c", clips, config, on_step=lambda report: steps.append(report.loss))
+    with solo(foundation, clips, method=method) as run:
+        assert [report.loss for report in run.train()] == steps
+        expected = run.tensors("c")
+    assert tuple(tensors) == (("spatial", "temporal") if method == "coupled" else ("temporal",))
+    for path, layers in tensors.items():
+        assert same(layers, expected[path])
+        assert any(b.any() for _, b in layers.values())
+
+
+def state(foundation):
+    """Everything of the foundation that a training could leave changed."""
+    denoiser = foundation.denoiser
+    return {
+        "values": {name: tensor.clone() for name, tensor in denoiser.state_dict().items()},
+        "hooks": [len(module._forward_hooks) for module in denoiser.modules()],
+        "forwards": [vars(module).get("forward") for module in denoiser.modules()],
+        "training": [module.training for module in denoiser.modules()],
+        "gradients": [(p.requires_grad, p.grad) for p in denoiser.parameters()],
+    }
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("stopped", [False, True])
+def test_the_foundation_is_left_as_it_was_found(foundation, checkpointing, stopped):
+    clips = random_clips(foundation, 1)
+    before = state(foundation)
+
+    def stop(_report):
+        if stopped:
+            raise KeyboardInterrupt
+
+    config = make_config({**SMALL, "gradient_checkpointing": checkpointing})
+    try:
+        train_local(foundation, "c", clips, config, on_step=stop)
+    except KeyboardInterrupt:
+        assert stopped
+    after = state(foundation)
+    values = after.pop("values")
+    assert all(torch.equal(values[name], tensor) for name, tensor in before.pop("values").items())
+    assert before == after
+    assert foundation.bank is None
+    assert not any(p.requires_grad for p in foundation.denoiser.parameters())
+
+
+def test_a_bank_that_was_there_comes_back_with_its_adapters(unet3d):
+    clips = random_clips(unet3d, 1)
+    bank = unet3d.add_bank({"temporal": 1}, 2)
+    for name, (a, b) in (layers := bank.extract("temporal", 1)).items():
+        layers[name] = (a + 0.1, b + 0.1)
+    bank.write("temporal", 1, layers)
+    clip = clips[0]
+    inputs = (clip.latents_CFHW[None], torch.tensor([500]), clip.text_LD[None])
+    routing = Routing(temporal=Mix.of([[1]]))
+    with torch.no_grad():
+        before = unet3d.predict(*inputs, routing)
+        train_local(unet3d, "c", clips, make_config({**SMALL, "steps": 1}))  # also where gradients are off
+        assert unet3d.bank is bank
+        assert torch.equal(unet3d.predict(*inputs, routing), before)
+
+
+def test_settings_that_only_a_run_can_follow_are_refused(unet3d):
+    for values, words in (
+        ({"workers": 2}, "workers 2 and zero 0"),
+        ({"zero": 2}, "workers 1 and zero 2"),
+        ({"dtype": "bf16"}, "dtype bf16, the foundation was loaded in fp32"),
+    ):
+        with pytest.raises(UserError, match=words):
+            train_local(unet3d, "c", random_clips(unet3d, 1), make_config({**SMALL, **values}))
+    assert unet3d.bank is None
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_trained_tensors_become_files_that_generation_reads(unet3d, tmp_path, method):
+    config = make_config({**SMALL, "method": method, "learning_rate": 3e-2})
+    tensors = train_local(unet3d, "spin", random_clips(unet3d, 1), config)
+    metadata = describe(config, "spin", [Told("0" * 64, "a cat spins")])
+    written = write_adapters(tmp_path / "one", unet3d, tensors, metadata)
+    again = write_adapters(tmp_path / "two", unet3d, tensors, metadata)
+    assert {path: adapter.sha256 for path, adapter in written.items()} == {
+        path: adapter.sha256 for path, adapter in again.items()
+    }
+    assert (tmp_path / "one" / "adapter_model.safetensors").is_file()
+    assert (tmp_path / "one" / "spatial").exists() == (method == "coupled")
+    for path, adapter in written.items():
+        assert (adapter.path, adapter.concept) == (path, "spin")
+        assert adapter.metadata["method"] == method
+        assert (adapter.metadata["steps"], adapter.metadata["captions"]) == ("3", '["a cat spins"]')
+        assert same(adapter.tensors, tensors[path])
+    with_it = render(unet3d, tensors, ["a cat"], unet3d.defaults.bucket, seed=1)[0]
+    uses = tuple(SlotUse(path=path, slot=1) for path in tensors)
+    request = GenerationParams(prompt="a cat", seed=1)
+    without = sample(unet3d, [request])[0]
+    assert (with_it != without).any()
+    assert (sample(unet3d, [GenerationParams(prompt="a cat", seed=1, adapters=uses)])[0] == with_it).all()

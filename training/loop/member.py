@@ -1,0 +1,130 @@
+"""One concept to train: its settings and clips, the bank slots it needs, and the samples and slots of each step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from infra.errors import ConceptError, InvalidInput, UserError
+from models.foundations.base import Bucket, Foundation
+from models.lora.routing import LoraPath
+from models.lora.slots import Rank
+from training.config import TrainConfig
+from training.loop.draws import Place, clips_of_step, draw, passes_of
+from training.loop.optim import learning_rate_factor
+from training.loop.step import Sample, TrainingClip
+
+
+@dataclass(frozen=True)
+class Member:
+    """One concept to train, as a member of a pack."""
+
+    name: str  # tells the members of a pack apart
+    concept: str  # part of every draw
+    config: TrainConfig  # resolved: its frames, height and width are set
+    clips: Sequence[TrainingClip] = field(repr=False)
+
+    def slots(self) -> dict[LoraPath, int]:
+        """Number of slots of each path that it needs."""
+        return bank_slots(self.config, len(self.clips))
+
+    def factor(self, step: int) -> float:
+        """Multiplier of the peak learning rates at `step` (0-based)."""
+        config = self.config
+        return learning_rate_factor(
+            step, schedule=config.schedule, warmup_steps=config.warmup_steps, steps=config.steps
+        )
+
+    def active_slots(self, step: int, place: Place) -> set[tuple[LoraPath, int]]:
+        """Those of its slots that this step trains, on all workers together."""
+        config = self.config
+        passes = passes_of(config, self.concept, step)
+        active: set[tuple[LoraPath, int]] = {("temporal", 1)} if passes.temporal else set()
+        learns = passes.spatial or config.method == "coupled"  # which learns appearance from whole clips
+        if has_spatial(config) and learns:
+            chosen = clips_of_step(config.seed, self.concept, step, len(self.clips), place)
+            active |= {("spatial", spatial_slot(config, clip)) for clip in chosen}
+        return active
+
+    def sample(self, step: int, index: int, place: Place) -> Sample:
+        """Sample `index` of step `step` (0-based), in the slots of a bank for this concept alone."""
+        like = self.clips[0]
+        drawn = draw(
+            self.config,
+            concept=self.concept,
+            step=step,
+            index=index,
+            global_batch=place.global_batch,
+            clips=len(self.clips),
+            latent_shape=tuple(like.latents_CFHW.shape),  # type: ignore[arg-type]
+            frames=len(like.frame_latents_FC1HW),
+        )
+        return Sample(self.clips[drawn.clip], drawn, spatial_slot(self.config, drawn.clip), temporal_slot=1)
+
+    def check_clips(self, foundation: Foundation, bucket: Bucket) -> None:
+        """Raises InvalidInput ("invalid_latents"), with the clip's name, if a clip cannot be trained on."""
+        if not self.clips:
+            raise InvalidInput(f"{self.name} has no clips; give at least one.", code="invalid_latents")
+        shape = foundation.latent_shape(bucket)
+        for number, clip in enumerate(self.clips, 1):
+            name = f"clip {getattr(clip, 'clip_id', '')[:12] or number} of {self.concept}"
+            if tuple(clip.latents_CFHW.shape) != shape:
+                raise InvalidInput(
+                    f"{name} has latents {tuple(clip.latents_CFHW.shape)}, expected {shape} at {bucket}; prepare "
+                    "it at that size.",
+                    code="invalid_latents",
+                )
+            tensors = (clip.latents_CFHW, clip.frame_latents_FC1HW, clip.text_LD)
+            if not all(torch.isfinite(tensor).all() for tensor in tensors):
+                raise InvalidInput(
+                    f"{name} has NaN or infinite latents or text; delete its cached latents and prepare it again.",
+                    code="invalid_latents",
+                )
+
+    def diverged(self, step: int, loss: float) -> UserError:
+        """The error to raise if the loss is not finite at `step` (0-based)."""
+        return ConceptError(
+            f"concept {self.concept}: the loss became {loss} at step {step + 1}; lower --learning-rate "
+            f"(it is {self.config.learning_rate:g}) or check the clips.",
+            code="diverged",
+        )
+
+
+def bank_slots(config: TrainConfig, clips: int) -> dict[LoraPath, int]:
+    """The slots one concept needs: one temporal for all clips, one spatial for each (or for all, or none)."""
+    if not has_spatial(config):
+        return {"spatial": 0, "temporal": 1}
+    return {"spatial": 1 if shared_spatial(config) else clips, "temporal": 1}
+
+
+def bank_options(config: TrainConfig, clips: int) -> dict[str, Any]:
+    """The arguments of `Foundation.add_bank` for the training of one concept."""
+    rank: Rank = "full" if config.method == "full" else config.rank
+    return {
+        "slots": bank_slots(config, clips),
+        "rank": rank,
+        "trainable": True,
+        "seed": config.seed,
+        "tokens": config.appearance_tokens,
+        "without": () if config.spatial_lora else ("spatial",),
+    }
+
+
+def has_spatial(config: TrainConfig) -> bool:
+    """Whether spatial LoRAs learn beside the temporal one: not where the temporal layers are fine-tuned alone."""
+    return config.method != "full"
+
+
+def shared_spatial(config: TrainConfig) -> bool:
+    """Whether one spatial LoRA serves all clips: when asked, and in the coupled baseline, which is one pair."""
+    return config.single_spatial or config.method == "coupled"
+
+
+def spatial_slot(config: TrainConfig, clip: int) -> int:
+    """The spatial slot of clip number `clip` (0-based); 0 where there is none."""
+    if not has_spatial(config):
+        return 0
+    return 1 if shared_spatial(config) else clip + 1

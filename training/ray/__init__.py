@@ -1,0 +1,1 @@
+"""One concept's training on Ray Train."""

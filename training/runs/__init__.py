@@ -1,0 +1,1 @@
+"""A training run, from clips to a published version."""
