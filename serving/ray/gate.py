@@ -1,8 +1,8 @@
-"""Checks API keys in Ray Serve's proxy, before a request reaches an ingress.
+"""Checks API keys in Ray Serve's proxy, and limits each key's requests, before they reach an ingress.
 
 A refusal in the proxy is cheap; a forwarded request costs milliseconds of several processes. A flood of
-requests without keys is therefore answered here, and callers with a key do not wait behind it. The
-ingress checks the key and its scopes again; this only refuses what the ingress would refuse.
+requests without keys, or of one key, is therefore answered here, and callers with another key do not wait
+behind it. The ingress checks the key, its scopes and its tenant's limits again.
 
 Ray Serve's proxies on every node call `middlewares` at their start if
 RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names it. `motiondirector serve` sets that for the cluster that
@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.keys import API_KEY_FILE_VARIABLE, ApiKey, hash_key, read_api_keys
 from serving.schemas import error_answer
@@ -25,9 +27,14 @@ from serving.schemas import error_answer
 CALLBACK_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 HASHES_VARIABLE = "MOTIONDIRECTOR_GATE_KEYS"  # SHA-256 of the keys, comma-separated
 OPEN = 32  # concurrent requests without a key to forward: health checks, the docs page
+# Of one key, at once in one proxy: forwarded requests (half of what an ingress takes and lets wait), and those
+# of them whose body has not arrived.
+REQUESTS, BODIES = 384, 64
 GUARDED = ("/v1/", "/metrics")
 NO_KEY = "no valid API key; send `Authorization: Bearer KEY`."
 BUSY = "too many requests without an API key are waiting; try again in a second."
+MANY = f"{REQUESTS} requests of this API key are being answered; wait for some of them."
+UNFINISHED = f"the bodies of {BODIES} requests of this API key are still on their way; send each at once."
 
 
 def environment(keys: Sequence[ApiKey]) -> dict[str, str]:
@@ -49,35 +56,81 @@ def middlewares() -> list[Middleware]:
 
 
 class Gate:
-    """Forwards requests with a key, and a limited number without one on routes that need none.
+    """Forwards a limited number of requests of each key, and of those without one on routes that need none.
 
     Args:
         hashes: SHA-256 of every key, in hex.
     """
 
     def __init__(self, app: ASGIApp, hashes: frozenset[str]) -> None:
-        self._app, self._hashes, self._open = app, hashes, 0
+        self._app, self._hashes = app, hashes
+        # of each key; "": without a key
+        self._requests, self._bodies = Counter[str](), Counter[str]()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or self._known(scope):
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
-        elif scope["path"].startswith(GUARDED):
+            return
+        key = self._key(scope)
+        if not key and scope["path"].startswith(GUARDED):
             await refuse(scope, send, 401, NO_KEY, "invalid_api_key", {"WWW-Authenticate": "Bearer"})
-        elif self._open >= OPEN:
+        elif not key and self._requests[key] >= OPEN:
             await refuse(scope, send, 503, BUSY, "overloaded", {"Retry-After": "1"})
+        elif self._requests[key] >= REQUESTS:
+            await refuse(scope, send, 429, MANY, "too_many_requests", {"Retry-After": "1"})
+        elif has_body(scope) and self._bodies[key] >= BODIES:
+            await refuse(scope, send, 429, UNFINISHED, "too_many_bodies", {"Retry-After": "1"})
         else:
-            self._open += 1
-            try:
-                await self._app(scope, receive, send)
-            finally:
-                self._open -= 1
+            with counted(self._requests, key):
+                if not has_body(scope):
+                    await self._app(scope, receive, send)
+                    return
+                with counted(self._bodies, key) as arrived:
 
-    def _known(self, scope: Scope) -> bool:
+                    async def receive_counted() -> Message:
+                        message = await receive()
+                        if not message.get("more_body", False):
+                            arrived()
+                        return message
+
+                    await self._app(scope, receive_counted, send)
+
+    def _key(self, scope: Scope) -> str:
+        """The hash of the request's key; empty if it has none or an unknown one."""
         for name, value in scope["headers"]:
             if name == b"authorization":
                 scheme, _, presented = value.decode("latin-1").partition(" ")
-                return scheme.lower() == "bearer" and hash_key(presented.strip()) in self._hashes
-        return False
+                found = hash_key(presented.strip())
+                return found if scheme.lower() == "bearer" and found in self._hashes else ""
+        return ""
+
+
+@contextmanager
+def counted(counter: Counter[str], key: str) -> Iterator[Callable[[], None]]:
+    """Count one for the key until the block ends, or until the function that this gives is called."""
+    counter[key] += 1
+    held = True
+
+    def done() -> None:
+        nonlocal held
+        if held:
+            held = False
+            counter[key] -= 1
+            if not counter[key]:
+                del counter[key]
+
+    try:
+        yield done
+    finally:
+        done()
+
+
+def has_body(scope: Scope) -> bool:
+    """Whether the request says that it has a body."""
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value.strip() != b"0")
+        for name, value in scope["headers"]
+    )
 
 
 async def refuse(

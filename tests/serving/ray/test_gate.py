@@ -16,8 +16,17 @@ from serving.config import ServeConfig
 from serving.keys import API_KEY_FILE_VARIABLE, API_KEY_VARIABLE, ApiKey, hash_key
 from serving.ray import gate as gate_module
 from serving.ray.deployment import build_app
-from serving.ray.gate import CALLBACK_VARIABLE, HASHES_VARIABLE, OPEN, Gate, environment, middlewares
-from serving.ray.ingress import MOST_WAITING
+from serving.ray.gate import (
+    BODIES,
+    CALLBACK_VARIABLE,
+    HASHES_VARIABLE,
+    OPEN,
+    REQUESTS,
+    Gate,
+    environment,
+    middlewares,
+)
+from serving.ray.ingress import MOST_REQUESTS, MOST_WAITING
 
 KEY = "a-key-of-many-random-characters"
 GUARDED = ["/v1/videos", "/v1/models", "/v1/adapters/pin", "/v1/nothing", "/metrics"]
@@ -39,7 +48,11 @@ class Ingress:
 
 
 async def ask(
-    gate: Gate, path: str, *authorization: str, kind: str = "http"
+    gate: Gate,
+    path: str,
+    *authorization: str,
+    kind: str = "http",
+    headers: list[tuple[bytes, bytes]] | None = None,
 ) -> tuple[int, dict[str, str], dict]:
     """(status, headers, body) of a request whose body never comes."""
     sent: list[Message] = []
@@ -50,8 +63,8 @@ async def ask(
     async def send(message: Message) -> None:
         sent.append(message)
 
-    headers = [(b"authorization", value.encode()) for value in authorization]
-    await gate({"type": kind, "path": path, "headers": headers}, receive, send)
+    named = [(b"authorization", value.encode()) for value in authorization]
+    await gate({"type": kind, "path": path, "headers": named + (headers or [])}, receive, send)
     if kind == "websocket":
         return sent[0]["code"], {}, {}
     told = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
@@ -100,6 +113,82 @@ def test_with_a_key_all_comes_through_however_many_without_one_there_are():
         assert {answer[0] for answer in await asyncio.gather(*keyed)} == {200}
         await asyncio.gather(*crowd)
         assert (await ask(gate, "/healthz"))[0] == 200, "those who have gone made room"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("body", [(b"content-length", b"9"), (b"transfer-encoding", b"chunked")])
+def test_one_keys_unfinished_bodies_are_bounded_in_the_proxy_and_other_requests_come_through(body):
+    async def main() -> None:
+        ingress = Ingress()
+        gate = Gate(ingress, hashes=frozenset({hash_key(KEY), hash_key("another")}))
+        ingress.free.clear()
+        slow = [
+            asyncio.create_task(ask(gate, "/v1/videos", f"Bearer {KEY}", headers=[body])) for _ in range(700)
+        ]
+        while ingress.came < BODIES:
+            await asyncio.sleep(0)
+        turned_away = [task.result() for task in slow if task.done()]
+        assert len(turned_away) == 700 - BODIES
+        assert {
+            (status, told["retry-after"], said["error"]["code"]) for status, told, said in turned_away
+        } == {(429, "1", "too_many_bodies")}
+        ingress.free.set()
+        assert (await ask(gate, "/v1/videos", f"Bearer {KEY}"))[0] == 200, "without a body"
+        assert (await ask(gate, "/v1/videos", "Bearer another", headers=[body]))[0] == 200
+        await asyncio.gather(*slow)
+        assert (await ask(gate, "/v1/videos", f"Bearer {KEY}", headers=[body]))[0] == 200
+
+    asyncio.run(main())
+
+
+def test_a_body_that_has_arrived_makes_room_while_its_request_is_being_answered():
+    async def main() -> None:
+        taken, free = asyncio.Event(), asyncio.Event()
+
+        async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+            while (await receive()).get("more_body"):
+                pass
+            taken.set()
+            await free.wait()
+
+        parts = iter([True, True, False])
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"x", "more_body": next(parts)}
+
+        async def send(message: Message) -> None: ...
+
+        gate = Gate(slow, hashes=frozenset({hash_key(KEY)}))
+        headers = [(b"authorization", f"Bearer {KEY}".encode()), (b"content-length", b"3")]
+        scope = {"type": "http", "path": "/v1/videos", "headers": headers}
+        request = asyncio.create_task(gate(scope, receive, send))
+        await taken.wait()
+        assert (gate._bodies.total(), gate._requests.total()) == (0, 1)
+        free.set()
+        await request
+        assert (gate._bodies.total(), gate._requests.total()) == (0, 0)
+
+    asyncio.run(main())
+
+
+def test_one_key_cannot_take_all_of_an_ingress():
+    async def main() -> None:
+        ingress = Ingress()
+        gate = Gate(ingress, hashes=frozenset({hash_key(KEY), hash_key("another")}))
+        ingress.free.clear()
+        flood = [asyncio.create_task(ask(gate, "/v1/videos", f"Bearer {KEY}")) for _ in range(2000)]
+        while ingress.came < REQUESTS:
+            await asyncio.sleep(0)
+        turned_away = [task.result() for task in flood if task.done()]
+        assert len(turned_away) == 2000 - REQUESTS
+        assert {(status, said["error"]["code"]) for status, _, said in turned_away} == {
+            (429, "too_many_requests")
+        }
+        ingress.free.set()
+        assert (await ask(gate, "/v1/videos", "Bearer another"))[0] == 200
+        await asyncio.gather(*flood)
+        assert REQUESTS <= (MOST_REQUESTS + MOST_WAITING) // 2
 
     asyncio.run(main())
 
