@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 
 
 class Engine:
-    """Scheduler requests into mp4 videos.
+    """Turns requests into mp4 videos.
 
     Args:
         foundation: the resident model, with `bank` attached.
