@@ -1,4 +1,4 @@
-"""Receives the warnings of this project's loggers within a block."""
+"""Handles the warnings of this project's loggers within a block."""
 
 from __future__ import annotations
 

@@ -172,8 +172,8 @@ def check_workers(workers: int, gpus: float = 0, cpus: float = 1) -> None:
         have = ", ".join(f"{sum(node.get(kind, 0) for node in nodes):g} {kind}s" for kind in ("CPU", "GPU"))
         needs = f"{cpus:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
         raise InvalidInput(
-            f"{workers} workers were asked for, each with {needs}; expected 1 to {room}: the Ray cluster has {have} on "
-            f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}. Ask for fewer workers or attach a larger cluster "
+            f"{workers} workers were requested, each with {needs}; expected 1 to {room}: the Ray cluster has {have} on "
+            f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}. Request fewer workers or attach a larger cluster "
             "(--address).",
             code="not_enough_workers",
         )

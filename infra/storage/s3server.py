@@ -70,7 +70,7 @@ class LoopbackS3:
         if not port:
             raise Unavailable(
                 f"the loopback S3 server did not start (exit {self.process.wait()}); "
-                "its reason stands above.",
+                "its error message is above.",
                 code="s3_server_failed",
             )
         self.endpoint = f"http://127.0.0.1:{port}"
