@@ -54,7 +54,7 @@ class TextLimit:
         words = self.unread(text)
         if not words:
             return None
-        return f"{self.name} reads only the first {self.tokens - self.marks} tokens of the {what}; lost: {words!r}"
+        return f"{self.name} reads only the first {self.tokens - self.marks} tokens of the {what}; ignored: {words!r}"
 
     @cached_property
     def _tokenizer(self) -> Callable[[str], Any]:

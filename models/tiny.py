@@ -114,7 +114,7 @@ def write_tiny_unet3d(folder: Path, *, prediction_type: str = "epsilon", seed: i
         sample_size=4,
         in_channels=4,
         out_channels=4,
-        block_out_channels=(16,),  # attention of both kinds in the middle block and at the entrance
+        block_out_channels=(16,),  # attention of both kinds in the middle block and at the input
         down_block_types=("DownBlock3D",),
         up_block_types=("UpBlock3D",),
         layers_per_block=1,
@@ -188,7 +188,7 @@ def write_tiny_wan(folder: Path, *, seed: int = 0) -> Path:
 def tiny_checkpoint(family: str) -> Path:
     """The folder of `tiny-random:<family>`, written on first use, atomically because processes may race."""
     if family not in RECIPES:
-        raise UserError(f"tiny-random:{family} does not exist; choose one of {', '.join(sorted(RECIPES))}.")
+        raise UserError(f"tiny-random:{family} does not exist; expected one of {', '.join(sorted(RECIPES))}.")
     folder = cache_folder() / f"tiny-random-{family}-v{VERSION}"
     if not (folder / "model_index.json").is_file():
         # The fork keeps the caller's random state: making a checkpoint must not change later draws.

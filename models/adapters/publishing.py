@@ -43,7 +43,8 @@ def ready_to_publish(
     if unsigned and len(read) > 1:
         raise refuse(
             str(folder),
-            f"its {unsigned[0]} adapter names no foundation; publish one adapter a folder, whose layers are told apart.",
+            f"its {unsigned[0]} adapter names no foundation; give a folder with one adapter, whose layers are then "
+            "assigned to the paths.",
         )
     prints = {adapter.metadata.get("foundation_fingerprint") for adapter in read.values()}
     if len(prints) > 1:
@@ -89,8 +90,8 @@ def read_all(folder: Path) -> dict[LoraPath, Adapter]:
         read[path] = read_adapter(place)
         if not (place / CONFIG_FILE).is_file():
             raise InvalidInput(
-                f"{place} has no {CONFIG_FILE}; give the folder that `motiondirector train` or PEFT wrote (stock PEFT "
-                "needs it).",
+                f"{place} has no {CONFIG_FILE}, which stock PEFT needs; give the folder that `motiondirector train` or "
+                "PEFT wrote.",
                 code="adapter_config_missing",
             )
         if read[path].metadata.get("foundation_fingerprint"):

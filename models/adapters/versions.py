@@ -69,7 +69,7 @@ def check_path(ref: str, path: LoraPath, adapter: Adapter) -> None:
     """Raise InvalidInput if the file of one path holds an adapter of the other."""
     if adapter.path != path:
         raise InvalidInput(
-            f"{ref}: its file for the {path} path holds a {adapter.path} adapter; publish it again.",
+            f"{ref}: the file of its {path} adapter holds a {adapter.path} adapter; publish it again.",
             code="invalid_adapter",
         )
 

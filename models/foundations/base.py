@@ -233,7 +233,7 @@ class Foundation(ABC):
         kinds = self.scheduler_kinds()
         if kind is not None and kind not in kinds:
             raise InvalidInput(
-                f"scheduler {kind!r} does not suit {self.name}; choose one of {', '.join(kinds)}.",
+                f"scheduler {kind!r} does not suit {self.name}; expected one of {', '.join(kinds)}.",
                 code="invalid_scheduler",
             )
         return self._make_scheduler(kind or kinds[0])
