@@ -74,7 +74,8 @@ def request_of(job: Job) -> VideoRequest:
         return convert(VideoRequest, job.request)
     except Damaged as error:
         raise DamagedData(
-            f"the request of video {job.id[:80]} is damaged in the job database ({error}); delete the video and ask again.",
+            f"the request of video {job.id[:80]} is damaged in the job database ({error}); delete the video and request "
+            "it again.",
             code="job_damaged",
         ) from None
 
@@ -142,8 +143,8 @@ def resolve(
     )
     if resolved.pixels > info.max_pixels:
         raise InvalidInput(
-            f"{width}x{height} with {resolved.frames} frames is {resolved.pixels} pixels; this server makes videos "
-            f"of at most {info.max_pixels}; ask for a smaller size or fewer frames.",
+            f"{width}x{height} with {resolved.frames} frames is {resolved.pixels} pixels, but this server makes videos "
+            f"of at most {info.max_pixels}; request a smaller size or fewer frames.",
             code="too_large",
         )
     return resolved, model
@@ -159,7 +160,7 @@ def pin(use: LoraUse, info: FoundationInfo, registry: Registry | None) -> list[A
     """Resolve a name to a version's adapters with content hashes: of `path`, or of all it is used with."""
     if registry is None:
         raise NotFound(
-            f"concept {use.name!r} was asked for, but there is no registry to find it in; start with --registry URI.",
+            f"concept {use.name!r} was requested, but there is no registry to find it in; start with --registry URI.",
             code="concept_not_found",
         )
     version = registry.resolve(use.name)

@@ -168,7 +168,7 @@ async def patiently(call: Awaitable[Answer]) -> Answer:
             return await call
     except TimeoutError:
         raise Unavailable(
-            f"the concept registry has not answered for {REGISTRY_PATIENCE:g} s; try again in some seconds.",
+            f"the concept registry did not answer within {REGISTRY_PATIENCE:g} s; try again in a few seconds.",
             code="registry_slow",
         ) from None
 

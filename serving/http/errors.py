@@ -58,7 +58,7 @@ class BodyLimit:
                     message = await receive()
             except TimeoutError:
                 raise HTTPException(
-                    408, f"the body was not here within {BODY_PATIENCE:g} s; send it at once."
+                    408, f"the body did not arrive within {BODY_PATIENCE:g} s; send it without delay."
                 ) from None
             seen += len(message.get("body", b""))
             if seen > MAX_BODY:
@@ -94,8 +94,8 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(SQLAlchemyError)
     async def database_away(request: Request, error: SQLAlchemyError) -> JSONResponse:
-        log.error("%s %s: the database", request.method, request.url.path, exc_info=error)
-        message = "the job database does not answer; try in some seconds."
+        log.error("%s %s: the database failed", request.method, request.url.path, exc_info=error)
+        message = "the job database does not answer; try again in a few seconds."
         answer = error_answer(message, status=503, code="database_unavailable")
         return JSONResponse(answer, status_code=503, headers=RETRY_AFTER)
 
@@ -103,7 +103,7 @@ def add_error_handlers(app: FastAPI) -> None:
     async def our_fault(request: Request, error: Exception) -> JSONResponse:
         log.error("%s %s", request.method, request.url.path, exc_info=error)
         answer = error_answer(
-            "internal error; the server's log says more.", status=500, code="internal_error"
+            "internal error; the server's log has the details.", status=500, code="internal_error"
         )
         return JSONResponse(answer, status_code=500)
 

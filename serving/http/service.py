@@ -71,7 +71,9 @@ class VideoService:
         try:
             Path(config.data_dir).mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
-            message = f"--data-dir {config.data_dir} cannot be made ({error.strerror}); give a folder you may write."
+            message = (
+                f"--data-dir {config.data_dir} cannot be created ({error.strerror}); give a writable folder."
+            )
             raise UserError(message, code="invalid_path") from None
         self.config, self.engine = config, engine
         self.metrics = metrics if metrics is not None else ServiceMetrics()
@@ -164,7 +166,10 @@ class VideoService:
     async def ready(self) -> FoundationInfo:
         """The served foundation, if jobs can be accepted and made now. Raises Unavailable."""
         if not self.dispatching:
-            raise Unavailable("the dispatcher is not running.", code="not_ready")
+            raise Unavailable(
+                "a background task of the server has stopped; check the server's log and restart it.",
+                code="not_ready",
+            )
         await asyncio.to_thread(self.store.database.ping)
         try:
             async with asyncio.timeout(ROOM_PATIENCE):
@@ -214,7 +219,7 @@ class VideoService:
         """The resolved request, checked by an engine, and its model name. Raises UserError."""
         if body.priority > caller.max_priority:
             raise Forbidden(
-                f"priority {body.priority}: this API key may ask for {caller.max_priority} at most.",
+                f"priority {body.priority} is not allowed for this API key; give at most {caller.max_priority}.",
                 code="priority_not_allowed",
             )
         if body.webhook_url is not None:
@@ -307,7 +312,7 @@ class VideoService:
             with contextlib.suppress(ObjectNotFound):
                 return await RESULTS.run(self._stored, job)
         raise NotFound(
-            f"video {id} has expired; make it again with seed {request_of(job).seed}.",
+            f"video {id} has expired; request it again with seed {request_of(job).seed}.",
             code="video_expired",
         )
 
@@ -325,7 +330,7 @@ class VideoService:
             if expired or (self._results.root_exists() and self._results.holds("")):
                 raise
             log.error(
-                "%s is empty or missing, so video %s cannot be read: is it mounted?",
+                "%s is empty or missing, so video %s cannot be read; is it mounted?",
                 self._results.uri,
                 job.id,
             )

@@ -137,7 +137,7 @@ class Admission:
         job = session.scalar(select(Job).where(*same))
         if job is not None and job.body_sha256 != repeatable.body_sha256:
             raise Conflict(
-                f"this Idempotency-Key made {job.id} from another body; use a new key for a new request.",
+                f"this Idempotency-Key was used for {job.id} with another body; use a new key for a new request.",
                 code="idempotency_conflict",
             )
         return job
@@ -160,7 +160,7 @@ class Admission:
         unfinished = select(func.count()).where(Job.tenant == tenant, Job.state.in_(UNFINISHED))
         if (session.scalar(unfinished) or 0) >= key.concurrency:
             raise Throttled(
-                f"this API key may have {key.concurrency} unfinished videos at once; wait for one, or cancel it.",
+                f"this API key may have at most {key.concurrency} unfinished videos; wait for one, or cancel it.",
                 code="concurrency_exceeded",
                 retry_after=BUSY_RETRY,
             )
@@ -181,7 +181,7 @@ class Admission:
         ahead = arrival - now - burst
         if ahead > 0:
             raise Throttled(
-                f"this API key may ask for {key.requests_per_minute:g} videos a minute.",
+                f"this API key may request {key.requests_per_minute:g} videos per minute; wait before the next request.",
                 code="rate_exceeded",
                 retry_after=ahead,
             )

@@ -130,7 +130,7 @@ class Dispatcher:
             try:
                 await asyncio.to_thread(self._claims.release, self.name)
             except Exception:
-                log.exception("jobs stay claimed until their lease runs out")
+                log.exception("jobs cannot be released; they stay claimed until their lease expires")
 
     def notice(self) -> None:
         """Tell the dispatcher that there is a new job."""
@@ -197,7 +197,7 @@ class Dispatcher:
                 except (EngineLost, TimeoutError):
                     pass
                 except Exception:
-                    log.exception("the engines do not say which foundation they hold")
+                    log.exception("the foundation of the engines cannot be determined")
                 await asyncio.sleep(pause)
             self._renewed = 0.0  # report it at once
             self._wake.set()
@@ -214,7 +214,8 @@ class Dispatcher:
 
     def _done(self, id: str, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("job %s is left to its lease", id, exc_info=error)  # the database is unreachable
+            # the database is unreachable
+            log.error("job %s returns to the queue when its lease expires", id, exc_info=error)
         if self._running.get(id) is task:
             del self._running[id]
         self._alone = False  # it was the only job, or no suspect is running
@@ -235,8 +236,8 @@ class Dispatcher:
             with contextlib.suppress(IllegalTransition):
                 await self._fail(job, error.code, error.message)
         except Exception as error:
-            log.exception("job %s", job.id)
-            message = f"internal error while serving the job ({type(error).__name__})"
+            log.exception("job %s failed", job.id)
+            message = f"internal error while serving the job ({type(error).__name__})."
             with contextlib.suppress(IllegalTransition):
                 await self._fail(job, "internal_error", message)
 
@@ -291,7 +292,9 @@ class Dispatcher:
             except StorageFault as error:
                 if error.full:
                     raise
-                log.warning("the video of job %s is held until the results storage can be used", job.id)
+                log.warning(
+                    "the video of job %s stays in memory until the results storage is available", job.id
+                )
                 await asyncio.sleep(pause)
 
     async def _note(self, job: Job, percent: int, timings: dict[str, float]) -> None:
@@ -310,8 +313,8 @@ class Dispatcher:
 
     async def _fail_forsaken(self, job: Job) -> None:
         message = (
-            f"the video was asked of a foundation ({(job.foundation or '')[:12]}) that has not been served for "
-            f"{FORSAKEN / 60:g} minutes; GET /v1/models lists what is, ask for it again."
+            f"the video needs a foundation ({(job.foundation or '')[:12]}) that has not been served for "
+            f"{FORSAKEN / 60:g} minutes; request it again with a model that GET /v1/models lists."
         )
         await self._fail(job, "foundation_mismatch", message)
 
@@ -360,7 +363,7 @@ class Dispatcher:
 
     async def _put_back(self, job: Job) -> None:
         """Requeue a job for another foundation, and ask again which one the engines hold."""
-        log.warning("job %s is not for the foundation that is served now, and waits for its own", job.id)
+        log.warning("job %s needs another foundation than the served one, and waits for it", job.id)
         self._foundation = None
         self._doubt.set()
         await asyncio.to_thread(self._store.requeue, job.id, owner=self.name, attempted=False)
@@ -397,5 +400,5 @@ class Dispatcher:
                     await asyncio.to_thread(self._store.forget_result, job.id)
                 await self._purge()
             except Exception:  # the storage or the database is unreachable for a moment
-                log.exception("jobs are not counted, and what is late or expired stays for now")
+                log.exception("the sweep failed; late and expired jobs stay until the next one")
             await asyncio.sleep(SWEEP_INTERVAL)

@@ -109,7 +109,7 @@ def used(row: Pin) -> AdapterUsed | None:
     try:
         return convert(AdapterUsed, told)
     except Damaged as error:
-        log.error("revision %d of the pins is damaged and is not pinned (%s)", row.revision, error)
+        log.error("the adapter of pin revision %d is damaged and not pinned (%s)", row.revision, error)
         return None
 
 
@@ -131,9 +131,9 @@ class PinKeeper:
             try:
                 await self.tell()
             except (EngineLost, TimeoutError, UserError):
-                log.info("no engine to be told what is pinned")
+                log.info("no engine takes the pins")
             except Exception:  # the database is unreachable for a moment
-                log.exception("what is pinned is not known")
+                log.exception("the pins cannot be read")
             await asyncio.sleep(INTERVAL)
 
     async def tell(self) -> int:

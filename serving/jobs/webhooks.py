@@ -128,7 +128,7 @@ class Webhooks:
         """
         if self._secret(tenant) is None:
             raise InvalidInput(
-                "webhook_url: this server has no secret to sign with; its operator must configure webhook_secret.",
+                "webhook_url: this server has no secret for signatures; its operator must configure webhook_secret.",
                 code="webhook_unsigned",
             )
         await check_url(url, self._allowed, functools.partial(self._asked.run, tenant))
@@ -149,7 +149,7 @@ class Webhooks:
                         await asyncio.to_thread(self.deliveries.forget, time.time() - KEPT)
                     await self._begin_due()
                 except Exception:
-                    log.exception("webhooks wait")
+                    log.exception("webhook calls cannot be started; they wait")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(POLL):
                         await self._wake.wait()
@@ -172,7 +172,8 @@ class Webhooks:
     def _done(self, call: asyncio.Task[None]) -> None:
         del self._calls[call]
         if not call.cancelled() and (error := call.exception()) is not None:
-            log.error("a webhook is left to its lease", exc_info=error)  # the database is unreachable
+            # the database is unreachable
+            log.error("a webhook call is repeated when its lease expires", exc_info=error)
         self.notice()
 
     async def _deliver(self, delivery: Delivery) -> None:
@@ -187,7 +188,7 @@ class Webhooks:
         """Make a call. Returns (error, seconds until the next attempt); (None, None) if it was delivered."""
         secret = self._secret(delivery.tenant)
         if secret is None:
-            return "there is no secret to sign with any more", None
+            return "the server no longer has a secret for signatures", None
         later = None
         if delivery.attempts <= len(PAUSES):
             later = PAUSES[delivery.attempts - 1] * random.uniform(1 - SPREAD, 1 + SPREAD)

@@ -76,7 +76,7 @@ class EngineReplica(EngineService):
         try:
             super().healthy()
         except EngineLost:
-            log.critical("the engine is dead, and this process ends", exc_info=True)
+            log.critical("the engine is dead; this process ends now", exc_info=True)
             os._exit(1)  # an orderly exit may wait for a device that no longer responds
 
     def check_health(self) -> None:

@@ -168,8 +168,8 @@ class EngineService:
         if request.foundation in (None, self._info.fingerprint):
             return None
         message = (
-            f"the request is for a foundation ({request.foundation[:12]}) that is not served here any more "
-            f"({self._info.name}, {self._info.fingerprint[:12]}); send it again."
+            f"the request is for a foundation ({request.foundation[:12]}) that this engine no longer serves "
+            f"(now: {self._info.name}, {self._info.fingerprint[:12]}); send it again."
         )
         return Failed(FoundationChanged(message))
 
@@ -269,7 +269,7 @@ class EngineService:
                 async with asyncio.timeout(LOAD_PATIENCE):
                     await asyncio.wrap_future(going)
         except TimeoutError:
-            message = f"the adapters were not here within {LOAD_PATIENCE:g} s; the registry is slow, try again later."
+            message = f"the adapters were not loaded within {LOAD_PATIENCE:g} s, because the registry is slow; try again later."
             return Failed(Unavailable(message, code="adapter_slow"))
         except Exception as error:
             return Failed.of(error)

@@ -74,7 +74,7 @@ def test_a_job_that_nobody_asked_for_fails_and_others_are_made(house: House, req
     assert engine.runs == [good]
     job = house.store.get(bad)
     assert (job.state, job.error_code) == ("failed", "job_damaged")
-    assert "delete the video and ask again" in (job.error_message or "")
+    assert "delete the video and request it again" in (job.error_message or "")
 
 
 def test_a_damaged_job_does_not_hide_the_work_of_others(house: House):
@@ -139,7 +139,7 @@ def test_a_pin_that_nobody_asked_for_is_left_out_and_the_others_hold(house: Hous
     with house.store.database.sessions.begin() as session:
         session.add(Pin(foundation=INFO.fingerprint, pinned=True, revision=2, **told))
     assert pins.wanted(INFO.fingerprint) == (2, [use("orbit")])
-    assert "revision 2 of the pins is damaged" in caplog.text
+    assert "pin revision 2 is damaged" in caplog.text
 
 
 def test_a_job_stored_before_adapters_had_step_windows_is_read_as_it_was(tmp_path: Path):
