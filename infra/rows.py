@@ -107,7 +107,7 @@ def read_strictly(
         UserError: the first flaw, with its line and column, and the number of further ones.
     """
     rows, flaws = read_table(text, kind, columns, bare=bare)
-    return _whole(source, rows, flaws, code)
+    return _without_flaws(source, rows, flaws, code)
 
 
 def read_values(
@@ -116,10 +116,10 @@ def read_values(
     """`read_strictly` for (line, value) pairs that another parser found, such as the items of a YAML list."""
     table = _Table(columns, _listed(columns))
     found = [table.object_row(line, value, bare, columns[0].what) for line, value in values]
-    return _whole(source, [row for row in found if row is not None], sorted(table.flaws), code)
+    return _without_flaws(source, [row for row in found if row is not None], sorted(table.flaws), code)
 
 
-def _whole(source: str, rows: list[Row], flaws: Sequence[Flaw], code: str) -> list[Row]:
+def _without_flaws(source: str, rows: list[Row], flaws: Sequence[Flaw], code: str) -> list[Row]:
     if flaws:
         more = f" ({len(flaws) - 1} more like this)" if len(flaws) > 1 else ""
         raise UserError(f"{source}, {flaws[0]}{more}.", code=code)

@@ -122,7 +122,7 @@ def write_tiny_unet3d(folder: Path, *, prediction_type: str = "epsilon", seed: i
         attention_head_dim=8,
         norm_num_groups=8,
     )
-    _wake(unet)
+    _fill_zero_layers(unet)
     scheduler = stable_diffusion_ddim(prediction_type)
     pipeline = TextToVideoSDPipeline(
         vae=vae.eval(),
@@ -162,7 +162,7 @@ def write_tiny_wan(folder: Path, *, seed: int = 0) -> Path:
         cross_attn_norm=True,
         rope_max_seq_len=32,
     )
-    _wake(transformer)
+    _fill_zero_layers(transformer)
     scheduler = UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
     )
@@ -201,7 +201,7 @@ def tiny_checkpoint(family: str) -> Path:
     return folder
 
 
-def _wake(model: torch.nn.Module) -> None:
+def _fill_zero_layers(model: torch.nn.Module) -> None:
     """Give zero-initialised output layers random weights; otherwise most layers would have no effect."""
     with torch.no_grad():
         for parameter in model.parameters():

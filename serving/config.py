@@ -192,7 +192,7 @@ class ServeConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _tenants_are_one_each(self) -> Self:
+    def _tenants_are_consistent(self) -> Self:
         check_tenants(self.keys)
         return self
 
@@ -203,7 +203,7 @@ class ServeConfig(BaseModel):
         return self
 
     @property
-    def scales(self) -> bool:
+    def autoscales(self) -> bool:
         """Whether the number of engines adapts to the work."""
         return self.max_replicas is not None and self.max_replicas > self.replicas
 

@@ -42,7 +42,7 @@ WEBHOOK_SECRET_VARIABLE = "MOTIONDIRECTOR_WEBHOOK_SECRET"
 MIN_KEY = 16  # characters
 MAX_PRIORITY = 2
 TENANT = "^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$"
-TENANTS_OWN = (
+TENANT_SETTINGS = (
     "requests_per_minute",
     "concurrency",
     "webhook_secret",
@@ -50,7 +50,7 @@ TENANTS_OWN = (
 
 Scope = Literal["videos:read", "videos:write", "adapters", "metrics"]
 # default scopes: the key's own videos. Pins and metrics affect all tenants.
-VIDEOS: tuple[Scope, ...] = ("videos:read", "videos:write")
+DEFAULT_SCOPES: tuple[Scope, ...] = ("videos:read", "videos:write")
 
 
 def check_secret(secret: SecretStr) -> SecretStr:
@@ -92,7 +92,7 @@ class ApiKey(BaseModel):
     tenant: Annotated[str, Field(pattern=TENANT, description="owner of the jobs; absent: this key alone")] = (
         Field(default_factory=lambda data: data["sha256"][:16])
     )
-    scopes: tuple[Scope, ...] = VIDEOS
+    scopes: tuple[Scope, ...] = DEFAULT_SCOPES
     requests_per_minute: Annotated[float | None, Field(gt=0, description="requested videos")] = None
     concurrency: Annotated[int | None, Field(ge=1, description="unfinished videos")] = None
     max_priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
@@ -104,7 +104,7 @@ def check_tenants(keys: Sequence[ApiKey]) -> None:
     first: dict[str, ApiKey] = {}
     for key in keys:
         known = first.setdefault(key.tenant, key)
-        for setting in TENANTS_OWN:
+        for setting in TENANT_SETTINGS:
             if getattr(known, setting) != getattr(key, setting):
                 raise ValueError(
                     f"two keys of tenant {key.tenant} differ in {setting}, which applies to the whole tenant; write the "

@@ -30,7 +30,7 @@ class LeaseLost(Exception):
     """The lease is another holder's, or its work has ended. The result of this holder's work is discarded."""
 
 
-def farthest(now: Any, seconds: float) -> Any:
+def latest_expiry(now: Any, seconds: float) -> Any:
     """The latest plausible expiry of a lease of this many seconds; a later one comes from a clock that was ahead.
 
     Times are numbers or SQL expressions.
@@ -53,7 +53,7 @@ class Lease:
 
     def is_ahead(self, now: float) -> bool:
         """Whether it was given by a clock that was ahead."""
-        return self.expires > farthest(now, self.seconds)
+        return self.expires > latest_expiry(now, self.seconds)
 
     def renewed(self, now: float, seconds: float | None = None) -> Self:
         """The lease renewed at `now`, for as long as before or for `seconds`."""

@@ -49,7 +49,7 @@ from models.lora.slots import LayerTensors
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 SCHEMA = "1"
-UNSIGNED = (
+NO_FOUNDATION = (
     "its file does not say which foundation it was made for; publish it with `motiondirector concepts publish FOLDER "
     "--concept NAME --foundation MODEL`, which checks its layers against that model and records the model."
 )
@@ -212,7 +212,7 @@ def check_fits(adapter: Adapter, foundation: Foundation, source: str = "") -> No
     source = source or adapter.concept
     theirs = adapter.metadata.get("foundation_fingerprint")
     if not theirs:
-        raise refuse(source, UNSIGNED, "foundation_unknown")
+        raise refuse(source, NO_FOUNDATION, "foundation_unknown")
     if theirs != foundation.fingerprint:
         raise refuse(
             source,

@@ -41,7 +41,7 @@ class WanSpec(FamilySpec):
         return Sizes(name, usual.updated(recommended.get("generation", {})), spatial, temporal, multiples)
 
     def text_limit(self, folder: Path, name: str) -> TextLimit:
-        return TextLimit(folder / "tokenizer", name, TOKENS, marks=1)
+        return TextLimit(folder / "tokenizer", name, TOKENS, special_tokens=1)
 
     def foundation_class(self) -> type[Foundation]:
         from models.foundations.wan import WanFoundation

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Respons
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
-from serving.http.auth import AdapterAdmin, Caller, Known, MetricsReader, Reader, Writer
+from serving.http.auth import AdapterAdmin, AnyCaller, Caller, MetricsReader, Reader, Writer
 from serving.http.bodies import FORMS, read_create_video, read_json, schemas_of
 from serving.http.errors import REFUSALS, BodyLimit, add_error_handlers
 from serving.http.event_stream import EventStream, follow, was_end
@@ -215,7 +215,7 @@ async def unpin_adapter(request: Request, service: Service, caller: AdapterAdmin
     response_class=Response,
     tags=["models"],
 )
-async def list_models(service: Service, caller: Known) -> Response:
+async def list_models(service: Service, caller: AnyCaller) -> Response:
     """The valid values of `model`: the foundation, and each version of each concept."""
     return Response(await service.catalogue.models(caller.tenant), media_type="application/json")
 

@@ -82,7 +82,7 @@ def caller_with(scope: Scope | None) -> Callable[..., Caller]:
     return dependency
 
 
-Known = Annotated[Caller, Depends(caller_with(None))]
+AnyCaller = Annotated[Caller, Depends(caller_with(None))]
 Reader = Annotated[Caller, Depends(caller_with("videos:read"))]
 Writer = Annotated[Caller, Depends(caller_with("videos:write"))]
 AdapterAdmin = Annotated[Caller, Depends(caller_with("adapters"))]

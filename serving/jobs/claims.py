@@ -27,7 +27,7 @@ from collections.abc import Collection, Sequence
 from sqlalchemy import ColumnElement, Select, Subquery, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from infra.storage.leases import farthest
+from infra.storage.leases import latest_expiry
 from serving.jobs.database import Database, Flow, Job, Server
 from serving.jobs.jobs import QUEUED, UNBEGUN, UNFINISHED
 
@@ -96,10 +96,10 @@ class Claims:
                 limit = min(limit, together - (session.scalar(select(func.count()).where(*held)) or 0))
             taken = self._take(session, owner, picked, limit) if limit > 0 else []
             if taken:
-                self._count(session, taken)
+                self._record_service(session, taken)
         return taken
 
-    def _count(self, session: Session, taken: Sequence[Job]) -> None:
+    def _record_service(self, session: Session, taken: Sequence[Job]) -> None:
         """Record the flows' virtual times: advance claimed ones, start new ones now, drop those that ended."""
         known = {(flow.tenant, flow.weight): flow for flow in session.scalars(select(Flow))}
         waiting = {(tenant, weight) for tenant, weight in session.execute(WAITING_FLOWS).tuples()}
@@ -157,7 +157,7 @@ class Claims:
         A lease from a clock that was ahead is shortened to a full lease (infra/storage/leases.py).
         """
         now = self._database.now()
-        ahead = update(Job).where(Job.owner.is_not(None), Job.lease_until > farthest(now, self.lease))
+        ahead = update(Job).where(Job.owner.is_not(None), Job.lease_until > latest_expiry(now, self.lease))
         with self._session.begin() as session:
             session.execute(ahead.values(lease_until=self._until()), execution_options=QUIET)
             return self._requeue(session, Job.owner.is_not(None), Job.lease_until < now)
@@ -181,20 +181,20 @@ class Claims:
         with self._session() as session:
             return list(session.scalars(select(ranked.c.id).order_by(turn, ranked.c.number)))
 
-    def serve(self, foundation: str) -> None:
+    def mark_served(self, foundation: str) -> None:
         """Record that the foundation is being served now."""
         with self._database.exclusive() as session:
             seen = float(session.scalar(select(self._database.now())) or 0.0)
             session.merge(Server(foundation=foundation, seen=seen))
 
-    def claim_forsaken(self, owner: str, limit: int, grace: float) -> list[Job]:
+    def claim_orphaned(self, owner: str, limit: int, grace: float) -> list[Job]:
         """Claim up to `limit` jobs queued for over `grace` seconds whose foundation was not served in that time."""
         now = self._database.now()
         served = select(Server.foundation).where(Server.seen >= now - grace)
-        forsaken = (
+        orphaned = (
             Job.foundation.is_not(None),
             Job.foundation.not_in(served),
             Job.created_at < now - grace,
         )
         with self._session.begin() as session:
-            return self._take(session, owner, select(Job.number).where(*WAITING, *forsaken), limit)
+            return self._take(session, owner, select(Job.number).where(*WAITING, *orphaned), limit)

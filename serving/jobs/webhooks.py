@@ -117,7 +117,7 @@ class Webhooks:
         self.deliveries = Deliveries(database)
         self._secrets = {key.tenant: key.webhook_secret for key in keys if key.webhook_secret}
         self._default, self._allowed, self._observe = secret, allowed, observe
-        self._asked, self._called = Shares(NAMES, PER_TENANT), Shares(CALLED_NAMES, PER_TENANT)
+        self._check_lookups, self._call_lookups = Shares(NAMES, PER_TENANT), Shares(CALLED_NAMES, PER_TENANT)
         self._wake = asyncio.Event()
         self._calls: dict[asyncio.Task[None], str] = {}  # running call -> its tenant
 
@@ -131,9 +131,9 @@ class Webhooks:
                 "webhook_url: this server has no secret for signatures; its operator must configure webhook_secret.",
                 code="webhook_unsigned",
             )
-        await check_url(url, self._allowed, functools.partial(self._asked.run, tenant))
+        await check_url(url, self._allowed, functools.partial(self._check_lookups.run, tenant))
 
-    def notice(self) -> None:
+    def notify(self) -> None:
         """Wake the sender: a job or a call has ended."""
         self._wake.set()
 
@@ -174,7 +174,7 @@ class Webhooks:
         if not call.cancelled() and (error := call.exception()) is not None:
             # the database is unreachable
             log.error("a webhook call is repeated when its lease expires", exc_info=error)
-        self.notice()
+        self.notify()
 
     async def _deliver(self, delivery: Delivery) -> None:
         error, pause = await self._attempt(delivery)
@@ -207,7 +207,7 @@ class Webhooks:
                 headers,
                 allowed=self._allowed,
                 timeout=TIMEOUT,
-                run=functools.partial(self._called.run, delivery.tenant),
+                run=functools.partial(self._call_lookups.run, delivery.tenant),
             )
         except UserError as refused:
             return refused.message, later

@@ -50,7 +50,7 @@ def migrate(connection: Connection, metadata: MetaData, shown: str) -> None:
     head, known = scripts.get_current_head(), {script.revision for script in scripts.walk_revisions()}
     found = version_of(connection)
     if found is None and (taken := sorted(metadata.tables.keys() & inspect(connection).get_table_names())):
-        raise _not_ours(shown, ", ".join(taken))
+        raise _foreign_tables(shown, ", ".join(taken))
     if found is not None and found not in known:
         raise Conflict(
             f"the job database {shown} has tables of version {found}, but this program needs {head}; give an empty "
@@ -63,7 +63,7 @@ def migrate(connection: Connection, metadata: MetaData, shown: str) -> None:
         if found != head:
             command.upgrade(config, "head")
     if wrong := differences(connection, metadata):
-        raise _not_ours(shown, wrong)
+        raise _foreign_tables(shown, wrong)
 
 
 def version_of(connection: Connection) -> str | None:
@@ -98,7 +98,7 @@ def _context(connection: Connection, metadata: MetaData | None = None) -> Migrat
     return MigrationContext.configure(connection, opts=options)
 
 
-def _not_ours(shown: str, which: str) -> Conflict:
+def _foreign_tables(shown: str, which: str) -> Conflict:
     return Conflict(
         f"the job database {shown} has tables that this program did not make ({which}); give an empty database "
         "(or another --data-dir), or restore this one from a copy.",

@@ -22,7 +22,7 @@ from serving.jobs.backlog import waiting_work
 from serving.jobs.database import Pin
 from serving.jobs.dispatcher import result_key
 from serving.jobs.pins import PinStore
-from serving.requests import AdapterUsed, cost_of, pin, request_of
+from serving.requests import AdapterUsed, cost_of, request_of, resolve_adapters
 from serving.schemas import LoraUse
 
 REQUEST = video_request(adapters=(use("orbit"),)).model_dump(mode="json")
@@ -58,7 +58,7 @@ def test_a_pointer_whose_hash_is_a_path_makes_no_engine_delete_a_file(unet3d, re
     pointer["files"][ADAPTER_FILE]["sha256"] = path
     registry.storage.put(key, json.dumps(pointer).encode())
     with pytest.raises(UserError) as caught:
-        pin(LoraUse(name="orbit"), INFO, registry)
+        resolve_adapters(LoraUse(name="orbit"), INFO, registry)
     assert (type(caught.value), caught.value.code) == (DamagedData, "object_damaged")
     with pytest.raises(ValidationError):
         AdapterUsed(concept="orbit", version=1, path="temporal", scale=1.0, sha256=path)
