@@ -152,8 +152,8 @@ class ServeConfig(BaseModel):
     job_ttl: Annotated[float | None, BeforeValidator(read_ttl)] = setting(
         30 * 86_400.0,
         JOBS,
-        "Seconds for which an ended job is kept, with its prompt and at most its video; the default is 30 days. "
-        "forever: until its owner removes it.",
+        "Seconds for which an ended job is kept with its prompt; its video is removed with it at the latest. The "
+        "default is 30 days. forever: until its owner removes it.",
         gt=0,
         metavar="SECONDS|forever",
     )

@@ -100,7 +100,7 @@ class CreateVideo(GenerationSettings, Strict):
         None
     )
     seed: Annotated[
-        int | None, Field(ge=0, le=2**53 - 1, description="absent: drawn at random; the answer has it")
+        int | None, Field(ge=0, le=2**53 - 1, description="absent: drawn at random and reported")
     ] = None
     steps: Annotated[int | None, Field(ge=1, le=MAX_STEPS, description="denoising steps")] = None
     guidance_scale: Annotated[float | None, Field(ge=0, le=100, description="1 means no guidance")] = None

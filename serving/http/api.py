@@ -151,7 +151,10 @@ async def get_content(
 
 @videos.get(
     "/{id}/events",
-    responses={200: {"content": {"text/event-stream": {}}}, 204: {"description": "already seen to the end"}},
+    responses={
+        200: {"content": {"text/event-stream": {}}},
+        204: {"description": "the client has already seen the end"},
+    },
     response_class=Response,
 )
 async def get_events(

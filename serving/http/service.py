@@ -167,7 +167,7 @@ class VideoService:
         """The served foundation, if jobs can be accepted and made now. Raises Unavailable."""
         if not self.dispatching:
             raise Unavailable(
-                "a background task of the server has stopped; check the server's log and restart it.",
+                "the server's background tasks are not all running; check its log and restart it.",
                 code="not_ready",
             )
         await asyncio.to_thread(self.store.database.ping)
