@@ -36,7 +36,7 @@ class Denoising:
         self.bucket = self.params.bucket
         foundation.check_bucket(self.bucket)
         self.adapters = tuple(use for use in self.params.adapters if isinstance(use, SlotUse))
-        assert len(self.adapters) == len(self.params.adapters), "an adapter acts from a slot (`in_slots`)"
+        assert len(self.adapters) == len(self.params.adapters), "adapters must be in slots (`in_slots`)"
         prompts = [self.params.negative_prompt] if self.guided else []
         prompts.append(self.params.prompt)
         self.text_RLD = torch.cat([foundation.encode_text([prompt]) for prompt in prompts])
@@ -87,7 +87,7 @@ def denoise_step(foundation: Foundation, batch: Sequence[Denoising], predict: Pr
     """
     assert batch
     assert all(not one.done for one in batch), "a finished request cannot step"
-    assert len({one.bucket for one in batch}) == 1, "one forward, one bucket"
+    assert len({one.bucket for one in batch}) == 1, "all requests of a forward must share a bucket"
     rows = [one for one in batch for _ in range(2 if one.guided else 1)]
     inputs, times = [], []
     for one in batch:

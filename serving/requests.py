@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from infra.errors import Conflict, DamagedData, InvalidInput, NotFound
 from infra.registry import Registry, Version
 from infra.storage.stored import Damaged, convert
-from models.adapters.versions import check_folded, held, own_paths
+from models.adapters.versions import adapter_files, check_folded, own_paths
 from models.generation import AdapterSettings, ResolvedParams, filled
 from serving.jobs.database import Job
 from serving.schemas import AdapterUsed, CreateVideo, Lenient, LoraPath, LoraUse
@@ -74,12 +74,13 @@ def request_of(job: Job) -> VideoRequest:
         return convert(VideoRequest, job.request)
     except Damaged as error:
         raise DamagedData(
-            f"the request of video {job.id[:80]} is damaged in the job database ({error}); delete the video and ask again.",
+            f"the request of video {job.id[:80]} is damaged in the job database ({error}); delete the video and request "
+            "it again.",
             code="job_damaged",
         ) from None
 
 
-def texts_beyond(request: VideoRequest, info: FoundationInfo) -> list[str]:
+def texts_to_check(request: VideoRequest, info: FoundationInfo) -> list[str]:
     """The texts of a request that may be longer than the text encoder reads."""
     safe = info.safe_bytes
     texts = [request.prompt] + ([request.negative_prompt] if request.guidance_scale > 1 else [])
@@ -122,9 +123,9 @@ def resolve(
     adapters: list[AdapterUsed] = []
     model = "foundation"
     if reference:
-        adapters += pin(LoraUse(name=reference), info, registry)
+        adapters += resolve_adapters(LoraUse(name=reference), info, registry)
         model = f"foundation:{adapters[0].concept}@{adapters[0].version}"
-    adapters += [used for use in request.lora for used in pin(use, info, registry)]
+    adapters += [used for use in request.lora for used in resolve_adapters(use, info, registry)]
     width, height = map(int, request.size.split("x")) if request.size else (info.width, info.height)
     frames = request.frames or info.frames
     if request.seconds is not None:
@@ -142,8 +143,8 @@ def resolve(
     )
     if resolved.pixels > info.max_pixels:
         raise InvalidInput(
-            f"{width}x{height} with {resolved.frames} frames is {resolved.pixels} pixels; this server makes videos "
-            f"of at most {info.max_pixels}; ask for a smaller size or fewer frames.",
+            f"{width}x{height} with {resolved.frames} frames is {resolved.pixels} pixels, but this server makes videos "
+            f"of at most {info.max_pixels}; request a smaller size or fewer frames.",
             code="too_large",
         )
     return resolved, model
@@ -155,34 +156,34 @@ def nearest_frames(seconds: float, info: FoundationInfo) -> int:
     return info.first_frames + max(0, steps) * info.frame_step
 
 
-def pin(use: LoraUse, info: FoundationInfo, registry: Registry | None) -> list[AdapterUsed]:
+def resolve_adapters(use: LoraUse, info: FoundationInfo, registry: Registry | None) -> list[AdapterUsed]:
     """Resolve a name to a version's adapters with content hashes: of `path`, or of all it is used with."""
     if registry is None:
         raise NotFound(
-            f"concept {use.name!r} was asked for, but there is no registry to find it in; start with --registry URI.",
+            f"concept {use.name!r} was requested, but there is no registry to find it in; start with --registry URI.",
             code="concept_not_found",
         )
     version = registry.resolve(use.name)
     check_foundation(version, info)
-    there = held(version)
-    pinned = []
+    files = adapter_files(version)
+    resolved = []
     for path in own_paths(version) if use.path is None else [use.path]:
-        if path not in there:
+        if path not in files:
             raise InvalidInput(
                 f"{version.ref} has no {path} adapter; it holds {', '.join(sorted(version.files))}.",
                 code="adapter_path_not_found",
             )
         check_folded(registry, version, path)
-        pinned.append(
+        resolved.append(
             AdapterUsed(
                 **use.settings,
                 concept=version.concept,
                 version=version.number,
                 path=path,
-                sha256=there[path].sha256,
+                sha256=files[path].sha256,
             )
         )
-    return pinned
+    return resolved
 
 
 def names_of(adapters: Iterable[AdapterUsed]) -> list[str]:
@@ -233,8 +234,8 @@ __all__ = [
     "metadata",
     "names_of",
     "parse_model",
-    "pin",
     "request_of",
     "resolve",
+    "resolve_adapters",
     "rows_of",
 ]

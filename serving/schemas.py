@@ -40,7 +40,7 @@ def check_seconds(seconds: float | str) -> float | str:
     except ValueError:
         value = 0.0
     if not 0 < value <= 3_600:
-        raise ValueError("expected a number of seconds above 0")
+        raise ValueError("expected a number of seconds above 0, at most 3600")
     return seconds
 
 
@@ -76,8 +76,8 @@ class LoraUse(AdapterSettings, Strict):
     path: Annotated[
         LoraPath | None,
         Field(
-            description="the motion (temporal) or the appearance (spatial) alone; absent: all that the version was "
-            "trained to be used with"
+            description="only the motion (temporal) or only the appearance (spatial); absent: all adapters that the "
+            "version was trained to use"
         ),
     ] = None
 
@@ -95,13 +95,15 @@ class CreateVideo(GenerationSettings, Strict):
     ] = "foundation"
     prompt: Annotated[Text, Field(min_length=1, examples=["a red square on a gray background"])]
     size: Annotated[Size | None, Field(description="WIDTHxHEIGHT in pixels", examples=["64x64"])] = None
-    seconds: Annotated[Seconds | None, Field(description="length; or give `frames`")] = None
-    frames: Annotated[int | None, Field(ge=1, le=MAX_FRAMES, description="length; or give `seconds`")] = None
-    seed: Annotated[int | None, Field(ge=0, le=2**53 - 1, description="drawn and reported when absent")] = (
+    seconds: Annotated[Seconds | None, Field(description="length; instead of `frames`")] = None
+    frames: Annotated[int | None, Field(ge=1, le=MAX_FRAMES, description="length; instead of `seconds`")] = (
         None
     )
+    seed: Annotated[
+        int | None, Field(ge=0, le=2**53 - 1, description="absent: drawn at random and reported")
+    ] = None
     steps: Annotated[int | None, Field(ge=1, le=MAX_STEPS, description="denoising steps")] = None
-    guidance_scale: Annotated[float | None, Field(ge=0, le=100, description="1 is without guidance")] = None
+    guidance_scale: Annotated[float | None, Field(ge=0, le=100, description="1 means no guidance")] = None
     negative_prompt: Text | None = None
     scheduler: Annotated[
         str | None, Field(max_length=40, description="for example `ddim`, `dpm++`, `flow-euler`")
@@ -109,14 +111,18 @@ class CreateVideo(GenerationSettings, Strict):
     lora: Annotated[list[LoraUse], Field(max_length=MAX_LORA)] = []
     priority: Annotated[
         int,
-        Field(ge=-2, le=2, description="each step is eight times the share; an API key has a highest one"),
+        Field(
+            ge=-2,
+            le=2,
+            description="each step up is eight times the share of the engines; an API key has a maximum",
+        ),
     ] = 0
     deadline: Annotated[
         float | None,
-        Field(gt=0, le=86_400, description="seconds from now; the job fails if it has not begun by then"),
+        Field(gt=0, le=86_400, description="seconds from now; the job fails if it has not started by then"),
     ] = None
     webhook_url: Annotated[
-        str | None, Field(max_length=2_000, description="called, signed, when the job has ended")
+        str | None, Field(max_length=2_000, description="gets a signed call when the job has ended")
     ] = None
 
     @model_validator(mode="after")
@@ -136,7 +142,7 @@ class VideoError(BaseModel):
 
 
 class AdapterUsed(AdapterUse, Lenient):
-    """One adapter of a job, pinned to its version at the time the job was accepted."""
+    """One adapter of a job, resolved to a version when the job was accepted."""
 
     concept: ConceptName
     version: Annotated[int, Field(ge=1)]
@@ -212,7 +218,8 @@ class AdapterName(Strict):
         str, Field(max_length=200, description="concept (its latest version), or concept@version")
     ]
     path: Annotated[
-        LoraPath | None, Field(description="one of its adapters; absent: all that the version is used with")
+        LoraPath | None,
+        Field(description="only this adapter; absent: all adapters that the version was trained to use"),
     ] = None
 
 
@@ -233,7 +240,7 @@ class AdapterAnswer(BaseModel):
     sha256: str
     adapters: list[AdapterPart]
     status: Literal["pinned", "unpinned", "prefetched"]
-    engines: int  # engines that were told; pins and unpins also reach engines that start or answer later
+    engines: int  # engines that were reached; pins and unpins also reach engines that start or answer later
 
 
 class Resident(BaseModel):

@@ -27,7 +27,7 @@ STANDS_ALONE = ("dual", "motiondirector", "no-debias")
 _plain: set[str] = set()  # hashes of each adapter_config.json known to need no folding
 
 
-def held(version: Version) -> dict[LoraPath, FileEntry]:
+def adapter_files(version: Version) -> dict[LoraPath, FileEntry]:
     """The adapter files of a version, the temporal one first."""
     return {path: version.files[name] for path, name in ADAPTER_FILES.items() if name in version.files}
 
@@ -40,7 +40,7 @@ def own_paths(version: Version) -> tuple[LoraPath, ...]:
     """
     if version.metadata.get("method") in STANDS_ALONE:
         return ("temporal",)
-    return tuple(held(version))
+    return tuple(adapter_files(version))
 
 
 def read_own(registry: Registry, version: Version, foundation: Foundation) -> dict[LoraPath, Adapter]:
@@ -69,7 +69,7 @@ def check_path(ref: str, path: LoraPath, adapter: Adapter) -> None:
     """Raise InvalidInput if the file of one path holds an adapter of the other."""
     if adapter.path != path:
         raise InvalidInput(
-            f"{ref}: its file for the {path} path holds a {adapter.path} adapter; publish it again.",
+            f"{ref}: the file of its {path} adapter holds a {adapter.path} adapter; publish it again.",
             code="invalid_adapter",
         )
 

@@ -87,7 +87,7 @@ class Foundation(ABC):
         return self.spec.text_limit(self.folder, self.name)
 
     @property
-    def whole(self) -> bool:
+    def has_denoiser(self) -> bool:
         """Whether the denoiser was loaded. Without it a foundation can encode but not make videos."""
         return _has_weights(self.denoiser)
 
@@ -156,7 +156,7 @@ class Foundation(ABC):
         """Width D of the text embeddings that the denoiser takes."""
 
     @contextmanager
-    def passing_bank(self, slots: dict[LoraPath, int], rank: Rank, **options: Any) -> Iterator[AdapterBank]:
+    def temporary_bank(self, slots: dict[LoraPath, int], rank: Rank, **options: Any) -> Iterator[AdapterBank]:
         """A temporary bank for the block, made by `add_bank`; the previous bank is restored afterwards."""
         before, self._bank = self._bank, None
         if before is not None:
@@ -233,7 +233,7 @@ class Foundation(ABC):
         kinds = self.scheduler_kinds()
         if kind is not None and kind not in kinds:
             raise InvalidInput(
-                f"scheduler {kind!r} does not suit {self.name}; choose one of {', '.join(kinds)}.",
+                f"scheduler {kind!r} does not suit {self.name}; expected one of {', '.join(kinds)}.",
                 code="invalid_scheduler",
             )
         return self._make_scheduler(kind or kinds[0])

@@ -45,8 +45,7 @@ class WanFoundation(Foundation):
     def __init__(self, pipeline: Any, spec: FamilySpec, *, source: str, **about: Any) -> None:
         if getattr(pipeline, "transformer_2", None) is not None:
             raise UserError(
-                f"{source} has two denoising experts (Wan 2.2), which this version cannot customize; "
-                "use a Wan 2.1 checkpoint.",
+                f"{source} has two denoising experts (Wan 2.2), which are not supported; use a Wan 2.1 checkpoint.",
                 code="unsupported_foundation",
             )
         super().__init__(pipeline, spec, source=source, **about)

@@ -42,7 +42,7 @@ class Bodies:
         """Hold a place while reading a body. Raises Throttled if the tenant has too many already."""
         if self._coming[tenant] >= self._each:
             raise Throttled(
-                f"the bodies of {self._each} requests of this API key are still on their way; send each at once.",
+                f"the bodies of {self._each} requests with this API key have not arrived; send each body without delay.",
                 code="too_many_bodies",
                 retry_after=1.0,
             )
@@ -96,7 +96,7 @@ def parse_json(body: bytes) -> Any:
             if isinstance(error, json.JSONDecodeError)
             else "not text"
         )
-        message = f"the body is not JSON ({reason}); send an object, as /docs shows it."
+        message = f"the body is not JSON ({reason}); send an object, as shown at /docs."
         raise UserError(message, code="invalid_json") from None
 
 
@@ -112,7 +112,7 @@ def from_form(form: FormData) -> dict[str, Any]:
         if name.startswith("lora[][") and name.endswith("]"):
             columns.setdefault(name.removeprefix("lora[][").removesuffix("]"), []).append(value)
         elif name in fields:
-            raise InvalidInput(f"the form has {name[:60]!r} twice; give it once.")
+            raise InvalidInput(f"the form has {name[:60]!r} more than once; give it once.")
         else:
             fields[name] = value
     fields = with_numbers(fields, CreateVideo)
@@ -146,7 +146,9 @@ def rows(columns: dict[str, list[str]]) -> list[dict[str, Any]]:
     """Entries from the values of each field. Raises InvalidInput if the numbers of values differ."""
     lengths = {len(values) for values in columns.values()}
     if len(lengths) != 1:
-        raise InvalidInput("lora: every entry of a form needs the same fields; or send `lora` as JSON text.")
+        raise InvalidInput(
+            "lora: the entries of a form have different fields; give all the same ones, or send `lora` as JSON text."
+        )
     entries = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     return [with_numbers(entry, LoraUse) for entry in entries]
 

@@ -94,5 +94,5 @@ def test_a_file_of_the_other_path_is_refused_by_name(registry, pair, foundation)
     (pair / "spatial" / ADAPTER_FILE).write_bytes((pair / ADAPTER_FILE).read_bytes())
     (pair / "spatial" / "adapter_config.json").write_bytes((pair / "adapter_config.json").read_bytes())
     version = registry.publish("a", pair, metadata={})
-    with pytest.raises(UserError, match="a@1: its file for the spatial path holds a temporal adapter"):
+    with pytest.raises(UserError, match="a@1: the file of its spatial adapter holds a temporal adapter"):
         read_own(registry, version, foundation)

@@ -290,7 +290,7 @@ def test_an_adapter_that_names_no_foundation_needs_one_and_is_usable_then(run, r
     wrong = refused(
         run, "concepts", "publish", folder, "--concept", "orbit", "--foundation", "tiny-random:wan"
     )
-    assert "is it for another model?" in wrong
+    assert "Was it made for another model?" in wrong
     version = run_json(
         run, "concepts", "publish", folder, "--concept", "orbit", "--foundation", "tiny-random:unet3d"
     )

@@ -95,7 +95,7 @@ def test_generate_names_the_words_that_the_text_encoder_does_not_read(
         (["--size", "big"], "--size: expected WIDTHxHEIGHT"),
         (["--prompt", "x" * 10_000], "--prompt: .* 2000 characters"),
         (["--prompt", "  "], "prompt is empty"),
-        (["--server", "localhost:8000"], "is no URL"),
+        (["--server", "localhost:8000"], "is not a URL"),
         (["--foundation", "/nowhere"], "neither a folder here"),
         ([*TINY, "--size", "30x32"], "width 30 does not suit"),
         ([*TINY, "--dtype", "float8"], "--dtype 'float8'"),

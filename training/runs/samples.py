@@ -167,7 +167,7 @@ class Rendering:
 
         config = self.task.config
         tensors = state.adapters(sampled_paths(config))
-        if not self.foundation.whole or (self.use_gpu and not torch.cuda.is_available()):
+        if not self.foundation.has_denoiser or (self.use_gpu and not torch.cuda.is_available()):
             self.submit(step, tensors)
             return next((keys for _, keys in self._rendered([list(self.pending)[-1]])), [])
         self.foundation.to(self.device)

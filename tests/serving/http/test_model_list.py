@@ -106,7 +106,7 @@ def test_a_list_that_takes_long_goes_on_and_the_next_who_asks_has_it(
         service = VideoService(ServeConfig(data_dir=str(tmp_path / "data"), registry="x"), FakeEngine())
         storage.gate.clear()
         with monkeypatch.context() as patch:
-            patch.setattr(catalogue, "REGISTRY_PATIENCE", 0.01)
+            patch.setattr(catalogue, "REGISTRY_TIMEOUT", 0.01)
             while not storage.read:
                 with pytest.raises(UserError) as caught:
                     await service.catalogue.models("")

@@ -178,7 +178,7 @@ def test_an_engine_is_asked_in_the_callers_turn_and_one_that_loads_too_long_is_s
         await asyncio.Event().wait()
 
     engine.check = never  # type: ignore[method-assign]
-    monkeypatch.setattr("serving.http.service.ENGINE_PATIENCE", 0.01)
+    monkeypatch.setattr("serving.http.service.ENGINE_TIMEOUT", 0.01)
     body = {"prompt": "x", "priority": 1, "lora": [{"name": publish_two[0]}]}
     response = api.post("/v1/videos", json=body, headers=bearer(ADMIN))
     assert "the registry is slow" in refused(response, 503, "adapter_slow")["message"]
@@ -627,7 +627,7 @@ def test_a_body_is_not_read_before_the_key(serve: Serve, path: str):
 def test_a_body_that_does_not_come_is_not_waited_for_for_ever(
     serve: Serve, kind: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("serving.http.errors.BODY_PATIENCE", 0.05)
+    monkeypatch.setattr("serving.http.errors.BODY_TIMEOUT", 0.05)
     api = serve(api_keys=KEYS)
     for path in BODIES if kind == "application/json" else BODIES[:1]:
         status, error, _ = dripped(api, path, {"content-type": kind, **bearer(ADMIN)})
@@ -636,7 +636,7 @@ def test_a_body_that_does_not_come_is_not_waited_for_for_ever(
 
 def test_whoever_has_sent_the_body_may_stay_longer(monkeypatch: pytest.MonkeyPatch):
     """An event stream waits for its client's going by the same `receive`."""
-    monkeypatch.setattr("serving.http.errors.BODY_PATIENCE", 0.01)
+    monkeypatch.setattr("serving.http.errors.BODY_TIMEOUT", 0.01)
     heard = []
 
     async def main() -> None:

@@ -82,7 +82,7 @@ def test_a_key_is_not_locked_out_and_its_rate_holds_again(store: JobStore, per_m
         """Videos that the key gets until it is throttled."""
         for number in range(100):
             try:
-                admission.admit({}, tenant=key.tenant, key=key, repeatable=None, model="foundation")
+                admission.admit({}, tenant=key.tenant, key=key, idempotency=None, model="foundation")
             except Throttled:
                 return number
         raise AssertionError("never throttled")

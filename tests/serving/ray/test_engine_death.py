@@ -161,7 +161,7 @@ def test_a_call_that_is_given_up_is_taken_back():
 
 
 def test_an_adapter_that_does_not_come_is_an_answer_and_is_asked_for_no_more(tmp_path, monkeypatch):
-    monkeypatch.setattr("serving.ray.engine_service.LOAD_PATIENCE", 0.0)
+    monkeypatch.setattr("serving.ray.engine_service.LOAD_TIMEOUT", 0.0)
     service = EngineService(config(tmp_path))
     tiers = service.engine.tiers
     monkeypatch.setattr(tiers, "_pump", lambda: None)  # the registry does not answer
