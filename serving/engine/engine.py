@@ -137,7 +137,7 @@ class Engine:
                     "name fewer.",
                     code="too_many_adapters",
                 )
-        return self.tiers.ahead(request.adapters, flow_of(request)) if request.adapters else None
+        return self.tiers.prefetch(request.adapters, flow_of(request)) if request.adapters else None
 
     def submit(self, id: str, request: VideoRequest, listener: Listener) -> None:
         """Accept a request. Engine threads call `listener` with its events in order; it must not block."""
@@ -152,7 +152,7 @@ class Engine:
             self._tickets[id] = self._waiting[id] = ticket
         for use in request.adapters:
             self._counters.requested(use.sha256)
-        self.tiers.bring(claim)
+        self.tiers.load(claim)
 
     def cancel(self, id: str) -> bool:
         """Stop a request within one step; False if the engine does not have it (any more)."""
@@ -185,15 +185,15 @@ class Engine:
 
     def prefetch(self, use: AdapterUsed, timeout: float | None = None) -> None:
         """Load an adapter into host memory, and into a slot if one is free; blocks. Raises UserError."""
-        self.tiers.prefetch([use], timeout)
+        self.tiers.prefetch([use]).result(timeout)
 
     def prefetch_ahead(self, use: AdapterUsed) -> Future[None]:
         """`prefetch` without waiting."""
-        return self.tiers.ahead([use])
+        return self.tiers.prefetch([use])
 
     def keep(self, uses: Sequence[AdapterUsed]) -> None:
         """Pin exactly these adapters, without waiting for loads. One slot of each path stays for others."""
-        self.tiers.keep(uses)
+        self.tiers.set_pinned(uses)
 
     def residency(self) -> list[Residency]:
         """Every adapter in a slot or in host memory."""
@@ -351,11 +351,11 @@ class Engine:
             if isinstance(lease, Lease):
                 self._begin(ticket, lease, started)
             elif lease is None:
-                self.tiers.bring_again(ticket.claim)
+                self.tiers.reload(ticket.claim)
             else:
                 self._end(ticket, self._failed(lease))
         if keys := self._queue.worth_warming():
-            self.tiers.warm_beside(keys, self._wake)
+            self.tiers.warm_in_background(keys, self._wake)
         return did
 
     def _begin(self, ticket: RequestState, lease: Lease, started: float) -> None:
@@ -364,7 +364,7 @@ class Engine:
         except Exception as error:
             self._end(ticket, self._failed(error))
             return
-        self.tiers.close(ticket.claim)
+        self.tiers.release(ticket.claim)
         with self._lock:
             del self._waiting[ticket.id]
         load = 0.0
@@ -431,7 +431,7 @@ class Engine:
 
     def _end(self, ticket: RequestState, event: Event) -> None:
         """Send a request's final event. Only the first call for a request has an effect."""
-        self.tiers.close(ticket.claim)
+        self.tiers.release(ticket.claim)
         with self._lock:
             if self._tickets.get(ticket.id) is not ticket:
                 return

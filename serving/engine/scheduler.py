@@ -66,7 +66,7 @@ class Scheduler:
             nonlocal found
             if ticket in self._blocked or not self._has_room(ticket, active) or self._keeps_out(ticket):
                 return False
-            if self._slots.never(ticket.claim.keys):
+            if not self._slots.can_hold(ticket.claim.keys):
                 found = slots_pinned()
                 return True
             images = self._tiers.images(ticket.claim)
@@ -107,7 +107,7 @@ class Scheduler:
             return []
         nearest = list(self._ready)[: self._max_batch]
         keys = self._slots.missing(key for ticket in nearest for key in ticket.claim.keys)
-        return keys if keys and self._slots.spare(keys) else []
+        return keys if keys and self._slots.has_spare(keys) else []
 
 
 def slots_pinned() -> UserError:

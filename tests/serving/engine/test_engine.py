@@ -280,17 +280,17 @@ def test_an_adapter_that_cannot_be_had_fails_its_request_alone(unet3d):
 
 def test_an_adapter_of_too_high_a_rank_is_refused_by_name(unet3d):
     bench = Bench(unet3d, Memory(unet3d, lambda used: random_adapter(unet3d, rank=8)))
-    with pytest.raises(InvalidInput, match="a@1 has rank 8, this server's slots hold 4"):
+    with pytest.raises(InvalidInput, match="a@1 has rank 8, and this server's slots hold at most 4"):
         bench.engine.check(bench.request(1, use("a")))
 
 
 @pytest.mark.parametrize(
-    ("rank", "way_out"), [(1024, "start it with --rank 1024"), (5120, "concepts export")]
+    ("rank", "way_out"), [(1024, "start the server with --rank 1024"), (5120, "concepts export")]
 )
 def test_an_adapter_of_whole_layers_is_refused_with_a_way_that_there_is(unet3d, rank, way_out):
     whole = replace(random_adapter(unet3d), rank=rank)
     bench = Bench(unet3d, Memory(unet3d, lambda used: whole))
-    with pytest.raises(UserError, match=f"a@1 has rank {rank}, .* hold 4; .*{way_out}"):
+    with pytest.raises(UserError, match=f"a@1 has rank {rank}, .* hold at most 4; .*{way_out}"):
         bench.engine.check(bench.request(1, use("a")))
 
 
