@@ -520,10 +520,10 @@ def test_checks_wait_in_their_tenants_turn_and_not_behind_all_who_came_before(un
     engine = Bench(unet3d, source).engine
     try:
         many = [
-            engine.check_ahead(video_request(tenant="a", adapters=(use(f"a{n}"),))) for n in range(FETCHERS + 8)
+            engine.check(video_request(tenant="a", adapters=(use(f"a{n}"),))) for n in range(FETCHERS + 8)
         ]
         until(lambda: len(source.begun) == FETCHERS)
-        one = engine.check_ahead(video_request(tenant="b", adapters=(use("b"),)))
+        one = engine.check(video_request(tenant="b", adapters=(use("b"),)))
         source.answer(2)  # of two turns one is the other tenant's
         until(lambda: len(source.begun) == FETCHERS + 2)
         assert set(source.begun[FETCHERS:]) == {"a4", "b"}
@@ -541,11 +541,11 @@ def test_a_video_and_a_check_take_the_same_of_a_tenants_share_of_loading(unet3d)
     bench = Bench(unet3d, source)
     engine = bench.engine
     try:
-        busy = [engine.check_ahead(video_request(tenant="x", adapters=(use(f"x{n}"),))) for n in range(FETCHERS)]
+        busy = [engine.check(video_request(tenant="x", adapters=(use(f"x{n}"),))) for n in range(FETCHERS)]
         until(lambda: len(source.begun) == FETCHERS)
         for n in range(3):
             bench.submit(f"a{n}", video_request(tenant="a", steps=1000, adapters=(use(f"a{n}"),)))
-            busy.append(engine.check_ahead(video_request(tenant="b", adapters=(use(f"b{n}"),))))
+            busy.append(engine.check(video_request(tenant="b", adapters=(use(f"b{n}"),))))
         for n in range(1, 7):
             source.answer()
             until(lambda n=n: len(source.begun) == FETCHERS + n)
