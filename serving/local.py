@@ -27,7 +27,7 @@ def generate(
     try:
         registry = open_registry(config.registry) if config.registry else None
         request, _model = resolve(body, describe(engine.foundation, config), registry)
-        engine.check(request)
+        engine.check(request).result()
         limit = engine.foundation.text_limit
         unread = [limit.warning(text, "prompt") for text in (request.prompt, request.negative_prompt)]
         request = request.model_copy(update={"warnings": tuple(text for text in unread if text)})

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from infra.errors import Unavailable, UserError
 from serving.adapters.concepts import Concepts
-from serving.adapters.model_list import Glance
+from serving.adapters.model_list import VersionSummary
 from serving.engine_client import EngineClient, EngineLost
 from serving.http.answers import engine_unavailable, raise_refusal
 from serving.jobs.pins import PinStore
@@ -30,7 +30,7 @@ from serving.threads import LISTS, LISTS_EACH, READS_EACH, REGISTRY, Shares
 
 REGISTRY_TIMEOUT = 30.0  # seconds for the registry to answer
 LOAD_TIMEOUT = 120.0  # seconds for an adapter to be fetched and loaded
-NO_VERSIONS: Sequence[Glance] = ()
+NO_VERSIONS: Sequence[VersionSummary] = ()
 Status = Literal["pinned", "unpinned", "prefetched"]
 Answer = TypeVar("Answer")
 
@@ -55,7 +55,7 @@ class Catalogue:
         self._registry, self._engine, self._info = registry, engine, info
         self._pins, self._send_pins = pins, send_pins
         self._reads, self._lists = Shares(REGISTRY, READS_EACH), Shares(LISTS, LISTS_EACH)
-        self._cached: tuple[Sequence[Glance], FoundationInfo, bytes] | None = None
+        self._cached: tuple[Sequence[VersionSummary], FoundationInfo, bytes] | None = None
 
     async def models(self, tenant: str) -> bytes:
         """The foundation, then every version of every concept that was trained on it: a `ModelList` as JSON.
@@ -136,7 +136,7 @@ class Catalogue:
 
     def _models(self, info: FoundationInfo) -> bytes:
         """The list as JSON, cached while nothing changes: serializing thousands of versions takes a while."""
-        versions = self._registry.shelf.versions() if self._registry is not None else NO_VERSIONS
+        versions = self._registry.model_list.versions() if self._registry is not None else NO_VERSIONS
         written = self._cached
         if written is not None and written[0] is versions and written[1] == info:
             return written[2]

@@ -123,7 +123,7 @@ class VideoService:
         if not self._tasks:
             self._loop = asyncio.get_running_loop()
             if self._registry is not None:
-                self._registry.look()
+                self._registry.refresh_names()
             parts = (self._dispatcher, self._webhooks, self._pins)
             self._tasks = [asyncio.create_task(part.run()) for part in parts]
             if self._backlog is not None:

@@ -124,8 +124,8 @@ def build_engine(config: ServeConfig, observe: Observe = unobserved) -> Engine:
 class Stream:
     """The events of one running request, for any number of listeners (a restarted ingress asks again)."""
 
-    def __init__(self, ticket: str) -> None:
-        self.ticket = ticket
+    def __init__(self, id: str) -> None:
+        self.id = id  # of the request in the engine
         self.admitted: Admitted | None = None
         self.queues: list[asyncio.Queue[Event]] = []
 
@@ -161,7 +161,7 @@ class EngineService:
 
     async def check(self, request: VideoRequest) -> Failed | None:
         self.healthy()
-        return self._refuse_other_foundation(request) or await self._try(self.engine.check_ahead, request)
+        return self._refuse_other_foundation(request) or await self._try(self.engine.check, request)
 
     def _refuse_other_foundation(self, request: VideoRequest) -> Failed | None:
         """The refusal of a request for another model (the caller knew an earlier engine); else None."""
@@ -197,7 +197,7 @@ class EngineService:
         stream.queues.append(queue)
         try:
             if is_new:
-                self.engine.submit(stream.ticket, request, tell)
+                self.engine.submit(stream.id, request, tell)
             elif stream.admitted is not None:
                 queue.put_nowait(stream.admitted)
             while True:
@@ -212,31 +212,31 @@ class EngineService:
             if not stream.queues:
                 if self._streams.get(id) is stream:
                     del self._streams[id]
-                self.engine.cancel(stream.ticket)
+                self.engine.cancel(stream.id)
 
     async def preview(self, id: str) -> bytes | Failed:
         """A small WebP of a request that is being denoised, or why there is none."""
         stream = self._streams.get(id)
         try:
-            picture = asyncio.wrap_future(self.engine.preview(stream.ticket if stream else id))
+            picture = asyncio.wrap_future(self.engine.finisher.preview(stream.id if stream else id))
             return await asyncio.shield(picture)  # others may also wait for it
         except Exception as error:
             return Failed.of(error)
 
     async def prefetch(self, use: AdapterUsed) -> list[Failed | None]:
         """Load an adapter into memory; returns the reason of a failure, or None."""
-        return [await self._try(self.engine.prefetch_ahead, use)]
+        return [await self._try(self.engine.adapters.prefetch, [use])]
 
     async def set_pins(self, revision: int, uses: Sequence[AdapterUsed]) -> int:
         """Pin exactly these, unless a later revision has already arrived."""
         async with self._pinning:
             if revision >= self._revision:
                 self._revision = revision
-                await asyncio.to_thread(self.engine.keep, uses)
+                await asyncio.to_thread(self.engine.adapters.set_pinned, uses)
         return 1
 
     async def residency(self) -> dict[str, list[Residency]]:
-        return {self.name: self.engine.residency()}
+        return {self.name: self.engine.adapters.residency()}
 
     async def stats(self) -> EngineStats:
         return self.engine.stats()
@@ -248,7 +248,7 @@ class EngineService:
     def routing_report(self) -> dict[str, Any]:
         """The data for `serving.ray.routing.Report`: lists of adapters and a number, as JSON types."""
         self.healthy()  # a dead engine has no work and would look best
-        stats, residency = self.engine.stats(), self.engine.residency()
+        stats, residency = self.engine.stats(), self.engine.adapters.residency()
         named = [(routing.key(held.path, held.sha256), held) for held in residency]
         return {
             "work": stats.work,
@@ -262,12 +262,12 @@ class EngineService:
         stats = self.engine.stats()
         return Load(stats.work, stats.pace, self._backlog, time.monotonic() - self._backlog_at)
 
-    async def _try(self, begin: Callable[..., Future[None] | None], *args: object) -> Failed | None:
+    async def _try(self, begin: Callable[..., Future[None]], *args: object) -> Failed | None:
         """Start work in a thread and wait for its future without a thread, so a slow registry blocks none."""
         try:
-            if (going := await asyncio.to_thread(begin, *args)) is not None:
-                async with asyncio.timeout(LOAD_TIMEOUT):
-                    await asyncio.wrap_future(going)
+            going = await asyncio.to_thread(begin, *args)
+            async with asyncio.timeout(LOAD_TIMEOUT):
+                await asyncio.wrap_future(going)
         except TimeoutError:
             message = f"the adapters were not loaded within {LOAD_TIMEOUT:g} s, because the registry is slow; try again later."
             return Failed(Unavailable(message, code="adapter_slow"))

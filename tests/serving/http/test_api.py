@@ -212,10 +212,10 @@ def test_content_of_an_unfinished_or_cancelled_job_is_a_conflict(api):
     assert api.post(f"/v1/videos/{id}/cancel").json()["status"] == "cancelled"
     refusal(api.get(f"/v1/videos/{id}/content"), 409, "video_not_completed")
     for _ in range(200):  # the engine lets go within a step
-        if api.engine.engine.idle:
+        if not api.engine.engine.requests:
             break
         time.sleep(0.02)
-    assert api.engine.engine.idle
+    assert not api.engine.engine.requests
 
 
 def test_a_finished_job_cannot_be_cancelled_and_a_running_one_can_be_deleted(api):

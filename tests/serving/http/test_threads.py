@@ -43,13 +43,13 @@ class Hang:
         self.wait()
         raise OSError("too late")
 
-    resolve = versions = __call__  # a registry's, and its shelf's
+    resolve = versions = __call__  # a registry's, and its model list's
 
     @property
-    def shelf(self) -> Hang:
+    def model_list(self) -> Hang:
         return self
 
-    def look(self) -> None:
+    def refresh_names(self) -> None:
         """It lists nothing ahead."""
 
 

@@ -14,7 +14,7 @@ from serving_helpers import Publish
 from sqlalchemy import text
 
 from infra.errors import Throttled
-from serving.adapters.files import OTHERS, AdapterFiles
+from serving.adapters.files import IN_USE, AdapterFiles
 from serving.jobs.admission import Admission
 from serving.jobs.claims import LEASE, Claims
 from serving.jobs.jobs import JobStore
@@ -123,7 +123,7 @@ def test_a_file_that_was_used_tomorrow_can_go(unet3d, registry, publish: Publish
         other_engine.read(one)
     files = AdapterFiles(registry, unet3d, folder, capacity=1)
     assert set(files.resident()) == {first.sha256, second.sha256}  # used a moment ago
-    for one, at in ((first, time.time() + DAY), (second, time.time() + DAY + OTHERS)):
+    for one, at in ((first, time.time() + DAY), (second, time.time() + DAY + IN_USE)):
         os.utime(folder / f"{one.sha256}.safetensors", (at, at))
     files.read(third)
     assert first.sha256 not in files.resident()

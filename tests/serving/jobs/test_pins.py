@@ -240,7 +240,7 @@ def config_of(registry: Registry, tmp_path: Path) -> ServeConfig:
 
 def pinned(engine: EngineService) -> dict[str, str]:
     """sha256 -> tier."""
-    return {held.sha256: held.tier for held in engine.engine.residency() if held.pinned}
+    return {held.sha256: held.tier for held in engine.engine.adapters.residency() if held.pinned}
 
 
 def test_an_engine_keeps_the_latest_list_it_was_told_whatever_comes_late(
