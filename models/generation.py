@@ -37,8 +37,7 @@ class AdapterSettings(BaseModel):
             gt=0,
             le=1,
             exclude_if=lambda until: until == 1.0,
-            description="share of the denoising steps, from the first, in which the adapter acts: 0.5 is the first "
-            "half, 1 is all",
+            description="the first part of the denoising steps, in which the adapter acts: 0.5 is half, 1 is all",
         ),
     ] = 1.0
 

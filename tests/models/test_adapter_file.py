@@ -88,7 +88,7 @@ def three_dimensions(tensors):
         (drop_half, "expected lora_A and lora_B"),
         (drop_layer, r"lacks \d+ temporal layers"),
         (unknown_key, "unknown key 'text_model.weight'"),
-        (unknown_layer, "name no temporal layer"),
+        (unknown_layer, "are not temporal layers of"),
         (wrong_shape, r"\(in, out\); expected"),
         (other_rank, "share a rank"),
         (three_dimensions, "expected a matrix"),

@@ -83,7 +83,7 @@ def test_generate_names_the_words_that_the_text_encoder_does_not_read(
     prompt = "a bear " + "that walks along a wide path " * 12 + "in a green forest"
     run("generate", "--prompt", prompt, "--steps", "1", "-o", tmp_path / "out.mp4", *TINY)
     said = capsys.readouterr()
-    assert "reads only the first 30 tokens of the prompt; lost: " in said.err
+    assert "reads only the first 30 tokens of the prompt; ignored: " in said.err
     assert "in a green forest'" in said.err
     assert "warning" not in said.out
 
