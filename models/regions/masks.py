@@ -20,7 +20,7 @@ MAX_BYTES = 32 * 1024  # of all images of a mask; a request's body has at most 6
 MAX_BASE64 = (MAX_BYTES + 2) // 3 * 4  # characters
 MAX_SIDE = 1_024  # pixels
 MAX_FRAMES = 1_024
-MAX_PIXELS = 16 * 1_024**2  # of all frames together
+MAX_PIXELS = 4 * 1_024**2  # of all frames together
 FORMATS = ("PNG", "GIF")  # both say their size before anything is allocated for it
 
 

@@ -62,13 +62,18 @@ def parse_text(text: str) -> dict[str, Any]:
         entry["path"] = values["path"].strip()
     if "region" in values:
         entry["region"] = region_of(values["region"])
-    edge = {key: values[key].strip() for key in ("feather", "unit") if key in values}
+    edge: dict[str, Any] = {}
+    if "feather" in values:
+        widths = numbers(values["feather"], ",", text)
+        edge["feather"] = (
+            widths[0] if len(widths) == 1 else widths
+        )  # several are refused with the rest of the region
+    if "unit" in values:
+        edge["unit"] = values["unit"].strip()
     if edge and "region" not in entry:
         raise InvalidInput(f"--lora {text!r}: {' and '.join(edge)} needs a region; write it as in {EXAMPLE}.")
     if edge:
         shape = entry["region"] if isinstance(entry["region"], dict) else {"file": entry["region"]}
-        if "feather" in edge:
-            edge |= {"feather": numbers(edge["feather"], ",", text)[0]}  # type: ignore[dict-item]
         entry["region"] = {**shape, **edge}
     return entry
 

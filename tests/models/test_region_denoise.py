@@ -200,6 +200,15 @@ def test_a_region_over_the_whole_frame_is_no_region(banked):
     assert abs(whole.astype(int) - none).max() <= 1
 
 
+def test_an_adapter_in_two_neighbouring_regions_acts_as_in_both_together(banked):
+    """Their soft edges add up to one."""
+    left, right = (Region(box=box, feather=0.2) for box in ((0, 0, 0.4, 1), (0.4, 0, 1, 1)))
+    both, none = sample(
+        banked, [request(1, use(region=left), use(region=right)), request(1, use())], batch_size=1
+    )
+    assert abs(both.astype(int) - none).max() <= 1
+
+
 def test_each_step_uses_the_scale_of_its_phase(banked):
     phased = start(banked, request(1, use(scale=[1.0, -0.5], steps=(0.25, 1.0)), steps=8))
     scales = []

@@ -123,6 +123,7 @@ def test_entries_of_a_config_file_are_those_of_the_http_api(tmp_path: Path, monk
         (["--lora", "orbit:steps=0.5"], "--lora orbit: steps: expected .from, to."),
         (["--lora", "orbit:path=both"], "--lora orbit: path: "),
         (["--lora", "orbit:feather=0.1"], "feather needs a region"),
+        (["--lora", "orbit:region=0,0,1,1,feather=0.1,0.2"], "--lora orbit: region.feather: "),
         (["--lora", "orbit:region=0,0,1"], "--lora orbit: region.box: expected .left, top"),
         (["--lora", "orbit:region=0,0,1,1,1"], "region.polygon.2: expected a corner"),
         (["--lora", "orbit:region=0,0,2,1"], "--lora orbit: region: expected fractions"),
