@@ -30,6 +30,8 @@ from models.denoise import install, sample
 from models.foundations.base import Bucket, Foundation
 from models.generation import AdapterSettings, AdapterUse, GenerationParams, GenerationSettings, filled
 
+ADAPTER = "adapter_"  # in the facts of videos, before the names of how adapters act
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -66,16 +68,18 @@ class Generation:
         Stored videos are found by these facts. Settings beyond the first five are included only if they
         differ from the default, so that videos stored before a setting existed are still found.
         """
-        given = {**self.settings.settings, **self.adapters.settings}
-        usual = {**GenerationSettings().settings, **AdapterSettings().settings}
+        given = self.settings.settings
         first = {
             "num_inference_steps": given.pop("steps"),
             "guidance_scale": given.pop("guidance_scale"),
-            "scale": given.pop("scale"),
+            "scale": self.adapters.scale,
             "size": str(self.bucket),
             "negative_prompt": given.pop("negative_prompt"),
         }
-        return first | {name: value for name, value in given.items() if value != usual[name]}
+        usual = GenerationSettings().settings
+        later = {name: value for name, value in given.items() if value != usual[name]}
+        acts = self.adapters.shown.model_dump(mode="json", exclude_defaults=True, exclude={"scale"})
+        return first | later | {f"{ADAPTER}{name}": value for name, value in acts.items()}
 
 
 @dataclass(frozen=True)
@@ -268,7 +272,7 @@ def videos_of(
         **generation.facts(),
     }
     if not contender.adapters:  # adapter settings do not affect the base
-        facts = {name: value for name, value in facts.items() if name not in AdapterSettings.model_fields}
+        facts = {name: value for name, value in facts.items() if not name.startswith((ADAPTER, "outside"))}
         facts["scale"] = None
     keys = [key_of(prompt=request.prompt, seed=request.seed, **facts) for request in requests]
     found = [store.video(key) if store else None for key in keys]

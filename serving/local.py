@@ -30,7 +30,8 @@ def generate(
         engine.check(request).result()
         limit = engine.foundation.text_limit
         unread = [limit.warning(text, "prompt") for text in (request.prompt, request.negative_prompt)]
-        request = request.model_copy(update={"warnings": tuple(text for text in unread if text)})
+        warnings = (*request.warnings, *(text for text in unread if text))
+        request = request.model_copy(update={"warnings": warnings})
         last: list[Event] = []
 
         def listen(event: Event) -> None:

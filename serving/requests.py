@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,7 +18,7 @@ from infra.errors import Conflict, DamagedData, InvalidInput, NotFound
 from infra.registry import Registry, Version
 from infra.storage.stored import Damaged, convert
 from models.adapters.versions import adapter_files, check_folded, own_paths
-from models.generation import AdapterSettings, ResolvedParams, filled
+from models.generation import AdapterSettings, GenerationSettings, ResolvedParams, filled
 from serving.jobs.database import Job
 from serving.schemas import AdapterUsed, CreateVideo, Lenient, LoraPath, LoraUse
 
@@ -88,8 +88,8 @@ def texts_to_check(request: VideoRequest, info: FoundationInfo) -> list[str]:
 
 
 def rows_of(request: VideoRequest) -> int:
-    """Samples per forward: two with classifier-free guidance."""
-    return 2 if request.guidance_scale > 1.0 else 1
+    """Samples per forward: two with classifier-free guidance, and twice as many with `outside: base`."""
+    return (2 if request.guidance_scale > 1.0 else 1) * (2 if request.follows_base else 1)
 
 
 def cost_of(request: VideoRequest) -> float:
@@ -147,7 +147,19 @@ def resolve(
             f"of at most {info.max_pixels}; request a smaller size or fewer frames.",
             code="too_large",
         )
-    return resolved, model
+    resolved.check_outside()
+    return resolved.model_copy(update={"warnings": tuple(dict.fromkeys(notes_on(resolved)))}), model
+
+
+def notes_on(request: VideoRequest) -> Iterator[str]:
+    """Warnings about its adapters: no step in the window, a mask of another size. Raises InvalidInput."""
+    for used in request.adapters:
+        if not any(used.scale_at(step / request.steps) for step in range(request.steps)) and used.scale:
+            yield (
+                f"none of the {request.steps} steps uses {used.concept}@{used.version}: its `steps` or `scale` leave none."
+            )
+        if used.region is not None:
+            yield from used.region.check(request.bucket, f"the region of {used.concept}")
 
 
 def nearest_frames(seconds: float, info: FoundationInfo) -> int:
@@ -205,17 +217,25 @@ def check_foundation(version: Version, info: FoundationInfo) -> None:
 def described(use: AdapterUsed) -> str:
     """One adapter in an mp4's metadata: `path:sha256*scale`, then settings that differ from the defaults."""
     usual = AdapterSettings(scale=use.scale).settings
-    others = (f",{name}={value}" for name, value in use.settings.items() if value != usual[name])
-    return f"{use.path}:{use.sha256}*{use.scale:g}{''.join(others)}"
+    others = (f",{name}={word(value)}" for name, value in use.settings.items() if value != usual[name])
+    return f"{use.path}:{use.sha256}*{word(use.scale)}{''.join(others)}"
+
+
+def word(value: object) -> str:
+    """A setting without spaces: numbers as 0.5 or 0/0.5."""
+    if isinstance(value, tuple):
+        return "/".join(map(word, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def metadata(request: VideoRequest, fingerprint: str) -> dict[str, str]:
     """The mp4 metadata about its making; identical for the same request, wherever it ran."""
+    settings = request.model_dump(include=set(GenerationSettings.model_fields))  # without unused later ones
     made: dict[str, Any] = {
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt,
         "seed": request.seed,
-        **{name: "default" if value is None else value for name, value in request.settings.items()},
+        **{name: "default" if value is None else value for name, value in settings.items()},
         "concept": ", ".join(names_of(request.adapters)) or "none",
         "adapters": " ".join(map(described, request.adapters)) or "none",
         "foundation_fingerprint": fingerprint,

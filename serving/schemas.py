@@ -72,7 +72,6 @@ class LoraUse(AdapterSettings, Strict):
     """One adapter of a request, in addition to or instead of the one that `model` names."""
 
     name: Annotated[str, Field(max_length=200, description="concept, or concept@version")]
-    scale: Annotated[float, Field(ge=-4, le=4, description="1 is the adapter as trained, 0 is off")] = 1.0
     path: Annotated[
         LoraPath | None,
         Field(
@@ -188,7 +187,7 @@ class Video(GenerationSettings, Lenient):
     webhook_url: str | None
     warnings: list[
         str
-    ] = []  # parts of the request without effect, such as words beyond the text encoder's length
+    ] = []  # parts of the request without effect or changed, such as words beyond the text encoder's length
     error: VideoError | None
     remixed_from_video_id: str | None = None
 

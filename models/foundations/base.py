@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from infra.errors import InvalidInput
 from models.family import FamilySpec
 from models.foundations.fingerprint import fingerprint_folder
-from models.foundations.layout import TokenLayout
+from models.foundations.layout import TokenLayout, steps
 from models.foundations.noise import NoiseProcess
 from models.lora.bank import AdapterBank
 from models.lora.checkpointing import checkpoint_blocks
@@ -183,9 +183,27 @@ class Foundation(ABC):
     def latent_shape(self, bucket: Bucket) -> tuple[int, int, int, int]:
         """(C, f, h, w) of a video's latents."""
 
+    def latent_layout(self, bucket: Bucket) -> TokenLayout:
+        """The frames and pixels of a video of this size that each latent represents, in order f, h, w."""
+        _, frames, height, width = self.latent_shape(bucket)
+        # The first frame has its own latent frame (which matters if the VAE compresses time).
+        ends = [1 + frame * self.sizes.temporal_scale for frame in range(frames)]
+        starts = [0, *ends[:-1]]
+        return TokenLayout(
+            "of the video",
+            tuple(range(start, end) for start, end in zip(starts, ends, strict=True)),
+            steps(height, 1, self.sizes.spatial_scale),
+            steps(width, 1, self.sizes.spatial_scale),
+        )
+
     @abstractmethod
     def token_layout(self, layer: str, bucket: Bucket) -> TokenLayout:
-        """The frames and pixels of a video of this size that the tokens of a target layer represent."""
+        """The frames and pixels of a video of this size that the tokens of a target layer represent.
+
+        Every target layer must have one: regions of adapters need a place for each token. Layers that act on
+        the text (keys and values of cross-attention) have none, because what an adapter changes there reaches
+        every pixel. A family that adds such targets must apply the region where pixels read them instead.
+        """
 
     @abstractmethod
     def encode_text(self, prompts: list[str]) -> Tensor:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from infra.registry import DEFAULT_REGISTRY
 from infra.setting import setting
 from models.dtypes import Dtype
 from models.generation import GenerationSettings
+from motiondirector.api.lora import EXAMPLE, Lora, with_region
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +40,18 @@ class GenerateConfig(GenerationSettings):
     appearance_scale: float = setting(1.0, MOTION, "How much of the appearance.")
     appearance_until: float = setting(
         1.0, MOTION, "The appearance acts in this first part of the denoising steps."
+    )
+    lora: Lora = setting(
+        [],
+        MOTION,
+        f"A further adapter, such as {EXAMPLE}; repeatable. NAME or NAME@VERSION, then any of scale (several numbers: one "
+        "for each phase of its steps), steps (FROM-TO, fractions of the denoising steps), path (temporal or spatial), region "
+        "(LEFT,TOP,RIGHT,BOTTOM as fractions of the frame; more numbers are corners X,Y,...; or a file: a picture or video "
+        "that is white where the adapter acts, or YAML with keyframes), feather (width of the region's soft edge), unit "
+        "(fraction or pixels).",
+    )
+    outside: Literal["base"] | None = setting(
+        None, MOTION, "base: outside all regions, the base model's video. Takes twice as long."
     )
     seed: int | None = setting(None, VIDEO, "Same seed, same video. Absent: drawn and printed.")
     steps: int | None = setting(None, VIDEO, "Denoising steps. Absent: the model's default.")
@@ -109,14 +122,16 @@ def generate(
         UserError: what a server would answer: no such concept, a size that the model cannot do, ...
     """
     config = config or GenerateConfig()
-    body = read_body(prompt, config)
+    body, notes = read_body(prompt, config)
     if server:
-        return from_server(body, server, on_progress)
-    return in_process(body, config, registry, on_progress)
+        video = from_server(body, server, on_progress)
+    else:
+        video = in_process(body, config, registry, on_progress)
+    return replace(video, warnings=(*notes, *video.warnings))
 
 
-def read_body(prompt: str, config: GenerateConfig) -> CreateVideo:
-    """The request, checked as a server would. Raises UserError."""
+def read_body(prompt: str, config: GenerateConfig) -> tuple[CreateVideo, list[str]]:
+    """The request, checked as a server would, and notes about files that were read for it. Raises UserError."""
     from pydantic import ValidationError
 
     from infra.errors import InvalidInput
@@ -125,10 +140,14 @@ def read_body(prompt: str, config: GenerateConfig) -> CreateVideo:
     motion: dict[str, Any] = {"scale": config.scale, "until": config.until}
     as_trained = config.scale == config.until == 1.0
     look = {"scale": config.appearance_scale, "until": config.appearance_until, "path": "spatial"}
-    lora = [
-        *([{"name": config.concept, **motion}] if config.concept and not as_trained else []),
-        *([{"name": config.appearance, **look}] if config.appearance else []),
+    read = [with_region(entry) for entry in config.lora]
+    # Each entry, and how its fields are given on the command line.
+    entries = [
+        *([({"name": config.concept, **motion}, "--")] if config.concept and not as_trained else []),
+        *([({"name": config.appearance, **look}, "--appearance-")] if config.appearance else []),
+        *((entry, f"--lora {entry.get('name')}: ") for entry, _ in read),
     ]
+    lora = [entry for entry, _ in entries]
     fields = {
         **config.settings,
         "model": f"foundation:{config.concept}" if config.concept and as_trained else "foundation",
@@ -139,24 +158,30 @@ def read_body(prompt: str, config: GenerateConfig) -> CreateVideo:
         "lora": lora,
     }
     try:
-        return CreateVideo(**{name: value for name, value in fields.items() if value is not None})
+        body = CreateVideo(**{name: value for name, value in fields.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
         reason = first["msg"].removeprefix("Value error, ")
-        raise InvalidInput(f"{option_of(first['loc'], lora)}: {reason}.") from None
+        raise InvalidInput(
+            f"{option_of(first['loc'], [option for _, option in entries])}: {reason}."
+        ) from None
+    return body, [note for _, notes in read for note in notes]
 
 
-def option_of(field: tuple[int | str, ...], lora: list[dict[str, Any]]) -> str:
-    """The option that a field of the request comes from; an entry of `lora` is the motion or the appearance."""
+def option_of(field: tuple[int | str, ...], options: list[str]) -> str:
+    """The option that a field of the request comes from.
+
+    Args:
+        options: how the options of each entry of `lora` begin.
+    """
     if not field:  # what is wrong is no field's alone
         return "the request"
-    if field[0] != "lora":
+    if field[0] != "lora" or len(field) == 1:
         return "--" + "-".join(str(part) for part in field).replace("_", "-")
-    _, number, name = field
-    whose = "appearance" if lora[int(number)].get("path") == "spatial" else "concept"
-    if name == "name":
-        return f"--{whose}"
-    return f"--{name}" if whose == "concept" else f"--appearance-{name}"
+    begin, rest = options[int(field[1])], [str(part) for part in field[2:]]
+    if rest == ["name"]:
+        return {"--": "--concept", "--appearance-": "--appearance"}.get(begin, begin + "name")
+    return f"{begin}{'.'.join(rest)}" if rest else begin.rstrip(": ")
 
 
 def from_server(body: CreateVideo, url: str, on_progress: Progress) -> Video:

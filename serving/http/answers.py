@@ -47,7 +47,7 @@ def video_of(job: Job, position: int | None) -> Video:
         seconds=f"{request.frames / request.fps:g}",
         frames=request.frames,
         seed=request.seed,
-        adapters=list(request.adapters),
+        adapters=[used.shown for used in request.adapters],
         timings=Timings(**job.timings),
         queue_position=position,
         batch_neighbours=job.neighbours,

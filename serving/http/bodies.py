@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -128,7 +128,9 @@ def with_numbers(fields: dict[str, Any], model: type[BaseModel]) -> dict[str, An
     found = dict(fields)
     for name in fields.keys() & model.model_fields.keys():
         kind = model.model_fields[name].annotation
-        kinds = get_args(kind) or (kind,)
+        kinds = [
+            get_args(one)[0] if get_origin(one) is Annotated else one for one in get_args(kind) or (kind,)
+        ]
         if int in kinds or float in kinds:
             found[name] = number(fields[name], whole=float not in kinds)
     return found

@@ -19,7 +19,7 @@ from serving.http.statuses import status_of
 from serving.schemas import ErrorAnswer, error_answer
 
 log = logging.getLogger(__name__)
-MAX_BODY = 64 * 1024  # bytes of a request's body; the largest valid one is under 20 KiB
+MAX_BODY = 64 * 1024  # bytes of a request's body; one mask in it has at most 43 KiB
 BODY_TIMEOUT = 10.0  # seconds for a whole body to arrive, from the first wait for it
 RETRY_AFTER = {"Retry-After": "5"}  # seconds, if nothing better is known
 HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: RETRY_AFTER}

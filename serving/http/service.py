@@ -244,7 +244,8 @@ class VideoService:
         if refused is not None and isinstance(refused.error, FoundationChanged):
             self._info = None  # the next request asks again
         raise_refusal(refused)
-        return request.model_copy(update={"warnings": tuple(text for text in unread if text)}), model
+        warnings = (*request.warnings, *(text for text in unread if text))
+        return request.model_copy(update={"warnings": warnings}), model
 
     def _order(self) -> list[str]:
         """Ids of the jobs that wait for this server's foundation, in order of their turns."""

@@ -19,6 +19,7 @@ from models.foundations.wan import lora_targets
 from models.generation import GenerationParams, SlotUse
 from models.load import load_foundation
 from models.lora.routing import PATHS, Mix, Routing
+from models.regions.region import Region
 from serving.config import ServeConfig
 from serving.engine.budget import example, forward_bytes
 from serving.engine.compiled import CompiledForward, up_to
@@ -103,6 +104,14 @@ def test_nothing_is_compiled_after_warm_up(smallest):
     assert isinstance(bench.last("other"), Finished)
     stats = bench.engine.stats()
     assert (stats.recompilations, stats.uncompiled_forwards) == (0, 1)
+
+    region = Region(box=(0, 0, 0.5, 1))  # also one whose neighbour has a region
+    pair = [bench.request(n, use("a", **acts), steps=1) for n, acts in enumerate(({"region": region}, {}))]
+    bench.run(part=pair[0], whole=pair[1])
+    assert all(isinstance(bench.last(id), Finished) for id in ("part", "whole"))
+    stats = bench.engine.stats()
+    assert (stats.recompilations, stats.uncompiled_forwards) == (0, 2)
+    assert compiled.graphs == 9
 
 
 def test_no_forward_is_larger_than_was_measured_to_fit(smallest):
