@@ -40,6 +40,8 @@ class Contender:
     name: str  # "ours", "base", "coupled"
     title: str  # description for people: "orbit@3", "base model, no adapter"
     adapters: Adapters = field(default_factory=dict, repr=False)
+    # In which part of the denoising steps its adapters act, if the generation's settings do not say. None: all.
+    steps: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -263,6 +265,9 @@ def videos_of(
     on_progress: Progress = lambda what, done, total: None,
 ) -> list[np.ndarray]:
     """A contender's videos, uint8 [F, H, W, 3] each, ordered by prompt, then by seed."""
+    if contender.adapters and generation.adapters.steps is None and contender.steps is not None:
+        acts = generation.adapters.model_copy(update={"steps": contender.steps})
+        generation = replace(generation, adapters=acts)
     uses = install(foundation, contender.adapters, generation.adapters)
     requests = [generation.params(prompt, seed, uses) for prompt in prompts for seed in seeds]
     facts = {

@@ -26,6 +26,7 @@ from models.sizes import Bucket, Defaults
 LoraPath = Literal["spatial", "temporal"]
 MAX_SCALE = 4.0  # an adapter beyond it only breaks the picture
 MAX_PHASES = 100
+ALL_STEPS = (0.0, 1.0)
 
 
 def is_none(value: object) -> bool:
@@ -49,7 +50,9 @@ def check_scale(scale: Any) -> Any:
 
 
 def check_window(steps: Any) -> Any:
-    """Check for two fractions in increasing order."""
+    """Check for two fractions in increasing order, or None."""
+    if steps is None:
+        return None
     if isinstance(steps, list | tuple) and len(steps) == 2 and all(map(is_number, steps)):
         start, end = steps
         if 0 <= start < end <= 1:
@@ -63,7 +66,7 @@ Scale = Annotated[float, Field(ge=-MAX_SCALE, le=MAX_SCALE)]
 class AdapterSettings(BaseModel):
     """How an adapter acts on a video.
 
-    Step i of n (from 0) uses it if `steps[0] <= i / n < steps[1]`. k numbers in `scale` divide that window into
+    Step i of n (from 0) uses it if `steps[0] <= i / n < steps[1]`; None is [0, 1] here. k numbers in `scale` divide that window into
     k equal phases: such a step is in phase floor(k * (i / n - steps[0]) / (steps[1] - steps[0])), from 0, and takes
     that number. Scales are constant within a phase; a phase without a step of its own has no effect.
 
@@ -80,13 +83,14 @@ class AdapterSettings(BaseModel):
         BeforeValidator(check_scale),
     ] = 1.0
     steps: Annotated[
-        tuple[float, float],
+        tuple[float, float] | None,
         Field(
-            exclude_if=lambda steps: steps == (0.0, 1.0),
-            description="[from, to]: the adapter acts in this part of the denoising steps; [0, 0.5] is the first half",
+            exclude_if=is_none,
+            description="[from, to]: the adapter acts in this part of the denoising steps; [0, 0.5] is the first half. "
+            "Absent: as its version says, otherwise in all",
         ),
         BeforeValidator(check_window),
-    ] = (0.0, 1.0)
+    ] = None
     region: Annotated[
         Region | None,
         Field(exclude_if=is_none, description="the part of the frame in which it acts; absent: all"),
@@ -106,7 +110,7 @@ class AdapterSettings(BaseModel):
     @model_validator(mode="after")
     def window_of_until(self) -> Self:
         if self.until is not None:
-            if self.steps != (0.0, 1.0):
+            if self.steps is not None:
                 raise ValueError("expected `steps` or `until`, not both")
             object.__setattr__(self, "steps", (0.0, self.until))
             object.__setattr__(self, "until", None)
@@ -124,7 +128,7 @@ class AdapterSettings(BaseModel):
 
     def scale_at(self, progress: float) -> float:
         """The scale of the step that begins at this share of the steps (0 to 1); 0 outside the window."""
-        start, end = self.steps
+        start, end = self.steps or ALL_STEPS
         if not start <= progress < end:
             return 0.0
         if not isinstance(self.scale, tuple):

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from infra.errors import Conflict, DamagedData, InvalidInput, NotFound
 from infra.registry import Registry, Version
 from infra.storage.stored import Damaged, convert
-from models.adapters.versions import adapter_files, check_folded, own_paths
+from models.adapters.versions import adapter_files, check_folded, own_paths, own_steps
 from models.generation import AdapterSettings, GenerationSettings, ResolvedParams, filled
 from serving.jobs.database import Job
 from serving.schemas import AdapterUsed, CreateVideo, Lenient, LoraPath, LoraUse
@@ -186,9 +186,12 @@ def resolve_adapters(use: LoraUse, info: FoundationInfo, registry: Registry | No
                 code="adapter_path_not_found",
             )
         check_folded(registry, version, path)
+        settings = use.settings
+        if use.steps is None:
+            settings["steps"] = own_steps(version, path)
         resolved.append(
             AdapterUsed(
-                **use.settings,
+                **settings,
                 concept=version.concept,
                 version=version.number,
                 path=path,

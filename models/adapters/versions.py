@@ -43,6 +43,24 @@ def own_paths(version: Version) -> tuple[LoraPath, ...]:
     return tuple(adapter_files(version))
 
 
+def own_steps(version: Version, path: LoraPath) -> tuple[float, float] | None:
+    """The part of the denoising steps in which a version's adapter acts unless a request says otherwise.
+
+    None: in all. It is the training setting `acts_until`, of the temporal adapter alone. Raises InvalidInput if
+    the version's metadata is not as a training writes it.
+    """
+    config = version.metadata.get("config")
+    until = config.get("acts_until") if isinstance(config, dict) and path == "temporal" else None
+    if until is None:
+        return None
+    if isinstance(until, bool) or not isinstance(until, int | float) or not 0 < until <= 1:
+        raise InvalidInput(
+            f"{version.ref}: its metadata has acts_until {until!r}; expected a number above 0, at most 1. Publish it again.",
+            code="invalid_adapter",
+        )
+    return (0.0, float(until))
+
+
 def read_own(registry: Registry, version: Version, foundation: Foundation) -> dict[LoraPath, Adapter]:
     """A version's own adapters, checked against the foundation, with settings folded in. Raises UserError."""
     from models.adapters.file import read_adapter

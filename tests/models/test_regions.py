@@ -308,7 +308,8 @@ def test_until_is_read_as_a_window_and_never_written():
     acts = AdapterSettings.model_validate({"scale": 0.5, "until": 0.4})
     assert acts == AdapterSettings(scale=0.5, steps=(0, 0.4))
     assert acts.model_dump(mode="json") == {"scale": 0.5, "steps": [0.0, 0.4]}
-    assert AdapterSettings(until=1.0).model_dump(mode="json") == {"scale": 1.0}
+    assert AdapterSettings(until=1.0).model_dump(mode="json") == {"scale": 1.0, "steps": [0.0, 1.0]}
+    assert AdapterSettings().model_dump(mode="json") == {"scale": 1.0}
     assert AdapterSettings.model_validate(acts.settings) == acts
     with pytest.raises(ValidationError, match="`steps` or `until`, not both"):
         AdapterSettings(until=0.5, steps=(0.2, 1))
