@@ -124,7 +124,7 @@ def main() -> None:
 
     answer, reference = forward(ours, mixed), peft_each()
     difference, size = (answer - reference).abs().max().item(), reference.abs().max().item()
-    assert difference < 1e-2 * size, f"the two sides disagree by {difference} of {size}"
+    assert difference < 1e-2 * size, f"the two sides differ by {difference}; the largest value is {size}"
 
     @torch.no_grad()
     def beside() -> torch.Tensor:
@@ -136,7 +136,7 @@ def main() -> None:
     idle, same = "bank attached, no sample uses it", "bank, every sample the same adapter"
     mixed_name = f"bank, {batch} different adapters in one forward"
     beside_name = "  the same with the adapters beside the layers, not in them"
-    peft_name = f"PEFT, {batch} different adapters, a forward each"
+    peft_name = f"PEFT, {batch} different adapters, one forward per adapter"
     forwards = medians_ms(
         {
             base: lambda: forward(plain),

@@ -1,11 +1,11 @@
-"""The bits of what is trained, by each method at each entry point: a line of sha256 for each.
+"""Hashes of trained adapters: one sha256 per method, entry point and concept.
 
     python benchmarks/adapter_hashes.py > before.txt        # one thread; on the CPU
     python benchmarks/adapter_hashes.py > after.txt         # after a change
     diff before.txt after.txt
 
-A change of the training stack that is meant to keep its results prints the same lines on the same machine. Adapters of one
-method are equal wherever one concept trains alone; packs of several round otherwise, and are equal to themselves.
+If a change of the training stack keeps its results, it prints the same lines on the same machine. At every entry point that
+trains one concept alone, a method makes the same adapter. Packs of several concepts round differently, but repeatably.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `training` would be the script here
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # otherwise `training` would be this script
 
 import numpy as np
 import torch
@@ -98,7 +98,7 @@ def write_clips(folder: Path) -> str:
 
 
 def digest(tensors: Mapping[Any, Mapping[str, tuple[torch.Tensor, torch.Tensor]]]) -> str:
-    """Of an adapter's tensors, whatever file they are in."""
+    """The sha256 of an adapter's tensors, independent of their file."""
     total = hashlib.sha256()
     for path in sorted(tensors):
         for layer in sorted(tensors[path]):
@@ -159,7 +159,7 @@ class Trainings:
         batch = open_batch(registry.storage, "b")
         entries = [Entry(c, self.data, self.source, settings=self.settings(case)) for c in concepts]
         enter(batch, make_plan(entries, "m", registry), {"manifest": "m"})
-        Lane(batch, registry, device="cpu", pack=len(concepts), ahead=False).run()
+        Lane(batch, registry, device="cpu", pack=len(concepts), prepare_ahead=False).run()
         for concept in concepts:
             yield concept, self.published(registry, concept)
 
@@ -178,8 +178,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--family", choices=sorted(SIZES), default="unet3d")
-    parser.add_argument("--case", choices=sorted(CASES), action="append", help="all when not given")
-    parser.add_argument("--entry", choices=ENTRIES, action="append", help="all when not given")
+    parser.add_argument("--case", choices=sorted(CASES), action="append", help="default: all")
+    parser.add_argument("--entry", choices=ENTRIES, action="append", help="default: all")
     given = parser.parse_args()
     torch.set_num_threads(1)
     entries = given.entry or ENTRIES

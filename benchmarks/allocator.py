@@ -29,7 +29,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `training` would be the script here
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # otherwise `training` would be this script
 
 # As in the project's commands; set before torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -97,7 +97,7 @@ def side(name: str, parent: Connection, threads: int, threaded: bool) -> None:
     from infra.allocator import keep_freed_memory
 
     if name == "kept" and not keep_freed_memory():
-        raise SystemExit("malloc is not glibc's here: nothing to compare")
+        raise SystemExit("this benchmark needs glibc's malloc, which this system does not use")
 
     def answer() -> None:
         import torch
@@ -119,8 +119,8 @@ def side(name: str, parent: Connection, threads: int, threaded: bool) -> None:
                 grad = torch.enable_grad() if work.startswith("train") else torch.no_grad()
                 began = time.perf_counter()
                 with grad:
-                    told = next(running[work])
-                parent.send((time.perf_counter() - began, told))
+                    result = next(running[work])
+                parent.send((time.perf_counter() - began, result))
         parent.send(process_peak_bytes())
 
     if not threaded:
@@ -157,13 +157,13 @@ def compare(threads: int, threaded: bool, rounds: int) -> None:
     for work in WORK:
         seconds: dict[str, list[float]] = {name: [] for name in SIDES}
         for number in range(WARM_UP + rounds):
-            told = {}
+            results = {}
             for name in SIDES:
                 pipes[name].send(work)
-                took, told[name] = pipes[name].recv()
+                took, results[name] = pipes[name].recv()
                 if number >= WARM_UP:
                     seconds[name].append(took)
-            assert len(set(told.values())) == 1, f"the sides differ: {told}"
+            assert len(set(results.values())) == 1, f"the sides' results differ: {results}"
         before, kept = (seconds[name] for name in SIDES)
         ratios = sorted(a / b for a, b in zip(before, kept, strict=True))
         print(

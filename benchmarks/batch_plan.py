@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `training` would be the script here
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # otherwise `training` would be this script
 
 import numpy as np
 
@@ -79,13 +79,13 @@ def publish(registry_uri: Path, works: list[Work], scratch: Path) -> None:
     scratch.mkdir()
     (scratch / "adapter_model.safetensors").write_bytes(b"adapter")
     for work in works:
-        told = {
+        metadata = {
             "concept": work.concept,
             "foundation_fingerprint": work.fingerprint,
             "data_sha256": work.data_sha256,
             "config": work.config.model_dump(mode="json"),
         }
-        registry.publish(work.name, scratch, metadata=told)
+        registry.publish(work.name, scratch, metadata=metadata)
 
 
 def main() -> None:
@@ -113,7 +113,7 @@ def main() -> None:
             f"{concepts} concepts: manifest read and checked in {read - began:.2f} s, planned in {planned - read:.2f} s"
         )
         print(
-            f"{len(plan.works)} to train in {len(plan.packs)} packs on {plan.lanes} lanes, {len(plan.done)} done before"
+            f"{len(plan.works)} to train in {len(plan.packs)} packs on {plan.lanes} lanes, {len(plan.done)} already done"
         )
 
 

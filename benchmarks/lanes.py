@@ -37,11 +37,11 @@ from training.config import make_config
 
 FIXED_S, EACH_S = 0.30, 0.10  # seconds of a pack's step: fixed, and per member
 BEGIN_S = 60.0  # starting Ray and Python, loading the model
-# Seconds that a pack waits; latents are made ahead, and checkpoints are written during the steps.
+# Seconds that a pack waits. Latents are prepared in the background, and checkpoints are written during the steps.
 PREPARE_S, PUBLISH_S, CHECKPOINT_S = 0.3, 1.0, 0.05
 BLOCK = 10  # steps between two checks of the simulated world
 INTERVAL = 50  # steps between two checkpoints
-BEAT_S, LOOK_S, POLL_S, LINGER_S = 20.0, 10.0, 5.0, 60.0
+BEAT_S, CLAIM_S, POLL_S, LINGER_S = 20.0, 10.0, 5.0, 60.0
 STEPS = (200, 1200)  # of a concept: uniform
 DIES_S, PREEMPTED_S = 3 * 3600.0, 3 * 3600.0  # mean seconds until a lane dies, and until it gets notice
 
@@ -124,9 +124,9 @@ class Counts:
 
 
 def lane_process(lane: Lane, state: BatchState, world: World, counts: Counts, most: int) -> Iterator[float]:
-    """`training.batch.lane.lane.Lane` and `lane_worker.stay`, with sleeping instead of training."""
+    """`training.batch.lane.lane.Lane` and `lane_worker.run_until_idle`, with sleeping instead of training."""
     held: dict[str, tuple[Claim, int, int]] = {}  # name -> (claim, step, steps)
-    looked = beaten = idle = world.now
+    last_claim = beaten = idle = world.now
     yield BEGIN_S
     while True:
         if world.now >= lane.dies_at:
@@ -139,8 +139,8 @@ def lane_process(lane: Lane, state: BatchState, world: World, counts: Counts, mo
                 state.release(claim)
             lane.end = "stopped"
             return
-        if len(held) < most and (not held or world.now - looked >= LOOK_S or looked == 0):
-            looked = world.now
+        if len(held) < most and (not held or world.now - last_claim >= CLAIM_S or last_claim == 0):
+            last_claim = world.now
             while len(held) < most and (claim := state.claim(lane.name)) is not None:
                 held[claim.name] = claim, claim.record.checkpoint_step, claim.record.steps
                 yield PREPARE_S
@@ -166,7 +166,7 @@ def lane_process(lane: Lane, state: BatchState, world: World, counts: Counts, mo
                     yield PUBLISH_S
                     state.publish(claim, f"{name}@1", step=step)
                     del held[name]
-                    looked = 0
+                    last_claim = 0
                 elif step // INTERVAL > (step - block) // INTERVAL:
                     yield CHECKPOINT_S
                     state.checkpointed(claim, step, str(step))

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `training` would be the script here
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # otherwise `training` would be this script
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ def fill(foundation: Foundation) -> None:
 
 
 def request(number: int, steps: int) -> GenerationParams:
-    """A request; in turn without adapter, with a temporal adapter, and with both adapters."""
+    """A request. The requests cycle through no adapter, a temporal adapter, and both adapters."""
     uses = [
         SlotUse(path="temporal", slot=1 + number % SLOTS),
         SlotUse(path="spatial", slot=1 + number % SLOTS, scale=0.7),

@@ -1,4 +1,4 @@
-"""Latency of a caller with a key while others hold connections, with and without the server's limits.
+"""Latency of a caller with a key while others occupy connections, with and without the server's limits.
 
     python benchmarks/overload.py                              # both sides, every attack; about six minutes on two cores
     python benchmarks/overload.py --connections 1000 --seconds 10 --json overload.json
@@ -72,13 +72,13 @@ async def connection(port: int, sent: bytes, delay: float, until: float, statuse
                         await reader.readexactly(int(length or 0))
                         await asyncio.sleep(ASK_AGAIN)
                         if b"POST" in sent:
-                            break  # else the server would read the next request as this body
+                            break  # otherwise the server would read the next request as this body
             finally:
                 writer.close()
         await asyncio.sleep(0.2)
 
 
-def attack(port: int, kind: str, connections: int, seconds: float, ready: Any, told: Any) -> None:
+def attack(port: int, kind: str, connections: int, seconds: float, ready: Any, results: Any) -> None:
     """Run the attack in a separate process, so that it takes no time from the caller."""
 
     async def run() -> None:
@@ -89,7 +89,7 @@ def attack(port: int, kind: str, connections: int, seconds: float, ready: Any, t
         ]
         ready.set()
         await asyncio.gather(*each)
-        told.put(dict(statuses))
+        results.put(dict(statuses))
 
     asyncio.run(run())
 
@@ -118,11 +118,11 @@ async def ask(port: int, path: str = "/v1/videos") -> tuple[float, str]:
 
 async def caller(port: int, seconds: float) -> list[tuple[float, str]]:
     """Send four requests a second, without waiting for earlier ones."""
-    asked = []
+    tasks = []
     for _ in range(int(4 * seconds)):
-        asked.append(asyncio.create_task(ask(port)))
+        tasks.append(asyncio.create_task(ask(port)))
         await asyncio.sleep(0.25)
-    return await asyncio.gather(*asked)
+    return await asyncio.gather(*tasks)
 
 
 @contextlib.contextmanager
@@ -160,9 +160,9 @@ def application(side: str, config: ServeConfig) -> Any:
 
 
 def summary(
-    side: str, kind: str, connections: int, asked: list[tuple[float, str]], attackers: dict[str, int]
+    side: str, kind: str, connections: int, answers: list[tuple[float, str]], attackers: dict[str, int]
 ) -> dict[str, Any]:
-    seconds = sorted(second for second, _ in asked)
+    seconds = sorted(second for second, _ in answers)
     return {
         "side": side,
         "attack": kind,
@@ -170,7 +170,7 @@ def summary(
         "median_seconds": statistics.median(seconds),
         "p95_seconds": seconds[int(0.95 * (len(seconds) - 1))],
         "most_seconds": seconds[-1],
-        "answers": dict(Counter(status for _, status in asked)),
+        "answers": dict(Counter(status for _, status in answers)),
         "answers_to_the_others": attackers,
     }
 
@@ -182,17 +182,17 @@ def measure(side: str, port: int, options: argparse.Namespace, tell: Any) -> lis
         for kind in options.attacks:
             for connections in options.connections if kind != "slow-bodies" else [options.slow_bodies]:
                 tell(f"{side}: {kind}, {connections} connections")
-                ready, told = context.Event(), context.Queue()
+                ready, results = context.Event(), context.Queue()
                 process = context.Process(
-                    target=attack, args=(port, kind, connections, options.seconds + 2, ready, told)
+                    target=attack, args=(port, kind, connections, options.seconds + 2, ready, results)
                 )
                 process.start()
                 ready.wait(60)
                 time.sleep(2.0)  # until all are connected
-                asked = asyncio.run(caller(port, options.seconds))
-                others = told.get(timeout=120)
+                answers = asyncio.run(caller(port, options.seconds))
+                others = results.get(timeout=120)
                 process.join(60)
-                rows.append(summary(side, kind, connections, asked, others))
+                rows.append(summary(side, kind, connections, answers, others))
                 tell(json.dumps(rows[-1]))
                 end = time.monotonic() + 120
                 while asyncio.run(ask(port))[0] > 0.3 and time.monotonic() < end:
@@ -206,14 +206,14 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     made.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(ATTACKS))
     made.add_argument("--connections", nargs="+", type=int, default=[1000, 3000])
     made.add_argument("--slow-bodies", type=int, default=700)
-    made.add_argument("--seconds", type=float, default=15.0, help="of each attack")
+    made.add_argument("--seconds", type=float, default=15.0, help="duration of each attack")
     made.add_argument("--port", type=int, default=8765)
     made.add_argument("--json", type=Path)
     options = made.parse_args(arguments)
     console = Console()
     rows = [row for side in options.sides for row in measure(side, options.port, options, console.print)]
     table = Table(title=f"GET /v1/videos with a key, {os.cpu_count()} cores")
-    for column in ("attack", "connections", "side", "median s", "p95 s", "most s", "answers"):
+    for column in ("attack", "connections", "side", "median s", "p95 s", "max s", "answers"):
         table.add_column(column)
     for row in rows:
         table.add_row(

@@ -1,8 +1,8 @@
 """Speed of preparing latents against the bare decoder and VAE: `python benchmarks/prepare.py [CLIPS]` (default: 24).
 
-Renders clips of the sprite world into a clip set, then runs both sides in turns on the embedded foundation:
+Renders clips of the sprite world into a clip set, then runs both sides alternately on the embedded foundation:
 
-    bare      decode every clip and encode it with the VAE; nothing is read, checked, resized, captioned, hashed or stored
+    bare      decode every clip and encode it with the VAE; no reading, checking, resizing, captions, hashing or storing
     prepared  `prepare_portions`: read from Parquet, check hashes, decode, encode (captions too), store in the cache
 
 Both must make the same latents. Prints clips per second and the ratio. All captions differ, so each needs the text encoder
@@ -20,7 +20,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `training` would be the script here
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # otherwise `training` would be this script
 
 import torch
 
@@ -144,11 +144,11 @@ def main() -> None:
         statistics.median(column) for column in zip(*rounds, strict=True)
     )
     ratios = sorted((d + e) / s for d, e, s, _ in rounds)
-    print(f"{count} clips of {bucket}, {len(works)} concepts, {ROUNDS} rounds in turns; medians")
+    print(f"{count} clips of {bucket}, {len(works)} concepts, {ROUNDS} alternating rounds; medians")
     print(f"bare decoder               {count / decoding:8.2f} clips/s")
     print(f"bare VAE                   {count / encoding:8.2f} clips/s")
     print(f"bare decoder, then VAE     {count / (decoding + encoding):8.2f} clips/s")
-    print(f"prepared, captions as well {count / seconds:8.2f} clips/s (the captions alone: {captions:.2f} s)")
+    print(f"prepared, with captions    {count / seconds:8.2f} clips/s (the captions alone: {captions:.2f} s)")
     print(
         f"prepared / bare            {statistics.median(ratios):8.2f}      ({ratios[0]:.2f} to {ratios[-1]:.2f} by round)"
     )

@@ -43,7 +43,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `training` would be the script here
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # otherwise `training` would be this script
 
 os.environ.setdefault(
     "OMP_WAIT_POLICY", "PASSIVE"
@@ -60,24 +60,28 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checkout", type=Path, nargs="?", help="folder of the published code")
-    parser.add_argument("--foundation", default=None, help="path or id; the embedded one when not given")
+    parser.add_argument("--foundation", default=None, help="path or id (default: the embedded foundation)")
     parser.add_argument("--device", default=None)
-    parser.add_argument("--clips", default="1,4", help="numbers of clips, with commas")
+    parser.add_argument("--clips", default="1,4", help="numbers of clips, separated by commas")
     parser.add_argument("--motion", default="orbit", help="one of the study's novel motions")
     parser.add_argument("--captions", default="class", choices=("class", "full", "word", "motion"))
-    parser.add_argument("--steps", type=int, default=None, help="the foundation's recommended when not given")
+    parser.add_argument(
+        "--steps", type=int, default=None, help="training steps (default: the foundation's recommendation)"
+    )
     parser.add_argument("--rounds", type=int, default=40, help="timed steps of each side")
-    parser.add_argument("--appearances", type=int, default=8, help="unseen looks to judge by; 0: speed alone")
+    parser.add_argument(
+        "--appearances", type=int, default=8, help="unseen appearances to evaluate; 0: only speed"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="of each process")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads of each process")
     parser.add_argument("--json", type=Path, default=None, help="file for all figures")
     options = parser.parse_args(given)
     try:
         options.clips = tuple(int(count) for count in options.clips.split(","))
     except ValueError:
-        parser.error(f"--clips {options.clips}: expected numbers with commas between them, such as 1,4.")
+        parser.error(f"--clips {options.clips}: expected numbers separated by commas, such as 1,4.")
     if options.rounds < 1 or not all(1 <= count <= 6 for count in options.clips):
-        parser.error("expected 1 to 6 clips and at least one round.")
+        parser.error("--clips expects numbers from 1 to 6, and --rounds at least 1.")
     return options
 
 
@@ -91,7 +95,8 @@ def settings(foundation: Any, clips: int, options: argparse.Namespace) -> Any:
     config = resolve(own, foundation.recommended, clips)
     if config.steps <= options.rounds:
         raise UserError(
-            f"{options.rounds} rounds and one to warm up are more than {config.steps} steps; give --steps."
+            f"{options.rounds} rounds and one warm-up step need more than {config.steps} training steps; use fewer --rounds "
+            "or more --steps."
         )
     return config
 
@@ -112,18 +117,18 @@ def compare(foundation: Any, clips: int, options: argparse.Namespace, folder: Pa
         for side in every:
             say(f"{clips} clips: starting {side.name}")
             side.start()
-        differs = as_it_is.told["differs"]
+        differs = as_it_is.messages["differs"]
         if differs > SAME:
             raise UserError(
-                f"the published UNet's answer differs by {differs:g} from ours; expected at most {SAME:g}: it does not "
-                "compute what this foundation does."
+                f"the output of the published UNet differs by {differs:g} from ours; expected at most {SAME:g}. The published "
+                "code does not compute the same as this foundation; choose another --foundation."
             )
         for number in range(options.rounds):
             for side in every:
                 side.step()
             if (number + 1) % 5 == 0:
                 means = ", ".join(f"{statistics.mean(took.cpu for took in side.steps):.3f}" for side in every)
-                say(f"{clips} clips: round {number + 1} of {options.rounds}; CPU seconds a step {means}")
+                say(f"{clips} clips: round {number + 1} of {options.rounds}; CPU seconds per step: {means}")
         like.end()
         found: dict[str, Any] = {
             "clips": clips,
@@ -131,18 +136,18 @@ def compare(foundation: Any, clips: int, options: argparse.Namespace, folder: Pa
             "learning_rate": config.learning_rate,
             "steps": config.steps,
             "unets_differ": differs,
-            "versions": as_it_is.told["versions"],
-            "stand_ins": as_it_is.told["missing"],
+            "versions": as_it_is.messages["versions"],
+            "stand_ins": as_it_is.messages["missing"],
             "took": {side.name: [took._asdict() for took in side.steps] for side in every},
         }
         if options.appearances:
-            say(f"{clips} clips: the other steps")
+            say(f"{clips} clips: remaining steps")
             for side in (as_it_is, ours):
-                side.go_on()
+                side.start_remaining()
             files = {side.name: side.finish() for side in (as_it_is, ours)}
             say(f"{clips} clips: videos")
             loras = {
-                as_it_is.name: published_lora(files[as_it_is.name], as_it_is.told["temporal"]),
+                as_it_is.name: published_lora(files[as_it_is.name], as_it_is.messages["temporal"]),
                 ours.name: load(files[ours.name]),
             }
             found["fidelity"] = judge(foundation, references, loras, clips, options)
@@ -169,21 +174,22 @@ def published_lora(file: Path, names: Sequence[str]) -> dict[str, Any]:
 def judge(
     foundation: Any, references: Sequence[Any], loras: dict[str, Any], clips: int, options: argparse.Namespace
 ) -> dict[str, list[float | None]]:
-    """Motion fidelity of the videos of each side and of the base model, for looks that no clip shows."""
+    """Motion fidelity of the videos of each side and of the base model, for appearances that no clip shows."""
     from evaluation.metric import Case
     from motiondirector.study.looks import full_prompts
     from motiondirector.study.trial import measure
     from motiondirector.study.videos import Order, generate
 
-    asked = full_prompts(options.motion, clips, options.seed, options.captions, options.appearances)
-    orders = {"base model": Order(asked)} | {
-        name: Order(asked, {"temporal": lora}) for name, lora in loras.items()
+    prompts = full_prompts(options.motion, clips, options.seed, options.captions, options.appearances)
+    orders = {"base model": Order(prompts)} | {
+        name: Order(prompts, {"temporal": lora}) for name, lora in loras.items()
     }
     videos = generate(foundation, list(orders.values()))
     found = {}
     for name, of in zip(orders, videos, strict=True):
         cases = [
-            Case(video, one.prompt, one.seed, tuple(references)) for video, one in zip(of, asked, strict=True)
+            Case(video, one.prompt, one.seed, tuple(references))
+            for video, one in zip(of, prompts, strict=True)
         ]
         found[name] = measure(cases, [], [])["motion_fidelity"]
     return found
@@ -210,10 +216,10 @@ def report(found: dict[str, Any], clock: str) -> None:
 
     print(
         f"\n{found['clips']} clip(s): rank {found['rank']}, learning rate {found['learning_rate']:g}, {found['steps']} steps; "
-        f"the UNets' answers differ by {found['unets_differ']:.1e}"
+        f"the UNets' outputs differ by {found['unets_differ']:.1e}"
     )
     took, fidelity = found["took"], found.get("fidelity", {})
-    print(f"{'side':26}{'s a step':>10}{'wall':>8}   of ours (of each pair)      motion fidelity")
+    print(f"{'side':26}{'s per step':>10}{'wall':>8}   of ours (of each pair)      motion fidelity")
     for name in ("base model", *took):
         row = f"{name:26}"
         if name in took:
@@ -226,9 +232,9 @@ def report(found: dict[str, Any], clock: str) -> None:
             )
             row += f"   {ratio:.2f} x ({spread})"
         values = [value for value in fidelity.get(name, ()) if value is not None]
-        told = f"{statistics.mean(values):.2f} of {len(values)} videos" if values else ""
-        if name in took or told:
-            print(f"{row:75}{told}".rstrip())
+        mean = f"{statistics.mean(values):.2f} of {len(values)} videos" if values else ""
+        if name in took or mean:
+            print(f"{row:75}{mean}".rstrip())
 
 
 def say(text: str) -> None:
@@ -258,7 +264,8 @@ def run(options: argparse.Namespace) -> None:
     foundation = load_foundation(options.foundation, device=options.device, dtype="fp32")
     if foundation.family != "unet3d":
         raise UserError(
-            f"{foundation.name} is of family {foundation.family}; the published code knows unet3d alone."
+            f"foundation {foundation.name} is of family {foundation.family}, but the published code supports only unet3d; "
+            "choose another --foundation."
         )
     gpu = foundation.device.type == "cuda"
     clock, results = "wall" if gpu else "cpu", []
@@ -272,7 +279,7 @@ def run(options: argparse.Namespace) -> None:
         else f"{os.cpu_count()} CPU cores ({platform.machine()})",
         "seconds": "wall clock" if gpu else "CPU time of a process",
         "threads": options.threads,
-        "dtype": "published as it is float16 autocast, else float32" if gpu else "float32",
+        "dtype": "float16 autocast for published as it is, otherwise float32" if gpu else "float32",
         "foundation": foundation.name,
         "motion": options.motion,
         **results[0]["versions"],

@@ -5,9 +5,9 @@
     python benchmarks/serving.py --suite throughput --sides A B ours --adapters 8 --zipf 0
 
 Sides: A loads and unloads per request, B loads all and calls set_adapters per request, C fuses and unfuses, D hotswap=True,
-E PEFT's adapter_names (where it works), F our engine limited to one adapter per batch, and ours. Suites: frames (all sides
-make the same), steps (one denoising step), throughput (requests per minute, all present at the start), poisson (latency
-under arrivals at several rates, with every adapter resident and with few slots), cold (a cold tenant among hot ones).
+E PEFT's adapter_names (where it works), F our engine limited to one adapter per batch, and ours. Suites: frames (checks that
+all sides make the same), steps (one denoising step), throughput (requests per minute, all present at the start), poisson
+(latency under arrivals at several rates, with every adapter resident and with few slots), cold (a cold tenant among hot ones).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # else `serving` would be this file
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # otherwise `serving` would be this script
 
 import torch
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -64,7 +64,7 @@ FULL: dict[str, Any] = {
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = made.add_argument
-    add("--quick", action="store_true", help="small workloads; every option below still counts")
+    add("--quick", action="store_true", help="small workloads; the options below override their sizes")
     add(
         "--models",
         nargs="+",
@@ -74,46 +74,54 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--suite", nargs="+", choices=SUITES, default=list(SUITES))
     add("--sides", nargs="+", choices=SIDES, default=list(SIDES))
-    add("--adapters", nargs="+", type=int, help="numbers of adapters of the throughput workloads (8 64 ...)")
+    add("--adapters", nargs="+", type=int, help="numbers of adapters in the throughput workloads (8 64 ...)")
     add("--zipf", nargs="+", type=float, help="exponents of the adapters' popularity")
-    add("--ranks", nargs="+", type=int, default=[4, 8, 16, 32, 64], help="of the adapters, in turn")
+    add(
+        "--ranks",
+        nargs="+",
+        type=int,
+        default=[4, 8, 16, 32, 64],
+        help="ranks that the adapters cycle through",
+    )
     add("--steps", type=int, help="denoising steps of a throughput request (default: the model's own)")
     add(
-        "--size", choices=["full", "half"], help="the model's own size of video, or half the width and height"
+        "--size",
+        choices=["full", "half"],
+        help="video size: the model's own, or half of its width and height",
     )
-    add("--requests", type=int, help="of a throughput run")
+    add("--requests", type=int, help="requests of a throughput run")
     add("--repeats", type=int, help="runs of each side, taking turns")
     add("--turns", type=int, help="repeats of the step measurements")
-    add("--loads", nargs="+", type=float, help="Poisson rates, as shares of the engine's own capacity")
-    add("--load-requests", type=int, help="of a Poisson run")
-    add("--load-adapters", type=int, help="of a Poisson run")
+    add("--loads", nargs="+", type=float, help="Poisson rates, as shares of our engine's capacity")
+    add("--load-requests", type=int, help="requests of a Poisson run")
+    add("--load-adapters", type=int, help="adapters of a Poisson run")
     add(
         "--load-steps",
         type=int,
         default=4,
-        help="denoising steps of a Poisson run's request, without guidance",
+        help="denoising steps of a request in a Poisson run, without guidance",
     )
     add(
-        "--load-sides", nargs="*", choices=SIDES, default=["F"], help="sides of the Poisson runs besides ours"
+        "--load-sides", nargs="*", choices=SIDES, default=["F"], help="sides in the Poisson runs besides ours"
     )
-    add("--slots", type=int, default=64, help="most slots of the throughput runs: fewer than 512 adapters")
-    add("--few-slots", type=int, default=8, help="slots of the Poisson runs on few slots")
+    add("--slots", type=int, default=64, help="maximum number of slots in the throughput runs")
+    add("--few-slots", type=int, default=8, help="slots of the Poisson runs with few slots")
     add("--max-batch", type=int, default=8)
     add(
         "--preload-limit",
         type=int,
         default=64,
-        help="most adapters for the sides that load all of them first (B, C, E)",
+        help="maximum number of adapters for the sides that load all of them first (B, C, E)",
     )
-    add("--threads", type=int, help="torch's threads")
+    add("--threads", type=int, help="number of torch threads")
     add(
         "--clock",
         choices=list(CLOCKS),
         default="wall",
-        help="of steps and throughput; cpu (with --threads 1): the process's CPU time, on a machine that others use",
+        help="clock for steps and throughput. cpu: the process's CPU time, for a shared machine; use it with --threads 1",
     )
     add("--device")
-    add("--json", type=Path, help="write everything measured here")
+    add("--json", type=Path, help="file for all measurements")
     return made
 
 

@@ -18,7 +18,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # else `training` would be the script here
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # otherwise `training` would be this script
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +53,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--batch", type=int, default=4, help="videos in a forward")
+    parser.add_argument("--batch", type=int, default=4, help="videos per forward pass")
     options = parser.parse_args()
     ours, theirs = load_foundation().denoiser, in_three_dimensions(load_foundation().denoiser)
     config, generator = ours.config, torch.Generator().manual_seed(0)

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # else `training` would be the script here
+sys.path.insert(0, str(ROOT))  # otherwise `training` would be this script
 
 TRAINS = re.compile(r"^orbit: .*\d+ workers? on ")  # the line printed when training begins
 PART = re.compile(r"^orbit: (.+), ([0-9.]+) s$")
@@ -57,7 +57,7 @@ def run(checkout: Path, arguments: list[str]) -> dict[str, Any]:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.monotonic()
     found: dict[str, Any] = {"begins": None, "parts": {}}
-    said = []
+    output = []
     with subprocess.Popen(
         [sys.executable, *arguments],
         cwd=checkout,
@@ -68,13 +68,13 @@ def run(checkout: Path, arguments: list[str]) -> dict[str, Any]:
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            said.append(line)
+            output.append(line)
             if found["begins"] is None and TRAINS.match(line):
                 found["begins"] = time.monotonic() - began
             if part := PART.match(line):
                 found["parts"][part[1]] = float(part[2])
     if process.returncode:
-        sys.exit("".join(said[-20:]))
+        sys.exit("".join(output[-20:]))
     with contextlib.suppress(ChildProcessError):  # none is left
         while True:
             os.wait()  # Ray's processes, which were reparented to this one

@@ -1,12 +1,12 @@
 """Cost of training: the published algorithm's structure, PEFT, one process per concept, and packs, in one run.
 
     python benchmarks/training.py                        # all parts: about ten minutes on two cores
-    python benchmarks/training.py --quick                # tiny model and counts: checks that it runs, no figures
+    python benchmarks/training.py --quick                # tiny model and counts: only checks that the benchmark runs
     python benchmarks/training.py --part step --repeats 21 --json training.json
 
-Parts: `step` (losses on equal draws, then steps in turns in one process), `memory` (peak of one process per side), `concepts`
-(including start-up), `orchestration` (a lane against a bare pack). Losses are compared first, without dropout; the timed
-training uses the foundation's recommended settings.
+Parts: `step` (losses on equal draws, then alternating steps in one process), `memory` (peak of one process per side),
+`concepts` (concepts per hour, including start-up), `orchestration` (a lane against a bare pack). Losses are compared first,
+without dropout; the timed training uses the foundation's recommended settings.
 """
 
 from __future__ import annotations
@@ -48,16 +48,23 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--part", action="append", choices=PARTS, help="repeat; all when not given")
-    parser.add_argument("--quick", action="store_true", help="a tiny model and few of everything")
-    parser.add_argument("--foundation", default=None, help="path or id; the embedded one when not given")
+    parser.add_argument("--part", action="append", choices=PARTS, help="repeatable (default: all)")
+    parser.add_argument("--quick", action="store_true", help="a tiny model and small counts")
+    parser.add_argument("--foundation", default=None, help="path or id (default: the embedded foundation)")
     parser.add_argument("--device", default=None)
-    parser.add_argument("--packs", default="1,2,4,8", help="pack sizes, with commas")
+    parser.add_argument("--packs", default="1,2,4,8", help="pack sizes, separated by commas")
     parser.add_argument("--repeats", type=int, default=11, help="timed steps of each side")
     parser.add_argument("--concepts", type=int, default=16)
-    parser.add_argument("--sample", type=int, default=2, help="concepts trained by sides of a process each")
-    parser.add_argument("--steps", type=int, default=25, help="steps of a concept in part concepts")
-    parser.add_argument("--long", type=int, default=200, help="steps that concepts an hour are computed for")
+    parser.add_argument(
+        "--sample",
+        type=int,
+        default=2,
+        help="concepts that each side with one process per concept trains; the others are extrapolated",
+    )
+    parser.add_argument("--steps", type=int, default=25, help="steps per concept in part `concepts`")
+    parser.add_argument(
+        "--long", type=int, default=200, help="steps per concept for the computed concepts per hour"
+    )
     parser.add_argument("--json", type=Path, default=None, help="file for all figures")
     options = parser.parse_args()
     if options.quick:
@@ -109,20 +116,23 @@ def step_part(options: argparse.Namespace, report: Report) -> None:
     }
     rows = []
     for name, timing in times.items():
-        told, median = timing.asdict(), timing.median
+        figures, median = timing.asdict(), timing.median
         rows.append(
             (
                 name,
                 f"{median * 1e3:.0f}",
-                f"{told['low'] * 1e3:.0f}-{told['high'] * 1e3:.0f}",
+                f"{figures['low'] * 1e3:.0f}-{figures['high'] * 1e3:.0f}",
                 f"{times[PUBLISHED].median / median:.2f} x",
                 f"{times[PUBLISHED_WHOLE].median / median:.2f} x",
                 f"{times[LOOP].median / median:.2f} x",
                 f"{differences[name]:.0e}",
             )
         )
-    columns = ("side", "ms a concept-step", "range", "to (i)", "to (i) no ckpt", "to (ii)", "losses differ")
-    report.table("One training step, medians of steps in turns", columns, rows)
+    columns = (
+        *("side", "ms per concept-step", "range"),
+        *("speedup to (i)", "to (i) no ckpt", "to (ii)", "losses differ by"),
+    )
+    report.table("One training step, medians of alternating steps", columns, rows)
 
 
 def job_template(options: argparse.Namespace, folder: Path, own: dict[str, Any]) -> Job:
@@ -143,17 +153,19 @@ def memory_part(options: argparse.Namespace, report: Report, folder: Path) -> No
     rows = [
         (
             name,
-            f"{told['peak'] / 2**20:.0f}",
-            f"{told['peak'] / found[PUBLISHED]['peak']:.2f}",
-            f"{told['peak'] / found[PUBLISHED_WHOLE]['peak']:.2f}",
-            f"{told['training'] / 2**20:.0f}",
-            f"{told['training'] / found[PUBLISHED]['training']:.2f}",
-            f"{told['training'] / found[PUBLISHED_WHOLE]['training']:.2f}",
+            f"{used['peak'] / 2**20:.0f}",
+            f"{used['peak'] / found[PUBLISHED]['peak']:.2f}",
+            f"{used['peak'] / found[PUBLISHED_WHOLE]['peak']:.2f}",
+            f"{used['training'] / 2**20:.0f}",
+            f"{used['training'] / found[PUBLISHED]['training']:.2f}",
+            f"{used['training'] / found[PUBLISHED_WHOLE]['training']:.2f}",
         )
-        for name, told in found.items()
+        for name, used in found.items()
     ]
     of = ("of (i)", "of (i) no ckpt")
-    report.table("Peak memory of a process", ("side", "MiB in all", *of, "MiB by training", *of), rows)
+    report.table(
+        "Peak memory of a process", ("side", "MiB in total", *of, "MiB added by training", *of), rows
+    )
 
 
 def concepts_part(options: argparse.Namespace, report: Report, folder: Path) -> None:
@@ -182,14 +194,14 @@ def concepts_part(options: argparse.Namespace, report: Report, folder: Path) -> 
             "side",
             "trained",
             "start s",
-            "ms a step",
-            f"an hour at {options.steps} steps",
+            "ms per step",
+            f"per hour, {options.steps} steps",
             "to (i)",
             "to (ii)",
         ),
-        *(f"at {options.long}, computed", "to (i)"),
+        *(f"{options.long} steps, computed", "to (i)"),
     )
-    report.table(f"{options.concepts} concepts, start-up included", columns, rows)
+    report.table(f"Concepts per hour: {options.concepts} concepts, including start-up", columns, rows)
 
 
 def orchestration_part(options: argparse.Namespace, report: Report, folder: Path) -> None:
@@ -211,7 +223,7 @@ def orchestration_part(options: argparse.Namespace, report: Report, folder: Path
     )
     report.console.print(
         f"lane / bare pack: median {statistics.median(ratios):.3f} ({ratios[0]:.3f}-{ratios[-1]:.3f}), "
-        f"{extra / size * 1e3:.0f} ms a concept",
+        f"{extra / size * 1e3:.0f} ms per concept",
         highlight=False,
     )
 

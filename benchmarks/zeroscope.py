@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--to", type=Path, required=True, help="the folder; one that is there already is kept"
+        "--to", type=Path, required=True, help="the folder to write; an existing model there is kept"
     )
     parser.add_argument(
         "--size",
@@ -109,10 +109,10 @@ def main(arguments: list[str] | None = None) -> None:
         nargs=3,
         default=(16, 256, 256),
         metavar=("FRAMES", "HEIGHT", "WIDTH"),
-        help="of the videos that it recommends, and that benchmarks therefore make (16 256 256)",
+        help="recommended video size, which benchmarks therefore use (default: 16 256 256)",
     )
     options = parser.parse_args(arguments)
-    print(f"{write(options.to, size=tuple(options.size))} is there")
+    print(f"the model is in {write(options.to, size=tuple(options.size))}")
 
 
 if __name__ == "__main__":

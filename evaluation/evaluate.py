@@ -182,7 +182,7 @@ def evaluate(
     if not names or not prompts or not seeds:
         raise UserError("an evaluation needs at least one contender, one prompt and one seed.")
     if len(set(names)) < len(names):
-        raise UserError(f"contenders {', '.join(names)}: each may be named once.")
+        raise UserError(f"contenders {', '.join(names)}: give each contender its own name.")
     chosen = (generation or Generation()).resolved(foundation)
 
     def cases_of(asked: Sequence[str], contender: Contender, kept: Store | None = store) -> tuple[Case, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from evaluation.evaluate import Measured, Report
-from evaluation.metrics.sights import tracked
+from evaluation.metrics.sprite_tracking import tracked
 from evaluation.pictures import animation_uri, draw_trajectory, strip_uri
 from evaluation.report import ARROWS, digits, finite, remarks, rows
 from infra.files import atomic_file
@@ -36,12 +36,12 @@ def environment(templates: Path = TEMPLATES) -> Environment:
 
 
 def write_page(
-    report: Report, told: Mapping[str, Any], path: Path, *, fps: float, sprites: bool, height: int = 72
+    report: Report, content: Mapping[str, Any], path: Path, *, fps: float, sprites: bool, height: int = 72
 ) -> Path:
     """Write the page.
 
     Args:
-        told: `evaluation.report.as_json` of the report, with `title` and `notes`.
+        content: `evaluation.report.as_json` of the report, with `title` and `notes`.
         fps: frame rate of the animations.
         sprites: whether the clips are of the sprite world, so that the tracker can measure them.
         height: of a frame in the page, in pixels.
@@ -96,10 +96,10 @@ def write_page(
         environment()
         .get_template("page.html.j2")
         .render(
-            told=told,
+            report=content,
             contenders=report.contenders,
-            rows=[row for row in rows(told) if row.measured],
-            remarks=remarks(told),
+            rows=[row for row in rows(content) if row.measured],
+            remarks=remarks(content),
             prompts=prompts,
             hidden_prompts=len(report.prompts) - len(prompts),
             opened=opened,

@@ -110,14 +110,14 @@ def ucf_sports(folder: Path, prompts: Sequence[Prompt] | None = None, only: Coll
             problems.append(f"{root / action} is missing: the action is left out")
             continue
         sources, empty = clip_files(root / action)
-        problems += [f"{place} holds no video: that clip is left out" for place in empty]
+        problems += [f"{place} contains no video: the clip is left out" for place in empty]
         if not sources:
-            problems.append(f"{root / action} holds no video: the action is left out")
+            problems.append(f"{root / action} contains no video: the action is left out")
             continue
         own = [f"{who} {does} {where}" for who, where in UCF_APPEARANCES]
         texts = asked[action] if prompts else own
         if not texts:
-            problems.append(f"the prompts name no prompt for {action}: the action is left out")
+            problems.append(f"the prompts contain none for {action}: the action is left out")
             continue
         concepts.append(SetConcept(slug(f"ucf-{action}"), action, tuple(sources), caption, tuple(texts)))
     return whole("ucf-sports", "UCF Sports Action", concepts, problems, root)
@@ -141,8 +141,8 @@ def loveu_tgve(folder: Path, prompts: Sequence[Prompt] | None = None, only: Coll
     root = next((place for place in places if (place / LOVEU_CSV).is_file()), None)
     if root is None:
         raise UserError(
-            f"no LOVEU-TGVE-2023 at {folder}: expected {folder / LOVEU_CSV} (save the .xlsx as .csv if that is what you "
-            f"have) beside {', '.join(LOVEU_PARTS.values())}."
+            f"no LOVEU-TGVE-2023 at {folder}: expected {folder / LOVEU_CSV} beside {', '.join(LOVEU_PARTS.values())}; if you "
+            "have the .xlsx file, save it as .csv."
         )
     rows = loveu_rows(root / LOVEU_CSV)
     names = dict.fromkeys(row["name"] for row in rows)
@@ -161,7 +161,7 @@ def loveu_tgve(folder: Path, prompts: Sequence[Prompt] | None = None, only: Coll
             problems.append(f"{files[0]} is missing: the clip is left out")
         elif not row["caption"] or not texts:
             problems.append(
-                f"{name} in line {row['line']} of {LOVEU_CSV} has no caption or no prompt: left out"
+                f"{name} in line {row['line']} of {LOVEU_CSV} has no caption or no prompt: the clip is left out"
             )
         else:
             texts = list(dict.fromkeys(texts))
@@ -175,7 +175,7 @@ SETS = {"ucf-sports": ucf_sports, "loveu-tgve": loveu_tgve}
 def whole(name: str, title: str, concepts: list[SetConcept], problems: list[str], root: Path) -> PaperSet:
     """The set. Raises UserError with the first problem if no concept is left, or if two have one name."""
     if not concepts:
-        more = f" ({len(problems) - 1} more like it)" if len(problems) > 1 else ""
+        more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
         reason = f"{problems[0]}{more}" if problems else "it is empty"
         raise UserError(f"nothing of {title} can be used at {root}: {reason}.")
     slugs = [concept.name for concept in concepts]
@@ -249,8 +249,8 @@ def loveu_rows(path: Path) -> list[dict[str, str]]:
         name = cell(line, LOVEU_NAME)
         if any(text.strip() for text in line[width:]):
             raise UserError(
-                f"{path}, line {number}: {len(line)} cells; the header has {width}; expected double quotes around a text that "
-                "holds a comma."
+                f"{path}, line {number}: {len(line)} cells, but the header has {width}; put double quotes around a text that "
+                "contains a comma."
             )
         if not name:
             if any(text.strip() for text in line):
@@ -267,7 +267,7 @@ def loveu_rows(path: Path) -> list[dict[str, str]]:
             {"name": name, "part": part, "line": str(number), "caption": cell(line, LOVEU_CAPTION), **texts}
         )
     if not rows:
-        raise UserError(f"{path} names no video below its header.")
+        raise UserError(f"{path} lists no video below its header.")
     return rows
 
 
@@ -277,7 +277,7 @@ def chosen(only: Collection[str], known: Iterable[str]) -> list[str]:
     unknown = [name for name in only if name not in names]
     if unknown:
         shown = ", ".join(names[:13]) + (", ..." if len(names) > 13 else "")
-        raise UserError(f"--only {unknown[0]}: the set has no such concept; it has {shown}.")
+        raise UserError(f"--only {unknown[0]}: the set has no such concept; its concepts are {shown}.")
     return [name for name in names if not only or name in only]
 
 
@@ -287,7 +287,7 @@ def by_concept(prompts: Sequence[Prompt], known: Iterable[str]) -> dict[str, lis
     for prompt in prompts:
         if prompt.concept is not None and prompt.concept not in asked:
             raise UserError(
-                f"the prompt {prompt.text[:60]!r} is for {prompt.concept!r}, which the set has not; it has "
+                f"the prompt {prompt.text[:60]!r} is for {prompt.concept!r}, which is not in the set; its concepts are "
                 f"{', '.join(list(asked)[:13])}."
             )
         for name in asked if prompt.concept is None else [prompt.concept]:

@@ -67,12 +67,14 @@ def read_prompts(path: Path, option: str = "--prompts") -> list[Prompt]:
         data = as_written(expanded(path)).read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{source}: cannot be read ({reason}); give a file with one prompt a line.") from None
+        raise UserError(
+            f"{source}: cannot be read ({reason}); give a file with one prompt per line."
+        ) from None
     text = decoded(data, source, CODE)
     kind = path.suffix.lower()
     if kind in NO_PROMPTS:
         raise UserError(
-            f"{source}: {kind} is not read; give .txt, .yaml or one of {', '.join(TABLE_SUFFIXES)}."
+            f"{source}: {kind} is not supported; give .txt, .yaml or one of {', '.join(TABLE_SUFFIXES)}."
         )
     if is_table(path.name):
         rows = read_strictly(source, text, kind, COLUMNS, code=CODE, bare="prompt")
@@ -82,15 +84,15 @@ def read_prompts(path: Path, option: str = "--prompts") -> list[Prompt]:
     prompts = [_prompt(source, row) for row in rows]
     if not prompts:
         raise UserError(
-            f"{source}: it holds no prompt; write one a line, such as "
+            f"{source}: the file contains no prompt; write one per line, such as "
             '"a red striped star on a navy gradient".'
         )
     first: dict[Prompt, int] = {}
     for row, prompt in zip(rows, prompts, strict=True):
         if prompt in first:
             raise UserError(
-                f"{source}, line {row.line}: the same prompt as in line {first[prompt]}; keep one, "
-                "--seeds makes several videos of each."
+                f"{source}, line {row.line}: the same prompt as in line {first[prompt]}; keep one "
+                "(--seeds makes several videos of each prompt)."
             )
         first[prompt] = row.line
     return prompts
@@ -131,18 +133,22 @@ def _yaml_rows(source: str, text: str) -> Rows:
         others = [key for key, _ in root.value if key.value != "prompts"]
         if len(root.value) > len(others) and others:
             line = others[0].start_mark.line + 1
-            raise _wrong(source, line, f"unknown key {str(others[0].value)[:64]!r}", "`prompts:` alone")
+            raise _wrong(source, line, f"unknown key {str(others[0].value)[:64]!r}", "only `prompts:`")
         root = next((value for key, value in root.value if key.value == "prompts"), root)
     if not isinstance(root, yaml.SequenceNode):
         line = root.start_mark.line + 1 if root is not None else 1
-        raise _wrong(source, line, "no list", "`- a prompt` on every line, or such a list below `prompts:`")
+        raise _wrong(
+            source, line, "not a list", "`- a prompt` on every line, or such a list under `prompts:`"
+        )
     build, rows = yaml.SafeLoader(""), []
     for node in root.value:
         line = node.start_mark.line + 1
         if isinstance(node, yaml.MappingNode):
             keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
             if len(set(keys)) < len(keys):
-                raise _wrong(source, line, f"a key of {', '.join(keys)} comes twice", "each key once")
+                raise _wrong(
+                    source, line, f"one of the keys {', '.join(keys)} appears twice", "each key once"
+                )
         try:
             rows.append((line, build.construct_object(node, deep=True)))
         except NOT_YAML as error:
@@ -191,7 +197,7 @@ def held_out_prompts(count: int, captions: Iterable[str], seed: int = HELD_OUT_S
         found = list(dict.fromkeys(canonical(scene, None) for scene in scenes if held_out(scene)))
         if draw > 64 * count + 4096:
             raise UserError(
-                f"only {len(found)} of {count} appearances are in none of the references; give --prompts FILE."
+                f"only {len(found)} of the {count} requested appearances differ from the references; give --prompts FILE."
             )
     return found[:count]
 

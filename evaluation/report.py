@@ -69,12 +69,12 @@ class Row:
         return any(cell.mean is not None for cell in self.cells)
 
 
-def rows(told: Mapping[str, Any]) -> list[Row]:
+def rows(report: Mapping[str, Any]) -> list[Row]:
     """The table of a report (as JSON, as published, or of a benchmark), with each row's best cells marked."""
     made = []
-    for name, metric in told["metrics"].items():
+    for name, metric in report["metrics"].items():
         cells = []
-        for contender in told["contenders"]:
+        for contender in report["contenders"]:
             score = metric["scores"].get(contender, {"mean": None, "ci95": None, "count": 0})
             decimals = digits(metric["range"])
             cells.append(Cell(score["mean"], score["ci95"], score["count"], decimals))
@@ -82,20 +82,20 @@ def rows(told: Mapping[str, Any]) -> list[Row]:
     return made
 
 
-def unmeasured(told: Mapping[str, Any]) -> str:
+def unmeasured(report: Mapping[str, Any]) -> str:
     """A sentence naming the metrics without a value for any contender, or ""."""
-    titles = [row.title for row in rows(told) if not row.measured]
+    titles = [row.title for row in rows(report) if not row.measured]
     return f"Not measurable here: {'; '.join(titles)}." if titles else ""
 
 
-def remarks(told: Mapping[str, Any]) -> str:
+def remarks(report: Mapping[str, Any]) -> str:
     """The notes below a table: the references' own scores, and what could not be measured; or ""."""
     said = [
         f"The reference clips score {metric['ceiling']:.{digits(metric['range'])}f} against one another in {metric['title']}."
-        for metric in told["metrics"].values()
+        for metric in report["metrics"].values()
         if metric.get("ceiling") is not None
     ]
-    return " ".join(filter(None, [*said, unmeasured(told)]))
+    return " ".join(filter(None, [*said, unmeasured(report)]))
 
 
 def summary(values: Sequence[float | None], groups: Sequence[Sequence[float | None]]) -> dict[str, Any]:
@@ -203,16 +203,16 @@ def without_values(metrics: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def published_scores(told: Mapping[str, Any]) -> dict[str, Any]:
+def published_scores(report: Mapping[str, Any]) -> dict[str, Any]:
     """The part of `as_json` for the registry, under the key `evaluation` of the version's metrics."""
     return {
-        "metrics": without_values(told["metrics"]),
-        "contenders": {name: one["title"] for name, one in told["contenders"].items()},
-        "prompts": len(told["prompts"]),
-        "open_prompts": told["open_prompts"],
-        "foundation_fingerprint": told["foundation"]["fingerprint"],
-        **{key: told[key] for key in ("prompts_sha256", "seeds", "generation", "interval")},
-        **{key: told.get(key) for key in ("data_sha256", "measured_at", "notes")},
+        "metrics": without_values(report["metrics"]),
+        "contenders": {name: one["title"] for name, one in report["contenders"].items()},
+        "prompts": len(report["prompts"]),
+        "open_prompts": report["open_prompts"],
+        "foundation_fingerprint": report["foundation"]["fingerprint"],
+        **{key: report[key] for key in ("prompts_sha256", "seeds", "generation", "interval")},
+        **{key: report.get(key) for key in ("data_sha256", "measured_at", "notes")},
     }
 
 
@@ -224,46 +224,46 @@ def as_summary(reports: Mapping[str, Mapping[str, Any]], **more: Any) -> dict[st
     """
     first = next(iter(reports.values()))
     metrics: dict[str, Any] = {}
-    for told in reports.values():
-        for name, metric in told["metrics"].items():
+    for report in reports.values():
+        for name, metric in report["metrics"].items():
             metrics.setdefault(
                 name, {**{key: metric[key] for key in ("title", "better", "range")}, "scores": {}}
             )
     for name, metric in metrics.items():
         for contender in first["contenders"]:
             groups = [
-                told["metrics"][name]["scores"][contender]["values"]
-                for told in reports.values()
-                if name in told["metrics"]
+                report["metrics"][name]["scores"][contender]["values"]
+                for report in reports.values()
+                if name in report["metrics"]
             ]
             metric["scores"][contender] = summary([value for group in groups for value in group], groups)
     ours = next(iter(first["contenders"]))
     return {
         **more,
         **{key: first[key] for key in ("foundation", "generation", "seeds")},
-        "prompts": sum(len(told["prompts"]) for told in reports.values()),
+        "prompts": sum(len(report["prompts"]) for report in reports.values()),
         "interval": SUMMARY_INTERVAL,
         "contenders": {name: one["title"] for name, one in first["contenders"].items()},
         "metrics": metrics,
         "concepts": [
             {
                 "name": name,
-                "title": told.get("of_the_set", name),
-                "clips": len(told["references"]),
-                "prompts": len(told["prompts"]),
+                "title": report.get("of_the_set", name),
+                "clips": len(report["references"]),
+                "prompts": len(report["prompts"]),
                 "ours": {
-                    metric: told["metrics"][metric]["scores"][ours]["mean"]
-                    if metric in told["metrics"]
+                    metric: report["metrics"][metric]["scores"][ours]["mean"]
+                    if metric in report["metrics"]
                     else None
                     for metric in metrics
                 },
             }
-            for name, told in reports.items()
+            for name, report in reports.items()
         ],
     }
 
 
-def write_json(told: Mapping[str, Any], path: Path) -> None:
+def write_json(report: Mapping[str, Any], path: Path) -> None:
     """Write report.json atomically."""
     with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        temporary.write_text(json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

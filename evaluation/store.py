@@ -39,13 +39,13 @@ def adapters_sha256(adapters: Adapters) -> str | None:
     """One hash over the values of a set of adapters; None for an empty set."""
     if not adapters:
         return None
-    told = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in sorted(adapters):
         for layer, pair in sorted(adapters[path].items()):
             for half, tensor in zip("AB", pair, strict=True):
-                told.update(f"{path} {layer} {half} {tuple(tensor.shape)}".encode())
-                told.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    return told.hexdigest()
+                digest.update(f"{path} {layer} {half} {tuple(tensor.shape)}".encode())
+                digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 class Store:
@@ -63,7 +63,7 @@ class Store:
             with np.load(path) as stored:
                 return stored["frames"]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            log.warning("%s is damaged (%s); making that video again", path, error)
+            log.warning("%s is damaged (%s); generating this video again", path, error)
             return None
 
     def put_video(self, key: str, frames_FHWC: np.ndarray) -> None:
@@ -82,7 +82,7 @@ class Store:
         try:
             tensors = load_file(path)
         except (OSError, SafetensorError) as error:
-            log.warning("%s is damaged (%s); training that baseline again", path, error)
+            log.warning("%s is damaged (%s); training this baseline again", path, error)
             return None
         found: dict[LoraPath, dict[str, tuple[Tensor, Tensor]]] = {}
         for kind in PATHS:

@@ -93,7 +93,7 @@ def looks_accuracy(
     Each look has the share of clips in which it is seen exactly when it is present (a tint: the right
     one). The errors are medians over the clips that have the look: "grain error" in grey levels, "tint
     strength error", and "drift error" in frame widths. Drift can be read in only some clips, the share
-    "drift told".
+    "drift measured".
     """
     rng = np.random.default_rng(seed)
     motions = [*(KNOWN | NOVEL).values()]
@@ -119,13 +119,13 @@ def looks_accuracy(
         if style.tint:
             tally.off("tint strength", np.abs(seen.tint_strength - style.tint_strength))
         if any(style.drift):
-            tally.right.setdefault("drift told", []).append(seen.drift is not None)
+            tally.right.setdefault("drift measured", []).append(seen.drift is not None)
             if seen.drift is not None:
                 way = path.camera_x[-1] - path.camera_x[0], path.camera_y[-1] - path.camera_y[0]
                 tally.off("drift", np.hypot(*np.subtract(seen.drift, way)))
-    told = {
+    errors = {
         f"{name} error": tally.quantile(name, 0.5)
         for name in ("grain", "tint strength", "drift")
         if name in tally.errors
     }
-    return tally.shares() | _errors(tally) | told
+    return tally.shares() | _errors(tally) | errors

@@ -4,8 +4,8 @@
 
     md.render("clips/orbit", md.RenderConfig(motion="orbit", appearances=4))
 
-Every function takes what it is about, and a configuration with the options of the command of that name. Nothing heavy is
-imported before a function is used. docs/python.md has a whole story.
+Every function takes its main arguments, and a configuration with the options of the command of the same name. Heavy
+libraries are imported when a function is first used. docs/python.md has a complete example.
 """
 
 from __future__ import annotations

@@ -69,9 +69,9 @@ def root(
 def load_config(ctx: typer.Context, path: Path | None) -> Path | None:
     """Callback of every command's `--config FILE.yaml`: the file's keys become that command's defaults.
 
-    Keys are option names (`learning_rate` or `learning-rate`), or names of settings where these differ (`warm_sizes` of
+    Keys are option names (`learning_rate` or `learning-rate`), or names of settings if these differ (`warm_sizes` of
     --warm-size). An option on the command line wins.
-    Raises UserError when the file is missing, is not a mapping, or names an option the command has not.
+    Raises UserError if the file is missing, is not a mapping, or names an option that the command does not have.
     """
     if path is None:
         return None
@@ -84,7 +84,9 @@ def load_config(ctx: typer.Context, path: Path | None) -> Path | None:
     except NOT_YAML as error:
         raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(loaded, dict):
-        raise UserError(f"--config {path} holds a {type(loaded).__name__}; expected `option: value` lines.")
+        raise UserError(
+            f"--config {path} contains a {type(loaded).__name__}; expected `option: value` lines."
+        )
     known = {
         option.removeprefix("--").replace("-", "_"): parameter.name
         for parameter in ctx.command.params
@@ -94,7 +96,7 @@ def load_config(ctx: typer.Context, path: Path | None) -> Path | None:
     unknown = sorted(set(written) - set(known))
     if unknown:
         raise UserError(
-            f"--config {path}: unknown option {', '.join(unknown)}; `motiondirector {ctx.info_name} --help` lists them."
+            f"--config {path}: unknown option {', '.join(unknown)}; `motiondirector {ctx.info_name} --help` lists all options."
         )
     values: dict[str, Any] = {}
     for key, value in written.items():
@@ -123,20 +125,20 @@ ConfigFile = Annotated[
 
 
 def check_own_datasets() -> None:
-    """Stop clearly when Hugging Face's `datasets` shadows this project's folder of the same name."""
+    """Raises UserError if Hugging Face's `datasets` shadows this project's folder of the same name."""
     import datasets
 
     if not getattr(datasets, "MOTIONDIRECTOR", False):
         raise UserError(
             f"the package `datasets` at {getattr(datasets, '__file__', '?')} is not this project's; Hugging Face's "
-            "package of that name cannot share its environment: `pip uninstall datasets`, or use the .venv that "
+            "package of that name cannot be in the same environment: `pip uninstall datasets`, or use the .venv that "
             "`make` creates."
         )
 
 
 @functools.cache  # the commands register once, however often a process calls main()
 def build() -> typer.Typer:
-    """The application with every command registered."""
+    """The application with all commands."""
     for name in COMMANDS:
         importlib.import_module(f"motiondirector.commands.{name}").register(app)
     return app
@@ -148,7 +150,7 @@ def main() -> None:
         "OMP_WAIT_POLICY", "PASSIVE"
     )  # before torch: spinning threads cost tenfold on busy cores
     try:
-        if sys.argv[1:2] != ["doctor"]:  # who says more about it
+        if sys.argv[1:2] != ["doctor"]:  # the doctor reports this in detail
             check_own_datasets()
         with only_answers(sys.argv):
             build()()

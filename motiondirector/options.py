@@ -1,10 +1,10 @@
-"""Options of a command that are the fields of a configuration class, which has their descriptions, panels and bounds.
+"""Makes a command's options from the fields of a configuration class, with their descriptions, panels and bounds.
 
     def train(ctx, concept, config: ConfigFile = None, **settings): ...
     add_command(app, "train", train, TrainConfig)
 
-The command gets an option for each field made by `infra.setting.setting`, and hands on the values that were given on the
-command line or in the file of `--config`. The configuration class checks them.
+The command gets an option for each field made by `infra.setting.setting`, and passes on the values that were given on
+the command line or in the `--config` file. The configuration class checks them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
 def option_type(field: FieldInfo) -> Any:
-    """The type Typer parses for a setting."""
+    """The type that Typer parses for a setting."""
     annotation: Any = field.annotation
     if _extra(field).get("metavar"):
         return str
@@ -40,7 +40,7 @@ def option_type(field: FieldInfo) -> Any:
 
 
 def help_of(field: FieldInfo) -> str:
-    """The description of a setting, and its bounds."""
+    """The description of a setting, with its bounds."""
     bounds = [
         f"{words} {value}"
         for name, words in BOUNDS.items()
@@ -66,7 +66,7 @@ def option_for(config: type[BaseModel], name: str) -> Any:
 
 
 def options(config: type[BaseModel]) -> list[inspect.Parameter]:
-    """One option for each setting of a configuration class; None where not given."""
+    """One option for each setting of a configuration class; None if it is not given."""
     return [
         inspect.Parameter(
             name,
@@ -80,7 +80,7 @@ def options(config: type[BaseModel]) -> list[inspect.Parameter]:
 
 
 def add_command(app: typer.Typer, name: str, function: Callable[..., None], config: type[BaseModel]) -> None:
-    """Add a command: the parameters of `function`, and the settings of `config` in place of its `**settings`."""
+    """Add a command with the parameters of `function` and the settings of `config` in place of its `**settings`."""
     signature = inspect.signature(function, eval_str=True)
     own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     parameters = [*own, *options(config)]

@@ -1,4 +1,4 @@
-"""What a command answers on stdout: with `--json` that and nothing else, whatever libraries print."""
+"""A command's output on stdout: with `--json` only the JSON, whatever libraries print."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _answers: TextIO | None = None
 
 @contextlib.contextmanager
 def only_answers(arguments: Sequence[str]) -> Iterator[None]:
-    """With `--json` among `arguments`, what is printed other than by `print_json` goes to stderr until the block ends.
+    """With `--json` among `arguments`, redirect everything except `print_json` to stderr during the block.
 
-    DeepSpeed's logger writes to stdout, and whoever saves a model may import it; Ray prints what its workers say.
+    DeepSpeed's logger writes to stdout, and saving a model may import it; Ray prints its workers' output.
     """
     global _answers
     if "--json" not in arguments:
@@ -32,6 +32,6 @@ def only_answers(arguments: Sequence[str]) -> Iterator[None]:
 
 
 def print_json(value: Any) -> None:
-    """The command's answer."""
+    """Print the command's output as JSON."""
     text = json.dumps(value, indent=2, ensure_ascii=False, default=lambda moment: moment.isoformat())
     typer.echo(text, file=_answers)

@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: one bar for each thing that is going on, made when it is first heard of; lines in a log."""
+"""Shows the progress of long work on stderr: one bar per task on a terminal, lines in a log file."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from infra.warning_handler import WarningHandler
 
-EVERY_S = 30.0  # between lines about what is going on, where there are no bars
-MOMENT_S = 1.0  # what is done sooner than that needs no line
+EVERY_S = 30.0  # seconds between progress lines, if there are no bars
+MOMENT_S = 1.0  # a task that is done sooner gets no line
 
 
 class Bars:
-    """`with Bars() as bars: bars("base", 3, 40)`. On stderr, so that --json stays clean; gone when the block ends.
+    """`with Bars() as bars: bars("base", 3, 40)`. On stderr, so that --json stays clean; removed when the block ends.
 
-    Where stderr is no terminal (a log file, a job's output) it is lines: one when something that took longer than a moment
-    is done, and at most one each EVERY_S seconds of all that is going on. May be called from several threads.
+    If stderr is not a terminal (a log file, a job's output), it prints lines: one when a task that took longer than
+    MOMENT_S is done, and at most one every EVERY_S seconds about all running tasks. May be called from several threads.
 
     Args:
-        console: where it is shown.
+        console: where to show the progress.
         clock: seconds, for the lines.
     """
 
@@ -38,12 +38,12 @@ class Bars:
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,  # a log file wants lines, not bars
+            disable=not console.is_terminal,  # a log file gets lines instead of bars
         )
         self.tasks: dict[str, Any] = {}
         self.clock = clock
         self._said = clock()  # when the last line was written
-        self._under_way: dict[str, tuple[float, str]] = {}  # what -> (since when, how far it is)
+        self._running: dict[str, tuple[float, str]] = {}  # task -> (start time, its progress as text)
         self._lock = Lock()
 
     def __enter__(self) -> Bars:
@@ -54,7 +54,7 @@ class Bars:
         self.progress.stop()
 
     def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
-        """So much of `what` is done; `note` stands beside its name."""
+        """Set the progress of the task `what`; `note` is shown beside its name."""
         text = f"{what}, {note}" if note else what
         with self._lock:
             if what not in self.tasks:
@@ -63,53 +63,55 @@ class Bars:
             if self.progress.disable:
                 self._line(what, f"{text}: {done} of {total}" if total else text, 0 < total <= done)
 
-    def _line(self, what: str, told: str, is_done: bool) -> None:
+    def _line(self, what: str, line: str, is_done: bool) -> None:
         now = self.clock()
-        since, before = self._under_way.get(what, (now, ""))
+        since, before = self._running.get(what, (now, ""))
         if is_done:
             if before:
-                del self._under_way[what]
+                del self._running[what]
             if now - since >= MOMENT_S:
-                self.say(told)
+                self.say(line)
             return
-        self._under_way[what] = since, told
+        self._running[what] = since, line
         if now - self._said >= EVERY_S:
             self._said = now
-            self.say("; ".join(text for _, text in self._under_way.values()))
+            self.say("; ".join(text for _, text in self._running.values()))
 
     def done(self, what: str) -> None:
-        """Take one bar away."""
+        """Remove one bar."""
         with self._lock:
-            self._under_way.pop(what, None)
+            self._running.pop(what, None)
             if what in self.tasks:
                 self.progress.remove_task(self.tasks.pop(what))
 
     def clear(self) -> None:
-        """Take the bars away: what follows is another round of the same things."""
+        """Remove all bars, before another round of the same tasks."""
         with self._lock:
-            self._under_way.clear()
+            self._running.clear()
             for task in self.tasks.values():
                 self.progress.remove_task(task)
             self.tasks.clear()
 
     def say(self, text: str) -> None:
-        """A line that stays, above the bars."""
+        """Print a line that stays, above the bars."""
         self.progress.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def no_bars() -> Bars:
-    """Bars that nobody sees."""
+    """Bars that show nothing."""
     return Bars(Console(quiet=True))
 
 
 def terminal_bars() -> Bars:
-    """Bars on a terminal, and no lines elsewhere."""
+    """Bars on a terminal; nothing elsewhere."""
     return Bars() if Console(stderr=True).is_terminal else no_bars()
 
 
 class Warnings(WarningHandler):
-    """Warnings of this project's loggers as lines, for the length of a block: they would tear bars and tables apart, and are
-    not shown at all where something else listens to them (training/batch/watch/logs.py).
+    """Prints warnings of this project's loggers as lines during a block.
+
+    Printed directly, they would break bars and tables; and they are not shown at all if another handler takes them
+    (training/batch/watch/logs.py).
 
     Args:
         say: shows a line.

@@ -13,9 +13,9 @@ from infra.rows import NOT_YAML
 
 
 def parse_settings(given: Iterable[str] | Mapping[str, Any]) -> dict[str, Any]:
-    """`rank=8` -> {"rank": 8}; values are read as YAML, a mapping is taken as it is.
+    """`rank=8` -> {"rank": 8}; values are read as YAML. A mapping is used as it is.
 
-    What is no setting is found by `training.config`. Raises UserError.
+    `training.config` checks the names later. Raises UserError.
     """
     if isinstance(given, Mapping):
         return {str(name).replace("-", "_"): value for name, value in given.items()}
@@ -28,7 +28,7 @@ def parse_settings(given: Iterable[str] | Mapping[str, Any]) -> dict[str, Any]:
             settings[name.strip().replace("-", "_")] = yaml.safe_load(value)
         except NOT_YAML:
             raise UserError(
-                f"--setting {text!r}: the value is not readable; write it as in rank=8."
+                f"--setting {text!r}: the value cannot be read as YAML; expected NAME=VALUE, such as rank=8."
             ) from None
     return settings
 

@@ -28,11 +28,11 @@ class DescribedClip(Protocol):
 
 def data_sha256(clips: Sequence[DescribedClip]) -> str:
     """One hash over all clips in order: content, caption, and frames unless they are the first ones."""
-    frames = [getattr(clip, "told", "") for clip in clips]
-    told = [
+    frames = [getattr(clip, "frames_id", "") for clip in clips]
+    content = [
         [clip.sha256, clip.caption, *([of] if of else [])] for clip, of in zip(clips, frames, strict=True)
     ]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def describe(

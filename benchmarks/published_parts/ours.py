@@ -39,7 +39,7 @@ def main(fd: int, job: dict[str, Any]) -> None:
         on_step=lambda report: turns.done(spatial=report.spatial_loss > 0),
     )
     torch.save(tensors["temporal"], job["out"])
-    turns.tell({"file": job["out"]})
+    turns.send({"file": job["out"]})
 
 
 if __name__ == "__main__":

@@ -34,15 +34,15 @@ def checkout_at(folder: Path | None) -> Path:
     """The folder of the published code.
 
     Raises:
-        UserError: no folder was given, or it does not hold the published code.
+        UserError: no folder was given, or it does not contain the published code.
     """
-    how = f"`git clone {REPOSITORY}` and give the folder it makes"
+    how = f"run `git clone {REPOSITORY}` and pass the new folder"
     if folder is None:
-        raise UserError(f"the folder of a checkout of the paper's published code is needed: {how}.")
+        raise UserError(f"this benchmark needs a checkout of the paper's published code: {how}.")
     missing = [name for name in WANTED if not (folder / name).exists()]
     if missing:
         raise UserError(
-            f"{folder} is no checkout of the paper's published code, {missing[0]} is not there: {how}."
+            f"{folder} is not a checkout of the paper's published code: it has no {missing[0]}; {how}."
         )
     return folder.resolve()
 
@@ -77,16 +77,16 @@ class Work:
 
     def write(self) -> None:
         """Write the clips in each side's format, with the same latents."""
-        mp4s, told = self.folder / "clips", []
+        mp4s, clips = self.folder / "clips", []
         mp4s.mkdir(parents=True)
         for number, one in enumerate(self.references):
             encode_mp4(one.video_FHWC, 8, mp4s / f"{number}.mp4")
             visual = latents_of(one.video_FHWC, self.foundation, one.caption)
             text = text_of(one.caption, self.foundation)
             empty = text_of("", self.foundation)
-            told.append({"caption": one.caption, "visual": visual, "text": text, "empty_text": empty})
-        torch.save(told, self.folder / "clips.pt")
-        self._write_probe(told[0])
+            clips.append({"caption": one.caption, "visual": visual, "text": text, "empty_text": empty})
+        torch.save(clips, self.folder / "clips.pt")
+        self._write_probe(clips[0])
 
     def _write_probe(self, clip: dict[str, Any]) -> None:
         x = torch.randn(1, *clip["visual"]["latents"].shape, generator=torch.Generator().manual_seed(0))
@@ -188,7 +188,7 @@ class Side:
     threads: int
     environment: dict[str, str] = field(default_factory=dict)
     steps: list[Took] = field(default_factory=list)
-    told: dict[str, Any] = field(default_factory=dict)
+    messages: dict[str, Any] = field(default_factory=dict)  # what the process sent besides its steps' costs
 
     def start(self) -> None:
         """Start the process and wait for its first step, which is not counted."""
@@ -226,16 +226,16 @@ class Side:
         self.connection.send(GO)
         self.steps.append(self._receive())
 
-    def go_on(self) -> None:
+    def start_remaining(self) -> None:
         """Start the remaining steps without waiting for them."""
         self.connection.send(REST)
 
     def finish(self) -> Path:
         """Wait for the remaining steps. Returns the file of the temporal LoRA."""
-        while "file" not in self.told:
+        while "file" not in self.messages:
             self._receive(step=False)
         self.process.wait()
-        return Path(self.told["file"])
+        return Path(self.messages["file"])
 
     def end(self) -> None:
         """End the process without further steps."""
@@ -248,10 +248,12 @@ class Side:
             try:
                 found = self.connection.recv()
             except EOFError:
-                said = "\n".join(self.log.read_text().splitlines()[-15:])
-                raise UserError(f"the process of side {self.name!r} ended early; it said:\n{said}") from None
+                output = "\n".join(self.log.read_text().splitlines()[-15:])
+                raise UserError(
+                    f"the process of side {self.name!r} ended early; the end of its output:\n{output}"
+                ) from None
             if isinstance(found, Took):
                 return found
-            self.told |= found
+            self.messages |= found
             if not step:
                 return Took(0, 0, False)

@@ -198,7 +198,7 @@ def main(fd: int, job: dict[str, Any]) -> None:
     published: Any = importlib.import_module("MotionDirector_train")
     for name in missing:
         del sys.modules[name]
-    turns.tell(
+    turns.send(
         {
             **probed(job),
             "missing": missing,
@@ -210,7 +210,7 @@ def main(fd: int, job: dict[str, Any]) -> None:
     config = {k: Attributes(v) if isinstance(v, dict) else v for k, v in job["config"].items()}
     published.main(**config)
     (written,) = glob.glob(f"{config['output_dir']}/*/temporal/lora/*_unet.pt")
-    turns.tell({"file": written})
+    turns.send({"file": written})
 
 
 if __name__ == "__main__":

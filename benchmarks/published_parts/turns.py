@@ -9,7 +9,7 @@ import time
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
-GO, REST, END = "one step", "all steps that are left", "end"
+GO, REST, END = "one step", "all remaining steps", "end"
 
 
 class Took(NamedTuple):
@@ -28,9 +28,9 @@ class Turns:
         self._waits = True
         self._mark()
 
-    def tell(self, what: dict[str, Any]) -> None:
+    def send(self, message: dict[str, Any]) -> None:
         """Send something other than a step's cost."""
-        self.connection.send(what)
+        self.connection.send(message)
 
     def done(self, *, spatial: bool) -> None:
         """Report a finished step. Returns when the next one may begin."""

@@ -110,7 +110,7 @@ class Stock:
 class LoadUnload(Stock):
     """A: loads the adapter's file for the request and unloads it afterwards."""
 
-    what = "load + unload a request"
+    what = "load + unload per request"
 
     def apply(self, adapter):
         self.wrapped = None
@@ -132,7 +132,7 @@ class LoadUnload(Stock):
 class SetAdapters(Stock):
     """B: loads all adapters and selects one per request."""
 
-    what = "set_adapters a request"
+    what = "set_adapters per request"
 
     def prepare(self):
         self.preload()
@@ -144,7 +144,7 @@ class SetAdapters(Stock):
 class FuseUnfuse(Stock):
     """C: loads all adapters, merges one into the weights for the request and unmerges it afterwards."""
 
-    what = "fuse + unfuse a request"
+    what = "fuse + unfuse per request"
 
     def prepare(self):
         self.preload()
@@ -166,7 +166,7 @@ class FuseUnfuse(Stock):
 class Hotswap(Stock):
     """D: swaps the request's file into one adapter slot of the largest rank."""
 
-    what = "hotswap=True a request"
+    what = "hotswap=True per request"
 
     def prepare(self):
         first = self.stored[0].folder
@@ -239,7 +239,7 @@ BASELINES: dict[str, type[Stock]] = {
 
 
 def stock_pipeline(setup: Setup) -> Any:
-    """The class's pipeline as loaded by diffusers, with our side's device and dtypes."""
+    """The model class's pipeline as diffusers loads it, with our side's device and dtypes."""
     foundation = load_foundation(setup.source, device=setup.foundation.device)
     if foundation.family != "unet3d":
         return foundation.pipeline

@@ -85,7 +85,7 @@ def measure_poisson(
 
 
 def steps_until_joined(run: Run, max_batch: int) -> list[int]:
-    """For each request that came while the batch had room: how many steps ended before it joined."""
+    """For each request that arrived while the batch had room: how many steps ended before it joined."""
     ends = sorted({round(when, 4) for record in run.records.values() for when, _, _ in record.steps})
     records = sorted(run.records.values(), key=lambda record: record.arrival)
     found = []
@@ -114,13 +114,13 @@ def measure_cold(
     repeats: int,
     tell: Progress,
 ) -> dict[str, Any]:
-    """Measure hot tenants alone, plus a tenant with a resident adapter, and plus one whose every adapter must be fetched.
+    """Measure hot tenants alone, with an extra tenant whose adapter is resident, and with one whose every adapter is fetched.
 
     The second case separates the cost of the cold tenant's load from the cost of fetching its adapters.
     """
     runs: dict[str, list[Run]] = {"hot alone": [], "+ a resident tenant": [], "+ a cold tenant": []}
     guests = max(1, round(requests * COLD_SHARE))
-    assert len(setup.adapters) >= hot + guests, "a cold adapter is cold once"
+    assert len(setup.adapters) >= hot + guests, "each request of the cold tenant needs an adapter of its own"
     cold = frozenset(stored.used.sha256 for stored in setup.adapters[hot : hot + guests])
     for turn in range(repeats):
         jobs = [

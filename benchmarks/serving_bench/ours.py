@@ -25,7 +25,7 @@ from serving.schemas import AdapterUsed
 
 
 class OneAdapterBatch(Batch):
-    """F: each forward takes the requests of one adapter, in turns, like servers that split batches by adapter."""
+    """F: each forward has the requests of one adapter; the adapters alternate, as in servers that split batches by adapter."""
 
     _turn = 0
 
@@ -94,9 +94,9 @@ class Ours:
     """An engine for a setup, usable for several runs.
 
     Args:
-        slots: of the bank.
-        max_batch: most requests at once.
-        one_adapter: baseline F.
+        slots: slots of the bank.
+        max_batch: maximum number of requests in a batch.
+        one_adapter: run baseline F.
         away: hashes of adapters that are not on local disk; fetching one takes `delay` seconds.
     """
 

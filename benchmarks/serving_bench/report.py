@@ -15,8 +15,8 @@ from rich.table import Table
 from benchmarks.serving_bench.baselines import BASELINES
 
 WHAT = {name: kind.what for name, kind in BASELINES.items()}
-WHAT |= {"F": "our engine, one adapter a batch", "ours": "our engine, mixed batches"}
-# name in "ratios" -> (target, whether it is the least or the most allowed)
+WHAT |= {"F": "our engine, one adapter per batch", "ours": "our engine, mixed batches"}
+# name in "ratios" -> (bound, whether it is the smallest or the largest allowed value)
 STEP_TARGETS = {
     "different / equal throughput": (0.95, "least"),
     "mixed / F throughput": (1.1, "least"),
@@ -60,19 +60,19 @@ def targets(results: dict[str, Any]) -> list[dict[str, Any]]:
             judge(name, value["median"], bound, way)
     for row in results.get("throughput", []):
         if row["adapters"] == 8 and "A" in row["sides"]:
-            name = f"requests a minute, ours / A (8 adapters, zipf {row['zipf']:g})"
+            name = f"requests per minute, ours / A (8 adapters, zipf {row['zipf']:g})"
             judge(name, row["sides"]["A"]["ours_times"]["median"], 3.0, "least")
     for row in results.get("poisson", []):
         for kind, side in row["sides"].items():
             if kind.endswith("slots"):
-                name = f"p99, {row['adapters']} adapters on {kind.split()[1]} slots / all resident"
+                name = f"p99, {row['adapters']} adapters in {kind.split()[1]} slots / all resident"
                 name += f" (load {row['load']:g}, zipf {row['zipf']:g})"
                 judge(name, side["p99_ratio"], 1.5, "most")
         if row["joined"]["at_most_one_step"] is not None:
-            name = f"share in the batch within one step (load {row['load']:g}, zipf {row['zipf']:g})"
+            name = f"share of requests that join the batch within one step (load {row['load']:g}, zipf {row['zipf']:g})"
             judge(name, row["joined"]["at_most_one_step"], 1.0, "least")
     for row in results.get("cold", []):
-        name = f"hot tenants' p99 with / without a cold one (load {row['load']:g})"
+        name = f"hot tenants' p99, with / without a cold tenant (load {row['load']:g})"
         judge(name, row["hot_tenants"]["+ a cold tenant"]["p99_ratio"], 1.1, "most")
     return found
 
@@ -97,7 +97,9 @@ def tables(results: dict[str, Any]) -> list[Table]:
     name = f"{results['model']} ({results['dtype']})"
     if "frames" in results:
         rows = [[f"{side}: {WHAT[side]}", str(gap)] for side, gap in results["frames"].items()]
-        made.append(table(f"{name}: frames against ours", ["side", "most grey levels apart"], rows))
+        made.append(
+            table(f"{name}: frames against ours", ["side", "largest difference in grey levels"], rows)
+        )
     if "steps" in results:
         steps = results["steps"]
         title = f"{name}: one step, batch {steps['batch']}, {steps['layers']} layers, {steps['shape']}"
@@ -120,14 +122,14 @@ def tables(results: dict[str, Any]) -> list[Table]:
             ]
             for side, of in row["sides"].items()
         ]
-        columns = ["side", "requests a minute", "ours is x", "adapters a batch", "ready after s"]
+        columns = ["side", "requests per minute", "speedup of ours", "adapters per batch", "preparation s"]
         made.append(table(title, columns, rows))
     for row in results.get("poisson", []):
         title = (
             f"{name}: {row['adapters']} adapters, zipf {row['zipf']:g}, Poisson at {row['rate']:.2f}/s "
-            f"({row['load']:g} of what ours makes), {row['shape']}"
+            f"({row['load']:g} of our capacity), {row['shape']}"
         )
-        columns = ["side", "p50 s", "p99 s", "p99 x", "wait p99 s", "requests", "batch", "slot loads"]
+        columns = ["side", "p50 s", "p99 s", "p99 ratio", "wait p99 s", "requests", "batch", "slot loads"]
         rows = [
             [
                 f"{kind}: {WHAT[kind]}" if kind in WHAT else kind,
@@ -141,18 +143,18 @@ def tables(results: dict[str, Any]) -> list[Table]:
         made.append(table(title, columns, rows))
     for row in results.get("cold", []):
         title = (
-            f"{name}: {row['hot']} hot tenants at {row['load']:g} of what ours makes; a cold one asks for a new "
-            f"adapter each time, {row['fetch_seconds']:g} s away"
+            f"{name}: {row['hot']} hot tenants at {row['load']:g} of our capacity; each request of a cold tenant needs a new "
+            f"adapter, fetched in {row['fetch_seconds']:g} s"
         )
         rows = [
             [kind, f"{of['p50']:.2f}", f"{of['p99']:.2f}", f"{of['p99_ratio']:.2f}", str(of["requests"])]
             for kind, of in row["hot_tenants"].items()
         ]
         rows += [
-            [f"the guest of '{kind}'", f"{of['p50']:.2f}", f"{of['p99']:.2f}", "", str(of["requests"])]
+            [f"the extra tenant of '{kind}'", f"{of['p50']:.2f}", f"{of['p99']:.2f}", "", str(of["requests"])]
             for kind, of in row["guest"].items()
         ]
-        made.append(table(title, ["hot tenants", "p50 s", "p99 s", "p99 x", "requests"], rows))
+        made.append(table(title, ["hot tenants", "p50 s", "p99 s", "p99 ratio", "requests"], rows))
     judged = targets(results)
     if judged:
         rows = [
@@ -164,7 +166,7 @@ def tables(results: dict[str, Any]) -> list[Table]:
             ]
             for one in judged
         ]
-        made.append(table(f"{name}: targets", ["target", "measured", "asked", ""], rows))
+        made.append(table(f"{name}: targets", ["figure", "measured", "target", ""], rows))
     return made
 
 

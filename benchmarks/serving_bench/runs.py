@@ -67,14 +67,14 @@ def compare_frames(setup: Setup, sides: Sequence[str], shape: Shape, tell: Progr
     for name in sides:
         if name not in BASELINES:
             continue
-        tell(f"frames of {name}")
+        tell(f"frames: {name}")
         try:
             stock = BASELINES[name](setup, count)
             made = {}
             for first in range(0, count, stock.batch):
                 made |= stock.make(jobs[first : first + stock.batch], shape)
         except (ValueError, RuntimeError) as error:  # raised by PEFT and diffusers for unsupported cases
-            found[name] = f"does not work on this class: {' '.join(str(error).split())[:160]}"
+            found[name] = f"does not work with this model class: {' '.join(str(error).split())[:160]}"
             continue
         found[name] = max(level_gap(made[job.id][0], frames) for job, frames in zip(jobs, base, strict=True))
     for name, gap in found.items():
@@ -119,7 +119,7 @@ def measure_throughput(
     jobs = make_jobs(requests, adapters, exponent)
     ready, found = {}, {}
     for name in sides:
-        tell(f"{adapters} adapters: {name} gets ready")
+        tell(f"{adapters} adapters: preparing {name}")
         ready[name], seconds = make_side(name, setup, adapters, slots, max_batch)
         found[name] = {"ready_seconds": seconds, "per_minute": [], "slot_loads": 0, "batch_adapters": 0.0}
     for side in ready.values():  # the first call is slower on every side

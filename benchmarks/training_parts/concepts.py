@@ -43,9 +43,9 @@ def memory(template: Job, packs: Sequence[int], say: Say) -> dict[str, dict[str,
     found = {}
     for name, job in sides.items():
         say(f"memory: {name}")
-        (told,) = spawn([job])
-        peak = told["peak_bytes"]
-        found[name] = {"peak": peak, "training": peak - told["before_bytes"]}
+        (used,) = spawn([job])
+        peak = used["peak_bytes"]
+        found[name] = {"peak": peak, "training": peak - used["before_bytes"]}
     return found
 
 
@@ -62,18 +62,18 @@ def rates(
         return replace(template, side=side, concepts=[concept_name(number)], **own)
 
     def rate(wall: float, start: float, per_step: float, measured: int, starts: float) -> Rate:
-        """`starts`: how many times the start-up is needed."""
+        """The rate, where all concepts together need `starts` start-ups."""
         longer = starts * start + concepts * long * per_step
         return Rate(wall, 3600 * concepts / wall, start, per_step, measured, 3600 * concepts / longer)
 
     found: dict[str, Rate] = {}
     for name, side in ((PUBLISHED, "published"), (PUBLISHED_WHOLE, "published-whole"), (LOOP, "loop")):
-        told = []
+        ran = []
         for number in range(sample):
             say(f"concepts: {name}, {number + 1} of {sample}")
-            told += spawn([one(number, side)])
-        wall = statistics.mean(t["wall"] for t in told)
-        train = statistics.mean(t["train"] for t in told)
+            ran += spawn([one(number, side)])
+        wall = statistics.mean(t["wall"] for t in ran)
+        train = statistics.mean(t["train"] for t in ran)
         found[f"{name}, a process each"] = rate(
             wall * concepts, wall - train, train / steps, sample, starts=concepts
         )
@@ -82,22 +82,22 @@ def rates(
     at_once = max(2, min(at_once, 8))
     threads = max(1, (os.cpu_count() or 1) // at_once)
     say(f"concepts: (iii) {at_once} processes at once")
-    told = spawn([one(number, "loop", threads=threads) for number in range(at_once)])
-    wall = told[0]["wall"]
-    train = max(t["train"] for t in told)
+    ran = spawn([one(number, "loop", threads=threads) for number in range(at_once)])
+    wall = ran[0]["wall"]
+    train = max(t["train"] for t in ran)
     rounds = -(-concepts // at_once)
     found[f"(iii) our loop, {at_once} processes at once"] = rate(
         wall * rounds, (wall - train) / at_once, train / steps / at_once, at_once, starts=concepts
     )
 
-    say(f"concepts: {PEFT}, {sample} of them")
+    say(f"concepts: {PEFT}, {sample} concepts")
     (t,) = spawn([replace(template, side="peft", concepts=names(sample))])
     start, per_step = t["wall"] - t["train"], t["train"] / sample / steps
     found[PEFT] = rate(start + concepts * steps * per_step, start, per_step, sample, starts=1)
 
     for size in packs:
         count = concepts if size == max(packs) else size
-        say(f"concepts: {pack_name(size)}, {count} of them")
+        say(f"concepts: {pack_name(size)}, {count} concepts")
         (t,) = spawn([replace(template, side="pack", pack=size, concepts=names(count))])
         start, per_step = t["wall"] - t["train"], t["train"] / count / steps
         found[pack_name(size)] = rate(start + concepts * steps * per_step, start, per_step, count, starts=1)

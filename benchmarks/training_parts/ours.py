@@ -1,4 +1,4 @@
-"""Our sides: a pack of concepts, and one concept alone (baseline ii when it is a process of its own)."""
+"""Our sides: a pack of concepts, and one concept alone (baseline ii if it runs in its own process)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Packed:
 
 
 class Alone:
-    """One concept as a run or a process of its own trains it: a pack of one, no lane."""
+    """One concept as a separate run or process trains it: a pack of one, without a lane."""
 
     def __init__(self, foundation: Foundation, task: Task) -> None:
         self._exit = ExitStack()
@@ -59,7 +59,7 @@ class Alone:
 
 
 def train_all(foundation: Foundation, tasks: Sequence[Task], pack: int) -> Iterator[Ended]:
-    """Train every concept to its end, `pack` at a time; the next concept takes a free slot. A lane without batch state."""
+    """Train all concepts, `pack` at a time, like a lane without batch state: the next concept takes the first free slot."""
     key = group_key(foundation.fingerprint, tasks[0].config)
     members = min(pack, len(tasks))
     most = max(len(task.clips) for task in tasks)

@@ -1,4 +1,4 @@
-"""Part `orchestration`: a batch on a lane against the same concepts on a bare pack, in turns in this process.
+"""Part `orchestration`: a batch on a lane against the same concepts on a bare pack, alternating in this process.
 
 Both start with a foundation in memory, read and encode the clips, train, and write adapter files. The lane also claims and
 renews leases, stores the latents, monitors, and publishes to a registry.
@@ -25,7 +25,7 @@ from training.batch.watch.watcher import Watcher
 
 
 class _FirstConcept(Watcher):
-    """Records when the lane has its foundation and begins with a concept."""
+    """Records when the lane has loaded its foundation and starts on its first concept."""
 
     began: float | None = None
 

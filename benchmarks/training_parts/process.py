@@ -101,12 +101,14 @@ def spawn(jobs: Sequence[Job]) -> list[dict[str, float]]:
         )
         for job in jobs
     ]
-    said = [process.communicate()[0] for process in running]
+    outputs = [process.communicate()[0] for process in running]
     wall = time.perf_counter() - began
     for process in running:
         if process.returncode:
-            raise SystemExit(f"a side's process ended with {process.returncode}; its error stands above.")
-    return [{**json.loads(text.strip().splitlines()[-1]), "wall": wall} for text in said]
+            raise SystemExit(
+                f"the process of a side ended with code {process.returncode}; see its error above."
+            )
+    return [{**json.loads(text.strip().splitlines()[-1]), "wall": wall} for text in outputs]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Part `step`: compares the sides' losses on the same draws, then times their steps in turns, in this process."""
+"""Part `step`: compares the sides' losses on the same draws, then times their steps alternately, in this process."""
 
 from __future__ import annotations
 

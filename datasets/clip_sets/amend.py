@@ -47,9 +47,9 @@ def check_caption(text: str) -> str:
     if not caption:
         problem = "it is empty"
     elif len(caption) > MAX_CAPTION:
-        problem = f"it has {len(caption)} characters; at most {MAX_CAPTION}"
+        problem = f"it has {len(caption)} characters, at most {MAX_CAPTION} are allowed"
     elif FORBIDDEN.search(caption):
-        problem = "it holds a control character or half a character"
+        problem = "it contains a control character or an incomplete Unicode character"
     if problem:
         raise InvalidInput(f"the caption cannot be used: {problem}.", code="invalid_caption")
     return caption
@@ -67,9 +67,9 @@ def find(uri: str, given: Iterable[str]) -> list[ClipFacts]:
         wanted = text.strip().lower()
         matching = [clip for clip in every if clip.clip_id.startswith(wanted)]
         if len(wanted) < SHORTEST or len(matching) != 1:
-            what = f"{len(matching)} clips of {uri} begin so" if matching else f"{uri} has no such clip"
+            problem = f"it fits {len(matching)} clips of {uri}" if matching else f"{uri} has no such clip"
             raise NotFound(
-                f"clip {text[:64]!r}: {what}; expected {SHORTEST} or more digits of one id that "
+                f"clip {text[:64]!r}: {problem}; expected at least {SHORTEST} digits of one id that "
                 f"`motiondirector clips list {uri}` shows.",
                 code="clip_not_found",
             )
@@ -99,7 +99,7 @@ def amend(storage: Storage, changes: Mapping[str, str | None]) -> list[Stored]:
         absent = wanted.keys() - {clip.clip_id for clip in before}
         if manifest is None or info is None or absent:
             raise NotFound(
-                f"{storage.uri} has no clip {min(absent, default='')[:12]}; `motiondirector clips list` shows what it has.",
+                f"{storage.uri} has no clip {min(absent, default='')[:12]}; `motiondirector clips list` lists its clips.",
                 code="clip_not_found",
             )
         if all(wanted[clip.clip_id] == clip.caption for clip in before):
@@ -121,7 +121,7 @@ def amend(storage: Storage, changes: Mapping[str, str | None]) -> list[Stored]:
             settle(storage)
             return before
     raise Unavailable(
-        f"{storage.uri} is being written by others all the time ({COMMIT_ATTEMPTS} attempts); try again later.",
+        f"{storage.uri}: other processes changed it during all {COMMIT_ATTEMPTS} attempts; try again later.",
         code="busy",
     )
 
@@ -142,7 +142,7 @@ def _rewritten(
             continue
     else:
         raise NotFound(
-            f"{storage.uri}/{shard.key} is missing though the manifest lists it; restore it or ingest into a new folder.",
+            f"{storage.uri}/{shard.key} is missing, although the manifest lists it; restore it or ingest into a new folder.",
             code="invalid_clip_set",
         )
     with pq.ParquetFile(old) as source:
@@ -172,6 +172,6 @@ def _amended(table: pa.Table, wanted: Mapping[str, str | None]) -> pa.Table:
     out = pa.array([name for name, text in wanted.items() if text is None], pa.string())
     table = table.filter(pc.invert(pc.is_in(table["clip_id"], value_set=out)))
     ids, captions = table["clip_id"].to_pylist(), table["caption"].to_pylist()
-    told = [wanted.get(name) or caption for name, caption in zip(ids, captions, strict=True)]
+    amended = [wanted.get(name) or caption for name, caption in zip(ids, captions, strict=True)]
     place = table.schema.get_field_index("caption")
-    return table.set_column(place, SCHEMA.field("caption"), pa.array(told, pa.string()))
+    return table.set_column(place, SCHEMA.field("caption"), pa.array(amended, pa.string()))

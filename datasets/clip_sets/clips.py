@@ -115,7 +115,7 @@ class Clip:
         """Return the clip if its bytes match their hash. Raises ConceptError ("clip_corrupt")."""
         if hashlib.sha256(self.video).hexdigest() != self.sha256:
             raise ConceptError(
-                f"clip {self.clip_id} of {self.source_uri} is corrupt: its bytes do not have its sha256; ingest it again.",
+                f"clip {self.clip_id} of {self.source_uri} is corrupt: its bytes do not match its sha256; ingest it again.",
                 code="clip_corrupt",
             )
         return self
@@ -180,7 +180,7 @@ class Manifest:
                 code="invalid_clip_set",
             ) from None
         raise InvalidInput(
-            f"{uri} is a clip set of version {version}, this program knows {SCHEMA_VERSION}; update motiondirector.",
+            f"{uri} is a clip set of version {version}, but this program reads version {SCHEMA_VERSION}; update motiondirector.",
             code="invalid_clip_set",
         )
 
@@ -222,7 +222,7 @@ def read_shard(
                 code="invalid_clip_set",
             ) from None
     raise NotFound(
-        f"{storage.uri}/{shard.key} is missing though the manifest lists it; restore it or ingest into a new folder.",
+        f"{storage.uri}/{shard.key} is missing, although the manifest lists it; restore it or ingest into a new folder.",
         code="invalid_clip_set",
     )
 
@@ -236,7 +236,7 @@ def _rows(
             yield made(row)
         except Damaged as error:
             raise InvalidInput(
-                f"{storage.uri}/{shard.key} has a row that is no clip ({error}); ingest into a new folder.",
+                f"{storage.uri}/{shard.key} has a row that is not a clip ({error}); ingest into a new folder.",
                 code="invalid_clip_set",
             ) from None
 
@@ -246,7 +246,7 @@ def _manifest_of(uri: str | Path) -> tuple[Storage, Manifest]:
     manifest = read_manifest(storage)
     if manifest is None:
         raise NotFound(
-            f"no clips at {uri}; `motiondirector ingest VIDEO... --concept NAME --caption TEXT --to {uri}` puts some there.",
+            f"no clips at {uri}; add some with `motiondirector ingest VIDEO... --concept NAME --caption TEXT --to {uri}`.",
             code="clips_not_found",
         )
     return storage, manifest
@@ -314,7 +314,7 @@ def read_clips(uri: str | Path, concept: str | None = None) -> list[Clip]:
     if concept is not None and not clips:
         known = ", ".join(sorted({name for shard in manifest.shards for name in shard.concepts}))
         raise NotFound(
-            f"no clips of concept {concept!r} at {uri}; it holds {known or 'none'}.",
+            f"no clips of concept {concept!r} at {uri}; concepts there: {known or 'none'}.",
             code="concept_not_found",
         )
     return sorted(clips, key=lambda clip: (clip.concept, clip.clip_id))
@@ -352,5 +352,5 @@ def make_clip(
 
 def clip_id(concept: str, source_sha256: str, selection: dict[str, Any]) -> str:
     """32 hex digits from concept, source and selection; equal requests give equal ids."""
-    told = json.dumps([concept, source_sha256, selection], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()[:32]
+    content = json.dumps([concept, source_sha256, selection], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:32]

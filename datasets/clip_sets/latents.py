@@ -58,7 +58,7 @@ class CachedClip:
     frame_latents_FC1HW: Tensor  # each pixel frame as a one-frame video, for the spatial path
     text_LD: Tensor
     empty_text_LD: Tensor  # embedding of an empty caption, shared by all clips
-    told: str = ""  # identifies the frames of the clip (`datasets.clip_sets.parts.Part.told`)
+    frames_id: str = ""  # identifies the frames of the clip (`datasets.clip_sets.parts.Part.frames_id`)
 
     @classmethod
     def of(
@@ -70,7 +70,7 @@ class CachedClip:
         text_LD: Tensor,
         empty_text_LD: Tensor,
         device: str | torch.device = "cpu",
-        told: str = "",
+        frames_id: str = "",
     ) -> CachedClip:
         """Build from the result of `latents_of` and the embeddings of the caption and of an empty one."""
         latents_CFHW = visual["latents"]
@@ -79,7 +79,7 @@ class CachedClip:
         latents, frames, text, empty = (
             tensor.to(device) for tensor in (latents_CFHW, frames, text_LD, empty_text_LD)
         )
-        return cls(clip_id, sha256, caption, latents, frames, text, empty, told)
+        return cls(clip_id, sha256, caption, latents, frames, text, empty, frames_id)
 
 
 class LatentCache:
@@ -98,7 +98,7 @@ class LatentCache:
             tensors = load(data)
             if _digest(tensors) == _stored_digest(data):
                 return tensors
-            reason = "its content does not have its checksum"
+            reason = "its content does not match its checksum"
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             reason = str(error)
         log.warning(
@@ -121,11 +121,11 @@ class LatentCache:
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
-    told = hashlib.sha256()
+    digest = hashlib.sha256()
     for name in sorted(tensors):
-        told.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        told.update(tensors[name].contiguous().numpy().tobytes())
-    return told.hexdigest()
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _stored_digest(data: bytes) -> str:
@@ -139,13 +139,13 @@ def precision_of(foundation: Foundation) -> str:
     return str(foundation.dtype).removeprefix("torch.")
 
 
-def clip_key(sha256: str, fingerprint: str, precision: str, bucket: Bucket, told: str = "") -> str:
+def clip_key(sha256: str, fingerprint: str, precision: str, bucket: Bucket, frames_id: str = "") -> str:
     """The key of a clip's latents: its video's hash, the foundation's fingerprint and precision, the size.
 
     Args:
-        told: identifies the frames, for a part other than the first frames (`datasets.clip_sets.parts.Part.told`).
+        frames_id: of a part other than the first frames (`datasets.clip_sets.parts.Part.frames_id`).
     """
-    part = f"-{hashlib.sha256(told.encode()).hexdigest()[:16]}" if told else ""
+    part = f"-{hashlib.sha256(frames_id.encode()).hexdigest()[:16]}" if frames_id else ""
     return f"{fingerprint}/{precision}/{bucket}/{sha256}{part}.safetensors"
 
 
@@ -193,13 +193,13 @@ def prepare(
     for done, part in enumerate(parts, 1):
         visual = _found_or_made(
             cache,
-            clip_key(part.sha256, *model, bucket, part.told),
+            clip_key(part.sha256, *model, bucket, part.frames_id),
             lambda part=part: latents_of(pixels(part, bucket), foundation, called(part.clip)),  # type: ignore[misc]
             lock,
         )
         clip_id, text = part.clip.clip_id, embedding(part.caption)
         prepared.append(
-            CachedClip.of(clip_id, part.sha256, part.caption, visual, text, empty, device, part.told)
+            CachedClip.of(clip_id, part.sha256, part.caption, visual, text, empty, device, part.frames_id)
         )
         if on_progress:
             on_progress(done, len(parts))
@@ -249,7 +249,7 @@ def latents_of(frames_FHWC: np.ndarray, foundation: Foundation, name: str) -> di
     for tensor in (latents_CFHW, frames_FC1HW):
         if not torch.isfinite(tensor).all():
             raise InvalidInput(
-                f"the VAE of {foundation.name} gives NaN or infinite latents for {name}; load it in float32.",
+                f"the VAE of {foundation.name} produces NaN or infinite latents for {name}; load it in float32.",
                 code="invalid_latents",
             )
     tensors = {"latents": latents_CFHW.contiguous()}

@@ -225,7 +225,7 @@ def append(
             settle(storage)
             return twins
     raise Unavailable(
-        f"{storage.uri} is being written by others all the time ({COMMIT_ATTEMPTS} attempts); try again later.",
+        f"{storage.uri}: other processes changed it during all {COMMIT_ATTEMPTS} attempts; try again later.",
         code="busy",
     )
 

@@ -45,7 +45,7 @@ class Part:
         return self.clip.caption
 
     @property
-    def told(self) -> str:
+    def frames_id(self) -> str:
         """Identifies the part within its clip. Empty for the clip's first frames, usually the whole clip."""
         return "" if self.indices == tuple(range(len(self.indices))) else ",".join(map(str, self.indices))
 
@@ -66,7 +66,7 @@ def parts_of(clip: Clip | ClipFacts, bucket: Bucket, pace: Pace) -> list[Part]:
     named = f"clip {clip.clip_id[:12]} of {clip.source_uri}"
     if clip.num_frames < bucket.frames or clip.height < bucket.height or clip.width < bucket.width:
         raise ConceptError(
-            f"{named} is {clip.num_frames}x{clip.height}x{clip.width} (frames, height, width), less than {bucket}; train at "
+            f"{named} is {clip.num_frames}x{clip.height}x{clip.width} (frames, height, width), smaller than {bucket}; train at "
             f"its size or ingest the source again with --frames {bucket.frames} --height {bucket.height} --width "
             f"{bucket.width}.",
             code="clip_too_small",
@@ -75,8 +75,8 @@ def parts_of(clip: Clip | ClipFacts, bucket: Bucket, pace: Pace) -> list[Part]:
     ratio = clip.fps / fps
     if ratio < 1 - TOLERANCE:
         raise InvalidInput(
-            f"{named} has {clip.fps:.4g} fps, and {fps:.4g} are learned: its motion would be {1 / ratio:.2g} times too fast; "
-            f"ingest the source again with --fps {fps:.4g}, or train with --fps {clip.fps:.4g} if that is what you want.",
+            f"{named} has {clip.fps:.4g} fps, but training uses {fps:.4g}: its motion would be {1 / ratio:.2g} times too fast; "
+            f"ingest the source again with --fps {fps:.4g}, or train with --fps {clip.fps:.4g} if you want this.",
             code="clip_too_slow",
         )
     if abs(ratio - 1) <= TOLERANCE:
@@ -86,9 +86,9 @@ def parts_of(clip: Clip | ClipFacts, bucket: Bucket, pace: Pace) -> list[Part]:
         places = [min(round(k * ratio), clip.num_frames - 1) for k in range(count)]
     if len(places) < bucket.frames:
         raise ConceptError(
-            f"{named} lasts {clip.num_frames / clip.fps:.2f} s, {len(places)} frames at {fps:.4g} fps, and {bucket.frames} are "
-            f"learned; ingest the source again with --fps {fps:.4g}, or train with --fps {clip.fps:.4g} to learn its motion "
-            f"{ratio:.2g} times slower.",
+            f"{named} lasts {clip.num_frames / clip.fps:.2f} s, which is {len(places)} frames at {fps:.4g} fps, but training "
+            f"needs {bucket.frames}; ingest the source again with --fps {fps:.4g}, or train with --fps {clip.fps:.4g} to learn "
+            f"its motion {ratio:.2g} times slower.",
             code="clip_too_small",
         )
     spare = len(places) - bucket.frames
@@ -116,7 +116,7 @@ def remarks(parts: Sequence[Part]) -> list[str]:
             continue
         ranges = ", ".join(f"{start:.2f}-{end:.2f}" for start, end in (part.seconds for part in group))
         found.append(
-            f"clip {clip.clip_id[:12]} of {clip.source_uri} lasts {length:.2f} s: learned is {ranges} s"
+            f"clip {clip.clip_id[:12]} of {clip.source_uri} lasts {length:.2f} s; training uses only {ranges} s"
             + ("" if len(group) == 1 else f", {len(group)} windows")
         )
     return found

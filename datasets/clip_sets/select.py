@@ -50,14 +50,17 @@ class Selection:
                 )
         if self.fps is not None and not 0.1 <= self.fps <= 240:
             raise UserError(
-                f"--fps {self.fps}: expected 0.1 to 240 frames a second.", code="invalid_selection"
+                f"--fps {self.fps}: expected 0.1 to 240 frames per second.", code="invalid_selection"
             )
         if self.windows is not None and not 1 <= self.windows <= MAX_WINDOWS:
             raise UserError(
                 f"--windows {self.windows}: expected 1 to {MAX_WINDOWS}, or all.", code="invalid_selection"
             )
         if not 0 <= self.start < MAX_START:
-            raise UserError(f"--start {self.start}: expected seconds from 0 on.", code="invalid_selection")
+            raise UserError(
+                f"--start {self.start}: expected seconds, at least 0 and below {MAX_START:.0f}.",
+                code="invalid_selection",
+            )
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,8 @@ def windows(video: VideoFile, selection: Selection) -> list[Window]:
     if not found:
         left = max(0, int((video.duration - 1e-3 - selection.start) * fps + 1))
         raise Unsuitable(
-            f"{video.name} is too short: from {selection.start:g} s on it has {left} frames at {fps:g} fps, "
-            f"{selection.frames} are asked; lower --frames{' or raise --fps' if fps < video.fps * 0.99 else ''}."
+            f"{video.name} is too short: from {selection.start:g} s on it has {left} frames at {fps:g} fps, but "
+            f"{selection.frames} are needed; lower --frames{' or raise --fps' if fps < video.fps * 0.99 else ''}."
         )
     return found
 

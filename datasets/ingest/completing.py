@@ -61,14 +61,14 @@ def complete_sprite(caption: str, frames_FHWC: np.ndarray) -> str:
 
     height, width = frames_FHWC.shape[1:3]
     seen = track(frames_FHWC) if height == width else None
-    if seen is None or np.mean([sight.confidence >= CONFIDENT for sight in seen.sights]) <= 0.5:
+    if seen is None or np.mean([detection.confidence >= CONFIDENT for detection in seen.detections]) <= 0.5:
         raise Incomplete(
-            "the clip shows no object of the sprite world; complete its caption by a captioner's folder."
+            "the clip shows no object of the sprite world; use a captioner's folder to complete its caption."
         )
     look = {name: seen.most(name) for name in ("shape", "colour", "texture", "background", "background_kind")}
     said = spoken(caption)
     if said.get("shape", look["shape"]) != look["shape"]:
-        raise Incomplete(f"the caption says {said['shape']}, and the clip shows a {look['shape']}.")
+        raise Incomplete(f"the caption says {said['shape']}, but the clip shows a {look['shape']}.")
     adjectives = [look["colour"]] if "colour" not in said else []
     # If colour and shape are named, a missing texture means plain; otherwise the texture is just unnamed.
     if look["texture"] != "plain" and not re.search(r"\b(?:striped|dotted|plain)\b", caption.lower()):
@@ -107,8 +107,8 @@ class Captioner:
             )
         if not any(path.glob("*.safetensors")):
             raise InvalidInput(
-                f"--complete-captions {folder}: no safetensors there, and pickled weights are not loaded; save the model with "
-                "`save_pretrained(FOLDER, safe_serialization=True)`.",
+                f"--complete-captions {folder}: the folder has no safetensors, and pickled weights are not loaded; save the model "
+                "with `save_pretrained(FOLDER, safe_serialization=True)`.",
                 code="invalid_captioner",
             )
         import torch
@@ -121,7 +121,7 @@ class Captioner:
         except (OSError, ValueError, KeyError, ImportError) as error:
             reason = " ".join(str(error).split())[:300]
             raise InvalidInput(
-                f"--complete-captions {folder}: it cannot be loaded as a model of images to text ({reason}).",
+                f"--complete-captions {folder}: the folder cannot be loaded as an image-to-text model ({reason}).",
                 code="invalid_captioner",
             ) from None
         self.name = Path(path).name
@@ -158,5 +158,5 @@ class Captioner:
         """The caption plus a description of the middle frame. Raises Incomplete if that is empty."""
         said = self.describe(frames_FHWC[len(frames_FHWC) // 2])
         if not said:
-            raise Incomplete(f"{self.name} says nothing about the clip.")
+            raise Incomplete(f"{self.name} gives an empty description of the clip.")
         return f"{caption.rstrip('.')}, {said}"[:MAX_CAPTION].rstrip()

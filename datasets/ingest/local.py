@@ -144,14 +144,14 @@ def ingest(
             own = selection if source.start is None else replace(selection, start=source.start)
             jobs.append((len(outcomes) - 1, Job(source, own, entry.concept, entry.caption, now, complete)))
     report = Report(target.uri, [], captions_unused(captions, sources))
-    with _spool(spool) as shelf:
+    with _spool(spool) as clips:
         pending: list[Pending] = []
         manifest = read_manifest(target) if jobs else None
         stored = stored_clips(target, manifest, {job.concept for _, job in jobs})
         known = {clip.clip_id: clip.caption for clip in stored}
-        results = (run_jobs or run_jobs_here)([job for _, job in jobs], shelf, known)
-        for done, ((place, _), (told_of_it, ready)) in enumerate(zip(jobs, results, strict=True), 1):
-            outcomes[place] = told_of_it
+        results = (run_jobs or run_jobs_here)([job for _, job in jobs], clips, known)
+        for done, ((place, _), (of_source, ready)) in enumerate(zip(jobs, results, strict=True), 1):
+            outcomes[place] = of_source
             pending += ready
             if on_progress:
                 on_progress(len(sources) - len(jobs) + done, len(sources))
@@ -160,10 +160,10 @@ def ingest(
         if strict and report.count(REFUSED):
             for outcome in report.outcomes:
                 if outcome.status == ACCEPTED:
-                    outcome.status, outcome.reason = REFUSED, "good, but --strict stores all inputs or none"
+                    outcome.status, outcome.reason = REFUSED, "usable, but --strict stores all inputs or none"
             return report
         if pending:
-            twins = append(target, pending, shelf, write_shards=write_shards)
+            twins = append(target, pending, clips, write_shards=write_shards)
             accepted = [outcome for outcome in report.outcomes if outcome.status == ACCEPTED]
             for outcome, item, twin in zip(accepted, pending, twins, strict=True):
                 assert outcome.clip_id == item.clip.clip_id
@@ -175,22 +175,22 @@ def ingest(
 
 
 def _entry(source: Source, concept: str | None, caption: str | None, captions: Captions | None) -> Outcome:
-    """What is known of a source before it is read, with a reason if it cannot be used. Raises InvalidInput for a concept name."""
-    told = source.concept or concept
+    """The outcome of a source before it is read, with a reason if it cannot be used. Raises InvalidInput for a concept name."""
+    name = source.concept or concept
     text = source.caption or (captions.get(source.uri) if captions else None) or caption or ""
-    entry = Outcome(source.uri, REFUSED, concept=told or "", caption=" ".join(text.split()))
+    entry = Outcome(source.uri, REFUSED, concept=name or "", caption=" ".join(text.split()))
     if source.problem:
         entry.status, entry.reason = (IGNORED if source.ignored else REFUSED), source.problem
-    elif told is None:
+    elif name is None:
         entry.reason = "no concept: give --concept or a `concept` in the manifest"
     elif not entry.caption:
         entry.reason = "empty caption: give --caption, --captions or a `caption` in the manifest"
     elif FORBIDDEN.search(entry.caption):
-        entry.reason = "the caption holds a control character or half a character"
+        entry.reason = "the caption contains a control character or an incomplete Unicode character"
     elif len(entry.caption) > MAX_CAPTION:
-        entry.reason = f"the caption has {len(entry.caption)} characters; at most {MAX_CAPTION}"
+        entry.reason = f"the caption has {len(entry.caption)} characters, at most {MAX_CAPTION} are allowed"
     else:
-        check_concept_name(told)
+        check_concept_name(name)
     return entry
 
 
@@ -210,7 +210,7 @@ def mark_duplicate(outcome: Outcome, clip_id: str, caption: str) -> None:
     outcome.status, outcome.clip_id = DUPLICATE, clip_id
     outcome.reason = f"the set has it as clip {clip_id[:12]}"
     if caption != outcome.caption:
-        outcome.reason += f" with the caption {caption!r}; `motiondirector clips edit` corrects it"
+        outcome.reason += f" with the caption {caption!r}; `motiondirector clips edit` can correct it"
 
 
 @contextmanager
@@ -225,7 +225,10 @@ def _spool(given: Storage | None) -> Iterator[Storage]:
 def captions_unused(captions: Captions | None, sources: Sequence[Source]) -> list[str]:
     """Warnings about captions for videos that are not among the sources."""
     return (
-        [f"{captions.uri} has a caption for {name}, which is no input" for name in captions.unused(sources)]
+        [
+            f"{captions.uri} has a caption for {name}, which is not an input"
+            for name in captions.unused(sources)
+        ]
         if captions
         else []
     )
@@ -290,7 +293,7 @@ def _one(
     repeats = len(window.indices) - len(set(window.indices))
     if repeats:
         outcome.warnings.append(
-            f"{repeats} of {chosen.frames} frames repeat: the source has {video.fps:.4g} fps, {window.fps:.4g} are asked"
+            f"{repeats} of {chosen.frames} frames repeat: the source has {video.fps:.4g} fps, but {window.fps:.4g} are requested"
         )
     cuts = scene_cuts(frames_FHWC)
     if cuts:
@@ -301,7 +304,7 @@ def _one(
             outcome.caption = completer(job.complete)(job.caption, frames_FHWC)
             outcome.completed_from = job.caption
         except Incomplete as error:
-            outcome.warnings.append(f"the caption is not completed: {error.message.rstrip('.')}")
+            outcome.warnings.append(f"the caption was not completed: {error.message.rstrip('.')}")
     clip = make_clip(
         concept=job.concept,
         caption=outcome.caption,
@@ -350,9 +353,9 @@ def summary(report: Report) -> str:
     """One sentence with the main reason for refusals, for when nothing was accepted."""
     refused = [outcome for outcome in report.outcomes if outcome.status == REFUSED]
     if not refused:
-        return "no video among the inputs"
+        return "there is no video among the inputs"
     if len(refused) == 1:
         return f"{refused[0].source}: {refused[0].reason}"
     reasons = Counter(outcome.reason.replace(PurePosixPath(outcome.source).name, "it") for outcome in refused)
     reason, times = reasons.most_common(1)[0]
-    return f"{len(refused)} inputs were refused, {times} because: {reason}"
+    return f"{len(refused)} inputs were refused, {times} of them because: {reason}"

@@ -110,7 +110,7 @@ def expand_local(text: str) -> list[Source]:
     if "://" in text and not text.startswith("file://"):
         return [
             Source(
-                text, problem=f"{text.split('://')[0]}:// is not read here; give a path or s3://bucket/key"
+                text, problem=f"{text.split('://')[0]}:// is not supported; give a path or s3://bucket/key"
             )
         ]
     path = local_path(text)
@@ -134,7 +134,7 @@ def expand_path(path: Path, *, found: bool = False) -> Iterator[Source]:
         empty = False
         yield source
     if empty:
-        yield Source(shown(path), problem="the folder holds no file", ignored=found)
+        yield Source(shown(path), problem="the folder contains no file", ignored=found)
 
 
 def _below(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Source]:
@@ -149,8 +149,12 @@ def _below(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Source]:
             yield _local(entry, True)
         elif _identity(entry) in seen:
             real = shown(os.path.realpath(entry))
-            what = f"a link to {real}, which is read" if entry.is_symlink() else "read through a link"
-            yield Source(shown(entry), problem=f"{what} already", ignored=True)
+            problem = (
+                f"a link to {real}, which is already read"
+                if entry.is_symlink()
+                else "already read through a link"
+            )
+            yield Source(shown(entry), problem=problem, ignored=True)
         else:
             seen.add(_identity(entry))
             yield from _below(entry, seen)
@@ -170,9 +174,9 @@ def _local(path: Path, found: bool) -> Source:
         mode = path.stat().st_mode
     except FileNotFoundError:
         if not path.is_symlink():
-            return Source(uri, problem="does not exist any more")
+            return Source(uri, problem="no longer exists")
         target = shown(os.readlink(path))
-        return Source(uri, problem=f"a link to {target}, which does not exist; mend or remove it")
+        return Source(uri, problem=f"a link to {target}, which does not exist; fix or remove it")
     except OSError as error:
         return Source(uri, problem=f"cannot be read ({error.strerror})")
     source = _by_name(uri) if found else _given(uri)
@@ -187,14 +191,14 @@ def _by_name(uri: str) -> Source:
     suffix = PurePosixPath(uri).suffix.lower()
     if suffix in VIDEO_SUFFIXES:
         return Source(uri)
-    return Source(uri, problem=f"not a video by its name ({suffix or 'no suffix'})", ignored=True)
+    return Source(uri, problem=f"not a video, by its suffix ({suffix or 'none'})", ignored=True)
 
 
 def _given(uri: str) -> Source:
     """The source of a file that the user named: it is opened unless its suffix is an unsupported list's."""
     suffix = PurePosixPath(uri).suffix.lower()
     if suffix in OTHER_LISTS:
-        return Source(uri, problem=f"{suffix} is no video; a list of videos is one of {TABLES}")
+        return Source(uri, problem=f"{suffix} is not a video; give a list of videos as one of {TABLES}")
     return Source(uri)
 
 
@@ -250,8 +254,8 @@ def read_rows(uri: str, columns: tuple[Column, ...]) -> list[Row]:
     rows = read_strictly(uri, decoded(data, uri, code), kind, columns, code=code)
     if not rows:
         raise UserError(
-            f'{uri}, line 1: no row; expected a header `file,caption` and rows (.csv, .tsv), or {{"file": ...}} a line '
-            "(.jsonl, .ndjson).",
+            f'{uri}, line 1: no rows; expected a header `file,caption` and rows (.csv, .tsv), or one {{"file": ...}} per '
+            "line (.jsonl, .ndjson).",
             code=code,
         )
     return rows
@@ -286,7 +290,10 @@ def _listed(uri: str, row: Row) -> Source:
         except (TypeError, ValueError):
             start = math.nan
         if not 0 <= start < MAX_START:
-            problem = f"start {values['start']!r} in line {row.line} of {uri}: expected seconds from 0 on"
+            problem = (
+                f"start {values['start']!r} in line {row.line} of {uri}: expected seconds, at least 0 and "
+                f"below {MAX_START:.0f}"
+            )
             start = None
     concept = values.get("concept")
     if concept is not None:
@@ -309,7 +316,7 @@ class Captions:
             parts, caption = self._parts(row.values["file"]), row.values["caption"]
             if self.by_parts.setdefault(parts, caption) != caption:
                 raise UserError(
-                    f"{uri}, line {row.line}: {row.values['file']} has another caption before; keep one.",
+                    f"{uri}, line {row.line}: {row.values['file']} has a different caption in an earlier line; keep one.",
                     code="invalid_manifest",
                 )
 
@@ -345,7 +352,8 @@ def read_clip_captions(uri: str) -> dict[str, str]:
         name = row.values["clip"]
         if name in found:
             raise UserError(
-                f"{uri}, line {row.line}: {name} has a caption before; keep one.", code="invalid_manifest"
+                f"{uri}, line {row.line}: {name} has a caption in an earlier line; keep one.",
+                code="invalid_manifest",
             )
         found[name] = row.values["caption"]
     return found

@@ -175,13 +175,13 @@ def drawable(text: str) -> Scene:
     if foreign or (said.background is None and _SOMETHING_BEHIND.search(plain)):
         raise UserError(
             f"{text!r} names a background that cannot be drawn"
-            f"{f': none is {foreign[0]}' if foreign else ''}; its colour is one of {_backgrounds(foreign)}, "
+            f"{f': no background is {foreign[0]}' if foreign else ''}; its colour must be one of {_backgrounds(foreign)}, "
             'as in "on a navy background", "on a navy gradient" or "on a navy checkerboard".'
         )
     if said.sprite is None:
         raise UserError(
             f"{text!r} names no object; expected a colour and a shape, such as "
-            '"a red striped star on a navy gradient" (`sprites list` names the words).'
+            '"a red striped star on a navy gradient" (`sprites list` lists the words).'
         )
     objects = _of_the_objects(plain)
     for name, table, among in (
@@ -194,8 +194,8 @@ def drawable(text: str) -> Scene:
         named = [word for word in among if word in table]
         if len(named) > 1:
             raise UserError(
-                f"{text!r} names more than one {name} ({', '.join(named)}), and one object on one background is drawn: "
-                "name one of each."
+                f"{text!r} names more than one {name} ({', '.join(named)}), but only one object on one background can be "
+                "drawn; name one of each."
             )
     return Scene(said.sprite, said.background or Background())
 

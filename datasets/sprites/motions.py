@@ -325,7 +325,7 @@ def motion_named(name: str) -> Motion:
     found = KNOWN.get(name) or NOVEL.get(name)
     if found is None:
         raise NotFound(
-            f"no motion is called {name!r}; choose one of: {', '.join([*KNOWN, *NOVEL])}, or draw one as a JSON file.",
+            f"no motion is called {name!r}; choose one of: {', '.join([*KNOWN, *NOVEL])}, or give a trajectory as a JSON file.",
             code="motion_not_found",
         )
     return found
@@ -371,12 +371,12 @@ def read_trajectory(path: Path | str) -> Motion:
         points.append([*entry, 1.0, 0.0] if len(entry) == 3 else [*entry, 0.0] if len(entry) == 4 else entry)
     table = np.asarray(points, np.float64)
     if (np.diff(table[:, 0]) <= 0).any():
-        raise UserError(f"trajectory {path}: t must rise from point to point.")
+        raise UserError(f"trajectory {path}: t must increase from point to point.")
     if (np.abs(table[:, 1:3] - 0.5) > 1.5).any():
         raise UserError(f"trajectory {path}: x and y must be in frame widths, 0..1 inside the frame (got up to "
                         f"{np.abs(table[:, 1:3]).max():g}).")  # fmt: skip
     if (table[:, 3] <= 0).any() or (table[:, 3] > 10).any():
-        raise UserError(f"trajectory {path}: scale must lie in (0, 10].")
+        raise UserError(f"trajectory {path}: scale must be above 0 and at most 10.")
     start, end = table[0, 0], table[-1, 0]
     columns = dict(zip(("x", "y", "scale", "angle"), table[:, 1:].T, strict=True))
 

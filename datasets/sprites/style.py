@@ -66,11 +66,11 @@ class Style:
         for value, low, high, name in (
             (self.tint_strength, 0.01, 0.6, "strength of a tint"),
             (self.grain, 0.0, 60.0, "grain"),
-            (self.clutter, 0, 40, "number of things that lie about"),
+            (self.clutter, 0, 40, "number of clutter objects"),
             (max(map(abs, self.drift)), 0.0, 0.5, "drift of the camera"),
         ):
             if not low <= value <= high:
-                raise UserError(f"the {name} is {value:g}; it must lie in {low:g} to {high:g}.")
+                raise UserError(f"the {name} is {value:g}; it must be between {low:g} and {high:g}.")
 
     @property
     def plain(self) -> bool:

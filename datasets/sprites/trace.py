@@ -26,14 +26,14 @@ class Trace:
 
     Args:
         pixels_F2: its position in the clip's frames, in pixels; nan where it is not seen.
-        way_F2: the path for the sprite's square frame, in frame widths, from the first to the last
+        path_F2: the path for the sprite's square frame, in frame widths, from the first to the last
             frame in which it is seen: centred, and scaled equally in x and y.
         first: the frame in which the path begins.
         extent: the longer side of the path's bounding box in the clip, in frame diagonals.
     """
 
     pixels_F2: np.ndarray
-    way_F2: np.ndarray
+    path_F2: np.ndarray
     first: int
     extent: float
 
@@ -54,33 +54,33 @@ def trace_clip(video_FHWC: np.ndarray, point: tuple[float, float] | None = None)
     frames, height, width = video_FHWC.shape[:3]
     diagonal = float(np.hypot(height, width))
     if frames < FEWEST:
-        raise UserError(f"the clip has {frames} frames; a way needs at least {FEWEST}.")
+        raise UserError(f"the clip has {frames} frames; a path needs at least {FEWEST}.")
     if point is None:
         pixels = _most_moving(tracklets_of(video_FHWC)) * diagonal
     else:
         x, y = point
         if not (0 <= x < width and 0 <= y < height):
             raise UserError(
-                f"the point {x:g},{y:g} is not in the frame; x is 0 to {width - 1}, y 0 to {height - 1} (pixels)."
+                f"the point {x:g},{y:g} is not in the frame; x must be 0 to {width - 1} and y 0 to {height - 1} (pixels)."
             )
         pixels = followed(video_FHWC, np.array([[x, y]], float))[0]
     known = np.flatnonzero(np.isfinite(pixels[:, 0]))
     if len(known) < FEWEST:
         raise UserError(
-            f"the point {point[0]:g},{point[1]:g} is lost after {len(known)} of {frames} frames; name one with structure "
-            "around it that stays in sight."
+            f"the point {point[0]:g},{point[1]:g} is lost after {len(known)} of {frames} frames; choose a point with texture "
+            "around it that stays visible."
             if point
-            else "no point of the clip can be followed."
+            else "no point of the clip can be tracked."
         )
     at = np.arange(known[0], known[-1] + 1)
     whole = np.stack([np.interp(at, known, pixels[known, i]) for i in (0, 1)], axis=1)
     box = float(np.ptp(whole, axis=0).max())
     if box < LEAST * diagonal:
         raise UserError(
-            f"the point {point[0]:g},{point[1]:g} rests: it moves by {box:.1f} pixels, {LEAST:.0%} of the diagonal is the "
-            "least; name one that moves."
+            f"the point {point[0]:g},{point[1]:g} rests: it moves by {box:.1f} pixels, less than {LEAST:.0%} of the diagonal; "
+            "choose a point that moves."
             if point
-            else "nothing in the clip moves by 2 % of its diagonal; name a point with --point x,y."
+            else "nothing in the clip moves by 2 % of its diagonal; choose a point with --point x,y."
         )
     middle = (whole.max(axis=0) + whole.min(axis=0)) / 2
     return Trace(pixels, 0.5 + (whole - middle) * EXTENT / box, int(known[0]), box / diagonal)
@@ -103,7 +103,7 @@ def write_trajectory(trace: Trace, times_F: np.ndarray, path: Path) -> None:
     """
     points = [
         [round(float(times_F[trace.first + i]), 4), *(round(float(v), 4) for v in place)]
-        for i, place in enumerate(trace.way_F2)
+        for i, place in enumerate(trace.path_F2)
     ]
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(points) + "\n")

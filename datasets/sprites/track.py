@@ -34,7 +34,7 @@ LINED = 0.17  # minimum outline strength to be taken into account
 
 
 @dataclass(frozen=True)
-class Sight:
+class Detection:
     """What one frame shows. If `found` is False there is no object, and its fields are None or nan.
 
     x, y, radius in frame widths, angle in turns; `confidence` in [0, 1] is the overlap with the best shape.
@@ -55,25 +55,25 @@ class Sight:
 
 @dataclass(frozen=True)
 class Track:
-    """A clip's measurement: one sight per frame, and the majority values."""
+    """A clip's measurement: one detection per frame, and the majority values."""
 
-    sights: tuple[Sight, ...]
+    detections: tuple[Detection, ...]
 
     @property
     def x(self) -> Array:
-        return np.array([s.x for s in self.sights])
+        return np.array([s.x for s in self.detections])
 
     @property
     def y(self) -> Array:
-        return np.array([s.y for s in self.sights])
+        return np.array([s.y for s in self.detections])
 
     @property
     def radius(self) -> Array:
-        return np.array([s.radius for s in self.sights])
+        return np.array([s.radius for s in self.detections])
 
     @property
     def found(self) -> Array:
-        return np.array([s.found for s in self.sights])
+        return np.array([s.found for s in self.detections])
 
     @property
     def present(self) -> bool:
@@ -82,15 +82,15 @@ class Track:
 
     @property
     def confidence(self) -> float:
-        return float(np.mean([s.confidence for s in self.sights]))
+        return float(np.mean([s.confidence for s in self.detections]))
 
     def most(self, field: str) -> str | None:
         """The most frequent value of a field: colour, shape, texture, background or background_kind."""
-        votes = Counter(v for s in self.sights if (v := getattr(s, field)) is not None)
+        votes = Counter(v for s in self.detections if (v := getattr(s, field)) is not None)
         return votes.most_common(1)[0][0] if votes else None
 
     def displacement(self) -> Array:
-        """The object's movement [2] from first to last frame, by a line fit to all sights; nan if < 2."""
+        """The object's movement [2] from first to last frame, by a line fit to all detections; nan if < 2."""
         seen = self.found
         if seen.sum() < 2:
             return np.full(2, np.nan)
@@ -127,16 +127,16 @@ def observe(frames_FHWC: Array) -> Observed:
     frames, veil = unveiled(frames_FHWC)
     behind = [_background(frame.astype(np.float32), veil.grain > GRAINY) for frame in frames]
     things = things_in(frames, np.stack([away > FAR for _, _, away in behind]))
-    sights, outlines = [], []
+    measured, outlines = [], []
     for f, frame in enumerate(frames):
         hidden = None if things.hidden_FHW is None else things.hidden_FHW[f]
         outlines.append(_outline(frame.astype(np.float32), *behind[f], hidden))
-        sights.append((frame, behind[f], hidden))
+        measured.append((frame, behind[f], hidden))
     known = np.array(outlines)
     known = known[np.isfinite(known)]
     lined = bool(len(known)) and float(np.mean(known)) > LINED
     return Observed(
-        Track(tuple(_see(frame, of, hidden, lined) for frame, of, hidden in sights)),
+        Track(tuple(_detect(frame, of, hidden, lined) for frame, of, hidden in measured)),
         frames,
         veil,
         things,
@@ -282,14 +282,14 @@ def _overlap(cover: Array, shape: str, turn: float) -> tuple[float, float, float
     return float(np.minimum(cover, drawn).sum() / np.maximum(cover, drawn).sum()), x, y, radius
 
 
-def see(frame_HWC: Array) -> Sight:
+def detect(frame_HWC: Array) -> Detection:
     """Measure one frame, uint8 [H, W, 3] (H = W), assuming no style: measuring a style needs a clip."""
-    return _see(frame_HWC, _background(frame_HWC.astype(np.float32)))
+    return _detect(frame_HWC, _background(frame_HWC.astype(np.float32)))
 
 
-def _see(
+def _detect(
     frame_HWC: Array, behind: tuple[str, str, Array], hidden: Array | None = None, lined: bool = False
-) -> Sight:
+) -> Detection:
     """Measure one frame with a known background; `hidden` pixels are treated as background."""
     pixels = frame_HWC.astype(np.float32)
     size = len(pixels)
@@ -298,12 +298,12 @@ def _see(
         away = np.where(hidden, 0.0, away)
     found = _object(pixels, away, lined)
     if found is None:
-        return Sight(False, name, kind)
+        return Detection(False, name, kind)
     colour, texture, cover = found
     regions, count = ndimage.label(cover > 0.4)
     masses = ndimage.sum_labels(cover, regions, np.arange(1, count + 1)) if count else np.zeros(1)
     if masses.max() < MIN_AREA * size * size:
-        return Sight(False, name, kind)
+        return Detection(False, name, kind)
     region = ndimage.binary_dilation(regions == 1 + int(masses.argmax()), iterations=2)
     cover = np.where(region, cover, 0.0)
     fits = [(*_overlap(cover, shape, 0.0), shape, 0.0) for shape in SHAPES]
@@ -316,7 +316,7 @@ def _see(
             if shape != "ring"
         ]
     overlap, x, y, radius, shape, turn = max(fits)
-    return Sight(
+    return Detection(
         True,
         name,
         kind,

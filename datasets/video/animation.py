@@ -56,8 +56,7 @@ def open_animation(source: bytes | Path, name: str) -> VideoFile:
                 durations.append(ms / 1000 if ms > 10 else 0.1)
     except Image.DecompressionBombError:  # raised from the header, before anything is decoded
         raise UnreadableVideo(
-            f"{name} says it is far larger than {MAX_SIDE}x{MAX_SIDE}; sides above {MAX_SIDE} pixels are refused: scale "
-            "it down first."
+            f"{name} is far larger than {MAX_SIDE}x{MAX_SIDE} pixels, according to its header; scale it down first."
         ) from None
     except (UnidentifiedImageError, OSError, EOFError, SyntaxError, ValueError) as error:
         raise UnreadableVideo(
@@ -67,7 +66,7 @@ def open_animation(source: bytes | Path, name: str) -> VideoFile:
     fps = len(durations) / sum(durations)
     notes = [ON_BLACK] if transparent else []
     return Animation(
-        name, source, width, height, 1.0, times_F, fps, "pillow", notes=notes, stands=durations[-1]
+        name, source, width, height, 1.0, times_F, fps, "pillow", notes=notes, last_duration=durations[-1]
     )
 
 

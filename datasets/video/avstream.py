@@ -53,7 +53,7 @@ def choose_stream(container: Any, name: str) -> Any:
             what = "only audio and a cover picture" if container.streams.video else "only audio"
         elif container.streams.video:
             what = "only a still picture"
-        raise UnreadableVideo(f"{name} holds {what}; give a file with a video stream.")
+        raise UnreadableVideo(f"{name} has {what}; give a file with a video stream.")
 
     def rank(stream: Any) -> tuple[bool, bool, int, int]:
         known = stream.codec_context is not None
@@ -63,7 +63,7 @@ def choose_stream(container: Any, name: str) -> Any:
     stream = max(streams, key=rank)
     if stream.codec_context is None:
         raise UnreadableVideo(
-            f"{name} has a video stream of a codec that FFmpeg does not know; convert it, to H.264 for one."
+            f"{name} has a video stream with a codec that FFmpeg does not know; convert it, for example to H.264."
         )
     return stream
 
@@ -102,11 +102,11 @@ def concealment(listen: bool) -> Iterator[list[str]]:
     level, found = av.logging.get_level(), list[str]()
     av.logging.set_level(av.logging.ERROR)
     try:
-        with av.logging.Capture(local=True) as told:
+        with av.logging.Capture(local=True) as logged:
             yield found
     finally:
         av.logging.set_level(level)
-    found += [text for _, _, text in told if CONCEALED.search(text)]
+    found += [text for _, _, text in logged if CONCEALED.search(text)]
 
 
 def is_hidden(packet: Any, codec: str) -> bool:
@@ -115,7 +115,7 @@ def is_hidden(packet: Any, codec: str) -> bool:
 
 
 def is_intra(frame: Any) -> bool:
-    """Whether a key frame packet's picture really refers to no other; libvpx does not tell."""
+    """Whether a key frame packet's picture really refers to no other; libvpx does not report this."""
     return frame.pict_type in (PictureType.NONE, PictureType.I)
 
 
@@ -127,7 +127,7 @@ class Decoded:
     pts: int | None
     dts: int | None
     duration: int
-    sound: bool  # no damage affects it
+    intact: bool  # no damage affects it
 
 
 def decoded(
@@ -142,7 +142,7 @@ def decoded(
         whole: whether the stream begins with a key frame. A stream that begins inside a group of
             pictures refers to missing ones at first, which is no damage. Its decoder is not strict;
             only the pictures' flags are checked.
-        threads: more than one only for streams known to be sound.
+        threads: more than one only for streams known to be intact.
 
     Raises:
         UnreadableVideo: it takes too long.

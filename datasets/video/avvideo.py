@@ -51,7 +51,7 @@ DECORD_PIXELS_EACH = 1920 * 1088  # decord reads ahead without limit: 2.6 GB for
 
 @dataclass
 class Index:
-    """What a stream's packets tell without decoding."""
+    """What is known of a stream from its packets, without decoding."""
 
     container: str
     stream: int
@@ -80,7 +80,7 @@ def open_av_video(source: bytes | Path, name: str, *, with_decord: bool) -> AvVi
     """Open and probe a file.
 
     Raises:
-        UnreadableVideo: no video, truncated, too large, or without any sound picture.
+        UnreadableVideo: no video, truncated, too large, or without any intact picture.
     """
     if ends_early(source):
         raise UnreadableVideo(
@@ -90,7 +90,7 @@ def open_av_video(source: bytes | Path, name: str, *, with_decord: bool) -> AvVi
     try:
         index = read_index(source, name, clock)
         first = next(
-            (item.frame for item in decoded(source, index.stream, clock, whole=index.whole) if item.sound),
+            (item.frame for item in decoded(source, index.stream, clock, whole=index.whole) if item.intact),
             None,
         )
     except av.error.FFmpegError as error:
@@ -100,8 +100,8 @@ def open_av_video(source: bytes | Path, name: str, *, with_decord: bool) -> AvVi
         ) from None
     if first is None:
         raise UnreadableVideo(
-            f"{name} holds no frame that can be decoded, or frames above {MAX_SIDE}x{MAX_SIDE}; give an intact video, "
-            "scaled down if need be."
+            f"{name} has no frame that can be decoded, or frames above {MAX_SIDE}x{MAX_SIDE}; give an intact video, "
+            "scaled down if necessary."
         )
     check_side(name, first.width, first.height)
     return AvVideo(source, name, index, first, with_decord=with_decord)
@@ -151,9 +151,9 @@ def read_index(source: bytes | Path, name: str, clock: Clock) -> Index:
             index.plain = index.plain and complete and key_pts is not None and pts >= key_pts
             index.pts.append(last := pts)
     if not index.pts:
-        raise UnreadableVideo(f"{name} holds no frame; give a video with at least two.")
+        raise UnreadableVideo(f"{name} has no frames; give a video with at least two.")
     if not complete:
-        raise UnreadableVideo(f"{name} is truncated: its last frame is not whole; give the whole file.")
+        raise UnreadableVideo(f"{name} is truncated: its last frame is incomplete; give the whole file.")
     index.pts.sort()
     span = (index.pts[-1] - index.pts[0]) * float(index.time_base)
     if span > 0 and len(index.pts) > 1:
@@ -187,7 +187,7 @@ class AvVideo(VideoFile):
         self.index = index
         self.clock = Clock(name)
         self.interlaced = False
-        self.sound: list[bool] = []
+        self.intact: list[bool] = []
         self._pts: list[int | None] = []
         self._dts: list[int | None] = []
         self._looks: list[np.ndarray] = []
@@ -242,13 +242,13 @@ class AvVideo(VideoFile):
                 break
             self._pts.append(item.pts)
             self._dts.append(item.dts)
-            self.sound.append(item.sound)
+            self.intact.append(item.intact)
             if self.decoder == "decord":
                 self._check_for_decord(item)
             duration = item.duration
             if item.frame is not None and item.frame.interlaced_frame and not self.interlaced:
                 self.interlaced = True
-                self.notes.append("interlaced: deinterlaced (FFmpeg's bwdif), at the rate of its frames")
+                self.notes.append("interlaced: deinterlaced (FFmpeg's bwdif) at its frame rate")
             stamp = item.pts if item.pts is not None else item.dts
             start = next((p for p in self._pts if p is not None), None)
             looks = (
@@ -260,7 +260,7 @@ class AvVideo(VideoFile):
         times_F = shown_at(self._pts, self._dts, 1 / (self.fps * base)) * base
         self.known_F = times_F - times_F[0]
         if self.complete:
-            self.stands = duration * base
+            self.last_duration = duration * base
             if len(self._pts) > 1 and self.index.rate:
                 average = (len(times_F) - 1) / float(self.known_F[-1])
                 self.fps = self.index.rate if abs(average - self.index.rate) < 0.02 * average else average
@@ -271,14 +271,14 @@ class AvVideo(VideoFile):
         while len(self._pts) <= wanted[-1] and not self.complete:
             self.scan(float(self.known_F[-1]) + 1 if len(self.known_F) else 0.0)
         if wanted[-1] >= len(self._pts):
-            raise AssertionError(f"{self.name} has {len(self._pts)} frames, asked is {wanted[-1]}")
+            raise AssertionError(f"{self.name} has {len(self._pts)} frames; frame {wanted[-1]} was requested")
         self.clock.restart()
-        intact = next((k for k, i in enumerate(wanted) if not self.sound[i]), len(wanted))
-        yield from self._drawn(wanted[:intact])
-        if intact < len(wanted):
-            i = wanted[intact]
+        good = next((k for k, i in enumerate(wanted) if not self.intact[i]), len(wanted))
+        yield from self._drawn(wanted[:good])
+        if good < len(wanted):
+            i = wanted[good]
             raise UnreadableVideo(
-                f"{self.name} is damaged at {self.known_F[i]:.2f} s (frame {i}): its picture there is not what was "
+                f"{self.name} is damaged at {self.known_F[i]:.2f} s (frame {i}): the picture there is not as it was "
                 "recorded; give an intact file."
             )
 
@@ -319,7 +319,7 @@ class AvVideo(VideoFile):
     def _as_decord_counts(self, last: int) -> bool:
         """Whether every picture so far came from its own packet, intact, so that decord's numbers match."""
         same = self._pts[: last + 1] == self.index.pts[: last + 1]
-        return same and not self.interlaced and all(self.sound[: last + 1]) and self._steady
+        return same and not self.interlaced and all(self.intact[: last + 1]) and self._steady
 
     def _check_for_decord(self, item: Decoded) -> None:
         """Keep the frame's look to check decord's picture; note key frames and sizes it mishandles."""
@@ -334,7 +334,7 @@ class AvVideo(VideoFile):
     def _numbered(self) -> Iterator[tuple[int, Any]]:
         """(number, frame) of all pictures from the start, progressive."""
         threads = (
-            2 if all(self.sound) else 1
+            2 if all(self.intact) else 1
         )  # one thread reports errors as in the scan, where they were numbered too
         items = enumerate(
             decoded(self.source, self.index.stream, self.clock, whole=self.index.whole, threads=threads)

@@ -89,8 +89,8 @@ def decode(
     video.scan(most / video.fps)  # no further: a longer one is refused
     if not video.complete or len(video.known_F) > most:
         raise UnreadableVideo(
-            f"{video.name} has more than {most} frames of {video.width}x{video.height}; at most "
-            f"{MAX_DECODED_BYTES / 2**30:.0f} GiB are read at once: cut or scale it first."
+            f"{video.name} has more than {most} frames of {video.width}x{video.height}, which exceeds the limit of "
+            f"{MAX_DECODED_BYTES / 2**30:.0f} GiB; cut it or scale it down first."
         )
     frames_FHWC = np.empty((video.num_frames, video.height, video.width, 3), np.uint8)
     for i, frame in enumerate(video.frames(range(video.num_frames))):

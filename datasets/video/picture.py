@@ -48,8 +48,8 @@ class DisplayMatrix:
             self.steps = (1 if b > 0 else -1, 1 if c > 0 else -1)
         else:
             raise UnreadableVideo(
-                f"{name} is to be shown turned by something other than quarter turns, or sheared; convert it so that "
-                "its pictures stand upright."
+                f"{name} asks for a rotation by something other than quarter turns, or for shearing; convert it so that "
+                "its pictures are upright."
             )
 
     def apply(self, picture_HWC: np.ndarray) -> np.ndarray:

@@ -21,11 +21,11 @@ MAX_SIDE = 8192  # allows 8K (7680x4320)
 MAX_PIXELS = 1 << 34  # decoded for one clip: 8,000 frames of full HD, 500 of 8K
 MAX_SECONDS = 60.0  # CPU time of this thread for one clip, so a busy machine does not count
 EARLY = 0.005  # seconds of tolerance: containers round times, and camera times jitter
-ON_BLACK = "transparent: laid on black"  # note on a video with transparency
+ON_BLACK = "transparent: shown on black"  # note on a video with transparency
 
 
 class UnreadableVideo(ConceptError):
-    """The bytes are no video that any decoder here reads; the message says why."""
+    """The bytes are not a video that a decoder here can read; the message says why."""
 
     default_code = "unreadable_video"
 
@@ -54,7 +54,7 @@ def check_side(name: str, width: int, height: int) -> None:
     """Raise UnreadableVideo if a side is too large."""
     if max(width, height) > MAX_SIDE:
         raise UnreadableVideo(
-            f"{name} is {width}x{height}; sides above {MAX_SIDE} pixels are refused: scale it down first."
+            f"{name} is {width}x{height}; sides may have at most {MAX_SIDE} pixels: scale it down first."
         )
 
 
@@ -63,7 +63,7 @@ def check_pixels(name: str, frames: int, width: int, height: int, most: int) -> 
     if frames * width * height > most:
         raise UnreadableVideo(
             f"{name} needs {frames} frames of {width}x{height} decoded ({frames * width * height / 1e9:.1f} billion "
-            f"pixels); at most {most / 1e9:.1f} billion are: cut out the part you need, or scale it down."
+            f"pixels), more than the limit of {most / 1e9:.1f} billion: cut out the part you need, or scale it down."
         )
 
 
@@ -80,7 +80,7 @@ class VideoFile:
     fps: float  # average
     decoder: str  # source of the pictures: "decord", "pyav" or "pillow"
     notes: list[str] = field(default_factory=list)  # what was done to the pictures, for the user
-    stands: float = 0.0  # seconds for which the last picture is shown; 0: the average time
+    last_duration: float = 0.0  # seconds for which the last picture is shown; 0: the average time
     complete: bool = True  # whether every picture has been found
 
     def scan(self, until: float) -> None:
@@ -103,15 +103,15 @@ class VideoFile:
     @property
     def duration(self) -> float:
         """Seconds, including the last picture's display time."""
-        return float(self.times_F[-1]) + self._last_stands()
+        return float(self.times_F[-1]) + self._last_duration()
 
-    def _last_stands(self) -> float:
-        return self.stands or 1 / self.fps
+    def _last_duration(self) -> float:
+        return self.last_duration or 1 / self.fps
 
     def reaches(self, moment: float) -> bool:
         """Whether a picture is shown `moment` seconds after the first."""
         self.scan(moment)
-        return not self.complete or moment < self.known_F[-1] + self._last_stands() - 1e-3
+        return not self.complete or moment < self.known_F[-1] + self._last_duration() - 1e-3
 
     def shown(self, moments: np.ndarray) -> np.ndarray:
         """Numbers (int64) of the pictures that a player shows at each moment (seconds): the last that began.

@@ -68,7 +68,9 @@ def encode_mp4(
     """
     check_frames(frames_FHWC)
     if not 0 < fps < 1000:
-        raise InvalidInput(f"fps {fps} is not a frame rate; give one above 0.", code="invalid_frames")
+        raise InvalidInput(
+            f"fps {fps} is not a frame rate; expected a number above 0 and below 1000.", code="invalid_frames"
+        )
     buffer = io.BytesIO()
     options = {"movflags": "use_metadata_tags", "fflags": "+bitexact"}
     with av.open(buffer, "w", format="mp4", options=options) as container:
@@ -115,7 +117,9 @@ def contact_sheet(
         cell_width: width of one frame in the sheet, in pixels; heights keep each video's aspect.
     """
     if not rows:
-        raise UserError("a contact sheet of nothing; give at least one video.", code="invalid_frames")
+        raise UserError(
+            "a contact sheet was requested without videos; give at least one video.", code="invalid_frames"
+        )
     font = ImageFont.load_default(size=13)
     gap, line = 4, 18
     strips: list[tuple[list[str], list[Image.Image]]] = []

@@ -8,7 +8,7 @@
 """
 
 from evaluation.metrics.catalogue import OpenMetrics, metrics_for, open_metrics_for
-from evaluation.metrics.sights import is_sprite_world
+from evaluation.metrics.sprite_tracking import is_sprite_world
 from evaluation.metrics.trajectories import reference_ceiling
 
 __all__ = ["OpenMetrics", "is_sprite_world", "metrics_for", "open_metrics_for", "reference_ceiling"]

@@ -50,7 +50,7 @@ class ClipScorer:
         """
         if not source:
             raise UserError(
-                f"{what} needs weights and none were given; give a folder of a transformers CLIPModel or a hub id.",
+                f"{what} needs weights, but none were given; give a folder of a transformers CLIPModel or a hub id.",
                 code="weights_missing",
             )
         from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
@@ -59,7 +59,7 @@ class ClipScorer:
         local = folder.exists()
         if not local and (source.startswith((".", "/", "~")) or source.count("/") != 1):
             raise UserError(
-                f"{what} weights {source!r} are neither a folder here nor a hub id (`owner/name`); give one of the two.",
+                f"{what} weights {source!r} are neither an existing folder nor a hub id (`owner/name`); give one of the two.",
                 code="weights_missing",
             )
         where = str(folder) if local else source
@@ -69,7 +69,7 @@ class ClipScorer:
             )
             missing = sorted({*found["missing_keys"], *map(str, found["mismatched_keys"])})
             if missing:  # transformers would continue with random values for these
-                raise ValueError(f"{len(missing)} of its tensors are missing, {missing[0]} among them")
+                raise ValueError(f"{len(missing)} of its tensors are missing, such as {missing[0]}")
             tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=local)
             images = CLIPImageProcessorPil.from_pretrained(where, local_files_only=local)
         except (

@@ -13,7 +13,7 @@ import numpy as np
 
 from evaluation.metric import Case, PerCase
 from evaluation.metrics.memo import Memo
-from evaluation.metrics.sights import tracked
+from evaluation.metrics.sprite_tracking import tracked
 
 ATTRIBUTES = ("colour", "shape", "background")
 
@@ -35,7 +35,7 @@ class SpriteConsistency(PerCase):
     def value(self, case: Case) -> float | None:
         same = [
             getattr(a, name) is not None and getattr(a, name) == getattr(b, name)
-            for a, b in pairwise(tracked(case.video_FHWC).sights)
+            for a, b in pairwise(tracked(case.video_FHWC).detections)
             for name in ATTRIBUTES
         ]
         return float(np.mean(same)) if same else None

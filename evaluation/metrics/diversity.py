@@ -15,7 +15,7 @@ import numpy as np
 
 from evaluation.metric import Case, Score
 from evaluation.metrics.memo import Memo, content_key
-from evaluation.metrics.sights import shown
+from evaluation.metrics.sprite_tracking import shown
 
 T = TypeVar("T")
 BINS = (8, 12, 12)  # for L, a and b

@@ -10,8 +10,8 @@ import numpy as np
 from datasets.sprites.captions import parse
 from datasets.sprites.motions import KNOWN, NOVEL
 from evaluation.metric import Case, PerCase, Score
-from evaluation.metrics.sights import tracked
 from evaluation.metrics.sprite_appearance import AppearanceAccuracy, named
+from evaluation.metrics.sprite_tracking import tracked
 from evaluation.metrics.trajectories import positions, scale_agreement, size_changes, trajectory_agreement
 
 

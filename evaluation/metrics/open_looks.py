@@ -19,7 +19,7 @@ import numpy as np
 from datasets.sprites.captions import spoken
 from evaluation.metric import Case, PerCase, Reference, Score
 from evaluation.metrics.diversity import ColourDiversity, PairDistance, groups, lab_histogram
-from evaluation.metrics.sights import FIELDS, shown
+from evaluation.metrics.sprite_tracking import FIELDS, shown
 
 if TYPE_CHECKING:
     from evaluation.metrics.clip_scores import ClipScorer

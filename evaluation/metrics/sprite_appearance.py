@@ -13,7 +13,7 @@ import numpy as np
 
 from datasets.sprites.captions import parse
 from evaluation.metric import Case, PerCase
-from evaluation.metrics.sights import shown, tracked
+from evaluation.metrics.sprite_tracking import shown, tracked
 
 ATTRIBUTES = ("colour", "shape", "texture", "background")
 LEAKING = ("colour", "shape", "background")

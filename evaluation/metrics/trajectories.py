@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from evaluation.metric import Case, Metric, PerCase, Reference
-from evaluation.metrics.sights import tracked
+from evaluation.metrics.sprite_tracking import tracked
 
 STILL = 0.015  # frame widths: a path with a smaller root mean square spread counts as resting
 SAME_SIZE = (

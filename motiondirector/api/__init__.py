@@ -1,1 +1,1 @@
-"""What `ingest`, `train`, `generate` and `serve` do, as functions. Batches, evaluations, studies and sprites have rooms of their own."""
+"""`ingest`, `train`, `generate` and `serve` as functions. Batches, evaluations, studies and sprites have separate packages."""

@@ -1,4 +1,4 @@
-"""One video made, in this process or by a server; the same frames either way."""
+"""Makes one video, in this process or on a server, with the same frames."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ Progress = Callable[[str, int, int, str], None]  # (what, done, total, a note)
 
 
 class GenerateConfig(GenerationSettings):
-    """How a video is made: the options of `motiondirector generate`. None takes the model's default."""
+    """How a video is made: the options of `motiondirector generate`. None: the model's default."""
 
     concept: str | None = setting(None, MOTION, "Motion to use: NAME (its latest version) or NAME@VERSION.")
-    scale: float = setting(1.0, MOTION, "How much of the motion: 1 as trained, 0 none.")
+    scale: float = setting(1.0, MOTION, "Strength of the motion: 1 as trained, 0 none.")
     until: float = setting(
-        1.0, MOTION, "The motion acts in this first part of the denoising steps: 0.5 the first half, 1 all."
+        1.0, MOTION, "First part of the denoising steps in which the motion acts: 0.5 the first half, 1 all."
     )
     appearance: str | None = setting(
         None, MOTION, "Appearance to use: NAME or NAME@VERSION (its spatial adapter)."
     )
-    appearance_scale: float = setting(1.0, MOTION, "How much of the appearance.")
+    appearance_scale: float = setting(1.0, MOTION, "Strength of the appearance.")
     appearance_until: float = setting(
-        1.0, MOTION, "The appearance acts in this first part of the denoising steps."
+        1.0, MOTION, "First part of the denoising steps in which the appearance acts."
     )
     lora: Lora = setting(
         [],
@@ -53,10 +53,12 @@ class GenerateConfig(GenerationSettings):
     outside: Literal["base"] | None = setting(
         None, MOTION, "base: outside all regions, the base model's video. Takes twice as long."
     )
-    seed: int | None = setting(None, VIDEO, "Same seed, same video. Absent: drawn and printed.")
+    seed: int | None = setting(
+        None, VIDEO, "Random seed: the same seed gives the same video. Absent: drawn and printed."
+    )
     steps: int | None = setting(None, VIDEO, "Denoising steps. Absent: the model's default.")
     guidance_scale: float | None = setting(None, VIDEO, "How closely to follow the prompt.")
-    negative_prompt: str | None = setting(None, VIDEO, "What to stay away from.")
+    negative_prompt: str | None = setting(None, VIDEO, "What the video should not show.")
     size: str | None = setting(None, VIDEO, "WIDTHxHEIGHT in pixels.")
     frames: int | None = setting(None, VIDEO, "Length in frames.")
     scheduler: str | None = setting(None, VIDEO, "For example ddim, dpm++ or flow-euler.")
@@ -72,7 +74,7 @@ class GenerateConfig(GenerationSettings):
 
 @dataclass(frozen=True)
 class Video:
-    """A video and what made it. The mp4's metadata says the same, with the adapters' hashes."""
+    """A video and how it was made. The mp4's metadata has the same facts, and the adapters' hashes."""
 
     mp4: bytes
     used: str  # the motion's version, or "foundation"
@@ -90,7 +92,7 @@ class Video:
         return decode(self.mp4).frames_FHWC
 
     def save(self, path: str | Path) -> Path:
-        """Write the mp4, whole or not at all; its folder is made."""
+        """Write the mp4 atomically; creates its folder."""
         from infra.files import atomic_file
 
         with atomic_file(Path(path)) as temporary:
@@ -112,14 +114,14 @@ def generate(
     """Make one video from a prompt, with a learned motion.
 
     Args:
-        prompt: what to show.
+        prompt: what the video shows.
         config: motion, seed, size, model and more; the command's options.
-        registry: folder or s3:// URI of the concepts; of no meaning with a server, which has its own.
-        server: URL of a running `motiondirector serve`; None loads the model here.
-        on_progress: called with (what, done, total, a note), as `motiondirector.progress.Bars` are.
+        registry: folder or s3:// URI of the concepts. Ignored with a server, which has its own.
+        server: URL of a running `motiondirector serve`; None: load the model here.
+        on_progress: called with (what, done, total, note), like `motiondirector.progress.Bars`.
 
     Raises:
-        UserError: what a server would answer: no such concept, a size that the model cannot do, ...
+        UserError: the same errors as a server's: no such concept, a size that the model does not support, ...
     """
     config = config or GenerateConfig()
     body, notes = read_body(prompt, config)
@@ -131,7 +133,7 @@ def generate(
 
 
 def read_body(prompt: str, config: GenerateConfig) -> tuple[CreateVideo, list[str]]:
-    """The request, checked as a server would, and notes about files that were read for it. Raises UserError."""
+    """The request, checked as on a server, and notes about files that were read for it. Raises UserError."""
     from pydantic import ValidationError
 
     from infra.errors import InvalidInput
@@ -174,7 +176,7 @@ def option_of(field: tuple[int | str, ...], options: list[str]) -> str:
     Args:
         options: how the options of each entry of `lora` begin.
     """
-    if not field:  # what is wrong is no field's alone
+    if not field:  # the error concerns several fields
         return "the request"
     if field[0] != "lora" or len(field) == 1:
         return "--" + "-".join(str(part) for part in field).replace("_", "-")
@@ -185,7 +187,7 @@ def option_of(field: tuple[int | str, ...], options: list[str]) -> str:
 
 
 def from_server(body: CreateVideo, url: str, on_progress: Progress) -> Video:
-    """Through the API; Ctrl-C cancels the job."""
+    """Make the video through a server's API; Ctrl-C cancels the job."""
     from serving.client import Client
     from serving.keys import API_KEY_VARIABLE
 
@@ -204,7 +206,7 @@ def from_server(body: CreateVideo, url: str, on_progress: Progress) -> Video:
 
 
 def in_process(body: CreateVideo, config: GenerateConfig, registry: str, on_progress: Progress) -> Video:
-    """With the model loaded here."""
+    """Make the video with the model loaded in this process."""
     from infra.files import cache_folder
     from serving.config import make_config
     from serving.local import generate as make

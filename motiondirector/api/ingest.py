@@ -1,4 +1,4 @@
-"""Videos become a clip set: `motiondirector ingest` as a function."""
+"""Makes a clip set from videos: `motiondirector ingest` as a function."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ class IngestConfig(BaseModel):
     caption: str | None = setting(
         None,
         CAPTIONS,
-        'What all the clips show: subject and motion, such as "a car turns at a crossing".',
+        'What all clips show: subject and motion, such as "a car turns at a crossing".',
     )
     captions: str | None = setting(
         None,
         CAPTIONS,
-        "A .csv, .tsv or .jsonl file with `file` and `caption`, for videos that show different things. Put a "
-        "caption with a comma in quotes.",
+        "A .csv, .tsv or .jsonl file with `file` and `caption`, for videos that show different things. Put quotes "
+        "around a caption that contains a comma.",
     )
     complete_captions: str | None = setting(
         None,
         CAPTIONS,
-        "Add to each caption what the clip shows and the words leave out. `sprites`: colour, texture, shape and "
-        "background, by the sprite world's tracker. FOLDER: what a transformers model of images to text (BLIP, a "
-        "vision-language model; safetensors) says of the middle frame.",
+        "Add to each caption what the clip shows but the caption does not name. `sprites`: colour, texture, shape and "
+        "background, from the sprite world's tracker. FOLDER: a description of the middle frame by a transformers "
+        "image-to-text model (BLIP, a vision-language model; safetensors).",
         metavar="sprites|FOLDER",
     )
     frames: int | None = setting(None, CUT, "Frames of a clip. Default: the foundation's.")
@@ -60,20 +60,22 @@ class IngestConfig(BaseModel):
     fps: float | None = setting(
         None,
         CUT,
-        "Frames a second; fewer show more of a slow motion. 0: the source's own. Default: the foundation's.",
+        "Frames per second; fewer show more of a slow motion. 0: the source's own. Default: the foundation's.",
     )
     start: float = setting(0.0, CUT, "Where the clip begins, in seconds.")
     windows: Annotated[int | Literal["all"], BeforeValidator(read_windows)] = setting(
         4,
         CUT,
-        "Most clips that are cut out of one video, one after another; `all`: every one that fits. 1: the first.",
+        "Largest number of consecutive clips to cut from one video; `all`: as many as fit. 1: only the first.",
         metavar="N|all",
     )
     every_clip: bool = setting(False, CUT, "The same as --windows all.", option="--every-clip")
     foundation: str | None = setting(
-        None, CUT, "Folder or hub id of the model the clips are for: its size is the default and is checked."
+        None,
+        CUT,
+        "Folder or hub id of the model that the clips are for. It gives the default size and checks a given size.",
     )
-    strict: bool = setting(False, RUNNING, "Store nothing when any input is refused.", option="--strict")
+    strict: bool = setting(False, RUNNING, "Store nothing if any input is refused.", option="--strict")
     ray: bool = setting(False, RUNNING, "Do the work with Ray Data, for thousands of videos.", option="--ray")
     address: str | None = setting(None, RUNNING, "With --ray: a running cluster, host:6379.")
 
@@ -86,7 +88,7 @@ class IngestConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Size:
-    """What clips were cut to, and for which foundation (None: the size was given)."""
+    """The size that clips were cut to, and the foundation that it is for (None: all sizes were given)."""
 
     frames: int
     height: int
@@ -100,13 +102,13 @@ class Size:
 
 @dataclass(frozen=True)
 class Ingested:
-    """What became of every input."""
+    """The outcome of every input."""
 
     report: Report
     size: Size
 
     def count(self, status: str) -> int:
-        """How many inputs are "accepted", "duplicate", "refused" or "ignored"."""
+        """Number of outcomes with a status: "accepted", "duplicate", "refused" or "ignored"."""
         return self.report.count(status)
 
 
@@ -119,20 +121,20 @@ def ingest(
 ) -> Ingested:
     """Cut clips of one size out of videos and add them, with captions, to a Parquet clip set.
 
-    A clip that the set has already is a duplicate and is not stored again.
+    A clip that the set already has is a duplicate and is not stored again.
 
     Args:
         sources: files, folders, globs, s3:// prefixes, or manifests (.csv, .tsv, .jsonl).
-        to: the clip set, a folder or s3:// prefix; made if new, else appended to.
+        to: the clip set, a folder or s3:// prefix; created if new, otherwise appended to.
         config: concept, captions, size and more; the command's options.
-        on_progress: called with (inputs done, inputs in all).
+        on_progress: called with (inputs done, total inputs).
 
     Returns:
-        A report of every input: what was refused says why. Nothing was stored where none was accepted.
+        A report of every input, with the reason if it was refused. Nothing was stored if no input was accepted.
 
     Raises:
-        UserError: a size that the foundation cannot do, a concept name or a file of captions that is none, a storage that
-            refuses.
+        UserError: the foundation does not support the size, the concept name or the captions file is invalid, or the
+            storage refuses.
     """
     from datasets.clip_sets.select import Selection
     from datasets.ingest.completing import completer
@@ -162,7 +164,7 @@ def ingest(
     target = open_storage(to)
     found = expand([str(one) for one in ([sources] if isinstance(sources, str | Path) else sources)])
     if config.complete_captions is not None:
-        completer(config.complete_captions)  # what is wrong with it is said before anything is read
+        completer(config.complete_captions)  # report an invalid captioner before anything is read
     if not config.ray:
         return Ingested(ingest_here(found, selection, target, **options), size)
     from datasets.ingest.cluster import ingest_with_ray
@@ -175,9 +177,9 @@ def ingest(
 def size_for(
     foundation: str | None, frames: int | None, height: int | None, width: int | None, fps: float | None
 ) -> tuple[Size, float]:
-    """The size of clips and their frames a second: as given, the rest from the foundation, whose limits hold.
+    """The size and frame rate of clips: as given, else the foundation's. Raises UserError if it does not support them.
 
-    The foundation is asked (without reading its weights) only when something is missing or it was named.
+    The foundation's configuration is read (not its weights) only if a value is missing or the foundation is named.
     """
     if foundation is None and None not in (frames, height, width, fps):
         return Size(frames, height, width, None), fps  # type: ignore[arg-type, return-value]

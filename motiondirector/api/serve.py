@@ -1,4 +1,4 @@
-"""Videos over HTTP as long as a block lasts: `motiondirector serve` as a function."""
+"""Serves videos over HTTP during a block: `motiondirector serve` as a function."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from serving.config import ServeConfig, check_exposure
 
 @dataclass(frozen=True)
 class Server:
-    """A server that answers at `url`; its API page is at `url`/docs."""
+    """A running server at `url`; its API page is at `url`/docs."""
 
     url: str
-    concepts: tuple[str, ...]  # names, as the registry had them when it started
+    concepts: tuple[str, ...]  # names in the registry when the server started
     needs_key: bool = False
 
     @property
     def model(self) -> str:
-        """A model that requests may name."""
+        """An example of a model that requests can name."""
         return f"foundation:{self.concepts[0]}" if self.concepts else "foundation"
 
 
@@ -37,23 +37,23 @@ def serve(
     address: str | None = None,
     on_loading: Callable[[], None] = lambda: None,
 ) -> Iterator[Server]:
-    """Serve while the block lasts: one resident model, the motion chosen by each request.
+    """Serve during the block: one resident model; each request chooses its motion.
 
         with serve(ServeConfig(registry="runs/registry"), port=0) as server:
             generate("a red star", GenerateConfig(concept="orbit"), server=server.url)
 
-    Jobs that have not finished go on at the next start with the same `data_dir`.
+    Unfinished jobs continue at the next start with the same `data_dir`.
 
     Args:
-        config: model, engines, jobs, who may ask; the command's options.
+        config: model, engines, jobs, API keys; the command's options.
         host: address to listen on; beyond loopback only with API keys.
-        port: 0 takes a free one.
+        port: 0 chooses a free one.
         address: Ray cluster to run on; None starts one here.
-        on_loading: called when Ray runs and before the model is loaded.
+        on_loading: called when Ray runs, before the model is loaded.
 
     Raises:
-        UserError: a port that is taken, no key beyond loopback, a foundation that is none, a cluster without room or with
-            a Ray Serve of its own.
+        UserError: the port is taken, there is no API key beyond loopback, the foundation is invalid, or the cluster has
+            no room or already runs Ray Serve.
     """
     from infra.ray.cluster import check_workers, ray_session, variables
     from models.load import family_of, locate
@@ -67,7 +67,7 @@ def serve(
     with (
         variables(environment(made.keys)),
         ray_session(address),
-    ):  # a cluster that is started has them, its proxies too
+    ):  # a cluster that is started here inherits these variables, including its proxies
         check_workers(made.replicas, gpus=made.engine_gpus, cpus=made.engine_cpus)
         from ray import serve as ray_serve
 
@@ -85,21 +85,21 @@ def serve(
 
 
 def for_every_process(config: ServeConfig) -> ServeConfig:
-    """The same with files and folders by absolute paths: engines run in other folders."""
+    """The same configuration with absolute paths, because engines run in other folders."""
     found = {"data_dir": config.data_dir, "registry": config.registry or DEFAULT_REGISTRY}
     found |= {name: getattr(config, name) for name in ("database_file", "results") if getattr(config, name)}
-    if config.foundation is not None and Path(config.foundation).exists():  # else the name of one
+    if config.foundation is not None and Path(config.foundation).exists():  # otherwise it is a name or id
         found["foundation"] = config.foundation
     return config.model_copy(update={name: absolute(place) for name, place in found.items()})
 
 
 def absolute(place: str) -> str:
-    """A folder as other processes find it; a URI as it is."""
+    """The absolute path of a folder; a URI unchanged."""
     return place if "://" in place else str(Path(place).absolute())
 
 
 def check_port(host: str, port: int) -> int:
-    """The port to listen on (0: one that is free). Raises UserError when it is taken or the host is not ours."""
+    """The port to listen on (0: a free one). Raises UserError if it is taken or the host is not this machine's."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -113,9 +113,9 @@ def check_port(host: str, port: int) -> int:
 
 
 def check_no_serve() -> None:
-    """Raises UserError when Ray Serve runs on the session's cluster: it has its host and port, and may be somebody's.
+    """Raises UserError if Ray Serve already runs on the session's cluster, with its own host and port.
 
-    So what ends with this block is what it has started.
+    So at its end the block stops only what it started.
     """
     from ray import serve as ray_serve
 
@@ -123,7 +123,7 @@ def check_no_serve() -> None:
     if status.applications or status.proxies:
         names = ", ".join(sorted(status.applications)) or "no application"
         raise Conflict(
-            f"Ray Serve runs on this cluster already ({names}); end it there with `serve shutdown`, or have it serve "
-            "videos as well with `serve deploy` (serving/ray/deployment.py shows the file).",
+            f"Ray Serve is already running on this cluster ({names}); stop it there with `serve shutdown`, or add this "
+            "application to it with `serve deploy` (serving/ray/deployment.py shows the file).",
             code="serve_running",
         )

@@ -1,4 +1,4 @@
-"""A concept's clips become a motion in the registry: `motiondirector train` as a function."""
+"""Trains a motion from a concept's clips and publishes it: `motiondirector train` as a function."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def run_of(concept: str, publish_as: str | None = None) -> str:
-    """The folder of a run that was given none."""
+    """The default folder of a run."""
     return f"runs/{publish_as or concept}"
 
 
@@ -31,24 +31,24 @@ def train(
 ) -> Version:
     """Teach a model the motion of a concept's clips, and publish it.
 
-    Called again with the same run, it goes on from the last checkpoint; a finished run answers what it published.
+    Called again with the same run, it continues from the last checkpoint; a finished run returns its version.
 
     Args:
         concept: a name in the clip set.
         data: the clip set: folder or s3:// URI.
-        config: the settings; those that are not given are the foundation's recommendation.
+        config: the settings; others come from the foundation's recommendation.
         foundation: model folder or hub id; None: the embedded one.
         registry: folder or s3:// URI.
         publish_as: another name to publish under, to compare methods on the same clips.
         run_dir: folder or s3:// prefix of the run; None: runs/CONCEPT, or runs/PUBLISH_AS.
-        address: Ray cluster to train on; None starts one here for as long as it takes.
-        watcher: is told what goes on.
+        address: Ray cluster to train on; None starts one here until the training ends.
+        watcher: receives progress callbacks.
 
     Returns:
         The published version: its `ref`, such as orbit@1, files and metrics.
 
     Raises:
-        UserError: no such clips, settings that do not suit the foundation or the run, a cluster without room.
+        UserError: no such clips, settings that do not suit the foundation or the run, or no room on the cluster.
     """
     from training.runs.job import Job
     from training.runs.run import run_job

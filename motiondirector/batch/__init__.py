@@ -1,1 +1,1 @@
-"""Batches: their options, how a manifest is trained on lanes here or on Ray, what is shown of it, how versions are validated."""
+"""Batches: options, training of a manifest on lanes here or on Ray, progress displays, validation of versions."""

@@ -32,33 +32,33 @@ def number_or_auto(most: int) -> BeforeValidator:
 class BatchConfig(MetricWeights):
     """How the concepts of a manifest are trained."""
 
-    data: str | None = setting(None, CONCEPTS, "Clip set of entries that name none.")
+    data: str | None = setting(None, CONCEPTS, "Clip set for entries that name none.")
     foundation: str | None = setting(
-        None, CONCEPTS, "Model of entries that name none.", shown="the embedded sprite model"
+        None, CONCEPTS, "Model for entries that name none.", shown="the embedded sprite model"
     )
     settings: TrainingSettings = setting(
         {},
         CONCEPTS,
-        "NAME=VALUE of a training setting, for entries that do not say (repeat).",
+        "NAME=VALUE of a training setting, for entries that do not set it (repeat).",
         option="--setting",
     )
     name: str | None = setting(
-        None, CONCEPTS, "The batch's name; one that was begun goes on.", shown="the manifest's"
+        None, CONCEPTS, "The batch's name; an existing batch continues.", shown="the manifest's"
     )
 
     pack: Annotated[int | Literal["auto"] | None, number_or_auto(64)] = setting(
         None,
         LANES,
-        "Concepts in one forward, 1 to 64, or `auto`: what the device was measured to do best. On Ray the first lane of "
-        "each kind of device measures it, in a minute for each group of settings, and the registry keeps that. Never "
-        "more than a lane's share.",
+        "Concepts in one forward, 1 to 64, or `auto`: the best number by measurements of the device. On Ray, the first lane "
+        "on each kind of device measures it, in a minute for each group of settings, and the registry keeps the result. "
+        "Never more than a lane's share.",
         metavar="N|auto",
         shown="the profile's best, else 8",
     )
     lanes: Annotated[int | Literal["auto"] | None, number_or_auto(1024)] = setting(
         None,
         LANES,
-        "Lanes at once, each with the model; auto: as many as the cluster has room for, as it grows and shrinks.",
+        "Number of lanes, each with the model; auto: as many as the cluster has room for, as it grows and shrinks.",
         metavar="N|auto",
         shown="auto with --address, else 1: this process",
     )
@@ -66,34 +66,36 @@ class BatchConfig(MetricWeights):
     cpus_per_lane: float | None = setting(
         None,
         LANES,
-        "CPUs that a lane on Ray takes of a node.",
+        "CPUs of a node that each lane on Ray takes.",
         ge=0.1,
         shown="1 beside a GPU, else 4 or what a node has",
     )
     encoder_gpus: float | None = setting(
         None,
         LANES,
-        "Part of a GPU for encoding clips ahead of lanes that train on GPUs; 0: a CPU. Until all are encoded no "
-        "lane has that GPU.",
+        "Part of a GPU for encoding clips ahead of lanes that train on GPUs; 0: use a CPU. No lane can use this GPU "
+        "until all clips are encoded.",
         ge=0.0,
         le=1.0,
-        shown="0.5 where a GPU is free that no lane will want, else 0",
+        shown="0.5 if there is a free GPU that no lane needs, else 0",
     )
     profile: str | None = setting(
         None,
         LANES,
-        "What the device was measured to do, for times and memory: a file, or `auto` to measure this one, once, in "
+        "Measurements of the device, for estimates of time and memory: a file, or `auto` to measure this device once, in "
         "at most a minute for each group of settings.",
     )
 
     evaluate: bool = setting(
-        True, EVALUATION, "Score each published version and keep sample videos, beside the training."
+        True,
+        EVALUATION,
+        "Score each published version and keep sample videos, in parallel with the training.",
     )
     prompts: Path | None = setting(
         None,
         EVALUATION,
-        "What to evaluate with, as in `evaluate`; rows may name their `concept`.",
-        shown="4 held-out appearances; captions, if the clips are no sprites",
+        "Prompts of the evaluation, as in `evaluate`; rows may name their `concept`.",
+        shown="4 held-out appearances; captions, if the clips are not sprites",
     )
     seeds: int = setting(1, EVALUATION, SEEDS, ge=1)
     evaluate_steps: int | None = setting(
@@ -103,29 +105,29 @@ class BatchConfig(MetricWeights):
     @model_validator(mode="after")
     def _lanes_on_ray(self) -> Self:
         if self.address is None and self.lane_count == 1:
-            does = "takes what the machine has", "encodes where it trains"
+            does = "uses all CPUs of the machine", "encodes on the device where it trains"
             for name, what in zip(("cpus_per_lane", "encoder_gpus"), does, strict=True):
                 if (value := getattr(self, name)) is not None:
                     raise ValueError(
-                        f"--{name.replace('_', '-')} {value:g}: the one lane is this process, which {what}; give it with "
-                        "--address or --lanes, for lanes on Ray"
+                        f"--{name.replace('_', '-')} {value:g}: the only lane is this process, which {what}; use the option "
+                        "with lanes on Ray (--address or --lanes)"
                     )
         return self
 
     @property
     def members(self) -> int | None:
-        """Of a pack; None: what suits."""
+        """Number of members of a pack; None: chosen automatically."""
         return None if self.pack == "auto" else self.pack
 
     @property
     def lane_count(self) -> int | None:
-        """How many lanes were asked for; None: as many as there is room for."""
+        """The requested number of lanes; None: as many as there is room for."""
         if self.lanes is None:
             return None if self.address is not None else 1
         return None if self.lanes == "auto" else self.lanes
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """What entries of the manifest have that do not say otherwise."""
+        """Default fields and settings of the manifest's entries."""
         own = {"data": self.data, "foundation": self.foundation}
         return {**self.settings, **{name: value for name, value in own.items() if value is not None}}

@@ -1,4 +1,4 @@
-"""Where a batch's lanes are: in this process, or on a Ray cluster; what the device is known to do."""
+"""Chooses where a batch's lanes run, in this process or on a Ray cluster, and finds the device's profile."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Lanes:
-    """How many there are to plan for, and where.
+    """The number of lanes to plan for, and where they run.
 
     Args:
-        nodes: resources of the cluster's nodes; none for the lane of this process.
-        cpus: of a lane on Ray; None: what suits.
+        nodes: resources of the cluster's nodes; empty for a lane in this process.
+        cpus: CPUs of a lane on Ray; None: chosen automatically.
     """
 
     count: int
@@ -33,7 +33,7 @@ class Lanes:
     cpus: float | None = None
 
     def check(self, work: Work) -> None:
-        """Raises UserError for a work that there is no room for."""
+        """Raises UserError if there is no room for a work."""
         if self.on_ray:
             from training.batch.cluster.sizing import room_check
 
@@ -42,7 +42,7 @@ class Lanes:
 
 @contextmanager
 def lanes_for(config: BatchConfig, dry_run: bool = False) -> Iterator[Lanes]:
-    """The lanes of a batch, with the Ray session that they need while the block lasts. Raises UserError."""
+    """The lanes of a batch, with the Ray session that they need during the block. Raises UserError."""
     count = config.lane_count
     if config.address is None and count == 1:
         yield Lanes(1)
@@ -55,8 +55,8 @@ def lanes_for(config: BatchConfig, dry_run: bool = False) -> Iterator[Lanes]:
 
         if config.profile == "auto":
             raise UserError(
-                "--profile auto measures the device of this process, and the lanes are others; give --pack auto, which has "
-                "lanes measure theirs, or a profile file."
+                "--profile auto measures the device of this process, but the lanes run in other processes; use --pack auto, so "
+                "that lanes measure their own devices, or give a profile file."
             )
         check_encoder(config.encoder_gpus, nodes)
         shared = None if config.address is not None else max(1.0, (os.cpu_count() or 1) // planned)
@@ -67,10 +67,10 @@ def lanes_for(config: BatchConfig, dry_run: bool = False) -> Iterator[Lanes]:
 def cluster(
     address: str | None, lanes: int | None, cpus: float | None, dry_run: bool
 ) -> Iterator[tuple[int, list[dict[str, float]]]]:
-    """A Ray session for so many lanes; gives how many to plan for, and the resources of the nodes there are for them.
+    """A Ray session for this number of lanes. Yields the number of lanes to plan for, and the nodes' resources.
 
-    Without an address it is a cluster on this machine, with a CPU for each lane even where it has fewer. A dry run
-    with a number of lanes needs no such cluster, as what it would have is known.
+    Without an address it is a cluster on this machine, with a CPU for each lane even if the machine has fewer. A
+    dry run with a given number of lanes starts no such cluster, because its resources are known.
     """
     from infra.ray.cluster import ray_session, reachable_nodes
     from training.batch.cluster.sizing import lane_need, places
@@ -89,7 +89,7 @@ def cluster(
 
 
 def profile_of(config: BatchConfig, lanes: Lanes, measure: Callable[[], Profile]) -> Profile | None:
-    """What the lanes' device is known to do: of a file, or measured here; None where nothing says so.
+    """The profile of the lanes' device: read from a file, or measured here; None if neither is requested.
 
     Args:
         measure: measures the device of this process.
@@ -112,7 +112,10 @@ def read_text(path: Path) -> str:
 
 
 def only_kind(storage: Storage) -> Profile | None:
-    """What lanes measured of their device, for a plan; None where nobody did, or of several kinds: who trains what is not known."""
+    """The profile that lanes measured, for a plan; None if there is none, or if there are several kinds of devices.
+
+    With several kinds, it is not known which lane trains what.
+    """
     from training.batch.profile.measuring import kept_profiles
 
     kept = kept_profiles(storage)

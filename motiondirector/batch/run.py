@@ -1,4 +1,4 @@
-"""A manifest's concepts trained, published and evaluated: `motiondirector train-batch` as a function."""
+"""Trains, publishes and evaluates a manifest's concepts: `motiondirector train-batch` as a function."""
 
 from __future__ import annotations
 
@@ -34,35 +34,35 @@ if TYPE_CHECKING:
 
 
 class BatchObserver(Watcher):
-    """Is told what a batch does. This one looks away; the command line's shows it."""
+    """Receives a batch's events. This base class ignores them; the command line's subclass shows them."""
 
     def warned(self, text: str) -> None:
-        """Something is odd about what was given."""
+        """A warning about the inputs."""
 
     @contextmanager
     def measuring_here(self) -> Iterator[Bars]:
-        """This device is measured within the block; the bars say how far that is."""
+        """This device is measured during the block; yields bars for the progress."""
         yield no_bars()
 
     def planned(self, plan: Plan, name: str, remarks: Mapping[str, Sequence[str]]) -> None:
-        """What the batch of this name comes to. Remarks: what of each concept's clips and captions is not learned."""
+        """The plan of the batch with this name. Remarks, by concept: parts of clips and captions that are not learned."""
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Concepts are trained within the block."""
+        """Concepts are trained during the block."""
         yield
 
-    def looked(self, records: Sequence[Record], lanes: Sequence[LaneState]) -> None:
-        """How the batch stands, every second or so; from another thread."""
+    def updated(self, records: Sequence[Record], lanes: Sequence[LaneState]) -> None:
+        """The state of the batch, about every second; called from another thread."""
 
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What became of a batch.
+    """The result of a batch.
 
     Args:
-        name: under which `motiondirector runs` knows it.
-        records: one a concept; none where nothing but the plan was asked for.
+        name: the batch's name for `motiondirector runs`.
+        records: one per concept; empty for a dry run.
         evaluations: by concept {"version", "scores": {title: mean}, "error": None or why, "seconds"}.
     """
 
@@ -74,17 +74,17 @@ class BatchResult:
 
     @property
     def published(self) -> dict[str, str]:
-        """The version of each concept that has one, such as "orbit@1"."""
+        """The version of each published concept, such as "orbit@1"."""
         return {record.name: record.version for record in self.records if record.version}
 
     @property
     def failed(self) -> dict[str, str]:
-        """Why, of each concept that failed."""
+        """The reason of each concept that failed."""
         return {record.name: record.reason or "" for record in self.records if record.status == "failed"}
 
     @property
     def not_ended(self) -> list[str]:
-        """What was left: concepts that ask for several workers where the only lane is this process."""
+        """Concepts that were not trained: they ask for several workers, and the only lane is this process."""
         return [record.name for record in self.records if not record.ended]
 
 
@@ -96,29 +96,29 @@ def train_batch(
     dry_run: bool = False,
     observer: BatchObserver | None = None,
 ) -> BatchResult:
-    """Train many concepts on one resident model, several in one forward, and publish each as it ends.
+    """Train many concepts on one resident model, several in one forward, and publish each when it ends.
 
-    Called again it goes on where it was stopped; from several processes or machines at once, they share the work.
+    Called again, it continues where it was stopped. Several processes or machines can call it at once and share the work.
 
     Args:
         manifest: a .yaml, .jsonl, .csv or .tsv file, or a clip set: every concept in it.
         config: settings of all concepts, lanes, evaluation; the command's options.
-        registry: folder or s3:// URI; the state of the batch lies in the same storage.
+        registry: folder or s3:// URI; the state of the batch is in the same storage.
         dry_run: make the plan and stop.
-        observer: is told how it goes.
+        observer: receives progress callbacks.
 
     Returns:
-        The plan, and what became of each concept: one that failed is in `failed`, and stops no other.
+        The plan and the result of each concept. A concept that failed is in `failed` and does not stop the others.
 
     Raises:
-        UserError: mistakes in the manifest or the options, all of them in one message, before anything is written; a
-            storage that stays away.
+        UserError: all mistakes in the manifest or the options, in one message, before anything is written; or the storage
+            stays unavailable.
     """
     config, observer = config or BatchConfig(), observer or BatchObserver()
     prompts = () if config.prompts is None else tuple(read_prompts(config.prompts))
     entries, mistakes = read_entries(manifest, config.defaults)
-    if unknown := strangers(prompts, entries):
-        observer.warned(f"{config.prompts} has prompts for concepts that the batch has not: {unknown}")
+    if unknown := unknown_concepts(prompts, entries):
+        observer.warned(f"{config.prompts} has prompts for concepts that are not in the batch: {unknown}")
     name = config.name or batch_name(manifest)
     with lanes_for(config, dry_run) as lanes:
         opened, sources = open_registry(registry), Sources()
@@ -148,7 +148,7 @@ def train_batch(
             else:
                 records = train_here(
                     batch, opened, pack=config.members, profile=profile, validate=validate,
-                    watcher=observer, on_look=observer.looked,
+                    watcher=observer, show_batch=observer.updated,
                 )  # fmt: skip
     return BatchResult(name, plan, records, validations(batch, records), lanes.on_ray)
 
@@ -164,7 +164,7 @@ def on_ray(
     validate: Validate | None,
     observer: BatchObserver,
 ) -> list[Record]:
-    """Train on lanes of the cluster of the current session."""
+    """Train on lanes on the cluster of the current session."""
     from training.batch.cluster.ray_lanes import train_on_ray
 
     return train_on_ray(
@@ -179,12 +179,12 @@ def on_ray(
         profile=profile,
         measure=config.pack == "auto" and profile is None,
         cpus=lanes.cpus,
-        on_look=observer.looked,
+        show_batch=observer.updated,
     )
 
 
 def evaluation(config: BatchConfig, registry: Registry, prompts: tuple[Prompt, ...]) -> Evaluation:
-    """What each published version is evaluated by."""
+    """The evaluation of each published version."""
     return Evaluation(
         registry.uri,
         prompts,
@@ -195,17 +195,17 @@ def evaluation(config: BatchConfig, registry: Registry, prompts: tuple[Prompt, .
     )
 
 
-def strangers(prompts: Sequence[Prompt], entries: Sequence[Entry], most: int = 8) -> str:
-    """The concepts of prompts that no entry has, as text; "" for none."""
+def unknown_concepts(prompts: Sequence[Prompt], entries: Sequence[Entry], most: int = 8) -> str:
+    """The prompts' concepts that are in no entry, as text; "" for none."""
     known = {name for entry in entries for name in (entry.concept, entry.name)}
     found = sorted({prompt.concept for prompt in prompts if prompt.concept is not None} - known)
     return ", ".join(found[:most]) + (", ..." if len(found) > most else "")
 
 
 def batch_name(manifest: str) -> str:
-    """From the manifest's name. Raises UserError when that gives none."""
+    """The batch's name, made from the manifest's. Raises UserError if that is not possible."""
     stem = PurePosixPath(manifest.rstrip("/")).name.rsplit(".", 1)[0].lower()
     name = re.sub(r"[^a-z0-9_-]+", "-", stem).strip("-_")[:64]
     if not name:
-        raise UserError(f"no name for the batch can be made of {manifest!r}; give --name.")
+        raise UserError(f"a name for the batch cannot be made from {manifest!r}; give --name.")
     return name

@@ -1,5 +1,5 @@
-"""A batch on the screen while its lanes work: a live table on a terminal; elsewhere a line for each end, and now and then one
-of how it stands."""
+"""Shows a batch while its lanes work: a live table on a terminal; elsewhere a line for each ended concept and, at
+intervals, a line with the state of the batch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STATES = ("queued", "preparing", "training", "published", "failed", "cancelled")
 
 
 class BatchScreen:
-    """A context manager; called with the records and the lanes whenever they were looked at."""
+    """A context manager; called with the records and the lanes whenever they were read."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self.console, self.clock = console, clock
@@ -37,7 +37,7 @@ class BatchScreen:
         )
         self._ended: set[tuple[str, int]] = set()
         self._lanes: dict[str, str] = {}
-        self._stood, self._at = "", clock()  # how it stood at the last line of that, and when
+        self._shown, self._at = "", clock()  # the last state line, and when it was printed
 
     def __enter__(self) -> BatchScreen:
         if self._live is not None:
@@ -62,16 +62,16 @@ class BatchScreen:
         self._lanes = now
         if self._live is not None:
             self._live.update(status_table(records, lanes), refresh=True)
-        elif self.clock() - self._at >= EVERY_S and (stands := status_line(records, lanes)) != self._stood:
-            self._stood, self._at = stands, self.clock()
-            self._say(stands)
+        elif self.clock() - self._at >= EVERY_S and (line := status_line(records, lanes)) != self._shown:
+            self._shown, self._at = line, self.clock()
+            self._say(line)
 
     def _say(self, text: str) -> None:
         self.console.print(escape(text), highlight=False, soft_wrap=True)
 
 
 class OnScreen(BatchObserver):
-    """Shows on a console what a batch does; warnings about what was given go to stderr."""
+    """Shows a batch on a console; warnings about the inputs go to stderr."""
 
     def __init__(self, console: Console) -> None:
         self.console, self.screen = console, BatchScreen(console)
@@ -82,7 +82,7 @@ class OnScreen(BatchObserver):
     @contextmanager
     def measuring_here(self) -> Iterator[Bars]:
         with Bars() as bars:
-            bars.say("measuring this device where it was not measured before")
+            bars.say("measuring this device for groups of settings that were not measured before")
             yield bars
 
     def planned(self, plan: Plan, name: str, remarks: Mapping[str, Sequence[str]]) -> None:
@@ -94,11 +94,11 @@ class OnScreen(BatchObserver):
         with self.screen, Warnings(self._line):
             yield
 
-    def looked(self, records: Sequence[Record], lanes: Sequence[LaneState]) -> None:
+    def updated(self, records: Sequence[Record], lanes: Sequence[LaneState]) -> None:
         self.screen(records, lanes)
 
     def loading(self, foundation: str | None) -> None:
-        """A line when a lane of this process loads a foundation: the table stands still meanwhile."""
+        """Print a line when a lane of this process loads a foundation, because the table does not change meanwhile."""
         self._line(f"loading {foundation or 'the embedded foundation'}")
 
     def _line(self, text: str) -> None:
@@ -106,7 +106,7 @@ class OnScreen(BatchObserver):
 
 
 def status_table(records: Sequence[Record], lanes: Sequence[LaneState], rows: int = ROWS) -> Group:
-    """What trains now, then what waits and what ended, in at most so many rows; all counted below."""
+    """Concepts that train, then waiting and ended ones, in at most `rows` rows; the counts of all are below."""
     table = Table("concept", "state", "step", "loss", "left", "lane")
     order = {state: place for place, state in enumerate(("training", "preparing", "queued", "failed"))}
     shown = sorted(records, key=lambda record: order.get(record.status, len(order)))[:rows]
@@ -125,29 +125,29 @@ def status_table(records: Sequence[Record], lanes: Sequence[LaneState], rows: in
 
 
 def status_line(records: Sequence[Record], lanes: Sequence[LaneState], most: int = 8) -> str:
-    """What `status_table` says, in a line of a log: the counts, and at most so many that train."""
+    """`status_table` as one line for a log: the counts, and at most `most` concepts that train."""
     training = [record for record in records if record.status == "training"]
-    told = [
+    parts = [
         f"{record.name} {record.step}/{record.steps}"
         + ("" if record.loss is None else f" loss {record.loss:.4f}")
         + (f" {left} left" if (left := time_left(record)) else "")
         for record in training[:most]
     ]
     if len(training) > most:
-        told.append(f"and {len(training) - most} more")
-    return "; ".join([counted(records, lanes), *told])
+        parts.append(f"and {len(training) - most} more")
+    return "; ".join([counted(records, lanes), *parts])
 
 
 def counted(records: Sequence[Record], lanes: Sequence[LaneState]) -> str:
-    """Concepts by state, and the lanes."""
+    """Number of concepts in each state, and of lanes."""
     counts: Counter[str] = Counter(record.status for record in records)
-    told = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    states = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
     running = sum(bool(lane.host) for lane in lanes)
-    return f"{told}; {running} lanes run, {len(lanes) - running} begin"
+    return f"{states}; lanes: {running} running, {len(lanes) - running} starting"
 
 
 def time_left(record: Record) -> str:
-    """Of one that trains, as "3:20" (minutes and seconds) or "1:03:20"; else nothing."""
+    """Time left of a concept that trains, as "3:20" (minutes and seconds) or "1:03:20"; "" for others."""
     if record.status != "training" or record.step_seconds is None:
         return ""
     minutes, seconds = divmod(round((record.steps - record.step) * record.step_seconds), 60)

@@ -1,4 +1,4 @@
-"""A batch's tables: its plan (what trains with whom and what it takes, what is done, what stays as it ended), and its records."""
+"""A batch's tables: its plan (packs with memory and time, concepts that are done or stay ended), and its records."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ if TYPE_CHECKING:
 
 
 def show_plan(console: Console, plan: Plan, batch: str) -> None:
-    """Packs with what they take, what is done, and what this batch (its name) leaves as it ended before."""
+    """Print the packs with memory and time, the concepts that are done, and those that stay ended.
+
+    Args:
+        batch: the batch's name.
+    """
     foundations = {pack.works[0].foundation or "embedded" for pack in plan.packs}
-    column = [Column("foundation", overflow="fold")] if len(foundations) > 1 else []  # room is scarce
+    column = [Column("foundation", overflow="fold")] if len(foundations) > 1 else []  # space is scarce
     columns: tuple[str | Column, ...] = (
         "lane",
         "concepts",
@@ -50,18 +54,20 @@ def show_plan(console: Console, plan: Plan, batch: str) -> None:
     if plan.packs:
         console.print(table)
     total = "" if plan.seconds is None or not plan.packs else f", about {span(plan.seconds)}"
-    left = f"; {len(plan.left)} stay as they ended before" if plan.left else ""
+    left = f"; {len(plan.left)} failed or cancelled before" if plan.left else ""
     console.print(
         f"{len(plan.works)} concepts to train in {len(plan.packs)} packs on {plan.lanes} "
-        f"lane{'s' if plan.lanes > 1 else ''}{total}; {len(plan.done)} done before{left}",
+        f"lane{'s' if plan.lanes > 1 else ''}{total}; {len(plan.done)} already done{left}",
         highlight=False,
     )
     for done in plan.done[:20]:
-        console.print(f"  {done.work.name}: {done.version} is the same", highlight=False, style="dim")
+        console.print(
+            f"  {done.work.name}: already published as {done.version}", highlight=False, style="dim"
+        )
     for one in plan.left:
         why = f" ({one.record.reason})" if one.record.reason else ""
         console.print(
-            f"  {one.work.name}: {one.record.status} before{escape(why)}; to train it again: "
+            f"  {one.work.name}: {one.record.status} before{escape(why)}; to train it again, run "
             f"motiondirector runs retry {batch} {one.work.name}",
             highlight=False,
             soft_wrap=True,
@@ -69,18 +75,18 @@ def show_plan(console: Console, plan: Plan, batch: str) -> None:
 
 
 def show_remarks(console: Console, remarks: Mapping[str, Sequence[str]], most: int = 12) -> None:
-    """What of clips, captions and prompts is not learned: the first sentences, and how many more there are."""
-    lines = [f"{name}: {text}" for name, told in remarks.items() for text in told]
+    """Print the first remarks on clips, captions and prompts that are not learned, and the number of others."""
+    lines = [f"{name}: {text}" for name, texts in remarks.items() for text in texts]
     for line in lines[:most]:
         console.print(f"[yellow]note:[/] {escape(line)}", highlight=False, soft_wrap=True)
     if len(lines) > most:
-        console.print(f"[yellow]note:[/] and {len(lines) - most} more like these", highlight=False)
+        console.print(f"[yellow]note:[/] and {len(lines) - most} more notes", highlight=False)
 
 
 def show_records(
     console: Console, records: Sequence[Record], validated: Mapping[str, dict[str, Any]]
 ) -> None:
-    """One row a concept. `validated` is `training.batch.watch.validation.validations` of them."""
+    """Print one row per concept. `validated`: from `training.batch.watch.validation.validations`."""
     columns = (
         "concept",
         "state",
@@ -100,7 +106,7 @@ def show_records(
 
 
 def scored(validation: Mapping[str, Any] | None) -> str:
-    """What says most of a validation, or why there is none; `concepts show` has all."""
+    """The most telling scores of a validation, or why there are none; `concepts show` has all scores."""
     from training.batch.watch.validation import headline
 
     if validation is None:
@@ -111,7 +117,7 @@ def scored(validation: Mapping[str, Any] | None) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes for people."""
+    """Bytes in a readable unit."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -120,7 +126,7 @@ def size(count: float) -> str:
 
 
 def span(seconds: float) -> str:
-    """Seconds for people."""
+    """Seconds in a readable unit."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

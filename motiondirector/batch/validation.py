@@ -1,8 +1,8 @@
-"""What `train-batch --evaluate` does to each version that is published: `evaluate` in small, kept in the registry.
+"""Evaluates each version that `train-batch --evaluate` publishes: a small `evaluate` whose results the registry keeps.
 
-The front door gives it to the batch (training/batch/watch/validation.py), which knows no evaluation. Scores, page, report and
-sample videos lie in the registry's objects and are named in the version's metrics, under `evaluation`:
-`concepts show` prints the scores, `concepts pull --samples` fetches the files.
+The front door passes it to the batch (training/batch/watch/validation.py), which does not depend on evaluation. Scores,
+page, report and sample videos are objects in the registry and are named in the version's metrics, under `evaluation`:
+`concepts show` prints the scores, `concepts pull --samples` downloads the files.
 """
 
 from __future__ import annotations
@@ -19,21 +19,23 @@ if TYPE_CHECKING:
     from infra.registry import Registry, Version
     from models.foundations.base import Foundation
 
-PROMPTS = 4  # held-out appearances, where no prompts are given and the clips are sprites
-OPEN = 4  # open prompts, which name the subject's class alone
+PROMPTS = 4  # held-out appearances, if no prompts are given and the clips are sprites
+OPEN = 4  # open prompts, which name only the subject's class
 
 
 @dataclass
 class Evaluation:
-    """Called with a version: generates, measures, and adds what it finds to the version. Picklable; loads late.
+    """Called with a version: generates videos, measures them and adds the scores to the version.
+
+    Picklable: it loads the foundation when it is first called.
 
     Args:
         registry: URI.
-        prompts: of every concept, or of the one they name. A concept without takes its own `sample_prompts`, else
-            held-out appearances of the sprite world, or the captions of clips that are no sprites.
+        prompts: for every concept, or for the one that a prompt names. A concept without prompts uses its
+            `sample_prompts`, else held-out appearances of the sprite world, or the captions of clips that are not sprites.
         seeds: videos of each prompt, from the seeds 1, 2, ...
-        steps: of denoising; None takes the foundation's.
-        device: None takes a GPU if there is one.
+        steps: denoising steps; None: the foundation's.
+        device: None: a GPU if there is one.
         clip, pickscore: weights of the metrics that need them.
     """
 
@@ -45,7 +47,9 @@ class Evaluation:
     clip: str | None = None
     pickscore: str | None = None
     _loaded: Any = field(default=None, init=False, repr=False, compare=False)
-    _base: Any = field(default=None, init=False, repr=False, compare=False)  # folder of this process's life
+    _base: Any = field(
+        default=None, init=False, repr=False, compare=False
+    )  # temporary folder of this process
 
     def __call__(
         self, version: Version, on_progress: Callable[[str, int, int], None]
@@ -53,7 +57,7 @@ class Evaluation:
         """The means of the metrics, by title.
 
         Raises:
-            UserError: clips that are gone, a foundation that cannot be loaded or does not suit, a storage that is away.
+            UserError: the clips are gone, the foundation cannot be loaded or does not suit, or the storage is unavailable.
         """
         from infra.registry import open_registry
         from motiondirector.judging.judge import REPORT
@@ -61,14 +65,14 @@ class Evaluation:
         registry = open_registry(self.registry)
         folder = Path(tempfile.mkdtemp(prefix="motiondirector-validation-"))
         try:
-            told = self._judge(registry, version, folder, on_progress)
+            report = self._judge(registry, version, folder, on_progress)
             assert (folder / REPORT).is_file()
-            self._publish(registry, version, told, folder)
+            self._publish(registry, version, report, folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return {
             metric["title"]: metric["scores"]["ours"]["mean"]
-            for metric in told["metrics"].values()
+            for metric in report["metrics"].values()
             if metric["scores"]["ours"]["mean"] is not None
         }
 
@@ -107,7 +111,7 @@ class Evaluation:
             )
 
     def _foundation(self, source: str | None) -> Foundation:
-        """Kept between versions: those of a batch mostly share one."""
+        """The loaded foundation, kept for the next version: versions of a batch mostly share one."""
         from models.load import load_foundation
 
         if self._loaded is None or self._loaded[0] != source:
@@ -115,9 +119,9 @@ class Evaluation:
             self._loaded = source, load_foundation(source, device=self.device)
         return self._loaded[1]
 
-    def _publish(self, registry: Registry, version: Version, told: dict[str, Any], folder: Path) -> None:
+    def _publish(self, registry: Registry, version: Version, report: dict[str, Any], folder: Path) -> None:
         from evaluation.report import FILES, published_scores
         from infra.storage.objects import put_files
 
         files = put_files(registry.storage, folder)
-        registry.add_metrics(version, {"evaluation": {**published_scores(told), FILES: files}})
+        registry.add_metrics(version, {"evaluation": {**published_scores(report), FILES: files}})

@@ -1,4 +1,4 @@
-"""`motiondirector benchmark`: the paper's two sets, from a folder with their data to one table."""
+"""`motiondirector benchmark`: runs the paper's two benchmark sets from a folder with their data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from motiondirector.options import add_command
 from motiondirector.output import print_json
 
 benchmark = typer.Typer(
-    help="The paper's benchmark sets: train every concept of a set by each method and measure all of them.",
+    help="The paper's benchmark sets: train every concept of a set with each method and measure the results.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 
 def ucf_sports(
     data: Annotated[
-        Path, typer.Option(help='Folder that holds "ucf action/Diving-Side/001/*.avi" and so on.')
+        Path, typer.Option(help='Folder that contains "ucf action/Diving-Side/001/*.avi" and so on.')
     ],
     as_json: AsJson = False,
     config: ConfigFile = None,
@@ -38,48 +38,50 @@ def ucf_sports(
 ) -> None:
     """UCF Sports Action: several clips of an action are one concept.
 
-    Unpack ucf_sports_actions.zip; its folders are found below --data:
+    Unpack ucf_sports_actions.zip and give its folder with --data:
 
       ucf_sports_actions/ucf action/Diving-Side/001/*.avi          13 actions, about 150 clips
 
-    Each action is asked six prompts of the form "a panda is diving from a platform in a bamboo forest". The paper's own
-    95 clips, 12 motions and 72 prompts are not published as lists: --only and --prompts take them where you have them.
+    Each action has six prompts such as "a panda is diving from a platform in a bamboo forest". The paper's own 95
+    clips, 12 motions and 72 prompts are not published as lists; if you have them, use --only and --prompts.
 
       motiondirector benchmark ucf-sports --data /data/ucf --foundation /models/zeroscope_v2_576w --size 16x384x384
 
-    Interrupted, the same command goes on. Results: one table, OUT/report.json, OUT/index.html with a page a concept.
+    An interrupted run continues with the same command. Results: a table, OUT/report.json, and OUT/index.html with a page
+    per concept.
     """
     run("ucf-sports", data, as_json, settings)
 
 
 def loveu_tgve(
     data: Annotated[
-        Path, typer.Option(help="Folder that holds LOVEU-TGVE-2023_Dataset.csv and the videos' folders.")
+        Path, typer.Option(help="Folder that contains LOVEU-TGVE-2023_Dataset.csv and the videos' folders.")
     ],
     as_json: AsJson = False,
     config: ConfigFile = None,
     **settings: Any,
 ) -> None:
-    """LOVEU-TGVE-2023: every clip is a concept of its own.
+    """LOVEU-TGVE-2023: every clip is a separate concept.
 
-    Unpack loveu-tgve-2023.zip; --data is its folder:
+    Unpack loveu-tgve-2023.zip and give its folder with --data:
 
       LOVEU-TGVE-2023_Dataset.csv                            76 videos with a caption and four changed prompts each
       DAVIS_480p/480p_videos/*.mp4   youtube_480p/480p_videos/*.mp4   videvo_480p/480p_videos/*.mp4
 
-    That makes 304 prompts. The paper asks 532, three more of each video, which are not published: give them (or your
-    own) with --prompts.
+    These are 304 prompts. The paper uses 532, three more per video, which are not published; add them (or your own)
+    with --prompts.
 
       motiondirector benchmark loveu-tgve --data /data/loveu-tgve-2023 --foundation /models/zeroscope_v2_576w \\
           --size 16x384x384 --train-steps 150
 
-    Interrupted, the same command goes on. Results: one table, OUT/report.json, OUT/index.html with a page a concept.
+    An interrupted run continues with the same command. Results: a table, OUT/report.json, and OUT/index.html with a page
+    per concept.
     """
     run("loveu-tgve", data, as_json, settings)
 
 
 def run(name: str, data: Path, as_json: bool, settings: dict[str, Any]) -> None:
-    """What both commands do once the set is named."""
+    """Run a set; both commands call this."""
     chosen = configured(BenchmarkConfig, settings)
     from motiondirector.judging.benchmark import benchmark as benchmarked
     from motiondirector.judging.judge import PAGE, score_table
@@ -95,7 +97,7 @@ def run(name: str, data: Path, as_json: bool, settings: dict[str, Any]) -> None:
     console.print(f"mean ± {report['interval']}; the best is bold", style="dim", highlight=False)
     if report["notes"]:
         console.print(f"{len(report['notes'])} notes on what was missing or left out: above and on the page")
-    console.print(f"look at [bold]{escape(str(out / PAGE))}[/]", highlight=False, soft_wrap=True)
+    console.print(f"results: [bold]{escape(str(out / PAGE))}[/]", highlight=False, soft_wrap=True)
 
 
 add_command(benchmark, "ucf-sports", ucf_sports, BenchmarkConfig)

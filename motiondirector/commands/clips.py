@@ -1,4 +1,4 @@
-"""`motiondirector clips`: what a clip set holds; correct captions, take clips out."""
+"""`motiondirector clips`: lists a clip set, corrects captions, removes clips."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from motiondirector.output import print_json
 
 Set = Annotated[str, typer.Argument(metavar="SET", help="The clip set: a folder or s3://bucket/prefix.")]
 Foundation = Annotated[
-    str | None, typer.Option(help="Whose text encoder is asked whether it reads the captions to their end.")
+    str | None, typer.Option(help="Warn about captions that are too long for this model's text encoder.")
 ]
 
 clips = typer.Typer(
-    help="A clip set: list its clips, correct captions, take clips out.",
+    help="A clip set: list its clips, correct captions, remove clips.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -39,7 +39,7 @@ def list_clips(
     foundation: Foundation = None,
     as_json: AsJson = False,
 ) -> None:
-    """Every clip: its id, concept, size, caption and source, and the words of captions that a model does not read.
+    """List every clip: id, concept, size, caption and source, and words of captions that a model does not read.
 
     Example: motiondirector clips list data --concept car-turn
     """
@@ -49,7 +49,7 @@ def list_clips(
     found = read_facts(uri)
     if concept is not None and concept not in found:
         raise NotFound(
-            f"no clips of concept {concept!r} at {uri}; it holds {', '.join(found) or 'none'}.",
+            f"no clips of concept {concept!r} at {uri}; concepts there: {', '.join(found) or 'none'}.",
             code="concept_not_found",
         )
     limit = text_limit(foundation)
@@ -74,17 +74,17 @@ def list_clips(
 def edit(
     uri: Set,
     clip: Annotated[
-        str | None, typer.Argument(metavar="[CLIP]", help="Its id, or the first digits of it.")
+        str | None, typer.Argument(metavar="[CLIP]", help="The clip's id, or its first digits.")
     ] = None,
     caption: Annotated[str | None, typer.Option(help="What the clip shows.")] = None,
     captions: Annotated[
         str | None,
-        typer.Option(help="A .csv, .tsv or .jsonl file with `clip` and `caption`, for several at once."),
+        typer.Option(help="A .csv, .tsv or .jsonl file with `clip` and `caption`, for several clips."),
     ] = None,
     foundation: Foundation = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give clips other captions. All of it happens or nothing; what was trained before keeps the captions it had.
+    """Change captions of clips, all or none. Versions that were trained before keep the captions they had.
 
     Examples:
 
@@ -104,11 +104,13 @@ def edit(
     given = {clip: caption} if clip is not None else read_clip_captions(captions or "")
     found = find(uri, (name for name in given if name is not None))
     if len(found) < len(given):
-        raise UserError(f"--captions {captions}: two rows name one clip; keep one.", code="invalid_manifest")
+        raise UserError(
+            f"--captions {captions}: two rows name the same clip; keep one.", code="invalid_manifest"
+        )
     changes = dict(zip((one.clip_id for one in found), given.values(), strict=True))
     before = amend(open_storage(uri), changes)
     limit = text_limit(foundation)
-    told: list[dict[str, Any]] = [
+    changed: list[dict[str, Any]] = [
         {
             "clip_id": one.clip_id,
             "concept": one.concept,
@@ -119,12 +121,12 @@ def edit(
         for one in before
     ]
     if as_json:
-        print_json(told)
+        print_json(changed)
         return
     console = Console(highlight=False, soft_wrap=True)
-    for row in told:
+    for row in changed:
         same = row["before"] == row["caption"]
-        was = "has it already" if same else f"was {row['before']!r}"
+        was = "unchanged" if same else f"was {row['before']!r}"
         console.print(f"{row['clip_id'][:12]} {row['concept']}: {escape(row['caption'])} ({escape(was)})")
         if row["warning"]:
             console.print(f"[yellow]warning:[/] {escape(row['warning'])}")
@@ -134,13 +136,13 @@ def edit(
 def remove(
     uri: Set,
     clip: Annotated[
-        list[str] | None, typer.Argument(metavar="[CLIP...]", help="Ids, or the first digits of them.")
+        list[str] | None, typer.Argument(metavar="[CLIP...]", help="Ids, or their first digits.")
     ] = None,
     concept: Annotated[str | None, typer.Option(help="Every clip of this concept.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Take clips out of a set. Their files stay below .staging for a day, their latents below .latents.
+    """Remove clips from a set. Their files stay under .staging for a day, their latents under .latents.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""`motiondirector concepts`: what the registry holds; publish, fetch, remove, export."""
+"""`motiondirector concepts`: lists the registry; publishes, downloads, removes and exports versions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tabl
 Reference = Annotated[
     str, typer.Argument(metavar="CONCEPT[@VERSION]", help="car-turn (the latest) or car-turn@3.")
 ]
-# What an adapter's metadata holds as JSON, safetensors knowing strings only.
+# Metadata of an adapter that is stored as JSON, because safetensors stores only strings.
 STRUCTURED = ("rank", "steps", "targets", "captions", "config")
 
 concepts = typer.Typer(
@@ -52,7 +52,7 @@ def register(app: typer.Typer) -> None:
 
 @concepts.command("list")
 def list_concepts(registry: RegistryUri = DEFAULT_REGISTRY, as_json: AsJson = False) -> None:
-    """Every concept with its latest version.
+    """List every concept with its latest version.
 
     Example: motiondirector concepts list --registry s3://bucket/registry
     """
@@ -85,7 +85,7 @@ def list_concepts(registry: RegistryUri = DEFAULT_REGISTRY, as_json: AsJson = Fa
 
 @concepts.command("show")
 def show(ref: Reference, registry: RegistryUri = DEFAULT_REGISTRY, as_json: AsJson = False) -> None:
-    """One version with its metadata, metrics and files, sample videos among them, and its sisters.
+    """Show one version: metadata, metrics, files (including sample videos), and the concept's other versions.
 
     Example: motiondirector concepts show car-turn@2
     """
@@ -119,7 +119,7 @@ def show(ref: Reference, registry: RegistryUri = DEFAULT_REGISTRY, as_json: AsJs
 
 
 def show_evaluation(console: Console, evaluated: Any) -> None:
-    """What `motiondirector evaluate` published, as its table; something else under that name as it is."""
+    """Print the scores that `motiondirector evaluate` published as a table; print anything else unchanged."""
     from motiondirector.judging.judge import score_table
 
     try:
@@ -135,7 +135,7 @@ def show_evaluation(console: Console, evaluated: Any) -> None:
     console.print(escape(about), style="dim", highlight=False)
     if evaluated.get("files"):
         console.print(
-            f"{len(evaluated['files'])} files that its batch kept (page, report, videos): concepts pull --samples",
+            f"{len(evaluated['files'])} files of the batch's evaluation (page, report, videos): concepts pull --samples",
             style="dim",
         )
     for note in evaluated.get("notes") or []:
@@ -147,23 +147,23 @@ def publish(
     folder: Annotated[
         Path, typer.Argument(help="Folder with adapter_model.safetensors and adapter_config.json.")
     ],
-    concept: Annotated[str, typer.Option("--concept", help="Its name: a-z, 0-9, '.', '_', '-'.")],
+    concept: Annotated[str, typer.Option("--concept", help="The concept's name: a-z, 0-9, '.', '_', '-'.")],
     foundation: Annotated[
         str | None,
         typer.Option(
-            help="Check the adapter against this foundation too (fingerprint, layers, shapes). Needed for one that does not "
-            "say which it was made for, as stock PEFT's."
+            help="Also check the adapter against this foundation (fingerprint, layers, shapes). Required if the adapter does "
+            "not name its foundation, as those of stock PEFT."
         ),
     ] = None,
     metrics: Annotated[Path | None, typer.Option(help="JSON file of metrics to publish with it.")] = None,
     registry: RegistryUri = DEFAULT_REGISTRY,
     as_json: AsJson = False,
 ) -> None:
-    """Make a trained adapter the next version of a concept. A bad one is refused before anything is written.
+    """Publish a trained adapter as the next version of a concept. An invalid one is refused before anything is written.
 
-    Everything in the folder goes along (sample videos, the run's configuration) but dot files. An adapter that other
-    tools saved may come too: its lora_alpha, rsLoRA, rank_pattern and alpha_pattern are folded into its weights, settings
-    that a LoRA here cannot express are refused, and with --foundation it is noted which model it is for.
+    All files in the folder are published (sample videos, the run's configuration), except dot files. Adapters of other
+    tools work, too: lora_alpha, rsLoRA, rank_pattern and alpha_pattern are folded into the weights, settings that a LoRA
+    here cannot express are refused, and --foundation records the model that the adapter is for.
 
     Example: motiondirector concepts publish runs/car/adapter --concept car-turn --registry s3://bucket/registry
     """
@@ -181,7 +181,7 @@ def publish(
         version = open_it(registry).publish(concept, ready, metadata=describe(adapter), metrics=measured)
     if ready != folder and not as_json:
         Console().print(
-            "its settings (lora_alpha and the like) were folded into its weights, and which foundation it is for noted",
+            "its settings (such as lora_alpha) were folded into its weights, and its foundation was recorded",
             style="dim",
         )
     if as_json:
@@ -196,16 +196,19 @@ def publish(
 def pull(
     ref: Reference,
     to: Annotated[
-        Path | None, typer.Option("--to", "-o", help="Folder to make; ./CONCEPT-VERSION by default.")
+        Path | None, typer.Option("--to", "-o", help="Folder to create; ./CONCEPT-VERSION by default.")
     ] = None,
     samples: Annotated[
         bool,
-        typer.Option("--samples", help="Page, report and videos that its batch kept too, to evaluation/."),
+        typer.Option(
+            "--samples",
+            help="Also download page, report and videos of the batch's evaluation, to evaluation/.",
+        ),
     ] = False,
     registry: RegistryUri = DEFAULT_REGISTRY,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch a version's files, each checked against its hash; all or nothing.
+    """Download a version's files, all or none, each checked against its hash.
 
     The folder loads with stock PEFT: PeftModel.from_pretrained(pipeline.unet, folder).
 
@@ -219,8 +222,8 @@ def pull(
     evaluated = kept_files(version)
     if samples and not evaluated:
         raise NotFound(
-            f"{version.ref} has no samples in {registry}: `train-batch` keeps those of what it evaluates, `motiondirector "
-            "evaluate` writes them to a folder.",
+            f"{version.ref} has no samples in {registry}; `train-batch` keeps samples of versions that it evaluates, and "
+            "`motiondirector evaluate` writes them to a folder.",
             code="file_not_found",
         )
     folder = opened.pull(version, to or Path(f"{version.concept}-{version.number}"))
@@ -236,11 +239,11 @@ def pull(
 def remove(
     ref: Reference,
     every: Annotated[bool, typer.Option("--all", help="Remove every version of the concept.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     registry: RegistryUri = DEFAULT_REGISTRY,
     as_json: AsJson = False,
 ) -> None:
-    """Take a version out of sight. Its number is never given again; its files stay in the object store.
+    """Remove a version from the registry. Its number is never used again; its files stay in the object store.
 
     Example: motiondirector concepts rm car-turn@2
     """
@@ -249,11 +252,11 @@ def remove(
     name, number = parse_ref(ref)
     if (number is None) != every:
         raise InvalidInput(
-            f"concepts rm {ref}: say which versions; {name}@3 removes the third, {name} --all removes every one.",
+            f"concepts rm {ref}: say which versions to remove; {name}@3 is the third, {name} --all is every version.",
             code="invalid_version",
         )
     opened = open_it(registry)
-    opened.find(ref)  # NotFound before any question
+    opened.find(ref)  # raise NotFound before asking for confirmation
     kept = opened.numbers(name, "versions") - opened.numbers(name, "removed")
     refs = [f"{name}@{one}" for one in sorted(kept)] if every else [ref]
     if not yes and not typer.confirm(f"Remove {', '.join(refs)} from {registry}?", err=True):
@@ -269,7 +272,7 @@ def remove(
 @concepts.command("export")
 def export(
     ref: Reference,
-    to: Annotated[Path, typer.Option("--to", "-o", help="Folder to make.")],
+    to: Annotated[Path, typer.Option("--to", "-o", help="Folder to create.")],
     foundation: Annotated[
         str | None, typer.Option(help="Foundation to merge into; the one it was trained on by default.")
     ] = None,
@@ -277,10 +280,10 @@ def export(
     registry: RegistryUri = DEFAULT_REGISTRY,
     as_json: AsJson = False,
 ) -> None:
-    """Write the foundation's denoiser with the version's adapters merged, for tools that know no LoRA.
+    """Write the foundation's denoiser with the version's adapters merged, for tools without LoRA support.
 
     The folder loads with the class's stock from_pretrained and replaces the `unet` (or `transformer`) of a pipeline. Its
-    weights are float32. The adapter itself comes with `concepts pull`.
+    weights are float32. To get the adapter itself, use `concepts pull`.
 
     Example: motiondirector concepts export car-turn@2 --to car-turn-unet
     """
@@ -299,7 +302,7 @@ def export(
         work = Path(tempfile.mkdtemp(dir=to.parent, prefix=TEMPORARY))
         try:
             source = foundation or source_of(opened, version)
-            # In half precision the sum would round a small change away, and nothing here needs a GPU.
+            # In half precision the sum would lose small changes. Merging needs no GPU.
             loaded = load_foundation(source, device="cpu", dtype="float32", parts=("denoiser",))
             export_merged(loaded, read_own(opened, version, loaded).values(), work / "merged", scale)
             (work / "merged").rename(to)
@@ -314,20 +317,20 @@ def export(
 
 
 def source_of(registry: Registry, version: Version) -> str:
-    """The folder or id of the foundation that a version says it was trained on. Raises InvalidInput."""
+    """The folder or id of the foundation that a version was trained on. Raises InvalidInput if it is not recorded."""
     from models.adapters.config import CONFIG_FILE, parse_config
 
     source = parse_config(version.ref, registry.read(version, CONFIG_FILE)).get("base_model_name_or_path")
     if not isinstance(source, str) or not source:
         raise InvalidInput(
-            f"{version.ref} does not say which foundation it is for; give --foundation.",
+            f"{version.ref} does not record its foundation; give --foundation.",
             code="foundation_unknown",
         )
     return source
 
 
 def open_it(uri: str) -> Registry:
-    """The registry; imported late, `--help` being quick."""
+    """Open the registry; imported late to keep `--help` fast."""
     from infra.registry import open_registry
 
     return open_registry(uri)
@@ -345,20 +348,20 @@ def read_metrics(path: Path | None) -> dict[str, Any]:
         ) from None
     if not isinstance(loaded, dict):
         raise UserError(
-            f"--metrics {path} holds a {type(loaded).__name__}; expected a mapping of names to numbers."
+            f"--metrics {path} contains a {type(loaded).__name__}; expected a mapping of names to numbers."
         )
     return loaded
 
 
 def describe(adapter: Adapter) -> dict[str, Any]:
     """An adapter's metadata with numbers and lists in place of the strings that safetensors keeps."""
-    said: dict[str, Any] = dict(adapter.metadata)
+    metadata: dict[str, Any] = dict(adapter.metadata)
     for name in STRUCTURED:
         try:
-            said[name] = json.loads(said[name])
+            metadata[name] = json.loads(metadata[name])
         except (KeyError, ValueError):
             continue
-    return said
+    return metadata
 
 
 def plain(version: Version) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`motiondirector demo`: the main job, end to end, on this machine; `demo-batch`: many concepts while things go wrong."""
+"""`motiondirector demo`: the main workflow, end to end, on this machine; `demo-batch`: many concepts, with injected faults."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder of everything the demo makes.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(help="Folder for all outputs of the demo.")] = Path("runs/demo"),
     concept: Annotated[
-        list[str] | None, typer.Option(help="What is taught (repeat): orbit, zigzag. Absent: both.")
+        list[str] | None, typer.Option(help="Concept to train (repeat): orbit, zigzag. Absent: both.")
     ] = None,
     foundation: Annotated[
         str | None, typer.Option(help="Model folder or hub id. Absent: the embedded one.")
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Training steps of each concept. Absent: what suits the foundation."),
+        typer.Option(min=1, help="Training steps of each concept. Absent: chosen for the foundation."),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Data-parallel workers of each training.")] = 1,
     coupled: Annotated[
         bool,
         typer.Option(
             "--coupled",
-            help="Train a coupled baseline of orbit as well, one LoRA for look and motion, to compare with.",
+            help="Also train a coupled baseline for orbit (one LoRA for appearance and motion), for comparison.",
         ),
     ] = False,
     config: ConfigFile = None,
 ) -> None:
     """Clips in, motions out: Parquet on S3, Ray Train with DeepSpeed, registry, Ray Serve, videos over HTTP.
 
-    Starts what it needs (an S3 server on loopback, Ray) and stops it again, also when interrupted. Takes some
-    minutes on two cores and ends with a page that shows everything: runs/demo/index.html.
+    Starts an S3 server on loopback and Ray, and stops them at the end, also if interrupted. Takes some minutes on two
+    cores and ends with a page that shows all results: runs/demo/index.html.
     """
     from motiondirector.demo.cast import chosen
     from motiondirector.demo.story import Demo
@@ -67,22 +67,25 @@ def demo(
 
 
 def demo_batch(
-    out: Annotated[Path, typer.Option(help="Folder of everything the demo makes.")] = Path("runs/demo-batch"),
+    out: Annotated[Path, typer.Option(help="Folder for all outputs of the demo.")] = Path("runs/demo-batch"),
     foundation: Annotated[
         str | None, typer.Option(help="Model folder or hub id. Absent: the embedded one.")
     ] = None,
     concepts: Annotated[
-        int, typer.Option(min=3, max=100, help="Concepts to train; one with a damaged clip comes on top.")
+        int, typer.Option(min=3, max=100, help="Concepts to train, besides one with a damaged clip.")
     ] = 24,
     steps: Annotated[int, typer.Option(min=1, help="Training steps of each concept.")] = 200,
-    checkpoint_interval: Annotated[int, typer.Option(min=1, help="Steps between its checkpoints.")] = 10,
+    checkpoint_interval: Annotated[
+        int, typer.Option(min=1, help="Steps between checkpoints of a concept.")
+    ] = 10,
     config: ConfigFile = None,
 ) -> None:
-    """A batch of concepts on a Ray cluster of local nodes with clips and registry in S3, while things go wrong.
+    """A batch of concepts on a Ray cluster of local nodes, with clips and registry in S3 and with injected faults.
 
-    A node is killed in the middle, one clip is damaged where it is stored, one concept comes late. At the end the others
-    are published once each, with their scores, and the damaged one is explained: one table, runs/demo-batch/index.html, and
-    exit code 1 if anything is not so. Takes about half an hour on two cores that do nothing else.
+    A node is killed during the training, one stored clip is damaged, and one concept is added late. At the end, the
+    demo checks that the other concepts are published once each, with scores, and that the damaged one failed with an
+    explanation. It shows a table and writes runs/demo-batch/index.html; the exit code is 1 if anything deviates. Takes
+    about half an hour on two otherwise idle cores.
     """
     from motiondirector.demo.batch import BatchDemo
     from motiondirector.demo.verdict import reasons_of, table_of
@@ -106,17 +109,17 @@ def demo_batch(
         f"motiondirector concepts show {name} --registry {out}/registry",
     )
     if report["faults"]:
-        console.print("\n[bold red]Not as it should be:[/]")
+        console.print("\n[bold red]Deviations from the expected result:[/]")
         for fault in report["faults"]:
             console.print(f"  {fault}", highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(NOT_DONE)
 
 
 def conclude(console: Console, done: str, report: dict[str, Any], out: Path, *commands: str) -> None:
-    """What was done in what time, where to look, and what one may type next."""
+    """Print the result, its time, where it is, and commands to try next."""
     seconds = sum(stage["seconds"] for stage in report["stages"])
     console.print(
-        f"[bold green]{done}[/] in {seconds:.0f} s. Look at [bold]{escape(str(out))}/index.html[/] "
+        f"[bold green]{done}[/] in {seconds:.0f} s. Open [bold]{escape(str(out))}/index.html[/] "
         f"(and {escape(str(out))}/report.json).\n\nNext:",
         highlight=False,
     )

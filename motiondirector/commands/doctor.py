@@ -1,4 +1,4 @@
-"""`motiondirector doctor`: versions, devices, Ray and storage; what would fail, and its remedy."""
+"""`motiondirector doctor`: checks versions, devices, Ray and storage, and names remedies."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def doctor(
         str | None,
         typer.Option(
             envvar="MOTIONDIRECTOR_REGISTRY",
-            help="Storage to try: writes, reads, conditionally writes and deletes a probe object there.",
+            help="Storage to test: writes, reads, conditionally writes and deletes a probe object there.",
         ),
     ] = None,
     address: Annotated[
-        str | None, typer.Option(help="Ray cluster to try; none starts a local one for a moment.")
+        str | None, typer.Option(help="Ray cluster to test. Absent: starts a local one briefly.")
     ] = None,
     foundation: Annotated[
-        str | None, typer.Option(help="Foundation to look for; none looks for the embedded one.")
+        str | None, typer.Option(help="Foundation to look for. Absent: the embedded one.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -68,7 +68,7 @@ def doctor(
 
 
 def check_foundation(source: str | None) -> Iterator[Check]:
-    """That the foundation's files are where they should be and of a known family."""
+    """Check that the foundation's files exist and belong to a known family."""
     from models.load import family_of, locate
     from motiondirector.doctor.probes import Check
 

@@ -1,4 +1,4 @@
-"""`motiondirector evaluate`: how good a version's motion is, beside the base model and baselines, as numbers and a page."""
+"""`motiondirector evaluate`: compares a version's motion with the base model and baselines, as numbers and a page."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def evaluate(
     config: ConfigFile = None,
     **settings: Any,
 ) -> None:
-    """Measure a learned motion: the same prompts and seeds for it, the base model and any baselines.
+    """Measure a learned motion, with the same prompts and seeds for it, the base model and any baselines.
 
-    Beside them it asks open prompts, which name the subject's class alone ("a heart"): how much more often than the base model does it
-    show the clips' looks there, and how much of the base's variety is left?
+    It also uses open prompts, which name only the subject's class ("a heart"). They show how much more often than the
+    base model it shows the clips' looks, and how much of the base model's variety is left.
 
-    Ends with a table (mean and 95 % interval of every metric), OUT/report.json, and OUT/index.html: one page with the
+    Results: a table (mean and 95 % interval of every metric), OUT/report.json, and OUT/index.html, one page with the
     videos side by side that needs no network. Baselines are trained with the version's own settings on the same clips.
 
-    Videos and baselines are kept in OUT under a hash of all that made them: interrupted, the same command goes on, and
-    a second run with more prompts makes only what is new.
+    Videos and baselines are kept in OUT under a hash of all their inputs. So an interrupted run continues with the same
+    command, and a second run with more prompts makes only the new videos.
 
       motiondirector evaluate --concept orbit
 
@@ -61,4 +61,4 @@ def evaluate(
     console.print(score_table(report, f"{ref}: {many}"))
     console.print(f"mean ± {report['interval']}; the best is bold", style="dim", highlight=False)
     published = f"; published with {ref}" if chosen.publish else ""
-    console.print(f"look at [bold]{escape(str(found.page))}[/]{published}", highlight=False, soft_wrap=True)
+    console.print(f"results: [bold]{escape(str(found.page))}[/]{published}", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`motiondirector generate`: one video, in this process or from a server; the same frames either way."""
+"""`motiondirector generate`: makes one video, in this process or on a server, with the same frames."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from motiondirector.options import add_command
 
 
 def generate(
-    prompt: Annotated[str, typer.Option(help="What to show.")],
+    prompt: Annotated[str, typer.Option(help="What the video shows.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The mp4 to write.")] = Path("out.mp4"),
     server: Annotated[str | None, typer.Option(help="URL of a running `motiondirector serve`.")] = None,
     registry: RegistryUri = DEFAULT_REGISTRY,
@@ -35,7 +35,7 @@ def generate(
 
     motiondirector generate --prompt "two birds" --lora orbit:region=0,0,0.5,1 --lora swing:region=0.5,0,1,1
 
-    The mp4's metadata says what made it (`ffprobe -show_format out.mp4`). With a server that has API keys, set
+    The mp4's metadata says how it was made (`ffprobe -show_format out.mp4`). If the server has API keys, set
     MOTIONDIRECTOR_API_KEY.
     """
     from infra.errors import UserError

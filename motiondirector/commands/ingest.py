@@ -1,4 +1,4 @@
-"""`motiondirector ingest`: videos become a clip set."""
+"""`motiondirector ingest`: makes a clip set from videos."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def ingest(
     to: Annotated[
         str,
         typer.Option(
-            "--to", help="The clip set: a folder or s3://bucket/prefix. Made if new, else appended to."
+            "--to",
+            help="The clip set: a folder or s3://bucket/prefix. Created if new, otherwise appended to.",
         ),
     ],
     as_json: Annotated[
@@ -51,10 +52,10 @@ def ingest(
 ) -> None:
     """Cut clips of one size out of videos and add them, with captions, to a Parquet clip set.
 
-    The run ends with a table of every input: accepted, with the seconds of it that are used, or refused and why. A video
-    longer than a clip gives up to four, one after another (--windows). Accepted clips are stored even if
-    others are refused (--strict: all or none). A clip the set already has is a duplicate: it is not stored again,
-    so the same command twice changes nothing. The exit code is 2 when no input is in the set afterwards.
+    The command prints a table of every input: accepted, with the seconds that are used, or refused, with the reason. A
+    video longer than a clip gives up to four consecutive clips (--windows). Accepted clips are stored even if others are
+    refused (--strict: all or none). A clip that the set already has is a duplicate and is not stored again, so repeating
+    a command changes nothing. The exit code is 2 if none of the inputs is in the set afterwards.
 
     Examples:
 
@@ -95,8 +96,8 @@ def show(report: Report, size: Size) -> None:
             what[0] += f" (completed from {outcome.completed_from!r})"
         what += [f"[yellow]warning:[/] {escape(warning)}" for warning in outcome.warnings]
         style = STYLES[outcome.status]
-        told = "\n".join([escape(what[0]), *what[1:]])
-        table.add_row(escape(shorten(outcome.source)), f"[{style}]{outcome.status}[/]", clip, used, told)
+        text = "\n".join([escape(what[0]), *what[1:]])
+        table.add_row(escape(shorten(outcome.source)), f"[{style}]{outcome.status}[/]", clip, used, text)
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 140
@@ -104,8 +105,8 @@ def show(report: Report, size: Size) -> None:
     for warning in report.warnings:
         console.print(f"[yellow]warning:[/] {escape(warning)}")
     if left := unused_inputs(report):
-        many = f"{left} inputs go" if left > 1 else "1 input goes"
-        console.print(f"note: {many} on after the last clip; --windows all uses the rest.", soft_wrap=True)
+        many = f"{left} inputs continue" if left > 1 else "1 input continues"
+        console.print(f"note: {many} after the last clip; --windows all uses the rest.", soft_wrap=True)
     counts = ", ".join(f"{report.count(status)} {status}" for status in STYLES if report.count(status))
     console.print(
         f"{counts or 'no input'}; clip set {escape(report.to)}; cut to {escape(str(size))}", soft_wrap=True
@@ -113,13 +114,13 @@ def show(report: Report, size: Size) -> None:
 
 
 def used_seconds(outcome: Outcome) -> str:
-    """Which seconds of an input a clip shows."""
-    whole = "more" if outcome.length is None else f"{outcome.length:.2f} s"
+    """The seconds of an input that a clip shows."""
+    whole = "a longer video" if outcome.length is None else f"{outcome.length:.2f} s"
     return f"{outcome.start:.2f}-{outcome.end:.2f} of {whole}"
 
 
 def unused_inputs(report: Report) -> int:
-    """How many inputs go on for another clip's length after their last one."""
+    """Number of inputs that are long enough for another clip after their last one."""
     last: dict[str, tuple[float, float, float | None]] = {}
     for outcome in report.outcomes:
         if outcome.size:
@@ -128,7 +129,7 @@ def unused_inputs(report: Report) -> int:
 
 
 def shorten(uri: str) -> str:
-    """The path as seen from here, if it is below."""
+    """The path relative to the current folder, if it is inside it."""
     try:
         return str(Path(uri).relative_to(Path.cwd())) if "://" not in uri else uri
     except ValueError:

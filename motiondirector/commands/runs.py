@@ -1,4 +1,4 @@
-"""`motiondirector runs`: what batches do, from any terminal or machine; cancel, and try again."""
+"""`motiondirector runs`: shows batches from any terminal or machine; cancels and retries concepts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FOLLOW_S = 3.0
 
 BatchName = Annotated[str, typer.Argument(metavar="BATCH", help="A batch that `runs list` shows.")]
-Names = Annotated[list[str] | None, typer.Argument(metavar="CONCEPT...", help="Which of its concepts.")]
+Names = Annotated[list[str] | None, typer.Argument(metavar="CONCEPT...", help="Concepts of the batch.")]
 
 runs = typer.Typer(
     help="Batches of concepts: list, show, logs, cancel, retry.",
@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
 
 
 def opened(registry: str, batch: str) -> BatchState:
-    """A batch that was begun. Raises UserError."""
+    """The state of an existing batch. Raises UserError."""
     from infra.storage import open_storage
     from training.batch.state.state import open_batch
 
@@ -51,7 +51,7 @@ def opened(registry: str, batch: str) -> BatchState:
 
 @runs.command("list")
 def list_batches(registry: RegistryUri = DEFAULT_REGISTRY, as_json: AsJson = False) -> None:
-    """Every batch with how many of its concepts are where."""
+    """List every batch with the number of its concepts in each state."""
     from infra.storage import open_storage
     from training.batch.state.state import batches, open_batch
 
@@ -77,7 +77,7 @@ def show(
     registry: RegistryUri = DEFAULT_REGISTRY,
     as_json: AsJson = False,
 ) -> None:
-    """A batch's concepts, or all about one: state, step, loss, lane, and what happened."""
+    """Show a batch's concepts, or one concept in full: state, step, loss, lane and history."""
     from motiondirector.batch.tables import show_records
     from training.batch.watch.validation import validations
 
@@ -86,18 +86,20 @@ def show(
     validated = validations(state, records)
     if concept is None:
         if as_json:
-            print_json([{**told(record), "evaluation": validated.get(record.name)} for record in records])
+            print_json([{**overview(record), "evaluation": validated.get(record.name)} for record in records])
         else:
             show_records(Console(), records, validated)
         return
     (record,) = records
     evaluation = validated.get(record.name)
     if as_json:
-        print_json({**told(record), "evaluation": evaluation, "work": record.work, "history": record.history})
+        print_json(
+            {**overview(record), "evaluation": evaluation, "work": record.work, "history": record.history}
+        )
         return
     console = Console()
     facts = Table(title=f"{batch}/{concept}", show_header=False)
-    for name, value in told(record).items():
+    for name, value in overview(record).items():
         if value is not None:
             facts.add_row(name, escape(str(value)))
     if evaluation is not None:
@@ -120,20 +122,22 @@ def logs(
     lane: Annotated[
         str | None, typer.Option(help="One of its lanes, as `runs show` names them.", show_default=False)
     ] = None,
-    tail: Annotated[int, typer.Option(help="The last so many lines.", min=1)] = 200,
+    tail: Annotated[int, typer.Option(help="Number of last lines to print.", min=1)] = 200,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on as lines come, until Ctrl-C.")
+        bool, typer.Option("--follow", "-f", help="Keep printing new lines until Ctrl-C.")
     ] = False,
     registry: RegistryUri = DEFAULT_REGISTRY,
     as_json: AsJson = False,
 ) -> None:
-    """What the lanes wrote about a concept, or about themselves. Lines come some ten seconds after they were written."""
+    """Print what lanes logged about a concept, or about themselves. Lines appear about ten seconds after they are logged."""
     from training.batch.watch.logs import Kind, Line, Reader
 
     if concept is not None and lane is not None:
-        raise UserError("give a concept or --lane, not both.")
+        raise UserError("a concept and --lane were given; give only one of them.")
     if as_json and follow:
-        raise UserError("--json is one answer, and --follow has no end; give one of them.")
+        raise UserError(
+            "--json prints one complete answer, but --follow does not end; give only one of them."
+        )
     state = opened(registry, batch)
     if concept is not None:
         state.record(concept)
@@ -152,7 +156,7 @@ def logs(
         return
     if not lines and not follow:
         raise NotFound(
-            f"no log lines of {concept or lane or 'any lane'} in batch {batch}; a lane writes them once it has begun.",
+            f"no log lines of {concept or lane or 'any lane'} in batch {batch}; lanes write them after they have started.",
             code="no_log",
         )
     say(lines)
@@ -161,13 +165,13 @@ def logs(
         say(reader.new(kind, concept or lane))
 
 
-def told(record: Record) -> dict[str, object]:
-    """A record at a glance."""
-    told = asdict(record)
-    lease = told.pop("lease")
+def overview(record: Record) -> dict[str, object]:
+    """The main fields of a record, and the lane that holds it."""
+    fields = asdict(record)
+    lease = fields.pop("lease")
     for name in ("work", "history", "revision", "order"):
-        told.pop(name)
-    return {**told, "lane": lease and lease["owner"]}
+        fields.pop(name)
+    return {**fields, "lane": lease and lease["owner"]}
 
 
 def each(
@@ -177,18 +181,18 @@ def each(
     suits: Callable[[Record], bool],
     act: Callable[[str], Record],
 ) -> None:
-    """Do something to the named concepts, or to all that it suits: one of those that it no longer suits is passed over."""
+    """Apply `act` to the named concepts, or to all that suit. With `every`, skips concepts whose state has changed."""
     if bool(names) == every:
-        raise UserError("give the concepts, or --all (not both).")
+        raise UserError("expected either concepts or --all.")
     for name in names or [record.name for record in batch.records() if suits(record)]:
         try:
             record = act(name)
         except Conflict:
             if not every:
                 raise
-            Console().print(f"{name}: {batch.record(name).status} meanwhile", highlight=False)
+            Console().print(f"{name}: now {batch.record(name).status}, skipped", highlight=False)
             continue
-        what = "cancelling; its lane lets go within a minute" if record.cancelling else record.status
+        what = "cancelling; its lane stops within a minute" if record.cancelling else record.status
         Console().print(f"{name}: {what}", highlight=False)
 
 
@@ -196,10 +200,10 @@ def each(
 def cancel(
     batch: BatchName,
     concepts: Names = None,
-    every: Annotated[bool, typer.Option("--all", help="All that have not ended.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="All concepts that have not ended.")] = False,
     registry: RegistryUri = DEFAULT_REGISTRY,
 ) -> None:
-    """Do not train these concepts. One that trains is let go by its lane within moments; others go on."""
+    """Cancel concepts. If a concept is training, its lane stops training it within a minute; other concepts continue."""
     state = opened(registry, batch)
     each(state, concepts, every, lambda record: not record.ended, state.cancel)
 
@@ -208,9 +212,9 @@ def cancel(
 def retry(
     batch: BatchName,
     concepts: Names = None,
-    every: Annotated[bool, typer.Option("--all", help="All that failed.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="All concepts that failed.")] = False,
     registry: RegistryUri = DEFAULT_REGISTRY,
 ) -> None:
-    """Let failed or cancelled concepts train again, from their beginning, by whatever lane works on the batch next."""
+    """Queue failed or cancelled concepts again. The next free lane of the batch trains them from their first step."""
     state = opened(registry, batch)
     each(state, concepts, every, lambda record: record.status == "failed", state.retry)

@@ -27,11 +27,11 @@ def serve(
     host: Annotated[
         str, typer.Option(help="Address to listen on; beyond loopback only with API keys.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 chooses a free one.")] = 8000,
     api_key_file: Annotated[
         Path | None,
         typer.Option(
-            help="File with API keys, one a line (or sha256:<hex>), or YAML with tenants, quotas and scopes."
+            help="File with API keys, one per line (or sha256:<hex>), or YAML with tenants, quotas and scopes."
         ),
     ] = None,
     address: Annotated[
@@ -40,7 +40,7 @@ def serve(
     config: ConfigFile = None,
     **settings: Any,
 ) -> None:
-    """Serve videos over HTTP: one resident model, the motion chosen by each request.
+    """Serve videos over HTTP: one resident model; each request chooses its motion.
 
     [bold]Examples[/]
 
@@ -48,9 +48,9 @@ def serve(
 
     motiondirector serve --registry s3://bucket/registry --host 0.0.0.0 --api-key-file keys.txt --gpus 1
 
-    The API has the shape of OpenAI's videos API; its page is at /docs. Without keys (--api-key-file, or
-    MOTIONDIRECTOR_API_KEY) it listens on loopback only. MOTIONDIRECTOR_WEBHOOK_SECRET (whsec_...) signs webhooks. Ctrl-C stops it; jobs that have not finished go on at the
-    next start with the same --data-dir.
+    The API has the form of OpenAI's videos API; its page is at /docs. Without keys (--api-key-file, or
+    MOTIONDIRECTOR_API_KEY) the server listens only on loopback. MOTIONDIRECTOR_WEBHOOK_SECRET (whsec_...) signs webhooks.
+    Ctrl-C stops the server; unfinished jobs continue at the next start with the same --data-dir.
     """
     from motiondirector.api.serve import absolute
     from motiondirector.api.serve import serve as served
@@ -66,7 +66,7 @@ def serve(
     check_registry(absolute(registry))
 
     def loading() -> None:
-        # after Ray has set its own: `kill` ends it as cleanly as Ctrl-C, also when started in the background
+        # Replaces Ray's handlers: `kill` ends the server as cleanly as Ctrl-C, also if it runs in the background.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)
         typer.echo("loading the model ...", err=True)
@@ -81,7 +81,7 @@ def serve(
 
 
 def greeting(server: Server) -> str:
-    """What to do with the server."""
+    """The text that is printed when the server is ready: its address and example requests."""
     key = " -H 'Authorization: Bearer '$MOTIONDIRECTOR_API_KEY" if server.needs_key else ""
     url, model = server.url, server.model
     return f"""serving at {url} ({len(server.concepts)} concepts; API page: {url}/docs)
@@ -94,28 +94,28 @@ Ctrl-C stops it."""
 
 
 def check_registry(uri: str) -> None:
-    """Warn when the registry's folder does not exist (yet)."""
+    """Warn if the registry's folder does not exist (yet)."""
     from infra.registry import open_registry
 
     if not (opened := open_registry(uri)).storage.root_exists():
         typer.echo(
             f"--registry {opened.uri} does not exist; until it does, requests for concepts are answered with 503 "
-            "(publishing a concept makes it).",
+            "(publishing a concept creates it).",
             err=True,
         )
 
 
 def check_database(settings: ServeConfig) -> None:
-    """Say that a password is seen. Raises UserError for a file that holds no URL."""
+    """Warn about a password in the process list. Raises UserError if --database-file contains no URL."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
     url = settings.database_url
-    with contextlib.suppress(ArgumentError):  # the service says so
+    with contextlib.suppress(ArgumentError):  # the service reports an invalid URL
         if settings.database is not None and make_url(url).password:
             typer.echo(
-                "--database has a password, which everybody on this machine can read in the process list; "
-                "give it by --database-file, PGPASSWORD or ~/.pgpass.",
+                "--database contains a password, which every user of this machine can read in the process list; "
+                "use --database-file, PGPASSWORD or ~/.pgpass instead.",
                 err=True,
             )
 

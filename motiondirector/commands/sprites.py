@@ -1,4 +1,4 @@
-"""`motiondirector sprites`: the rendered world: draw clips of a motion, measure clips, train and judge the foundation."""
+"""`motiondirector sprites`: renders and measures clips of the sprite world, and trains and tests its foundation."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from motiondirector.sprites.config import PretrainConfig, RenderConfig, TraceCon
 from motiondirector.sprites.style import in_words
 
 sprites = typer.Typer(
-    help="A rendered world where motion and appearance are known exactly; it made the embedded foundation.",
+    help="A rendered world where motion and appearance are known exactly; the embedded foundation was trained on it.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
-# of the errors that are not in pixels, by how their names begin
+# Units of errors that are not in pixels, by the beginnings of their names.
 UNITS = {"grain": "grey levels", "tint": "of the tint's colour", "drift": "frame widths"}
 
 
@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
 @sprites.command("list")
 def list_world() -> None:
-    """What exists: shapes, colours, backgrounds, known and novel motions with their words."""
+    """List shapes, colours, backgrounds, and known and novel motions with their words."""
     from datasets.sprites import motions, world
 
     console = Console()
@@ -51,7 +51,7 @@ def list_world() -> None:
         appearance.add_row(name, ", ".join(words))
     console.print(appearance)
     table = Table(
-        "set", "motion", "words", title="Motions (the foundation was trained on the known ones only)"
+        "set", "motion", "words", title="Motions (the foundation was trained only on the known ones)"
     )
     for label, group in (("known", motions.KNOWN), ("novel", motions.NOVEL)):
         for motion in group.values():
@@ -69,7 +69,7 @@ def render(
 ) -> None:
     """Draw reference clips of a motion: one clip, or one motion in several appearances.
 
-    A trajectory file holds points in frame widths, (0, 0) the top left corner; t may have any range.
+    A trajectory file contains points in frame widths, with (0, 0) the top left corner; t may have any range.
 
       motiondirector sprites render --trajectory wave.json --prompt "a red star on a navy gradient" -o wave.mp4
 
@@ -79,7 +79,8 @@ def render(
 
       motiondirector ingest clips/orbit --captions clips/orbit/captions.csv --concept orbit --to data
 
-    The style options draw what captions have no word for, which makes looks hard to keep apart from the motion; `sprites measure` reads them back.
+    The style options draw looks that captions have no word for and that are hard to separate from the motion; `sprites
+    measure` detects them.
 
       motiondirector sprites render --motion orbit --outline --tint warm --grain 20 --clutter 12 -o styled.mp4
     """
@@ -98,17 +99,17 @@ def trace(
     to: Annotated[
         Path,
         typer.Option(
-            help="Folder for NAME.json, the reference clips, captions.csv and trace.png. Made if missing."
+            help="Folder for NAME.json, the reference clips, captions.csv and trace.png. Created if missing."
         ),
     ],
     registry: RegistryUri = DEFAULT_REGISTRY,
     config: ConfigFile = None,
     **settings: Any,
 ) -> None:
-    """Make sprite references that move as a point of a real clip does.
+    """Make sprite references that move like a point of a real clip.
 
-    The way is moved to the middle of the frame and scaled to half of its width. A camera that follows the object makes
-    the background the one that moves: name a point of what you mean with --point.
+    The path is centred in the frame and scaled to half of its width. If the camera follows the object, the background
+    is what moves: choose a point on the object with --point.
 
       motiondirector sprites trace assets/clips/fox_running.mp4 --to fox --words "runs"
 
@@ -118,19 +119,19 @@ def trace(
 
       motiondirector sprites trace assets/clips/fox_running.mp4 --to fox --words "runs" --concept fox
 
-    `sprites render --trajectory fox/fox_running.json` draws the same way in any other appearance.
+    `sprites render --trajectory fox/fox_running.json` draws the same path in any other appearance.
     """
     chosen = configured(TraceConfig, settings)
     from motiondirector.sprites.trace import trace as traced
 
     found = traced(clip, to, chosen, registry=registry)
-    table = Table("clip", "what", "fidelity to the way", title=escape(f"{clip}: {found}"))
+    table = Table("clip", "what", "fidelity to the path", title=escape(f"{clip}: {found}"))
     for name, said, fidelity in found.rows:
         table.add_row(escape(name), escape(said), f"{fidelity:.3f}")
     console = Console()
     console.print(table)
     console.print(
-        f"way: {escape(str(found.trajectory))}, picture: {escape(str(found.picture))}", highlight=False
+        f"path: {escape(str(found.trajectory))}, picture: {escape(str(found.picture))}", highlight=False
     )
 
 
@@ -138,27 +139,27 @@ def trace(
 def measure(
     clips: Annotated[list[Path] | None, typer.Argument(help="Videos to measure, one table each.")] = None,
     count: Annotated[
-        int, typer.Option(help="Without clips: so many rendered ones to test the tracker on.", min=1)
+        int, typer.Option(help="Without clips: number of rendered clips to test the tracker on.", min=1)
     ] = 200,
     blur: Annotated[
         float, typer.Option(help="Blur (pixels) and noise of the test clips.", min=0, max=3)
     ] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of the test clips.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the test clips.")] = 0,
     styles: Annotated[
         int | None,
         typer.Option(
-            help="Draw the test clips in styles of so many parts (outline, tint, grain, clutter, drift, an idle object), "
-            "and say how right each is read.",
+            help="Draw the test clips in styles with this number of parts (outline, tint, grain, clutter, drift, an idle "
+            "object), and test how accurately each part is measured.",
             min=0,
             max=6,
         ),
     ] = None,
     config: ConfigFile = None,
 ) -> None:
-    """Measure sprites in clips from pixels alone; without clips, how right the measurement itself is.
+    """Measure sprites in clips from pixels alone; without clips, test the accuracy of the measurement itself.
 
-    A clip's title says what it shows, its style included: outline, tint, grain, clutter, a second object, the camera's
-    drift.
+    A table's title says what the clip shows, including its style: outline, tint, grain, clutter, a second object, the
+    camera's drift.
 
     motiondirector sprites measure clips/orbit-000.mp4
 
@@ -172,7 +173,7 @@ def measure(
 
         drawn = "" if styles is None else f", styles of {styles} parts"
         table = Table(
-            "measured", "right", title=f"Tracker on {count} rendered clips{drawn}, blur {blur:g} px"
+            "measured", "correct", title=f"Tracker on {count} rendered clips{drawn}, blur {blur:g} px"
         )
         found = (
             tracker_accuracy(count, blur=blur, seed=seed)
@@ -186,7 +187,7 @@ def measure(
         return
     from datasets.sprites.looks import looks_of
     from datasets.video.decode import decode
-    from evaluation.metrics.sights import at_side, tracked
+    from evaluation.metrics.sprite_tracking import at_side, tracked
 
     for path in clips:
         frames_FHWC = decode(path).frames_FHWC
@@ -197,7 +198,7 @@ def measure(
         title = f"{path}: {seen.most('colour')} {seen.most('texture')} {seen.most('shape')} on {seen.most('background')}"
         title += f" ({in_words(looks_of(at_side(frames_FHWC)))})"
         table = Table("frame", "x", "y", "radius", "object", "background", "confidence", title=escape(title))
-        for i, s in enumerate(seen.sights):
+        for i, s in enumerate(seen.detections):
             what = f"{s.colour} {s.texture} {s.shape}" if s.found else "none"
             place = [f"{v:.3f}" for v in (s.x, s.y, s.radius)] if s.found else ["-"] * 3
             table.add_row(str(i), *place, what, f"{s.background} {s.background_kind}", f"{s.confidence:.2f}")
@@ -211,9 +212,9 @@ def pretrain(
     config: ConfigFile = None,
     **settings: Any,
 ) -> None:
-    """Train the sprite foundation from nothing (or on from --init), on sprites rendered on the fly.
+    """Train the sprite foundation from scratch (or from --init), on sprites rendered on the fly.
 
-    Stop it when you like: the same command goes on from the last state. The result is a stock
+    You can stop it at any time: the same command continues from the last state. The result is a stock
     TextToVideoSDPipeline in OUT/pipeline.
 
       motiondirector sprites pretrain --out runs/foundation
@@ -245,17 +246,17 @@ def pretrain(
 @sprites.command()
 def quality(
     foundation: Annotated[str | None, typer.Option(help="Folder or id. Default: the embedded model.")] = None,
-    prompts: Annotated[int, typer.Option(help="How many prompts.", min=1)] = 320,
+    prompts: Annotated[int, typer.Option(help="Number of prompts.", min=1)] = 320,
     steps: Annotated[
         int | None, typer.Option(help="Denoising steps. Default: the foundation's.", min=1)
     ] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="Default: the foundation's.")] = None,
-    device: Annotated[str | None, typer.Option(help="Default: cuda where there is one.")] = None,
-    seed: Annotated[int, typer.Option(help="Of prompts and noise.")] = 1,
+    device: Annotated[str | None, typer.Option(help="Default: cuda if available.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of prompts and noise.")] = 1,
     to: Annotated[Path | None, typer.Option(help="Folder for quality.json and contact sheets.")] = None,
     config: ConfigFile = None,
 ) -> None:
-    """How well a foundation does what prompts of the sprite world say, by the exact tracker.
+    """Measure how well a foundation follows prompts of the sprite world, with the exact tracker.
 
     motiondirector sprites quality --prompts 320 --to runs/quality
     """
@@ -275,9 +276,9 @@ def quality(
     )
     table = Table(
         "measured",
-        "share right",
-        "of prompts",
-        "to reach",
+        "correct",
+        "prompts",
+        "target",
         title=escape(f"{model.name}, {prompts} prompts"),
     )
     for name, score in result.scores.items():

@@ -1,4 +1,4 @@
-"""`motiondirector study`: the method's claim, measured: all methods, held-out motions, open and full prompts, several seeds."""
+"""`motiondirector study`: tests the method's claim with all methods, held-out motions, open and full prompts, several seeds."""
 
 from __future__ import annotations
 
@@ -22,24 +22,26 @@ def register(app: typer.Typer) -> None:
 
 
 def study(
-    out: Annotated[Path, typer.Option(help="Folder of the results; a study begun there goes on.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder of the results; a study begun there continues.")] = Path(
         "runs/study"
     ),
     report_only: Annotated[
-        bool, typer.Option("--report-only", help="Run nothing: report on the trials that OUT has.")
+        bool, typer.Option("--report-only", help="Run nothing; report on the trials in OUT.")
     ] = False,
     check: Annotated[
         bool,
-        typer.Option("--check", help="Exit code 1 when ours misses the loose bounds that CI holds it to."),
+        typer.Option(
+            "--check", help="Exit with code 1 if our method misses the loose bounds that CI checks."
+        ),
     ] = False,
     config: ConfigFile = None,
     **settings: Any,
 ) -> None:
-    """Does motion come apart from appearance? Trains every method on rendered motions that nothing was tuned on.
+    """Does the method separate motion from appearance? Trains every method on rendered motions that nothing was tuned on.
 
-    Each trial renders its reference clips, trains one method from one seed, asks for appearances that share no colour,
-    shape or background colour with the clips, and for the class of an object alone, and measures the videos. Results lie in
-    OUT/trials, one file a table; started again, only what is missing runs.
+    Each trial renders its reference clips, trains one method from one seed, generates videos and measures them. Some
+    prompts name appearances that share no colour, shape or background colour with the clips; others name only the class of
+    an object. Results are in OUT/trials, one file per table; started again, only missing trials run.
 
       motiondirector study --quick --check             # minutes on two cores
 

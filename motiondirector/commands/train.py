@@ -1,4 +1,4 @@
-"""`motiondirector train`: a concept's clips become a motion in the registry. Its options are `TrainConfig`'s fields."""
+"""`motiondirector train`: trains a motion from a concept's clips and publishes it. Its options are `TrainConfig`'s fields."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def train(
     run_dir: Annotated[
         str | None,
         typer.Option(
-            help="The run's folder or s3:// prefix. The same command with the same run continues it, with more --steps "
+            help="The run's folder or s3:// prefix. The same command with the same run continues it; with more --steps, "
             "beyond its end.",
             show_default="runs/CONCEPT, or runs/PUBLISH_AS",
         ),
@@ -66,8 +66,8 @@ def train(
 ) -> None:
     """Teach a model the motion of a concept's clips, and publish it.
 
-    Two adapters learn at once: a spatial one takes in what the clips look like, so that the temporal one is left with
-    how they move. Only the motion is published.
+    Two adapters are trained: a spatial one learns what the clips look like, so that the temporal one learns only how
+    they move. Only the motion is published.
 
     [bold]Examples[/]
 
@@ -77,10 +77,10 @@ def train(
 
       motiondirector train --config runs/car-turn/config.yaml --run-dir runs/again      [dim](repeats a run)[/]
 
-    Killed, or stopped with Ctrl-C, it continues from its last checkpoint when the same command is given again; a finished
-    run goes on when it is given with more --steps, and publishes the next version (schedule constant, the default). Losses
-    and samples: tensorboard --logdir runs/car-turn/tensorboard. Where samples fail, a warning says so and the motion is
-    published without them.
+    If the run is killed, or stopped with Ctrl-C, the same command continues from its last checkpoint. With more --steps,
+    the command continues a finished run and publishes the next version (needs schedule constant, the default). Losses and
+    samples: tensorboard --logdir runs/car-turn/tensorboard. If samples fail, the command prints a warning and publishes
+    the motion without them.
     """
     from motiondirector.api.train import run_of
     from motiondirector.api.train import train as trained
@@ -102,7 +102,7 @@ def train(
 
 
 def conclude(console: Console, version: Version, registry: str, run_dir: str) -> None:
-    """What was published, and what to do with it."""
+    """Print the published version and a command to try it."""
     console.print(
         f"published [bold]{version.ref}[/] in {escape(registry)} (sha256 {version.adapter_sha256[:16]}, "
         f"loss {version.metrics.get('loss', float('nan')):.4f}); samples in {escape(run_dir)}/samples",
@@ -115,7 +115,7 @@ def conclude(console: Console, version: Version, registry: str, run_dir: str) ->
 
 
 class Screen(Watcher):
-    """One progress bar with the loss and the time left, and a line for each part that is done, with its seconds."""
+    """Shows one progress bar with the loss and the time left, and a line for each finished part, with its seconds."""
 
     def __init__(self, console: Console, concept: str, run_dir: str) -> None:
         self.console, self.concept, self.run_dir = console, concept, run_dir
@@ -128,7 +128,7 @@ class Screen(Watcher):
             transient=True,
         )
         self.task: Any = None
-        self.parts: dict[str, Any] = {}  # what is going on, until it is done; several may
+        self.parts: dict[str, Any] = {}  # the running parts, possibly several, with their bars
 
     def __enter__(self) -> Screen:
         self.progress.start()

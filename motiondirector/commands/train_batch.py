@@ -1,4 +1,4 @@
-"""`motiondirector train-batch`: a manifest's concepts become motions in the registry, several in one forward."""
+"""`motiondirector train-batch`: trains and publishes a manifest's concepts, several in one forward."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def train_batch(
         bool,
         typer.Option(
             "--exit-zero",
-            help="Exit with 0 though concepts failed, which the table tells: for jobs that are started again after any other code.",
+            help="Exit with 0 even if concepts failed (the table shows them), for jobs that are restarted after any other code.",
         ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     config: ConfigFile = None,
     **settings: Any,
 ) -> None:
-    """Train many concepts on one resident model, several in one forward, and publish each as it ends.
+    """Train many concepts on one resident model, several in one forward, and publish each when it ends.
 
     [bold]Examples[/]
 
@@ -49,17 +49,17 @@ def train_batch(
 
       motiondirector train-batch concepts.jsonl --registry s3://bucket/registry --address auto
 
-    Each adapter is the one that `motiondirector train` gives with the same settings. Concepts that fail stop nobody else; where
-    some have, the exit code is 1 in the end (not with --exit-zero).
-    Stopped, the same command goes on; given in several terminals or machines, they share the work. A changed manifest adds to
-    the batch. What failed or was cancelled stays so until `motiondirector runs retry`; `runs` shows, cancels and has the logs, too.
+    Each adapter is the one that `motiondirector train` gives with the same settings. A concept that fails does not stop the
+    others; the exit code is then 1 (not with --exit-zero). If the command is stopped, the same command continues. Several
+    terminals or machines that run it share the work. A changed manifest adds to the batch. Failed and cancelled concepts stay
+    so until `motiondirector runs retry`; `runs` also shows and cancels concepts and prints logs.
 
-    With --address lanes run on a Ray cluster's nodes, one a GPU, and this command starts them again when one dies; all that
-    lasts is in the registry's storage, which every node must reach.
+    With --address, lanes run on a Ray cluster's nodes, one per GPU, and this command restarts lanes that die. All
+    persistent state is in the registry's storage, which every node must reach.
 
-    What is published is evaluated by a process of its own at a low priority, on the machine of this command (it holds the
-    foundation once more: on a GPU that has no room for two give --no-evaluate). Scores and samples lie with the version:
-    `concepts show`, `concepts pull --samples`. A version that cannot be evaluated is published all the same.
+    A separate process evaluates published versions at a low priority, on the machine of this command. It loads the
+    foundation a second time: if the GPU has no room for two, use --no-evaluate. Scores and samples are stored with the
+    version: `concepts show`, `concepts pull --samples`. A version that cannot be evaluated is still published.
     """
     chosen = configured(BatchConfig, settings)
     from motiondirector.batch.run import train_batch as trained
@@ -73,7 +73,7 @@ def train_batch(
     show_records(console, result.records, result.evaluations)
     if not result.on_ray and result.not_ended:
         console.print(
-            f"{', '.join(result.not_ended)}: not ended; lanes on Ray (--address) train what asks for several workers",
+            f"{', '.join(result.not_ended)}: not trained; concepts that ask for several workers need lanes on Ray (--address)",
             highlight=False,
         )
     if result.failed and not exit_zero:

@@ -38,7 +38,7 @@ from training.batch.watch.validation import validations
 
 NODES = 2  # with one lane each
 BATCH = "demo"  # the batch's name
-LOOK_S = 1.0
+POLL_S = 1.0
 REST_S = 30.0  # time for Ray to notice that the lanes are gone
 FAILED = 1  # exit code of `train-batch` if a concept failed
 
@@ -80,12 +80,12 @@ class BatchDemo(Stage):
                 stack.enter_context(s3.exported())
                 nodes = stack.enter_context(local_nodes(NODES))
             data, registry = f"{s3.uri}/clips", open_registry(f"{s3.uri}/registry")
-            with self.stage(f"{len(members)} clips to Parquet, one of them damaged there"):
+            with self.stage(f"{len(members)} clips to Parquet, one of them then damaged"):
                 clips = self.ingest(members, data)
             with self.stage("train") as timing:
                 watch, ended = self.train(members, data, registry, nodes)
             timing["steps"] = self.steps
-            with self.stage("look at what is there"):
+            with self.stage("check the results"):
                 records = watch()
                 validated = validations(watch.batch, records)
                 self.rows = rows_of(members, records, validated, registry)
@@ -113,7 +113,7 @@ class BatchDemo(Stage):
             *("ingest", str(manifest), "--windows", "1", "--to", data, *self.model(), "--json"), quiet=True
         )
         (damaged,) = (one.name for one in members if one.part == "damaged")
-        self.console.print(f"the second half of {damaged}'s clip is zeros now", highlight=False)
+        self.console.print(f"the second half of {damaged}'s clip is now zeros", highlight=False)
         return damage(data, damaged)
 
     def train(
@@ -132,31 +132,31 @@ class BatchDemo(Stage):
         with ExitStack() as stack:
             log = self.out / "logs" / "train-batch.log"
             first = stack.enter_context(self.beside(log, *command))
-            ended = "`train-batch` ended before two lanes had checkpoints to lose (if it ended well, give more --steps)"
-            look_until(watch, two_lanes_under_way, first, log, ended)
+            ended = "`train-batch` ended before two lanes had written checkpoints (if it succeeded, use more --steps)"
+            poll_until(watch, two_lanes_under_way, first, log, ended)
             watch.say(f"node {nodes.lose()[:8]} is killed; {len(nodes)} is left")
             (late,) = (one.name for one in members if one.part == "late")
-            watch.say(f"{late} is added to the manifest, and the manifest given again")
+            watch.say(f"{late} is added to the manifest, and the command is run again")
             write_batch(members, data, manifest)
             # The first command validates everything that is published.
             log = self.out / "logs" / "train-batch-again.log"
             second = stack.enter_context(self.beside(log, *command, "--no-evaluate"))
             while None in (first.poll(), second.poll()):
                 watch()
-                time.sleep(LOOK_S)
+                time.sleep(POLL_S)
         return watch, [first.returncode, second.returncode]
 
     def leftovers(self, records: Sequence[Record], nodes: LocalNodes, ended: Sequence[int]) -> list[str]:
         """Faults for everything that the commands left undone or running."""
         faults = [
-            f"`train-batch` ended with {code} (see {self.out}/logs); {FAILED} says that a concept failed."
+            f"`train-batch` ended with code {code} (see {self.out}/logs); expected {FAILED}: a concept failed."
             for code in ended
             if code != FAILED
         ]
         faults += [f"{r.name} is still held by lane {r.lease.owner}." for r in records if r.lease is not None]
         until = time.monotonic() + REST_S
         while (alive := nodes.actors()) and time.monotonic() < until:
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
         return faults + ([f"these still run on the cluster: {', '.join(alive)}."] if alive else [])
 
     def keep(self, registry: Registry) -> None:
@@ -164,15 +164,15 @@ class BatchDemo(Stage):
         kept = open_registry(self.out / "registry")
         copy(registry.storage, kept.storage)
         for row in self.rows:
-            if row.version is not None and "evaluation" in (told := kept.resolve(row.version).metrics):
-                get_files(kept.storage, told["evaluation"][FILES], self.out / "evaluations" / row.concept)
+            if row.version is not None and "evaluation" in (metrics := kept.resolve(row.version).metrics):
+                get_files(kept.storage, metrics["evaluation"][FILES], self.out / "evaluations" / row.concept)
 
     def tell(self, text: str) -> None:
         """Print a line of progress."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def look_until(
+def poll_until(
     watch: Watch,
     true: Callable[[list[Record]], bool],
     child: subprocess.Popen[Any],
@@ -183,7 +183,7 @@ def look_until(
     while not true(watch()):
         if child.poll() is not None:
             raise SystemFailure(f"{otherwise}. The end of {log}:\n{log.read_text()[-2000:]}")
-        time.sleep(LOOK_S)
+        time.sleep(POLL_S)
 
 
 def copy(source: Storage, target: Storage) -> None:

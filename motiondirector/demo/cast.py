@@ -63,5 +63,5 @@ def chosen(names: Sequence[str] | None) -> tuple[Taught, ...]:
     """The concepts with these names, in the order of CONCEPTS; default: all. Raises UserError if unknown."""
     known = {concept.name for concept in CONCEPTS}
     if unknown := [name for name in names or () if name not in known]:
-        raise UserError(f"the demo has no concept {unknown[0]!r}; choose among {', '.join(sorted(known))}.")
+        raise UserError(f"the demo has no concept {unknown[0]!r}; choose from {', '.join(sorted(known))}.")
     return tuple(concept for concept in CONCEPTS if not names or concept.name in names)

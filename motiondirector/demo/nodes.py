@@ -44,7 +44,7 @@ class LocalNodes:
         return node.node_id
 
     def actors(self) -> list[str]:
-        """Class names of the running actors (lanes, their runs, keepers), without Ray's internal ones."""
+        """Class names of the running actors (lanes, their runs, supervisors), without Ray's internal ones."""
         table = self._cluster.global_state.actor_table(None, None, "ALIVE")
         return sorted({actor["ActorClassName"] for actor in table.values()} - RAYS_OWN)
 
@@ -68,8 +68,8 @@ def local_nodes(count: int, cpus: int = 1) -> Iterator[LocalNodes]:
             raise
         except Exception as error:  # Ray raises a plain Exception if a node does not start
             raise Unavailable(
-                f"Ray's nodes do not come up on this machine ({' '.join(str(error).split())[:300]}); Ray gives each half a "
-                "minute, its agents 15 s, so let nothing else use the cores, and see `motiondirector doctor`.",
+                f"Ray's nodes do not start on this machine ({' '.join(str(error).split())[:300]}); Ray waits half a minute for "
+                "each and 15 s for its agents, so stop other work on these cores, and try `motiondirector doctor`.",
                 code="ray_unavailable",
             ) from error
         yield LocalNodes(cluster, nodes)

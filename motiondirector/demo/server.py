@@ -13,7 +13,7 @@ import httpx
 
 from infra.errors import Unavailable, UserError
 
-LOOK_S = 0.2
+POLL_S = 0.2
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Server:
         while not self.ready():
             if time.monotonic() > deadline:
                 raise self._failed("the server did not become ready")
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
 
     def _failed(self, what: str) -> UserError:
         return Unavailable(f"{what}; the end of its log:\n{self.log.read_text()[-2000:]}")

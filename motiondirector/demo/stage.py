@@ -70,18 +70,18 @@ class Stage:
             stdout=subprocess.PIPE if quiet else None,
             text=True,
             start_new_session=True,
-            preexec_fn=heed_interrupts,
+            preexec_fn=reset_sigint,
         )
         try:
-            told, _ = child.communicate()
+            output, _ = child.communicate()
         except BaseException:
             end(child)
             raise
         if child.returncode:
             raise UserError(
-                f"`motiondirector {arguments[0]}` ended with {child.returncode}; its reason stands above."
+                f"`motiondirector {arguments[0]}` ended with code {child.returncode}; the reason is above."
             )
-        return told or ""
+        return output or ""
 
     @contextmanager
     def beside(self, log: Path | None, *arguments: str) -> Iterator[subprocess.Popen[Any]]:
@@ -89,7 +89,7 @@ class Stage:
         command = self.say(*arguments)
         with log.open("w") if log else nullcontext() as file:
             child = subprocess.Popen(
-                command, stdout=file, stderr=file, start_new_session=True, preexec_fn=heed_interrupts
+                command, stdout=file, stderr=file, start_new_session=True, preexec_fn=reset_sigint
             )
             try:
                 yield child
@@ -118,16 +118,18 @@ def prepare(out: Path, *folders: str) -> None:
     """
     try:
         if out.exists() and any(out.iterdir()) and not (out / ".demo").exists():
-            raise UserError(f"{out} holds something that no demo made; give another --out.")
+            raise UserError(f"{out} contains files that no demo created; give another --out.")
         shutil.rmtree(out, ignore_errors=True)
         for name in ("logs", "clips", *folders):
             (out / name).mkdir(parents=True)
         (out / ".demo").touch()
     except OSError as error:
-        raise UserError(f"--out {out} cannot be a demo's folder ({error.strerror}); give another.") from None
+        raise UserError(
+            f"--out {out} cannot be used as the demo's folder ({error.strerror}); give another folder."
+        ) from None
 
 
-def heed_interrupts() -> None:
+def reset_sigint() -> None:
     """Reset SIGINT in a child before it starts: under nohup or `&` it would inherit that it is ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

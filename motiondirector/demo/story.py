@@ -38,7 +38,7 @@ from serving.schemas import CreateVideo
 if TYPE_CHECKING:
     from motiondirector.demo.cast import Taught
 
-LOOK_S = 0.2
+POLL_S = 0.2
 REAL = "real"  # the concept of the real clips in the repository
 
 
@@ -178,7 +178,7 @@ class Demo(Stage):
         """Wait for a training and return its version. Once the service is up, start others too."""
         while not trainings.ended(name):
             trainings.begin(None if server.ready() else 1)
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
         trainings.begin()
         return open_registry(registry).resolve(name)
 
@@ -197,10 +197,10 @@ class Demo(Stage):
                 quiet=True,
             )
         manifest = write_manifest(self.out / "clips" / "clips.csv", {**folders, REAL: ROOT / "assets/clips"})
-        told = self.command(
+        output = self.command(
             *("ingest", str(manifest), "--windows", "1", "--to", data, *self.model(), "--json"), quiet=True
         )
-        return json.loads(told)["inputs"]
+        return json.loads(output)["inputs"]
 
     @contextmanager
     def server(self, registry: str) -> Iterator[Server]:
@@ -228,7 +228,7 @@ class Demo(Stage):
                 passed = round((datetime.now(UTC) - began).total_seconds(), 1)
                 self.first_picture = {"file": made[first]["file"], "seconds": passed}
                 self.console.print(
-                    f"the first video of a motion learned, {passed:.0f} s after the start: {self.out}/{made[first]['file']}",
+                    f"first video of a learned motion, {passed:.0f} s after the start: {self.out}/{made[first]['file']}",
                     highlight=False,
                     markup=False,
                     soft_wrap=True,

@@ -63,12 +63,14 @@ class Trainings:
         """Whether a training has published. Raises UserError if any failed: the demo needs all of them."""
         for one in self.all.values():
             if one.child is not None and one.child.poll():
-                told = (
+                reason = (
                     f"the end of {one.log}:\n{one.log.read_text()[-2000:]}"
                     if one.log
-                    else "its reason stands above."
+                    else "the reason is above."
                 )
-                raise UserError(f"the training of {one.name} ended with {one.child.returncode}; {told}")
+                raise UserError(
+                    f"the training of {one.name} ended with code {one.child.returncode}; {reason}"
+                )
         child = self.all[name].child
         return child is not None and child.returncode == 0
 

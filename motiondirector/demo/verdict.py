@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE
 from rich.table import Table
 
-from training.batch.watch.validation import told_first
+from training.batch.watch.validation import headline_scores
 
 if TYPE_CHECKING:
     from infra.registry import Registry
@@ -49,7 +49,7 @@ def rows_of(
         versions = tuple(version.ref for version in registry.versions(one.name))
         if record is None:
             rows.append(
-                Row(one.name, one.part, "absent", versions, None, (), 0, 0, None, {}, None, "never entered")
+                Row(one.name, one.part, "absent", versions, None, (), 0, 0, None, {}, None, "never added")
             )
             continue
         rows.append(
@@ -94,23 +94,21 @@ def faults_of(rows: Sequence[Row], clips: Sequence[str]) -> list[str]:
             )
         elif row.versions != (row.version,):
             faults.append(
-                f"{row.concept} should be in the registry once, as {row.version}; there is "
-                f"{', '.join(row.versions) or 'nothing'}."
+                f"{row.concept} should be in the registry once, as {row.version}; the registry has "
+                f"{', '.join(row.versions) or 'no version'}."
             )
         elif row.unscored or not row.scores:
-            faults.append(
-                f"{row.concept} is published without scores: {row.unscored or 'no metric suits it'}"
-            )
+            faults.append(f"{row.concept} is published without scores: {row.unscored or 'no metric applies'}")
         if row.lost and len(set(row.lanes)) < 2:
-            faults.append(f"{row.concept} lost its lane, and no other is on record for it: {row.lanes}")
+            faults.append(f"{row.concept} lost its lane, but its record names no other lane: {row.lanes}")
     if not any(row.lost for row in rows):
-        faults.append("a node was killed, and no concept lost its lane by that.")
+        faults.append("a node was killed, but no concept lost its lane.")
     return faults
 
 
 def table_of(rows: Sequence[Row]) -> Table:
     """The table of concepts with lanes in order and scores; `reasons_of` tells why some have none."""
-    scores = list(dict.fromkeys(name for row in rows for name in told_first(row.scores)))
+    scores = list(dict.fromkeys(name for row in rows for name in headline_scores(row.scores)))
     table = Table(box=SIMPLE, pad_edge=False)
     for name in ("concept", "status", "lanes"):
         table.add_column(name, no_wrap=True)

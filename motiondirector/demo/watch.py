@@ -44,8 +44,8 @@ class Watch:
         for record in records:
             if record.lost > self._lost[record.name]:
                 self._lost[record.name] = record.lost
-                again = f"step {record.checkpoint_step}" if record.checkpoint_step else "its beginning"
-                self.say(f"{record.name}: its lane died; it goes on from {again}")
+                again = f"step {record.checkpoint_step}" if record.checkpoint_step else "its first step"
+                self.say(f"{record.name}: its lane died; it continues from {again}")
             if record.ended and record.name not in self._ended:
                 self._ended.add(record.name)
                 self.say(f"{record.name}: {record.status} {record.version or record.reason or ''}")
@@ -56,11 +56,11 @@ class Watch:
         """Print the number of concepts in each state, if it changed and was not printed recently."""
         states = Counter(record.status for record in records)
         steps = sum(record.checkpoint_step for record in records if not record.ended)
-        told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-        told += f"; checkpoints of {steps} steps" if steps else ""
-        if told != self._counts and time.monotonic() - self._counted > COUNTS_S:
-            self._counts, self._counted = told, time.monotonic()
-            self.tell(f"  {told}")
+        counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        counts += f"; checkpoints of {steps} steps" if steps else ""
+        if counts != self._counts and time.monotonic() - self._counted > COUNTS_S:
+            self._counts, self._counted = counts, time.monotonic()
+            self.tell(f"  {counts}")
 
 
 def two_lanes_under_way(records: Sequence[Record]) -> bool:

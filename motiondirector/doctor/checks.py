@@ -82,7 +82,7 @@ def check_python() -> Iterator[Check]:
         yield Check("python", "ok", f"{version} ({sys.executable})")
     else:
         yield Check(
-            "python", "fail", f"{version}, expected {wanted}", "make the .venv with Python 3.11 or 3.12"
+            "python", "fail", f"{version}, expected {wanted}", "create the .venv with Python 3.11 or 3.12"
         )
 
 
@@ -123,7 +123,7 @@ def check_foreign_datasets() -> Iterator[Check]:
             remedy,
         )
     else:
-        yield Check("datasets", "ok", "this project's, no other beside it")
+        yield Check("datasets", "ok", "this project's; no other package of this name is installed")
 
 
 def check_devices() -> Iterator[Check]:
@@ -136,7 +136,7 @@ def check_devices() -> Iterator[Check]:
         "ok" if memory >= 7 else "warn",
         f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GB of memory, "
         f"{multiply(torch.device('cpu'))}",
-        "" if memory >= 7 else "the demo wants 8 GB: lower --workers and the batch",
+        "" if memory >= 7 else "the demo needs 8 GB: lower --workers and the batch size",
     )
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
@@ -147,7 +147,7 @@ def check_devices() -> Iterator[Check]:
         yield Check(
             "gpu",
             "warn",
-            f"a card is there, but torch {torch.__version__} cannot use it",
+            f"a GPU is present, but torch {torch.__version__} cannot use it",
             f"install torch's CUDA wheel of the same version ({torch.__version__.partition('+')[0]}) and check nvidia-smi",
         )
     else:
@@ -163,7 +163,7 @@ def multiply(device) -> str:
         right = bool(((ones @ ones) == 8).all())
     except RuntimeError as error:
         return f"no bf16 ({error})"
-    return "bf16" if right else "bf16 computes wrongly"
+    return "bf16" if right else "bf16 gives wrong results"
 
 
 def check_compiler() -> Iterator[Check]:
@@ -204,7 +204,7 @@ def check_disk() -> Iterator[Check]:
                 f"disk ({name})",
                 "warn",
                 f"{found} ({share:.0%})",
-                "free some: Ray stops spilling to a disk that is 95% full, and checkpoints want room",
+                "free some space: Ray stops spilling to a disk that is 95% full, and checkpoints need space",
             )
         else:
             yield Check(f"disk ({name})", "ok", found)

@@ -59,7 +59,7 @@ def check_codecs() -> Iterator[Check]:
         assert frames == 8, f"{frames} of 8 frames came back"
         yield Check("decord", "ok", f"decodes h264 ({decord.__version__})")
     except Exception as error:
-        yield Check("decord", "warn", f"{type(error).__name__}: {error}; PyAV decodes alone", remedy)
+        yield Check("decord", "warn", f"{type(error).__name__}: {error}; PyAV decodes instead", remedy)
 
 
 def check_deepspeed() -> Iterator[Check]:
@@ -121,8 +121,8 @@ def check_storage(uri: str) -> Iterator[Check]:
         yield Check(
             "storage",
             "fail",
-            f"{storage.uri} lacks {', '.join(missing)}",
-            "use a storage that honours conditional writes (Amazon S3, MinIO, Ceph, R2, a local folder)",
+            f"{storage.uri} does not support {', '.join(missing)}",
+            "use a storage with conditional writes (Amazon S3, MinIO, Ceph, R2, a local folder)",
         )
     else:
         yield Check("storage", "ok", f"{storage.uri}: writes, reads, conditional writes, Arrow, deletes")
@@ -135,7 +135,7 @@ def try_storage(storage: Storage) -> Iterator[str]:
         yield "reading back what was written"
     refused = not storage.put_if_absent("a", b"two") and storage.get("a") == b"one"
     if not refused or not storage.put_if_absent("b", b"x"):
-        yield "If-None-Match (publishers at once would overwrite each other)"
+        yield "If-None-Match (simultaneous publishers would overwrite each other)"
     before = storage.head("a")
     storage.put("a", b"three")
     after = storage.head("a")

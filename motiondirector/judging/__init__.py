@@ -1,1 +1,1 @@
-"""What a motion is worth: contenders trained or found, judged by prompts and metrics; the paper's sets."""
+"""Judges motions: trains or loads contenders and compares them by prompts and metrics; runs the paper's sets."""

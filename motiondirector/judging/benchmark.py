@@ -1,10 +1,10 @@
-"""The paper's benchmark sets, run: every concept ingested, trained by each method, judged; one table of all.
+"""Runs the paper's benchmark sets: ingests every concept, trains it with each method, judges it, and makes one table.
 
-A folder holds the whole run, and what is in it is not done again:
+One folder has all results of the run. Results that exist are not made again:
 
     clips/<size and rate>/          the set as a Parquet clip set, cut for the model
-    concepts/<name>/report.json     a concept that is done, with index.html and its adapter as stock files
-    adapters/, videos/              what was trained and generated, under hashes of all that made it
+    concepts/<name>/report.json     a finished concept, with index.html and its adapter as stock files
+    adapters/, videos/              trained adapters and generated videos, under hashes of all their inputs
     report.json, index.html         the table over all concepts
 """
 
@@ -53,7 +53,7 @@ def benchmark(
         data: the folder that the set was unpacked to.
         bars: shows progress and notes; None shows nothing.
 
-    Returns what report.json holds, and the folder of the results. Raises UserError as `Benchmark.run` does.
+    Returns the content of report.json, and the folder of the results. Raises UserError as `Benchmark.run` does.
     """
     from evaluation.paper_sets import SETS
     from evaluation.prompts import read_prompts
@@ -63,7 +63,7 @@ def benchmark(
     names = parse_against(config.against)
     check_trains(config.dtype)
     if "method" in config.settings:
-        raise UserError("--setting method=...: the methods are those of --against, and ours.")
+        raise UserError("--setting method=...: choose methods with --against; ours is always included.")
     steps = {} if config.train_steps is None else {"steps": config.train_steps}
     paper_set = SETS[name](data, read_prompts(config.prompts) if config.prompts else None, config.only)
     foundation = load_foundation(config.foundation, device=config.device, dtype=config.dtype)
@@ -79,8 +79,8 @@ class Benchmark:
 
     Args:
         against: contenders beside ours (`motiondirector.judging.contenders.parse_against`).
-        settings: of the trainings, over the foundation's recommendation.
-        fps: frames a second of the clips that are cut; None keeps the source's own.
+        settings: of the trainings; they override the foundation's recommendation.
+        fps: frames per second of the clips that are cut; None: the source's own.
     """
 
     paper_set: PaperSet
@@ -92,15 +92,15 @@ class Benchmark:
     problems: list[str] = field(default_factory=list)
 
     def run(self, bars: Bars) -> dict[str, Any]:
-        """Every concept in turn, then the table; returns what report.json holds.
+        """Run every concept in turn, then make the table. Returns the content of report.json.
 
-        A concept whose clips or training cannot be used (no clip long enough) is left out and named in `problems`.
+        A concept whose clips or training fail (for example, no clip is long enough) is left out and named in `problems`.
 
         Raises:
-            UserError: wrong settings or weights, what the machine or a storage refuses, or not one concept could be done.
+            UserError: wrong settings or weights, an error of the machine or a storage, or no concept could be finished.
         """
-        resolve(self.settings, self.judge.foundation.recommended)  # what is wrong there is said first
-        self.judge.metrics(False)  # and with the weights of metrics
+        resolve(self.settings, self.judge.foundation.recommended)  # report wrong settings first
+        self.judge.metrics(False)  # and wrong weights of metrics
         store = Store(self.out)
         self.problems = list(self.paper_set.problems)
         for problem in self.problems:
@@ -112,12 +112,12 @@ class Benchmark:
             bars(self.paper_set.title, number, len(concepts), concept.title)
             try:
                 done[concept.name] = self.one(concept, store, bars)
-            except ConceptError as error:  # what else there is would meet the next concept too
+            except ConceptError as error:  # other errors would affect the next concepts, too
                 self.note(f"{concept.title} was left out: {error.message}", bars)
         bars.clear()
         if not done:
-            raise UserError(f"not one concept of {self.paper_set.title} could be done; {self.problems[-1]}")
-        told = as_summary(
+            raise UserError(f"no concept of {self.paper_set.title} could be finished; {self.problems[-1]}")
+        content = as_summary(
             done,
             title=f"{self.paper_set.title}, {len(done)} of {len(concepts)} concepts",
             set=self.paper_set.name,
@@ -125,20 +125,22 @@ class Benchmark:
             settings=self.settings,
             notes=self.problems,
         )
-        write_summary_page(told, self.out / PAGE)
-        write_json(told, self.out / REPORT)
-        return told
+        write_summary_page(content, self.out / PAGE)
+        write_json(content, self.out / REPORT)
+        return content
 
     def note(self, problem: str, bars: Bars) -> None:
         self.problems.append(problem)
         bars.say(f"note: {problem}")
 
     def one(self, concept: SetConcept, store: Store, bars: Bars) -> dict[str, Any]:
-        """A concept's report: as it was written before, or made now."""
+        """A concept's report: an existing one, or made now."""
         foundation = self.judge.foundation
         clips = self.ingested(concept, bars)
         folder = self.out / "concepts" / concept.name
-        exam = self.judge.prepare(clips, concept.prompts, Pace(0))  # they are cut to size and rate
+        exam = self.judge.prepare(
+            clips, concept.prompts, Pace(0)
+        )  # the clips already have the right size and rate
         unread = [*self.judge.unread("caption", [clip.caption for clip in clips]), *exam.notes]
         for note in unread:
             self.note(f"{concept.title}: {note}", bars)
@@ -196,28 +198,26 @@ class Benchmark:
         return bucket
 
     def config_values(self, clips: int) -> dict[str, Any]:
-        """The settings of a training on so many clips: given, else recommended, else the defaults."""
+        """The settings of a training on this number of clips: given, else recommended, else the defaults."""
         own = self.fps == self.judge.foundation.defaults.fps
-        settings = {
-            **({} if own else {"fps": 0.0}),
-            **self.settings,
-        }  # clips of another rate are learned as cut
+        # Clips of another rate are learned as they were cut.
+        settings = {**({} if own else {"fps": 0.0}), **self.settings}
         return resolve(settings, self.judge.foundation.recommended, clips).model_dump(mode="json")
 
     @property
     def clip_set(self) -> Path:
-        """Where the clips of this size and rate lie."""
+        """The folder of the clips of this size and rate."""
         rate = "own-rate" if self.fps is None else f"{self.fps:g}fps"
         return self.out / "clips" / f"{self.bucket}-{rate}"
 
     def ingested(self, concept: SetConcept, bars: Bars) -> list[Clip]:
-        """The concept's clips as its sources are now, cut to size; those that were refused are noted.
+        """The concept's clips, cut to size from its current sources. Notes refused ones.
 
-        The clip set in --out is only added to: what another run put there, of clips that are gone or with a caption that
-        was corrected since, is not taken.
+        The clip set in --out only grows: clips that another run added are ignored if their source is gone or their
+        caption was corrected since.
 
         Raises:
-            UserError: "clips_refused" when all were, or the storage refuses.
+            UserError: all clips were refused ("clips_refused"), or the storage refuses.
         """
         from datasets.clip_sets.clips import read_clips
         from datasets.clip_sets.select import Selection
@@ -236,7 +236,7 @@ class Benchmark:
         if len(refused) == len(report.outcomes):
             raise ConceptError(refused[0].reason, code="clips_refused")
         for outcome in refused:
-            self.note(f"{outcome.source} is left out: {outcome.reason}", bars)
+            self.note(f"{outcome.source} was left out: {outcome.reason}", bars)
         wanted = {
             outcome.clip_id: outcome.caption for outcome in report.outcomes if outcome.status != REFUSED
         }
@@ -245,7 +245,7 @@ class Benchmark:
 
 
 def read_report(path: Path) -> dict[str, Any] | None:
-    """A report that is there and whole."""
+    """An existing report; None if there is none or it is damaged."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
@@ -255,14 +255,14 @@ def read_report(path: Path) -> dict[str, Any] | None:
 def write_stock_adapter(
     folder: Path, judge: Judge, adapters: Any, config: Any, concept: str, clips: Sequence[Clip]
 ) -> None:
-    """Our adapter as `motiondirector concepts publish` takes it."""
+    """Write our adapter in the form that `motiondirector concepts publish` expects."""
     from training.adapters import describe, write_adapters
 
     write_adapters(folder, judge.foundation, adapters, describe(config, concept, clips))
 
 
-def write_summary_page(told: Mapping[str, Any], path: Path) -> None:
-    """The table over all concepts, with links to their pages."""
+def write_summary_page(content: Mapping[str, Any], path: Path) -> None:
+    """Write the table over all concepts, with links to their pages."""
     from evaluation.page import environment
     from evaluation.report import remarks, rows
     from infra.files import atomic_file
@@ -271,9 +271,9 @@ def write_summary_page(told: Mapping[str, Any], path: Path) -> None:
         environment()
         .get_template("summary.html.j2")
         .render(
-            told=told,
-            rows=[row for row in rows(told) if row.measured],
-            remarks=remarks(told),
+            report=content,
+            rows=[row for row in rows(content) if row.measured],
+            remarks=remarks(content),
             page=PAGE,
         )
     )

@@ -1,4 +1,4 @@
-"""The options of every command that measures videos: `evaluate`, `benchmark`, and what `train-batch` has of them."""
+"""The options of all commands that measure videos: `evaluate`, `benchmark`, and those that `train-batch` shares."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ VIDEOS = "Videos"
 METRICS = "Metrics"
 PLACES = "Places"
 
-SEEDS = "Videos of each prompt, from the seeds 1, 2, ..."
+SEEDS = "Videos per prompt, with the seeds 1, 2, ..."
 AGAINST = (
-    "Contenders beside ours, separated by commas: base (no adapter), and the baselines coupled, no-debias and "
+    "Contenders to compare ours with, separated by commas: base (no adapter), and the baselines coupled, no-debias and "
     "full (temporal layers fine-tuned), which are trained here on the same clips."
 )
 
@@ -31,24 +31,26 @@ def read_bucket(value: Any) -> Any:
 
 
 class MetricWeights(BaseModel):
-    """Weights of the metrics that need some."""
+    """Weights of the metrics that need them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     clip: str | None = setting(
-        None, METRICS, "CLIP weights (folder or hub id); adds text alignment and more by CLIP."
+        None, METRICS, "CLIP weights (folder or hub id); adds text alignment and other CLIP metrics."
     )
     pickscore: str | None = setting(None, METRICS, "PickScore weights (folder or hub id); adds PickScore.")
 
 
 class JudgeConfig(MetricWeights):
-    """How contenders are judged: the videos that are made of each, and what is measured of them."""
+    """How contenders are judged: the videos to make, and the metrics."""
 
     seeds: int = setting(2, VIDEOS, SEEDS, ge=1)
-    scale: float = setting(1.0, VIDEOS, "How much of the adapters: 1 as trained.")
+    scale: float = setting(1.0, VIDEOS, "Strength of the adapters: 1 as trained.")
     steps: int | None = setting(None, VIDEOS, "Denoising steps. Absent: the foundation's.", ge=1)
-    guidance_scale: float | None = setting(None, VIDEOS, "Absent: the foundation's.")
-    batch: int = setting(4, VIDEOS, "Videos made at once.", ge=1)
+    guidance_scale: float | None = setting(
+        None, VIDEOS, "How closely to follow the prompt. Absent: the foundation's."
+    )
+    batch: int = setting(4, VIDEOS, "Videos generated in one forward.", ge=1)
     device: str | None = setting(None, VIDEOS, "cpu, cuda ... Absent: a GPU if there is one.")
 
 
@@ -58,30 +60,31 @@ class EvaluationConfig(JudgeConfig):
     prompts: Path | None = setting(
         None,
         PROMPTS,
-        "A prompt a line, or .yaml, .jsonl, .csv, .tsv with `prompt` and, where it is for one alone, `concept`. Name "
-        "appearances, not the motion: it should come from the adapter. Absent: held-out appearances, if the clips are sprites.",
+        "File with one prompt per line, or .yaml, .jsonl, .csv, .tsv with `prompt` and, for a prompt of one concept, "
+        "`concept`. Name appearances but not the motion, which should come from the adapter. Absent: held-out appearances, "
+        "if the clips are sprites.",
     )
     open_prompts: Path | None = setting(
         None,
         PROMPTS,
-        "Prompts that name the subject's class alone, in such a file: what looks the adapter adds by itself is measured of "
-        "them, against the base model. Absent: the classes that the clips' captions name.",
+        "File with prompts that name only the subject's class. They show which looks the adapter adds by itself, compared "
+        "with the base model. Absent: the classes that the clips' captions name.",
     )
     against: str = setting("base", CONTENDERS, AGAINST)
     dtype: Dtype | None = setting(
         None,
         VIDEOS,
-        "Precision of the model; fp16 only where no baseline is trained. Absent: bf16 on a GPU, fp32 on a CPU.",
+        "Precision of the model; fp16 only if no baseline is trained. Absent: bf16 on a GPU, fp32 on a CPU.",
         metavar="fp32|bf16|fp16",
     )
     data: str | None = setting(
         None,
         PLACES,
-        "The clip set: references to compare with, and what baselines are trained on. Absent: what the version was trained on.",
+        "Clip set with the references, on which baselines are trained. Absent: the one that the version was trained on.",
     )
     foundation: str | None = setting(None, PLACES, "Folder or hub id. Absent: the version's own.")
     out: Path | None = setting(
-        None, PLACES, "Folder of page, report, videos and baselines.", shown="runs/evaluate/NAME-N"
+        None, PLACES, "Folder for page, report, videos and baselines.", shown="runs/evaluate/NAME-N"
     )
     publish: bool = setting(
         True, PLACES, "Add the scores to the version in the registry; `concepts show` prints them."
@@ -94,11 +97,12 @@ class BenchmarkConfig(JudgeConfig):
     prompts: Path | None = setting(
         None,
         PROMPTS,
-        "A .csv, .tsv or .jsonl file with `prompt` and `concept` (as the set calls it); without `concept`, asked of every "
-        "concept. For ucf-sports in place of the built-in prompts, for loveu-tgve beside the table's four a video.",
+        "A .csv, .tsv or .jsonl file with `prompt` and `concept` (its name in the set). A prompt without `concept` is used "
+        "for every concept. For ucf-sports, these replace the built-in prompts; for loveu-tgve, they are added to the table's "
+        "four per video.",
     )
     only: tuple[str, ...] = setting(
-        (), PROMPTS, "This concept alone, as the set calls it (repeat). Absent: all."
+        (), PROMPTS, "Run only this concept, by its name in the set (repeat). Absent: all."
     )
     against: str = setting("base,coupled", CONTENDERS, AGAINST)
     train_steps: int | None = setting(
@@ -117,7 +121,7 @@ class BenchmarkConfig(JudgeConfig):
     dtype: Dtype | None = setting(
         None,
         VIDEOS,
-        "Precision of the model; adapters are trained in it, too. Absent: bf16 on a GPU, fp32 on a CPU.",
+        "Precision of the model, also for training adapters. Absent: bf16 on a GPU, fp32 on a CPU.",
         metavar="fp32|bf16",
     )
     size: Annotated[Bucket, BeforeValidator(read_bucket)] | None = setting(
@@ -127,9 +131,7 @@ class BenchmarkConfig(JudgeConfig):
         metavar="FxHxW",
     )
     fps: float | None = setting(
-        None, VIDEOS, "Frames a second of the clips; 0: the source's own. Absent: the foundation's.", ge=0
+        None, VIDEOS, "Frames per second of the clips; 0: the source's own. Absent: the foundation's.", ge=0
     )
     foundation: str | None = setting(None, PLACES, "Folder or hub id.", shown="the embedded sprite model")
-    out: Path | None = setting(
-        None, PLACES, "Folder of everything the run makes.", shown="runs/benchmark/SET"
-    )
+    out: Path | None = setting(None, PLACES, "Folder for all results of the run.", shown="runs/benchmark/SET")

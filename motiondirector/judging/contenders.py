@@ -1,6 +1,6 @@
-"""Where contenders come from: a version in the registry, and baselines trained here with the version's own settings.
+"""Provides contenders: a version in the registry, and baselines trained here with the version's own settings.
 
-`evaluate` and `benchmark` bring evaluation and training together through this module; neither room knows the other.
+`evaluate` and `benchmark` connect evaluation and training through this module; these packages do not import each other.
 """
 
 from __future__ import annotations
@@ -42,27 +42,27 @@ TITLES = {
 
 
 def parse_against(text: str) -> list[str]:
-    """`base,coupled` -> the contenders beside ours, each once; an empty text names none. Raises UserError."""
+    """`base,coupled` -> the contenders beside ours, without duplicates; "" gives none. Raises UserError."""
     names = [name for part in text.split(",") if (name := part.strip())]
     unknown = [name for name in names if name not in (BASE, *BASELINES)]
     if unknown:
         raise UserError(
-            f"--against {unknown[0]!r} is no contender; choose among {', '.join((BASE, *BASELINES))}, separated by commas."
+            f"--against {unknown[0]!r} is not a contender; choose from {', '.join((BASE, *BASELINES))}, separated by commas."
         )
     return list(dict.fromkeys(names))
 
 
 def check_trains(dtype: str | None) -> None:
-    """Raises UserError for a precision of the foundation (`--dtype`) in which nothing is trained here."""
+    """Raises UserError for a precision of the foundation (`--dtype`) that cannot be used for training."""
     if dtype is not None and parse_dtype(dtype) not in TRAINED:
         raise UserError(
-            f"--dtype {dtype}: adapters are trained here, which is done in {' or '.join(TRAINED)}; give one of these."
+            f"--dtype {dtype}: adapters are trained here, which needs {' or '.join(TRAINED)}; use one of these."
         )
 
 
 @dataclass(frozen=True)
 class _Said:
-    """What a config.yaml may say besides the settings."""
+    """The fields of a config.yaml besides the settings."""
 
     concept: ConceptName | None = None
     data: str | None = None
@@ -71,7 +71,7 @@ class _Said:
 
 @dataclass(frozen=True)
 class Origin:
-    """How a version was trained: what its config.yaml, or else its metadata, says."""
+    """How a version was trained, from its config.yaml or else its metadata."""
 
     concept: str
     data: str | None
@@ -80,7 +80,7 @@ class Origin:
 
     @classmethod
     def of(cls, registry: Registry, version: Version) -> Origin:
-        """Raises UserError when config.yaml is there and not what `train` writes."""
+        """Read the origin of a version. Raises UserError if its config.yaml is not one that `train` writes."""
         said: dict[str, Any] = {}
         if "config.yaml" in version.files:
             try:
@@ -93,9 +93,8 @@ class Origin:
                 ) from None
             said = loaded
         settings = {key: value for key, value in said.items() if key in TrainConfig.model_fields}
-        if (
-            settings
-        ):  # before there were these settings, the first frames of each clip were learned, at any speed
+        if settings:
+            # Before these settings existed, the first frames of each clip were learned, at any speed.
             settings = {"fps": 0.0, "windows": 1} | settings
         return cls(
             concept=str(said.get("concept") or version.metadata.get("concept") or version.concept),
@@ -106,7 +105,7 @@ class Origin:
 
 
 def bucket_of(origin: Origin, foundation: Foundation) -> Bucket:
-    """The size the version was trained at, else the foundation's. Raises UserError when it cannot do that size."""
+    """The size that the version was trained at, else the foundation's. Raises UserError if it is not supported."""
     own, said = foundation.defaults.bucket, origin.settings or {}
     bucket = Bucket(*(said.get(side) or getattr(own, side) for side in ("frames", "height", "width")))
     foundation.check_bucket(bucket)
@@ -114,34 +113,34 @@ def bucket_of(origin: Origin, foundation: Foundation) -> Bucket:
 
 
 def other_data(version: Version, source: str, parts: Sequence[Part]) -> list[str]:
-    """A note when the clips are not those that the version was trained on: comparisons are then not on equal terms."""
+    """A note if the clips differ from those that the version was trained on, because comparisons are then not fair."""
     trained_on = version.metadata.get("data_sha256")
     if trained_on in (None, data_sha256(parts)):
         return []
     return [
-        f"the clips at {source} are not those that {version.ref} was trained on (clips or captions changed since, or "
-        "another --data): references and baselines are of these."
+        f"the clips at {source} are not those that {version.ref} was trained on (clips or captions have changed, or "
+        "--data names another set); references and baselines use the clips that are there now."
     ]
 
 
 def pace_of_origin(origin: Origin, foundation: Foundation) -> Pace:
-    """How much of longer and faster clips a version learned. Raises UserError for settings that are none."""
+    """The frame rate and number of windows that a version was trained with. Raises UserError for invalid settings."""
     said = origin.settings or {}
     return pace_of(make_config({name: said[name] for name in LATER if name in said}), foundation)
 
 
 def read_version_adapters(registry: Registry, version: Version, foundation: Foundation) -> Adapters:
-    """The adapters that a version is used with, checked against the foundation. Raises UserError."""
+    """A version's adapters for generation, checked against the foundation. Raises UserError."""
     from models.adapters.versions import read_own
 
     return {path: adapter.tensors for path, adapter in read_own(registry, version, foundation).items()}
 
 
 def local_config(settings: dict[str, Any], method: str, foundation: Foundation) -> TrainConfig:
-    """The settings of a run, for one process and another method, with as many samples a step.
+    """A run's settings for one process and another method, with the same number of samples per step.
 
-    Several workers become as many accumulated forwards; what a method has no use for (skip_spatial) is left out; the
-    precision is the foundation's, which is loaded.
+    Several workers become the same number of accumulated forwards. Settings without meaning for the method (such as
+    skip_spatial) are left out. The precision is that of the loaded foundation.
     """
     config = make_config(settings)
     workers = config.worker_range[0]
@@ -166,11 +165,11 @@ def train_from_clips(
     store: Store,
     on_progress: Callable[..., None],
 ) -> Adapters:
-    """A concept trained in this process by `config.method`, or what the store has of it.
+    """Train a concept in this process with `config.method`, or return its adapters from the store.
 
     Args:
-        source: URI of the clips' set, where their latents are cached.
-        on_progress: called with (what, done, total, note); of the training not at all when the store has it.
+        source: URI of the clip set, where latents are cached.
+        on_progress: called with (what, done, total, note); not called for adapters from the store.
     """
     from datasets.clip_sets.latents import LatentCache, prepare
     from infra.storage import open_storage
@@ -211,11 +210,11 @@ def train_from_clips(
 
 
 def base() -> Contender:
-    """The model as it is."""
+    """The model without adapters."""
     return Contender(BASE, TITLES[BASE])
 
 
 def trained(name: str, adapters: Adapters, config: TrainConfig) -> Contender:
-    """A contender trained here, called by its method and steps."""
+    """A contender trained here, titled by its method and steps."""
     steps = f"{config.steps} step{'s' if config.steps > 1 else ''}"
     return Contender(name, f"{TITLES[config.method]}, {steps}", adapters, config.adapter_steps)

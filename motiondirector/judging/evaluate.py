@@ -1,4 +1,4 @@
-"""A version judged beside the base model and baselines: `motiondirector evaluate` as a function."""
+"""Compares a version with the base model and baselines: `motiondirector evaluate` as a function."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Args:
-        report: what report.json holds: contenders, prompts, metrics with a score a contender.
+        report: the content of report.json: contenders, prompts, metrics with a score per contender.
         folder: of the page, the report, the videos and the baselines.
     """
 
@@ -51,7 +51,7 @@ class Evaluated:
         return self.folder / PAGE
 
     def mean(self, metric: str, contender: str = OURS) -> float | None:
-        """A metric's mean, such as of "motion_fidelity"; None where it could not be measured."""
+        """The mean of a metric, such as "motion_fidelity"; None if it could not be measured."""
         mean: float | None = self.report["metrics"][metric]["scores"][contender]["mean"]
         return mean
 
@@ -63,9 +63,9 @@ def evaluate(
     registry: str = DEFAULT_REGISTRY,
     bars: Bars | None = None,
 ) -> Evaluated:
-    """Measure a learned motion: the same prompts and seeds for it, the base model and any baselines.
+    """Measure a learned motion, with the same prompts and seeds for it, the base model and any baselines.
 
-    Videos and baselines are kept in the folder of results: called again, only what is missing is made.
+    Videos and baselines are kept in the results folder; a repeated call makes only the missing ones.
 
     Args:
         concept: NAME (its latest version) or NAME@VERSION.
@@ -74,10 +74,11 @@ def evaluate(
         bars: shows progress and notes; None shows nothing.
 
     Returns:
-        The scores, and where page, report and videos are. With `config.publish` the scores are the version's metrics, too.
+        The scores, and the folder of page, report and videos. With `config.publish`, the version's metrics also get the
+        scores.
 
     Raises:
-        UserError: no such version, clips or prompts, a foundation that does not suit, weights that cannot be loaded.
+        UserError: no such version, clips or prompts, the foundation does not suit, or weights cannot be loaded.
     """
     from infra.allocator import keep_freed_memory
     from models.load import load_foundation
@@ -96,8 +97,8 @@ def evaluate(
     for option in texts:
         if not texts[option]:
             raise UserError(
-                f"{option} {asked[option]}: all its prompts are for other concepts than {version.concept}; name it in "
-                "`concept`, or leave that empty in prompts for every concept."
+                f"{option} {asked[option]}: all prompts are for concepts other than {version.concept}; set their `concept` to "
+                "it, or leave `concept` empty for prompts of every concept."
             )
     subject = Subject.of(
         opened,
@@ -122,7 +123,7 @@ def evaluate(
 
 
 def beside(subject: Subject, names: Sequence[str], store: Store, bars: Bars) -> list[Contender]:
-    """The contenders beside a version: the base, and baselines trained like it, or found in the store."""
+    """The contenders beside a version: the base model, and baselines with its settings, trained now or stored."""
     origin = subject.origin
     contenders = []
     for name in names:
@@ -131,8 +132,8 @@ def beside(subject: Subject, names: Sequence[str], store: Store, bars: Bars) -> 
             continue
         if origin.settings is None:
             raise UserError(
-                f"{subject.version.ref} does not say how it was trained, so {name} cannot be trained like it; compare with "
-                "--against base, or publish what `motiondirector train` wrote."
+                f"{subject.version.ref} does not record how it was trained, so {name} cannot be trained with its settings; use "
+                "--against base, or publish an adapter that `motiondirector train` wrote."
             )
         config = local_config(origin.settings, name, subject.foundation)
         adapters = train_from_clips(

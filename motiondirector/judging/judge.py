@@ -1,4 +1,4 @@
-"""One concept's contenders judged: references and prompts chosen, metrics picked, report.json and page written."""
+"""Judges one concept's contenders: chooses references, prompts and metrics, writes report.json and the page."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from motiondirector.judging.config import JudgeConfig
 
 REPORT, PAGE, SAMPLES = "report.json", "index.html", "samples"
-HELD_OUT = 8  # prompts, when none are given and the references are sprites
+HELD_OUT = 8  # prompts, if none are given and the references are sprites
 OPEN = 8  # open prompts
 
 
 @dataclass(frozen=True)
 class Exam:
-    """What a concept's contenders are asked and compared with."""
+    """The prompts, references and metrics for judging a concept's contenders."""
 
     prompts: tuple[str, ...]
     references: tuple[Reference, ...]
@@ -47,7 +47,7 @@ class Exam:
 
 
 def judge_of(config: JudgeConfig, foundation: Foundation, bucket: Bucket | None, **more: Any) -> Judge:
-    """How a command's options have contenders judged. `more`: other fields of `Judge`."""
+    """The judge for a command's options. `more`: other fields of `Judge`."""
     settings = GenerationSettings(steps=config.steps, guidance_scale=config.guidance_scale)
     generation = Generation(settings, AdapterSettings(scale=config.scale), bucket, config.batch)
     seeds = tuple(range(1, config.seeds + 1))
@@ -58,9 +58,11 @@ def judge_of(config: JudgeConfig, foundation: Foundation, bucket: Bucket | None,
 class Judge:
     """How the contenders of every concept are judged.
 
-    `clip` and `pickscore` name weights (folder or hub id) of the metrics that need them. `held_out` is how many prompts
-    the sprite world gives where none are given; with `captions` other clips' own captions are the prompts then. `opened` is how
-    many open prompts there are, which name the subject's class alone: 0 leaves them out.
+    Args:
+        clip, pickscore: weights (folder or hub id) of the metrics that need them.
+        held_out: number of prompts from the sprite world if none are given.
+        captions: if no prompts are given and the clips are not sprites, use the clips' captions as prompts.
+        opened: number of open prompts, which name only the subject's class; 0: none.
     """
 
     foundation: Foundation
@@ -71,7 +73,7 @@ class Judge:
     held_out: int = HELD_OUT
     captions: bool = False
     opened: int = 0
-    # of sprites (True) and of other clips: weights are loaded once, however many concepts there are
+    # For sprites (True) and other clips: weights are loaded once for all concepts.
     _metrics: dict[bool, tuple[Metric, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def prepare(
@@ -81,17 +83,19 @@ class Judge:
         pace: Pace | None = None,
         open_prompts: Sequence[str] | None = None,
     ) -> Exam:
-        """Choose references, metrics and prompts: what can be wrong with them is said before anything is trained.
+        """Choose references, metrics and prompts. Errors in them are reported before anything is trained.
 
-        References count as sprites when most of them are: of one, object and background may be hard to tell apart.
+        References count as sprites if most of them are, because object and background of a single one may be hard to
+        distinguish.
 
         Args:
-            prompts: None asks for held-out appearances of the sprite world (or captions, as above).
-            pace: how much of longer and faster clips was learned; None: what is by default.
-            open_prompts: None takes the classes that the captions name (`evaluation.open_prompts`).
+            prompts: None: held-out appearances of the sprite world (or captions, as above).
+            pace: how longer and faster clips were learned; None: the default.
+            open_prompts: None: the classes that the captions name (`evaluation.open_prompts`).
 
         Raises:
-            UserError: no prompts and no sprites, clips smaller than the videos, or weights that cannot be loaded.
+            UserError: no prompts for clips that are not sprites, clips smaller than the videos, or weights that cannot be
+                loaded.
         """
         from evaluation.metrics import is_sprite_world
         from evaluation.open_prompts import open_prompts as classes
@@ -119,7 +123,7 @@ class Judge:
         return tuple(text for text in found if text)
 
     def open_metrics(self, sprites: bool) -> OpenMetrics:
-        """The measures of open prompts, with CLIP where its weights were named."""
+        """The measures of open prompts, with CLIP if its weights were given."""
         from evaluation.metrics import open_metrics_for
         from evaluation.metrics.clip_scores import ClipDiversity
 
@@ -127,7 +131,7 @@ class Judge:
         return open_metrics_for(sprites, next(scorers, None))
 
     def metrics(self, sprites: bool) -> tuple[Metric, ...]:
-        """The metrics of sprites or of other clips. Raises UserError for weights that cannot be loaded."""
+        """The metrics for sprites or for other clips. Raises UserError for weights that cannot be loaded."""
         from evaluation.metrics import metrics_for
 
         if sprites not in self._metrics:
@@ -148,12 +152,12 @@ class Judge:
         base_store: Store | None = None,
         **facts: Any,
     ) -> dict[str, Any]:
-        """Generate, measure, and write report.json and index.html to `folder`; returns what report.json holds.
+        """Generate, measure, and write report.json and index.html to `folder`. Returns the content of report.json.
 
         Args:
-            samples: write the first contender's videos too, to samples/.
-            base_store: where the base model's videos of sprites' open prompts are kept: they are those of every concept.
-            facts: more of what is known, for report.json.
+            samples: also write the first contender's videos to samples/.
+            base_store: keeps the base model's videos of sprites' open prompts, which all concepts share.
+            facts: other fields of report.json.
         """
         from evaluation.page import write_page
 
@@ -171,16 +175,16 @@ class Judge:
             on_progress=on_progress,
         )
         moment = datetime.now(UTC).isoformat(timespec="seconds")
-        told = as_json(report, title=title, measured_at=moment, **facts)
-        write_page(report, told, folder / PAGE, fps=self.foundation.defaults.fps, sprites=exam.sprites)
+        content = as_json(report, title=title, measured_at=moment, **facts)
+        write_page(report, content, folder / PAGE, fps=self.foundation.defaults.fps, sprites=exam.sprites)
         if samples:
             write_samples(report, folder / SAMPLES, self.foundation.defaults.fps)
-        write_json(told, folder / REPORT)  # last: where it is, everything is
-        return told
+        write_json(content, folder / REPORT)  # last: if it exists, everything else exists
+        return content
 
 
 def write_samples(report: Report, folder: Path, fps: float) -> None:
-    """The first contender's videos as 001.mp4, ... in the order of its cases, and a contact sheet of them."""
+    """Write the first contender's videos as 001.mp4, ... in the order of its cases, and a contact sheet."""
     from datasets.video.writing import contact_sheet, encode_mp4
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -198,18 +202,18 @@ def usual_prompts(references: Sequence[Reference], sprites: bool, count: int = H
 
     if not sprites:
         raise UserError(
-            "--prompts is missing: only the sprite world has prompts of its own; give a file with one prompt a line, "
-            "each naming an appearance that is in none of the clips."
+            "--prompts is missing, and only the sprite world has built-in prompts; give a file with one prompt per line, "
+            "each naming an appearance that no clip shows."
         )
     return held_out_prompts(count, [reference.caption for reference in references])
 
 
-def score_table(told: Mapping[str, Any], title: str) -> Table:
+def score_table(report: Mapping[str, Any], title: str) -> Table:
     """The table of a report, of a published evaluation or of a benchmark, for the terminal."""
-    table = Table("metric", title=escape(title), caption=escape(remarks(told)) or None)
-    for name in told["contenders"]:
+    table = Table("metric", title=escape(title), caption=escape(remarks(report)) or None)
+    for name in report["contenders"]:
         table.add_column(escape(name), justify="right")
-    for row in filter(lambda row: row.measured, rows(told)):
+    for row in filter(lambda row: row.measured, rows(report)):
         texts = [f"[bold green]{cell.text}[/]" if cell.best else cell.text for cell in row.cells]
         table.add_row(f"{escape(row.title)} {row.arrow}", *texts)
     return table

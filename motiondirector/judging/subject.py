@@ -1,4 +1,4 @@
-"""A published version with all that it is judged by: its clips, its foundation, how it was trained."""
+"""A published version with everything needed to judge it: its clips, its foundation, its training settings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """What `Subject.of` found. The first contender is the version itself."""
+    """The version to judge; `Subject.of` reads one. `ours` is the version as a contender."""
 
     version: Version
     origin: Origin
@@ -51,11 +51,11 @@ class Subject:
 
         Args:
             origin: of the version.
-            load: gives the foundation that the origin names.
-            data: another clip set than that of the training.
+            load: loads the foundation that the origin names.
+            data: a clip set to use instead of the training's.
 
         Raises:
-            UserError: clips that are gone or unknown, a foundation that cannot be loaded or does not suit.
+            UserError: the clips are gone or unknown, or the foundation cannot be loaded or does not suit.
         """
         from datasets.clip_sets.clips import read_clips
         from evaluation.evaluate import Contender
@@ -64,7 +64,7 @@ class Subject:
         source = data or origin.data
         if source is None:
             raise UserError(
-                f"{version.ref} does not say what it was trained on (it has no config.yaml); give --data, the clip set, to "
+                f"{version.ref} does not record its training clips (it has no config.yaml); give the clip set with --data to "
                 "`motiondirector evaluate`."
             )
         clips = read_clips(source, origin.concept)
@@ -79,7 +79,7 @@ class Subject:
         return cls(version, origin, source, clips, foundation, ours, bucket, pace)
 
     def facts(self, notes: Sequence[str] = ()) -> dict[str, Any]:
-        """What report.json says of it, with these notes and one where the clips are not those of the training."""
+        """The version's fields of report.json, with these notes and one if the clips differ from the training's."""
         from datasets.clip_sets.parts import all_parts
         from training.adapters import data_sha256
 

@@ -1,1 +1,1 @@
-"""The rendered world: clips drawn, a real clip's way traced, the foundation trained."""
+"""The sprite world: renders clips, traces the path of a real clip, trains the foundation."""

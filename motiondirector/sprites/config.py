@@ -23,9 +23,9 @@ class ClipConfig(BaseModel):
 
     frames: int = setting(8, CLIPS, "Frames of a clip.", ge=2, le=256)
     size: int = setting(64, CLIPS, "Side of the square frame in pixels, even.", ge=16, le=1024)
-    fps: float = setting(8, CLIPS, "Frames a second.", ge=1, le=120)
+    fps: float = setting(8, CLIPS, "Frames per second.", ge=1, le=120)
     seed: int = setting(
-        0, CLIPS, "Decides appearances, where a named motion takes place, and clutter and grain."
+        0, CLIPS, "Random seed of appearances, the position of a named motion, clutter and grain."
     )
 
     @model_validator(mode="after")
@@ -41,68 +41,68 @@ class RenderConfig(ClipConfig):
     trajectory: Path | None = setting(
         None, MOTION, r"JSON file: a list of \[t, x, y], \[t, x, y, scale] or \[t, x, y, scale, angle]."
     )
-    motion: str | None = setting(None, MOTION, "A motion by name: `sprites list` names them.")
+    motion: str | None = setting(None, MOTION, "A motion by name; `sprites list` shows all.")
     words: str | None = setting(
         None,
         MOTION,
-        "Words for the motion in captions; with --prompt its object, these words, its background. Default: the "
-        "motion's own, or the prompt as it is.",
+        "Words for the motion in captions; with --prompt, they are put between its object and its background. Default: the "
+        "motion's own words, or the unchanged prompt.",
     )
     second: str | None = setting(
         None,
         MOTION,
-        'Another object beside it, such as "a small blue circle"; give its motion, too.',
+        'A second object, such as "a small blue circle"; also give its motion.',
     )
-    second_motion: str | None = setting(None, MOTION, "The other object's motion by name.")
-    second_trajectory: Path | None = setting(None, MOTION, "The other object's motion as a JSON file.")
+    second_motion: str | None = setting(None, MOTION, "The second object's motion by name.")
+    second_trajectory: Path | None = setting(None, MOTION, "The second object's motion as a JSON file.")
 
     prompt: str | None = setting(
         None, LOOKS, 'The appearance, such as "a red striped star on a navy gradient".'
     )
     appearances: int = setting(
-        1, LOOKS, "With --to: so many clips, each of another appearance.", ge=1, le=1000
+        1, LOOKS, "With --to: number of clips, each with another appearance.", ge=1, le=1000
     )
 
     outline: bool = setting(False, STYLE, "A dark line along the object's rim.", option="--outline")
     tint: str | None = setting(
-        None, STYLE, "A colour cast: warm, cold, rose or leafy, as strong as 0.28 or as said: warm:0.4."
+        None, STYLE, "A colour cast: warm, cold, rose or leafy, with strength 0.28 or a given one: warm:0.4."
     )
     grain: float = setting(
-        0.0, STYLE, "Noise in grey levels, new in each frame; 20 is plain to see.", ge=0, le=60
+        0.0, STYLE, "Noise in grey levels, new in each frame; 20 is clearly visible.", ge=0, le=60
     )
     clutter: int = setting(
-        0, STYLE, "So many small things lie on the background; 12 is plain to see.", ge=0, le=40
+        0, STYLE, "Number of small objects on the background; 12 are clearly visible.", ge=0, le=40
     )
     drift: str | None = setting(
         None,
         STYLE,
-        "Way of the camera over the clip in frame widths, x or x,y: everything goes the other way. Without "
-        "--clutter or a checkerboard only the object shows it.",
+        "Movement of the camera over the clip in frame widths, x or x,y; everything in the picture moves the opposite way. "
+        "Without --clutter or a checkerboard, only the object shows it.",
     )
     idle: str | None = setting(
         None,
         STYLE,
-        'An object that only stands there, such as "a blue circle"; captions do not name it.',
+        'An object that does not move, such as "a blue circle"; captions do not name it.',
     )
 
 
 class TraceConfig(ClipConfig):
-    """The references that are drawn after a point of a real clip."""
+    """The references that move like a point of a real clip."""
 
     frames: int = setting(8, CLIPS, "Frames of a reference clip.", ge=5, le=256)
-    seed: int = setting(0, CLIPS, "Decides appearances, and the noise of the concept's video.")
+    seed: int = setting(0, CLIPS, "Random seed of appearances and of the concept's video.")
     point: str | None = setting(
         None,
         MOTION,
         "Follow this point, x,y in pixels of the first frame. Default: the tracklet that moves most and longest.",
     )
-    name: str | None = setting(None, MOTION, "Of the motion and its files. Default: the clip's.")
+    name: str | None = setting(None, MOTION, "Name of the motion and its files. Default: the clip's.")
     words: str = setting("moves", MOTION, "Words for the motion in captions.")
-    appearances: int = setting(4, LOOKS, "So many reference clips.", ge=1, le=100)
+    appearances: int = setting(4, LOOKS, "Number of reference clips.", ge=1, le=100)
     concept: str | None = setting(
         None,
         LOOKS,
-        "A concept trained on such references: a video of it joins the picture, NAME or NAME@VERSION.",
+        "A concept trained on such references, NAME or NAME@VERSION: a video of it is added to the picture.",
     )
 
 
@@ -112,19 +112,21 @@ class PretrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     stage: Literal["vae", "unet", "decoder", "all"] = setting(
-        "all", TRAINING, "vae, unet, decoder (sharpens the vae, its latents fixed), or all in turn."
+        "all", TRAINING, "vae, unet, decoder (sharpens the vae with fixed latents), or all in this order."
     )
     steps: int | None = setting(None, TRAINING, "Steps of the stage. Default: the released recipe's.")
     device: str = setting("auto", TRAINING, "cpu, cuda, or auto.")
-    resume: bool = setting(True, TRAINING, "Continue the states found in --out.")
+    resume: bool = setting(True, TRAINING, "Continue from the states in --out.")
     init: Path | None = setting(
         None, TRAINING, "Start from a checkpoint's weights, such as assets/foundation."
     )
     clips: int | None = setting(None, TRAINING, "Clips in a batch of the unet stage.", ge=1)
-    image_steps: int | None = setting(None, TRAINING, "First steps that see single frames only.", ge=0)
+    image_steps: int | None = setting(
+        None, TRAINING, "Number of first steps that use only single frames.", ge=0
+    )
     threads: int | None = setting(None, TRAINING, "CPU threads.", ge=1)
-    every: int = setting(50, TRAINING, "Steps between states and log lines.", ge=1)
-    seed: int = setting(0, TRAINING, "Of weights, scenes and noise.")
+    every: int = setting(50, TRAINING, "Steps between saved states and log lines.", ge=1)
+    seed: int = setting(0, TRAINING, "Random seed of weights, scenes and noise.")
 
     def stages(self, name: str) -> bool:
         """Whether a stage is trained."""

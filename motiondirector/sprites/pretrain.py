@@ -1,4 +1,4 @@
-"""The sprite foundation trained from nothing, or on from a checkpoint: `motiondirector sprites pretrain` as a function."""
+"""Trains the sprite foundation from scratch or from a checkpoint: `motiondirector sprites pretrain` as a function."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def pretrain(
     config: PretrainConfig | None = None,
     follow: Callable[[int], Report] = lambda total: lambda step, record: None,
 ) -> Path:
-    """Train the stages that the configuration names; called again, it goes on from the last state.
+    """Train the stages that the configuration names; called again, it continues from the last state.
 
     Args:
         out: folder of the run: states to resume from, log.jsonl, pipeline/.
-        follow: called with the steps of each stage; what it returns is told of its steps.
+        follow: called with the number of steps of each stage; returns a callback for the stage's steps.
 
-    Returns the folder of the stock TextToVideoSDPipeline. Raises UserError for a stage that lacks what comes before it.
+    Returns the folder of the stock TextToVideoSDPipeline. Raises UserError if the result of an earlier stage is missing.
     """
     config = config or PretrainConfig()
     check(out, config)
@@ -42,7 +42,7 @@ def pretrain(
     if device == "cpu":
         keep_freed_memory()
     same: dict[str, Any] = {"device": device, "every": config.every, "resume": config.resume}
-    # Not over what an earlier call of the same command has made of it since
+    # Do not overwrite weights that an earlier call of the same command has trained further.
     kept = config.resume and any((out / f"{name}_state.pt").exists() for name in ("decoder", "unet"))
     if config.init is not None and not kept:
         load_parts(config.init).vae.save_pretrained(out / "vae")
@@ -71,19 +71,19 @@ def pretrain(
 
 
 def check(out: Path, config: PretrainConfig) -> None:
-    """Raises UserError for a stage that lacks what comes before it."""
+    """Raises UserError if the result of an earlier stage is missing, or --init does not fit."""
     if config.stage in ("unet", "decoder") and config.init is None and not (out / "vae").is_dir():
         raise UserError(f"{out}/vae is missing; run --stage vae first, or --stage all.")
     if config.init is not None and not (config.init / "model_index.json").is_file():
-        raise UserError(f"--init {config.init} is no pipeline folder: it has no model_index.json.")
+        raise UserError(f"--init {config.init} is not a pipeline folder: it has no model_index.json.")
     if config.init is not None and config.stage == "vae":
         raise UserError(
-            "--init keeps the checkpoint's autoencoder; use --stage unet, decoder or all with it."
+            "--init keeps the checkpoint's autoencoder; use it with --stage unet, decoder or all."
         )
 
 
 def recipe_of(config: PretrainConfig) -> Recipe:
-    """What the denoiser is trained by: as given, else as released."""
+    """The denoiser's recipe: the given settings over the released recipe's."""
     given: dict[str, Any] = {
         "steps": config.steps,
         "clips": config.clips,
@@ -91,8 +91,7 @@ def recipe_of(config: PretrainConfig) -> Recipe:
         "seed": config.seed,
     }
     if config.init is not None and config.image_steps is None:
-        given["image_steps"] = 0  # trained weights know single frames already
+        given["image_steps"] = 0  # trained weights already know single frames
     recipe = Recipe(**{key: value for key, value in given.items() if value is not None})
-    return (
-        replace(recipe, lesson=recipe.lesson[-1:]) if config.init is not None else recipe
-    )  # nor need they the simplest
+    # Trained weights do not need the simplest stages of the curriculum either.
+    return replace(recipe, curriculum=recipe.curriculum[-1:]) if config.init is not None else recipe

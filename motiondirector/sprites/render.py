@@ -1,4 +1,4 @@
-"""Reference clips of a motion, drawn: `motiondirector sprites render` as a function."""
+"""Draws reference clips of a motion: `motiondirector sprites render` as a function."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A clip that was drawn."""
+    """A rendered clip."""
 
     path: Path
     caption: str
@@ -41,15 +41,15 @@ def render(
     Args:
         to: folder for a set of clips and the captions.csv that `ingest` takes.
         config: motion, appearances, style and size; the command's options.
-        out: in place of `to` the .mp4 file of one clip.
+        out: the .mp4 file of one clip, instead of `to`.
 
     Raises:
-        UserError: no motion or two, words that the world cannot draw, a file that cannot be written.
+        UserError: no motion or two motions, words that the world cannot draw, or a file that cannot be written.
     """
     config = config or RenderConfig()
     if (config.trajectory is None) == (config.motion is None):
         raise UserError(
-            "give one motion: --trajectory FILE.json or --motion NAME (`sprites list` names them)."
+            "give one motion: --trajectory FILE.json or --motion NAME (`sprites list` shows the names)."
         )
     if (out is None) == (to is None):
         raise UserError(
@@ -82,24 +82,24 @@ def render(
 
 
 def scenes_of(config: RenderConfig, motion: Motion, second: Sprite | None) -> list[Scene]:
-    """What each clip shows, with its style. Raises UserError."""
+    """The scene of each clip, with its style. Raises UserError."""
     if config.prompt is None:
         scenes = appearances(config.appearances, config.seed)
     elif config.appearances > 1:
-        raise UserError("--prompt is one appearance; leave it out to draw several with --appearances.")
+        raise UserError("--prompt names one appearance; leave it out to draw several with --appearances.")
     else:
         scenes = [drawable(config.prompt)]
         if config.motion is not None:
             check_motion(config.prompt, motion)
     if second is not None:
         if config.idle is not None:
-            raise UserError("--second and --idle are two other objects; one of them is drawn: leave one out.")
+            raise UserError("--second and --idle cannot be used together; leave one of them out.")
         scenes = [replace(scene, second=second) for scene in scenes]
     return [replace(scene, style=style_given(config, config.seed + i)) for i, scene in enumerate(scenes)]
 
 
 def write_captions(folder: Path, rows: Sequence[Rendered]) -> None:
-    """The captions.csv that `ingest` takes."""
+    """Write the captions.csv that `ingest` takes."""
     with (
         explained_os_errors(f"writing to {folder}"),
         atomic_file(folder / "captions.csv") as temporary,
@@ -111,35 +111,35 @@ def write_captions(folder: Path, rows: Sequence[Rendered]) -> None:
 def second_object(
     said: str | None, name: str | None, trajectory: Path | None
 ) -> tuple[Sprite, Motion] | None:
-    """The other object of a clip, and how it moves. Raises UserError where one is given without the other."""
+    """The second object of a clip and its motion. Raises UserError if one is given without the other."""
     given = (name is not None) + (trajectory is not None)
     if said is None and not given:
         return None
     if said is None or given != 1:
         raise UserError(
-            'another object needs its words and one motion: --second "a small blue circle" and --second-motion NAME or '
+            'a second object needs words and one motion: give --second "a small blue circle" and --second-motion NAME or '
             "--second-trajectory FILE.json."
         )
     words = parse(said)
     if words.background or words.motion:
         raise UserError(
-            f"--second {said!r} says more than an object; its background is the first one's, and its motion "
-            "--second-motion or --second-trajectory."
+            f"--second {said!r} names more than an object; leave out the background, and give the motion with --second-motion "
+            "or --second-trajectory."
         )
     return drawable(said).sprite, drawn_or_named(trajectory, name)
 
 
 def drawn_or_named(trajectory: Path | None, name: str | None) -> Motion:
-    """The motion of a file, or else the one of that name. Raises UserError for a bad file and an unknown name."""
+    """The motion from a file, else the named one. Raises UserError for an invalid file or an unknown name."""
     return read_trajectory(trajectory) if trajectory else motion_named(str(name))
 
 
 def check_motion(prompt: str, motion: Motion) -> None:
-    """Raises UserError when the prompt says another motion, or another speed, than the one that is drawn."""
+    """Raises UserError if the prompt names another motion or speed than the one that is drawn."""
     said = parse(prompt)
     if said.motion not in (None, motion.name) or said.adverb:
         other = said.motion if said.motion not in (None, motion.name) else said.adverb
         raise UserError(
-            f"--prompt {prompt!r} says {other!r}, but --motion {motion.name} is drawn, at its usual speed; name the "
-            "appearance alone in --prompt, and the motion's words in --words."
+            f"--prompt {prompt!r} says {other!r}, but --motion {motion.name} is drawn, at its usual speed; name only the "
+            "appearance in --prompt, and give the motion's words with --words."
         )

@@ -1,4 +1,4 @@
-"""A sprite style from the command line's options, and in words for its tables."""
+"""Converts a sprite style from command-line options, and to words for tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def style_given(config: RenderConfig, seed: int) -> Style | None:
-    """The style that the options ask for; None for none. Raises UserError, naming the option."""
+    """The style that the options describe; None if they give none. Raises UserError that names the option."""
     from datasets.sprites.captions import drawable, parse
     from datasets.sprites.style import TINT, Style
 
@@ -22,8 +22,8 @@ def style_given(config: RenderConfig, seed: int) -> Style | None:
     if idle is not None:
         if parse(idle).background or parse(idle).motion:
             raise UserError(
-                f"--idle {idle!r} says more than an object; it stands still on the same background: give its words alone, "
-                'such as "a blue circle".'
+                f"--idle {idle!r} names more than an object, but it rests on the same background; name only the object, such as "
+                '"a blue circle".'
             )
         sprite = drawable(idle).sprite
     style = Style(
@@ -32,7 +32,7 @@ def style_given(config: RenderConfig, seed: int) -> Style | None:
         tint_strength=strength,
         grain=config.grain,
         clutter=config.clutter,
-        drift=(0.0, 0.0) if config.drift is None else _way(config.drift),
+        drift=(0.0, 0.0) if config.drift is None else _drift(config.drift),
         idle=sprite,
         seed=seed,
     )
@@ -48,11 +48,11 @@ def _tint(text: str) -> tuple[str, float]:
         return name, float(share) if share else TINT
     except ValueError:
         raise UserError(
-            f"--tint {text!r}: expected one of {', '.join(TINTS)}, or one with its strength, such as warm:0.4."
+            f"--tint {text!r}: expected one of {', '.join(TINTS)}, or one with a strength, such as warm:0.4."
         ) from None
 
 
-def _way(text: str) -> tuple[float, float]:
+def _drift(text: str) -> tuple[float, float]:
     """ "0.15" (to the right) or "0.1,-0.1"."""
     try:
         numbers = [float(part) for part in text.split(",")]
@@ -60,24 +60,24 @@ def _way(text: str) -> tuple[float, float]:
         numbers = []
     if len(numbers) not in (1, 2):
         raise UserError(
-            f"--drift {text!r}: expected the camera's way over the clip in frame widths, x or x,y, such as 0.15 or 0.1,-0.1."
+            f"--drift {text!r}: expected the camera's movement in frame widths, x or x,y, such as 0.15 or 0.1,-0.1."
         )
     return numbers[0], numbers[1] if len(numbers) == 2 else 0.0
 
 
 def in_words(looks: Looks) -> str:
-    """What a clip shows of a style, in one line; "no style" where nothing does."""
-    said = []
+    """The style that a clip shows, in one line; "no style" if there is none."""
+    words = []
     if looks.outlined:
-        said.append(f"outline ({looks.outline:.0%} of a full line)")
+        words.append(f"outline ({looks.outline:.0%} of a full line)")
     if looks.tint:
-        said.append(f"{looks.tint} tint ({looks.tint_strength:.0%})")
+        words.append(f"{looks.tint} tint ({looks.tint_strength:.0%})")
     if looks.grainy:
-        said.append(f"grain ({looks.grain:.0f} grey levels)")
+        words.append(f"grain ({looks.grain:.0f} grey levels)")
     if looks.cluttered:
-        said.append(f"clutter ({looks.clutter} things)")
+        words.append(f"clutter ({looks.clutter} objects)")
     if looks.second:
-        said.append("a second object")
+        words.append("a second object")
     if looks.drift is not None and looks.drifts:
-        said.append(f"the camera moves by {looks.drift[0]:+.2f}, {looks.drift[1]:+.2f}")
-    return ", ".join(said) or "no style"
+        words.append(f"the camera moves by {looks.drift[0]:+.2f}, {looks.drift[1]:+.2f}")
+    return ", ".join(words) or "no style"

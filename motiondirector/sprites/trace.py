@@ -1,4 +1,4 @@
-"""References whose sprite goes the way of a point of a real clip: `motiondirector sprites trace` as a function."""
+"""Draws references whose sprite moves like a point of a real clip: `motiondirector sprites trace` as a function."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CELL = 96  # pixels: width of a source's frame before it is enlarged in the pict
 
 @dataclass(frozen=True)
 class Places:
-    """Where a point is in each frame, in frame widths."""
+    """The position of a point in each frame, in frame widths."""
 
     x: np.ndarray
     y: np.ndarray
@@ -38,11 +38,11 @@ class Places:
 
 @dataclass(frozen=True)
 class Traced:
-    """What was found in a clip, and what was drawn after it.
+    """The path found in a clip, and the references drawn from it.
 
     Args:
-        trajectory: the way as a JSON file, for `sprites render`.
-        rows: (file or concept, caption or prompt, how well it goes the way: 1 is exactly).
+        trajectory: the path as a JSON file, for `sprites render`.
+        rows: (file or concept, caption or prompt, agreement with the path: 1 is exact).
     """
 
     found: Trace
@@ -52,22 +52,22 @@ class Traced:
 
     def __str__(self) -> str:
         frames, extent = len(self.found.pixels_F2), self.found.extent
-        return f"followed in {self.found.seen} of {frames} frames, over {extent:.0%} of the diagonal"
+        return f"tracked in {self.found.seen} of {frames} frames, over {extent:.0%} of the diagonal"
 
 
 def trace(
     clip: Path, to: Path, config: TraceConfig | None = None, *, registry: str = DEFAULT_REGISTRY
 ) -> Traced:
-    """Draw sprite references that move as a point of a real clip does.
+    """Draw sprite references that move like a point of a real clip.
 
     Args:
         clip: any video file that can be decoded.
-        to: folder for NAME.json, the reference clips, captions.csv and trace.png; made if missing.
+        to: folder for NAME.json, the reference clips, captions.csv and trace.png; created if missing.
         config: the point, the appearances, the size; the command's options.
         registry: folder or s3:// URI of `config.concept`.
 
     Raises:
-        UserError: a clip that cannot be decoded, a point that is not in it, rests or gets lost, no such concept.
+        UserError: the clip cannot be decoded, the point is outside it, rests or gets lost, or there is no such concept.
     """
     config = config or TraceConfig()
     point = None if config.point is None else read_point(config.point)
@@ -84,7 +84,7 @@ def trace(
         clips, videos = drawn(motion, to, path.stem, config)
     shown = [(one.path.name, one.caption, video) for one, video in zip(clips, videos, strict=True)]
     pictures = [
-        (f"{clip.name}, the point that is followed", drawn_on(source.frames_FHWC, found)),
+        (f"{clip.name}, the tracked point", drawn_on(source.frames_FHWC, found)),
         (f"traced reference: {clips[0].caption}", traced(videos[0])),
     ]
     if config.concept is not None:
@@ -96,14 +96,14 @@ def trace(
     picture = to / "trace.png"
     with explained_os_errors(f"writing to {to}"), atomic_file(picture) as temporary:
         contact_sheet(pictures).save(temporary, format="PNG")
-    rows = [(name, said, trajectory_agreement(positions(v), found.way_F2)) for name, said, v in shown]
+    rows = [(name, said, trajectory_agreement(positions(v), found.path_F2)) for name, said, v in shown]
     return Traced(found, path, picture, rows)
 
 
 def drawn(
     motion: Motion, to: Path, name: str, config: TraceConfig
 ) -> tuple[Sequence[Rendered], list[np.ndarray]]:
-    """The reference clips and their captions, written; and the clips' frames."""
+    """Write the reference clips and their captions. Returns them and the clips' frames."""
     scenes = appearances(config.appearances, config.seed)
     rows = [Rendered(to / f"{name}-{i:03d}.mp4", canonical(scene, motion)) for i, scene in enumerate(scenes)]
     videos = [
@@ -128,11 +128,11 @@ def read_point(text: str) -> tuple[float, float]:
 
 
 def drawn_on(frames_FHWC: np.ndarray, found: Trace) -> np.ndarray:
-    """The clip's frames that the way covers, with the way drawn on them."""
-    shown = slice(found.first, found.first + len(found.way_F2))
+    """The clip's frames that the path covers, with the path drawn on them."""
+    shown = slice(found.first, found.first + len(found.path_F2))
     x, y = (found.pixels_F2[shown] / frames_FHWC.shape[2]).T
-    picks = np.unique(np.linspace(0, len(found.way_F2) - 1, 8).round().astype(int))
-    # as small as a picture's cell is, so that the line is as wide as on the sprites
+    picks = np.unique(np.linspace(0, len(found.path_F2) - 1, 8).round().astype(int))
+    # as small as a cell of the picture, so that the line has the same width as on the sprites
     height = round(CELL * frames_FHWC.shape[1] / frames_FHWC.shape[2])
     small = [Image.fromarray(frame).resize((CELL, height)) for frame in frames_FHWC[shown][picks]]
     return draw_trajectory(np.stack([np.asarray(frame) for frame in small]), Places(x[picks], y[picks]))

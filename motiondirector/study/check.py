@@ -53,7 +53,7 @@ def bounds(outcome: Outcome) -> list[Target]:
             ),
         )
         for what, relation, bound, value in checks:
-            told = "not measured" if math.isnan(value) else f"{value:.2f}"
+            reached = "not measured" if math.isnan(value) else f"{value:.2f}"
             met = value >= bound if relation == "at least" else value <= bound
-            found.append(Target(f"{case_of(references)}: {what}", f"{relation} {bound:.2f}", told, met))
+            found.append(Target(f"{case_of(references)}: {what}", f"{relation} {bound:.2f}", reached, met))
     return found

@@ -16,7 +16,7 @@ RUNNING = "Running"
 
 
 def parse_seeds(given: Any) -> Any:
-    """`full=3` -> {"full": 3}. Raises UserError for anything else; unknown methods are the plan's to refuse."""
+    """`full=3` -> {"full": 3}. Raises UserError for anything else; the plan refuses unknown methods."""
     if isinstance(given, dict):
         return given
     found = {}
@@ -31,20 +31,20 @@ def parse_seeds(given: Any) -> Any:
 
 
 class StudyConfig(BaseModel):
-    """What a study runs, and how."""
+    """The trials of a study, and how they run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     quick: bool = setting(
         False,
         TRIALS,
-        "A few minutes: the main table of two motions, one clip, one seed, base, coupled and ours.",
+        "Run for a few minutes: only the main table, with two motions, one clip, one seed, base, coupled and ours.",
         option="--quick",
     )
     tuned: bool = setting(
         False,
         TRIALS,
-        "On the motions that settings may be tuned on, instead of the held-out ones.",
+        "Use the motions that settings may be tuned on, instead of the held-out ones.",
         option="--tuned",
     )
     motions: tuple[str, ...] = setting(
@@ -53,8 +53,8 @@ class StudyConfig(BaseModel):
     methods: tuple[str, ...] = setting(
         (),
         TRIALS,
-        "base, coupled, coupled-temporal, full, motiondirector, no-debias, debiased, dual (repeat); default: all, and in the "
-        "tables of other captions than class those that tell whether captions matter.",
+        "base, coupled, coupled-temporal, full, motiondirector, no-debias, debiased, dual (repeat). Default: all; for captions "
+        "other than class, only those that show whether captions matter.",
         option="--method",
     )
     references: tuple[int, ...] = setting(
@@ -62,14 +62,14 @@ class StudyConfig(BaseModel):
     )
     seeds: int = setting(5, TRIALS, "Training seeds of each method.", ge=1)
     method_seeds: Annotated[dict[str, int], BeforeValidator(parse_seeds)] = setting(
-        {}, TRIALS, "METHOD=SEEDS of one that is to have fewer (repeat). Default: full=3."
+        {}, TRIALS, "METHOD=SEEDS of a method with fewer seeds (repeat). Default: full=3."
     )
-    side_seeds: int = setting(2, TRIALS, "Seeds in the tables of other captions than class.", ge=1)
+    side_seeds: int = setting(2, TRIALS, "Seeds in the tables of captions other than class.", ge=1)
     captions: tuple[str, ...] = setting(
         (),
         TRIALS,
-        "What the reference clips' captions say (repeat), a table each: class (the subject's class alone), full (every look "
-        "and a word for the motion), word (class and word), motion (the word alone). Default: all.",
+        "What the reference clips' captions say (repeat), one table each: class (only the subject's class), full (every look "
+        "and a word for the motion), word (class and word), motion (only the word). Default: all.",
     )
     settings: TrainingSettings = setting(
         {}, TRIALS, "NAME=VALUE of a training setting, for every trial (repeat).", option="--setting"
@@ -77,15 +77,15 @@ class StudyConfig(BaseModel):
     foundation: str | None = setting(None, TRIALS, "Folder or id. Default: the embedded model.")
 
     appearances: int = setting(10, VIDEOS, "Videos of each trial from prompts that name every look.", ge=1)
-    open_videos: int = setting(16, VIDEOS, "Videos of each trial from prompts that name a class alone.", ge=0)
+    open_videos: int = setting(16, VIDEOS, "Videos of each trial from prompts that name only a class.", ge=0)
     sheets: tuple[str, ...] | None = setting(
         None,
         VIDEOS,
-        "Motions to keep frames of, for contact sheets (repeat); default: the first two.",
+        "Motions to keep frames of, for contact sheets (repeat). Default: the first two.",
         option="--sheet",
     )
 
-    jobs: int | None = setting(None, RUNNING, "Packs at once; default: one for each CPU core.", ge=1)
+    jobs: int | None = setting(None, RUNNING, "Packs at once. Default: one per CPU core.", ge=1)
     pack: int = setting(
-        8, RUNNING, "Concepts trained in one forward; 1: each alone, which also tells its time.", ge=1
+        8, RUNNING, "Concepts trained in one forward; 1: each alone, which also measures its time.", ge=1
     )

@@ -34,7 +34,7 @@ from datasets.sprites.world import (
 )
 from evaluation.metric import Reference
 from evaluation.metrics.memo import content_key
-from evaluation.metrics.sights import shown, tracked
+from evaluation.metrics.sprite_tracking import shown, tracked
 from evaluation.metrics.trajectories import positions, trajectory_agreement
 from infra.errors import UserError
 
@@ -81,7 +81,7 @@ def references_of(motion: str, count: int, seed: int) -> tuple[tuple[Scene, np.n
                 break
         else:
             raise UserError(
-                f"the tracker reads none of {DRAWS} looks of {motion!r}: the motion leaves the frame, or is too fast for it."
+                f"the tracker can read none of {DRAWS} looks of {motion!r}: the motion leaves the frame, or is too fast."
             )
         found.append((scene, frames))
     return tuple(found)
@@ -89,14 +89,14 @@ def references_of(motion: str, count: int, seed: int) -> tuple[tuple[Scene, np.n
 
 def seen_as_it_is(scene: Scene, motion: Motion, frames_FHWC: np.ndarray) -> bool:
     """Whether the tracker finds the object in every frame at its place and reads its looks correctly."""
-    told = shown(frames_FHWC)
+    measured = shown(frames_FHWC)
     drawn = {
         "colour": scene.sprite.colour,
         "texture": scene.sprite.texture,
         "background": scene.background.colour,
         "background_kind": scene.background.kind,
     }
-    if not tracked(frames_FHWC).present or any(told[look] != word for look, word in drawn.items()):
+    if not tracked(frames_FHWC).present or any(measured[look] != word for look, word in drawn.items()):
         return False
     x, y, _ = motion.trajectory(len(frames_FHWC), np.random.default_rng(0), scene.sprite.radius).on_screen()
     return trajectory_agreement(positions(frames_FHWC), np.stack([x, y], axis=1)) >= ON_ITS_WAY
@@ -184,11 +184,11 @@ def content_sha256(
         *full_prompts(motion, references, seed, captions, appearances),
         *open_prompts(motion, references, seed, captions, open_videos),
     ]
-    told = [
+    content = [
         [(content_key(clip.video_FHWC), clip.caption) for clip in clips],
         [(one.prompt, one.seed) for one in asked],
     ]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _one(rng: np.random.Generator, words: Iterable[str], used: set[str]) -> str:
@@ -197,5 +197,5 @@ def _one(rng: np.random.Generator, words: Iterable[str], used: set[str]) -> str:
 
 def _generator(what: str, motion: str, references: int, seed: int) -> np.random.Generator:
     """A generator that trials of one concept and seed share, for all methods and captions."""
-    told = json.dumps([what, motion, references, seed])
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(told.encode()).digest()[:8], "big"))
+    content = json.dumps([what, motion, references, seed])
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(content.encode()).digest()[:8], "big"))

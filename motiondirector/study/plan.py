@@ -99,9 +99,9 @@ class Plan:
         ):
             unknown = [name for name in given if name not in known]
             if unknown:
-                raise UserError(f"no {what} is called {unknown[0]!r}; choose among {', '.join(known)}.")
+                raise UserError(f"no {what} is called {unknown[0]!r}; choose from {', '.join(known)}.")
         if not all(1 <= count <= 6 for count in self.references):
-            raise UserError(f"reference clips {self.references}: expected 1 to 6 of each concept.")
+            raise UserError(f"reference clips {self.references}: expected 1 to 6 per concept.")
 
     def seeds_of(self, captions: Captions, method: str) -> tuple[int, ...]:
         """The seeds of a method in the table for these captions."""

@@ -55,8 +55,8 @@ def read(out: Path, captions: str) -> dict[str, Record]:
             trial_of(record)
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(
-                f"{path}, line {number} is no result of a trial ({type(error).__name__}: {error}); remove that line, and its "
-                "trial is run again."
+                f"{path}, line {number} is not a trial's result ({type(error).__name__}: {error}); remove the line to run its "
+                "trial again."
             ) from None
     return found
 

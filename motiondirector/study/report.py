@@ -65,7 +65,7 @@ def pairs(outcome: Outcome, references: int) -> Rows:
     for method in outcome.methods if OURS in outcome.methods else []:
         found = [outcome.paired(references, OURS, method, metric) for metric, _, _ in metrics]
         if method != OURS and any(found):
-            table.append([METHODS[method].title, *(c.told("+.2f") if c else "-" for c in found)])
+            table.append([METHODS[method].title, *(c.text("+.2f") if c else "-" for c in found)])
     return table
 
 
@@ -127,9 +127,9 @@ def tables_markdown(
     observations = next((observed(outcome) for outcome in outcomes.values()), "")
     parts = [f"{done} of {planned} trials{whole}: {observations}."]
     if targets:
-        told = [["target", "wanted", "reached", "met"]]
-        told += [[t.what, t.wanted, t.reached, "yes" if t.met else "no"] for t in targets]
-        parts += ["## Targets", markdown(told)]
+        table = [["target", "wanted", "reached", "met"]]
+        table += [[t.what, t.wanted, t.reached, "yes" if t.met else "no"] for t in targets]
+        parts += ["## Targets", markdown(table)]
     for captions, outcome in outcomes.items():
         parts.append(f"## {TITLES[captions]}")
         for references in outcome.references:

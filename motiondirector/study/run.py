@@ -162,5 +162,5 @@ def run_plan(
 
 
 def _tell(steps: Any, on_step: Callable[[str, int, int], None]) -> None:
-    while (told := steps.get()) is not None:
-        on_step(*told)
+    while (event := steps.get()) is not None:
+        on_step(*event)

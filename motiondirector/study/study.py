@@ -1,4 +1,4 @@
-"""A whole study, from its options to its tables: `motiondirector study` as a function."""
+"""Runs a study from its options to its tables: `motiondirector study` as a function."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ OUT = Path("runs/study")
 
 @dataclass(frozen=True)
 class Study:
-    """What a study found. The results, tables and sheets lie in its folder.
+    """The result of a study. Results, tables and sheets are in its folder.
 
     Args:
-        outcomes: a table's values by what its captions say.
-        targets: what the claim is held to, where enough was run to tell.
+        outcomes: a table's values, by kind of captions.
+        targets: the targets for the claim that the existing results can decide.
     """
 
     plan: Plan
@@ -45,7 +45,7 @@ class Study:
     targets: Sequence[Target]
 
     def bounds(self) -> list[Target]:
-        """The loose bounds that a small study is held to, of the first table."""
+        """The loose bounds for a small study, checked on the first table."""
         return [bound for outcome in list(self.outcomes.values())[:1] for bound in bounds(outcome)]
 
 
@@ -59,12 +59,12 @@ def run_study(
     """Run the trials that have no result yet, and write tables, sheets and the report.
 
     Args:
-        out: folder of the results; a study that was begun there goes on.
-        report_only: run nothing, report on the trials that are there.
+        out: folder of the results; a study that was begun there continues.
+        report_only: run nothing; report on the existing trials.
         bars: shows progress; None shows nothing.
 
     Raises:
-        UserError: unknown motions, methods or settings, a trial that fails, or nothing to report on.
+        UserError: unknown motions, methods or settings, a trial failed, or there is nothing to report on.
     """
     config, bars = config or StudyConfig(), bars or no_bars()
     foundation = load_foundation(config.foundation)
@@ -75,8 +75,8 @@ def run_study(
         results = run_missing(plan, config, out, foundation.fingerprint, bars)
     if not results:
         raise UserError(
-            f"{out / 'trials'} holds none of the {len(plan.trials())} results of this plan; leave out --report-only to "
-            "run it, or give the folder, foundation and settings that results were made with."
+            f"{out / 'trials'} contains none of the {len(plan.trials())} results of this plan; leave out --report-only to "
+            "run it, or give the folder, foundation and settings of existing results."
         )
     outcomes = {
         str(of): gather((trial, result) for trial, result in results.items() if trial.captions == of)
@@ -90,13 +90,13 @@ def run_study(
 
 
 def plan_of(config: StudyConfig, foundation: Foundation) -> Plan:
-    """The trials that the options ask for. Raises UserError for settings, motions or methods that there are not."""
+    """The plan for these options. Raises UserError for unknown settings, motions or methods."""
     given, quick = dict(config.settings), config.quick
-    # what is wrong in the settings is said before anything runs
+    # report wrong settings before anything runs
     dtype = resolve(given, foundation.recommended).dtype
     if "dtype" in given:
-        given["dtype"] = dtype  # results are kept under its one name
-    # whole, so that a result is never taken for one of other recommendations
+        given["dtype"] = dtype  # results are stored under its canonical name
+    # complete recommendations, so that results of other recommendations are never reused
     one, many = (recommendation(foundation.recommended, clips) for clips in (1, 2))
     several = {name: value for name, value in many.items() if name not in given and one.get(name) != value}
     motions = config.motions or (TUNED if config.tuned else HELD_OUT)[: 2 if quick else None]
@@ -121,7 +121,7 @@ def plan_of(config: StudyConfig, foundation: Foundation) -> Plan:
 def run_missing(
     plan: Plan, config: StudyConfig, out: Path, fingerprint: str, bars: Bars
 ) -> dict[Trial, Record]:
-    """Run what has no result yet, with a bar for the trials and one for each pack."""
+    """Run the trials that have no result yet, with a bar for the trials and one for each pack."""
 
     def stepped(name: str, step: int, steps: int) -> None:
         pack_of = f"{name} and its pack"
@@ -143,7 +143,7 @@ def run_missing(
 
 
 def facts_of(plan: Plan, foundation: Foundation) -> dict[str, Any]:
-    """What the report says of the plan and the foundation."""
+    """The report's facts about the plan and the foundation."""
     pairs = ("settings", "several", "generation", "method_seeds")
     said = {name: value for name, value in vars(plan).items() if name != "sheets"}
     return {

@@ -61,9 +61,9 @@ class Cell:
     count: int
 
     def __str__(self) -> str:
-        return self.told()
+        return self.text()
 
-    def told(self, form: str = ".2f") -> str:
+    def text(self, form: str = ".2f") -> str:
         """ "0.79 ± 0.13"; `form` is the mean's number format, such as "+.2f"."""
         return f"{self.mean:{form}} ± {self.half:.2f}" if self.count > 1 else f"{self.mean:{form}}"
 

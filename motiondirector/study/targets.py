@@ -89,7 +89,7 @@ class _Of:
         if apart is None:
             return []
         wanted = f"interval above {BEHIND}"
-        return [self._target("ours minus coupled, motion", wanted, apart.told("+.2f"), apart.above(BEHIND))]
+        return [self._target("ours minus coupled, motion", wanted, apart.text("+.2f"), apart.above(BEHIND))]
 
     def _looks_against_coupled(self) -> list[Target]:
         leak, variety = (self._paired("coupled", metric) for metric in ("open_leakage", "open_diversity"))
@@ -101,13 +101,13 @@ class _Of:
             self._target(
                 "ours minus coupled, open-prompt leakage",
                 "interval below 0, by half at least",
-                f"{leak.told('+.2f')} ({ours:.2f} against {theirs:.2f})",
+                f"{leak.text('+.2f')} ({ours:.2f} against {theirs:.2f})",
                 leak.below(0) and ours <= theirs / 2,
             ),
             self._target(
                 "ours minus coupled, open-prompt diversity",
                 "interval above 0, half of what coupled loses at least",
-                f"{variety.told('+.2f')} (lost {lost:.2f} against {theirs_lost:.2f})",
+                f"{variety.text('+.2f')} (lost {lost:.2f} against {theirs_lost:.2f})",
                 variety.above(0) and lost <= theirs_lost / 2,
             ),
         ]
@@ -116,12 +116,12 @@ class _Of:
         motion, leak = (self._paired(other, metric) for metric in ("motion_fidelity", "open_leakage"))
         if motion is None:
             return []
-        told = f"motion {motion.told('+.2f')}" + (f", leakage {leak.told('+.2f')}" if leak else "")
+        reached = f"motion {motion.text('+.2f')}" + (f", leakage {leak.text('+.2f')}" if leak else "")
         return [
             self._target(
                 f"ours minus {title}, motion or open-prompt leakage",
                 "interval beyond 0",
-                told,
+                reached,
                 motion.above(0) or (leak is not None and leak.below(0)),
             )
         ]
@@ -140,8 +140,8 @@ class _Of:
         if not known:
             return []
         value = sum(max(0.0, one) for one in known.values()) / len(known)
-        told = ", ".join(f"{_look(metric)} {one:+.2f}" for metric, one in known.items())
-        return self._at_most("open prompts: reference's looks beyond the base's share", OPEN_LEAKAGE, value, f" ({told})")  # fmt: skip
+        each = ", ".join(f"{_look(metric)} {one:+.2f}" for metric, one in known.items())
+        return self._at_most("open prompts: reference's looks beyond the base's share", OPEN_LEAKAGE, value, f" ({each})")  # fmt: skip
 
     def _open_diversity(self) -> list[Target]:
         """Caps diversity at the base's: more variety of one look cannot offset less of another."""
@@ -149,8 +149,8 @@ class _Of:
         if not known:
             return []
         value = sum(min(1.0, one) for one in known.values()) / len(known)
-        told = ", ".join(f"{_look(metric)} {one:.2f}" for metric, one in known.items())
-        return self._at_least("open prompts: diversity, of the base's", OPEN_DIVERSITY, value, f" ({told})")
+        each = ", ".join(f"{_look(metric)} {one:.2f}" for metric, one in known.items())
+        return self._at_least("open prompts: diversity, of the base's", OPEN_DIVERSITY, value, f" ({each})")
 
     def _measured(self, metrics: Iterable[str]) -> dict[str, float]:
         """Means of our method, for those metrics that have one."""

@@ -368,5 +368,5 @@ def test_the_measures_of_open_prompts_are_told_of_sprites_and_of_other_clips(fou
 def test_nothing_to_do_and_two_of_a_name_are_one_sentence(foundation, contenders):
     with pytest.raises(UserError, match="at least one"):
         evaluate(foundation, contenders, [], [1], [], [])
-    with pytest.raises(UserError, match="named once"):
+    with pytest.raises(UserError, match="give each contender its own name"):
         run(foundation, [contenders[1], contenders[1]])

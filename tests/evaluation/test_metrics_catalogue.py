@@ -13,7 +13,7 @@ from datasets.video.decode import decode
 from evaluation.metric import Case, Metric, Reference
 from evaluation.metrics import is_sprite_world, metrics_for
 from evaluation.metrics.memo import Memo, content_key
-from evaluation.metrics.sights import shown, tracked
+from evaluation.metrics.sprite_tracking import shown, tracked
 from infra.errors import UserError
 
 CLIPS = sorted((Path(__file__).parents[2] / "assets" / "clips").glob("*.mp4"))
@@ -81,7 +81,7 @@ def test_the_catalogue_needs_no_weights_and_each_of_its_metrics_measures_within_
 
 
 def test_weights_that_were_named_but_are_missing_are_an_error(tmp_path):
-    with pytest.raises(UserError, match="neither a folder here nor a hub id"):
+    with pytest.raises(UserError, match="neither an existing folder nor a hub id"):
         metrics_for(True, clip=str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"PickScore weights .* cannot be loaded"):
         metrics_for(True, pickscore=str(tmp_path))

@@ -180,5 +180,5 @@ def test_consistency():
 
 
 def test_the_tracker_refuses_what_is_not_square():
-    with pytest.raises(UserError, match="64x32 pixels; it reads square"):
+    with pytest.raises(UserError, match="64x32 pixels; expected square"):
         value(ObjectPresence(), drawn(ASKED)[:, :32])

@@ -75,7 +75,7 @@ def test_clips_of_an_action_are_one_concept_with_six_prompts(tmp_path):
         assert diving.caption == "an athlete is diving from a platform"
         assert len(diving.prompts) == 6
         assert diving.prompts[0] == "a panda is diving from a platform in a bamboo forest"
-    assert any("Walk-Front/002 holds no video" in problem for problem in found.problems)
+    assert any("Walk-Front/002 contains no video" in problem for problem in found.problems)
     assert sum("is missing: the action is left out" in problem for problem in found.problems) == 11
 
 
@@ -86,9 +86,9 @@ def test_a_prompts_file_replaces_the_templates(tmp_path):
     )
     assert [(c.title, c.prompts) for c in found.concepts] == [("Diving-Side", ("a panda dives", "a robot"))]
     assert found.problems == ()
-    with pytest.raises(UserError, match="which the set has not"):
+    with pytest.raises(UserError, match="which is not in the set"):
         ucf_sports(root, [Prompt("a panda", "Dancing")])
-    with pytest.raises(UserError, match="no such concept; it has Diving-Side"):
+    with pytest.raises(UserError, match="no such concept; its concepts are Diving-Side"):
         ucf_sports(root, only=["Dancing"])
 
 
@@ -135,13 +135,13 @@ def test_data_that_is_not_there_is_one_sentence_with_the_path_that_was_expected(
         loveu_tgve(tgve, only=["gold-fish"])
     with pytest.raises(UserError, match="no column 'our gt caption'"):
         loveu_tgve(loveu(tmp_path / "x", [["Video name", "Caption"], ["a", "b"]], []))
-    with pytest.raises(UserError, match="names no video"):
+    with pytest.raises(UserError, match="lists no video"):
         loveu_tgve(loveu(tmp_path / "y", [HEADER], []))
 
 
 def test_a_row_of_the_table_that_a_comma_cut_is_refused_with_its_line(tmp_path):
     cut = [*captions("swans")[:-1], "a cat", " in space"]
-    with pytest.raises(UserError, match=r"line 3: 7 cells; the header has 6"):
+    with pytest.raises(UserError, match=r"line 3: 7 cells, but the header has 6"):
         loveu_tgve(loveu(tmp_path / "cut", [HEADER, captions("bus"), cut], []))
     with pytest.raises(UserError, match="line 2: no `Video name`"):
         loveu_tgve(loveu(tmp_path / "nameless", [HEADER, captions("")], []))

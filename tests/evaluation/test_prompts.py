@@ -41,7 +41,7 @@ def test_a_row_may_name_its_concept(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("p.txt", "# only a comment\n", "holds no prompt"),
+        ("p.txt", "# only a comment\n", "contains no prompt"),
         ("p.txt", "a\nb\na\n", "line 3: the same prompt as in line 1"),
         ("p.jsonl", '{"prompt": "a"}\n{"prompt": \n', "line 2: not JSON"),
         ("p.jsonl", '{"prompt": "a"}\n{"text": "b"}\n', "line 2: no `prompt` among text"),
@@ -56,9 +56,9 @@ def test_a_row_may_name_its_concept(tmp_path):
         ),
         ("p.jsonl", '{"prompt": "a", "seed": 1}\n', "line 1: unknown column 'seed'"),
         ("p.yaml", "- prompt: a\n  seed: 1\n", "line 1: unknown column 'seed'"),
-        ("p.yaml", "- prompt: a\n  prompt: b\n", "line 1: a key of prompt, prompt comes twice"),
+        ("p.yaml", "- prompt: a\n  prompt: b\n", "line 1: one of the keys prompt, prompt appears twice"),
         ("p.yaml", "prompts: [a]\nseeds: 3\n", "line 2: unknown key 'seeds'"),
-        ("p.json", '["a", "b"]\n', ".json is not read"),
+        ("p.json", '["a", "b"]\n', ".json is not supported"),
         ("p.txt", "a\nb\x07\n", "line 2, column prompt: 'b\\x07' holds a control character"),
         ("p.yaml", "- a\n- 7\n", "line 2, column prompt: 7 is not text"),
         ("p.yaml", "- a\n- [\n", "not YAML"),
@@ -66,8 +66,8 @@ def test_a_row_may_name_its_concept(tmp_path):
         ("p.yaml", "- a\n- !foo bar\n", "line 2: not readable (could not determine a constructor"),
         ("p.yaml", "- a\n- b\x07\n", "line 2: not YAML (the character #x0007"),
         ("p.yaml", "- a\n- " + "[" * 5000 + "\n", "not YAML ("),
-        ("p.yaml", "one: two\n", "line 1: no list"),
-        ("p.yaml", "", "no list"),
+        ("p.yaml", "one: two\n", "line 1: not a list"),
+        ("p.yaml", "", "not a list"),
         ("p.txt", "x" * 3000, "3000 characters"),
     ],
 )
@@ -131,5 +131,5 @@ def test_open_prompts_of_other_clips_are_their_subjects_each_once():
 
 def test_a_message_names_the_option_that_named_the_file(tmp_path):
     (tmp_path / "p.txt").write_text("")
-    with pytest.raises(UserError, match=r"--open-prompts .*p.txt: it holds no prompt"):
+    with pytest.raises(UserError, match=r"--open-prompts .*p.txt: the file contains no prompt"):
         read_prompts(tmp_path / "p.txt", "--open-prompts")

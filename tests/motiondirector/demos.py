@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from motiondirector.demo.stage import heed_interrupts
+from motiondirector.demo.stage import reset_sigint
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,7 +24,7 @@ def start(out, *options, command="demo"):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        preexec_fn=heed_interrupts,  # these tests may run under nohup
+        preexec_fn=reset_sigint,  # these tests may run under nohup
     )
 
 

@@ -57,7 +57,7 @@ class Here:
 def test_a_batch_from_the_plan_to_the_registry(place, monkeypatch):
     monkeypatch.setattr("training.batch.run.Validating", Here)
     plan = shown("train-batch", "batch.yaml", "--registry", "reg", "--dry-run")
-    assert "2 concepts to train in 1 packs on 1 lane; 0 done before" in plan
+    assert "2 concepts to train in 1 packs on 1 lane; 0 already done" in plan
     assert not (place / "reg").exists()
     (place / "prompts.csv").write_text("prompt,concept\na red star,\na blue cross,b\n")
     evaluated = ("--prompts", "prompts.csv", "--evaluate-steps", "1")
@@ -108,7 +108,7 @@ def test_the_plan_says_what_stays_as_it_ended_and_what_to_do(place):
     batch.cancel("b")
     before = batch.records()
     plan = shown("train-batch", "batch.yaml", "--registry", "reg", "--dry-run")
-    assert "0 concepts to train in 0 packs on 1 lane; 0 done before; 2 stay as they ended before" in plan
+    assert "0 concepts to train in 0 packs on 1 lane; 0 already done; 2 failed or cancelled before" in plan
     assert (
         "a: failed before (clip 3 is [corrupt]); to train it again: motiondirector runs retry batch a" in plan
     )
@@ -116,11 +116,11 @@ def test_the_plan_says_what_stays_as_it_ended_and_what_to_do(place):
     assert batch.records() == before
     shown("runs", "retry", "batch", "b", "--registry", "reg")
     plan = shown("train-batch", "batch.yaml", "--registry", "reg", "--dry-run")
-    assert "1 concepts to train in 1 packs on 1 lane; 0 done before; 1 stay as they ended before" in plan
+    assert "1 concepts to train in 1 packs on 1 lane; 0 already done; 1 failed or cancelled before" in plan
     # As an error may ask: with other settings it is another work, and is trained.
     plan = shown("train-batch", "batch.yaml", "--registry", "reg", "--dry-run", "--setting", "seed=5")
-    assert "2 concepts to train in 1 packs on 1 lane; 0 done before" in plan
-    assert "as they ended" not in plan
+    assert "2 concepts to train in 1 packs on 1 lane; 0 already done" in plan
+    assert "failed or cancelled before" not in plan
     (row,) = [line.split() for line in plan.splitlines() if "2: " in line]
     assert {"5x32x32", "dual", "4"} <= set(row)  # what packs are made by
     assert "foundation: tiny-random:wan" in plan
@@ -166,12 +166,12 @@ def test_waiting_concepts_are_cancelled_and_tried_again(place):
     assert "a: queued" in shown("runs", "retry", "batch", "a", "--registry", "reg")
     assert shown("runs", "cancel", "batch", "--all", "--registry", "reg").count("cancelled") == 2
     for arguments, words in (
-        (("cancel", "batch", "a", "--all"), "give the concepts, or --all"),
+        (("cancel", "batch", "a", "--all"), "expected either concepts or --all"),
         (("cancel", "batch", "nobody"), "nobody is not in the batch"),
         (("show", "other"), "no batch at"),
         (("logs", "batch", "a"), "no log lines of a in batch batch"),
         (("logs", "batch", "nobody"), "nobody is not in the batch"),
-        (("logs", "batch", "--json", "--follow"), "--json is one answer"),
+        (("logs", "batch", "--json", "--follow"), "--json prints one complete answer"),
     ):
         result = cli("runs", *arguments, "--registry", "reg")
         assert words in result.exception.message
@@ -213,8 +213,8 @@ def test_mistakes_are_one_list_and_nothing_starts(place):
     for arguments, words in (
         (("--lanes", "many"), "--lanes 'many': expected a number from 1 to 1024, or auto"),
         (("--pack", "65"), "--pack '65': expected a number from 1 to 64, or auto"),
-        (("--cpus-per-lane", "2"), "--cpus-per-lane 2: the one lane is this process"),
-        (("--encoder-gpus", "0.5"), "--encoder-gpus 0.5: the one lane is this process"),
+        (("--cpus-per-lane", "2"), "--cpus-per-lane 2: the only lane is this process"),
+        (("--encoder-gpus", "0.5"), "--encoder-gpus 0.5: the only lane is this process"),
     ):
         (place / "batch.yaml").write_text("concepts:\n  - {concept: a, data: clips}\n")
         assert words in cli("train-batch", "batch.yaml", "--registry", "reg", *arguments).exception.message
@@ -276,7 +276,7 @@ def test_on_ray_lanes_measure_their_devices_where_packs_are_to_suit_them_and_not
         shown(*batch, *options)
     assert asked == [(False, None, False), (True, None, False), (False, 2, False), (False, None, True)]
     refused = cli(*batch, "--profile", "auto").exception.message
-    assert "give --pack auto, which has lanes measure theirs" in refused
+    assert "use --pack auto, so that lanes measure their own devices" in refused
 
 
 def test_a_live_table_has_who_trains_first_and_says_what_ended():

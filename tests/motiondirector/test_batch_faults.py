@@ -91,7 +91,7 @@ def test_a_batch_outlives_its_process_and_a_storage_that_errs_and_goes_away(tmp_
             proxy.faults = []
             told, _ = children[1].communicate(timeout=400)
             assert children[1].returncode == 0, told[-3000:]
-            assert "warning: the storage is back after" in told
+            assert "warning: the storage is available again after" in told
         finally:
             for child in children:
                 child.kill()

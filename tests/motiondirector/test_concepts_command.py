@@ -233,7 +233,7 @@ def test_what_is_not_there_is_one_sentence(run, registry, folder, tmp_path):
 
 def test_rm_wants_to_know_which(run, registry, folder, monkeypatch):
     run("concepts", "publish", folder, "--concept", "orbit")
-    assert "orbit@3 removes the third" in refused(run, "concepts", "rm", "orbit", "--yes")
+    assert "orbit@3 is the third" in refused(run, "concepts", "rm", "orbit", "--yes")
     assert "say which" in refused(run, "concepts", "rm", "orbit@1", "--all", "--yes")
     monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
     assert run("concepts", "rm", "orbit@1")[0] == 1

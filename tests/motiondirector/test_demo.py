@@ -78,22 +78,24 @@ def test_sigterm_interrupts_as_ctrl_c_does_and_only_inside():
 def test_concepts_are_chosen_by_name():
     assert [concept.name for concept in chosen(None)] == ["orbit", "zigzag"]
     assert [concept.name for concept in chosen(["zigzag"])] == ["zigzag"]
-    with pytest.raises(UserError, match="no concept 'wave'; choose among orbit, zigzag"):
+    with pytest.raises(UserError, match="no concept 'wave'; choose from orbit, zigzag"):
         chosen(["wave"])
 
 
 def test_a_folder_that_no_demo_made_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="no demo made"):
+    with pytest.raises(UserError, match="no demo created"):
         prepare(tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
 def test_a_file_in_the_folders_place_is_one_sentence(tmp_path):
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(UserError, match=r"cannot be a demo's folder .Not a directory.; give another"):
+    with pytest.raises(
+        UserError, match=r"cannot be used as the demo's folder .Not a directory.; give another"
+    ):
         prepare(tmp_path / "out")
-    with pytest.raises(UserError, match="cannot be a demo's folder"):
+    with pytest.raises(UserError, match="cannot be used as the demo's folder"):
         prepare(tmp_path / "out" / "below")
     assert (tmp_path / "out").read_text() == "a file"
 
@@ -101,5 +103,5 @@ def test_a_file_in_the_folders_place_is_one_sentence(tmp_path):
 def test_brackets_of_a_folders_name_are_shown(capsys):
     conclude(Console(width=200), "3 videos", {"stages": []}, Path("a[b]c[/i]"), "motiondirector serve x[y]")
     shown = capsys.readouterr().out
-    assert "Look at a[b]c[/i]/index.html (and a[b]c[/i]/report.json)." in shown
+    assert "Open a[b]c[/i]/index.html (and a[b]c[/i]/report.json)." in shown
     assert "  motiondirector serve x[y]" in shown

@@ -147,7 +147,7 @@ def test_nothing_is_said_where_all_is_as_it_should_be():
         (0, {"unscored": "its process ended"}, "without scores: its process ended"),
         (0, {"scores": {}}, "without scores"),
         (1, {"lost": 0}, "no concept lost its lane"),
-        (1, {"lanes": ("1", "1")}, "no other is on record"),
+        (1, {"lanes": ("1", "1")}, "its record names no other lane"),
         (2, {"status": "absent"}, "it is absent"),
         (3, {"status": "published", "versions": ("bad@1",)}, "should have failed; it is published"),
         (3, {"reason": "out of memory"}, "without naming its damaged clip: out of memory"),

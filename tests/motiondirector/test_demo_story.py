@@ -109,7 +109,7 @@ def without_ray(run, monkeypatch):
     monkeypatch.setattr(story.Demo, "beside", beside)
     monkeypatch.setattr(story.Demo, "command", command)
     monkeypatch.setattr(story, "one_node", lambda cpus, environment: nullcontext())
-    monkeypatch.setattr(story, "LOOK_S", 0.01)
+    monkeypatch.setattr(story, "POLL_S", 0.01)
     return begun
 
 

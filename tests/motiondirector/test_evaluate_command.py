@@ -221,10 +221,10 @@ def test_what_is_wrong_is_one_sentence(run, published, trained, tmp_path):
     assert "did you mean orbit" in refused(run, "--concept", "orbti")
     half = ("--against", "base,full", "--dtype", "fp16")
     assert "--dtype fp16: adapters are trained here" in refused(run, "--concept", "orbit", *half)
-    assert "'nobody' is no contender" in refused(run, "--concept", "orbit", "--against", "base,nobody")
+    assert "'nobody' is not a contender" in refused(run, "--concept", "orbit", "--against", "base,nobody")
     assert "cannot be read" in refused(run, "--concept", "orbit", "--prompts", tmp_path / "none.txt")
     (tmp_path / "others.csv").write_text("prompt,concept\na cube,zigzag\n")
-    assert "for other concepts than orbit" in refused(
+    assert "for concepts other than orbit" in refused(
         run, "--concept", "orbit", "--prompts", tmp_path / "others.csv"
     )
     assert "no clips at" in refused(run, "--concept", "orbit", "--data", tmp_path / "none")
@@ -254,9 +254,9 @@ def test_a_version_that_does_not_say_how_it_was_trained_can_be_compared_with_the
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         (bare / name).write_bytes((folder / name).read_bytes())
     published.publish("orbit", bare, metadata={})
-    assert "give --data" in refused(run, "--concept", "orbit@2")
+    assert "give the clip set with --data" in refused(run, "--concept", "orbit@2")
     more = ("--foundation", FOUNDATION, "--data", data, "--out", tmp_path / "out", *SHORT)
-    assert "compare with --against base" in refused(run, "--concept", "orbit@2", "--against", "full", *more)
+    assert "use --against base" in refused(run, "--concept", "orbit@2", "--against", "full", *more)
 
 
 def test_a_baseline_has_the_versions_settings_and_as_many_samples_a_step(foundation):

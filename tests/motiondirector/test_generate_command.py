@@ -177,7 +177,7 @@ def test_serve_leaves_a_ray_serve_that_runs_already_as_it_is(
     monkeypatch.setattr(ray_serve, "status", lambda: status)
     for name in ("start", "run", "delete", "shutdown"):
         monkeypatch.setattr(ray_serve, name, lambda *_, name=name, **__: touched.append(name))
-    with pytest.raises(UserError, match="Ray Serve runs on this cluster already") as caught:
+    with pytest.raises(UserError, match="Ray Serve is already running on this cluster") as caught:
         run(
             "serve", "--address", "auto", "--port", "0", "--registry", tmp_path, "--data-dir", tmp_path, *TINY
         )

@@ -27,7 +27,7 @@ def test_the_references_go_the_way_of_the_clip(run, tmp_path):
         assert agreement(np.stack([seen.x, seen.y], 1), np.stack([way.x, way.y], 1)) > 0.99
     with Image.open(tmp_path / "fox" / "trace.png") as picture:
         assert picture.width > 800
-    assert "followed in 32 of 32 frames" in " ".join(out.split())
+    assert "tracked in 32 of 32 frames" in " ".join(out.split())
 
 
 def test_wrong_points_are_answered_in_one_sentence_and_nothing_is_written(run, tmp_path):

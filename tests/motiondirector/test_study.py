@@ -9,7 +9,7 @@ from datasets.sprites.captions import spoken
 from datasets.sprites.motions import NOVEL
 from datasets.sprites.world import SHAPES
 from evaluation.metrics import reference_ceiling
-from evaluation.metrics.sights import tracked
+from evaluation.metrics.sprite_tracking import tracked
 from infra.errors import UserError
 from motiondirector.study.check import bounds
 from motiondirector.study.config import parse_seeds
@@ -428,7 +428,7 @@ def test_methods_are_compared_trial_against_trial():
     assert (apart.mean, apart.half, apart.count) == pytest.approx((0.125, expected.half, 2))
     assert found.paired(1, "dual", "coupled", "motion_fidelity") is None
     header, row = pairs(found, 1)
-    assert (header[0], row[1]) == ("ours minus", apart.told("+.2f"))
+    assert (header[0], row[1]) == ("ours minus", apart.text("+.2f"))
 
 
 def test_values_that_could_not_be_measured_do_not_count():

@@ -74,7 +74,7 @@ def test_a_damaged_line_is_named(tmp_path):
     path = records.file_of(tmp_path, MAIN)
     for wrong in ("<<<<<<< HEAD", '{"key": "b"}', "[]"):
         path.write_text(path.read_text().splitlines()[0] + f"\n{wrong}\n")
-        with pytest.raises(UserError, match="line 2 is no result of a trial"):
+        with pytest.raises(UserError, match="line 2 is not a trial's result"):
             records.read(tmp_path, MAIN)
 
 
@@ -352,7 +352,7 @@ def test_a_report_of_some_trials_says_so_and_one_of_none_is_refused(run, tmp_pat
         (tmp_path / name).write_text(text)
     left, out, err = run(*command)
     assert left != 0
-    assert "holds none of the 2 results of this plan" in " ".join((out + err).split())
+    assert "contains none of the 2 results of this plan" in " ".join((out + err).split())
     assert {name: (tmp_path / name).read_text() for name in before} == before
     model = load_foundation(None, device="cpu", parts=())
     plan = Plan(

@@ -76,7 +76,7 @@ def test_suites_run_and_are_written_down(tmp_path, capsys):
     words += " --load-steps 1 --load-sides --loads 0.5"
     serving.main([*words.split(), "--json", str(out)])
     (results,) = json.loads(out.read_text())["models"]
-    assert results["frames"]["E"].startswith("does not work on this class")
+    assert results["frames"]["E"].startswith("does not work with this model class")
     assert set(results["throughput"][0]["sides"]) == {"ours"}
     assert results["throughput"][0]["sides"]["ours"]["per_minute"]["min"] > 0
     sides = results["poisson"][0]["sides"]

@@ -51,7 +51,7 @@ class House:
         return {work.name: work for work in plan.works}
 
     def lane(self, watcher=None, **options):
-        options = {"every_s": 3600, "device": "cpu", "ahead": False, **options}
+        options = {"every_s": 3600, "device": "cpu", "prepare_ahead": False, **options}
         self.last = Lane(self.state(), self.registry, watcher=watcher, **options)
         return self.last
 

@@ -55,7 +55,7 @@ def test_a_batchs_concept_is_gone_on_with_and_published(unet3d, tmp_path, monkey
     step = json.loads((folder / "concepts" / "slide.json").read_text())["checkpoint_step"]
     monkeypatch.setattr("training.batch.lane.lane.load_foundation", lambda source, **options: unet3d)
     batch, watcher = open_batch(registry.storage, "b"), Steps()
-    Lane(batch, registry, device="cpu", ahead=False, watcher=watcher).run()
+    Lane(batch, registry, device="cpu", prepare_ahead=False, watcher=watcher).run()
     (record,) = batch.records()
     assert (record.status, record.reason, record.version) == ("published", None, "slide@1")
     assert watcher.steps == list(range(step + 1, TrainConfig(**settings()).steps + 1))

@@ -12,6 +12,7 @@ from datasets.sprites.captions import vocabulary
 from datasets.sprites.motions import DIRECTIONS, KNOWN, SPEEDS
 from infra.errors import UserError
 from training.pretraining.common import Average, Schedule, load_state
+from training.pretraining.curriculum import STAGES, Middle, Stage, draw_stage, stage_at
 from training.pretraining.denoiser import (
     Recipe,
     build_parts,
@@ -21,7 +22,6 @@ from training.pretraining.denoiser import (
     stage_of,
     train_unet,
 )
-from training.pretraining.lesson import STAGES, Middle, Stage, draw_lesson, stage_at
 from training.pretraining.muon import MuonWithAdamW, orthogonalised
 from training.pretraining.pool import ClipPool
 from training.pretraining.tokenizer import MAX_LENGTH, write_tokenizer
@@ -29,7 +29,7 @@ from training.pretraining.vae import build_vae, frame_batch, standardised, train
 
 FIRST = Stage(1, tuple(DIRECTIONS)[:4], ("red",), ("gray",), paraphrases=False, noise_bias=0.12)
 TINY = Recipe(
-    steps=4, image_steps=1, lesson=(FIRST,), image_share=0.3, clips=1, images=2, pool=4, fresh=1, seed=5
+    steps=4, image_steps=1, curriculum=(FIRST,), image_share=0.3, clips=1, images=2, pool=4, fresh=1, seed=5
 )
 
 
@@ -96,7 +96,7 @@ def test_training_goes_on_from_a_released_checkpoint(tmp_path):
     again = load_parts(tmp_path / "release")
     before = weights(again.unet).clone()
     assert torch.allclose(before, weights(parts.unet), atol=1e-3)
-    train_unet(tmp_path / "more", replace(TINY, steps=1, image_steps=0, lesson=()), again, every=1)
+    train_unet(tmp_path / "more", replace(TINY, steps=1, image_steps=0, curriculum=()), again, every=1)
     assert not torch.equal(weights(again.unet), before)
 
 
@@ -182,8 +182,8 @@ def test_a_run_that_goes_on_keeps_its_tokenizer(tmp_path):
 
 def test_the_lessons_stages_follow_each_other_and_end():
     first, second = FIRST, STAGES[1]
-    lesson = (first, second)
-    assert [stage_at(step, lesson) for step in (-1, 0, 1, second.steps, second.steps + 1)] == [
+    curriculum = (first, second)
+    assert [stage_at(step, curriculum) for step in (-1, 0, 1, second.steps, second.steps + 1)] == [
         None,
         first,
         second,
@@ -193,7 +193,7 @@ def test_the_lessons_stages_follow_each_other_and_end():
 
 
 def test_a_share_of_the_later_steps_stays_with_the_lessons_last_stage():
-    recipe = replace(TINY, lesson=(FIRST, STAGES[2]), lesson_share=0.25)
+    recipe = replace(TINY, curriculum=(FIRST, STAGES[2]), curriculum_share=0.25)
     begin = recipe.image_steps + FIRST.steps + STAGES[2].steps
     rng = np.random.default_rng(0)
     later = [stage_of(rng, recipe, begin + i) for i in range(400)]
@@ -201,7 +201,7 @@ def test_a_share_of_the_later_steps_stays_with_the_lessons_last_stage():
     assert sum(stage is not None for stage in later) == pytest.approx(100, abs=25)
     assert stage_of(rng, recipe, 0) is None
     assert stage_of(rng, recipe, begin - 1) is STAGES[2]
-    assert stage_of(rng, replace(recipe, lesson=()), begin) is None
+    assert stage_of(rng, replace(recipe, curriculum=()), begin) is None
 
 
 def test_the_lesson_goes_straight_through_the_middle_in_the_words_of_its_stage():
@@ -209,7 +209,7 @@ def test_the_lesson_goes_straight_through_the_middle_in_the_words_of_its_stage()
     window.advance(0)
     latents, captions = draw_batch(window, np.random.default_rng(0), Recipe(clips=24), step=0)
     assert latents.shape == (24, 3, 8, 1, 1)
-    assert {one.motion.name for one in window.told} == {"right", "left", "up", "down"}
+    assert {one.motion.name for one in window.contents} == {"right", "left", "up", "down"}
     assert set(captions) == {
         f"a large red circle moves {way} on a gray background"
         for way in ("to the right", "to the left", "up", "down")
@@ -221,13 +221,13 @@ def test_the_lesson_goes_straight_through_the_middle_in_the_words_of_its_stage()
 
 def test_the_lessons_last_stage_says_how_fast_as_often_as_not():
     rng = np.random.default_rng(0)
-    drawn = [draw_lesson(STAGES[2], rng) for _ in range(300)]
+    drawn = [draw_stage(STAGES[2], rng) for _ in range(300)]
     said = [adverb for _, motion, adverb in drawn if motion.speeds]
     assert {adverb: round(said.count(adverb) / len(said), 1) for adverb in SPEEDS} == dict.fromkeys(
         SPEEDS, 0.3
     )
     assert {adverb for _, motion, adverb in drawn if not motion.speeds} == {""}
-    assert {draw_lesson(FIRST, rng)[2] for _ in range(20)} == {""}
+    assert {draw_stage(FIRST, rng)[2] for _ in range(20)} == {""}
 
 
 def test_muon_makes_every_direction_of_an_update_about_as_long():

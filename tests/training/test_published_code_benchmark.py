@@ -1,4 +1,4 @@
-"""The benchmark against the paper's published code: what it refuses, what it reads, and our side of it."""
+"""The benchmark against the paper's published code: rejected input, its settings and files, and our side."""
 
 import json
 
@@ -19,7 +19,7 @@ TINY = "tiny-random:unet3d"
 
 @pytest.fixture
 def checkout(tmp_path):
-    """The files of a checkout that the benchmark looks at before it runs anything of them."""
+    """The files of a checkout that the benchmark checks before it runs any of them."""
     folder = tmp_path / "published"
     for name in ("MotionDirector_train.py", "models/unet_3d_condition.py", "utils/lora.py"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -42,18 +42,18 @@ def work(folder, clips=1, **own):
     )
 
 
-def test_without_a_checkout_it_says_what_it_wants(capsys):
+def test_without_a_checkout_the_error_says_how_to_get_one(capsys):
     assert published_code.main([]) == 2
     assert "git clone https://github.com/showlab/MotionDirector" in capsys.readouterr().err
 
 
-def test_a_folder_that_is_no_checkout_is_refused_by_what_it_lacks(checkout, capsys):
+def test_the_error_for_a_folder_that_is_not_a_checkout_names_a_missing_file(checkout, capsys):
     assert sides.checkout_at(checkout) == checkout
     (checkout / "utils" / "lora.py").unlink()
     assert published_code.main([str(checkout)]) == 2
-    told = capsys.readouterr().err
-    assert "utils/lora.py is not there" in told
-    assert "git clone" in told
+    error = capsys.readouterr().err
+    assert "it has no utils/lora.py" in error
+    assert "git clone" in error
 
 
 @pytest.mark.parametrize("wrong", ["one", "0", "1,7"])
@@ -109,11 +109,11 @@ def test_the_file_of_the_published_code_becomes_layers_in_its_order(tmp_path):
 
 def test_steps_of_both_kinds_are_timed_apart():
     took = [Took(2.0, 3.0, True), Took(4.0, 3.0, True), Took(1.0, 1.0, False)]
-    told = [one._asdict() for one in took]
-    assert published_code.step_seconds(told, "cpu") == pytest.approx(0.8 * 3 + 0.2 * 1)
-    assert published_code.step_seconds(told[:2], "cpu") == 3
+    ours = [one._asdict() for one in took]
+    assert published_code.step_seconds(ours, "cpu") == pytest.approx(0.8 * 3 + 0.2 * 1)
+    assert published_code.step_seconds(ours[:2], "cpu") == 3
     other = [Took(1.0, 1.0, True), Took(1.0, 1.0, False), Took(4.0, 1.0, False)]
-    assert published_code.paired(told, [one._asdict() for one in other], "cpu") == [0.25, 2.0]
+    assert published_code.paired(ours, [one._asdict() for one in other], "cpu") == [0.25, 2.0]
 
 
 def test_our_side_trains_in_turns_to_a_file_that_makes_videos(tmp_path):
@@ -125,7 +125,7 @@ def test_our_side_trains_in_turns_to_a_file_that_makes_videos(tmp_path):
         ours.step()
         assert all(took.cpu > 0 for took in ours.steps)
         assert len(ours.steps) == 1
-        ours.go_on()
+        ours.start_remaining()
         lora = published_code.load(ours.finish())
     finally:
         ours.end()
@@ -136,9 +136,9 @@ def test_our_side_trains_in_turns_to_a_file_that_makes_videos(tmp_path):
     assert {name: len(values) for name, values in found.items()} == {"base model": 1, "ours": 1}
 
 
-def test_a_process_that_ends_early_is_told_with_what_it_said(tmp_path):
+def test_the_error_for_a_process_that_ends_early_has_the_end_of_its_output(tmp_path):
     of = work(tmp_path, steps=4)
     of.folder.mkdir()
     (of.folder / "clips.pt").write_bytes(b"no clips")
-    with pytest.raises(UserError, match="ended early; it said:"):
+    with pytest.raises(UserError, match="ended early; the end of its output:"):
         of.ours().start()

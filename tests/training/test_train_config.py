@@ -32,7 +32,7 @@ def test_every_setting_says_why_and_where_it_is_shown():
         ({"steps": -5}, ["steps -5", "greater than or equal to 1"]),
         ({"steps": 0}, ["steps 0"]),
         ({"workers": 0}, ["workers 0", "at least 1"]),
-        ({"workers": "4:2"}, ["workers 4:2", "at least the first"]),
+        ({"workers": "4:2"}, ["workers 4:2", "max must be at least min"]),
         ({"workers": "many"}, ["workers many", "1:4"]),
         ({"learning_rate": -1}, ["learning-rate -1"]),
         ({"learning_rate": float("nan")}, ["learning-rate nan"]),
@@ -145,5 +145,5 @@ def test_one_step_is_left_for_the_motion():
 
 
 def test_without_a_spatial_lora_the_appearance_needs_tokens():
-    with pytest.raises(UserError, match="give some, such as 8"):
+    with pytest.raises(UserError, match="set some, such as 8"):
         make_config({"spatial_lora": False})

@@ -42,8 +42,8 @@ def test_a_side_trains_concepts_to_files(side, tmp_path):
         "cpu",
         settings={**SMALL, "steps": 2},
     )
-    told = run(job)
+    result = run(job)
     # Linux counts resident pages per thread and adds them up now and then: its peak may lag a little behind.
-    assert 0 < told["before_bytes"] <= told["peak_bytes"] + 2**20
+    assert 0 < result["before_bytes"] <= result["peak_bytes"] + 2**20
     for name in names:
         assert any(b.any() for _, b in read_adapter(tmp_path / "out" / name, foundation).tensors.values())

@@ -66,7 +66,7 @@ def parameters(run):
 def save(run, folder, zero=0, workers=1):
     """A checkpoint of a run, as its first worker writes it."""
     folder.mkdir(parents=True, exist_ok=True)
-    replace(run.state("c"), told={"zero": zero, "workers": workers}).write(folder)
+    replace(run.state("c"), extra={"zero": zero, "workers": workers}).write(folder)
 
 
 def watch_deepspeed(deepspeed):

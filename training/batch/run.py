@@ -20,7 +20,7 @@ from training.batch.state.outage import Outage
 from training.batch.state.record import Record, check_idle, workers_of
 from training.batch.state.state import BatchState
 from training.batch.state.work import Work
-from training.batch.watch.live_view import Look, Looking
+from training.batch.watch.live_view import LiveView, ShowBatch
 from training.batch.watch.logs import Journal, JournalHandler, Notes, Several
 from training.batch.watch.validation import Validate, Validating
 from training.batch.watch.watcher import Watcher
@@ -56,15 +56,15 @@ def enter(
 def check_all_idle(batch: BatchState, works: Iterable[Work]) -> None:
     """Raises Conflict, naming all concepts that lanes train now with other data or settings."""
     there = {record.name: record for record in batch.records()}
-    told = []
+    problems = []
     for work in works:
         try:
             if work.name in there:
                 check_idle(there[work.name], work.sha256)
         except UserError as error:
-            told.append(error.message)
-    if told:
-        raise Conflict("\n".join(told), code="concept_busy")
+            problems.append(error.message)
+    if problems:
+        raise Conflict("\n".join(problems), code="concept_busy")
 
 
 def train_batch(
@@ -75,7 +75,7 @@ def train_batch(
     profile: Profile | None = None,
     device: str | None = None,
     watcher: Watcher | None = None,
-    on_look: Look | None = None,
+    show_batch: ShowBatch | None = None,
     validate: Validate | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[Record]:
@@ -88,7 +88,7 @@ def train_batch(
     at once.
 
     Args:
-        on_look: a thread calls it every second with the records and the lane (training/batch/watch/live_view.py).
+        show_batch: a thread calls it every second with the records and the lane (training/batch/watch/live_view.py).
         validate: a child process calls it with each published version (training/batch/watch/validation.py);
             `validations` reads the results. The function then returns when all are validated.
 
@@ -100,9 +100,9 @@ def train_batch(
     with Journal(batch.storage, owner) as journal, ExitStack() as stack:
         notes = Notes(journal)
         watchers = [notes, watcher or Watcher()]
-        if on_look is not None:
+        if show_batch is not None:
             own = BatchState(batch.storage, clock=batch.clock, lease_s=batch.lease_s)
-            watchers.append(stack.enter_context(Looking(own, owner, on_look)))
+            watchers.append(stack.enter_context(LiveView(own, owner, show_batch)))
         lane = Lane(
             batch,
             registry,

@@ -1,15 +1,16 @@
 """The state of a training between two steps: adapters, optimizer and position, in one file of tensors and JSON.
 
-There is no random state to keep: every draw is a function of (seed, concept, step, rank), so the position is it.
+There is no random state: every draw is a function of (seed, concept, step, rank), so the position suffices.
 
-    <path>/<number>/<layer>/A|B             the slots (B alone at rank `full`); the number is that of the slot in a bank for
-                                            this concept alone, wherever in a bank it was
+    <path>/<number>/<layer>/A|B             the slots (only B at rank `full`); slots are numbered as in a bank for
+                                            this concept alone, wherever they were in a pack's bank
     <path>/<number>/<layer>/A|B/<moment>    AdamW's moments
-    metadata `position`: JSON               `step` (steps done), and of a run how it was trained and what it came to
+    metadata `position`: JSON               `step` (steps done); for a run, also its data, workers and metrics
 
-A batch keeps one such object for each concept. A run's checkpoint is a folder with `state.safetensors`. At ZeRO 0 any number of
-workers continues from it; at ZeRO 1-3 the moments are in DeepSpeed's own shards beside it (`zero/`), which only as many workers
-continue from. Earlier versions wrote a run's slots and moments into two files, which are read as well.
+A batch keeps one such object per concept. A run's checkpoint is a folder with `state.safetensors`. At ZeRO 0
+any number of workers can continue from it. At ZeRO 1-3 the moments are in DeepSpeed's own shards beside it
+(`zero/`), and only the same number of workers can continue. Earlier releases wrote a run's slots and moments
+into two files, which can still be read.
 """
 
 from __future__ import annotations
@@ -41,14 +42,14 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of a parameter
 
 @dataclass(frozen=True)
 class Position:
-    """What every position says."""
+    """The required fields of every position."""
 
     step: Annotated[int, Field(ge=0)]  # steps done
 
 
 @dataclass(frozen=True)
 class RunPosition(Position):
-    """What that of a run's checkpoint says at least."""
+    """The required fields of the position in a run's checkpoint."""
 
     workers: Annotated[int, Field(ge=1)]
     zero: Annotated[int, Field(ge=0, le=3)]
@@ -56,19 +57,19 @@ class RunPosition(Position):
 
 @dataclass(frozen=True)
 class MemberState:
-    """A member between two steps: all that it takes to go on with the same numbers."""
+    """A member between two steps: all that is needed to continue with the same numbers."""
 
     step: int  # steps done
     tensors: dict[str, Tensor] = field(repr=False)  # on the CPU
-    told: dict[str, Any] = field(default_factory=dict)  # JSON-able: what else the position says
+    extra: dict[str, Any] = field(default_factory=dict)  # JSON: the other fields of the position
 
     @property
     def position(self) -> dict[str, Any]:
-        """`step`, and what else there is to say."""
-        return {**self.told, "step": self.step}
+        """`step` and the other fields."""
+        return {**self.extra, "step": self.step}
 
     def slot(self, path: LoraPath, number: int) -> dict[str, Tensor]:
-        """The tensors of one slot, as `slot_state` gives them."""
+        """The tensors of one slot, as returned by `slot_state`."""
         prefix = f"{path}/{number}/"
         return {k.removeprefix(prefix): t for k, t in self.tensors.items() if k.startswith(prefix)}
 
@@ -82,13 +83,13 @@ class MemberState:
 
     @classmethod
     def decode(cls, data: bytes) -> MemberState:
-        """From such a file. Raises ValueError, KeyError, TypeError or SafetensorError when it is none."""
+        """From the result of `encode`. Raises ValueError, KeyError, TypeError or SafetensorError for other data."""
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        said = header["__metadata__"]["position"]
-        return cls(parse(Position, said).step, load(data), json.loads(said))
+        position = header["__metadata__"]["position"]
+        return cls(parse(Position, position).step, load(data), json.loads(position))
 
     def write(self, folder: Path) -> None:
-        """Into a run's checkpoint."""
+        """Write the state into the folder of a run's checkpoint."""
         path = folder / STATE
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         save_file(self.tensors, temporary, metadata=self._metadata())
@@ -96,10 +97,10 @@ class MemberState:
 
     @classmethod
     def read(cls, folder: Path, *, moments: bool = True) -> MemberState:
-        """Of a run's checkpoint. Raises DamagedData when it does not say its position.
+        """Read the state in a run's checkpoint. Raises DamagedData if its position cannot be read.
 
         Args:
-            moments: False leaves out what only training needs.
+            moments: False leaves out AdamW's moments, which only training needs.
         """
         files = [folder / name for name in ((STATE,) if (folder / STATE).exists() else EARLIER)]
         tensors: dict[str, Tensor] = {}
@@ -108,15 +109,17 @@ class MemberState:
                 continue
             with safe_open(path, "pt") as file:
                 if path == files[0]:
-                    said = (file.metadata() or {}).get("position", "")
+                    position = (file.metadata() or {}).get("position", "")
                 keys = [k for k in file.keys() if moments or k.split("/")[-1] not in MOMENTS]  # noqa: SIM118
                 tensors |= {key: file.get_tensor(key) for key in keys}
-        remedy = "give another --run-dir, or delete this checkpoint to continue from the one before"
-        step = parse_object(RunPosition, said, f"the position in {files[0].name} of {folder}", remedy).step
-        return cls(step, tensors, json.loads(said))
+        remedy = "give another --run-dir, or delete this checkpoint to continue from the previous one"
+        step = parse_object(
+            RunPosition, position, f"the position in {files[0].name} of {folder}", remedy
+        ).step
+        return cls(step, tensors, json.loads(position))
 
     def check_workers(self, zero: int, workers: int) -> None:
-        """Raises UserError where workers of a run cannot go on: written at another ZeRO stage, or at 1-3 by another number."""
+        """Raises UserError if a run cannot continue: another ZeRO stage, or another number of workers at stages 1-3."""
         before = self.position
         if before["zero"] != zero:
             raise UserError(
@@ -125,8 +128,8 @@ class MemberState:
             )
         if zero and before["workers"] != workers:
             raise UserError(
-                f"the run's checkpoint was written by {before['workers']} workers at ZeRO stage {zero}, which {workers} "
-                f"workers cannot continue; give --workers {before['workers']} (only --zero 0 continues with any number)."
+                f"the run's checkpoint was written by {before['workers']} workers at ZeRO stage {zero}, so {workers} workers "
+                f"cannot continue it; use --workers {before['workers']} (only --zero 0 continues with any number)."
             )
 
     def _metadata(self) -> dict[str, str]:
@@ -144,7 +147,7 @@ def _adapter(slot: Mapping[str, Tensor]) -> LayerTensors:
 
 
 def slot_state(bank: AdapterBank, optimizer: SlotAdamW, path: LoraPath, slot: int) -> dict[str, Tensor]:
-    """A copy of all that a slot's training has come to: `<layer>/A|B` and `<layer>/A|B/<moment>`, on the CPU."""
+    """A copy of a slot's weights and moments: `<layer>/A|B` and `<layer>/A|B/<moment>`, on the CPU."""
     found = {}
     for name, parameter in bank.named_slot_parameters(path, slot):
         found[name] = parameter.detach().to("cpu", copy=True).contiguous()
@@ -156,7 +159,7 @@ def slot_state(bank: AdapterBank, optimizer: SlotAdamW, path: LoraPath, slot: in
 def put_slot_state(
     bank: AdapterBank, optimizer: SlotAdamW, path: LoraPath, slot: int, state: Mapping[str, Tensor]
 ) -> None:
-    """What `slot_state` gave, into a slot of a bank like the one it is from."""
+    """Put a result of `slot_state` into a slot of a bank with the same layers."""
     with torch.no_grad():
         for name, parameter in bank.named_slot_parameters(path, slot):
             parameter.copy_(state[name])
@@ -166,7 +169,7 @@ def put_slot_state(
 
 
 def put_moments(optimizer: SlotAdamW, parameter: torch.nn.Parameter, moments: Mapping[str, Tensor]) -> None:
-    """AdamW's state of a parameter; without moments that of one that was never stepped."""
+    """Set AdamW's state of a parameter. Without moments, it is as if the parameter was never stepped."""
     optimizer.state.pop(parameter, None)
     if moments:
         optimizer.state[parameter] = {

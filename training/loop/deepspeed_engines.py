@@ -1,8 +1,9 @@
-"""Engines of several workers that DeepSpeed spreads the model over.
+"""Engines for several workers with DeepSpeed.
 
-`DeepSpeedEngine` is that of a run on Ray Train, at ZeRO 0 to 3: at 1 to 3 adapters and their optimizer are in pieces on all
-ranks, so a pack's members must be there before it is made, and stay. `ShardedBaseEngine` is that of a lane: DeepSpeed spreads
-the frozen base alone, which is what does not fit, and every adapter is whole on each worker, so members can come and go.
+`DeepSpeedEngine` is the engine of a run on Ray Train, at ZeRO 0 to 3. At 1 to 3, adapters and their optimizer are
+sharded over all ranks, so a pack's members must exist before the engine is created, and stay. `ShardedBaseEngine`
+is the engine of a lane. DeepSpeed shards only the frozen base, which is the part that does not fit. Every adapter
+is whole on each worker, so members can join and leave.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ SHARDS = "zero"  # folder of a checkpoint: what DeepSpeed writes at ZeRO 1-3
 class _TouchAll(torch.autograd.Function):
     """Zero, with a zero gradient for every parameter.
 
-    ZeRO 1-3 reduce a gradient when autograd has finished it and expect all ranks to finish the same ones in the same
-    order. Ranks that look at different clips use different slots. This node is made first in the forward, so
-    autograd runs it last in the backward: every parameter then gets its last contribution here, in one order.
+    ZeRO 1-3 reduce a gradient when autograd has finished it, and expect all ranks to finish the same gradients in
+    the same order. Ranks that train on different clips use different slots. This node is created first in the
+    forward, so autograd runs it last in the backward: every parameter gets its last contribution here, in one order.
     """
 
     @staticmethod
@@ -41,7 +42,7 @@ class _TouchAll(torch.autograd.Function):
 
 
 class _Reduced(nn.Module):
-    """A `DualStep` whose every slot takes part in every backward: what ZeRO 1-3 need."""
+    """A `DualStep` in which every slot takes part in every backward, as ZeRO 1-3 require."""
 
     def __init__(self, step: DualStep) -> None:
         super().__init__()
@@ -69,13 +70,13 @@ class DeepSpeedEngine(TeamEngine):
             "gradient_accumulation_steps": config.gradient_accumulation,
             "zero_optimization": zero,
             "zero_allow_untested_optimizer": True,
-            "gradient_clipping": 0.0,  # the optimizer clips, each slot for itself
+            "gradient_clipping": 0.0,  # the optimizer clips each slot separately
             "steps_per_print": 2**31,
         }
         if config.zero:
             optimizer.partitioned = True
         if config.zero == 3:
-            # The LoRAs are small and used at two places of a step: only the base is worth sharding.
+            # The LoRAs are small and used twice in a step: only the base is worth sharding.
             largest = max(p.numel() for p in module.bank.parameters())
             zero["stage3_param_persistence_threshold"] = max(100_000, largest)
             spread(deepspeed, module, settings)
@@ -111,22 +112,22 @@ class DeepSpeedEngine(TeamEngine):
 
 
 class _OverBase(nn.Module):
-    """The step, with the denoiser as its only part: what DeepSpeed looks for parameters in."""
+    """The step with the denoiser as its only submodule, so that DeepSpeed finds no other parameters."""
 
     def __init__(self, step: DualStep) -> None:
         super().__init__()
         self.denoiser = step.denoiser
-        self.step = [step]  # in a list: no part
+        self.step = [step]  # in a list, so that it is not registered as a submodule
 
     def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
         return self.step[0](batch)
 
 
 class ShardedBaseEngine(TeamEngine):
-    """`TeamEngine` with a share of the base on each worker.
+    """`TeamEngine` with a shard of the base on each worker.
 
-    A layer's weights are gathered when the forward or the backward comes to it, and let go after. Once closed the denoiser
-    has no weights: load the foundation anew.
+    A layer's weights are gathered when the forward or the backward reaches it, and freed afterwards. After
+    `close` the denoiser has no weights: load the foundation again.
     """
 
     def __init__(self, module: DualStep, optimizer: SlotAdamW) -> None:
@@ -139,7 +140,7 @@ class ShardedBaseEngine(TeamEngine):
         }
         spread(deepspeed, module, settings)
         self._over = _OverBase(module)
-        # Without an optimizer DeepSpeed only spreads and gathers parameters, forwards and backwards alike.
+        # Without an optimizer DeepSpeed only shards and gathers parameters, in the forward and the backward.
         self._engine, *_ = deepspeed.initialize(model=self._over, dist_init_required=False, config=settings)
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -147,11 +148,12 @@ class ShardedBaseEngine(TeamEngine):
 
     def backward(self, loss: Tensor) -> None:
         super().backward(loss)
-        self._engine.optimizer.partition_all_parameters()  # else what was gathered last stays until the next forward
+        # Otherwise the layer gathered last would stay in memory until the next forward.
+        self._engine.optimizer.partition_all_parameters()
 
     def close(self) -> None:
         self._engine.destroy()
-        # DeepSpeed remembers for ever what it wrapped, and some of its layers: no weights must hang on that.
+        # DeepSpeed keeps references to the wrapped module and some of its layers for ever: free their weights.
         for parameter in self._over.denoiser.parameters():
             parameter.data = parameter.data.new_empty(0)
             parameter.ds_tensor.data = parameter.ds_tensor.data.new_empty(0)
@@ -160,12 +162,13 @@ class ShardedBaseEngine(TeamEngine):
 
 
 def spread(deepspeed: Any, module: DualStep, settings: Mapping[str, Any]) -> None:
-    """Leave of the base, wherever it lies, this worker's share on its device; the bank comes there whole.
+    """Shard the base: keep only this worker's shard of it, on the device. The bank moves to the device as a whole.
 
-    Parameter by parameter, so the base need not fit the device: `deepspeed.initialize` would move all of it there first.
+    This works parameter by parameter, so the base need not fit the device. `deepspeed.initialize` would first
+    move all of it there.
 
     Args:
-        settings: those that `deepspeed.initialize` is given after this; ZeRO stage 3.
+        settings: the settings that `deepspeed.initialize` gets afterwards, with ZeRO stage 3.
     """
     deepspeed.init_distributed(dist_init_required=False)
     kind = next(module.denoiser.parameters()).dtype
@@ -177,10 +180,10 @@ def spread(deepspeed: Any, module: DualStep, settings: Mapping[str, Any]) -> Non
 
 
 def import_deepspeed() -> Any:
-    """DeepSpeed, told which accelerator to use before it looks, quiet, and without its shared-memory collectives.
+    """Import DeepSpeed with the accelerator set, without log output and without its shared-memory collectives.
 
-    Those are compiled at first use, for a minute, and a rank whose peer was killed spins in them for ever, where
-    gloo's connection breaks and the run goes on from its checkpoint.
+    These are compiled at first use, which takes a minute. A rank whose peer was killed spins in them for ever,
+    whereas gloo's connection breaks and the run continues from its checkpoint.
     """
     import logging
 

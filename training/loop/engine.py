@@ -1,7 +1,7 @@
-"""What a pack drives: forward, backward and update of one step, on one process or on many.
+"""The engines of a pack: forward, backward and update of one step, in one process or in several.
 
-`Engine` is torch alone in one process. `TeamEngine` adds the mean of the gradients over the workers of a lane. Those of
-training/loop/deepspeed_engines.py spread more than the samples. At ZeRO 0 on one worker all are bit for bit the same (tested).
+`Engine` is plain torch in one process. `TeamEngine` averages the gradients over the workers of a lane. The engines in
+training/loop/deepspeed_engines.py also shard the model. At ZeRO 0 on one worker all give the same bits (tested).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from training.loop.step import Batch, DualStep
 
 
 class Engine:
-    """Forward, backward and update of one training step: torch alone, one process. Its subclasses are on several workers."""
+    """Forward, backward and update of one training step, with plain torch in one process. Subclasses use several workers."""
 
     def __init__(self, module: DualStep, optimizer: SlotAdamW) -> None:
         config = module.config
@@ -41,7 +41,7 @@ class Engine:
         self._backwards += 1
 
     def step(self) -> None:
-        """Called after every backward; the last of a step's accumulation updates the active slots."""
+        """Call after every backward; the last call of a step's accumulation updates the active slots."""
         if self._backwards < self.place.accumulation:
             return
         self.optimizer.step()
@@ -53,17 +53,17 @@ class Engine:
         return values
 
     def save(self, folder: Path) -> None:
-        """Write what it holds of a run's state beside the bank and the optimizer; every rank calls it."""
+        """Write the engine's own part of a run's state (not bank and optimizer). Every rank must call it."""
 
     def load(self, folder: Path) -> None:
-        """What `save` wrote, on every rank."""
+        """Load what `save` wrote. Every rank must call it."""
 
     def close(self) -> None:
-        """Give back what it holds beside the module; no further use."""
+        """Free the engine's own resources. The engine cannot be used afterwards."""
 
 
 class TeamEngine(Engine):
-    """On each of several workers with one base and the same slots; torch.distributed must be initialised."""
+    """The engine of each of several workers with the same base and slots; torch.distributed must be initialised."""
 
     def __init__(self, module: DualStep, optimizer: SlotAdamW) -> None:
         super().__init__(module, optimizer)
@@ -80,9 +80,9 @@ class TeamEngine(Engine):
         return values / self.place.workers
 
     def _reduce(self) -> None:
-        """The mean over the workers of the gradients that this step uses; every rank knows which those are.
+        """Average the gradients of the active slots over the workers; every rank knows which slots are active.
 
-        The others are not sent: a pack's spatial slots are as many as its clips, and a step sees a few of those.
+        Other gradients are not sent: a pack has a spatial slot for each clip, and a step uses only a few clips.
         """
         groups = [group for group in self.optimizer.param_groups if group["active"]]
         parameters = [parameter for group in groups for parameter in group["params"]]
@@ -99,7 +99,7 @@ class TeamEngine(Engine):
 
 
 def group_settings(path: str, config: TrainConfig, clips: int) -> dict[str, Any]:
-    """What AdamW does to a slot of this path. `peak_lr` is what the schedule scales."""
+    """AdamW's settings for a slot of this path. The schedule scales `peak_lr`."""
     rate = config.learning_rates()[path]
     return {
         "lr": rate,
@@ -112,7 +112,7 @@ def group_settings(path: str, config: TrainConfig, clips: int) -> dict[str, Any]
 
 
 def slot_groups(bank: AdapterBank, config: TrainConfig, clips: int) -> list[dict[str, Any]]:
-    """One param group a slot: spatial slots first, then temporal."""
+    """One param group per slot: spatial slots first, then temporal."""
     return [
         {
             "params": bank.slot_parameters(path, slot),
@@ -135,8 +135,11 @@ def make_optimizer(bank: AdapterBank, config: TrainConfig, clips: int) -> SlotAd
 
 
 def set_active(optimizer: SlotAdamW, factors: Mapping[tuple[str, int], float]) -> None:
-    """Mark the slots that this step trains, on every rank alike: `factors` has them, and what scales the peak
-    learning rate of each."""
+    """Mark the slots that this step trains; the same on every rank.
+
+    Args:
+        factors: (path, slot) of each trained slot, and the factor of its peak learning rate.
+    """
     for group in optimizer.param_groups:
         factor = factors.get((group["path"], group["slot"]))
         group["active"] = factor is not None

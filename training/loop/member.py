@@ -39,11 +39,11 @@ class Member:
         )
 
     def active_slots(self, step: int, place: Place) -> set[tuple[LoraPath, int]]:
-        """Those of its slots that this step trains, on all workers together."""
+        """The slots of this member that the step trains, over all workers."""
         config = self.config
         passes = passes_of(config, self.concept, step)
         active: set[tuple[LoraPath, int]] = {("temporal", 1)} if passes.temporal else set()
-        learns = passes.spatial or config.method == "coupled"  # which learns appearance from whole clips
+        learns = passes.spatial or config.method == "coupled"  # coupled learns appearance from whole clips
         if has_spatial(config) and learns:
             chosen = clips_of_step(config.seed, self.concept, step, len(self.clips), place)
             active |= {("spatial", spatial_slot(config, clip)) for clip in chosen}
@@ -114,17 +114,17 @@ def bank_options(config: TrainConfig, clips: int) -> dict[str, Any]:
 
 
 def has_spatial(config: TrainConfig) -> bool:
-    """Whether spatial LoRAs learn beside the temporal one: not where the temporal layers are fine-tuned alone."""
+    """Whether spatial LoRAs are trained beside the temporal one. Method full fine-tunes only the temporal layers."""
     return config.method != "full"
 
 
 def shared_spatial(config: TrainConfig) -> bool:
-    """Whether one spatial LoRA serves all clips: when asked, and in the coupled baseline, which is one pair."""
+    """Whether one spatial LoRA serves all clips: with `single_spatial`, and in the coupled baseline (one LoRA pair)."""
     return config.single_spatial or config.method == "coupled"
 
 
 def spatial_slot(config: TrainConfig, clip: int) -> int:
-    """The spatial slot of clip number `clip` (0-based); 0 where there is none."""
+    """The spatial slot of clip number `clip` (0-based); 0 if there is none."""
     if not has_spatial(config):
         return 0
     return 1 if shared_spatial(config) else clip + 1

@@ -3,8 +3,8 @@
     with Pack(foundation, group_key(foundation.fingerprint, config), Capacity(members=8, spatial=16)) as pack:
         pack.admit(Member("orbit", "orbit", config, clips))
         while pack.members:
-            for event in pack.step():            # Stepped, Ended or Failed, of each member
-                ...                              # publish, checkpoint, admit others where there is room
+            for event in pack.step():            # Stepped, Ended or Failed for each member
+                ...                              # publish, checkpoint, admit others if there is room
 
 Each member has its own slots of the bank, losses, learning rate, schedule, clipping, step count and draws. So it trains
 as it would alone (`PackOfOne`), except for the rounding of larger batches, and all members share the cost of the base.
@@ -43,7 +43,7 @@ from training.loop.step import DualStep, OwnSettings, Sample, collate
 
 @dataclass(frozen=True)
 class Capacity:
-    """How much fits a pack: members (each has one temporal slot), and spatial slots, one for each of their clips."""
+    """Size of a pack: members (each has one temporal slot) and spatial slots (one for each of their clips)."""
 
     members: int
     spatial: int
@@ -68,7 +68,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Failed:
-    """A member could not go on and left; nothing of the step was applied to it."""
+    """A member could not continue and left; the step did not change its slots."""
 
     name: str
     step: int  # steps done before
@@ -79,29 +79,31 @@ Event = Stepped | Ended | Failed
 
 
 @dataclass
-class _Seat:
-    """A member in the pack: which slot of the pack's bank each of its own is, and where it stands."""
+class _ActiveMember:
+    """A member in the pack: its slots in the pack's bank, and the steps it has done."""
 
     member: Member
     slots: dict[LoraPath, tuple[int, ...]]
     step: int = 0  # steps done
 
     def slot(self, path: LoraPath, own: int) -> int:
-        """The pack's slot for the member's `own` (from 1; 0 stays the empty slot)."""
+        """The pack's slot for slot `own` of the member (from 1; 0 stays the empty slot)."""
         return self.slots[path][own - 1] if own else 0
 
 
 class Pack:
-    """A trainable bank with room for several concepts, and the engine that steps them. A context manager.
+    """A trainable bank with room for several concepts, and the engine that trains them. A context manager.
 
-    Outside the block the foundation is as it was found.
+    Outside the block the foundation is unchanged.
 
-    `sound`: False when it is of no further use, because others that train it too (training/batch/lane/team.py) are gone.
+    Attributes:
+        sound: False if the pack cannot be used any more, because other workers that train it
+            (training/batch/lane/team.py) are gone.
 
     Args:
-        key: what its members share.
+        key: the settings that its members share.
         capacity: of the bank.
-        make_engine: from the step and the optimizer; `Engine` is torch alone, in this process.
+        make_engine: makes the engine from the step and the optimizer; `Engine` is plain torch in this process.
     """
 
     def __init__(
@@ -114,12 +116,12 @@ class Pack:
     ) -> None:
         if key.zero and make_engine is Engine:
             raise UserError(
-                f"zero {key.zero} spreads a model over several workers, and this pack has one; set zero 0."
+                f"zero {key.zero} shards a model over several workers, but this pack has one worker; set zero 0."
             )
         self.foundation, self.key, self.capacity = foundation, key, capacity
         self.sound = True
         self._make_engine = make_engine
-        self._seats: dict[str, _Seat] = {}
+        self._active: dict[str, _ActiveMember] = {}
         self._exit = ExitStack()
         self.engine: Engine
 
@@ -148,56 +150,57 @@ class Pack:
         """Admit the members that need their slots before the engine is created; here none."""
 
     def __exit__(self, *error: Any) -> None:
-        self._seats.clear()
+        self._active.clear()
         self.engine.close()
         self._exit.__exit__(*error)
 
     @property
     def members(self) -> tuple[str, ...]:
-        """Names of those who train now, in the order they came."""
-        return tuple(self._seats)
+        """Names of the current members, in the order in which they joined."""
+        return tuple(self._active)
 
     def has_room(self, slots: Mapping[LoraPath, int]) -> bool:
-        """Whether so many slots of each path are free now (`Member.slots`, `member.bank_slots`)."""
+        """Whether this number of slots of each path is free (`Member.slots`, `member.bank_slots`)."""
         return all(len(self._free[path]) >= count for path, count in slots.items())
 
     def admit(self, member: Member, state: MemberState | None = None) -> None:
-        """Give a member its slots. It trains from the next step on, from its beginning or from `state`.
+        """Give a member its slots. It trains from the next step on, from its first step or from `state`.
 
         Raises:
-            UserError: a name that is taken, settings of another group, clips that cannot train, or no room (Unavailable).
+            UserError: the name is taken, the settings belong to another group, the clips cannot be trained on, or
+                there is no room (Unavailable).
         """
-        if member.name in self._seats:
-            raise UserError(f"{member.name} is in this pack; give each member a name of its own.")
+        if member.name in self._active:
+            raise UserError(f"{member.name} is already in this pack; give each member its own name.")
         other = self.key.difference(group_key(self.foundation.fingerprint, member.config))
         if other is not None:
-            raise UserError(f"{member.name} cannot train in this pack: {other}; put it into another.")
+            raise UserError(f"{member.name} cannot train in this pack: {other}; put it into another pack.")
         member.check_clips(self.foundation, self.key.bucket)
         if not self.has_room(member.slots()):
             raise Unavailable(
-                f"{member.name} needs {member.slots()} slots, free are { {p: len(f) for p, f in self._free.items()} }; "
-                "wait until a member ends.",
+                f"{member.name} needs {member.slots()} slots, but only { {p: len(f) for p, f in self._free.items()} } are "
+                "free; wait until a member ends.",
                 code="pack_full",
             )
         taken = {path: tuple(sorted(self._free[path])[:count]) for path, count in member.slots().items()}
-        seat = _Seat(member, taken, state.step if state is not None else 0)
-        for path, number, slot in self._own(seat):
+        one = _ActiveMember(member, taken, state.step if state is not None else 0)
+        for path, number, slot in self._slots_of(one):
             self._groups[path, slot].update(group_settings(path, member.config, len(member.clips)))
             if state is None:
                 self._bank.reset(path, slot, seed=member.config.seed, number=number)
             else:
                 put_slot_state(self._bank, self._optimizer, path, slot, state.slot(path, number))
             self._free[path].discard(slot)
-        self._seats[member.name] = seat
+        self._active[member.name] = one
 
     def leave(self, name: str) -> None:
-        """Take a member out and free its slots: cancelled, or moved elsewhere."""
-        self._vacate(name)
+        """Remove a member, such as a cancelled one, and free its slots."""
+        self._free_slots(name)
 
-    def _vacate(self, name: str) -> None:
+    def _free_slots(self, name: str) -> None:
         """Free a member's slots."""
-        seat = self._seats.pop(name)
-        for path, _, slot in self._own(seat):
+        one = self._active.pop(name)
+        for path, _, slot in self._slots_of(one):
             for parameter in self._bank.slot_parameters(path, slot):
                 put_moments(self._optimizer, parameter, {})
                 parameter.grad = None
@@ -206,40 +209,40 @@ class Pack:
             self._free[path].add(slot)
 
     def state(self, name: str) -> MemberState:
-        """A copy of where a member stands, for `admit` here or elsewhere."""
-        seat = self._seats[name]
+        """A copy of a member's state, for `admit` here or elsewhere."""
+        one = self._active[name]
         tensors = {
             f"{path}/{number}/{key}": tensor
-            for path, number, slot in self._own(seat)
+            for path, number, slot in self._slots_of(one)
             for key, tensor in slot_state(self._bank, self._optimizer, path, slot).items()
         }
-        return MemberState(seat.step, tensors)
+        return MemberState(one.step, tensors)
 
     def tensors(self, name: str) -> PathTensors:
-        """A member's adapters as they are now, those that generation uses; a copy on the CPU."""
-        seat = self._seats[name]
+        """A copy, on the CPU, of a member's current adapters that generation uses."""
+        one = self._active[name]
         return {
-            path: self._bank.extract(path, seat.slot(path, 1)) for path in sampled_paths(seat.member.config)
+            path: self._bank.extract(path, one.slot(path, 1)) for path in sampled_paths(one.member.config)
         }
 
     def step(self) -> list[Event]:
-        """One step of every member. Those who did their last, or whose loss is no number, have left when it returns.
+        """Do one step of every member. Members that did their last step, or whose loss is not finite, then leave.
 
-        An exception (memory that does not suffice, a device that is lost) leaves the pack of no further use: go on
-        from the members' last states in a new one.
+        After an exception (out of memory, a lost device) the pack cannot be used any more: continue in a new pack
+        from the members' last states.
         """
         began = time.perf_counter()
-        seats = list(self._seats.values())
-        if not seats:
+        active = list(self._active.values())
+        if not active:
             return []
         engine, accumulation = self.engine, self.key.gradient_accumulation
-        sums = torch.zeros(len(seats), 2, device=self.foundation.device)
+        sums = torch.zeros(len(active), 2, device=self.foundation.device)
         for micro in range(accumulation):
-            samples = [self._samples(seat, micro) for seat in seats]
-            own = OwnSettings.of([s.member.config for s, of in zip(seats, samples, strict=True) for _ in of])
+            samples = [self._samples(one, micro) for one in active]
+            own = OwnSettings.of([s.member.config for s, of in zip(active, samples, strict=True) for _ in of])
             batch = collate([sample for of in samples for sample in of], self.foundation.device, own)
             losses_2B = torch.stack(engine.losses(batch))
-            # Each member's mean, taken apart: one that is no number must not reach another's.
+            # Each member's mean is computed separately: one that is not finite must not affect another.
             parts = losses_2B.split([len(of) for of in samples], 1)
             engine.backward(torch.stack([part.sum(0).mean() for part in parts]).sum())
             sums += torch.stack([part.detach().mean(1) for part in parts])
@@ -247,60 +250,62 @@ class Pack:
                 engine.step()
         losses = engine.mean(sums / accumulation).tolist()
         sound = [math.isfinite(spatial + temporal) for spatial, temporal in losses]
-        set_active(engine.optimizer, self._factors([s for s, ok in zip(seats, sound, strict=True) if ok]))
+        set_active(engine.optimizer, self._factors([s for s, ok in zip(active, sound, strict=True) if ok]))
         engine.step()
         seconds = time.perf_counter() - began
         return [
-            self._after(seat, spatial, temporal, ok, seconds)
-            for seat, (spatial, temporal), ok in zip(seats, losses, sound, strict=True)
+            self._after(one, spatial, temporal, ok, seconds)
+            for one, (spatial, temporal), ok in zip(active, losses, sound, strict=True)
         ]
 
     def _place(self, member: Member) -> Place:
-        """How the samples of a member's step are spread."""
+        """How the samples of a member's step are distributed."""
         return replace(self.engine.place, batch_size=member.config.batch_size)
 
-    def _samples(self, seat: _Seat, micro: int) -> list[Sample]:
+    def _samples(self, one: _ActiveMember, micro: int) -> list[Sample]:
         """A member's samples of one forward, in the pack's slots."""
-        member, place, found = seat.member, self._place(seat.member), []
+        member, place, found = one.member, self._place(one.member), []
         for index in place.indices(micro):
-            sample = member.sample(seat.step, index, place)
-            spatial = seat.slot("spatial", sample.spatial_slot)
-            temporal = seat.slot("temporal", sample.temporal_slot)
+            sample = member.sample(one.step, index, place)
+            spatial = one.slot("spatial", sample.spatial_slot)
+            temporal = one.slot("temporal", sample.temporal_slot)
             found.append(replace(sample, spatial_slot=spatial, temporal_slot=temporal))
         return found
 
-    def _factors(self, seats: Iterable[_Seat]) -> dict[tuple[str, int], float]:
+    def _factors(self, active: Iterable[_ActiveMember]) -> dict[tuple[str, int], float]:
         """The slots that this step trains, with the factor of their members' schedules."""
         return {
-            (path, seat.slot(path, own)): seat.member.factor(seat.step)
-            for seat in seats
-            for path, own in seat.member.active_slots(seat.step, self._place(seat.member))
+            (path, one.slot(path, own)): one.member.factor(one.step)
+            for one in active
+            for path, own in one.member.active_slots(one.step, self._place(one.member))
         }
 
-    def _after(self, seat: _Seat, spatial: float, temporal: float, sound: bool, seconds: float) -> Event:
-        """Count a member's step; let it go when it was the last, or none."""
-        member, config = seat.member, seat.member.config
+    def _after(
+        self, one: _ActiveMember, spatial: float, temporal: float, sound: bool, seconds: float
+    ) -> Event:
+        """Count a member's step; remove the member after its last step, or if the loss is not finite."""
+        member, config = one.member, one.member.config
         if not sound:
-            self._vacate(member.name)
-            return Failed(member.name, seat.step, member.diverged(seat.step, spatial + temporal))
+            self._free_slots(member.name)
+            return Failed(member.name, one.step, member.diverged(one.step, spatial + temporal))
         report = StepReport(
-            step=seat.step + 1,
+            step=one.step + 1,
             steps=config.steps,
             loss=spatial + temporal,
             spatial_loss=spatial,
             temporal_loss=temporal,
-            learning_rate=config.learning_rate * member.factor(seat.step),
+            learning_rate=config.learning_rate * member.factor(one.step),
             seconds=seconds,
         )
-        seat.step += 1
-        if seat.step < config.steps:
+        one.step += 1
+        if one.step < config.steps:
             return Stepped(member.name, report)
         tensors = self.tensors(member.name)
-        self._vacate(member.name)
+        self._free_slots(member.name)
         return Ended(member.name, report, tensors)
 
-    def _own(self, seat: _Seat) -> list[tuple[LoraPath, int, int]]:
-        """(path, number among the member's own, slot of the bank) of every slot of a member."""
+    def _slots_of(self, one: _ActiveMember) -> list[tuple[LoraPath, int, int]]:
+        """(path, number in the member's own bank, slot in the pack's bank) of every slot of a member."""
         return [
-            (path, number, slot) for path, slots in seat.slots.items() for number, slot in enumerate(slots, 1)
+            (path, number, slot) for path, slots in one.slots.items() for number, slot in enumerate(slots, 1)
         ]

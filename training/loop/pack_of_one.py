@@ -50,13 +50,13 @@ class PackOfOne(Pack):
 
     @property
     def steps_done(self) -> int:
-        return self._seats[self.member.name].step
+        return self._active[self.member.name].step
 
     def train(self) -> Iterator[StepReport]:
         """Train to the last step. Yields after each step, while the bank holds the state of that step.
 
         Raises:
-            UserError: the loss is no longer a number.
+            UserError: the loss is not finite.
         """
         while self.steps_done < self.member.config.steps:
             (event,) = self.step()
@@ -68,5 +68,5 @@ class PackOfOne(Pack):
         self.admit(self.member, self._begin)
         self._begin = None
 
-    def _vacate(self, name: str) -> None:
+    def _free_slots(self, name: str) -> None:
         """Does nothing: the member keeps its slots."""

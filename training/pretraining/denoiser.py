@@ -31,7 +31,7 @@ from datasets.sprites.captions import canonical, caption
 from models.foundations.noise import DDPMNoise
 from models.foundations.unet3d import convolve_over_frames_in_two_dimensions, skip_temporal_for_single_frames
 from training.pretraining.common import Average, Schedule, draws, load_state, log, save_state, to_video
-from training.pretraining.lesson import STAGES, Stage, stage_at
+from training.pretraining.curriculum import STAGES, Stage, stage_at
 from training.pretraining.muon import MuonWithAdamW
 from training.pretraining.pool import ClipPool
 from training.pretraining.tokenizer import MAX_LENGTH, write_tokenizer
@@ -48,8 +48,10 @@ class Recipe:
 
     steps: int = 5400
     image_steps: int = 500  # the first steps see single frames only
-    lesson: tuple[Stage, ...] = STAGES  # then come simple straight motions, at high noise (`lesson.py`)
-    lesson_share: float = 0.25  # share of later batches from its last stage: otherwise it is forgotten
+    curriculum: tuple[Stage, ...] = (
+        STAGES  # then come simple straight motions, at high noise (`curriculum.py`)
+    )
+    curriculum_share: float = 0.25  # share of later batches from its last stage: otherwise it is forgotten
     image_share: float = 0.15  # share of later batches with single frames
     clips: int = 16  # clips per batch
     images: int = 64  # single frames per batch
@@ -175,7 +177,7 @@ def save_pipeline(parts: Parts, folder: Path, dtype: torch.dtype = torch.float16
 
 
 def make_pool(parts: Parts, recipe: Recipe, device: str, stage: Stage | None = None) -> ClipPool:
-    """The window of clips for the recipe's batches; smaller for a stage of the lesson."""
+    """The window of clips for the recipe's batches; smaller for a stage of the curriculum."""
     return ClipPool(
         lambda videos: encode(parts.vae, videos, device),
         seed=recipe.seed,
@@ -188,11 +190,11 @@ def make_pool(parts: Parts, recipe: Recipe, device: str, stage: Stage | None = N
 
 
 def stage_of(rng: np.random.Generator, recipe: Recipe, step: int) -> Stage | None:
-    """The lesson's stage that the step draws its batch from; None for the whole world."""
-    after = step - recipe.image_steps - sum(stage.steps for stage in recipe.lesson)
-    if recipe.lesson and after >= 0 and rng.random() < recipe.lesson_share:
-        return recipe.lesson[-1]
-    return stage_at(step - recipe.image_steps, recipe.lesson)
+    """The curriculum's stage that the step draws its batch from; None for the whole world."""
+    after = step - recipe.image_steps - sum(stage.steps for stage in recipe.curriculum)
+    if recipe.curriculum and after >= 0 and rng.random() < recipe.curriculum_share:
+        return recipe.curriculum[-1]
+    return stage_at(step - recipe.image_steps, recipe.curriculum)
 
 
 def draw_batch(
@@ -200,11 +202,11 @@ def draw_batch(
 ) -> tuple[Tensor, list[str]]:
     """Latents [B, C, F, h, w] (F is 1 for a batch of single frames) and their captions, some empty."""
     single = pool.stage is None and (step < recipe.image_steps or rng.random() < recipe.image_share)
-    latents, told = pool.draw(rng, recipe.images if single else recipe.clips, single=single)
+    latents, contents = pool.draw(rng, recipe.images if single else recipe.clips, single=single)
     if pool.stage is not None and not pool.stage.paraphrases:
-        return latents, [canonical(one.scene, one.motion) for one in told]
+        return latents, [canonical(one.scene, one.motion) for one in contents]
     captions = []
-    for one in told:
+    for one in contents:
         unsaid = rng.random() < (0.5 if single else UNSAID_MOTION)
         text = caption(one.scene, None if unsaid else one.motion, rng, "" if unsaid else one.adverb)
         captions.append("" if rng.random() < CAPTION_DROPOUT else text)
@@ -275,7 +277,7 @@ def train_unet(
     state = out / "unet_state.pt"
     first = load_state(state, modules, optimizer, average, device) if resume and state.exists() else 0
     noise, losses = DDPMNoise(parts.scheduler), []
-    pools = {stage: make_pool(parts, recipe, device, stage) for stage in (None, *recipe.lesson)}
+    pools = {stage: make_pool(parts, recipe, device, stage) for stage in (None, *recipe.curriculum)}
     started = time.monotonic()
     for step in range(first, min(recipe.steps, stop or recipe.steps)):
         rng, generator = draws(recipe.seed, step)

@@ -61,15 +61,15 @@ class Muon(torch.optim.Optimizer):
                 self._update(group, members, 0.2 * max(rows, columns) ** 0.5)
 
     def _update(self, group: dict[str, Any], members: list[nn.Parameter], scale: float) -> None:
-        looks = []
+        directions = []
         for p in members:
             assert p.grad is not None
             state = self.state[p]
             if "momentum" not in state:
                 state["momentum"] = torch.zeros_like(p)
             state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-            looks.append(p.grad.lerp(state["momentum"], group["momentum"]).flatten(1))  # Nesterov
-        for p, update in zip(members, orthogonalised(torch.stack(looks)), strict=True):
+            directions.append(p.grad.lerp(state["momentum"], group["momentum"]).flatten(1))  # Nesterov
+        for p, update in zip(members, orthogonalised(torch.stack(directions)), strict=True):
             p.mul_(1 - group["lr"] * group["weight_decay"])
             p.add_(update.view_as(p), alpha=-group["lr"] * scale)
 

@@ -20,13 +20,13 @@ from torch import Tensor
 from datasets.sprites.motions import SPEEDS, Motion, sample_known
 from datasets.sprites.render import draw
 from datasets.sprites.world import Scene, sample_scene
-from training.pretraining.lesson import Middle, Stage, draw_lesson
+from training.pretraining.curriculum import Middle, Stage, draw_stage
 
 CHUNK = 16  # clips encoded at once
 
 
 @dataclass(frozen=True)
-class Told:
+class ClipContent:
     """The content of a clip in the pool: all that its caption needs."""
 
     scene: Scene
@@ -41,7 +41,7 @@ class ClipPool:
         encode: uint8 [B, F, H, W, 3] -> latents [B, C, F, h, w].
         size: clips in the window.
         fresh: new clips per step.
-        stage: of the lesson; None: the whole world.
+        stage: of the curriculum; None: the whole world.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ClipPool:
     ) -> None:
         self.encode, self.seed, self.size, self.fresh = encode, seed, size, fresh
         self.frames, self.side, self.stage = frames, side, stage
-        self.told: list[Told] = [Told(Scene(), Motion("", (), lambda t: {}), "")] * size
+        self.contents: list[ClipContent] = [ClipContent(Scene(), Motion("", (), lambda t: {}), "")] * size
         self.latents_PCFhw: Tensor | None = None
         self.first = self.end = 0  # numbers of the clips in the window: [first, end)
 
@@ -76,8 +76,8 @@ class ClipPool:
                 scene = sample_scene(rng)
                 (motion, adverb), place = sample_known(rng), rng
             else:
-                (scene, motion, adverb), place = draw_lesson(self.stage, rng), Middle()
-            self.told[number % self.size] = Told(scene, motion, adverb)
+                (scene, motion, adverb), place = draw_stage(self.stage, rng), Middle()
+            self.contents[number % self.size] = ClipContent(scene, motion, adverb)
             way = motion.trajectory(self.frames, place, scene.sprite.radius, SPEEDS[adverb])
             videos.append(draw(scene, way, self.side))
         latents = self.encode(np.stack(videos))
@@ -86,7 +86,7 @@ class ClipPool:
         places = torch.tensor([number % self.size for number in numbers], device=latents.device)
         self.latents_PCFhw[places] = latents
 
-    def draw(self, rng: np.random.Generator, count: int, *, single: bool) -> tuple[Tensor, list[Told]]:
+    def draw(self, rng: np.random.Generator, count: int, *, single: bool) -> tuple[Tensor, list[ClipContent]]:
         """Draw `count` clips [B, C, F, h, w] (F is 1 for single frames), distinct if there are enough."""
         assert self.latents_PCFhw is not None, "advance the pool first"
         # draw offsets from the window's first clip, so that they do not depend on the ring buffer's position
@@ -96,4 +96,4 @@ class ClipPool:
         if single:
             frames = torch.from_numpy(rng.integers(self.frames, size=count)).to(latents.device)
             latents = latents[torch.arange(count, device=latents.device), :, frames].unsqueeze(2)
-        return latents, [self.told[number % self.size] for number in numbers]
+        return latents, [self.contents[number % self.size] for number in numbers]

@@ -62,7 +62,7 @@ def begin_processes(foundation: str | None, workers: int, *, use_gpu: bool) -> N
         foundation: the source that the workers will load.
     """
     wanted = {name: os.environ.get(name, value) for name, value in (RAY_SETTINGS | ONE_MACHINE).items()}
-    with harmless("the workers' processes do not start ahead of their work"):
+    with harmless("the workers' processes could not be started in advance"):
         if not use_gpu:  # start the slowest first
             prestart(wanted | worker_variables(foundation, use_gpu=use_gpu), workers, KEPT_S, merged=True)
         prestart(wanted, OWN, KEPT_S)

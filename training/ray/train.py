@@ -1,14 +1,14 @@
 """One concept's training on Ray Train: orchestration only, the work is in `training/loop/pack.py`.
 
-Every worker loads the denoiser (not the text encoder, not the VAE: latents and text are prepared before), restores
-the newest checkpoint if there is one, and trains. Checkpoints go to the run's storage through `ray.train.report`. What
-the driver shows (every step's losses) and renders (adapters at the sample interval) goes over a small board actor,
-without a barrier; where that fails, the training goes on unseen.
+Every worker loads the denoiser (latents and text are prepared before, so it needs no text encoder and no VAE),
+restores the newest checkpoint if there is one, and trains. Checkpoints go to the run's storage through
+`ray.train.report`. Losses to show and adapters to render go to the driver through a small actor (`Board`), without a
+barrier. If that fails, the training continues without being shown.
 
     <run>/train/checkpoint_*                 Ray Train's: state.safetensors, and zero/ at ZeRO 1-3 (training/loop/checkpoint.py)
     <run>/train/checkpoint_manager_snapshot.json
 
-A run started again in the same storage goes on from its newest checkpoint, as does one whose worker died.
+A run that is started again in the same storage, or whose worker died, continues from its newest checkpoint.
 
 Ray Train's controller imports this module, so nothing here imports torch before a worker does.
 """
@@ -32,7 +32,7 @@ from models.dtypes import DTYPES
 from training.config import TrainConfig
 from training.ray.processes import RAY_SETTINGS, worker_variables
 from training.ray.threads import threads_for
-from training.reporting.board import Parts, put_up_board, watching
+from training.reporting.board import Parts, start_board, watching
 
 if TYPE_CHECKING:
     from models.foundations.base import Foundation
@@ -47,7 +47,7 @@ STARTING_WORKERS = "starting the workers' processes"
 
 @dataclass(frozen=True)
 class Task:
-    """What the workers train."""
+    """The training that the workers do."""
 
     concept: str
     foundation: str | None  # path (absolute) or id, loadable on every node
@@ -60,19 +60,19 @@ class Task:
 def fit(
     task: Task, run: Storage, *, use_gpu: bool, on_event: Callable[[dict[str, Any]], None]
 ) -> MemberState:
-    """Train on the cluster of the current `ray_session`, which must have room for the workers. Returns where it ended.
+    """Train on the cluster of the current `ray_session`, which must have room for the workers. Returns the last state.
 
     Args:
-        run: the run's folder or prefix; one that holds a started run is continued.
+        run: the run's folder or prefix; a run that was started there continues.
         use_gpu: one GPU for each worker.
-        on_event: called in this process, from a thread, with {"kind": "stage", ...} (what the first worker begins before it
-            trains), {"kind": "part", ...} (what it has done, and its seconds; None: since `fit` began), {"kind": "start", ...},
-            {"kind": "step", ...} and {"kind": "sample", ...} as they come. What goes wrong on their way or in it is said in
-            the log.
+        on_event: called in this process, from a thread, with the first worker's events: {"kind": "stage", ...} (a part of
+            its start-up begins), {"kind": "part", ...} (the part ended after so many seconds; None: since `fit` began),
+            {"kind": "start", ...}, {"kind": "step", ...} and {"kind": "sample", ...}. Errors on the way or in the callback
+            are logged.
 
     Raises:
-        UserError: a loss that is no number, a run that cannot be continued so,
-            or one that failed more often than `max_failures`.
+        UserError: the loss is not finite, the run cannot continue with these settings, or it failed more than
+            `max_failures` times.
         KeyboardInterrupt: Ctrl-C; the run can be continued.
     """
     import ray
@@ -83,7 +83,7 @@ def fit(
     from training.reporting.metrics import EndMetrics
 
     fewest, most = task.config.worker_range
-    board = put_up_board()
+    board = start_board()
     filesystem, path = run.arrow()
     with variables(RAY_SETTINGS):
         trainer = TorchTrainer(
@@ -114,7 +114,7 @@ def fit(
 
 
 def _run(trainer: Any, task: Task) -> Any:
-    """`fit()` with Ctrl-C as KeyboardInterrupt and failures as one sentence."""
+    """`fit()` that raises Ctrl-C as KeyboardInterrupt and failures as SystemFailure."""
     import signal
 
     from ray.train import TrainingFailedError
@@ -137,13 +137,13 @@ def _run(trainer: Any, task: Task) -> Any:
 
 
 def worker(settings: dict[str, Any]) -> UserError | None:
-    """Runs on every worker. Returns None, or why it did not train."""
+    """Runs on every worker. Returns None, or the error because of which it did not train."""
     import ray
 
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     try:
         _train(ray.get(settings["task"]), settings["board"])
-    except UserError as error:  # no use in trying again
+    except UserError as error:  # another attempt would fail, too
         return error
     return None
 
@@ -179,8 +179,8 @@ def _train(task: Task, board: Any) -> None:
                 )
             if foundation.fingerprint != task.fingerprint:
                 raise UserError(
-                    f"the foundation on node {context.get_node_rank()} has fingerprint {foundation.fingerprint[:12]}, the "
-                    f"driver's {task.fingerprint[:12]}; put the same files at {task.foundation} on every node."
+                    f"the foundation on node {context.get_node_rank()} has fingerprint {foundation.fingerprint[:12]}, but the "
+                    f"driver's has {task.fingerprint[:12]}; put the same files at {task.foundation} on every node."
                 )
         if device.type == "cpu":
             size = sum(parameter.numel() for parameter in foundation.denoiser.parameters())
@@ -194,9 +194,9 @@ def _train(task: Task, board: Any) -> None:
 
 
 def _begin(task: Task, foundation: Foundation, workers: int) -> PackOfOne:
-    """The concept in its slots, at its beginning or where the newest checkpoint left it.
+    """The concept in a pack, at its first step or at its newest checkpoint.
 
-    The pack is never left: this process ends with it, and DeepSpeed would wait for workers that may be gone.
+    The pack's context is never left: the process ends with it, and DeepSpeed would wait for workers that may be gone.
     """
     import ray.train
 
@@ -220,7 +220,7 @@ def _steps(task: Task, pack: PackOfOne, board: Any) -> None:
     """Train to the end, with a checkpoint at each interval.
 
     Args:
-        board: on the first worker, which tells of it; else None.
+        board: gets the first worker's events; None on the other workers.
     """
     from training.loop.report import Recent
     from training.reporting.metrics import TrainingMetrics
@@ -241,7 +241,7 @@ def _steps(task: Task, pack: PackOfOne, board: Any) -> None:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """A UserError of any worker in the block is raised on all of them: the others would wait for it in their first collective."""
+    """Raise a UserError of any worker in the block on all of them; the others would wait in their first collective."""
     import torch.distributed as dist
 
     problem: UserError | None = None
@@ -249,15 +249,15 @@ def together() -> Iterator[None]:
         yield
     except UserError as error:
         problem = error
-    told: list[UserError | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(told, problem)
-    for first in told:
+    problems: list[UserError | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(problems, problem)
+    for first in problems:
         if first is not None:
             raise first
 
 
 def _report(task: Task, pack: PackOfOne, report: StepReport, recent: Recent) -> None:
-    """A checkpoint of this step; it is in the run's storage when this returns."""
+    """Write a checkpoint of this step. It is in the run's storage when this returns."""
     import ray.train
     from ray.train import Checkpoint
 
@@ -265,7 +265,7 @@ def _report(task: Task, pack: PackOfOne, report: StepReport, recent: Recent) -> 
     with tempfile.TemporaryDirectory(prefix="motiondirector-checkpoint-") as temporary:
         folder = Path(temporary)
         if engine.place.rank == 0:
-            told = {
+            position = {
                 "workers": engine.place.workers,
                 "zero": task.config.zero,
                 "concept": task.concept,
@@ -273,7 +273,7 @@ def _report(task: Task, pack: PackOfOne, report: StepReport, recent: Recent) -> 
                 "data_sha256": task.data_sha256,
                 "metrics": recent.metrics(),
             }
-            replace(pack.state(task.concept), told=told).write(folder)
+            replace(pack.state(task.concept), extra=position).write(folder)
         engine.save(folder)
         mine = any(folder.iterdir())
         ray.train.report(

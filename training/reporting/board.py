@@ -31,9 +31,9 @@ class Board:
         self.lost = 0
 
     def push(self, event: dict[str, Any]) -> None:
-        pinned = self.samples if event["kind"] == "sample" else self.events
-        self.lost += len(pinned) == pinned.maxlen
-        pinned.append(event)
+        queue = self.samples if event["kind"] == "sample" else self.events
+        self.lost += len(queue) == queue.maxlen
+        queue.append(event)
 
     def take(self) -> tuple[list[dict[str, Any]], int]:
         """Returns the events since the last call, and the number of dropped ones."""
@@ -44,7 +44,7 @@ class Board:
         return taken, lost
 
 
-def put_up_board() -> Any:
+def start_board() -> Any:
     """Start a `Board` on this driver's node, so that it survives other nodes. Ray restarts it if it dies."""
     import ray
 
@@ -76,16 +76,18 @@ def watching(board: Any, on_event: Callable[[dict[str, Any]], None]) -> Iterator
                 if not isinstance(error, ray.exceptions.GetTimeoutError):
                     asked = None
                 if last or not away:
-                    log.warning("what the training shows does not come through: %s", last_line(error))
+                    log.warning("training progress cannot be received: %s", last_line(error))
                 if last:
                     return
                 away = True
                 continue
             away = False
             if lost:
-                log.warning("%d steps or samples are not shown: the driver came for them too late", lost)
+                log.warning(
+                    "%d steps or samples are not shown because the driver fetched them too late", lost
+                )
             for event in events:
-                with harmless(f"what step {event.get('step', 0)} shows is lost"):
+                with harmless(f"the progress of step {event.get('step', 0)} is not shown"):
                     on_event(event)
             if last and not late:
                 return

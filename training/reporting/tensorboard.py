@@ -41,7 +41,7 @@ class TensorBoard:
 
     def __exit__(self, *_: object) -> None:
         if self.writer is not None:
-            with harmless(f"the last of {self.run.uri}/tensorboard is not stored"):
+            with harmless(f"the last events of {self.run.uri}/tensorboard are not stored"):
                 self.writer.close()
                 self._upload()
         self.folder.cleanup()

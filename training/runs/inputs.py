@@ -83,7 +83,7 @@ def bucket_of(config: TrainConfig, foundation: Foundation | Sizes) -> Bucket:
 
 
 def pace_of(config: TrainConfig, foundation: Foundation | Sizes) -> Pace:
-    """How much of longer and faster clips is learned: as set, else at the foundation's frames a second."""
+    """The frame rate (as set, else the foundation's) and the number of windows for longer and faster clips."""
     from datasets.clip_sets.parts import Pace
 
     return Pace(foundation.defaults.fps if config.fps is None else config.fps, config.windows)
@@ -92,7 +92,7 @@ def pace_of(config: TrainConfig, foundation: Foundation | Sizes) -> Pace:
 def learned_parts(
     config: TrainConfig, foundation: Foundation | Sizes, clips: Sequence[Clip | ClipFacts]
 ) -> tuple[Bucket, list[Part]]:
-    """The size to train in, and what of the clips is learned. Raises UserError where the clips do not suit."""
+    """The size to train at, and the parts of the clips to learn. Raises UserError if the clips do not suit."""
     from datasets.clip_sets.parts import all_parts
 
     bucket = bucket_of(config, foundation)
@@ -100,7 +100,7 @@ def learned_parts(
 
 
 def remarks_on(parts: Sequence[Part], foundation: Foundation, config: TrainConfig) -> list[str]:
-    """What of the clips, of their captions and of the prompts is not learned or not read, in sentences."""
+    """Sentences on the parts of clips, captions and sample prompts that are not learned or not read."""
     from datasets.clip_sets.parts import remarks
 
     captions = dict.fromkeys(part.caption for part in parts)
@@ -120,7 +120,7 @@ def prepare_latents(
     watcher: Watcher,
     pace: Pace | None = None,
 ) -> list[CachedClip]:
-    """Latents and text of what is learned of every clip, computed or found beside the clips."""
+    """Latents and text of the learned parts of every clip, computed now or cached beside the clips."""
     from datasets.clip_sets.latents import LatentCache, prepare
 
     cache = LatentCache(open_storage(job.data))

@@ -19,7 +19,7 @@ class Job:
     registry: str  # URI
     foundation: str | None = None
     address: str | None = None  # of a Ray cluster; None starts one here
-    publish_as: str | None = None  # another name for what comes of it, to compare methods on the same clips
+    publish_as: str | None = None  # another name for the version, to compare methods on the same clips
 
     @property
     def name(self) -> str:

@@ -3,9 +3,9 @@
     tensors = train_local(foundation, "orbit", clips, config)
     write_adapters(folder, foundation, tensors, describe(config, "orbit", clips))   # training/adapters.py
 
-What `evaluate --against` and the study train their baselines with. The same pack of one as a run on Ray Train with one
-worker, and so the same bits (tested), given as many torch threads (training/ray/threads.py): sums that are split among threads
-round otherwise.
+`evaluate --against` and the study train their baselines with it. It uses the same pack of one as a run on Ray Train
+with one worker, so it gives the same bits (tested) with the same number of torch threads (training/ray/threads.py):
+sums that are split among threads are rounded differently.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ def train_local(
 ) -> PathTensors:
     """Train one concept to the end and return the adapters that generation uses: {path: {layer: (A, B)}}, on the CPU.
 
-    The foundation is left as it was found: its bank, if it has one, is set aside meanwhile and comes back.
+    The foundation is unchanged afterwards: its bank, if it has one, is restored.
 
     Args:
         concept: its name is part of every draw, as in a run.
-        clips: their latents and text, of one at least, all of one shape (`datasets.clip_sets.latents.prepare`).
-        config: with one worker and ZeRO 0, `dtype` that of the foundation.
+        clips: latents and text of at least one clip, all of one shape (`datasets.clip_sets.latents.prepare`).
+        config: with one worker, ZeRO 0, and the foundation's `dtype`.
         on_step: called after each step.
 
     Raises:
-        UserError: a configuration that this process cannot follow, or a loss that is no longer a number.
+        UserError: this process cannot train with this configuration, or the loss is not finite.
     """
     check_local(foundation, config)
     member = Member(concept, concept, with_size(config, foundation, clips), clips)
@@ -54,22 +54,22 @@ def train_local(
 
 
 def with_size(config: TrainConfig, foundation: Foundation, clips: Sequence[TrainingClip]) -> TrainConfig:
-    """The settings with the size of these clips, where they do not say one."""
+    """The settings with the size of these clips, unless they set one."""
     scale, (*_, height, width) = foundation.sizes.spatial_scale, clips[0].latents_CFHW.shape
     size = {"frames": len(clips[0].frame_latents_FC1HW), "height": height * scale, "width": width * scale}
     return config.model_copy(update={k: v for k, v in size.items() if getattr(config, k) is None})
 
 
 def check_local(foundation: Foundation, config: TrainConfig) -> None:
-    """What would silently give another adapter than the same settings do in a run is refused. Raises UserError."""
+    """Raises UserError for settings that would silently give another adapter here than in a run."""
     if config.worker_range[0] > 1 or config.zero:
         raise UserError(
-            f"training in one process was asked for with workers {config.workers} and zero {config.zero}; give workers "
-            "1 and zero 0, or use `motiondirector train`."
+            f"this training runs in one process, but the settings have workers {config.workers} and zero {config.zero}; set "
+            "workers 1 and zero 0, or use `motiondirector train`."
         )
     own = short_dtype(str(foundation.dtype))
     if own != config.dtype:
         raise UserError(
-            f"the settings ask for dtype {config.dtype}, the foundation was loaded in {own}; load it in {config.dtype} "
-            "or set dtype."
+            f"the settings ask for dtype {config.dtype}, but the foundation was loaded in {own}; load it in {config.dtype} "
+            f"or set dtype {own}."
         )

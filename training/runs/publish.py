@@ -84,7 +84,7 @@ def publish_run(
         state.adapters(sampled_paths(config)),
         describe(config, job.concept, clips, steps=state.step),
         run=record.id,
-        once=f"{record.id}-{state.step}",  # a run that went on publishes again
+        once=f"{record.id}-{state.step}",  # a run that was extended publishes again
         metrics=state.position["metrics"],
         complete=complete,
     )

@@ -1,4 +1,4 @@
-"""What identifies a run and what it came to: config.yaml, run.json and result.json of its folder."""
+"""The identity and the result of a run: config.yaml, run.json and result.json in its folder."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ DAMAGED = "restore it from a copy, or give another --run-dir for a new run"
 
 
 @dataclass(frozen=True)
-class Card:
-    """What identifies a run: its settings and what they are applied to. Lies in the run as config.yaml and run.json."""
+class RunIdentity:
+    """What identifies a run: its settings, foundation and data. Stored in the run as config.yaml and run.json."""
 
     settings: dict[str, Any]
     facts: dict[str, str]
 
     @classmethod
-    def of(cls, job: Job, config: TrainConfig, foundation: Foundation, clips: Sequence[Part]) -> Card:
+    def of(cls, job: Job, config: TrainConfig, foundation: Foundation, clips: Sequence[Part]) -> RunIdentity:
         settings = {
             "concept": job.concept,
             "data": open_storage(job.data).uri,
@@ -52,7 +52,7 @@ class Card:
         return cls(settings, facts)
 
     def check(self, run: Storage) -> None:
-        """Raises Conflict when the folder holds a run of another concept, foundation, data or settings."""
+        """Raises Conflict if the folder holds a run with another concept, foundation, data or settings."""
         try:
             record = asdict(read_record(run))
             before = read_settings(run)
@@ -62,7 +62,7 @@ class Card:
         differing = [f"{k} {record[k][:12]} (now {v[:12]})" for k, v in self.facts.items() if record[k] != v]
         differing += [
             f"{key} {before.get(key)} (now {now[key]})"
-            for key, field in TrainConfig.model_fields.items()  # a setting that came later was at its default
+            for key, field in TrainConfig.model_fields.items()  # a setting added later was at its default
             if key not in (*CHANGEABLE, "steps") and before.get(key, field.default) != now[key]
         ]
         begun = before.get("steps", TrainConfig.model_fields["steps"].default)
@@ -70,35 +70,35 @@ class Card:
             differing.append(f"steps {str(begun)[:40]} (now {now['steps']})")
         if before.get("zero") and before.get("workers") != now["workers"]:
             differing.append(
-                f"workers {before['workers']} (now {now['workers']}), which only zero 0 may change"
+                f"workers {before['workers']} (now {now['workers']}), which may change only with zero 0"
             )
         if differing:
             raise Conflict(
-                f"{run.uri} holds a run with {differing[0]}; give another --run-dir for a new run, or its own "
+                f"{run.uri} holds a run with {differing[0]}; give another --run-dir for a new run, or the run's own "
                 "settings to continue it.",
                 code="other_run",
             )
         self._check_steps(run.uri, begun)
 
     def _check_steps(self, uri: str, before: int) -> None:
-        """A run may go on beyond the steps it was begun with where that changes none of those it has done."""
+        """A run may be extended only if this changes none of the steps that it has done. Raises Conflict."""
         steps, schedule = self.settings["steps"], self.settings["schedule"]
         if steps < before:
             reason = (
-                f"a run of {before} steps, more than {steps}; give {before} to continue it, more to go on from its last "
-                "checkpoint, or another --run-dir for a new run."
+                f"a run of {before} steps, more than {steps}; give --steps {before} to continue it, more steps to extend it, "
+                "or another --run-dir for a new run."
             )
         elif steps > before and schedule != "constant":
             reason = (
-                f"a run whose {schedule} schedule ends at 0 after {before} steps, so its steps are not those of a run of "
-                f"{steps}; give another --run-dir for a new run (with --schedule constant a run can go on)."
+                f"a run whose {schedule} schedule ends at 0 after {before} steps, so it cannot be extended to {steps}; give "
+                "another --run-dir for a new run (a run with --schedule constant can be extended)."
             )
         else:
             return
         raise Conflict(f"{uri} holds {reason}", code="other_run")
 
     def put(self, run: Storage) -> RunRecord:
-        """Begin the run's folder, or go on in it."""
+        """Write the identity into the run's folder. Returns the record, of the run begun there earlier if there is one."""
         header = "# A training run, resolved. To repeat it: motiondirector train --config THIS_FILE --run-dir ELSEWHERE\n"
         text = yaml.safe_dump(self.settings, sort_keys=False, allow_unicode=True)
         run.put(CONFIG, (header + text).encode())
@@ -108,7 +108,7 @@ class Card:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """run.json: what the settings are applied to, and the run's id, under which it publishes once."""
+    """run.json: the run's concept, foundation and data, and its id, under which it publishes once."""
 
     concept: ConceptName
     foundation_fingerprint: Sha256
@@ -125,12 +125,12 @@ class Published:
 
 
 def read_record(run: Storage) -> RunRecord:
-    """run.json. Raises ObjectNotFound, or DamagedData when it is damaged."""
+    """Read run.json. Raises ObjectNotFound, or DamagedData if it is damaged."""
     return parse_object(RunRecord, run.get(RECORD), f"{RECORD} of {run.uri}", DAMAGED)
 
 
 def read_settings(run: Storage) -> dict[str, Any]:
-    """config.yaml. Raises ObjectNotFound, or DamagedData when it is damaged."""
+    """Read config.yaml. Raises ObjectNotFound, or DamagedData if it is damaged."""
     body = run.get(CONFIG)
     try:
         return convert(dict[str, Any], yaml.safe_load(body))
@@ -140,13 +140,13 @@ def read_settings(run: Storage) -> dict[str, Any]:
 
 
 def steps_of(version: Version, config: TrainConfig) -> int:
-    """The steps that a version was trained for; those of its settings where it does not say."""
+    """The number of steps that a version was trained for; if its metadata has none, that of its settings."""
     steps = version.metadata.get("steps")
     return steps if isinstance(steps, int) else config.steps
 
 
 def finished(run: Storage, registry: Registry) -> Version | None:
-    """What the run published to this registry; None while it has not. Raises NotFound when that was removed."""
+    """The version that the run published to this registry; None if there is none. Raises NotFound if it was removed."""
     try:
         body = run.get(RESULT)
     except ObjectNotFound:

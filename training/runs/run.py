@@ -3,16 +3,17 @@
     run_job(Job(concept="orbit", data="clips", run_dir="runs/orbit"), {"steps": 200})
 
 Read clips -> load the foundation, while Ray starts -> prepare latents -> train on Ray -> adapter file and samples ->
-registry. Everything about the run lies in one folder or prefix:
+registry. All files of the run are in one folder or prefix:
 
     <run>/config.yaml      the resolved settings; `motiondirector train --config` repeats the run
-    <run>/run.json         what the settings were applied to: fingerprint, hash of the data, the run's id
+    <run>/run.json         foundation's fingerprint, hash of the data, the run's id
     <run>/train/           checkpoints (training/ray/train.py)
     <run>/samples/         mp4s and contact sheets;  <run>/tensorboard/  scalars and sheets
-    <run>/adapter/         what was published;       <run>/result.json   where it was published
+    <run>/adapter/         the published files;      <run>/result.json   where they were published
 
-Started again in the same folder, a run goes on where it stopped; a finished one answers what it published. With more
-`steps` it goes on from its last checkpoint, as if it had been planned so, and publishes the next version.
+A run that is started again in the same folder continues where it stopped; a finished run returns its version. With
+more `steps`, a finished run continues from its last checkpoint, with the same result as if it had been started with
+them, and publishes the next version.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from training.runs.inputs import (
     remarks_on,
 )
 from training.runs.job import Job, Watcher, part
-from training.runs.record import Card, finished, steps_of
+from training.runs.record import RunIdentity, finished, steps_of
 
 if TYPE_CHECKING:
     from datasets.clip_sets.latents import CachedClip
@@ -46,21 +47,21 @@ if TYPE_CHECKING:
 
 
 def run_job(job: Job, given: Mapping[str, Any], watcher: Watcher | None = None) -> Version:
-    """Train and publish, or go on with what was begun.
+    """Train and publish a version, or continue a run that was begun.
 
     Args:
         given: settings from the command line and its YAML file; others come from the foundation or the defaults.
 
     Raises:
-        UserError: in one sentence, whatever was given wrong.
-        KeyboardInterrupt: Ctrl-C; nothing is lost but the steps since the last checkpoint.
+        UserError: an input is wrong or training failed; the message is one sentence.
+        KeyboardInterrupt: Ctrl-C; only the steps since the last checkpoint are lost.
     """
     from training.reporting.tensorboard import TensorBoard
 
     watcher = watcher or Watcher()
     check_concept_name(job.concept)
     check_concept_name(job.name)
-    make_config(dict(given))  # what is wrong in itself is said before anything is loaded
+    make_config(dict(given))  # report wrong settings before anything is loaded
     run, registry = open_storage(job.run_dir), open_registry(job.registry)
     done = finished(run, registry)
     with part(watcher, "reading clips"):
@@ -80,17 +81,17 @@ def run_job(job: Job, given: Mapping[str, Any], watcher: Watcher | None = None) 
         )
         for remark in remarks_on(parts, foundation, config):
             watcher.note(remark)
-        card = Card.of(job, config, foundation, parts)
-        card.check(run)
+        identity = RunIdentity.of(job, config, foundation, parts)
+        identity.check(run)
         if done is not None and config.steps <= steps_of(done, config):
-            watcher.stage(f"finished before, as {done.ref}")
+            watcher.stage(f"already finished, published as {done.ref}")
             return done
         with part(watcher, "preparing latents"):
             cached = prepare_latents(job, clips, foundation, bucket, watcher, pace_of(config, foundation))
         if done is not None:
             start_ray(job, config, watcher, stack)
         board = stack.enter_context(TensorBoard(run))
-        return _train_and_publish(job, config, foundation, cached, run, registry, card, watcher, board)
+        return _train_and_publish(job, config, foundation, cached, run, registry, identity, watcher, board)
 
 
 def load_while_ray_starts(
@@ -101,10 +102,10 @@ def load_while_ray_starts(
     watcher: Watcher,
     stack: ExitStack,
 ) -> tuple[Foundation, TrainConfig]:
-    """`load`, and Ray until the stack ends.
+    """`load` in a thread, while this thread starts Ray, which runs until the stack ends.
 
-    Ray is started by the calling thread: its processes end with the thread that started them. Ctrl-C does not wait for the
-    foundation.
+    The calling thread starts Ray because Ray's processes end with the thread that started them. Ctrl-C does not wait
+    for the foundation.
     """
     loading: Future[tuple[Foundation, TrainConfig]] = Future()
 
@@ -118,7 +119,7 @@ def load_while_ray_starts(
     try:
         start_ray(job, config, watcher, stack)
     except Exception:
-        wait([loading])  # a process does not end well while libraries are loaded
+        wait([loading])  # a process may crash if it ends while libraries are being loaded
         raise
     return loading.result()
 
@@ -132,9 +133,9 @@ def load_shown(
 
 
 def start_ray(job: Job, config: TrainConfig, watcher: Watcher, stack: ExitStack) -> None:
-    """Have Ray until the stack ends, with room for the workers; one that starts here has processes for them soon.
+    """Connect to Ray, or start it, until the stack ends. If it starts here, also start the workers' processes.
 
-    Raises UserError (422) where there is no room.
+    Raises UserError (422) if there is no room for the workers.
     """
     from infra.ray.cluster import check_workers, has_gpus, ray_session, variables
     from training.ray.processes import ONE_MACHINE, begin_processes, session_variables
@@ -156,7 +157,7 @@ def _train_and_publish(
     cached: list[CachedClip],
     run: Storage,
     registry: Registry,
-    card: Card,
+    identity: RunIdentity,
     watcher: Watcher,
     board: Any,
 ) -> Version:
@@ -172,13 +173,13 @@ def _train_and_publish(
         concept=job.concept,
         foundation=foundation_source(job.foundation),
         fingerprint=foundation.fingerprint,
-        data_sha256=card.facts["data_sha256"],
+        data_sha256=identity.facts["data_sha256"],
         config=config,
         clips=cached,
     )
     use_gpu = has_gpus()
     check_workers(config.worker_range[0], gpus=1 if use_gpu else 0)
-    record = card.put(run)
+    record = identity.put(run)
     rendering = Rendering(task, run, foundation, prompts, record.id, use_gpu)
 
     def samples(step: int, keys: Sequence[str]) -> None:
@@ -192,7 +193,7 @@ def _train_and_publish(
         match event.pop("kind"):
             case "stage":
                 watcher.stage(event["text"])
-            case "part":  # without seconds: all since here
+            case "part":  # without seconds: measured since the training began
                 seconds = event["seconds"]
                 watcher.passed(event["text"], time.monotonic() - began if seconds is None else seconds)
             case "start":

@@ -80,6 +80,6 @@ def test_a_row_that_no_ingest_wrote_is_refused(uri, reader, column, value):
     shard.rename(uri / f"clips-{name}.parquet")
     entry = {"sha256": name, "size": 1, "concepts": {"slide": 1}}
     (uri / MANIFEST).write_text(json.dumps({"schema_version": 1, "shards": [entry]}))
-    with pytest.raises(UserError, match=rf"has a row that is no clip \({column}: ") as caught:
+    with pytest.raises(UserError, match=rf"has a row that is not a clip \({column}: ") as caught:
         reader(uri)
     assert caught.value.code == "invalid_clip_set"

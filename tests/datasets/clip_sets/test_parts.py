@@ -28,7 +28,7 @@ def indices(frames, fps, pace, bucket=EIGHT):
 def test_a_clip_of_the_models_own_size_is_learned_whole():
     assert indices(8, 8, Pace(8)) == [tuple(range(8))]
     (part,) = parts_of(clip(8, 8), EIGHT, Pace(8))
-    assert part.told == ""
+    assert part.frames_id == ""
     assert part.seconds == (0.0, 1.0)
     assert remarks([part]) == []
     assert data_sha256([part]) == data_sha256([part.clip])  # what was trained before there were parts
@@ -40,9 +40,9 @@ def test_72_frames_at_24_fps_are_three_windows_of_a_second_each():
     parts = parts_of(clip(72, 24), EIGHT, Pace(8))
     assert [part.seconds for part in parts] == [(0.0, 1.0), (1.0, 2.0), (2.0, 3.0)]
     assert remarks(parts) == [
-        "clip a of a.mp4 lasts 3.00 s: learned is 0.00-1.00, 1.00-2.00, 2.00-3.00 s, 3 windows"
+        "clip a of a.mp4 lasts 3.00 s; training uses only 0.00-1.00, 1.00-2.00, 2.00-3.00 s, 3 windows"
     ]
-    assert len({part.told for part in parts}) == 3
+    assert len({part.frames_id for part in parts}) == 3
 
 
 def test_windows_are_spread_over_a_clip_that_has_more_of_them_and_share_no_frame():
@@ -50,7 +50,7 @@ def test_windows_are_spread_over_a_clip_that_has_more_of_them_and_share_no_frame
     assert [(part[0], part[-1]) for part in found] == [(0, 7), (24, 31), (48, 55), (72, 79)]
     assert indices(80, 8, Pace(8, windows=1)) == [tuple(range(8))]
     assert len(indices(23, 8, Pace(8))) == 2
-    assert "lasts 1.88 s: learned is 0.00-1.00 s" in remarks(parts_of(clip(15, 8), EIGHT, Pace(8)))[0]
+    assert "lasts 1.88 s; training uses only 0.00-1.00 s" in remarks(parts_of(clip(15, 8), EIGHT, Pace(8)))[0]
 
 
 @pytest.mark.parametrize(("own", "fps"), [(23.976, 24), (30, 8), (25, 8), (10, 8)])
@@ -70,9 +70,9 @@ def test_as_they_are_is_frame_after_frame():
 @pytest.mark.parametrize(
     ("frames", "fps", "code", "says"),
     [
-        (16, 24, "clip_too_small", "lasts 0.67 s, 6 frames at 8 fps, and 8 are learned"),
-        (7, 8, "clip_too_small", "is 7x64x64 (frames, height, width), less than 8x64x64"),
-        (16, 4, "clip_too_slow", "has 4 fps, and 8 are learned: its motion would be 2 times too fast"),
+        (16, 24, "clip_too_small", "lasts 0.67 s, which is 6 frames at 8 fps, but training needs 8"),
+        (7, 8, "clip_too_small", "is 7x64x64 (frames, height, width), smaller than 8x64x64"),
+        (16, 4, "clip_too_slow", "has 4 fps, but training uses 8: its motion would be 2 times too fast"),
     ],
 )
 def test_a_clip_that_does_not_suffice_is_refused(frames, fps, code, says):
@@ -91,7 +91,7 @@ def test_parts_reach_training_as_clips_of_their_own_and_are_found_again(tmp_path
     cache = LatentCache(open_storage(tmp_path))
     found = prepare([made], foundation, bucket, cache, pace=Pace(8, windows=3))
     parts = all_parts([made], bucket, Pace(8, windows=3))
-    assert [one.told for one in found] == [part.told for part in parts]
+    assert [one.frames_id for one in found] == [part.frames_id for part in parts]
     assert data_sha256(found) == data_sha256(parts) != data_sha256([made])
     for part, one in zip(parts, found, strict=True):
         shown = pixels(part, bucket)

@@ -48,7 +48,7 @@ def test_a_frame_that_begins_a_little_late_is_the_one_of_its_moment():
 
 def test_a_last_frame_that_stands_for_seconds_is_shown_for_seconds():
     held = video(np.arange(20) / 10, 10)
-    held.stands = 3.0
+    held.last_duration = 3.0
     (window,) = windows(held, Selection(10, 64, 64, fps=2))
     assert list(window.indices) == [0, 5, 10, 15, 19, 19, 19, 19, 19, 19]
     with pytest.raises(Unsuitable, match="too short"):

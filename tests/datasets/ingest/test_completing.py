@@ -54,7 +54,7 @@ def test_what_is_completed_reads_back_as_the_scene(shape, colour, texture):
 
 
 def test_a_caption_that_the_clip_contradicts_and_a_clip_that_is_no_sprite_are_left_alone():
-    with pytest.raises(Incomplete, match="says heart, and the clip shows a star"):
+    with pytest.raises(Incomplete, match="says heart, but the clip shows a star"):
         complete_sprite("a heart moves", clip())
     noise = np.random.default_rng(0).integers(0, 255, (4, 64, 64, 3), dtype=np.uint8)
     for frames in (noise, noise[:, :, :48]):
@@ -104,7 +104,7 @@ def test_a_captioner_describes_the_middle_frame(captioner, monkeypatch):
     assert model("a star moves.", frames) == f"a star moves, {said}"
     seen = []
     monkeypatch.setattr(model, "describe", lambda frame: seen.append(frame) or "")
-    with pytest.raises(Incomplete, match="says nothing"):
+    with pytest.raises(Incomplete, match="gives an empty description"):
         model("a star moves", frames)
     np.testing.assert_array_equal(seen, [frames[len(frames) // 2]])
 
@@ -176,7 +176,7 @@ def test_ingest_completes_captions_and_says_from_what(captioner, tmp_path):
     )
     (outcome,) = json.loads(result.stdout)["inputs"]
     assert (outcome["status"], outcome["caption"]) == ("accepted", "a star moves")
-    assert "the caption is not completed: the clip shows no object" in " ".join(outcome["warnings"])
+    assert "the caption was not completed: the clip shows no object" in " ".join(outcome["warnings"])
     result = command(*given, tmp_path / "nothing", "--to", tmp_path / "none")
     assert isinstance(result.exception, UserError)
     assert not (tmp_path / "none").exists()

@@ -420,7 +420,7 @@ def test_up_to_four_clips_of_a_video_are_used_and_the_table_says_which_seconds(m
     assert "4 accepted" in output
     for used in ("0.00-1.33 of", "1.33-2.67 of", "4.00-5.33 of"):
         assert used in output
-    assert "1 input goes on after the last clip; --windows all uses the rest" in output
+    assert "1 input continues after the last clip; --windows all uses the rest" in output
     for windows, count in (("1", 1), ("all", 6)):
         code, output = command(*given, "--windows", windows, "--to", tmp_path / windows, "--json")
         assert json.loads(output)["accepted"] == count

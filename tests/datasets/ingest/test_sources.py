@@ -53,7 +53,7 @@ def test_links_are_followed_once_and_broken_ones_have_a_line(tmp_path):
     assert found["a.mp4"] is found["b.mp4"] is None
     assert "a link to /nonexistent.mp4, which does not exist" in found["broken.mp4"]
     assert "symbolic links" in found["itself.mp4"]
-    assert "which is read already" in found["loop"]
+    assert "which is already read" in found["loop"]
     assert "does not exist" in listed(inside / "broken.mp4")["broken.mp4"]
     assert "does not exist" in listed(f"{inside}/b*.mp4")["broken.mp4"]
     assert listed(f"{tmp_path}/out*") == {
@@ -68,7 +68,7 @@ def test_what_is_no_regular_file_and_what_no_path_can_be_have_a_line(tmp_path):
     assert "does not exist" in listed("x" * 5000)["x" * 5000]
     assert "does not exist" in expand(["a\x00b.mp4"])[0].problem
     (tmp_path / "list.json").write_text("[]")
-    assert "a list of videos is one of .csv" in listed(tmp_path / "list.json")["list.json"]
+    assert "give a list of videos as one of .csv" in listed(tmp_path / "list.json")["list.json"]
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="its file system takes only UTF-8 names")
@@ -121,7 +121,10 @@ def test_a_list_may_have_back_slashes_and_the_other_form_of_unicode(tmp_path):
         ("file,caption,concept\nfox.mp4,a fox,run\n", "unknown column 'concept'"),
         ("file,caption\nfox.mp4,\n", "line 2: no `caption`"),
         ("file,caption\nfox.mp4,a red fox, running fast\n", "line 2: 3 cells; the header has 2"),
-        ("file,caption\nfox.mp4,a\nfox.mp4,b\n", "line 3: fox.mp4 has another caption before"),
+        (
+            "file,caption\nfox.mp4,a\nfox.mp4,b\n",
+            "line 3: fox.mp4 has a different caption in an earlier line",
+        ),
     ],
 )
 def test_a_list_of_captions_that_would_be_cut_or_dropped_is_refused(tmp_path, text, says):

@@ -10,9 +10,9 @@ from datasets.sprites.looks import looks_of
 from datasets.sprites.motions import KNOWN, NOVEL, drifting
 from datasets.sprites.render import draw, render_clip
 from datasets.sprites.style import PARTS, TINTS, Style, marks, sample_style
-from datasets.sprites.track import Track, see, track
+from datasets.sprites.track import Track, detect, track
 from datasets.sprites.world import BACKGROUND_COLOURS, Background, Scene, Sprite, sample_scene
-from evaluation.metrics.sights import is_sprite_world
+from evaluation.metrics.sprite_tracking import is_sprite_world
 from evaluation.tracker_accuracy import looks_accuracy, softened
 from infra.errors import UserError
 
@@ -153,7 +153,7 @@ def test_a_clip_without_a_style_is_measured_as_frame_by_frame():
         scene = sample_scene(rng)
         drawn = draw(scene, motion.trajectory(8, rng, scene.sprite.radius), 64)
         for video in (drawn, softened(drawn, 0.7, rng)):
-            assert repr(track(video)) == repr(Track(tuple(see(frame) for frame in video))), motion.name
+            assert repr(track(video)) == repr(Track(tuple(detect(frame) for frame in video))), motion.name
 
 
 @pytest.mark.parametrize("blur", [0.0, 0.7])
@@ -190,7 +190,7 @@ def test_an_object_that_leaps_in_colour_or_place_is_one_and_seen_in_every_frame(
     frames[1::2] = render_clip(blue, KNOWN["right"], 8, size, 1)[1::2]
     seen = track(frames)
     assert seen.present
-    assert [s.colour for s in seen.sights] == ["red", "blue"] * 4
+    assert [s.colour for s in seen.detections] == ["red", "blue"] * 4
     few = render_clip(scene, KNOWN["right"], 8, size, 1)[[0, 0, 7, 7]]
     assert track(few).present
     assert is_sprite_world(few)
@@ -217,7 +217,7 @@ def test_a_sampled_style_has_so_many_parts():
         ({"tint": "sepia"}, "no tint is called 'sepia'; choose one of: warm"),
         ({"tint": "warm", "tint_strength": 0.9}, "strength of a tint is 0.9"),
         ({"grain": -1.0}, "grain is -1"),
-        ({"clutter": 400}, "number of things"),
+        ({"clutter": 400}, "number of clutter objects"),
         ({"drift": (0.9, 0.0)}, "drift of the camera is 0.9"),
     ],
 )

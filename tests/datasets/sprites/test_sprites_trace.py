@@ -38,11 +38,11 @@ def true_way():
 @pytest.mark.parametrize("point", [None, (30, 30)])
 def test_the_way_is_that_of_what_moves(point):
     found = trace_clip(video(), point)
-    assert len(found.way_F2) >= FRAMES - 2
-    there = true_way()[found.first : found.first + len(found.way_F2)]
-    assert agreement(found.way_F2, there) > 0.995
-    assert np.ptp(found.way_F2, axis=0).max() == pytest.approx(EXTENT)
-    assert (found.way_F2.max(0) + found.way_F2.min(0)) / 2 == pytest.approx(0.5)
+    assert len(found.path_F2) >= FRAMES - 2
+    there = true_way()[found.first : found.first + len(found.path_F2)]
+    assert agreement(found.path_F2, there) > 0.995
+    assert np.ptp(found.path_F2, axis=0).max() == pytest.approx(EXTENT)
+    assert (found.path_F2.max(0) + found.path_F2.min(0)) / 2 == pytest.approx(0.5)
     assert np.ptp(found.pixels_F2[:, 0]) == pytest.approx(100, abs=8)
     assert found.extent == pytest.approx(100 / np.hypot(HEIGHT, WIDTH), abs=0.05)
 
@@ -59,18 +59,18 @@ def test_the_file_is_one_that_render_reads(tmp_path):
     found = trace_clip(video())
     path = tmp_path / "bow.json"
     write_trajectory(found, np.arange(FRAMES) / 12, path)
-    track = read_trajectory(path).trajectory(len(found.way_F2), SimpleNamespace())
-    assert np.stack([track.x, track.y], 1) == pytest.approx(found.way_F2, abs=2e-4)
+    track = read_trajectory(path).trajectory(len(found.path_F2), SimpleNamespace())
+    assert np.stack([track.x, track.y], 1) == pytest.approx(found.path_F2, abs=2e-4)
 
 
 @pytest.mark.parametrize(
     ("frames", "point", "says"),
     [
-        (video()[:3], None, "3 frames; a way needs at least 5"),
+        (video()[:3], None, "3 frames; a path needs at least 5"),
         (video()[:1].repeat(8, 0), None, "nothing in the clip moves"),
-        (video(), (400, 10), "not in the frame; x is 0 to 159"),
+        (video(), (400, 10), "not in the frame; x must be 0 to 159"),
         (video(), (100, 88), "rests"),
-        (np.zeros((8, 64, 64, 3), np.uint8), None, "no point of the clip can be followed"),
+        (np.zeros((8, 64, 64, 3), np.uint8), None, "no point of the clip can be tracked"),
         (np.random.default_rng(1).integers(0, 256, (8, 64, 64, 3), np.uint8), (30, 30), "lost after"),
     ],
 )

@@ -5,7 +5,7 @@ import pytest
 
 from datasets.sprites.motions import KNOWN
 from datasets.sprites.render import render_clip
-from datasets.sprites.track import see, track
+from datasets.sprites.track import detect, track
 from datasets.sprites.world import Background, Scene, Sprite
 from evaluation.tracker_accuracy import tracker_accuracy
 
@@ -25,11 +25,11 @@ def test_clips_are_measured_right(blur):
 def test_a_frame_without_an_object_is_seen_as_empty():
     clip = render_clip(Scene(Sprite("star", "red"), Background("teal", "gradient")), KNOWN["still"], seed=0)
     empty = np.broadcast_to(clip[:, :, :1], clip.shape)  # the left column, wherever the object is not
-    sights = track(empty).sights
-    assert not any(s.found for s in sights)
-    assert {s.background for s in sights} == {"teal"}
-    assert sights[0].colour is None
-    assert sights[0].confidence == 0
+    detections = track(empty).detections
+    assert not any(s.found for s in detections)
+    assert {s.background for s in detections} == {"teal"}
+    assert detections[0].colour is None
+    assert detections[0].confidence == 0
 
 
 def test_an_object_that_vanishes_is_missed_in_those_frames_only():
@@ -44,4 +44,4 @@ def test_an_object_that_vanishes_is_missed_in_those_frames_only():
 
 def test_noise_is_no_confident_object():
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
-    assert see(noise).confidence < 0.6
+    assert detect(noise).confidence < 0.6

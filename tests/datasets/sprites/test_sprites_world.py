@@ -139,10 +139,10 @@ def test_what_can_be_drawn_is_the_scene_of_its_caption():
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("a red striped star on a blue gradient moves to the right", "none is blue; its colour is one of teal, navy"),
-        ("a red star on a white background", "none is white"),
-        ("a star on a blue background", "none is blue"),
-        ("a red star on a striped navy background", "none is striped"),
+        ("a red striped star on a blue gradient moves to the right", "no background is blue; its colour must be one of teal, navy"),
+        ("a red star on a white background", "no background is white"),
+        ("a star on a blue background", "no background is blue"),
+        ("a red star on a striped navy background", "no background is striped"),
         ("a red star on a grey background", "cannot be drawn"),
         ("a red star on white", "cannot be drawn"),
         ("a red star over a lawn", "cannot be drawn"),
@@ -231,7 +231,7 @@ def test_a_trajectory_file_is_followed(tmp_path):
         ('[[0, 0.1, 0.1], [1, "a", 0.2]]', "point 1"),
         ("[[0, 0.1, 0.1], [1, NaN, 0.2]]", "point 1"),
         (f"[[0, 0.1, 0.1], [{'9' * 400}, 0.2, 0.2]]", r"point 1: \[9999.*\.\.\. is not"),
-        ("[[1, 0.1, 0.1], [0, 0.2, 0.2]]", "t must rise"),
+        ("[[1, 0.1, 0.1], [0, 0.2, 0.2]]", "t must increase"),
         ("[[0, 10, 20], [1, 60, 20]]", "frame widths"),
         ("[[0, 0.1, 0.1, 0], [1, 0.2, 0.2, 1]]", "scale"),
     ],

@@ -53,7 +53,7 @@ def test_a_display_matrix_turns_and_mirrors(tmp_path, name, decoder):
 )
 def test_other_matrices_are_refused(tmp_path, matrix):
     path, _ = lying(tmp_path)
-    with pytest.raises(UnreadableVideo, match="quarter turns, or sheared"):
+    with pytest.raises(UnreadableVideo, match="quarter turns, or for shearing"):
         open_video(set_matrix(path, *matrix))
 
 
@@ -127,7 +127,7 @@ def test_transparency_lies_on_black(tmp_path, name):
     for picture in video.frames([0, 3]):
         assert picture[4:12, 4:20].max() < 6  # transparent white is black
         assert np.abs(picture - expected).mean() < 8
-    assert video.notes == ["transparent: laid on black"]
+    assert video.notes == ["transparent: shown on black"]
 
 
 def test_what_is_opaque_is_said_to_be_nothing_else(tmp_path):
@@ -264,7 +264,7 @@ def test_a_transparent_animation_is_laid_on_black_with_a_note(tmp_path, suffix, 
     exact = {"lossless": True, "exact": True} if suffix == "webp" else {}
     images[0].save(path, save_all=True, append_images=images[1:], duration=100, loop=0, disposal=2, **exact)
     video = open_video(path)
-    assert (video.decoder, video.notes) == ("pillow", ["transparent: laid on black"])
+    assert (video.decoder, video.notes) == ("pillow", ["transparent: shown on black"])
     shown = list(video.frames(range(4)))
     assert [int(picture[32:].max()) for picture in shown] == [0 if n >= first else 255 for n in range(4)]
 

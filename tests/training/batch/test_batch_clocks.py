@@ -120,7 +120,7 @@ def test_who_has_a_turn_can_say_that_it_is_done_while_another_shortens_it(tmp_pa
 
     monkeypatch.setattr(type(storage), "head", shortened_meanwhile)
     assert tomorrow.done("x", {"made": 1})
-    assert tomorrow.look("x").result == {"made": 1}
+    assert tomorrow.get("x").result == {"made": 1}
 
 
 def test_new_lines_of_a_log_are_kept_though_those_of_tomorrow_come_first(tmp_path, clock, monkeypatch):

@@ -73,7 +73,8 @@ def test_windows_of_a_long_clip_count_as_clips_and_what_is_not_learned_is_said(t
     }
     assert sources.remarks.keys() == {"long", "wordy"}
     assert (
-        "lasts 1.62 s: learned is 0.00-0.50, 0.50-1.00, 1.12-1.62 s, 3 windows" in sources.remarks["long"][0]
+        "lasts 1.62 s; training uses only 0.00-0.50, 0.50-1.00, 1.12-1.62 s, 3 windows"
+        in sources.remarks["long"][0]
     )
     assert "in a green forest, number 0'" in sources.remarks["wordy"][0]
     # at another pace it is another work; slower clips than are learned are refused
@@ -83,7 +84,7 @@ def test_windows_of_a_long_clip_count_as_clips_and_what_is_not_learned_is_said(t
     )
     assert (one.clips, pace.clips, pace.fps) == (1, 3, 0)
     assert len({work.sha256 for work in (*plan.works[:1], one, pace)}) == 3
-    with pytest.raises(Mistakes, match="has 8 fps, and 12 are learned"):
+    with pytest.raises(Mistakes, match="has 8 fps, but training uses 12"):
         make_plan([entry(data, "short", fps=12)], "m", registry, sources=Sources())
 
 
@@ -178,7 +179,7 @@ def test_expected_time_follows_the_profile(clips, sources, registry):
     assert profile.best_pack(key, 1, 64) == 9  # 9 samples take 900 of 1000 bytes; more would be quicker
     assert profile.best_pack(key, 1, 4) == 4
     assert Profile("d", 10, 0.0, profile.curves).best_pack(key, 1, 64) == 1
-    with pytest.raises(UserError, match="no profile of a device"):
+    with pytest.raises(UserError, match="not a device profile"):
         Profile.parse('{"device": "d"}', "profile.json")
 
 
@@ -288,7 +289,7 @@ def test_one_list_has_the_manifests_mistakes_all_of_an_entry_what_lanes_have_and
         (4, "steps -1"),
         (5, "neither a folder here nor a hub id"),
         (5, "no clips of concept 'gone'"),
-        (6, "takes 3 workers, each with 1 CPU; the cluster has room for 2"),
+        (6, "needs 3 workers with 1 CPU each, but the cluster has room for 2"),
     ]
     assert [line for line, _ in found] == [line for line, _ in expected]
     for (_, text), (_, words) in zip(found, expected, strict=True):
@@ -315,8 +316,8 @@ def test_nothing_is_entered_while_lanes_have_some_of_it_with_other_settings(clip
     ("settings", "workers", "said"),
     [
         ({"zero": 1, "workers": 2}, None, "lanes train at zero 0 or 3"),
-        ({"zero": 3}, None, "nothing to spread the model over"),
-        ({"workers": 2}, 1, "asks for workers 2, and this lane has 1"),
+        ({"zero": 3}, None, "one worker cannot shard the model"),
+        ({"workers": 2}, 1, "asks for workers 2, but this lane has 1"),
     ],
 )
 def test_what_no_lane_can_train_is_a_mistake_of_the_plan(clips, sources, registry, settings, workers, said):

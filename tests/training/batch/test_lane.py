@@ -9,14 +9,14 @@ from lane_house import SETTINGS, WAN, Hook, nothing
 from infra.errors import StorageAway, UserError
 from infra.storage import open_storage
 from infra.storage.s3 import BucketNotFound
-from training.batch.cluster.lane_worker import stay
+from training.batch.cluster.lane_worker import run_until_idle
 from training.batch.latents.prepare import prepare_work
 from training.batch.manifest.entries import Entry
 from training.batch.manifest.plan import make_plan
 from training.batch.run import enter, train_batch
 from training.batch.state.outage import Outage
 from training.batch.state.state import BatchState
-from training.batch.watch.live_view import Looking
+from training.batch.watch.live_view import LiveView
 from training.batch.watch.watcher import Watcher
 from training.loop.pack import Pack
 from training.loop.report import StepReport
@@ -75,7 +75,7 @@ def test_a_bad_concept_is_explained_and_its_neighbours_are_published(house):
             pack = spoil["pack"]
             with torch.no_grad():
                 for parameter in pack._bank.slot_parameters(
-                    "temporal", pack._seats["c2"].slot("temporal", 1)
+                    "temporal", pack._active["c2"].slot("temporal", 1)
                 ):
                     parameter.fill_(float("nan"))
 
@@ -235,7 +235,7 @@ def test_a_damaged_checkpoint_is_not_trained_from(house):
 def test_what_one_process_cannot_follow_is_refused(house):
     house.add("c0", workers=2)
     house.lane().run()
-    assert "asks for workers 2, and this lane has 1" in house.batch.record("c0").reason
+    assert "asks for workers 2, but this lane has 1" in house.batch.record("c0").reason
 
 
 def test_a_lane_on_a_cluster_leaves_what_asks_for_another_number_of_workers(house):
@@ -252,7 +252,7 @@ def test_a_lane_stays_while_others_may_leave_it_something(house, busy, expected)
         house.state().claim("another")
     waits = []
     lane = house.lane()
-    assert stay(lane, house.batch, 10.0, wait=lambda seconds: waits.append(seconds)) == expected
+    assert run_until_idle(lane, house.batch, 10.0, wait=lambda seconds: waits.append(seconds)) == expected
     assert waits == ([2.5] * 4 if busy else [])
     assert house.statuses() == {"c0": "preparing" if busy else "published"}
 
@@ -299,7 +299,7 @@ def test_a_lone_concept_that_does_not_fit_fails_with_what_to_do(house, monkeypat
     house.add("c0", steps=2)
     monkeypatch.setattr(Pack, "__enter__", no_memory)
     house.lane(pack=4).run()
-    assert "give gradient_checkpointing" in house.batch.record("c0").reason
+    assert "use gradient_checkpointing" in house.batch.record("c0").reason
 
 
 def test_a_pack_whose_other_workers_are_gone_is_no_concepts_failure(house, monkeypatch):
@@ -324,7 +324,7 @@ def test_a_lane_without_a_cluster_leaves_concepts_of_several_workers_to_others(h
 def test_who_looks_sees_steps_before_they_are_written_and_only_of_what_the_lane_has(house):
     house.add("c0", "c1", steps=9)
     looks = []
-    looking = Looking(
+    looking = LiveView(
         house.state(), "me", lambda records, lanes: looks.append((records, lanes)), every_s=3600
     )
 

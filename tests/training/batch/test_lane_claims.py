@@ -9,7 +9,7 @@ from lane_house import Hook, nothing
 
 from infra.errors import StorageAway, StorageDenied, StorageFull, UserError
 from models.load import NoSafetensors
-from training.batch.cluster.lane_worker import stay
+from training.batch.cluster.lane_worker import run_until_idle
 from training.batch.lane.choosing import Choosing
 from training.batch.run import train_batch
 from training.batch.state.outage import Outage
@@ -46,7 +46,7 @@ def test_a_machine_that_slept_past_its_leases_goes_on_with_what_it_has(house):
     def act(name, step):
         if (name, step) == ("c1", 3):
             house.clock.now += 61
-            lane._looked = float("-inf")  # it looks for others after this step
+            lane._polled_at = float("-inf")  # it looks for others after this step
 
     watcher = Hook(act)
     lane = house.lane(watcher)
@@ -110,7 +110,7 @@ OTHER = SimpleNamespace(fingerprint="0" * 64)
         (OTHER, "fingerprint 000000000000, the plan's"),
         (
             torch.OutOfMemoryError("CUDA out of memory."),
-            r"tiny-random:wan in fp32 does not fit the memory of .* GiB; give dtype bf16 or zero 3 with workers",
+            r"tiny-random:wan in fp32 does not fit the memory of .* GiB\); use dtype bf16 or zero 3 with workers",
         ),
     ],
 )
@@ -269,7 +269,7 @@ def test_each_outage_of_a_long_round_has_patience_of_its_own(house, monkeypatch,
     if where == "run":
         train_batch(house.batch, house.registry, device="cpu", watcher=Hook(act), sleep=wait)
     else:
-        assert stay(house.lane(Hook(act)), house.batch, 10.0, wait=wait) == "done"
+        assert run_until_idle(house.lane(Hook(act)), house.batch, 10.0, wait=wait) == "done"
     assert len(waits) == 2
     assert states(house) == {"c0": ("published", 0, None)}
 

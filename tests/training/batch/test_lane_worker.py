@@ -1,11 +1,11 @@
-"""What makes a lane's worker stop: a drained node, SIGTERM, its keeper's word, its keeper's end."""
+"""What makes a lane's worker stop: a drained node, SIGTERM, its supervisor's word, its supervisor's end."""
 
 import threading
 
 import pytest
 
 from training.batch.cluster import lane_worker
-from training.batch.cluster.lane_worker import reason_to_stop, told_to_stop
+from training.batch.cluster.lane_worker import reason_to_stop, watching_for_stop
 from training.batch.cluster.signals import TERMINATED
 
 
@@ -19,9 +19,9 @@ class Remote:
         return self.answer
 
 
-class Keeper:
+class LaneSupervisor:
     def __init__(self, answer=None):
-        self.stopping = Remote(answer)
+        self.stop_reason = Remote(answer)
 
 
 @pytest.fixture
@@ -42,28 +42,28 @@ def drained(monkeypatch):
 
 
 def test_a_lane_goes_on_while_nothing_tells_it_to_stop(drained):
-    assert reason_to_stop(Keeper(), "l1") is None
+    assert reason_to_stop(LaneSupervisor(), "l1") is None
 
 
-def test_a_drained_node_sigterm_and_the_keeper_are_reasons_to_stop(drained):
-    assert reason_to_stop(Keeper("asked to"), "l1") == "asked to"
-    gone = "its keeper does not answer (ConnectionError)"
-    assert reason_to_stop(Keeper(ConnectionError("the keeper has died")), "l1") == gone
+def test_a_drained_node_sigterm_and_the_supervisor_are_reasons_to_stop(drained):
+    assert reason_to_stop(LaneSupervisor("asked to"), "l1") == "asked to"
+    gone = "its supervisor does not answer (ConnectionError)"
+    assert reason_to_stop(LaneSupervisor(ConnectionError("the supervisor has died")), "l1") == gone
     drained.set()
-    assert reason_to_stop(Keeper("asked to"), "l1") == "its node is drained"
+    assert reason_to_stop(LaneSupervisor("asked to"), "l1") == "its node is drained"
     TERMINATED.set()
-    assert reason_to_stop(Keeper(), "l1") == "SIGTERM"
+    assert reason_to_stop(LaneSupervisor(), "l1") == "SIGTERM"
 
 
 def test_a_notice_stops_the_lane_once_and_the_worker_asks_on_for_the_others(drained, monkeypatch):
     told, asked = [], threading.Semaphore(0)
 
-    def reason(keeper, name):
+    def reason(supervisor, name):
         asked.release()
-        return reason_to_stop(keeper, name)
+        return reason_to_stop(supervisor, name)
 
     monkeypatch.setattr(lane_worker, "reason_to_stop", reason)
-    with told_to_stop(Keeper(), "l1", told.append, every_s=0.001) as stopped:
+    with watching_for_stop(LaneSupervisor(), "l1", told.append, every_s=0.001) as stopped:
         for _ in range(3):
             assert asked.acquire(timeout=30)
         assert not stopped.is_set()

@@ -108,5 +108,5 @@ def test_a_damaged_measurement_is_made_again(house, house_foundation, measured, 
     assert kept_profiles(storage) == []
     assert mine.profile(house_foundation, key, 1.0, NEVER).curve(key) == TWO_ARE_BEST
     assert len(measured) == 2
-    assert "is no profile of a device" in caplog.text
+    assert "is not a device profile" in caplog.text
     assert len(kept_profiles(storage)) == 1

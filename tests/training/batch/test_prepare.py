@@ -23,7 +23,7 @@ from training.batch.latents.prepare import (
     prepare_work,
     store_portion,
 )
-from training.batch.latents.prepare_ahead import Ahead
+from training.batch.latents.prepare_ahead import BackgroundPreparation
 from training.batch.manifest.entries import Entry
 from training.batch.manifest.plan import make_plan
 from training.batch.run import enter
@@ -225,7 +225,7 @@ def test_a_lane_prepares_what_waits_while_it_trains_and_its_adapters_are_the_sam
     tmp_path, clips, foundation, monkeypatch
 ):
     monkeypatch.setattr("training.batch.lane.lane.load_foundation", lambda source, **options: foundation)
-    monkeypatch.setattr("training.batch.latents.prepare_ahead.LOOK_S", 0.05)
+    monkeypatch.setattr("training.batch.latents.prepare_ahead.POLL_S", 0.05)
     adapters, threads, waited = [], [], []
     for ahead, uri in ((True, clips), (False, clip_set(tmp_path / "other"))):
         registry = open_registry(tmp_path / f"registry-{ahead}")
@@ -241,7 +241,7 @@ def test_a_lane_prepares_what_waits_while_it_trains_and_its_adapters_are_the_sam
 
         watcher = Waits(ready if ahead else lambda: None)
         with counted(foundation, monkeypatch) as encoded:
-            Lane(batch, registry, pack=1, device="cpu", ahead=ahead, watcher=watcher).run()
+            Lane(batch, registry, pack=1, device="cpu", prepare_ahead=ahead, watcher=watcher).run()
         threads.append(encoded)
         waited.append(watcher.waited)
         assert {record.status for record in batch.records()} == {"published"}
@@ -255,7 +255,7 @@ def test_a_lane_prepares_what_waits_while_it_trains_and_its_adapters_are_the_sam
         )
     assert waited == [True, None]
     assert len(threads[0]) == len(threads[1]) == 3  # clips: each once, whoever does it
-    assert threads[0].count("batch-ahead") >= 2
+    assert threads[0].count("batch-preparation") >= 2
     assert set(threads[1]) == {"MainThread"}
     for name, layers in adapters[0].items():
         for layer, pair in layers.items():
@@ -267,7 +267,9 @@ def test_lanes_that_prepare_at_once_share_the_concepts(clips, registry, foundati
     batch = open_batch(registry.storage, "b")
     enter(batch, planned(clips, registry), {"manifest": "m"})
     lanes = [
-        Ahead(open_batch(registry.storage, "b"), f"{n}", foundation, "float32", threading.Lock())
+        BackgroundPreparation(
+            open_batch(registry.storage, "b"), f"{n}", foundation, "float32", threading.Lock()
+        )
         for n in (1, 2)
     ]
     threads = [threading.Thread(target=lane.once) for lane in lanes]
@@ -278,7 +280,9 @@ def test_lanes_that_prepare_at_once_share_the_concepts(clips, registry, foundati
     made = [done.portion.name for lane in lanes for done in lane.prepared if done.made]
     assert len(made) == len(set(made))
     assert len(cached(clips)) == 7
-    late = Ahead(open_batch(registry.storage, "b"), "3", foundation, "float32", threading.Lock())
+    late = BackgroundPreparation(
+        open_batch(registry.storage, "b"), "3", foundation, "float32", threading.Lock()
+    )
     late.once()
     assert late.prepared == []
 

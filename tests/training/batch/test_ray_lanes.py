@@ -41,7 +41,7 @@ def test_a_batch_outlives_a_lost_node_and_a_lane_that_must_go(tmp_path):
             return True
 
         story = Story(lose_a_node, tell_the_other_to_go)
-        driver = Driver(batch.state, batch.registry, "b", on_look=story, poll_s=0.2, linger_s=5)
+        driver = Driver(batch.state, batch.registry, "b", show_batch=story, poll_s=0.2, linger_s=5)
         records = driver.run()
     assert story.chapters == []
     assert {r.status for r in records} == {"published"}
@@ -91,7 +91,7 @@ def test_lanes_of_two_workers_outlive_a_lost_one_and_leave_in_order_for_one_that
             return True
 
         story = Story(lose_a_worker, tell_a_follower_to_go)
-        driver = Driver(batch.state, batch.registry, "b", on_look=story, poll_s=0.2, linger_s=5)
+        driver = Driver(batch.state, batch.registry, "b", show_batch=story, poll_s=0.2, linger_s=5)
         records = driver.run()
     assert story.chapters == []
     assert [(r.status, r.lost) for r in records] == [("published", 1)] * 2
@@ -100,7 +100,7 @@ def test_lanes_of_two_workers_outlive_a_lost_one_and_leave_in_order_for_one_that
     story.check_work_lost(20)
     lines = [line.text for line in Reader(batch.state.storage).new("lanes", told[0])]
     assert lines[0].endswith("2 workers")
-    assert lines[-2:] == ["stops: a worker of it: SIGTERM", "ends: stopped"]
+    assert lines[-2:] == ["stops: one of its workers must stop: SIGTERM", "ends: stopped"]
 
     foundation = load_foundation(WAN, device="cpu", dtype="float32")
     for name, work in batch.works.items():

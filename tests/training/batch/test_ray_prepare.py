@@ -17,7 +17,7 @@ from training.batch.latents.prepare import prepare_work
 from training.batch.latents.ray_prepare import Share, _Preparer, prepare_ahead, share_beside
 from training.batch.manifest.entries import Entry
 from training.batch.manifest.plan import make_plan
-from training.batch.state.in_turn import preparing_turns, turn_of
+from training.batch.state.exclusive import preparation_task, preparation_tasks
 from training.batch.state.state import open_batch
 from training.config import make_config
 
@@ -97,7 +97,7 @@ def test_a_batch_on_gpus_asks_ray_for_that_part_and_encodes_there(tmp_path, monk
 
     def begin(batch, works, share):
         monkeypatch.setattr(Rows, "gpus", asked)
-        _Preparer(share, preparing_turns(batch, "Ray Data")).run(list(works))
+        _Preparer(share, preparation_tasks(batch, "Ray Data")).run(list(works))
 
     registry = open_registry(tmp_path / "registry")
     works = planned(clip_set(tmp_path / "clips"), registry)
@@ -127,7 +127,7 @@ def test_an_encoder_without_a_gpu_of_its_own_leaves_those_of_the_lanes_alone(
     monkeypatch.setattr("models.load.load_foundation", load)
     monkeypatch.setattr("ray.data.from_items", lambda items, **_: Rows(items))
     batch = open_batch(open_registry(tmp_path / "registry").storage, "b")
-    made = _Preparer(Share(gpus=gpus), preparing_turns(batch, "Ray Data")).run(list(works))
+    made = _Preparer(Share(gpus=gpus), preparation_tasks(batch, "Ray Data")).run(list(works))
     assert [(done.portion.name, done.error) for done in made] == [("c0", None), ("c1", None)]
     assert asked == [device]
 
@@ -136,10 +136,10 @@ def test_what_a_lane_has_begun_is_passed_over(tmp_path, monkeypatch):
     registry = open_registry(tmp_path / "registry")
     batch = open_batch(registry.storage, "b")
     works = planned(clip_set(tmp_path / "clips"), registry)
-    lane = preparing_turns(batch, "a lane")
-    assert lane.take(turn_of(works[0].name, works[0].sha256))
+    lane = preparation_tasks(batch, "a lane")
+    assert lane.take(preparation_task(works[0].name, works[0].sha256))
     monkeypatch.setattr("ray.data.from_items", lambda items, **_: Rows(items))
-    made = _Preparer(Share(), preparing_turns(batch, "Ray Data")).run(list(works))
+    made = _Preparer(Share(), preparation_tasks(batch, "Ray Data")).run(list(works))
     assert [(done.portion.name, done.made, done.error) for done in made] == [("c0", 0, None), ("c1", 2, None)]
 
 

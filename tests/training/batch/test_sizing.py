@@ -9,8 +9,8 @@ from infra.registry import open_registry
 from infra.storage.leases import Lease
 from training.batch.cluster.ray_lanes import Driver
 from training.batch.cluster.sizing import (
-    BARREN,
-    Deaths,
+    MAX_WITHOUT_PROGRESS,
+    LaneFailures,
     LaneNow,
     Need,
     Start,
@@ -88,37 +88,39 @@ def test_a_lane_takes_a_gpu_or_a_few_cpus(nodes, cpus, need, room):
 
 
 def test_lanes_that_die_before_they_hold_anything_are_waited_for_and_given_up():
-    deaths = Deaths()
-    for number in range(BARREN - 1):
-        deaths.died(NOW, barren=True, reason="no module named x")
-        assert deaths.until == NOW + 2 ** (number + 1) - 1
-    deaths.died(NOW, barren=False, reason="the node went")  # one that had trained: as if nothing had been
-    assert deaths.until == NOW
-    for _ in range(BARREN - 1):
-        deaths.died(NOW, barren=True, reason="no module named x")
-    with pytest.raises(UserError, match=r"5 lanes in a row .* no module named x\. Mend"):
-        deaths.died(NOW, barren=True, reason="no module named x")
+    failures = LaneFailures()
+    for number in range(MAX_WITHOUT_PROGRESS - 1):
+        failures.lane_ended(NOW, without_progress=True, reason="no module named x")
+        assert failures.until == NOW + 2 ** (number + 1) - 1
+    failures.lane_ended(
+        NOW, without_progress=False, reason="the node went"
+    )  # one that had trained: as if nothing had been
+    assert failures.until == NOW
+    for _ in range(MAX_WITHOUT_PROGRESS - 1):
+        failures.lane_ended(NOW, without_progress=True, reason="no module named x")
+    with pytest.raises(UserError, match=r"5 lanes in a row .* no module named x\. Fix"):
+        failures.lane_ended(NOW, without_progress=True, reason="no module named x")
 
 
 def test_lanes_that_fail_while_others_train_are_waited_for_and_do_not_end_the_batch():
-    deaths = Deaths()
-    for number in range(2 * BARREN):
-        deaths.died(NOW, barren=True, alone=False, reason="no such folder.")
-        assert deaths.until == NOW + min(60, 2 ** (number + 1) - 1)
-    for _ in range(BARREN - 1):
-        deaths.died(NOW, barren=True, reason="no such folder.")
-    deaths.went_on()
-    for _ in range(BARREN - 1):
-        deaths.died(NOW, barren=True, reason="no such folder.")
-    with pytest.raises(UserError, match=r"5 lanes in a row ended before .* no such folder\. Mend"):
-        deaths.died(NOW, barren=True, reason="no such folder.")
+    failures = LaneFailures()
+    for number in range(2 * MAX_WITHOUT_PROGRESS):
+        failures.lane_ended(NOW, without_progress=True, alone=False, reason="no such folder.")
+        assert failures.until == NOW + min(60, 2 ** (number + 1) - 1)
+    for _ in range(MAX_WITHOUT_PROGRESS - 1):
+        failures.lane_ended(NOW, without_progress=True, reason="no such folder.")
+    failures.progressed()
+    for _ in range(MAX_WITHOUT_PROGRESS - 1):
+        failures.lane_ended(NOW, without_progress=True, reason="no such folder.")
+    with pytest.raises(UserError, match=r"5 lanes in a row ended without progress .* no such folder\. Fix"):
+        failures.lane_ended(NOW, without_progress=True, reason="no such folder.")
 
 
-class Looked:
-    """A keeper's `look`, as a driver calls it."""
+class FakeSupervisor:
+    """A supervisor's `lane_states`, as a driver calls it."""
 
     def __init__(self, *lanes):
-        self.lanes, self.look = lanes, self
+        self.lanes, self.lane_states = lanes, self
 
     def remote(self):
         return list(self.lanes)
@@ -129,19 +131,19 @@ def test_lanes_that_give_back_what_they_cannot_train_end_the_batch_in_time(tmp_p
     registry = open_registry(tmp_path)
     driver = Driver(open_batch(registry.storage, "b"), registry, "b")
     waiting = records("queued")
-    driver._hear(waiting)
+    driver._note_progress(waiting)
 
     def fails(name):
         driver.lanes[name] = LaneState(name, 1)
         driver._held.add(name)  # it was seen with a concept, which it gave back
-        driver._keeper = Looked(LaneState(name, 1, end="failed", reason="no such folder"))
-        driver._look(Need(1))
+        driver._supervisor = FakeSupervisor(LaneState(name, 1, end="failed", reason="no such folder"))
+        driver._update_lanes(Need(1))
 
-    for number in range(BARREN - 1):
+    for number in range(MAX_WITHOUT_PROGRESS - 1):
         fails(f"a{number}")
-        driver._hear(waiting)
-    driver._hear([replace(waiting[0], checkpoint="checkpoints/c1-0/1")])
-    for number in range(BARREN - 1):
+        driver._note_progress(waiting)
+    driver._note_progress([replace(waiting[0], checkpoint="checkpoints/c1-0/1")])
+    for number in range(MAX_WITHOUT_PROGRESS - 1):
         fails(f"b{number}")
     with pytest.raises(UserError, match="5 lanes in a row"):
         fails("c")

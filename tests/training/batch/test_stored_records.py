@@ -17,7 +17,7 @@ from training.batch.watch.logs import Reader
 from training.batch.watch.validation import validations
 from training.config import make_config
 from training.loop.checkpoint import STATE, MemberState
-from training.runs.record import CONFIG, RECORD, RESULT, Card, finished
+from training.runs.record import CONFIG, RECORD, RESULT, RunIdentity, finished
 
 CONFIG_OF_A = make_config({"frames": 4, "height": 32, "width": 32, "steps": 10})
 A = Work("a", "a", "/clips", "d" * 64, 1, None, "f" * 64, CONFIG_OF_A)
@@ -96,18 +96,18 @@ def test_a_batch_that_nobody_began_is_refused(state, body):
     "body", [b"[]", b"{", b"{}", b'{"owner": "o", "token": "t", "expires": "soon", "result": null}']
 )
 def test_a_turn_that_nobody_took_is_refused(state, body):
-    turns = LeasedTasks(state.storage.sub("turns"), "me")
-    turns.storage.put("x.json", body)
-    refused(lambda: turns.take("x"), "x.json")
-    refused(lambda: turns.look("x"), "x.json")
+    tasks = LeasedTasks(state.storage.sub("tasks"), "me")
+    tasks.storage.put("x.json", body)
+    refused(lambda: tasks.take("x"), "x.json")
+    refused(lambda: tasks.get("x"), "x.json")
 
 
 @pytest.mark.parametrize("result", [{}, {"version": "../a", "scores": {}, "error": None, "seconds": 1.0}, {"version": "a@1", "scores": {"x": "y"}, "error": None}])  # fmt: skip
 def test_a_validation_that_found_something_else_is_refused(state, result):
     state.publish(state.claim("lane"), "a@1", step=10)
-    turns = LeasedTasks(state.storage.sub("validations"), "me")
-    assert turns.take("a-1")
-    turns.done("a-1", result)
+    tasks = LeasedTasks(state.storage.sub("validations"), "me")
+    assert tasks.take("a-1")
+    tasks.done("a-1", result)
     refused(lambda: validations(state, state.records()), "validations/a-1.json")
 
 
@@ -126,29 +126,29 @@ FACTS = {"concept": "a", "foundation_fingerprint": "f" * 64, "data_sha256": "d" 
 
 @pytest.fixture
 def run(tmp_path):
-    """A run's folder as `train` begins it, and its card."""
+    """A run's folder as `train` begins it, and its identity."""
     storage = open_storage(tmp_path / "run")
-    card = Card({**CONFIG_OF_A.model_dump(mode="json"), "concept": "a"}, FACTS)
-    card.put(storage)
-    return SimpleNamespace(storage=storage, card=card)
+    identity = RunIdentity({**CONFIG_OF_A.model_dump(mode="json"), "concept": "a"}, FACTS)
+    identity.put(storage)
+    return SimpleNamespace(storage=storage, identity=identity)
 
 
 def test_a_run_goes_on_with_what_it_wrote(run):
-    run.card.check(run.storage)
-    assert run.card.put(run.storage) == run.card.put(run.storage)
+    run.identity.check(run.storage)
+    assert run.identity.put(run.storage) == run.identity.put(run.storage)
 
 
 @pytest.mark.parametrize("values", [{"id": "../x"}, {"id": None}, {"data_sha256": 3}, {"concept": "../a"}])
 def test_a_run_that_no_training_began_is_refused(run, values):
     change(run.storage, RECORD, **values)
-    refused(lambda: run.card.check(run.storage), RECORD)
-    refused(lambda: run.card.put(run.storage), RECORD)
+    refused(lambda: run.identity.check(run.storage), RECORD)
+    refused(lambda: run.identity.put(run.storage), RECORD)
 
 
 @pytest.mark.parametrize("body", [b"[]", b"{", b"2023-99-99", b"\xff", b"[" * 2000])
 def test_settings_that_no_training_wrote_are_refused(run, body):
     run.storage.put(CONFIG, body)
-    refused(lambda: run.card.check(run.storage), CONFIG)
+    refused(lambda: run.identity.check(run.storage), CONFIG)
 
 
 @pytest.mark.parametrize(

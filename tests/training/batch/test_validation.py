@@ -11,7 +11,14 @@ from infra.errors import StorageAway, UserError
 from infra.registry import open_registry
 from training.batch.state.state import open_batch
 from training.batch.state.work import Work
-from training.batch.watch.validation import Stopped, Validating, Validator, headline, turn_of, validations
+from training.batch.watch.validation import (
+    Stopped,
+    Validating,
+    Validator,
+    headline,
+    validation_task,
+    validations,
+)
 from training.config import make_config
 
 
@@ -95,7 +102,7 @@ def test_a_validation_that_fails_is_told_and_the_concept_stays_published(house):
 
 
 def test_a_storage_that_is_away_for_a_moment_costs_no_validation(house, monkeypatch):
-    monkeypatch.setattr("training.batch.watch.validation.LOOK_S", 0.01)
+    monkeypatch.setattr("training.batch.watch.validation.POLL_S", 0.01)
     away = [True]
 
     def validate(version, on_progress):
@@ -151,7 +158,7 @@ def test_its_process_may_die_of_one_and_goes_on_with_the_others(house):
     with Validating(house.batch, house.registry, dies_of_a) as validating:
         validating.finish()
     found = house.found()
-    assert "its process ended with code 9" in found["a"]["error"]
+    assert "the validation process ended with code 9" in found["a"]["error"]
     assert found["b"]["scores"]["pid"] != os.getpid()
     assert found["b"]["scores"]["nice"] >= 10
 
@@ -175,7 +182,7 @@ def test_left_early_it_lets_go(tmp_path):
         validating.finish(stopping=mark.exists)
         assert mark.exists()
     validator = house.validator(score)
-    assert validator.turns.look(turn_of(house.batch.record("a"))) is None
+    assert validator.tasks.get(validation_task(house.batch.record("a"))) is None
     validator.run(forever, at_once)
     assert house.found()["a"]["error"] is None
 

@@ -230,11 +230,11 @@ def test_who_does_not_belong_is_told_why(wan):
         spoilt.clips[0].text_LD[0, 0] = float("inf")
         smaller = replace(spoilt, clips=[replace(spoilt.clips[0], latents_CFHW=torch.zeros(16, 1, 4, 4))])
         for wrong, words in (
-            (one, "m0 is in this pack"),
+            (one, "m0 is already in this pack"),
             (member(wan, 1, rank=8), "rank 8, not 4"),
             (member(wan, 1, dropout=0.0), r"dropout 0.0, not 0.1"),
             (member(wan, 1, method="full"), "forward full, not dual"),
-            (member(wan, 1, clips=2), r"needs .*2.* slots, free are"),
+            (member(wan, 1, clips=2), r"needs .*2.* slots, but only .* are free"),
             (spoilt, "clip 1 of concept-1 has NaN or infinite"),
             (smaller, r"clip 1 of concept-1 has latents \(16, 1, 4, 4\), expected"),
             (replace(one, name="x", clips=[]), "x has no clips"),

@@ -83,4 +83,4 @@ def test_processes_that_cannot_be_begun_ahead_are_one_line_in_the_log(monkeypatc
 
     monkeypatch.setattr("training.ray.processes.prestart", refuse)
     begin_processes(MODEL, 1, use_gpu=False)
-    assert "start ahead of their work: no such request" in caplog.text
+    assert "could not be started in advance: no such request" in caplog.text

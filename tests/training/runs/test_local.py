@@ -19,7 +19,7 @@ METHODS = ("dual", "no-debias", "coupled", "full")
 
 
 @dataclass(frozen=True)
-class Told:
+class Described:
     sha256: str
     caption: str
 
@@ -111,7 +111,7 @@ def test_settings_that_only_a_run_can_follow_are_refused(unet3d):
 def test_trained_tensors_become_files_that_generation_reads(unet3d, tmp_path, method):
     config = make_config({**SMALL, "method": method, "learning_rate": 3e-2})
     tensors = train_local(unet3d, "spin", random_clips(unet3d, 1), config)
-    metadata = describe(config, "spin", [Told("0" * 64, "a cat spins")])
+    metadata = describe(config, "spin", [Described("0" * 64, "a cat spins")])
     written = write_adapters(tmp_path / "one", unet3d, tensors, metadata)
     again = write_adapters(tmp_path / "two", unet3d, tensors, metadata)
     assert {path: adapter.sha256 for path, adapter in written.items()} == {

@@ -19,7 +19,7 @@ from models.foundations.base import Foundation
 from training.config import make_config
 from training.loop.checkpoint import MemberState
 from training.reporting import board as boards
-from training.reporting.board import KEPT_EVENTS, KEPT_SAMPLES, Board, put_up_board, watching
+from training.reporting.board import KEPT_EVENTS, KEPT_SAMPLES, Board, start_board, watching
 from training.reporting.tensorboard import TensorBoard
 from training.runs.inputs import load
 from training.runs.job import Job
@@ -64,7 +64,7 @@ def test_the_board_stands_on_the_drivers_node_and_comes_back(monkeypatch):
     monkeypatch.setattr(
         ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "the driver's")
     )
-    assert isinstance(put_up_board(), Board)
+    assert isinstance(start_board(), Board)
     assert asked == {"num_cpus": 0, "label_selector": {"ray.io/node-id": "the driver's"}, "max_restarts": -1}
 
 
@@ -103,9 +103,9 @@ def test_a_board_that_is_away_is_asked_again_and_what_was_lost_is_said(monkeypat
     assert told == [step(1), step(2), step(3)]
     said = [record.getMessage() for record in caplog.records]
     assert [text.partition(":")[0] for text in said] == [
-        "what the training shows does not come through",  # once for two questions
+        "training progress cannot be received",  # once for two questions
         "5 steps or samples are not shown",
-        "what the training shows does not come through",
+        "training progress cannot be received",
     ]
 
 
@@ -119,7 +119,7 @@ def test_an_answer_that_takes_long_is_waited_for_and_has_all_its_events(monkeypa
 
 def test_a_board_that_is_gone_at_the_end_is_said_and_not_raised(monkeypatch, caplog):
     Answers(monkeypatch, ActorDiedError(), ActorDiedError()).shown(print)
-    assert "does not come through" in caplog.text
+    assert "training progress cannot be received" in caplog.text
 
 
 def test_an_event_that_cannot_be_shown_is_one_line_and_the_next_is_shown(monkeypatch, caplog):
@@ -132,7 +132,7 @@ def test_an_event_that_cannot_be_shown_is_one_line_and_the_next_is_shown(monkeyp
 
     Answers(monkeypatch, ([step(1), step(2)], 0)).shown(show)
     assert told == [step(2)]
-    assert [r.getMessage() for r in caplog.records] == ["what step 1 shows is lost: the storage is away"]
+    assert [r.getMessage() for r in caplog.records] == ["the progress of step 1 is not shown: the storage is away"]
 
 
 class Renderers:
@@ -345,4 +345,4 @@ def test_a_board_that_cannot_be_stored_is_said_when_it_closes(tmp_path, monkeypa
     monkeypatch.setattr(FolderStorage, "put_file", away)
     with TensorBoard(FolderStorage(tmp_path / "run")) as board:
         board._at(1).add_scalar("loss/total", 1.0, 1)
-    assert "/tensorboard is not stored: the storage is away" in caplog.text
+    assert "/tensorboard are not stored: the storage is away" in caplog.text

@@ -22,7 +22,7 @@ from training.adapters import data_sha256
 from training.config import TrainConfig
 from training.runs.inputs import bucket_of, read_concept
 from training.runs.job import Job
-from training.runs.record import RESULT, Card, finished
+from training.runs.record import RESULT, RunIdentity, finished
 from training.runs.run import run_job
 
 ROOT = Path(__file__).parents[3]
@@ -167,36 +167,36 @@ def test_a_folder_with_another_run_is_refused(clips, tmp_path, unet3d):
     job = Job("slide", clips, str(tmp_path / "run"), "registry", "tiny-random:unet3d")
     run, read = open_storage(job.run_dir), read_concept(job)
     config = TrainConfig(frames=4)
-    record = Card.of(job, config, unet3d, read).put(run)
+    record = RunIdentity.of(job, config, unet3d, read).put(run)
     assert record.data_sha256 == data_sha256(read)
-    elsewhere = Card.of(job, config.model_copy(update={"workers": 3, "sample_interval": 9}), unet3d, read)
+    elsewhere = RunIdentity.of(job, config.model_copy(update={"workers": 3, "sample_interval": 9}), unet3d, read)
     elsewhere.check(run)
     assert elsewhere.put(run) == record
     with pytest.raises(UserError, match=r"holds a run with rank 32 \(now 8\)"):
-        Card.of(job, config.model_copy(update={"rank": 8}), unet3d, read).check(run)
+        RunIdentity.of(job, config.model_copy(update={"rank": 8}), unet3d, read).check(run)
     with pytest.raises(UserError, match="data_sha256"):
-        Card.of(job, config, unet3d, read[:1]).check(run)
+        RunIdentity.of(job, config, unet3d, read[:1]).check(run)
 
 
 def test_the_steps_of_a_run_may_be_raised_where_that_changes_none_that_were_done(clips, tmp_path, unet3d):
     job = Job("slide", clips, str(tmp_path / "run"), "registry", "tiny-random:unet3d")
     run, read = open_storage(job.run_dir), read_concept(job)
     config = TrainConfig(frames=4, steps=30, warmup_steps=5)
-    record = Card.of(job, config, unet3d, read).put(run)
-    more = Card.of(job, config.model_copy(update={"steps": 50}), unet3d, read)
+    record = RunIdentity.of(job, config, unet3d, read).put(run)
+    more = RunIdentity.of(job, config.model_copy(update={"steps": 50}), unet3d, read)
     more.check(run)
-    with pytest.raises(UserError, match=r"holds a run of 30 steps, more than 29; give 30 to continue it"):
-        Card.of(job, config.model_copy(update={"steps": 29}), unet3d, read).check(run)
+    with pytest.raises(UserError, match=r"holds a run of 30 steps, more than 29; give --steps 30 to continue it"):
+        RunIdentity.of(job, config.model_copy(update={"steps": 29}), unet3d, read).check(run)
     assert more.put(run) == record
     with pytest.raises(UserError, match="holds a run of 50 steps"):
-        Card.of(job, config, unet3d, read).check(run)
+        RunIdentity.of(job, config, unet3d, read).check(run)
 
     elsewhere = open_storage(tmp_path / "cosine")
     falling = config.model_copy(update={"schedule": "cosine"})
-    Card.of(job, falling, unet3d, read).put(elsewhere)
-    Card.of(job, falling, unet3d, read).check(elsewhere)
+    RunIdentity.of(job, falling, unet3d, read).put(elsewhere)
+    RunIdentity.of(job, falling, unet3d, read).check(elsewhere)
     with pytest.raises(UserError, match=r"cosine schedule ends at 0 after 30 steps") as caught:
-        Card.of(job, falling.model_copy(update={"steps": 50}), unet3d, read).check(elsewhere)
+        RunIdentity.of(job, falling.model_copy(update={"steps": 50}), unet3d, read).check(elsewhere)
     assert caught.value.code == "other_run"
 
 
@@ -219,13 +219,13 @@ def test_a_run_from_before_a_setting_existed_goes_on_at_its_default(clips, tmp_p
 
     job = Job("slide", clips, str(tmp_path / "run"), "registry", "tiny-random:unet3d")
     run, read = open_storage(job.run_dir), read_concept(job)
-    Card.of(job, TrainConfig(), unet3d, read).put(run)
+    RunIdentity.of(job, TrainConfig(), unet3d, read).put(run)
     settings = yaml.safe_load(run.get("config.yaml"))
     del settings["noise_bias"]
     run.put("config.yaml", yaml.safe_dump(settings).encode())
-    Card.of(job, TrainConfig(), unet3d, read).check(run)
+    RunIdentity.of(job, TrainConfig(), unet3d, read).check(run)
     with pytest.raises(UserError, match=r"noise_bias None \(now 0.5\)"):
-        Card.of(job, TrainConfig(noise_bias=0.5), unet3d, read).check(run)
+        RunIdentity.of(job, TrainConfig(noise_bias=0.5), unet3d, read).check(run)
 
 
 def test_the_size_is_the_foundations_unless_given(unet3d):

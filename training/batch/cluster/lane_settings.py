@@ -1,4 +1,4 @@
-"""Settings that a keeper passes to a lane's worker."""
+"""Settings that a supervisor passes to a lane's worker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LINGER_S = LEASE_S  # how long an idle lane waits for added concepts, or those o
 
 @dataclass(frozen=True)
 class LaneSettings:
-    """All that a lane's worker needs to know; sent to it."""
+    """All settings of a lane's worker, sent to it when it starts."""
 
     name: str
     registry: str  # URI
@@ -22,6 +22,6 @@ class LaneSettings:
     profile: Profile | None
     measure: bool  # measure the device and choose the best pack size; the profile is None then
     threads: int  # torch threads, on a CPU
-    ahead: bool = True  # whether it prepares waiting concepts while it trains
+    prepare_ahead: bool = True  # whether it prepares waiting concepts while it trains
     lease_s: float = LEASE_S
     linger_s: float = LINGER_S

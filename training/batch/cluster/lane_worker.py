@@ -32,10 +32,10 @@ from training.batch.watch.watcher import Watcher
 if TYPE_CHECKING:
     from training.loop.report import StepReport
 
-LOOK_S = 1.0
+POLL_S = 1.0
 
 
-def stay(lane: Lane, batch: BatchState, linger_s: float, *, wait: Callable[[float], bool]) -> str:
+def run_until_idle(lane: Lane, batch: BatchState, linger_s: float, *, wait: Callable[[float], bool]) -> str:
     """Run a lane until it is stopped ("stopped"), the batch has ended ("done"), or it had no work ("idle").
 
     Args:
@@ -65,36 +65,38 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     import ray.train.torch
 
     settings: LaneSettings = config["settings"]
-    keeper = config["keeper"]
+    supervisor = config["supervisor"]
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         torch.set_num_threads(settings.threads)
         keep_freed_memory()
     if ray.train.get_context().get_world_size() == 1:
-        return _lead(settings, keeper, str(device), None)
+        return _lead(settings, supervisor, str(device), None)
     with Team() as team:
         if team.leads:
-            return _lead(settings, keeper, str(device), team)
-        # A notice to this worker concerns the whole lane: the keeper passes it to the leader.
-        with told_to_stop(keeper, settings.name, lambda why: keeper.leave.remote(settings.name, why)):
+            return _lead(settings, supervisor, str(device), team)
+        # A notice to this worker concerns the whole lane: the supervisor passes it to the leader.
+        with watching_for_stop(
+            supervisor, settings.name, lambda why: supervisor.stop_lane.remote(settings.name, why)
+        ):
             team.follow(str(device))
         return {"end": "followed"}
 
 
-def _lead(settings: LaneSettings, keeper: Any, device: str, team: Team | None) -> dict[str, Any]:
+def _lead(settings: LaneSettings, supervisor: Any, device: str, team: Team | None) -> dict[str, Any]:
     """Run the lane in this process, alone or as leader of its team."""
     import ray
 
     host = socket.gethostname()
-    keeper.began.remote(settings.name, host, os.getpid(), ray.get_runtime_context().get_node_id())
+    supervisor.lane_started.remote(settings.name, host, os.getpid(), ray.get_runtime_context().get_node_id())
     try:
-        return {"end": _run(settings, keeper, device, host, team)}
+        return {"end": _run(settings, supervisor, device, host, team)}
     except UserError as error:  # such as an unavailable storage: the lane's claims then expire
         return {"end": "failed", "reason": error.message}
 
 
-def _run(settings: LaneSettings, keeper: Any, device: str, host: str, team: Team | None) -> str:
+def _run(settings: LaneSettings, supervisor: Any, device: str, host: str, team: Team | None) -> str:
     from infra.registry import open_registry
 
     registry = open_registry(settings.registry)
@@ -114,7 +116,7 @@ def _run(settings: LaneSettings, keeper: Any, device: str, host: str, team: Team
                 profile=settings.profile,
                 measuring=Measuring(registry.storage, settings.name, device) if settings.measure else None,
                 device=device,
-                ahead=settings.ahead,
+                prepare_ahead=settings.prepare_ahead,
                 watcher=Several(notes, Metrics()),
                 workers=workers,
                 team=team,
@@ -124,9 +126,9 @@ def _run(settings: LaneSettings, keeper: Any, device: str, host: str, team: Team
                 journal.write(f"stops: {reason}")
                 lane.stop()
 
-            with told_to_stop(keeper, settings.name, stop) as stopped:
+            with watching_for_stop(supervisor, settings.name, stop) as stopped:
                 try:
-                    end = stay(lane, batch, settings.linger_s, wait=stopped.wait)
+                    end = run_until_idle(lane, batch, settings.linger_s, wait=stopped.wait)
                 except Exception as error:
                     journal.write(f"ends: {type(error).__name__}: {error}")
                     raise
@@ -146,7 +148,7 @@ class Metrics(Watcher):
         self.observe(name, report)
 
 
-def reason_to_stop(keeper: Any, name: str) -> str | None:
+def reason_to_stop(supervisor: Any, name: str) -> str | None:
     """The reason why this process's lane must stop now; None if it need not."""
     import ray
     import ray.train
@@ -157,14 +159,14 @@ def reason_to_stop(keeper: Any, name: str) -> str | None:
     if drained:
         return "its node is drained"
     try:
-        return ray.get(keeper.stopping.remote(name), timeout=60)
-    except Exception as error:  # the keeper is gone, and the driver with it
-        return f"its keeper does not answer ({type(error).__name__})"
+        return ray.get(supervisor.stop_reason.remote(name), timeout=60)
+    except Exception as error:  # the supervisor is gone, and the driver with it
+        return f"its supervisor does not answer ({type(error).__name__})"
 
 
 @contextmanager
-def told_to_stop(
-    keeper: Any, name: str, stop: Callable[[str], Any], every_s: float = LOOK_S
+def watching_for_stop(
+    supervisor: Any, name: str, stop: Callable[[str], Any], every_s: float = POLL_S
 ) -> Iterator[threading.Event]:
     """Check in a thread for a reason to stop; on the first one, call `stop` and set the event."""
     over, stopped = threading.Event(), threading.Event()
@@ -172,8 +174,9 @@ def told_to_stop(
 
     def watch() -> None:
         while not over.wait(every_s):
-            reason = reason_to_stop(keeper, name)
-            if reason is not None and not stopped.is_set():  # asks on afterwards: other workers wait for it
+            reason = reason_to_stop(supervisor, name)
+            # It keeps polling after the first reason: `reason_to_stop` blocks until every worker calls it.
+            if reason is not None and not stopped.is_set():
                 stop(reason)
                 stopped.set()
 

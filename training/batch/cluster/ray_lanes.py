@@ -3,8 +3,8 @@
     with ray_session(address):
         records = train_on_ray(batch, registry, "b1", limit=None)
 
-The driver reads the records and asks its keeper (keeper.py) to start lanes while there is room and work
-(sizing.py). All persistent state is in the batch's records. If the driver or keeper dies, its lanes die
+The driver reads the records and asks its supervisor (supervisor.py) to start lanes while there is room and work
+(sizing.py). All persistent state is in the batch's records. If the driver or supervisor dies, its lanes die
 too and their claims expire; the same command then continues the batch.
 """
 
@@ -22,10 +22,9 @@ from typing import Any
 from infra.errors import InvalidInput
 from infra.ray.cluster import has_gpus, last_line, reachable_nodes, this_node
 from infra.registry import Registry
-from training.batch.cluster.keeper import Keeper
 from training.batch.cluster.lane_settings import LINGER_S, LaneSettings
 from training.batch.cluster.sizing import (
-    Deaths,
+    LaneFailures,
     LaneNow,
     Need,
     Start,
@@ -34,20 +33,21 @@ from training.batch.cluster.sizing import (
     places,
     to_start,
 )
+from training.batch.cluster.supervisor import LaneSupervisor
 from training.batch.manifest.plan import MOST
 from training.batch.profile.profile import Profile
 from training.batch.state.outage import Outage
 from training.batch.state.record import Record, workers_of
 from training.batch.state.state import BatchState
 from training.batch.state.work import Work
-from training.batch.watch.live_view import Look
+from training.batch.watch.live_view import ShowBatch
 from training.batch.watch.validation import Validate, Validating
 from training.batch.watch.watcher import LaneState
 
 log = logging.getLogger(__name__)
 
 POLL_S = 5.0
-LEAVING_S = 60.0  # time for lanes to give back their concepts
+STOPPING_S = 60.0  # time for lanes to give back their concepts
 
 
 @dataclass
@@ -62,8 +62,10 @@ class Driver:
     profile: Profile | None = None
     measure: bool = False  # lanes measure their devices to choose the pack size (measuring.py)
     cpus: float | None = None  # CPUs of a lane's worker
-    ahead: bool = True  # whether lanes prepare waiting concepts; False if the cluster does (ray_prepare.py)
-    on_look: Look = lambda records, lanes: None
+    prepare_ahead: bool = (
+        True  # whether lanes prepare waiting concepts; False if the cluster does (ray_prepare.py)
+    )
+    show_batch: ShowBatch = lambda records, lanes: None
     poll_s: float = POLL_S
     linger_s: float = LINGER_S
     lanes: dict[str, LaneState] = field(default_factory=dict)
@@ -71,12 +73,12 @@ class Driver:
     def __post_init__(self) -> None:
         from training.reporting.metrics import EndMetrics
 
-        self._keeper: Any = None
+        self._supervisor: Any = None
         self._ended = EndMetrics()
         self._stopping = threading.Event()
         self._token, self._count = uuid.uuid4().hex[:4], 0
-        self._deaths, self._held = Deaths(), set[str]()
-        self._far: dict[
+        self._failures, self._held = LaneFailures(), set[str]()
+        self._progress: dict[
             str, tuple[bool, str | None]
         ] = {}  # progress of each concept: (ended, key of its checkpoint)
 
@@ -104,25 +106,25 @@ class Driver:
         try:
             while True:
                 with outage.passing():
-                    self._look(need)
+                    self._update_lanes(need)
                     records = self.batch.records()
-                    self._hear(records)
+                    self._note_progress(records)
                     self._held |= {record.lease.owner for record in records if record.lease is not None}
-                    self._tell(records)
+                    self._show(records)
                     if self.stopping or all(record.ended for record in records):
-                        return self._leave(need)
-                    if time.monotonic() >= self._deaths.until:
-                        for start in self._wanted(records, need, self.batch.clock()):
+                        return self._stop_lanes(need)
+                    if time.monotonic() >= self._failures.until:
+                        for start in self._lanes_to_start(records, need, self.batch.clock()):
                             self._start(start, need)
                 self._stopping.wait(self.poll_s)
         finally:
-            if self._keeper is not None:
+            if self._supervisor is not None:
                 import ray
 
-                ray.kill(self._keeper)  # also ends lanes that still wait for resources
-                self._keeper = None
+                ray.kill(self._supervisor)  # also ends lanes that still wait for resources
+                self._supervisor = None
 
-    def _wanted(self, records: Sequence[Record], need: Need, now: float) -> list[Start]:
+    def _lanes_to_start(self, records: Sequence[Record], need: Need, now: float) -> list[Start]:
         busy = {record.lease.owner for record in records if record.lease is not None and not record.ended}
         lanes = [LaneNow(lane.name, lane.workers, lane.name in busy) for lane in self.lanes.values()]
         return to_start(records, lanes, places(reachable_nodes(), need), now, self.limit)
@@ -130,9 +132,10 @@ class Driver:
     def _start(self, start: Start, need: Need) -> None:
         import ray
 
-        if self._keeper is None:
-            actor: Any = ray.remote(num_cpus=0, max_concurrency=64, label_selector=this_node())(Keeper)  # type: ignore[call-overload]
-            self._keeper = actor.remote(need, need.gpus > 0, self.batch.storage)
+        if self._supervisor is None:
+            remote: Any = ray.remote(num_cpus=0, max_concurrency=64, label_selector=this_node())  # type: ignore[call-overload]
+            actor = remote(LaneSupervisor)
+            self._supervisor = actor.remote(need, need.gpus > 0, self.batch.storage)
         self._count += 1
         settings = LaneSettings(
             name=f"{self._token}-{self._count}",
@@ -143,25 +146,25 @@ class Driver:
             profile=self.profile,
             measure=self.measure,
             threads=max(1, int(need.cpus)),
-            ahead=self.ahead,
+            prepare_ahead=self.prepare_ahead,
             lease_s=self.batch.lease_s,
             linger_s=self.linger_s,
         )
         self.lanes[settings.name] = LaneState(settings.name, start.workers)
-        ray.get(self._keeper.start.remote(settings, start.workers))
+        ray.get(self._supervisor.start.remote(settings, start.workers))
 
-    def _look(self, need: Need) -> None:
+    def _update_lanes(self, need: Need) -> None:
         """Update the lanes' states, and count those that died or failed."""
         import ray
         from ray.exceptions import RayActorError
 
-        if self._keeper is None:
+        if self._supervisor is None:
             return
         try:
-            found = ray.get(self._keeper.look.remote())
+            found = ray.get(self._supervisor.lane_states.remote())
         except RayActorError as error:
             found = [replace(lane, end="died", reason=last_line(error)) for lane in self.lanes.values()]
-            self._keeper = None
+            self._supervisor = None
         for lane in found:
             if lane.name not in self.lanes:  # its end was seen before
                 continue
@@ -175,43 +178,43 @@ class Driver:
                 lapsed = self.batch.lapse(lane.name) if lane.end == "died" else []
                 held = bool(lapsed) or (lane.end == "died" and lane.name in self._held)
                 others = any(other.host for other in self.lanes.values())
-                self._deaths.died(
-                    time.monotonic(), barren=not held, alone=not others, reason=f"{lane.reason}"
+                self._failures.lane_ended(
+                    time.monotonic(), without_progress=not held, alone=not others, reason=f"{lane.reason}"
                 )
 
-    def _hear(self, records: Sequence[Record]) -> None:
+    def _note_progress(self, records: Sequence[Record]) -> None:
         """Note whether any concept made progress."""
-        far = {record.name: (record.ended, record.checkpoint) for record in records}
-        if far != self._far:
-            self._far = far
-            self._deaths.went_on()
+        progress = {record.name: (record.ended, record.checkpoint) for record in records}
+        if progress != self._progress:
+            self._progress = progress
+            self._failures.progressed()
 
-    def _leave(self, need: Need) -> list[Record]:
+    def _stop_lanes(self, need: Need) -> list[Record]:
         """Let the lanes end in order. Returns the records."""
         import ray
 
-        if self._keeper is not None:
-            ray.get(self._keeper.stop.remote())
-            until = time.monotonic() + LEAVING_S
+        if self._supervisor is not None:
+            ray.get(self._supervisor.stop_all.remote())
+            until = time.monotonic() + STOPPING_S
             while any(lane.host for lane in self.lanes.values()) and time.monotonic() < until:
                 time.sleep(min(0.5, self.poll_s))
-                self._look(need)
+                self._update_lanes(need)
         records = self.batch.records()
-        self._tell(records)
+        self._show(records)
         return records
 
-    def _tell(self, records: Sequence[Record]) -> None:
+    def _show(self, records: Sequence[Record]) -> None:
         for record in records:
             if record.ended:
                 self._ended(record.name, record.status)
-        self.on_look(records, list(self.lanes.values()))
+        self.show_batch(records, list(self.lanes.values()))
 
 
 def check_encoder(gpus: float | None, nodes: Sequence[Mapping[str, float]]) -> None:
     """Raise InvalidInput if a part of a GPU is asked for and these nodes have no GPU."""
     if gpus and not any(node.get("GPU", 0) > 0 for node in nodes):
         raise InvalidInput(
-            f"--encoder-gpus {gpus:g}: the cluster has no GPUs, and each lane encodes what it takes on its CPUs; leave it out.",
+            f"--encoder-gpus {gpus:g}: the cluster has no GPUs, so each lane encodes its own clips on CPUs; leave the option out.",
             code="no_gpus",
         )
 
@@ -245,7 +248,7 @@ def train_on_ray(
     if works and has_gpus():
         free = ray.available_resources().get("GPU", 0.0)
         preparing = prepare_ahead(batch, works, share_beside(works, limit, free, encoder_gpus))
-    driver = Driver(batch, registry, name, limit, ahead=preparing is None, **options)
+    driver = Driver(batch, registry, name, limit, prepare_ahead=preparing is None, **options)
     beside = nullcontext() if validate is None else Validating(batch, registry, validate)
     try:
         with stopped_by_signals(driver), beside as validating:

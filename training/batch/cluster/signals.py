@@ -16,17 +16,17 @@ from ray.train.torch import TorchConfig
 TERMINATED, LISTENING = threading.Event(), threading.Event()  # of this process
 
 
-def hear_sigterm() -> None:
+def handle_sigterm() -> None:
     """Make SIGTERM a notice while a lane runs; otherwise it acts as before. Call it in the main thread."""
     before: Any = signal.getsignal(signal.SIGTERM)
 
-    def heard(number: int, frame: Any) -> None:
+    def handler(number: int, frame: Any) -> None:
         if LISTENING.is_set():
             TERMINATED.set()
         else:
             before(number, frame)
 
-    signal.signal(signal.SIGTERM, heard)
+    signal.signal(signal.SIGTERM, handler)
 
 
 class LaneBackend(TorchConfig().backend_cls):  # type: ignore[misc]
@@ -34,7 +34,7 @@ class LaneBackend(TorchConfig().backend_cls):  # type: ignore[misc]
 
     def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
         super().on_training_start(worker_group, backend_config)
-        worker_group.execute(hear_sigterm)
+        worker_group.execute(handle_sigterm)
 
 
 @dataclass

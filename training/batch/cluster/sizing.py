@@ -22,7 +22,9 @@ from training.batch.state.record import Record, is_free, workers_of
 from training.batch.state.work import Work
 
 CPUS = 4  # per worker on machines without GPUs, at most: each lane holds another copy of the base
-BARREN = 5  # lanes in a row that ended without progress, with no other lane running: a general problem
+MAX_WITHOUT_PROGRESS = (
+    5  # lanes in a row that ended without progress, with no other lane running: a general problem
+)
 LONGEST_WAIT_S = 60.0
 
 
@@ -109,8 +111,8 @@ def check_room(workers: Mapping[str, int], room: int, need: Need) -> None:
         names = [name for name, count in workers.items() if count > room]
         each = f"{need.cpus:g} CPU" + (f" and {need.gpus:g} GPU" if need.gpus else "")
         raise InvalidInput(
-            f"a lane for {', '.join(names[:4])}{', ...' * (len(names) > 4)} takes {asked} workers, each with {each}; the "
-            f"cluster has room for {room}. Attach a larger one (--address), or ask for fewer workers or --cpus-per-lane.",
+            f"a lane for {', '.join(names[:4])}{', ...' * (len(names) > 4)} needs {asked} workers with {each} each, but the "
+            f"cluster has room for {room}; connect to a larger cluster (--address), or lower workers or --cpus-per-lane.",
             code="not_enough_workers",
         )
 
@@ -127,32 +129,32 @@ def room_check(nodes: Sequence[Mapping[str, float]], cpus: float | None) -> Call
 
 
 @dataclass
-class Deaths:
+class LaneFailures:
     """Counts lanes that died or failed, to decide how long to wait for the next start and when to give up."""
 
-    barren: int = 0  # lanes in a row that ended without progress
+    without_progress: int = 0  # lanes in a row that ended without progress
     alone: int = 0  # those of them that ended while no other lane ran
-    until: float = float("-inf")  # start no lane before this time, on the clock of `died`
+    until: float = float("-inf")  # start no lane before this time, on the clock of `lane_ended`
 
-    def died(self, now: float, *, barren: bool, alone: bool = True, reason: str) -> None:
+    def lane_ended(self, now: float, *, without_progress: bool, alone: bool = True, reason: str) -> None:
         """Count a lane's death. Raises SystemFailure ("lanes_failed") after too many.
 
         Args:
             now: seconds of a monotonic clock.
-            barren: the lane made no progress: it never held a concept, or gave all back because it
+            without_progress: the lane made no progress: it never held a concept, or gave all back because it
                 could not train here.
             alone: no other lane runs. While others train, lanes failing on one node are no reason to give up.
         """
-        self.barren = self.barren + 1 if barren else 0
-        self.alone = self.alone + alone if barren else 0
-        if self.alone >= BARREN:
+        self.without_progress = self.without_progress + 1 if without_progress else 0
+        self.alone = self.alone + alone if without_progress else 0
+        if self.alone >= MAX_WITHOUT_PROGRESS:
             raise SystemFailure(
-                f"{self.barren} lanes in a row ended before they brought a concept further, the last of this: "
-                f"{reason[:500].rstrip('.')}. Mend that and give the same command again; nothing is lost.",
+                f"{self.without_progress} lanes in a row ended without progress on any concept; the reason of the last one: "
+                f"{reason[:500].rstrip('.')}. Fix this and run the same command again; nothing is lost.",
                 code="lanes_failed",
             )
-        self.until = now + min(LONGEST_WAIT_S, 2.0 ** min(self.barren, 9) - 1)
+        self.until = now + min(LONGEST_WAIT_S, 2.0 ** min(self.without_progress, 9) - 1)
 
-    def went_on(self) -> None:
+    def progressed(self) -> None:
         """A concept made progress: start counting from zero."""
-        self.barren = self.alone = 0
+        self.without_progress = self.alone = 0

@@ -1,1 +1,1 @@
-"""What trains packs of concepts: choosing, holding, checkpoints, a team of workers. No Ray in it."""
+"""What trains packs of concepts: choosing, held concepts, checkpoints, a team of workers. No Ray in it."""

@@ -89,8 +89,8 @@ class Choosing:
 
     def work(self, record: Record) -> Work:
         """A record's work, parsed once."""
-        told, work = self._works.get(record.name, (None, None))
-        if work is None or told != record.work:  # compares all settings, also those outside the hash
+        known, work = self._works.get(record.name, (None, None))
+        if work is None or known != record.work:  # compares all settings, also those outside the hash
             work = record.parsed_work
             self._works[record.name] = record.work, work
         return work

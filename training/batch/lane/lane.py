@@ -29,15 +29,15 @@ from models.load import NoSafetensors, load_foundation
 from training.adapters import describe
 from training.batch.lane.choosing import ALONE_AFTER, Choosing
 from training.batch.lane.heartbeat import Heartbeat
-from training.batch.lane.holding import Held, Holding
+from training.batch.lane.held_concepts import HeldConcept, HeldConcepts
 from training.batch.lane.team import Team
 from training.batch.latents.prepare import prepare_work
-from training.batch.latents.prepare_ahead import Ahead
+from training.batch.latents.prepare_ahead import BackgroundPreparation
 from training.batch.manifest.plan import MOST
 from training.batch.profile.measuring import Measuring
 from training.batch.profile.profile import Profile
 from training.batch.state.checkpoints import CheckpointWriter, restore
-from training.batch.state.in_turn import in_turn, preparing_turns, turn_of
+from training.batch.state.exclusive import exclusive, preparation_task, preparation_tasks
 from training.batch.state.record import Claim
 from training.batch.state.state import BatchState
 from training.batch.state.work import NotForLanes, Work
@@ -50,9 +50,9 @@ from training.runs.publish import publish
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 10.0
+POLL_S = 10.0
 # Errors that are not the concept's: something is unavailable or busy, or a storage denies access or is full.
-NO_CONCEPTS_FAULT = (Unavailable, StorageDenied, StorageFull)
+NOT_THE_CONCEPTS_FAULT = (Unavailable, StorageDenied, StorageFull)
 
 
 class Lane:
@@ -64,7 +64,7 @@ class Lane:
         measuring: provides each group's profile, and measures it if needed; None: use `profile`.
         device: None: CUDA if available.
         every_s: seconds between renewals of the claims.
-        ahead: whether a thread here prepares waiting concepts; False if others do (ray_prepare.py).
+        prepare_ahead: whether a thread here prepares waiting concepts; False if others do (ray_prepare.py).
         workers: takes only concepts that ask for this number of workers; None: takes any concept, and
             fails those that ask for more than one.
         team: the workers, if there are several (team.py): this process leads them.
@@ -83,7 +83,7 @@ class Lane:
         device: str | None = None,
         watcher: Watcher | None = None,
         every_s: float | None = None,
-        ahead: bool = True,
+        prepare_ahead: bool = True,
         workers: int | None = None,
         team: Team | None = None,
     ) -> None:
@@ -91,17 +91,17 @@ class Lane:
         self.owner = owner or f"{socket.gethostname()}:{threading.get_native_id()}"
         self.device, self.watcher = device, watcher or Watcher()
         self.batch_id = batch.about()["id"]
-        self.ahead, self.workers, self.team, self.measuring = ahead, workers, team, measuring
+        self.prepare_ahead, self.workers, self.team, self.measuring = prepare_ahead, workers, team, measuring
         self.heartbeat = Heartbeat(self._own_state(), every_s)
         self.checkpoints = CheckpointWriter(self._own_state())
-        self.holding = Holding(batch, self.heartbeat, self.checkpoints, self.watcher)
+        self.held_concepts = HeldConcepts(batch, self.heartbeat, self.checkpoints, self.watcher)
         self.choosing = Choosing(batch, self.owner, pack=pack, most=most, profile=profile, workers=workers)
-        self._turns = preparing_turns(batch, self.owner)
-        self._encoding = threading.Lock()  # the VAE and text encoder are used here and by the `Ahead` thread
+        self._tasks = preparation_tasks(batch, self.owner)
+        self._encoding = threading.Lock()  # VAE and text encoder are used here and by `BackgroundPreparation`
         self._loaded: tuple[tuple[str | None, str, int], Foundation] | None = None
         self._load_seconds = 0.0
         self._stopping = threading.Event()
-        self._looked = 0.0
+        self._polled_at = 0.0
 
     def _own_state(self) -> BatchState:
         """The batch's state, for use in another thread."""
@@ -116,9 +116,9 @@ class Lane:
         return self._stopping.is_set()
 
     @property
-    def held(self) -> Mapping[str, Held]:
+    def held(self) -> Mapping[str, HeldConcept]:
         """The concepts that the lane holds, by name."""
-        return self.holding.held
+        return self.held_concepts.held
 
     def run(self, answered: Callable[[], Any] = lambda: None) -> None:
         """Train until no waiting concept is free to be taken.
@@ -131,13 +131,13 @@ class Lane:
                 foundation cannot be loaded here. The lane's concepts are queued again from their last
                 checkpoints; after Unavailable, the next call of this method does that.
         """
-        self.holding.take_back()
+        self.held_concepts.release_abandoned()
         with self.heartbeat, self.checkpoints:
             while not self._stopping.is_set():
                 claim = self.choosing.first()
                 if claim is None:
                     return
-                self.holding.take(claim, self.choosing.work(claim.record))
+                self.held_concepts.take(claim, self.choosing.work(claim.record))
                 answered()
                 self._train_group(claim)
 
@@ -146,11 +146,11 @@ class Lane:
         """Train this concept's group until none of it waits. If the storage fails, give back what is left."""
         try:
             self._train_first(first)
-        except NO_CONCEPTS_FAULT as error:
-            self.holding.forsake()
+        except NOT_THE_CONCEPTS_FAULT as error:
+            self.held_concepts.abandon()
             if not isinstance(error, Unavailable):  # this ends the lane; records may still be writable
                 with suppress(UserError):
-                    self.holding.take_back()
+                    self.held_concepts.release_abandoned()
             raise
 
     def _train_first(self, first: Claim) -> None:
@@ -160,10 +160,10 @@ class Lane:
             work.check_lane(self.workers or 1)
             foundation = self._foundation(work)
         except (NotForLanes, NoSafetensors) as error:  # fails on every node
-            self.holding.fail(first.name, error)
+            self.held_concepts.fail(first.name, error)
             return
         except UserError:  # local to this node or its network: the plan found the model
-            self.holding.give_back()  # another lane may have what is missing here
+            self.held_concepts.give_back()  # another lane may have what is missing here
             raise
         alone = first.record.lost > ALONE_AFTER
         if self.measuring is not None and not alone:
@@ -181,7 +181,7 @@ class Lane:
                 self._train_pack(pack, first, foundation, alone)
         except UserError:
             if not opened:
-                self.holding.give_back()  # another worker of the team cannot load the foundation
+                self.held_concepts.give_back()  # another worker of the team cannot load the foundation
             raise
         except torch.OutOfMemoryError:
             if self.team is not None:
@@ -198,16 +198,16 @@ class Lane:
             if not pack.members:
                 return
             if self._stopping.is_set():
-                self.holding.give_back(pack)
+                self.held_concepts.give_back(pack)
                 return
             events = pack.step()
-            ended = self._heard(pack)
+            ended = self._drop_stopped(pack)
             for event in events:
                 if event.name in self.held:
                     ended |= self._handle(pack, event, foundation)
             # Looking for more concepts costs a listing: do it when slots come free, and sometimes for
             # added ones.
-            look = not alone and (ended or time.monotonic() - self._looked > LOOK_S)
+            look = not alone and (ended or time.monotonic() - self._polled_at > POLL_S)
             claim = self._next(pack) if look else None
 
     def _open(self, foundation: Foundation, work: Work, capacity: Capacity) -> AbstractContextManager[Pack]:
@@ -216,17 +216,17 @@ class Lane:
         return Pack(foundation, work.key, capacity)
 
     def _preparing_ahead(self, work: Work, foundation: Foundation) -> AbstractContextManager[Any]:
-        if not self.ahead or self.choosing.limits.get(work.key) == 1:  # 1: memory is short
+        if not self.prepare_ahead or self.choosing.limits.get(work.key) == 1:  # 1: memory is short
             return nullcontext()
         dtype = DTYPES[work.config.dtype]
-        return Ahead(self._own_state(), self.owner, foundation, dtype, self._encoding)
+        return BackgroundPreparation(self._own_state(), self.owner, foundation, dtype, self._encoding)
 
     def _next(self, pack: Pack) -> Claim | None:
         """Claim and hold another concept for this pack; None if there is none."""
-        self._looked = time.monotonic()
+        self._polled_at = time.monotonic()
         claim = None if self._stopping.is_set() else self.choosing.next(pack, self.held)
         if claim is not None:
-            self.holding.take(claim, self.choosing.work(claim.record))
+            self.held_concepts.take(claim, self.choosing.work(claim.record))
         return claim
 
     def _foundation(self, work: Work) -> Foundation:
@@ -251,8 +251,8 @@ class Lane:
         foundation = self._loaded[1]
         if foundation.fingerprint != work.fingerprint:
             raise UserError(
-                f"the foundation here has fingerprint {foundation.fingerprint[:12]}, the plan's {work.fingerprint[:12]}; "
-                f"put the same files at {work.foundation} on every node, or plan again."
+                f"the foundation on this node has fingerprint {foundation.fingerprint[:12]}, but the plan expects "
+                f"{work.fingerprint[:12]}; put the same files at {work.foundation} on every node, or plan again."
             )
         return foundation
 
@@ -261,21 +261,21 @@ class Lane:
         one, work = self.held[claim.name], self.held[claim.name].work
         self.watcher.preparing(work.name)
         try:
-            with in_turn(self._turns, turn_of(claim.name, claim.record.sha256), self._stopping):
+            with exclusive(self._tasks, preparation_task(claim.name, claim.record.sha256), self._stopping):
                 one.clips = prepare_work(work, foundation, self._encoding)
             state = restore(self.batch.storage, claim.record)
             pack.admit(Member(work.name, work.concept, work.config, one.clips), state)
-        except (torch.OutOfMemoryError, *NO_CONCEPTS_FAULT):
+        except (torch.OutOfMemoryError, *NOT_THE_CONCEPTS_FAULT):
             raise
         except Exception as error:
             if not pack.sound:
                 raise  # a lost worker is not the concept's fault either
-            self.holding.fail(work.name, error)
+            self.held_concepts.fail(work.name, error)
             return
         self.checkpoints.begin(claim)
 
     # ----------------------------------------------------------------- a step
-    def _heard(self, pack: Pack) -> bool:
+    def _drop_stopped(self, pack: Pack) -> bool:
         """Let go of concepts that were lost to another lane or cancelled. True if slots came free."""
         self.checkpoints.check()
         self.heartbeat.gone |= self.checkpoints.lost() & self.held.keys()
@@ -284,16 +284,16 @@ class Lane:
             if name in pack.members:
                 pack.leave(name)
             if name in self.heartbeat.gone:
-                self.holding.leave(name)
+                self.held_concepts.leave(name)
             else:
-                self.holding.end(name, self.batch.cancelled)
+                self.held_concepts.end(name, self.batch.cancelled)
         return bool(going)
 
     def _handle(self, pack: Pack, event: Event, foundation: Foundation) -> bool:
         """Process what a step did to one member. True if its slots came free."""
         one = self.held[event.name]
         if isinstance(event, Failed):
-            self.holding.fail(event.name, event.error)
+            self.held_concepts.fail(event.name, event.error)
             return True
         report = event.report
         one.recent.add(report)
@@ -307,14 +307,14 @@ class Lane:
             self.checkpoints.put(one.claim, pack.state(event.name))
         return False
 
-    def _publish(self, one: Held, event: Ended, foundation: Foundation) -> None:
+    def _publish(self, one: HeldConcept, event: Ended, foundation: Foundation) -> None:
         """Publish the concept's version and end the concept."""
         work, claim, step = one.work, one.claim, event.report.step
         metrics = one.recent.metrics()
 
         def complete(folder: Path) -> None:
             (folder / "config.yaml").write_text(work.settings_file())
-            self.batch.beat(claim)  # the last moment to find that it is another's
+            self.batch.beat(claim)  # the last chance to find that another lane has the concept
 
         try:
             version = publish(
@@ -328,14 +328,14 @@ class Lane:
                 complete=complete,
             )
         except LeaseLost:
-            self.holding.leave(work.name)
+            self.held_concepts.leave(work.name)
             return
-        except NO_CONCEPTS_FAULT:
+        except NOT_THE_CONCEPTS_FAULT:
             raise
         except UserError as error:
-            self.holding.fail(work.name, error)
+            self.held_concepts.fail(work.name, error)
             return
-        self.holding.end(
+        self.held_concepts.end(
             work.name, lambda claim: self.batch.publish(claim, version.ref, step=step, loss=metrics["loss"])
         )
 
@@ -348,16 +348,16 @@ class Lane:
         if capacity.members == 1:
             (name,) = self.held
             error = OutOfMemory(
-                f"concept {name}: one training step does not fit the device's memory; give gradient_checkpointing, "
+                f"concept {name}: one training step does not fit the device's memory; use gradient_checkpointing, "
                 "dtype bf16, or a smaller size or batch_size."
             )
-            self.holding.fail(name, error)
+            self.held_concepts.fail(name, error)
             return
         members = len(self.held) if opened else capacity.members
         self.choosing.limits[key] = max(1, members // 2)
         log.warning(
-            "%d concepts do not fit the device's memory at once; going on with %d",
+            "%d concepts do not fit the device's memory together; continuing with %d at a time",
             members,
             self.choosing.limits[key],
         )
-        self.holding.give_back()
+        self.held_concepts.give_back()

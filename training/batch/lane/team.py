@@ -96,29 +96,29 @@ class Orders:
     def __init__(self) -> None:
         self._group: Any = dist.new_group(backend="gloo", timeout=PATIENCE)
 
-    def tell(self, order: Order) -> None:
+    def send(self, order: Order) -> None:
         """On the leader: send an order."""
         dist.broadcast_object_list([order], src=0, group=self._group)
 
-    def hear(self) -> Order:
+    def receive(self) -> Order:
         """On the others: wait for the next order."""
         box: list[Any] = [None]
         dist.broadcast_object_list(box, src=0, group=self._group)
         return box[0]
 
-    def refusal(self, problem: UserError | None = None) -> UserError | None:
+    def first_error(self, problem: UserError | None = None) -> UserError | None:
         """On every rank, with its error in opening the pack, if any. Returns the first rank's error."""
-        told: list[UserError | None] = [None] * dist.get_world_size(self._group)
-        dist.all_gather_object(told, problem, group=self._group)
-        return next((one for one in told if one is not None), None)
+        problems: list[UserError | None] = [None] * dist.get_world_size(self._group)
+        dist.all_gather_object(problems, problem, group=self._group)
+        return next((one for one in problems if one is not None), None)
 
     def agree(self, problem: str | None) -> None:
         """On every rank, with its problem. Raises RuntimeError on all of them if the problems differ."""
         problems: list[Any] = [None] * dist.get_world_size(self._group)
         dist.all_gather_object(problems, problem, group=self._group)
         if len(set(problems)) > 1:
-            told = "; ".join(f"rank {rank}: {what or 'none'}" for rank, what in enumerate(problems))
-            raise RuntimeError(f"the workers of this lane do not agree any more ({told})")
+            found = "; ".join(f"rank {rank}: {what or 'no error'}" for rank, what in enumerate(problems))
+            raise RuntimeError(f"the workers of this lane have diverged ({found})")
 
 
 class LeaderPack(Pack):
@@ -133,7 +133,7 @@ class LeaderPack(Pack):
     def __enter__(self) -> LeaderPack:
         """Open the pack on all workers; on none, with UserError, if a worker lacks the foundation."""
         with self._together(self._open):
-            refusal = self._orders.refusal()
+            refusal = self._orders.first_error()
             if refusal is None:
                 super().__enter__()
         if refusal is not None:
@@ -153,7 +153,7 @@ class LeaderPack(Pack):
                 super().admit(member, state)
             except Exception as error:
                 refusal = error
-            self._orders.agree(_named(refusal))
+            self._orders.agree(_type_name(refusal))
         if refusal is not None:
             raise refusal
 
@@ -169,7 +169,7 @@ class LeaderPack(Pack):
     def _together(self, order: Order) -> Iterator[None]:
         """Send the order; the block executes it on this rank."""
         self.sound = False
-        self._orders.tell(order)
+        self._orders.send(order)
         yield
         self.sound = True
 
@@ -191,7 +191,7 @@ class Team:
 
     def __exit__(self, *error: Any) -> None:
         if self.leads and self._sound:
-            self._orders.tell(Over())
+            self._orders.send(Over())
 
     @contextmanager
     def pack(self, foundation: Foundation, work: Work, capacity: Capacity) -> Iterator[Pack]:
@@ -213,7 +213,7 @@ class Team:
         """
         loaded: tuple[tuple[str | None, str, int], Foundation] | None = None
         while True:
-            order = self._orders.hear()
+            order = self._orders.receive()
             if isinstance(order, Over):
                 return
             assert isinstance(order, Open), order
@@ -226,7 +226,7 @@ class Team:
                 _check(loaded[1], order)
             except UserError as error:
                 problem = error
-            if self._orders.refusal(problem) is not None:
+            if self._orders.first_error(problem) is not None:
                 continue
             assert loaded is not None
             with Pack(loaded[1], order.key, order.capacity, make_engine=make_engine) as pack:
@@ -237,7 +237,7 @@ class Team:
     def _train(self, pack: Pack) -> None:
         """Execute the orders for one pack of this rank until it closes."""
         while True:
-            order = self._orders.hear()
+            order = self._orders.receive()
             if isinstance(order, Close):
                 return
             if isinstance(order, Step):
@@ -251,7 +251,7 @@ class Team:
                     pack.admit(order.member, order.state)
                 except Exception as error:  # the leader must have the same error; otherwise the lane ends
                     refusal = error
-                self._orders.agree(_named(refusal))
+                self._orders.agree(_type_name(refusal))
 
 
 def make_engine(module: DualStep, optimizer: SlotAdamW) -> Engine:
@@ -259,7 +259,7 @@ def make_engine(module: DualStep, optimizer: SlotAdamW) -> Engine:
     return (ShardedBaseEngine if module.config.zero else TeamEngine)(module, optimizer)
 
 
-def _named(error: Exception | None) -> str | None:
+def _type_name(error: Exception | None) -> str | None:
     return None if error is None else type(error).__name__
 
 
@@ -278,6 +278,6 @@ def _check(foundation: Foundation, order: Open) -> None:
     """Raises UserError if this node's foundation differs from the leader's."""
     if foundation.fingerprint != order.fingerprint:
         raise UserError(
-            f"the foundation on {socket.gethostname()} has fingerprint {foundation.fingerprint[:12]}, the lane's leader has "
+            f"the foundation on {socket.gethostname()} has fingerprint {foundation.fingerprint[:12]}, but the lane's leader has "
             f"{order.fingerprint[:12]}; put the same files at {order.foundation} on every node."
         )

@@ -40,7 +40,7 @@ from infra.storage import open_storage
 from models.dtypes import DTYPES
 from models.foundations.base import Bucket
 from training.adapters import data_sha256
-from training.batch.state.in_turn import turn_of
+from training.batch.state.exclusive import preparation_task
 from training.batch.state.work import Work
 
 if TYPE_CHECKING:
@@ -68,9 +68,9 @@ class Portion:
     bucket: Bucket
     clips: tuple[
         tuple[str, str], ...
-    ]  # hash of each video, and which of its frames (`datasets.clip_sets.parts.Part.told`)
+    ]  # hash of each video, and which of its frames (`datasets.clip_sets.parts.Part.frames_id`)
     captions: tuple[str, ...]
-    turn: str  # name of the work's preparation turn (in_turn.py)
+    task: str  # name of the work's preparation task (exclusive.py)
     pace: Pace
 
 
@@ -125,9 +125,9 @@ class Missing:
         clips: dict[tuple[str, str], None] = {}
         captions: dict[str, None] = {}
         for part in all_parts(self._clips(work), bucket, work.pace):
-            key = clip_key(part.sha256, work.fingerprint, dtype, bucket, part.told)
+            key = clip_key(part.sha256, work.fingerprint, dtype, bucket, part.frames_id)
             if self._new(work, f"{bucket}", key):
-                clips[part.sha256, part.told] = None
+                clips[part.sha256, part.frames_id] = None
             for caption in (part.caption, ""):  # the empty one is for `caption_dropout`
                 if self._new(work, "text", text_key(caption, work.fingerprint, dtype)):
                     captions[caption] = None
@@ -143,7 +143,7 @@ class Missing:
             bucket=bucket,
             clips=tuple(clips),
             captions=tuple(captions),
-            turn=turn_of(work.name, work.sha256),
+            task=preparation_task(work.name, work.sha256),
             pace=work.pace,
         )
 
@@ -182,9 +182,9 @@ def decode_portion(portion: Portion) -> Decoded:
         clips = [clip for clip in read_clips(portion.data, portion.concept) if clip.sha256 in videos]
         parts = all_parts(clips, portion.bucket, portion.pace)
         frames = {
-            (part.sha256, part.told): (called(part.clip), pixels(part, portion.bucket))
-            for part in {(part.sha256, part.told): part for part in parts}.values()
-            if (part.sha256, part.told) in wanted
+            (part.sha256, part.frames_id): (called(part.clip), pixels(part, portion.bucket))
+            for part in {(part.sha256, part.frames_id): part for part in parts}.values()
+            if (part.sha256, part.frames_id) in wanted
         }
     except UserError as error:
         return Decoded(portion, error=error.message)
@@ -210,16 +210,18 @@ def encode_portion(
         return Encoded(portion, error=decoded.error)
     if foundation.fingerprint != portion.fingerprint:
         own, wanted = foundation.fingerprint[:12], portion.fingerprint[:12]
-        return Encoded(portion, error=f"the foundation here has fingerprint {own}, the plan's {wanted}")
+        return Encoded(
+            portion, error=f"the foundation on this node has fingerprint {own}, but the plan expects {wanted}"
+        )
     if precision_of(foundation) != portion.dtype:
         own = precision_of(foundation)
         return Encoded(
-            portion, error=f"the foundation here is in {own}, its latents are to be in {portion.dtype}"
+            portion, error=f"the foundation is loaded in {own}, but the latents must be in {portion.dtype}"
         )
     cache = LatentCache(open_storage(portion.data))
     making: dict[str, Callable[[], dict[str, Tensor]]] = {}
-    for (sha256, told), (name, frames_FHWC) in decoded.frames.items():
-        key = clip_key(sha256, portion.fingerprint, portion.dtype, portion.bucket, told)
+    for (sha256, frames_id), (name, frames_FHWC) in decoded.frames.items():
+        key = clip_key(sha256, portion.fingerprint, portion.dtype, portion.bucket, frames_id)
         making[key] = partial(latents_of, frames_FHWC, foundation, name)
     for caption in portion.captions:
         key = text_key(caption, portion.fingerprint, portion.dtype)
@@ -303,7 +305,7 @@ def prepare_work(
     clips = read_clips(work.data, work.concept)
     if data_sha256(all_parts(clips, bucket_of(work), work.pace)) != work.data_sha256:
         raise Conflict(
-            f"concept {work.concept}: its clips at {work.data} are others than when it was planned; add it to the batch "
+            f"concept {work.concept}: its clips at {work.data} have changed since it was planned; add it to the batch "
             "again.",
             code="data_changed",
         )

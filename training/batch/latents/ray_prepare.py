@@ -1,7 +1,7 @@
 """Prepares a batch's latents ahead of its lanes with Ray Data: decoding on CPUs, encoding in an actor.
 
     preparing = prepare_ahead(batch, plan.works)       # returns at once; needs an initialised Ray
-    ...                                                # lanes (with ahead=False) find what is ready
+    ...                                                # lanes (with prepare_ahead=False) find what is ready
     preparing.stop()
 
 Orchestration only: the stages are those of prepare.py; the results are stored beside the clips under
@@ -29,7 +29,7 @@ from training.batch.latents.prepare import (
     encode_portion,
     store_portion,
 )
-from training.batch.state.in_turn import preparing_turns
+from training.batch.state.exclusive import preparation_tasks
 from training.batch.state.leased_tasks import LeasedTasks
 from training.batch.state.state import BatchState
 from training.batch.state.work import Work
@@ -91,17 +91,17 @@ def _store(row: Row) -> Row:
 class _Encoder:
     """An actor of the pipeline that holds the VAE and the text encoder of one foundation."""
 
-    def __init__(self, source: str | None, dtype: str, device: str | None, turns: LeasedTasks) -> None:
+    def __init__(self, source: str | None, dtype: str, device: str | None, tasks: LeasedTasks) -> None:
         from models.load import load_foundation
 
-        self.turns = turns
+        self.tasks = tasks
         self.foundation: Foundation = load_foundation(
             source, dtype=dtype, device=device, parts=("vae", "text")
         )
 
     def __call__(self, row: Row) -> Row:
         decoded: Decoded = pickle.loads(row["item"])
-        if self.turns.look(decoded.portion.turn) is not None:
+        if self.tasks.get(decoded.portion.task) is not None:
             return _row(Encoded(decoded.portion))
         return _row(encode_portion(decoded, self.foundation))
 
@@ -109,8 +109,8 @@ class _Encoder:
 class _Preparer:
     """The actor that runs the pipelines."""
 
-    def __init__(self, share: Share, turns: LeasedTasks) -> None:
-        self.share, self.turns = share, turns
+    def __init__(self, share: Share, tasks: LeasedTasks) -> None:
+        self.share, self.tasks = share, tasks
         self.done: list[Prepared] = []
 
     def run(self, works: list[Work]) -> list[Prepared]:
@@ -142,7 +142,7 @@ class _Preparer:
         rows = rows.map(_decode, num_cpus=share.cpus)
         rows = rows.map(
             _Encoder,
-            fn_constructor_args=(foundation, dtype, share.device, self.turns),
+            fn_constructor_args=(foundation, dtype, share.device, self.tasks),
             num_cpus=share.encoder_cpus,
             num_gpus=share.gpus or None,
             compute=ray.data.ActorPoolStrategy(size=share.encoders),
@@ -183,7 +183,7 @@ def prepare_ahead(batch: BatchState, works: Iterable[Work], share: Share | None 
     """Start preparing works on the cluster of the current Ray session; returns at once.
 
     Args:
-        batch: its lanes record what they prepare themselves (in_turn.py).
+        batch: its lanes record what they prepare themselves (exclusive.py).
         works: in the order in which lanes will want them (`Plan.works`).
         share: resources to use beside the lanes (`share_beside`). Default: one CPU for the encoder,
             half a CPU per task.
@@ -191,5 +191,5 @@ def prepare_ahead(batch: BatchState, works: Iterable[Work], share: Share | None 
     import ray
 
     remote: Any = ray.remote(num_cpus=0, max_concurrency=2)(_Preparer)  # type: ignore[call-overload]
-    actor = remote.remote(share or Share(), preparing_turns(batch, "Ray Data"))
+    actor = remote.remote(share or Share(), preparation_tasks(batch, "Ray Data"))
     return Preparing(actor, actor.run.remote(list(works)))

@@ -138,9 +138,13 @@ def read_limited(storage: Storage, name: str) -> str:
     """The text of a manifest. Raises UserError if it is missing, too large, or not UTF-8."""
     info = storage.head(name)
     if info is None or info.size > LARGEST:
-        what = "does not exist" if info is None else f"has {info.size >> 20} MiB, more than {LARGEST >> 20}"
+        problem = (
+            "does not exist"
+            if info is None
+            else f"has {info.size >> 20} MiB, more than the limit of {LARGEST >> 20} MiB"
+        )
         raise NotFound(
-            f"the manifest {storage.uri}/{name} {what}; check the name.",
+            f"the manifest {storage.uri}/{name} {problem}; check the name.",
             code="manifest_not_found",
         )
     return decoded(storage.get(name), f"the manifest {storage.uri}/{name}", "invalid_manifest")
@@ -185,7 +189,7 @@ def check_entries(
                 where = f" (first on line {first[name]})" if first[name] else ""
                 found.append(
                     Mistake(
-                        raw.line, f"{name[:64]} comes twice{where}; give one of them a publish_as of its own."
+                        raw.line, f"{name[:64]} appears twice{where}; give one of them its own publish_as."
                     )
                 )
             first.setdefault(name, raw.line)
@@ -201,7 +205,7 @@ def check_entries(
                 Entry(**fields, priority=int(values.get("priority") or 0), settings=settings, line=raw.line)
             )
     if not found and not entries:
-        found.append(Mistake(0, "it names no concept; give at least one."))
+        found.append(Mistake(0, "the manifest names no concept; give at least one."))
     return entries, found
 
 
@@ -212,7 +216,7 @@ def _wrong(raw: Raw, *, require: bool) -> Iterator[tuple[str, str]]:
         value = values.get(name)
         if value is None:
             if require and name in ("concept", "data"):
-                yield name, f"{name} is missing; every entry names its concept and its data."
+                yield name, f"{name} is missing; every entry needs concept and data."
         elif not isinstance(value, str) or not value:
             yield name, f"{name} {str(value)[:80]!r}: expected text."
         elif name in ("concept", "publish_as"):
@@ -252,16 +256,16 @@ def _yaml(text: str, report: Report) -> tuple[list[Raw], Raw]:
             for name in sorted(parts.keys() - {"defaults", "concepts"}):
                 report(
                     parts[name][0].start_mark.line + 1,
-                    f"unknown key {name[:64]!r}; a manifest has `defaults:` and `concepts:`, settings stand in them.",
+                    f"unknown key {name[:64]!r}; a manifest has only `defaults:` and `concepts:`, which contain the settings.",
                 )
             if "defaults" in parts:
                 own = _mapping(loader, parts["defaults"][1], report)
             if "concepts" not in parts:
-                report(1, "`concepts:` is missing; give a list of them.")
+                report(1, "`concepts:` is missing; give a list of concepts.")
                 return [], own
             items = parts["concepts"][1]
         if not isinstance(items, yaml.SequenceNode):
-            report(items.start_mark.line + 1, "expected a list of concepts, one `- ` each.")
+            report(items.start_mark.line + 1, "expected a list of concepts, each beginning with `- `.")
             return [], own
         return [
             Raw(item.start_mark.line + 1, {"concept": item.value})
@@ -292,7 +296,7 @@ def _mapping(loader: yaml.SafeLoader, node: yaml.Node, report: Report) -> Raw:
     for key_node, value_node in node.value:
         key, at = key_of(loader.construct_object(key_node, deep=True)), key_node.start_mark.line + 1
         if key in values and at != lines[key]:
-            report(at, f"{key[:64]} comes twice in this entry.")
+            report(at, f"{key[:64]} appears twice in this entry.")
         value = loader.construct_object(value_node, deep=True)
         if value is not None:
             values[key], lines[key] = value, at

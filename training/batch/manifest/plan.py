@@ -127,7 +127,7 @@ def make_plan(
     todo = [work for work in works if work.name not in ended]
     lines = {entry.name: entry.line for entry in entries}
 
-    def hear(check: Callable[[], None], name: str) -> None:
+    def collect(check: Callable[[], None], name: str) -> None:
         try:
             check()
         except UserError as error:
@@ -135,9 +135,9 @@ def make_plan(
 
     for work in works:
         if work.name in there:
-            hear(partial(check_idle, there[work.name], work.sha256), work.name)
+            collect(partial(check_idle, there[work.name], work.sha256), work.name)
     for work in todo:
-        hear(partial(check, work), work.name)
+        collect(partial(check, work), work.name)
     if mistakes or wrong:
         raise Mistakes(source, [*mistakes, *wrong])
     packs = lay_out(todo, sources, lanes, pack, profile)
@@ -166,16 +166,16 @@ def already_done(works: Iterable[Work], registry: Registry) -> dict[str, Version
 
 def version_sha256(version: Version) -> str | None:
     """The hash of the work that a version was made from; None if its metadata does not contain it."""
-    told = version.metadata
+    metadata = version.metadata
     try:
         return work_sha256(
             version.concept,
-            told["concept"],
-            told["foundation_fingerprint"],
-            told["data_sha256"],
-            told["config"],
+            metadata["concept"],
+            metadata["foundation_fingerprint"],
+            metadata["data_sha256"],
+            metadata["config"],
         )
-    except (KeyError, TypeError, ValueError):  # published by hand, or with settings of another release
+    except (KeyError, TypeError, ValueError):  # `concepts publish`, or settings of another release
         return None
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from datasets.clip_sets.clips import ClipFacts
     from models.foundations.base import Foundation
 
-Looked = TypeVar("Looked")
+Found = TypeVar("Found")
 
 
 @dataclass
@@ -86,7 +86,7 @@ def resolve_entry(
 
     errors: list[UserError] = []
 
-    def tried(look: Callable[[], Looked]) -> Looked | None:
+    def tried(look: Callable[[], Found]) -> Found | None:
         try:
             return look()
         except UserError as error:
@@ -110,7 +110,7 @@ def clips_of(entry: Entry, sources: Sources) -> list[ClipFacts]:
         names = sorted(concepts)
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         raise NotFound(
-            f"no clips of concept {entry.concept!r} at {entry.data}; it holds {shown or 'none'}.",
+            f"no clips of concept {entry.concept!r} at {entry.data}; concepts there: {shown or 'none'}.",
             code="concept_not_found",
         )
     return concepts[entry.concept]

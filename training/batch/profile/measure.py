@@ -85,8 +85,8 @@ def measure_curve(
     for number, samples in enumerate(sizes):
         if points:
             last, seconds, peak = points[-1]
-            ahead = (WARM_UP + STEPS) * seconds * samples / last
-            if time.monotonic() - began + ahead > budget_s or peak * samples / last > SHARE * memory:
+            expected = (WARM_UP + STEPS) * seconds * samples / last
+            if time.monotonic() - began + expected > budget_s or peak * samples / last > SHARE * memory:
                 break
         if on_progress:
             on_progress(f"measuring {key.bucket} {key.forward} rank {key.rank or 'full'}", number, len(sizes))
@@ -96,7 +96,7 @@ def measure_curve(
             break
     if not points:
         raise OutOfMemory(
-            f"one training step of {key.bucket} does not fit this device's memory; give gradient_checkpointing, dtype "
+            f"one training step of {key.bucket} does not fit this device's memory; use gradient_checkpointing, dtype "
             "bf16 or a smaller size."
         )
     columns = zip(*points, strict=True)
@@ -181,8 +181,8 @@ def read_cached(path: Path) -> Profile | None:
 
 def profile_name(device: torch.device) -> str:
     """A name that differs between devices whose steps take different times."""
-    told = f"{device_name(device)} torch {torch.__version__} threads {torch.get_num_threads()}"
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    description = f"{device_name(device)} torch {torch.__version__} threads {torch.get_num_threads()}"
+    return hashlib.sha256(description.encode()).hexdigest()[:16]
 
 
 def forget_peak(device: torch.device) -> None:

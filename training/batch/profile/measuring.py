@@ -6,7 +6,7 @@
 
 Each curve is an object `profiles/<kind of device>/<group>.json` in the format of a profile
 (profile.py), so lanes that measure at the same time do not overwrite each other's results. A lane waits
-if another lane of its kind is measuring the same (in_turn.py).
+if another lane of its kind is measuring the same (exclusive.py).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from infra.storage import ObjectNotFound, Storage
 from models.foundations.base import Foundation
 from training.batch.profile.measure import BUDGET_S, measure_curve, profile_name
 from training.batch.profile.profile import InvalidProfile, Profile
-from training.batch.state.in_turn import in_turn
+from training.batch.state.exclusive import exclusive
 from training.batch.state.leased_tasks import LeasedTasks
 from training.loop.group import GroupKey
 from training.memory import device_memory, device_name
 
 log = logging.getLogger(__name__)
 
-FOLDER, TURNS = "profiles", "profile-turns"
+FOLDER, TASKS = "profiles", "profile-turns"
 PATIENCE_S = 2 * BUDGET_S  # a measurement may exceed its budget by one step
 
 
@@ -47,7 +47,7 @@ class Measuring:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.kind = profile_name(self.device)
         self._kept = storage.sub(f"{FOLDER}/{self.kind}")
-        self._turns = LeasedTasks(storage.sub(TURNS), owner, lease_s=PATIENCE_S)
+        self._tasks = LeasedTasks(storage.sub(TASKS), owner, lease_s=PATIENCE_S)
 
     def profile(
         self, foundation: Foundation, key: GroupKey, load_seconds: float, stopping: threading.Event
@@ -70,7 +70,7 @@ class Measuring:
         kept = self._read(name, key)
         if kept is not None or stopping.is_set():
             return kept
-        with in_turn(self._turns, f"{self.kind}-{name}", stopping, PATIENCE_S):
+        with exclusive(self._tasks, f"{self.kind}-{name}", stopping, PATIENCE_S):
             kept = self._read(name, key)  # another lane may have measured it meanwhile
             if kept is None:
                 kept = self._measured(foundation, key, load_seconds)
@@ -83,7 +83,7 @@ class Measuring:
         try:
             curve = measure_curve(foundation, key, memory=memory)
         except UserError as error:
-            log.warning("%s %s is not measured: %s", key.bucket, key.forward, error.message)
+            log.warning("%s %s could not be measured: %s", key.bucket, key.forward, error.message)
             return None
         return Profile(device_name(self.device), memory, load_seconds, {key.measured_as: curve})
 

@@ -73,27 +73,29 @@ class Profile:
         groups = {
             name: list(zip(c.samples, c.seconds, c.bytes, strict=True)) for name, c in self.curves.items()
         }
-        told = {
+        content = {
             "device": self.device,
             "memory": self.memory,
             "load_seconds": self.load_seconds,
             "groups": groups,
         }
-        return json.dumps(told, indent=1)
+        return json.dumps(content, indent=1)
 
     @classmethod
     def parse(cls, text: str, source: str) -> Profile:
         """Parse the file's text. Raises InvalidProfile if it is not a profile."""
         try:
-            told = json.loads(text)
+            content = json.loads(text)
             curves = {
                 name: Curve(*(tuple(column) for column in zip(*sorted(points), strict=True)))
-                for name, points in told["groups"].items()
+                for name, points in content["groups"].items()
             }
-            profile = cls(str(told["device"]), int(told["memory"]), float(told["load_seconds"]), curves)
+            profile = cls(
+                str(content["device"]), int(content["memory"]), float(content["load_seconds"]), curves
+            )
             assert all(len(set(c.samples)) == len(c.samples) and min(c.samples) > 0 for c in curves.values())
         except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
             raise InvalidProfile(
-                f"{source} is no profile of a device; measure again with --profile auto."
+                f"{source} is not a device profile; measure again with --profile auto."
             ) from None
         return profile

@@ -1,1 +1,1 @@
-"""Where every concept of a batch stands, in the storage: records, leases, checkpoints."""
+"""The state of a batch in the storage: records, leases, checkpoints."""

@@ -160,10 +160,10 @@ def restore(storage: Storage, record: Record) -> MemberState | None:
     data = storage.get(record.checkpoint)
     try:
         if hashlib.sha256(data).hexdigest()[:16] not in record.checkpoint:
-            raise ValueError("its content does not have its checksum")
+            raise ValueError("its content does not match its checksum")
         return MemberState.decode(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise DamagedData(
-            f"the checkpoint {record.checkpoint} of step {record.checkpoint_step} is damaged ({error}); `motiondirector "
-            "runs retry` trains it from its beginning."
+            f"the checkpoint {record.checkpoint} of step {record.checkpoint_step} is damaged ({error}); use `motiondirector "
+            "runs retry` to train the concept from the start."
         ) from None

@@ -1,11 +1,11 @@
-"""Things of a batch that one of many processes does, once: taken by compare-and-swap, held for a time, done for good.
+"""Tasks that many processes share and one of them does: taken by compare-and-swap, held under a lease, then done.
 
-    turns = LeasedTasks(storage.sub("validations"), owner)
-    if turns.take("orbit-1"):
-        turns.done("orbit-1", {"scores": ...})
+    tasks = LeasedTasks(storage.sub("validations"), owner)
+    if tasks.take("orbit-1"):
+        tasks.done("orbit-1", {"scores": ...})
 
-What a process held when it died is free again when its lease has run out (infra/storage/leases.py). That a thing is done twice is
-possible (a process that hangs longer than its lease), so it must be something that may be.
+When a process dies, its tasks are free again after their leases expire (infra/storage/leases.py). A
+process that hangs for longer than its lease can cause a task to be done twice, so tasks must be repeatable.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from infra.storage.stored import parse
 
 
 @dataclass(frozen=True)
-class Told(Lease):
-    """What is written of a thing that somebody took."""
+class TaskRecord(Lease):
+    """The stored state of a task that was taken."""
 
-    result: dict[str, Any] | None = field(kw_only=True)  # what `done` was given
+    result: dict[str, Any] | None = field(kw_only=True)  # given to `done`; None: not done yet
 
 
 class LeasedTasks:
-    """One object a thing: who has it and until when, or its result.
+    """One object per task: who holds it and until when, or its result.
 
     Args:
-        owner: for people.
-        lease_s: how long a turn holds unless renewed.
+        owner: name of this holder, for people.
+        lease_s: seconds that a task is held unless renewed.
         clock: UTC seconds.
-        token: tells this holder from others; a fresh one when not given.
+        token: identifies this holder; default: a new one.
     """
 
     def __init__(
@@ -49,50 +49,53 @@ class LeasedTasks:
     ) -> None:
         self.storage, self.owner, self.lease_s, self.clock = storage, owner, lease_s, clock
         self.token = token or uuid.uuid4().hex
-        remedy = "delete it: what it tells is done again"
-        self._objects = Objects(storage, "", lambda body, _: parse(Told, body), remedy)
+        remedy = "delete it; the task is then done again"
+        self._objects = Objects(storage, "", lambda body, _: parse(TaskRecord, body), remedy)
 
     def take(self, name: str) -> bool:
-        """Hold this thing, unless it is done or another holds it."""
+        """Hold this task. Returns False if it is done or another process holds it."""
 
-        def step(told: Told | None) -> Told | None:
+        def step(record: TaskRecord | None) -> TaskRecord | None:
             now = self.clock()
-            if told is None or self._is_mine(told) or (told.result is None and told.is_over(now)):
-                return self._told()
-            return told.renewed(now) if told.result is None and told.is_ahead(now) else None
+            if record is None or self._is_mine(record) or (record.result is None and record.is_over(now)):
+                return self._new_record()
+            return record.renewed(now) if record.result is None and record.is_ahead(now) else None
 
         return self._is_mine(self._objects.change(name, step))
 
     def renew(self, name: str) -> bool:
-        """Hold it longer. False: another has it now."""
+        """Extend the lease. Returns False if another process holds the task now."""
         return self._change(name, None)
 
     def done(self, name: str, result: Mapping[str, Any]) -> bool:
-        """It is done, with this result. False: another has it now, and will say."""
+        """Mark the task as done, with this result. Returns False if another process holds it now."""
         return self._change(name, dict(result))
 
     def give_back(self, name: str) -> None:
-        """Let others have it."""
-        if self._is_mine(self.look(name)):
+        """Release the task for other processes."""
+        if self._is_mine(self.get(name)):
             self.storage.delete(f"{name}.json")
 
-    def look(self, name: str) -> Told | None:
-        """Who has it, or its result; None: nobody took it. Raises DamagedData for what is neither."""
+    def get(self, name: str) -> TaskRecord | None:
+        """The stored state of a task; None if nobody took it. Raises DamagedData if it cannot be read."""
         return self._objects.get(name)
 
     def results(self, names: set[str]) -> dict[str, dict[str, Any]]:
-        """What is done of these, by name; one listing, and one read for each that is there."""
+        """The results of those tasks that are done, by name. Needs one listing and one read per stored task."""
         there = {info.key.removesuffix(".json") for info in self.storage.list()}
-        told = {name: self.look(name) for name in sorted(names & there)}
-        return {name: one.result for name, one in told.items() if one and one.result is not None}
+        record = {name: self.get(name) for name in sorted(names & there)}
+        return {name: one.result for name, one in record.items() if one and one.result is not None}
 
     def _change(self, name: str, result: dict[str, Any] | None) -> bool:
-        """Write this of what is held. False: it is not held."""
+        """Renew a task, with this result. Returns False if this process does not hold it."""
         change = self._objects.change
-        return change(name, lambda told: self._told(result) if self._is_mine(told) else None) is not None
+        return (
+            change(name, lambda record: self._new_record(result) if self._is_mine(record) else None)
+            is not None
+        )
 
-    def _told(self, result: dict[str, Any] | None = None) -> Told:
-        return Told(self.owner, self.token, self.clock() + self.lease_s, self.lease_s, result=result)
+    def _new_record(self, result: dict[str, Any] | None = None) -> TaskRecord:
+        return TaskRecord(self.owner, self.token, self.clock() + self.lease_s, self.lease_s, result=result)
 
-    def _is_mine(self, told: Told | None) -> bool:
-        return told is not None and told.token == self.token and told.result is None
+    def _is_mine(self, record: TaskRecord | None) -> bool:
+        return record is not None and record.token == self.token and record.result is None

@@ -45,12 +45,12 @@ class Outage:
                 raise
             if self._since is None:
                 self._since = now
-                log.warning("%s Waiting for it, %d minutes at most.", error.message, self.patience_s // 60)
+                log.warning("%s Waiting for at most %d minutes.", error.message, self.patience_s // 60)
         else:
             self.answered()
 
     def answered(self) -> None:
         """The storage works now: a later failure is a new outage with the full patience."""
         if self._since is not None:
-            log.warning("the storage is back after %.0f s", self._clock() - self._since)
+            log.warning("the storage is available again after %.0f s", self._clock() - self._since)
         self._since = None

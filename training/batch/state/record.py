@@ -1,4 +1,4 @@
-"""A concept's record in a batch: what it is, where it stands, and who has it. `state.py` keeps and changes them."""
+"""A concept's record in a batch: its work, its progress and the lane that holds it. `state.py` stores and changes records."""
 
 from __future__ import annotations
 
@@ -16,34 +16,35 @@ from training.batch.state.work import Work
 Status = Literal["queued", "preparing", "training", "published", "failed", "cancelled"]
 RUNNING: tuple[Status, ...] = ("preparing", "training")
 ENDED: tuple[Status, ...] = ("published", "failed", "cancelled")
-WITHDRAWN = "what is asked for now is done already"  # the reason of what was cancelled by that
+# The reason of concepts that were cancelled by `withdraw`. Stored records contain it: do not change it.
+WITHDRAWN = "what is asked for now is done already"
 Count = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)
 class Record:
-    """Where one concept stands."""
+    """The stored state of one concept."""
 
-    # What a later release wrote would be lost with the next change.
+    # Ignored fields, written by a later release, would be lost with the next change.
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     name: ConceptName
     work: dict[str, Any] = field(repr=False)  # Work.asdict()
     sha256: Sha256  # Work.sha256
     priority: int
-    order: int  # among those of one priority
+    order: int  # among records of equal priority
     status: Status = "queued"
     attempt: int = 1  # counts retries; a publication belongs to one attempt
     lost: Count = 0  # lanes that died with it, in this attempt
-    step: Count = 0  # steps done, as last told
+    step: Count = 0  # steps done, at the last report
     steps: Count = 0
     loss: float | None = None
     step_seconds: float | None = None
-    checkpoint: Key | None = None  # key of the state to go on from
+    checkpoint: Key | None = None  # key of the state to continue from
     checkpoint_step: Count = 0
-    version: VersionRef | None = None  # what was published: orbit@1
-    reason: str | None = None  # why it failed, or was cancelled without being asked
-    cancelling: bool = False  # asked for; its lane has not yet let go
+    version: VersionRef | None = None  # the published version: orbit@1
+    reason: str | None = None  # why it failed, or was cancelled without a request
+    cancelling: bool = False  # requested; its lane has not stopped yet
     lease: Lease | None = None
     updated: float = 0.0  # UTC seconds
     revision: int = 0  # writes of this record
@@ -59,21 +60,20 @@ class Record:
 
     @classmethod
     def decode(cls, data: bytes, name: str) -> Record:
-        """The record of this concept. Raises Damaged: also for another's, and for what `runs` or a lane could not use."""
+        """Parse the record of this concept. Raises Damaged if it cannot be used or belongs to another concept."""
         record = parse(cls, data)
         if record.name != name:
-            raise Damaged(f"it says that it is {record.name}")
+            raise Damaged(f"it is the record of {record.name}")
+        # Lanes delete the object that `checkpoint` names.
         if record.checkpoint is not None and not record.checkpoint.startswith(f"checkpoints/{name}/"):
-            raise Damaged(
-                "checkpoint: expected a key below checkpoints/ and its name"
-            )  # lanes delete what it names
+            raise Damaged(f"checkpoint: expected a key below checkpoints/{name}/")
         convert(Work, record.work)
         return record
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A concept that a lane has, as long as it renews it. `record` is as it was when claimed."""
+    """A lane's hold on a concept, valid while the lane renews it. `record` is the record at the time of the claim."""
 
     name: str
     token: str
@@ -81,21 +81,21 @@ class Claim:
 
 
 def token(record: Record) -> str | None:
-    """Of the claim on it."""
+    """The token of a record's claim."""
     return None if record.lease is None else record.lease.token
 
 
 def queued(record: Record, attempt: int) -> Record:
-    """A record as it was at first, but for what tells it from other attempts."""
+    """The record of a new attempt: as it was at first, with the attempt's number and the history."""
     fresh = Record(record.name, record.work, record.sha256, record.priority, record.order, steps=record.steps)
     return replace(fresh, attempt=attempt, history=record.history)
 
 
 def stays_ended(record: Record, work: Work) -> bool:
-    """Whether a concept that failed or was cancelled stays so when this work is entered again; `runs retry` lets it train.
+    """Whether a failed or cancelled concept stays so when this work is added again, until `runs retry`.
 
-    One that failed waits again with anything changed: other data, settings, or where and how it is to run. One that
-    somebody cancelled, only with what makes it another adapter.
+    A failed concept is queued again if anything about it changed: data, settings, or where and how it
+    runs. A concept that a user cancelled is queued again only if the change gives another adapter.
     """
     if record.sha256 != work.sha256:
         return False
@@ -105,12 +105,11 @@ def stays_ended(record: Record, work: Work) -> bool:
 
 
 def check_idle(record: Record, sha256: str) -> None:
-    """Raises Conflict where a lane has the concept as another work than this: it would go on with other data or settings
-    than are asked for."""
+    """Raises Conflict if a lane trains the concept with other data or settings than those of this hash."""
     if record.status in RUNNING and record.sha256 != sha256:
         raise Conflict(
             f"concept {record.name} is {record.status} with other data or settings; cancel it first "
-            f"(motiondirector runs cancel), or publish this one under another name.",
+            f"(motiondirector runs cancel), or publish the new one under another name.",
             code="concept_busy",
         )
 
@@ -120,13 +119,13 @@ def rank(record: Record) -> tuple[int, int, str]:
 
 
 def workers_of(record: Record) -> int:
-    """Number of workers of the lanes that may train a concept: what it asks for; of a range the minimum."""
-    told = record.work["config"]["workers"]
-    return told if isinstance(told, int) else int(str(told).split(":")[0])
+    """Number of workers of the lanes that may train a concept: its setting `workers`, or the minimum of a range."""
+    workers = record.work["config"]["workers"]
+    return workers if isinstance(workers, int) else int(str(workers).split(":")[0])
 
 
 def is_free(record: Record, now: float) -> bool:
-    """Whether a lane may take it: it waits, or its claim has expired or comes from a clock ahead."""
+    """Whether a lane may take the concept: it waits, or its claim has expired or comes from a clock that is ahead."""
     if record.status in RUNNING:
         return record.lease is None or record.lease.is_over(now) or record.lease.is_ahead(now)
     return not record.ended

@@ -1,15 +1,15 @@
-"""Where every concept of a batch stands: one small object each, in the storage, changed by compare-and-swap.
+"""The state of a batch: one small object per concept in the storage, changed by compare-and-swap.
 
-    <registry>/batches/<batch>/batch.json                what it is; written once
+    <registry>/batches/<batch>/batch.json                describes the batch; written once
     <registry>/batches/<batch>/concepts/<name>.json      a `Record`
     <registry>/batches/<batch>/checkpoints/<name>/...    states of members (training/batch/lane/lane.py)
     <registry>/batches/<batch>/logs/...                  lines of lanes and concepts (training/batch/watch/logs.py)
 
     queued -> preparing -> training -> published | failed | cancelled         (retry: back to queued)
 
-No process is in charge. A lane *claims* a concept by a lease (infra/storage/leases.py), and renews it as it goes on. A claim that
-ran out may be taken by any other, which goes on from the last checkpoint that the record names. So a concept ends once,
-whoever dies.
+No process is in charge. A lane *claims* a concept with a lease (infra/storage/leases.py) and renews it while
+it trains. When a claim expires, any other lane may take the concept and continue from the last checkpoint
+in its record. So each concept ends exactly once, whichever processes die.
 """
 
 from __future__ import annotations
@@ -31,59 +31,59 @@ from infra.storage.stored import HexId, is_concept_name, parse_object
 from training.batch.state.record import RUNNING, WITHDRAWN, Claim, Record, check_idle, queued, rank, token
 from training.batch.state.work import Work
 
-HISTORY = 40  # changes of a record that it remembers
+HISTORY = 40  # number of changes that a record keeps
 
 Change = Callable[[Record], Record | None]
 
 
 @dataclass(frozen=True)
 class Begun:
-    """What batch.json has at least."""
+    """The required fields of batch.json."""
 
     id: HexId
     created: float  # UTC seconds
 
 
 class BatchState:
-    """A batch's records. Holds nothing but what it read last: any number of processes may use one storage.
+    """A batch's records. Keeps only a cache of its last reads, so any number of processes may use one storage.
 
     Args:
         storage: of this batch.
         clock: UTC seconds.
-        lease_s: how long a claim holds unless renewed; renew it at least three times as often.
+        lease_s: seconds after which a claim expires unless renewed; renew it at least three times as often.
     """
 
     def __init__(
         self, storage: Storage, *, clock: Callable[[], float] = time.time, lease_s: float = LEASE_S
     ) -> None:
         self.storage, self.clock, self.lease_s = storage, clock, lease_s
-        remedy = "restore it from a copy, or delete it and enter the concept again"
+        remedy = "restore it from a copy, or delete it and add the concept again"
         self._objects = Objects(storage, "concepts/", Record.decode, remedy)
         self._seen: dict[str, tuple[str, Record]] = {}  # name -> (etag, record)
 
     # ------------------------------------------------------------------ the batch
     def create(self, about: Mapping[str, Any]) -> dict[str, Any]:
-        """Begin the batch, or find it begun. Returns batch.json, which has its `id`."""
-        told = {**about, "id": uuid.uuid4().hex, "created": self.clock()}
-        self.storage.put_if_absent("batch.json", json.dumps(told, sort_keys=True).encode())
+        """Create the batch unless it exists. Returns the content of batch.json, with the batch's `id`."""
+        content = {**about, "id": uuid.uuid4().hex, "created": self.clock()}
+        self.storage.put_if_absent("batch.json", json.dumps(content, sort_keys=True).encode())
         return self.about()
 
     def about(self) -> dict[str, Any]:
-        """batch.json. Raises NotFound when there is no such batch."""
+        """The content of batch.json. Raises NotFound if there is no such batch."""
         try:
             body = self.storage.get("batch.json")
         except ObjectNotFound:
             raise NotFound(
-                f"no batch at {self.storage.uri}; `motiondirector runs list` shows what there is.",
+                f"no batch at {self.storage.uri}; `motiondirector runs list` lists all batches.",
                 code="batch_not_found",
             ) from None
         where = f"batch.json of {self.storage.uri}"
-        parse_object(Begun, body, where, "restore it from a copy, or begin a batch of another name")
+        parse_object(Begun, body, where, "restore it from a copy, or start a batch with another name")
         return json.loads(body)
 
     # ----------------------------------------------------------------- reading
     def records(self) -> list[Record]:
-        """Every concept, in the order they are begun. One listing; only what changed since the last is read."""
+        """All records, in the order in which concepts begin. Needs one listing; reads only changed records."""
         listed = {}
         for info in self.storage.list("concepts/"):
             found = re.fullmatch(r"concepts/(.+)\.json", info.key)
@@ -97,30 +97,31 @@ class BatchState:
         return sorted((record for _, record in self._seen.values()), key=rank)
 
     def record(self, name: str) -> Record:
-        """One concept. Raises NotFound."""
+        """The record of one concept. Raises NotFound."""
         record = self._objects.get(check_concept_name(name))
         if record is None:
             raise NotFound(
-                f"concept {name} is not in the batch {self.storage.uri}; `motiondirector runs show` lists it.",
+                f"concept {name} is not in the batch {self.storage.uri}; `motiondirector runs show` lists its concepts.",
                 code="concept_not_found",
             )
         return record
 
-    # ------------------------------------------------------- what people do
+    # ------------------------------------------------------- changes by users
     def add(
         self, works: Iterable[Work], *, is_gone: Callable[[str], bool] = lambda version: False
     ) -> list[Record]:
-        """Put concepts into the batch, or back into it with other data or settings. Returns those now waiting.
+        """Add concepts to the batch, or add them again with other data or settings. Returns the waiting records.
 
-        One that is there with the same hash (what is computed) stays where it stands, and takes over where and how: priority,
-        checkpoints, memory. It waits again if it had failed with others of those, if what it was published as is gone, or if it
-        was withdrawn.
+        A concept that is already there with the same hash (of all that affects the result) keeps its state
+        and takes over the other settings, such as priority, checkpoint interval and gradient checkpointing.
+        It is queued again if it failed with other values of these, if its published version was removed, or
+        if it was withdrawn.
 
         Args:
             is_gone: whether a published version ("orbit@1") was removed.
 
         Raises:
-            Conflict: one with another hash is being trained: nothing of `works` that comes after it is added.
+            Conflict: a concept with another hash is being trained. It and the works after it are not added.
         """
         waiting = []
         order = max((record.order for record in self.records()), default=0)
@@ -147,10 +148,10 @@ class BatchState:
         return waiting
 
     def withdraw(self, works: Iterable[Work]) -> None:
-        """These are done: none of them is to be trained with other data or settings, as added before. What waits so is cancelled.
+        """Cancel waiting concepts that were added with other data or settings than these works, which are done.
 
         Raises:
-            Conflict: one is being trained so: nothing of `works` that comes after it is withdrawn.
+            Conflict: a concept is being trained with them. It and the works after it are not withdrawn.
         """
         there = {record.name for record in self.records()}
         for work in works:
@@ -167,69 +168,68 @@ class BatchState:
                 self.forget(work.name)
 
     def _same(self, record: Record, fresh: Record, is_gone: Callable[[str], bool]) -> Record | None:
-        """What adding a concept again makes of its record; None: nothing."""
-        # The plan says beforehand which of these stay as they ended (`record.stays_ended`).
+        """The record after adding a concept again with the same hash; None if it stays unchanged."""
+        # The plan reports beforehand which concepts stay ended (`record.stays_ended`).
         again = replace(fresh, attempt=record.attempt + 1, history=record.history)
         if record.status == "published":
             return again if record.version is not None and is_gone(record.version) else None
         if record.status == "cancelled" and record.reason == WITHDRAWN:
             return again
-        told = json.loads(json.dumps([fresh.work, fresh.priority]))
-        if [record.work, record.priority] == told:
+        if [record.work, record.priority] == json.loads(json.dumps([fresh.work, fresh.priority])):
             return None
         if record.status in RUNNING and not self._expired(record):
-            return None  # its lane has what it began with
+            return None  # its lane keeps the settings that it began with
         return (
             again if record.status == "failed" else replace(record, work=fresh.work, priority=fresh.priority)
         )
 
     def cancel(self, name: str) -> Record:
-        """Have a concept not trained. One that a lane has ends when the lane sees it. Raises Conflict."""
+        """Cancel a concept. If a lane holds it, it ends when the lane notices. Raises Conflict if it has ended."""
 
         def change(record: Record) -> Record | None:
             if record.status == "cancelled":
                 return None
             if record.ended:
                 raise Conflict(
-                    f"concept {name} is {record.status} already; only what waits or trains can be cancelled.",
+                    f"concept {name} is already {record.status}; only waiting or training concepts can be cancelled.",
                     code="concept_ended",
                 )
             if record.status in RUNNING and not self._expired(record):
                 return None if record.cancelling else replace(record, cancelling=True)
             return replace(record, status="cancelled", cancelling=False, lease=None)
 
-        record = self._change(name, change, "asked for") or self.record(name)
+        record = self._change(name, change, "requested") or self.record(name)
         if record.ended:
             self.forget(name)
         return record
 
     def forget(self, name: str) -> None:
-        """Delete the states of a concept that has ended: nobody goes on from them."""
+        """Delete the checkpoints of a concept that has ended."""
         for info in list(self.storage.list(f"checkpoints/{check_concept_name(name)}/")):
             self.storage.delete(info.key)
 
     def retry(self, name: str) -> Record:
-        """Let a failed or cancelled concept train again, from its beginning. Raises Conflict."""
+        """Queue a failed or cancelled concept again, from its first step. Raises Conflict."""
 
         def change(record: Record) -> Record | None:
             if record.status not in ("failed", "cancelled"):
                 raise Conflict(
-                    f"concept {name} is {record.status}; only what failed or was cancelled can be tried again.",
+                    f"concept {name} is {record.status}; only failed or cancelled concepts can be retried.",
                     code="concept_not_ended",
                 )
             return queued(record, attempt=record.attempt + 1)
 
-        return self._change(name, change, "tried again") or self.record(name)
+        return self._change(name, change, "retried") or self.record(name)
 
-    # --------------------------------------------------------- what lanes do
+    # --------------------------------------------------------- changes by lanes
     def claim(self, owner: str, *, suits: Callable[[Record], bool] = lambda record: True) -> Claim | None:
-        """Take the next concept that waits, or whose lane is gone. None: there is none that suits.
+        """Claim the next concept that waits or whose lane died. Returns None if no such concept suits.
 
-        A concept that lost its lane more often than its `max_failures` is not given out again; it fails.
+        A concept that lost its lane more than `max_failures` times fails instead.
 
         Args:
             owner: the lane's name, for people.
-            suits: which records this lane can take.
+            suits: whether this lane can take a record.
         """
         for seen in self.records():
             lease = Lease(owner, uuid.uuid4().hex, self.clock() + self.lease_s, self.lease_s)
@@ -242,7 +242,7 @@ class BatchState:
         return None
 
     def _take(self, record: Record, lease: Lease, suits: Callable[[Record], bool]) -> Record | None:
-        """What a record becomes when a lane asks for it; None: nothing."""
+        """The record after a lane asks for it; None if it stays unchanged."""
         if record.ended or not suits(record):
             return None
         gone = record.status in RUNNING and self._expired(record)
@@ -258,8 +258,8 @@ class BatchState:
                 status="failed",
                 lease=None,
                 lost=lost,
-                reason=f"its lane was lost {lost} times (max_failures {most}), last at step {record.step}; look at the "
-                "lanes' memory and logs, then try it again.",
+                reason=f"its lane was lost {lost} times (max_failures {most}), last at step {record.step}; check the "
+                "lanes' memory and logs, then retry it.",
             )
         return replace(record, status="preparing", lease=lease, lost=lost, step=record.checkpoint_step)
 
@@ -271,46 +271,48 @@ class BatchState:
         loss: float | None = None,
         step_seconds: float | None = None,
     ) -> Record:
-        """Renew a claim and tell where it stands; with `step` it trains. The record's `cancelling` asks to let go.
+        """Renew a claim. With `step`, also record the progress and the status "training".
+
+        If the returned record is `cancelling`, the lane must stop training it.
 
         Raises:
-            LeaseLost: another has it, or it ended.
+            LeaseLost: another lane has the concept, or it ended.
         """
 
         def change(record: Record) -> Record:
-            told: dict[str, Any] = {}
+            progress: dict[str, Any] = {}
             if step is not None:
-                told = {"status": "training", "step": step, "loss": loss, "step_seconds": step_seconds}
-            return replace(record, **told)
+                progress = {"status": "training", "step": step, "loss": loss, "step_seconds": step_seconds}
+            return replace(record, **progress)
 
         return self._owned(claim, change)
 
     def checkpointed(self, claim: Claim, step: int, key: str) -> Record:
-        """From now on the concept continues from this state, which is in the storage. Raises LeaseLost."""
+        """Record a checkpoint, already in the storage, to continue the concept from. Raises LeaseLost."""
         return self._owned(claim, lambda record: replace(record, checkpoint=key, checkpoint_step=step))
 
     def publish(self, claim: Claim, version: str, *, step: int, loss: float | None = None) -> Record:
-        """The concept ended well, as this version. Raises LeaseLost."""
+        """Record that the concept was published as this version. Raises LeaseLost."""
         return self._owned(
             claim, lambda r: replace(r, status="published", version=version, step=step, loss=loss), version
         )
 
     def fail(self, claim: Claim, reason: str) -> Record:
-        """The concept ended, and why. Raises LeaseLost."""
+        """Record that the concept failed, and why. Raises LeaseLost."""
         return self._owned(claim, lambda r: replace(r, status="failed", reason=reason), reason)
 
     def cancelled(self, claim: Claim) -> Record:
-        """The lane let go of a concept that was to be cancelled. Raises LeaseLost."""
-        return self._owned(claim, lambda r: replace(r, status="cancelled"), "let go")
+        """Record that the lane stopped training a concept that was to be cancelled. Raises LeaseLost."""
+        return self._owned(claim, lambda r: replace(r, status="cancelled"), "stopped by its lane")
 
     def release(self, claim: Claim) -> Record:
-        """Give a concept back, to be gone on with by another from its last checkpoint: a lane that must stop."""
+        """Give a concept back; another lane continues from its last checkpoint. Raises LeaseLost."""
         return self._owned(claim, lambda r: replace(r, status="queued", lease=None), "given back")
 
     def lapse(self, owner: str) -> list[Record]:
-        """A lane is known to be dead: its claims run out now. Returns those that others can take.
+        """Expire all claims of a lane that is known to be dead. Returns the records that others can take now.
 
-        Were it alive after all, it would go on where nobody took a concept from it.
+        If the lane is alive after all, it keeps the concepts that no other lane has taken.
         """
 
         def change(record: Record) -> Record | None:
@@ -344,7 +346,7 @@ class BatchState:
         return record.lease is None or record.lease.is_over(self.clock())
 
     def _change(self, name: str, change: Change, note: str, fresh: Record | None = None) -> Record | None:
-        """Change a record, or write `fresh` where there is none; None when `change` has nothing to change."""
+        """Change a record, or write `fresh` if there is none. Returns None if `change` changes nothing."""
 
         def step(there: Record | None) -> Record | None:
             if there is None and fresh is not None:
@@ -358,7 +360,7 @@ class BatchState:
     def _stamped(self, before: Record, after: Record, note: str) -> Record:
         now = self.clock()
         history = after.history
-        # also from a lane that died preparing, when the status stays
+        # a concept taken from a lane that died while preparing keeps its status
         taken = after.lease is not None and token(after) != token(before)
         if after.status != before.status or before is after or after.attempt != before.attempt or taken:
             history = (*history, (now, after.status, note[:300]))[-HISTORY:]
@@ -366,12 +368,12 @@ class BatchState:
 
 
 def open_batch(registry: Storage, name: str, **options: Any) -> BatchState:
-    """The state of a batch, below its registry."""
+    """The state of a batch, stored under its registry."""
     return BatchState(registry.sub(f"batches/{check_concept_name(name)}"), **options)
 
 
 def batches(registry: Storage) -> Iterator[str]:
-    """Names of the batches that were begun with a registry."""
+    """Names of the batches of a registry."""
     for info in registry.list("batches/"):
         match info.key.split("/"):
             case [_, name, "batch.json"]:

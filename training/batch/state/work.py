@@ -45,18 +45,18 @@ class Work:
         fewest, zero = self.config.worker_range[0], self.config.zero
         if zero not in (0, 3):
             raise NotForLanes(
-                f"concept {self.name} asks for zero {zero}, and lanes train at zero 0 or 3: there is little to an adapter's "
-                "optimizer that stages 1 and 2 could spread; set zero 0, or 3 if the model does not fit one device."
+                f"concept {self.name} asks for zero {zero}, but lanes train at zero 0 or 3 (an adapter's optimizer is too small "
+                "for stages 1 and 2 to save memory); set zero 0, or 3 if the model does not fit one device."
             )
         if zero and fewest == 1:
             raise NotForLanes(
-                f"concept {self.name} asks for zero {zero} with workers 1: there is nothing to spread the model over; set zero 0, or "
+                f"concept {self.name} asks for zero {zero} with workers 1, but one worker cannot shard the model; set zero 0, or "
                 "workers to 2 or more."
             )
         if workers is not None and workers != fewest:
             raise NotForLanes(
-                f"concept {self.name} asks for workers {self.config.workers}, and this lane has {workers}; lanes of several "
-                "workers are on Ray: give --address, or --lanes with more than 1; or set workers 1."
+                f"concept {self.name} asks for workers {self.config.workers}, but this lane has {workers}; lanes with several "
+                "workers need Ray: use --address, or --lanes with more than 1, or set workers 1."
             )
 
     @property
@@ -80,20 +80,24 @@ class Work:
 
     def settings_file(self) -> str:
         """config.yaml of its version: `motiondirector train --config` trains the same again."""
-        told: dict[str, Any] = {"concept": self.concept, "data": self.data, "foundation": self.foundation}
+        content: dict[str, Any] = {
+            "concept": self.concept,
+            "data": self.data,
+            "foundation": self.foundation,
+        }
         if self.name != self.concept:
-            told["publish_as"] = self.name
-        told |= self.config.model_dump(mode="json")
-        return yaml.safe_dump(told, sort_keys=False, allow_unicode=True)
+            content["publish_as"] = self.name
+        content |= self.config.model_dump(mode="json")
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
     def asdict(self) -> dict[str, Any]:
         """As JSON."""
         return {**asdict(self), "config": self.config.model_dump(mode="json")}
 
     @classmethod
-    def from_dict(cls, told: Mapping[str, Any]) -> Work:
+    def from_dict(cls, fields: Mapping[str, Any]) -> Work:
         """From the result of `asdict`. Settings that were added later get their defaults."""
-        return cls(**{**told, "config": TrainConfig(**told["config"])})
+        return cls(**{**fields, "config": TrainConfig(**fields["config"])})
 
 
 def work_sha256(
@@ -101,5 +105,5 @@ def work_sha256(
 ) -> str:
     """The hash of a work, from the metadata of a published version."""
     complete = fixed_settings(TrainConfig(**settings))
-    told = json.dumps([name, concept, fingerprint, data_sha256, complete], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()
+    content = json.dumps([name, concept, fingerprint, data_sha256, complete], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()

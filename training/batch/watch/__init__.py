@@ -1,1 +1,1 @@
-"""Who is told what a batch does: screens, logs, evaluation of what it publishes."""
+"""Observes a batch: screens, logs, evaluation of published versions."""

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Look = Callable[[Sequence[Record], Sequence[LaneState]], None]
+ShowBatch = Callable[[Sequence[Record], Sequence[LaneState]], None]
 
 
-class Looking(Watcher):
-    """A context manager that calls `look` regularly from a thread with all records and this lane.
+class LiveView(Watcher):
+    """A context manager that calls `show_batch` regularly from a thread with all records and this lane.
 
-    It calls `look` once more when the block ends. The lane must have this object among its watchers.
+    It calls `show_batch` once more when the block ends. The lane must have this object among its watchers.
 
     Args:
         batch: used from the thread; do not share it.
@@ -41,17 +41,23 @@ class Looking(Watcher):
     """
 
     def __init__(
-        self, batch: BatchState, owner: str, look: Look, *, every_s: float = 1.0, read_s: float = 5.0
+        self,
+        batch: BatchState,
+        owner: str,
+        show_batch: ShowBatch,
+        *,
+        every_s: float = 1.0,
+        read_s: float = 5.0,
     ) -> None:
-        self.batch, self.look, self.every_s, self.read_s = batch, look, every_s, read_s
+        self.batch, self.show_batch, self.every_s, self.read_s = batch, show_batch, every_s, read_s
         self.lane = LaneState(owner, 1, host=socket.gethostname(), pid=os.getpid())
         self._records: Sequence[Record] = ()
-        self._told: dict[str, dict[str, Any]] = {}
+        self._newest_progress: dict[str, dict[str, Any]] = {}
         self._read_at: float | None = None  # None: read at the next call
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="batch-looking", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="batch-live-view", daemon=True)
 
-    def __enter__(self) -> Looking:
+    def __enter__(self) -> LiveView:
         self.show()
         self._thread.start()
         return self
@@ -63,10 +69,10 @@ class Looking(Watcher):
         self.show()
 
     def preparing(self, name: str) -> None:
-        self._told[name], self._read_at = {"status": "preparing"}, None
+        self._newest_progress[name], self._read_at = {"status": "preparing"}, None
 
     def stepped(self, name: str, report: StepReport) -> None:
-        self._told[name] = {
+        self._newest_progress[name] = {
             "status": "training",
             "step": report.step,
             "loss": report.loss,
@@ -74,23 +80,23 @@ class Looking(Watcher):
         }
 
     def ended(self, record: Record) -> None:
-        self._told.pop(record.name, None)
+        self._newest_progress.pop(record.name, None)
         self._read_at = None
 
     def show(self) -> None:
-        """Call `look` now. While the storage is unavailable (the lane reports it), use the last records."""
+        """Call `show_batch` now. While the storage is unavailable (the lane reports it), use the last records."""
         if self._read_at is None or time.monotonic() - self._read_at >= self.read_s:
             self._read_at = time.monotonic()  # before reading: a change during the read causes another
             try:
                 self._records = self.batch.records()
             except UserError as error:
-                log.debug("not read: %s", error.message)
-        self.look([self._newest(record) for record in self._records], [self.lane])
+                log.debug("the records could not be read: %s", error.message)
+        self.show_batch([self._with_progress(record) for record in self._records], [self.lane])
 
-    def _newest(self, record: Record) -> Record:
-        told = self._told.get(record.name)
+    def _with_progress(self, record: Record) -> Record:
+        progress = self._newest_progress.get(record.name)
         mine = record.lease is not None and record.lease.owner == self.lane.name
-        return replace(record, **told) if told and mine and not record.ended else record
+        return replace(record, **progress) if progress and mine and not record.ended else record
 
     def _run(self) -> None:
         while not self._over.wait(self.every_s):

@@ -35,7 +35,7 @@ Kind = Literal["concepts", "lanes"]
 FULL = 32 * 1024  # largest bytes of an object, not counting its last line
 KEPT = 16  # objects per name
 LONGEST = 4000  # characters of a line
-HELD = 5000  # lines kept while the storage is unavailable
+MAX_PENDING = 5000  # lines kept while the storage is unavailable
 EVERY_S = 10.0
 AHEAD_S = 60.0  # largest expected clock difference between machines
 
@@ -72,7 +72,7 @@ class Journal:
     ) -> None:
         self.storage, self.lane, self.clock, self.every_s = storage, lane, clock, every_s
         self._token = uuid.uuid4().hex[:8]
-        self._lines: deque[tuple[Kind, str, bytes]] = deque(maxlen=HELD)
+        self._lines: deque[tuple[Kind, str, bytes]] = deque(maxlen=MAX_PENDING)
         self._open: dict[tuple[Kind, str], _Open] = {}
         self._over = threading.Event()
         self._writing = threading.Lock()
@@ -168,7 +168,7 @@ class Reader:
 
 def _lines(body: bytes, where: str) -> Iterator[Line]:
     for line in body.splitlines():
-        yield parse_object(Line, line, where, "delete it: its lines are lost, nothing else")
+        yield parse_object(Line, line, where, "delete it; only its log lines are lost")
 
 
 class Notes(Watcher):
@@ -185,25 +185,25 @@ class Notes(Watcher):
     ) -> None:
         self.journal, self.every_s, self.clock = journal, every_s, clock
         self.concepts: set[str] = set()
-        self._told: dict[str, float] = {}
+        self._written_at: dict[str, float] = {}
 
     def loading(self, foundation: str | None) -> None:
         self.journal.write(f"loading {foundation or 'the embedded foundation'}")
 
     def measuring(self, group: str) -> None:
-        self.journal.write(f"takes the profile of {group}, or measures it: a minute at most")
+        self.journal.write(f"reading or measuring the profile of {group}; takes at most a minute")
 
     def preparing(self, name: str) -> None:
         self.concepts.add(name)
-        self._told.pop(name, None)
+        self._written_at.pop(name, None)
         self.journal.write("preparing", name)
 
     def stepped(self, name: str, report: StepReport) -> None:
         now = self.clock()
-        if report.step == report.steps or now - self._told.get(name, float("-inf")) >= self.every_s:
-            self._told[name] = now
+        if report.step == report.steps or now - self._written_at.get(name, float("-inf")) >= self.every_s:
+            self._written_at[name] = now
             self.journal.write(
-                f"step {report.step}/{report.steps}, loss {report.loss:.4f}, {report.seconds:.3g} s a step",
+                f"step {report.step}/{report.steps}, loss {report.loss:.4f}, {report.seconds:.3g} s per step",
                 name,
             )
 

@@ -7,7 +7,7 @@
 The command line provides `validate(version, on_progress)`, because it knows evaluation. `validate`
 stores its results with the version and returns the means by name. What remains to validate follows from
 the batch's records, so there is no queue: a restarted batch validates the rest, and any number of
-processes share the work by turns (`validations/<concept>-<attempt>.json`, which hold the results).
+processes share the work by tasks (`validations/<concept>-<attempt>.json`, which hold the results).
 Validation has a separate process because generation needs a second foundation with its own adapters and
 as much memory: if it runs out of memory, the lane survives.
 """
@@ -43,8 +43,8 @@ log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]  # (what, done, total)
 Validate = Callable[[Version, Progress], Mapping[str, float | None]]
 
-LOOK_S = 2.0
-TOLD_FIRST = ("motion fidelity", "appearance accuracy", "appearance leakage")
+POLL_S = 2.0
+HEADLINE_SCORES = ("motion fidelity", "appearance accuracy", "appearance leakage")
 GRACE_S = 5.0  # time for the process to end
 NICE = 10  # beside a lane on the same cores it gets about a tenth of them; alone, all
 
@@ -53,33 +53,33 @@ class Stopped(Exception):
     """Raised through `on_progress` to end a validation, which is repeated later."""
 
 
-def turn_of(record: Record) -> str:
-    """The name of the validation turn of a record's version."""
+def validation_task(record: Record) -> str:
+    """The name of the validation task of a record's version."""
     return f"{record.name}-{record.attempt}"
 
 
-def told_first(scores: Mapping[str, float]) -> list[str]:
+def headline_scores(scores: Mapping[str, float]) -> list[str]:
     """Names of the most telling scores: whether the motion is right and the appearance is left free."""
-    return [name for name in TOLD_FIRST if name in scores] or list(scores)[: len(TOLD_FIRST)]
+    return [name for name in HEADLINE_SCORES if name in scores] or list(scores)[: len(HEADLINE_SCORES)]
 
 
 def headline(scores: Mapping[str, float]) -> str:
     """The most telling scores, for a table's cell."""
-    return ", ".join(f"{name} {scores[name]:.2f}" for name in told_first(scores))
+    return ", ".join(f"{name} {scores[name]:.2f}" for name in headline_scores(scores))
 
 
 def validations(batch: BatchState, records: list[Record]) -> dict[str, dict[str, Any]]:
     """Validation results by concept: {"version", "scores": {name: mean}, "error": None or why, "seconds"}."""
-    names = {turn_of(record): record.name for record in records if record.status == "published"}
-    results = _turns(batch).results(set(names))
-    told = {}
-    for turn, result in results.items():
+    names = {validation_task(record): record.name for record in records if record.status == "published"}
+    results = _tasks(batch).results(set(names))
+    found = {}
+    for task, result in results.items():
         try:
-            told[names[turn]] = asdict(convert(Validated, result))
+            found[names[task]] = asdict(convert(Validated, result))
         except Damaged as error:
-            where = f"validations/{turn}.json of {batch.storage.uri}"
-            raise damaged(where, error, "delete it: the version is validated again") from None
-    return told
+            where = f"validations/{task}.json of {batch.storage.uri}"
+            raise damaged(where, error, "delete it; the version is then validated again") from None
+    return found
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Validated:
     seconds: float | None = None
 
 
-def _turns(batch: BatchState, token: str | None = None) -> LeasedTasks:
+def _tasks(batch: BatchState, token: str | None = None) -> LeasedTasks:
     storage = batch.storage.sub("validations")
     owner = f"{socket.gethostname()}:{os.getpid()}"
     return LeasedTasks(storage, owner, lease_s=LEASE_S, clock=batch.clock, token=token)
@@ -102,38 +102,39 @@ class Validator:
     """Validates published concepts, one after the other, in this process.
 
     Args:
-        batch: another thread renews turns with it; do not share it.
-        token: marks its turns, so that a process that knows the token can find the turns that this one held.
+        batch: another thread renews tasks with it; do not share it.
+        token: marks its tasks, so that a process that knows the token can find the tasks that this one held.
     """
 
     def __init__(
         self, batch: BatchState, registry: Registry, validate: Validate, *, token: str | None = None
     ) -> None:
         self.batch, self.registry, self.validate = batch, registry, validate
-        self.turns = _turns(batch, token)
+        self.tasks = _tasks(batch, token)
         self._done: set[str] = set()
 
-    def owed(self) -> list[Record]:
+    def pending(self) -> list[Record]:
         """Published concepts that this process does not know to be validated, in the order of their ends."""
         published = [record for record in self.batch.records() if record.status == "published"]
         return sorted(
-            (record for record in published if turn_of(record) not in self._done), key=lambda r: r.updated
+            (record for record in published if validation_task(record) not in self._done),
+            key=lambda r: r.updated,
         )
 
     def once(self, stopping: Callable[[], bool] = lambda: False) -> bool:
-        """Validate the next concept that is owed and free. Returns False if there is none.
+        """Validate the next concept that is pending and free. Returns False if there is none.
 
         Raises:
-            Unavailable: the storage is unavailable; the turn is given back if possible.
+            Unavailable: the storage is unavailable; the task is given back if possible.
         """
-        for record in self.owed():
-            turn = turn_of(record)
-            if self.turns.take(turn):
-                self._validate(record, turn, stopping)
+        for record in self.pending():
+            task = validation_task(record)
+            if self.tasks.take(task):
+                self._validate(record, task, stopping)
                 return True
-            told = self.turns.look(turn)
-            if told is not None and told.result is not None:
-                self._done.add(turn)
+            found = self.tasks.get(task)
+            if found is not None and found.result is not None:
+                self._done.add(task)
         return False
 
     def run(self, stopping: Callable[[], bool], finishing: Callable[[], bool]) -> None:
@@ -145,15 +146,15 @@ class Validator:
             try:
                 finish = finishing()  # before looking, so that concepts published in between are not missed
                 worked = self.once(stopping)
-                if not worked and finish and not self.owed():
+                if not worked and finish and not self.pending():
                     return
             except UserError as error:
-                log.warning("validation waits: %s", error.message)
+                log.warning("validation is delayed: %s", error.message)
                 worked = False
             if not worked:
-                _wait(LOOK_S, stopping, finishing)
+                _wait(POLL_S, stopping, finishing)
 
-    def _validate(self, record: Record, turn: str, stopping: Callable[[], bool]) -> None:
+    def _validate(self, record: Record, task: str, stopping: Callable[[], bool]) -> None:
         began = time.monotonic()
         result: dict[str, Any] = {"version": record.version, "scores": {}, "error": None}
 
@@ -163,14 +164,14 @@ class Validator:
 
         assert record.version is not None
         try:
-            with self._renewed(turn):
+            with self._renewed(task):
                 version = self.registry.resolve(record.version)
                 result["scores"] = dict(self.validate(version, on_progress))
         except Stopped:
-            self.turns.give_back(turn)
+            self.tasks.give_back(task)
             return
         except Unavailable:
-            self.turns.give_back(turn)
+            self.tasks.give_back(task)
             raise
         except UserError as error:
             result["error"] = error.message
@@ -178,19 +179,19 @@ class Validator:
             log.error("validation of %s: %s", record.version, error, exc_info=error)
             result["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
         result["seconds"] = round(time.monotonic() - began, 1)
-        self.turns.done(turn, result)
-        self._done.add(turn)
+        self.tasks.done(task, result)
+        self._done.add(task)
 
     @contextlib.contextmanager
-    def _renewed(self, turn: str) -> Iterator[None]:
+    def _renewed(self, task: str) -> Iterator[None]:
         over = threading.Event()
 
         def renew() -> None:
             while not over.wait(LEASE_S / 3):
                 with contextlib.suppress(UserError):  # a short outage: the lease allows more tries
-                    self.turns.renew(turn)
+                    self.tasks.renew(task)
 
-        thread = threading.Thread(target=renew, name="validation-turn", daemon=True)
+        thread = threading.Thread(target=renew, name="validation-lease", daemon=True)
         thread.start()
         try:
             yield
@@ -228,7 +229,7 @@ class Validating:
         assert self._process is not None
         self._stop.set()
         self._process.join(GRACE_S)
-        if self._process.is_alive():  # in the middle of a video; its turn expires
+        if self._process.is_alive():  # in the middle of a video; its task expires
             self._process.kill()
             self._process.join()
 
@@ -240,7 +241,7 @@ class Validating:
             self._process.join(0.2)
             if self._process.is_alive():
                 continue
-            if self._process.exitcode == 0 or not self._blame():
+            if self._process.exitcode == 0 or not self._fail_current():
                 return
             self._start()
 
@@ -260,20 +261,24 @@ class Validating:
         )
         self._process.start()
 
-    def _blame(self) -> bool:
+    def _fail_current(self) -> bool:
         """Fail the validation that the process died in. False if it had none: a new process would die too."""
         assert self._process is not None
         reason = (
-            f"its process ended with code {self._process.exitcode} (-9: no memory); `motiondirector evaluate` "
-            "tries again."
+            f"the validation process ended with code {self._process.exitcode} (-9: probably out of memory); evaluate the "
+            "version with `motiondirector evaluate`."
         )
-        turns = _turns(self.batch, self.token)
+        tasks = _tasks(self.batch, self.token)
         for record in self.batch.records():
-            if record.status == "published" and turns.done(
-                turn_of(record), {"version": record.version, "scores": {}, "error": reason, "seconds": None}
+            if record.status == "published" and tasks.done(
+                validation_task(record),
+                {"version": record.version, "scores": {}, "error": reason, "seconds": None},
             ):
                 return True
-        log.error("the validation's process ended with code %s; no more is validated", self._process.exitcode)
+        log.error(
+            "the validation process ended with code %s; no more versions are validated",
+            self._process.exitcode,
+        )
         return False
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LaneState:
-    """The state of a lane as its keeper knows it."""
+    """The state of a lane as its supervisor knows it."""
 
     name: str
     workers: int

@@ -19,15 +19,15 @@ from training.batch.watch.watcher import LaneState
 from training.ray.processes import RAY_SETTINGS
 
 
-class Keeper:
-    """An actor that holds the lanes' runs and tells the lanes when to stop."""
+class LaneSupervisor:
+    """The actor. It holds the lanes' runs and tells the lanes when to stop."""
 
     def __init__(self, need: Need, use_gpu: bool, storage: Storage) -> None:
         os.environ.update({name: os.environ.get(name, value) for name, value in RAY_SETTINGS.items()})
         self.need, self.use_gpu, self.storage = need, use_gpu, storage
         self.lanes: dict[str, LaneState] = {}
-        self.all_stop = False
-        self.leaving: dict[str, str] = {}  # lane -> reason
+        self.stopping_all = False
+        self.stop_reasons: dict[str, str] = {}  # lane -> reason
 
     def start(self, settings: LaneSettings, workers: int) -> None:
         """Start a lane; returns at once."""
@@ -36,32 +36,32 @@ class Keeper:
         me = ray.get_runtime_context().current_actor
         self.lanes[settings.name] = LaneState(settings.name, workers)
         threading.Thread(
-            target=self._keep, args=(settings, workers, me), name=settings.name, daemon=True
+            target=self._run_lane, args=(settings, workers, me), name=settings.name, daemon=True
         ).start()
 
-    def began(self, name: str, host: str, pid: int, node: str) -> None:
+    def lane_started(self, name: str, host: str, pid: int, node: str) -> None:
         """Called by a lane's worker to report where it runs."""
         self.lanes[name] = replace(self.lanes[name], host=host, pid=pid, node=node)
 
-    def look(self) -> list[LaneState]:
+    def lane_states(self) -> list[LaneState]:
         """The states of all lanes that were started here."""
         return list(self.lanes.values())
 
-    def stop(self) -> None:
+    def stop_all(self) -> None:
         """Tell all lanes to checkpoint and give back their concepts, and end."""
-        self.all_stop = True
+        self.stopping_all = True
 
-    def leave(self, name: str, reason: str) -> None:
+    def stop_lane(self, name: str, reason: str) -> None:
         """Called when one of a lane's workers must stop: the whole lane then stops."""
-        self.leaving.setdefault(name, f"a worker of it: {reason}")
+        self.stop_reasons.setdefault(name, f"one of its workers must stop: {reason}")
 
-    def stopping(self, name: str) -> str | None:
+    def stop_reason(self, name: str) -> str | None:
         """Called by a lane: the reason why it should stop; None if it should not."""
-        return "asked to" if self.all_stop else self.leaving.get(name)
+        return "the batch is stopping" if self.stopping_all else self.stop_reasons.get(name)
 
-    def _keep(self, settings: LaneSettings, workers: int, me: Any) -> None:
+    def _run_lane(self, settings: LaneSettings, workers: int, me: Any) -> None:
         try:
-            end = fit(settings, workers, me, self.need, self.use_gpu, self.storage)
+            end = run_lane(settings, workers, me, self.need, self.use_gpu, self.storage)
         except Exception as error:
             end = {"end": "died", "reason": last_line(error)}
         self.lanes[settings.name] = replace(
@@ -69,8 +69,8 @@ class Keeper:
         )
 
 
-def fit(
-    settings: LaneSettings, workers: int, keeper: Any, need: Need, use_gpu: bool, storage: Storage
+def run_lane(
+    settings: LaneSettings, workers: int, supervisor: Any, need: Need, use_gpu: bool, storage: Storage
 ) -> dict[str, Any]:
     """Run a lane from start to end. Raises the error that ended it."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -83,7 +83,7 @@ def fit(
     filesystem, path = own.arrow()
     trainer: Any = TorchTrainer(
         work,  # type: ignore[arg-type]
-        train_loop_config={"settings": settings, "keeper": keeper},
+        train_loop_config={"settings": settings, "supervisor": supervisor},
         torch_config=LaneTorch(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=use_gpu, resources_per_worker=need.asdict()
@@ -92,7 +92,7 @@ def fit(
             name="train",
             storage_path=path,
             storage_filesystem=filesystem,
-            # The driver restarts a dead lane wherever there is room then; Ray would wait for the lost place.
+            # The driver starts a new lane wherever there is room. Ray would wait for the lost node.
             failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),  # type: ignore[call-arg]
         ),
     )

@@ -8,8 +8,8 @@ import pytest
 from datasets.clip_sets.latents import LatentCache
 from infra.storage import open_storage
 from training.batch.latents.prepare import prepare_work
-from training.batch.state import in_turn as module
-from training.batch.state.in_turn import in_turn, preparing_turns, turn_of
+from training.batch.state import exclusive as module
+from training.batch.state.exclusive import exclusive, preparation_task, preparation_tasks
 
 NEVER = threading.Event()
 
@@ -23,8 +23,8 @@ def work(house, tmp_path):
     return house.add("c1")["c1"]
 
 
-def turn(work):
-    return turn_of(work.name, work.sha256)
+def task(work):
+    return preparation_task(work.name, work.sha256)
 
 
 def cached(work):
@@ -53,7 +53,7 @@ def test_two_lanes_that_come_to_a_concept_at_once_encode_its_clips_once(
     found = {}
 
     def lane(owner):
-        with in_turn(preparing_turns(house.state(), owner), turn(work), NEVER):
+        with exclusive(preparation_tasks(house.state(), owner), task(work), NEVER):
             found[owner] = prepare_work(work, house_foundation, threading.Lock())
 
     together(lambda: lane("one"), lambda: lane("two"))
@@ -63,8 +63,8 @@ def test_two_lanes_that_come_to_a_concept_at_once_encode_its_clips_once(
 
 
 def test_a_lane_prepares_what_it_took_when_another_is_through_with_it(house, work, monkeypatch):
-    other, prepared = preparing_turns(house.state(), "another"), threading.Event()
-    assert other.take(turn(work))
+    other, prepared = preparation_tasks(house.state(), "another"), threading.Event()
+    assert other.take(task(work))
 
     def prepare(*arguments):
         prepared.set()
@@ -75,42 +75,42 @@ def test_a_lane_prepares_what_it_took_when_another_is_through_with_it(house, wor
     lane.start()
     assert not prepared.wait(1.5)
     assert cached(work) == 0
-    assert other.done(turn(work), {"error": None})
+    assert other.done(task(work), {"error": None})
     lane.join()
     assert house.statuses() == {"c1": "published"}
-    assert preparing_turns(house.state(), "late").look(turn(work)).result is not None
+    assert preparation_tasks(house.state(), "late").get(task(work)).result is not None
 
 
-def waited(turns, work, patience_s):
-    """Seconds until the block is entered, and whether its turn was this one's then."""
+def waited(tasks, work, patience_s):
+    """Seconds until the block is entered, and whether these tasks' owner then held the task."""
     began = time.monotonic()
-    with in_turn(turns, turn(work), NEVER, patience_s):
-        return time.monotonic() - began, turns.look(turn(work)).token == turns.token
+    with exclusive(tasks, task(work), NEVER, patience_s):
+        return time.monotonic() - began, tasks.get(task(work)).token == tasks.token
 
 
 def test_what_a_dead_process_held_is_taken_over_and_what_a_slow_one_holds_is_waited_for_a_while(
     house, work, monkeypatch
 ):
-    monkeypatch.setattr(module, "LOOK_S", 0.05)
-    slow, lane = preparing_turns(house.state(), "slow"), preparing_turns(house.state(), "lane")
-    assert slow.take(turn(work))
+    monkeypatch.setattr(module, "POLL_S", 0.05)
+    slow, lane = preparation_tasks(house.state(), "slow"), preparation_tasks(house.state(), "lane")
+    assert slow.take(task(work))
     seconds, mine = waited(lane, work, 0.2)
     assert seconds >= 0.2
     assert not mine
-    own_thread = preparing_turns(house.state(), "slow")
+    own_thread = preparation_tasks(house.state(), "slow")
     assert waited(own_thread, work, 60)[0] < 10  # they share a lock
     house.clock.now += house.batch.lease_s + 1
     seconds, mine = waited(lane, work, 60)
     assert seconds < 10
     assert mine
-    assert not slow.done(turn(work), {"error": None})
+    assert not slow.done(task(work), {"error": None})
 
 
 def test_what_one_fails_to_prepare_the_next_makes(house, work):
-    one, two = preparing_turns(house.state(), "one"), preparing_turns(house.state(), "two")
-    with pytest.raises(RuntimeError), in_turn(one, turn(work), NEVER):
+    one, two = preparation_tasks(house.state(), "one"), preparation_tasks(house.state(), "two")
+    with pytest.raises(RuntimeError), exclusive(one, task(work), NEVER):
         raise RuntimeError("the decoder died")
     seconds, mine = waited(two, work, 60)
     assert seconds < 10
     assert mine
-    assert one.look(turn(work)).result == {"error": None}
+    assert one.get(task(work)).result == {"error": None}

@@ -2,7 +2,7 @@
 
 A claimed concept stays in `held` whatever fails, so that it is given back and need not wait for its
 lease to expire. It leaves when its end is written, when another lane has it, when it is given back, or
-when the storage is unavailable (`forsake`).
+when the storage is unavailable (`abandon`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Held:
+class HeldConcept:
     """A concept that a lane trains or is about to train."""
 
     claim: Claim
@@ -37,19 +37,19 @@ class Held:
     recent: Recent = field(default_factory=Recent)
 
 
-class Holding:
+class HeldConcepts:
     """The concepts of one lane, by name in `held`."""
 
     def __init__(
         self, batch: BatchState, heartbeat: Heartbeat, checkpoints: CheckpointWriter, watcher: Watcher
     ) -> None:
         self.batch, self.heartbeat, self.checkpoints, self.watcher = batch, heartbeat, checkpoints, watcher
-        self.held: dict[str, Held] = {}
-        self._forsaken: list[Claim] = []
+        self.held: dict[str, HeldConcept] = {}
+        self._abandoned: list[Claim] = []
 
     def take(self, claim: Claim, work: Work) -> None:
         """Hold a claimed concept: renew its claim from now on."""
-        self.held[claim.name] = Held(claim, work)
+        self.held[claim.name] = HeldConcept(claim, work)
         self.heartbeat.hold(claim)
 
     def fail(self, name: str, error: Exception) -> None:
@@ -63,7 +63,7 @@ class Holding:
 
     def end(self, name: str, end: Callable[[Claim], Record]) -> None:
         """Write a concept's end, unless another lane has it now, and delete its checkpoints."""
-        self._still(name)
+        self._stop_renewing(name)
         try:
             record = end(self.held[name].claim)
         except LeaseLost:
@@ -75,7 +75,7 @@ class Holding:
 
     def leave(self, name: str) -> None:
         """Let go of a concept that another lane has."""
-        self._still(name)
+        self._stop_renewing(name)
         del self.held[name]
 
     def give_back(self, pack: Pack | None = None) -> None:
@@ -89,26 +89,26 @@ class Holding:
                 self.checkpoints.put(one.claim, pack.state(name))
         self.checkpoints.flush()
         for name, one in list(self.held.items()):
-            self._still(name)
+            self._stop_renewing(name)
             with suppress(LeaseLost):
                 self.batch.release(one.claim)
             del self.held[name]
 
-    def forsake(self) -> None:
+    def abandon(self) -> None:
         """The storage is unavailable: let go of all concepts until it is back."""
         for name, one in self.held.items():
-            self._still(name)
-            self._forsaken.append(one.claim)
+            self._stop_renewing(name)
+            self._abandoned.append(one.claim)
         self.held.clear()
 
-    def take_back(self) -> None:
-        """Release the forsaken concepts' claims. Raises Unavailable if the storage still is."""
-        while self._forsaken:
+    def release_abandoned(self) -> None:
+        """Release the abandoned concepts' claims. Raises Unavailable if the storage still is."""
+        while self._abandoned:
             with suppress(LeaseLost):  # another lane has it, or it ended
-                self.batch.release(self._forsaken[-1])
-            self._forsaken.pop()
+                self.batch.release(self._abandoned[-1])
+            self._abandoned.pop()
 
-    def _still(self, name: str) -> None:
+    def _stop_renewing(self, name: str) -> None:
         """Stop renewing its claim and writing its checkpoints."""
         self.checkpoints.drop(name)
         self.heartbeat.drop(name)

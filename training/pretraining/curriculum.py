@@ -1,4 +1,4 @@
-"""The lesson: a curriculum that teaches the meaning of motion words, from the simplest case up.
+"""The curriculum that teaches the meaning of motion words, from the simplest case up.
 
 Among all motions and positions, the word "right" explains only a tenth of what is to predict at the
 highest noise, and a small model does not learn it in thousands of steps: a word's effect depends on the
@@ -19,7 +19,7 @@ from datasets.sprites.world import Background, Scene, Sprite, sample_scene
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the lesson. Every clip moves straight through the middle of the frame, or rests there."""
+    """A part of the curriculum. Every clip moves straight through the middle of the frame, or rests there."""
 
     steps: int
     motions: tuple[str, ...]
@@ -38,7 +38,7 @@ STAGES = (
 
 
 def stage_at(step: int, stages: tuple[Stage, ...] = STAGES) -> Stage | None:
-    """The stage at step `step`, counted from the lesson's start; None before and after the lesson."""
+    """The stage at step `step`, counted from the curriculum's start; None before and after it."""
     for stage in stages if step >= 0 else ():
         if step < stage.steps:
             return stage
@@ -46,7 +46,7 @@ def stage_at(step: int, stages: tuple[Stage, ...] = STAGES) -> Stage | None:
     return None
 
 
-def draw_lesson(stage: Stage, rng: np.random.Generator) -> tuple[Scene, Motion, str]:
+def draw_stage(stage: Stage, rng: np.random.Generator) -> tuple[Scene, Motion, str]:
     """Draw a scene, a motion of the stage and its adverb."""
     motion = KNOWN[str(rng.choice(stage.motions))]
     adverb = str(rng.choice(list(SPEEDS))) if stage.adverbs and motion.speeds else ""

@@ -28,14 +28,14 @@ def _track(video_FHWC: np.ndarray) -> Track:
     frames, height, width = video_FHWC.shape[:3]
     if height != width or frames == 0:
         raise UserError(
-            f"the sprite tracker got a video of {frames} frames of {width}x{height} pixels; it reads square ones: "
-            "generate square frames, or measure with the metrics for real clips."
+            f"the sprite tracker got a video of {frames} frames of {width}x{height} pixels; expected square frames: generate "
+            "square videos, or use the metrics for real clips."
         )
     return track(at_side(video_FHWC))
 
 
 tracked = Memo(_track, size=1024)
-"""`tracked(video_FHWC) -> Track`: the tracker's sights of a square video, shared by all metrics. Raises UserError."""
+"""`tracked(video_FHWC) -> Track`: the tracker's detections of a square video, shared by all metrics. Raises UserError."""
 
 
 def is_sprite_world(video_FHWC: np.ndarray) -> bool:
@@ -47,7 +47,7 @@ def is_sprite_world(video_FHWC: np.ndarray) -> bool:
     """
     if video_FHWC.shape[1] != video_FHWC.shape[2] or len(video_FHWC) == 0:
         return False
-    confidences = np.array([sight.confidence for sight in tracked(video_FHWC).sights])
+    confidences = np.array([detection.confidence for detection in tracked(video_FHWC).detections])
     return bool((confidences >= CONFIDENT).mean() > 0.5)
 
 
