@@ -17,10 +17,19 @@ from pydantic import BaseModel, ConfigDict, Field
 from infra.errors import Conflict, DamagedData, InvalidInput, NotFound
 from infra.registry import Registry, Version
 from infra.storage.stored import Damaged, convert
-from models.adapters.versions import check_folded, held, own_paths
-from models.generation import AdapterSettings, ResolvedParams, filled
+from models.adapters.versions import check_folded, held, noise_of, own_paths
+from models.generation import AdapterSettings, InvertedNoise, NoisePrior, ResolvedParams, filled
+from models.sizes import Bucket
 from serving.jobs.database import Job
-from serving.schemas import AdapterUsed, CreateVideo, Lenient, LoraPath, LoraUse
+from serving.schemas import (
+    AdapterUsed,
+    CreateVideo,
+    Lenient,
+    LoraPath,
+    LoraUse,
+    NoisePriorUse,
+    NoisePriorUsed,
+)
 
 PRIORITY_WEIGHT = 8.0  # factor of the share per step of priority
 
@@ -56,12 +65,24 @@ class VideoRequest(ResolvedParams, Lenient):
     fps: int
     seed: Annotated[int, Field(ge=0)]
     adapters: tuple[AdapterUsed, ...] = ()
+    noise_prior: NoisePriorUsed | None = None
     foundation: str | None = None  # fingerprint of the required model; None: any
     # The frames do not depend on the following fields.
     tenant: str = ""  # owner of the fair share that it uses
     priority: Annotated[int, Field(ge=-2, le=2)] = 0  # each step is PRIORITY_WEIGHT times the share
     deadline: float | None = None  # Unix seconds after which it is no longer started
     warnings: tuple[str, ...] = ()  # parts of the request without effect, reported to the caller
+    remixed_from: Annotated[str | None, Field(max_length=64)] = None  # id of the job that it repeats
+
+    @property
+    def noise_file(self) -> NoisePriorUsed | None:
+        """The file of its noise prior; None without a prior, and if it has the latents (serving/local.py)."""
+        return self.noise_prior if isinstance(self.noise_prior, NoisePriorUsed) else None
+
+    @property
+    def needs_registry(self) -> bool:
+        """Whether it needs files of the registry: adapters or a noise prior."""
+        return bool(self.adapters or self.noise_file)
 
     @property
     def pixels(self) -> int:
@@ -123,12 +144,15 @@ def resolve(
     model = "foundation"
     if reference:
         adapters += pin(LoraUse(name=reference), info, registry)
-        model = f"foundation:{adapters[0].concept}@{adapters[0].version}"
+        model = f"foundation:{adapters[0].ref}"
     adapters += [used for use in request.lora for used in pin(use, info, registry)]
     width, height = map(int, request.size.split("x")) if request.size else (info.width, info.height)
     frames = request.frames or info.frames
     if request.seconds is not None:
         frames = nearest_frames(float(request.seconds), info)
+    prior = request.noise_prior
+    if prior is not None and prior.concept is None and reference:
+        prior = prior.model_copy(update={"concept": adapters[0].ref})
     resolved = VideoRequest(
         **filled(request.settings, dict(info)),
         prompt=request.prompt,
@@ -138,15 +162,23 @@ def resolve(
         fps=info.fps,
         seed=secrets.randbelow(2**31) if request.seed is None else request.seed,
         adapters=tuple(adapters),
+        noise_prior=None
+        if prior is None
+        else pin_noise(prior, Bucket(frames, height, width), info, registry),
         foundation=info.fingerprint,
     )
-    if resolved.pixels > info.max_pixels:
+    check_pixels(resolved, info)
+    return resolved, model
+
+
+def check_pixels(request: VideoRequest, info: FoundationInfo) -> None:
+    """Raise InvalidInput for a larger video than the server makes."""
+    if request.pixels > info.max_pixels:
         raise InvalidInput(
-            f"{width}x{height} with {resolved.frames} frames is {resolved.pixels} pixels; this server makes videos "
-            f"of at most {info.max_pixels}; ask for a smaller size or fewer frames.",
+            f"{request.width}x{request.height} with {request.frames} frames is {request.pixels} pixels; this server makes "
+            f"videos of at most {info.max_pixels}; ask for a smaller size or fewer frames.",
             code="too_large",
         )
-    return resolved, model
 
 
 def nearest_frames(seconds: float, info: FoundationInfo) -> int:
@@ -155,15 +187,22 @@ def nearest_frames(seconds: float, info: FoundationInfo) -> int:
     return info.first_frames + max(0, steps) * info.frame_step
 
 
-def pin(use: LoraUse, info: FoundationInfo, registry: Registry | None) -> list[AdapterUsed]:
-    """Resolve a name to a version's adapters with content hashes: of `path`, or of all it is used with."""
+def find_version(name: str, info: FoundationInfo, registry: Registry | None) -> Version:
+    """The version that a request names, of this foundation. Raises NotFound or Conflict."""
     if registry is None:
         raise NotFound(
-            f"concept {use.name!r} was asked for, but there is no registry to find it in; start with --registry URI.",
+            f"concept {name!r} was asked for, but there is no registry to find it in; start with --registry URI.",
             code="concept_not_found",
         )
-    version = registry.resolve(use.name)
+    version = registry.resolve(name)
     check_foundation(version, info)
+    return version
+
+
+def pin(use: LoraUse, info: FoundationInfo, registry: Registry | None) -> list[AdapterUsed]:
+    """Resolve a name to a version's adapters with content hashes: of `path`, or of all it is used with."""
+    version = find_version(use.name, info, registry)
+    assert registry is not None
     there = held(version)
     pinned = []
     for path in own_paths(version) if use.path is None else [use.path]:
@@ -185,9 +224,30 @@ def pin(use: LoraUse, info: FoundationInfo, registry: Registry | None) -> list[A
     return pinned
 
 
+def pin_noise(
+    prior: NoisePriorUse, bucket: Bucket, info: FoundationInfo, registry: Registry | None
+) -> NoisePriorUsed:
+    """Resolve a name to the file of a version's noise prior for videos of this size.
+
+    Raises NotFound or Conflict as `pin`, and InvalidInput for a version without one.
+    """
+    if prior.concept is None:
+        raise InvalidInput(
+            "noise_prior names no concept, and neither does `model`; give the concept whose noise prior is to be used.",
+            code="noise_prior_missing",
+        )
+    version = find_version(prior.concept, info, registry)
+    return NoisePriorUsed(
+        weight=prior.weight,
+        concept=version.concept,
+        version=version.number,
+        sha256=noise_of(version, bucket).sha256,
+    )
+
+
 def names_of(adapters: Iterable[AdapterUsed]) -> list[str]:
     """`concept@version` of each version among the adapters, without duplicates."""
-    return list(dict.fromkeys(f"{used.concept}@{used.version}" for used in adapters))
+    return list(dict.fromkeys(used.ref for used in adapters))
 
 
 def check_foundation(version: Version, info: FoundationInfo) -> None:
@@ -208,6 +268,14 @@ def described(use: AdapterUsed) -> str:
     return f"{use.path}:{use.sha256}*{use.scale:g}{''.join(others)}"
 
 
+def described_noise(prior: NoisePrior | None) -> dict[str, str]:
+    """The entry of a noise prior in an mp4's metadata: `source*weight`; none without one."""
+    if prior is None:
+        return {}
+    assert isinstance(prior, NoisePriorUsed | InvertedNoise)
+    return {"noise_prior": f"{prior.source}*{prior.weight:g}"}
+
+
 def metadata(request: VideoRequest, fingerprint: str) -> dict[str, str]:
     """The mp4 metadata about its making; identical for the same request, wherever it ran."""
     made: dict[str, Any] = {
@@ -217,6 +285,7 @@ def metadata(request: VideoRequest, fingerprint: str) -> dict[str, str]:
         **{name: "default" if value is None else value for name, value in request.settings.items()},
         "concept": ", ".join(names_of(request.adapters)) or "none",
         "adapters": " ".join(map(described, request.adapters)) or "none",
+        **described_noise(request.noise_prior),
         "foundation_fingerprint": fingerprint,
     }
     return {key: re.sub(r"[\x00-\x1f]+", " ", str(value)) for key, value in made.items()}

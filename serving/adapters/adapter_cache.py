@@ -4,6 +4,9 @@ A claim goes through two stages, each in fair turns: fetch (over the network, a 
 (disk to host memory, once the host cache has room for all of the claim's adapters). Claims whose adapters
 are in host memory or in slots are ready at once. An adapter is fetched and packed once for all claims
 that need it. No thread waits for another one here.
+
+A claim with a noise prior always goes through the first stage, which also reads the prior from disk. The
+claim holds it until it is closed, so a prior is in memory only while a request waits with it.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from torch import Tensor
 
 from infra.errors import InvalidInput, Unavailable
 from models.adapters.file import MAX_RANK
+from models.adapters.noise_prior import StoredNoise
 from models.lora.bank import AdapterBank
 from serving.adapters.files import Source
 from serving.adapters.host import HostCache
@@ -26,7 +30,7 @@ from serving.adapters.slots import Key, SlotTable, key_of
 from serving.engine_client import Residency
 from serving.events import Observe, unobserved
 from serving.fairness import FairQueue, Flow
-from serving.schemas import AdapterUsed
+from serving.schemas import AdapterUsed, NoisePriorUsed, VersionFile
 
 log = logging.getLogger(__name__)
 FETCHERS = 4  # claims that fetch at once; each fetches one adapter after the other
@@ -35,31 +39,47 @@ KEEP_PAUSE = 30.0  # seconds before a pinned adapter that failed to load is retr
 PREFETCH: Flow = [("prefetch", 1.0)]
 KEEP: Flow = [("keep", 1.0)]
 
+FileKey = tuple[str, str]  # (path of an adapter or "noise", sha256): one file
 Ready = Callable[["Claim", BaseException | None], None]
+
+
+def file_key(use: VersionFile) -> FileKey:
+    return key_of(use) if isinstance(use, AdapterUsed) else ("noise", use.sha256)
 
 
 @dataclass(eq=False)
 class Claim:
-    """The adapters that a request (or a prefetch) needs loaded until `AdapterCache.close`."""
+    """The adapters and the noise prior that a request (or a prefetch) needs loaded until `AdapterCache.close`."""
 
     uses: Sequence[AdapterUsed]
     ready: Ready  # called once after each `bring`, from any thread, when all are loaded or with the error
     flow: Flow
     order: float = float("inf")
+    prior: NoisePriorUsed | None = None
+    noise: StoredNoise | None = None  # of `prior`, once it is read
     held: tuple[Key, ...] = ()  # in the host cache
     closed: bool = False
     wanted: bool = False
     whole: bool = False  # load all of its adapters into host memory, even those in slots
-    fetching: frozenset[Key] = field(default=frozenset())
+    fetching: frozenset[FileKey] = field(default=frozenset())
 
     @property
     def keys(self) -> list[Key]:
         return [key_of(use) for use in self.uses]
 
     @property
+    def unread(self) -> NoisePriorUsed | None:
+        """Its noise prior, if that must still be read."""
+        return self.prior if self.noise is None else None
+
+    @property
+    def files(self) -> list[VersionFile]:
+        return [*self.uses, *([self.prior] if self.prior is not None else [])]
+
+    @property
     def cost(self) -> float:
-        """The cost of loading it for its flow's share: the number of adapters."""
-        return float(len(self.uses))
+        """The cost of loading it for its flow's share: the number of files."""
+        return float(len(self.files))
 
 
 class AdapterCache:
@@ -85,7 +105,7 @@ class AdapterCache:
         self._lock = threading.RLock()
         self._to_fetch: FairQueue[Claim] = FairQueue()
         self._to_pack: FairQueue[Claim] = FairQueue()
-        self._fetching: set[Key] = set()
+        self._fetching: set[FileKey] = set()
         self._fetches = 0  # number of running fetches
         self._packing: set[Key] = set()
         self._keeping: set[Key] = set()  # pinned adapters being loaded
@@ -112,18 +132,17 @@ class AdapterCache:
             if not claim.wanted:
                 claim.wanted = True
                 self.slots.want(claim.keys)
-            here = self._hold_what_is_here(claim)
+            here = claim.unread is None and self._hold_what_is_here(claim)
             if not here:
                 needed = self._needed(claim)
-                missing = [
-                    use
-                    for use in claim.uses
-                    if (key := key_of(use)) in needed
-                    and self.host.get(key) is None
-                    and not self.source.has(use)
+                wanted: list[VersionFile] = [
+                    use for use in claim.uses if (key := key_of(use)) in needed and self.host.get(key) is None
                 ]
-                claim.fetching = frozenset(key_of(use) for use in missing)
-                (self._to_fetch if missing else self._to_pack).add(claim, claim.flow, claim.cost, claim.order)
+                if claim.unread is not None:
+                    wanted.append(claim.unread)
+                claim.fetching = frozenset(file_key(use) for use in wanted if not self.source.has(use))
+                first = claim.fetching or claim.unread is not None
+                (self._to_fetch if first else self._to_pack).add(claim, claim.flow, claim.cost, claim.order)
         if here:
             claim.ready(claim, None)
         else:
@@ -151,6 +170,7 @@ class AdapterCache:
             self._to_fetch.remove(claim)
             self._to_pack.remove(claim)
             held, claim.held = claim.held, ()
+            claim.noise = None
         self.host.release(held)
         self._pump()
 
@@ -200,18 +220,23 @@ class AdapterCache:
         return self._packing.isdisjoint(needed) and self._hold(claim, needed)
 
     def _fetch(self, claim: Claim) -> None:
-        fetched: frozenset[Key] = claim.fetching
+        fetched: frozenset[FileKey] = claim.fetching
         failed: BaseException | None = None
-        key: Key | None = None
-        for use in claim.uses:
-            if (key := key_of(use)) in fetched and not claim.closed:
-                try:
+        key: FileKey | None = None
+        for use in claim.files:
+            if claim.closed:
+                break
+            key = file_key(use)
+            try:
+                if key in fetched:
                     started = time.monotonic()
                     self.source.fetch(use)
                     self._loaded("disk", time.monotonic() - started)
-                except BaseException as error:
-                    failed = error
-                    break
+                if use is claim.unread:
+                    claim.noise = self.source.read_noise(use)
+            except BaseException as error:
+                failed = error
+                break
         told: list[Claim] = []
         again: list[Claim] = []
         with self._lock:
@@ -222,9 +247,9 @@ class AdapterCache:
             elif not claim.closed:
                 self._to_pack.add(claim, claim.flow, claim.cost, claim.order)
             for other in self._to_fetch:
-                if failed is not None and key in other.fetching:  # it needs the adapter that failed
+                if failed is not None and key in other.fetching:  # it needs the file that failed
                     told.append(other)
-                elif other.fetching & fetched:  # it waited for adapters that are on disk now
+                elif other.fetching & fetched:  # it waited for files that are on disk now
                     again.append(other)
             for other in (*told, *again):
                 self._to_fetch.remove(other)
@@ -317,13 +342,16 @@ class AdapterCache:
                 code="adapter_slow",
             ) from None
 
-    def ahead(self, uses: Sequence[AdapterUsed], flow: Flow = PREFETCH) -> Future[None]:
+    def ahead(
+        self, uses: Sequence[AdapterUsed], flow: Flow = PREFETCH, prior: NoisePriorUsed | None = None
+    ) -> Future[None]:
         """`prefetch` without waiting: the future ends when all are loaded, or with the error.
 
         Cancelling the future drops the claim.
 
         Args:
             flow: the flow of the fair queue that it joins.
+            prior: a noise prior to fetch and check, too.
         """
         here: Future[None] = Future()
 
@@ -338,7 +366,7 @@ class AdapterCache:
             if here.set_running_or_notify_cancel():  # False: cancelled
                 here.set_exception(error) if error is not None else here.set_result(None)
 
-        claim = Claim(uses, ready, flow)
+        claim = Claim(uses, ready, flow, prior=prior)
         here.add_done_callback(lambda _: self.close(claim))
         self.bring(claim)
         return here

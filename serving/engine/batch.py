@@ -50,7 +50,7 @@ class Batch:
     def join(self, ticket: RequestState, lease: Lease) -> None:
         """Encode the prompt and draw the noise. Releases the slots if this raises."""
         try:
-            ticket.state = start(self._foundation, ticket.request.in_slots(lease.slots))
+            ticket.state = start(self._foundation, ticket.request.in_slots(lease.slots, ticket.noise))
         except BaseException:
             lease.release()
             raise

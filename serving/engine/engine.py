@@ -137,12 +137,20 @@ class Engine:
                     "name fewer.",
                     code="too_many_adapters",
                 )
-        return self.tiers.ahead(request.adapters, flow_of(request)) if request.adapters else None
+        if not request.needs_registry:
+            return None
+        return self.tiers.ahead(request.adapters, flow_of(request), request.noise_file)
 
     def submit(self, id: str, request: VideoRequest, listener: Listener) -> None:
         """Accept a request. Engine threads call `listener` with its events in order; it must not block."""
         flow, order = flow_of(request), order_of(request)
-        claim = Claim(request.adapters, lambda _claim, error: self._brought(ticket, error), flow, order)
+        claim = Claim(
+            request.adapters,
+            lambda _claim, error: self._brought(ticket, error),
+            flow,
+            order,
+            request.noise_file,
+        )
         ticket = RequestState(id, request, listener, claim)
         with self._work:
             if self._closing or self.failure:
@@ -368,7 +376,7 @@ class Engine:
         with self._lock:
             del self._waiting[ticket.id]
         load = 0.0
-        if ticket.request.adapters:
+        if ticket.request.needs_registry:
             load = max(0.0, ticket.loaded - ticket.submitted) + ticket.admitted - started
         ticket.timings = {"queue": ticket.admitted - ticket.submitted, "adapter_load": load}
         self._observe("queue_seconds", ticket.timings["queue"])
