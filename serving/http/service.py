@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from infra.errors import Conflict, Forbidden, NotFound, SystemFailure, Throttled, Unavailable, UserError
@@ -37,13 +37,14 @@ from serving.requests import (
     PRIORITY_WEIGHT,
     FoundationInfo,
     VideoRequest,
+    check_pixels,
     names_of,
     parse_model,
     request_of,
     resolve,
     texts_beyond,
 )
-from serving.schemas import CreateVideo, Video
+from serving.schemas import CreateVideo, RemixVideo, Video
 from serving.threads import RESULTS, ROOM, VIDEOS
 
 log = logging.getLogger(__name__)
@@ -180,8 +181,37 @@ class VideoService:
 
         Raises UserError for an impossible request, Throttled beyond a limit, Unavailable without an engine.
         """
-        tenant = caller.tenant
         repeatable = Repeatable.of(idempotency_key, body.model_dump(mode="json"))
+        return await self._accept(lambda: self._resolve(body, caller), caller, repeatable, body.webhook_url)
+
+    async def remix(
+        self, id: str, body: RemixVideo, caller: Caller, idempotency_key: str | None = None
+    ) -> tuple[Job, bool]:
+        """Accept a job like another of the same tenant, in any state, with another prompt. Returns as `create`.
+
+        Everything that its frames depend on is the same but the prompt, also if the registry has changed since. So are
+        the priority, up to the caller's, and the webhook; the deadline is not repeated.
+
+        Raises NotFound if the tenant has no such job, Conflict if it is of another foundation, and as `create`.
+        """
+        job = await self.get(id, caller.tenant)
+        told = {"remix": id, **body.model_dump(mode="json")}
+        return await self._accept(
+            lambda: self._remixed(job, body, caller),
+            caller,
+            Repeatable.of(idempotency_key, told),
+            job.webhook_url,
+        )
+
+    async def _accept(
+        self,
+        resolved: Callable[[], Awaitable[tuple[VideoRequest, str]]],
+        caller: Caller,
+        repeatable: Repeatable | None,
+        webhook_url: str | None,
+    ) -> tuple[Job, bool]:
+        """Accept what `resolved` returns, if the limits allow it: a checked request and its model name."""
+        tenant = caller.tenant
         found = await asyncio.to_thread(self._admission.find, tenant, repeatable)
         if found is not None:
             return found, False
@@ -189,7 +219,9 @@ class VideoService:
             # before any slow operation
             await asyncio.to_thread(self._admission.check, tenant, caller.key, number)
             try:
-                request, model = await self._resolve(body, caller)
+                if webhook_url is not None:
+                    await self._webhooks.check(webhook_url, tenant)
+                request, model = await resolved()
             except (SystemFailure, Throttled):
                 raise
             except UserError:
@@ -202,8 +234,8 @@ class VideoService:
             key=caller.key,
             repeatable=repeatable,
             model=model,
-            weight=PRIORITY_WEIGHT**body.priority,
-            webhook_url=body.webhook_url,
+            weight=PRIORITY_WEIGHT**request.priority,
+            webhook_url=webhook_url,
         )
         if is_new:
             self.metrics.accepted(names_of(request.adapters))
@@ -217,16 +249,38 @@ class VideoService:
                 f"priority {body.priority}: this API key may ask for {caller.max_priority} at most.",
                 code="priority_not_allowed",
             )
-        if body.webhook_url is not None:
-            await self._webhooks.check(body.webhook_url, caller.tenant)
         info = await self.info()
-        if parse_model(body.model, info.name) or body.lora:
+        if parse_model(body.model, info.name) or body.lora or body.noise_prior:
             request, model = await self.catalogue.read(caller.tenant, resolve, body, info, self._registry)
         else:  # needs no registry
             request, model = resolve(body, info, None)
         deadline = None if body.deadline is None else time.time() + body.deadline
         scheduled = {"tenant": caller.tenant, "priority": body.priority, "deadline": deadline}
-        request = request.model_copy(update=scheduled)
+        return await self._checked(request.model_copy(update=scheduled), info), model
+
+    async def _remixed(self, job: Job, body: RemixVideo, caller: Caller) -> tuple[VideoRequest, str]:
+        """The request of a remix, checked by an engine, and its model name. Raises UserError."""
+        before, info = request_of(job), await self.info()
+        if before.foundation not in (None, info.fingerprint):
+            raise Conflict(
+                f"video {job.id} is of a foundation ({before.foundation[:12]}) that is not served here any more "
+                f"({info.name}, {info.fingerprint[:12]}); ask for a new video.",
+                code="foundation_mismatch",
+            )
+        changed = {
+            "prompt": body.prompt,
+            "tenant": caller.tenant,
+            "foundation": info.fingerprint,
+            "priority": min(before.priority, caller.max_priority),
+            "deadline": None,
+            "remixed_from": job.id,
+        }
+        request = before.model_copy(update=changed)
+        check_pixels(request, info)
+        return await self._checked(request, info), job.model
+
+    async def _checked(self, request: VideoRequest, info: FoundationInfo) -> VideoRequest:
+        """The request with its warnings, after an engine has checked it. Raises UserError."""
         try:
             async with asyncio.timeout(ENGINE_PATIENCE):
                 refused = await self.engine.check(request)
@@ -235,11 +289,13 @@ class VideoService:
         except EngineLost:
             raise engine_unavailable() from None
         except TimeoutError:
-            raise engine_unavailable() if not request.adapters else adapters_late(ENGINE_PATIENCE) from None
+            raise (
+                engine_unavailable() if not request.needs_registry else adapters_late(ENGINE_PATIENCE)
+            ) from None
         if refused is not None and isinstance(refused.error, FoundationChanged):
             self._info = None  # the next request asks again
         raise_refusal(refused)
-        return request.model_copy(update={"warnings": tuple(text for text in unread if text)}), model
+        return request.model_copy(update={"warnings": tuple(text for text in unread if text)})
 
     def _order(self) -> list[str]:
         """Ids of the jobs that wait for this server's foundation, in order of their turns."""
