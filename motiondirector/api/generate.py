@@ -6,8 +6,11 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
+from pydantic import model_validator
+
+from infra.errors import UserError
 from infra.registry import DEFAULT_REGISTRY
 from infra.setting import setting
 from models.dtypes import Dtype
@@ -16,9 +19,12 @@ from models.generation import GenerationSettings
 if TYPE_CHECKING:
     import numpy as np
 
+    from models.foundations.base import Bucket, Foundation
+    from models.generation import InvertedNoise
     from serving.schemas import CreateVideo
 
 MOTION = "Motion and appearance"
+PRIOR = "Noise prior"
 VIDEO = "Video"
 MODEL = "Model (without --server)"
 
@@ -40,6 +46,24 @@ class GenerateConfig(GenerationSettings):
     appearance_until: float = setting(
         1.0, MOTION, "The appearance acts in this first part of the denoising steps."
     )
+    noise_prior: float | None = setting(
+        None,
+        PRIOR,
+        "Start from the noise of a reference clip, with this weight p in sqrt(p) * inverted + sqrt(1 - p) * noise. The paper "
+        "has 0.1 to 0.5 for a motion of one clip.",
+        ge=0,
+        le=1,
+    )
+    prior_concept: str | None = setting(
+        None,
+        PRIOR,
+        "Whose noise prior: NAME or NAME@VERSION, trained with --noise-prior. Absent: that of --concept.",
+    )
+    prior_clip: str | None = setting(
+        None,
+        PRIOR,
+        "Instead of a concept's: a video file, or SET#CLIP for a clip of a clip set. Not with --server.",
+    )
     seed: int | None = setting(None, VIDEO, "Same seed, same video. Absent: drawn and printed.")
     steps: int | None = setting(None, VIDEO, "Denoising steps. Absent: the model's default.")
     guidance_scale: float | None = setting(None, VIDEO, "How closely to follow the prompt.")
@@ -55,6 +79,18 @@ class GenerateConfig(GenerationSettings):
         "Precision of the model. Absent: bf16 on a GPU, fp32 on a CPU.",
         metavar="fp32|bf16|fp16",
     )
+
+    @model_validator(mode="after")
+    def _whose_noise(self) -> Self:
+        if self.noise_prior is None and (self.prior_concept or self.prior_clip):
+            raise ValueError("--prior-concept and --prior-clip need a weight; add --noise-prior, such as 0.3")
+        if self.prior_concept and self.prior_clip:
+            raise ValueError("--prior-concept and --prior-clip are both given; give one noise prior")
+        if self.noise_prior is not None and not (self.prior_clip or self.prior_concept or self.concept):
+            raise ValueError(
+                "--noise-prior names nobody's noise; give --concept, --prior-concept or --prior-clip"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -110,6 +146,11 @@ def generate(
     """
     config = config or GenerateConfig()
     body = read_body(prompt, config)
+    if server and config.prior_clip:
+        raise UserError(
+            "--prior-clip with --server: a server takes the noise prior of a concept alone; give --prior-concept, or leave "
+            "--server out."
+        )
     if server:
         return from_server(body, server, on_progress)
     return in_process(body, config, registry, on_progress)
@@ -129,6 +170,7 @@ def read_body(prompt: str, config: GenerateConfig) -> CreateVideo:
         *([{"name": config.concept, **motion}] if config.concept and not as_trained else []),
         *([{"name": config.appearance, **look}] if config.appearance else []),
     ]
+    prior = {"concept": config.prior_concept or config.concept, "weight": config.noise_prior}
     fields = {
         **config.settings,
         "model": f"foundation:{config.concept}" if config.concept and as_trained else "foundation",
@@ -137,6 +179,7 @@ def read_body(prompt: str, config: GenerateConfig) -> CreateVideo:
         "size": config.size,
         "frames": config.frames,
         "lora": lora,
+        "noise_prior": None if config.noise_prior is None or config.prior_clip else prior,
     }
     try:
         return CreateVideo(**{name: value for name, value in fields.items() if value is not None})
@@ -150,6 +193,8 @@ def option_of(field: tuple[int | str, ...], lora: list[dict[str, Any]]) -> str:
     """The option that a field of the request comes from; an entry of `lora` is the motion or the appearance."""
     if not field:  # what is wrong is no field's alone
         return "the request"
+    if field[0] == "noise_prior":
+        return "--prior-concept" if field[-1] == "concept" else "--noise-prior"
     if field[0] != "lora":
         return "--" + "-".join(str(part) for part in field).replace("_", "-")
     _, number, name = field
@@ -181,6 +226,7 @@ def from_server(body: CreateVideo, url: str, on_progress: Progress) -> Video:
 def in_process(body: CreateVideo, config: GenerateConfig, registry: str, on_progress: Progress) -> Video:
     """With the model loaded here."""
     from infra.files import cache_folder
+    from motiondirector.api.noise_prior import check_clip, clip_noise
     from serving.config import make_config
     from serving.local import generate as make
     from serving.requests import names_of
@@ -193,13 +239,28 @@ def in_process(body: CreateVideo, config: GenerateConfig, registry: str, on_prog
         device=config.device,
         dtype=config.dtype,
     )
+    clip, weight = config.prior_clip, config.noise_prior
+    if clip is not None:
+        check_clip(clip)
     on_progress("loading the model", 0, 1, "")
+
+    def noise_of(foundation: Foundation, bucket: Bucket) -> InvertedNoise:
+        assert clip is not None
+        assert weight is not None
+        on_progress("loading the model", 1, 1, "")
+        return clip_noise(
+            clip,
+            weight,
+            foundation,
+            bucket,
+            lambda step, steps: on_progress("inverting the clip", step, steps, ""),
+        )
 
     def stepped(step: int, steps: int) -> None:
         on_progress("loading the model", 1, 1, "")
         on_progress("denoising", step, steps, "")
 
-    mp4, request = make(body, settings, stepped)
+    mp4, request = make(body, settings, stepped, None if clip is None else noise_of)
     used = " + ".join(names_of(request.adapters)) or "foundation"
     size = f"{request.width}x{request.height}"
     return Video(mp4, used, request.seed, request.steps, size, request.frames, tuple(request.warnings))
