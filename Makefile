@@ -5,59 +5,64 @@ STAMP := .venv/.installed
 DEMO := .venv/.installed-demo
 HF := .cache/hf-datasets
 UV := .cache/uv/bin/uv
-COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --upgrade --generate-hashes --no-annotate \
+pip_setting = $(shell $(PYTHON) -m pip config get global.$(1) 2>/dev/null)
+export UV_DEFAULT_INDEX ?= $(or $(PIP_INDEX_URL),$(call pip_setting,index-url),https://pypi.org/simple)
+export UV_FIND_LINKS ?= $(or $(PIP_FIND_LINKS),$(call pip_setting,find-links))
+COMPILE = UV_FIND_LINKS= UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --upgrade --generate-hashes --no-annotate \
 	--no-emit-index-url --python-version 3.12 --python-platform x86_64-manylinux_2_28 -c constraints.txt
-STUDY ?= runs/study  # the one that docs tell of lies in docs/study: there nothing would be left to run
-WORKERS ?= 2  # processes that share the tests; each takes 1 to 2 GB, the one Ray cluster 2 more
+STUDY ?= runs/study  # not docs/study, which holds the finished study of the documentation
+WORKERS ?= 2  # test processes; each needs 1 to 2 GB, and the Ray cluster 2 GB more
 export DS_BUILD_OPS = 0
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: lock demo demo-batch test test-slow test-faults soak study lint bench format clean help
 
-help:  ## what there is to make
+help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
-$(STAMP): pyproject.toml constraints.txt
+# Install with uv (a third of pip's time), from where pip is told to; with pip if uv cannot.
+define install
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	$(UV) pip install --quiet --python $(BIN)/python -c constraints.txt -e "$(1)" || \
+		{ echo "uv could not install; trying pip"; $(BIN)/python -m pip install --quiet -c constraints.txt -e "$(1)"; }
+	@touch $@
+endef
+
+$(STAMP): pyproject.toml constraints.txt | $(UV)
+	$(call install,.[dev])
+
+# Only what the demo needs, without developer tools.
+$(DEMO): pyproject.toml constraints.txt | $(UV)
+	$(call install,.[demo])
+
+# One test reads our Parquet files with Hugging Face's `datasets`, which is installed apart because our folder has its name.
+$(HF)/.installed: Makefile | $(UV)
+	$(UV) pip install --quiet --python $(PYTHON) --upgrade --target $(HF) "datasets>=4,<6"
 	@touch $@
 
-# What the demo needs, and no tools of developers.
-$(DEMO): pyproject.toml constraints.txt
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[demo]"
-	@touch $@
-
-# Hugging Face's `datasets` shares our folder's name, so it lives apart: one test reads our Parquet with it.
-$(HF)/.installed: Makefile
-	$(PYTHON) -m pip install --quiet --upgrade --target $(HF) "datasets>=4,<6"
-	@touch $@
-
-demo: $(DEMO)  ## the main job, end to end, on the embedded foundation: clips in, motions out over HTTP
+demo: $(DEMO)  ## the whole workflow on the embedded foundation: learn motions from clips, serve them over HTTP
 	$(BIN)/motiondirector demo
 
-demo-batch: $(DEMO)  ## 25 concepts on a Ray cluster that loses a node, one of them damaged, one late: one table at the end
+demo-batch: $(DEMO)  ## train 25 concepts, one damaged and one added late, on a Ray cluster that loses a node; print a table
 	$(BIN)/motiondirector demo-batch
 
-test: $(STAMP) $(HF)/.installed  ## the tests (no GPU, no hub), but for those that take minutes
+test: $(STAMP) $(HF)/.installed  ## run the tests, except those that take minutes (needs no GPU and no hub)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test-slow: $(STAMP)  ## the tests of minutes: the whole demo, trainings by teams or killed, a service that grows or is killed
+test-slow: $(STAMP)  ## run the tests that take minutes: the demo, distributed and killed training, a scaled and killed service
 	$(BIN)/python -m pytest -m "slow and not faults"
 
-test-faults: $(STAMP)  ## clusters whose nodes and lanes die: minutes, on a machine that does nothing else
+test-faults: $(STAMP)  ## run the tests in which nodes and lanes of a cluster die (minutes, on an otherwise idle machine)
 	RAY_worker_niceness=0 $(BIN)/python -m pytest -m faults
 
-soak: $(STAMP)  ## the service under 500 requests over 64 adapters, with cancels, kills and a registry that errs
+soak: $(STAMP)  ## load the service with 500 requests for 64 adapters, cancels, kills and a failing registry
 	MOTIONDIRECTOR_SOAK=500x64 $(BIN)/python -m pytest -m "not faults" tests/serving/test_service_soak.py tests/serving/test_served_soak.py
 
-study: $(STAMP)  ## the method's claim, measured: all methods, held-out motions and appearances (hours; goes on where it stopped)
+study: $(STAMP)  ## measure all methods on held-out motions and appearances (hours; continues where it stopped)
 	$(BIN)/motiondirector study --out $(STUDY)
 
-study-quick: $(STAMP)  ## two motions from one seed, held to loose bounds: about five minutes
-	rm -rf runs/study-quick  # results are kept by their settings: of other code they would be stale
+study-quick: $(STAMP)  ## measure two motions with one seed and check them against loose bounds (about five minutes)
+	rm -rf runs/study-quick  # results are stored by settings, so those of older code would be reused
 	$(BIN)/motiondirector study --quick --check --out runs/study-quick
 
 $(UV): Makefile
@@ -65,25 +70,25 @@ $(UV): Makefile
 	.cache/uv/bin/python -m pip install --quiet "uv>=0.13,<0.14"
 	@touch $@
 
-# For the image's Python and platform, whatever machine this runs on; of each package the hashes of all its files.
-lock: $(UV)  ## what the image installs, with hashes, after a change of pyproject.toml or constraints.txt
+# Resolves for the image's Python and platform, whatever machine this runs on; lists the hashes of all files of a package.
+lock: $(UV)  ## lock the image's packages with hashes; run it after a change of pyproject.toml or constraints.txt
 	$(COMPILE) pyproject.toml infra/docker/build.in --extra gpu --no-emit-package deepspeed -o infra/docker/requirements.lock
 	echo deepspeed | $(COMPILE) --no-deps - -o infra/docker/deepspeed.lock
 
-lint: $(STAMP)  ## ruff and mypy
+lint: $(STAMP)  ## run ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(STAMP)  ## let ruff mend what it can
+format: $(STAMP)  ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## every speed claim, both sides in one run
+bench: $(STAMP)  ## measure every speed claim, both sides in one run
 	for script in benchmarks/*.py; do \
 		case $$script in */zeroscope.py|*/published_code.py|*/adapter_hashes.py) continue;; */serving.py) how=--quick;; *) how=;; esac; \
 		$(BIN)/python $$script $$how || exit 1; \
 	done
 
-clean:  ## remove what the targets made (not runs/)
+clean:  ## remove what the targets created (not runs/)
 	rm -rf .venv .cache build *.egg-info

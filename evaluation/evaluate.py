@@ -30,6 +30,8 @@ from models.denoise import install, sample
 from models.foundations.base import Bucket, Foundation
 from models.generation import AdapterSettings, AdapterUse, GenerationParams, GenerationSettings, filled
 
+ADAPTER = "adapter_"  # in the facts of videos, before the names of how adapters act
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -38,6 +40,8 @@ class Contender:
     name: str  # "ours", "base", "coupled"
     title: str  # description for people: "orbit@3", "base model, no adapter"
     adapters: Adapters = field(default_factory=dict, repr=False)
+    # In which part of the denoising steps its adapters act, if the generation's settings do not say. None: all.
+    steps: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,16 +70,18 @@ class Generation:
         Stored videos are found by these facts. Settings beyond the first five are included only if they
         differ from the default, so that videos stored before a setting existed are still found.
         """
-        given = {**self.settings.settings, **self.adapters.settings}
-        usual = {**GenerationSettings().settings, **AdapterSettings().settings}
+        given = self.settings.settings
         first = {
             "num_inference_steps": given.pop("steps"),
             "guidance_scale": given.pop("guidance_scale"),
-            "scale": given.pop("scale"),
+            "scale": self.adapters.scale,
             "size": str(self.bucket),
             "negative_prompt": given.pop("negative_prompt"),
         }
-        return first | {name: value for name, value in given.items() if value != usual[name]}
+        usual = GenerationSettings().settings
+        later = {name: value for name, value in given.items() if value != usual[name]}
+        acts = self.adapters.shown.model_dump(mode="json", exclude_defaults=True, exclude={"scale"})
+        return first | later | {f"{ADAPTER}{name}": value for name, value in acts.items()}
 
 
 @dataclass(frozen=True)
@@ -259,6 +265,9 @@ def videos_of(
     on_progress: Progress = lambda what, done, total: None,
 ) -> list[np.ndarray]:
     """A contender's videos, uint8 [F, H, W, 3] each, ordered by prompt, then by seed."""
+    if contender.adapters and generation.adapters.steps is None and contender.steps is not None:
+        acts = generation.adapters.model_copy(update={"steps": contender.steps})
+        generation = replace(generation, adapters=acts)
     uses = install(foundation, contender.adapters, generation.adapters)
     requests = [generation.params(prompt, seed, uses) for prompt in prompts for seed in seeds]
     facts = {
@@ -268,7 +277,7 @@ def videos_of(
         **generation.facts(),
     }
     if not contender.adapters:  # adapter settings do not affect the base
-        facts = {name: value for name, value in facts.items() if name not in AdapterSettings.model_fields}
+        facts = {name: value for name, value in facts.items() if not name.startswith((ADAPTER, "outside"))}
         facts["scale"] = None
     keys = [key_of(prompt=request.prompt, seed=request.seed, **facts) for request in requests]
     found = [store.video(key) if store else None for key in keys]

@@ -37,7 +37,7 @@ def explained_os_errors(doing: str) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StorageDenied(
-                f"{doing}: not permitted ({error.strerror}); choose a folder that you may write and read."
+                f"{doing}: not permitted ({error.strerror}); choose a folder that you can read and write."
             ) from error
         if error.errno in AWAY:
             raise StorageAway(

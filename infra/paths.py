@@ -22,7 +22,7 @@ def composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def there(path: Path) -> bool:
+def lexists(path: Path) -> bool:
     """Whether this path exists; a broken link does. False also for an impossible path."""
     try:
         path.lstat()
@@ -37,11 +37,11 @@ def as_written(path: Path) -> Path:
     The exact name is tried first. Then backslashes count as separators, and names that differ only in
     Unicode normalization (NFC, NFD) match. If nothing is found, returns the path with normal separators.
     """
-    if there(path):
+    if lexists(path):
         return path
     if "\\" in str(path):
         path = Path(str(path).replace("\\", "/"))
-        if there(path):
+        if lexists(path):
             return path
     return _respelt(path) or path
 
@@ -50,7 +50,7 @@ def _respelt(path: Path) -> Path | None:
     """The path with each part spelled as in its folder; None if a part does not exist."""
     found = Path(path.anchor)
     for part in path.relative_to(path.anchor).parts:
-        if part == ".." or there(found / part):
+        if part == ".." or lexists(found / part):
             found /= part
             continue
         try:

@@ -9,10 +9,10 @@ Layout, below the registry's URI:
     objects/<aa>/<sha256>                        every file of every version, once (infra/storage/objects.py)
     concepts/<name>/versions/<n>.json            the pointer: names, hashes and sizes of the files, metadata
     concepts/<name>/metrics/<n>/<time>-<id>.json metrics that were measured later, append-only
-    concepts/<name>/removed/<n>.json             a tombstone: the number is never given again
+    concepts/<name>/removed/<n>.json             a tombstone: the number is never reused
 
-A pointer is written last and only where none is (`put_if_absent`), so a version is there whole or not at all, and
-of publishers at once each gets a number of its own.
+A pointer is written last and only if its number is free (`put_if_absent`). So a version is either complete
+or absent, and concurrent publishers get different numbers.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ ADAPTER_FILE = "adapter_model.safetensors"
 
 @dataclass(frozen=True)
 class Version:
-    """One published version of a concept; it never changes, but for `metrics`, which may be added to."""
+    """One published version of a concept. Immutable, except that metrics may be added."""
 
     concept: ConceptName
     number: Annotated[int, Field(ge=1, le=999_999_999)]
@@ -62,22 +62,22 @@ class Version:
 
     @property
     def adapter_sha256(self) -> str:
-        """The hash of adapter_model.safetensors: what makes two versions the same motion."""
+        """The hash of adapter_model.safetensors. Versions with the same hash are the same motion."""
         return self.files[ADAPTER_FILE].sha256
 
 
 @dataclass(frozen=True)
 class ConceptInfo:
-    """A concept at a glance."""
+    """A summary of a concept."""
 
     name: str
-    versions: int  # how many there are, removed ones not counted
-    latest: int  # the highest number among them
-    updated_at: datetime  # when that one was published, UTC
+    versions: int  # number of versions, without removed ones
+    latest: int  # number of the latest version
+    updated_at: datetime  # when the latest version was published, UTC
 
 
 def check_concept_name(name: str) -> str:
-    """The name, if it can be a concept's: a-z, 0-9, '.', '_', '-', at most 64, no '..'. InvalidInput else."""
+    """The name, if it is valid: at most 64 of a-z, 0-9, '.', '_', '-', without '..'. Else InvalidInput."""
     if not is_concept_name(name):
         shown = name if len(name) <= 64 else f"{name[:40]}... ({len(name)} characters)"
         raise InvalidInput(
@@ -89,7 +89,7 @@ def check_concept_name(name: str) -> str:
 
 
 def parse_ref(ref: str) -> tuple[str, int | None]:
-    """`name` -> (name, None), `name@3` -> (name, 3). InvalidInput for anything else."""
+    """`name` -> (name, None), `name@3` -> (name, 3). Raises InvalidInput for anything else."""
     name, at, number = ref.partition("@")
     check_concept_name(name)
     if at and not re.fullmatch(r"[1-9][0-9]{0,8}", number):
@@ -102,10 +102,10 @@ def parse_ref(ref: str) -> tuple[str, int | None]:
 
 
 class Registry:
-    """Publishes, finds and fetches versions. Holds no state of its own: several processes may use one URI."""
+    """Publishes, finds and fetches versions. Has no state of its own: several processes may use one URI."""
 
     overview = (
-        "`motiondirector concepts list` shows what it has."  # where a message sends those who find nothing
+        "`motiondirector concepts list` shows its concepts."  # the hint of an error if no name is similar
     )
 
     def __init__(self, storage: Storage) -> None:
@@ -117,7 +117,7 @@ class Registry:
 
     @property
     def shown(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return f"the registry {self.uri}"
 
     def near(self, name: str) -> list[str]:
@@ -133,20 +133,24 @@ class Registry:
         metrics: dict[str, Any] | None = None,
         once: str | None = None,
     ) -> Version:
-        """Make the files of `folder` the next version of `concept`.
+        """Publish the files of `folder` as the next version of `concept`.
 
-        Every file below the folder but dot files goes along; `adapter_model.safetensors` must be among them.
-        What is in the adapter is the caller's to check (models/adapters/file.py `read_adapter`) beforehand.
-        With `once`, a name of this publication, it happens once whoever repeats it or does it at the same time: the
-        version that was first is answered.
-        Raises InvalidInput for a bad name, a folder without adapter, metadata or metrics that are not JSON.
+        All files below the folder except dot files are published; `adapter_model.safetensors` must be among
+        them. The caller must have validated the adapter (`models.adapters.file.read_adapter`).
+
+        Args:
+            once: an identifier of this publication. If it is repeated, or runs in several processes at once,
+                only one version is published, and every call returns it.
+
+        Raises:
+            InvalidInput: an invalid name, a folder without an adapter, or metadata or metrics that are not JSON.
         """
         check_concept_name(concept)
         paths = collect(folder)
         pointer: dict[str, Any] = {
             "schema": 1,
             "concept": concept,
-            "id": once or uuid.uuid4().hex,  # tells this publication from another of the same content
+            "id": once or uuid.uuid4().hex,  # distinguishes this publication from another of the same content
             "created_at": datetime.now(UTC).isoformat(),
             "metadata": metadata,
             "metrics": metrics or {},
@@ -160,7 +164,7 @@ class Registry:
         while True:
             key = f"concepts/{concept}/versions/{number}.json"
             body = to_json({**pointer, "number": number}, concept)
-            # False also when our own write got through and only its answer was lost: then it is ours.
+            # False also if our own write succeeded but its answer was lost: then the stored body is ours.
             if self.storage.put_if_absent(key, body) or self.storage.get(key) == body:
                 return read_version(body, concept, number)
             if once is not None and (version := self._published_as(concept, {number}, once)) is not None:
@@ -168,32 +172,35 @@ class Registry:
             number += 1
 
     def _published_as(self, concept: str, numbers: set[int], once: str) -> Version | None:
-        """That of these versions which was published under the name `once`.
+        """The version among these numbers that was published with this `once`, or None.
 
-        None is overlooked: a version is only written as the next after all that its publisher had looked at.
+        It cannot be overlooked: a publisher writes a version only after it has checked all lower numbers.
         """
         for number in sorted(numbers):
             body = self.storage.get(f"concepts/{concept}/versions/{number}.json")
-            with contextlib.suppress(Damaged):  # not what this program published
+            with contextlib.suppress(Damaged):  # not published by this program
                 if parse(dict[str, Any], body).get("id") == once:
                     return self.load(concept, number)
         return None
 
     def versions(self, concept: str) -> list[Version]:
-        """All versions but the removed, oldest first; empty when there is none."""
+        """All versions except removed ones, oldest first; empty if there are none."""
         check_concept_name(concept)
         kept = self.numbers(concept, "versions") - self.numbers(concept, "removed")
         return [self.load(concept, number) for number in sorted(kept)]
 
     def concepts(self) -> list[ConceptInfo]:
-        """Every concept that has a version, by name. One listing, no object is read."""
+        """Every concept that has a version, by name. Lists the storage once and reads no object."""
         times: dict[str, dict[int, datetime]] = {}
         for (name, number), info in self.pointers().items():
             times.setdefault(name, {})[number] = info.modified
         return [ConceptInfo(name, len(of), max(of), of[max(of)]) for name, of in times.items()]
 
     def pointers(self) -> dict[tuple[str, int], ObjectInfo]:
-        """The pointer of every version but the removed, by concept and number. One listing, no object is read."""
+        """The pointers of all versions except removed ones, by (concept, number).
+
+        Lists the storage once and reads no object.
+        """
         published: dict[tuple[str, int], ObjectInfo] = {}
         removed: set[tuple[str, int]] = set()
         for info in self.storage.list("concepts/"):
@@ -206,11 +213,11 @@ class Registry:
         return {version: published[version] for version in sorted(published.keys() - removed)}
 
     def resolve(self, ref: str) -> Version:
-        """The version that `name` (the latest) or `name@3` means. NotFound when there is none."""
+        """The version of a reference: `name` (the latest) or `name@3`. Raises NotFound."""
         return self.load(*self.find(ref))
 
     def find(self, ref: str) -> tuple[str, int]:
-        """(name, number) of what `ref` means, without reading it. NotFound when there is none."""
+        """(name, number) of the version that a reference means, without reading it. Raises NotFound."""
         name, number = parse_ref(ref)
         published = self.numbers(name, "versions")
         kept = published - self.numbers(name, "removed")
@@ -227,16 +234,20 @@ class Registry:
             what = "was removed" if number in published else "was never published"
             have = ", ".join(f"{name}@{other}" for other in sorted(kept)[-8:])
             raise NotFound(
-                f"concept version {name}@{number} {what} in {self.shown}; there is {have}.",
+                f"concept version {name}@{number} {what} in {self.shown}; available: {have}.",
                 code="version_not_found",
             )
         return name, number
 
     def pull(self, version: Version, folder: Path) -> Path:
-        """Fetch a version's files to `folder`, every one checked against its hash; all or nothing.
+        """Copy a version's files to `folder`, all or none, and check each against its hash.
 
-        A folder that holds the version already is left as it is. Raises Conflict when it holds something
-        else, DamagedData when an object is damaged or was cut short, StorageFull.
+        Does nothing if the folder already holds the version.
+
+        Raises:
+            Conflict: the folder holds other files.
+            DamagedData: an object is damaged or truncated.
+            StorageFull: the disk is full.
         """
         folder = Path(os.path.abspath(folder))
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -251,14 +262,14 @@ class Registry:
                     check_hash(self.storage, entry.sha256, sha256_file(temporary / name))
                 try:
                     temporary.rename(folder)
-                except OSError:  # another pull was quicker
+                except OSError:  # another pull was faster
                     return check_same(version, folder)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         return folder
 
     def read(self, version: Version, name: str) -> bytes:
-        """One file of a version, checked against its hash. NotFound when it has no such file."""
+        """One file of a version, checked against its hash. Raises NotFound if it has no such file."""
         if name not in version.files:
             raise NotFound(
                 f"{version.ref} has no file {name[:100]!a}; it has {', '.join(sorted(version.files))}.",
@@ -267,34 +278,31 @@ class Registry:
         return get_object(self.storage, version.files[name].sha256)
 
     def add_metrics(self, version: Version, metrics: dict[str, Any]) -> None:
-        """Append metrics measured later; of one name the newest counts. The version itself stays as it is."""
+        """Append metrics measured later; the newest value of a name counts. The version does not change."""
         body = to_json(metrics, f"metrics of {version.ref}")
         folder = f"concepts/{version.concept}/metrics/{version.number}/"
         stamps = (re.match(r"[0-9]{20}", info.key.removeprefix(folder)) for info in self.storage.list(folder))
         last = max((int(stamp[0]) for stamp in stamps if stamp), default=0)
-        # After all that is there, also where a clock that was ahead has written it.
+        # Later than all existing ones, even if a clock that was ahead wrote them.
         stamp = min(max(time.time_ns(), last + 1), 10**20 - 1)
         self.storage.put(f"{folder}{stamp:020d}-{uuid.uuid4().hex[:8]}.json", body)
 
     def remove(self, ref: str) -> None:
-        """Take a version (or, of `name` alone, the latest) out of sight. Its number is never given again.
+        """Remove a version (for `name` alone, the latest). Its number is never reused.
 
-        Its files stay in `objects/`: other versions may share them, and a running service may hold them.
+        Its files stay in `objects/`: other versions may share them, and a running service may use them.
         """
         name, number = self.find(ref)
         body = to_json({"removed_at": datetime.now(UTC).isoformat()}, ref)
         self.storage.put_if_absent(f"concepts/{name}/removed/{number}.json", body)
 
     def numbers(self, concept: str, what: str) -> set[int]:
-        """The numbers under concepts/<concept>/<what>/, of `versions` or `removed`."""
+        """The numbers under concepts/<concept>/<what>/; `what` is `versions` or `removed`."""
         found = (number_of(info.key) for info in self.storage.list(f"concepts/{concept}/{what}/"))
         return {number for number in found if number}
 
     def load(self, concept: str, number: int, *, added_metrics: bool = True) -> Version:
-        """Read a pointer and (unless they are not needed) the metrics that were added.
-
-        DamagedData when one is not what was written.
-        """
+        """Read a version's pointer and, if `added_metrics`, the metrics added later. Raises DamagedData."""
         key = f"concepts/{concept}/versions/{number}.json"
         try:
             version = read_version(self.storage.get(key), concept, number)
@@ -312,23 +320,23 @@ class Registry:
 
 
 def similar(name: str, names: Collection[str]) -> list[str]:
-    """Up to three of the names that are most like this one."""
+    """Up to three of the names, those most similar to `name`."""
     return [near for near, _, _ in process.extract(name, names, scorer=fuzz.ratio, limit=3, score_cutoff=60)]
 
 
 def number_of(key: str) -> int | None:
-    """3 for .../3.json; None for what is no pointer (people put notes into folders)."""
+    """3 for .../3.json; None for other files (people put notes into folders)."""
     found = re.fullmatch(r"([1-9][0-9]{0,8})\.json", key.rpartition("/")[2])
     return int(found[1]) if found else None
 
 
 def open_registry(uri: str | Path = DEFAULT_REGISTRY) -> Registry:
-    """The registry at a folder or `s3://bucket/prefix`; it comes into being with the first publication."""
+    """The registry in a folder or at `s3://bucket/prefix`. The first publication creates it."""
     return Registry(open_storage(uri))
 
 
 def collect(folder: Path) -> dict[str, Path]:
-    """The files to publish, by relative posix path. InvalidInput without folder or adapter."""
+    """The files to publish, by relative POSIX path. Raises InvalidInput without a folder or an adapter."""
     if not folder.is_dir():
         raise InvalidInput(
             f"{folder} is not a folder; give the one that holds {ADAPTER_FILE}.",
@@ -348,7 +356,7 @@ def collect(folder: Path) -> dict[str, Path]:
 
 
 def to_json(value: dict[str, Any], what: str) -> bytes:
-    """Canonical JSON. InvalidInput for what JSON cannot say (NaN, infinity, objects)."""
+    """Canonical JSON. Raises InvalidInput for values that JSON cannot express (NaN, infinity, objects)."""
     try:
         return json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError) as error:
@@ -359,23 +367,23 @@ def to_json(value: dict[str, Any], what: str) -> bytes:
 
 
 def read_version(pointer: bytes, concept: str, number: int) -> Version:
-    """The pointer of this version. Raises Damaged: also for another's, and for one without an adapter."""
+    """Parse a version's pointer. Raises Damaged, also if it is another version's or names no adapter."""
     version = parse(Version, pointer)
     if (version.concept, version.number) != (concept, number):
-        raise Damaged(f"it says that it is {version.ref}")
+        raise Damaged(f"it describes {version.ref}")
     if ADAPTER_FILE not in version.files:
         raise Damaged(f"it has no {ADAPTER_FILE}")
     return version
 
 
 def check_same(version: Version, folder: Path) -> Path:
-    """`folder`, if it holds exactly this version's files. Conflict else."""
+    """The folder, if it holds this version's files unchanged. Else raises Conflict."""
     files = {name: folder / name for name in version.files}
     if all(
         path.is_file() and sha256_file(path) == version.files[name].sha256 for name, path in files.items()
     ):
         return folder
     raise Conflict(
-        f"{folder} exists and holds something else than {version.ref}; remove it or choose another folder.",
+        f"{folder} exists and does not hold {version.ref}; remove it or choose another folder.",
         code="folder_not_empty",
     )

@@ -107,7 +107,7 @@ def read_strictly(
         UserError: the first flaw, with its line and column, and the number of further ones.
     """
     rows, flaws = read_table(text, kind, columns, bare=bare)
-    return _whole(source, rows, flaws, code)
+    return _without_flaws(source, rows, flaws, code)
 
 
 def read_values(
@@ -116,10 +116,10 @@ def read_values(
     """`read_strictly` for (line, value) pairs that another parser found, such as the items of a YAML list."""
     table = _Table(columns, _listed(columns))
     found = [table.object_row(line, value, bare, columns[0].what) for line, value in values]
-    return _whole(source, [row for row in found if row is not None], sorted(table.flaws), code)
+    return _without_flaws(source, [row for row in found if row is not None], sorted(table.flaws), code)
 
 
-def _whole(source: str, rows: list[Row], flaws: Sequence[Flaw], code: str) -> list[Row]:
+def _without_flaws(source: str, rows: list[Row], flaws: Sequence[Flaw], code: str) -> list[Row]:
     if flaws:
         more = f" ({len(flaws) - 1} more like this)" if len(flaws) > 1 else ""
         raise UserError(f"{source}, {flaws[0]}{more}.", code=code)
@@ -178,7 +178,7 @@ class _Table:
                 called = next((name for name in names if name in column.synonyms), None)
                 hint = f"; rename `{called}` to `{column.name}`" if called else ""
                 listed = ", ".join(names)[:200] or "nothing"
-                self.report(line, f"no {what}`{column.name}` among {listed}", f"it in each table{hint}")
+                self.report(line, f"no {what}`{column.name}` among {listed}", f"it in every table{hint}")
                 return False
         for name in dict.fromkeys(names):
             if name not in self.columns:
@@ -233,11 +233,11 @@ class _Table:
         if bare is not None and not isinstance(value, dict):
             return self.row(line, {bare: value})
         if not isinstance(value, dict):
-            self.report(line, f"{json.dumps(value, default=str)[:60]} is no object", expected)
+            self.report(line, f"{json.dumps(value, default=str)[:60]} is not an object", expected)
             return None
         cells = {key_of(name): cell for name, cell in value.items()}
         if len(cells) < len(value):
-            self.report(line, f"a key of {', '.join(map(str, value))[:200]} comes twice", "each key once")
+            self.report(line, f"a key of {', '.join(map(str, value))[:200]} appears twice", "each key once")
         elif self.check_names(line, list(cells), ""):
             return self.row(line, cells)
         return None
@@ -249,7 +249,7 @@ class _Table:
         try:
             header = [key_of(name) for name in next(reader, [])]
             for name in dict.fromkeys(name for name in header if header.count(name) > 1):
-                self.report(1, f"column {name[:64]} comes twice", "each column once")
+                self.report(1, f"column {name[:64]} appears twice", "each column once")
             if not self.check_names(1, header, "column "):
                 return
             line = reader.line_num + 1
@@ -290,10 +290,10 @@ def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise ValueError(f"`{name[:64]}` comes twice")
+            raise ValueError(f"`{name[:64]}` appears twice")
         found[name] = value
     return found
 
 
 def _no_constant(text: str) -> Any:
-    raise ValueError(f"{text} is no number of JSON")
+    raise ValueError(f"{text} is not a JSON number")

@@ -5,12 +5,16 @@ frames. A request's noise comes from its seed and its noise prior, and no operat
 in the batch change only the order in which sums are rounded: in float32 at most one grey level
 (docs/serving.md has the limits).
 
+With `outside: base` a request is denoised twice, with its adapters and without, from the same noise. After
+each step the latents outside the regions are replaced by those of the base model.
+
 Shapes: latents [C, f, h, w] per request; B rows per forward (one per request, two with classifier-free
-guidance).
+guidance, twice as many with `outside`).
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +29,7 @@ from models.inversion import mix
 from models.lora.bank import rank_for
 from models.lora.routing import PATHS, LoraPath, Mix, Routing
 from models.lora.slots import LayerTensors
+from models.regions.layers import RegionWeights, batch_coverage
 
 # latents [B, C, f, h, w], timesteps [B], text [B, L, D], routing -> the denoiser's answer
 Predict = Callable[[Tensor, Tensor, Tensor, Routing | None], Tensor]
@@ -38,7 +43,11 @@ class Denoising:
         self.bucket = self.params.bucket
         foundation.check_bucket(self.bucket)
         self.adapters = tuple(use for use in self.params.adapters if isinstance(use, SlotUse))
-        assert len(self.adapters) == len(self.params.adapters), "an adapter acts from a slot (`in_slots`)"
+        assert len(self.adapters) == len(self.params.adapters), "adapters must be in slots (`in_slots`)"
+        self.params.check_outside()
+        self.regions: RegionWeights | None = None
+        if any(use.region is not None for use in self.adapters):
+            self.regions = RegionWeights(foundation, self.bucket, self.adapters)
         prompts = [self.params.negative_prompt] if self.guided else []
         prompts.append(self.params.prompt)
         self.text_RLD = torch.cat([foundation.encode_text([prompt]) for prompt in prompts])
@@ -51,6 +60,17 @@ class Denoising:
         self.latents_1Cfhw = noise_Cfhw.unsqueeze(0).to(foundation.device) * float(
             getattr(self.scheduler, "init_noise_sigma", 1.0)
         )
+        self.base: Denoising | None = None
+        if self.params.follows_base:
+            self.base = self._without_adapters(foundation)
+
+    def _without_adapters(self, foundation: Foundation) -> Denoising:
+        """The same request and noise, without adapters."""
+        base = copy.copy(self)
+        base.adapters, base.regions = (), None
+        base.scheduler = foundation.make_scheduler(self.params.scheduler)
+        base.scheduler.set_timesteps(self.params.steps, device=foundation.device)
+        return base
 
     @property
     def guided(self) -> bool:
@@ -68,7 +88,24 @@ class Denoising:
 
     def adapters_now(self, path: LoraPath) -> list[SlotUse]:
         """The adapters of a path that act in this step."""
-        return [use for use in self.adapters if use.path == path and self.progress < use.until]
+        return [use for use in self.adapters if use.path == path and use.scale_at(self.progress)]
+
+    def advance(self, foundation: Foundation, answer: Tensor) -> None:
+        """Take the step for which this is the denoiser's answer, guidance included."""
+        t, before = self.timesteps[self.index], self.latents_1Cfhw
+        output = self.scheduler.step(answer, t, before)
+        self.latents_1Cfhw = output.prev_sample
+        self.index += 1
+        self.x0_1Cfhw = foundation.clean_estimate(self.scheduler, output, before, answer)
+
+    def follow(self, base: Denoising) -> None:
+        """Outside the regions, replace the latents by the base model's."""
+        assert self.regions is not None
+        assert self.index == base.index, "both take every step"
+        inside = self.regions.union_11fhw
+        self.latents_1Cfhw = torch.lerp(base.latents_1Cfhw, self.latents_1Cfhw, inside)
+        if self.x0_1Cfhw is not None and base.x0_1Cfhw is not None:
+            self.x0_1Cfhw = torch.lerp(base.x0_1Cfhw, self.x0_1Cfhw, inside)
 
 
 def initial_noise(params: GenerationParams, shape: tuple[int, ...]) -> Tensor:
@@ -110,7 +147,8 @@ def denoise_step(foundation: Foundation, batch: Sequence[Denoising], predict: Pr
     """
     assert batch
     assert all(not one.done for one in batch), "a finished request cannot step"
-    assert len({one.bucket for one in batch}) == 1, "one forward, one bucket"
+    assert len({one.bucket for one in batch}) == 1, "all requests of a forward must share a bucket"
+    batch = [each for one in batch for each in (one.base, one) if each is not None]
     rows = [one for one in batch for _ in range(2 if one.guided else 1)]
     inputs, times = [], []
     for one in batch:
@@ -130,11 +168,9 @@ def denoise_step(foundation: Foundation, batch: Sequence[Denoising], predict: Pr
         if one.guided:
             uncond, cond = answer.chunk(2)
             answer = uncond + one.params.guidance_scale * (cond - uncond)
-        t, before = one.timesteps[one.index], one.latents_1Cfhw
-        output = one.scheduler.step(answer, t, before)
-        one.latents_1Cfhw = output.prev_sample
-        one.index += 1
-        one.x0_1Cfhw = foundation.clean_estimate(one.scheduler, output, before, answer)
+        one.advance(foundation, answer)
+        if one.base is not None:
+            one.follow(one.base)
 
 
 def routing_of(foundation: Foundation, rows: Sequence[Denoising]) -> Routing | None:
@@ -144,9 +180,12 @@ def routing_of(foundation: Foundation, rows: Sequence[Denoising]) -> Routing | N
         uses = [row.adapters_now(path) for row in rows]
         mixes[path] = (
             Mix.of(
-                [[use.slot for use in row] for row in uses],
-                [[use.scale for use in row] for row in uses],
+                [[use.slot for use in now] for now in uses],
+                [[use.scale_at(row.progress) for use in now] for row, now in zip(rows, uses, strict=True)],
                 device=foundation.device,
+                coverage=batch_coverage(
+                    path, [(row.regions, now) for row, now in zip(rows, uses, strict=True)]
+                ),
             )
             if any(uses)
             else None

@@ -58,5 +58,5 @@ def read_config(folder: Path, component: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"the foundation's {path} cannot be read ({reason}); fetch the checkpoint again."
+            f"the foundation's {path} cannot be read ({reason}); download the checkpoint again."
         ) from None

@@ -105,20 +105,21 @@ def usable_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"device {str(device)!r} cannot be used here ({reason}); give cpu, or a device that `motiondirector doctor` shows."
+            f"device {str(device)!r} cannot be used on this machine ({reason}); give cpu, or a device that "
+            "`motiondirector doctor` lists."
         ) from None
     return found
 
 
 def check_weights(folder: Path, components: Collection[str], source: str | Path) -> None:
     """Raise NoSafetensors if components have none; the message says how to convert pickled weights."""
-    weighty = [name for name in components if (folder / name / "config.json").is_file()]
-    lacking = [name for name in weighty if not any((folder / name).glob("*.safetensors"))]
+    with_weights = [name for name in components if (folder / name / "config.json").is_file()]
+    lacking = [name for name in with_weights if not any((folder / name).glob("*.safetensors"))]
     if lacking:
         class_name = json.loads((folder / "model_index.json").read_text())["_class_name"]
         raise NoSafetensors(
-            f"{source} has no safetensors for {' and '.join(lacking)}, and pickled weights (.bin) are not loaded: convert it "
-            f"once, in Python, by diffusers.{class_name}.from_pretrained({str(source)!r}).save_pretrained('FOLDER', "
+            f"{source} has no safetensors for {' and '.join(lacking)}, and pickled weights (.bin) are not loaded; convert it "
+            f"once in Python with diffusers.{class_name}.from_pretrained({str(source)!r}).save_pretrained('FOLDER', "
             "safe_serialization=True), and give that folder."
         )
 

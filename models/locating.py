@@ -33,7 +33,7 @@ def locate(source: str | Path | None) -> Path:
     if source is None or str(source) == "sprites":
         if not (EMBEDDED / "model_index.json").is_file():
             raise UserError(
-                f"the embedded foundation is missing at {EMBEDDED}; check the repository out whole, or give "
+                f"the embedded foundation is missing at {EMBEDDED}; check out the whole repository, or give "
                 "--foundation PATH_OR_ID."
             )
         return EMBEDDED
@@ -56,7 +56,7 @@ def locate(source: str | Path | None) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"foundation {text!r} is not on this machine and the hub did not give it: {reason}"
+            f"foundation {text!r} is not on this machine and could not be downloaded from the hub: {reason}"
         ) from None
 
 
@@ -67,11 +67,12 @@ def family_of(folder: Path, source: str) -> FamilySpec:
         class_name = str(json.loads(index.read_text())["_class_name"])
     except (OSError, ValueError, KeyError):
         raise UserError(
-            f"{source} is no diffusers pipeline: {index.name} is missing or unreadable there."
+            f"{source} is not a diffusers pipeline: its {index.name} is missing or unreadable; give a folder in "
+            "diffusers' format."
         ) from None
     if class_name not in FAMILIES:
         raise UserError(
-            f"{source} is a {class_name}, which no family module serves yet; known are {', '.join(FAMILIES)}.",
+            f"{source} is a {class_name}, which is not supported; expected one of {', '.join(FAMILIES)}.",
             code="unsupported_foundation",
         )
     return FAMILIES[class_name]

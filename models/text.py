@@ -22,7 +22,7 @@ class TextLimit:
     folder: Path = field(compare=False)  # the tokenizer's folder
     name: str  # the foundation's name
     tokens: int  # including the start and end tokens
-    marks: int = 2  # number of start and end tokens
+    special_tokens: int = 2  # number of start and end tokens
 
     @property
     def safe_bytes(self) -> int:
@@ -54,7 +54,7 @@ class TextLimit:
         words = self.unread(text)
         if not words:
             return None
-        return f"{self.name} reads only the first {self.tokens - self.marks} tokens of the {what}; lost: {words!r}"
+        return f"{self.name} reads only the first {self.tokens - self.special_tokens} tokens of the {what}; ignored: {words!r}"
 
     @cached_property
     def _tokenizer(self) -> Callable[[str], Any]:

@@ -114,7 +114,7 @@ def write_tiny_unet3d(folder: Path, *, prediction_type: str = "epsilon", seed: i
         sample_size=4,
         in_channels=4,
         out_channels=4,
-        block_out_channels=(16,),  # attention of both kinds in the middle block and at the entrance
+        block_out_channels=(16,),  # attention of both kinds in the middle block and at the input
         down_block_types=("DownBlock3D",),
         up_block_types=("UpBlock3D",),
         layers_per_block=1,
@@ -122,7 +122,7 @@ def write_tiny_unet3d(folder: Path, *, prediction_type: str = "epsilon", seed: i
         attention_head_dim=8,
         norm_num_groups=8,
     )
-    _wake(unet)
+    _fill_zero_layers(unet)
     scheduler = stable_diffusion_ddim(prediction_type)
     pipeline = TextToVideoSDPipeline(
         vae=vae.eval(),
@@ -162,7 +162,7 @@ def write_tiny_wan(folder: Path, *, seed: int = 0) -> Path:
         cross_attn_norm=True,
         rope_max_seq_len=32,
     )
-    _wake(transformer)
+    _fill_zero_layers(transformer)
     scheduler = UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
     )
@@ -188,7 +188,7 @@ def write_tiny_wan(folder: Path, *, seed: int = 0) -> Path:
 def tiny_checkpoint(family: str) -> Path:
     """The folder of `tiny-random:<family>`, written on first use, atomically because processes may race."""
     if family not in RECIPES:
-        raise UserError(f"tiny-random:{family} does not exist; choose one of {', '.join(sorted(RECIPES))}.")
+        raise UserError(f"tiny-random:{family} does not exist; expected one of {', '.join(sorted(RECIPES))}.")
     folder = cache_folder() / f"tiny-random-{family}-v{VERSION}"
     if not (folder / "model_index.json").is_file():
         # The fork keeps the caller's random state: making a checkpoint must not change later draws.
@@ -201,7 +201,7 @@ def tiny_checkpoint(family: str) -> Path:
     return folder
 
 
-def _wake(model: torch.nn.Module) -> None:
+def _fill_zero_layers(model: torch.nn.Module) -> None:
     """Give zero-initialised output layers random weights; otherwise most layers would have no effect."""
     with torch.no_grad():
         for parameter in model.parameters():

@@ -101,10 +101,12 @@ def load_config(ctx: typer.Context, path: Path | None) -> Path | None:
         name = str(known[key])
         if name in values:
             raise UserError(f"--config {path}: {key} and {name} are the same option; give one of them.")
-        # NAME: VALUE of a repeated option NAME=VALUE
-        values[name] = (
-            [f"{k}={json.dumps(v)}" for k, v in value.items()] if isinstance(value, dict) else value
-        )
+        # NAME: VALUE of a repeated option NAME=VALUE; a mapping in the list of a repeated option becomes JSON
+        if isinstance(value, dict):
+            value = [f"{k}={json.dumps(v)}" for k, v in value.items()]
+        elif isinstance(value, list):
+            value = [json.dumps(one) if isinstance(one, dict) else one for one in value]
+        values[name] = value
     ctx.default_map = {**(ctx.default_map or {}), **values}
     return path
 

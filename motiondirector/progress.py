@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from infra.warnings_heard import WarningsHeard
+from infra.warning_handler import WarningHandler
 
 EVERY_S = 30.0  # between lines about what is going on, where there are no bars
 MOMENT_S = 1.0  # what is done sooner than that needs no line
@@ -107,7 +107,7 @@ def terminal_bars() -> Bars:
     return Bars() if Console(stderr=True).is_terminal else no_bars()
 
 
-class Warnings(WarningsHeard):
+class Warnings(WarningHandler):
     """Warnings of this project's loggers as lines, for the length of a block: they would tear bars and tables apart, and are
     not shown at all where something else listens to them (training/batch/watch/logs.py).
 

@@ -44,7 +44,7 @@ class Client:
     ) -> None:
         host = urlsplit(url).hostname
         if not url.startswith(("http://", "https://")) or not host:
-            raise UserError(f"--server {url!r} is no URL; expected something like http://127.0.0.1:8000.")
+            raise UserError(f"--server {url!r} is not a URL; expected one such as http://127.0.0.1:8000.")
         self.url, self._patience = url.rstrip("/"), patience
         self._http = httpx.Client(
             base_url=self.url,
@@ -175,5 +175,8 @@ class Client:
             body = response.json()["error"]
             message, code = str(body["message"]), str(body["code"])
         except (ValueError, KeyError, TypeError):
-            message, code = f"{self.url} answered {response.status_code} without a reason.", "bad_answer"
+            message, code = (
+                f"{self.url} answered {response.status_code} without an error message.",
+                "bad_answer",
+            )
         return class_of(response.status_code)(message, code=code)

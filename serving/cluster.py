@@ -31,8 +31,8 @@ def with_keys(config: ServeConfig) -> ServeConfig:
     keys = {key.sha256: key for key in [*config.keys, *read_api_keys(Path(file) if file else None)]}
     if not keys:
         raise UserError(
-            f"a server on a cluster can be reached from other machines, and there is no API key; set "
-            f"{API_KEY_FILE_VARIABLE} to a file of keys, {API_KEY_VARIABLE}, or api_keys.",
+            f"a server on a cluster can be reached from other machines, but there is no API key; set "
+            f"{API_KEY_FILE_VARIABLE} to a file of keys, {API_KEY_VARIABLE} to a key, or api_keys.",
             code="no_api_key",
         )
     try:

@@ -54,12 +54,12 @@ def read_ttl(value: Any) -> Any:
 
 
 class ServeConfig(BaseModel):
-    """Arguments of `serving.ray.deployment:build_app`. Fields with a panel are `motiondirector serve` options."""
+    """Arguments of `serving.ray.deployment:build_app`. Fields made by `setting` are `motiondirector serve` options."""
 
     model_config = ConfigDict(extra="forbid")
 
     # ------------------------------------------------------------------- model
-    foundation: str | None = setting(None, MODEL, "Model folder or hub id. Absent: the embedded one.")
+    foundation: str | None = setting(None, MODEL, "Model folder or hub id. Absent: the embedded model.")
     registry: Annotated[str | None, Field(description="folder or s3:// URI of the concept registry")] = None
     device: str | None = setting(None, MODEL, "cpu, cuda, cuda:1 ... Absent: a GPU if there is one.")
     dtype: Dtype | None = setting(
@@ -68,95 +68,118 @@ class ServeConfig(BaseModel):
         "Precision of the model. Absent: bf16 on a GPU, fp32 on a CPU.",
         metavar="fp32|bf16|fp16",
     )
-    compile: bool = setting(False, MODEL, "torch.compile the model at start, for videos of --warm-size.")
+    compile: bool = setting(
+        False, MODEL, "Compile the model with torch.compile at start, for the video sizes of --warm-size."
+    )
     warm_sizes: list[VideoSize] = setting(
         [],
         MODEL,
-        "FRAMESxHEIGHTxWIDTH of videos to measure and compile for; repeatable. Absent: the foundation's.",
+        "Video size (FRAMESxHEIGHTxWIDTH) to measure and compile for at start; repeatable. Absent: the foundation's "
+        "default size.",
         option="--warm-size",
     )
-    threads: int | None = setting(None, MODEL, "torch threads of an engine. Absent: every core.", ge=1)
+    threads: int | None = setting(None, MODEL, "Torch threads of each engine. Absent: all cores.", ge=1)
 
     # ---------------------------------------------------------------- adapters
-    slots: int = setting(8, ADAPTERS, "Motions (temporal adapters) on the device at once.", ge=1, le=4096)
+    slots: int = setting(
+        8, ADAPTERS, "Motions (temporal adapters) that are on the device at once.", ge=1, le=4096
+    )
     spatial_slots: int = setting(
-        4, ADAPTERS, "Appearances (spatial adapters) on the device at once.", ge=0, le=4096
+        4, ADAPTERS, "Appearances (spatial adapters) that are on the device at once.", ge=0, le=4096
     )
     rank: int = setting(32, ADAPTERS, "Largest rank of an adapter.", ge=1, le=1024)
     slot_memory: int | None = setting(
-        None, ADAPTERS, "Bytes for adapters on the device; slots and rank follow, unless given.", ge=1
+        None,
+        ADAPTERS,
+        "Bytes of device memory for adapters. Determines the slots and the rank, unless they are given.",
+        ge=1,
     )
     host_memory: int = setting(
-        4 << 30, ADAPTERS, "Bytes of packed adapters in an engine's host memory.", ge=1
+        4 << 30, ADAPTERS, "Bytes of host memory for packed adapters, in each engine.", ge=1
     )
     disk_cache: int = setting(
-        16 << 30, ADAPTERS, "Bytes of adapter files in --data-dir, of all engines that share it.", ge=1
+        16 << 30, ADAPTERS, "Bytes of adapter files in --data-dir, for all engines that share it.", ge=1
     )
 
     # ----------------------------------------------------------------- batches
-    max_batch: int = setting(8, BATCHES, "Videos in one denoising step.", ge=1, le=256)
+    max_batch: int = setting(8, BATCHES, "Maximum number of videos in one denoising step.", ge=1, le=256)
     batch_memory: int | None = setting(
-        None, BATCHES, "Bytes of one denoising step's activations. Absent: what is free.", ge=1
+        None, BATCHES, "Bytes for the activations of one denoising step. Absent: the free memory.", ge=1
     )
     max_pixels: int | None = setting(
         None,
         BATCHES,
-        "Frames x height x width of the largest video. Absent: four times the foundation's own size.",
+        "Frames x height x width of the largest video. Absent: four times the foundation's default size.",
         ge=1,
     )
 
     # ----------------------------------------------------------------- engines
-    replicas: int = setting(1, ENGINES, "Engines, each with the model; the least with --max-replicas.", ge=1)
+    replicas: int = setting(
+        1, ENGINES, "Number of engines, each with the model. With --max-replicas: the minimum.", ge=1
+    )
     max_replicas: int | None = setting(
-        None, ENGINES, "Engines at most; as many as the work wants. Absent: --replicas.", ge=1
+        None,
+        ENGINES,
+        "Maximum number of engines; their number then follows the work. Absent: --replicas.",
+        ge=1,
     )
     target_seconds: float = setting(
-        60.0, ENGINES, "With --max-replicas: seconds in which all that waits and runs is to be done.", gt=0
+        60.0,
+        ENGINES,
+        "With --max-replicas: seconds in which all queued and running work should be done.",
+        gt=0,
     )
-    engine_cpus: float = setting(1.0, ENGINES, "CPUs that Ray sets aside for an engine.", ge=0)
+    engine_cpus: float = setting(1.0, ENGINES, "CPUs that Ray reserves for each engine.", ge=0)
     engine_gpus: float = setting(
-        0.0, ENGINES, "GPUs that Ray sets aside for an engine.", ge=0, option="--gpus"
+        0.0, ENGINES, "GPUs that Ray reserves for each engine.", ge=0, option="--gpus"
     )
 
     # ---------------------------------------------------------- jobs and videos
-    data_dir: str = setting("runs/serve", JOBS, "Folder of jobs, videos and fetched adapters.")
+    data_dir: str = setting("runs/serve", JOBS, "Folder for jobs, videos and downloaded adapters.")
     database: str | None = setting(
         None,
         JOBS,
-        "SQLAlchemy URL of the jobs; a password in it can be read in the process list: see --database-file. "
+        "SQLAlchemy URL of the job database. The process list shows a password in it: use --database-file instead. "
         "Absent: SQLite in --data-dir.",
     )
     database_file: str | None = setting(
-        None, JOBS, "File that holds the URL of --database, with its password."
+        None, JOBS, "File with the URL of the job database, including its password."
     )
-    results: str | None = setting(None, JOBS, "Folder or s3:// URI of the videos. Absent: in --data-dir.")
-    results_ttl: float = setting(7 * 86_400.0, JOBS, "Seconds a video is kept; the default is a week.", gt=0)
+    results: str | None = setting(None, JOBS, "Folder or s3:// URI for the videos. Absent: in --data-dir.")
+    results_ttl: float = setting(
+        7 * 86_400.0, JOBS, "Seconds for which a video is kept; the default is one week.", gt=0
+    )
     job_ttl: Annotated[float | None, BeforeValidator(read_ttl)] = setting(
         30 * 86_400.0,
         JOBS,
-        "Seconds after its end that a job is kept, with its prompt and its video at most; the default is 30 days. "
-        "forever: until its owner removes it.",
+        "Seconds for which an ended job is kept with its prompt; its video is removed with it at the latest. The "
+        "default is 30 days. forever: until its owner removes it.",
         gt=0,
         metavar="SECONDS|forever",
     )
 
     # ----------------------------------------------------------------- callers
-    max_queue: int = setting(1000, CALLERS, "Queued jobs; beyond, requests are refused at once.", ge=1)
+    max_queue: int = setting(
+        1000, CALLERS, "Maximum number of queued jobs; further requests are refused at once.", ge=1
+    )
     max_streams: int = setting(
-        128, CALLERS, "Event streams open at once; a quarter of them, of one key among many.", ge=1
+        128,
+        CALLERS,
+        "Maximum number of open event streams. Each of several tenants is limited to a share, at least a quarter.",
+        ge=1,
     )
     max_bodies: int = setting(
-        64, CALLERS, "Requests of one tenant whose bodies are on their way at once.", ge=1
+        64, CALLERS, "Maximum number of requests of one tenant whose bodies are still arriving.", ge=1
     )
     webhook_networks: list[Network] = setting(
         [],
         CALLERS,
-        "Network (10.1.0.0/16) that webhooks may call though it is not public; repeatable.",
+        "Non-public network that webhooks may call, such as 10.1.0.0/16; repeatable.",
         option="--webhook-network",
     )
 
     # ------------------ keys and secrets: from --api-key-file or the environment, never from the command line
-    api_keys: Annotated[list[ApiKey], Field(description="who may ask; empty: loopback only")] = []
+    api_keys: Annotated[list[ApiKey], Field(description="keys of the callers; empty: loopback only")] = []
     api_key_hashes: Annotated[list[str], Field(description="SHA-256 of further keys without settings")] = []
     webhook_secret: Annotated[
         WebhookSecret | None, Field(description="signs the webhooks of keys without a secret of their own")
@@ -169,18 +192,18 @@ class ServeConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _tenants_are_one_each(self) -> Self:
+    def _tenants_are_consistent(self) -> Self:
         check_tenants(self.keys)
         return self
 
     @model_validator(mode="after")
     def _one_database(self) -> Self:
         if self.database is not None and self.database_file is not None:
-            raise ValueError("database and database_file are both given; give one")
+            raise ValueError("database and database_file are both given; give only one")
         return self
 
     @property
-    def scales(self) -> bool:
+    def autoscales(self) -> bool:
         """Whether the number of engines adapts to the work."""
         return self.max_replicas is not None and self.max_replicas > self.replicas
 
@@ -246,6 +269,6 @@ def check_exposure(host: str, keys: Sequence[ApiKey]) -> None:
     """Raise UserError if a server without keys would listen beyond loopback."""
     if not keys and not is_loopback(host):
         raise UserError(
-            f"--host {host} can be reached from other machines, and there is no API key; give --api-key-file FILE "
+            f"--host {host} can be reached from other machines, but there is no API key; give --api-key-file FILE "
             f"or set {API_KEY_VARIABLE}, or listen on 127.0.0.1."
         )

@@ -50,7 +50,7 @@ class EngineClient(Protocol):
     async def prefetch(self, use: AdapterUsed) -> list[Failed | None]:
         """Make every engine load an adapter into memory; returns each one's failure, or None."""
 
-    async def keep(self, revision: int, uses: Sequence[AdapterUsed]) -> int:
+    async def set_pins(self, revision: int, uses: Sequence[AdapterUsed]) -> int:
         """Make every engine pin exactly these unless it knows a later revision; returns their number."""
 
     async def residency(self) -> Mapping[str, Sequence[Residency]]:

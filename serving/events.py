@@ -63,7 +63,7 @@ class Failed:
         if isinstance(error, UserError):
             return cls(copy.copy(error))  # without its traceback, which holds tensors
         log.error("request failed", exc_info=error)
-        return cls(SystemFailure(f"internal error while making the video ({type(error).__name__})"))
+        return cls(SystemFailure(f"internal error while making the video ({type(error).__name__})."))
 
     @property
     def message(self) -> str:

@@ -34,10 +34,10 @@ class _Node(Generic[T]):
         self.children: dict[Hashable, _Node[T]] = {}
         self.entries: list[_Entry[T]] = []
 
-    def eldest(self) -> int:
+    def oldest(self) -> int:
         if self.entries:
             return self.entries[0].number
-        return min(child.eldest() for child in self.children.values() if child.waiting)
+        return min(child.oldest() for child in self.children.values() if child.waiting)
 
     def forget(self) -> None:
         """Drop idle flows, but remember each until its siblings have caught up with its service."""
@@ -51,7 +51,7 @@ class _Node(Generic[T]):
         if found is not None:
             return found
         waiting = [child for child in self.children.values() if child.waiting]
-        for child in sorted(waiting, key=lambda child: (child.start, child.eldest())):
+        for child in sorted(waiting, key=lambda child: (child.start, child.oldest())):
             if (found := child.find(eligible)) is not None:
                 return found
         return None

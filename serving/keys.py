@@ -42,7 +42,7 @@ WEBHOOK_SECRET_VARIABLE = "MOTIONDIRECTOR_WEBHOOK_SECRET"
 MIN_KEY = 16  # characters
 MAX_PRIORITY = 2
 TENANT = "^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$"
-TENANTS_OWN = (
+TENANT_SETTINGS = (
     "requests_per_minute",
     "concurrency",
     "webhook_secret",
@@ -50,7 +50,7 @@ TENANTS_OWN = (
 
 Scope = Literal["videos:read", "videos:write", "adapters", "metrics"]
 # default scopes: the key's own videos. Pins and metrics affect all tenants.
-VIDEOS: tuple[Scope, ...] = ("videos:read", "videos:write")
+DEFAULT_SCOPES: tuple[Scope, ...] = ("videos:read", "videos:write")
 
 
 def check_secret(secret: SecretStr) -> SecretStr:
@@ -89,12 +89,12 @@ class ApiKey(BaseModel):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     name: Annotated[str, Field(max_length=100, description="for people")] = ""
     # its value in the database
-    tenant: Annotated[
-        str, Field(pattern=TENANT, description="whose the jobs are; absent: this key's alone")
-    ] = Field(default_factory=lambda data: data["sha256"][:16])
-    scopes: tuple[Scope, ...] = VIDEOS
-    requests_per_minute: Annotated[float | None, Field(gt=0, description="videos asked for")] = None
-    concurrency: Annotated[int | None, Field(ge=1, description="videos that have not ended")] = None
+    tenant: Annotated[str, Field(pattern=TENANT, description="owner of the jobs; absent: this key alone")] = (
+        Field(default_factory=lambda data: data["sha256"][:16])
+    )
+    scopes: tuple[Scope, ...] = DEFAULT_SCOPES
+    requests_per_minute: Annotated[float | None, Field(gt=0, description="requested videos")] = None
+    concurrency: Annotated[int | None, Field(ge=1, description="unfinished videos")] = None
     max_priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
     webhook_secret: WebhookSecret | None = None
 
@@ -104,10 +104,11 @@ def check_tenants(keys: Sequence[ApiKey]) -> None:
     first: dict[str, ApiKey] = {}
     for key in keys:
         known = first.setdefault(key.tenant, key)
-        for setting in TENANTS_OWN:
+        for setting in TENANT_SETTINGS:
             if getattr(known, setting) != getattr(key, setting):
                 raise ValueError(
-                    f"two keys of tenant {key.tenant} differ in {setting}, which is the tenant's; write the same for both"
+                    f"two keys of tenant {key.tenant} differ in {setting}, which applies to the whole tenant; write the "
+                    "same for both"
                 )
 
 
@@ -137,12 +138,12 @@ def read_api_keys(file: Path | None) -> list[ApiKey]:
             text = file.read_text()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
-                f"--api-key-file {file} cannot be read ({error}); give a text file, one key a line."
+                f"--api-key-file {file} cannot be read ({error}); give a text file with one key per line."
             ) from None
         is_structured = file.suffix.lower() in (".yaml", ".yml", ".json")
         keys = structured_keys(text, file) if is_structured else plain_keys(text)
         if not keys:
-            raise UserError(f"--api-key-file {file} holds no key; write one a line.")
+            raise UserError(f"--api-key-file {file} holds no key; write one per line.")
     if os.environ.get(API_KEY_VARIABLE):
         keys.append(ApiKey(sha256=digest_of(os.environ[API_KEY_VARIABLE].strip())))
     first: dict[str, ApiKey] = {}
@@ -182,7 +183,7 @@ def structured_keys(text: str, file: Path) -> list[ApiKey]:
         if "sha256" in rest:
             raise UserError(f"{where}: write `key: sha256:<hex>` for a hash.")
         if len(given) > 1 and "tenant" not in rest:
-            raise UserError(f"{where}: several keys are one tenant's; say which by `tenant:`.")
+            raise UserError(f"{where}: several keys share one tenant; name it with `tenant:`.")
         try:
             keys += [ApiKey(sha256=digest_of(key), **rest) for key in given]
         except (ValidationError, TypeError) as error:
@@ -200,7 +201,7 @@ def secrets_of(entry: Any, where: str) -> list[str]:
         if isinstance(given, list) and given and all(isinstance(key, str) for key in given):
             return given
     raise UserError(
-        f"{where} has no `key:` in quotes; write it, or sha256:<hex>, or a list of them as `keys:`."
+        f"{where} has no `key:` with a text; write the key in quotes or as sha256:<hex>, or a list of them as `keys:`."
     )
 
 
@@ -210,7 +211,7 @@ def digest_of(line: str) -> str:
         digest = line.removeprefix("sha256:").lower()
         if not re.fullmatch("[0-9a-f]{64}", digest):
             raise UserError(
-                "an API key's `sha256:` line is not 64 hex digits; write the key's SHA-256 in hex."
+                "an API key's `sha256:` line does not have 64 hex digits; write the key's SHA-256 in hex."
             )
         return digest
     if len(line) < MIN_KEY:

@@ -33,13 +33,14 @@ def generate(
     try:
         registry = open_registry(config.registry) if config.registry else None
         request, _model = resolve(body, describe(engine.foundation, config), registry)
-        engine.check(request)
+        engine.check(request).result()
         if noise is not None:
             prior = noise(engine.foundation, request.bucket)
             request = request.model_copy(update={"noise_prior": prior})
         limit = engine.foundation.text_limit
         unread = [limit.warning(text, "prompt") for text in (request.prompt, request.negative_prompt)]
-        request = request.model_copy(update={"warnings": tuple(text for text in unread if text)})
+        warnings = (*request.warnings, *(text for text in unread if text))
+        request = request.model_copy(update={"warnings": warnings})
         last: list[Event] = []
 
         def listen(event: Event) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,8 +17,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from infra.errors import Conflict, DamagedData, InvalidInput, NotFound
 from infra.registry import Registry, Version
 from infra.storage.stored import Damaged, convert
-from models.adapters.versions import check_folded, held, noise_of, own_paths
-from models.generation import AdapterSettings, InvertedNoise, NoisePrior, ResolvedParams, filled
+from models.adapters.versions import adapter_files, check_folded, noise_of, own_paths, own_steps
+from models.generation import (
+    AdapterSettings,
+    GenerationSettings,
+    InvertedNoise,
+    NoisePrior,
+    ResolvedParams,
+    filled,
+)
 from models.sizes import Bucket
 from serving.jobs.database import Job
 from serving.schemas import (
@@ -72,7 +79,7 @@ class VideoRequest(ResolvedParams, Lenient):
     priority: Annotated[int, Field(ge=-2, le=2)] = 0  # each step is PRIORITY_WEIGHT times the share
     deadline: float | None = None  # Unix seconds after which it is no longer started
     warnings: tuple[str, ...] = ()  # parts of the request without effect, reported to the caller
-    remixed_from: Annotated[str | None, Field(max_length=64)] = None  # id of the job that it repeats
+    remixed_from: Annotated[str | None, Field(max_length=64)] = None  # id of the job that it remixes
 
     @property
     def noise_file(self) -> NoisePriorUsed | None:
@@ -95,12 +102,13 @@ def request_of(job: Job) -> VideoRequest:
         return convert(VideoRequest, job.request)
     except Damaged as error:
         raise DamagedData(
-            f"the request of video {job.id[:80]} is damaged in the job database ({error}); delete the video and ask again.",
+            f"the request of video {job.id[:80]} is damaged in the job database ({error}); delete the video and request "
+            "it again.",
             code="job_damaged",
         ) from None
 
 
-def texts_beyond(request: VideoRequest, info: FoundationInfo) -> list[str]:
+def texts_to_check(request: VideoRequest, info: FoundationInfo) -> list[str]:
     """The texts of a request that may be longer than the text encoder reads."""
     safe = info.safe_bytes
     texts = [request.prompt] + ([request.negative_prompt] if request.guidance_scale > 1 else [])
@@ -108,8 +116,8 @@ def texts_beyond(request: VideoRequest, info: FoundationInfo) -> list[str]:
 
 
 def rows_of(request: VideoRequest) -> int:
-    """Samples per forward: two with classifier-free guidance."""
-    return 2 if request.guidance_scale > 1.0 else 1
+    """Samples per forward: two with classifier-free guidance, and twice as many with `outside: base`."""
+    return (2 if request.guidance_scale > 1.0 else 1) * (2 if request.follows_base else 1)
 
 
 def cost_of(request: VideoRequest) -> float:
@@ -143,16 +151,17 @@ def resolve(
     adapters: list[AdapterUsed] = []
     model = "foundation"
     if reference:
-        adapters += pin(LoraUse(name=reference), info, registry)
+        adapters += resolve_adapters(LoraUse(name=reference), info, registry)
         model = f"foundation:{adapters[0].ref}"
-    adapters += [used for use in request.lora for used in pin(use, info, registry)]
+    adapters += [used for use in request.lora for used in resolve_adapters(use, info, registry)]
     width, height = map(int, request.size.split("x")) if request.size else (info.width, info.height)
     frames = request.frames or info.frames
     if request.seconds is not None:
         frames = nearest_frames(float(request.seconds), info)
-    prior = request.noise_prior
-    if prior is not None and prior.concept is None and reference:
-        prior = prior.model_copy(update={"concept": adapters[0].ref})
+    noise_prior = None
+    if request.noise_prior is not None:
+        named = adapters[0].ref if reference else None
+        noise_prior = resolve_noise(request.noise_prior, named, Bucket(frames, height, width), info, registry)
     resolved = VideoRequest(
         **filled(request.settings, dict(info)),
         prompt=request.prompt,
@@ -162,23 +171,34 @@ def resolve(
         fps=info.fps,
         seed=secrets.randbelow(2**31) if request.seed is None else request.seed,
         adapters=tuple(adapters),
-        noise_prior=None
-        if prior is None
-        else pin_noise(prior, Bucket(frames, height, width), info, registry),
+        noise_prior=noise_prior,
         foundation=info.fingerprint,
     )
-    check_pixels(resolved, info)
-    return resolved, model
+    return check_resolved(resolved, info), model
 
 
-def check_pixels(request: VideoRequest, info: FoundationInfo) -> None:
-    """Raise InvalidInput for a larger video than the server makes."""
+def check_resolved(request: VideoRequest, info: FoundationInfo) -> VideoRequest:
+    """The request with the warnings about its adapters (`notes_on`), in place of any that it has.
+
+    Raises InvalidInput for a larger video than the server makes, and for regions that do not fit the video.
+    """
     if request.pixels > info.max_pixels:
         raise InvalidInput(
-            f"{request.width}x{request.height} with {request.frames} frames is {request.pixels} pixels; this server makes "
-            f"videos of at most {info.max_pixels}; ask for a smaller size or fewer frames.",
+            f"{request.width}x{request.height} with {request.frames} frames is {request.pixels} pixels, but this server "
+            f"makes videos of at most {info.max_pixels}; request a smaller size or fewer frames.",
             code="too_large",
         )
+    request.check_outside()
+    return request.model_copy(update={"warnings": tuple(dict.fromkeys(notes_on(request)))})
+
+
+def notes_on(request: VideoRequest) -> Iterator[str]:
+    """Warnings about its adapters: no step in the window, a mask of another size. Raises InvalidInput."""
+    for used in request.adapters:
+        if not any(used.scale_at(step / request.steps) for step in range(request.steps)) and used.scale:
+            yield f"none of the {request.steps} steps uses {used.ref}: its `steps` or `scale` leave none."
+        if used.region is not None:
+            yield from used.region.check(request.bucket, f"the region of {used.concept}")
 
 
 def nearest_frames(seconds: float, info: FoundationInfo) -> int:
@@ -191,7 +211,7 @@ def find_version(name: str, info: FoundationInfo, registry: Registry | None) -> 
     """The version that a request names, of this foundation. Raises NotFound or Conflict."""
     if registry is None:
         raise NotFound(
-            f"concept {name!r} was asked for, but there is no registry to find it in; start with --registry URI.",
+            f"concept {name!r} was requested, but there is no registry to find it in; start with --registry URI.",
             code="concept_not_found",
         )
     version = registry.resolve(name)
@@ -199,44 +219,51 @@ def find_version(name: str, info: FoundationInfo, registry: Registry | None) -> 
     return version
 
 
-def pin(use: LoraUse, info: FoundationInfo, registry: Registry | None) -> list[AdapterUsed]:
+def resolve_adapters(use: LoraUse, info: FoundationInfo, registry: Registry | None) -> list[AdapterUsed]:
     """Resolve a name to a version's adapters with content hashes: of `path`, or of all it is used with."""
     version = find_version(use.name, info, registry)
     assert registry is not None
-    there = held(version)
-    pinned = []
+    files = adapter_files(version)
+    resolved = []
     for path in own_paths(version) if use.path is None else [use.path]:
-        if path not in there:
+        if path not in files:
             raise InvalidInput(
                 f"{version.ref} has no {path} adapter; it holds {', '.join(sorted(version.files))}.",
                 code="adapter_path_not_found",
             )
         check_folded(registry, version, path)
-        pinned.append(
+        settings = use.settings
+        if use.steps is None:
+            settings["steps"] = own_steps(version, path)
+        resolved.append(
             AdapterUsed(
-                **use.settings,
+                **settings,
                 concept=version.concept,
                 version=version.number,
                 path=path,
-                sha256=there[path].sha256,
+                sha256=files[path].sha256,
             )
         )
-    return pinned
+    return resolved
 
 
-def pin_noise(
-    prior: NoisePriorUse, bucket: Bucket, info: FoundationInfo, registry: Registry | None
+def resolve_noise(
+    prior: NoisePriorUse, model: str | None, bucket: Bucket, info: FoundationInfo, registry: Registry | None
 ) -> NoisePriorUsed:
     """Resolve a name to the file of a version's noise prior for videos of this size.
 
-    Raises NotFound or Conflict as `pin`, and InvalidInput for a version without one.
+    Args:
+        model: the version that the request's `model` names, which a prior without a concept takes.
+
+    Raises NotFound or Conflict as `find_version`, and InvalidInput for a version without a noise prior.
     """
-    if prior.concept is None:
+    name = prior.concept or model
+    if name is None:
         raise InvalidInput(
-            "noise_prior names no concept, and neither does `model`; give the concept whose noise prior is to be used.",
+            "noise_prior needs a concept, because `model` names none; give the concept whose noise prior to use.",
             code="noise_prior_missing",
         )
-    version = find_version(prior.concept, info, registry)
+    version = find_version(name, info, registry)
     return NoisePriorUsed(
         weight=prior.weight,
         concept=version.concept,
@@ -264,8 +291,15 @@ def check_foundation(version: Version, info: FoundationInfo) -> None:
 def described(use: AdapterUsed) -> str:
     """One adapter in an mp4's metadata: `path:sha256*scale`, then settings that differ from the defaults."""
     usual = AdapterSettings(scale=use.scale).settings
-    others = (f",{name}={value}" for name, value in use.settings.items() if value != usual[name])
-    return f"{use.path}:{use.sha256}*{use.scale:g}{''.join(others)}"
+    others = (f",{name}={word(value)}" for name, value in use.settings.items() if value != usual[name])
+    return f"{use.path}:{use.sha256}*{word(use.scale)}{''.join(others)}"
+
+
+def word(value: object) -> str:
+    """A setting without spaces: numbers as 0.5 or 0/0.5."""
+    if isinstance(value, tuple):
+        return "/".join(map(word, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def described_noise(prior: NoisePrior | None) -> dict[str, str]:
@@ -278,11 +312,12 @@ def described_noise(prior: NoisePrior | None) -> dict[str, str]:
 
 def metadata(request: VideoRequest, fingerprint: str) -> dict[str, str]:
     """The mp4 metadata about its making; identical for the same request, wherever it ran."""
+    settings = request.model_dump(include=set(GenerationSettings.model_fields))  # without unused later ones
     made: dict[str, Any] = {
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt,
         "seed": request.seed,
-        **{name: "default" if value is None else value for name, value in request.settings.items()},
+        **{name: "default" if value is None else value for name, value in settings.items()},
         "concept": ", ".join(names_of(request.adapters)) or "none",
         "adapters": " ".join(map(described, request.adapters)) or "none",
         **described_noise(request.noise_prior),
@@ -302,8 +337,8 @@ __all__ = [
     "metadata",
     "names_of",
     "parse_model",
-    "pin",
     "request_of",
     "resolve",
+    "resolve_adapters",
     "rows_of",
 ]

@@ -40,7 +40,7 @@ def check_seconds(seconds: float | str) -> float | str:
     except ValueError:
         value = 0.0
     if not 0 < value <= 3_600:
-        raise ValueError("expected a number of seconds above 0")
+        raise ValueError("expected a number of seconds above 0, at most 3600")
     return seconds
 
 
@@ -80,12 +80,11 @@ class LoraUse(AdapterSettings, Strict):
     """One adapter of a request, in addition to or instead of the one that `model` names."""
 
     name: Annotated[str, Field(max_length=200, description="concept, or concept@version")]
-    scale: Annotated[float, Field(ge=-4, le=4, description="1 is the adapter as trained, 0 is off")] = 1.0
     path: Annotated[
         LoraPath | None,
         Field(
-            description="the motion (temporal) or the appearance (spatial) alone; absent: all that the version was "
-            "trained to be used with"
+            description="only the motion (temporal) or only the appearance (spatial); absent: all adapters that the "
+            "version was trained to use"
         ),
     ] = None
 
@@ -112,13 +111,15 @@ class CreateVideo(GenerationSettings, Strict):
     ] = "foundation"
     prompt: Annotated[Prompt, Field(examples=["a red square on a gray background"])]
     size: Annotated[Size | None, Field(description="WIDTHxHEIGHT in pixels", examples=["64x64"])] = None
-    seconds: Annotated[Seconds | None, Field(description="length; or give `frames`")] = None
-    frames: Annotated[int | None, Field(ge=1, le=MAX_FRAMES, description="length; or give `seconds`")] = None
-    seed: Annotated[int | None, Field(ge=0, le=2**53 - 1, description="drawn and reported when absent")] = (
+    seconds: Annotated[Seconds | None, Field(description="length; instead of `frames`")] = None
+    frames: Annotated[int | None, Field(ge=1, le=MAX_FRAMES, description="length; instead of `seconds`")] = (
         None
     )
+    seed: Annotated[
+        int | None, Field(ge=0, le=2**53 - 1, description="absent: drawn at random and reported")
+    ] = None
     steps: Annotated[int | None, Field(ge=1, le=MAX_STEPS, description="denoising steps")] = None
-    guidance_scale: Annotated[float | None, Field(ge=0, le=100, description="1 is without guidance")] = None
+    guidance_scale: Annotated[float | None, Field(ge=0, le=100, description="1 means no guidance")] = None
     negative_prompt: Text | None = None
     scheduler: Annotated[
         str | None, Field(max_length=40, description="for example `ddim`, `dpm++`, `flow-euler`")
@@ -129,20 +130,24 @@ class CreateVideo(GenerationSettings, Strict):
         NoisePriorUse | None,
         Field(
             exclude_if=lambda prior: prior is None,
-            description="start from the noise of a concept's reference clip, in part; of a version that was trained with "
-            "`noise_prior`, at the size of its training",
+            description="mixes the inverted noise of a concept's reference clip into the initial noise; needs a version that "
+            "was trained with `noise_prior`, and the video size of that training",
         ),
     ] = None
     priority: Annotated[
         int,
-        Field(ge=-2, le=2, description="each step is eight times the share; an API key has a highest one"),
+        Field(
+            ge=-2,
+            le=2,
+            description="each step up is eight times the share of the engines; an API key has a maximum",
+        ),
     ] = 0
     deadline: Annotated[
         float | None,
-        Field(gt=0, le=86_400, description="seconds from now; the job fails if it has not begun by then"),
+        Field(gt=0, le=86_400, description="seconds from now; the job fails if it has not started by then"),
     ] = None
     webhook_url: Annotated[
-        str | None, Field(max_length=2_000, description="called, signed, when the job has ended")
+        str | None, Field(max_length=2_000, description="gets a signed call when the job has ended")
     ] = None
 
     @model_validator(mode="after")
@@ -166,7 +171,7 @@ class VideoError(BaseModel):
 
 
 class VersionFile(Lenient):
-    """A file of a version, pinned at the time a job was accepted."""
+    """A file of a version, resolved when a job was accepted."""
 
     concept: ConceptName
     version: Annotated[int, Field(ge=1)]
@@ -187,7 +192,7 @@ class NoisePriorUsed(NoisePrior, VersionFile):
 
     @property
     def source(self) -> str:
-        """What the mp4's metadata call it."""
+        """Its name in the mp4's metadata."""
         return f"{self.ref}:{self.sha256}"
 
 
@@ -231,7 +236,7 @@ class Video(GenerationSettings, Lenient):
     webhook_url: str | None
     warnings: list[
         str
-    ] = []  # parts of the request without effect, such as words beyond the text encoder's length
+    ] = []  # parts of the request without effect or changed, such as words beyond the text encoder's length
     error: VideoError | None
     remixed_from_video_id: str | None = None
 
@@ -261,7 +266,8 @@ class AdapterName(Strict):
         str, Field(max_length=200, description="concept (its latest version), or concept@version")
     ]
     path: Annotated[
-        LoraPath | None, Field(description="one of its adapters; absent: all that the version is used with")
+        LoraPath | None,
+        Field(description="only this adapter; absent: all adapters that the version was trained to use"),
     ] = None
 
 
@@ -282,7 +288,7 @@ class AdapterAnswer(BaseModel):
     sha256: str
     adapters: list[AdapterPart]
     status: Literal["pinned", "unpinned", "prefetched"]
-    engines: int  # engines that were told; pins and unpins also reach engines that start or answer later
+    engines: int  # engines that were reached; pins and unpins also reach engines that start or answer later
 
 
 class Resident(BaseModel):

@@ -79,7 +79,7 @@ REGISTRY = Threads("registry", 8, CONCEPTS)  # concepts that requests name
 LISTS = Threads(
     "lists", 2, CONCEPTS
 )  # lists of the whole registry: many reads, which requests must not wait for
-ROOM = Threads("room", 1)
+DISK_CHECKS = Threads("disk-checks", 1)
 RESULTS = Threads("results", 8, VIDEOS)
 READS_EACH, LISTS_EACH = 2, 1  # of REGISTRY and LISTS, per tenant
 NAMES = Threads("names", 16)  # host names of webhooks in new requests

@@ -34,6 +34,7 @@ OF_THE_SPATIAL_PASS = (
     "appearance_preservation",
     "spatial_lora",
 )
+OF_DUAL = ("caption_dropout", "acts_until")  # recommended for it, but possible with any method
 NOISE_LEVELS = ("timestep_low", "timestep_high", "noise_bias")
 # Settings of the published code that differ from our defaults.
 AS_PUBLISHED = {"skip_spatial": 0.2}
@@ -127,6 +128,14 @@ class TrainConfig(BaseModel):
         "Share of the motion's samples that are shown without their caption; appearance tokens stay. The motion then depends "
         "less on the words of the caption, and classifier-free guidance takes less of it away.",
         ge=0,
+        le=1,
+    )
+    acts_until: float = setting(
+        1.0,
+        METHOD,
+        "Part of the denoising steps in which the motion adapter acts when videos are made, unless a request says otherwise: "
+        "0.5 is the first half. Motion is decided at high noise; the base model's later steps keep the looks of the prompt.",
+        gt=0,
         le=1,
     )
     spatial_lora: bool = setting(
@@ -356,6 +365,11 @@ class TrainConfig(BaseModel):
         return "appearance" if step < self.appearance_steps else "motion"
 
     @property
+    def adapter_steps(self) -> tuple[float, float] | None:
+        """The part of the denoising steps in which the motion adapter acts by default; None: all."""
+        return None if self.acts_until == 1 else (0.0, self.acts_until)
+
+    @property
     def elastic(self) -> bool:
         return isinstance(self.workers, str)
 
@@ -465,10 +479,10 @@ def suited_to(method: str | None, settings: dict[str, Any]) -> dict[str, Any]:
     A method without an appearance stage gets the number of steps that `dual` spends on the motion.
     """
     if method == "motiondirector":
-        dropped: tuple[str, ...] = (*OF_THE_SPATIAL_PASS, *NOISE_LEVELS, "beta", "caption_dropout")
+        dropped: tuple[str, ...] = (*OF_THE_SPATIAL_PASS, *NOISE_LEVELS, "beta", *OF_DUAL)
         own: dict[str, Any] = AS_PUBLISHED
     elif method in WITHOUT_SPATIAL_PASS:
-        dropped, own = (*OF_THE_SPATIAL_PASS, "caption_dropout"), {}
+        dropped, own = (*OF_THE_SPATIAL_PASS, *OF_DUAL), {}
     elif method == "no-debias":
         return {name: value for name, value in settings.items() if name != "appearance_preservation"}
     else:
@@ -492,6 +506,7 @@ LATER = (
     "appearance_tokens",
     "appearance_preservation",
     "caption_dropout",
+    "acts_until",
     "spatial_lora",
     "noise_prior",
 )

@@ -31,17 +31,17 @@ class OneAdapterBatch(Batch):
 
     def step(self) -> Step | None:
         groups: dict[tuple, list] = {}
-        for ticket in self.tickets:
-            used = tuple(use.sha256 for use in ticket.request.adapters)
-            groups.setdefault((ticket.bucket, used), []).append(ticket)
+        for state in self.active:
+            used = tuple(use.sha256 for use in state.request.adapters)
+            groups.setdefault((state.bucket, used), []).append(state)
         if not groups:
             return None
-        everyone, self._turn = self.tickets, self._turn + 1
-        self.tickets = list(groups.values())[self._turn % len(groups)]
+        everyone, self._turn = self.active, self._turn + 1
+        self.active = list(groups.values())[self._turn % len(groups)]
         try:
             return super().step()
         finally:
-            self.tickets = everyone
+            self.active = everyone
 
 
 class Remote(AdapterFiles):
@@ -118,7 +118,7 @@ class Ours:
         self._seen: dict[str, list[float]] = {}
         self.engine = Engine(foundation, bank, files, max_batch=max_batch, observe=self._observe)
         if one_adapter:
-            self.engine._batch = OneAdapterBatch(foundation)
+            self.engine.batch = OneAdapterBatch(foundation)
         self.engine.start()
 
     def _observe(self, name: str, value: float, labels: object = None) -> None:
@@ -145,7 +145,7 @@ class Ours:
     def warm(self, adapters: Sequence[int]) -> None:
         """Load adapters into slots, up to the number of slots."""
         for adapter in adapters:
-            self.engine.prefetch(self.setup.adapters[adapter].used)
+            self.engine.adapters.prefetch([self.setup.adapters[adapter].used]).result()
 
     def run(self, jobs: Sequence[Job], shape: Shape, done: Callable[[], None] = lambda: None) -> Run:
         """Submit every job at its arrival and wait for the last. RuntimeError names the first failed job.
@@ -190,7 +190,7 @@ class Ours:
         failed = next((record.problem for record in records.values() if not record.mp4), None)
         if failed is not None:
             raise RuntimeError(f"a request failed: {failed}")
-        while not self.engine.idle:
+        while self.engine.requests:
             time.sleep(0.001)
         seen = {name: list(values) for name, values in self._seen.items()}
         return Run(

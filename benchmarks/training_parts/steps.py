@@ -56,7 +56,7 @@ def make_sides(load: Load, packs: Sequence[int], **settings: Any) -> tuple[dict[
     first = load()
     all_tasks = tasks(first, max(packs), **settings)
     task = all_tasks[0]
-    with first.passing_bank(**bank_options(task.config, len(task.clips))) as bank:
+    with first.temporary_bank(**bank_options(task.config, len(task.clips))) as bank:
         for name, checkpointing in ((PUBLISHED, True), (PUBLISHED_WHOLE, False)):
             sides[name] = published = Published(load(), task, checkpointing=checkpointing)
             published.begin_as(bank)

@@ -27,7 +27,7 @@ from urllib.parse import unquote
 
 from datasets.clip_sets.select import MAX_START
 from infra.errors import UserError
-from infra.paths import as_written, composed, expanded, there
+from infra.paths import as_written, composed, expanded, lexists
 from infra.registry import check_concept_name
 from infra.rows import TABLE_SUFFIXES, Column, Row, decoded, is_table, read_strictly
 from infra.storage import ObjectError, ObjectNotFound, Storage, bucket_and_key
@@ -114,7 +114,7 @@ def expand_local(text: str) -> list[Source]:
             )
         ]
     path = local_path(text)
-    if there(path):
+    if lexists(path):
         return list(expand_path(path.absolute()))
     if glob.has_magic(text):
         matches = sorted(glob.glob(str(expanded(text)), recursive=True))
@@ -277,7 +277,7 @@ def _listed(uri: str, row: Row) -> Source:
                 problem = error.message.rstrip(".")
     else:
         path = as_written((local_path(uri).parent / expanded(written)).absolute())
-        source = _local(path, False) if there(path) else Source(str(path), problem="does not exist")
+        source = _local(path, False) if lexists(path) else Source(str(path), problem="does not exist")
         file = source.uri
         problem = f"{source.problem}; check line {row.line} of {uri}" if source.problem else None
     if "start" in values:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# docker build with the bases of a variant, by digest: infra/docker/build.sh cpu|cuda ARGUMENTS-OF-DOCKER-BUILD...
+# Runs docker build with the base images of a variant, by digest: infra/docker/build.sh cpu|cuda ARGUMENTS-OF-DOCKER-BUILD...
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 variant=${1:?cpu or cuda}
@@ -9,12 +9,12 @@ base() { # of a stage
   local image digest
   image=$(awk -v variant="$variant" -v stage="$1" '$1 == variant && $2 == stage { print $3 }' "$here/bases")
   if [ -z "$image" ]; then
-    echo "there is no variant $variant; infra/docker/bases has cpu and cuda" >&2
+    echo "unknown variant $variant; expected cpu or cuda" >&2
     return 1
   fi
   digest=$(awk -v image="$image" '$1 == image { print $2 }' "$here/digests" 2>/dev/null || true)
   if ! [[ $digest =~ ^sha256:[0-9a-f]{64}$ ]]; then
-    echo "the digest of $image is not known; run infra/docker/pin.sh once, and commit infra/docker/digests" >&2
+    echo "the digest of $image is unknown; run infra/docker/pin.sh once, and commit infra/docker/digests" >&2
     return 1
   fi
   echo "$image@$digest"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Looks up the digest of each base image and writes `digests` beside this file. Look at what changed, and commit it:
-# a tag may be given to another image tomorrow, a digest cannot.
+# Looks up the digest of each base image and writes `digests` next to this file. Review the change and commit it:
+# a tag may later name another image, a digest cannot.
 set -euo pipefail
 cd "$(dirname "$0")"
 grep -v '^#' bases | while read -r _ _ image; do

@@ -28,7 +28,7 @@ from infra.environment import restored
 from infra.errors import InvalidInput, Unavailable, UserError
 from infra.paths import ROOT
 from infra.ray.private import loopback_node, only_on_loopback, private_ray
-from infra.ray.token import token_asked_for
+from infra.ray.token import token_required
 
 WORKER_NODES = "MOTIONDIRECTOR_WORKER_NODES"
 EXAMPLE = '[{"count": 8, "CPU": 8, "GPU": 1}]'
@@ -80,9 +80,9 @@ def ray_session(
         options = {"num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": False, **options}
     with contextlib.ExitStack() as stack:
         try:
-            knock(address)
+            check_listening(address)
             if local:
-                stack.enter_context(token_asked_for())
+                stack.enter_context(token_required())
                 starting: contextlib.AbstractContextManager[None] = private_ray(
                     dashboard=bool(options["include_dashboard"])
                 )
@@ -99,7 +99,7 @@ def ray_session(
         yield Cluster(ray.get_runtime_context().gcs_address, started=local)
 
 
-def knock(address: str) -> None:
+def check_listening(address: str) -> None:
     """Raise OSError if nothing listens at host:port or ray://host:port; Ray would retry for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
@@ -172,14 +172,14 @@ def check_workers(workers: int, gpus: float = 0, cpus: float = 1) -> None:
         have = ", ".join(f"{sum(node.get(kind, 0) for node in nodes):g} {kind}s" for kind in ("CPU", "GPU"))
         needs = f"{cpus:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
         raise InvalidInput(
-            f"{workers} workers were asked for, each with {needs}; expected 1 to {room}: the Ray cluster has {have} on "
-            f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}. Ask for fewer workers or attach a larger cluster "
+            f"{workers} workers were requested, each with {needs}; expected 1 to {room}: the Ray cluster has {have} on "
+            f"{len(nodes)} node{'s' if len(nodes) > 1 else ''}. Request fewer workers or attach a larger cluster "
             "(--address).",
             code="not_enough_workers",
         )
 
 
-def here() -> dict[str, str]:
+def this_node() -> dict[str, str]:
     """The label selector of this process's node (for a `ray://` client: of the node it is attached to).
 
     Ray may place an actor without CPUs on any node. Actors that a run depends on stay on the driver's node.
@@ -189,7 +189,7 @@ def here() -> dict[str, str]:
     return {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
 
 
-def short(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
     """The last line of an error: Ray adds a remote traceback. For Ray Train, uses the worker's error."""
     failures = list(getattr(error, "worker_failures", {}).values()) or [error]
     lines = [line.strip() for line in str(failures[0]).splitlines() if line.strip()]

@@ -119,7 +119,7 @@ def private_folder() -> Path:
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
             raise Forbidden(
-                f"{folder} is not a folder of this user, and Ray's files in it would be open to another; remove it, or set "
+                f"{folder} is not a folder of this user, so others could read Ray's files in it; remove it, or set "
                 "RAY_TMPDIR to a folder of your own (a short path)."
             )
         if found.st_mode & OTHERS:

@@ -23,7 +23,7 @@ OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 @contextlib.contextmanager
-def token_asked_for() -> Iterator[None]:
+def token_required() -> Iterator[None]:
     """Make a session that starts in this block, and its processes, require the token; creates it if needed.
 
     Respects RAY_AUTH_MODE if it is set, so a user can switch tokens off. Raises UserError if the token's

@@ -48,7 +48,7 @@ def open_storage(uri: str | Path) -> Storage:
     text = str(uri)
     if "://" not in text:
         if not text:
-            raise InvalidUri("an empty storage URI; give a folder or s3://bucket/prefix.")
+            raise InvalidUri("the storage URI is empty; give a folder or s3://bucket/prefix.")
         return FolderStorage(Path(text))
     parts = urlsplit(text)
     if parts.scheme == "file":

@@ -1,4 +1,4 @@
-"""The interface of all storages, and errors about objects and addresses; infra/storage.py opens a storage."""
+"""The interface of all storages, and errors about objects and addresses. `open_storage` opens a storage."""
 
 from __future__ import annotations
 

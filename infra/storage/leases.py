@@ -1,9 +1,10 @@
-"""Leases: who has something and until when, kept in objects that many processes change by compare-and-swap.
+"""Leases: who holds something and until when, stored in objects that processes change by compare-and-swap.
 
-A holder writes its token and a time into the object, and renews the time as it goes on. A lease that ran out may be taken
-by any other; whoever had it before finds its token gone at its next write, and lets go. Times are those of the machines'
-clocks (UTC seconds), which must agree to well within a lease. A lease that reaches too far was given by a clock that was
-ahead and has been corrected since: whoever meets it shortens it to a whole lease, so that a holder that lives can renew it.
+A holder writes its token and an expiry time into the object, and renews the time while it works. Any process
+may take an expired lease. The former holder notices at its next write that its token is gone, and stops.
+Times are those of the machines' clocks (UTC seconds), whose differences must be much shorter than a lease.
+A lease that expires too late was given by a clock that was ahead and has since been corrected. Whoever finds
+it shortens it to a full lease, so that its holder, if alive, can renew it.
 
 Dispatchers hold jobs in the same way, by the database's clock and in SQL (`serving/jobs/claims.py`).
 """
@@ -22,49 +23,52 @@ from infra.storage.stored import Damaged, damaged
 
 T = TypeVar("T")
 LEASE_S = 60.0
-SWAPS = 100  # tries against others who change the same object
+SWAPS = 100  # attempts while other processes change the same object
 
 
 class LeaseLost(Exception):
-    """It is no longer this holder's: another has it, or it ended. What was computed does not count."""
+    """The lease is another holder's, or its work has ended. The result of this holder's work is discarded."""
 
 
-def farthest(now: Any, seconds: float) -> Any:
-    """A lease of so many seconds that ends after this was given by a clock that was ahead. Times are numbers or SQL."""
+def latest_expiry(now: Any, seconds: float) -> Any:
+    """The latest plausible expiry of a lease of this many seconds; a later one comes from a clock that was ahead.
+
+    Times are numbers or SQL expressions.
+    """
     return now + 2 * seconds
 
 
 @dataclass(frozen=True)
 class Lease:
-    """Who has something, and until when."""
+    """Who holds something, and until when."""
 
     owner: str  # for people
-    token: str  # tells this holder from others
+    token: str  # identifies the holder
     expires: float  # UTC seconds
-    seconds: float = LEASE_S  # that it holds from when it was given
+    seconds: float = LEASE_S  # its length from when it was given or renewed
 
     def is_over(self, now: float) -> bool:
-        """Whether it ran out by `now` (UTC seconds)."""
+        """Whether it has expired by `now` (UTC seconds)."""
         return self.expires <= now
 
     def is_ahead(self, now: float) -> bool:
         """Whether it was given by a clock that was ahead."""
-        return self.expires > farthest(now, self.seconds)
+        return self.expires > latest_expiry(now, self.seconds)
 
     def renewed(self, now: float, seconds: float | None = None) -> Self:
-        """Given anew, for as long as before or for so many seconds."""
+        """The lease renewed at `now`, for as long as before or for `seconds`."""
         seconds = self.seconds if seconds is None else seconds
         return replace(self, expires=now + seconds, seconds=seconds)
 
 
 @dataclass(frozen=True)
 class Objects(Generic[T]):
-    """Dataclasses of one kind as JSON, by name, each changed by compare-and-swap.
+    """Dataclasses of one type, stored as JSON by name, each changed by compare-and-swap.
 
     Args:
-        folder: of their keys, with a slash at its end; "" for none.
-        decode: makes one of (bytes, name); raises Damaged.
-        remedy: what to do about one that is damaged.
+        folder: prefix of their keys, with a trailing slash; "" for none.
+        decode: makes an object from (bytes, name); raises Damaged.
+        remedy: what to do about a damaged object, for the error.
     """
 
     storage: Storage
@@ -82,15 +86,19 @@ class Objects(Generic[T]):
             raise damaged(f"{self._key(name)} of {self.storage.uri}", error, self.remedy) from None
 
     def change(self, name: str, step: Callable[[T | None], T | None]) -> T | None:
-        """Write what `step` makes of the object (None: there is none), again until no other writes in between.
+        """Replace an object by `step(object)`, repeated until no other process writes in between.
 
-        An own write is known by its content, so two writers' must differ: by a token, or a time.
+        This process recognizes its own write by the content, so the contents of two writers must differ, such
+        as by a token or a time.
 
-        Returns what was written; None when `step` has nothing to write. Raises Unavailable.
+        Args:
+            step: gets the object, or None if it does not exist; returns None to write nothing.
+
+        Returns what was written, or None. Raises Unavailable if other processes keep changing the object.
         """
         key = self._key(name)
         for _ in range(SWAPS):
-            info = self.storage.head(key)  # before the content: a change in between fails the swap
+            info = self.storage.head(key)  # before reading: a change in between makes the swap fail
             after = step(None if info is None else self.get(name))
             if after is None:
                 return None
@@ -98,10 +106,10 @@ class Objects(Generic[T]):
             if self.storage.replace_if(key, body, None if info is None else info.etag):
                 return after
             with suppress(ObjectNotFound):
-                if self.storage.get(key) == body:  # an own write whose answer was lost
+                if self.storage.get(key) == body:  # our write succeeded, but its answer was lost
                     return after
         raise Unavailable(
-            f"{key} of {self.storage.uri} is changed by others without end; try again.", code="busy"
+            f"other processes keep changing {key} of {self.storage.uri}; try again.", code="busy"
         )
 
     def _key(self, name: str) -> str:

@@ -256,7 +256,7 @@ def make_client() -> Any:
         return session.client("s3", region_name=region, config=config)
     except (failures.BotoCoreError, ValueError) as error:
         raise UserError(
-            f"the S3 settings do not hold together ({error}); check the AWS_* variables and ~/.aws.",
+            f"the S3 settings are invalid ({error}); check the AWS_* variables and ~/.aws.",
             code="invalid_s3_settings",
         ) from error
 
@@ -291,14 +291,14 @@ def explain(error: BaseException, storage: S3Storage, key: str) -> UserError:
             "IllegalLocationConstraintException",
         ):
             return StorageError(
-                f"S3 bucket '{storage.bucket}' lives in another region than {storage.client.meta.region_name}; "
+                f"S3 bucket '{storage.bucket}' is in another region than {storage.client.meta.region_name}; "
                 "set AWS_DEFAULT_REGION to its region.",
                 code="s3_wrong_region",
             )
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         if status >= 500 or code in ("SlowDown", "RequestTimeout", "Throttling"):
             return StorageAway(
-                f"S3 {at} answered {status} {code} to {ATTEMPTS} tries for {place}; try again later.",
+                f"S3 {at} answered {status} {code} to {ATTEMPTS} attempts for {place}; try again later.",
                 code="s3_unavailable",
             )
         return ObjectRefused(f"S3 {at} refused {place}: {code} {message}; check the server and the URI.")
@@ -309,13 +309,13 @@ def explain(error: BaseException, storage: S3Storage, key: str) -> UserError:
         )
     if isinstance(error, failures.CredentialRetrievalError | failures.MetadataRetrievalError):
         return StorageAway(
-            f"the credentials for {place} {at} could not be had ({error}); check this machine's instance role or credential "
-            "process and try again.",
+            f"the credentials for {place} {at} could not be obtained ({error}); check this machine's instance role or "
+            "credential process and try again.",
             code="s3_credentials_unavailable",
         )
     if isinstance(error, failures.IncompleteReadError | failures.ResponseStreamingError):
         return StorageAway(
-            f"reading {place} broke off {ATTEMPTS} times {at}; check the connection and try again.",
+            f"reading {place} {at} was interrupted {ATTEMPTS} times; check the connection and try again.",
             code="s3_unreachable",
         )
     if isinstance(error, failures.HTTPClientError | failures.ConnectionError):

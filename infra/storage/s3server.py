@@ -70,7 +70,7 @@ class LoopbackS3:
         if not port:
             raise Unavailable(
                 f"the loopback S3 server did not start (exit {self.process.wait()}); "
-                "its reason stands above.",
+                "its error message is above.",
                 code="s3_server_failed",
             )
         self.endpoint = f"http://127.0.0.1:{port}"
@@ -116,7 +116,7 @@ class LoopbackS3:
 StartResponse = Callable[..., Any]
 
 
-class Faithful:
+class StrictS3:
     """WSGI middleware in front of moto: checks signatures (version 4) and serializes writes and listings.
 
     moto's listing fails if a key is deleted while it iterates.
@@ -223,7 +223,7 @@ def serve() -> None:
     from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    app = Faithful(
+    app = StrictS3(
         DomainDispatcherApplication(create_backend_app),
         os.environ.pop("LOOPBACK_S3_ACCESS"),
         os.environ.pop("LOOPBACK_S3_SECRET"),

@@ -109,31 +109,31 @@ def check_expressible(source: str, config: Mapping[str, Any], what: str = CONFIG
     """Raise InvalidInput for a setting that a plain LoRA on each layer cannot express."""
     kind = config.get("peft_type") or "LORA"
     if str(kind).upper() != "LORA":
-        raise refuse(source, f"its {what} has peft_type {str(kind)[:40]!a}; only LORA is used here.")
+        raise refuse(source, f"its {what} has peft_type {str(kind)[:40]!a}; only LORA is supported.")
     if config.get("use_dora"):
         raise refuse(
             source,
-            f"its {what} has use_dora; DoRA scales the base's weights too, so merge it into the model or train it "
-            "without.",
+            f"its {what} has use_dora; DoRA also scales the base's weights, so merge it into the model or train it "
+            "without DoRA.",
         )
     initial = config.get("init_lora_weights", True)
     if initial not in INITIAL:
         raise refuse(
             source,
-            f"its {what} has init_lora_weights {str(initial)[:40]!a}, which changes the base's weights too; save it "
+            f"its {what} has init_lora_weights {str(initial)[:40]!a}, which also changes the base's weights; save it "
             "with PEFT's path_initial_model_for_weight_conversion, which makes it an ordinary LoRA.",
         )
     if config.get("bias", "none") not in ("none", None):
         raise refuse(
             source,
-            f"its {what} has bias {str(config['bias'])[:40]!a}; expected none: biases are not changed here.",
+            f"its {what} has bias {str(config['bias'])[:40]!a}; expected none, because biases cannot be adapted.",
         )
     for key in sorted(set(config) - NEUTRAL - READ):
         if config[key]:
             raise refuse(
                 source,
-                f"its {what} sets {key[:60]!a}, which is not supported here and would change the result; train it "
-                "without.",
+                f"its {what} sets {key[:60]!a}, which is not supported and would change the result; train it "
+                "without this setting.",
             )
 
 
@@ -199,8 +199,8 @@ def _check_targets(source: str, config: Mapping[str, Any], ranks: Mapping[str, i
     if left_out:
         raise refuse(
             source,
-            f"its {what} does not target {len(left_out)} layers that the file has, such as {left_out[0]}; PEFT would "
-            "leave them out. Remove them from the file or target them.",
+            f"its {what} does not target {len(left_out)} layers of the file, such as {left_out[0]}, and PEFT would "
+            "drop them; remove them from the file or target them.",
         )
 
 
@@ -213,7 +213,7 @@ def _number(source: str, what: str, key: str, value: Any) -> float:
 def _pattern(source: str, what: str, config: Mapping[str, Any], key: str) -> dict[str, float]:
     pattern = config.get(key) or {}
     if not isinstance(pattern, dict):
-        raise refuse(source, f"its {what} has a {key} that is no mapping of layers to numbers.")
+        raise refuse(source, f"its {what} has a {key} that is not a mapping of layers to numbers.")
     return {
         layer: _number(source, what, f"{key} of {layer[:60]!a}", value) for layer, value in pattern.items()
     }
@@ -228,4 +228,6 @@ def _of_layer(source: str, what: str, pattern: Mapping[str, float], layer: str, 
     try:
         return pattern.get(get_pattern_key(list(pattern), layer), default)
     except re.error as error:
-        raise refuse(source, f"its {what} has a pattern that is no regular expression ({error}).") from None
+        raise refuse(
+            source, f"its {what} has a pattern that is not a regular expression ({error})."
+        ) from None

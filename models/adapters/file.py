@@ -49,9 +49,9 @@ from models.lora.slots import LayerTensors
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 SCHEMA = "1"
-UNSIGNED = (
+NO_FOUNDATION = (
     "its file does not say which foundation it was made for; publish it with `motiondirector concepts publish FOLDER "
-    "--concept NAME --foundation MODEL`, which checks its layers against that model and notes it."
+    "--concept NAME --foundation MODEL`, which checks its layers against that model and records the model."
 )
 MAX_RANK = 1024  # a layer wider than this may use its width as rank
 
@@ -184,7 +184,7 @@ def read_adapter(
             raw = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (no iterator)
     except (SafetensorError, ValueError, OSError, RuntimeError) as error:
         raise refuse(
-            file.name, f"not a whole safetensors file ({' '.join(str(error).split())[:120]})."
+            file.name, f"it is not a complete safetensors file ({' '.join(str(error).split())[:120]})."
         ) from None
     tensors, alphas = _pair(file.name, raw)
     for name, (a, _) in tensors.items():
@@ -196,7 +196,7 @@ def read_adapter(
             raise refuse(file.name, f"layer {name} has NaN or infinite values; train it again.")
     kind = metadata.get("path", "temporal")
     if kind not in PATHS:
-        raise refuse(file.name, f"path is {kind!r}; expected spatial or temporal.")
+        raise refuse(file.name, f"its path is {kind!r}; expected spatial or temporal.")
     if config is None and path.is_dir():
         config = read_config(path)
     folded = _fold(file.name, tensors, alphas, config, header_config(file.name, metadata))
@@ -212,11 +212,11 @@ def check_fits(adapter: Adapter, foundation: Foundation, source: str = "") -> No
     source = source or adapter.concept
     theirs = adapter.metadata.get("foundation_fingerprint")
     if not theirs:
-        raise refuse(source, UNSIGNED, "foundation_unknown")
+        raise refuse(source, NO_FOUNDATION, "foundation_unknown")
     if theirs != foundation.fingerprint:
         raise refuse(
             source,
-            f"made for foundation {adapter.metadata.get('foundation', 'unknown')} ({theirs[:12]}), "
+            f"it was made for foundation {adapter.metadata.get('foundation', 'unknown')} ({theirs[:12]}), "
             f"not for {foundation.name} ({foundation.fingerprint[:12]}); use that foundation or train again.",
             "foundation_mismatch",
         )
@@ -225,11 +225,11 @@ def check_fits(adapter: Adapter, foundation: Foundation, source: str = "") -> No
     if unknown:
         raise refuse(
             source,
-            f"{len(unknown)} keys name no {adapter.path} layer of {foundation.name}: {unknown[0]}, ...",
+            f"{len(unknown)} of its layers are not {adapter.path} layers of {foundation.name}: {unknown[0]}, ...",
         )
     missing = sorted(known - set(adapter.tensors))
     if missing:
-        raise refuse(source, f"{len(missing)} {adapter.path} layers are missing: {missing[0]}, ...")
+        raise refuse(source, f"it lacks {len(missing)} {adapter.path} layers: {missing[0]}, ...")
     for name, (a, b) in adapter.tensors.items():
         layer = foundation.denoiser.get_submodule(name)
         expected = (layer.in_features, layer.out_features)
@@ -254,9 +254,8 @@ def adopt(adapter: Adapter, foundation: Foundation, source: str = "") -> dict[Lo
         if path is None:
             raise refuse(
                 source,
-                f"layer {name} is none that adapters of {foundation.name} may change (its attention's and feed-forward "
-                "Linears, for example "
-                f"{foundation.targets['temporal'][0]}); is it for another model?",
+                f"adapters of {foundation.name} cannot change layer {name}; expected attention and feed-forward Linears "
+                f"such as {foundation.targets['temporal'][0]}. Was it made for another model?",
             )
         found.setdefault(path, {})[name] = pair
     adopted = {}
@@ -307,7 +306,7 @@ def _fold(
             if not math.isclose(factor, theirs[name], rel_tol=1e-6):
                 raise refuse(
                     source,
-                    f"layer {name} is multiplied by {factor:g} by its {what} and by {theirs[name]:g} by its {other}; "
+                    f"its {what} multiplies layer {name} by {factor:g}, but its {other} by {theirs[name]:g}; "
                     "remove the one that is wrong.",
                 )
     if header is None and not alphas and (config is None or is_plain(config)):
@@ -335,12 +334,12 @@ def _pair(source: str, raw: dict[str, Tensor]) -> tuple[dict[str, tuple[Tensor, 
         if "lora_magnitude_vector" in key:
             raise refuse(
                 source,
-                "it is a DoRA, which scales the base's weights too; merge it into the model or train it without.",
+                "it is a DoRA, which also scales the base's weights; merge it into the model or train it without DoRA.",
             )
         half = {".lora_A.weight": "A", ".lora_B.weight": "B"}.get(key[-len(".lora_A.weight") :])
         if half is None:
             raise refuse(
-                source, f"unknown key {key[:100]!r}; only ...lora_A.weight and ...lora_B.weight are expected."
+                source, f"unknown key {key[:100]!r}; expected only ...lora_A.weight and ...lora_B.weight."
             )
         name = _module(key[: -len(".lora_A.weight")])
         if tensor.ndim != 2 or not tensor.is_floating_point():
@@ -349,17 +348,19 @@ def _pair(source: str, raw: dict[str, Tensor]) -> tuple[dict[str, tuple[Tensor, 
             )
         halves.setdefault(name, {})[half] = tensor
     if not halves:
-        raise refuse(source, "it is empty.")
+        raise refuse(source, "it holds no tensors.")
     for name, pair in halves.items():
         if set(pair) != {"A", "B"}:
-            raise refuse(source, f"layer {name} has only lora_{next(iter(pair))}; both A and B are expected.")
+            raise refuse(
+                source, f"layer {name} has only lora_{next(iter(pair))}; expected lora_A and lora_B."
+            )
         if pair["A"].shape[0] != pair["B"].shape[1]:
             raise refuse(
                 source,
                 f"layer {name}: A {list(pair['A'].shape)} and B {list(pair['B'].shape)} do not share a rank.",
             )
     for name in alphas.keys() - halves.keys():
-        raise refuse(source, f"layer {name} has an alpha and no lora_A and lora_B.")
+        raise refuse(source, f"layer {name} has an alpha but no lora_A or lora_B.")
     return {name: (pair["A"], pair["B"]) for name, pair in halves.items()}, alphas
 
 
@@ -378,7 +379,7 @@ def _check_header(file: Path) -> None:
     with file.open("rb") as opened:
         head = opened.read(9)
     if head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        raise refuse(file.name, "it is a pickle, which is never opened here; save it as safetensors.")
+        raise refuse(file.name, "it is a pickle file, which is never loaded; save it as safetensors.")
     if len(head) < 9 or head[8:9] != b"{" or struct.unpack("<Q", head[:8])[0] > file.stat().st_size:
         raise refuse(file.name, "it is not a safetensors file.")
 

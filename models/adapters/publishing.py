@@ -15,7 +15,15 @@ from pathlib import Path
 from infra.errors import InvalidInput
 from infra.registry import collect
 from models.adapters.config import CONFIG_FILE, refuse
-from models.adapters.file import UNSIGNED, Adapter, adopt, check_fits, read_adapter, rewrite, save_adapter
+from models.adapters.file import (
+    NO_FOUNDATION,
+    Adapter,
+    adopt,
+    check_fits,
+    read_adapter,
+    rewrite,
+    save_adapter,
+)
 from models.adapters.versions import ADAPTER_FILES, check_path
 from models.foundations.base import Foundation
 from models.lora.routing import LoraPath
@@ -37,29 +45,32 @@ def ready_to_publish(
             foundation given.
     """
     read = read_all(folder)
-    unsigned = [path for path, adapter in read.items() if not adapter.metadata.get("foundation_fingerprint")]
-    if unsigned and foundation is None:
-        raise refuse(str(folder), UNSIGNED, "foundation_unknown")
-    if unsigned and len(read) > 1:
+    unassigned = [
+        path for path, adapter in read.items() if not adapter.metadata.get("foundation_fingerprint")
+    ]
+    if unassigned and foundation is None:
+        raise refuse(str(folder), NO_FOUNDATION, "foundation_unknown")
+    if unassigned and len(read) > 1:
         raise refuse(
             str(folder),
-            f"its {unsigned[0]} adapter names no foundation; publish one adapter a folder, whose layers are told apart.",
+            f"its {unassigned[0]} adapter names no foundation; give a folder with one adapter, whose layers are then "
+            "assigned to the paths.",
         )
     prints = {adapter.metadata.get("foundation_fingerprint") for adapter in read.values()}
     if len(prints) > 1:
         raise refuse(
             str(folder), "its two adapters were made for different foundations.", "foundation_mismatch"
         )
-    if foundation is not None and not unsigned:
+    if foundation is not None and not unassigned:
         for path, adapter in read.items():
             check_fits(adapter, foundation, str(folder / ADAPTER_FILES[path]))
-    if not unsigned and all(adapter.canonical for adapter in read.values()):
+    if not unassigned and all(adapter.canonical for adapter in read.values()):
         yield folder, read["temporal"]
         return
     with tempfile.TemporaryDirectory(prefix="motiondirector-publish-") as temporary:
         copy = Path(temporary) / "adapter"
         shutil.copytree(folder, copy)
-        if unsigned:
+        if unassigned:
             assert foundation is not None
             written = {
                 path: save_adapter(
@@ -89,8 +100,8 @@ def read_all(folder: Path) -> dict[LoraPath, Adapter]:
         read[path] = read_adapter(place)
         if not (place / CONFIG_FILE).is_file():
             raise InvalidInput(
-                f"{place} has no {CONFIG_FILE}; give the folder that `motiondirector train` or PEFT wrote (stock PEFT "
-                "needs it).",
+                f"{place} has no {CONFIG_FILE}, which stock PEFT needs; give the folder that `motiondirector train` or "
+                "PEFT wrote.",
                 code="adapter_config_missing",
             )
         if read[path].metadata.get("foundation_fingerprint"):

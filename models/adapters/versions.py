@@ -32,7 +32,7 @@ MAX_NOISE_BYTES = 256 << 20
 _plain: set[str] = set()  # hashes of each adapter_config.json known to need no folding
 
 
-def held(version: Version) -> dict[LoraPath, FileEntry]:
+def adapter_files(version: Version) -> dict[LoraPath, FileEntry]:
     """The adapter files of a version, the temporal one first."""
     return {path: version.files[name] for path, name in ADAPTER_FILES.items() if name in version.files}
 
@@ -45,7 +45,25 @@ def own_paths(version: Version) -> tuple[LoraPath, ...]:
     """
     if version.metadata.get("method") in STANDS_ALONE:
         return ("temporal",)
-    return tuple(held(version))
+    return tuple(adapter_files(version))
+
+
+def own_steps(version: Version, path: LoraPath) -> tuple[float, float] | None:
+    """The part of the denoising steps in which a version's adapter acts unless a request says otherwise.
+
+    None: in all. It is the training setting `acts_until`, of the temporal adapter alone. Raises InvalidInput if
+    the version's metadata is not as a training writes it.
+    """
+    config = version.metadata.get("config")
+    until = config.get("acts_until") if isinstance(config, dict) and path == "temporal" else None
+    if until is None:
+        return None
+    if isinstance(until, bool) or not isinstance(until, int | float) or not 0 < until <= 1:
+        raise InvalidInput(
+            f"{version.ref}: its metadata has acts_until {until!r}; expected a number above 0, at most 1. Publish it again.",
+            code="invalid_adapter",
+        )
+    return (0.0, float(until))
 
 
 def noise_file(bucket: Bucket) -> str:
@@ -65,13 +83,14 @@ def noise_of(version: Version, bucket: Bucket) -> FileEntry:
     entry = version.files.get(noise_file(bucket))
     if entry is None:
         raise InvalidInput(
-            f"{version.ref} has a noise prior for {' and '.join(sorted(sizes)[:8])} (frames, height, width), the video is "
-            f"{bucket}; ask for that size, or leave noise_prior out.",
+            f"{version.ref} has a noise prior for {' and '.join(sorted(sizes)[:8])} (frames, height, width), but the video is "
+            f"{bucket}; request that size, or leave noise_prior out.",
             code="noise_prior_size",
         )
     if entry.size > MAX_NOISE_BYTES:
         raise InvalidInput(
-            f"{version.ref} has a noise prior of {entry.size} bytes; at most {MAX_NOISE_BYTES} are read.",
+            f"{version.ref} has a noise prior of {entry.size} bytes, but at most {MAX_NOISE_BYTES} are allowed; train it again "
+            "with fewer references.",
             code="noise_prior_too_large",
         )
     return entry
@@ -103,7 +122,7 @@ def check_path(ref: str, path: LoraPath, adapter: Adapter) -> None:
     """Raise InvalidInput if the file of one path holds an adapter of the other."""
     if adapter.path != path:
         raise InvalidInput(
-            f"{ref}: its file for the {path} path holds a {adapter.path} adapter; publish it again.",
+            f"{ref}: the file of its {path} adapter holds a {adapter.path} adapter; publish it again.",
             code="invalid_adapter",
         )
 

@@ -31,8 +31,7 @@ class WanSpec(FamilySpec):
         vae = read_config(folder, "vae")
         if read_config(folder, "").get("transformer_2", [None])[0]:
             raise UserError(
-                f"{name} has two denoising experts (Wan 2.2), which this version cannot customize; "
-                "use a Wan 2.1 checkpoint.",
+                f"{name} has two denoising experts (Wan 2.2), which are not supported; use a Wan 2.1 checkpoint.",
                 code="unsupported_foundation",
             )
         _, patch_height, patch_width = read_config(folder, "transformer").get("patch_size") or (1, 2, 2)
@@ -42,7 +41,7 @@ class WanSpec(FamilySpec):
         return Sizes(name, usual.updated(recommended.get("generation", {})), spatial, temporal, multiples)
 
     def text_limit(self, folder: Path, name: str) -> TextLimit:
-        return TextLimit(folder / "tokenizer", name, TOKENS, marks=1)
+        return TextLimit(folder / "tokenizer", name, TOKENS, special_tokens=1)
 
     def foundation_class(self) -> type[Foundation]:
         from models.foundations.wan import WanFoundation

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from infra.errors import InvalidInput
 from models.family import FamilySpec
 from models.foundations.fingerprint import fingerprint_folder
-from models.foundations.layout import TokenLayout
+from models.foundations.layout import TokenLayout, steps
 from models.foundations.noise import LinearStep, NoiseProcess
 from models.lora.bank import AdapterBank
 from models.lora.checkpointing import checkpoint_blocks
@@ -87,7 +87,7 @@ class Foundation(ABC):
         return self.spec.text_limit(self.folder, self.name)
 
     @property
-    def whole(self) -> bool:
+    def has_denoiser(self) -> bool:
         """Whether the denoiser was loaded. Without it a foundation can encode but not make videos."""
         return _has_weights(self.denoiser)
 
@@ -156,7 +156,7 @@ class Foundation(ABC):
         """Width D of the text embeddings that the denoiser takes."""
 
     @contextmanager
-    def passing_bank(self, slots: dict[LoraPath, int], rank: Rank, **options: Any) -> Iterator[AdapterBank]:
+    def temporary_bank(self, slots: dict[LoraPath, int], rank: Rank, **options: Any) -> Iterator[AdapterBank]:
         """A temporary bank for the block, made by `add_bank`; the previous bank is restored afterwards."""
         before, self._bank = self._bank, None
         if before is not None:
@@ -183,9 +183,27 @@ class Foundation(ABC):
     def latent_shape(self, bucket: Bucket) -> tuple[int, int, int, int]:
         """(C, f, h, w) of a video's latents."""
 
+    def latent_layout(self, bucket: Bucket) -> TokenLayout:
+        """The frames and pixels of a video of this size that each latent represents, in order f, h, w."""
+        _, frames, height, width = self.latent_shape(bucket)
+        # The first frame has its own latent frame (which matters if the VAE compresses time).
+        ends = [1 + frame * self.sizes.temporal_scale for frame in range(frames)]
+        starts = [0, *ends[:-1]]
+        return TokenLayout(
+            "of the video",
+            tuple(range(start, end) for start, end in zip(starts, ends, strict=True)),
+            steps(height, 1, self.sizes.spatial_scale),
+            steps(width, 1, self.sizes.spatial_scale),
+        )
+
     @abstractmethod
     def token_layout(self, layer: str, bucket: Bucket) -> TokenLayout:
-        """The frames and pixels of a video of this size that the tokens of a target layer represent."""
+        """The frames and pixels of a video of this size that the tokens of a target layer represent.
+
+        Every target layer must have one: regions of adapters need a place for each token. Layers that act on
+        the text (keys and values of cross-attention) have none, because what an adapter changes there reaches
+        every pixel. A family that adds such targets must apply the region where pixels read them instead.
+        """
 
     @abstractmethod
     def encode_text(self, prompts: list[str]) -> Tensor:
@@ -233,7 +251,7 @@ class Foundation(ABC):
         kinds = self.scheduler_kinds()
         if kind is not None and kind not in kinds:
             raise InvalidInput(
-                f"scheduler {kind!r} does not suit {self.name}; choose one of {', '.join(kinds)}.",
+                f"scheduler {kind!r} does not suit {self.name}; expected one of {', '.join(kinds)}.",
                 code="invalid_scheduler",
             )
         return self._make_scheduler(kind or kinds[0])

@@ -41,6 +41,22 @@ class TokenLayout:
             return cells_fhw3.flatten(1, 2).transpose(0, 1)
         return cells_fhw3.flatten(0, 2)[None]
 
+    def means(self, values_FHW: Tensor) -> Tensor:
+        """The mean of each token's cell, in the layer's order of one sample's tokens [R * T].
+
+        Args:
+            values_FHW: a value for each frame and each of H x W equal parts of the picture: pixels, or squares
+                of pixels that no cell divides, such as latents.
+        """
+        means = values_FHW
+        for dimension, of in enumerate((self.frames, self.rows, self.columns)):
+            parts = of[-1].stop // means.shape[dimension]  # pixels (or frames) per value
+            spans = [means.narrow(dimension, one.start // parts, len(one) // parts) for one in of]
+            means = torch.stack([span.mean(dimension) for span in spans], dimension)
+        if self.sequences == "of a pixel":
+            means = means.permute(1, 2, 0)
+        return means.flatten()
+
     def region(self, sequence: int, token: int) -> tuple[range, range, range]:
         """The frames, pixel rows and pixel columns of the video that a token represents."""
         frame, row, column = self.cells_RT3[sequence, token].tolist()

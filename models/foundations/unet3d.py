@@ -151,11 +151,11 @@ class UNet3DFoundation(Foundation):
         )
 
     def token_layout(self, layer: str, bucket: Bucket) -> TokenLayout:
-        _, frames, height, width = self.latent_shape(bucket)
+        _, _, height, width = self.latent_shape(bucket)
         cell = 2 ** level_of(layer, len(self.denoiser.down_blocks))
         return TokenLayout(
             "of a frame" if layer in self.targets["spatial"] else "of a pixel",
-            tuple(range(frame, frame + 1) for frame in range(frames)),
+            self.latent_layout(bucket).frames,
             steps(height, cell, self.vae_scale),
             steps(width, cell, self.vae_scale),
         )

@@ -45,8 +45,7 @@ class WanFoundation(Foundation):
     def __init__(self, pipeline: Any, spec: FamilySpec, *, source: str, **about: Any) -> None:
         if getattr(pipeline, "transformer_2", None) is not None:
             raise UserError(
-                f"{source} has two denoising experts (Wan 2.2), which this version cannot customize; "
-                "use a Wan 2.1 checkpoint.",
+                f"{source} has two denoising experts (Wan 2.2), which are not supported; use a Wan 2.1 checkpoint.",
                 code="unsupported_foundation",
             )
         super().__init__(pipeline, spec, source=source, **about)
@@ -71,14 +70,11 @@ class WanFoundation(Foundation):
     def token_layout(self, layer: str, bucket: Bucket) -> TokenLayout:
         _, frames, height, width = self.latent_shape(bucket)
         patch_frames, patch_height, patch_width = self.denoiser.config.patch_size
-        ends = [
-            1 + frame * self.temporal_scale for frame in range(frames)
-        ]  # the first frame has its own latent frame
-        starts = [0, *ends[:-1]]
+        of = self.latent_layout(bucket).frames
         return TokenLayout(
             "of the video",
             tuple(
-                range(starts[first], ends[first + patch_frames - 1])
+                range(of[first].start, of[first + patch_frames - 1].stop)
                 for first in range(0, frames - patch_frames + 1, patch_frames)
             ),
             steps(height, patch_height, self.spatial_scale),

@@ -97,7 +97,7 @@ class AdapterBank(nn.Module):
                     self._layers[path, name] = layer
         self.tokens: AppearanceTokens | None = None
         if tokens is not None and self.slots["spatial"]:
-            assert trainable, "appearance tokens are for training alone"
+            assert trainable, "only a trainable bank has appearance tokens"
             device = next(denoiser.parameters()).device
             self.tokens = AppearanceTokens(self.slots["spatial"], *tokens, device)
         self._widths: dict[LoraPath, list[int]] = {
@@ -120,7 +120,7 @@ class AdapterBank(nn.Module):
         """Zeros for every slot of a path [slots + 1, slot numel]."""
         weights: list[Any] = [denoiser.get_submodule(name).weight for name in self.targets[path]]
         devices = {weight.device for weight in weights}
-        assert len(devices) == 1, f"the {path} targets are on {len(devices)} devices; a bank wants one"
+        assert len(devices) == 1, f"the {path} targets are on {len(devices)} devices; expected one"
         kinds: list[torch.dtype] = [weight.dtype for weight in weights]
         kind = dtype or functools.reduce(torch.promote_types, kinds)
         size = (self.slots[path] + 1, sum(self._widths[path]))
@@ -213,7 +213,7 @@ class AdapterBank(nn.Module):
 
     def attach(self, denoiser: nn.Module) -> None:
         """Attach the bank to the denoiser's target layers: at construction, and again after a `remove`."""
-        assert not self._undo, "the bank is attached"
+        assert not self._undo, "the bank is already attached"
         stand = self._hook if self.trainable else self._replace
         for name in dict.fromkeys(name for _, name in self._layers):
             linear: Any = denoiser.get_submodule(name)
@@ -282,7 +282,7 @@ class AdapterBank(nn.Module):
 
     def _check(self, path: LoraPath, tensors: LayerTensors) -> None:
         unknown = set(tensors) - set(self.targets[path])
-        assert not unknown, f"no {path} target: {sorted(unknown)[:3]}"
+        assert not unknown, f"not {path} targets: {sorted(unknown)[:3]}"
         for a, _ in tensors.values():
             assert self.holds(a.shape[0]), f"rank {a.shape[0]} does not fit the bank's {self.rank}"
 

@@ -1,11 +1,11 @@
 """Which adapters each sample of a batch uses: an argument of the forward, never a state of the model.
 
-Shapes: n samples in the batch, at most k adapters per sample and path.
+Shapes: n samples in the batch, at most k adapters per sample and path, N tokens of a sample in a layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -28,6 +28,9 @@ class Mix:
     scales: Tensor  # [n, k] float
     frozen: bool = False
     unscaled: bool = False  # every scale is 1: no need to multiply
+    # How much of each token's cell each adapter covers (models/regions/layers.py), [n, k, N] by `LoraSlots.key`; layers
+    # with the same tokens share a tensor. None: every adapter of the batch acts on the whole frame.
+    coverage: Mapping[str, Tensor] | None = field(default=None, repr=False)
     # The slots as Python numbers: a trainable bank keeps each slot as a Parameter and selects it by number.
     numbers: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
 
@@ -39,6 +42,7 @@ class Mix:
         *,
         device: torch.device | str = "cpu",
         frozen: bool = False,
+        coverage: Mapping[str, Tensor] | None = None,
     ) -> Mix:
         """From one row of slot numbers (and scales, default 1) per sample; rows may differ in length."""
         width = max((len(row) for row in slots), default=0)
@@ -52,6 +56,7 @@ class Mix:
             scales=torch.tensor(weights, dtype=torch.float32, device=device).view(len(rows), width),
             frozen=frozen,
             unscaled=unscaled,
+            coverage=coverage,
             numbers=tuple(tuple(row) for row in rows),
         )
 
@@ -68,6 +73,11 @@ class Routing:
     temporal: Mix | None = None
     dropout: float = 0.0
     seeds: tuple[int, ...] = ()
+
+    @property
+    def covers_parts(self) -> bool:
+        """Whether some adapter acts on a part of the frame only."""
+        return any(mix is not None and mix.coverage is not None for mix in (self.spatial, self.temporal))
 
     def __post_init__(self) -> None:
         sizes = {mix.slots.shape[0] for mix in (self.spatial, self.temporal) if mix is not None}

@@ -3,7 +3,8 @@
 There are two ways, equal up to rounding. Beside the layer: its output plus B A x. In the layer: each
 sample has its own weight W + scale * B A, and the layer is one product with it. The second costs about
 as much as the bare layer, because the sum covers a few thousand values while the product covers all
-tokens. It is used only in float32: merging in bfloat16 would round small updates away.
+tokens. It is used only in float32: merging in bfloat16 would round small updates away. It is not used for a batch
+in which an adapter has a region: a weight of the sample acts on all its tokens alike.
 
 Shapes: n samples, N = tokens of a sample (whatever the layer folded into the batch: frames or pixels),
 r rank, k adapters per sample, i and o the layer's widths.
@@ -95,7 +96,7 @@ class LoraSlots(nn.Module):
         return picked[0].unsqueeze(0) if len(picked) == 1 else torch.stack(picked)
 
     def forward(self, x: Tensor, y: Tensor, mix: Mix, dropout: float, seeds: tuple[int, ...]) -> Tensor:
-        """y + sum over the mix of scale * B A x.
+        """y + sum over the mix of scale * B A x, each token's term multiplied by its coverage if the mix has one.
 
         Args:
             x: the layer's input [n * anything, ..., in], sample outermost.
@@ -104,6 +105,8 @@ class LoraSlots(nn.Module):
         n, k = mix.slots.shape
         x_nNi = x.reshape(n, -1, x.shape[-1])
         y_nNo = y.reshape(n, -1, y.shape[-1])
+        coverage_nkN = None if mix.coverage is None else mix.coverage[self.key]
+        assert coverage_nkN is None or not (self.trainable or dropout), "regions are for serving banks"
         for j in range(k):
             numbers = tuple(row[j] for row in mix.numbers) if self.trainable else ()
             b_nor = self._pick(self.B, numbers, mix.slots[:, j], mix.frozen)
@@ -118,6 +121,8 @@ class LoraSlots(nn.Module):
             h_nNr = x_nNi.to(b_nor.dtype)  # serving: plain operations, which compile into one graph
             if a_nri is not None:
                 h_nNr = torch.bmm(h_nNr, a_nri.transpose(1, 2))
+            if coverage_nkN is not None:
+                h_nNr = h_nNr * coverage_nkN[:, j, :, None].to(h_nNr.dtype)
             if scale_n11 is not None:  # scale B: it has far fewer values than h, and was just copied
                 b_nor = b_nor * scale_n11
             if y_nNo.dtype == h_nNr.dtype:
@@ -168,12 +173,14 @@ def pays(tokens: int, out: int, width: int) -> bool:
 
 
 def in_the_layer(linear: nn.Linear, x: Tensor, routed: Sequence[tuple[LoraSlots, Mix]]) -> Tensor | None:
-    """The layer's output with the slots merged into each sample's weight; None if B A beside it is better.
+    """The layer's output with the slots merged into each sample's weight; None if B A must be beside it, or is better.
 
     Args:
         x: the layer's input [n * anything, ..., in], sample outermost.
         routed: the active slots with their mixes of n rows each; not from a trainable bank.
     """
+    if any(mix.coverage is not None for _, mix in routed):
+        return None
     out, width = linear.weight.shape
     n = routed[0][1].slots.shape[0]
     kinds = {x.dtype, linear.weight.dtype, *(slots.B.dtype for slots, _ in routed)}

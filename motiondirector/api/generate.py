@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import model_validator
 
@@ -15,6 +15,7 @@ from infra.registry import DEFAULT_REGISTRY
 from infra.setting import setting
 from models.dtypes import Dtype
 from models.generation import GenerationSettings
+from motiondirector.api.lora import EXAMPLE, Lora, with_region
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,23 +47,36 @@ class GenerateConfig(GenerationSettings):
     appearance_until: float = setting(
         1.0, MOTION, "The appearance acts in this first part of the denoising steps."
     )
+    lora: Lora = setting(
+        [],
+        MOTION,
+        f"A further adapter, such as {EXAMPLE}; repeatable. NAME or NAME@VERSION, then any of scale (several numbers: one "
+        "for each phase of its steps), steps (FROM-TO, fractions of the denoising steps), path (temporal or spatial), region "
+        "(LEFT,TOP,RIGHT,BOTTOM as fractions of the frame; more numbers are corners X,Y,...; or a file: a picture or video "
+        "that is white where the adapter acts, or YAML with keyframes), feather (width of the region's soft edge), unit "
+        "(fraction or pixels).",
+    )
+    outside: Literal["base"] | None = setting(
+        None, MOTION, "base: outside all regions, the base model's video. Takes twice as long."
+    )
     noise_prior: float | None = setting(
         None,
         PRIOR,
-        "Start from the noise of a reference clip, with this weight p in sqrt(p) * inverted + sqrt(1 - p) * noise. The paper "
-        "has 0.1 to 0.5 for a motion of one clip.",
+        "Start from the noise of a reference clip with this weight: p in sqrt(p) * inverted + sqrt(1 - p) * noise. The paper "
+        "uses 0.1 to 0.5 for a motion of one clip.",
         ge=0,
         le=1,
     )
     prior_concept: str | None = setting(
         None,
         PRIOR,
-        "Whose noise prior: NAME or NAME@VERSION, trained with --noise-prior. Absent: that of --concept.",
+        "Concept whose noise prior is used: NAME or NAME@VERSION, trained with --noise-prior. Absent: --concept.",
     )
     prior_clip: str | None = setting(
         None,
         PRIOR,
-        "Instead of a concept's: a video file, or SET#CLIP for a clip of a clip set. Not with --server.",
+        "Clip whose noise is used, instead of a concept's: a video file, or SET#CLIP for a clip of a clip set. Not with "
+        "--server.",
     )
     seed: int | None = setting(None, VIDEO, "Same seed, same video. Absent: drawn and printed.")
     steps: int | None = setting(None, VIDEO, "Denoising steps. Absent: the model's default.")
@@ -85,10 +99,10 @@ class GenerateConfig(GenerationSettings):
         if self.noise_prior is None and (self.prior_concept or self.prior_clip):
             raise ValueError("--prior-concept and --prior-clip need a weight; add --noise-prior, such as 0.3")
         if self.prior_concept and self.prior_clip:
-            raise ValueError("--prior-concept and --prior-clip are both given; give one noise prior")
+            raise ValueError("--prior-concept and --prior-clip are both given; give one of them")
         if self.noise_prior is not None and not (self.prior_clip or self.prior_concept or self.concept):
             raise ValueError(
-                "--noise-prior names nobody's noise; give --concept, --prior-concept or --prior-clip"
+                "--noise-prior needs a concept or a clip whose noise it uses; give --concept, --prior-concept or --prior-clip"
             )
         return self
 
@@ -145,19 +159,21 @@ def generate(
         UserError: what a server would answer: no such concept, a size that the model cannot do, ...
     """
     config = config or GenerateConfig()
-    body = read_body(prompt, config)
+    body, notes = read_body(prompt, config)
     if server and config.prior_clip:
         raise UserError(
-            "--prior-clip with --server: a server takes the noise prior of a concept alone; give --prior-concept, or leave "
-            "--server out."
+            "--prior-clip cannot be used with --server, which only takes the noise prior of a concept; give --prior-concept, "
+            "or leave --server out."
         )
     if server:
-        return from_server(body, server, on_progress)
-    return in_process(body, config, registry, on_progress)
+        video = from_server(body, server, on_progress)
+    else:
+        video = in_process(body, config, registry, on_progress)
+    return replace(video, warnings=(*notes, *video.warnings))
 
 
-def read_body(prompt: str, config: GenerateConfig) -> CreateVideo:
-    """The request, checked as a server would. Raises UserError."""
+def read_body(prompt: str, config: GenerateConfig) -> tuple[CreateVideo, list[str]]:
+    """The request, checked as a server would, and notes about files that were read for it. Raises UserError."""
     from pydantic import ValidationError
 
     from infra.errors import InvalidInput
@@ -166,11 +182,15 @@ def read_body(prompt: str, config: GenerateConfig) -> CreateVideo:
     motion: dict[str, Any] = {"scale": config.scale, "until": config.until}
     as_trained = config.scale == config.until == 1.0
     look = {"scale": config.appearance_scale, "until": config.appearance_until, "path": "spatial"}
-    lora = [
-        *([{"name": config.concept, **motion}] if config.concept and not as_trained else []),
-        *([{"name": config.appearance, **look}] if config.appearance else []),
+    read = [with_region(entry) for entry in config.lora]
+    # Each entry, and how its fields are given on the command line.
+    entries = [
+        *([({"name": config.concept, **motion}, "--")] if config.concept and not as_trained else []),
+        *([({"name": config.appearance, **look}, "--appearance-")] if config.appearance else []),
+        *((entry, f"--lora {entry.get('name')}: ") for entry, _ in read),
     ]
     prior = {"concept": config.prior_concept or config.concept, "weight": config.noise_prior}
+    lora = [entry for entry, _ in entries]
     fields = {
         **config.settings,
         "model": f"foundation:{config.concept}" if config.concept and as_trained else "foundation",
@@ -182,26 +202,32 @@ def read_body(prompt: str, config: GenerateConfig) -> CreateVideo:
         "noise_prior": None if config.noise_prior is None or config.prior_clip else prior,
     }
     try:
-        return CreateVideo(**{name: value for name, value in fields.items() if value is not None})
+        body = CreateVideo(**{name: value for name, value in fields.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
         reason = first["msg"].removeprefix("Value error, ")
-        raise InvalidInput(f"{option_of(first['loc'], lora)}: {reason}.") from None
+        raise InvalidInput(
+            f"{option_of(first['loc'], [option for _, option in entries])}: {reason}."
+        ) from None
+    return body, [note for _, notes in read for note in notes]
 
 
-def option_of(field: tuple[int | str, ...], lora: list[dict[str, Any]]) -> str:
-    """The option that a field of the request comes from; an entry of `lora` is the motion or the appearance."""
+def option_of(field: tuple[int | str, ...], options: list[str]) -> str:
+    """The option that a field of the request comes from.
+
+    Args:
+        options: how the options of each entry of `lora` begin.
+    """
     if not field:  # what is wrong is no field's alone
         return "the request"
     if field[0] == "noise_prior":
         return "--prior-concept" if field[-1] == "concept" else "--noise-prior"
-    if field[0] != "lora":
+    if field[0] != "lora" or len(field) == 1:
         return "--" + "-".join(str(part) for part in field).replace("_", "-")
-    _, number, name = field
-    whose = "appearance" if lora[int(number)].get("path") == "spatial" else "concept"
-    if name == "name":
-        return f"--{whose}"
-    return f"--{name}" if whose == "concept" else f"--appearance-{name}"
+    begin, rest = options[int(field[1])], [str(part) for part in field[2:]]
+    if rest == ["name"]:
+        return {"--": "--concept", "--appearance-": "--appearance"}.get(begin, begin + "name")
+    return f"{begin}{'.'.join(rest)}" if rest else begin.rstrip(": ")
 
 
 def from_server(body: CreateVideo, url: str, on_progress: Progress) -> Video:

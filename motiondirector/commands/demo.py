@@ -85,13 +85,15 @@ def demo_batch(
     exit code 1 if anything is not so. Takes about half an hour on two cores that do nothing else.
     """
     from motiondirector.demo.batch import BatchDemo
-    from motiondirector.demo.verdict import table_of
+    from motiondirector.demo.verdict import reasons_of, table_of
 
     console = Console()
     story = BatchDemo(out, concepts, foundation, steps, checkpoint_interval, console)
     report = story.run()
     console.rule(style="dim")
     console.print(table_of(story.rows))
+    for reason in reasons_of(story.rows):
+        console.print(reason, highlight=False, markup=False, soft_wrap=True)
     published = sum(row.status == "published" for row in story.rows)
     name = story.rows[0].concept
     conclude(

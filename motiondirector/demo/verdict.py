@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE
-from rich.markup import escape
 from rich.table import Table
 
 from training.batch.watch.validation import told_first
@@ -110,9 +109,9 @@ def faults_of(rows: Sequence[Row], clips: Sequence[str]) -> list[str]:
 
 
 def table_of(rows: Sequence[Row]) -> Table:
-    """The table of concepts with lanes in order and scores; its caption tells why some have no scores."""
+    """The table of concepts with lanes in order and scores; `reasons_of` tells why some have none."""
     scores = list(dict.fromkeys(name for row in rows for name in told_first(row.scores)))
-    table = Table(box=SIMPLE, pad_edge=False, caption_justify="left")
+    table = Table(box=SIMPLE, pad_edge=False)
     for name in ("concept", "status", "lanes"):
         table.add_column(name, no_wrap=True)
     for name in scores:  # their numbers are short, so their headings may wrap first
@@ -125,6 +124,10 @@ def table_of(rows: Sequence[Row]) -> Table:
             "\n".join(row.lanes),
             *(f"{row.scores[name]:.2f}" if name in row.scores else "" for name in scores),
         )
-    reasons = [(row.concept, row.reason or row.unscored) for row in rows if row.reason or row.unscored]
-    table.caption = "\n".join(escape(f"{concept}: {reason}") for concept, reason in reasons)
     return table
+
+
+def reasons_of(rows: Sequence[Row]) -> list[str]:
+    """A line for each concept that failed or has no scores: why."""
+    # Not in the table: a table wider than the terminal is cut at its right edge.
+    return [f"{row.concept}: {reason}" for row in rows if (reason := row.reason or row.unscored)]

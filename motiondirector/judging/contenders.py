@@ -218,4 +218,4 @@ def base() -> Contender:
 def trained(name: str, adapters: Adapters, config: TrainConfig) -> Contender:
     """A contender trained here, called by its method and steps."""
     steps = f"{config.steps} step{'s' if config.steps > 1 else ''}"
-    return Contender(name, f"{TITLES[config.method]}, {steps}", adapters)
+    return Contender(name, f"{TITLES[config.method]}, {steps}", adapters, config.adapter_steps)

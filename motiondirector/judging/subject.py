@@ -59,6 +59,7 @@ class Subject:
         """
         from datasets.clip_sets.clips import read_clips
         from evaluation.evaluate import Contender
+        from models.adapters.versions import own_steps
 
         source = data or origin.data
         if source is None:
@@ -68,7 +69,12 @@ class Subject:
             )
         clips = read_clips(source, origin.concept)
         foundation = load(origin.foundation)
-        ours = Contender(OURS, version.ref, read_version_adapters(registry, version, foundation))
+        ours = Contender(
+            OURS,
+            version.ref,
+            read_version_adapters(registry, version, foundation),
+            own_steps(version, "temporal"),
+        )
         bucket, pace = bucket_of(origin, foundation), pace_of_origin(origin, foundation)
         return cls(version, origin, source, clips, foundation, ours, bucket, pace)
 

@@ -182,7 +182,9 @@ def run_trials(
         made, opened = base_videos(foundation, full, generation, store), base
     else:
         adapters, seconds = adapters_for(trials, plan, foundation, on_step)
-        orders = [Order([*a, *b], of) for a, b, of in zip(full, free, adapters, strict=True)]
+        until = settings_of(plan, trials[0]).get("acts_until")
+        steps = None if until is None else (0.0, float(until))
+        orders = [Order([*a, *b], of, steps) for a, b, of in zip(full, free, adapters, strict=True)]
         videos = generate(foundation, orders)
         made = [of[: len(wanted)] for of, wanted in zip(videos, full, strict=True)]
         opened = [of[len(wanted) :] for of, wanted in zip(videos, full, strict=True)]

@@ -28,6 +28,7 @@ class Order:
 
     asked: Sequence[Asked]
     adapters: PathTensors = field(default_factory=dict)
+    steps: tuple[float, float] | None = None  # the part of the denoising steps in which they act; None: all
 
 
 def made_with(foundation: Foundation, dtype: str) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def generate(
     from models.denoise import sample
     from models.generation import GenerationParams
 
-    used = _install(foundation, [order.adapters for order in orders])
+    used = _install(foundation, orders)
     requests = [
         GenerationParams(prompt=one.prompt, seed=one.seed, adapters=uses)
         for order, uses in zip(orders, used, strict=True)
@@ -64,11 +65,12 @@ def split(videos: Sequence[np.ndarray], like: Sequence[Sequence[Any]]) -> list[l
     return [[next(rest) for _ in part] for part in like]
 
 
-def _install(foundation: Foundation, sets: Sequence[PathTensors]) -> list[tuple[SlotUse, ...]]:
-    """Put every set of adapters into slots of one bank. Returns how requests use each set."""
+def _install(foundation: Foundation, orders: Sequence[Order]) -> list[tuple[SlotUse, ...]]:
+    """Put every order's adapters into slots of one bank. Returns how its requests use them."""
     from models.generation import SlotUse
     from models.lora.bank import rank_for
 
+    sets = [order.adapters for order in orders]
     paths = list(dict.fromkeys(path for of in sets for path in of))
     if not paths:
         return [() for _ in sets]
@@ -77,7 +79,10 @@ def _install(foundation: Foundation, sets: Sequence[PathTensors]) -> list[tuple[
     for slot, of in enumerate(sets, 1):
         for path, layers in of.items():
             bank.write(path, slot, layers)
-    return [tuple(SlotUse(path=path, slot=slot) for path in of) for slot, of in enumerate(sets, 1)]
+    return [
+        tuple(SlotUse(path=path, slot=slot, steps=order.steps) for path in order.adapters)
+        for slot, order in enumerate(orders, 1)
+    ]
 
 
 def base_videos(

@@ -3,10 +3,10 @@
 A claim goes through two stages, each in fair turns: fetch (over the network, a few at once) and pack
 (disk to host memory, once the host cache has room for all of the claim's adapters). Claims whose adapters
 are in host memory or in slots are ready at once. An adapter is fetched and packed once for all claims
-that need it. No thread waits for another one here.
+that need it. No thread of the cache waits for another one.
 
 A claim with a noise prior always goes through the first stage, which also reads the prior from disk. The
-claim holds it until it is closed, so a prior is in memory only while a request waits with it.
+claim holds it until it is released, so a prior is in memory only while a request waits with it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from infra.errors import InvalidInput, Unavailable
+from infra.errors import InvalidInput
 from models.adapters.file import MAX_RANK
 from models.adapters.noise_prior import StoredNoise
 from models.lora.bank import AdapterBank
@@ -34,34 +34,35 @@ from serving.schemas import AdapterUsed, NoisePriorUsed, VersionFile
 
 log = logging.getLogger(__name__)
 FETCHERS = 4  # claims that fetch at once; each fetches one adapter after the other
-PACKERS = 2
-KEEP_PAUSE = 30.0  # seconds before a pinned adapter that failed to load is retried
+PACKERS = 2  # claims that pack at once
+PIN_RETRY_PAUSE = 30.0  # seconds before a pinned adapter that failed to load is retried
 PREFETCH: Flow = [("prefetch", 1.0)]
-KEEP: Flow = [("keep", 1.0)]
+PIN: Flow = [("pin", 1.0)]
 
-FileKey = tuple[str, str]  # (path of an adapter or "noise", sha256): one file
+FileKey = tuple[str, str]  # (path of the adapter, or "noise"; sha256)
 Ready = Callable[["Claim", BaseException | None], None]
 
 
 def file_key(use: VersionFile) -> FileKey:
+    """What identifies a file among those being fetched."""
     return key_of(use) if isinstance(use, AdapterUsed) else ("noise", use.sha256)
 
 
 @dataclass(eq=False)
 class Claim:
-    """The adapters and the noise prior that a request (or a prefetch) needs loaded until `AdapterCache.close`."""
+    """The adapters and noise prior that a request (or a prefetch) needs loaded until `AdapterCache.release`."""
 
     uses: Sequence[AdapterUsed]
-    ready: Ready  # called once after each `bring`, from any thread, when all are loaded or with the error
-    flow: Flow
-    order: float = float("inf")
+    ready: Ready  # called once after each `load`, from any thread, when all are loaded or with the error
+    flow: Flow  # its flow in the fair queues
+    order: float = float("inf")  # within its flow, smaller values go first
     prior: NoisePriorUsed | None = None
     noise: StoredNoise | None = None  # of `prior`, once it is read
     held: tuple[Key, ...] = ()  # in the host cache
-    closed: bool = False
-    wanted: bool = False
-    whole: bool = False  # load all of its adapters into host memory, even those in slots
-    fetching: frozenset[FileKey] = field(default=frozenset())
+    released: bool = False
+    wanted: bool = False  # its adapters count as needed by a queued request (`SlotTable.want`)
+    all_to_host: bool = False  # load all of its adapters into host memory, even those in slots
+    fetching: frozenset[FileKey] = field(default=frozenset())  # what its turn to fetch brings to disk
 
     @property
     def keys(self) -> list[Key]:
@@ -74,11 +75,12 @@ class Claim:
 
     @property
     def files(self) -> list[VersionFile]:
+        """The files of its adapters and of its noise prior."""
         return [*self.uses, *([self.prior] if self.prior is not None else [])]
 
     @property
     def cost(self) -> float:
-        """The cost of loading it for its flow's share: the number of files."""
+        """The cost of loading it, which counts against its flow's share: the number of files."""
         return float(len(self.files))
 
 
@@ -95,7 +97,7 @@ class AdapterCache:
         self, bank: AdapterBank, source: Source, *, host_bytes: int = 4 << 30, observe: Observe = unobserved
     ) -> None:
         self.bank, self.source = bank, source
-        self.slots = SlotTable(bank, lambda seconds: self._loaded("slot", seconds))
+        self.slots = SlotTable(bank, lambda seconds: self._count_load("slot", seconds))
         self._sizes = {
             path: bank.slot_bytes(path) if n and bank.targets[path] else 0 for path, n in bank.slots.items()
         }
@@ -108,8 +110,8 @@ class AdapterCache:
         self._fetching: set[FileKey] = set()
         self._fetches = 0  # number of running fetches
         self._packing: set[Key] = set()
-        self._keeping: set[Key] = set()  # pinned adapters being loaded
-        self._refused: dict[Key, float] = {}  # pinned adapters that failed -> time of the next try
+        self._loading_pins: set[Key] = set()  # pinned adapters being loaded
+        self._failed_pins: dict[Key, float] = {}  # pinned adapters that failed -> time of the next try
         self._warming = self._closing = False
         self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch")
         self._packers = ThreadPoolExecutor(PACKERS, thread_name_prefix="pack")
@@ -124,47 +126,48 @@ class AdapterCache:
 
     # --- claims ---------------------------------------------------------------------------------------------
 
-    def bring(self, claim: Claim) -> None:
+    def load(self, claim: Claim) -> None:
         """Load all of a claim's adapters into host memory or slots, then call its `ready`."""
         with self._lock:
-            if claim.closed:
+            if claim.released:
                 return
             if not claim.wanted:
                 claim.wanted = True
                 self.slots.want(claim.keys)
-            here = claim.unread is None and self._hold_what_is_here(claim)
-            if not here:
+            loaded = claim.unread is None and self._hold_loaded(claim)
+            if not loaded:
                 needed = self._needed(claim)
-                wanted: list[VersionFile] = [
+                files: list[VersionFile] = [
                     use for use in claim.uses if (key := key_of(use)) in needed and self.host.get(key) is None
                 ]
                 if claim.unread is not None:
-                    wanted.append(claim.unread)
-                claim.fetching = frozenset(file_key(use) for use in wanted if not self.source.has(use))
-                first = claim.fetching or claim.unread is not None
-                (self._to_fetch if first else self._to_pack).add(claim, claim.flow, claim.cost, claim.order)
-        if here:
+                    files.append(claim.unread)
+                claim.fetching = frozenset(file_key(use) for use in files if not self.source.has(use))
+                to_fetch = claim.fetching or claim.unread is not None
+                queue = self._to_fetch if to_fetch else self._to_pack
+                queue.add(claim, claim.flow, claim.cost, claim.order)
+        if loaded:
             claim.ready(claim, None)
         else:
             self._pump()
 
-    def bring_again(self, claim: Claim) -> None:
+    def reload(self, claim: Claim) -> None:
         """Load all adapters of a claim into host memory, because a slot it relied on was reassigned.
 
         Releases its holds first: two claims that each hold a half would deadlock.
         """
         with self._lock:
-            claim.whole = True
+            claim.all_to_host = True
             held, claim.held = claim.held, ()
         self.host.release(held)
-        self.bring(claim)
+        self.load(claim)
 
-    def close(self, claim: Claim) -> None:
+    def release(self, claim: Claim) -> None:
         """Release a claim that is no longer needed."""
         with self._lock:
-            if claim.closed:
+            if claim.released:
                 return
-            claim.closed = True
+            claim.released = True
             if claim.wanted:
                 self.slots.want(claim.keys, -1)
             self._to_fetch.remove(claim)
@@ -175,16 +178,16 @@ class AdapterCache:
         self._pump()
 
     def images(self, claim: Claim) -> dict[Key, Tensor] | None:
-        """Packed images of the adapters in no slot; None if one was evicted since: call `bring_again`."""
+        """Packed images of the adapters in no slot; None if one was evicted since: call `reload`."""
         found = {key: self.host.get(key) for key in self.slots.missing(claim.keys)}
         images = {key: image for key, image in found.items() if image is not None}
         return images if len(images) == len(found) else None
 
     def _needed(self, claim: Claim) -> list[Key]:
         """The adapters that a claim needs in host memory."""
-        return claim.keys if claim.whole else self.slots.missing(claim.keys)
+        return claim.keys if claim.all_to_host else self.slots.missing(claim.keys)
 
-    def _hold_what_is_here(self, claim: Claim) -> bool:
+    def _hold_loaded(self, claim: Claim) -> bool:
         """Hold the adapters that a claim needs if all are in host memory; True if nothing must be loaded."""
         needed = self._needed(claim)
         if any(self.host.get(key) is None for key in needed):
@@ -224,39 +227,39 @@ class AdapterCache:
         failed: BaseException | None = None
         key: FileKey | None = None
         for use in claim.files:
-            if claim.closed:
+            if claim.released:
                 break
             key = file_key(use)
             try:
                 if key in fetched:
                     started = time.monotonic()
                     self.source.fetch(use)
-                    self._loaded("disk", time.monotonic() - started)
+                    self._count_load("disk", time.monotonic() - started)
                 if use is claim.unread:
                     claim.noise = self.source.read_noise(use)
             except BaseException as error:
                 failed = error
                 break
-        told: list[Claim] = []
-        again: list[Claim] = []
+        failed_claims: list[Claim] = []
+        waiters: list[Claim] = []  # for files that are on disk now
         with self._lock:
             self._fetching -= fetched
             self._fetches -= 1
             if failed is not None:
-                told.append(claim)
-            elif not claim.closed:
+                failed_claims.append(claim)
+            elif not claim.released:
                 self._to_pack.add(claim, claim.flow, claim.cost, claim.order)
             for other in self._to_fetch:
                 if failed is not None and key in other.fetching:  # it needs the file that failed
-                    told.append(other)
-                elif other.fetching & fetched:  # it waited for files that are on disk now
-                    again.append(other)
-            for other in (*told, *again):
+                    failed_claims.append(other)
+                elif other.fetching & fetched:
+                    waiters.append(other)
+            for other in (*failed_claims, *waiters):
                 self._to_fetch.remove(other)
-        for one in told:
-            self._tell(one, failed)
-        for one in again:
-            self.bring(one)
+        for one in failed_claims:
+            self._notify(one, failed)
+        for one in waiters:
+            self.load(one)
         self._pump()
 
     def _pack(self, claim: Claim, packed: frozenset[Key]) -> None:
@@ -264,52 +267,52 @@ class AdapterCache:
         try:
             for use in claim.uses:
                 key = key_of(use)
-                if key in packed and self.host.get(key) is None and not claim.closed:
+                if key in packed and self.host.get(key) is None and not claim.released:
                     started = time.monotonic()
                     self.host.put(key, self._image(use))
-                    self._loaded("host", time.monotonic() - started)
-            for key in packed if not claim.closed else ():
+                    self._count_load("host", time.monotonic() - started)
+            for key in packed if not claim.released else ():
                 self.warm(key)
         except BaseException as error:
             failed = error
         with self._lock:
             self._packing -= packed
-        if failed is None and not claim.closed and self.images(claim) is None:
-            self.bring_again(claim)
+        if failed is None and not claim.released and self.images(claim) is None:
+            self.reload(claim)
         else:
-            self._tell(claim, failed)
+            self._notify(claim, failed)
         self._pump()
 
     def _image(self, use: AdapterUsed) -> Tensor:
         adapter = self.source.read(use)
         if not self.bank.holds(adapter.rank):
-            wider = f"start it with --rank {adapter.rank}"
-            merged = "export it merged into the model's weights (motiondirector concepts export)"
+            wider = f"start the server with --rank {adapter.rank}"
+            merged = "export the adapter merged into the model's weights (motiondirector concepts export)"
             raise InvalidInput(
-                f"{use.concept}@{use.version} has rank {adapter.rank}, this server's slots hold {self.bank.rank}; "
-                f"{wider if adapter.rank <= MAX_RANK else merged}.",
+                f"{use.ref} has rank {adapter.rank}, and this server's slots hold at most "
+                f"{self.bank.rank}; {wider if adapter.rank <= MAX_RANK else merged}.",
                 code="rank_too_large",
             )
         return self.bank.pack(use.path, adapter.tensors)
 
-    def _tell(self, claim: Claim, error: BaseException | None) -> None:
-        if not claim.closed:
+    def _notify(self, claim: Claim, error: BaseException | None) -> None:
+        if not claim.released:
             claim.ready(claim, error)
 
-    def _loaded(self, tier: str, seconds: float) -> None:
+    def _count_load(self, tier: str, seconds: float) -> None:
         with self._lock:
             count, total = self.loads.get(tier, (0, 0.0))
             self.loads[tier] = (count + 1, total + seconds)
         self._observe("load_seconds", seconds, {"tier": tier})
 
     def warm(self, key: Key) -> bool:
-        """Copy an adapter from host memory into a spare slot. False if there is none."""
+        """Copy an adapter from host memory into a spare slot, unless it is in one. False if it is in none."""
         image = self.host.get(key)
         if image is None:
             return not self.slots.missing([key])
         return self.slots.warm(key, image)
 
-    def warm_beside(self, keys: Sequence[Key], then: Callable[[], None]) -> None:
+    def warm_in_background(self, keys: Sequence[Key], then: Callable[[], None]) -> None:
         """`warm` each in a worker thread, then call `then`; does nothing if an earlier call still runs."""
 
         def work() -> None:
@@ -327,71 +330,57 @@ class AdapterCache:
 
     # --- explicit loading -----------------------------------------------------------------------------------
 
-    def prefetch(self, uses: Sequence[AdapterUsed], timeout: float | None = None) -> None:
-        """Load adapters into host memory, and into free slots; blocks.
-
-        Raises UserError for an adapter that cannot be loaded, and Unavailable after `timeout` seconds.
-        """
-        here = self.ahead(uses)
-        try:
-            here.result(timeout)
-        except TimeoutError:
-            here.cancel()
-            raise Unavailable(
-                f"the adapters were not here within {timeout:g} s; the registry is slow, try again later.",
-                code="adapter_slow",
-            ) from None
-
-    def ahead(
+    def prefetch(
         self, uses: Sequence[AdapterUsed], flow: Flow = PREFETCH, prior: NoisePriorUsed | None = None
     ) -> Future[None]:
-        """`prefetch` without waiting: the future ends when all are loaded, or with the error.
+        """Load adapters into host memory, and into free slots; does not wait.
 
-        Cancelling the future drops the claim.
+        The future ends when all are loaded, or with the UserError of one that cannot be loaded. Cancelling it
+        releases the claim.
 
         Args:
-            flow: the flow of the fair queue that it joins.
-            prior: a noise prior to fetch and check, too.
+            flow: the flow of the fair queues that it joins.
+            prior: a noise prior to fetch and check as well.
         """
-        here: Future[None] = Future()
+        loaded: Future[None] = Future()
 
         def ready(claim: Claim, error: BaseException | None) -> None:
-            self.close(claim)
+            self.release(claim)
             try:
                 if error is None:
                     for key in claim.keys:
                         self.warm(key)
             except Exception as failed:
                 error = failed
-            if here.set_running_or_notify_cancel():  # False: cancelled
-                here.set_exception(error) if error is not None else here.set_result(None)
+            if loaded.set_running_or_notify_cancel():  # False: cancelled
+                loaded.set_exception(error) if error is not None else loaded.set_result(None)
 
         claim = Claim(uses, ready, flow, prior=prior)
-        here.add_done_callback(lambda _: self.close(claim))
-        self.bring(claim)
-        return here
+        loaded.add_done_callback(lambda _: self.release(claim))
+        self.load(claim)
+        return loaded
 
-    def keep(self, uses: Sequence[AdapterUsed]) -> None:
-        """Pin exactly these (`SlotTable.keep`) and start to load those in no slot; does not wait.
+    def set_pinned(self, uses: Sequence[AdapterUsed]) -> None:
+        """Pin exactly these (`SlotTable.set_pinned`) and start to load those in no slot; does not wait.
 
-        A repeated call retries adapters that found no slot, and after `KEEP_PAUSE` seconds those that failed
-        to load. An adapter that finds no spare slot gets one with its next request.
+        A repeated call retries adapters that found no slot, and after `PIN_RETRY_PAUSE` seconds those that
+        failed to load. An adapter that finds no spare slot gets one with its next request.
         """
-        kept = self.slots.keep([key_of(use) for use in uses])
-        missing = set(self.slots.missing(kept))
+        pinned = self.slots.set_pinned([key_of(use) for use in uses])
+        missing = set(self.slots.missing(pinned))
         now = time.monotonic()
         with self._lock:
-            self._refused = {
-                key: until for key, until in self._refused.items() if until > now and key in kept
+            self._failed_pins = {
+                key: until for key, until in self._failed_pins.items() if until > now and key in pinned
             }
-            missing -= self._refused.keys() | self._keeping
-            self._keeping |= missing
+            missing -= self._failed_pins.keys() | self._loading_pins
+            self._loading_pins |= missing
         for use in uses:
             if key_of(use) in missing:
                 missing.remove(key_of(use))  # it may be listed twice
-                self.bring(Claim([use], self._kept, KEEP))
+                self.load(Claim([use], self._pin_loaded, PIN))
 
-    def _kept(self, claim: Claim, error: BaseException | None) -> None:
+    def _pin_loaded(self, claim: Claim, error: BaseException | None) -> None:
         """Finish loading a pinned adapter, which is now in host memory or failed."""
         [use], [key] = claim.uses, claim.keys
         try:
@@ -399,13 +388,13 @@ class AdapterCache:
                 self.warm(key)
         except Exception as failed:
             error = failed
-        self.close(claim)
+        self.release(claim)
         if error is not None:
             log.warning("%s@%s is pinned and cannot be loaded: %s", use.concept, use.version, error)
         with self._lock:
-            self._keeping.discard(key)
+            self._loading_pins.discard(key)
             if error is not None:
-                self._refused[key] = time.monotonic() + KEEP_PAUSE
+                self._failed_pins[key] = time.monotonic() + PIN_RETRY_PAUSE
 
     def residency(self) -> list[Residency]:
         """Every adapter in a slot or in host memory. For those on disk: `AdapterFiles.resident`."""

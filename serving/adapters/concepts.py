@@ -34,22 +34,19 @@ class Concepts(Registry):
 
     def __init__(self, storage: Storage, memory: Path | None = None) -> None:
         super().__init__(storage)
-        self.shelf = ModelListCache(self)
-        self._marker = (
-            memory / hashlib.sha256(storage.uri.encode()).hexdigest() if memory is not None else None
-        )
-        self._had_content = (
-            self._marker is not None and self._marker.exists()
-        )  # whether there was anything in it
+        self.model_list = ModelListCache(self)
+        name = hashlib.sha256(storage.uri.encode()).hexdigest()
+        self._marker = memory / name if memory is not None else None
+        self._had_content = self._marker is not None and self._marker.exists()
 
-    def look(self) -> None:
+    def refresh_names(self) -> None:
         """Start to refresh the list of names in a thread."""
-        LISTS.begin(self.shelf.refresh)
+        LISTS.begin(self.model_list.refresh)
 
     def near(self, name: str) -> list[str]:
-        if self.shelf.grown_old():
-            self.look()  # for later calls
-        return similar(name, self.shelf.names)
+        if self.model_list.must_refresh():
+            self.refresh_names()  # for later calls
+        return similar(name, self.model_list.names)
 
     def find(self, ref: str) -> tuple[str, int]:
         found = super().find(ref)
@@ -92,12 +89,10 @@ class Concepts(Registry):
 
     def _check_available(self) -> None:
         if self._had_content and not self.storage.holds("concepts/"):
-            emptied = (
-                f"; if it was emptied on purpose, remove {self._marker} and start again"
-                if self._marker
-                else ""
+            hint = (
+                f"; if it was emptied on purpose, remove {self._marker} and restart" if self._marker else ""
             )
-            log.error("%s had concepts and is empty now: is it mounted?%s", self.uri, emptied)
+            log.error("%s had concepts and is empty now: is it mounted?%s", self.uri, hint)
             raise StorageFault(CONCEPTS)
 
 

@@ -31,8 +31,8 @@ from serving.schemas import AdapterUsed, NoisePriorUsed, VersionFile
 log = logging.getLogger(__name__)
 STORAGE = "the adapters' storage"  # its name in errors for callers
 ATTEMPTS = 3  # to fetch an object if its storage is unreachable or it arrives damaged
-LEFT_BEHIND = 3600.0  # seconds since its last byte after which an unfinished file belongs to a dead engine
-OTHERS = 60.0  # seconds to keep a file after another engine used it: that engine may be about to open it
+ABANDONED = 3600.0  # seconds since its last byte after which an unfinished file belongs to a dead engine
+IN_USE = 60.0  # seconds to keep a file after another engine used it: that engine may be about to open it
 
 
 class Hashed(Protocol):
@@ -50,7 +50,7 @@ class Source(Protocol):
     """Where adapters and noise priors come from. Thread-safe."""
 
     def has(self, use: VersionFile) -> bool:
-        """Whether reading it needs no network."""
+        """Whether its file is on local disk, so that reading it needs no network."""
 
     def fetch(self, use: VersionFile) -> None:
         """Download it to local disk; blocks. Raises UserError."""
@@ -85,7 +85,7 @@ class AdapterFiles:
         self._capacity, self._pause = capacity, pause
         folder.mkdir(parents=True, exist_ok=True)
         for file, found in files_in(folder, f"{TEMPORARY}*"):
-            if found.st_mtime < time.time() - LEFT_BEHIND:
+            if found.st_mtime < time.time() - ABANDONED:
                 file.unlink(missing_ok=True)
         self._used: dict[str, int] = {}  # this engine's last uses: mtime in nanoseconds
         self._reading: Counter[str] = Counter()  # not evicted
@@ -146,23 +146,23 @@ class AdapterFiles:
             except FileNotFoundError:  # another engine evicted it
                 pass
             except UserError as error:
-                if self._whole(use):
+                if self._is_intact(use):
                     file.unlink(missing_ok=True)
                     raise error.reworded(f"{use.ref}: {error.message}") from None
             else:
                 if content.sha256 == use.sha256:
-                    self._note(file)
+                    self._record_use(file)
                     return content
             file.unlink(missing_ok=True)
             if last:
                 break
             log.warning("%s is damaged on disk and is fetched again", use.ref)
         raise Unavailable(
-            f"{use.ref}: {file} changes as soon as it is written; check the disk.",
+            f"{use.ref}: {file} changed right after it was written; check the disk.",
             code="adapter_damaged",
         )
 
-    def _whole(self, use: VersionFile) -> bool:
+    def _is_intact(self, use: VersionFile) -> bool:
         file = self._file(use)
         return file.is_file() and sha256_file(file) == use.sha256
 
@@ -173,7 +173,7 @@ class AdapterFiles:
         name = use.ref
         if self._registry is None:
             raise NotFound(
-                f"{name} was asked for, but there is no registry; start with --registry URI.",
+                f"{name} was requested, but there is no registry; start the server with --registry URI.",
                 code="concept_not_found",
             )
         storage, file = self._registry.storage, self._file(use)
@@ -195,19 +195,17 @@ class AdapterFiles:
             raise error.reworded(
                 f"{name}: its file {use.sha256[:12]} is damaged in the registry; publish it again."
             ) from None
-        self._note(file)
+        self._record_use(file)
 
-    def _note(self, file: Path) -> None:
-        """Record a use of the file and evict others if necessary."""
+    def _record_use(self, file: Path) -> None:
+        """Mark the file as used, and evict others if necessary."""
         self._touch(file)
         self._trim()
 
     def _touch(self, file: Path) -> None:
         """Mark the file as used, for other engines with this folder too."""
-        with (
-            self._lock,
-            contextlib.suppress(FileNotFoundError),
-        ):  # not here yet, or evicted by another engine
+        # It may be missing: not fetched yet, or evicted by another engine.
+        with self._lock, contextlib.suppress(FileNotFoundError):
             now = time.time_ns()
             os.utime(file, ns=(now, now))
             self._used[file.stem] = file.stat().st_mtime_ns
@@ -219,16 +217,16 @@ class AdapterFiles:
             for file, found in files[:-1]:
                 if size <= self._capacity:
                     break
-                if not self._stays(file.stem, found):
+                if not self._must_stay(file.stem, found):
                     file.unlink(missing_ok=True)
                     size -= found.st_size
             self._used = {file.stem: self._used[file.stem] for file, _ in files if file.stem in self._used}
 
-    def _stays(self, sha256: str, found: os.stat_result) -> bool:
+    def _must_stay(self, sha256: str, found: os.stat_result) -> bool:
         """Whether this engine is reading it, or another engine, whose reads are not visible, may be."""
         by_another = found.st_mtime_ns != self._used.get(sha256)
         # abs: a time in the future comes from a clock that was ahead, and must not keep the file until then
-        recent = abs(time.time() - found.st_mtime) < OTHERS
+        recent = abs(time.time() - found.st_mtime) < IN_USE
         return self._reading[sha256] > 0 or (by_another and recent)
 
 

@@ -43,7 +43,13 @@ class HostCache:
             return {key: self._holds[key] for key in self._images}
 
     def hold(self, sizes: Mapping[Key, int]) -> bool:
-        """Hold all of these, or space for them, until `release`. False without a change if there is none."""
+        """Hold these images until `release`, and reserve space for those not loaded yet.
+
+        False, without any change, if there is too little space.
+
+        Args:
+            sizes: the bytes of each image.
+        """
         with self._lock:
             new = {key: size for key, size in sizes.items() if key not in self._images | self._promised}
             if not self._make_room(sum(new.values()), keep=sizes):
@@ -53,14 +59,14 @@ class HostCache:
             return True
 
     def put(self, key: Key, image: Tensor) -> None:
-        """Add an image. One that is not held (any more) is kept if there is space."""
+        """Add an image. One that nobody holds (any more) is kept only if there is space."""
         with self._lock:
             self._promised.pop(key, None)
             if key not in self._images and self._make_room(image.nbytes, keep=()):
                 self._images[key] = image
 
     def release(self, keys: Iterable[Key]) -> None:
-        """Undo one `hold` of each."""
+        """Undo one `hold` of each image."""
         with self._lock:
             for key in keys:
                 self._holds[key] -= 1

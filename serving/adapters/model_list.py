@@ -23,8 +23,8 @@ NAMES_FRESH = 30.0  # seconds for which its names are good enough for hints
 
 
 @dataclass(frozen=True)
-class Glance:
-    """Summary of a version."""
+class VersionSummary:
+    """What a list shows of a version."""
 
     concept: str
     number: int
@@ -43,18 +43,20 @@ class ModelListCache:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._known: dict[tuple[str, int, str], Glance] = {}  # by concept, number and the pointer's etag
-        self._listed: list[Glance] | None = None
-        self._began = float("-inf")  # start of the last successful listing
-        self._looked = float("-inf")  # start of the last try
+        self._known: dict[
+            tuple[str, int, str], VersionSummary
+        ] = {}  # by concept, number and the pointer's etag
+        self._listed: list[VersionSummary] | None = None
+        self._began = float("-inf")  # start of the last successful listing, as of time.monotonic
+        self._tried = float("-inf")  # start of the last attempt
         self._lock = threading.Lock()
         self.names: Sequence[str] = ()  # of all concepts, as of the last list
 
-    def grown_old(self) -> bool:
+    def must_refresh(self) -> bool:
         """Whether the names are outdated. Only one caller gets True, and must start a refresh."""
-        if time.monotonic() - self._looked <= NAMES_FRESH:
+        if time.monotonic() - self._tried <= NAMES_FRESH:
             return False
-        self._looked = time.monotonic()
+        self._tried = time.monotonic()
         return True
 
     def refresh(self) -> None:
@@ -64,7 +66,7 @@ class ModelListCache:
         except Exception as error:  # the next caller of `versions` gets the error
             log.warning("the registry cannot be listed: %s", error)
 
-    def versions(self) -> list[Glance]:
+    def versions(self) -> list[VersionSummary]:
         """All versions (up to a second old), by concept and number; the same list object while unchanged.
 
         Raises UserError if the registry cannot be read.
@@ -74,14 +76,14 @@ class ModelListCache:
             now = time.monotonic()
             if self._listed is not None and self._began >= min(asked, now - FRESH):
                 return self._listed
-            self._looked = now
+            self._tried = now
             pointers = self._registry.pointers()
             self.names = list(dict.fromkeys(concept for concept, _ in pointers))
             keys = [(concept, number, info.etag) for (concept, number), info in pointers.items()]
             self._known = {key: self._known[key] for key in keys if key in self._known}
             missing = [key for key in keys if key not in self._known]
             if missing:
-                with ThreadPoolExecutor(min(READERS, len(missing)), thread_name_prefix="shelf") as pool:
+                with ThreadPoolExecutor(min(READERS, len(missing)), thread_name_prefix="model-list") as pool:
                     list(pool.map(self._read, missing))
             listed = [self._known[key] for key in keys]
             if listed != self._listed:
@@ -93,7 +95,7 @@ class ModelListCache:
         """Read one version and store it at once, so that it survives a failure of a later one."""
         concept, number, _ = key
         version = self._registry.load(concept, number, added_metrics=False)
-        self._known[key] = Glance(
+        self._known[key] = VersionSummary(
             concept=concept,
             number=number,
             created=int(version.created_at.timestamp()),

@@ -13,7 +13,7 @@ from models.lora.routing import LoraPath
 
 RANKS = (128, 64, 32, 16, 8, 4)  # candidates if no rank is configured
 ENOUGH = {"temporal": 8, "spatial": 4}  # slots up to these numbers are preferred to a larger rank
-MOST = 4096  # maximum slots of a path
+MAX_SLOTS = 4096  # of a path
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,11 @@ def plan_slots(
     if one.bytes(per_rank) > budget:
         raise too_small(budget, one, per_rank)
     plan = one
-    for share in range(1, MOST * max(ENOUGH.values())):  # add slots in proportion
-        wanted = {path: min(MOST, max(1, share * n // max(enough.values()))) for path, n in enough.items()}
-        if SlotPlan(wanted, chosen).bytes(per_rank) > budget or wanted == dict.fromkeys(paths, MOST):
+    for share in range(1, MAX_SLOTS * max(ENOUGH.values())):  # add slots in proportion
+        wanted = {
+            path: min(MAX_SLOTS, max(1, share * n // max(enough.values()))) for path, n in enough.items()
+        }
+        if SlotPlan(wanted, chosen).bytes(per_rank) > budget or wanted == dict.fromkeys(paths, MAX_SLOTS):
             break
         plan = SlotPlan(wanted, chosen)
     return plan
@@ -83,7 +85,7 @@ def too_small(budget: int, plan: SlotPlan, per_rank: Mapping[LoraPath, int]) -> 
     """The error for a small budget, with the bytes of the smallest plan."""
     what = " and ".join(f"{n} {path}" for path, n in plan.slots.items() if n)
     return UserError(
-        f"slot memory of {budget} bytes does not hold {what} slots of rank {plan.rank} beside the base's; give at "
-        f"least {plan.bytes(per_rank)}, or a smaller rank.",
+        f"slot memory of {budget} bytes does not hold {what} slots of rank {plan.rank} and the base slots; give at "
+        f"least {plan.bytes(per_rank)} bytes, or a smaller rank.",
         code="slot_memory_too_small",
     )

@@ -60,8 +60,8 @@ class SlotWriter:
             self._bank.load(key[0], number, image)
             return self._stream.record_event()
 
-    def join(self, done: Any) -> None:
-        """Make forwards queued from here on wait for a copy."""
+    def wait_for(self, done: Any) -> None:
+        """Make forwards queued from here on wait for the end of a copy, as `write` returned it."""
         if done is not None and self._stream is not None:
             torch.cuda.current_stream(self._stream.device).wait_event(done)
 
@@ -93,9 +93,10 @@ class SlotTable:
         self._slots: OrderedDict[Key, _Slot] = OrderedDict()  # oldest use first
         self._wanted: Counter[Key] = Counter()  # number of queued requests that need it
         self._pinned: set[Key] = set()
-        self._read: dict[tuple[LoraPath, int], Any] = {}  # event up to which forwards may read a slot
+        self._last_reads: dict[tuple[LoraPath, int], Any] = {}  # events: until them, forwards may read a slot
         self._lock = threading.Lock()
-        self.hits = self.misses = self.loads = 0
+        self.hits = self.misses = 0  # adapters that `acquire` found in slots, and those it copied
+        self.loads = 0  # copies into slots, also by `warm`
 
     def resident(self) -> Mapping[Key, int]:
         """(path, sha256) -> number of users, for every adapter in a slot."""
@@ -120,27 +121,27 @@ class SlotTable:
                 if self._wanted[key] <= 0:
                     del self._wanted[key]
 
-    def keep(self, keys: Sequence[Key]) -> frozenset[Key]:
+    def set_pinned(self, keys: Sequence[Key]) -> frozenset[Key]:
         """Pin exactly these adapters: once loaded, they are never evicted.
 
         One slot of each path stays for others. Returns the pinned ones: of each path the first that fit.
         """
-        kept: set[Key] = set()
+        pinned: set[Key] = set()
         for key in keys:
-            if sum(1 for path, _ in kept - {key} if path == key[0]) + 1 < self._bank.slots[key[0]]:
-                kept.add(key)
+            if sum(1 for path, _ in pinned - {key} if path == key[0]) + 1 < self._bank.slots[key[0]]:
+                pinned.add(key)
         with self._lock:
-            self._pinned = kept
-        return frozenset(kept)
+            self._pinned = pinned
+        return frozenset(pinned)
 
-    def never(self, keys: Iterable[Key]) -> bool:
-        """Whether these cannot all be in slots while the pinned adapters are."""
+    def can_hold(self, keys: Iterable[Key]) -> bool:
+        """Whether these can all be in slots beside the pinned adapters that are in slots now."""
         with self._lock:
             for path, slots in self._bank.slots.items():
                 mine = {key for key in keys if key[0] == path}
                 if len(mine | {key for key in self._pinned if key[0] == path and key in self._slots}) > slots:
-                    return True
-        return False
+                    return False
+        return True
 
     def victims(self, keys: Iterable[Key]) -> set[Key]:
         """The adapters to drain so that a request with these can be admitted: those with the fewest users."""
@@ -183,14 +184,17 @@ class SlotTable:
             for key, image in needed.items():
                 self._copy(key, slots[key], image)
             for slot in slots.values():  # waits for a copy that `warm` is making
-                self._writer.join(slot.loaded.result())
+                self._writer.wait_for(slot.loaded.result())
         except BaseException:
             self._release([key for key in keys if key in self._slots])
             raise
         return Lease(self, keys, [slots[key].number for key in keys])
 
     def warm(self, key: Key, image: Tensor) -> bool:
-        """Load an adapter into a slot that is unused, not needed by the queue and not pinned; else False."""
+        """Copy an adapter into a free slot, or that of an adapter that is idle, unneeded and not pinned.
+
+        True if the adapter is in a slot then. Unneeded: no queued request needs it.
+        """
         with self._lock:
             if key in self._slots:
                 return True
@@ -200,7 +204,7 @@ class SlotTable:
         self._copy(key, slot, image)
         return True
 
-    def spare(self, keys: Iterable[Key]) -> bool:
+    def has_spare(self, keys: Iterable[Key]) -> bool:
         """Whether `warm` would find a slot for one of these."""
         with self._lock:
             return any(
@@ -209,7 +213,7 @@ class SlotTable:
             )
 
     def _copy(self, key: Key, slot: _Slot, image: Tensor) -> None:
-        after, started = self._read.pop((key[0], slot.number), None), time.monotonic()
+        after, started = self._last_reads.pop((key[0], slot.number), None), time.monotonic()
         try:
             done = self._writer.write(key, slot.number, image, after)
         except BaseException as error:
@@ -245,4 +249,4 @@ class SlotTable:
                 slot = self._slots[key]
                 slot.users -= 1
                 assert slot.users >= 0, key
-                self._read[key[0], slot.number] = point
+                self._last_reads[key[0], slot.number] = point

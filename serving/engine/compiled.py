@@ -4,7 +4,7 @@ The graph sees adapters as data: slot numbers and scales are inputs, slots are o
 shapes would cause new graphs, so shapes are rounded up: rows to a few sizes (the last row is repeated and
 the extra results are dropped), adapters per row to a few widths (padded with slot 0). Every combination
 is compiled at warm-up. Other forwards (another bucket, more adapters than `max_adapters`, one request
-with more rows than fit) run uncompiled and are counted.
+with more rows than fit, adapters with regions) run uncompiled and are counted.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ class CompiledForward:
         size = next((size for size in self.sizes[bucket] if size >= rows), None) if bucket else None
         needed = (width_of(routing, "spatial"), width_of(routing, "temporal"))
         kind = next((k for k in self.kinds if k[0] >= needed[0] and k[1] >= needed[1]), None)
-        if size is None or kind is None:
+        # A region's weights are inputs of another shape for each layer: all combinations would double the warm-up.
+        if size is None or kind is None or (routing is not None and routing.covers_parts):
             self.eager += 1
             return self._foundation.predict(latents_BCfhw, t_B, text_BLD, routing)
         mixes: dict[str, Any] = {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from enum import Enum
 
 from torch import Tensor
 
@@ -14,28 +16,40 @@ from models.foundations.base import Bucket
 from models.generation import InvertedNoise
 from serving.adapters.adapter_cache import Claim
 from serving.adapters.slots import Lease
-from serving.events import Listener
+from serving.events import Event, Listener
 from serving.fairness import Flow
 from serving.requests import PRIORITY_WEIGHT, VideoRequest, cost_of, rows_of
+
+log = logging.getLogger(__name__)
+
+
+class Stage(Enum):
+    """Where a request stands."""
+
+    WAITING = "waiting"  # for its adapters, then for its turn and a slot
+    RUNNING = "running"  # in the batch
+    FINISHING = "finishing"  # its video is being decoded and encoded
+    ENDED = "ended"
 
 
 @dataclass(eq=False)
 class RequestState:
-    """A request, the resources it holds, and the data for its events."""
+    """A request, the resources it holds, and the data for its events. Times are of `time.monotonic`."""
 
     id: str
     request: VideoRequest
     listener: Listener
     claim: Claim
+    stage: Stage = Stage.WAITING  # only the request table changes it
     submitted: float = field(default_factory=time.monotonic)
-    loaded: float = 0.0  # when its adapters were loaded
-    overtaken: int = 0  # times that others were admitted while it waited for a slot
+    loaded: float = 0.0  # when its adapters were first loaded
+    admitted: float = 0.0  # when it joined the batch
+    overtaken: int = 0  # how many others were admitted while it waited for a slot
     lease: Lease | None = None
-    state: Denoising | None = None
-    timings: dict[str, float] = field(default_factory=dict)
-    admitted: float = 0.0
-    neighbours: int = 0
-    batch_adapters: int = 0
+    denoising: Denoising | None = None  # from its admission on
+    timings: dict[str, float] = field(default_factory=dict)  # seconds by stage of its work
+    neighbours: int = 0  # maximum number of other requests in one of its steps
+    batch_adapters: int = 0  # maximum number of distinct adapters in one of its steps
     cancelled: bool = False
     preview: tuple[Tensor, Future[bytes]] | None = None  # the last preview, with the estimate it shows
 
@@ -60,11 +74,18 @@ class RequestState:
         """Whether its deadline has passed."""
         return self.request.deadline is not None and time.time() >= self.request.deadline
 
+    def tell(self, event: Event) -> None:
+        """Send an event to its listener. Logs an error of the listener, which must not stop other requests."""
+        try:
+            self.listener(event)
+        except Exception:
+            log.exception("the listener of %s failed", self.id)
 
-def work_left(ticket: RequestState) -> float:
-    """The remaining part of its cost."""
-    done = ticket.state.progress if ticket.state is not None else 0.0
-    return cost_of(ticket.request) * (1.0 - done)
+
+def work_left(state: RequestState) -> float:
+    """The remaining part of its cost in denoised pixels (`cost_of`)."""
+    done = state.denoising.progress if state.denoising is not None else 0.0
+    return cost_of(state.request) * (1.0 - done)
 
 
 def flow_of(request: VideoRequest) -> Flow:

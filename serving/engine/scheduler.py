@@ -1,7 +1,7 @@
-"""Chooses the waiting request that joins the batch next.
+"""Chooses the waiting requests that join the batch.
 
 Requests with loaded adapters take fair turns (`serving.fairness`). A request without a free slot may be
-passed by others a limited number of times. Then the least used slots are reserved for it: new requests
+overtaken by others a limited number of times. Then the least used slots are reserved for it: new requests
 may not use them, so they drain, while requests for other loaded adapters still pass. A cold adapter thus
 delays requests for the adapters in those slots. This is intended: otherwise it could wait forever.
 Used only by the engine's thread.
@@ -9,15 +9,24 @@ Used only by the engine's thread.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from infra.errors import Unavailable, UserError
 from serving.adapters.adapter_cache import AdapterCache
 from serving.adapters.slots import Key, Lease
-from serving.engine.budget import ForwardBudget
+from serving.engine.batch import Batch
 from serving.engine.request_state import RequestState
 from serving.fairness import FairQueue
 from serving.requests import cost_of
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """A request that was overtaken too often, and the adapters whose slots drain for it."""
+
+    state: RequestState
+    draining: set[Key]
 
 
 class Scheduler:
@@ -25,36 +34,28 @@ class Scheduler:
 
     Args:
         max_batch: maximum number of requests being denoised at once.
-        max_overtakes: how many others may pass a request that waits for a slot before one is reserved for it.
+        max_overtakes: how many others may overtake a request that waits for a slot before one is reserved
+            for it.
     """
 
-    def __init__(self, tiers: AdapterCache, *, max_batch: int, max_overtakes: int) -> None:
-        self._tiers, self._slots = tiers, tiers.slots
+    def __init__(self, adapters: AdapterCache, *, max_batch: int, max_overtakes: int) -> None:
+        self._adapters, self._slots = adapters, adapters.slots
         self._max_batch, self._max_overtakes = max_batch, max_overtakes
-        self.budget: ForwardBudget | None = None  # None until measured: only max_batch limits
-        self._ready: FairQueue[RequestState] = FairQueue()
-        self._blocked: dict[RequestState, None] = {}  # requests of this round that found no slot
-        self._kept: tuple[RequestState, set[Key]] | None = (
-            None  # a request passed too often, and the adapters whose slots drain for it
-        )
+        self._queue: FairQueue[RequestState] = FairQueue()
+        self._blocked: dict[RequestState, None] = {}  # requests that found no slot in this round
+        self._reservation: Reservation | None = None
 
-    def __contains__(self, ticket: RequestState) -> bool:
-        return ticket in self._ready
-
-    def add(self, ticket: RequestState) -> None:
+    def add(self, state: RequestState) -> None:
         """Add a request whose adapters are loaded."""
-        self._ready.add(ticket, ticket.claim.flow, cost_of(ticket.request), ticket.claim.order)
+        self._queue.add(state, state.claim.flow, cost_of(state.request), state.claim.order)
 
-    def remove(self, ticket: RequestState) -> None:
-        """Remove a request that has ended."""
-        self._ready.remove(ticket)
-        if self._kept is not None and self._kept[0] is ticket:
-            self._kept = None
+    def remove(self, state: RequestState) -> None:
+        """Remove a request that has ended, if it is here."""
+        self._queue.remove(state)
+        self._end_reservation(state)
 
-    def round(
-        self, active: Sequence[RequestState]
-    ) -> Iterator[tuple[RequestState, Lease | UserError | None]]:
-        """Yield the next requests while there is room in `active`, to which the caller adds them.
+    def schedule(self, batch: Batch) -> Iterator[tuple[RequestState, Lease | UserError | None]]:
+        """Yield the next requests while there is room in the batch, to which the caller adds them.
 
         Each comes with its slots, or with the error why it can never get any, or with None: one of its
         adapters was evicted from host memory and must be loaded again.
@@ -62,57 +63,55 @@ class Scheduler:
         self._blocked.clear()
         found: Lease | UserError | None = None
 
-        def admissible(ticket: RequestState) -> bool:
+        def admissible(state: RequestState) -> bool:
             nonlocal found
-            if ticket in self._blocked or not self._has_room(ticket, active) or self._keeps_out(ticket):
+            if state in self._blocked or not batch.has_room(state) or self._must_wait(state):
                 return False
-            if self._slots.never(ticket.claim.keys):
+            if not self._slots.can_hold(state.claim.keys):
                 found = slots_pinned()
                 return True
-            images = self._tiers.images(ticket.claim)
-            found = None if images is None else self._slots.acquire(ticket.request.adapters, images)
+            images = self._adapters.images(state.claim)
+            found = None if images is None else self._slots.acquire(state.request.adapters, images)
             if images is not None and found is None:
-                self._blocked[ticket] = None
+                self._blocked[state] = None
                 return False
             return True
 
-        while len(active) < self._max_batch and (ticket := self._ready.pick(admissible)) is not None:
+        while len(batch.active) < self._max_batch and (state := self._queue.pick(admissible)) is not None:
             if isinstance(found, Lease):
                 for other in self._blocked:
                     other.overtaken += 1
-            if self._kept is not None and self._kept[0] is ticket:
-                self._kept = None
-            yield ticket, found
-        if self._kept is None:
-            late = next((ticket for ticket in self._blocked if ticket.overtaken >= self._max_overtakes), None)
-            if late is not None:
-                self._kept = (late, self._slots.victims(late.claim.keys))
+            self._end_reservation(state)
+            yield state, found
+        if self._reservation is None:
+            overdue = next((one for one in self._blocked if one.overtaken >= self._max_overtakes), None)
+            if overdue is not None:
+                self._reservation = Reservation(overdue, self._slots.victims(overdue.claim.keys))
 
-    def _has_room(self, ticket: RequestState, active: Sequence[RequestState]) -> bool:
-        """Whether a forward of its bucket has room for it."""
-        rows = sum(other.rows for other in active if other.bucket == ticket.bucket)
-        return self.budget is None or not rows or rows + ticket.rows <= self.budget.rows(ticket.bucket)
+    def _end_reservation(self, state: RequestState) -> None:
+        if self._reservation is not None and self._reservation.state is state:
+            self._reservation = None
 
-    def _keeps_out(self, ticket: RequestState) -> bool:
-        """Whether it must wait for a request that was passed too often."""
-        if self._kept is None or self._kept[0] is ticket:
+    def _must_wait(self, state: RequestState) -> bool:
+        """Whether a request must leave slots to the one with the reservation."""
+        if self._reservation is None or self._reservation.state is state:
             return False
-        keys, paths = ticket.claim.keys, {path for path, _ in self._kept[0].claim.keys}
-        newcomer = any(path in paths for path, _ in self._slots.missing(keys))
-        return newcomer or not self._kept[1].isdisjoint(keys)
+        keys, paths = state.claim.keys, {path for path, _ in self._reservation.state.claim.keys}
+        needs_slot = any(path in paths for path, _ in self._slots.missing(keys))
+        return needs_slot or not self._reservation.draining.isdisjoint(keys)
 
     def worth_warming(self) -> list[Key]:
         """Adapters that the next requests in the queue lack, if there may be spare slots."""
-        if self._kept is not None:
+        if self._reservation is not None:
             return []
-        nearest = list(self._ready)[: self._max_batch]
-        keys = self._slots.missing(key for ticket in nearest for key in ticket.claim.keys)
-        return keys if keys and self._slots.spare(keys) else []
+        nearest = list(self._queue)[: self._max_batch]
+        keys = self._slots.missing(key for state in nearest for key in state.claim.keys)
+        return keys if keys and self._slots.has_spare(keys) else []
 
 
 def slots_pinned() -> UserError:
     """The error of a request for which pinned adapters leave too few slots."""
     return Unavailable(
-        "pinned adapters leave too few slots for this request; unpin some, or start with more slots.",
+        "pinned adapters leave too few slots for this request; unpin some, or start the server with more slots.",
         code="slots_pinned",
     )

@@ -17,15 +17,15 @@ def raise_refusal(refused: Failed | None) -> None:
 
 def engine_unavailable() -> UserError:
     return Unavailable(
-        "no engine answers: the model is loading, or being started again; try in some seconds.",
+        "no engine answers, because the model is loading or restarting; try again in a few seconds.",
         code="engine_unavailable",
     )
 
 
 def adapters_late(seconds: float) -> UserError:
     return Unavailable(
-        f"the request's adapters were in no engine within {seconds:g} s: the registry is slow, many others are being "
-        "loaded, or the model is; send it again in some seconds.",
+        f"no engine had the request's adapters within {seconds:g} s, because the registry is slow, or many other adapters "
+        "or the model are being loaded; try again in a few seconds.",
         code="adapter_slow",
     )
 
@@ -47,7 +47,7 @@ def video_of(job: Job, position: int | None) -> Video:
         seconds=f"{request.frames / request.fps:g}",
         frames=request.frames,
         seed=request.seed,
-        adapters=list(request.adapters),
+        adapters=[used.shown for used in request.adapters],
         noise_prior=request.noise_prior,
         timings=Timings(**job.timings),
         queue_position=position,

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Respons
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
-from serving.http.auth import AdapterAdmin, Caller, Known, MetricsReader, Reader, Writer
+from serving.http.auth import AdapterAdmin, AnyCaller, Caller, MetricsReader, Reader, Writer
 from serving.http.bodies import FORMS, read_body, read_json, schemas_of
 from serving.http.errors import REFUSALS, BodyLimit, add_error_handlers
 from serving.http.event_stream import EventStream, follow, was_end
@@ -31,8 +31,8 @@ from serving.schemas import (
 
 DESCRIPTION = """Text to video with learned motions: one resident model, any mix of concepts in one batch.
 
-`POST /v1/videos` answers a job at once; poll `GET /v1/videos/{id}`, or follow `GET /v1/videos/{id}/events`, and download
-`GET /v1/videos/{id}/content`. Field names follow OpenAI's videos API. `GET /v1/models` lists what `model` may be.
+`POST /v1/videos` returns a job at once. Poll `GET /v1/videos/{id}`, or follow `GET /v1/videos/{id}/events`, then download
+`GET /v1/videos/{id}/content`. Field names follow OpenAI's videos API. `GET /v1/models` lists the valid values of `model`.
 """
 
 
@@ -52,7 +52,7 @@ def service_of(request: Request) -> VideoService:
 
 
 Service = Annotated[VideoService, Depends(service_of)]
-IdempotencyKey = Annotated[str | None, Header(description="the same key and body: the same job")]
+IdempotencyHeader = Annotated[str | None, Header(description="the same key and body return the same job")]
 videos = APIRouter(prefix="/v1/videos", responses=REFUSALS, tags=["videos"])
 adapters = APIRouter(prefix="/v1/adapters", responses=REFUSALS, tags=["adapters"])
 server = APIRouter()
@@ -100,7 +100,7 @@ async def read_name(request: Request, service: VideoService, caller: Caller) -> 
         return await read_json(request, AdapterName)
 
 
-async def answered(service: VideoService, response: Response, job: Job, is_new: bool) -> Video:
+async def answer(service: VideoService, response: Response, job: Job, is_new: bool) -> Video:
     """The answer to a request for a video: its job, which is an earlier one if the request was repeated."""
     if not is_new:
         response.headers["Idempotent-Replayed"] = "true"
@@ -113,12 +113,12 @@ async def create_video(
     response: Response,
     service: Service,
     caller: Writer,
-    idempotency_key: IdempotencyKey = None,
+    idempotency_key: IdempotencyHeader = None,
 ) -> Video:
     """Request a video. Returns the queued job."""
     with service.bodies.one(caller.tenant):
         body = await read_body(request, CreateVideo)
-    return await answered(service, response, *await service.create(body, caller, idempotency_key))
+    return await answer(service, response, *await service.create(body, caller, idempotency_key))
 
 
 @videos.post("/{id}/remix", openapi_extra=REMIX)
@@ -128,12 +128,12 @@ async def remix_video(
     response: Response,
     service: Service,
     caller: Writer,
-    idempotency_key: IdempotencyKey = None,
+    idempotency_key: IdempotencyHeader = None,
 ) -> Video:
-    """Request a video like one of yours, of another prompt: the same adapters, seed, noise, size and settings."""
+    """Request the video of one of your jobs with another prompt: same adapters, seed, noise prior, size and settings."""
     with service.bodies.one(caller.tenant):
         body = await read_body(request, RemixVideo)
-    return await answered(service, response, *await service.remix(id, body, caller, idempotency_key))
+    return await answer(service, response, *await service.remix(id, body, caller, idempotency_key))
 
 
 @videos.get("")
@@ -162,7 +162,7 @@ async def get_content(
     id: str,
     service: Service,
     caller: Reader,
-    variant: Annotated[Literal["video"], Query(description="the mp4; there are no others")] = "video",
+    variant: Annotated[Literal["video"], Query(description="the mp4; the only variant")] = "video",
 ) -> Response:
     """The finished video (409 before that). Its metadata records how it was made."""
     mp4 = await service.content(id, caller.tenant)
@@ -172,7 +172,10 @@ async def get_content(
 
 @videos.get(
     "/{id}/events",
-    responses={200: {"content": {"text/event-stream": {}}}, 204: {"description": "the end was seen"}},
+    responses={
+        200: {"content": {"text/event-stream": {}}},
+        204: {"description": "the client has already seen the end"},
+    },
     response_class=Response,
 )
 async def get_events(
@@ -180,7 +183,7 @@ async def get_events(
     service: Service,
     caller: Reader,
     previews: Annotated[
-        bool, Query(description="also `video.preview`: a picture of it as it is now")
+        bool, Query(description="also send `video.preview`, a picture of the unfinished video")
     ] = False,
     last_event_id: Annotated[str | None, Header(max_length=64)] = None,
 ) -> Response:
@@ -236,7 +239,7 @@ async def unpin_adapter(request: Request, service: Service, caller: AdapterAdmin
     response_class=Response,
     tags=["models"],
 )
-async def list_models(service: Service, caller: Known) -> Response:
+async def list_models(service: Service, caller: AnyCaller) -> Response:
     """The valid values of `model`: the foundation, and each version of each concept."""
     return Response(await service.catalogue.models(caller.tenant), media_type="application/json")
 

@@ -14,7 +14,7 @@ from infra.errors import Forbidden, Unauthorized
 from serving.config import is_loopback
 from serving.keys import MAX_PRIORITY, ApiKey, Scope, find_key
 
-BEARER = HTTPBearer(auto_error=False, description="API key, when the server has any")
+BEARER = HTTPBearer(auto_error=False, description="API key, if the server has any")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Caller:
         """Raise Forbidden if its key lacks the scope."""
         if self.key is not None and scope not in self.key.scopes:
             raise Forbidden(
-                f"this API key lacks the scope {scope!r} (it has: {', '.join(self.key.scopes) or 'none'}).",
+                f"this API key lacks the scope {scope!r} (it has: {', '.join(self.key.scopes) or 'none'}); use another key.",
                 code="missing_scope",
             )
 
@@ -65,7 +65,7 @@ def check_local(request: Request) -> None:
         hosts.append(urlsplit(origin).hostname or "")
     if not all(is_loopback(host) for host in hosts):
         raise Forbidden(
-            "this server has no API key and so answers its own machine alone; start it with --api-key-file.",
+            "this server has no API keys, so it answers only its own machine; start it with --api-key-file.",
             code="loopback_only",
         )
 
@@ -82,7 +82,7 @@ def caller_with(scope: Scope | None) -> Callable[..., Caller]:
     return dependency
 
 
-Known = Annotated[Caller, Depends(caller_with(None))]
+AnyCaller = Annotated[Caller, Depends(caller_with(None))]
 Reader = Annotated[Caller, Depends(caller_with("videos:read"))]
 Writer = Annotated[Caller, Depends(caller_with("videos:write"))]
 AdapterAdmin = Annotated[Caller, Depends(caller_with("adapters"))]

@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -42,7 +42,7 @@ class Bodies:
         """Hold a place while reading a body. Raises Throttled if the tenant has too many already."""
         if self._coming[tenant] >= self._each:
             raise Throttled(
-                f"the bodies of {self._each} requests of this API key are still on their way; send each at once.",
+                f"the bodies of {self._each} requests with this API key have not arrived; send each body without delay.",
                 code="too_many_bodies",
                 retry_after=1.0,
             )
@@ -96,7 +96,7 @@ def parse_json(body: bytes) -> Any:
             if isinstance(error, json.JSONDecodeError)
             else "not text"
         )
-        message = f"the body is not JSON ({reason}); send an object, as /docs shows it."
+        message = f"the body is not JSON ({reason}); send an object, as shown at /docs."
         raise UserError(message, code="invalid_json") from None
 
 
@@ -114,11 +114,11 @@ def from_form(form: FormData) -> dict[str, Any]:
         if name.startswith("lora[][") and name.endswith("]"):
             columns.setdefault(name.removeprefix("lora[][").removesuffix("]"), []).append(value)
             continue
-        inner = name.startswith("noise_prior[") and name.endswith("]")
-        place, key = (prior, name[len("noise_prior[") : -1]) if inner else (fields, name)
-        if key in place:
-            raise InvalidInput(f"the form has {name[:60]!r} twice; give it once.")
-        place[key] = value
+        nested = name.startswith("noise_prior[") and name.endswith("]")
+        target, key = (prior, name[len("noise_prior[") : -1]) if nested else (fields, name)
+        if key in target:
+            raise InvalidInput(f"the form has {name[:60]!r} more than once; give it once.")
+        target[key] = value
     fields = with_numbers(fields, CreateVideo)
     for name in ("lora", "noise_prior"):
         if name in fields:
@@ -135,7 +135,9 @@ def with_numbers(fields: dict[str, Any], model: type[BaseModel]) -> dict[str, An
     found = dict(fields)
     for name in fields.keys() & model.model_fields.keys():
         kind = model.model_fields[name].annotation
-        kinds = get_args(kind) or (kind,)
+        kinds = [
+            get_args(one)[0] if get_origin(one) is Annotated else one for one in get_args(kind) or (kind,)
+        ]
         if int in kinds or float in kinds:
             found[name] = number(fields[name], whole=float not in kinds)
     return found
@@ -153,7 +155,9 @@ def rows(columns: dict[str, list[str]]) -> list[dict[str, Any]]:
     """Entries from the values of each field. Raises InvalidInput if the numbers of values differ."""
     lengths = {len(values) for values in columns.values()}
     if len(lengths) != 1:
-        raise InvalidInput("lora: every entry of a form needs the same fields; or send `lora` as JSON text.")
+        raise InvalidInput(
+            "lora: the entries of a form have different fields; give all the same ones, or send `lora` as JSON text."
+        )
     entries = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     return [with_numbers(entry, LoraUse) for entry in entries]
 

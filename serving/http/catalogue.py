@@ -9,11 +9,11 @@ from typing import Any, Literal, TypeVar
 
 from infra.errors import Unavailable, UserError
 from serving.adapters.concepts import Concepts
-from serving.adapters.model_list import Glance
+from serving.adapters.model_list import VersionSummary
 from serving.engine_client import EngineClient, EngineLost
 from serving.http.answers import engine_unavailable, raise_refusal
 from serving.jobs.pins import PinStore
-from serving.requests import FoundationInfo, pin
+from serving.requests import FoundationInfo, resolve_adapters
 from serving.schemas import (
     AdapterAnswer,
     AdapterName,
@@ -28,9 +28,9 @@ from serving.schemas import (
 )
 from serving.threads import LISTS, LISTS_EACH, READS_EACH, REGISTRY, Shares
 
-REGISTRY_PATIENCE = 30.0  # seconds for the registry to answer
-LOAD_PATIENCE = 120.0  # seconds for an adapter to be fetched and loaded
-NONE: Sequence[Glance] = ()
+REGISTRY_TIMEOUT = 30.0  # seconds for the registry to answer
+LOAD_TIMEOUT = 120.0  # seconds for an adapter to be fetched and loaded
+NO_VERSIONS: Sequence[VersionSummary] = ()
 Status = Literal["pinned", "unpinned", "prefetched"]
 Answer = TypeVar("Answer")
 
@@ -41,7 +41,7 @@ class Catalogue:
     Args:
         info: returns what is served; raises Unavailable if no engine answers.
         pins: the adapters that every engine must keep.
-        tell: tells every engine about them at once; returns the number of engines.
+        send_pins: sends them to every engine now; returns the number of engines.
     """
 
     def __init__(
@@ -50,12 +50,12 @@ class Catalogue:
         engine: EngineClient,
         info: Callable[[], Awaitable[FoundationInfo]],
         pins: PinStore,
-        tell: Callable[[], Awaitable[int]],
+        send_pins: Callable[[], Awaitable[int]],
     ) -> None:
         self._registry, self._engine, self._info = registry, engine, info
-        self._pins, self._tell = pins, tell
+        self._pins, self._send_pins = pins, send_pins
         self._reads, self._lists = Shares(REGISTRY, READS_EACH), Shares(LISTS, LISTS_EACH)
-        self._written: tuple[Sequence[Glance], FoundationInfo, bytes] | None = None
+        self._cached: tuple[Sequence[VersionSummary], FoundationInfo, bytes] | None = None
 
     async def models(self, tenant: str) -> bytes:
         """The foundation, then every version of every concept that was trained on it: a `ModelList` as JSON.
@@ -63,15 +63,15 @@ class Catalogue:
         Raises Unavailable if reading them takes too long. Reading continues, so a later call waits less.
         """
         info = await self._info()
-        return await patiently(self._lists.run(tenant, self._models, info))
+        return await within_registry_timeout(self._lists.run(tenant, self._models, info))
 
     async def read(self, tenant: str, call: Callable[..., Answer], /, *args: Any) -> Answer:
         """Run a call that reads the registry, for a tenant. Raises Unavailable if it takes too long."""
-        return await patiently(self._reads.run(tenant, call, *args))
+        return await within_registry_timeout(self._reads.run(tenant, call, *args))
 
     async def prefetch(self, name: AdapterName, tenant: str) -> AdapterAnswer:
         """Load a version's adapters into every engine's memory. Raises UserError if an engine cannot."""
-        uses = await self._used(name, tenant)
+        uses = await self._resolve(name, tenant)
         return answer(uses, "prefetched", await self._prefetch(uses))
 
     async def pin(self, name: AdapterName, tenant: str) -> AdapterAnswer:
@@ -80,24 +80,24 @@ class Catalogue:
         Raises UserError for an adapter that cannot be loaded, and Conflict if no slot would be left for
         others. In both cases nothing is pinned.
         """
-        uses, info = await self._used(name, tenant), await self._info()
+        uses, info = await self._resolve(name, tenant), await self._info()
         await self._prefetch(uses)
         await asyncio.to_thread(self._pins.pin, info.fingerprint, uses, info.slots)
-        return answer(uses, "pinned", await self._told())
+        return answer(uses, "pinned", await self._send_stored_pins())
 
     async def unpin(self, name: AdapterName, tenant: str) -> AdapterAnswer:
         """Unpin a version's adapters; no error if they were not pinned."""
         info = await self._info()
         uses = await asyncio.to_thread(self._pins.named, info.fingerprint, name.name, name.path)
         if not uses:  # not pinned, pinned under another name, or the latest version is meant
-            uses = await self._used(name, tenant)
+            uses = await self._resolve(name, tenant)
         await asyncio.to_thread(self._pins.unpin, info.fingerprint, uses)
-        return answer(uses, "unpinned", await self._told())
+        return answer(uses, "unpinned", await self._send_stored_pins())
 
     async def residents(self) -> ResidentList:
         """Every adapter in a slot or in host memory of any engine, and the pinned ones."""
         info = await self._info()
-        engines = await self._asked(self._engine.residency())
+        engines = await self._ask_engines(self._engine.residency())
         _, pins = await asyncio.to_thread(self._pins.wanted, info.fingerprint)
         return ResidentList(
             data=[Resident(engine=name, **asdict(held)) for name, all in engines.items() for held in all],
@@ -108,34 +108,36 @@ class Catalogue:
     async def _prefetch(self, uses: Sequence[AdapterUsed]) -> int:
         engines = 0
         for used in uses:
-            answers = await self._asked(self._engine.prefetch(used))
+            answers = await self._ask_engines(self._engine.prefetch(used))
             for refused in answers:
                 raise_refusal(refused)
             engines = len(answers)
         return engines
 
-    async def _told(self) -> int:
+    async def _send_stored_pins(self) -> int:
         """Tell the engines about a stored change; returns how many heard of it. Others hear of it later."""
         try:
-            return await self._tell()
+            return await self._send_pins()
         except (EngineLost, TimeoutError, UserError):
             return 0
 
-    async def _used(self, name: AdapterName, tenant: str) -> list[AdapterUsed]:
+    async def _resolve(self, name: AdapterName, tenant: str) -> list[AdapterUsed]:
         info = await self._info()
-        return await self.read(tenant, pin, LoraUse(name=name.name, path=name.path), info, self._registry)
+        return await self.read(
+            tenant, resolve_adapters, LoraUse(name=name.name, path=name.path), info, self._registry
+        )
 
-    async def _asked(self, call: Awaitable[Answer]) -> Answer:
+    async def _ask_engines(self, call: Awaitable[Answer]) -> Answer:
         try:
-            async with asyncio.timeout(LOAD_PATIENCE):
+            async with asyncio.timeout(LOAD_TIMEOUT):
                 return await call
         except (EngineLost, TimeoutError):
             raise engine_unavailable() from None
 
     def _models(self, info: FoundationInfo) -> bytes:
         """The list as JSON, cached while nothing changes: serializing thousands of versions takes a while."""
-        versions = self._registry.shelf.versions() if self._registry is not None else NONE
-        written = self._written
+        versions = self._registry.model_list.versions() if self._registry is not None else NO_VERSIONS
+        written = self._cached
         if written is not None and written[0] is versions and written[1] == info:
             return written[2]
         models = [
@@ -157,18 +159,18 @@ class Catalogue:
             if version.foundation in (None, info.fingerprint)
         ]
         text = ModelList(data=models).model_dump_json().encode()
-        self._written = (versions, info, text)
+        self._cached = (versions, info, text)
         return text
 
 
-async def patiently(call: Awaitable[Answer]) -> Answer:
+async def within_registry_timeout(call: Awaitable[Answer]) -> Answer:
     """Await a call that reads the registry. Raises Unavailable if it takes too long."""
     try:
-        async with asyncio.timeout(REGISTRY_PATIENCE):
+        async with asyncio.timeout(REGISTRY_TIMEOUT):
             return await call
     except TimeoutError:
         raise Unavailable(
-            f"the concept registry has not answered for {REGISTRY_PATIENCE:g} s; try again in some seconds.",
+            f"the concept registry did not answer within {REGISTRY_TIMEOUT:g} s; try again in a few seconds.",
             code="registry_slow",
         ) from None
 

@@ -19,8 +19,8 @@ from serving.http.statuses import status_of
 from serving.schemas import ErrorAnswer, error_answer
 
 log = logging.getLogger(__name__)
-MAX_BODY = 64 * 1024  # bytes of a request's body; the largest valid one is under 20 KiB
-BODY_PATIENCE = 10.0  # seconds for a whole body to arrive, from the first wait for it
+MAX_BODY = 64 * 1024  # bytes of a request's body; one mask in it has at most 43 KiB
+BODY_TIMEOUT = 10.0  # seconds for a whole body to arrive, from the first wait for it
 RETRY_AFTER = {"Retry-After": "5"}  # seconds, if nothing better is known
 HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: RETRY_AFTER}
 CODES = {
@@ -52,13 +52,13 @@ class BodyLimit:
             nonlocal seen, until, whole
             if whole:  # the next message is the client's disconnect
                 return await receive()
-            until = min(until, asyncio.get_running_loop().time() + BODY_PATIENCE)
+            until = min(until, asyncio.get_running_loop().time() + BODY_TIMEOUT)
             try:
                 async with asyncio.timeout_at(until):
                     message = await receive()
             except TimeoutError:
                 raise HTTPException(
-                    408, f"the body was not here within {BODY_PATIENCE:g} s; send it at once."
+                    408, f"the body did not arrive within {BODY_TIMEOUT:g} s; send it without delay."
                 ) from None
             seen += len(message.get("body", b""))
             if seen > MAX_BODY:
@@ -94,8 +94,8 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(SQLAlchemyError)
     async def database_away(request: Request, error: SQLAlchemyError) -> JSONResponse:
-        log.error("%s %s: the database", request.method, request.url.path, exc_info=error)
-        message = "the job database does not answer; try in some seconds."
+        log.error("%s %s: the database failed", request.method, request.url.path, exc_info=error)
+        message = "the job database does not answer; try again in a few seconds."
         answer = error_answer(message, status=503, code="database_unavailable")
         return JSONResponse(answer, status_code=503, headers=RETRY_AFTER)
 
@@ -103,7 +103,7 @@ def add_error_handlers(app: FastAPI) -> None:
     async def our_fault(request: Request, error: Exception) -> JSONResponse:
         log.error("%s %s", request.method, request.url.path, exc_info=error)
         answer = error_answer(
-            "internal error; the server's log says more.", status=500, code="internal_error"
+            "internal error; the server's log has the details.", status=500, code="internal_error"
         )
         return JSONResponse(answer, status_code=500)
 

@@ -42,7 +42,7 @@ class Changes:
     def __init__(self) -> None:
         self._waiting: dict[str, set[asyncio.Event]] = {}
 
-    def notice(self, id: str) -> None:
+    def notify(self, id: str) -> None:
         """Announce that the job has changed."""
         for event in self._waiting.get(id, ()):
             event.set()
@@ -68,7 +68,7 @@ class JobSource(Protocol):
 
     async def get(self, id: str, tenant: str) -> Job: ...
 
-    async def placed(self, jobs: Sequence[Job]) -> list[tuple[Job, int | None]]: ...
+    async def with_positions(self, jobs: Sequence[Job]) -> list[tuple[Job, int | None]]: ...
 
 
 class Streams:
@@ -147,7 +147,7 @@ async def follow(
         while True:
             changed.clear()
             try:
-                [(job, position)] = await service.placed([await service.get(id, tenant)])
+                [(job, position)] = await service.with_positions([await service.get(id, tenant)])
             except NotFound:
                 yield format_sse_event(event="video.deleted", data_str=json.dumps({"id": id}))
                 return

@@ -23,15 +23,15 @@ ENGINE: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "batch_size": ("histogram", "Requests in a denoising step.", ()),
     "batch_adapters": ("histogram", "Distinct adapters in a denoising step.", ()),
     "queue_seconds": ("histogram", "Time from a request's arrival at the engine to its first step.", ()),
-    "load_seconds": ("histogram", "Time to bring an adapter to a tier.", ("tier",)),
+    "load_seconds": ("histogram", "Time to load an adapter into a tier.", ("tier",)),
     "waiting": ("gauge", "Requests waiting to be admitted to a batch.", ()),
     "active": ("gauge", "Requests being denoised.", ()),
     "queue_age_seconds": ("gauge", "How long the engine's oldest waiting request has waited.", ()),
     "slot_hits": ("gauge", "Adapters that were in a slot when their request was admitted, so far.", ()),
-    "slot_misses": ("gauge", "Adapters that were not, so far.", ()),
+    "slot_misses": ("gauge", "Adapters that were in no slot when their request was admitted, so far.", ()),
     "slot_loads": ("gauge", "Copies into slots so far.", ()),
     "recompilations": ("gauge", "Graphs compiled after warm-up, so far.", ()),
-    "uncompiled_forwards": ("gauge", "Forwards outside of what was compiled at warm-up, so far.", ()),
+    "uncompiled_forwards": ("gauge", "Forwards that no graph compiled at warm-up covers, so far.", ()),
 }
 
 
@@ -76,7 +76,7 @@ class ServiceMetrics:
         self._requests = counter("http_requests", "HTTP requests.", "method", "route", "status")
         self._seconds = Histogram(
             f"{PREFIX}_http_request_seconds",
-            "Time until an HTTP request's answer began.",
+            "Time from an HTTP request to the start of its answer.",
             ("method", "route"),
             registry=registry,
             buckets=SECONDS,

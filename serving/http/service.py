@@ -23,33 +23,33 @@ from serving.http.catalogue import Catalogue
 from serving.http.event_stream import Changes, Streams
 from serving.http.metrics import ServiceMetrics
 from serving.jobs.addresses import parse_networks
-from serving.jobs.admission import Admission, Repeatable
+from serving.jobs.admission import Admission, IdempotencyKey
 from serving.jobs.backlog import Backlog
 from serving.jobs.claims import Claims
 from serving.jobs.database import Job
-from serving.jobs.disk_space import DISK, Room, folders_of
+from serving.jobs.disk_space import DISK, DiskSpace, folders_of
 from serving.jobs.dispatcher import Dispatcher, result_key
 from serving.jobs.jobs import CANCELLED, COMPLETED, FINAL, IllegalTransition, JobStore
-from serving.jobs.pins import PinKeeper, PinStore
+from serving.jobs.pins import PinSender, PinStore
 from serving.jobs.queue_positions import QueuePositions
 from serving.jobs.webhooks import Webhooks
 from serving.requests import (
     PRIORITY_WEIGHT,
     FoundationInfo,
     VideoRequest,
-    check_pixels,
+    check_resolved,
     names_of,
     parse_model,
     request_of,
     resolve,
-    texts_beyond,
+    texts_to_check,
 )
 from serving.schemas import CreateVideo, RemixVideo, Video
-from serving.threads import RESULTS, ROOM, VIDEOS
+from serving.threads import DISK_CHECKS, RESULTS, VIDEOS
 
 log = logging.getLogger(__name__)
-ROOM_PATIENCE = 5.0  # seconds to wait for the check of the local disks
-ENGINE_PATIENCE = 30.0  # seconds a request waits for an engine that is starting
+DISK_TIMEOUT = 5.0  # seconds to wait for the check of the local disks
+ENGINE_TIMEOUT = 30.0  # seconds a request waits for an engine that is starting
 
 
 class VideoService:
@@ -72,7 +72,9 @@ class VideoService:
         try:
             Path(config.data_dir).mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
-            message = f"--data-dir {config.data_dir} cannot be made ({error.strerror}); give a folder you may write."
+            message = (
+                f"--data-dir {config.data_dir} cannot be created ({error.strerror}); give a writable folder."
+            )
             raise UserError(message, code="invalid_path") from None
         self.config, self.engine = config, engine
         self.metrics = metrics if metrics is not None else ServiceMetrics()
@@ -87,13 +89,13 @@ class VideoService:
         self._places = QueuePositions(self._order)
         self._results = open_storage(config.results_uri)
         results = self._results.root if isinstance(self._results, FolderStorage) else None
-        self._room = Room(folders_of(config.database_url, Path(config.data_dir), results))
+        self._disk_space = DiskSpace(folders_of(config.database_url, Path(config.data_dir), results))
         self._registry = (
             open_concepts(config.registry, Path(config.data_dir, "registries")) if config.registry else None
         )
         pins = PinStore(self.store.database)
-        self._pins = PinKeeper(pins, engine, self.info)
-        self.catalogue = Catalogue(self._registry, engine, self.info, pins, self._pins.tell)
+        self._pins = PinSender(pins, engine, self.info)
+        self.catalogue = Catalogue(self._registry, engine, self.info, pins, self._pins.send)
         self._info: FoundationInfo | None = None
         self._webhooks = Webhooks(
             self.store.database,
@@ -106,14 +108,14 @@ class VideoService:
             self.store,
             engine,
             self._results,
-            max_in_flight=in_hand(config, config.replicas),
+            max_in_flight=max_in_flight(config, config.replicas),
             ttl=config.results_ttl,
             job_ttl=config.job_ttl,
             observe=observe,
-            changed=self.changes.notice,
+            changed=self.changes.notify,
             ended=self._ended,
         )
-        self._backlog = Backlog(self.store, engine, self._engines) if config.scales else None
+        self._backlog = Backlog(self.store, engine, self._engines) if config.autoscales else None
         self._tasks: list[asyncio.Task[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -122,7 +124,7 @@ class VideoService:
         if not self._tasks:
             self._loop = asyncio.get_running_loop()
             if self._registry is not None:
-                self._registry.look()
+                self._registry.refresh_names()
             parts = (self._dispatcher, self._webhooks, self._pins)
             self._tasks = [asyncio.create_task(part.run()) for part in parts]
             if self._backlog is not None:
@@ -138,21 +140,21 @@ class VideoService:
 
     def _engines(self, number: int) -> None:
         """Adapt the number of jobs in hand to the number of engines."""
-        self._dispatcher.max_in_flight = in_hand(self.config, number)
-        self._dispatcher.notice()
+        self._dispatcher.max_in_flight = max_in_flight(self.config, number)
+        self._dispatcher.notify()
 
     def _ended(self, state: str, timings: Mapping[str, float]) -> None:
         """Handle the end of a job: a webhook may be due. Called from any thread."""
         self.metrics.ended(state, timings)
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._webhooks.notice)
+            self._loop.call_soon_threadsafe(self._webhooks.notify)
 
     @property
     def dispatching(self) -> bool:
         """Whether all background tasks are running (dispatcher, webhooks, pins)."""
         return bool(self._tasks) and not any(task.done() for task in self._tasks)
 
-    async def info(self, patience: float = ENGINE_PATIENCE, *, fresh: bool = False) -> FoundationInfo:
+    async def info(self, patience: float = ENGINE_TIMEOUT, *, fresh: bool = False) -> FoundationInfo:
         """The served foundation, cached unless `fresh`. Raises Unavailable if no engine answers."""
         if self._info is None or fresh:
             try:
@@ -165,11 +167,14 @@ class VideoService:
     async def ready(self) -> FoundationInfo:
         """The served foundation, if jobs can be accepted and made now. Raises Unavailable."""
         if not self.dispatching:
-            raise Unavailable("the dispatcher is not running.", code="not_ready")
+            raise Unavailable(
+                "the server's background tasks are not all running; check its log and restart it.",
+                code="not_ready",
+            )
         await asyncio.to_thread(self.store.database.ping)
         try:
-            async with asyncio.timeout(ROOM_PATIENCE):
-                await ROOM.run(self._room.check)
+            async with asyncio.timeout(DISK_TIMEOUT):
+                await DISK_CHECKS.run(self._disk_space.check)
         except TimeoutError:
             raise StorageFault(DISK) from None
         return await self.info(patience=1.0, fresh=True)
@@ -181,72 +186,69 @@ class VideoService:
 
         Raises UserError for an impossible request, Throttled beyond a limit, Unavailable without an engine.
         """
-        repeatable = Repeatable.of(idempotency_key, body.model_dump(mode="json"))
-        return await self._accept(lambda: self._resolve(body, caller), caller, repeatable, body.webhook_url)
+        idempotency = IdempotencyKey.of(idempotency_key, body.model_dump(mode="json"))
+        return await self._accept(lambda: self._resolve(body, caller), caller, idempotency, body.webhook_url)
 
     async def remix(
         self, id: str, body: RemixVideo, caller: Caller, idempotency_key: str | None = None
     ) -> tuple[Job, bool]:
-        """Accept a job like another of the same tenant, in any state, with another prompt. Returns as `create`.
+        """Accept a job that repeats another of the same tenant, in any state, with another prompt. Returns as `create`.
 
-        Everything that its frames depend on is the same but the prompt, also if the registry has changed since. So are
-        the priority, up to the caller's, and the webhook; the deadline is not repeated.
+        Only the prompt differs of what the frames depend on, even if the registry has changed since. Priority (up to
+        the caller's maximum) and webhook are repeated, the deadline is not.
 
-        Raises NotFound if the tenant has no such job, Conflict if it is of another foundation, and as `create`.
+        Raises NotFound if the tenant has no such job, Conflict if it needs another foundation, and as `create`.
         """
         job = await self.get(id, caller.tenant)
-        told = {"remix": id, **body.model_dump(mode="json")}
+        idempotency = IdempotencyKey.of(idempotency_key, {"remix": id, **body.model_dump(mode="json")})
         return await self._accept(
-            lambda: self._remixed(job, body, caller),
-            caller,
-            Repeatable.of(idempotency_key, told),
-            job.webhook_url,
+            lambda: self._resolve_remix(job, body, caller), caller, idempotency, job.webhook_url
         )
 
     async def _accept(
         self,
-        resolved: Callable[[], Awaitable[tuple[VideoRequest, str]]],
+        resolve_request: Callable[[], Awaitable[tuple[VideoRequest, str]]],
         caller: Caller,
-        repeatable: Repeatable | None,
+        idempotency: IdempotencyKey | None,
         webhook_url: str | None,
     ) -> tuple[Job, bool]:
-        """Accept what `resolved` returns, if the limits allow it: a checked request and its model name."""
+        """Accept the request that `resolve_request` returns with its model name, within the limits. Raises as `create`."""
         tenant = caller.tenant
-        found = await asyncio.to_thread(self._admission.find, tenant, repeatable)
+        found = await asyncio.to_thread(self._admission.find, tenant, idempotency)
         if found is not None:
             return found, False
-        with self._admission.look() as number:
+        with self._admission.examine() as number:
             # before any slow operation
             await asyncio.to_thread(self._admission.check, tenant, caller.key, number)
             try:
                 if webhook_url is not None:
                     await self._webhooks.check(webhook_url, tenant)
-                request, model = await resolved()
+                request, model = await resolve_request()
             except (SystemFailure, Throttled):
                 raise
             except UserError:
-                await asyncio.to_thread(self._admission.spend, tenant, caller.key)
+                await asyncio.to_thread(self._admission.charge, tenant, caller.key)
                 raise
         job, is_new = await asyncio.to_thread(
             self._admission.admit,
             request.model_dump(mode="json"),
             tenant=tenant,
             key=caller.key,
-            repeatable=repeatable,
+            idempotency=idempotency,
             model=model,
             weight=PRIORITY_WEIGHT**request.priority,
             webhook_url=webhook_url,
         )
         if is_new:
             self.metrics.accepted(names_of(request.adapters))
-            self._dispatcher.notice()
+            self._dispatcher.notify()
         return job, is_new
 
     async def _resolve(self, body: CreateVideo, caller: Caller) -> tuple[VideoRequest, str]:
         """The resolved request, checked by an engine, and its model name. Raises UserError."""
         if body.priority > caller.max_priority:
             raise Forbidden(
-                f"priority {body.priority}: this API key may ask for {caller.max_priority} at most.",
+                f"priority {body.priority} is not allowed for this API key; give at most {caller.max_priority}.",
                 code="priority_not_allowed",
             )
         info = await self.info()
@@ -258,13 +260,13 @@ class VideoService:
         scheduled = {"tenant": caller.tenant, "priority": body.priority, "deadline": deadline}
         return await self._checked(request.model_copy(update=scheduled), info), model
 
-    async def _remixed(self, job: Job, body: RemixVideo, caller: Caller) -> tuple[VideoRequest, str]:
+    async def _resolve_remix(self, job: Job, body: RemixVideo, caller: Caller) -> tuple[VideoRequest, str]:
         """The request of a remix, checked by an engine, and its model name. Raises UserError."""
         before, info = request_of(job), await self.info()
         if before.foundation not in (None, info.fingerprint):
             raise Conflict(
-                f"video {job.id} is of a foundation ({before.foundation[:12]}) that is not served here any more "
-                f"({info.name}, {info.fingerprint[:12]}); ask for a new video.",
+                f"video {job.id} was made by another foundation ({before.foundation[:12]}) than the one served here "
+                f"({info.name}, {info.fingerprint[:12]}); request a new video.",
                 code="foundation_mismatch",
             )
         changed = {
@@ -275,40 +277,40 @@ class VideoService:
             "deadline": None,
             "remixed_from": job.id,
         }
-        request = before.model_copy(update=changed)
-        check_pixels(request, info)
+        request = check_resolved(before.model_copy(update=changed), info)
         return await self._checked(request, info), job.model
 
     async def _checked(self, request: VideoRequest, info: FoundationInfo) -> VideoRequest:
         """The request with its warnings, after an engine has checked it. Raises UserError."""
         try:
-            async with asyncio.timeout(ENGINE_PATIENCE):
+            async with asyncio.timeout(ENGINE_TIMEOUT):
                 refused = await self.engine.check(request)
-                long = texts_beyond(request, info)
+                long = texts_to_check(request, info)
                 unread = await self.engine.unread(long) if long and refused is None else []
         except EngineLost:
             raise engine_unavailable() from None
         except TimeoutError:
             raise (
-                engine_unavailable() if not request.needs_registry else adapters_late(ENGINE_PATIENCE)
+                adapters_late(ENGINE_TIMEOUT) if request.needs_registry else engine_unavailable()
             ) from None
         if refused is not None and isinstance(refused.error, FoundationChanged):
             self._info = None  # the next request asks again
         raise_refusal(refused)
-        return request.model_copy(update={"warnings": tuple(text for text in unread if text)})
+        warnings = (*request.warnings, *(text for text in unread if text))
+        return request.model_copy(update={"warnings": warnings})
 
     def _order(self) -> list[str]:
         """Ids of the jobs that wait for this server's foundation, in order of their turns."""
         return self._claims.order(self._info.fingerprint if self._info else None)
 
-    async def placed(self, jobs: Sequence[Job]) -> list[tuple[Job, int | None]]:
+    async def with_positions(self, jobs: Sequence[Job]) -> list[tuple[Job, int | None]]:
         """The jobs, each with the number of jobs before it, up to half a second old (None: not queued)."""
         positions = await self._places.of(jobs)
         return [(job, positions.get(job.id)) for job in jobs]
 
     async def videos(self, jobs: Sequence[Job]) -> list[Video]:
         """Jobs as the API shows them to their owner."""
-        return [video_of(job, position) for job, position in await self.placed(jobs)]
+        return [video_of(job, position) for job, position in await self.with_positions(jobs)]
 
     async def get(self, id: str, tenant: str) -> Job:
         return await asyncio.to_thread(self.store.get, id, tenant=tenant)
@@ -331,7 +333,7 @@ class VideoService:
         else:
             self._ended(CANCELLED, {})
         await self._dispatcher.cancel(id)
-        self.changes.notice(id)
+        self.changes.notify(id)
         return await self.get(id, tenant)
 
     async def delete(self, id: str, tenant: str) -> None:
@@ -344,7 +346,7 @@ class VideoService:
         # Even if the row has no result: the video may have been stored while the database was unreachable.
         await RESULTS.run(self._results.delete, result_key(id))
         await asyncio.to_thread(self.store.delete, id)
-        self.changes.notice(id)
+        self.changes.notify(id)
 
     async def content(self, id: str, tenant: str) -> bytes:
         """The mp4. Raises Conflict if the job has none (yet), NotFound if it has expired."""
@@ -363,7 +365,7 @@ class VideoService:
             with contextlib.suppress(ObjectNotFound):
                 return await RESULTS.run(self._stored, job)
         raise NotFound(
-            f"video {id} has expired; make it again with seed {request_of(job).seed}.",
+            f"video {id} has expired; request it again with seed {request_of(job).seed}.",
             code="video_expired",
         )
 
@@ -381,7 +383,7 @@ class VideoService:
             if expired or (self._results.root_exists() and self._results.holds("")):
                 raise
             log.error(
-                "%s is empty or missing, so video %s cannot be read: is it mounted?",
+                "%s is empty or missing, so video %s cannot be read; is it mounted?",
                 self._results.uri,
                 job.id,
             )
@@ -395,6 +397,6 @@ class VideoService:
         return self.metrics.exposition()
 
 
-def in_hand(config: ServeConfig, engines: int) -> int:
+def max_in_flight(config: ServeConfig, engines: int) -> int:
     """Maximum jobs in engines, for all ingresses. Others wait in the store, which is fair and durable."""
     return 4 * config.max_batch * max(1, engines)

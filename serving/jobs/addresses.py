@@ -128,8 +128,8 @@ async def resolve(host: str, port: int, allowed: Sequence[Network], run: Run = N
 
 def resolver_slow(host: str) -> UserError:
     return Unavailable(
-        f"webhook_url: the name servers do not say where {host[:100]} is (waited for {RESOLVE_TIMEOUT:g} s at most); try "
-        "again in some seconds.",
+        f"webhook_url: the name servers did not resolve {host[:100]} (waited up to {RESOLVE_TIMEOUT:g} s); try again in a "
+        "few seconds.",
         code="resolver_slow",
     )
 
@@ -140,7 +140,9 @@ async def check_url(url: str, allowed: Sequence[Network], run: Run = NAMES.run) 
     port = parts.port or (443 if parts.scheme == "https" else 80)
     addresses = await resolve(parts.hostname or "", port, allowed, run)
     if parts.scheme == "http" and not all(is_allowed(address, allowed) for address in addresses):
-        raise Refused("webhook_url: http:// is for networks that the operator allows; give an https:// URL.")
+        raise Refused(
+            "webhook_url: http:// is possible only in networks that the operator allows; give an https:// URL."
+        )
 
 
 class CheckedBackend(httpcore.AsyncNetworkBackend):

@@ -30,14 +30,14 @@ BUSY_RETRY = 5.0  # seconds after which a full queue or a tenant may have room a
 
 
 @dataclass(frozen=True)
-class Repeatable:
+class IdempotencyKey:
     """An Idempotency-Key and the SHA-256 of its request's body."""
 
     key: str
     body_sha256: str
 
     @classmethod
-    def of(cls, key: str | None, body: dict[str, Any]) -> Repeatable | None:
+    def of(cls, key: str | None, body: dict[str, Any]) -> IdempotencyKey | None:
         """Build it from a request. Raises InvalidInput for a malformed key."""
         if key is None:
             return None
@@ -60,40 +60,40 @@ class Admission:
     def __init__(self, database: Database, max_queue: int) -> None:
         self._database, self._max_queue = database, max_queue
         self._numbers = itertools.count()
-        self._looked_at: set[int] = set()
+        self._examined: set[int] = set()
         self._lock = threading.Lock()
 
-    def find(self, tenant: str, repeatable: Repeatable | None) -> Job | None:
+    def find(self, tenant: str, idempotency: IdempotencyKey | None) -> Job | None:
         """The job of an earlier identical request. Raises Conflict if the key came with another body."""
         with self._database.sessions() as session:
-            return self._find(session, tenant, repeatable)
+            return self._find(session, tenant, idempotency)
 
     @contextmanager
-    def look(self) -> Iterator[int]:
+    def examine(self) -> Iterator[int]:
         """Count a request as waiting while it is examined, which may take long. Yields a number for `check`.
 
         Of many simultaneous requests, those that the queue has no room for are thus refused at once.
         """
         with self._lock:
             number = next(self._numbers)
-            self._looked_at.add(number)
+            self._examined.add(number)
         try:
             yield number
         finally:
             with self._lock:
-                self._looked_at.discard(number)
+                self._examined.discard(number)
 
     def check(self, tenant: str, key: ApiKey | None, number: int | None = None) -> None:
         """Raise `Throttled` if `admit` would, as far as known now. Does not count the request.
 
         Args:
-            number: from `look`: earlier requests under examination count too. None: only the queue counts.
+            number: from `examine`: earlier requests under examination count too. None: only the queue counts.
         """
         with self._database.sessions() as session:
             self._check_bounds(session, tenant, key, number)
             self._next_arrival(session, tenant, key)
 
-    def spend(self, tenant: str, key: ApiKey | None) -> None:
+    def charge(self, tenant: str, key: ApiKey | None) -> None:
         """Count a refused request against the key's rate, because examining it was work too."""
         if key is None or key.requests_per_minute is None:
             return
@@ -107,7 +107,7 @@ class Admission:
         *,
         tenant: str,
         key: ApiKey | None,
-        repeatable: Repeatable | None,
+        idempotency: IdempotencyKey | None,
         **fields: Any,
     ) -> tuple[Job, bool]:
         """Accept a request. Returns the committed job and whether it is new. `fields` are columns of the job.
@@ -117,27 +117,27 @@ class Admission:
             Conflict: the idempotency key was used with another body.
         """
         with self._database.exclusive() as session:
-            found = self._find(session, tenant, repeatable)
+            found = self._find(session, tenant, idempotency)
             if found is not None:
                 return found, False
             self._check_bounds(session, tenant, key)
             arrival = self._next_arrival(session, tenant, key)
             if arrival is not None:
                 session.merge(Rate(tenant=tenant, arrival=arrival))
-            if repeatable is not None:
-                fields |= {"idempotency_key": repeatable.key, "body_sha256": repeatable.body_sha256}
+            if idempotency is not None:
+                fields |= {"idempotency_key": idempotency.key, "body_sha256": idempotency.body_sha256}
             job = new_job(request, tenant=tenant, **fields)
             session.add(job)
         return job, True
 
-    def _find(self, session: Session, tenant: str, repeatable: Repeatable | None) -> Job | None:
-        if repeatable is None:
+    def _find(self, session: Session, tenant: str, idempotency: IdempotencyKey | None) -> Job | None:
+        if idempotency is None:
             return None
-        same = (Job.tenant == tenant, Job.idempotency_key == repeatable.key)
+        same = (Job.tenant == tenant, Job.idempotency_key == idempotency.key)
         job = session.scalar(select(Job).where(*same))
-        if job is not None and job.body_sha256 != repeatable.body_sha256:
+        if job is not None and job.body_sha256 != idempotency.body_sha256:
             raise Conflict(
-                f"this Idempotency-Key made {job.id} from another body; use a new key for a new request.",
+                f"this Idempotency-Key was used for {job.id} with another body; use a new key for a new request.",
                 code="idempotency_conflict",
             )
         return job
@@ -148,7 +148,7 @@ class Admission:
         queued = session.scalar(select(func.count()).where(Job.state == QUEUED)) or 0
         # Counted after the queue: a request that joins the queue meanwhile is counted at most once.
         with self._lock:
-            before = 0 if number is None else sum(other < number for other in self._looked_at)
+            before = 0 if number is None else sum(other < number for other in self._examined)
         if queued + before >= self._max_queue:
             raise Throttled(
                 f"the queue is full ({queued + before} jobs); try again later.",
@@ -160,7 +160,7 @@ class Admission:
         unfinished = select(func.count()).where(Job.tenant == tenant, Job.state.in_(UNFINISHED))
         if (session.scalar(unfinished) or 0) >= key.concurrency:
             raise Throttled(
-                f"this API key may have {key.concurrency} unfinished videos at once; wait for one, or cancel it.",
+                f"this API key may have at most {key.concurrency} unfinished videos; wait for one, or cancel it.",
                 code="concurrency_exceeded",
                 retry_after=BUSY_RETRY,
             )
@@ -181,7 +181,7 @@ class Admission:
         ahead = arrival - now - burst
         if ahead > 0:
             raise Throttled(
-                f"this API key may ask for {key.requests_per_minute:g} videos a minute.",
+                f"this API key may request {key.requests_per_minute:g} videos per minute; wait before the next request.",
                 code="rate_exceeded",
                 retry_after=ahead,
             )

@@ -45,7 +45,7 @@ class Backlog:
                 work = await asyncio.to_thread(waiting_work, self._store, foundation)
                 self._engines(await self._engine.backlog(work))
             except EngineLost:
-                log.info("no engine to be told of the backlog")
+                log.info("no engine takes the report of the backlog")
             except Exception:  # the database is unreachable for a moment
-                log.exception("the backlog is not known")
+                log.exception("the backlog cannot be read")
             await asyncio.sleep(INTERVAL)

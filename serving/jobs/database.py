@@ -1,9 +1,9 @@
-"""The job database: its tables and how it is opened. SQLite or PostgreSQL.
+"""The job database (SQLite or PostgreSQL): its tables, and how it is opened.
 
 Times are Unix seconds. Leases are compared on one clock: the database server's, or with SQLite this machine's.
 
-Tables of an earlier version are brought up to date (`serving.jobs.migrations` says how a table is changed). Tables that only
-have the right names are refused at the start, and not by an error at each request.
+Opening a database upgrades tables of an earlier version (`serving.jobs.migrations` says how to change a table).
+Another program's tables with the same names are refused at once, not by an error at each request.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 from infra.errors import Conflict, Unavailable, UserError
 from serving.jobs.migrations import migrate
 
-PRIVATE = 0o600  # mode of a SQLite database: prompts are nobody else's
-BUSY_MS = 10_000  # wait of a SQLite connection for another one that writes
-OPENING_MS = 300_000  # the same as a database is opened, which another process may be bringing up to date
-ADVISORY_LOCK = 0x6D6F74696F6E  # PostgreSQL's name for the lock of `Database.exclusive`
+PRIVATE = 0o600  # mode of a SQLite database: only its owner may read prompts
+BUSY_MS = 10_000  # how long a SQLite connection waits for another writer
+OPENING_MS = 300_000  # the same when opening a database, which another process may be upgrading
+ADVISORY_LOCK = 0x6D6F74696F6E  # PostgreSQL's key for the lock of `Database.exclusive`
 
 
 class Base(DeclarativeBase):
@@ -54,7 +54,7 @@ class Base(DeclarativeBase):
 
 
 class Job(Base):
-    """One accepted request. `request` is a `serving.requests.VideoRequest` as JSON: all that its frames depend on."""
+    """One accepted request. `request` is a `serving.requests.VideoRequest` as JSON."""
 
     __tablename__ = "jobs"
     __table_args__ = (UniqueConstraint("tenant", "idempotency_key"),)
@@ -63,53 +63,51 @@ class Job(Base):
     id: Mapped[str] = mapped_column(String(64), unique=True)
     tenant: Mapped[str] = mapped_column(String(64), index=True)  # who may see it (`serving.keys`)
     state: Mapped[str] = mapped_column(String(16), index=True)
-    # fingerprint of the model that it was accepted for; none in rows from before version 5, which any may run
+    # fingerprint of the model it was accepted for; None in rows older than version 5, which any model may run
     foundation: Mapped[str | None] = mapped_column(String(64), default=None)
     model: Mapped[str] = mapped_column(String(256))
     request: Mapped[dict[str, Any]]
-    weight: Mapped[float] = mapped_column(Float, default=1.0)  # turns in the queue for one of an ordinary job
+    weight: Mapped[float] = mapped_column(Float, default=1.0)  # its share relative to an ordinary job's
     progress: Mapped[int] = mapped_column(Integer, default=0)
-    attempts: Mapped[int] = mapped_column(Integer, default=0)  # engines that were lost while they ran it
+    attempts: Mapped[int] = mapped_column(Integer, default=0)  # engines lost while running it
     owner: Mapped[str | None] = mapped_column(
         String(64), index=True, default=None
-    )  # the dispatcher it is with
-    lease_until: Mapped[float | None] = mapped_column(Float, default=None)  # the owner is held dead after it
+    )  # the dispatcher that claimed it
+    lease_until: Mapped[float | None] = mapped_column(Float, default=None)  # then its owner counts as dead
     created_at: Mapped[float] = mapped_column(Float)
     started_at: Mapped[float | None] = mapped_column(Float, default=None)
     finished_at: Mapped[float | None] = mapped_column(Float, default=None)
     expires_at: Mapped[float | None] = mapped_column(Float, index=True, default=None)
     timings: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    neighbours: Mapped[int | None] = mapped_column(Integer, default=None)  # others in its batches, at most
+    neighbours: Mapped[int | None] = mapped_column(Integer, default=None)  # most other requests in a step
     error_code: Mapped[str | None] = mapped_column(String(64), default=None)
     error_message: Mapped[str | None] = mapped_column(String(2000), default=None)
     result_key: Mapped[str | None] = mapped_column(String(256), default=None)
     result_sha256: Mapped[str | None] = mapped_column(String(64), default=None)
     result_size: Mapped[int | None] = mapped_column(Integer, default=None)
     idempotency_key: Mapped[str | None] = mapped_column(String(255), default=None)
-    body_sha256: Mapped[str | None] = mapped_column(
-        String(64), default=None
-    )  # of what was asked with that key
+    body_sha256: Mapped[str | None] = mapped_column(String(64), default=None)  # of the request with that key
     webhook_url: Mapped[str | None] = mapped_column(String(2000), default=None)
 
 
 class Delivery(Base):
-    """One webhook call to be made; written with the end of the job that it tells of, in one transaction."""
+    """One webhook call, written in one transaction with the end of the job that it reports."""
 
     __tablename__ = "deliveries"
 
-    id: Mapped[str] = mapped_column(String(64), primary_key=True)  # the receiver's key against repeats
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)  # receivers recognize repeats by it
     tenant: Mapped[str] = mapped_column(String(64))
     url: Mapped[str] = mapped_column(String(2000))
-    body: Mapped[str] = mapped_column(Text)  # what is signed, to the byte
+    body: Mapped[str] = mapped_column(Text)  # exactly what is signed
     attempts: Mapped[int] = mapped_column(Integer, default=0)
     created_at: Mapped[float] = mapped_column(Float)
-    next_at: Mapped[float | None] = mapped_column(Float, index=True)  # None: delivered, or given up
+    next_at: Mapped[float | None] = mapped_column(Float, index=True)  # None: delivered or given up
     delivered_at: Mapped[float | None] = mapped_column(Float, default=None)
     error: Mapped[str | None] = mapped_column(String(500), default=None)  # of the last attempt
 
     @classmethod
     def of(cls, job_id: str, state: str, tenant: str, url: str) -> Delivery:
-        """What a job's end is told with, in the shape of OpenAI's webhook events."""
+        """The call that reports a job's end, in the format of OpenAI's webhook events."""
         now = time.time()
         id = f"evt_{secrets.token_hex(16)}"
         content = {
@@ -123,7 +121,7 @@ class Delivery(Base):
 
 
 class Rate(Base):
-    """How far ahead of its allowed rate a tenant is (GCRA's theoretical arrival time)."""
+    """A tenant's use of its allowed rate (GCRA's theoretical arrival time)."""
 
     __tablename__ = "rates"
 
@@ -132,17 +130,17 @@ class Rate(Base):
 
 
 class Flow(Base):
-    """How far a tenant's jobs of one weight are served (`serving.jobs.claims`)."""
+    """How far a tenant's jobs of one weight have been served (`serving.jobs.claims`)."""
 
     __tablename__ = "flows"
 
     tenant: Mapped[str] = mapped_column(String(64), primary_key=True)
     weight: Mapped[float] = mapped_column(Float, primary_key=True)
-    served: Mapped[float] = mapped_column(Float)  # virtual time: the end of the last one that was claimed
+    served: Mapped[float] = mapped_column(Float)  # virtual time: finish tag of its last claimed job
 
 
 class Pin(Base):
-    """An adapter that every engine of a foundation is to keep in a slot (`serving.jobs.pins`)."""
+    """An adapter that every engine of a foundation must keep in a slot (`serving.jobs.pins`)."""
 
     __tablename__ = "pins"
 
@@ -151,12 +149,12 @@ class Pin(Base):
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
     concept: Mapped[str] = mapped_column(String(64))
     version: Mapped[int] = mapped_column(Integer)
-    pinned: Mapped[bool] = mapped_column(Boolean)  # False: not any more; the last such row keeps its revision
-    revision: Mapped[int] = mapped_column(Integer)  # of the foundation's pins, once this row was as it is
+    pinned: Mapped[bool] = mapped_column(Boolean)  # False: unpinned; the newest such row keeps its revision
+    revision: Mapped[int] = mapped_column(Integer)  # of the foundation's pins when this row was written
 
 
 class Server(Base):
-    """When a dispatcher last said that it serves a foundation."""
+    """When a dispatcher last reported that it serves a foundation."""
 
     __tablename__ = "servers"
 
@@ -167,7 +165,7 @@ class Server(Base):
 class Database:
     """Sessions on one database. Thread-safe; several processes may share it.
 
-    Raises Unavailable when it cannot be opened, Conflict when its tables are not those of this version of the program.
+    Raises Unavailable if it cannot be opened, and Conflict if its tables are not those of this program's version.
     """
 
     def __init__(self, url: str) -> None:
@@ -175,7 +173,7 @@ class Database:
             shown = make_url(url).render_as_string(hide_password=True)
         except ArgumentError:
             raise UserError(
-                "--database is no SQLAlchemy URL; give one like sqlite:////data/jobs.sqlite or "
+                "--database is not a SQLAlchemy URL; give one such as sqlite:////data/jobs.sqlite or "
                 "postgresql+psycopg://user:password@host/name.",
                 code="invalid_value",
             ) from None
@@ -197,17 +195,17 @@ class Database:
         return self._sql.dialect.name
 
     def now(self) -> ColumnElement[float]:
-        """The database's time as an expression, so that machines whose clocks differ agree on leases."""
+        """The database's time as an expression, so that machines with different clocks agree on leases."""
         if self.dialect == "postgresql":
             return cast(func.extract("epoch", func.clock_timestamp()), Float)
         return literal(time.time())
 
     @contextmanager
     def exclusive(self, wait_ms: int | None = None) -> Iterator[Session]:
-        """A transaction that runs beside no other of its kind, whatever the process: count, decide, insert.
+        """A transaction that excludes all others of its kind, in any process: count, decide, insert.
 
         Args:
-            wait_ms: the longest wait for another one, with SQLite; `BUSY_MS` when not given.
+            wait_ms: with SQLite, the longest wait for another transaction; `BUSY_MS` by default.
         """
         with self.sessions.begin() as session:
             if self.dialect == "postgresql":
@@ -220,7 +218,7 @@ class Database:
             yield session
 
     def ping(self) -> None:
-        """Raises SQLAlchemyError while the database does not answer."""
+        """Raise SQLAlchemyError if the database does not answer."""
         with self.sessions() as session:
             session.execute(select(Job.number).limit(1))
 
@@ -229,15 +227,16 @@ class Database:
 
 
 def open_sql(url: str) -> SqlEngine:
-    """Connect. SQLite gets WAL (readers never wait for the writer) and full fsync: an answered job is on disk.
+    """Connect. SQLite uses WAL (readers never wait for the writer) and full fsync: an accepted job is on disk.
 
-    Its files are the owner's alone, whatever folder they are in, and what is deleted is overwritten.
+    Only the owner can access its files, whatever folder they are in, and deleted data is overwritten.
     """
     parsed = make_url(url)
     dialect = parsed.get_backend_name()
     if dialect not in ("sqlite", "postgresql"):
         raise UserError(
-            f"--database names {dialect}; jobs are kept in sqlite or postgresql.", code="invalid_value"
+            f"--database names {dialect}, which is not supported; expected sqlite or postgresql.",
+            code="invalid_value",
         )
     if dialect == "postgresql":
         return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
@@ -253,19 +252,19 @@ def open_sql(url: str) -> SqlEngine:
 
 
 def make_private(url: URL) -> None:
-    """Make a SQLite database's file, if there is none, and take from others what they may do with it.
+    """Create a SQLite database's file if it is missing, and remove other users' permissions from it.
 
-    SQLite gives its -wal and -shm the mode of the file itself. Raises UserError for a file whose mode is not ours to set.
+    SQLite gives its -wal and -shm files the mode of the file. Raises UserError if we may not change the mode.
     """
     if not url.database or url.database == ":memory:":
         return
     if url.database.startswith("file:"):
         raise UserError(
-            "--database names a SQLite URI (file:...); give a path, like sqlite:////data/jobs.sqlite.",
+            "--database names a SQLite URI (file:...); give a path, such as sqlite:////data/jobs.sqlite.",
             code="invalid_value",
         )
     file = Path(url.database)
-    with contextlib.suppress(OSError):  # there is one, or there can be none: opening it says so
+    with contextlib.suppress(OSError):  # it exists, or it cannot be created, which opening it will report
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, PRIVATE))
     for path in (file, *(file.with_name(f"{file.name}-{part}") for part in ("wal", "shm", "journal"))):
         with contextlib.suppress(FileNotFoundError):
@@ -274,7 +273,7 @@ def make_private(url: URL) -> None:
                     path.chmod(PRIVATE)
                 except PermissionError:
                     raise Conflict(
-                        f"the job database {path} can be read by others and is another user's; run as its owner, or "
+                        f"the job database {path} belongs to another user and is readable by others; run as its owner, or "
                         "give another --data-dir.",
                         code="access_denied",
                     ) from None

@@ -14,28 +14,28 @@ from infra.files import explained_os_errors
 from serving.adapters.storage_faults import storage_faults
 
 DISK = "the server's disk"  # its name in errors for callers
-LEAST = 16 << 20  # minimum free bytes
+MIN_FREE = 16 << 20  # minimum free bytes
 FRESH = 5.0  # seconds for which a result is reused, because anyone may ask
 
 
-class Room:
+class DiskSpace:
     """Checks folders by allocating a temporary file, which obeys quotas and reserved space like a write."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._folders = list(dict.fromkeys(folders))
-        self._lock, self._looked = threading.Lock(), float("-inf")
-        self._found: UserError | None = None
+        self._lock, self._checked_at = threading.Lock(), float("-inf")
+        self._fault: UserError | None = None
 
     def check(self) -> None:
         """Raise StorageFault if a folder is full or not writable. Blocks."""
         with self._lock:  # concurrent callers get the first one's result
-            if time.monotonic() - self._looked >= FRESH:
-                self._found = self._look()
-                self._looked = time.monotonic()
-        if self._found is not None:
-            raise self._found
+            if time.monotonic() - self._checked_at >= FRESH:
+                self._fault = self._find_fault()
+                self._checked_at = time.monotonic()
+        if self._fault is not None:
+            raise self._fault
 
-    def _look(self) -> UserError | None:
+    def _find_fault(self) -> UserError | None:
         try:
             with storage_faults(DISK):
                 for folder in self._folders:
@@ -43,7 +43,7 @@ class Room:
                         explained_os_errors(f"writing to {folder}"),
                         tempfile.TemporaryFile(dir=folder) as file,
                     ):
-                        os.posix_fallocate(file.fileno(), 0, LEAST)
+                        os.posix_fallocate(file.fileno(), 0, MIN_FREE)
         except UserError as error:
             return error
         return None

@@ -35,13 +35,13 @@ from serving.threads import RESULTS
 
 log = logging.getLogger(__name__)
 RETRY_PAUSE = 0.2  # seconds before the first retry of a lost engine or an unreachable results storage
-MOST_PAUSE = 5.0  # maximum pause; pauses double up to it
+MAX_PAUSE = 5.0  # maximum pause; pauses double up to it
 NOTE_INTERVAL = 0.5  # seconds between writes of a job's progress
-LOOK_INTERVAL = 1.0  # seconds between looks at the store, if not notified
+POLL_INTERVAL = 1.0  # seconds between looks at the store, if not notified
 SWEEP_INTERVAL = 5.0  # seconds between searches for late jobs and expired results, and counts of jobs
-MOST_LATE = 100  # maximum jobs to fail (such as for their deadline) or to remove per sweep
-DESCRIBE_PATIENCE = 30.0  # seconds to wait for an engine to report its foundation
-FORSAKEN = 3600.0  # seconds without a server of its foundation until a queued job fails
+MAX_PER_SWEEP = 100  # maximum jobs to fail (such as for their deadline) or to remove per sweep
+DESCRIBE_TIMEOUT = 30.0  # seconds to wait for an engine to report its foundation
+ORPHANED_AFTER = 3600.0  # seconds without a server of its foundation until a queued job fails
 PURGE_INTERVAL = 60.0  # seconds between searches for jobs to remove
 MAX_ATTEMPTS = 5  # lost engines after which a job counts as their cause
 
@@ -51,7 +51,7 @@ def pauses() -> Iterator[float]:
     pause = RETRY_PAUSE
     while True:
         yield pause
-        pause = min(2 * pause, MOST_PAUSE)
+        pause = min(2 * pause, MAX_PAUSE)
 
 
 def result_key(id: str) -> str:
@@ -103,12 +103,12 @@ class Dispatcher:
         self._alone = False  # whether the only running job is a suspect
         self._foundation: str | None = None  # fingerprint of the engines' foundation, once known
         self._purged = float("-inf")
-        self._wake, self._doubt = asyncio.Event(), asyncio.Event()
+        self._wake, self._recheck = asyncio.Event(), asyncio.Event()
 
     async def run(self) -> None:
         """Dispatch until cancelled. Unfinished jobs are then free for other dispatchers."""
         sweeper = asyncio.create_task(self._sweep())
-        learner = asyncio.create_task(self._learn())
+        tracker = asyncio.create_task(self._track_foundation())
         try:
             while True:
                 self._wake.clear()
@@ -119,20 +119,20 @@ class Dispatcher:
                     log.exception("the queue cannot be read")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(
-                        LOOK_INTERVAL
+                        POLL_INTERVAL
                     ):  # not wait_for, which may swallow a cancellation before 3.12
                         await self._wake.wait()
         finally:
-            besides = (sweeper, learner)
-            for task in (*besides, *self._running.values()):
+            helpers = (sweeper, tracker)
+            for task in (*helpers, *self._running.values()):
                 task.cancel()
-            await asyncio.gather(*besides, *self._running.values(), return_exceptions=True)
+            await asyncio.gather(*helpers, *self._running.values(), return_exceptions=True)
             try:
                 await asyncio.to_thread(self._claims.release, self.name)
             except Exception:
-                log.exception("jobs stay claimed until their lease runs out")
+                log.exception("jobs cannot be released; they stay claimed until their lease expires")
 
-    def notice(self) -> None:
+    def notify(self) -> None:
         """Tell the dispatcher that there is a new job."""
         self._wake.set()
 
@@ -160,7 +160,7 @@ class Dispatcher:
             if ours:
                 await asyncio.to_thread(self._claims.renew, self.name, ours)
             if self._foundation is not None:
-                await asyncio.to_thread(self._claims.serve, self._foundation)
+                await asyncio.to_thread(self._claims.mark_served, self._foundation)
             freed = await asyncio.to_thread(self._claims.reclaim)
             if freed:
                 log.warning("%d unfinished jobs of dead dispatchers are queued again", freed)
@@ -185,62 +185,63 @@ class Dispatcher:
         if self._suspects and not self._running:
             self._begin(self._suspects.popleft())
 
-    async def _learn(self) -> None:
+    async def _track_foundation(self) -> None:
         """Ask which foundation the engines hold, and ask again whenever that is in doubt."""
         while True:
             for pause in pauses():
-                self._doubt.clear()
+                self._recheck.clear()
                 try:
-                    async with asyncio.timeout(DESCRIBE_PATIENCE):
+                    async with asyncio.timeout(DESCRIBE_TIMEOUT):
                         self._foundation = (await self._engine.describe()).fingerprint
                     break
                 except (EngineLost, TimeoutError):
                     pass
                 except Exception:
-                    log.exception("the engines do not say which foundation they hold")
+                    log.exception("the foundation of the engines cannot be determined")
                 await asyncio.sleep(pause)
             self._renewed = 0.0  # report it at once
             self._wake.set()
-            await self._doubt.wait()
+            await self._recheck.wait()
             await asyncio.sleep(RETRY_PAUSE)  # engines of two foundations may alternate for a while
 
     def _begin(self, job: Job) -> None:
         self._alone = job.attempts >= SUSPECT_ATTEMPTS
         if (before := self._running.get(job.id)) is not None:
             before.cancel()  # this dispatcher stalled: it lost the job and claimed it again
-        task = asyncio.create_task(self._serve(job))
+        task = asyncio.create_task(self._run_job(job))
         self._running[job.id] = task
         task.add_done_callback(lambda task: self._done(job.id, task))
 
     def _done(self, id: str, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("job %s is left to its lease", id, exc_info=error)  # the database is unreachable
+            # the database is unreachable
+            log.error("job %s returns to the queue when its lease expires", id, exc_info=error)
         if self._running.get(id) is task:
             del self._running[id]
         self._alone = False  # it was the only job, or no suspect is running
         self._changed(id)
         self._wake.set()
 
-    async def _serve(self, job: Job) -> None:
+    async def _run_job(self, job: Job) -> None:
         """Run one job until it ends or returns to the queue."""
         try:
-            await self._follow(job)
+            await self._make_video(job)
         except IllegalTransition:
             pass  # it was cancelled or deleted meanwhile
         except EngineLost as error:
-            await self._lost(job, error)
+            await self._requeue_lost(job, error)
         except SQLAlchemyError:
             raise  # the database is unreachable: the job returns when its lease expires
         except StorageFault as error:  # full: waiting videos would only accumulate
             with contextlib.suppress(IllegalTransition):
                 await self._fail(job, error.code, error.message)
         except Exception as error:
-            log.exception("job %s", job.id)
-            message = f"internal error while serving the job ({type(error).__name__})"
+            log.exception("job %s failed", job.id)
+            message = f"internal error while serving the job ({type(error).__name__})."
             with contextlib.suppress(IllegalTransition):
                 await self._fail(job, "internal_error", message)
 
-    async def _follow(self, job: Job) -> None:
+    async def _make_video(self, job: Job) -> None:
         try:
             request = request_of(job)
         except UserError as error:
@@ -286,12 +287,14 @@ class Dispatcher:
         """
         for pause in pauses():
             try:
-                await RESULTS.run(self._keep, job, video, timings)
+                await RESULTS.run(self._store_video, job, video, timings)
                 return
             except StorageFault as error:
                 if error.full:
                     raise
-                log.warning("the video of job %s is held until the results storage can be used", job.id)
+                log.warning(
+                    "the video of job %s stays in memory until the results storage is available", job.id
+                )
                 await asyncio.sleep(pause)
 
     async def _note(self, job: Job, percent: int, timings: dict[str, float]) -> None:
@@ -308,25 +311,25 @@ class Dispatcher:
     async def _fail_late(self, job: Job) -> None:
         await self._fail(job, "deadline_passed", "the job's deadline passed while it was queued.")
 
-    async def _fail_forsaken(self, job: Job) -> None:
+    async def _fail_orphaned(self, job: Job) -> None:
         message = (
-            f"the video was asked of a foundation ({(job.foundation or '')[:12]}) that has not been served for "
-            f"{FORSAKEN / 60:g} minutes; GET /v1/models lists what is, ask for it again."
+            f"the video needs a foundation ({(job.foundation or '')[:12]}) that has not been served for "
+            f"{ORPHANED_AFTER / 60:g} minutes; request it again with a model that GET /v1/models lists."
         )
         await self._fail(job, "foundation_mismatch", message)
 
     async def _purge(self) -> None:
-        """Remove jobs whose time is over, with their prompts and videos, at most MOST_LATE at once."""
+        """Remove jobs whose time is over, with their prompts and videos, at most MAX_PER_SWEEP at once."""
         if self._job_ttl is None or time.monotonic() - self._purged < PURGE_INTERVAL:
             return
         before = time.time() - self._job_ttl
-        old = await asyncio.to_thread(self._store.ended_before, before, MOST_LATE)
+        old = await asyncio.to_thread(self._store.ended_before, before, MAX_PER_SWEEP)
         for id in old:
             if ID.fullmatch(id):
                 await RESULTS.run(self._results.delete, result_key(id))
             await asyncio.to_thread(self._store.delete, id)
             self._changed(id)
-        if len(old) < MOST_LATE:  # otherwise there are more
+        if len(old) < MAX_PER_SWEEP:  # otherwise there are more
             await asyncio.to_thread(self._store.forget_deliveries, before)
             self._purged = time.monotonic()
 
@@ -336,7 +339,7 @@ class Dispatcher:
             await self._fail(job, "engine_lost", message)
         self._changed(job.id)
 
-    def _keep(self, job: Job, event: Finished, timings: dict[str, float]) -> None:
+    def _store_video(self, job: Job, event: Finished, timings: dict[str, float]) -> None:
         """Store the video, then complete the job. Runs in a thread, so a cancellation cannot interrupt it."""
         key = result_key(job.id)
         self._results.put(key, event.mp4)
@@ -360,12 +363,12 @@ class Dispatcher:
 
     async def _put_back(self, job: Job) -> None:
         """Requeue a job for another foundation, and ask again which one the engines hold."""
-        log.warning("job %s is not for the foundation that is served now, and waits for its own", job.id)
+        log.warning("job %s needs another foundation than the served one, and waits for it", job.id)
         self._foundation = None
-        self._doubt.set()
+        self._recheck.set()
         await asyncio.to_thread(self._store.requeue, job.id, owner=self.name, attempted=False)
 
-    async def _lost(self, job: Job, error: EngineLost) -> None:
+    async def _requeue_lost(self, job: Job, error: EngineLost) -> None:
         """Requeue a job whose engine was lost, once an engine answers again."""
         log.warning("job %s lost its engine (%s)", job.id, error)
         for pause in pauses():
@@ -381,15 +384,15 @@ class Dispatcher:
         while True:
             try:
                 self._observe(await asyncio.to_thread(self._store.count))
-                for job in await asyncio.to_thread(self._claims.claim_late, self.name, MOST_LATE):
+                for job in await asyncio.to_thread(self._claims.claim_late, self.name, MAX_PER_SWEEP):
                     with contextlib.suppress(IllegalTransition):  # it was cancelled meanwhile
                         await self._fail_late(job)
                     self._changed(job.id)
                 for job in await asyncio.to_thread(
-                    self._claims.claim_forsaken, self.name, MOST_LATE, FORSAKEN
+                    self._claims.claim_orphaned, self.name, MAX_PER_SWEEP, ORPHANED_AFTER
                 ):
                     with contextlib.suppress(IllegalTransition):
-                        await self._fail_forsaken(job)
+                        await self._fail_orphaned(job)
                     self._changed(job.id)
                 for job in await asyncio.to_thread(self._store.expired, time.time()):
                     if ID.fullmatch(job.id):  # otherwise this program wrote no video for it
@@ -397,5 +400,5 @@ class Dispatcher:
                     await asyncio.to_thread(self._store.forget_result, job.id)
                 await self._purge()
             except Exception:  # the storage or the database is unreachable for a moment
-                log.exception("jobs are not counted, and what is late or expired stays for now")
+                log.exception("the sweep failed; late and expired jobs stay until the next one")
             await asyncio.sleep(SWEEP_INTERVAL)

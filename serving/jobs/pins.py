@@ -24,7 +24,7 @@ from serving.schemas import AdapterUsed, LoraPath
 
 log = logging.getLogger(__name__)
 INTERVAL = 2.0  # seconds between two reports to the engines
-PATIENCE = 30.0  # seconds for the engines to answer
+ENGINES_TIMEOUT = 30.0  # seconds for the engines to answer
 
 
 class PinStore:
@@ -109,11 +109,11 @@ def used(row: Pin) -> AdapterUsed | None:
     try:
         return convert(AdapterUsed, told)
     except Damaged as error:
-        log.error("revision %d of the pins is damaged and is not pinned (%s)", row.revision, error)
+        log.error("the adapter of pin revision %d is damaged and not pinned (%s)", row.revision, error)
         return None
 
 
-class PinKeeper:
+class PinSender:
     """Sends the pins to the engines until cancelled; runs beside the dispatcher.
 
     Args:
@@ -129,19 +129,19 @@ class PinKeeper:
         """Send the pins repeatedly."""
         while True:
             try:
-                await self.tell()
+                await self.send()
             except (EngineLost, TimeoutError, UserError):
-                log.info("no engine to be told what is pinned")
+                log.info("no engine takes the pins")
             except Exception:  # the database is unreachable for a moment
-                log.exception("what is pinned is not known")
+                log.exception("the pins cannot be read")
             await asyncio.sleep(INTERVAL)
 
-    async def tell(self) -> int:
+    async def send(self) -> int:
         """Make every engine pin exactly the stored pins; returns the number of engines.
 
         Raises EngineLost, TimeoutError, and Unavailable if no engine answers.
         """
         info = await self._info()
         revision, uses = await asyncio.to_thread(self._store.wanted, info.fingerprint)
-        async with asyncio.timeout(PATIENCE):
-            return await self._engine.keep(revision, uses)
+        async with asyncio.timeout(ENGINES_TIMEOUT):
+            return await self._engine.set_pins(revision, uses)

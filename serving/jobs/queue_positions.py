@@ -24,8 +24,8 @@ class QueuePositions:
     def __init__(self, order: Callable[[], list[str]]) -> None:
         self._order = order
         self._known: dict[str, int] = {}
-        self._looked = float("-inf")
-        self._looking: asyncio.Task[dict[str, int]] | None = None
+        self._read_at = float("-inf")
+        self._reading: asyncio.Task[dict[str, int]] | None = None
 
     async def of(self, jobs: Sequence[Job]) -> dict[str, int]:
         """The number of jobs before each queued one of these; 0 for a job that a dispatcher has claimed.
@@ -35,21 +35,21 @@ class QueuePositions:
         queued = [job for job in jobs if job.state == QUEUED]
         if all(job.owner is not None for job in queued):
             return {job.id: 0 for job in queued}
-        known = await self._look()
+        known = await self._fresh_positions()
         return {job.id: known.get(job.id, len(known)) if job.owner is None else 0 for job in queued}
 
-    async def _look(self) -> dict[str, int]:
-        if self._looking is None:
-            if time.monotonic() - self._looked < FRESH:
+    async def _fresh_positions(self) -> dict[str, int]:
+        if self._reading is None:
+            if time.monotonic() - self._read_at < FRESH:
                 return self._known
-            self._looking = asyncio.create_task(self._look_anew())
-        return await asyncio.shield(self._looking)  # a cancelled caller must not cancel it for others
+            self._reading = asyncio.create_task(self._read_order())
+        return await asyncio.shield(self._reading)  # a cancelled caller must not cancel it for others
 
-    async def _look_anew(self) -> dict[str, int]:
+    async def _read_order(self) -> dict[str, int]:
         try:
             order = await asyncio.to_thread(self._order)
             self._known = {id: place for place, id in enumerate(order)}
-            self._looked = time.monotonic()
+            self._read_at = time.monotonic()
             return self._known
         finally:
-            self._looking = None
+            self._reading = None

@@ -117,7 +117,7 @@ class Webhooks:
         self.deliveries = Deliveries(database)
         self._secrets = {key.tenant: key.webhook_secret for key in keys if key.webhook_secret}
         self._default, self._allowed, self._observe = secret, allowed, observe
-        self._asked, self._called = Shares(NAMES, PER_TENANT), Shares(CALLED_NAMES, PER_TENANT)
+        self._check_lookups, self._call_lookups = Shares(NAMES, PER_TENANT), Shares(CALLED_NAMES, PER_TENANT)
         self._wake = asyncio.Event()
         self._calls: dict[asyncio.Task[None], str] = {}  # running call -> its tenant
 
@@ -128,12 +128,12 @@ class Webhooks:
         """
         if self._secret(tenant) is None:
             raise InvalidInput(
-                "webhook_url: this server has no secret to sign with; its operator must configure webhook_secret.",
+                "webhook_url: this server has no secret for signatures; its operator must configure webhook_secret.",
                 code="webhook_unsigned",
             )
-        await check_url(url, self._allowed, functools.partial(self._asked.run, tenant))
+        await check_url(url, self._allowed, functools.partial(self._check_lookups.run, tenant))
 
-    def notice(self) -> None:
+    def notify(self) -> None:
         """Wake the sender: a job or a call has ended."""
         self._wake.set()
 
@@ -149,7 +149,7 @@ class Webhooks:
                         await asyncio.to_thread(self.deliveries.forget, time.time() - KEPT)
                     await self._begin_due()
                 except Exception:
-                    log.exception("webhooks wait")
+                    log.exception("webhook calls cannot be started; they wait")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(POLL):
                         await self._wake.wait()
@@ -172,8 +172,9 @@ class Webhooks:
     def _done(self, call: asyncio.Task[None]) -> None:
         del self._calls[call]
         if not call.cancelled() and (error := call.exception()) is not None:
-            log.error("a webhook is left to its lease", exc_info=error)  # the database is unreachable
-        self.notice()
+            # the database is unreachable
+            log.error("a webhook call is repeated when its lease expires", exc_info=error)
+        self.notify()
 
     async def _deliver(self, delivery: Delivery) -> None:
         error, pause = await self._attempt(delivery)
@@ -187,7 +188,7 @@ class Webhooks:
         """Make a call. Returns (error, seconds until the next attempt); (None, None) if it was delivered."""
         secret = self._secret(delivery.tenant)
         if secret is None:
-            return "there is no secret to sign with any more", None
+            return "the server no longer has a secret for signatures", None
         later = None
         if delivery.attempts <= len(PAUSES):
             later = PAUSES[delivery.attempts - 1] * random.uniform(1 - SPREAD, 1 + SPREAD)
@@ -206,7 +207,7 @@ class Webhooks:
                 headers,
                 allowed=self._allowed,
                 timeout=TIMEOUT,
-                run=functools.partial(self._called.run, delivery.tenant),
+                run=functools.partial(self._call_lookups.run, delivery.tenant),
             )
         except UserError as refused:
             return refused.message, later

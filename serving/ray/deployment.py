@@ -29,7 +29,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouter
 from serving.config import ServeConfig
 from serving.engine_client import EngineLost
 from serving.http.metrics import ENGINE, boundaries
-from serving.http.service import in_hand
+from serving.http.service import max_in_flight
 from serving.ray.engine_service import EngineService
 from serving.ray.ingress import ENGINE_NAME, Ingress
 
@@ -76,7 +76,7 @@ class EngineReplica(EngineService):
         try:
             super().healthy()
         except EngineLost:
-            log.critical("the engine is dead, and this process ends", exc_info=True)
+            log.critical("the engine is dead; this process ends now", exc_info=True)
             os._exit(1)  # an orderly exit may wait for a device that no longer responds
 
     def check_health(self) -> None:
@@ -94,7 +94,7 @@ class EngineReplica(EngineService):
 
 def scale(config: ServeConfig) -> dict[str, Any]:
     """Options of the engine deployment that set the number of engines."""
-    if not config.scales:
+    if not config.autoscales:
         return {"num_replicas": config.replicas}
     assert config.max_replicas is not None
     return {
@@ -136,7 +136,7 @@ def bind(config: ServeConfig, secrets: Callable[[ServeConfig], ServeConfig] | No
         # Each job in hand is one ongoing request, and one engine must have room for all of them: Ray retries
         # only the oldest few requests without room, so checks of new jobs would wait behind jobs of lost
         # engines. The engine's own queue is fair, and all dispatchers together limit it.
-        max_ongoing_requests=in_hand(config, config.most_replicas) + 64,
+        max_ongoing_requests=max_in_flight(config, config.most_replicas) + 64,
         ray_actor_options={"num_cpus": config.engine_cpus, "num_gpus": config.engine_gpus},
     ).bind(for_engine(config))
     place: dict[str, Any] = {"num_cpus": 0}

@@ -41,7 +41,7 @@ from serving.ray import routing
 from serving.ray.autoscaling import NEVER, Load
 from serving.requests import AdapterUsed, FoundationInfo, VideoRequest
 
-LOAD_PATIENCE = 100.0  # seconds for adapters to load; an ingress waits a little longer for a prefetch
+LOAD_TIMEOUT = 100.0  # seconds for adapters to load; an ingress waits a little longer for a prefetch
 
 
 def describe(foundation: Foundation, config: ServeConfig) -> FoundationInfo:
@@ -124,8 +124,8 @@ def build_engine(config: ServeConfig, observe: Observe = unobserved) -> Engine:
 class Stream:
     """The events of one running request, for any number of listeners (a restarted ingress asks again)."""
 
-    def __init__(self, ticket: str) -> None:
-        self.ticket = ticket
+    def __init__(self, id: str) -> None:
+        self.id = id  # of the request in the engine
         self.admitted: Admitted | None = None
         self.queues: list[asyncio.Queue[Event]] = []
 
@@ -152,8 +152,8 @@ class EngineService:
         self.engine.start()
         self._streams: dict[str, Stream] = {}
         self._numbers = itertools.count()
-        self._backlog, self._told = 0.0, -NEVER
-        self._revision, self._keeping = 0, asyncio.Lock()  # of the pinned adapters
+        self._backlog, self._backlog_at = 0.0, -NEVER
+        self._revision, self._pinning = 0, asyncio.Lock()  # of the pinned adapters
 
     async def describe(self) -> FoundationInfo:
         self.healthy()
@@ -161,15 +161,15 @@ class EngineService:
 
     async def check(self, request: VideoRequest) -> Failed | None:
         self.healthy()
-        return self._not_ours(request) or await self._try(self.engine.check_ahead, request)
+        return self._refuse_other_foundation(request) or await self._try(self.engine.check, request)
 
-    def _not_ours(self, request: VideoRequest) -> Failed | None:
+    def _refuse_other_foundation(self, request: VideoRequest) -> Failed | None:
         """The refusal of a request for another model (the caller knew an earlier engine); else None."""
         if request.foundation in (None, self._info.fingerprint):
             return None
         message = (
-            f"the request is for a foundation ({request.foundation[:12]}) that is not served here any more "
-            f"({self._info.name}, {self._info.fingerprint[:12]}); send it again."
+            f"the request is for a foundation ({request.foundation[:12]}) that this engine no longer serves "
+            f"(now: {self._info.name}, {self._info.fingerprint[:12]}); send it again."
         )
         return Failed(FoundationChanged(message))
 
@@ -180,7 +180,7 @@ class EngineService:
 
     async def generate(self, id: str, request: VideoRequest) -> AsyncIterator[Event]:
         self.healthy()
-        if (refused := self._not_ours(request)) is not None:
+        if (refused := self._refuse_other_foundation(request)) is not None:
             yield refused
             return
         loop = asyncio.get_running_loop()
@@ -197,7 +197,7 @@ class EngineService:
         stream.queues.append(queue)
         try:
             if is_new:
-                self.engine.submit(stream.ticket, request, tell)
+                self.engine.submit(stream.id, request, tell)
             elif stream.admitted is not None:
                 queue.put_nowait(stream.admitted)
             while True:
@@ -212,64 +212,64 @@ class EngineService:
             if not stream.queues:
                 if self._streams.get(id) is stream:
                     del self._streams[id]
-                self.engine.cancel(stream.ticket)
+                self.engine.cancel(stream.id)
 
     async def preview(self, id: str) -> bytes | Failed:
         """A small WebP of a request that is being denoised, or why there is none."""
         stream = self._streams.get(id)
         try:
-            picture = asyncio.wrap_future(self.engine.preview(stream.ticket if stream else id))
+            picture = asyncio.wrap_future(self.engine.finisher.preview(stream.id if stream else id))
             return await asyncio.shield(picture)  # others may also wait for it
         except Exception as error:
             return Failed.of(error)
 
     async def prefetch(self, use: AdapterUsed) -> list[Failed | None]:
         """Load an adapter into memory; returns the reason of a failure, or None."""
-        return [await self._try(self.engine.prefetch_ahead, use)]
+        return [await self._try(self.engine.adapters.prefetch, [use])]
 
-    async def keep(self, revision: int, uses: Sequence[AdapterUsed]) -> int:
+    async def set_pins(self, revision: int, uses: Sequence[AdapterUsed]) -> int:
         """Pin exactly these, unless a later revision has already arrived."""
-        async with self._keeping:
+        async with self._pinning:
             if revision >= self._revision:
                 self._revision = revision
-                await asyncio.to_thread(self.engine.keep, uses)
+                await asyncio.to_thread(self.engine.adapters.set_pinned, uses)
         return 1
 
     async def residency(self) -> dict[str, list[Residency]]:
-        return {self.name: self.engine.residency()}
+        return {self.name: self.engine.adapters.residency()}
 
     async def stats(self) -> EngineStats:
         return self.engine.stats()
 
     async def backlog(self, work: float) -> int:
-        self._backlog, self._told = work, time.monotonic()
+        self._backlog, self._backlog_at = work, time.monotonic()
         return 1
 
     def routing_report(self) -> dict[str, Any]:
         """The data for `serving.ray.routing.Report`: lists of adapters and a number, as JSON types."""
         self.healthy()  # a dead engine has no work and would look best
-        stats, residency = self.engine.stats(), self.engine.residency()
+        stats, residency = self.engine.stats(), self.engine.adapters.residency()
         named = [(routing.key(held.path, held.sha256), held) for held in residency]
         return {
             "work": stats.work,
             "slots": sorted(name for name, held in named if held.tier == "slot"),
-            "host": sorted(name for name, held in named if held.tier == "host")[: routing.MOST_HOST],
+            "host": sorted(name for name, held in named if held.tier == "host")[: routing.MAX_HOST],
             "full": sorted(path for path, free in stats.free_slots.items() if not free),
         }
 
     def load(self) -> Load:
         """The load, from which the autoscaler computes the number of engines."""
         stats = self.engine.stats()
-        return Load(stats.work, stats.pace, self._backlog, time.monotonic() - self._told)
+        return Load(stats.work, stats.pace, self._backlog, time.monotonic() - self._backlog_at)
 
-    async def _try(self, begin: Callable[..., Future[None] | None], *args: object) -> Failed | None:
+    async def _try(self, begin: Callable[..., Future[None]], *args: object) -> Failed | None:
         """Start work in a thread and wait for its future without a thread, so a slow registry blocks none."""
         try:
-            if (going := await asyncio.to_thread(begin, *args)) is not None:
-                async with asyncio.timeout(LOAD_PATIENCE):
-                    await asyncio.wrap_future(going)
+            going = await asyncio.to_thread(begin, *args)
+            async with asyncio.timeout(LOAD_TIMEOUT):
+                await asyncio.wrap_future(going)
         except TimeoutError:
-            message = f"the adapters were not here within {LOAD_PATIENCE:g} s; the registry is slow, try again later."
+            message = f"the adapters were not loaded within {LOAD_TIMEOUT:g} s, because the registry is slow; try again later."
             return Failed(Unavailable(message, code="adapter_slow"))
         except Exception as error:
             return Failed.of(error)

@@ -33,8 +33,10 @@ REQUESTS, BODIES = 384, 64
 GUARDED = ("/v1/", "/metrics")
 NO_KEY = "no valid API key; send `Authorization: Bearer KEY`."
 BUSY = "too many requests without an API key are waiting; try again in a second."
-MANY = f"{REQUESTS} requests of this API key are being answered; wait for some of them."
-UNFINISHED = f"the bodies of {BODIES} requests of this API key are still on their way; send each at once."
+MANY = f"{REQUESTS} requests with this API key are being answered; wait for some of them."
+UNFINISHED = (
+    f"the bodies of {BODIES} requests with this API key have not arrived; send each body without delay."
+)
 
 
 def environment(keys: Sequence[ApiKey]) -> dict[str, str]:
@@ -107,7 +109,7 @@ class Gate:
 
 @contextmanager
 def counted(counter: Counter[str], key: str) -> Iterator[Callable[[], None]]:
-    """Count one for the key until the block ends, or until the function that this gives is called."""
+    """Count one for the key until the block ends or the yielded function is called."""
     counter[key] += 1
     held = True
 

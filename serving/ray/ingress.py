@@ -25,9 +25,9 @@ from serving.requests import AdapterUsed, FoundationInfo, VideoRequest
 
 ENGINE_NAME = "engine"
 LOST = (RayError, RayServeException, ConnectionError)
-# MOST_REQUESTS: concurrent requests of an ingress (event streams, bodies, checks of new jobs, quick ones).
-# MOST_WAITING: further requests that wait in the proxy, few enough to be handled within a second.
-MOST_REQUESTS, MOST_WAITING = 512, 256
+# MAX_REQUESTS: concurrent requests of an ingress (event streams, bodies, checks of new jobs, quick ones).
+# MAX_WAITING: further requests that wait in the proxy, few enough to be handled within a second.
+MAX_REQUESTS, MAX_WAITING = 512, 256
 RETRY_AFTER = 1.0  # seconds, for requests that the proxy refuses
 
 
@@ -64,8 +64,8 @@ class HandleEngine:
     async def prefetch(self, use: AdapterUsed) -> list[Failed | None]:
         return [refused for answer in await self._all("prefetch", use) for refused in answer]
 
-    async def keep(self, revision: int, uses: Sequence[AdapterUsed]) -> int:
-        return sum(await self._all("keep", revision, uses))
+    async def set_pins(self, revision: int, uses: Sequence[AdapterUsed]) -> int:
+        return sum(await self._all("set_pins", revision, uses))
 
     async def residency(self) -> Mapping[str, Sequence[Residency]]:
         return {name: held for answer in await self._all("residency") for name, held in answer.items()}
@@ -120,8 +120,8 @@ def running_engines() -> int:
 @serve.deployment(
     name="ingress",
     health_check_period_s=5,
-    max_ongoing_requests=MOST_REQUESTS,
-    max_queued_requests=MOST_WAITING,
+    max_ongoing_requests=MAX_REQUESTS,
+    max_queued_requests=MAX_WAITING,
     backpressure_config=BackpressureConfig(status_code=503, retry_after_s=RETRY_AFTER),
     graceful_shutdown_timeout_s=5,
 )

@@ -17,7 +17,7 @@ UNROUTED = 60.0  # seconds after which a placed request that was never sent is d
 
 
 @dataclass(frozen=True)
-class Asked:
+class CallInfo:
     """The properties of a call that the choice depends on."""
 
     method: str
@@ -31,14 +31,14 @@ class Asked:
         return self.size or 0.0 if self.method == "generate" else 0.0
 
 
-def asked(method: str, args: tuple[Any, ...]) -> Asked:
+def call_info(method: str, args: tuple[Any, ...]) -> CallInfo:
     """A call's adapters, work and video, from its arguments."""
     video = next((arg for arg in args if isinstance(arg, str)), None)
     for arg in args:
         if isinstance(arg, VideoRequest):
             names = {routing.key(use.path, use.sha256): None for use in arg.adapters}
-            return Asked(method, tuple(names), cost_of(arg), video)
-    return Asked(method, video=video)
+            return CallInfo(method, tuple(names), cost_of(arg), video)
+    return CallInfo(method, video=video)
 
 
 class AdapterRouter(RequestRouter):
@@ -48,7 +48,7 @@ class AdapterRouter(RequestRouter):
         """Called by Ray with `request_router_kwargs`."""
         self._choice = routing.Choice(slack)
         self._videos: dict[str, str] = {}  # running video -> replica
-        self._calls: dict[str, Asked] = {}
+        self._calls: dict[str, CallInfo] = {}
         self._unrouted: dict[str, float] = {}  # call -> when it was placed on a replica
 
     async def choose_replicas(
@@ -60,7 +60,7 @@ class AdapterRouter(RequestRouter):
         if pending_request is None:
             return [[replicas[id]] for id in self._choice.rank()]
         pending_request.routing_context.should_backoff = True  # if all are full
-        call = asked(pending_request.metadata.call_method, tuple(pending_request.args))
+        call = call_info(pending_request.metadata.call_method, tuple(pending_request.args))
         order = self._choice.rank(call.adapters, call.size)
         first = self._videos.get(call.video) if call.method == "preview" and call.video else None
         if first in replicas:
@@ -71,7 +71,7 @@ class AdapterRouter(RequestRouter):
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
         """Record where the request went, which may not be its first choice."""
-        call = asked(pending_request.metadata.call_method, tuple(pending_request.args))
+        call = call_info(pending_request.metadata.call_method, tuple(pending_request.args))
         id = pending_request.metadata.internal_request_id
         self._place(id, replica_id.unique_id, call)
         self._unrouted.pop(id, None)
@@ -82,7 +82,7 @@ class AdapterRouter(RequestRouter):
         """Drop a request that ended, was refused, or died with its replica."""
         self._forget(internal_request_id)
 
-    def _place(self, id: str, replica: str, call: Asked) -> None:
+    def _place(self, id: str, replica: str, call: CallInfo) -> None:
         now = time.monotonic()
         for late in [late for late, at in self._unrouted.items() if now - at > UNROUTED]:
             self._forget(late)  # cancelled before it was sent

@@ -20,7 +20,7 @@ HOST = 0.5  # share of `slack` for an adapter in host memory
 ABSENT = 1.0
 NO_SLOT = 0.5  # added if no slot can be freed now
 GRACE = 10.0  # seconds for which an adapter counts as present where it was sent, despite the last report
-MOST_HOST = 256  # maximum adapters in host memory that a report names
+MAX_HOST = 256  # maximum adapters in host memory that a report names
 
 
 def key(path: str, sha256: str) -> str:

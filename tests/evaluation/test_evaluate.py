@@ -156,8 +156,12 @@ def test_videos_are_kept_under_the_words_of_before_there_were_more_settings(foun
         "negative_prompt": usual.negative_prompt,
     }
     assert SMALL.resolved(foundation).facts() == before
-    half = replace(SMALL, adapters=AdapterSettings(until=0.5))
-    assert half.resolved(foundation).facts() == {**before, "until": 0.5}
+    half = replace(SMALL, adapters=AdapterSettings(steps=(0, 0.5), region={"box": (0, 0, 0.5, 1)}))
+    assert half.resolved(foundation).facts() == {
+        **before,
+        "adapter_steps": [0.0, 0.5],
+        "adapter_region": {"box": [0.0, 0.0, 0.5, 1.0]},
+    }
 
 
 def test_what_a_video_stays_away_from_makes_another_video(foundation, contenders, report, tmp_path):

@@ -148,7 +148,7 @@ def test_an_unknown_concept_is_404_and_near_names_are_told(registry, folder):
     with pytest.raises(UserError, match="did you mean car-turn") as caught:
         registry.resolve("car-trun")
     assert (type(caught.value), caught.value.code) == (NotFound, "concept_not_found")
-    with pytest.raises(UserError, match=r"was never published in .*; there is car-turn@1") as caught:
+    with pytest.raises(UserError, match=r"was never published in .*; available: car-turn@1") as caught:
         registry.resolve("car-turn@7")
     assert (type(caught.value), caught.value.code) == (NotFound, "version_not_found")
 
@@ -262,7 +262,7 @@ def test_pull_keeps_what_is_there(registry, folder, tmp_path):
     assert registry.pull(version, target) == target  # the same again: nothing happens
     assert {path: path.stat().st_mtime_ns for path in target.rglob("*")} == times
     (target / ADAPTER_FILE).write_bytes(b"mine")
-    with pytest.raises(Conflict, match="holds something else than orbit@1"):
+    with pytest.raises(Conflict, match="exists and does not hold orbit@1"):
         registry.pull(version, target)
     assert (target / ADAPTER_FILE).read_bytes() == b"mine"
 

@@ -85,14 +85,14 @@ def three_dimensions(tensors):
     [
         (put_nan, "NaN or infinite"),
         (put_inf, "NaN or infinite"),
-        (drop_half, "both A and B"),
-        (drop_layer, "layers are missing"),
+        (drop_half, "expected lora_A and lora_B"),
+        (drop_layer, r"lacks \d+ temporal layers"),
         (unknown_key, "unknown key 'text_model.weight'"),
-        (unknown_layer, "name no temporal layer"),
+        (unknown_layer, "are not temporal layers of"),
         (wrong_shape, r"\(in, out\); expected"),
         (other_rank, "share a rank"),
         (three_dimensions, "expected a matrix"),
-        (lambda tensors: tensors.clear(), "it is empty"),
+        (lambda tensors: tensors.clear(), "it holds no tensors"),
     ],
 )
 def test_a_spoiled_adapter_is_refused(folder, foundation, change, sentence):
@@ -151,7 +151,7 @@ def test_other_bytes_are_refused(tmp_path, content):
 def test_a_truncated_file_is_refused(folder):
     file = folder / WEIGHTS_FILE
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(UserError, match="not a whole safetensors file"):
+    with pytest.raises(UserError, match="not a complete safetensors file"):
         read_adapter(folder)
 
 

@@ -94,7 +94,7 @@ def test_a_gpu_that_is_left_has_its_memory_again(foundation, monkeypatch):
 
 
 def test_an_unknown_scheduler_is_refused_with_the_known_ones(foundation):
-    with pytest.raises(UserError, match="choose one of"):
+    with pytest.raises(UserError, match="expected one of"):
         foundation.make_scheduler("magic")
 
 
@@ -196,9 +196,9 @@ def test_timesteps_keep_to_their_range(foundation):
     ("source", "sentence"),
     [
         ("/nowhere/at/all", "neither a folder here nor a hub id"),
-        ("tiny-random:cat", "choose one of unet3d, wan"),
-        ("{empty}", "is no diffusers pipeline"),
-        ("{other}", "which no family module serves yet"),
+        ("tiny-random:cat", "expected one of unet3d, wan"),
+        ("{empty}", "is not a diffusers pipeline"),
+        ("{other}", "which is not supported"),
     ],
 )
 def test_what_is_no_foundation_is_refused_in_one_sentence(tmp_path, source, sentence):
@@ -212,8 +212,8 @@ def test_what_is_no_foundation_is_refused_in_one_sentence(tmp_path, source, sent
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"device": "gpu"}, "device 'gpu' cannot be used here"),
-        ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
+        ({"device": "gpu"}, "device 'gpu' cannot be used on this machine"),
+        ({"device": "cuda:99"}, "device 'cuda:99' cannot be used on this machine"),
         (
             {"device": "cpu", "dtype": "half"},
             "dtype 'half' is not known; expected one of fp32, bf16, fp16 \\(or float32",

@@ -208,7 +208,7 @@ def test_after_a_passing_bank_the_one_before_is_back(foundation, fill):
     bank = foundation.add_bank({"temporal": 1}, 4)
     fill(bank, "temporal", 1)
     expected = foundation.predict(latents, t, text, routing)
-    with foundation.passing_bank({"temporal": 1}, "full") as passing:
+    with foundation.temporary_bank({"temporal": 1}, "full") as passing:
         assert foundation.bank is passing
         passing.write("temporal", 1, changes(foundation))
         assert not torch.equal(foundation.predict(latents, t, text, routing), expected)

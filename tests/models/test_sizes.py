@@ -45,5 +45,5 @@ def test_a_configuration_that_cannot_be_read_is_one_sentence(tmp_path):
     (folder / "vae").mkdir(parents=True)
     (folder / "model_index.json").write_bytes((locate(None) / "model_index.json").read_bytes())
     (folder / "vae" / "config.json").write_text("{")
-    with pytest.raises(UserError, match="fetch the checkpoint again"):
+    with pytest.raises(UserError, match="download the checkpoint again"):
         foundation_sizes(str(folder))

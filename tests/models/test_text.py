@@ -53,7 +53,7 @@ def test_a_text_as_long_as_is_safe_is_read_whole(source):
 def test_the_warning_has_the_words_that_are_lost():
     limit = text_limit()
     a, b = (limit.warning(HEAD + end) for end in ("in a green forest", "in a white desert"))
-    assert "sprites reads only the first 30 tokens of the caption; lost: '" in a
+    assert "sprites reads only the first 30 tokens of the caption; ignored: '" in a
     assert a.endswith("in a green forest'")
     assert b.endswith("in a white desert'")
     short = "a red square on a navy background that moves along a wide path and comes back again slowly in a green forest"

@@ -12,7 +12,7 @@ from infra.errors import UserError
 from infra.registry import ADAPTER_FILE, open_registry
 from models.adapters import versions
 from models.adapters.file import Adapter, save_adapter
-from models.adapters.versions import ADAPTER_FILES, check_folded, own_paths, read_own
+from models.adapters.versions import ADAPTER_FILES, check_folded, own_paths, own_steps, read_own
 from models.load import load_foundation
 
 
@@ -58,6 +58,18 @@ def test_a_version_is_used_with_what_its_method_trained_together(registry, pair,
     assert own_paths(alone) == ("temporal",)
 
 
+def test_a_version_says_in_which_steps_its_motion_acts(registry, pair):
+    def steps_of(**metadata):
+        version = registry.publish("a", pair, metadata=metadata)
+        return own_steps(version, "temporal"), own_steps(version, "spatial")
+
+    assert steps_of(config={"acts_until": 0.5}) == ((0.0, 0.5), None)
+    assert steps_of(config={}) == steps_of() == steps_of(config="x") == (None, None)
+    for wrong in (0, 1.5, "0.5", True):
+        with pytest.raises(UserError, match=r"a@\d has acts_until|acts_until .*expected a number above 0"):
+            steps_of(config={"acts_until": wrong})
+
+
 def test_settings_of_a_version_are_folded_in_where_they_are_seen_and_refused_where_not(
     registry, pair, foundation, monkeypatch
 ):
@@ -94,5 +106,5 @@ def test_a_file_of_the_other_path_is_refused_by_name(registry, pair, foundation)
     (pair / "spatial" / ADAPTER_FILE).write_bytes((pair / ADAPTER_FILE).read_bytes())
     (pair / "spatial" / "adapter_config.json").write_bytes((pair / "adapter_config.json").read_bytes())
     version = registry.publish("a", pair, metadata={})
-    with pytest.raises(UserError, match="a@1: its file for the spatial path holds a temporal adapter"):
+    with pytest.raises(UserError, match="a@1: the file of its spatial adapter holds a temporal adapter"):
         read_own(registry, version, foundation)

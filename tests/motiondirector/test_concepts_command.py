@@ -245,7 +245,7 @@ def test_an_export_does_not_overwrite(run, registry, folder, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "work").write_text("precious")
     assert "not empty" in refused(run, "concepts", "export", "orbit", "--to", tmp_path / "mine")
-    assert "something else" in refused(run, "concepts", "pull", "orbit", "--to", tmp_path / "mine")
+    assert "does not hold orbit@1" in refused(run, "concepts", "pull", "orbit", "--to", tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["work"]
 
 
@@ -290,7 +290,7 @@ def test_an_adapter_that_names_no_foundation_needs_one_and_is_usable_then(run, r
     wrong = refused(
         run, "concepts", "publish", folder, "--concept", "orbit", "--foundation", "tiny-random:wan"
     )
-    assert "is it for another model?" in wrong
+    assert "Was it made for another model?" in wrong
     version = run_json(
         run, "concepts", "publish", folder, "--concept", "orbit", "--foundation", "tiny-random:unet3d"
     )

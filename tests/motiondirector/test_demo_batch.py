@@ -15,7 +15,7 @@ from infra.registry import open_registry
 from infra.storage import open_storage
 from motiondirector.demo.crowd import crowd, damage, render, write_batch
 from motiondirector.demo.page import write_batch_page
-from motiondirector.demo.verdict import Row, faults_of, rows_of, table_of
+from motiondirector.demo.verdict import Row, faults_of, reasons_of, rows_of, table_of
 from motiondirector.demo.watch import Watch, two_lanes_under_way
 from training.batch.manifest.entries import read_manifest
 from training.batch.manifest.plan import make_plan
@@ -167,8 +167,15 @@ def test_the_table_has_a_row_for_every_concept():
     shown = printed.file.getvalue()
     for one in WELL:
         assert one.concept in shown
-        assert (one.reason or "") in " ".join(shown.split())
     assert f"{next(iter(WELL[0].scores.values())):.2f}" in shown
+
+
+def test_why_a_concept_failed_or_has_no_scores_is_said_in_whole():
+    unscored = replace(WELL[0], unscored="no metric suits it")
+    assert reasons_of([WELL[3], unscored, WELL[0]]) == [
+        f"{WELL[3].concept}: {WELL[3].reason}",
+        f"{WELL[0].concept}: no metric suits it",
+    ]
 
 
 def test_the_page_shows_every_concept_its_clip_its_reason_and_what_is_not_as_it_should_be(tmp_path):
@@ -233,7 +240,7 @@ def test_a_small_batch_outlives_a_node_a_damaged_clip_and_a_latecomer(tmp_path):
     assert all(len(set(one["lanes"])) > 1 for one in lost)
     table = told[told.rindex(" status ") :]  # of the heading
     assert all(one["concept"] in table for one in report["concepts"])
-    assert "".join(f"{bad['concept']}: {bad['reason']}".split()) in "".join(table.split())  # lines are folded
+    assert f"{bad['concept']}: {bad['reason']}" in table
     page = (out / "index.html").read_text()
     assert all(one["concept"] in page for one in report["concepts"])
     assert {record.name for record in open_batch(open_storage(out / "registry"), "demo").records()} == {

@@ -51,7 +51,13 @@ def story(tmp_path_factory):
 @pytest.mark.cluster
 def test_the_snippets_of_the_guide_run_in_one_process(story):
     folder, lines = story
-    assert list(snippets()) == ["A whole story", "Many concepts", "Serving", "The model itself"]
+    assert list(snippets()) == [
+        "A whole story",
+        "Many concepts",
+        "Serving",
+        "The model itself",
+        "Two motions in one frame",
+    ]
     assert lines[0].startswith("clips/orbit-000.mp4 a ")
     assert lines[1] == "2 clips of 8x64x64 (frames, height, width) for sprites"
     assert lines[2].startswith("orbit@1 ")
@@ -59,7 +65,10 @@ def test_the_snippets_of_the_guide_run_in_one_process(story):
     assert lines[4].endswith("runs/evaluate/orbit-1/index.html")
     assert lines[5].startswith("orbit 1 ")
     assert lines[6] == "{'orbit': 'orbit@2'} {}"
-    assert lines[7:] == ["sprites (8, 64, 64, 3)"]
+    assert lines[7:] == [
+        "sprites (8, 64, 64, 3)",
+        "orbit@1 + orbit@2, seed 7, 2 steps, 64x64, 8 frames",
+    ]
     assert (folder / "orbit.mp4").is_file()
 
 

@@ -16,7 +16,7 @@ from models.adapters.file import save_adapter
 from models.adapters.noise_prior import write_noise
 from models.foundations.base import Foundation
 from models.load import load_foundation
-from serving.adapters import model_list as shelf
+from serving.adapters import model_list
 from serving.jobs.jobs import JobStore
 
 FAMILIES = ("tiny-random:unet3d", "tiny-random:wan")
@@ -47,8 +47,8 @@ def registry(tmp_path: Path) -> Registry:
 
 @pytest.fixture
 def lists_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the shelf list the registry at every look; otherwise it would use the listing of its start."""
-    monkeypatch.setattr(shelf, "FRESH", 0.0)
+    """Makes `/v1/models` list the registry at every call; otherwise it would use the listing of its start."""
+    monkeypatch.setattr(model_list, "FRESH", 0.0)
 
 
 @pytest.fixture

@@ -84,7 +84,7 @@ class FakeEngine:
         self.prefetched.append(use.sha256)
         return [None] * self.engines
 
-    async def keep(self, revision: int, uses: Sequence[AdapterUsed]) -> int:
+    async def set_pins(self, revision: int, uses: Sequence[AdapterUsed]) -> int:
         if self.lost:
             raise EngineLost("nobody is here")
         self.kept.append((revision, [use.sha256 for use in uses]))

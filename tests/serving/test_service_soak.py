@@ -264,12 +264,12 @@ def test_every_accepted_job_ends_once_as_itself(
             warm = asyncio.create_task(memory_with(service, 2 * REQUESTS // 3, read))
             finals, after = await drive(service, engine, read)
             end = time.monotonic() + 30
-            while not engine.replica.engine.idle:
+            while engine.replica.engine.requests:
                 assert time.monotonic() < end
                 await asyncio.sleep(0.05)
-            inner = engine.replica.engine
-            assert set(inner.slots.resident().values()) <= {0}, "a slot is still in use"
-            assert set(inner.tiers.host.resident().values()) <= {0}
+            cache = engine.replica.engine.adapters
+            assert set(cache.slots.resident().values()) <= {0}, "a slot is still in use"
+            assert set(cache.host.resident().values()) <= {0}
             assert not engine.replica._streams
             assert not service._dispatcher._running
             assert len(engine.killed) == 2

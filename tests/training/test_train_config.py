@@ -109,14 +109,16 @@ def test_a_method_without_an_appearance_stage_gets_the_steps_that_the_motion_has
     suited = {
         "training": {
             "steps": 450, "appearance_share": 0.55, "appearance_tokens": 8, "spatial_lora": False, "beta": 0.0,
-            "noise_bias": 0.5, "rank": 16,
+            "noise_bias": 0.5, "rank": 16, "acts_until": 0.5,
         }
     }  # fmt: skip
     ours = resolve({}, suited)
     assert (ours.appearance_steps, ours.appearance_tokens, ours.beta) == (248, 8, 0.0)
+    assert ours.adapter_steps == (0.0, 0.5)
     assert [ours.stage_of(step) for step in (0, 247, 248, 449)] == ["appearance"] * 2 + ["motion"] * 2
     for method in ("coupled", "full"):
         other = resolve({"method": method}, suited)
+        assert other.adapter_steps is None
         assert (other.steps, other.rank, other.noise_bias) == (202, 16, 0.5)
         assert {other.stage_of(step) for step in (0, 201)} == {"motion"}
     assert resolve({"method": "coupled", "steps": 30}, suited).steps == 30

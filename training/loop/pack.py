@@ -130,7 +130,7 @@ class Pack:
         with ExitStack() as entering:
             entering.enter_context(torch.enable_grad())
             options = {**bank_options(config, 1), "slots": slots}
-            self._bank: AdapterBank = entering.enter_context(self.foundation.passing_bank(**options))
+            self._bank: AdapterBank = entering.enter_context(self.foundation.temporary_bank(**options))
             entering.enter_context(self.foundation.gradient_checkpointing(config.gradient_checkpointing))
             self._optimizer = make_optimizer(self._bank, config, 1)
             self._free: dict[LoraPath, set[int]] = {

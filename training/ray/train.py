@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from infra.allocator import keep_freed_memory
 from infra.errors import SystemFailure, UserError
-from infra.ray.cluster import short, variables
+from infra.ray.cluster import last_line, variables
 from infra.storage import Storage
 from models.dtypes import DTYPES
 from training.config import TrainConfig
@@ -128,7 +128,7 @@ def _run(trainer: Any, task: Task) -> Any:
     except TrainingFailedError as error:
         raise SystemFailure(
             f"concept {task.concept}: training failed more than {task.config.max_failures} times; the last failure "
-            f"was {short(error)}. The same command continues from the last checkpoint.",
+            f"was {last_line(error)}. The same command continues from the last checkpoint.",
             code="training_failed",
         ) from error
     finally:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from infra.ray.cluster import here, short
+from infra.ray.cluster import last_line, this_node
 from training.reporting.shown import harmless
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def put_up_board() -> Any:
     """Start a `Board` on this driver's node, so that it survives other nodes. Ray restarts it if it dies."""
     import ray
 
-    return ray.remote(Board).options(num_cpus=0, label_selector=here(), max_restarts=-1).remote()
+    return ray.remote(Board).options(num_cpus=0, label_selector=this_node(), max_restarts=-1).remote()
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def watching(board: Any, on_event: Callable[[dict[str, Any]], None]) -> Iterator
                 if not isinstance(error, ray.exceptions.GetTimeoutError):
                     asked = None
                 if last or not away:
-                    log.warning("what the training shows does not come through: %s", short(error))
+                    log.warning("what the training shows does not come through: %s", last_line(error))
                 if last:
                     return
                 away = True

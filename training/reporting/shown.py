@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from infra.ray.cluster import short
+from infra.ray.cluster import last_line
 
 log = logging.getLogger(__name__)
 
@@ -21,4 +21,4 @@ def harmless(lost: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        log.warning("%s: %s", lost, short(error))
+        log.warning("%s: %s", lost, last_line(error))

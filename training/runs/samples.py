@@ -15,7 +15,7 @@ from infra.storage import Storage
 from models.denoise import install, sample
 from models.dtypes import DTYPES
 from models.foundations.base import Bucket, Foundation
-from models.generation import GenerationParams
+from models.generation import AdapterSettings, GenerationParams
 from models.inversion import invert
 from training.adapters import PathTensors
 from training.loop.checkpoint import MemberState
@@ -24,10 +24,19 @@ from training.reporting.shown import harmless
 
 
 def render(
-    foundation: Foundation, tensors: PathTensors, prompts: Sequence[str], bucket: Bucket, seed: int
+    foundation: Foundation,
+    tensors: PathTensors,
+    prompts: Sequence[str],
+    bucket: Bucket,
+    seed: int,
+    steps: tuple[float, float] | None = None,
 ) -> list[np.ndarray]:
-    """Render one video [F, H, W, 3] uint8 per prompt with these adapters, at the foundation's defaults."""
-    adapters = install(foundation, tensors)
+    """Render one video [F, H, W, 3] uint8 per prompt with these adapters, at the foundation's defaults.
+
+    Args:
+        steps: the part of the denoising steps in which the adapters act; None: all.
+    """
+    adapters = install(foundation, tensors, AdapterSettings(steps=steps))
     return sample(
         foundation,
         [
@@ -80,10 +89,11 @@ class Renderer:
         prompts: Sequence[str],
         bucket: Bucket,
         seed: int,
+        steps: tuple[float, float] | None,
         metadata: Mapping[str, str],
     ) -> tuple[int, list[str]]:
         """Render and write samples. Returns (step, keys)."""
-        videos = render(self.foundation, tensors, prompts, bucket, seed)
+        videos = render(self.foundation, tensors, prompts, bucket, seed, steps)
         return step, write_samples(storage, step, prompts, videos, self.foundation.defaults.fps, metadata)
 
     def invert(self, latents_Cfhw: Any) -> Any:
@@ -133,7 +143,14 @@ class Rendering:
         """Submit samples of a step for rendering; returns at once."""
         self._start_actor()
         reference = self.actor.render.remote(
-            self.run, step, tensors, self.prompts, self.bucket, self.task.config.seed, self.metadata
+            self.run,
+            step,
+            tensors,
+            self.prompts,
+            self.bucket,
+            self.task.config.seed,
+            self.task.config.adapter_steps,
+            self.metadata,
         )
         self.pending[reference] = step, self.actor
 
@@ -178,7 +195,9 @@ class Rendering:
             self.submit(step, tensors)
             return next((keys for _, keys in self._rendered([list(self.pending)[-1]])), [])
         self.foundation.to(self.device)
-        videos = render(self.foundation, tensors, self.prompts, self.bucket, config.seed)
+        videos = render(
+            self.foundation, tensors, self.prompts, self.bucket, config.seed, config.adapter_steps
+        )
         fps = self.foundation.defaults.fps
         return write_samples(self.run, step, self.prompts, videos, fps, self.metadata)
 
@@ -187,7 +206,7 @@ class Rendering:
         """Whether this process renders after the training: with the whole model, on a GPU if the cluster has any."""
         import torch
 
-        return self.foundation.whole and (torch.cuda.is_available() or not self.use_gpu)
+        return self.foundation.has_denoiser and (torch.cuda.is_available() or not self.use_gpu)
 
     def invert(self, latents_Cfhw: Tensor) -> Tensor:
         """The noise of a reference's latents, after the training: made where `final` renders."""

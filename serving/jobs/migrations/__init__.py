@@ -1,14 +1,14 @@
-"""The job database's tables, from each version to the next: Alembic applies what is missing when a database is opened.
+"""Migrations of the job database. Alembic applies the missing ones when a database is opened.
 
-A version is a file in `versions/`; its number is the revision that Alembic writes into the database. To change a table:
+A version is a file in `versions/`; Alembic writes its number into the database as the revision. To change a table:
 
 1. Dump the present tables with `tests/serving/databases/make.py`, and commit the dumps.
 2. Change the classes in `serving/jobs/database.py`.
-3. Add `versions/vNNNN_what.py` with `revision`, `down_revision` (the version before) and `upgrade()`. SQLite alters a
-   table by `op.batch_alter_table`. Rows must keep their meaning. Never change a file that was released.
+3. Add `versions/vNNNN_what.py` with `revision`, `down_revision` (the previous version) and `upgrade()`. To alter
+   a table in SQLite, use `op.batch_alter_table`. Rows must keep their meaning. Never change a released file.
 
-`tests/serving/jobs/test_migrations.py` then upgrades every dump, and fails while the tables differ from the classes. There is no
-way back to an earlier version but a copy of the database.
+`tests/serving/jobs/test_migrations.py` upgrades every dump, and fails while the tables differ from the classes.
+A database cannot be downgraded; only a copy restores an earlier version.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from sqlalchemy import Connection, MetaData, inspect, text
 from infra.errors import Conflict
 
 VERSION_TABLE = (
-    "jobs_alembic_version"  # not Alembic's default name, which another program may use beside ours
+    "jobs_alembic_version"  # not Alembic's default name, which another program may use in this database
 )
-FORMER_TABLE = "schema_version"  # one row, a number: up to version 5
+FORMER_TABLE = "schema_version"  # up to version 5: one row with the number
 _ONE_AT_A_TIME = threading.Lock()  # Alembic's environment is global
 
 
 def migrate(connection: Connection, metadata: MetaData, shown: str) -> None:
-    """Make the tables, or bring those of an earlier version up to date, in the transaction of `connection`.
+    """Create the tables, or upgrade those of an earlier version, in the transaction of `connection`.
 
     The caller must hold a lock that keeps other processes from doing the same.
 
     Args:
         metadata: of the tables that the program expects.
-        shown: the database, for error messages.
+        shown: the database's name in errors.
 
     Raises:
-        Conflict: the tables are of no version that is known here, or others' under our names.
+        Conflict: the tables have an unknown version, or another program's tables have our names.
     """
     config = Config(attributes={"connection": connection})
     config.set_main_option("script_location", "serving.jobs:migrations")
@@ -50,10 +50,10 @@ def migrate(connection: Connection, metadata: MetaData, shown: str) -> None:
     head, known = scripts.get_current_head(), {script.revision for script in scripts.walk_revisions()}
     found = version_of(connection)
     if found is None and (taken := sorted(metadata.tables.keys() & inspect(connection).get_table_names())):
-        raise _not_ours(shown, ", ".join(taken))
+        raise _foreign_tables(shown, ", ".join(taken))
     if found is not None and found not in known:
         raise Conflict(
-            f"the job database {shown} has tables of version {found}, this program has {head}; give an empty "
+            f"the job database {shown} has tables of version {found}, but this program needs {head}; give an empty "
             "database (or another --data-dir), or run the version of the program that made it.",
             code="schema_mismatch",
         )
@@ -63,11 +63,11 @@ def migrate(connection: Connection, metadata: MetaData, shown: str) -> None:
         if found != head:
             command.upgrade(config, "head")
     if wrong := differences(connection, metadata):
-        raise _not_ours(shown, wrong)
+        raise _foreign_tables(shown, wrong)
 
 
 def version_of(connection: Connection) -> str | None:
-    """Of the tables that are there, such as "0006"; None when there are none, "unknown" when nobody can tell."""
+    """The version of the existing tables, such as "0006"; None without tables, "unknown" if it is unclear."""
     tables = inspect(connection).get_table_names()
     if VERSION_TABLE in tables:
         versions = list(_context(connection).get_current_heads())
@@ -75,12 +75,12 @@ def version_of(connection: Connection) -> str | None:
         rows = connection.execute(text(f"SELECT * FROM {FORMER_TABLE}")).all()
         versions = [f"{row[0]:04d}" for row in rows if len(row) == 1 and isinstance(row[0], int)]
     else:
-        return "0001" if "jobs" in tables else None  # from before versions were written down
+        return "0001" if "jobs" in tables else None  # version 1 was not recorded
     return versions[0] if len(versions) == 1 else "unknown"
 
 
 def differences(connection: Connection, metadata: MetaData) -> str:
-    """How our tables differ from what this program expects, in a few words; "" when they do not. Others' are not looked at."""
+    """A short list of how our tables differ from what this program expects, or "". Ignores other tables."""
     found = []
     for one in compare_metadata(_context(connection, metadata), metadata):
         first = one[0] if isinstance(one, list) else one  # changes of one column come as a list
@@ -91,14 +91,14 @@ def differences(connection: Connection, metadata: MetaData) -> str:
 
 
 def _context(connection: Connection, metadata: MetaData | None = None) -> MigrationContext:
-    """Alembic's view of the database; with `metadata`, of its tables alone."""
+    """Alembic's view of the database; with `metadata`, of these tables only."""
     options: dict[str, Any] = {"version_table": VERSION_TABLE}
     if metadata is not None:
         options["include_name"] = lambda name, kind, _of: kind != "table" or name in metadata.tables
     return MigrationContext.configure(connection, opts=options)
 
 
-def _not_ours(shown: str, which: str) -> Conflict:
+def _foreign_tables(shown: str, which: str) -> Conflict:
     return Conflict(
         f"the job database {shown} has tables that this program did not make ({which}); give an empty database "
         "(or another --data-dir), or restore this one from a copy.",

@@ -1,4 +1,4 @@
-"""Alembic runs this for each command: it works on the connection, and in the transaction, that `migrate` was given."""
+"""Alembic runs this for each command, on the connection and in the transaction of `migrate`."""
 
 from alembic import context
 

@@ -174,7 +174,7 @@ def test_the_commands_list_edit_and_remove(tmp_path):
     assert code == 0
     assert all(clip.clip_id[:12] in output for clip in (first, second, third))
     assert "3 clips in" in output
-    assert "reads only the first 30 tokens of the caption; lost: 'word" in " ".join(output.split())
+    assert "reads only the first 30 tokens of the caption; ignored: 'word" in " ".join(output.split())
     listed = json.loads(command("list", uri, "--concept", "a", "--json")[1])
     assert [(row["clip_id"], row["fps"], row["warning"]) for row in listed] == [
         (first.clip_id, 8.0, None),

@@ -295,7 +295,7 @@ def test_a_start_that_is_none_refuses_its_row_of_the_manifest_and_no_other(into,
     ("name", "text", "says"),
     [
         ("l.jsonl", '{"file": "a.mp4"}\n\n{"file": \n', "line 3: not JSON"),
-        ("l.jsonl", '{"file": "a.mp4"}\n["b.mp4"]\n', "line 2: .*b.mp4.* is no object"),
+        ("l.jsonl", '{"file": "a.mp4"}\n["b.mp4"]\n', "line 2: .*b.mp4.* is not an object"),
         ("l.jsonl", '{"file": "a.mp4"}\n{"caption": "b"}\n', "line 2: no `file`"),
         ("l.csv", "video,caption\na.mp4,b\n", "line 1: no column `file` among video, caption"),
         ("l.csv", 'file,caption\na.mp4,"b\nc"\n,d\n', "line 4: no `file`"),
@@ -523,5 +523,5 @@ def test_the_clips_that_the_repository_ships_are_accepted_with_their_captions(tm
     report = json.loads(output)
     assert (report["accepted"], report["warnings"]) == (4, [])
     warnings = [warning for outcome in report["inputs"] for warning in outcome["warnings"]]
-    assert all("; lost: " in warning for warning in warnings)  # for the embedded model one is too long
+    assert all("; ignored: " in warning for warning in warnings)  # for the embedded model one is too long
     assert sum(path.stat().st_size for path in clips.iterdir()) < 5_000_000

@@ -113,7 +113,7 @@ def test_what_is_no_digest_is_not_kept(scripts, tmp_path):
 def test_another_variant_is_refused(scripts):
     done = scripts("build.sh", "rocm", ".")
     assert done.returncode != 0
-    assert "there is no variant rocm" in done.stderr
+    assert "unknown variant rocm" in done.stderr
 
 
 def test_the_repository_has_no_digest_that_nobody_looked_up(dockerfile):

@@ -14,7 +14,7 @@ from ray._raylet import (
 )
 
 from infra.errors import UserError
-from infra.ray.token import GIVEN, MODE, ensure_token, token_asked_for
+from infra.ray.token import GIVEN, MODE, ensure_token, token_required
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def asks() -> bool:
 
 
 def start() -> None:
-    with token_asked_for():
+    with token_required():
         pass
 
 
@@ -48,7 +48,7 @@ def mode_of(path: Path) -> int:
 
 
 def test_a_token_is_made_that_only_its_owner_reads(token):
-    with token_asked_for():
+    with token_required():
         assert asks()
         assert AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True)
     assert MODE not in os.environ
@@ -82,14 +82,14 @@ def test_of_sessions_that_start_at_once_all_have_one_token(token):
 )
 def test_a_token_of_the_users_own_is_used(token, monkeypatch, name, value):
     monkeypatch.setenv(name, value)
-    with token_asked_for():
+    with token_required():
         assert asks()
     assert not token.parent.exists()
 
 
 def test_who_switches_it_off_is_obeyed(token, monkeypatch):
     monkeypatch.setenv(MODE, "disabled")
-    with token_asked_for():
+    with token_required():
         assert not asks()
     assert os.environ[MODE] == "disabled"
     assert not token.parent.exists()

@@ -5,10 +5,10 @@ import threading
 
 import pytest
 
-from infra.storage.s3server import Faithful
+from infra.storage.s3server import StrictS3
 
 
-class Trusting(Faithful):
+class Trusting(StrictS3):
     def refusal(self, environ):
         return None
 

@@ -134,7 +134,7 @@ def test_three_503_are_survived(proxy, uri, tmp_path):
 
 def test_503_for_ever_is_one_sentence(proxy, uri):
     proxy.faults = [SLOW_DOWN] * 100
-    with pytest.raises(StorageAway, match=f"503 SlowDown to {ATTEMPTS} tries"):
+    with pytest.raises(StorageAway, match=f"503 SlowDown to {ATTEMPTS} attempts"):
         open_storage(uri).get("key")
     assert len(proxy.seen) == ATTEMPTS
 
@@ -158,7 +158,7 @@ def test_answers_that_always_break_off_are_one_sentence_and_leave_nothing(proxy,
     proxy.methods = {"GET"}
     proxy.faults = [Cut()] * 100
     for call in (lambda: storage.get("key"), lambda: storage.get_file("key", tmp_path / "out" / "target")):
-        with pytest.raises(StorageAway, match="broke off 5 times"):
+        with pytest.raises(StorageAway, match="was interrupted 5 times"):
             call()
     assert not list((tmp_path / "out").iterdir())
 

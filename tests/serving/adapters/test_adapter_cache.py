@@ -1,4 +1,4 @@
-"""The way of an adapter: verified files, packed images, slots. Bounded, and what is in use stays."""
+"""An adapter's tiers: verified files, packed images, slots. Each is bounded and keeps what is in use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from infra.storage.objects import object_key
 from infra.storage.s3 import ObjectRefused
 from models.adapters.file import read_adapter
 from serving.adapters.adapter_cache import FETCHERS, AdapterCache, Claim
-from serving.adapters.files import LEFT_BEHIND, OTHERS, AdapterFiles
+from serving.adapters.files import ABANDONED, IN_USE, AdapterFiles
 from serving.adapters.host import HostCache
 from serving.adapters.slots import SlotTable, key_of
 from serving.adapters.storage_faults import StorageFault
@@ -111,7 +111,7 @@ def test_the_disk_is_bounded_in_bytes_and_known_again_after_a_restart(unet3d, re
         "in use, perhaps"
     )
     for one in all_of_them[1:]:
-        last_used(folder, one, 2 * OTHERS)
+        last_used(folder, one, 2 * IN_USE)
     again = AdapterFiles(registry, unet3d, folder, capacity=1)
     assert len(again.resident()) == 1 == len(list(folder.iterdir()))
 
@@ -131,14 +131,14 @@ def test_the_disk_of_several_engines_is_bounded_and_none_takes_what_another_is_u
     other.read(b)
     other.read(c)
     assert one.resident() == other.resident() == [a.sha256, c.sha256], "its own goes: a was used a moment ago"
-    last_used(folder, a, 2 * OTHERS)
+    last_used(folder, a, 2 * IN_USE)
     other.read(d)
     assert one.resident() == other.resident() == [c.sha256, d.sha256], (
         "a goes, though another engine brought it"
     )
 
     one.read(a)
-    last_used(folder, a, 2 * OTHERS)
+    last_used(folder, a, 2 * IN_USE)
     real = read_adapter
 
     def reading(file, foundation):
@@ -161,7 +161,7 @@ def test_what_another_engine_removes_or_left_behind_in_the_folder_is_no_hindranc
     being_written, left_behind = folder / ".tmp-new", folder / ".tmp-old"
     for file in (being_written, left_behind):
         file.write_bytes(b"half")
-    os.utime(left_behind, (time.time() - 2 * LEFT_BEHIND,) * 2)
+    os.utime(left_behind, (time.time() - 2 * ABANDONED,) * 2)
     assert AdapterFiles(registry, unet3d, folder).resident() == [one.sha256]
     assert being_written.exists()
     assert not left_behind.exists()
@@ -253,13 +253,13 @@ def test_in_use_and_pinned_stay_and_the_unwanted_go_first(table):
     assert slots.warm(key_of(use("c")), images[key_of(use("c"))]), "b is not wanted"
     assert holds(slots, "a")
     assert holds(slots, "c")
-    slots.keep([key_of(use("a"))])
+    slots.set_pinned([key_of(use("a"))])
     slots.want([key_of(use("c"))])
     assert not slots.warm(key_of(use("d")), images[key_of(use("d"))]), "warming evicts nothing that is wanted"
     assert slots.acquire([use("d")], images) is not None, "a turn does"
     assert holds(slots, "a"), "but nothing that is pinned"
     assert not holds(slots, "c")
-    slots.keep([])
+    slots.set_pinned([])
     assert slots.acquire([use("c")], images) is not None
     assert not holds(slots, "a"), "it goes like any other again"
 
@@ -267,8 +267,8 @@ def test_in_use_and_pinned_stay_and_the_unwanted_go_first(table):
 def test_one_slot_of_a_path_is_never_pinned(table):
     slots, _ = table
     a, b = (key_of(use(name)) for name in "ab")
-    assert slots.keep([a, a, b]) == slots.pinned() == {a}
-    assert slots.keep([b, a]) == slots.pinned() == {b}
+    assert slots.set_pinned([a, a, b]) == slots.pinned() == {a}
+    assert slots.set_pinned([b, a]) == slots.pinned() == {b}
 
 
 def test_a_slot_holds_what_was_packed_bit_for_bit(unet3d, table):
@@ -316,14 +316,14 @@ def test_a_copy_that_fails_leaves_the_slot_free(table, monkeypatch):
 class Waiter:
     """Claims, and how each ended."""
 
-    def __init__(self, tiers: AdapterCache) -> None:
-        self.tiers, self.told = tiers, {}
+    def __init__(self, cache: AdapterCache) -> None:
+        self.cache, self.told = cache, {}
         self.claims = {}
 
-    def bring(self, name, *adapters):
+    def load(self, name, *adapters):
         claim = Claim(adapters, lambda claim, error: self.told.__setitem__(name, error), [(name, 1.0)])
         self.claims[name] = claim
-        self.tiers.bring(claim)
+        self.cache.load(claim)
         return claim
 
     def wait(self, *names):
@@ -334,7 +334,7 @@ class Waiter:
 
 
 @pytest.fixture
-def tiers(unet3d):
+def make_cache(unet3d):
     bank = unet3d.add_bank({"temporal": 2, "spatial": 1}, 4)
     made = []
 
@@ -347,7 +347,7 @@ def tiers(unet3d):
         one.shutdown()
 
 
-def test_one_fetch_serves_all_who_wait_for_it(unet3d, tiers):
+def test_one_fetch_serves_all_who_wait_for_it(unet3d, make_cache):
     gate = threading.Event()
 
     class Slow(Memory):
@@ -359,10 +359,10 @@ def test_one_fetch_serves_all_who_wait_for_it(unet3d, tiers):
             return gate.is_set()
 
     source = Slow(unet3d)
-    waiter = Waiter(tiers(source))
+    waiter = Waiter(make_cache(source))
     for n in range(10):
-        waiter.bring(n, use("a"))
-    waiter.bring("b", use("b"))
+        waiter.load(n, use("a"))
+    waiter.load("b", use("b"))
     while len(source.fetched) < 2:  # ten that wait for one do not keep the other one waiting
         time.sleep(0.001)
     gate.set()
@@ -372,7 +372,7 @@ def test_one_fetch_serves_all_who_wait_for_it(unet3d, tiers):
     assert sorted(source.reads) == ["a", "b"]
 
 
-def test_a_failure_is_told_to_all_who_wait_and_the_next_one_tries_again(unet3d, tiers):
+def test_a_failure_is_told_to_all_who_wait_and_the_next_one_tries_again(unet3d, make_cache):
     gate = threading.Event()
 
     class Away(Memory):
@@ -386,47 +386,47 @@ def test_a_failure_is_told_to_all_who_wait_and_the_next_one_tries_again(unet3d, 
                 raise Unavailable("the registry is away.")
 
     source = Away(unet3d)
-    waiter = Waiter(tiers(source))
-    waiter.bring("first", use("a"))
-    waiter.bring("second", use("b"), use("a"))
+    waiter = Waiter(make_cache(source))
+    waiter.load("first", use("a"))
+    waiter.load("second", use("b"), use("a"))
     source.has = lambda used: False
     gate.set()
     waiter.wait("first", "second")
     assert isinstance(waiter.told["first"], UserError)
     assert isinstance(waiter.told["second"], UserError)
     source.away = False
-    waiter.bring("third", use("a"))
+    waiter.load("third", use("a"))
     waiter.wait("third")
     assert waiter.told["third"] is None
 
 
-def test_many_claims_stay_within_host_memory_and_all_get_their_turn(unet3d, tiers):
+def test_many_claims_stay_within_host_memory_and_all_get_their_turn(unet3d, make_cache):
     source = Memory(unet3d)
-    here = tiers(source, host_bytes=1)  # what the slots hold is the least
+    cache = make_cache(source, host_bytes=1)  # what the slots hold is the least
     size = unet3d.bank.slot_bytes("temporal")
-    capacity = here.host.capacity
+    capacity = cache.host.capacity
     assert 2 * size <= capacity < 4 * size
-    waiter = Waiter(here)
+    waiter = Waiter(cache)
     names = [f"c{n}" for n in range(12)]
     for n, name in enumerate(names):
-        waiter.bring(name, use(f"{n % 7}a"), use(f"{n % 5}b"))
+        waiter.load(name, use(f"{n % 7}a"), use(f"{n % 5}b"))
     left = set(names)
     while left:
         end = time.monotonic() + 60
         while not left & waiter.told.keys():
             assert time.monotonic() < end
             time.sleep(0.001)
-        assert here.host.used <= capacity
+        assert cache.host.used <= capacity
         for name in left & waiter.told.keys():
             assert waiter.told[name] is None
-            assert here.images(waiter.claims[name]) is not None
-            here.close(waiter.claims[name])
+            assert cache.images(waiter.claims[name]) is not None
+            cache.release(waiter.claims[name])
             left.discard(name)
-    assert set(here.host.resident().values()) <= {0}
-    assert not here.slots._wanted
+    assert set(cache.host.resident().values()) <= {0}
+    assert not cache.slots._wanted
 
 
-def test_a_claim_that_is_closed_on_its_way_holds_nothing(unet3d, tiers):
+def test_a_claim_that_is_closed_on_its_way_holds_nothing(unet3d, make_cache):
     gate = threading.Event()
 
     class Slow(Memory):
@@ -434,19 +434,19 @@ def test_a_claim_that_is_closed_on_its_way_holds_nothing(unet3d, tiers):
             assert gate.wait(60)
             return super().read(used)
 
-    here = tiers(Slow(unet3d))
-    waiter = Waiter(here)
-    waiter.bring("gone", use("a"))
-    here.close(waiter.claims["gone"])
+    cache = make_cache(Slow(unet3d))
+    waiter = Waiter(cache)
+    waiter.load("gone", use("a"))
+    cache.release(waiter.claims["gone"])
     gate.set()
-    waiter.bring("other", use("a"))
+    waiter.load("other", use("a"))
     waiter.wait("other")
     assert "gone" not in waiter.told
-    here.close(waiter.claims["other"])
-    assert set(here.host.resident().values()) <= {0}
+    cache.release(waiter.claims["other"])
+    assert set(cache.host.resident().values()) <= {0}
 
 
-def test_a_claim_that_is_closed_before_its_turn_keeps_nobody_waiting(unet3d, tiers):
+def test_a_claim_that_is_closed_before_its_turn_keeps_nobody_waiting(unet3d, make_cache):
     gate = threading.Event()
 
     class Slow(Memory):
@@ -456,20 +456,20 @@ def test_a_claim_that_is_closed_before_its_turn_keeps_nobody_waiting(unet3d, tie
             return super().read(used)
 
     source = Slow(unet3d)
-    here = tiers(source)
-    waiter = Waiter(here)
+    cache = make_cache(source)
+    waiter = Waiter(cache)
     for n in range(2):  # both packers are busy
-        waiter.bring(n, use(f"slow{n}"))
-    while len(here._packing) < 2:
+        waiter.load(n, use(f"slow{n}"))
+    while len(cache._packing) < 2:
         time.sleep(0.001)
-    waiter.bring("gone", use("a"))
-    while key_of(use("a")) not in here._packing:
+    waiter.load("gone", use("a"))
+    while key_of(use("a")) not in cache._packing:
         time.sleep(0.001)
-    here.close(waiter.claims["gone"])
+    cache.release(waiter.claims["gone"])
     gate.set()
-    waiter.bring("next", use("a"))
+    waiter.load("next", use("a"))
     waiter.wait(0, 1, "next")
-    assert not here._packing
+    assert not cache._packing
 
 
 class Slow(Memory):
@@ -484,22 +484,22 @@ class Slow(Memory):
         super().fetch(used)
 
 
-def test_what_is_asked_for_ahead_and_no_more_wanted_is_let_go(unet3d, tiers):
+def test_a_cancelled_prefetch_is_not_loaded_unless_it_was_being_fetched(unet3d, make_cache):
     source = Slow(unet3d)
-    here = tiers(source)
-    futures = [here.ahead([use(name)]) for name in "abcdef"]
+    cache = make_cache(source)
+    futures = [cache.prefetch([use(name)]) for name in "abcdef"]
     for future in futures[:5]:
         assert future.cancel()
     source.opened.set()
     futures[5].result(60)
-    assert here.residency()[0].tier == "slot"
-    until(lambda: not here._to_fetch and not here._to_pack)
-    assert set(source.reads) <= {"f"} | set("abcd")  # four were on their way
+    assert cache.residency()[0].tier == "slot"
+    until(lambda: not cache._to_fetch and not cache._to_pack)
+    assert set(source.reads) <= {"f"} | set("abcd")  # four were being fetched
     assert "e" not in source.reads
 
 
 class Stepwise(Memory):
-    """A registry that answers one fetch more at each `answer`."""
+    """A registry that answers one more fetch at each `answer`."""
 
     def __init__(self, foundation) -> None:
         super().__init__(foundation)
@@ -520,11 +520,10 @@ def test_checks_wait_in_their_tenants_turn_and_not_behind_all_who_came_before(un
     engine = Bench(unet3d, source).engine
     try:
         many = [
-            engine.check_ahead(video_request(tenant="a", adapters=(use(f"a{n}"),)))
-            for n in range(FETCHERS + 8)
+            engine.check(video_request(tenant="a", adapters=(use(f"a{n}"),))) for n in range(FETCHERS + 8)
         ]
         until(lambda: len(source.begun) == FETCHERS)
-        one = engine.check_ahead(video_request(tenant="b", adapters=(use("b"),)))
+        one = engine.check(video_request(tenant="b", adapters=(use("b"),)))
         source.answer(2)  # of two turns one is the other tenant's
         until(lambda: len(source.begun) == FETCHERS + 2)
         assert set(source.begun[FETCHERS:]) == {"a4", "b"}
@@ -542,13 +541,11 @@ def test_a_video_and_a_check_take_the_same_of_a_tenants_share_of_loading(unet3d)
     bench = Bench(unet3d, source)
     engine = bench.engine
     try:
-        busy = [
-            engine.check_ahead(video_request(tenant="x", adapters=(use(f"x{n}"),))) for n in range(FETCHERS)
-        ]
+        busy = [engine.check(video_request(tenant="x", adapters=(use(f"x{n}"),))) for n in range(FETCHERS)]
         until(lambda: len(source.begun) == FETCHERS)
         for n in range(3):
             bench.submit(f"a{n}", video_request(tenant="a", steps=1000, adapters=(use(f"a{n}"),)))
-            busy.append(engine.check_ahead(video_request(tenant="b", adapters=(use(f"b{n}"),))))
+            busy.append(engine.check(video_request(tenant="b", adapters=(use(f"b{n}"),))))
         for n in range(1, 7):
             source.answer()
             until(lambda n=n: len(source.begun) == FETCHERS + n)
@@ -561,11 +558,11 @@ def test_a_video_and_a_check_take_the_same_of_a_tenants_share_of_loading(unet3d)
         engine.close()
 
 
-def test_one_request_with_many_cold_adapters_takes_one_fetcher(unet3d, tiers):
+def test_one_request_with_many_cold_adapters_takes_one_fetcher(unet3d, make_cache):
     source = Stepwise(unet3d)
-    here = tiers(source)
-    many = here.ahead([use(f"a{n}") for n in range(FETCHERS + 1)])
-    other = here.ahead([use("b")])
+    cache = make_cache(source)
+    many = cache.prefetch([use(f"a{n}") for n in range(FETCHERS + 1)])
+    other = cache.prefetch([use("b")])
     until(lambda: set(source.begun) == {"a0", "b"})
     source.answer(FETCHERS + 2)
     many.result(60)
@@ -600,56 +597,56 @@ def test_a_slow_registry_holds_no_thread_that_others_need(unet3d):
     asyncio.run(ask())
 
 
-def pinned_in(tiers: AdapterCache) -> dict[str, str]:
-    """sha256 -> tier, of what is pinned and near."""
-    return {one.sha256: one.tier for one in tiers.residency() if one.pinned}
+def pinned_in(cache: AdapterCache) -> dict[str, str]:
+    """sha256 -> tier of the pinned adapters in host memory or slots."""
+    return {one.sha256: one.tier for one in cache.residency() if one.pinned}
 
 
-def test_what_is_pinned_comes_into_a_slot_beside_the_steps_and_stays(unet3d, tiers):
-    here = tiers(Memory(unet3d))
-    here.prefetch([use("a"), use("b"), use("c")], timeout=60)
-    tier = {one.sha256: one.tier for one in here.residency()}
+def test_a_pinned_adapter_is_loaded_into_a_slot_and_stays_there(unet3d, make_cache):
+    cache = make_cache(Memory(unet3d))
+    cache.prefetch([use("a"), use("b"), use("c")]).result(60)
+    tier = {one.sha256: one.tier for one in cache.residency()}
     assert sorted(tier.values()) == ["host", "slot", "slot"]
     near = next(name for name in "abc" if tier[sha(name, "temporal")] == "host")
-    for name in (near, "cold"):  # one of which the registry alone has
-        here.keep([use(name)])
-        until(lambda: set(pinned_in(here).values()) == {"slot"})
-        here.prefetch([use(other) for other in "defg"], timeout=60)
-        assert pinned_in(here) == {sha(name, "temporal"): "slot"}
-    here.keep([])
-    assert pinned_in(here) == {}
+    for name in (near, "cold"):  # the other one is only in the registry
+        cache.set_pinned([use(name)])
+        until(lambda: set(pinned_in(cache).values()) == {"slot"})
+        cache.prefetch([use(other) for other in "defg"]).result(60)
+        assert pinned_in(cache) == {sha(name, "temporal"): "slot"}
+    cache.set_pinned([])
+    assert pinned_in(cache) == {}
 
 
-def test_what_finds_no_slot_gets_one_when_it_is_pinned_again(unet3d, tiers):
-    here = tiers(Memory(unet3d))
-    here.prefetch([use("a"), use("b")], timeout=60)
-    leases = [here.slots.acquire([use(name)], {}) for name in "ab"]
-    here.keep([use("c")])
-    until(lambda: not here._keeping)
-    assert pinned_in(here) == {sha("c", "temporal"): "host"}
+def test_a_pinned_adapter_that_found_no_slot_gets_one_when_it_is_pinned_again(unet3d, make_cache):
+    cache = make_cache(Memory(unet3d))
+    cache.prefetch([use("a"), use("b")]).result(60)
+    leases = [cache.slots.acquire([use(name)], {}) for name in "ab"]
+    cache.set_pinned([use("c")])
+    until(lambda: not cache._loading_pins)
+    assert pinned_in(cache) == {sha("c", "temporal"): "host"}
     leases[1].release()
-    here.keep([use("c")])
-    until(lambda: pinned_in(here) == {sha("c", "temporal"): "slot"})
-    assert ("temporal", sha("a", "temporal")) in here.slots.resident()
-    assert not here.host.resident()[key_of(use("c"))], "it is not held in host memory for ever"
+    cache.set_pinned([use("c")])
+    until(lambda: pinned_in(cache) == {sha("c", "temporal"): "slot"})
+    assert ("temporal", sha("a", "temporal")) in cache.slots.resident()
+    assert not cache.host.resident()[key_of(use("c"))], "it is not held in host memory for ever"
 
 
-def test_what_is_pinned_and_cannot_be_had_is_tried_again_after_a_pause(unet3d, tiers, monkeypatch):
+def test_a_pinned_adapter_that_failed_to_load_is_tried_again_after_a_pause(unet3d, make_cache, monkeypatch):
     source = Memory(unet3d, lambda used: replace(random_adapter(unet3d, rank=8)))
-    here = tiers(source)
+    cache = make_cache(source)
 
     def keep(*names: str) -> None:
-        here.keep([use(name) for name in names])
-        until(lambda: not here._keeping)
+        cache.set_pinned([use(name) for name in names])
+        until(lambda: not cache._loading_pins)
 
     for _ in range(3):
         keep("x", "x")
     assert source.reads == ["x"]
-    monkeypatch.setattr("serving.adapters.adapter_cache.KEEP_PAUSE", 0.0)
+    monkeypatch.setattr("serving.adapters.adapter_cache.PIN_RETRY_PAUSE", 0.0)
     keep()  # whoever pins it anew need not wait
     keep("x")
     assert source.reads == ["x"] * 2
-    assert pinned_in(here) == {}
+    assert pinned_in(cache) == {}
     source.make = source.random
     keep("x")
-    assert pinned_in(here) == {sha("x", "temporal"): "slot"}
+    assert pinned_in(cache) == {sha("x", "temporal"): "slot"}

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.errors import UserError
-from serving.adapters.slot_plan import MOST, SlotPlan, bytes_per_rank, plan_slots
+from serving.adapters.slot_plan import MAX_SLOTS, SlotPlan, bytes_per_rank, plan_slots
 from serving.config import ServeConfig
 from serving.ray.engine_service import describe, plan_of
 
@@ -38,7 +38,7 @@ def test_what_is_asked_for_is_kept_and_the_rest_follows():
     assert plan == SlotPlan({"temporal": 3, "spatial": 0}, 128)
     assert plan_slots(PER_RANK, 30_000, slots={"temporal": 3, "spatial": 0}).rank == 7
     assert plan_slots({"temporal": 1000, "spatial": 0}, 100_000).slots.keys() == {"temporal"}
-    assert plan_slots(PER_RANK, 10**12).slots["temporal"] == MOST
+    assert plan_slots(PER_RANK, 10**12).slots["temporal"] == MAX_SLOTS
 
 
 @pytest.mark.parametrize(("given", "least"), [({}, 12_000), ({"rank": 64}, 192_000)])

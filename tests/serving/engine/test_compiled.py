@@ -19,6 +19,7 @@ from models.foundations.wan import lora_targets
 from models.generation import GenerationParams, SlotUse
 from models.load import load_foundation
 from models.lora.routing import PATHS, Mix, Routing
+from models.regions.region import Region
 from serving.config import ServeConfig
 from serving.engine.budget import example, forward_bytes
 from serving.engine.compiled import CompiledForward, up_to
@@ -49,10 +50,10 @@ def test_nothing_is_compiled_after_warm_up(smallest):
         lambda used: random_adapter(smallest, rank=1 + ord(used.concept) % 4, seed=ord(used.concept)),
     )
     bench = Bench(smallest, source, max_batch=2, compile="eager", slots={"temporal": 2, "spatial": 0})
-    compiled = bench.engine._compiled
+    compiled = bench.engine.batch.compiled
     assert compiled.sizes == {smallest.defaults.bucket: [1, 2, 4]}
     assert compiled.kinds == [(0, 0), (0, 1), (0, 2)]
-    bench.engine.warm_up()
+    bench.engine.batch.warm_up()
     assert compiled.graphs == 9
     graphs = counters["stats"]["unique_graphs"]
     draw, window = random.Random(0), random.Random(1)
@@ -104,6 +105,14 @@ def test_nothing_is_compiled_after_warm_up(smallest):
     stats = bench.engine.stats()
     assert (stats.recompilations, stats.uncompiled_forwards) == (0, 1)
 
+    region = Region(box=(0, 0, 0.5, 1))  # also one whose neighbour has a region
+    pair = [bench.request(n, use("a", **acts), steps=1) for n, acts in enumerate(({"region": region}, {}))]
+    bench.run(part=pair[0], whole=pair[1])
+    assert all(isinstance(bench.last(id), Finished) for id in ("part", "whole"))
+    stats = bench.engine.stats()
+    assert (stats.recompilations, stats.uncompiled_forwards) == (0, 2)
+    assert compiled.graphs == 9
+
 
 def test_no_forward_is_larger_than_was_measured_to_fit(smallest):
     """Neither as shapes are compiled, nor as rows are rounded up: three fit, so three are not made four."""
@@ -116,7 +125,7 @@ def test_no_forward_is_larger_than_was_measured_to_fit(smallest):
         batch_bytes=one + int(2.5 * (two - one)),
         slots={"temporal": 0, "spatial": 0},
     )
-    rows, compiled = [], bench.engine._compiled
+    rows, compiled = [], bench.engine.batch.compiled
 
     def seen(forward):
         def one(latents, *given):
@@ -126,7 +135,7 @@ def test_no_forward_is_larger_than_was_measured_to_fit(smallest):
         return one
 
     compiled._run, smallest.predict = seen(compiled._run), seen(smallest.predict)
-    bench.engine.warm_up()
+    bench.engine.batch.warm_up()
     assert compiled.sizes == {bucket: [1, 2, 3]}
     bench.run(**{f"r{n}": bench.request(n, guidance_scale=1.0) for n in range(5)})
     assert max(rows) == 3
@@ -145,7 +154,7 @@ def test_the_sizes_to_compile_for_are_configured(tmp_path):
         "max_batch": 1,
     }
     engine = build_engine(ServeConfig(**settings, warm_sizes=["8x32x32", "4x64x48"]))
-    assert engine._compiled.sizes == {Bucket(8, 32, 32): [1, 2], Bucket(4, 64, 48): [1, 2]}
+    assert engine.batch.compiled.sizes == {Bucket(8, 32, 32): [1, 2], Bucket(4, 64, 48): [1, 2]}
     with pytest.raises(UserError, match="height 33"):
         build_engine(ServeConfig(**settings, warm_sizes=["8x32x32", "4x33x32"]))
 
@@ -212,7 +221,7 @@ def test_inductor_shows_the_frames_that_are_made_uncompiled(smallest, monkeypatc
         bench = Bench(smallest, max_batch=1, compile=compile, slots={"temporal": 1, "spatial": 0})
         bench.run(one=bench.request(3, use("a"), steps=2, guidance_scale=1.0))
         made[compile] = bench.frames("one").astype(int)
-    assert bench.engine._compiled.graphs == 1
+    assert bench.engine.batch.compiled.graphs == 1
     assert bench.engine.stats().uncompiled_forwards == 0
     assert abs(made[True] - made[False]).mean() < 0.1
     assert made[True].std() > 1, "there is something to see"

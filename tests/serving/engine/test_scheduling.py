@@ -31,7 +31,7 @@ def order_of_admission(bench: Bench, requests: dict) -> list[str]:
         bench.engine.submit(
             id, request, lambda event, id=id: order.append(id) if isinstance(event, Admitted) else None
         )
-    while bench.engine.tiers.host.used and len(bench.engine._inbox) < len(requests):
+    while bench.engine.adapters.host.used and len(bench.engine.requests._loaded) < len(requests):
         time.sleep(0.001)
     bench.engine.run_until_idle()
     return order
@@ -48,8 +48,7 @@ def test_a_tenant_with_many_requests_does_not_hold_up_one_with_few(unet3d):
 
 def test_an_adapter_with_many_requests_does_not_hold_up_another(unet3d):
     bench = Bench(unet3d, max_batch=1)
-    bench.engine.prefetch(use("a"))
-    bench.engine.prefetch(use("b"))
+    bench.engine.adapters.prefetch([use("a"), use("b")]).result(60)
     requests = {f"hot{n}": bench.request(n, use("a"), steps=1) for n in range(6)}
     requests |= {f"cold{n}": bench.request(n, use("b"), steps=1) for n in range(2)}
     assert sorted(order_of_admission(bench, requests)[:4]) == ["cold0", "cold1", "hot0", "hot1"]
@@ -77,8 +76,8 @@ def test_a_deadline_that_passes_in_the_queue_is_an_answer_and_one_that_passes_la
     assert len(bench.events["late"]) == 1
     assert isinstance(bench.last("first"), Finished)
     assert isinstance(bench.last("patient"), Finished)
-    assert bench.engine.tiers.host.resident().keys() <= {("temporal", sha("a", "temporal"))}
-    assert not bench.engine.slots._wanted
+    assert bench.engine.adapters.host.resident().keys() <= {("temporal", sha("a", "temporal"))}
+    assert not bench.engine.adapters.slots._wanted
 
 
 def test_a_deadline_ends_a_request_while_its_adapter_is_still_on_its_way(unet3d):
@@ -99,14 +98,13 @@ def test_a_deadline_ends_a_request_while_its_adapter_is_still_on_its_way(unet3d)
 
 def test_one_passed_too_often_gets_a_slot_while_the_other_residents_go_on(unet3d):
     bench = Bench(unet3d, max_batch=6, max_overtakes=2)
-    for name in "abc":
-        bench.engine.prefetch(use(name))
+    bench.engine.adapters.prefetch([use(name) for name in "abc"]).result(60)
     for round in range(2):
         for name in "abc":
             bench.submit(f"{name}{round}", bench.request(1, use(name), steps=3))
     bench.engine.tick()
     bench.submit("cold", bench.request(2, use("d"), steps=1))
-    while ("temporal", sha("d", "temporal")) not in bench.engine.tiers.host.resident():
+    while ("temporal", sha("d", "temporal")) not in bench.engine.adapters.host.resident():
         time.sleep(0.001)
     passed = 0
     while not bench.events["cold"]:  # hot requests wait for every slot at all times
@@ -125,15 +123,15 @@ def test_one_passed_too_often_gets_a_slot_while_the_other_residents_go_on(unet3d
 
 def test_a_pinned_adapter_stays_and_a_request_for_all_slots_is_told(unet3d):
     bench = Bench(unet3d)
-    bench.engine.keep([use("a")])
-    while ("temporal", sha("a", "temporal")) not in bench.engine.slots.resident():
+    bench.engine.adapters.set_pinned([use("a")])
+    while ("temporal", sha("a", "temporal")) not in bench.engine.adapters.slots.resident():
         time.sleep(0.001)
     bench.run(**{name: bench.request(1, use(name), steps=1) for name in "bcde"})
     bench.run(wide=bench.request(2, use("b"), use("c"), use("d"), steps=1))
     assert bench.last("wide").code == "slots_pinned"
-    assert ("temporal", sha("a", "temporal")) in bench.engine.slots.resident()
-    assert any(one.pinned and one.tier == "slot" for one in bench.engine.residency())
-    bench.engine.keep([])
+    assert ("temporal", sha("a", "temporal")) in bench.engine.adapters.slots.resident()
+    assert any(one.pinned and one.tier == "slot" for one in bench.engine.adapters.residency())
+    bench.engine.adapters.set_pinned([])
     bench.run(wide=bench.request(2, use("b"), use("c"), use("d"), steps=1))
     assert isinstance(bench.last("wide"), Finished)
 
@@ -154,16 +152,16 @@ def test_a_preview_shows_something_and_changes_nothing(foundation, scheduler):
     request = bench.request(5, steps=3, guidance_scale=1.0, scheduler=kinds[scheduler])
     bench.run(plain=request)
     bench.submit("looked", request)
-    with pytest.raises(UserError, match="nothing to be seen yet"):
-        bench.engine.preview("looked")
+    with pytest.raises(UserError, match="no preview yet"):
+        bench.engine.finisher.preview("looked")
     bench.engine.tick()
-    one = bench.engine.preview("looked")
+    one = bench.engine.finisher.preview("looked")
     bench.engine.run_until_idle()
     picture = Image.open(io.BytesIO(one.result(60)))
     assert (picture.format, picture.size) == ("WEBP", (request.width, request.height))
     assert bench.last("looked").mp4 == bench.last("plain").mp4
     with pytest.raises(UserError, match="not being made here"):
-        bench.engine.preview("looked")
+        bench.engine.finisher.preview("looked")
 
 
 def test_however_many_look_at_a_step_it_is_decoded_once(unet3d, monkeypatch):
@@ -174,7 +172,7 @@ def test_however_many_look_at_a_step_it_is_decoded_once(unet3d, monkeypatch):
         rendered.append(x0_1Cfhw)
         return b"picture %d" % len(rendered)
 
-    monkeypatch.setattr("serving.engine.engine.render", render)
+    monkeypatch.setattr("serving.engine.finishing.render", render)
     bench = Bench(unet3d)
     service = EngineService.__new__(EngineService)
     service.engine, service._streams = bench.engine, {}
@@ -220,8 +218,7 @@ def test_the_estimate_of_the_last_step_is_the_result(foundation, scheduler):
 
 def test_neighbours_and_adapters_of_the_batch_are_told(unet3d):
     bench = Bench(unet3d)
-    for name in "ab":
-        bench.engine.prefetch(use(name))
+    bench.engine.adapters.prefetch([use(name) for name in "ab"]).result(60)
     bench.run(alone=bench.request(1, use("a"), steps=1))
     assert (bench.last("alone").neighbours, bench.last("alone").batch_adapters) == (0, 1)
     bench.run(
@@ -247,7 +244,7 @@ def test_the_engine_counts_what_prometheus_wants_to_know(unet3d):
         unet3d, observe=lambda name, value, labels=None: seen.setdefault(name, []).append((value, labels))
     )
     bench.run(**{f"{name}{n}": bench.request(n, use(name), steps=1) for name in "abcd" for n in range(2)})
-    bench.engine.tiers.shutdown()  # and none is being copied beside the steps any more
+    bench.engine.adapters.shutdown()  # and none is being copied beside the steps any more
     stats = bench.engine.stats()
     assert stats.ended == {"finished": 8, "failed": 0, "cancelled": 0}
     assert stats.adapter_requests == {sha(name, "temporal"): 2 for name in "abcd"}
@@ -297,7 +294,7 @@ def test_a_batch_takes_no_more_rows_than_were_measured_to_fit(unet3d):
         batch_bytes=four,
         observe=lambda name, value, labels=None: sizes.append(value) if name == "batch_size" else None,
     )
-    bench.engine.warm_up()
+    bench.engine.batch.warm_up()
     bench.run(**{f"r{n}": bench.request(n, steps=2) for n in range(6)})  # two rows each, with guidance
     assert max(sizes) == 2
     sizes.clear()

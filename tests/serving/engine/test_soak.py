@@ -64,11 +64,11 @@ def test_every_request_ends_once_and_nothing_leaks(unet3d, registry: Registry, f
 
     finals: dict[int, torch.Tensor] = {}
 
-    def package(foundation, ticket):  # the latents say whose answer it is; the codec has its own tests
-        finals[ticket.request.seed] = ticket.state.latents_1Cfhw
-        return Finished(str(ticket.request.seed).encode(), "", dict(ticket.timings))
+    def package(foundation, state):  # the latents say whose answer it is; the codec has its own tests
+        finals[state.request.seed] = state.denoising.latents_1Cfhw
+        return Finished(str(state.request.seed).encode(), "", dict(state.timings))
 
-    monkeypatch.setattr("serving.engine.engine.package", package)
+    monkeypatch.setattr("serving.engine.finishing.package", package)
     size = (tmp_path / "made0" / "adapter_model.safetensors").stat().st_size
     files = AdapterFiles(registry, unet3d, tmp_path / "cache", capacity=6 * size, pause=0.0)
     bench = Bench(unet3d, files, max_batch=6, host_bytes=1, max_overtakes=8)
@@ -101,7 +101,7 @@ def test_every_request_ends_once_and_nothing_leaks(unet3d, registry: Registry, f
                     (tmp_path / "cut").write_bytes(file.read_bytes()[:-20])
                     (tmp_path / "cut").replace(file)
     end = time.monotonic() + 120
-    while not bench.engine.idle:
+    while bench.engine.requests:
         assert time.monotonic() < end, bench.engine.stats()
         time.sleep(0.01)
     assert bench.engine.failure is None
@@ -124,13 +124,13 @@ def test_every_request_ends_once_and_nothing_leaks(unet3d, registry: Registry, f
     assert kinds[Cancelled]
     assert kinds[Failed]
 
-    slots, tiers = bench.engine.slots, bench.engine.tiers
-    assert set(slots.resident().values()) <= {0}, "a slot is still in use"
-    assert not slots._wanted
-    assert not tiers._to_fetch
-    assert not tiers._to_pack
-    assert set(tiers.host.resident().values()) <= {0}
-    assert tiers.host.used <= tiers.host.capacity
+    cache = bench.engine.adapters
+    assert set(cache.slots.resident().values()) <= {0}, "a slot is still in use"
+    assert not cache.slots._wanted
+    assert not cache._to_fetch
+    assert not cache._to_pack
+    assert set(cache.host.resident().values()) <= {0}
+    assert cache.host.used <= cache.host.capacity
     assert sum(file.stat().st_size for file in (tmp_path / "cache").iterdir()) <= 6 * size
     stats = bench.engine.stats()
     assert sum(stats.ended.values()) == REQUESTS

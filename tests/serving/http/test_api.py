@@ -212,10 +212,10 @@ def test_content_of_an_unfinished_or_cancelled_job_is_a_conflict(api):
     assert api.post(f"/v1/videos/{id}/cancel").json()["status"] == "cancelled"
     refusal(api.get(f"/v1/videos/{id}/content"), 409, "video_not_completed")
     for _ in range(200):  # the engine lets go within a step
-        if api.engine.engine.idle:
+        if not api.engine.engine.requests:
             break
         time.sleep(0.02)
-    assert api.engine.engine.idle
+    assert not api.engine.engine.requests
 
 
 def test_a_finished_job_cannot_be_cancelled_and_a_running_one_can_be_deleted(api):
@@ -437,6 +437,30 @@ def test_a_registry_that_is_away_is_503_and_the_foundation_still_serves(
     assert set(response.json()) == {"error"}
     done = ended(api, api.post("/v1/videos", json={"prompt": "x", "steps": 1}).json()["id"])
     assert done["status"] == "completed"
+
+
+def test_a_motion_acts_in_the_steps_that_its_version_says_unless_a_request_says_otherwise(
+    api, registry: Registry, unet3d, tmp_path: Path
+):
+    save_adapter(tmp_path / "half", random_adapter(unet3d, seed=1), unet3d)
+    registry.publish("half", tmp_path / "half", metadata={"config": {"acts_until": 0.5}})
+    registry.publish("whole", tmp_path / "half", metadata={})
+
+    def made(**use) -> tuple[list | None, np.ndarray]:
+        asked = {"prompt": "a bear", "seed": 3, "steps": 2, "guidance_scale": 1.0, "lora": [use]}
+        done = ended(api, api.post("/v1/videos", json=asked).json()["id"])
+        mp4 = api.get(f"/v1/videos/{done['id']}/content").content
+        return done["adapters"][0].get("steps"), decode(mp4).frames_FHWC
+
+    said, by_default = made(name="half")
+    assert said == [0.0, 0.5]
+    said, asked_for = made(name="whole", steps=[0, 0.5])
+    assert said == [0.0, 0.5]
+    assert np.array_equal(by_default, asked_for)
+    said, all_steps = made(name="half", steps=[0, 1])
+    assert said == [0.0, 1.0]
+    assert np.array_equal(all_steps, made(name="whole")[1])
+    assert not np.array_equal(all_steps, by_default)
 
 
 def test_a_version_of_two_adapters_is_used_with_both_unless_a_request_names_one(

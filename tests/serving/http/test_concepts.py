@@ -17,7 +17,7 @@ from infra.errors import DamagedData, NotFound, UserError
 from infra.registry import ADAPTER_FILE, Registry, similar
 from infra.storage import FolderStorage
 from infra.storage.objects import object_key
-from serving.adapters import model_list as shelf_module
+from serving.adapters import model_list
 from serving.adapters.concepts import Concepts
 from serving.adapters.files import AdapterFiles
 from serving.adapters.storage_faults import StorageFault
@@ -250,11 +250,11 @@ def test_names_are_listed_anew_in_a_while(
 ):
     make(registry, tmp_path, "orbit")
     concepts = Concepts(registry.storage)
-    monkeypatch.setattr(concepts, "look", concepts.shelf.refresh)
+    monkeypatch.setattr(concepts, "refresh_names", concepts.model_list.refresh)
     assert concepts.near("orbt") == ["orbit"]
     make(registry, tmp_path, "swing")
     assert concepts.near("swin") == []
-    monkeypatch.setattr(shelf_module, "NAMES_FRESH", 0.0)
+    monkeypatch.setattr(model_list, "NAMES_FRESH", 0.0)
     assert concepts.near("swin") == ["swing"]
 
 

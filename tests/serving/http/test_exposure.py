@@ -144,7 +144,7 @@ def test_keys_of_one_tenant_are_one_and_a_key_without_is_its_own(tmp_path: Path)
     [
         ("{key: KEY, tenant: a, concurrency: 1}, {key: KEY-2, tenant: a}", "tenant a differ in concurrency"),
         ("{key: KEY, tenant: a, requests_per_minute: 1}, {key: KEY-2, tenant: a}", "requests_per_minute"),
-        ("{keys: [KEY, KEY-2]}", "several keys are one tenant's"),
+        ("{keys: [KEY, KEY-2]}", "several keys share one tenant"),
         ("{key: KEY, keys: [KEY-2]}", "entry 1 has no `key:`"),
         ("{keys: [], tenant: a}", "entry 1 has no `key:`"),
         ("{keys: [1234567890123456], tenant: a}", "entry 1 has no `key:`"),

@@ -16,7 +16,7 @@ from fakes import INFO, FakeEngine
 from infra.errors import UserError
 from infra.registry import ADAPTER_FILE, Registry
 from infra.storage import FolderStorage
-from serving.adapters import model_list as shelf_module
+from serving.adapters import model_list
 from serving.adapters.concepts import Concepts
 from serving.adapters.model_list import ModelListCache
 from serving.config import ServeConfig
@@ -65,20 +65,20 @@ def publish(registry: Registry, tmp_path: Path):
 def test_each_version_is_read_once_and_what_there_is_is_listed_once(registry, storage: Storage, publish):
     names = [publish(f"c{n:02d}") for n in range(20)] + [publish("c19")]
     registry.add_metrics(registry.resolve("c03"), {"motion": 0.5})
-    shelf = ModelListCache(Registry(storage))
-    seen = shelf.versions()
+    models = ModelListCache(Registry(storage))
+    seen = models.versions()
     assert [one.ref for one in seen] == names
     assert storage.listed == 1
     assert sorted(storage.read) == [f"concepts/{one.concept}/versions/{one.number}.json" for one in seen]
     assert seen[3].sha256 == registry.resolve("c03").adapter_sha256
     assert seen[3].created == int(registry.resolve("c03").created_at.timestamp())
-    assert shelf.versions() == seen
+    assert models.versions() == seen
     assert storage.listed == 2
     registry.remove("c05@1")
     new = publish("b")
-    assert [one.ref for one in shelf.versions()] == [new, *(name for name in names if name != "c05@1")]
+    assert [one.ref for one in models.versions()] == [new, *(name for name in names if name != "c05@1")]
     assert set(storage.read.values()) == {1}
-    assert len(shelf._known) == len(names)  # what was removed is not kept
+    assert len(models._known) == len(names)  # what was removed is not kept
 
 
 def test_a_damaged_pointer_is_said_and_the_others_are_not_read_again(storage: Storage, publish):
@@ -87,11 +87,11 @@ def test_a_damaged_pointer_is_said_and_the_others_are_not_read_again(storage: St
     pointer = storage.path("concepts/b/versions/1.json")
     whole = pointer.read_bytes()
     pointer.write_bytes(b"{")
-    shelf = ModelListCache(Registry(storage))
+    models = ModelListCache(Registry(storage))
     with pytest.raises(UserError, match="damaged"):
-        shelf.versions()
+        models.versions()
     pointer.write_bytes(whole)
-    assert [one.ref for one in shelf.versions()] == ["a@1", "b@1", "c@1"]
+    assert [one.ref for one in models.versions()] == ["a@1", "b@1", "c@1"]
     assert storage.read["concepts/a/versions/1.json"] == 1
 
 
@@ -106,7 +106,7 @@ def test_a_list_that_takes_long_goes_on_and_the_next_who_asks_has_it(
         service = VideoService(ServeConfig(data_dir=str(tmp_path / "data"), registry="x"), FakeEngine())
         storage.gate.clear()
         with monkeypatch.context() as patch:
-            patch.setattr(catalogue, "REGISTRY_PATIENCE", 0.01)
+            patch.setattr(catalogue, "REGISTRY_TIMEOUT", 0.01)
             while not storage.read:
                 with pytest.raises(UserError) as caught:
                     await service.catalogue.models("")
@@ -123,20 +123,20 @@ def test_a_list_that_takes_long_goes_on_and_the_next_who_asks_has_it(
 def test_many_who_ask_within_a_second_are_answered_by_one_list(
     storage: Storage, publish, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(shelf_module, "FRESH", 60.0)
+    monkeypatch.setattr(model_list, "FRESH", 60.0)
     for n in range(3):
         publish(f"c{n}")
-    shelf = ModelListCache(Registry(storage))
+    models = ModelListCache(Registry(storage))
     storage.gate.clear()
     with ThreadPoolExecutor(12) as pool:
-        asked = [pool.submit(shelf.versions) for _ in range(12)]
+        asked = [pool.submit(models.versions) for _ in range(12)]
         while not storage.read:
             time.sleep(0.005)
         storage.gate.set()
         lists = [one.result() for one in asked]
     assert storage.listed == 1
     assert all(one is lists[0] for one in lists)
-    assert list(shelf.names) == ["c0", "c1", "c2"]
+    assert list(models.names) == ["c0", "c1", "c2"]
 
 
 def test_what_is_answered_is_written_once_while_nothing_changes(

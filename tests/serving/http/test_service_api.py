@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import json
+import re
 import threading
 import time
 import uuid
@@ -14,6 +17,7 @@ from pathlib import Path
 import pytest
 from fakes import INFO, FakeEngine
 from fastapi.testclient import TestClient
+from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
@@ -25,6 +29,7 @@ from infra.registry import Registry
 from infra.storage import open_storage
 from infra.storage.s3 import BucketNotFound
 from models.adapters.file import WEIGHTS_FILE
+from models.regions.region import Region
 from serving.config import ServeConfig
 from serving.http.api import create_api
 from serving.http.errors import BodyLimit
@@ -178,7 +183,7 @@ def test_an_engine_is_asked_in_the_callers_turn_and_one_that_loads_too_long_is_s
         await asyncio.Event().wait()
 
     engine.check = never  # type: ignore[method-assign]
-    monkeypatch.setattr("serving.http.service.ENGINE_PATIENCE", 0.01)
+    monkeypatch.setattr("serving.http.service.ENGINE_TIMEOUT", 0.01)
     body = {"prompt": "x", "priority": 1, "lora": [{"name": publish_two[0]}]}
     response = api.post("/v1/videos", json=body, headers=bearer(ADMIN))
     assert "the registry is slow" in refused(response, 503, "adapter_slow")["message"]
@@ -274,10 +279,10 @@ def test_forms_as_openais_clients_send_them(serve: Serve, publish_two: list[str]
     texted = api.post("/v1/videos", data={"prompt": "x", "lora": as_json})
     for response in (bracketed, texted):
         assert [
-            (a["concept"], a["path"], a["scale"], a.get("until")) for a in response.json()["adapters"]
+            (a["concept"], a["path"], a["scale"], a.get("steps")) for a in response.json()["adapters"]
         ] == [
-            ("one", "temporal", 0.5, 0.25),
-            ("one", "spatial", 0.5, 0.25),
+            ("one", "temporal", 0.5, [0, 0.25]),
+            ("one", "spatial", 0.5, [0, 0.25]),
             ("two", "temporal", 1.0, None),  # all the steps: not said, as before there were windows
             ("two", "spatial", 1.0, None),
         ]
@@ -627,7 +632,7 @@ def test_a_body_is_not_read_before_the_key(serve: Serve, path: str):
 def test_a_body_that_does_not_come_is_not_waited_for_for_ever(
     serve: Serve, kind: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("serving.http.errors.BODY_PATIENCE", 0.05)
+    monkeypatch.setattr("serving.http.errors.BODY_TIMEOUT", 0.05)
     api = serve(api_keys=KEYS)
     for path in BODIES if kind == "application/json" else BODIES[:1]:
         status, error, _ = dripped(api, path, {"content-type": kind, **bearer(ADMIN)})
@@ -636,7 +641,7 @@ def test_a_body_that_does_not_come_is_not_waited_for_for_ever(
 
 def test_whoever_has_sent_the_body_may_stay_longer(monkeypatch: pytest.MonkeyPatch):
     """An event stream waits for its client's going by the same `receive`."""
-    monkeypatch.setattr("serving.http.errors.BODY_PATIENCE", 0.01)
+    monkeypatch.setattr("serving.http.errors.BODY_TIMEOUT", 0.01)
     heard = []
 
     async def main() -> None:
@@ -663,15 +668,129 @@ def test_a_step_window_reaches_the_engine_and_one_that_is_none_is_refused(
     serve: Serve, engine: FakeEngine, publish_two: list[str]
 ):
     api = serve()
-    for until in (0, 1.5, -1, "0.5"):
-        body = {"prompt": "x", "lora": [{"name": "one", "until": until}]}
+    for wrong in (
+        *({"until": until} for until in (0, 1.5, -1, "0.5")),
+        *({"steps": steps} for steps in ([0.5, 0.5], [0, 1.5], [-1, 1], ["0", 1], [0.5], 0.5)),
+        {"steps": [0.5, 1], "until": 0.5},
+    ):
+        body = {"prompt": "x", "lora": [{"name": "one", **wrong}]}
         refused(api.post("/v1/videos", json=body), 422, "invalid_value")
-    body = {"prompt": "x", "lora": [{"name": "one", "path": "temporal", "until": 0.5}]}
-    video = api.post("/v1/videos", json=body).json()
-    assert [(one["path"], one["until"]) for one in video["adapters"]] == [("temporal", 0.5)]
     engine.release()
+    for given in (
+        {"until": 0.5},
+        {"steps": [0, 0.5]},
+    ):  # as clients wrote it before there was `steps`, and since
+        body = {"prompt": "x", "lora": [{"name": "one", "path": "temporal", **given}]}
+        video = api.post("/v1/videos", json=body).json()
+        assert [(one["path"], one["steps"]) for one in video["adapters"]] == [("temporal", [0, 0.5])]
+        ended(api, video["id"])
+        assert [(use.scale, use.steps) for use in engine.seen[-1].adapters] == [(1.0, (0.0, 0.5))]
+
+
+def image(height: int, width: int, value: int = 255) -> str:
+    buffer = io.BytesIO()
+    Image.new("L", (width, height), value).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def test_regions_phases_and_outside_reach_the_engine_as_they_were_asked_for(
+    serve: Serve, engine: FakeEngine, publish_two: list[str]
+):
+    api = serve()
+    engine.release()
+    moving = {"keyframes": [{"frame": 0, "box": [0, 0, 0.5, 1]}, {"frame": 3, "box": [0.5, 0, 1, 1]}]}
+    lora = [
+        {"name": "one", "path": "temporal", "scale": [1, 0.5], "steps": [0, 0.75], "region": moving},
+        {"name": "two", "path": "temporal", "region": {"mask": image(32, 32), "feather": 0.1}},
+    ]
+    body = {"prompt": "x", "lora": lora, "outside": "base"}
+    video = api.post("/v1/videos", json=body).json()
+    assert video["outside"] == "base"
+    assert video["warnings"] == []
+    first, second = video["adapters"]
+    assert (first["scale"], first["steps"]) == ([1, 0.5], [0, 0.75])
+    assert Region.model_validate(first["region"]) == Region.model_validate(moving)
+    [digest] = second["region"]["mask"]
+    assert digest.startswith("sha256:"), "answers do not repeat the images"
     ended(api, video["id"])
-    assert [(use.scale, use.until) for use in engine.seen[-1].adapters] == [(1.0, 0.5)]
+    seen = engine.seen[-1]
+    assert seen.outside == "base"
+    assert [use.scale for use in seen.adapters] == [(1.0, 0.5), 1.0]
+    assert [use.region for use in seen.adapters] == [
+        Region.model_validate(moving),
+        Region(mask=[image(32, 32)], feather=0.1),
+    ]
+    plain = api.post("/v1/videos", json={"prompt": "x", "lora": [{"name": "one"}]}).json()
+    assert "outside" not in plain
+    assert not {"region", "steps", "until"} & plain["adapters"][0].keys()
+
+
+def test_what_is_changed_or_without_effect_is_said_in_the_warnings(serve: Serve, publish_two: list[str]):
+    api = serve()
+    lora = [
+        {"name": "one", "region": {"mask": image(8, 16)}},
+        {"name": "two", "steps": [0.3, 0.4]},
+    ]
+    video = api.post("/v1/videos", json={"prompt": "x", "steps": 4, "lora": lora}).json()
+    assert video["warnings"] == [
+        "the region of one: the mask of 16x8 was scaled to the video's 32x32.",
+        "none of the 4 steps uses two@1: its `steps` or `scale` leave none.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("region", "sentence"),
+    [
+        ({}, "exactly one of"),
+        ({"box": [0, 0, 1]}, r"region.box: expected \[left, top, right, bottom\]"),
+        ({"box": [0, 0, 1.5, 1]}, "fractions from 0 to 1"),
+        ({"box": ["0", 0, 1, 1]}, "valid number"),
+        (
+            {"box": [0, 0, 33, 8], "unit": "pixels"},
+            r"the region of one: .* outside the frame of 32x32 pixels",
+        ),
+        ({"polygon": [[0, 0], [1, 1], [1, 0], [0, 1]]}, "crosses itself"),
+        ({"polygon": [[0, 0], [0.5, 0.5], [1, 1]]}, "is empty"),
+        ({"keyframes": [{"frame": 4, "box": [0, 0, 1, 1]}]}, "frames are 0 to 3"),
+        ({"keyframes": [{"frame": n, "box": [0, 0, 1, 1]} for n in (2, 1)]}, "increasing order"),
+        ({"mask": [image(8, 8)] * 3}, "3 frames and the video 4"),
+        ({"mask": image(8, 8, 0)}, "black everywhere"),
+        ({"mask": image(1, 2000)}, "at most 1024 frames, 1024 pixels a side"),
+        ({"mask": "/etc/passwd"}, "PNG or GIF in base64"),
+        ({"mask": "http://127.0.0.1/mask.png"}, "PNG or GIF in base64"),
+        ({"mask": "A" * 50_000}, "at most 43692 characters"),
+        ({"mask": "sha256:" + "0" * 64}, "given by its hash"),
+        ({"box": [0, 0, 1, 1], "feather": -1}, "greater than or equal to 0"),
+    ],
+)
+def test_a_region_that_cannot_be_is_refused_in_one_sentence(
+    serve: Serve, engine: FakeEngine, publish_two: list[str], region: dict, sentence: str
+):
+    api = serve()
+    answer = api.post("/v1/videos", json={"prompt": "x", "lora": [{"name": "one", "region": region}]})
+    assert answer.status_code == 422, answer.text
+    message = answer.json()["error"]["message"]
+    assert re.search(sentence, message), message
+    assert message.count("\n") == 0
+    assert engine.seen == []
+
+
+def test_a_file_is_no_region_over_http(serve: Serve, publish_two: list[str]):
+    lora = [{"name": "one", "region": {"file": "/etc/passwd"}}]
+    error = refused(serve().post("/v1/videos", json={"prompt": "x", "lora": lora}), 422, "unknown_field")
+    assert error["param"] == "lora.0.region.file"
+
+
+def test_outside_without_a_region_for_every_adapter_is_refused(serve: Serve, publish_two: list[str]):
+    api = serve()
+    box = {"box": [0, 0, 0.5, 1]}
+    for body in (
+        {"lora": [{"name": "one", "region": box}, {"name": "two"}]},
+        {"model": "foundation:two", "lora": [{"name": "one", "region": box}]},
+    ):
+        answer = api.post("/v1/videos", json={"prompt": "x", "outside": "base", **body})
+        assert "needs a region for every adapter" in refused(answer, 422, "invalid_region")["message"]
+    refused(api.post("/v1/videos", json={"prompt": "x", "outside": "black"}), 422, "invalid_value")
 
 
 def test_adapters_are_named_in_json(serve: Serve):
@@ -689,10 +808,16 @@ def test_the_openapi_page_describes_the_body_of_a_request(serve: Serve):
     assert set(body) == {"application/json", "multipart/form-data", "application/x-www-form-urlencoded"}
     name = body["application/json"]["schema"]["$ref"].split("/")[-1]
     assert "prompt" in schema["components"]["schemas"][name]["required"]
-    assert {"scale", "until"} <= set(schema["components"]["schemas"]["LoraUse"]["properties"])
-    until = schema["components"]["schemas"]["LoraUse"]["properties"]["until"]
-    assert (until["exclusiveMinimum"], until["maximum"]) == (0, 1)
-    assert "part of the denoising steps" in until["description"]
+    fields = schema["components"]["schemas"]["LoraUse"]["properties"]
+    assert {"scale", "steps", "region", "until"} <= set(fields)
+    assert "part of the denoising steps" in fields["steps"]["description"]
+    assert fields["until"]["deprecated"] is True
+    number, several = fields["scale"]["anyOf"]
+    assert (number["minimum"], number["maximum"]) == (-4, 4)
+    assert several["items"] == number
+    assert {"box", "polygon", "mask", "keyframes"} <= set(
+        schema["components"]["schemas"]["Region"]["properties"]
+    )
     for path in BODIES[1:]:
         [(kind, content)] = schema["paths"][path]["post"]["requestBody"]["content"].items()
         assert kind == "application/json"

@@ -43,13 +43,13 @@ class Hang:
         self.wait()
         raise OSError("too late")
 
-    resolve = versions = __call__  # a registry's, and its shelf's
+    resolve = versions = __call__  # a registry's, and its model list's
 
     @property
-    def shelf(self) -> Hang:
+    def model_list(self) -> Hang:
         return self
 
-    def look(self) -> None:
+    def refresh_names(self) -> None:
         """It lists nothing ahead."""
 
 
@@ -160,7 +160,7 @@ def test_lists_of_all_concepts_leave_the_registry_to_requests(
 def test_whoever_waits_for_the_registry_hears_that_it_does_not_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hang: Hang
 ):
-    monkeypatch.setattr(catalogue, "REGISTRY_PATIENCE", 0.0)
+    monkeypatch.setattr(catalogue, "REGISTRY_TIMEOUT", 0.0)
 
     async def scene(service: VideoService) -> None:
         for call in (
@@ -168,7 +168,7 @@ def test_whoever_waits_for_the_registry_hears_that_it_does_not_answer(
             service.catalogue.models(""),
             service.catalogue.pin(AdapterName(name="orbit"), ""),
         ):
-            with pytest.raises(UserError, match="registry has not answered") as caught:
+            with pytest.raises(UserError, match="registry did not answer") as caught:
                 await call
             assert (type(caught.value), caught.value.code) == (Unavailable, "registry_slow")
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from infra.errors import Conflict, Throttled, UserError
-from serving.jobs.admission import Admission, Repeatable
+from serving.jobs.admission import Admission, IdempotencyKey
 from serving.jobs.database import Job
 from serving.jobs.jobs import JobStore
 from serving.keys import ApiKey, hash_key
@@ -20,10 +20,10 @@ def key_of(name: str, **limits) -> ApiKey:
 
 
 def ask(
-    admission: Admission, key: ApiKey | None = None, repeatable: Repeatable | None = None
+    admission: Admission, key: ApiKey | None = None, idempotency: IdempotencyKey | None = None
 ) -> tuple[Job, bool]:
     tenant = key.tenant if key else ""
-    return admission.admit({}, tenant=tenant, key=key, repeatable=repeatable, model="foundation")
+    return admission.admit({}, tenant=tenant, key=key, idempotency=idempotency, model="foundation")
 
 
 def at_once(call: Callable[[], object], times: int = 16) -> tuple[list, list[Throttled]]:
@@ -55,12 +55,12 @@ def test_of_many_at_once_exactly_as_many_are_queued_as_fit(store: JobStore):
 def test_those_that_are_looked_at_are_before_those_that_come_later(store: JobStore):
     admission = Admission(store.database, max_queue=2)
     with ExitStack() as looks:
-        first, second, third = (looks.enter_context(admission.look()) for _ in range(3))
+        first, second, third = (looks.enter_context(admission.examine()) for _ in range(3))
         admission.check("", None, first)
         admission.check("", None, second)
         with pytest.raises(Throttled):
             admission.check("", None, third)
-    with admission.look() as later:
+    with admission.examine() as later:
         admission.check("", None, later)
         ask(admission)
         ask(admission)
@@ -108,7 +108,7 @@ def test_a_rate_below_one_a_minute_lets_one_through(store: JobStore):
 def test_the_same_key_and_body_at_once_make_one_job(store: JobStore):
     admission = Admission(store.database, max_queue=100)
     key = key_of("a", concurrency=1, requests_per_minute=1)
-    same = Repeatable.of("key-1", {"prompt": "a"})
+    same = IdempotencyKey.of("key-1", {"prompt": "a"})
     answers, refused = at_once(lambda: ask(admission, key, same))
     assert refused == []
     assert len({job.id for job, _ in answers}) == 1
@@ -116,14 +116,14 @@ def test_the_same_key_and_body_at_once_make_one_job(store: JobStore):
     assert store.count() == {"queued": 1}
     assert admission.find(key.tenant, same).id == answers[0][0].id
     with pytest.raises(UserError) as caught:
-        ask(admission, key, Repeatable.of("key-1", {"prompt": "b"}))
+        ask(admission, key, IdempotencyKey.of("key-1", {"prompt": "b"}))
     assert (type(caught.value), caught.value.code) == (Conflict, "idempotency_conflict")
 
 
 def test_an_idempotency_key_is_a_tenants_own(store: JobStore):
     admission = Admission(store.database, max_queue=100)
-    first, _ = ask(admission, key_of("a"), Repeatable.of("key-1", {"prompt": "a"}))
-    second, is_new = ask(admission, key_of("b"), Repeatable.of("key-1", {"prompt": "b"}))
+    first, _ = ask(admission, key_of("a"), IdempotencyKey.of("key-1", {"prompt": "a"}))
+    second, is_new = ask(admission, key_of("b"), IdempotencyKey.of("key-1", {"prompt": "b"}))
     assert is_new
     assert second.id != first.id
 
@@ -131,5 +131,5 @@ def test_an_idempotency_key_is_a_tenants_own(store: JobStore):
 @pytest.mark.parametrize("key", ["", "a b", "é", "x" * 256, "a\n"])
 def test_an_idempotency_key_that_is_none_is_refused(key: str):
     with pytest.raises(UserError) as caught:
-        Repeatable.of(key, {})
+        IdempotencyKey.of(key, {})
     assert caught.value.code == "invalid_idempotency_key"

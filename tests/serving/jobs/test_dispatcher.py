@@ -258,7 +258,7 @@ def test_jobs_are_forgotten_with_their_videos_and_webhook_calls_when_their_time_
 ):
     monkeypatch.setattr(dispatcher_module, "PURGE_INTERVAL", 0.0)
     monkeypatch.setattr(dispatcher_module, "SWEEP_INTERVAL", 0.01)
-    monkeypatch.setattr(dispatcher_module, "MOST_LATE", 2)
+    monkeypatch.setattr(dispatcher_module, "MAX_PER_SWEEP", 2)
     old, [new] = house.add(5), house.add()
     house.run(ScriptedEngine(lambda id, attempt: WHOLE), lambda: house.all("completed"))
     waits = house.store.add({**REQUEST, "foundation": "0" * 64}, model="foundation").id
@@ -284,7 +284,7 @@ def test_the_jobs_of_a_dispatcher_that_fell_silent_are_finished_by_another_and_i
     house: House, monkeypatch: pytest.MonkeyPatch
 ):
     """Held up longer than its lease, with its jobs running: another takes over, and what it says then is not heard."""
-    monkeypatch.setattr(dispatcher_module, "LOOK_INTERVAL", 0.01)
+    monkeypatch.setattr(dispatcher_module, "POLL_INTERVAL", 0.01)
 
     async def main() -> None:
         ids = house.add(3)
@@ -330,7 +330,7 @@ def test_a_job_outlives_more_dispatchers_than_it_may_outlive_engines(house: Hous
 
 
 def test_a_job_cancelled_elsewhere_leaves_the_engine_here(house: House, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(dispatcher_module, "LOOK_INTERVAL", 0.01)
+    monkeypatch.setattr(dispatcher_module, "POLL_INTERVAL", 0.01)
     [id] = house.add()
     engine = ScriptedEngine(lambda id, attempt: [*WHOLE[:2], "hang"])
 
@@ -408,7 +408,7 @@ def test_a_statement_that_the_database_fails_loses_no_job(
     house: House, monkeypatch: pytest.MonkeyPatch, call: str
 ):
     """Whatever was to be written down: the job's lease runs out and it is made again."""
-    monkeypatch.setattr(dispatcher_module, "LOOK_INTERVAL", 0.01)
+    monkeypatch.setattr(dispatcher_module, "POLL_INTERVAL", 0.01)
     house.add()
     gone = OperationalError("UPDATE", {}, Exception("the server went away"))
     monkeypatch.setattr(house.store, call, once(gone, getattr(house.store, call)))
@@ -430,8 +430,8 @@ def test_a_video_is_held_until_the_results_storage_can_be_used_and_not_made_agai
     house: House, monkeypatch: pytest.MonkeyPatch, away: UserError
 ):
     """For longer than the lease, which is renewed meanwhile."""
-    monkeypatch.setattr(dispatcher_module, "LOOK_INTERVAL", 0.01)
-    monkeypatch.setattr(dispatcher_module, "MOST_PAUSE", 0.05)
+    monkeypatch.setattr(dispatcher_module, "POLL_INTERVAL", 0.01)
+    monkeypatch.setattr(dispatcher_module, "MAX_PAUSE", 0.05)
     real, back = house.results.put, threading.Event()
 
     def put(key: str, data: bytes) -> None:
@@ -495,7 +495,7 @@ def test_a_job_whose_video_is_held_can_be_cancelled(house: House):
 
 def test_pauses_grow_up_to_a_bound(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(dispatcher_module, "RETRY_PAUSE", 0.5)
-    monkeypatch.setattr(dispatcher_module, "MOST_PAUSE", 3.0)
+    monkeypatch.setattr(dispatcher_module, "MAX_PAUSE", 3.0)
     assert list(itertools.islice(dispatcher_module.pauses(), 5)) == [0.5, 1.0, 2.0, 3.0, 3.0]
 
 

@@ -145,7 +145,7 @@ def test_a_database_that_cannot_be_opened_is_said_in_one_sentence(tmp_path: Path
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("nonsense", "no SQLAlchemy URL"),
+        ("nonsense", "not a SQLAlchemy URL"),
         ("mysql://user:secret@host/jobs", "sqlite or postgresql"),
         ("postgresql+psycopg://user:secret@127.0.0.1:1/jobs", "cannot be opened"),
     ],

@@ -14,7 +14,7 @@ from serving_helpers import Publish
 from sqlalchemy import text
 
 from infra.errors import Throttled
-from serving.adapters.files import OTHERS, AdapterFiles
+from serving.adapters.files import IN_USE, AdapterFiles
 from serving.jobs.admission import Admission
 from serving.jobs.claims import LEASE, Claims
 from serving.jobs.jobs import JobStore
@@ -82,7 +82,7 @@ def test_a_key_is_not_locked_out_and_its_rate_holds_again(store: JobStore, per_m
         """Videos that the key gets until it is throttled."""
         for number in range(100):
             try:
-                admission.admit({}, tenant=key.tenant, key=key, repeatable=None, model="foundation")
+                admission.admit({}, tenant=key.tenant, key=key, idempotency=None, model="foundation")
             except Throttled:
                 return number
         raise AssertionError("never throttled")
@@ -123,7 +123,7 @@ def test_a_file_that_was_used_tomorrow_can_go(unet3d, registry, publish: Publish
         other_engine.read(one)
     files = AdapterFiles(registry, unet3d, folder, capacity=1)
     assert set(files.resident()) == {first.sha256, second.sha256}  # used a moment ago
-    for one, at in ((first, time.time() + DAY), (second, time.time() + DAY + OTHERS)):
+    for one, at in ((first, time.time() + DAY), (second, time.time() + DAY + IN_USE)):
         os.utime(folder / f"{one.sha256}.safetensors", (at, at))
     files.read(third)
     assert first.sha256 not in files.resident()

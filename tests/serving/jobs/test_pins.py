@@ -20,7 +20,7 @@ from serving.events import Failed
 from serving.http.service import VideoService
 from serving.jobs.database import Database, Pin
 from serving.jobs.jobs import JobStore
-from serving.jobs.pins import PinKeeper, PinStore
+from serving.jobs.pins import PinSender, PinStore
 from serving.ray.engine_service import EngineService
 from serving.requests import AdapterUsed
 from serving.schemas import AdapterName
@@ -120,10 +120,10 @@ class Engines:
     async def prefetch(self, used: AdapterUsed) -> list[Failed | None]:
         return [refused for engine in self.engines.values() for refused in await engine.prefetch(used)]
 
-    async def keep(self, revision: int, uses: Sequence[AdapterUsed]) -> int:
+    async def set_pins(self, revision: int, uses: Sequence[AdapterUsed]) -> int:
         if not self.engines:
             raise EngineLost("nobody lives")
-        return sum([await engine.keep(revision, uses) for engine in self.engines.values()])
+        return sum([await engine.set_pins(revision, uses) for engine in self.engines.values()])
 
     async def residency(self) -> dict:
         return {
@@ -156,7 +156,7 @@ def test_engines_that_start_later_and_ingresses_that_start_again_have_what_was_p
         return INFO
 
     async def run() -> None:
-        ingress = asyncio.create_task(PinKeeper(pins, engines, info).run())
+        ingress = asyncio.create_task(PinSender(pins, engines, info).run())
         await until(lambda: len(engine.kept) > 1)
         assert set(map(str, engine.kept)) == {"(0, [])"}
         pins.pin(INFO.fingerprint, [use("a")], SLOTS)  # through another ingress
@@ -170,11 +170,11 @@ def test_engines_that_start_later_and_ingresses_that_start_again_have_what_was_p
         ingress.cancel()
         await asyncio.gather(ingress, return_exceptions=True)
         engines.engines["z"] = fresh = FakeEngine()
-        again = PinKeeper(PinStore(database), engines, info)
-        assert await again.tell() == 1
+        again = PinSender(PinStore(database), engines, info)
+        assert await again.send() == 1
         assert fresh.kept == [(1, wanted)]
         pins.unpin(INFO.fingerprint, [use("a")])
-        await again.tell()
+        await again.send()
         assert last(fresh) == []
 
     asyncio.run(run())
@@ -199,7 +199,7 @@ def test_a_database_that_is_away_for_a_moment_does_not_end_the_telling(tmp_path:
         async def info():
             return INFO
 
-        telling = asyncio.create_task(PinKeeper(pins, engine, info).run())
+        telling = asyncio.create_task(PinSender(pins, engine, info).run())
         await until(lambda: bool(engine.kept))
         telling.cancel()
         await asyncio.gather(telling, return_exceptions=True)
@@ -240,7 +240,7 @@ def config_of(registry: Registry, tmp_path: Path) -> ServeConfig:
 
 def pinned(engine: EngineService) -> dict[str, str]:
     """sha256 -> tier."""
-    return {held.sha256: held.tier for held in engine.engine.residency() if held.pinned}
+    return {held.sha256: held.tier for held in engine.engine.adapters.residency() if held.pinned}
 
 
 def test_an_engine_keeps_the_latest_list_it_was_told_whatever_comes_late(
@@ -251,11 +251,11 @@ def test_an_engine_keeps_the_latest_list_it_was_told_whatever_comes_late(
     here = engine("x")
 
     async def run() -> None:
-        await here.keep(2, [one])
+        await here.set_pins(2, [one])
         await until(lambda: pinned(here) == {one.sha256: "slot"})
-        await here.keep(1, [])  # of an ingress that read before the other one wrote
+        await here.set_pins(1, [])  # of an ingress that read before the other one wrote
         assert pinned(here) == {one.sha256: "slot"}
-        await here.keep(3, [])
+        await here.set_pins(3, [])
         assert pinned(here) == {}
 
     asyncio.run(run())

@@ -110,7 +110,7 @@ def test_a_service_looks_once_for_all_its_polls(tmp_path: Path, monkeypatch: pyt
         monkeypatch.setattr(service._places, "_order", lambda: looks.append(1) or order())
         jobs = [service.store.add({}, model="foundation") for _ in range(3)]
         for _ in range(4):
-            assert [place for _, place in await service.placed(jobs)] == [0, 1, 2]
+            assert [place for _, place in await service.with_positions(jobs)] == [0, 1, 2]
         assert len(looks) == 1
         service.store.close()
 

@@ -22,7 +22,7 @@ from serving.jobs.backlog import waiting_work
 from serving.jobs.database import Pin
 from serving.jobs.dispatcher import result_key
 from serving.jobs.pins import PinStore
-from serving.requests import AdapterUsed, cost_of, pin, request_of
+from serving.requests import AdapterUsed, cost_of, request_of, resolve_adapters
 from serving.schemas import LoraUse
 
 REQUEST = video_request(adapters=(use("orbit"),)).model_dump(mode="json")
@@ -58,7 +58,7 @@ def test_a_pointer_whose_hash_is_a_path_makes_no_engine_delete_a_file(unet3d, re
     pointer["files"][ADAPTER_FILE]["sha256"] = path
     registry.storage.put(key, json.dumps(pointer).encode())
     with pytest.raises(UserError) as caught:
-        pin(LoraUse(name="orbit"), INFO, registry)
+        resolve_adapters(LoraUse(name="orbit"), INFO, registry)
     assert (type(caught.value), caught.value.code) == (DamagedData, "object_damaged")
     with pytest.raises(ValidationError):
         AdapterUsed(concept="orbit", version=1, path="temporal", scale=1.0, sha256=path)
@@ -74,7 +74,7 @@ def test_a_job_that_nobody_asked_for_fails_and_others_are_made(house: House, req
     assert engine.runs == [good]
     job = house.store.get(bad)
     assert (job.state, job.error_code) == ("failed", "job_damaged")
-    assert "delete the video and ask again" in (job.error_message or "")
+    assert "delete the video and request it again" in (job.error_message or "")
 
 
 def test_a_damaged_job_does_not_hide_the_work_of_others(house: House):
@@ -139,7 +139,7 @@ def test_a_pin_that_nobody_asked_for_is_left_out_and_the_others_hold(house: Hous
     with house.store.database.sessions.begin() as session:
         session.add(Pin(foundation=INFO.fingerprint, pinned=True, revision=2, **told))
     assert pins.wanted(INFO.fingerprint) == (2, [use("orbit")])
-    assert "revision 2 of the pins is damaged" in caplog.text
+    assert "pin revision 2 is damaged" in caplog.text
 
 
 def test_a_job_stored_before_adapters_had_step_windows_is_read_as_it_was(tmp_path: Path):
@@ -174,11 +174,13 @@ def test_a_job_stored_before_adapters_had_step_windows_is_read_as_it_was(tmp_pat
     job = store.get(store.add(before, model="foundation:orbit@1", tenant="t").id)
     request = request_of(job)
     assert request == video_request(adapters=(use("orbit", scale=0.5),), tenant="t")
-    assert request.adapters[0].until == 1.0
+    assert request.adapters[0].steps == (0.0, 1.0)
+    assert request.adapters[0].region is None
     assert request.model_dump(mode="json") == before
     assert video_of(job, None).model_dump(mode="json")["adapters"] == before["adapters"]
 
     windowed = {**before, "adapters": [{**before["adapters"][0], "until": 0.5}]}
     later = request_of(store.get(store.add(windowed, model="foundation:orbit@1").id))
     assert later.adapters == (use("orbit", scale=0.5, until=0.5),)
-    assert later.model_dump(mode="json") == windowed
+    assert later.adapters == (use("orbit", scale=0.5, steps=(0, 0.5)),)
+    assert later.model_dump(mode="json")["adapters"] == [{**before["adapters"][0], "steps": [0.0, 0.5]}]

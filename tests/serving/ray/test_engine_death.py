@@ -13,8 +13,7 @@ from serving_helpers import Bench, Memory, use, video_request
 
 from infra.errors import InvalidInput, Unavailable
 from serving.config import ServeConfig
-from serving.engine import batch, finishing
-from serving.engine import engine as engine_module
+from serving.engine import batch, failures, finishing
 from serving.engine_client import EngineLost
 from serving.events import Admitted, Failed, Finished, Progressed
 from serving.ray.deployment import EngineReplica, build_app
@@ -38,15 +37,15 @@ def test_a_request_that_fails_because_the_device_is_lost_ends_the_engine_and_not
 ):
     bench = Bench(unet3d)
     monkeypatch.setattr(module, name, fail)
-    monkeypatch.setattr(engine_module, "probe", fail)
+    monkeypatch.setattr(failures, "check_device", fail)
     with pytest.raises(RuntimeError, match="illegal memory access"):
         bench.run(a=bench.request(1, steps=1), b=bench.request(2, use("orbit"), steps=1))
     assert not any(isinstance(event, Failed) for events in bench.events.values() for event in events)
 
 
-def test_so_does_an_adapter_that_cannot_be_brought_for_that_reason(unet3d, monkeypatch):
+def test_an_adapter_that_cannot_be_loaded_because_the_device_is_lost_ends_the_engine_too(unet3d, monkeypatch):
     bench = Bench(unet3d, Memory(unet3d, fail))
-    monkeypatch.setattr(engine_module, "probe", fail)
+    monkeypatch.setattr(failures, "check_device", fail)
     with pytest.raises(RuntimeError, match="illegal memory access"):
         bench.run(a=bench.request(1, use("orbit")))
     assert not bench.events["a"]
@@ -161,10 +160,10 @@ def test_a_call_that_is_given_up_is_taken_back():
 
 
 def test_an_adapter_that_does_not_come_is_an_answer_and_is_asked_for_no_more(tmp_path, monkeypatch):
-    monkeypatch.setattr("serving.ray.engine_service.LOAD_PATIENCE", 0.0)
+    monkeypatch.setattr("serving.ray.engine_service.LOAD_TIMEOUT", 0.0)
     service = EngineService(config(tmp_path))
-    tiers = service.engine.tiers
-    monkeypatch.setattr(tiers, "_pump", lambda: None)  # the registry does not answer
+    cache = service.engine.adapters
+    monkeypatch.setattr(cache, "_pump", lambda: None)  # the registry does not answer
     try:
         used = use("orbit")
         for refused in (
@@ -173,6 +172,6 @@ def test_an_adapter_that_does_not_come_is_an_answer_and_is_asked_for_no_more(tmp
         ):
             assert refused is not None
             assert (type(refused.error), refused.code) == (Unavailable, "adapter_slow")
-        assert list(tiers._to_fetch) == []
+        assert list(cache._to_fetch) == []
     finally:
         service.close()

@@ -50,7 +50,7 @@ class Engine(FakeEngine):
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatcher_module, "RETRY_PAUSE", 0.01)
-    monkeypatch.setattr(dispatcher_module, "LOOK_INTERVAL", 0.02)
+    monkeypatch.setattr(dispatcher_module, "POLL_INTERVAL", 0.02)
     monkeypatch.setattr(dispatcher_module, "SWEEP_INTERVAL", 0.02)
 
 
@@ -148,35 +148,35 @@ def test_a_job_fails_when_nobody_has_served_its_foundation_for_long_and_not_befo
 ):
     store = JobStore(f"sqlite:///{tmp_path / 'jobs.sqlite'}")
     claims = Claims(store.database)
-    [forsaken], [elsewhere] = add(store, "c" * 64), add(store, THERE)
-    monkeypatch.setattr(dispatcher_module, "FORSAKEN", 3600.0)
+    [orphaned], [elsewhere] = add(store, "c" * 64), add(store, THERE)
+    monkeypatch.setattr(dispatcher_module, "ORPHANED_AFTER", 3600.0)
     looks = iter(range(10))
     run(store, tmp_path, Engine(HERE), until=lambda: next(looks) == 9)
     assert store.count() == {"queued": 2}
-    monkeypatch.setattr(dispatcher_module, "FORSAKEN", 0.5)
+    monkeypatch.setattr(dispatcher_module, "ORPHANED_AFTER", 0.5)
     run(
         store,
         tmp_path,
         Engine(HERE),
-        until=lambda: store.state(forsaken) == "failed",
-        change=lambda: claims.serve(THERE),
+        until=lambda: store.state(orphaned) == "failed",
+        change=lambda: claims.mark_served(THERE),
     )
-    job = store.get(forsaken)
+    job = store.get(orphaned)
     assert job.error_code == "foundation_mismatch"
     assert "c" * 12 in (job.error_message or "")
     assert store.state(elsewhere) == "queued", "another server has it in its queue"
 
 
-def test_forsaken_are_those_whose_foundation_nobody_has_served_for_long_nor_they_waited_less(store: JobStore):
+def test_jobs_are_orphaned_when_they_waited_long_and_nobody_served_their_foundation(store: JobStore):
     claims = Claims(store.database)
-    [forsaken], [served], [old], [_new] = (add(store, of) for of in ("c" * 64, THERE, None, "d" * 64))
+    [orphaned], [served], [old], [_new] = (add(store, of) for of in ("c" * 64, THERE, None, "d" * 64))
     with store.database.sessions.begin() as session:
-        early = update(Job).where(Job.id.in_([forsaken, served, old]))
+        early = update(Job).where(Job.id.in_([orphaned, served, old]))
         session.execute(early.values(created_at=Job.created_at - 7200.0))
-    claims.serve(THERE)
-    claims.serve(THERE)
-    assert [job.id for job in claims.claim_forsaken("d", 9, 3600.0)] == [forsaken]
-    assert claims.claim_forsaken("d", 9, 3600.0) == []
+    claims.mark_served(THERE)
+    claims.mark_served(THERE)
+    assert [job.id for job in claims.claim_orphaned("d", 9, 3600.0)] == [orphaned]
+    assert claims.claim_orphaned("d", 9, 3600.0) == []
 
 
 def test_an_engine_refuses_what_is_for_another_foundation(tmp_path: Path):

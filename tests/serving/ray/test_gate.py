@@ -26,7 +26,7 @@ from serving.ray.gate import (
     environment,
     middlewares,
 )
-from serving.ray.ingress import MOST_REQUESTS, MOST_WAITING
+from serving.ray.ingress import MAX_REQUESTS, MAX_WAITING
 
 KEY = "a-key-of-many-random-characters"
 GUARDED = ["/v1/videos", "/v1/models", "/v1/adapters/pin", "/v1/nothing", "/metrics"]
@@ -188,7 +188,7 @@ def test_one_key_cannot_take_all_of_an_ingress():
         ingress.free.set()
         assert (await ask(gate, "/v1/videos", "Bearer another"))[0] == 200
         await asyncio.gather(*flood)
-        assert REQUESTS <= (MOST_REQUESTS + MOST_WAITING) // 2
+        assert REQUESTS <= (MAX_REQUESTS + MAX_WAITING) // 2
 
     asyncio.run(main())
 
@@ -241,6 +241,6 @@ def test_a_server_without_keys_has_no_gate(variables):
 
 def test_what_waits_for_an_ingress_is_bounded_and_the_rest_told_when_to_come_back():
     options = build_app(ServeConfig(api_key_hashes=["ab" * 32]))._bound_deployment
-    assert options.max_queued_requests == MOST_WAITING
+    assert options.max_queued_requests == MAX_WAITING
     assert (options.backpressure_config.status_code, options.backpressure_config.retry_after_s) == (503, 1.0)
-    assert gate_module.OPEN < MOST_WAITING
+    assert gate_module.OPEN < MAX_WAITING

@@ -202,7 +202,7 @@ def test_of_many_at_once_those_too_many_do_not_wait_for_what_is_found_out_of_the
     tmp_path, monkeypatch
 ):
     """An engine that looks for an adapter far away holds up whom the queue has room for, and nobody else."""
-    monkeypatch.setattr("serving.http.service.ENGINE_PATIENCE", PATIENCE)
+    monkeypatch.setattr("serving.http.service.ENGINE_TIMEOUT", PATIENCE)
 
     class Looking(FakeEngine):
         def __init__(self) -> None:

@@ -157,7 +157,7 @@ def test_a_wrong_default_is_said_once_where_it_stands():
 def test_what_is_no_manifest_is_said_so(text, kind, expected):
     found = mistakes(text, kind)
     if expected is None:
-        expected = [(1, "not JSON"), (2, "[1] is no object; expected an object"), (3, "seed -1")]
+        expected = [(1, "not JSON"), (2, "[1] is not an object; expected an object"), (3, "seed -1")]
     elif "python/object" in text:  # never run: without data and concept, and no such value
         assert found
         assert all(line == 1 for line, _ in found)

@@ -154,7 +154,7 @@ def test_a_batch_is_prepared_on_the_cluster_in_the_same_bits(tmp_path):
         preparing = prepare_ahead(batch, works)
         made = preparing.wait(120)
         assert [(done.portion.name, done.made, done.error) for done in made] == [
-            ("c0", 2, None),
+            ("c0", 3, None),  # with the empty caption, for `caption_dropout`
             ("c1", 2, None),
         ]
         assert [done.portion.name for done in preparing.so_far()] == ["c0", "c1"]

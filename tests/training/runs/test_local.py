@@ -130,3 +130,8 @@ def test_trained_tensors_become_files_that_generation_reads(unet3d, tmp_path, me
     without = sample(unet3d, [request])[0]
     assert (with_it != without).any()
     assert (sample(unet3d, [GenerationParams(prompt="a cat", seed=1, adapters=uses)])[0] == with_it).all()
+    first = tuple(use.model_copy(update={"steps": (0.0, 0.5)}) for use in uses)
+    half = sample(unet3d, [GenerationParams(prompt="a cat", seed=1, adapters=first)])[0]
+    assert (half != with_it).any()
+    shown = render(unet3d, tensors, ["a cat"], unet3d.defaults.bucket, 1, (0.0, 0.5))[0]
+    assert (shown == half).all()

@@ -11,7 +11,7 @@ import threading
 from dataclasses import replace
 from typing import Any
 
-from infra.ray.cluster import short
+from infra.ray.cluster import last_line
 from infra.storage import Storage
 from training.batch.cluster.lane_settings import LaneSettings
 from training.batch.cluster.sizing import Need
@@ -63,7 +63,7 @@ class Keeper:
         try:
             end = fit(settings, workers, me, self.need, self.use_gpu, self.storage)
         except Exception as error:
-            end = {"end": "died", "reason": short(error)}
+            end = {"end": "died", "reason": last_line(error)}
         self.lanes[settings.name] = replace(
             self.lanes[settings.name], end=end["end"], reason=end.get("reason")
         )

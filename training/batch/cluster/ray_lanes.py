@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from infra.errors import InvalidInput
-from infra.ray.cluster import has_gpus, here, reachable_nodes, short
+from infra.ray.cluster import has_gpus, last_line, reachable_nodes, this_node
 from infra.registry import Registry
 from training.batch.cluster.keeper import Keeper
 from training.batch.cluster.lane_settings import LINGER_S, LaneSettings
@@ -131,7 +131,7 @@ class Driver:
         import ray
 
         if self._keeper is None:
-            actor: Any = ray.remote(num_cpus=0, max_concurrency=64, label_selector=here())(Keeper)  # type: ignore[call-overload]
+            actor: Any = ray.remote(num_cpus=0, max_concurrency=64, label_selector=this_node())(Keeper)  # type: ignore[call-overload]
             self._keeper = actor.remote(need, need.gpus > 0, self.batch.storage)
         self._count += 1
         settings = LaneSettings(
@@ -160,7 +160,7 @@ class Driver:
         try:
             found = ray.get(self._keeper.look.remote())
         except RayActorError as error:
-            found = [replace(lane, end="died", reason=short(error)) for lane in self.lanes.values()]
+            found = [replace(lane, end="died", reason=last_line(error)) for lane in self.lanes.values()]
             self._keeper = None
         for lane in found:
             if lane.name not in self.lanes:  # its end was seen before

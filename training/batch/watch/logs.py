@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from infra.errors import UserError
 from infra.storage import ObjectNotFound, Storage
 from infra.storage.stored import parse_object
-from infra.warnings_heard import WarningsHeard
+from infra.warning_handler import WarningHandler
 from training.batch.watch.watcher import Watcher
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ class Notes(Watcher):
         self.journal.write(f"{record.name}: {record.status}")
 
 
-class JournalHandler(WarningsHeard):
+class JournalHandler(WarningHandler):
     """Writes warnings and errors of this project's loggers, with tracebacks, to the journal.
 
     A message that begins with a concept's name goes to the concept's log, others to the lane's.

@@ -1,4 +1,4 @@
-"""Jobs, webhook deliveries and rates: the oldest tables that can be brought up to date."""
+"""Jobs, webhook deliveries and rates: the oldest tables that can be upgraded."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -17,5 +17,5 @@ def upgrade() -> None:
         sa.Column("version", sa.Integer, nullable=False),
         sa.Column("pinned", sa.Boolean, nullable=False),
         sa.Column("revision", sa.Integer, nullable=False),
-        if_not_exists=True,  # another's table of this name is found by the comparison with the metadata
+        if_not_exists=True,  # `differences` finds another program's table of this name
     )

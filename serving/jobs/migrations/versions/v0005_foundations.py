@@ -1,4 +1,4 @@
-"""Jobs belong to a foundation. Those of before name none, and any server makes them."""
+"""Jobs belong to a foundation. Older jobs name none, and any server may run them."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Alembic's table has the version; the table that had it before goes."""
+"""Alembic's table now holds the version; drop the table that held it before."""
 
 from alembic import op
 

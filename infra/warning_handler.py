@@ -1,4 +1,4 @@
-"""Receives the warnings of this project's loggers within a block."""
+"""Handles the warnings of this project's loggers within a block."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Self
 LOGGERS = ("training", "datasets", "models", "infra")
 
 
-class WarningsHeard(logging.Handler):
+class WarningHandler(logging.Handler):
     """A context manager; subclasses handle each warning or error in `emit`."""
 
     def __init__(self) -> None:

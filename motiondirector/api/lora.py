@@ -1,0 +1,147 @@
+"""Reads the adapters of `motiondirector generate --lora`, each an entry of `lora` as over HTTP.
+
+orbit@2:scale=0.8,steps=0-0.5,region=0.5,0,1,1     # NAME:KEY=VALUE,...; a box of fractions
+orbit:scale=1,0.5,region=mask.mp4                  # a scale per phase; a mask, or a YAML file with keyframes
+{"name": "orbit", "region": {"box": [0.5, 0, 1, 1]}}   # the entry itself, in Python or a file of --config
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BeforeValidator
+
+from infra.errors import InvalidInput
+from infra.paths import as_written, expanded
+from infra.rows import NOT_YAML
+
+KEYS = ("scale", "steps", "path", "region", "feather", "unit")
+EXAMPLE = "orbit:scale=0.8,steps=0-0.5,region=0.5,0,1,1"
+TABLES = (".yaml", ".yml", ".json")
+
+
+def parse_lora(given: str | Mapping[str, Any] | Iterable[str | Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Texts and entries as entries. A file that `region` names is read later (`with_region`). Raises UserError."""
+    several = [given] if isinstance(given, str | Mapping) else given
+    return [parse_text(one) if isinstance(one, str) else dict(one) for one in several]
+
+
+def parse_text(text: str) -> dict[str, Any]:
+    """`NAME:KEY=VALUE,...`, or the JSON of an entry. Raises UserError."""
+    if text.lstrip().startswith("{"):
+        try:
+            return dict(json.loads(text))
+        except ValueError:
+            raise InvalidInput(f"--lora {text!r} is no JSON; write it as in {EXAMPLE}.") from None
+    name, _, rest = text.partition(":")
+    entry: dict[str, Any] = {"name": name.strip()}
+    values: dict[str, str] = {}
+    for part in rest.split(",") if rest else ():
+        key, equals, value = part.partition("=")
+        if equals and key.strip() not in KEYS:
+            raise InvalidInput(
+                f"--lora {text!r}: {key.strip()!r} is none of {', '.join(KEYS)}; write it as in {EXAMPLE}."
+            )
+        if equals:
+            last = key.strip()
+            values[last] = value
+        elif values:
+            values[last] += f",{part}"  # a further number of a list
+        else:
+            raise InvalidInput(f"--lora {text!r}: {part!r} is not KEY=VALUE; write it as in {EXAMPLE}.")
+    if "scale" in values:
+        scales = numbers(values["scale"], ",", text)
+        entry["scale"] = scales[0] if len(scales) == 1 else scales
+    if "steps" in values:
+        entry["steps"] = numbers(values["steps"], "-", text)
+    if "path" in values:
+        entry["path"] = values["path"].strip()
+    if "region" in values:
+        entry["region"] = region_of(values["region"])
+    edge: dict[str, Any] = {}
+    if "feather" in values:
+        widths = numbers(values["feather"], ",", text)
+        edge["feather"] = (
+            widths[0] if len(widths) == 1 else widths
+        )  # several are refused with the rest of the region
+    if "unit" in values:
+        edge["unit"] = values["unit"].strip()
+    if edge and "region" not in entry:
+        raise InvalidInput(f"--lora {text!r}: {' and '.join(edge)} needs a region; write it as in {EXAMPLE}.")
+    if edge:
+        shape = entry["region"] if isinstance(entry["region"], dict) else {"file": entry["region"]}
+        entry["region"] = {**shape, **edge}
+    return entry
+
+
+def numbers(text: str, separator: str, whole: str) -> list[float]:
+    """The numbers of a value. Raises UserError."""
+    try:
+        return [float(part) for part in text.split(separator)]
+    except ValueError:
+        raise InvalidInput(
+            f"--lora {whole!r}: {text!r} is not made of numbers; write it as in {EXAMPLE}."
+        ) from None
+
+
+def region_of(value: str) -> dict[str, Any] | str:
+    """Four numbers as a box, more as corners of a polygon; else the name of a file."""
+    try:
+        given = [float(part) for part in value.split(",")]
+    except ValueError:
+        return value.strip()
+    if len(given) <= 4:
+        return {"box": given}
+    return {"polygon": [given[at : at + 2] for at in range(0, len(given), 2)]}
+
+
+Lora = Annotated[list[dict[str, Any]], BeforeValidator(parse_lora)]
+
+
+def with_region(entry: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """An entry whose region's file has been read, and notes about it. Raises UserError."""
+    region = entry.get("region")
+    if isinstance(region, str):
+        region = {"file": region}
+    if not isinstance(region, Mapping) or "file" not in region:
+        return entry, []
+    rest = {key: value for key, value in region.items() if key != "file"}
+    shape, notes = read_region(as_written(expanded(str(region["file"]))))
+    return {**entry, "region": {**shape, **rest}}, notes
+
+
+def read_region(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """A region's fields from a YAML or JSON file, or a mask from a picture or video; and notes. Raises UserError."""
+    if path.suffix.lower() not in TABLES:
+        return read_mask(path)
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InvalidInput(f"region {path}: cannot be read ({error.strerror}); give a file.") from None
+    except (UnicodeDecodeError, *NOT_YAML) as error:
+        raise InvalidInput(f"region {path} is no YAML: {' '.join(str(error).split())[:200]}.") from None
+    if not isinstance(loaded, dict):
+        raise InvalidInput(f"region {path} holds no fields; expected box, polygon or keyframes.")
+    return loaded, []
+
+
+def read_mask(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """A picture or video as a mask (white is inside), made smaller if a request cannot hold it; and notes."""
+    import numpy as np
+
+    from datasets.video.decode import decode
+    from models.regions.masks import Unusable, decode_masks, encode_masks
+
+    frames_FHWC = decode(path, name=f"region {path}").frames_FHWC
+    grey_FHW = np.rint(frames_FHWC @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
+    try:
+        images = encode_masks(grey_FHW)
+    except Unusable as error:
+        raise InvalidInput(f"region {path}: {error}.") from None
+    (_, height, width), (_, h, w) = grey_FHW.shape, decode_masks(images[:1]).shape
+    small = [f"region {path}: the mask was reduced from {width}x{height} to {w}x{h} to fit into a request."]
+    return {"mask": images}, small if (h, w) != (height, width) else []
