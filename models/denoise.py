@@ -1,7 +1,7 @@
 """The state of one request, one denoising step of a batch, and sampling to the end.
 
 Training samples, evaluation, `generate` and the service all use `denoise_step`, so they give the same
-frames. A request's noise comes from its seed, and no operation mixes the samples of a batch. Neighbours
+frames. A request's noise comes from its seed and its noise prior, and no operation mixes the samples of a batch. Neighbours
 in the batch change only the order in which sums are rounded: in float32 at most one grey level
 (docs/serving.md has the limits).
 
@@ -22,8 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from infra.errors import InvalidInput
 from models.foundations.base import Foundation
-from models.generation import AdapterSettings, GenerationParams, SlotUse
+from models.generation import AdapterSettings, GenerationParams, InvertedNoise, SlotUse
+from models.inversion import mix
 from models.lora.bank import rank_for
 from models.lora.routing import PATHS, LoraPath, Mix, Routing
 from models.lora.slots import LayerTensors
@@ -53,10 +55,9 @@ class Denoising:
         self.scheduler.set_timesteps(self.params.steps, device=foundation.device)
         self.timesteps: Tensor = self.scheduler.timesteps
         self.index = 0
-        generator = torch.Generator("cpu").manual_seed(self.params.seed)
-        noise = torch.randn((1, *foundation.latent_shape(self.bucket)), generator=generator)
         self.x0_1Cfhw: Tensor | None = None  # the last step's estimate of the clean latents
-        self.latents_1Cfhw = noise.to(foundation.device) * float(
+        noise_Cfhw = initial_noise(self.params, foundation.latent_shape(self.bucket))
+        self.latents_1Cfhw = noise_Cfhw.unsqueeze(0).to(foundation.device) * float(
             getattr(self.scheduler, "init_noise_sigma", 1.0)
         )
         self.base: Denoising | None = None
@@ -107,8 +108,30 @@ class Denoising:
             self.x0_1Cfhw = torch.lerp(base.x0_1Cfhw, self.x0_1Cfhw, inside)
 
 
+def initial_noise(params: GenerationParams, shape: tuple[int, ...]) -> Tensor:
+    """A video's noise, float32 of this shape on the CPU: from its seed, mixed with its noise prior if it has one.
+
+    Raises InvalidInput ("noise_prior_size") for a prior of another shape.
+    """
+    noise = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(params.seed))
+    prior = params.noise_prior
+    if prior is None:
+        return noise
+    assert isinstance(prior, InvertedNoise), "a noise prior acts with its latents (`in_slots`)"
+    if tuple(prior.noise_Cfhw.shape) != shape:
+        raise InvalidInput(
+            f"the noise prior has latents of {tuple(prior.noise_Cfhw.shape)}, the video has {shape}; give a prior of the "
+            "video's model and size.",
+            code="noise_prior_size",
+        )
+    return mix(noise, prior.noise_Cfhw.float().cpu(), prior.weight)
+
+
 def start(foundation: Foundation, params: GenerationParams) -> Denoising:
-    """Encode the prompt, draw the noise, set the scheduler. Raises UserError for an unsupported size."""
+    """Encode the prompt, draw the noise, set the scheduler.
+
+    Raises InvalidInput for an unsupported size, and for a noise prior of another one.
+    """
     return Denoising(foundation, params)
 
 

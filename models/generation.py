@@ -7,8 +7,10 @@ Every description of a video uses these classes, so a new setting is added once 
     AdapterSettings     <- an entry of `lora` (serving/schemas.py), evaluation
     AdapterUse          <- an adapter of the stored job, named by version and hash (serving/schemas.py)
     SlotUse             <- an adapter in a slot of the bank, as the forward takes it
+    NoisePrior          <- whose noise a video starts from: named in HTTP, pinned in the stored job (serving/schemas.py)
+    InvertedNoise       <- a noise prior with its latents, as the forward takes it
 
-Conversions are at the edges only: HTTP's names in `serving.requests.resolve`, slots in
+Conversions are at the edges only: HTTP's names in `serving.requests.resolve`, slots and latents in
 `GenerationParams.in_slots`.
 """
 
@@ -17,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SkipValidation, model_validator
 
 from infra.errors import InvalidInput
 from models.regions.region import Region
@@ -154,6 +156,32 @@ class SlotUse(AdapterUse):
     slot: int
 
 
+class NoisePrior(BaseModel):
+    """How much of a reference clip's inverted noise a video starts from (models/inversion.py).
+
+    Subclasses say whose noise it is.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weight: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            allow_inf_nan=False,
+            description="p of sqrt(p) * inverted + sqrt(1 - p) * noise: 0 is without the prior; the paper has 0.1 to 0.5",
+        ),
+    ]
+
+
+class InvertedNoise(NoisePrior):
+    """A noise prior with its latents."""
+
+    noise_Cfhw: SkipValidation[Any]  # a torch.Tensor, as `models.inversion.invert` returns it
+    source: str  # identifies the clip in the metadata of the video
+
+
 class GenerationSettings(BaseModel):
     """How a video is made. None takes the foundation's default."""
 
@@ -186,6 +214,7 @@ class GenerationParams(GenerationSettings):
     height: int | None = None
     width: int | None = None
     adapters: tuple[AdapterUse, ...] = ()
+    noise_prior: NoisePrior | None = None
 
     @property
     def follows_base(self) -> bool:
@@ -200,11 +229,16 @@ class GenerationParams(GenerationSettings):
                 code="invalid_region",
             )
 
-    def in_slots(self, slots: Sequence[int]) -> GenerationParams:
-        """The same video with its adapters in these slots of the bank, in order."""
+    def in_slots(self, slots: Sequence[int], noise: InvertedNoise | None = None) -> GenerationParams:
+        """The same video as `models.denoise` takes it.
+
+        Args:
+            slots: of the bank, which hold the adapters, in order.
+            noise: the noise prior with its latents; None if there is no prior or it has them already.
+        """
         given = {name: getattr(self, name) for name in GenerationParams.model_fields}
         uses = tuple(use.in_slot(slot) for use, slot in zip(self.adapters, slots, strict=True))
-        return GenerationParams(**{**given, "adapters": uses})
+        return GenerationParams(**{**given, "adapters": uses, "noise_prior": noise or self.noise_prior})
 
     def resolved(self, defaults: Defaults) -> ResolvedParams:
         """The same video with the foundation's defaults in place of None."""

@@ -68,6 +68,14 @@ class Client:
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         return Video.model_validate(self._call("POST", "/v1/videos", json=sent, headers=headers).json())
 
+    def remix(self, id: str, prompt: str, *, idempotency_key: str | None = None) -> Video:
+        """Request a video like another one, of another prompt; returns the queued job."""
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        sent = {"prompt": prompt}
+        return Video.model_validate(
+            self._call("POST", f"/v1/videos/{id}/remix", json=sent, headers=headers).json()
+        )
+
     def retrieve(self, id: str) -> Video:
         """The current state of a job."""
         return Video.model_validate(self._call("GET", f"/v1/videos/{id}").json())

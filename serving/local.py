@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from infra.registry import open_registry
+from models.foundations.base import Bucket, Foundation
+from models.generation import InvertedNoise
 from serving.config import ServeConfig
 from serving.events import Cancelled, Event, Failed, Finished, Progressed
 from serving.ray.engine_service import build_engine, describe
@@ -13,12 +15,16 @@ from serving.schemas import CreateVideo
 
 
 def generate(
-    body: CreateVideo, config: ServeConfig, on_step: Callable[[int, int], None] = lambda step, steps: None
+    body: CreateVideo,
+    config: ServeConfig,
+    on_step: Callable[[int, int], None] = lambda step, steps: None,
+    noise: Callable[[Foundation, Bucket], InvertedNoise] | None = None,
 ) -> tuple[bytes, VideoRequest]:
     """The mp4 and the resolved request (with its seed and its adapters' versions and hashes).
 
     Args:
         on_step: called with (steps done, steps in total).
+        noise: makes a noise prior for a video of this size, in place of one that the request names.
 
     Raises:
         UserError: the error that a server would answer.
@@ -28,6 +34,9 @@ def generate(
         registry = open_registry(config.registry) if config.registry else None
         request, _model = resolve(body, describe(engine.foundation, config), registry)
         engine.check(request).result()
+        if noise is not None:
+            prior = noise(engine.foundation, request.bucket)
+            request = request.model_copy(update={"noise_prior": prior})
         limit = engine.foundation.text_limit
         unread = [limit.warning(text, "prompt") for text in (request.prompt, request.negative_prompt)]
         warnings = (*request.warnings, *(text for text in unread if text))

@@ -17,10 +17,26 @@ from pydantic import BaseModel, ConfigDict, Field
 from infra.errors import Conflict, DamagedData, InvalidInput, NotFound
 from infra.registry import Registry, Version
 from infra.storage.stored import Damaged, convert
-from models.adapters.versions import adapter_files, check_folded, own_paths, own_steps
-from models.generation import AdapterSettings, GenerationSettings, ResolvedParams, filled
+from models.adapters.versions import adapter_files, check_folded, noise_of, own_paths, own_steps
+from models.generation import (
+    AdapterSettings,
+    GenerationSettings,
+    InvertedNoise,
+    NoisePrior,
+    ResolvedParams,
+    filled,
+)
+from models.sizes import Bucket
 from serving.jobs.database import Job
-from serving.schemas import AdapterUsed, CreateVideo, Lenient, LoraPath, LoraUse
+from serving.schemas import (
+    AdapterUsed,
+    CreateVideo,
+    Lenient,
+    LoraPath,
+    LoraUse,
+    NoisePriorUse,
+    NoisePriorUsed,
+)
 
 PRIORITY_WEIGHT = 8.0  # factor of the share per step of priority
 
@@ -56,12 +72,24 @@ class VideoRequest(ResolvedParams, Lenient):
     fps: int
     seed: Annotated[int, Field(ge=0)]
     adapters: tuple[AdapterUsed, ...] = ()
+    noise_prior: NoisePriorUsed | None = None
     foundation: str | None = None  # fingerprint of the required model; None: any
     # The frames do not depend on the following fields.
     tenant: str = ""  # owner of the fair share that it uses
     priority: Annotated[int, Field(ge=-2, le=2)] = 0  # each step is PRIORITY_WEIGHT times the share
     deadline: float | None = None  # Unix seconds after which it is no longer started
     warnings: tuple[str, ...] = ()  # parts of the request without effect, reported to the caller
+    remixed_from: Annotated[str | None, Field(max_length=64)] = None  # id of the job that it remixes
+
+    @property
+    def noise_file(self) -> NoisePriorUsed | None:
+        """The file of its noise prior; None without a prior, and if it has the latents (serving/local.py)."""
+        return self.noise_prior if isinstance(self.noise_prior, NoisePriorUsed) else None
+
+    @property
+    def needs_registry(self) -> bool:
+        """Whether it needs files of the registry: adapters or a noise prior."""
+        return bool(self.adapters or self.noise_file)
 
     @property
     def pixels(self) -> int:
@@ -124,12 +152,16 @@ def resolve(
     model = "foundation"
     if reference:
         adapters += resolve_adapters(LoraUse(name=reference), info, registry)
-        model = f"foundation:{adapters[0].concept}@{adapters[0].version}"
+        model = f"foundation:{adapters[0].ref}"
     adapters += [used for use in request.lora for used in resolve_adapters(use, info, registry)]
     width, height = map(int, request.size.split("x")) if request.size else (info.width, info.height)
     frames = request.frames or info.frames
     if request.seconds is not None:
         frames = nearest_frames(float(request.seconds), info)
+    noise_prior = None
+    if request.noise_prior is not None:
+        named = adapters[0].ref if reference else None
+        noise_prior = resolve_noise(request.noise_prior, named, Bucket(frames, height, width), info, registry)
     resolved = VideoRequest(
         **filled(request.settings, dict(info)),
         prompt=request.prompt,
@@ -139,25 +171,32 @@ def resolve(
         fps=info.fps,
         seed=secrets.randbelow(2**31) if request.seed is None else request.seed,
         adapters=tuple(adapters),
+        noise_prior=noise_prior,
         foundation=info.fingerprint,
     )
-    if resolved.pixels > info.max_pixels:
+    return check_resolved(resolved, info), model
+
+
+def check_resolved(request: VideoRequest, info: FoundationInfo) -> VideoRequest:
+    """The request with the warnings about its adapters (`notes_on`), in place of any that it has.
+
+    Raises InvalidInput for a larger video than the server makes, and for regions that do not fit the video.
+    """
+    if request.pixels > info.max_pixels:
         raise InvalidInput(
-            f"{width}x{height} with {resolved.frames} frames is {resolved.pixels} pixels, but this server makes videos "
-            f"of at most {info.max_pixels}; request a smaller size or fewer frames.",
+            f"{request.width}x{request.height} with {request.frames} frames is {request.pixels} pixels, but this server "
+            f"makes videos of at most {info.max_pixels}; request a smaller size or fewer frames.",
             code="too_large",
         )
-    resolved.check_outside()
-    return resolved.model_copy(update={"warnings": tuple(dict.fromkeys(notes_on(resolved)))}), model
+    request.check_outside()
+    return request.model_copy(update={"warnings": tuple(dict.fromkeys(notes_on(request)))})
 
 
 def notes_on(request: VideoRequest) -> Iterator[str]:
     """Warnings about its adapters: no step in the window, a mask of another size. Raises InvalidInput."""
     for used in request.adapters:
         if not any(used.scale_at(step / request.steps) for step in range(request.steps)) and used.scale:
-            yield (
-                f"none of the {request.steps} steps uses {used.concept}@{used.version}: its `steps` or `scale` leave none."
-            )
+            yield f"none of the {request.steps} steps uses {used.ref}: its `steps` or `scale` leave none."
         if used.region is not None:
             yield from used.region.check(request.bucket, f"the region of {used.concept}")
 
@@ -168,15 +207,22 @@ def nearest_frames(seconds: float, info: FoundationInfo) -> int:
     return info.first_frames + max(0, steps) * info.frame_step
 
 
-def resolve_adapters(use: LoraUse, info: FoundationInfo, registry: Registry | None) -> list[AdapterUsed]:
-    """Resolve a name to a version's adapters with content hashes: of `path`, or of all it is used with."""
+def find_version(name: str, info: FoundationInfo, registry: Registry | None) -> Version:
+    """The version that a request names, of this foundation. Raises NotFound or Conflict."""
     if registry is None:
         raise NotFound(
-            f"concept {use.name!r} was requested, but there is no registry to find it in; start with --registry URI.",
+            f"concept {name!r} was requested, but there is no registry to find it in; start with --registry URI.",
             code="concept_not_found",
         )
-    version = registry.resolve(use.name)
+    version = registry.resolve(name)
     check_foundation(version, info)
+    return version
+
+
+def resolve_adapters(use: LoraUse, info: FoundationInfo, registry: Registry | None) -> list[AdapterUsed]:
+    """Resolve a name to a version's adapters with content hashes: of `path`, or of all it is used with."""
+    version = find_version(use.name, info, registry)
+    assert registry is not None
     files = adapter_files(version)
     resolved = []
     for path in own_paths(version) if use.path is None else [use.path]:
@@ -201,9 +247,34 @@ def resolve_adapters(use: LoraUse, info: FoundationInfo, registry: Registry | No
     return resolved
 
 
+def resolve_noise(
+    prior: NoisePriorUse, model: str | None, bucket: Bucket, info: FoundationInfo, registry: Registry | None
+) -> NoisePriorUsed:
+    """Resolve a name to the file of a version's noise prior for videos of this size.
+
+    Args:
+        model: the version that the request's `model` names, which a prior without a concept takes.
+
+    Raises NotFound or Conflict as `find_version`, and InvalidInput for a version without a noise prior.
+    """
+    name = prior.concept or model
+    if name is None:
+        raise InvalidInput(
+            "noise_prior needs a concept, because `model` names none; give the concept whose noise prior to use.",
+            code="noise_prior_missing",
+        )
+    version = find_version(name, info, registry)
+    return NoisePriorUsed(
+        weight=prior.weight,
+        concept=version.concept,
+        version=version.number,
+        sha256=noise_of(version, bucket).sha256,
+    )
+
+
 def names_of(adapters: Iterable[AdapterUsed]) -> list[str]:
     """`concept@version` of each version among the adapters, without duplicates."""
-    return list(dict.fromkeys(f"{used.concept}@{used.version}" for used in adapters))
+    return list(dict.fromkeys(used.ref for used in adapters))
 
 
 def check_foundation(version: Version, info: FoundationInfo) -> None:
@@ -231,6 +302,14 @@ def word(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def described_noise(prior: NoisePrior | None) -> dict[str, str]:
+    """The entry of a noise prior in an mp4's metadata: `source*weight`; none without one."""
+    if prior is None:
+        return {}
+    assert isinstance(prior, NoisePriorUsed | InvertedNoise)
+    return {"noise_prior": f"{prior.source}*{prior.weight:g}"}
+
+
 def metadata(request: VideoRequest, fingerprint: str) -> dict[str, str]:
     """The mp4 metadata about its making; identical for the same request, wherever it ran."""
     settings = request.model_dump(include=set(GenerationSettings.model_fields))  # without unused later ones
@@ -241,6 +320,7 @@ def metadata(request: VideoRequest, fingerprint: str) -> dict[str, str]:
         **{name: "default" if value is None else value for name, value in settings.items()},
         "concept": ", ".join(names_of(request.adapters)) or "none",
         "adapters": " ".join(map(described, request.adapters)) or "none",
+        **described_noise(request.noise_prior),
         "foundation_fingerprint": fingerprint,
     }
     return {key: re.sub(r"[\x00-\x1f]+", " ", str(value)) for key, value in made.items()}

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from infra.storage.stored import ConceptName, Sha256
-from models.generation import AdapterSettings, AdapterUse, GenerationSettings
+from models.generation import AdapterSettings, AdapterUse, GenerationSettings, NoisePrior
 from models.generation import LoraPath as LoraPath
 
 MAX_PROMPT = 2_000  # characters; text encoders cut after 77-512 tokens, so more is a mistake
@@ -51,9 +51,17 @@ def check_text(text: str) -> str:
     return text
 
 
+def check_not_blank(prompt: str) -> str:
+    """Check for something other than white space."""
+    if not prompt.strip():
+        raise ValueError("prompt is empty")
+    return prompt
+
+
 Size = Annotated[str, AfterValidator(check_size)]
 Seconds = Annotated[float | str, AfterValidator(check_seconds)]
 Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(check_text)]
+Prompt = Annotated[Text, Field(min_length=1), AfterValidator(check_not_blank)]
 
 
 class Strict(BaseModel):
@@ -81,6 +89,15 @@ class LoraUse(AdapterSettings, Strict):
     ] = None
 
 
+class NoisePriorUse(NoisePrior, Strict):
+    """The noise prior of a request."""
+
+    concept: Annotated[
+        str | None,
+        Field(max_length=200, description="concept, or concept@version; absent: the one that `model` names"),
+    ] = None
+
+
 class CreateVideo(GenerationSettings, Strict):
     """Body of `POST /v1/videos`."""
 
@@ -92,7 +109,7 @@ class CreateVideo(GenerationSettings, Strict):
             examples=["foundation:orbit@1"],
         ),
     ] = "foundation"
-    prompt: Annotated[Text, Field(min_length=1, examples=["a red square on a gray background"])]
+    prompt: Annotated[Prompt, Field(examples=["a red square on a gray background"])]
     size: Annotated[Size | None, Field(description="WIDTHxHEIGHT in pixels", examples=["64x64"])] = None
     seconds: Annotated[Seconds | None, Field(description="length; instead of `frames`")] = None
     frames: Annotated[int | None, Field(ge=1, le=MAX_FRAMES, description="length; instead of `seconds`")] = (
@@ -108,6 +125,15 @@ class CreateVideo(GenerationSettings, Strict):
         str | None, Field(max_length=40, description="for example `ddim`, `dpm++`, `flow-euler`")
     ] = None
     lora: Annotated[list[LoraUse], Field(max_length=MAX_LORA)] = []
+    # Left out of JSON when absent, so that the body of an Idempotency-Key has the hash that it had before.
+    noise_prior: Annotated[
+        NoisePriorUse | None,
+        Field(
+            exclude_if=lambda prior: prior is None,
+            description="mixes the inverted noise of a concept's reference clip into the initial noise; needs a version that "
+            "was trained with `noise_prior`, and the video size of that training",
+        ),
+    ] = None
     priority: Annotated[
         int,
         Field(
@@ -128,9 +154,13 @@ class CreateVideo(GenerationSettings, Strict):
     def one_length(self) -> CreateVideo:
         if self.seconds is not None and self.frames is not None:
             raise ValueError("give `seconds` or `frames`, not both")
-        if not self.prompt.strip():
-            raise ValueError("prompt is empty")
         return self
+
+
+class RemixVideo(Strict):
+    """Body of `POST /v1/videos/{id}/remix`."""
+
+    prompt: Annotated[Prompt, Field(examples=["a blue ring on a beige background"])]
 
 
 class VideoError(BaseModel):
@@ -140,12 +170,30 @@ class VideoError(BaseModel):
     message: str
 
 
-class AdapterUsed(AdapterUse, Lenient):
-    """One adapter of a job, resolved to a version when the job was accepted."""
+class VersionFile(Lenient):
+    """A file of a version, resolved when a job was accepted."""
 
     concept: ConceptName
     version: Annotated[int, Field(ge=1)]
     sha256: Sha256  # names a file on the engine's disk
+
+    @property
+    def ref(self) -> str:
+        """`concept@version`."""
+        return f"{self.concept}@{self.version}"
+
+
+class AdapterUsed(AdapterUse, VersionFile):
+    """One adapter of a job."""
+
+
+class NoisePriorUsed(NoisePrior, VersionFile):
+    """The noise prior of a job."""
+
+    @property
+    def source(self) -> str:
+        """Its name in the mp4's metadata."""
+        return f"{self.ref}:{self.sha256}"
 
 
 class Timings(BaseModel):
@@ -177,6 +225,7 @@ class Video(GenerationSettings, Lenient):
     guidance_scale: float
     negative_prompt: str
     adapters: list[AdapterUsed]
+    noise_prior: NoisePriorUsed | None = None
     timings: Timings
     queue_position: (
         int | None

@@ -186,12 +186,12 @@ def prepare(
 
     def embedding(caption: str) -> Tensor:
         key = text_key(caption, *model)
-        return _found_or_made(cache, key, lambda: {"text": text_of(caption, foundation)}, lock)["text"]
+        return found_or_made(cache, key, lambda: {"text": text_of(caption, foundation)}, lock)["text"]
 
     empty = embedding("").to(device)
     prepared = []
     for done, part in enumerate(parts, 1):
-        visual = _found_or_made(
+        visual = found_or_made(
             cache,
             clip_key(part.sha256, *model, bucket, part.frames_id),
             lambda part=part: latents_of(pixels(part, bucket), foundation, called(part.clip)),  # type: ignore[misc]
@@ -206,12 +206,13 @@ def prepare(
     return prepared
 
 
-def _found_or_made(
+def found_or_made(
     cache: LatentCache,
     key: str,
     make: Callable[[], dict[str, Tensor]],
-    lock: AbstractContextManager[Any] | None,
+    lock: AbstractContextManager[Any] | None = None,
 ) -> dict[str, Tensor]:
+    """The tensors under a key, or those of `make`, which are then cached. `lock` is as in `prepare`."""
     found = cache.get(key)
     if found is not None:
         return found

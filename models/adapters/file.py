@@ -153,7 +153,7 @@ def _write(
         atomic_file(weights) as partial,
         atomic_file(folder / CONFIG_FILE) as config,
     ):  # the weights appear last
-        partial.write_bytes(_ordered(save(tensors, metadata=metadata)))
+        partial.write_bytes(with_sorted_header(save(tensors, metadata=metadata)))
         config.write_text(json.dumps(peft, indent=2, sort_keys=True) + "\n")
     return Adapter(adapter.path, adapter.rank, adapter.tensors, metadata, sha256_file(weights))
 
@@ -384,8 +384,8 @@ def _check_header(file: Path) -> None:
         raise refuse(file.name, "it is not a safetensors file.")
 
 
-def _ordered(data: bytes) -> bytes:
-    """Sort the header's keys, so that the same adapter always has the same bytes and the same hash."""
+def with_sorted_header(data: bytes) -> bytes:
+    """A safetensors file with its header's keys sorted: the same content always has the same bytes and hash."""
     (length,) = struct.unpack("<Q", data[:8])
     header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)

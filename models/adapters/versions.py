@@ -1,4 +1,4 @@
-"""A version's adapters: which files hold them, and which of them the version uses.
+"""A version's files: which hold its adapters, which of them the version uses, and which hold its noise prior.
 
 `generate`, the service, evaluations, exports and samples all ask `own_paths`, so a version is the same
 motion everywhere.
@@ -6,6 +6,7 @@ motion everywhere.
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from infra.errors import InvalidInput, UserError
 from infra.registry import ADAPTER_FILE, FileEntry, Registry, Version
 from models.adapters.config import CONFIG_FILE, check_expressible, is_plain, parse_config
+from models.sizes import Bucket
 
 if TYPE_CHECKING:  # the service's ingress imports this module, and its process loads no torch
     from models.adapters.file import Adapter
@@ -23,6 +25,9 @@ if TYPE_CHECKING:  # the service's ingress imports this module, and its process 
 ADAPTER_FILES: dict[LoraPath, str] = {"temporal": ADAPTER_FILE, "spatial": f"spatial/{ADAPTER_FILE}"}
 # Methods, as in the metadata, whose temporal adapter was trained to work without the spatial one.
 STANDS_ALONE = ("dual", "motiondirector", "no-debias")
+
+NOISE_FILE = re.compile(r"noise_prior/([1-9][0-9]{0,4}x[1-9][0-9]{0,4}x[1-9][0-9]{0,4})\.safetensors")
+MAX_NOISE_BYTES = 256 << 20
 
 _plain: set[str] = set()  # hashes of each adapter_config.json known to need no folding
 
@@ -59,6 +64,36 @@ def own_steps(version: Version, path: LoraPath) -> tuple[float, float] | None:
             code="invalid_adapter",
         )
     return (0.0, float(until))
+
+
+def noise_file(bucket: Bucket) -> str:
+    """The name of the file with a version's noise prior for this size (models/adapters/noise_prior.py)."""
+    return f"noise_prior/{bucket}.safetensors"
+
+
+def noise_of(version: Version, bucket: Bucket) -> FileEntry:
+    """The file with a version's noise prior for videos of this size. Raises InvalidInput if it has none."""
+    sizes = [found[1] for name in version.files if (found := NOISE_FILE.fullmatch(name))]
+    if not sizes:
+        raise InvalidInput(
+            f"{version.ref} has no noise prior; name a version that was trained with noise_prior (motiondirector train "
+            "--noise-prior), or leave noise_prior out.",
+            code="noise_prior_missing",
+        )
+    entry = version.files.get(noise_file(bucket))
+    if entry is None:
+        raise InvalidInput(
+            f"{version.ref} has a noise prior for {' and '.join(sorted(sizes)[:8])} (frames, height, width), but the video is "
+            f"{bucket}; request that size, or leave noise_prior out.",
+            code="noise_prior_size",
+        )
+    if entry.size > MAX_NOISE_BYTES:
+        raise InvalidInput(
+            f"{version.ref} has a noise prior of {entry.size} bytes, but at most {MAX_NOISE_BYTES} are allowed; train it again "
+            "with fewer references.",
+            code="noise_prior_too_large",
+        )
+    return entry
 
 
 def read_own(registry: Registry, version: Version, foundation: Foundation) -> dict[LoraPath, Adapter]:

@@ -23,7 +23,7 @@ from infra.errors import InvalidInput
 from models.family import FamilySpec
 from models.foundations.fingerprint import fingerprint_folder
 from models.foundations.layout import TokenLayout, steps
-from models.foundations.noise import NoiseProcess
+from models.foundations.noise import LinearStep, NoiseProcess
 from models.lora.bank import AdapterBank
 from models.lora.checkpointing import checkpoint_blocks
 from models.lora.routing import LoraPath, Routing
@@ -255,6 +255,13 @@ class Foundation(ABC):
                 code="invalid_scheduler",
             )
         return self._make_scheduler(kind or kinds[0])
+
+    @abstractmethod
+    def linear_steps(self, steps: int) -> list[LinearStep]:
+        """Deterministic sampling of the first order, noisiest step first: DDIM, or Euler's method for flow.
+
+        models/inversion.py solves these steps for their input.
+        """
 
     def clean_estimate(self, scheduler: Any, output: Any, before: Tensor, answer: Tensor) -> Tensor | None:
         """The clean latents that a scheduler's last `step` estimated, or None if it estimates none.

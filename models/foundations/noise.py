@@ -1,4 +1,4 @@
-"""Forward noising for training: how a clean latent is noised, and what the denoiser must predict.
+"""Forward noising for training: how a clean latent is noised, and what the denoiser must predict; steps of sampling.
 
 Two processes cover every family here: DDPM (epsilon or v-prediction, discrete timesteps) and rectified flow
 (velocity, continuous timesteps). Both take the timestep as a fraction u in [0, 1), so that "train at high
@@ -10,10 +10,19 @@ Shapes: x, eps are latents [B, C, F, h, w]; u and t are [B].
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
+
+
+class LinearStep(NamedTuple):
+    """One step of deterministic sampling of the first order: x_next = keep * x + add * answer."""
+
+    t: Tensor  # the timestep at which the denoiser answers, []
+    keep: float
+    add: float
 
 
 class NoiseProcess(ABC):

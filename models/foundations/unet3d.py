@@ -25,7 +25,7 @@ from torch.nn import functional
 from models.family import FamilySpec
 from models.foundations.base import Bucket, Foundation
 from models.foundations.layout import TokenLayout, steps
-from models.foundations.noise import DDPMNoise
+from models.foundations.noise import DDPMNoise, LinearStep
 from models.foundations.pixels import to_uint8
 from models.lora.routing import LoraPath
 
@@ -198,6 +198,19 @@ class UNet3DFoundation(Foundation):
 
     def _make_scheduler(self, kind: str) -> Any:
         return SCHEDULERS[kind].from_config(self.pipeline.scheduler.config)
+
+    def linear_steps(self, steps: int) -> list[LinearStep]:
+        ddim = DDIMScheduler.from_config(
+            self.pipeline.scheduler.config, clip_sample=False, thresholding=False
+        )
+        ddim.set_timesteps(steps)
+        one, zero = torch.ones(()), torch.zeros(())
+        return [  # a step is linear, so two scalars give its factors
+            LinearStep(
+                t, float(ddim.step(zero, t, one).prev_sample), float(ddim.step(one, t, zero).prev_sample)
+            )
+            for t in ddim.timesteps
+        ]
 
     def checkpointed_blocks(self) -> Iterable[nn.Module]:
         kinds = (ResnetBlock2D, TemporalConvLayer, Transformer2DModel, TransformerTemporalModel)

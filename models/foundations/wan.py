@@ -19,7 +19,7 @@ from infra.errors import UserError
 from models.family import FamilySpec
 from models.foundations.base import Bucket, Foundation
 from models.foundations.layout import TokenLayout, steps
-from models.foundations.noise import FlowNoise
+from models.foundations.noise import FlowNoise, LinearStep
 from models.foundations.pixels import to_uint8
 from models.lora.routing import LoraPath
 
@@ -147,6 +147,12 @@ class WanFoundation(Foundation):
             use_flow_sigmas=True,
             flow_shift=self.flow_shift,
         )
+
+    def linear_steps(self, steps: int) -> list[LinearStep]:
+        euler = self._make_scheduler("flow-euler")
+        euler.set_timesteps(steps)
+        changes = euler.sigmas.diff().tolist()
+        return [LinearStep(t, 1.0, change) for t, change in zip(euler.timesteps, changes, strict=True)]
 
     def clean_estimate(self, scheduler: Any, output: Any, before: Tensor, answer: Tensor) -> Tensor | None:
         if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):

@@ -6,8 +6,11 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
+from pydantic import model_validator
+
+from infra.errors import UserError
 from infra.registry import DEFAULT_REGISTRY
 from infra.setting import setting
 from models.dtypes import Dtype
@@ -17,9 +20,12 @@ from motiondirector.api.lora import EXAMPLE, Lora, with_region
 if TYPE_CHECKING:
     import numpy as np
 
+    from models.foundations.base import Bucket, Foundation
+    from models.generation import InvertedNoise
     from serving.schemas import CreateVideo
 
 MOTION = "Motion and appearance"
+PRIOR = "Noise prior"
 VIDEO = "Video"
 MODEL = "Model (without --server)"
 
@@ -53,6 +59,25 @@ class GenerateConfig(GenerationSettings):
     outside: Literal["base"] | None = setting(
         None, MOTION, "base: outside all regions, the base model's video. Takes twice as long."
     )
+    noise_prior: float | None = setting(
+        None,
+        PRIOR,
+        "Start from the noise of a reference clip with this weight: p in sqrt(p) * inverted + sqrt(1 - p) * noise. The paper "
+        "uses 0.1 to 0.5 for a motion of one clip.",
+        ge=0,
+        le=1,
+    )
+    prior_concept: str | None = setting(
+        None,
+        PRIOR,
+        "Concept whose noise prior is used: NAME or NAME@VERSION, trained with --noise-prior. Absent: --concept.",
+    )
+    prior_clip: str | None = setting(
+        None,
+        PRIOR,
+        "Clip whose noise is used, instead of a concept's: a video file, or SET#CLIP for a clip of a clip set. Not with "
+        "--server.",
+    )
     seed: int | None = setting(
         None, VIDEO, "Random seed: the same seed gives the same video. Absent: drawn and printed."
     )
@@ -70,6 +95,18 @@ class GenerateConfig(GenerationSettings):
         "Precision of the model. Absent: bf16 on a GPU, fp32 on a CPU.",
         metavar="fp32|bf16|fp16",
     )
+
+    @model_validator(mode="after")
+    def _whose_noise(self) -> Self:
+        if self.noise_prior is None and (self.prior_concept or self.prior_clip):
+            raise ValueError("--prior-concept and --prior-clip need a weight; add --noise-prior, such as 0.3")
+        if self.prior_concept and self.prior_clip:
+            raise ValueError("--prior-concept and --prior-clip are both given; give one of them")
+        if self.noise_prior is not None and not (self.prior_clip or self.prior_concept or self.concept):
+            raise ValueError(
+                "--noise-prior needs a concept or a clip whose noise it uses; give --concept, --prior-concept or --prior-clip"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -125,6 +162,11 @@ def generate(
     """
     config = config or GenerateConfig()
     body, notes = read_body(prompt, config)
+    if server and config.prior_clip:
+        raise UserError(
+            "--prior-clip cannot be used with --server, which only takes the noise prior of a concept; give --prior-concept, "
+            "or leave --server out."
+        )
     if server:
         video = from_server(body, server, on_progress)
     else:
@@ -149,6 +191,7 @@ def read_body(prompt: str, config: GenerateConfig) -> tuple[CreateVideo, list[st
         *([({"name": config.appearance, **look}, "--appearance-")] if config.appearance else []),
         *((entry, f"--lora {entry.get('name')}: ") for entry, _ in read),
     ]
+    prior = {"concept": config.prior_concept or config.concept, "weight": config.noise_prior}
     lora = [entry for entry, _ in entries]
     fields = {
         **config.settings,
@@ -158,6 +201,7 @@ def read_body(prompt: str, config: GenerateConfig) -> tuple[CreateVideo, list[st
         "size": config.size,
         "frames": config.frames,
         "lora": lora,
+        "noise_prior": None if config.noise_prior is None or config.prior_clip else prior,
     }
     try:
         body = CreateVideo(**{name: value for name, value in fields.items() if value is not None})
@@ -178,6 +222,8 @@ def option_of(field: tuple[int | str, ...], options: list[str]) -> str:
     """
     if not field:  # the error concerns several fields
         return "the request"
+    if field[0] == "noise_prior":
+        return "--prior-concept" if field[-1] == "concept" else "--noise-prior"
     if field[0] != "lora" or len(field) == 1:
         return "--" + "-".join(str(part) for part in field).replace("_", "-")
     begin, rest = options[int(field[1])], [str(part) for part in field[2:]]
@@ -208,6 +254,7 @@ def from_server(body: CreateVideo, url: str, on_progress: Progress) -> Video:
 def in_process(body: CreateVideo, config: GenerateConfig, registry: str, on_progress: Progress) -> Video:
     """Make the video with the model loaded in this process."""
     from infra.files import cache_folder
+    from motiondirector.api.noise_prior import check_clip, clip_noise
     from serving.config import make_config
     from serving.local import generate as make
     from serving.requests import names_of
@@ -220,13 +267,28 @@ def in_process(body: CreateVideo, config: GenerateConfig, registry: str, on_prog
         device=config.device,
         dtype=config.dtype,
     )
+    clip, weight = config.prior_clip, config.noise_prior
+    if clip is not None:
+        check_clip(clip)
     on_progress("loading the model", 0, 1, "")
+
+    def noise_of(foundation: Foundation, bucket: Bucket) -> InvertedNoise:
+        assert clip is not None
+        assert weight is not None
+        on_progress("loading the model", 1, 1, "")
+        return clip_noise(
+            clip,
+            weight,
+            foundation,
+            bucket,
+            lambda step, steps: on_progress("inverting the clip", step, steps, ""),
+        )
 
     def stepped(step: int, steps: int) -> None:
         on_progress("loading the model", 1, 1, "")
         on_progress("denoising", step, steps, "")
 
-    mp4, request = make(body, settings, stepped)
+    mp4, request = make(body, settings, stepped, None if clip is None else noise_of)
     used = " + ".join(names_of(request.adapters)) or "foundation"
     size = f"{request.width}x{request.height}"
     return Video(mp4, used, request.seed, request.steps, size, request.frames, tuple(request.warnings))

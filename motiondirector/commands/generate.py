@@ -35,6 +35,8 @@ def generate(
 
     motiondirector generate --prompt "two birds" --lora orbit:region=0,0,0.5,1 --lora swing:region=0.5,0,1,1
 
+    motiondirector generate --prompt "a bear" --concept orbit --noise-prior 0.3 --prior-clip reference.mp4
+
     The mp4's metadata says how it was made (`ffprobe -show_format out.mp4`). If the server has API keys, set
     MOTIONDIRECTOR_API_KEY.
     """

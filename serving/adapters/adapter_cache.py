@@ -4,6 +4,9 @@ A claim goes through two stages, each in fair turns: fetch (over the network, a 
 (disk to host memory, once the host cache has room for all of the claim's adapters). Claims whose adapters
 are in host memory or in slots are ready at once. An adapter is fetched and packed once for all claims
 that need it. No thread of the cache waits for another one.
+
+A claim with a noise prior always goes through the first stage, which also reads the prior from disk. The
+claim holds it until it is released, so a prior is in memory only while a request waits with it.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from torch import Tensor
 
 from infra.errors import InvalidInput
 from models.adapters.file import MAX_RANK
+from models.adapters.noise_prior import StoredNoise
 from models.lora.bank import AdapterBank
 from serving.adapters.files import Source
 from serving.adapters.host import HostCache
@@ -26,7 +30,7 @@ from serving.adapters.slots import Key, SlotTable, key_of
 from serving.engine_client import Residency
 from serving.events import Observe, unobserved
 from serving.fairness import FairQueue, Flow
-from serving.schemas import AdapterUsed
+from serving.schemas import AdapterUsed, NoisePriorUsed, VersionFile
 
 log = logging.getLogger(__name__)
 FETCHERS = 4  # claims that fetch at once; each fetches one adapter after the other
@@ -35,31 +39,49 @@ PIN_RETRY_PAUSE = 30.0  # seconds before a pinned adapter that failed to load is
 PREFETCH: Flow = [("prefetch", 1.0)]
 PIN: Flow = [("pin", 1.0)]
 
+FileKey = tuple[str, str]  # (path of the adapter, or "noise"; sha256)
 Ready = Callable[["Claim", BaseException | None], None]
+
+
+def file_key(use: VersionFile) -> FileKey:
+    """What identifies a file among those being fetched."""
+    return key_of(use) if isinstance(use, AdapterUsed) else ("noise", use.sha256)
 
 
 @dataclass(eq=False)
 class Claim:
-    """The adapters that a request (or a prefetch) needs loaded until `AdapterCache.release`."""
+    """The adapters and noise prior that a request (or a prefetch) needs loaded until `AdapterCache.release`."""
 
     uses: Sequence[AdapterUsed]
     ready: Ready  # called once after each `load`, from any thread, when all are loaded or with the error
     flow: Flow  # its flow in the fair queues
     order: float = float("inf")  # within its flow, smaller values go first
+    prior: NoisePriorUsed | None = None
+    noise: StoredNoise | None = None  # of `prior`, once it is read
     held: tuple[Key, ...] = ()  # in the host cache
     released: bool = False
     wanted: bool = False  # its adapters count as needed by a queued request (`SlotTable.want`)
     all_to_host: bool = False  # load all of its adapters into host memory, even those in slots
-    fetching: frozenset[Key] = field(default=frozenset())  # what its turn to fetch brings to disk
+    fetching: frozenset[FileKey] = field(default=frozenset())  # what its turn to fetch brings to disk
 
     @property
     def keys(self) -> list[Key]:
         return [key_of(use) for use in self.uses]
 
     @property
+    def unread(self) -> NoisePriorUsed | None:
+        """Its noise prior, if that must still be read."""
+        return self.prior if self.noise is None else None
+
+    @property
+    def files(self) -> list[VersionFile]:
+        """The files of its adapters and of its noise prior."""
+        return [*self.uses, *([self.prior] if self.prior is not None else [])]
+
+    @property
     def cost(self) -> float:
-        """The cost of loading it, which counts against its flow's share: the number of adapters."""
-        return float(len(self.uses))
+        """The cost of loading it, which counts against its flow's share: the number of files."""
+        return float(len(self.files))
 
 
 class AdapterCache:
@@ -85,7 +107,7 @@ class AdapterCache:
         self._lock = threading.RLock()
         self._to_fetch: FairQueue[Claim] = FairQueue()
         self._to_pack: FairQueue[Claim] = FairQueue()
-        self._fetching: set[Key] = set()
+        self._fetching: set[FileKey] = set()
         self._fetches = 0  # number of running fetches
         self._packing: set[Key] = set()
         self._loading_pins: set[Key] = set()  # pinned adapters being loaded
@@ -112,18 +134,18 @@ class AdapterCache:
             if not claim.wanted:
                 claim.wanted = True
                 self.slots.want(claim.keys)
-            loaded = self._hold_loaded(claim)
+            loaded = claim.unread is None and self._hold_loaded(claim)
             if not loaded:
                 needed = self._needed(claim)
-                missing = [
-                    use
-                    for use in claim.uses
-                    if (key := key_of(use)) in needed
-                    and self.host.get(key) is None
-                    and not self.source.has(use)
+                files: list[VersionFile] = [
+                    use for use in claim.uses if (key := key_of(use)) in needed and self.host.get(key) is None
                 ]
-                claim.fetching = frozenset(key_of(use) for use in missing)
-                (self._to_fetch if missing else self._to_pack).add(claim, claim.flow, claim.cost, claim.order)
+                if claim.unread is not None:
+                    files.append(claim.unread)
+                claim.fetching = frozenset(file_key(use) for use in files if not self.source.has(use))
+                to_fetch = claim.fetching or claim.unread is not None
+                queue = self._to_fetch if to_fetch else self._to_pack
+                queue.add(claim, claim.flow, claim.cost, claim.order)
         if loaded:
             claim.ready(claim, None)
         else:
@@ -151,6 +173,7 @@ class AdapterCache:
             self._to_fetch.remove(claim)
             self._to_pack.remove(claim)
             held, claim.held = claim.held, ()
+            claim.noise = None
         self.host.release(held)
         self._pump()
 
@@ -200,20 +223,25 @@ class AdapterCache:
         return self._packing.isdisjoint(needed) and self._hold(claim, needed)
 
     def _fetch(self, claim: Claim) -> None:
-        fetched: frozenset[Key] = claim.fetching
+        fetched: frozenset[FileKey] = claim.fetching
         failed: BaseException | None = None
-        key: Key | None = None
-        for use in claim.uses:
-            if (key := key_of(use)) in fetched and not claim.released:
-                try:
+        key: FileKey | None = None
+        for use in claim.files:
+            if claim.released:
+                break
+            key = file_key(use)
+            try:
+                if key in fetched:
                     started = time.monotonic()
                     self.source.fetch(use)
                     self._count_load("disk", time.monotonic() - started)
-                except BaseException as error:
-                    failed = error
-                    break
+                if use is claim.unread:
+                    claim.noise = self.source.read_noise(use)
+            except BaseException as error:
+                failed = error
+                break
         failed_claims: list[Claim] = []
-        waiters: list[Claim] = []  # for adapters that are on disk now
+        waiters: list[Claim] = []  # for files that are on disk now
         with self._lock:
             self._fetching -= fetched
             self._fetches -= 1
@@ -222,7 +250,7 @@ class AdapterCache:
             elif not claim.released:
                 self._to_pack.add(claim, claim.flow, claim.cost, claim.order)
             for other in self._to_fetch:
-                if failed is not None and key in other.fetching:  # it needs the adapter that failed
+                if failed is not None and key in other.fetching:  # it needs the file that failed
                     failed_claims.append(other)
                 elif other.fetching & fetched:
                     waiters.append(other)
@@ -261,7 +289,7 @@ class AdapterCache:
             wider = f"start the server with --rank {adapter.rank}"
             merged = "export the adapter merged into the model's weights (motiondirector concepts export)"
             raise InvalidInput(
-                f"{use.concept}@{use.version} has rank {adapter.rank}, and this server's slots hold at most "
+                f"{use.ref} has rank {adapter.rank}, and this server's slots hold at most "
                 f"{self.bank.rank}; {wider if adapter.rank <= MAX_RANK else merged}.",
                 code="rank_too_large",
             )
@@ -302,7 +330,9 @@ class AdapterCache:
 
     # --- explicit loading -----------------------------------------------------------------------------------
 
-    def prefetch(self, uses: Sequence[AdapterUsed], flow: Flow = PREFETCH) -> Future[None]:
+    def prefetch(
+        self, uses: Sequence[AdapterUsed], flow: Flow = PREFETCH, prior: NoisePriorUsed | None = None
+    ) -> Future[None]:
         """Load adapters into host memory, and into free slots; does not wait.
 
         The future ends when all are loaded, or with the UserError of one that cannot be loaded. Cancelling it
@@ -310,6 +340,7 @@ class AdapterCache:
 
         Args:
             flow: the flow of the fair queues that it joins.
+            prior: a noise prior to fetch and check as well.
         """
         loaded: Future[None] = Future()
 
@@ -324,7 +355,7 @@ class AdapterCache:
             if loaded.set_running_or_notify_cancel():  # False: cancelled
                 loaded.set_exception(error) if error is not None else loaded.set_result(None)
 
-        claim = Claim(uses, ready, flow)
+        claim = Claim(uses, ready, flow, prior=prior)
         loaded.add_done_callback(lambda _: self.release(claim))
         self.load(claim)
         return loaded

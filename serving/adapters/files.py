@@ -1,4 +1,4 @@
-"""The first two tiers of adapters: the registry, and verified files on local disk.
+"""The first two tiers of adapters, and of noise priors: the registry, and verified files on local disk.
 
 Files are found by the content hash that the request was pinned to, so new or removed versions do not
 change an accepted job.
@@ -12,9 +12,9 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from infra.errors import DamagedData, NotFound, SystemFailure, Unavailable, UserError
 from infra.files import TEMPORARY
@@ -22,10 +22,11 @@ from infra.registry import Registry
 from infra.storage import ObjectNotFound, atomic_file
 from infra.storage.objects import check_hash, object_key, sha256_file
 from models.adapters.file import Adapter, read_adapter
+from models.adapters.noise_prior import StoredNoise, read_noise
 from models.adapters.versions import check_path
 from models.foundations.base import Foundation
 from serving.adapters.storage_faults import StorageFault, storage_faults
-from serving.requests import AdapterUsed
+from serving.schemas import AdapterUsed, NoisePriorUsed, VersionFile
 
 log = logging.getLogger(__name__)
 STORAGE = "the adapters' storage"  # its name in errors for callers
@@ -34,21 +35,35 @@ ABANDONED = 3600.0  # seconds since its last byte after which an unfinished file
 IN_USE = 60.0  # seconds to keep a file after another engine used it: that engine may be about to open it
 
 
+class Hashed(Protocol):
+    """What was read from a file."""
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the file as it was read."""
+
+
+Content = TypeVar("Content", bound=Hashed)
+
+
 class Source(Protocol):
-    """Where adapters come from. Thread-safe."""
+    """Where adapters and noise priors come from. Thread-safe."""
 
-    def has(self, use: AdapterUsed) -> bool:
-        """Whether its file is on local disk, so that `read` needs no network."""
+    def has(self, use: VersionFile) -> bool:
+        """Whether its file is on local disk, so that reading it needs no network."""
 
-    def fetch(self, use: AdapterUsed) -> None:
+    def fetch(self, use: VersionFile) -> None:
         """Download it to local disk; blocks. Raises UserError."""
 
     def read(self, use: AdapterUsed) -> Adapter:
-        """Its checked tensors. Raises UserError if it cannot be loaded."""
+        """An adapter's checked tensors. Raises UserError if it cannot be loaded."""
+
+    def read_noise(self, use: NoisePriorUsed) -> StoredNoise:
+        """A noise prior's checked latents. Raises UserError if it cannot be loaded."""
 
 
 class AdapterFiles:
-    """Adapters of a registry, cached in files on local disk with eviction by least recent use.
+    """Adapters and noise priors of a registry, cached in files on local disk with eviction by least recent use.
 
     Args:
         folder: holds the files, named by hash; several engines may share it. A file's modification time is
@@ -84,10 +99,10 @@ class AdapterFiles:
     def _files(self) -> list[tuple[Path, os.stat_result]]:
         return sorted(files_in(self._folder, "*.safetensors"), key=lambda entry: entry[1].st_mtime_ns)
 
-    def has(self, use: AdapterUsed) -> bool:
+    def has(self, use: VersionFile) -> bool:
         return self._file(use).is_file()
 
-    def fetch(self, use: AdapterUsed) -> None:
+    def fetch(self, use: VersionFile) -> None:
         """Download atomically from the registry and check the hash. Retries temporary failures."""
         for attempt in range(ATTEMPTS):
             try:
@@ -95,7 +110,7 @@ class AdapterFiles:
             except SystemFailure as error:
                 if attempt == ATTEMPTS - 1:
                     raise
-                log.warning("%s@%s is fetched again: %s", use.concept, use.version, error.message)
+                log.warning("%s is fetched again: %s", use.ref, error.message)
                 time.sleep(self._pause * 2**attempt)
 
     def read(self, use: AdapterUsed) -> Adapter:
@@ -103,51 +118,59 @@ class AdapterFiles:
 
         A file that was truncated or changed on disk is fetched again, once.
         """
+        adapter = self._read(use, lambda file: read_adapter(file, self._foundation))
+        check_path(use.ref, use.path, adapter)
+        return adapter
+
+    def read_noise(self, use: NoisePriorUsed) -> StoredNoise:
+        """Read a noise prior. Raises UserError, and fetches a damaged file again, as `read` does."""
+        return self._read(use, lambda file: read_noise(file, self._foundation))
+
+    def _read(self, use: VersionFile, load: Callable[[Path], Content]) -> Content:
         with self._lock:
             self._reading[use.sha256] += 1
         try:
-            return self._read(use)
+            return self._load(use, load)
         finally:
             with self._lock:
                 self._reading[use.sha256] -= 1
 
-    def _read(self, use: AdapterUsed) -> Adapter:
-        name, file = f"{use.concept}@{use.version}", self._file(use)
+    def _load(self, use: VersionFile, load: Callable[[Path], Content]) -> Content:
+        file = self._file(use)
         for last in (False, True):
             self._touch(file)
             if not file.is_file():
                 self.fetch(use)
             try:
-                adapter = read_adapter(file, self._foundation)
+                content = load(file)
             except FileNotFoundError:  # another engine evicted it
                 pass
             except UserError as error:
                 if self._is_intact(use):
                     file.unlink(missing_ok=True)
-                    raise error.reworded(f"{name}: {error.message}") from None
+                    raise error.reworded(f"{use.ref}: {error.message}") from None
             else:
-                if adapter.sha256 == use.sha256:
-                    break
+                if content.sha256 == use.sha256:
+                    self._record_use(file)
+                    return content
             file.unlink(missing_ok=True)
             if last:
-                raise Unavailable(
-                    f"{name}: {file} changed right after it was written; check the disk.",
-                    code="adapter_damaged",
-                )
-            log.warning("%s is damaged on disk and is fetched again", name)
-        check_path(name, use.path, adapter)
-        self._record_use(file)
-        return adapter
+                break
+            log.warning("%s is damaged on disk and is fetched again", use.ref)
+        raise Unavailable(
+            f"{use.ref}: {file} changed right after it was written; check the disk.",
+            code="adapter_damaged",
+        )
 
-    def _is_intact(self, use: AdapterUsed) -> bool:
+    def _is_intact(self, use: VersionFile) -> bool:
         file = self._file(use)
         return file.is_file() and sha256_file(file) == use.sha256
 
-    def _file(self, use: AdapterUsed) -> Path:
+    def _file(self, use: VersionFile) -> Path:
         return self._folder / f"{use.sha256}.safetensors"
 
-    def _download(self, use: AdapterUsed) -> None:
-        name = f"{use.concept}@{use.version}"
+    def _download(self, use: VersionFile) -> None:
+        name = use.ref
         if self._registry is None:
             raise NotFound(
                 f"{name} was requested, but there is no registry; start the server with --registry URI.",

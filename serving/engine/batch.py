@@ -67,7 +67,7 @@ class Batch:
     def join(self, state: RequestState, lease: Lease) -> None:
         """Encode the prompt and draw the noise. Releases the slots if this raises."""
         try:
-            state.denoising = start(self._foundation, state.request.in_slots(lease.slots))
+            state.denoising = start(self._foundation, state.request.in_slots(lease.slots, state.noise))
         except BaseException:
             lease.release()
             raise

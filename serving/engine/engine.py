@@ -95,12 +95,12 @@ class Engine:
     # --- from any thread ------------------------------------------------------------------------------------
 
     def check(self, request: VideoRequest) -> Future[None]:
-        """Raise UserError for an impossible request (size, scheduler, number of adapters), and load its adapters.
+        """Raise UserError for an impossible request (size, scheduler, number of adapters), and load its files.
 
-        Does not wait: the future ends when the adapters are loaded, or with their error.
+        Does not wait: the future ends when its adapters and noise prior are loaded, or with their error.
         """
         check_possible(request, self.foundation, self.adapters.bank)
-        return self.adapters.prefetch(request.adapters, flow_of(request))
+        return self.adapters.prefetch(request.adapters, flow_of(request), request.noise_file)
 
     def submit(self, id: str, request: VideoRequest, listener: Listener) -> None:
         """Accept a request. Engine threads call `listener` with its events in order; it must not block.
@@ -111,12 +111,12 @@ class Engine:
         def loaded(_claim: Claim, error: BaseException | None) -> None:
             self.requests.report_loaded(state, error)
 
-        state = RequestState(
-            id, request, listener, Claim(request.adapters, loaded, flow_of(request), order_of(request))
-        )
+        flow, order = flow_of(request), order_of(request)
+        claim = Claim(request.adapters, loaded, flow, order, request.noise_file)
+        state = RequestState(id, request, listener, claim)
         self.requests.add(state)
         self._monitor.requested(request)
-        self.adapters.load(state.claim)
+        self.adapters.load(claim)
 
     def cancel(self, id: str) -> bool:
         """Stop a request within one step; False if the engine does not have it (any more)."""
@@ -226,7 +226,7 @@ class Engine:
         self.adapters.release(state.claim)
         self.requests.move(state, Stage.RUNNING)
         load = 0.0
-        if state.request.adapters:
+        if state.request.needs_registry:
             load = max(0.0, state.loaded - state.submitted) + state.admitted - started
         state.timings = {"queue": state.admitted - state.submitted, "adapter_load": load}
         self._monitor.admitted(state)

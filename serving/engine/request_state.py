@@ -13,6 +13,7 @@ from torch import Tensor
 from infra.errors import DeadlinePassed, UserError
 from models.denoise import Denoising
 from models.foundations.base import Bucket
+from models.generation import InvertedNoise
 from serving.adapters.adapter_cache import Claim
 from serving.adapters.slots import Lease
 from serving.events import Event, Listener
@@ -60,6 +61,14 @@ class RequestState:
     def rows(self) -> int:
         """Number of its samples in a forward."""
         return rows_of(self.request)
+
+    @property
+    def noise(self) -> InvertedNoise | None:
+        """Its noise prior with the latents that its claim has read; None if it names no prior."""
+        prior, stored = self.request.noise_file, self.claim.noise
+        if prior is None or stored is None:
+            return None
+        return stored.inverted(self.request.seed, prior.weight, prior.source)
 
     def expired(self) -> bool:
         """Whether its deadline has passed."""

@@ -48,6 +48,7 @@ def video_of(job: Job, position: int | None) -> Video:
         frames=request.frames,
         seed=request.seed,
         adapters=[used.shown for used in request.adapters],
+        noise_prior=request.noise_prior,
         timings=Timings(**job.timings),
         queue_position=position,
         batch_neighbours=job.neighbours,
@@ -56,4 +57,5 @@ def video_of(job: Job, position: int | None) -> Video:
         webhook_url=job.webhook_url,
         warnings=list(request.warnings),
         error=VideoError(code=job.error_code, message=job.error_message or "") if job.error_code else None,
+        remixed_from_video_id=request.remixed_from,
     )

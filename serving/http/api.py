@@ -9,18 +9,20 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
 from serving.http.auth import AdapterAdmin, AnyCaller, Caller, MetricsReader, Reader, Writer
-from serving.http.bodies import FORMS, read_create_video, read_json, schemas_of
+from serving.http.bodies import FORMS, read_body, read_json, schemas_of
 from serving.http.errors import REFUSALS, BodyLimit, add_error_handlers
 from serving.http.event_stream import EventStream, follow, was_end
 from serving.http.metrics import MeasuredRequests
 from serving.http.pages import pages
 from serving.http.service import VideoService
+from serving.jobs.database import Job
 from serving.schemas import (
     AdapterAnswer,
     AdapterName,
     CreateVideo,
     ErrorAnswer,
     ModelList,
+    RemixVideo,
     ResidentList,
     Video,
     VideoDeleted,
@@ -41,6 +43,7 @@ def body_of(model: type[BaseModel], *kinds: str) -> dict[str, Any]:
 
 
 VIDEO = body_of(CreateVideo, "application/json", *FORMS)
+REMIX = body_of(RemixVideo, "application/json", *FORMS)
 NAME = body_of(AdapterName, "application/json")
 
 
@@ -49,6 +52,7 @@ def service_of(request: Request) -> VideoService:
 
 
 Service = Annotated[VideoService, Depends(service_of)]
+IdempotencyHeader = Annotated[str | None, Header(description="the same key and body return the same job")]
 videos = APIRouter(prefix="/v1/videos", responses=REFUSALS, tags=["videos"])
 adapters = APIRouter(prefix="/v1/adapters", responses=REFUSALS, tags=["adapters"])
 server = APIRouter()
@@ -82,7 +86,7 @@ def create_api(service: VideoService) -> FastAPI:
 
     def openapi() -> dict[str, Any]:
         schema = generated()
-        for model in (CreateVideo, AdapterName):
+        for model in (CreateVideo, RemixVideo, AdapterName):
             schema["components"]["schemas"].update(schemas_of(model))
         return schema
 
@@ -96,23 +100,40 @@ async def read_name(request: Request, service: VideoService, caller: Caller) -> 
         return await read_json(request, AdapterName)
 
 
+async def answer(service: VideoService, response: Response, job: Job, is_new: bool) -> Video:
+    """The answer to a request for a video: its job, which is an earlier one if the request was repeated."""
+    if not is_new:
+        response.headers["Idempotent-Replayed"] = "true"
+    return (await service.videos([job]))[0]
+
+
 @videos.post("", openapi_extra=VIDEO)
 async def create_video(
     request: Request,
     response: Response,
     service: Service,
     caller: Writer,
-    idempotency_key: Annotated[
-        str | None, Header(description="the same key and body return the same job")
-    ] = None,
+    idempotency_key: IdempotencyHeader = None,
 ) -> Video:
     """Request a video. Returns the queued job."""
     with service.bodies.one(caller.tenant):
-        body = await read_create_video(request)
-    job, is_new = await service.create(body, caller, idempotency_key)
-    if not is_new:
-        response.headers["Idempotent-Replayed"] = "true"
-    return (await service.videos([job]))[0]
+        body = await read_body(request, CreateVideo)
+    return await answer(service, response, *await service.create(body, caller, idempotency_key))
+
+
+@videos.post("/{id}/remix", openapi_extra=REMIX)
+async def remix_video(
+    id: str,
+    request: Request,
+    response: Response,
+    service: Service,
+    caller: Writer,
+    idempotency_key: IdempotencyHeader = None,
+) -> Video:
+    """Request the video of one of your jobs with another prompt: same adapters, seed, noise prior, size and settings."""
+    with service.bodies.one(caller.tenant):
+        body = await read_body(request, RemixVideo)
+    return await answer(service, response, *await service.remix(id, body, caller, idempotency_key))
 
 
 @videos.get("")

@@ -1,4 +1,4 @@
-"""Reads request bodies: JSON, or for a video also the form that OpenAI's clients send.
+"""Reads request bodies: JSON, or for videos also the form that OpenAI's clients send.
 
 Routes call this after they have identified the caller: FastAPI would read a body before it checks the key.
 """
@@ -18,7 +18,7 @@ from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 
 from infra.errors import InvalidInput, Throttled, UserError
-from serving.schemas import CreateVideo, LoraUse
+from serving.schemas import CreateVideo, LoraUse, NoisePriorUse
 
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 MAX_FIELDS = 64
@@ -55,16 +55,16 @@ class Bodies:
                 del self._coming[tenant]
 
 
-async def read_create_video(request: Request) -> CreateVideo:
-    """Read the request's body. Raises UserError, HTTPException or RequestValidationError if it is invalid."""
+async def read_body(request: Request, model: type[Body]) -> Body:
+    """Read the request's body, JSON or a form. Raises UserError, HTTPException or RequestValidationError if it is invalid."""
     if content_type(request) not in FORMS:
-        return await read_json(request, CreateVideo)
+        return await read_json(request, model)
     async with request.form(max_files=0, max_fields=MAX_FIELDS) as form:
-        return validated(CreateVideo, from_form(form))
+        return validated(model, from_form(form))
 
 
 async def read_json(request: Request, model: type[Body]) -> Body:
-    """Read the request's JSON body. Raises as `read_create_video` does."""
+    """Read the request's JSON body. Raises as `read_body` does."""
     kind = content_type(request)
     if kind and kind != "application/json" and not kind.endswith("+json"):
         raise HTTPException(415, f"content type {kind[:60]!r}: send application/json.")
@@ -101,25 +101,32 @@ def parse_json(body: bytes) -> Any:
 
 
 def from_form(form: FormData) -> dict[str, Any]:
-    """Convert a form's fields to JSON types: numbers become numbers, `lora` a list.
+    """Convert a form's fields to JSON types: numbers become numbers, `lora` a list, `noise_prior` an object.
 
-    `lora` is JSON text, or a list as OpenAI's clients encode it: lora[][name]=a, lora[][scale]=0.5, ...
+    `lora` and `noise_prior` are JSON text, or as OpenAI's clients encode them: lora[][name]=a, lora[][scale]=0.5, ...,
+    noise_prior[weight]=0.3.
     """
     fields: dict[str, Any] = {}
     columns: dict[str, list[str]] = {}
+    prior: dict[str, Any] = {}
     for name, value in form.multi_items():
         assert isinstance(value, str)  # max_files=0: files were already refused
         if name.startswith("lora[][") and name.endswith("]"):
             columns.setdefault(name.removeprefix("lora[][").removesuffix("]"), []).append(value)
-        elif name in fields:
+            continue
+        nested = name.startswith("noise_prior[") and name.endswith("]")
+        target, key = (prior, name[len("noise_prior[") : -1]) if nested else (fields, name)
+        if key in target:
             raise InvalidInput(f"the form has {name[:60]!r} more than once; give it once.")
-        else:
-            fields[name] = value
+        target[key] = value
     fields = with_numbers(fields, CreateVideo)
-    if "lora" in fields:
-        fields["lora"] = parse_json(fields["lora"].encode(errors="replace"))
-    elif columns:
+    for name in ("lora", "noise_prior"):
+        if name in fields:
+            fields[name] = parse_json(fields[name].encode(errors="replace"))
+    if columns and "lora" not in fields:
         fields["lora"] = rows(columns)
+    if prior and "noise_prior" not in fields:
+        fields["noise_prior"] = with_numbers(prior, NoisePriorUse)
     return fields
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from infra.errors import Conflict, Forbidden, NotFound, SystemFailure, Throttled, Unavailable, UserError
@@ -37,13 +37,14 @@ from serving.requests import (
     PRIORITY_WEIGHT,
     FoundationInfo,
     VideoRequest,
+    check_resolved,
     names_of,
     parse_model,
     request_of,
     resolve,
     texts_to_check,
 )
-from serving.schemas import CreateVideo, Video
+from serving.schemas import CreateVideo, RemixVideo, Video
 from serving.threads import DISK_CHECKS, RESULTS, VIDEOS
 
 log = logging.getLogger(__name__)
@@ -185,8 +186,34 @@ class VideoService:
 
         Raises UserError for an impossible request, Throttled beyond a limit, Unavailable without an engine.
         """
-        tenant = caller.tenant
         idempotency = IdempotencyKey.of(idempotency_key, body.model_dump(mode="json"))
+        return await self._accept(lambda: self._resolve(body, caller), caller, idempotency, body.webhook_url)
+
+    async def remix(
+        self, id: str, body: RemixVideo, caller: Caller, idempotency_key: str | None = None
+    ) -> tuple[Job, bool]:
+        """Accept a job that repeats another of the same tenant, in any state, with another prompt. Returns as `create`.
+
+        Only the prompt differs of what the frames depend on, even if the registry has changed since. Priority (up to
+        the caller's maximum) and webhook are repeated, the deadline is not.
+
+        Raises NotFound if the tenant has no such job, Conflict if it needs another foundation, and as `create`.
+        """
+        job = await self.get(id, caller.tenant)
+        idempotency = IdempotencyKey.of(idempotency_key, {"remix": id, **body.model_dump(mode="json")})
+        return await self._accept(
+            lambda: self._resolve_remix(job, body, caller), caller, idempotency, job.webhook_url
+        )
+
+    async def _accept(
+        self,
+        resolve_request: Callable[[], Awaitable[tuple[VideoRequest, str]]],
+        caller: Caller,
+        idempotency: IdempotencyKey | None,
+        webhook_url: str | None,
+    ) -> tuple[Job, bool]:
+        """Accept the request that `resolve_request` returns with its model name, within the limits. Raises as `create`."""
+        tenant = caller.tenant
         found = await asyncio.to_thread(self._admission.find, tenant, idempotency)
         if found is not None:
             return found, False
@@ -194,7 +221,9 @@ class VideoService:
             # before any slow operation
             await asyncio.to_thread(self._admission.check, tenant, caller.key, number)
             try:
-                request, model = await self._resolve(body, caller)
+                if webhook_url is not None:
+                    await self._webhooks.check(webhook_url, tenant)
+                request, model = await resolve_request()
             except (SystemFailure, Throttled):
                 raise
             except UserError:
@@ -207,8 +236,8 @@ class VideoService:
             key=caller.key,
             idempotency=idempotency,
             model=model,
-            weight=PRIORITY_WEIGHT**body.priority,
-            webhook_url=body.webhook_url,
+            weight=PRIORITY_WEIGHT**request.priority,
+            webhook_url=webhook_url,
         )
         if is_new:
             self.metrics.accepted(names_of(request.adapters))
@@ -222,16 +251,37 @@ class VideoService:
                 f"priority {body.priority} is not allowed for this API key; give at most {caller.max_priority}.",
                 code="priority_not_allowed",
             )
-        if body.webhook_url is not None:
-            await self._webhooks.check(body.webhook_url, caller.tenant)
         info = await self.info()
-        if parse_model(body.model, info.name) or body.lora:
+        if parse_model(body.model, info.name) or body.lora or body.noise_prior:
             request, model = await self.catalogue.read(caller.tenant, resolve, body, info, self._registry)
         else:  # needs no registry
             request, model = resolve(body, info, None)
         deadline = None if body.deadline is None else time.time() + body.deadline
         scheduled = {"tenant": caller.tenant, "priority": body.priority, "deadline": deadline}
-        request = request.model_copy(update=scheduled)
+        return await self._checked(request.model_copy(update=scheduled), info), model
+
+    async def _resolve_remix(self, job: Job, body: RemixVideo, caller: Caller) -> tuple[VideoRequest, str]:
+        """The request of a remix, checked by an engine, and its model name. Raises UserError."""
+        before, info = request_of(job), await self.info()
+        if before.foundation not in (None, info.fingerprint):
+            raise Conflict(
+                f"video {job.id} was made by another foundation ({before.foundation[:12]}) than the one served here "
+                f"({info.name}, {info.fingerprint[:12]}); request a new video.",
+                code="foundation_mismatch",
+            )
+        changed = {
+            "prompt": body.prompt,
+            "tenant": caller.tenant,
+            "foundation": info.fingerprint,
+            "priority": min(before.priority, caller.max_priority),
+            "deadline": None,
+            "remixed_from": job.id,
+        }
+        request = check_resolved(before.model_copy(update=changed), info)
+        return await self._checked(request, info), job.model
+
+    async def _checked(self, request: VideoRequest, info: FoundationInfo) -> VideoRequest:
+        """The request with its warnings, after an engine has checked it. Raises UserError."""
         try:
             async with asyncio.timeout(ENGINE_TIMEOUT):
                 refused = await self.engine.check(request)
@@ -240,12 +290,14 @@ class VideoService:
         except EngineLost:
             raise engine_unavailable() from None
         except TimeoutError:
-            raise engine_unavailable() if not request.adapters else adapters_late(ENGINE_TIMEOUT) from None
+            raise (
+                adapters_late(ENGINE_TIMEOUT) if request.needs_registry else engine_unavailable()
+            ) from None
         if refused is not None and isinstance(refused.error, FoundationChanged):
             self._info = None  # the next request asks again
         raise_refusal(refused)
         warnings = (*request.warnings, *(text for text in unread if text))
-        return request.model_copy(update={"warnings": warnings}), model
+        return request.model_copy(update={"warnings": warnings})
 
     def _order(self) -> list[str]:
         """Ids of the jobs that wait for this server's foundation, in order of their turns."""

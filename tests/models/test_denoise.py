@@ -6,10 +6,11 @@ import torch
 from diffusers import TextToVideoSDPipeline, UNet3DConditionModel, WanPipeline
 from peft import PeftModel
 
+from infra.errors import InvalidInput
 from models.adapters.export import export_merged
 from models.adapters.file import Adapter, read_adapter, save_adapter
 from models.denoise import denoise_step, finish, sample, start
-from models.generation import GenerationParams, SlotUse
+from models.generation import GenerationParams, InvertedNoise, SlotUse
 from models.load import load_foundation, locate
 
 
@@ -23,6 +24,12 @@ def random_adapter(foundation, path="temporal", rank=4, seed=0):
             torch.randn(layer.out_features, rank, generator=generator) * 0.2,
         )
     return Adapter(path, rank, tensors, {"concept": "spin"})
+
+
+def random_prior(foundation, weight, seed=9):
+    shape = foundation.latent_shape(foundation.defaults.bucket)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return InvertedNoise(weight=weight, noise_Cfhw=noise, source="test")
 
 
 def stock_frames(pipeline, foundation, request):
@@ -123,6 +130,7 @@ def test_a_request_is_the_same_alone_or_among_neighbours(foundation, seed):
             steps=6,
             adapters=(SlotUse(path="temporal", slot=2, scale=1.0, until=0.4),),
         ),
+        GenerationParams(prompt="a cat", seed=5, noise_prior=random_prior(foundation, weight=0.4)),
     ]
     alone = [sample(foundation, [request])[0].astype(int) for request in pool]
     # Requests join at different steps and leave at different steps.
@@ -143,6 +151,35 @@ def test_the_seed_fixes_the_frames(foundation):
     one, again, other = sample(foundation, [GenerationParams(prompt="a cat", seed=s) for s in (5, 5, 6)])
     assert np.array_equal(one, again)
     assert not np.array_equal(one, other)
+
+
+def test_a_noise_prior_replaces_a_part_of_the_noise_and_the_seed_fixes_the_rest(foundation):
+    plain, ignored, some, again, other_seed, whole, whole_too = sample(
+        foundation,
+        [
+            GenerationParams(
+                prompt="a cat",
+                seed=seed,
+                noise_prior=None if weight is None else random_prior(foundation, weight),
+            )
+            for seed, weight in ((5, None), (5, 0.0), (5, 0.4), (5, 0.4), (6, 0.4), (5, 1.0), (6, 1.0))
+        ],
+        batch_size=1,
+    )
+    assert np.array_equal(plain, ignored)
+    assert np.array_equal(some, again)
+    assert not np.array_equal(some, plain)
+    assert not np.array_equal(some, other_seed)
+    assert np.array_equal(whole, whole_too), "no noise of the seed is left"
+
+
+def test_a_noise_prior_of_another_size_is_refused(foundation):
+    prior = random_prior(foundation, 0.5)
+    bucket = foundation.defaults.bucket
+    longer = GenerationParams(prompt="a cat", frames=bucket.frames * 2 - 1, noise_prior=prior)
+    with pytest.raises(InvalidInput, match="give a prior of the video's model and size") as caught:
+        start(foundation, longer)
+    assert caught.value.code == "noise_prior_size"
 
 
 def test_an_adapter_returns_from_its_file_as_it_was(tmp_path, foundation):

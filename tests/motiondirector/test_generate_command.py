@@ -107,6 +107,35 @@ def test_generate_names_the_words_that_the_text_encoder_does_not_read(
         ([*TINY, "--concept", "nothing"], "concept nothing is not in the registry"),
         ([*TINY, "--concept", "../etc"], "concept name"),
         (["-o", "."], "is a folder"),
+        ([*TINY, "--noise-prior", "0.3"], "--noise-prior names nobody's noise; give --concept"),
+        (
+            [*TINY, "--concept", "nothing", "--noise-prior", "1.5"],
+            "--noise-prior 1.5: .* less than or equal to 1",
+        ),
+        (
+            [*TINY, "--concept", "nothing", "--noise-prior", "-1"],
+            "--noise-prior -1.0: .* greater than or equal to 0",
+        ),
+        ([*TINY, "--concept", "nothing", "--noise-prior", "0.3"], "concept nothing is not in the registry"),
+        (
+            [*TINY, "--prior-concept", "nothing", "--noise-prior", "0.3"],
+            "concept nothing is not in the registry",
+        ),
+        ([*TINY, "--prior-concept", "../etc", "--noise-prior", "0.3"], "concept name"),
+        (
+            [*TINY, "--prior-concept", "a", "--prior-clip", "b", "--noise-prior", "0.3"],
+            "give one noise prior",
+        ),
+        ([*TINY, "--prior-clip", "a.mp4"], "--prior-concept and --prior-clip need a weight"),
+        (
+            [*TINY, "--prior-clip", "nowhere.mp4", "--noise-prior", "0.3"],
+            "--prior-clip nowhere.mp4: no such file",
+        ),
+        ([*TINY, "--prior-clip", "nowhere#1234", "--noise-prior", "0.3"], "no clips at nowhere"),
+        (
+            ["--server", "http://127.0.0.1:9", "--prior-clip", "a.mp4", "--noise-prior", "0.3"],
+            "a concept alone",
+        ),
     ],
 )
 def test_generate_refuses_with_one_sentence_and_leaves_nothing(

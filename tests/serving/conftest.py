@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from postgres import postgres
-from serving_helpers import Publish, random_adapter
+from serving_helpers import Publish, random_adapter, random_noise
 from sqlalchemy import MetaData, create_engine
 
 from infra.registry import Registry, Version, open_registry
 from models.adapters.file import save_adapter
+from models.adapters.noise_prior import write_noise
 from models.foundations.base import Foundation
 from models.load import load_foundation
 from serving.adapters import model_list
@@ -52,11 +53,16 @@ def lists_anew(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def publish(registry: Registry, tmp_path: Path) -> Publish:
-    """publish(foundation, "orbit", seed=1) publishes a version with random weights."""
+    """publish(foundation, "orbit", seed=1) publishes a version with random weights.
 
-    def make(foundation: Foundation, concept: str, **kind) -> Version:
+    `references`: of how many it has a noise prior.
+    """
+
+    def make(foundation: Foundation, concept: str, references: int = 0, **kind) -> Version:
         folder = tmp_path / "made" / f"{concept}-{len(list(tmp_path.glob('made/*')))}"
         saved = save_adapter(folder, random_adapter(foundation, **kind), foundation)
+        if references:
+            write_noise(folder, foundation, foundation.defaults.bucket, random_noise(foundation, references))
         return registry.publish(concept, folder, metadata=dict(saved.metadata))
 
     return make

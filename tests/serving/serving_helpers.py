@@ -15,13 +15,14 @@ from datasets.video.decode import decode
 from datasets.video.writing import read_metadata
 from infra.registry import Version
 from models.adapters.file import Adapter
+from models.adapters.noise_prior import StoredNoise
 from models.foundations.base import Foundation
 from serving.config import ServeConfig
 from serving.engine.engine import Engine
 from serving.events import Event, Finished
 from serving.ray.engine_service import EngineService
 from serving.requests import VideoRequest
-from serving.schemas import AdapterUsed
+from serving.schemas import AdapterUsed, NoisePriorUsed
 
 Publish = Callable[..., Version]  # publish(foundation, "orbit", path=..., rank=..., seed=...)
 
@@ -46,12 +47,23 @@ def random_adapter(foundation: Foundation, *, path="temporal", rank=4, seed=0, s
     return Adapter(path, rank, tensors)
 
 
+def random_noise(foundation: Foundation, references: int, seed: int = 0) -> list[torch.Tensor]:
+    """Stands for the inverted noise of this many references, at the foundation's own size."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = foundation.latent_shape(foundation.defaults.bucket)
+    return [torch.randn(shape, generator=generator) for _ in range(references)]
+
+
 def sha(concept: str, path: str) -> str:
     return (concept + path).encode().hex().ljust(64, "0")
 
 
 def use(concept: str, *, path: str = "temporal", **settings) -> AdapterUsed:
     return AdapterUsed(concept=concept, version=1, path=path, sha256=sha(concept, path), **settings)
+
+
+def prior(concept: str, weight: float = 0.5) -> NoisePriorUsed:
+    return NoisePriorUsed(concept=concept, version=1, sha256=sha(concept, "noise"), weight=weight)
 
 
 def video_request(**kind) -> VideoRequest:
@@ -128,6 +140,11 @@ class Memory:
     def read(self, used: AdapterUsed) -> Adapter:
         self.reads.append(used.concept)
         return self.make(used)
+
+    def read_noise(self, used: NoisePriorUsed) -> StoredNoise:
+        self.reads.append(used.concept)
+        noises = random_noise(self.foundation, 2, seed=int(used.sha256[:8], 16))
+        return StoredNoise(torch.stack(noises).half(), used.sha256)
 
 
 class Bench:

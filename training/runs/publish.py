@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.registry import Registry, Version
-from infra.storage import Storage
+from infra.storage import Storage, open_storage
+from models.sizes import Bucket
 from training.adapters import PathTensors, describe, write_adapters
 from training.config import TrainConfig, sampled_paths
 from training.runs.record import CONFIG, RESULT, RunRecord
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from datasets.clip_sets.latents import CachedClip
     from models.foundations.base import Foundation
     from training.loop.checkpoint import MemberState
@@ -58,6 +61,36 @@ def publish(
         return registry.publish(name, folder, metadata=described, metrics=dict(metrics), once=once or run)
 
 
+def publish_noise(
+    folder: Path,
+    config: TrainConfig,
+    foundation: Foundation,
+    clips: Sequence[CachedClip],
+    data: str,
+    invert: Callable[[Tensor], Tensor] | None = None,
+) -> None:
+    """Write the noise prior of the first clips into a version's folder, if the settings ask for one.
+
+    Args:
+        config: resolved: frames, height and width are set.
+        data: URI of the clip set, which caches inverted noise.
+        invert: inverts latents elsewhere; by default this foundation does.
+
+    Raises InvalidInput if the noise is not finite.
+    """
+    if not config.noise_prior:
+        return
+    from datasets.clip_sets.inverted import inverted_noise
+    from datasets.clip_sets.latents import LatentCache
+    from models.adapters.noise_prior import REFERENCES, write_noise
+
+    assert config.frames and config.height and config.width, "resolve the size first"
+    bucket, cache = Bucket(config.frames, config.height, config.width), LatentCache(open_storage(data))
+    references = clips[:REFERENCES]
+    noises = [inverted_noise(clip, foundation, bucket, cache, invert) for clip in references]
+    write_noise(folder, foundation, bucket, noises)
+
+
 def publish_run(
     job: Job,
     config: TrainConfig,
@@ -68,10 +101,16 @@ def publish_run(
     record: RunRecord,
     state: MemberState,
     samples: Sequence[str],
+    invert: Callable[[Tensor], Tensor],
 ) -> Version:
-    """Publish a run's adapters with its settings and last samples, and record the version in the run's folder."""
+    """Publish a run's adapters with its settings and last samples, and record the version in the run's folder.
+
+    Args:
+        invert: inverts the latents of references for a noise prior.
+    """
 
     def complete(folder: Path) -> None:
+        publish_noise(folder, config, foundation, clips, job.data, invert)
         for key in (*samples, CONFIG):
             run.get_file(key, folder / key)
         for file in sorted(p for p in folder.rglob("*") if p.is_file()):

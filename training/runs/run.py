@@ -215,6 +215,6 @@ def _train_and_publish(
         if keys:
             samples(state.step, keys)
     with part(watcher, "publishing"):
-        version = publish_run(job, config, foundation, cached, run, registry, record, state, keys)
+        version = publish_run(job, config, foundation, cached, run, registry, record, state, keys, rendering.invert)
     EndMetrics()(job.concept, "published")
     return version

@@ -9,12 +9,14 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from infra.storage import Storage
 from models.denoise import install, sample
 from models.dtypes import DTYPES
 from models.foundations.base import Bucket, Foundation
 from models.generation import AdapterSettings, GenerationParams
+from models.inversion import invert
 from training.adapters import PathTensors
 from training.loop.checkpoint import MemberState
 from training.config import sampled_paths
@@ -94,6 +96,10 @@ class Renderer:
         videos = render(self.foundation, tensors, prompts, bucket, seed, steps)
         return step, write_samples(storage, step, prompts, videos, self.foundation.defaults.fps, metadata)
 
+    def invert(self, latents_Cfhw: Any) -> Any:
+        """The noise of a reference's latents (models/inversion.py)."""
+        return invert(self.foundation, latents_Cfhw)
+
 
 class Rendering:
     """A job's samples: a `Renderer` actor renders those during the training, this process the last ones.
@@ -125,14 +131,17 @@ class Rendering:
         self.device = foundation.device
         foundation.to("cpu")
 
-    def submit(self, step: int, tensors: Any) -> None:
-        """Submit samples of a step for rendering; returns at once."""
+    def _start_actor(self) -> None:
         import ray
 
         if self.actor is None:
             remote = ray.remote(Renderer).options(num_cpus=0, num_gpus=1 if self.use_gpu else 0)
             device = None if self.use_gpu else "cpu"  # an actor that asks for no GPU still sees them all
             self.actor = remote.remote(self.task.foundation, DTYPES[self.task.config.dtype], device)
+
+    def submit(self, step: int, tensors: Any) -> None:
+        """Submit samples of a step for rendering; returns at once."""
+        self._start_actor()
         reference = self.actor.render.remote(
             self.run,
             step,
@@ -180,11 +189,9 @@ class Rendering:
         return []
 
     def _final(self, step: int, state: MemberState) -> list[str]:
-        import torch
-
         config = self.task.config
         tensors = state.adapters(sampled_paths(config))
-        if not self.foundation.has_denoiser or (self.use_gpu and not torch.cuda.is_available()):
+        if not self._renders_here:
             self.submit(step, tensors)
             return next((keys for _, keys in self._rendered([list(self.pending)[-1]])), [])
         self.foundation.to(self.device)
@@ -193,3 +200,20 @@ class Rendering:
         )
         fps = self.foundation.defaults.fps
         return write_samples(self.run, step, self.prompts, videos, fps, self.metadata)
+
+    @property
+    def _renders_here(self) -> bool:
+        """Whether this process renders after the training: with the whole model, on a GPU if the cluster has any."""
+        import torch
+
+        return self.foundation.has_denoiser and (torch.cuda.is_available() or not self.use_gpu)
+
+    def invert(self, latents_Cfhw: Tensor) -> Tensor:
+        """The noise of a reference's latents, after the training: made where `final` renders."""
+        if self._renders_here:
+            self.foundation.to(self.device)
+            return invert(self.foundation, latents_Cfhw)
+        import ray
+
+        self._start_actor()
+        return ray.get(self.actor.invert.remote(latents_Cfhw.cpu()))

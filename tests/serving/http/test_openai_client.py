@@ -12,6 +12,7 @@ from fakes import on_loopback
 from serving_helpers import Publish
 
 from datasets.video.decode import decode
+from datasets.video.writing import read_metadata
 from infra.registry import Registry
 from serving.config import ServeConfig
 from serving.http.api import create_api
@@ -68,6 +69,33 @@ def test_it_creates_polls_lists_downloads_and_deletes(client: openai.OpenAI, pub
         client.videos.retrieve(video.id)
     assert caught.value.code == "video_not_found"
     assert {model.id for model in client.models.list()} >= {"foundation", "foundation:orbit@1"}
+
+
+@pytest.mark.usefixtures("lists_anew")
+def test_it_remixes_a_video_that_started_from_a_noise_prior(
+    client: openai.OpenAI, publish: Publish, registry: Registry, unet3d
+):
+    publish(unet3d, "orbit", references=1)
+    asked = {"seed": 7, "steps": 2, "noise_prior": {"weight": 0.3}}
+    first = client.videos.create_and_poll(
+        model="foundation:orbit", prompt="a bear", extra_body=asked, poll_interval_ms=20
+    )
+    assert first.status == "completed"
+    assert (first.noise_prior["concept"], first.noise_prior["weight"]) == ("orbit", 0.3)
+    assert first.remixed_from_video_id is None
+    registry.remove("orbit@1")
+    queued = client.videos.remix(first.id, prompt="a tank")
+    assert (queued.status, queued.prompt, queued.remixed_from_video_id) == ("queued", "a tank", first.id)
+    second = client.videos.poll(queued.id, poll_interval_ms=20)
+    assert second.status == "completed"
+    same = ("model", "seed", "steps", "size", "frames", "adapters", "noise_prior")
+    assert [getattr(second, name) for name in same] == [getattr(first, name) for name in same]
+    made = [read_metadata(client.videos.download_content(one.id).read()) for one in (first, second)]
+    differing = {name for name in made[0] if made[0][name] != made[1][name]}
+    assert differing == {"prompt"}
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.videos.remix("video_" + "0" * 32, prompt="a tank")
+    assert caught.value.code == "video_not_found"
 
 
 def test_refusals_are_its_own_errors(client: openai.OpenAI):

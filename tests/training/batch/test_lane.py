@@ -9,6 +9,10 @@ from lane_house import SETTINGS, WAN, Hook, nothing
 from infra.errors import StorageAway, UserError
 from infra.storage import open_storage
 from infra.storage.s3 import BucketNotFound
+from models.adapters.noise_prior import read_noise
+from models.adapters.versions import noise_file
+from models.foundations.base import Bucket
+from models.inversion import invert
 from training.batch.cluster.lane_worker import run_until_idle
 from training.batch.latents.prepare import prepare_work
 from training.batch.manifest.entries import Entry
@@ -59,6 +63,21 @@ def test_a_batch_is_trained_and_published(house, foundation, tmp_path):
     assert not list(house.batch.storage.list("checkpoints/"))
     assert house.add("c0", "c1", steps=6) == {}  # the plan finds them done
     assert foundation.bank is None
+
+
+def test_a_lane_publishes_the_noise_prior_of_a_concept_that_asks_for_it(house, foundation, tmp_path):
+    work = house.add("c1", noise_prior=True)["c1"]  # two clips
+    house.add("c0")
+    house.lane().run()
+    assert house.statuses() == {"c0": "published", "c1": "published"}
+    version = house.registry.resolve("c1")
+    folder = house.registry.pull(version, tmp_path / "c1")
+    stored = read_noise(folder / noise_file(Bucket(5, 32, 32)), foundation)
+    noises = [invert(foundation, clip.latents_CFHW) for clip in prepare_work(work, foundation)]
+    assert len(noises) == 2
+    torch.testing.assert_close(stored.noise_NCfhw, torch.stack(noises).half(), rtol=0.01, atol=0.01)
+    assert version.metadata["config"]["noise_prior"] is True
+    assert not any("noise" in name for name in house.registry.resolve("c0").files)
 
 
 def test_a_bad_concept_is_explained_and_its_neighbours_are_published(house):

@@ -21,6 +21,9 @@ from infra.ray.cluster import ray_session
 from infra.registry import open_registry
 from infra.storage import open_storage
 from models.adapters.file import read_adapter
+from models.adapters.noise_prior import read_noise
+from models.adapters.versions import noise_file
+from models.foundations.base import Bucket
 from models.load import load_foundation
 from motiondirector.cli import build
 from training.adapters import describe, write_adapters
@@ -42,6 +45,7 @@ SETTINGS = {
     "workers": 2,
     "checkpoint_interval": 5,
     "learning_rate": 1e-2,
+    "noise_prior": True,
 }
 
 
@@ -128,6 +132,16 @@ def test_the_published_adapter_fits_and_says_where_it_comes_from(whole, tmp_path
     for key in ("method", "captions", "steps", "config", "data_sha256", "foundation_fingerprint"):
         assert adapter.metadata[key], key
     assert version.metadata["steps"] == 40
+
+
+def test_the_noise_prior_of_both_clips_is_published(whole, tmp_path):
+    job, version, _ = whole
+    foundation = load_foundation(job.foundation, device="cpu", dtype=torch.float32)
+    registry = open_registry(job.registry)
+    name = noise_file(Bucket(4, 32, 32))
+    (tmp_path / "prior").write_bytes(registry.read(version, name))
+    assert len(read_noise(tmp_path / "prior", foundation).noise_NCfhw) == 2
+    assert open_storage(job.run_dir).get(f"adapter/{name}") == (tmp_path / "prior").read_bytes()
 
 
 def test_samples_are_videos_with_a_sheet_while_training_and_at_the_end(whole):

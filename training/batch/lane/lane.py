@@ -46,7 +46,7 @@ from training.loop.group import GroupKey
 from training.loop.member import Member
 from training.loop.pack import Capacity, Ended, Event, Failed, Pack, Stepped
 from training.memory import explaining_memory
-from training.runs.publish import publish
+from training.runs.publish import publish, publish_noise
 
 log = logging.getLogger(__name__)
 
@@ -313,6 +313,7 @@ class Lane:
         metrics = one.recent.metrics()
 
         def complete(folder: Path) -> None:
+            publish_noise(folder, work.config, foundation, one.clips, work.data)
             (folder / "config.yaml").write_text(work.settings_file())
             self.batch.beat(claim)  # the last chance to find that another lane has the concept
 
