@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from infra.setting import setting
 from models.dtypes import Dtype
+from models.generation import MAX_SCALE
 from models.sizes import Bucket
 from motiondirector.settings import TrainingSettings
 
@@ -45,7 +46,9 @@ class JudgeConfig(MetricWeights):
     """How contenders are judged: the videos to make, and the metrics."""
 
     seeds: int = setting(2, VIDEOS, SEEDS, ge=1)
-    scale: float = setting(1.0, VIDEOS, "Strength of the adapters: 1 as trained.")
+    scale: float = setting(
+        1.0, VIDEOS, "Strength of the adapters: 1 as trained.", ge=-MAX_SCALE, le=MAX_SCALE
+    )
     steps: int | None = setting(None, VIDEOS, "Denoising steps. Absent: the foundation's.", ge=1)
     guidance_scale: float | None = setting(
         None, VIDEOS, "How closely to follow the prompt. Absent: the foundation's."

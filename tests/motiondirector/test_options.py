@@ -11,6 +11,7 @@ import yaml
 from typer.main import get_command
 
 from infra.errors import UserError
+from infra.setting import configured as configuration
 from infra.setting import option_name
 from models.dtypes import DTYPES, parse_dtype
 from motiondirector.api import serve as api
@@ -269,3 +270,8 @@ def test_the_guides_use_the_short_words_of_a_precision():
     for guide in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         words = re.findall(r"(?:--dtype |\bdtype=)(\w+)", guide.read_text())
         assert set(words) <= set(DTYPES), guide
+
+
+def test_the_scale_of_an_evaluation_has_the_bounds_of_a_requests():
+    with pytest.raises(UserError, match=r"--scale 9: .* less than or equal to 4"):
+        configuration(EvaluationConfig, {"scale": 9})
