@@ -62,7 +62,7 @@ def asked(**settings):
 )
 def test_an_adapter_is_written_in_one_word(text, fields):
     [entry], notes = asked(lora=[text])
-    usual = {"scale": 1.0, "steps": (0.0, 1.0), "path": None, "region": None}
+    usual = {"scale": 1.0, "steps": None, "path": None, "region": None}
     assert {name: getattr(entry, name) for name in usual} == {**usual, **fields}
     assert entry.name.partition("@")[0] == "orbit"
     assert notes == []
