@@ -25,6 +25,7 @@ from models.generation import (
     NoisePrior,
     ResolvedParams,
     filled,
+    is_none,
 )
 from models.sizes import Bucket
 from serving.jobs.database import Job
@@ -72,14 +73,16 @@ class VideoRequest(ResolvedParams, Lenient):
     fps: int
     seed: Annotated[int, Field(ge=0)]
     adapters: tuple[AdapterUsed, ...] = ()
-    noise_prior: NoisePriorUsed | None = None
+    noise_prior: Annotated[NoisePriorUsed | None, Field(exclude_if=is_none)] = None
     foundation: str | None = None  # fingerprint of the required model; None: any
     # The frames do not depend on the following fields.
     tenant: str = ""  # owner of the fair share that it uses
     priority: Annotated[int, Field(ge=-2, le=2)] = 0  # each step is PRIORITY_WEIGHT times the share
     deadline: float | None = None  # Unix seconds after which it is no longer started
     warnings: tuple[str, ...] = ()  # parts of the request without effect, reported to the caller
-    remixed_from: Annotated[str | None, Field(max_length=64)] = None  # id of the job that it remixes
+    remixed_from: Annotated[str | None, Field(max_length=64, exclude_if=is_none)] = (
+        None  # id of the job that it remixes
+    )
 
     @property
     def noise_file(self) -> NoisePriorUsed | None:

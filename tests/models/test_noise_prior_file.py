@@ -134,12 +134,12 @@ def test_a_version_tells_which_sizes_its_noise_prior_is_for(unet3d, tmp_path):
     version = registry.publish("orbit", folder, metadata={})
     assert noise_of(version, bucket).size == file.stat().st_size
     with pytest.raises(
-        InvalidInput, match=r"for 4x32x32 .*, the video is 8x32x32; ask for that size"
+        InvalidInput, match=r"for 4x32x32 .*, but the video is 8x32x32; request that size"
     ) as caught:
         noise_of(version, Bucket(8, 32, 32))
     assert caught.value.code == "noise_prior_size"
     version.files[noise_file(bucket)] = type(version.files[ADAPTER_FILE])("0" * 64, 1 << 40)
-    with pytest.raises(InvalidInput, match="at most 268435456 are read"):
+    with pytest.raises(InvalidInput, match="at most 268435456 are allowed"):
         noise_of(version, bucket)
 
 

@@ -107,7 +107,10 @@ def test_generate_names_the_words_that_the_text_encoder_does_not_read(
         ([*TINY, "--concept", "nothing"], "concept nothing is not in the registry"),
         ([*TINY, "--concept", "../etc"], "concept name"),
         (["-o", "."], "is a folder"),
-        ([*TINY, "--noise-prior", "0.3"], "--noise-prior names nobody's noise; give --concept"),
+        (
+            [*TINY, "--noise-prior", "0.3"],
+            "--noise-prior needs a concept or a clip whose noise it uses; give --concept",
+        ),
         (
             [*TINY, "--concept", "nothing", "--noise-prior", "1.5"],
             "--noise-prior 1.5: .* less than or equal to 1",
@@ -124,7 +127,7 @@ def test_generate_names_the_words_that_the_text_encoder_does_not_read(
         ([*TINY, "--prior-concept", "../etc", "--noise-prior", "0.3"], "concept name"),
         (
             [*TINY, "--prior-concept", "a", "--prior-clip", "b", "--noise-prior", "0.3"],
-            "give one noise prior",
+            "are both given; give one of them",
         ),
         ([*TINY, "--prior-clip", "a.mp4"], "--prior-concept and --prior-clip need a weight"),
         (
@@ -134,7 +137,7 @@ def test_generate_names_the_words_that_the_text_encoder_does_not_read(
         ([*TINY, "--prior-clip", "nowhere#1234", "--noise-prior", "0.3"], "no clips at nowhere"),
         (
             ["--server", "http://127.0.0.1:9", "--prior-clip", "a.mp4", "--noise-prior", "0.3"],
-            "a concept alone",
+            "--prior-clip cannot be used with --server",
         ),
     ],
 )

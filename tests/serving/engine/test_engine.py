@@ -373,6 +373,6 @@ def test_an_adapter_with_a_step_window_acts_in_the_first_steps_alone_or_among_ne
     finished = bench.last("together")
     assert isinstance(finished, Finished)
     assert finished.neighbours > 0
-    assert "until=0.5" in read_metadata(finished.mp4)["adapters"]
+    assert "steps=0/0.5" in read_metadata(finished.mp4)["adapters"]
     assert np.abs(alone - expected).max() <= 1
     assert np.abs(kept[1][1].astype(int) - expected).max() <= 1

@@ -15,6 +15,7 @@ from infra.errors import InvalidInput, UserError
 from models.denoise import sample
 from models.generation import GenerationParams, InvertedNoise
 from serving.engine import finishing
+from serving.engine.request_state import Stage
 from serving.events import Failed, Finished
 
 
@@ -66,8 +67,9 @@ def test_a_request_keeps_no_noise_prior_once_it_runs(unet3d):
     bench.submit("one", bench.request(1, noise_prior=prior("orbit"), steps=6))
     while not bench.events["one"]:
         bench.engine.tick()
-    [ticket] = bench.engine._tickets.values()
-    assert ticket.claim.noise is None
+    state = bench.engine.requests.get("one")
+    assert state.stage is Stage.RUNNING
+    assert state.claim.noise is None
     bench.engine.run_until_idle()
 
 
@@ -109,8 +111,8 @@ def test_a_noise_prior_that_cannot_be_read_ends_its_request_and_no_other(unet3d)
     assert isinstance(bench.last("good"), Finished)
     assert isinstance(bench.last("plain"), Finished)
     with pytest.raises(UserError, match="it is not one"):
-        bench.engine.check(bench.request(1, noise_prior=bad))
-    bench.engine.check(bench.request(1, noise_prior=good))
+        bench.engine.check(bench.request(1, noise_prior=bad)).result(60)
+    bench.engine.check(bench.request(1, noise_prior=good)).result(60)
 
 
 def test_a_stored_prior_of_another_size_fails_its_request_alone(unet3d):

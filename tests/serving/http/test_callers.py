@@ -29,6 +29,7 @@ ROUTES: dict[tuple[str, str], tuple[str | None, dict | None]] = {
     ("GET", "/v1/videos/{id}/content"): ("videos:read", None),
     ("GET", "/v1/videos/{id}/events"): ("videos:read", None),
     ("POST", "/v1/videos/{id}/cancel"): ("videos:write", None),
+    ("POST", "/v1/videos/{id}/remix"): ("videos:write", BODY),
     ("DELETE", "/v1/videos/{id}"): ("videos:write", None),
     ("GET", "/v1/adapters"): ("adapters", None),
     ("POST", "/v1/adapters/prefetch"): ("adapters", {"name": "orbit"}),
@@ -94,7 +95,8 @@ def test_every_route_lets_through_whom_it_should_and_nobody_else(api: TestClient
                 expected = status == 404 if "{id}" in template else status not in (401, 403)
             assert expected, (method, template, kind, status)
         if "{id}" in template:
-            assert api.request(method, path, headers=bearer(OTHER)).status_code == 404, template
+            status = api.request(method, path, json=body, headers=bearer(OTHER)).status_code
+            assert status == 404, template
     assert api.get(f"/v1/videos/{id}", headers=bearer(OWNER)).status_code == 200
 
 

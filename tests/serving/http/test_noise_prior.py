@@ -68,7 +68,7 @@ def test_without_a_concept_it_is_that_of_the_model(api):
         assert video["adapters"][0]["version"] == version
     error = ask(api, noise_prior={"weight": 0.5}).json()["error"]
     assert error["code"] == "noise_prior_missing"
-    assert error["message"].startswith("noise_prior names no concept, and neither does `model`")
+    assert error["message"].startswith("noise_prior needs a concept, because `model` names none")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_video_of_another_size_than_the_prior_is_refused(api):
     error = response.json()["error"]
     assert error["code"] == "noise_prior_size"
     assert (
-        "orbit@2 has a noise prior for 4x32x32 (frames, height, width), the video is 8x32x32"
+        "orbit@2 has a noise prior for 4x32x32 (frames, height, width), but the video is 8x32x32"
         in error["message"]
     )
 
@@ -118,7 +118,7 @@ def test_forms_say_it_as_openais_clients_do_or_as_json_text(api):
     twice = api.post(
         "/v1/videos", files=[("prompt", (None, "x")), *[("noise_prior[weight]", (None, "0.3"))] * 2]
     )
-    assert "twice" in twice.json()["error"]["message"]
+    assert "more than once" in twice.json()["error"]["message"]
     wrong = form(prompt="x", **{"noise_prior[concept]": "orbit", "noise_prior[weight]": "much"})
     assert wrong.json()["error"]["param"] == "noise_prior.weight"
 

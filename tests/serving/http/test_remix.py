@@ -105,6 +105,28 @@ def test_a_remix_differs_in_its_prompt_alone(api: TestClient, engine: FakeEngine
     assert third["remixed_from_video_id"] == second["id"]
 
 
+def test_a_remix_keeps_regions_and_windows_and_the_warnings_about_them(api: TestClient, engine: FakeEngine):
+    region = {"box": [0, 0, 0.5, 1]}
+    first = create(
+        api,
+        lora=[{"name": "orbit", "region": region, "steps": [0.9, 1], "scale": [1, 0.5]}],
+        outside="base",
+        steps=4,
+    )
+    [warning] = first["warnings"]
+    assert warning.startswith("none of the 4 steps uses orbit@1")
+    second = remix(api, first["id"]).json()
+    assert second["adapters"] == first["adapters"]
+    assert second["outside"] == "base"
+    assert second["warnings"] == [warning]
+    engine.release()
+    ended(api, second["id"])
+    before, after = engine.seen
+    assert after.adapters == before.adapters
+    assert after.adapters[0].region is not None
+    assert (after.adapters[0].steps, after.adapters[0].scale) == ((0.9, 1.0), (1.0, 0.5))
+
+
 def test_a_job_that_waits_or_was_cancelled_can_be_remixed(api: TestClient):
     first = create(api, seed=3)
     assert remix(api, first["id"]).json()["seed"] == 3

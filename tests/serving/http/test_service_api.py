@@ -275,7 +275,9 @@ def test_forms_as_openais_clients_send_them(serve: Serve, publish_two: list[str]
     bracketed = api.post(
         "/v1/videos", files=[(name, (None, value)) for name, value in [("prompt", "x"), *lora]]
     )
-    as_json = json.dumps([{"name": "one", "scale": 0.5, "until": 0.25}, {"name": "two", "scale": 1}])
+    as_json = json.dumps(
+        [{"name": "one", "scale": 0.5, "until": 0.25}, {"name": "two", "scale": 1, "until": 1}]
+    )
     texted = api.post("/v1/videos", data={"prompt": "x", "lora": as_json})
     for response in (bracketed, texted):
         assert [
@@ -283,8 +285,8 @@ def test_forms_as_openais_clients_send_them(serve: Serve, publish_two: list[str]
         ] == [
             ("one", "temporal", 0.5, [0, 0.25]),
             ("one", "spatial", 0.5, [0, 0.25]),
-            ("two", "temporal", 1.0, None),  # all the steps: not said, as before there were windows
-            ("two", "spatial", 1.0, None),
+            ("two", "temporal", 1.0, [0, 1]),
+            ("two", "spatial", 1.0, [0, 1]),
         ]
 
 

@@ -239,7 +239,7 @@ def story(monkeypatch, tmp_path, unet3d):
         told.append("rendered")
         return [np.zeros((4, 32, 32, 3), np.uint8)]
 
-    def publish(job, config, foundation, cached, run, registry, record, state, samples):
+    def publish(job, config, foundation, cached, run, registry, record, state, samples, invert):
         told.append(f"published with {len(samples)} files of samples")
         return "the version"
 
