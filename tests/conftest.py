@@ -2,6 +2,7 @@
 
 import functools
 import os
+import uuid
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 
 from warm import warm_processes
 
+from infra.storage import open_storage
 from infra.storage.s3server import LoopbackS3
 
 
@@ -67,3 +69,11 @@ def pytest_xdist_make_scheduler(config, log):
             return "clusters" if on_cluster(path) else "forks" if forks(path) else file
 
     return OneClusterAtATime(config, log)
+
+
+@pytest.fixture(params=["folder", "s3"])
+def storage(request, tmp_path):
+    """An empty storage: a folder and S3."""
+    if request.param == "folder":
+        return open_storage(tmp_path / "store")
+    return open_storage(f"{request.getfixturevalue('s3').uri}/{uuid.uuid4().hex}")

@@ -37,8 +37,10 @@ class GenerateConfig(GenerationSettings):
 
     concept: str | None = setting(None, MOTION, "Motion to use: NAME (its latest version) or NAME@VERSION.")
     scale: float = setting(1.0, MOTION, "Strength of the motion: 1 as trained, 0 none.")
-    until: float = setting(
-        1.0, MOTION, "First part of the denoising steps in which the motion acts: 0.5 the first half, 1 all."
+    until: float | None = setting(
+        None,
+        MOTION,
+        "First part of the denoising steps in which the motion acts: 0.5 the first half, 1 all. Absent: as it was trained for.",
     )
     appearance: str | None = setting(
         None, MOTION, "Appearance to use: NAME or NAME@VERSION (its spatial adapter)."
@@ -181,8 +183,10 @@ def read_body(prompt: str, config: GenerateConfig) -> tuple[CreateVideo, list[st
     from infra.errors import InvalidInput
     from serving.schemas import CreateVideo
 
-    motion: dict[str, Any] = {"scale": config.scale, "until": config.until}
-    as_trained = config.scale == config.until == 1.0
+    motion: dict[str, Any] = {"scale": config.scale}
+    if config.until is not None:
+        motion["until"] = config.until
+    as_trained = motion == {"scale": 1.0}
     look = {"scale": config.appearance_scale, "until": config.appearance_until, "path": "spatial"}
     read = [with_region(entry) for entry in config.lora]
     # Each entry, and how its fields are given on the command line.

@@ -158,7 +158,7 @@ def test_frames_are_embedded_once_for_all_metrics(weights, cases, monkeypatch):
 
 
 def test_without_weights_there_is_one_sentence_and_no_number(weights, tmp_path):
-    with pytest.raises(UserError, match="CLIP needs weights and none were given; give a folder"):
+    with pytest.raises(UserError, match="CLIP needs weights, but none were given; give a folder"):
         ClipScorer.load(None)
     with pytest.raises(UserError, match="cannot be loaded as a CLIPModel"):
         ClipScorer.load(str(tmp_path), what="PickScore")
@@ -174,7 +174,10 @@ def test_without_weights_there_is_one_sentence_and_no_number(weights, tmp_path):
 
 def test_weights_with_holes_or_damage_are_refused(weights, tmp_path):
     """transformers fills holes with random numbers; a score from those would be made up."""
-    for name, damage in (("holes", "are missing, visual_projection.weight"), ("cut", "cannot be loaded")):
+    for name, damage in (
+        ("holes", "are missing, such as visual_projection.weight"),
+        ("cut", "cannot be loaded"),
+    ):
         folder = tmp_path / name
         shutil.copytree(weights, folder)
         file = folder / "model.safetensors"

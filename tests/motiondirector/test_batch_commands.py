@@ -110,9 +110,10 @@ def test_the_plan_says_what_stays_as_it_ended_and_what_to_do(place):
     plan = shown("train-batch", "batch.yaml", "--registry", "reg", "--dry-run")
     assert "0 concepts to train in 0 packs on 1 lane; 0 already done; 2 failed or cancelled before" in plan
     assert (
-        "a: failed before (clip 3 is [corrupt]); to train it again: motiondirector runs retry batch a" in plan
+        "a: failed before (clip 3 is [corrupt]); to train it again, run motiondirector runs retry batch a"
+        in plan
     )
-    assert "b: cancelled before; to train it again: motiondirector runs retry batch b" in plan
+    assert "b: cancelled before; to train it again, run motiondirector runs retry batch b" in plan
     assert batch.records() == before
     shown("runs", "retry", "batch", "b", "--registry", "reg")
     plan = shown("train-batch", "batch.yaml", "--registry", "reg", "--dry-run")
@@ -197,10 +198,10 @@ def test_a_concept_that_ends_while_all_are_cancelled_stops_no_other(place, monke
 
     monkeypatch.setattr(BatchState, "cancel", ends_meanwhile)
     told = shown("runs", "cancel", "batch", "--all", "--registry", "reg")
-    assert told == f"{first}: failed meanwhile\n{second}: cancelled\n"
+    assert told == f"{first}: now failed, skipped\n{second}: cancelled\n"
     monkeypatch.setattr(BatchState, "cancel", cancel)
     named = cli("runs", "cancel", "batch", first, "--registry", "reg")
-    assert f"{first} is failed already" in named.exception.message
+    assert f"{first} is already failed" in named.exception.message
 
 
 def test_mistakes_are_one_list_and_nothing_starts(place):
@@ -250,7 +251,7 @@ def test_a_dry_run_knows_how_many_workers_this_machine_has_room_for(place):
         "concepts:\n  - {concept: a, workers: 64}\n"
     )
     result = cli("train-batch", "batch.yaml", "--registry", "reg", "--lanes", "2", "--dry-run")
-    assert "line 3: a: a lane for a takes 64 workers" in result.exception.message
+    assert "line 3: a: a lane for a needs 64 workers" in result.exception.message
 
 
 def test_a_dry_run_plans_for_any_number_of_lanes(place):
@@ -300,7 +301,7 @@ def test_a_live_table_has_who_trains_first_and_says_what_ended():
     lanes = [LaneState("l1", 1, host="h1"), LaneState("l2", 1)]
     console.print(status_table(records, lanes, rows=3))
     text = console.export_text()
-    assert "1 queued, 1 training, 1 published, 1 failed; 1 lanes run, 1 begin" in " ".join(text.split())
+    assert "1 queued, 1 training, 1 published, 1 failed; lanes: 1 running, 1 starting" in " ".join(text.split())
     assert text.index("now") < text.index("waits")
     assert "2:00" in text
     assert "and 1 more" in text
@@ -317,7 +318,7 @@ def test_a_live_table_has_who_trains_first_and_says_what_ended():
         "lane l1 runs on h1",
         "lane l1 has ended",
         "lane l2 has ended",
-        "1 queued, 1 training, 1 published, 1 failed; 0 lanes run, 0 begin; now 40/100 2:00 left",
+        "1 queued, 1 training, 1 published, 1 failed; lanes: 0 running, 0 starting; now 40/100 2:00 left",
     ]
 
 
@@ -325,6 +326,6 @@ def test_a_batch_in_this_process_has_the_live_table_too(place, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes it for a terminal
     output = shown("train-batch", "batch.yaml", "--registry", "reg", "--no-evaluate")
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)
-    assert "2 queued; 1 lanes run, 0 begin" in text
+    assert "2 queued; lanes: 1 running, 0 starting" in text
     assert "a: published a@1" in text
     assert text.index("2 queued") < text.index("loading tiny-random:wan") < text.index("2 published; 1 lanes")

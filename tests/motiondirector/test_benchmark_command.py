@@ -112,9 +112,9 @@ def test_ucf_sports_from_its_folders_to_one_table_and_nothing_twice(run, ucf, tr
     assert list(told["contenders"]) == ["ours", "base", "full"]
     for score in told["metrics"]["motion_fidelity"]["scores"].values():
         assert score["count"] <= 3
-    assert any("short.avi is left out" in note for note in told["notes"])
+    assert any("short.avi was left out" in note for note in told["notes"])
     assert any("Lifting is missing" in note for note in told["notes"])
-    assert "short.avi is left out" in err
+    assert "short.avi was left out" in err
     assert "UCF Sports Action, 2 of 2 concepts" in shown
     page = (out / "index.html").read_text()
     for name in ("ucf-diving-side", "ucf-walk-front"):
@@ -150,7 +150,7 @@ def test_loveu_tgve_with_a_real_clip(run, loveu, tmp_path):
     assert "motion_fidelity" in told["metrics"]
     assert "appearance_accuracy" not in told["metrics"]
     assert any("bus.mp4 is missing" in note for note in told["notes"])
-    (unread,) = [note for note in told["notes"] if "lost:" in note]
+    (unread,) = [note for note in told["notes"] if "ignored:" in note]
     assert unread.startswith("fox-running: ")
     assert unread.endswith("in a green forest'")
 

@@ -14,7 +14,7 @@ from motiondirector import cli
         (b"prompts: \xff", "byte 9 is not UTF-8"),
         (b"seed: 2023-99-99", "is not YAML: month must be in 1..12"),
         (b"seed: !foo 1", "is not YAML: could not determine a constructor"),
-        (b"- 1", "holds a list"),
+        (b"- 1", "contains a list"),
         (b"sead: 1", "unknown option sead"),
     ],
 )

@@ -104,7 +104,7 @@ def test_what_is_seen_of_a_batch_whose_lane_dies_and_the_rows_of_its_end(ingeste
     assert [event["text"] for event in watch.events] == [
         "lane one trains",
         "lane two trains",
-        f"{second}: its lane died; it goes on from step 10",
+        f"{second}: its lane died; it continues from step 10",
         f"{bad}: failed clip {CLIP} is corrupt",
         f"{first}: published {first}@1",
         f"{second}: published {second}@1",
@@ -142,8 +142,8 @@ def test_nothing_is_said_where_all_is_as_it_should_be():
     [
         (0, {"status": "failed", "reason": "no memory"}, "a should have been published; it is failed: no memory"),
         (0, {"status": "training"}, "it is training"),
-        (0, {"versions": ("a@1", "a@2")}, "there is a@1, a@2"),
-        (0, {"versions": ()}, "there is nothing"),
+        (0, {"versions": ("a@1", "a@2")}, "the registry has a@1, a@2"),
+        (0, {"versions": ()}, "the registry has no version"),
         (0, {"unscored": "its process ended"}, "without scores: its process ended"),
         (0, {"scores": {}}, "without scores"),
         (1, {"lost": 0}, "no concept lost its lane"),

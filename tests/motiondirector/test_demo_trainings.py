@@ -68,7 +68,9 @@ def test_one_that_fails_is_told_with_the_end_of_its_log_and_the_others_are_ended
     with trainings_of(tmp_path, commands, ["a"], ["b", "3"]) as trainings:
         trainings.begin()
         commands.finish("b")
-        with pytest.raises(UserError, match=r"training of b ended with 3; the end of .*b.log:\ntold why"):
+        with pytest.raises(
+            UserError, match=r"training of b ended with code 3; the end of .*b.log:\ntold why"
+        ):
             trainings.ended("a")
     assert commands.children["a"].poll() is not None
 

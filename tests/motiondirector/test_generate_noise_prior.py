@@ -116,7 +116,7 @@ def test_a_concepts_own_noise_prior_needs_no_clips(tmp_path, foundation, frames)
         make(tmp_path, noise_prior=0.5, **given)
         found = frames.pop().astype(int)
         assert np.abs(found - expected(foundation, noise.half().float(), 0.5)).max() <= 1
-    with pytest.raises(UserError, match=r"has a noise prior for 4x32x32 .*, the video is 6x32x32"):
+    with pytest.raises(UserError, match=r"has a noise prior for 4x32x32 .*, but the video is 6x32x32"):
         make(tmp_path, noise_prior=0.5, concept="orbit", frames=6)
 
 
@@ -144,7 +144,7 @@ def test_a_file_that_does_not_cover_the_video_is_refused(
 def test_a_clip_of_a_set_that_is_too_slow_is_refused(tmp_path: Path, inverting: list):
     slow = [replace(clip, fps=4.0) for clip in sliding_clips("slide", count=1)]
     data = write_set(tmp_path / "data", *slow)
-    with pytest.raises(UserError, match=r"--prior-clip: clip .* has 4 fps, and 8 are learned"):
+    with pytest.raises(UserError, match=r"--prior-clip: clip .* has 4 fps, but training uses 8"):
         make(tmp_path, prior_clip=f"{data}#{slow[0].clip_id}", noise_prior=0.5)
     with pytest.raises(UserError, match="has no such clip"):
         make(tmp_path, prior_clip=f"{data}#ffffffff", noise_prior=0.5)

@@ -111,7 +111,7 @@ def test_the_same_command_writes_the_same_bytes(run, tmp_path):
         (["--motion", "orbit"], "where to write"),
         (["--motion", "orbit", "--appearances", "3", "-o", "x.mp4"], "--to FOLDER"),
         (["--motion", "orbit", "--prompt", "a dog in the snow", "-o", "x.mp4"], "names no object"),
-        (["--motion", "orbit", "--prompt", "a red star on a blue gradient", "-o", "x.mp4"], "none is blue"),
+        (["--motion", "orbit", "--prompt", "a red star on a blue gradient", "-o", "x.mp4"], "no background is blue"),
         (["--motion", "orbit", "--prompt", "a red star moves up", "-o", "x.mp4"], "says 'up', but --motion orbit"),
         (["--motion", "up", "--prompt", "a red star moves up slowly", "-o", "x.mp4"], "says 'slowly'"),
         (["--motion", "orbit", "--size", "65", "-o", "x.mp4"], "odd"),

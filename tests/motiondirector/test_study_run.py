@@ -244,7 +244,7 @@ def test_a_packed_trial_is_the_trial_alone_whatever_its_seed():
 
 def test_a_pack_is_not_trained_in_another_precision_than_its_settings_say(tiny):
     pair = [Trial("hook", 1, "dual", 0), Trial("spiral", 1, "dual", 0)]
-    with pytest.raises(UserError, match="ask for dtype bf16, the foundation was loaded in fp32"):
+    with pytest.raises(UserError, match="ask for dtype bf16, but the foundation was loaded in fp32"):
         train(pair, {"steps": 1, "rank": 2, "dtype": "bf16"}, tiny)
 
 
