@@ -53,9 +53,9 @@ def test_lines_of_a_concept_and_of_a_lane_are_apart(storage):
         "warning: slow: the storage",
     ]
     lines = texts(storage, "concepts", "orbit")
-    assert lines[:2] == ["preparing", "step 1/100, loss 0.5000, 0.1 s a step"]
+    assert lines[:2] == ["preparing", "step 1/100, loss 0.5000, 0.1 s per step"]
     assert lines[-3:] == [
-        "step 100/100, loss 0.5000, 0.1 s a step",
+        "step 100/100, loss 0.5000, 0.1 s per step",
         "published orbit@1",
         "warning: orbit: its claim could not be renewed",
     ]

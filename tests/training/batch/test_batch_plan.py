@@ -243,7 +243,7 @@ def test_everything_wrong_is_said_at_once(clips, sources, registry, tmp_path):
     expected = [
         (2, "nobody: no clips of concept 'nobody'"),
         (3, "has no caption"),
-        (4, "less than 4x32x32"),
+        (4, "smaller than 4x32x32"),
         (5, "multiple of 8"),
         (6, "no clips at"),
         (8, "neither a folder here nor a hub id"),

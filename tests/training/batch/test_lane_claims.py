@@ -107,7 +107,7 @@ OTHER = SimpleNamespace(fingerprint="0" * 64)
     ("found", "why"),
     [
         (UserError("foundation 'm' is neither a folder here nor a hub id."), "neither a folder here"),
-        (OTHER, "fingerprint 000000000000, the plan's"),
+        (OTHER, "fingerprint 000000000000, but the plan expects"),
         (
             torch.OutOfMemoryError("CUDA out of memory."),
             r"tiny-random:wan in fp32 does not fit the memory of .* GiB\); use dtype bf16 or zero 3 with workers",

@@ -120,13 +120,13 @@ concepts:
         (8, "concept name '../up'"),
         (8, "timestep_low 0.9 must be below timestep_high 0.2"),
         (9, "unknown scheme ftp://"),
-        (14, "fine comes twice (first on line 12)"),
+        (14, "fine appears twice (first on line 12)"),
         (16, "priority 'soon'"),
         (17, "concept is missing"),
         (17, "data is missing"),
         (17, "expected a concept's name"),
         (18, "data '5': expected text"),
-        (21, "rank comes twice"),
+        (21, "rank appears twice"),
     )
 
 

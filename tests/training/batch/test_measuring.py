@@ -76,7 +76,7 @@ def test_what_cannot_be_measured_is_said_and_trained_all_the_same(house, measure
     house.add("c0", steps=2)
     house.lane(measuring=Measuring(house.registry.storage, "one", "cpu")).run()
     assert house.statuses() == {"c0": "published"}
-    assert "5x32x32 dual is not measured: one training step of 5x32x32 does not fit." in caplog.text
+    assert "5x32x32 dual could not be measured: one training step of 5x32x32 does not fit." in caplog.text
     assert kept_profiles(house.registry.storage) == []
 
 

@@ -68,7 +68,7 @@ def test_a_lane_has_the_workers_that_its_concepts_ask_for():
     assert to_start(mixed, [], 10, NOW) == [Start(4, 1)] * 2 + [Start(2, 2)]
     asked = {record.name: workers_of(record) for record in mixed}
     check_room(asked, 4, Need(1))
-    with pytest.raises(UserError, match=r"a lane for c4-0, c4-1 takes 4 workers, .* room for 3"):
+    with pytest.raises(UserError, match=r"a lane for c4-0, c4-1 needs 4 workers .* room for 3"):
         check_room(asked, 3, Need(1))
 
 

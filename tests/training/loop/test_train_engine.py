@@ -102,7 +102,7 @@ def test_at_zero_0_another_number_of_workers_continues(two, two_folder, unet3d):
 
 
 def test_at_zero_1_to_3_another_number_of_workers_is_refused(two, two_folder):
-    with pytest.raises(UserError, match=r"2 workers at ZeRO stage 2, which 1 .*--workers 2"):
+    with pytest.raises(UserError, match=r"2 workers at ZeRO stage 2, so 1 .*--workers 2"):
         MemberState.read(two_folder / "dual2").check_workers(zero=2, workers=1)
 
 

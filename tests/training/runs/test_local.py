@@ -100,7 +100,7 @@ def test_settings_that_only_a_run_can_follow_are_refused(unet3d):
     for values, words in (
         ({"workers": 2}, "workers 2 and zero 0"),
         ({"zero": 2}, "workers 1 and zero 2"),
-        ({"dtype": "bf16"}, "dtype bf16, the foundation was loaded in fp32"),
+        ({"dtype": "bf16"}, "dtype bf16, but the foundation was loaded in fp32"),
     ):
         with pytest.raises(UserError, match=words):
             train_local(unet3d, "c", random_clips(unet3d, 1), make_config({**SMALL, **values}))

@@ -27,9 +27,9 @@ def too_large(monkeypatch):
 @pytest.mark.parametrize(
     ("dtype", "zero", "advice"),
     [
-        ("fp32", 0, "give dtype bf16 or zero 3 with workers 2 or more or a device with more memory."),
-        ("bf16", 0, "give zero 3 with workers 2 or more or a device with more memory."),
-        ("bf16", 3, "give a device with more memory."),
+        ("fp32", 0, "use dtype bf16 or zero 3 with workers 2 or more or a device with more memory."),
+        ("bf16", 0, "use zero 3 with workers 2 or more or a device with more memory."),
+        ("bf16", 3, "use a device with more memory."),
     ],
 )
 def test_it_says_what_the_device_has_and_what_may_still_help(dtype, zero, advice):
@@ -38,7 +38,7 @@ def test_it_says_what_the_device_has_and_what_may_still_help(dtype, zero, advice
     message = raised.value.message
     assert message.startswith(f"the foundation owner/large in {dtype} does not fit the memory of ")
     assert " CPU cores" in message
-    assert message.endswith(f" GiB; {advice}")
+    assert message.endswith(f" GiB); {advice}")
     assert (type(raised.value), raised.value.code) == (OutOfMemory, "foundation_too_large")
 
 

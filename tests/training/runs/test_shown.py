@@ -104,7 +104,7 @@ def test_a_board_that_is_away_is_asked_again_and_what_was_lost_is_said(monkeypat
     said = [record.getMessage() for record in caplog.records]
     assert [text.partition(":")[0] for text in said] == [
         "training progress cannot be received",  # once for two questions
-        "5 steps or samples are not shown",
+        "5 steps or samples are not shown because the driver fetched them too late",
         "training progress cannot be received",
     ]
 

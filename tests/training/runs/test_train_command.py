@@ -112,7 +112,7 @@ def test_a_saved_configuration_gives_the_same_settings_again(resolved, tmp_path)
         (["--data", "nowhere"], "no clips at"),
         (["--concept", "mute"], "has no caption"),
         (["--foundation", "nowhere/at/all"], "neither a folder here nor a hub id"),
-        (["--frames", "64"], "less than 64x32x32"),
+        (["--frames", "64"], "smaller than 64x32x32"),
         (["--height", "30"], "multiple of 8"),
         (["--registry", "ftp://x"], "unknown scheme"),
     ],
