@@ -226,8 +226,8 @@ def test_what_is_not_there_is_one_sentence(run, registry, folder, tmp_path):
         ["export", "--to", tmp_path / "out"],
     ):
         assert "did you mean orbit" in refused(run, "concepts", *command, "orbti")
-        assert "there is orbit@1" in refused(run, "concepts", *command, "orbit@2")
-    assert "there is orbit@1" in refused(run, "concepts", "rm", "orbit@9", "--yes")
+        assert "available: orbit@1" in refused(run, "concepts", *command, "orbit@2")
+    assert "available: orbit@1" in refused(run, "concepts", "rm", "orbit@9", "--yes")
     assert not (tmp_path / "out").exists()
 
 
