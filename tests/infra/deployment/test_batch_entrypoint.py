@@ -65,5 +65,5 @@ def test_the_entrypoint_plans_its_manifest_for_the_workers_to_come(cluster, s3, 
     )
     assert result.returncode == 0, result.stderr[-3000:]
     assert "2 concepts to train in" in result.stdout
-    assert "on 8 lanes; 0 done before" in " ".join(result.stdout.split())
+    assert "on 8 lanes; 0 already done" in " ".join(result.stdout.split())
     assert all(name in result.stdout for name in CONCEPTS)
