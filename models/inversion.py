@@ -4,7 +4,7 @@
 2021), or Euler's method for rectified flow. `mix` is the paper's z_T = sqrt(p) * z_inv + sqrt(1 - p) * eps
 (arXiv 2310.08465).
 
-Shapes: latents [C, f, h, w], B = 1.
+Shapes: latents [C, f, h, w], B = 1, L D text.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ ITERATIONS = 3
 def invert(
     foundation: Foundation,
     latents_Cfhw: Tensor,
+    text_LD: Tensor | None = None,
     *,
-    caption: str = "",
     steps: int = STEPS,
     iterations: int = ITERATIONS,
     on_step: Callable[[int, int], None] | None = None,
@@ -40,7 +40,7 @@ def invert(
 
     Args:
         latents_Cfhw: of a clip, as `Foundation.encode_video` gives them.
-        caption: what the clip shows; empty, as published: the noise then depends on the clip alone.
+        text_LD: a caption's embedding. None: the empty caption's, as published; the noise then depends on the clip alone.
         steps: of the sampling; each costs `iterations` forwards of the denoiser with one sample (guidance 1).
         on_step: called with (steps done, total steps).
 
@@ -49,7 +49,7 @@ def invert(
     Raises:
         InvalidInput: the noise is not finite.
     """
-    text_BLD = foundation.encode_text([caption])
+    text_BLD = foundation.encode_text([""]) if text_LD is None else text_LD.unsqueeze(0).to(foundation.device)
     x_BCfhw = latents_Cfhw.unsqueeze(0).to(foundation.device, torch.float32)
     for done, (t, keep, add) in enumerate(reversed(foundation.linear_steps(steps)), 1):
         t_B, after = t.to(foundation.device).expand(1), x_BCfhw

@@ -2,7 +2,8 @@
 
     .latents/<REVISION>/<foundation fingerprint>/<its precision>/noise/<steps>x<iterations>/<bucket>/<clip>.safetensors
 
-`<clip>` names a clip's frames as in datasets/clip_sets/latents.py. Computed with the empty caption, as published, so that it depends on the clip alone.
+`<clip>` names a clip's frames as in datasets/clip_sets/latents.py. The caption is empty, as published, so the noise
+depends on the clip alone.
 """
 
 from __future__ import annotations
@@ -25,25 +26,32 @@ def noise_key(clip: CachedClip, fingerprint: str, precision: str, bucket: Bucket
     return f"{folder.removesuffix(str(bucket))}noise/{STEPS}x{ITERATIONS}/{bucket}/{name}"
 
 
+def invert_clip(
+    foundation: Foundation, clip: CachedClip, on_step: Callable[[int, int], None] | None = None
+) -> Tensor:
+    """`invert` a prepared clip. Uses the denoiser alone, so other threads may encode meanwhile."""
+    return invert(foundation, clip.latents_CFHW, clip.empty_text_LD, on_step=on_step)
+
+
 def inverted_noise(
     clip: CachedClip,
     foundation: Foundation,
     bucket: Bucket,
     cache: LatentCache,
-    make: Callable[[Tensor], Tensor] | None = None,
+    make: Callable[[CachedClip], Tensor] | None = None,
 ) -> Tensor:
     """A clip's inverted noise [C, f, h, w], float32 on the CPU: from the cache, or computed now and cached.
 
     Args:
         bucket: the size that the clip was prepared at.
-        make: inverts latents elsewhere; by default `invert` with this foundation.
+        make: inverts the clip elsewhere; by default `invert_clip` with this foundation.
 
     Raises InvalidInput if it is not finite.
     """
     key = noise_key(clip, foundation.fingerprint, precision_of(foundation), bucket)
 
     def made() -> dict[str, Tensor]:
-        return {"noise": make(clip.latents_CFHW) if make else invert(foundation, clip.latents_CFHW)}
+        return {"noise": make(clip) if make is not None else invert_clip(foundation, clip)}
 
     return found_or_made(cache, key, made)["noise"]
 
@@ -64,5 +72,5 @@ def noise_of_clip(
     """
     pace = Pace(foundation.defaults.fps, windows=1)
     (prepared,) = prepare([clip], foundation, bucket, cache, pace=pace)
-    make = partial(invert, foundation, on_step=on_step)
+    make = partial(invert_clip, foundation, on_step=on_step)
     return inverted_noise(prepared, foundation, bucket, cache, make)

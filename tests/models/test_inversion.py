@@ -85,13 +85,15 @@ def test_adapters_of_the_bank_take_no_part_in_the_inversion(foundation, fill):
     assert torch.equal(invert(foundation, latents, steps=2), bare)
 
 
-def test_the_caption_and_the_number_of_steps_count_and_progress_is_told(foundation):
+def test_the_text_and_the_number_of_steps_count_and_progress_is_told(foundation):
     latents, told = clip_latents(foundation), []
     noise = invert(foundation, latents, steps=3, on_step=lambda done, total: told.append((done, total)))
     assert told == [(1, 3), (2, 3), (3, 3)]
     assert noise.shape == latents.shape
     assert noise.dtype == torch.float32
-    assert not torch.equal(invert(foundation, latents, caption="a cat", steps=3), noise)
+    empty, cat = foundation.encode_text(["", "a cat"])
+    assert torch.equal(invert(foundation, latents, empty, steps=3), noise)
+    assert not torch.equal(invert(foundation, latents, cat, steps=3), noise)
     assert not torch.equal(invert(foundation, latents, steps=4), noise)
 
 

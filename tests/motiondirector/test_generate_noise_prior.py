@@ -48,9 +48,9 @@ def inverting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[torch.Ten
     """The latents that were inverted, in two steps; a cache folder of the test's own."""
     seen: list[torch.Tensor] = []
 
-    def fast(foundation: Foundation, latents: torch.Tensor, **options) -> torch.Tensor:
+    def fast(foundation: Foundation, latents: torch.Tensor, text: torch.Tensor, **options) -> torch.Tensor:
         seen.append(latents)
-        return invert(foundation, latents, steps=2, iterations=1, **options)
+        return invert(foundation, latents, text, steps=2, iterations=1, **options)
 
     monkeypatch.setattr(inverted, "invert", fast)
     monkeypatch.setattr("infra.files.cache_folder", lambda: tmp_path / "cache")

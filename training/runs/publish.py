@@ -67,14 +67,14 @@ def publish_noise(
     foundation: Foundation,
     clips: Sequence[CachedClip],
     data: str,
-    invert: Callable[[Tensor], Tensor] | None = None,
+    invert: Callable[[CachedClip], Tensor] | None = None,
 ) -> None:
     """Write the noise prior of the first clips into a version's folder, if the settings ask for one.
 
     Args:
         config: resolved: frames, height and width are set.
         data: URI of the clip set, which caches inverted noise.
-        invert: inverts latents elsewhere; by default this foundation does.
+        invert: inverts a clip elsewhere; by default this foundation does.
 
     Raises InvalidInput if the noise is not finite.
     """
@@ -101,12 +101,12 @@ def publish_run(
     record: RunRecord,
     state: MemberState,
     samples: Sequence[str],
-    invert: Callable[[Tensor], Tensor],
+    invert: Callable[[CachedClip], Tensor],
 ) -> Version:
     """Publish a run's adapters with its settings and last samples, and record the version in the run's folder.
 
     Args:
-        invert: inverts the latents of references for a noise prior.
+        invert: inverts a reference for a noise prior.
     """
 
     def complete(folder: Path) -> None:

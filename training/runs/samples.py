@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from datasets.clip_sets.inverted import invert_clip
+from datasets.clip_sets.latents import CachedClip
 from infra.storage import Storage
 from models.denoise import install, sample
 from models.dtypes import DTYPES
 from models.foundations.base import Bucket, Foundation
 from models.generation import AdapterSettings, GenerationParams
-from models.inversion import invert
 from training.adapters import PathTensors
 from training.loop.checkpoint import MemberState
 from training.config import sampled_paths
@@ -96,9 +97,9 @@ class Renderer:
         videos = render(self.foundation, tensors, prompts, bucket, seed, steps)
         return step, write_samples(storage, step, prompts, videos, self.foundation.defaults.fps, metadata)
 
-    def invert(self, latents_Cfhw: Any) -> Any:
-        """The noise of a reference's latents (models/inversion.py)."""
-        return invert(self.foundation, latents_Cfhw)
+    def invert(self, clip: Any) -> Any:
+        """The noise of a reference (models/inversion.py)."""
+        return invert_clip(self.foundation, clip)
 
 
 class Rendering:
@@ -208,12 +209,12 @@ class Rendering:
 
         return self.foundation.has_denoiser and (torch.cuda.is_available() or not self.use_gpu)
 
-    def invert(self, latents_Cfhw: Tensor) -> Tensor:
-        """The noise of a reference's latents, after the training: made where `final` renders."""
+    def invert(self, clip: CachedClip) -> Tensor:
+        """The noise of a reference, after the training: made where `final` renders."""
         if self._renders_here:
             self.foundation.to(self.device)
-            return invert(self.foundation, latents_Cfhw)
+            return invert_clip(self.foundation, clip)
         import ray
 
         self._start_actor()
-        return ray.get(self.actor.invert.remote(latents_Cfhw.cpu()))
+        return ray.get(self.actor.invert.remote(clip))

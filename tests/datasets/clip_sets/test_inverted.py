@@ -50,9 +50,9 @@ def few(monkeypatch):
     monkeypatch.setattr(inverted, "STEPS", 2)
     calls = []
 
-    def fast(foundation, latents, **options):
+    def fast(foundation, latents, text, **options):
         calls.append(latents)
-        return invert(foundation, latents, steps=2, iterations=1, **options)
+        return invert(foundation, latents, text, steps=2, iterations=1, **options)
 
     monkeypatch.setattr(inverted, "invert", fast)
     return calls
@@ -94,7 +94,7 @@ def test_damaged_noise_is_made_again(foundation, clip, cache, few):
 
 def test_noise_can_be_made_elsewhere(foundation, clip, cache, few):
     (part,) = prepare([clip], foundation, BUCKET, cache, pace=Pace(8, windows=1))
-    noise = inverted_noise(part, foundation, BUCKET, cache, lambda latents: latents + 1)
+    noise = inverted_noise(part, foundation, BUCKET, cache, lambda clip: clip.latents_CFHW + 1)
     assert torch.equal(noise, part.latents_CFHW + 1)
     assert few == []
 

@@ -40,9 +40,9 @@ def test_the_noise_of_the_first_references_is_written_at_the_size_of_the_trainin
     config = make_config({**SIZE, "noise_prior": True})
     asked = []
 
-    def invert(latents):
-        asked.append(latents)
-        return latents / 2
+    def invert(clip):
+        asked.append(clip)
+        return clip.latents_CFHW / 2
 
     publish_noise(tmp_path, config, house_foundation, clips, data, invert)
     stored = read_noise(tmp_path / noise_file(BUCKET), house_foundation)
@@ -62,7 +62,7 @@ def test_nothing_is_inverted_or_written_unless_it_is_asked_for(data, clips, hous
 def test_noise_that_is_not_finite_is_not_published(data, clips, house_foundation, tmp_path):
     config = make_config({**SIZE, "noise_prior": True})
     with pytest.raises(UserError, match="NaN or infinite"):
-        publish_noise(tmp_path, config, house_foundation, clips, data, lambda latents: latents * float("inf"))
+        publish_noise(tmp_path, config, house_foundation, clips, data, lambda clip: clip.latents_CFHW * float("inf"))
 
 
 def test_the_setting_is_part_of_what_is_published_and_leaves_earlier_hashes_as_they_were():
@@ -74,7 +74,7 @@ def test_the_setting_is_part_of_what_is_published_and_leaves_earlier_hashes_as_t
 
 @pytest.fixture
 def rendering(house_foundation, monkeypatch):
-    monkeypatch.setattr(samples, "invert", lambda foundation, latents: latents + 1)
+    monkeypatch.setattr(samples, "invert_clip", lambda foundation, clip: clip.latents_CFHW + 1)
     config = make_config({**SIZE, "noise_prior": True})
     task = SimpleNamespace(config=config, concept="slide", foundation="tiny-random:wan")
     return Rendering(task, None, house_foundation, ["a"], "run", use_gpu=False)
@@ -82,13 +82,13 @@ def rendering(house_foundation, monkeypatch):
 
 def test_a_run_inverts_where_it_renders_its_last_samples(rendering, clips, monkeypatch):
     latents = clips[0].latents_CFHW
-    assert torch.equal(rendering.invert(latents), latents + 1)
+    assert torch.equal(rendering.invert(clips[0]), latents + 1)
     monkeypatch.setattr(rendering, "use_gpu", True)  # this process has none: an actor on the cluster renders
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     remote = SimpleNamespace(remote=lambda given: ("reference", given))
     rendering.actor = SimpleNamespace(invert=remote)
-    monkeypatch.setattr("ray.get", lambda reference: reference[1] + 2)
-    assert torch.equal(rendering.invert(latents), latents + 2)
+    monkeypatch.setattr("ray.get", lambda reference: reference[1].latents_CFHW + 2)
+    assert torch.equal(rendering.invert(clips[0]), latents + 2)
 
 
 def test_a_part_of_a_clip_has_its_own_noise(clips):
