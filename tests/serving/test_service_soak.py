@@ -36,9 +36,8 @@ from serving.requests import VideoRequest
 REQUESTS, ADAPTERS = map(int, os.environ.get("MOTIONDIRECTOR_SOAK", "90x16").split("x"))
 TENANTS = ("tenant-a-0123456789", "tenant-b-0123456789", "tenant-c-0123456789")
 PATIENCE = 60 + REQUESTS  # seconds
-MALLOC_GROWTH = (
-    8 << 20
-)  # bytes in use that the last third may add; seen: 1 MiB alone, 4.5 late in a process of 1,700 tests
+# Bytes in use that the last third may add. Seen: 1 MiB alone, 4.5 late in a process of 1,700 tests.
+MALLOC_GROWTH = 8 << 20
 BLOCK_GROWTH = 10_000  # and objects of Python; seen: none
 KEPT = 2  # integers that safetensors 0.8 never gives back, for each tensor that it reads from a file
 TINY = "tiny-random:unet3d"
