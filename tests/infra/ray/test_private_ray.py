@@ -104,7 +104,7 @@ def test_a_demos_nodes_listen_on_loopback_only_and_another_process_joins_them():
         "    print(*listening(session_processes()))\n"
         "    print(subprocess.run([sys.executable, '-c', JOIN, nodes.address], capture_output=True, text=True).stdout)\n"
     )
-    path = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parents[3])])
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[3])])
     done = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, "PYTHONPATH": path},
@@ -112,6 +112,7 @@ def test_a_demos_nodes_listen_on_loopback_only_and_another_process_joins_them():
         text=True,
         timeout=300,
     )
+    assert done.returncode == 0, done.stderr[-3000:]
     addresses, joined = done.stdout.split("\n", 1)
     assert addresses, done.stderr[-3000:]
     assert all(is_loopback(ip) for ip in addresses.split()), addresses

@@ -211,7 +211,9 @@ def test_a_run_whose_driver_is_killed_continues_to_the_same_bits(whole, job, clu
     command = [sys.executable, "-m", "motiondirector", "train", "--address", cluster.address]
     command += ["--concept", "slide", "--data", mine.data, "--foundation", mine.foundation]
     command += ["--run-dir", mine.run_dir, "--registry", mine.registry]
-    command += [f"--{key.replace('_', '-')}={value}" for key, value in SETTINGS.items()]
+    for key, value in SETTINGS.items():
+        option = f"--{key.replace('_', '-')}"
+        command.append(option if value is True else f"{option}={value}")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
