@@ -96,7 +96,7 @@ def _most_moving(paths_NF2: np.ndarray) -> np.ndarray:
 
 
 def write_trajectory(trace: Trace, times_F: np.ndarray, path: Path) -> None:
-    """Write the path as a JSON file for `motions.read_trajectory`: [t, x, y], t in seconds of the clip.
+    """Write the path as a JSON file for `motion_sources.read_trajectory`: [t, x, y], t in seconds of the clip.
 
     Args:
         times_F: display time of each of the clip's frames, in seconds.

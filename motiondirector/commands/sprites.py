@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
 @sprites.command("list")
 def list_world() -> None:
     """List shapes, colours, backgrounds, and known and novel motions with their words."""
-    from datasets.sprites import motions, world
+    from datasets.sprites import camera, motions, world
 
     console = Console()
     appearance = Table(title="Appearance", show_header=False)
@@ -53,7 +53,8 @@ def list_world() -> None:
     table = Table(
         "set", "motion", "words", title="Motions (the foundation was trained only on the known ones)"
     )
-    for label, group in (("known", motions.KNOWN), ("novel", motions.NOVEL)):
+    groups = (("known", motions.KNOWN), ("novel", motions.NOVEL), ("camera", camera.CAMERA))
+    for label, group in groups:
         for motion in group.values():
             table.add_row(label, motion.name, ", ".join(motion.phrases[:3]))
     console.print(table)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets.sprites.captions import canonical, drawable, parse
-from datasets.sprites.motions import motion_named, read_trajectory
+from datasets.sprites.motion_sources import motion_named, read_trajectory
 from datasets.sprites.render import render_clip
 from datasets.sprites.world import appearances
 from datasets.video.writing import encode_mp4

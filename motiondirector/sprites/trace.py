@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from datasets.sprites.captions import canonical
-from datasets.sprites.motions import Motion, read_trajectory
+from datasets.sprites.motion_sources import read_trajectory
+from datasets.sprites.motions import Motion
 from datasets.sprites.render import render_clip
 from datasets.sprites.trace import Trace, trace_clip, write_trajectory
 from datasets.sprites.world import appearances

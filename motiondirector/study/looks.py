@@ -20,7 +20,8 @@ from typing import Literal
 import numpy as np
 
 from datasets.sprites.captions import canonical
-from datasets.sprites.motions import Motion, motion_named
+from datasets.sprites.motion_sources import motion_named
+from datasets.sprites.motions import Motion
 from datasets.sprites.render import render_clip
 from datasets.sprites.world import (
     BACKGROUND_COLOURS,

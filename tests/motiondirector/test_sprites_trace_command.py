@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datasets.sprites.motions import read_trajectory
+from datasets.sprites.motion_sources import read_trajectory
 from datasets.sprites.track import track
 from datasets.sprites.wander import agreement
 from datasets.video.decode import decode

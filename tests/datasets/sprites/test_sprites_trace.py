@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from datasets.sprites.motions import read_trajectory
+from datasets.sprites.motion_sources import read_trajectory
 from datasets.sprites.trace import EXTENT, trace_clip, write_trajectory
 from datasets.sprites.wander import agreement
 from datasets.tracklets import followed
