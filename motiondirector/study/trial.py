@@ -70,6 +70,13 @@ def encode(references: list[Reference], foundation: Foundation) -> list[CachedCl
     ]
 
 
+def config_of(trial: Trial, settings: dict[str, Any], foundation: Foundation) -> TrainConfig:
+    """The training settings of a trial over the foundation's recommended ones. Raises UserError."""
+    from training.config import resolve
+
+    return resolve({**settings, "seed": trial.seed}, foundation.recommended, trial.references)
+
+
 def train(
     trials: Sequence[Trial],
     settings: dict[str, Any],
@@ -85,13 +92,9 @@ def train(
         UserError: this process cannot use the settings, for example because the foundation has another
             precision.
     """
-    from training.config import resolve
     from training.runs.local import check_local, train_local
 
-    configs = [
-        resolve({**settings, "seed": trial.seed}, foundation.recommended, trial.references)
-        for trial in trials
-    ]
+    configs = [config_of(trial, settings, foundation) for trial in trials]
     check_local(foundation, configs[0])
     shown = [clips_of(trial) for trial in trials]
     clips = [encode(of, foundation) for of in shown]
@@ -182,8 +185,7 @@ def run_trials(
         made, opened = base_videos(foundation, full, generation, store), base
     else:
         adapters, seconds = adapters_for(trials, plan, foundation, on_step)
-        until = settings_of(plan, trials[0]).get("acts_until")
-        steps = None if until is None else (0.0, float(until))
+        steps = config_of(trials[0], settings_of(plan, trials[0]), foundation).adapter_steps
         orders = [Order([*a, *b], of, steps) for a, b, of in zip(full, free, adapters, strict=True)]
         videos = generate(foundation, orders)
         made = [of[: len(wanted)] for of, wanted in zip(videos, full, strict=True)]
