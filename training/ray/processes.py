@@ -1,6 +1,6 @@
 """Ray Train's processes: their environment variables, and how to start them before they are needed.
 
-Beside its workers, a run has a controller and four helper processes of the controller. By default Ray
+Beside its workers, a run has a controller and two helper processes of the controller (`trainer.py` leaves others out). By default Ray
 starts each when the previous one asks for it. Each then imports Ray Train; a worker also imports torch,
 DeepSpeed and diffusers. If a session begins with the training (`session_variables`), these processes
 start while the driver loads the foundation. Ray assigns an idle process to an actor only if their
@@ -28,8 +28,13 @@ ONE_MACHINE = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"
 }  # saves the process that watches for preempted nodes
 PRELOAD = "MOTIONDIRECTOR_PRELOAD"  # the foundation that a worker will load; empty: import libraries only
-OWN = 5  # the controller and its helpers
+OWN = 3  # the controller and its helpers
 KEPT_S = 300  # the driver may load for minutes
+
+
+def on_one_machine() -> bool:
+    """Whether the session was started on this machine for one training, and ends with it."""
+    return all(os.environ.get(name) == value for name, value in ONE_MACHINE.items())
 
 
 def session_variables() -> dict[str, str]:

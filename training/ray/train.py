@@ -32,6 +32,7 @@ from models.dtypes import DTYPES
 from training.config import TrainConfig
 from training.ray.processes import RAY_SETTINGS, worker_variables
 from training.ray.threads import threads_for
+from training.ray.trainer import torch_trainer
 from training.reporting.board import Parts, start_board, watching
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def fit(
     """
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
 
     from training.loop.checkpoint import MemberState
     from training.reporting.metrics import EndMetrics
@@ -86,8 +87,8 @@ def fit(
     board = start_board()
     filesystem, path = run.arrow()
     with variables(RAY_SETTINGS):
-        trainer = TorchTrainer(
-            worker,  # type: ignore[arg-type]
+        trainer = torch_trainer(
+            worker,
             train_loop_config={"task": ray.put(task), "board": board},
             torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
             scaling_config=ScalingConfig(

@@ -17,6 +17,7 @@ from training.batch.cluster.lane_settings import LaneSettings
 from training.batch.cluster.sizing import Need
 from training.batch.watch.watcher import LaneState
 from training.ray.processes import RAY_SETTINGS
+from training.ray.trainer import torch_trainer
 
 
 class LaneSupervisor:
@@ -74,15 +75,14 @@ def run_lane(
 ) -> dict[str, Any]:
     """Run a lane from start to end. Raises the error that ended it."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
     from training.batch.cluster.lane_worker import work
     from training.batch.cluster.signals import LaneTorch
 
     own = storage.sub(f"ray/{settings.name}")
     filesystem, path = own.arrow()
-    trainer: Any = TorchTrainer(
-        work,  # type: ignore[arg-type]
+    trainer = torch_trainer(
+        work,
         train_loop_config={"settings": settings, "supervisor": supervisor},
         torch_config=LaneTorch(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(
