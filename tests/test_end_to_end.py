@@ -24,7 +24,7 @@ from serving.config import ServeConfig
 from serving.local import generate
 from serving.ray.deployment import APP_NAME, build_app
 from serving.schemas import CreateVideo
-from training.runs.job import Job
+from training.runs.job import Job, Watcher
 from training.runs.run import run_job
 
 pytestmark = pytest.mark.cluster
@@ -44,7 +44,24 @@ def cluster(s3):
         serve.shutdown()
 
 
-@pytest.mark.parametrize("family", ["unet3d", "wan"])
+class Workers(Watcher):
+    """Remembers how many workers a run had."""
+
+    def __init__(self):
+        self.numbers = []
+
+    def started(self, step, steps, workers, device):
+        self.numbers.append(workers)
+
+
+# A UNet on an elastic number of workers, and a transformer on one with ZeRO in bf16.
+TRAININGS = {
+    "unet3d": ({"workers": "1:2"}, [2]),
+    "wan": ({"workers": 1, "zero": 2, "dtype": "bf16"}, [1]),
+}
+
+
+@pytest.mark.parametrize("family", ["unet3d", pytest.param("wan", marks=pytest.mark.slow)])
 def test_a_clip_becomes_a_served_motion(family, cluster, s3, tmp_path):
     source = f"tiny-random:{family}"
     bucket = load_foundation(source).defaults.bucket
@@ -56,11 +73,16 @@ def test_a_clip_becomes_a_served_motion(family, cluster, s3, tmp_path):
     )
     assert report.count("accepted") == 1
 
+    cluster_settings, expected = TRAININGS[family]
+    workers = Workers()
     version = run_job(
         Job("run", data, f"{s3.uri}/e2e/{family}/run", registry, foundation=source),
-        {"steps": 3, "rank": 4, "workers": 2, "learning_rate": 0.05},
+        {"steps": 3, "rank": 4, "learning_rate": 0.05, **cluster_settings},
+        workers,
     )
     assert version.ref == "run@1"
+    assert workers.numbers == expected
+    assert version.metadata["foundation"] == f"tiny-random-{family}"
     assert open_registry(registry).resolve("run").adapter_sha256 == version.adapter_sha256
 
     config = ServeConfig(
