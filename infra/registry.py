@@ -42,6 +42,9 @@ from infra.storage.stored import ConceptName, Damaged, Key, is_concept_name, par
 
 DEFAULT_REGISTRY = "runs/registry"
 ADAPTER_FILE = "adapter_model.safetensors"
+SPATIAL_FILE = (
+    f"spatial/{ADAPTER_FILE}"  # a version has a temporal adapter (ADAPTER_FILE), a spatial one, or both
+)
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,8 @@ class Version:
 
     @property
     def adapter_sha256(self) -> str:
-        """The hash of adapter_model.safetensors. Versions with the same hash are the same motion."""
-        return self.files[ADAPTER_FILE].sha256
+        """The hash of its motion's adapter, or of its appearance's if it has no motion. The same hash is the same adapter."""
+        return self.files[ADAPTER_FILE if ADAPTER_FILE in self.files else SPATIAL_FILE].sha256
 
 
 @dataclass(frozen=True)
@@ -135,8 +138,8 @@ class Registry:
     ) -> Version:
         """Publish the files of `folder` as the next version of `concept`.
 
-        All files below the folder except dot files are published; `adapter_model.safetensors` must be among
-        them. The caller must have validated the adapter (`models.adapters.file.read_adapter`).
+        All files below the folder except dot files are published; `adapter_model.safetensors`, or the one in
+        `spatial/`, must be among them. The caller must have validated the adapter (`models.adapters.file.read_adapter`).
 
         Args:
             once: an identifier of this publication. If it is repeated, or runs in several processes at once,
@@ -347,12 +350,17 @@ def collect(folder: Path) -> dict[str, Path]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     }
-    if ADAPTER_FILE not in paths:
+    if not has_adapter(paths):
         raise InvalidInput(
-            f"{folder} holds no {ADAPTER_FILE}; give the folder that `motiondirector train` wrote.",
+            f"{folder} holds no {ADAPTER_FILE} and no {SPATIAL_FILE}; give the folder that `motiondirector train` wrote.",
             code="adapter_missing",
         )
     return {check_key(name): path for name, path in paths.items()}
+
+
+def has_adapter(names: Collection[str]) -> bool:
+    """Whether a temporal or a spatial adapter is among the files of a version."""
+    return ADAPTER_FILE in names or SPATIAL_FILE in names
 
 
 def to_json(value: dict[str, Any], what: str) -> bytes:
@@ -371,8 +379,8 @@ def read_version(pointer: bytes, concept: str, number: int) -> Version:
     version = parse(Version, pointer)
     if (version.concept, version.number) != (concept, number):
         raise Damaged(f"it describes {version.ref}")
-    if ADAPTER_FILE not in version.files:
-        raise Damaged(f"it has no {ADAPTER_FILE}")
+    if not has_adapter(version.files):
+        raise Damaged(f"it has no {ADAPTER_FILE} and no {SPATIAL_FILE}")
     return version
 
 

@@ -17,7 +17,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from infra.errors import Conflict, DamagedData, InvalidInput, NotFound
 from infra.registry import Registry, Version
 from infra.storage.stored import Damaged, convert
-from models.adapters.versions import adapter_files, check_folded, noise_of, own_paths, own_steps
+from models.adapters.versions import (
+    GIVES,
+    adapter_files,
+    check_folded,
+    gives,
+    noise_of,
+    own_paths,
+    own_steps,
+)
 from models.generation import (
     AdapterSettings,
     GenerationSettings,
@@ -231,7 +239,8 @@ def resolve_adapters(use: LoraUse, info: FoundationInfo, registry: Registry | No
     for path in own_paths(version) if use.path is None else [use.path]:
         if path not in files:
             raise InvalidInput(
-                f"{version.ref} has no {path} adapter; it holds {', '.join(sorted(version.files))}.",
+                f"{version.ref} has no {path} adapter ({GIVES[path]}), it gives {' and '.join(gives(version))} alone; name a "
+                f"concept that gives {GIVES[path]}, or another `path`.",
                 code="adapter_path_not_found",
             )
         check_folded(registry, version, path)

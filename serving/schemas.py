@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from infra.storage.stored import ConceptName, Sha256
+from models.adapters.versions import Gives
 from models.generation import AdapterSettings, AdapterUse, GenerationSettings, NoisePrior
 from models.generation import LoraPath as LoraPath
 
@@ -332,6 +333,12 @@ class ModelInfo(BaseModel):
     concept: str | None = None
     version: int | None = None
     sha256: str | None = None
+    gives: Annotated[
+        list[Gives],
+        Field(
+            description="what the concept gives to a video: motion, appearance, or both; empty for the foundation"
+        ),
+    ] = []
 
 
 class ModelList(BaseModel):

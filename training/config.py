@@ -3,8 +3,9 @@
 `TrainConfig` defines the options of `motiondirector train`, the YAML file, a batch manifest's overrides
 and the `config.yaml` saved with the run. Values are looked up in this order: the command line, the YAML
 file, the foundation's recommendation (`recommended.yaml` in its folder: `training:`, overridden by
-`training_several_clips:` for a concept of more than one clip), and the defaults here. The defaults are
-those of the paper's published code (arXiv 2310.08465) for ZeroScope-sized models.
+`training_several_clips:` for a concept of more than one clip and by `training_appearance:` for method appearance),
+and the defaults here. The defaults are those of the paper's published code (arXiv 2310.08465) for ZeroScope-sized
+models.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ METHOD = "Method"
 OPTIMIZER = "Optimizer"
 CLUSTER = "Workers"
 RECORDS = "Checkpoints and samples"
-WITHOUT_SPATIAL_PASS = ("coupled", "full")  # methods that train one pass alone
+WITHOUT_SPATIAL_PASS = ("coupled", "full")  # methods that train whole clips alone
+WITHOUT_TEMPORAL_PASS = ("appearance",)  # methods that train single frames alone
 # Settings that have no meaning for those methods.
 OF_THE_SPATIAL_PASS = (
     "skip_spatial",
@@ -34,8 +36,24 @@ OF_THE_SPATIAL_PASS = (
     "appearance_preservation",
     "spatial_lora",
 )
-OF_DUAL = ("caption_dropout", "acts_until")  # recommended for it, but possible with any method
+OF_DUAL = (
+    "caption_dropout",
+    "acts_until",
+)  # recommended for it, but possible with any method that trains whole clips
 NOISE_LEVELS = ("timestep_low", "timestep_high", "noise_bias")
+# Settings that have no meaning for methods of single frames: the appearance is all that is learned, at all noise levels,
+# and appearance tokens would learn what the published LoRA should.
+OF_THE_TEMPORAL_PASS = (
+    "beta",
+    "skip_spatial",
+    "appearance_share",
+    "appearance_tokens",
+    "appearance_preservation",
+    "spatial_lora",
+    *OF_DUAL,
+    *NOISE_LEVELS,
+    "offset_noise",
+)
 # Settings of the published code that differ from our defaults.
 AS_PUBLISHED = {"skip_spatial": 0.2}
 
@@ -46,11 +64,12 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     # ------------------------------------------------------------------ method
-    method: Literal["dual", "motiondirector", "no-debias", "coupled", "full"] = setting(
+    method: Literal["dual", "motiondirector", "appearance", "no-debias", "coupled", "full"] = setting(
         "dual",
         METHOD,
         "dual: learns appearance and motion in separate paths, the motion debiased as the foundation recommends. "
         "motiondirector: dual as in the paper, with both paths in every step, uniform noise levels, no appearance tokens. "
+        "appearance: learns only what the clips look like, in one spatial LoRA, from single frames. "
         "Baselines for comparison: no-debias leaves out the debiased term of dual; coupled trains one joint LoRA pair on "
         "whole clips; full fine-tunes the temporal layers on whole clips, without LoRA, as Tune-A-Video does.",
     )
@@ -102,7 +121,7 @@ class TrainConfig(BaseModel):
     appearance_frames: int = setting(
         4,
         METHOD,
-        "Frames of a clip in each step of the appearance share, each at its own noise level.",
+        "Frames of a clip in each step of the appearance share, or of method appearance, each at its own noise level.",
         ge=1,
         le=64,
     )
@@ -212,7 +231,11 @@ class TrainConfig(BaseModel):
 
     # --------------------------------------------------------------- optimizer
     learning_rate: float = setting(
-        5e-4, OPTIMIZER, "AdamW's learning rate for the temporal LoRA, or temporal layers.", gt=0, le=1
+        5e-4,
+        OPTIMIZER,
+        "AdamW's learning rate for the temporal LoRA, or temporal layers; with method appearance for the spatial LoRA.",
+        gt=0,
+        le=1,
     )
     spatial_learning_rate: float | None = setting(
         None, OPTIMIZER, "Learning rate of the spatial LoRAs; the temporal one's when not given.", gt=0, le=1
@@ -344,6 +367,14 @@ class TrainConfig(BaseModel):
             for name in OF_THE_SPATIAL_PASS:
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f"method {self.method} has no spatial pass; leave {name} out")
+        elif self.method in WITHOUT_TEMPORAL_PASS:
+            for name in OF_THE_TEMPORAL_PASS:
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"method {self.method} learns no motion; leave {name} out")
+            if self.spatial_learning_rate is not None:
+                raise ValueError(
+                    f"method {self.method} trains one LoRA; give its rate as learning_rate, and leave spatial_learning_rate out"
+                )
         elif self.method == "no-debias" and self.appearance_preservation:
             raise ValueError(
                 "appearance_preservation is a kind of debiasing, which method no-debias does without; leave it out, or use "
@@ -364,6 +395,8 @@ class TrainConfig(BaseModel):
         """What step `step` (0-based) learns."""
         if self.method in WITHOUT_SPATIAL_PASS:
             return "motion"
+        if self.method in WITHOUT_TEMPORAL_PASS:
+            return "appearance"
         if not self.appearance_steps:
             return "both"
         return "appearance" if step < self.appearance_steps else "motion"
@@ -401,8 +434,10 @@ class TrainConfig(BaseModel):
 
 
 def sampled_paths(config: TrainConfig) -> tuple[LoraPath, ...]:
-    """The paths whose adapters generation uses: both for method coupled, else the temporal one."""
-    return ("spatial", "temporal") if config.method == "coupled" else ("temporal",)
+    """The paths whose adapters generation uses, and a version holds: both for method coupled, else the one it is about."""
+    if config.method == "coupled":
+        return ("spatial", "temporal")
+    return ("spatial",) if config.method in WITHOUT_TEMPORAL_PASS else ("temporal",)
 
 
 # Settings that may change when a run is continued. `workers` does change what is computed, because each
@@ -460,40 +495,52 @@ def resolve(given: dict[str, Any], recommended: dict[str, Any] | None = None, cl
     Raises:
         UserError: a setting is wrong, or the recommendation has an unknown one.
     """
-    return make_config({**suited_to(given.get("method"), recommendation(recommended, clips)), **given})
+    method = given.get("method")
+    suited = suited_to(method, recommendation(recommended, clips))
+    if method in WITHOUT_TEMPORAL_PASS:
+        suited |= _section(recommended, "training_appearance")
+    return make_config({**suited, **given})
 
 
 def recommendation(recommended: dict[str, Any] | None, clips: int) -> dict[str, Any]:
     """A foundation's recommended settings for this number of clips; arguments and errors as in `resolve`."""
-    found: dict[str, Any] = {}
-    for key in ("training", "training_several_clips"):
-        suited = (recommended or {}).get(key) or {}
-        if not isinstance(suited, dict) or not set(suited) <= set(TrainConfig.model_fields):
-            raise UserError(
-                f"the foundation's recommended.yaml must contain known training settings under `{key}:`; found {suited!r}."
-            )
-        if key == "training" or clips > 1:
-            found |= suited
-    return found
+    several = _section(recommended, "training_several_clips")
+    return {**_section(recommended, "training"), **(several if clips > 1 else {})}
+
+
+def _section(recommended: dict[str, Any] | None, key: str) -> dict[str, Any]:
+    """One section of a recommended.yaml. Raises UserError unless it has known settings alone."""
+    suited = (recommended or {}).get(key) or {}
+    if not isinstance(suited, dict) or not set(suited) <= set(TrainConfig.model_fields):
+        raise UserError(
+            f"the foundation's recommended.yaml must contain known training settings under `{key}:`; found {suited!r}."
+        )
+    return suited
 
 
 def suited_to(method: str | None, settings: dict[str, Any]) -> dict[str, Any]:
     """Adapt settings that were recommended for `dual` to `method`: drop those without meaning there.
 
-    A method without an appearance stage gets the number of steps that `dual` spends on the motion.
+    A method without an appearance stage gets the number of steps that `dual` spends on the motion, and one without a
+    motion stage the number that it spends on the appearance.
     """
     if method == "motiondirector":
         dropped: tuple[str, ...] = (*OF_THE_SPATIAL_PASS, *NOISE_LEVELS, "beta", *OF_DUAL)
         own: dict[str, Any] = AS_PUBLISHED
     elif method in WITHOUT_SPATIAL_PASS:
         dropped, own = (*OF_THE_SPATIAL_PASS, *OF_DUAL), {}
+    elif method in WITHOUT_TEMPORAL_PASS:
+        dropped = (*OF_THE_TEMPORAL_PASS, "spatial_learning_rate")
+        rate = settings.get("spatial_learning_rate")
+        own = {} if rate is None else {"learning_rate": rate}
     elif method == "no-debias":
         return {name: value for name, value in settings.items() if name != "appearance_preservation"}
     else:
         return settings
     found = {name: value for name, value in settings.items() if name not in dropped}
-    if "steps" in settings and "appearance_share" in settings:
-        found["steps"] -= _appearance_steps(settings["steps"], settings["appearance_share"])
+    if "steps" in settings and settings.get("appearance_share"):
+        first = _appearance_steps(settings["steps"], settings["appearance_share"])
+        found["steps"] = max(1, first) if method in WITHOUT_TEMPORAL_PASS else settings["steps"] - first
     return {**found, **own}
 
 

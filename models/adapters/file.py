@@ -239,18 +239,21 @@ def check_fits(adapter: Adapter, foundation: Foundation, source: str = "") -> No
             )
 
 
-def adopt(adapter: Adapter, foundation: Foundation, source: str = "") -> dict[LoraPath, Adapter]:
+def adopt(
+    adapter: Adapter, foundation: Foundation, source: str = "", prefer: LoraPath = "temporal"
+) -> dict[LoraPath, Adapter]:
     """Assign an adapter without a foundation (from stock PEFT) to this one; return one adapter per path.
 
     Layers are sorted by path, because an adapter of all attention layers changes spatial and temporal
-    ones. Layers that the adapter leaves unchanged become zeros, so each result is complete. A temporal
-    adapter is always included. Raises InvalidInput for a layer that the foundation does not have, or
+    ones. Layers that the adapter leaves unchanged become zeros, so each result is complete. A path of which
+    it changes no layer gets no adapter. A layer of both paths (3D attention) goes to the preferred one.
+    Raises InvalidInput for a layer that the foundation does not have, or
     that has another shape.
     """
-    known = {path: set(foundation.targets[path]) for path in ("temporal", "spatial")}
-    found: dict[LoraPath, dict[str, tuple[Tensor, Tensor]]] = {"temporal": {}}
+    known = {path: set(foundation.targets[path]) for path in sorted(PATHS, key=lambda path: path != prefer)}
+    found: dict[LoraPath, dict[str, tuple[Tensor, Tensor]]] = {}
     for name, pair in adapter.tensors.items():
-        path: LoraPath | None = next((path for path in known if name in known[path]), None)  # type: ignore[misc]
+        path = next((path for path in known if name in known[path]), None)
         if path is None:
             raise refuse(
                 source,
@@ -259,7 +262,7 @@ def adopt(adapter: Adapter, foundation: Foundation, source: str = "") -> dict[Lo
             )
         found.setdefault(path, {})[name] = pair
     adopted = {}
-    for path, tensors in found.items():
+    for path, tensors in sorted(found.items(), reverse=True):  # the temporal one first
         for name in foundation.targets[path]:
             layer: Any = foundation.denoiser.get_submodule(name)
             if name not in tensors:

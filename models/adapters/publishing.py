@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from infra.errors import InvalidInput
-from infra.registry import collect
+from infra.registry import ADAPTER_FILE, SPATIAL_FILE, collect
 from models.adapters.config import CONFIG_FILE, refuse
 from models.adapters.file import (
     NO_FOUNDATION,
@@ -33,7 +33,10 @@ from models.lora.routing import LoraPath
 def ready_to_publish(
     folder: Path, foundation: Foundation | None, concept: str
 ) -> Iterator[tuple[Path, Adapter]]:
-    """The folder to publish and its temporal adapter: the given folder if nothing has to change, else a copy.
+    """The folder to publish and its temporal adapter, or its spatial one if that is all: the given folder, or a copy.
+
+    It is a copy if something has to change. A folder whose one adapter is spatial, such as `spatial/` of a pulled
+    version, becomes a version with that adapter in `spatial/`.
 
     Args:
         foundation: the model (at least its denoiser) that the adapters must fit; assigned to adapters
@@ -64,34 +67,45 @@ def ready_to_publish(
     if foundation is not None and not unassigned:
         for path, adapter in read.items():
             check_fits(adapter, foundation, str(folder / ADAPTER_FILES[path]))
-    if not unassigned and all(adapter.canonical for adapter in read.values()):
-        yield folder, read["temporal"]
+    moved = set(read) == {"spatial"} and not (folder / SPATIAL_FILE).is_file()
+    if not unassigned and not moved and all(adapter.canonical for adapter in read.values()):
+        yield folder, first_of(read)
         return
     with tempfile.TemporaryDirectory(prefix="motiondirector-publish-") as temporary:
         copy = Path(temporary) / "adapter"
         shutil.copytree(folder, copy)
+        sources = {path: folder if moved else (folder / ADAPTER_FILES[path]).parent for path in read}
+        for source in sources.values():  # the adapters are written anew, possibly elsewhere
+            for name in (ADAPTER_FILE, CONFIG_FILE):
+                (copy / source.relative_to(folder) / name).unlink(missing_ok=True)
         if unassigned:
             assert foundation is not None
             written = {
                 path: save_adapter(
                     (copy / ADAPTER_FILES[path]).parent, adapter, foundation, metadata={"concept": concept}
                 )
-                for path, adapter in adopt(read["temporal"], foundation, str(folder)).items()
+                for path, adapter in adopt(
+                    first_of(read), foundation, str(folder), prefer=next(iter(read))
+                ).items()
             }
         else:
             written = {
-                path: rewrite((folder / ADAPTER_FILES[path]).parent, (copy / ADAPTER_FILES[path]).parent)
-                for path in read
+                path: rewrite(source, (copy / ADAPTER_FILES[path]).parent) for path, source in sources.items()
             }
-        yield copy, written["temporal"]
+        yield copy, first_of(written)
+
+
+def first_of(adapters: Mapping[LoraPath, Adapter]) -> Adapter:
+    """The temporal adapter, or the spatial one if there is no temporal one."""
+    return adapters["temporal"] if "temporal" in adapters else adapters["spatial"]
 
 
 def read_all(folder: Path) -> dict[LoraPath, Adapter]:
     """Read every adapter of a folder, validated as far as possible without a foundation.
 
-    Raises NotFound or InvalidInput.
+    A single adapter in the folder itself may be of either path. Raises NotFound or InvalidInput.
     """
-    collect(folder)  # raises unless the folder has a temporal adapter
+    collect(folder)  # raises unless the folder has an adapter
     read: dict[LoraPath, Adapter] = {}
     for path, name in ADAPTER_FILES.items():
         place = (folder / name).parent
@@ -105,5 +119,7 @@ def read_all(folder: Path) -> dict[LoraPath, Adapter]:
                 code="adapter_config_missing",
             )
         if read[path].metadata.get("foundation_fingerprint"):
+            if path == "temporal" and not (folder / SPATIAL_FILE).is_file():
+                return {read[path].path: read[path]}
             check_path(str(folder), path, read[path])
     return read

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from infra.errors import InvalidInput, UserError
-from infra.registry import ADAPTER_FILE, FileEntry, Registry, Version
+from infra.registry import ADAPTER_FILE, SPATIAL_FILE, FileEntry, Registry, Version
 from models.adapters.config import CONFIG_FILE, check_expressible, is_plain, parse_config
 from models.sizes import Bucket
 
@@ -21,8 +21,10 @@ if TYPE_CHECKING:  # the service's ingress imports this module, and its process 
     from models.foundations.base import Foundation
     from models.lora.routing import LoraPath
 
+Gives = Literal["motion", "appearance"]
 # The temporal (motion) adapter is in the file that stock tools look for.
-ADAPTER_FILES: dict[LoraPath, str] = {"temporal": ADAPTER_FILE, "spatial": f"spatial/{ADAPTER_FILE}"}
+ADAPTER_FILES: dict[LoraPath, str] = {"temporal": ADAPTER_FILE, "spatial": SPATIAL_FILE}
+GIVES: dict[LoraPath, Gives] = {"temporal": "motion", "spatial": "appearance"}
 # Methods, as in the metadata, whose temporal adapter was trained to work without the spatial one.
 STANDS_ALONE = ("dual", "motiondirector", "no-debias")
 
@@ -37,10 +39,20 @@ def adapter_files(version: Version) -> dict[LoraPath, FileEntry]:
     return {path: version.files[name] for path, name in ADAPTER_FILES.items() if name in version.files}
 
 
+def gives(version: Version) -> tuple[Gives, ...]:
+    """What a version gives to a video: motion, appearance, or both, for its adapters in this order."""
+    return tuple(GIVES[path] for path in adapter_files(version))
+
+
+def first_config(version: Version) -> str:
+    """The name of the adapter_config.json of its first adapter."""
+    return _config_of(ADAPTER_FILES[next(iter(adapter_files(version)))])
+
+
 def own_paths(version: Version) -> tuple[LoraPath, ...]:
     """The paths whose adapters a version uses by default: those it was trained to have.
 
-    These are all that it holds (method coupled has both). The dual methods train the temporal adapter
+    These are all that it holds: of method appearance the spatial one, of method coupled both. The dual methods train the temporal adapter
     to be used alone, so for them it is the temporal path only.
     """
     if version.metadata.get("method") in STANDS_ALONE:

@@ -89,6 +89,8 @@ def show(ref: Reference, registry: RegistryUri = DEFAULT_REGISTRY, as_json: AsJs
 
     Example: motiondirector concepts show car-turn@2
     """
+    from models.adapters.versions import gives
+
     opened = open_it(registry)
     version = opened.resolve(ref)
     others = opened.versions(version.concept)
@@ -97,6 +99,7 @@ def show(ref: Reference, registry: RegistryUri = DEFAULT_REGISTRY, as_json: AsJs
         return
     console = Console()
     facts = Table(title=version.ref, show_header=False)
+    facts.add_row("gives", " and ".join(gives(version)))
     facts.add_row("published", f"{version.created_at:%Y-%m-%d %H:%M:%S} UTC")
     facts.add_row("adapter sha256", version.adapter_sha256)
     facts.add_row("versions", ", ".join(other.ref for other in others))
@@ -145,7 +148,10 @@ def show_evaluation(console: Console, evaluated: Any) -> None:
 @concepts.command("publish")
 def publish(
     folder: Annotated[
-        Path, typer.Argument(help="Folder with adapter_model.safetensors and adapter_config.json.")
+        Path,
+        typer.Argument(
+            help="Folder with adapter_model.safetensors and adapter_config.json, there (motion) or in spatial/ (appearance)."
+        ),
     ],
     concept: Annotated[str, typer.Option("--concept", help="The concept's name: a-z, 0-9, '.', '_', '-'.")],
     foundation: Annotated[
@@ -161,7 +167,8 @@ def publish(
 ) -> None:
     """Publish a trained adapter as the next version of a concept. An invalid one is refused before anything is written.
 
-    All files in the folder are published (sample videos, the run's configuration), except dot files. Adapters of other
+    All files in the folder are published (sample videos, the run's configuration), except dot files. A motion, an
+    appearance (`spatial/`) or both make a version. Adapters of other
     tools work, too: lora_alpha, rsLoRA, rank_pattern and alpha_pattern are folded into the weights, settings that a LoRA
     here cannot express are refused, and --foundation records the model that the adapter is for.
 
@@ -210,7 +217,7 @@ def pull(
 ) -> None:
     """Download a version's files, all or none, each checked against its hash.
 
-    The folder loads with stock PEFT: PeftModel.from_pretrained(pipeline.unet, folder).
+    The folder loads with stock PEFT: PeftModel.from_pretrained(pipeline.unet, folder); an appearance is in folder/spatial.
 
     Example: motiondirector concepts pull car-turn@2 --to car-turn
     """
@@ -318,9 +325,12 @@ def export(
 
 def source_of(registry: Registry, version: Version) -> str:
     """The folder or id of the foundation that a version was trained on. Raises InvalidInput if it is not recorded."""
-    from models.adapters.config import CONFIG_FILE, parse_config
+    from models.adapters.config import parse_config
+    from models.adapters.versions import first_config
 
-    source = parse_config(version.ref, registry.read(version, CONFIG_FILE)).get("base_model_name_or_path")
+    source = parse_config(version.ref, registry.read(version, first_config(version))).get(
+        "base_model_name_or_path"
+    )
     if not isinstance(source, str) or not source:
         raise InvalidInput(
             f"{version.ref} does not record its foundation; give --foundation.",
@@ -366,10 +376,13 @@ def describe(adapter: Adapter) -> dict[str, Any]:
 
 def plain(version: Version) -> dict[str, Any]:
     """A version as JSON."""
+    from models.adapters.versions import gives
+
     return {
         "ref": version.ref,
         "concept": version.concept,
         "number": version.number,
+        "gives": list(gives(version)),
         "created_at": version.created_at,
         "adapter_sha256": version.adapter_sha256,
         "files": {

@@ -21,7 +21,7 @@ from infra.storage.stored import ConceptName, convert
 from models.dtypes import TRAINED, parse_dtype, short_dtype
 from models.sizes import Bucket
 from training.adapters import data_sha256
-from training.config import LATER, TrainConfig, fixed_settings, make_config, suited_to
+from training.config import LATER, WITHOUT_TEMPORAL_PASS, TrainConfig, fixed_settings, make_config, suited_to
 from training.runs.inputs import check_captions, pace_of
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 BASE, OURS = "base", "ours"
 METHODS: tuple[str, ...] = get_args(TrainConfig.model_fields["method"].annotation)
-BASELINES = tuple(method for method in METHODS if method != "dual")
+# Methods to compare a motion with: they learn one, too.
+BASELINES = tuple(method for method in METHODS if method not in ("dual", *WITHOUT_TEMPORAL_PASS))
 TITLES = {
     "dual": "temporal LoRA of the dual path, debiased",
     "motiondirector": "the paper's own setting",

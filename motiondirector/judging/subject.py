@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from infra.errors import UserError
+from infra.errors import InvalidInput, UserError
 from motiondirector.judging.contenders import (
     OURS,
     Origin,
@@ -55,12 +55,19 @@ class Subject:
             data: a clip set to use instead of the training's.
 
         Raises:
+            InvalidInput: the version holds no motion.
             UserError: the clips are gone or unknown, or the foundation cannot be loaded or does not suit.
         """
         from datasets.clip_sets.clips import read_clips
         from evaluation.evaluate import Contender
-        from models.adapters.versions import own_steps
+        from models.adapters.versions import gives, own_steps
 
+        if "motion" not in gives(version):
+            raise InvalidInput(
+                f"{version.ref} gives an appearance and no motion, and an evaluation measures motions; name a concept that was "
+                "trained with another method than appearance.",
+                code="no_motion",
+            )
         source = data or origin.data
         if source is None:
             raise UserError(

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from infra.registry import Registry
+from models.adapters.versions import Gives, gives
 
 log = logging.getLogger(__name__)
 READERS = 8  # pointers read in parallel
@@ -30,6 +31,7 @@ class VersionSummary:
     number: int
     created: int  # Unix seconds
     sha256: str  # of the adapter
+    gives: tuple[Gives, ...]
     foundation: str | None  # fingerprint of the model it was trained on, if recorded
 
     @property
@@ -100,5 +102,6 @@ class ModelListCache:
             number=number,
             created=int(version.created_at.timestamp()),
             sha256=version.adapter_sha256,
+            gives=gives(version),
             foundation=version.metadata.get("foundation_fingerprint"),
         )

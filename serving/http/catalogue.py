@@ -154,6 +154,7 @@ class Catalogue:
                 concept=version.concept,
                 version=version.number,
                 sha256=version.sha256,
+                gives=list(version.gives),
             )
             for version in versions
             if version.foundation in (None, info.fingerprint)

@@ -14,6 +14,7 @@ FORWARDS = {
     "no-debias": "dual",
     "coupled": "coupled",
     "full": "full",
+    "appearance": "appearance",
 }
 
 
@@ -25,7 +26,7 @@ class GroupKey:
     frames: int
     height: int
     width: int
-    forward: str  # dual (with or without debiasing, which only changes the loss), coupled, full
+    forward: str  # dual (with or without debiasing, which only changes the loss), coupled, full, appearance
     rank: int  # 0: whole layers
     appearance_tokens: int
     appearance_preservation: float

@@ -12,7 +12,7 @@ from infra.errors import ConceptError, InvalidInput, UserError
 from models.foundations.base import Bucket, Foundation
 from models.lora.routing import LoraPath
 from models.lora.slots import Rank
-from training.config import TrainConfig
+from training.config import WITHOUT_TEMPORAL_PASS, TrainConfig
 from training.loop.draws import Place, clips_of_step, draw, passes_of
 from training.loop.optim import learning_rate_factor
 from training.loop.step import Sample, TrainingClip
@@ -62,7 +62,8 @@ class Member:
             latent_shape=tuple(like.latents_CFHW.shape),  # type: ignore[arg-type]
             frames=len(like.frame_latents_FC1HW),
         )
-        return Sample(self.clips[drawn.clip], drawn, spatial_slot(self.config, drawn.clip), temporal_slot=1)
+        temporal_slot = 1 if has_temporal(self.config) else 0
+        return Sample(self.clips[drawn.clip], drawn, spatial_slot(self.config, drawn.clip), temporal_slot)
 
     def check_clips(self, foundation: Foundation, bucket: Bucket) -> None:
         """Raises InvalidInput ("invalid_latents"), with the clip's name, if a clip cannot be trained on."""
@@ -94,10 +95,9 @@ class Member:
 
 
 def bank_slots(config: TrainConfig, clips: int) -> dict[LoraPath, int]:
-    """The slots one concept needs: one temporal for all clips, one spatial for each (or for all, or none)."""
-    if not has_spatial(config):
-        return {"spatial": 0, "temporal": 1}
-    return {"spatial": 1 if shared_spatial(config) else clips, "temporal": 1}
+    """The slots one concept needs: one temporal for all clips (or none), one spatial for each (or for all, or none)."""
+    spatial = (1 if shared_spatial(config) else clips) if has_spatial(config) else 0
+    return {"spatial": spatial, "temporal": 1 if has_temporal(config) else 0}
 
 
 def bank_options(config: TrainConfig, clips: int) -> dict[str, Any]:
@@ -114,13 +114,19 @@ def bank_options(config: TrainConfig, clips: int) -> dict[str, Any]:
 
 
 def has_spatial(config: TrainConfig) -> bool:
-    """Whether spatial LoRAs are trained beside the temporal one. Method full fine-tunes only the temporal layers."""
+    """Whether spatial LoRAs are trained. Method full fine-tunes only the temporal layers."""
     return config.method != "full"
 
 
+def has_temporal(config: TrainConfig) -> bool:
+    """Whether a temporal LoRA, or the temporal layers, are trained. Method appearance trains the spatial LoRA alone."""
+    return config.method not in WITHOUT_TEMPORAL_PASS
+
+
 def shared_spatial(config: TrainConfig) -> bool:
-    """Whether one spatial LoRA serves all clips: with `single_spatial`, and in the coupled baseline (one LoRA pair)."""
-    return config.single_spatial or config.method == "coupled"
+    """Whether one spatial LoRA serves all clips: with `single_spatial`, in the coupled baseline (one LoRA pair), and where
+    it is what is published (method appearance)."""
+    return config.single_spatial or config.method == "coupled" or not has_temporal(config)
 
 
 def spatial_slot(config: TrainConfig, clip: int) -> int:

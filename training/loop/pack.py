@@ -35,7 +35,7 @@ from training.loop.checkpoint import MemberState, put_moments, put_slot_state, s
 from training.loop.draws import Place
 from training.loop.engine import Engine, group_settings, make_optimizer, set_active
 from training.loop.group import GroupKey, group_key
-from training.loop.member import Member, bank_options, has_spatial
+from training.loop.member import Member, bank_options, has_spatial, has_temporal
 from training.loop.optim import SlotAdamW
 from training.loop.report import StepReport
 from training.loop.step import DualStep, OwnSettings, Sample, collate
@@ -43,7 +43,7 @@ from training.loop.step import DualStep, OwnSettings, Sample, collate
 
 @dataclass(frozen=True)
 class Capacity:
-    """Size of a pack: members (each has one temporal slot) and spatial slots (one for each of their clips)."""
+    """Size of a pack: members (each has one temporal slot, or none) and spatial slots (`member.bank_slots`)."""
 
     members: int
     spatial: int
@@ -127,8 +127,10 @@ class Pack:
 
     def __enter__(self) -> Self:
         config = self.key.config()
-        spatial = self.capacity.spatial if has_spatial(config) else 0
-        slots: dict[LoraPath, int] = {"spatial": spatial, "temporal": self.capacity.members}
+        slots: dict[LoraPath, int] = {
+            "spatial": self.capacity.spatial if has_spatial(config) else 0,
+            "temporal": self.capacity.members if has_temporal(config) else 0,
+        }
         with ExitStack() as entering:
             entering.enter_context(torch.enable_grad())
             options = {**bank_options(config, 1), "slots": slots}

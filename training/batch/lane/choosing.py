@@ -52,7 +52,7 @@ class Choosing:
             held: names of the concepts that the lane holds; their leases may have expired while the
                 machine slept.
         """
-        if not pack.has_room({"temporal": 1}):
+        if not pack.has_room(bank_slots(pack.key.config(), 1)):  # no concept of the group needs less
             return None
         now, least = self.batch.clock(), float("-inf")
 

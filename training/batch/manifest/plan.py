@@ -286,8 +286,13 @@ def base_bytes(foundation: Foundation, dtype: str) -> int:
 
 def adapter_bytes(foundation: Foundation, key: GroupKey, capacity: Capacity) -> int:
     """Memory of a trainable float32 bank with gradients and AdamW's moments."""
+    from training.loop.member import has_temporal
+
     numbers = 0
-    counts = {"spatial": capacity.spatial, "temporal": capacity.members}
+    counts = {
+        "spatial": capacity.spatial,
+        "temporal": capacity.members if has_temporal(key.config()) else 0,
+    }
     for path, names in foundation.targets.items():
         for name in names:
             layer = foundation.denoiser.get_submodule(name)
