@@ -13,7 +13,8 @@ later, when its shards have moved out of `.staging/` (`datasets/clip_sets/parque
 order).
 
 `video.bytes` holds the clip that training sees, not the original file: selected frames, resized and
-cropped to the bucket, encoded as H.264 at crf 14 (visually lossless). Reasons:
+cropped to the bucket, encoded as H.264 at crf 14 (visually lossless), or without any loss if they repeat a
+still image. Reasons:
 - A row is self-consistent: fps, num_frames, height and width describe the bytes for every decoder.
 - Every reader plays mp4; GIF, WebP or ProRes originals would need this project's decoders.
 - Windows of one long video do not each carry the whole video.
@@ -330,11 +331,12 @@ def make_clip(
     source_sha256: str,
     selection: dict[str, Any] | None = None,
     ingested_at: datetime | None = None,
+    lossless: bool = False,
 ) -> Clip:
     """Make a clip of frames [F, H, W, 3] uint8. `selection` (start, fps, ...) identifies it in its source."""
     from datasets.video.writing import CRF_CLIP, encode_mp4
 
-    video = encode_mp4(frames_FHWC, fps, crf=CRF_CLIP)
+    video = encode_mp4(frames_FHWC, fps, crf=CRF_CLIP, lossless=lossless)
     return Clip(
         clip_id=clip_id(concept, source_sha256, selection or {}),
         concept=concept,

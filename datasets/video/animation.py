@@ -77,6 +77,13 @@ def is_transparent(image: Image.Image) -> bool:
     return bool(np.asarray(image.convert("RGBA").getchannel("A")).min() < 255)
 
 
+def composed(image: Image.Image) -> np.ndarray:
+    """The picture as RGB, uint8 [H, W, 3], composed over black where it is not opaque."""
+    rgba = image.convert("RGBA")
+    canvas = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
+    return np.array(Image.alpha_composite(canvas, rgba).convert("RGB"))
+
+
 class Animation(VideoFile):
     """An animation whose frames have all been decoded once."""
 
@@ -86,9 +93,7 @@ class Animation(VideoFile):
             for i in wanted:
                 clock.check()
                 image.seek(i)
-                rgba = image.convert("RGBA")
-                canvas = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
-                yield np.array(Image.alpha_composite(canvas, rgba).convert("RGB"))
+                yield composed(image)
 
 
 def first_line(error: BaseException) -> str:

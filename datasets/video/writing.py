@@ -18,6 +18,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -57,11 +58,16 @@ def encode_mp4(
     *,
     metadata: Mapping[str, str] | None = None,
     crf: int = CRF_VIEW,
+    lossless: bool = False,
 ) -> bytes:
     """Encode a uint8 RGB video [F, H, W, 3] as H.264 mp4 (yuv420p, BT.601); also write it to `path` if given.
 
     The same frames, fps, metadata and crf give the same bytes (with the same PyAV wheel). `metadata` keys and
     values are text and are stored in the container in sorted order.
+
+    Args:
+        lossless: keep every value of red, green and blue, in place of `crf`. Not every player shows such a file
+            (profile High 4:4:4 Predictive); FFmpeg, and so every reader of clips here, does.
 
     Raises:
         InvalidInput: not a video, odd sides, or an invalid fps.
@@ -75,13 +81,20 @@ def encode_mp4(
     options = {"movflags": "use_metadata_tags", "fflags": "+bitexact"}
     with av.open(buffer, "w", format="mp4", options=options) as container:
         container.metadata.update({key: str(value) for key, value in sorted((metadata or {}).items())})
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-        stream.height, stream.width, stream.pix_fmt = frames_FHWC.shape[1], frames_FHWC.shape[2], "yuv420p"
-        stream.codec_context.options = {"crf": str(crf), "preset": "medium", **REPEATABLE}
-        stream.codec_context.colorspace = Colorspace.SMPTE170M
-        stream.codec_context.color_range = ColorRange.MPEG
+        rate, codec = Fraction(fps).limit_denominator(1001), "libx264rgb" if lossless else "libx264"
+        stream: Any = container.add_stream(codec, rate=rate)
+        stream.height, stream.width = frames_FHWC.shape[1:3]
+        stream.pix_fmt = "rgb24" if lossless else "yuv420p"
+        quality = {"qp": "0"} if lossless else {"crf": str(crf)}
+        stream.codec_context.options = {**quality, "preset": "medium", **REPEATABLE}
+        if not lossless:
+            stream.codec_context.colorspace = Colorspace.SMPTE170M
+            stream.codec_context.color_range = ColorRange.MPEG
         for frame_HWC in frames_FHWC:
             rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HWC), format="rgb24")
+            if lossless:
+                container.mux(stream.encode(rgb))
+                continue
             yuv = rgb.reformat(
                 format="yuv420p",
                 dst_colorspace=Colorspace.SMPTE170M,

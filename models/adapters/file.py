@@ -247,8 +247,7 @@ def adopt(
     Layers are sorted by path, because an adapter of all attention layers changes spatial and temporal
     ones. Layers that the adapter leaves unchanged become zeros, so each result is complete. A path of which
     it changes no layer gets no adapter. A layer of both paths (3D attention) goes to the preferred one.
-    Raises InvalidInput for a layer that the foundation does not have, or
-    that has another shape.
+    Raises InvalidInput for a layer that the foundation does not have, or that has another shape.
     """
     known = {path: set(foundation.targets[path]) for path in sorted(PATHS, key=lambda path: path != prefer)}
     found: dict[LoraPath, dict[str, tuple[Tensor, Tensor]]] = {}

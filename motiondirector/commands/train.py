@@ -1,8 +1,9 @@
-"""`motiondirector train`: trains a motion from a concept's clips and publishes it. Its options are `TrainConfig`'s fields."""
+"""`motiondirector train`: trains a motion, or an appearance, and publishes it. Its options are `TrainConfig`'s fields."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 def train(
     ctx: typer.Context,
     concept: Annotated[
-        str | None, typer.Option(help="The concept to train: a name in the clip set.", show_default=False)
+        str | None,
+        typer.Option(
+            help="The concept to train: a name in the clip set, or for an image.", show_default=False
+        ),
     ] = None,
     data: Annotated[
         str | None,
@@ -32,6 +36,19 @@ def train(
             help="The clip set that `motiondirector ingest` wrote: folder or s3://...", show_default=False
         ),
     ] = None,
+    image: Annotated[
+        Path | None,
+        typer.Option(
+            help="Learn the appearance of this image instead of clips (method appearance).",
+            show_default=False,
+        ),
+    ] = None,
+    caption: Annotated[
+        str | None, typer.Option(help="With --image: what the image shows.", show_default=False)
+    ] = None,
+    flip: Annotated[
+        bool, typer.Option("--flip", help="With --image: also learn the mirrored image.")
+    ] = False,
     foundation: Annotated[
         str | None,
         typer.Option(
@@ -64,10 +81,11 @@ def train(
     config: ConfigFile = None,
     **settings: Any,
 ) -> None:
-    """Teach a model the motion of a concept's clips, and publish it.
+    """Teach a model the motion of a concept's clips, and publish it; or an appearance.
 
     Two adapters are trained: a spatial one learns what the clips look like, so that the temporal one learns only how
-    they move. Only the motion is published.
+    they move. Only the motion is published. With --method appearance, or an image, the appearance is learned and published
+    instead.
 
     [bold]Examples[/]
 
@@ -75,17 +93,21 @@ def train(
 
       motiondirector train --concept car-turn --data s3://bucket/clips --workers 4 --zero 3 --address auto
 
+      motiondirector train --concept bus --data clips --method appearance
+
+      motiondirector train --concept my-cat --image cat.jpg --caption "a grey cat" --flip
+
       motiondirector train --config runs/car-turn/config.yaml --run-dir runs/again      [dim](repeats a run)[/]
 
     If the run is killed, or stopped with Ctrl-C, the same command continues from its last checkpoint. With more --steps,
     the command continues a finished run and publishes the next version (needs schedule constant, the default). Losses and
     samples: tensorboard --logdir runs/car-turn/tensorboard. If samples fail, the command prints a warning and publishes
-    the motion without them.
+    the version without them.
     """
     from motiondirector.api.train import run_of
     from motiondirector.api.train import train as trained
 
-    if not concept or not data:
+    if not concept or not (data or image):
         missing = "--concept NAME" if not concept else "--data URI"
         raise UserError(
             f"{missing} is missing; for example: motiondirector train --concept car-turn --data clips."
@@ -95,22 +117,25 @@ def train(
     console = Console()
     with Screen(console, concept, run_dir) as screen:
         version = trained(
-            concept, data, chosen, foundation=foundation, registry=registry, publish_as=publish_as,
-            run_dir=run_dir, address=address, watcher=screen,
+            concept, data, chosen, image=image, caption=caption, flip=flip, foundation=foundation, registry=registry,
+            publish_as=publish_as, run_dir=run_dir, address=address, watcher=screen,
         )  # fmt: skip
     conclude(console, version, registry, run_dir)
 
 
 def conclude(console: Console, version: Version, registry: str, run_dir: str) -> None:
     """Print the published version and a command to try it."""
+    from models.adapters.versions import gives
+
     console.print(
         f"published [bold]{version.ref}[/] in {escape(registry)} (sha256 {version.adapter_sha256[:16]}, "
         f"loss {version.metrics.get('loss', float('nan')):.4f}); samples in {escape(run_dir)}/samples",
         soft_wrap=True,
         highlight=False,
     )
+    option = "--concept" if "motion" in gives(version) else "--appearance"
     console.print(
-        f'try it: motiondirector generate --concept {version.ref} --prompt "..." -o out.mp4', highlight=False
+        f'try it: motiondirector generate {option} {version.ref} --prompt "..." -o out.mp4', highlight=False
     )
 
 
