@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from motiondirector.api.generate import generate as generate
     from motiondirector.api.ingest import IngestConfig as IngestConfig
     from motiondirector.api.ingest import ingest as ingest
+    from motiondirector.api.mix import MixConfig as MixConfig
+    from motiondirector.api.mix import mix as mix
     from motiondirector.api.serve import serve as serve
     from motiondirector.api.train import train as train
     from motiondirector.batch.config import BatchConfig as BatchConfig
@@ -44,6 +46,8 @@ WHERE = {
     "BatchConfig": "motiondirector.batch.config",
     "generate": "motiondirector.api.generate",
     "GenerateConfig": "motiondirector.api.generate",
+    "mix": "motiondirector.api.mix",
+    "MixConfig": "motiondirector.api.mix",
     "evaluate": "motiondirector.judging.evaluate",
     "EvaluationConfig": "motiondirector.judging.config",
     "serve": "motiondirector.api.serve",

@@ -30,6 +30,7 @@ COMMANDS = (
     "concepts",
     "serve",
     "generate",
+    "mix",
     "evaluate",
     "benchmark",
     "sprites",

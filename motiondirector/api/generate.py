@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
-
-from pydantic import model_validator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from infra.errors import UserError
 from infra.registry import DEFAULT_REGISTRY
 from infra.setting import setting
-from models.dtypes import Dtype
-from models.generation import GenerationSettings
 from motiondirector.api.lora import EXAMPLE, Lora, with_region
+from motiondirector.api.video import MOTION, Progress, Video, VideoConfig
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from models.foundations.base import Bucket, Foundation
     from models.generation import InvertedNoise
     from serving.schemas import CreateVideo
 
-MOTION = "Motion and appearance"
-PRIOR = "Noise prior"
-VIDEO = "Video"
-MODEL = "Model (without --server)"
 
-Progress = Callable[[str, int, int, str], None]  # (what, done, total, a note)
-
-
-class GenerateConfig(GenerationSettings):
+class GenerateConfig(VideoConfig):
     """How a video is made: the options of `motiondirector generate`. None: the model's default."""
 
     concept: str | None = setting(None, MOTION, "Motion to use: NAME (its latest version) or NAME@VERSION.")
@@ -58,93 +44,42 @@ class GenerateConfig(GenerationSettings):
         "that is white where the adapter acts, or YAML with keyframes), feather (width of the region's soft edge), unit "
         "(fraction or pixels).",
     )
-    outside: Literal["base"] | None = setting(
-        None, MOTION, "base: outside all regions, the base model's video. Takes twice as long."
-    )
-    noise_prior: float | None = setting(
-        None,
-        PRIOR,
-        "Start from the noise of a reference clip with this weight: p in sqrt(p) * inverted + sqrt(1 - p) * noise. The paper "
-        "uses 0.1 to 0.5 for a motion of one clip.",
-        ge=0,
-        le=1,
-    )
-    prior_concept: str | None = setting(
-        None,
-        PRIOR,
-        "Concept whose noise prior is used: NAME or NAME@VERSION, trained with --noise-prior. Absent: --concept.",
-    )
-    prior_clip: str | None = setting(
-        None,
-        PRIOR,
-        "Clip whose noise is used, instead of a concept's: a video file, or SET#CLIP for a clip of a clip set. Not with "
-        "--server.",
-    )
-    seed: int | None = setting(
-        None, VIDEO, "Random seed: the same seed gives the same video. Absent: drawn and printed."
-    )
-    steps: int | None = setting(None, VIDEO, "Denoising steps. Absent: the model's default.")
-    guidance_scale: float | None = setting(None, VIDEO, "How closely to follow the prompt.")
-    negative_prompt: str | None = setting(None, VIDEO, "What the video should not show.")
-    size: str | None = setting(None, VIDEO, "WIDTHxHEIGHT in pixels.")
-    frames: int | None = setting(None, VIDEO, "Length in frames.")
-    scheduler: str | None = setting(None, VIDEO, "For example ddim, dpm++ or flow-euler.")
-    foundation: str | None = setting(None, MODEL, "Model folder or hub id. Absent: the embedded one.")
-    device: str | None = setting(None, MODEL, "cpu, cuda, cuda:1 ... Absent: a GPU if there is one.")
-    dtype: Dtype | None = setting(
-        None,
-        MODEL,
-        "Precision of the model. Absent: bf16 on a GPU, fp32 on a CPU.",
-        metavar="fp32|bf16|fp16",
-    )
-
-    @model_validator(mode="after")
-    def _whose_noise(self) -> Self:
-        if self.noise_prior is None and (self.prior_concept or self.prior_clip):
-            raise ValueError("--prior-concept and --prior-clip need a weight; add --noise-prior, such as 0.3")
-        if self.prior_concept and self.prior_clip:
-            raise ValueError("--prior-concept and --prior-clip are both given; give one of them")
-        if self.noise_prior is not None and not (self.prior_clip or self.prior_concept or self.concept):
-            raise ValueError(
-                "--noise-prior needs a concept or a clip whose noise it uses; give --concept, --prior-concept or --prior-clip"
-            )
-        return self
-
-
-@dataclass(frozen=True)
-class Video:
-    """A video and how it was made. The mp4's metadata has the same facts, and the adapters' hashes."""
-
-    mp4: bytes
-    used: str  # the motion's version, or "foundation"
-    seed: int
-    steps: int
-    size: str  # WIDTHxHEIGHT
-    length: int  # frames
-    warnings: tuple[str, ...] = ()
 
     @property
-    def frames_FHWC(self) -> np.ndarray:
-        """The frames, decoded: uint8 [frames, height, width, 3]."""
-        from datasets.video.decode import decode
+    def _motion(self) -> dict[str, Any]:
+        """The settings of the motion's adapter."""
+        return {"scale": self.scale, **({} if self.until is None else {"until": self.until})}
 
-        return decode(self.mp4).frames_FHWC
+    @property
+    def _as_trained(self) -> bool:
+        """Whether the request's `model` says all about the motion."""
+        return self._motion == {"scale": 1.0}
 
-    def save(self, path: str | Path) -> Path:
-        """Write the mp4 atomically; creates its folder."""
-        from infra.files import atomic_file
+    @property
+    def model_name(self) -> str:
+        return f"foundation:{self.concept}" if self.concept and self._as_trained else "foundation"
 
-        with atomic_file(Path(path)) as temporary:
-            temporary.write_bytes(self.mp4)
-        return Path(path)
+    @property
+    def adapters(self) -> list[tuple[dict[str, Any], str]]:
+        look = {"scale": self.appearance_scale, "until": self.appearance_until, "path": "spatial"}
+        return [
+            *(
+                [({"name": self.concept, **self._motion}, "--")]
+                if self.concept and not self._as_trained
+                else []
+            ),
+            *([({"name": self.appearance, **look}, "--appearance-")] if self.appearance else []),
+            *((entry, f"--lora {entry.get('name')}: ") for entry in self.lora),
+        ]
 
-    def __str__(self) -> str:
-        return f"{self.used}, seed {self.seed}, {self.steps} steps, {self.size}, {self.length} frames"
+    @property
+    def whose_noise(self) -> str | None:
+        return self.prior_concept or self.concept
 
 
 def generate(
     prompt: str,
-    config: GenerateConfig | None = None,
+    config: VideoConfig | None = None,
     *,
     registry: str = DEFAULT_REGISTRY,
     server: str | None = None,
@@ -176,35 +111,24 @@ def generate(
     return replace(video, warnings=(*notes, *video.warnings))
 
 
-def read_body(prompt: str, config: GenerateConfig) -> tuple[CreateVideo, list[str]]:
+def read_body(prompt: str, config: VideoConfig) -> tuple[CreateVideo, list[str]]:
     """The request, checked as on a server, and notes about files that were read for it. Raises UserError."""
     from pydantic import ValidationError
 
     from infra.errors import InvalidInput
     from serving.schemas import CreateVideo
 
-    motion: dict[str, Any] = {"scale": config.scale}
-    if config.until is not None:
-        motion["until"] = config.until
-    as_trained = motion == {"scale": 1.0}
-    look = {"scale": config.appearance_scale, "until": config.appearance_until, "path": "spatial"}
-    read = [with_region(entry) for entry in config.lora]
-    # Each entry, and how its fields are given on the command line.
-    entries = [
-        *([({"name": config.concept, **motion}, "--")] if config.concept and not as_trained else []),
-        *([({"name": config.appearance, **look}, "--appearance-")] if config.appearance else []),
-        *((entry, f"--lora {entry.get('name')}: ") for entry, _ in read),
-    ]
-    prior = {"concept": config.prior_concept or config.concept, "weight": config.noise_prior}
-    lora = [entry for entry, _ in entries]
+    read = [(*with_region(entry), option) for entry, option in config.adapters]
+    options = [option for _, _, option in read]
+    prior = {"concept": config.whose_noise, "weight": config.noise_prior}
     fields = {
         **config.settings,
-        "model": f"foundation:{config.concept}" if config.concept and as_trained else "foundation",
+        "model": config.model_name,
         "prompt": prompt,
         "seed": config.seed,
         "size": config.size,
         "frames": config.frames,
-        "lora": lora,
+        "lora": [entry for entry, _, _ in read],
         "noise_prior": None if config.noise_prior is None or config.prior_clip else prior,
     }
     try:
@@ -212,10 +136,8 @@ def read_body(prompt: str, config: GenerateConfig) -> tuple[CreateVideo, list[st
     except ValidationError as error:
         first = error.errors()[0]
         reason = first["msg"].removeprefix("Value error, ")
-        raise InvalidInput(
-            f"{option_of(first['loc'], [option for _, option in entries])}: {reason}."
-        ) from None
-    return body, [note for _, notes in read for note in notes]
+        raise InvalidInput(f"{option_of(first['loc'], options)}: {reason}.") from None
+    return body, [note for _, notes, _ in read for note in notes]
 
 
 def option_of(field: tuple[int | str, ...], options: list[str]) -> str:
@@ -240,6 +162,7 @@ def from_server(body: CreateVideo, url: str, on_progress: Progress) -> Video:
     """Make the video through a server's API; Ctrl-C cancels the job."""
     from serving.client import Client
     from serving.keys import API_KEY_VARIABLE
+    from serving.requests import names_of
 
     with Client(url, api_key=os.environ.get(API_KEY_VARIABLE)) as client:
         job = client.create(body)
@@ -252,10 +175,11 @@ def from_server(body: CreateVideo, url: str, on_progress: Progress) -> Video:
             client.cancel(job.id)
             raise
         mp4 = client.content(done.id)
-    return Video(mp4, done.model, done.seed, done.steps, done.size, done.frames, tuple(done.warnings))
+    used = done.model if done.model != "foundation" else " + ".join(names_of(done.adapters)) or done.model
+    return Video(mp4, used, done.seed, done.steps, done.size, done.frames, tuple(done.warnings))
 
 
-def in_process(body: CreateVideo, config: GenerateConfig, registry: str, on_progress: Progress) -> Video:
+def in_process(body: CreateVideo, config: VideoConfig, registry: str, on_progress: Progress) -> Video:
     """Make the video with the model loaded in this process."""
     from infra.files import cache_folder
     from motiondirector.api.noise_prior import check_clip, clip_noise

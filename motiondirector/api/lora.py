@@ -30,13 +30,14 @@ def parse_lora(given: str | Mapping[str, Any] | Iterable[str | Mapping[str, Any]
     return [parse_text(one) if isinstance(one, str) else dict(one) for one in several]
 
 
-def parse_text(text: str) -> dict[str, Any]:
-    """`NAME:KEY=VALUE,...`, or the JSON of an entry. Raises UserError."""
+def parse_text(text: str, option: str = "--lora") -> dict[str, Any]:
+    """`NAME:KEY=VALUE,...`, or the JSON of an entry; `option` is named in errors. Raises UserError."""
+    said = f"{option} {text!r}"
     if text.lstrip().startswith("{"):
         try:
             return dict(json.loads(text))
         except ValueError:
-            raise InvalidInput(f"--lora {text!r} is no JSON; write it as in {EXAMPLE}.") from None
+            raise InvalidInput(f"{said} is no JSON; write it as in {EXAMPLE}.") from None
     name, _, rest = text.partition(":")
     entry: dict[str, Any] = {"name": name.strip()}
     values: dict[str, str] = {}
@@ -44,7 +45,7 @@ def parse_text(text: str) -> dict[str, Any]:
         key, equals, value = part.partition("=")
         if equals and key.strip() not in KEYS:
             raise InvalidInput(
-                f"--lora {text!r}: {key.strip()!r} is none of {', '.join(KEYS)}; write it as in {EXAMPLE}."
+                f"{said}: {key.strip()!r} is none of {', '.join(KEYS)}; write it as in {EXAMPLE}."
             )
         if equals:
             last = key.strip()
@@ -52,40 +53,38 @@ def parse_text(text: str) -> dict[str, Any]:
         elif values:
             values[last] += f",{part}"  # a further number of a list
         else:
-            raise InvalidInput(f"--lora {text!r}: {part!r} is not KEY=VALUE; write it as in {EXAMPLE}.")
+            raise InvalidInput(f"{said}: {part!r} is not KEY=VALUE; write it as in {EXAMPLE}.")
     if "scale" in values:
-        scales = numbers(values["scale"], ",", text)
+        scales = numbers(values["scale"], ",", said)
         entry["scale"] = scales[0] if len(scales) == 1 else scales
     if "steps" in values:
-        entry["steps"] = numbers(values["steps"], "-", text)
+        entry["steps"] = numbers(values["steps"], "-", said)
     if "path" in values:
         entry["path"] = values["path"].strip()
     if "region" in values:
         entry["region"] = region_of(values["region"])
     edge: dict[str, Any] = {}
     if "feather" in values:
-        widths = numbers(values["feather"], ",", text)
+        widths = numbers(values["feather"], ",", said)
         edge["feather"] = (
             widths[0] if len(widths) == 1 else widths
         )  # several are refused with the rest of the region
     if "unit" in values:
         edge["unit"] = values["unit"].strip()
     if edge and "region" not in entry:
-        raise InvalidInput(f"--lora {text!r}: {' and '.join(edge)} needs a region; write it as in {EXAMPLE}.")
+        raise InvalidInput(f"{said}: {' and '.join(edge)} needs a region; write it as in {EXAMPLE}.")
     if edge:
         shape = entry["region"] if isinstance(entry["region"], dict) else {"file": entry["region"]}
         entry["region"] = {**shape, **edge}
     return entry
 
 
-def numbers(text: str, separator: str, whole: str) -> list[float]:
-    """The numbers of a value. Raises UserError."""
+def numbers(text: str, separator: str, said: str) -> list[float]:
+    """The numbers of a value; `said` is what errors begin with. Raises UserError."""
     try:
         return [float(part) for part in text.split(separator)]
     except ValueError:
-        raise InvalidInput(
-            f"--lora {whole!r}: {text!r} is not made of numbers; write it as in {EXAMPLE}."
-        ) from None
+        raise InvalidInput(f"{said}: {text!r} is not made of numbers; write it as in {EXAMPLE}.") from None
 
 
 def region_of(value: str) -> dict[str, Any] | str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from infra.setting import configured
 from motiondirector.api.generate import GenerateConfig
+from motiondirector.api.video import Progress, Video
 from motiondirector.cli import ConfigFile
 from motiondirector.commands.concepts import DEFAULT_REGISTRY, RegistryUri
 from motiondirector.options import add_command
@@ -40,16 +42,32 @@ def generate(
     The mp4's metadata says how it was made (`ffprobe -show_format out.mp4`). If the server has API keys, set
     MOTIONDIRECTOR_API_KEY.
     """
-    from infra.errors import UserError
     from motiondirector.api.generate import generate as generated
+
+    write_video(
+        output,
+        lambda bars: generated(
+            prompt, configured(GenerateConfig, settings), registry=registry, server=server, on_progress=bars
+        ),
+    )
+
+
+def write_video(output: Path, make: Callable[[Progress], Video]) -> None:
+    """Make a video while progress bars are shown, write it, and print its warnings and facts.
+
+    Args:
+        make: gets the bars.
+
+    Raises UserError, before anything is made, if `output` is a folder.
+    """
+    from infra.errors import UserError
     from motiondirector.progress import terminal_bars
 
     if output.is_dir():
         raise UserError(f"-o {output} is a folder; give a file name, such as {output / 'out.mp4'}.")
-    chosen = configured(GenerateConfig, settings)
     started = time.monotonic()
     with terminal_bars() as bars:
-        video = generated(prompt, chosen, registry=registry, server=server, on_progress=bars)
+        video = make(bars)
     video.save(output)
     for warning in video.warnings:
         typer.echo(f"warning: {warning}", err=True)
