@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator
 
 from infra.errors import InvalidInput
 from infra.registry import DEFAULT_REGISTRY
@@ -78,20 +78,21 @@ class MixConfig(VideoConfig):
     def whose_noise(self) -> str | None:
         return self.prior_concept or (self.motion[0].get("name") if self.motion else None)
 
-    @model_validator(mode="after")
-    def _several(self) -> Self:
-        from serving.schemas import MAX_LORA
 
-        count = len(self.motion) + len(self.appearance)
-        if count < 2:
-            raise ValueError(
-                f"a mix of {count} is none; give at least two of --motion and --appearance, or use `motiondirector generate`"
-            )
-        if count > MAX_LORA:
-            raise ValueError(
-                f"{count} of --motion and --appearance are given, but a video uses at most {MAX_LORA}; leave some out"
-            )
-        return self
+def check_count(config: MixConfig) -> None:
+    """Raise InvalidInput unless two or more are mixed, and no more than a video can use."""
+    from serving.schemas import MAX_LORA
+
+    count = len(config.motion) + len(config.appearance)
+    if count < 2:
+        raise InvalidInput(
+            f"a mix needs two concepts or more, and {count} is given; give --motion and --appearance, each repeatable, or use "
+            "`motiondirector generate` for one."
+        )
+    if count > MAX_LORA:
+        raise InvalidInput(
+            f"{count} of --motion and --appearance are given, but a video uses at most {MAX_LORA}; leave some out."
+        )
 
 
 def mix(
@@ -112,6 +113,7 @@ def mix(
         registry, server, on_progress: as in `motiondirector.generate`.
 
     Raises:
-        UserError: as `generate`, and for a concept without an adapter of that path.
+        UserError: as `generate`, for fewer than two of them, and for a concept without an adapter of that path.
     """
+    check_count(config)
     return generate(prompt, config, registry=registry, server=server, on_progress=on_progress)

@@ -2,14 +2,15 @@
 
 import json
 import multiprocessing
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from infra.errors import Conflict, DamagedData, InvalidInput, NotFound, UserError
-from infra.registry import ADAPTER_FILE, Registry, check_concept_name, open_registry
+from infra.registry import ADAPTER_FILE, SPATIAL_FILE, Registry, check_concept_name, open_registry
 from infra.storage import open_storage
-from infra.storage.objects import get_files, get_object, object_key, put_files
+from infra.storage.objects import get_files, get_object, object_key, put_files, sha256_file
 
 
 @pytest.fixture
@@ -58,6 +59,21 @@ def test_numbers_count_up_and_the_bare_name_is_the_latest(registry, folder):
     assert len({version.adapter_sha256 for version in registry.versions("orbit")}) == 11
     info = registry.concepts()[0]
     assert (info.name, info.versions, info.latest) == ("orbit", 11, 11)
+
+
+def test_an_appearance_alone_is_a_whole_version(registry, folder, tmp_path):
+    both = write_folder(tmp_path / "both", b"motion")
+    shutil.copytree(folder, both / "spatial")
+    assert registry.publish("both", both, metadata={}).adapter_sha256 == sha256_file(both / ADAPTER_FILE)
+    (both / ADAPTER_FILE).unlink()
+    version = registry.publish("look", both, metadata={})
+    assert version.adapter_sha256 == sha256_file(folder / ADAPTER_FILE)
+    assert registry.resolve("look") == version
+    pulled = registry.pull(version, tmp_path / "pulled")
+    assert (pulled / SPATIAL_FILE).read_bytes() == (folder / ADAPTER_FILE).read_bytes()
+    (both / SPATIAL_FILE).unlink()
+    with pytest.raises(InvalidInput, match=f"holds no {ADAPTER_FILE} and no {SPATIAL_FILE}"):
+        registry.publish("look", both, metadata={})
 
 
 def test_the_same_file_is_stored_once(registry, folder):

@@ -12,7 +12,15 @@ from infra.errors import UserError
 from infra.registry import ADAPTER_FILE, open_registry
 from models.adapters import versions
 from models.adapters.file import Adapter, save_adapter
-from models.adapters.versions import ADAPTER_FILES, check_folded, own_paths, own_steps, read_own
+from models.adapters.versions import (
+    ADAPTER_FILES,
+    check_folded,
+    first_config,
+    gives,
+    own_paths,
+    own_steps,
+    read_own,
+)
 from models.load import load_foundation
 
 
@@ -54,8 +62,20 @@ def test_a_version_is_used_with_what_its_method_trained_together(registry, pair,
     read = read_own(registry, version, foundation)
     assert tuple(read) == paths
     assert all(adapter.path == path for path, adapter in read.items())
+    assert gives(version) == ("motion", "appearance")
     alone = replace(version, files={ADAPTER_FILE: version.files[ADAPTER_FILE]})
-    assert own_paths(alone) == ("temporal",)
+    assert (own_paths(alone), gives(alone)) == (("temporal",), ("motion",))
+
+
+@pytest.mark.parametrize("method", ["appearance", "peft", None])
+def test_an_appearance_alone_is_used(registry, pair, foundation, method):
+    (pair / ADAPTER_FILE).unlink()
+    (pair / "adapter_config.json").unlink()
+    version = registry.publish("a", pair, metadata={"method": method} if method else {})
+    assert (own_paths(version), gives(version)) == (("spatial",), ("appearance",))
+    assert first_config(version) == "spatial/adapter_config.json"
+    ((path, adapter),) = read_own(registry, version, foundation).items()
+    assert (path, adapter.path) == ("spatial", "spatial")
 
 
 def test_a_version_says_in_which_steps_its_motion_acts(registry, pair):

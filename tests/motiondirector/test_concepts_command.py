@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from infra.storage import open_storage
-from models.adapters.file import WEIGHTS_FILE, Adapter, save_adapter
+from models.adapters.file import WEIGHTS_FILE, Adapter, read_adapter, save_adapter
 from models.load import load_foundation
 
 
@@ -331,3 +331,80 @@ def test_both_adapters_of_a_folder_are_checked(run, registry, folder, foundation
     (folder / "spatial" / "adapter_config.json").unlink()
     assert "adapter_config.json" in refused(run, "concepts", "publish", folder, "--concept", "b")
     assert [info["name"] for info in run_json(run, "concepts", "list")] == ["orbit"]
+
+
+@pytest.fixture
+def spatial_folder(tmp_path, foundation):
+    """What method appearance leaves: a spatial adapter, in `spatial/`."""
+    generator = torch.Generator().manual_seed(3)
+    tensors = {}
+    for name in foundation.targets["spatial"]:
+        layer = foundation.denoiser.get_submodule(name)
+        a = torch.randn(2, layer.in_features, generator=generator) * 0.1
+        tensors[name] = (a, torch.randn(layer.out_features, 2, generator=generator) * 0.1)
+    adapter = Adapter("spatial", 2, tensors)
+    save_adapter(
+        tmp_path / "look" / "spatial",
+        adapter,
+        foundation,
+        metadata={"method": "appearance", "concept": "look"},
+    )
+    return tmp_path / "look"
+
+
+def test_an_appearance_is_published_shown_pulled_and_exported_as_a_motion_is(
+    run, registry, folder, spatial_folder, foundation, tmp_path
+):
+    from diffusers import UNet3DConditionModel
+
+    run("concepts", "publish", folder, "--concept", "orbit")
+    version = run_json(run, "concepts", "publish", spatial_folder, "--concept", "look")
+    assert (version["gives"], version["metadata"]["method"]) == (["appearance"], "appearance")
+    assert sorted(version["files"]) == ["spatial/adapter_config.json", f"spatial/{WEIGHTS_FILE}"]
+    assert version["files"][f"spatial/{WEIGHTS_FILE}"]["sha256"] == version["adapter_sha256"]
+    assert [info["name"] for info in run_json(run, "concepts", "list")] == ["look", "orbit"]
+    for concept, gives in (("look", "appearance"), ("orbit", "motion")):
+        _, out, _ = run("concepts", "show", concept)
+        assert any(line.replace("│", " ").split() == ["gives", gives] for line in out.splitlines())
+
+    assert run("concepts", "pull", "look", "--to", tmp_path / "pulled")[0] == 0
+    again = run_json(run, "concepts", "publish", tmp_path / "pulled" / "spatial", "--concept", "again")
+    assert again["files"] == version["files"], "the folder of the adapter alone is the same version"
+
+    run_json(run, "concepts", "export", "look", "--to", tmp_path / "unet")
+    merged = UNet3DConditionModel.from_pretrained(tmp_path / "unet")
+    saved = read_adapter(spatial_folder / "spatial").tensors
+    for name, (a, b) in saved.items():
+        weight = foundation.denoiser.get_submodule(name).weight
+        torch.testing.assert_close(merged.get_submodule(name).weight, weight + b @ a)
+
+
+def test_a_stock_adapter_of_spatial_layers_is_an_appearance(
+    run, registry, spatial_folder, foundation, tmp_path
+):
+    folder = spatial_folder / "spatial"
+    unsigned(folder)
+    for place in (folder, spatial_folder):  # the adapter's own folder, and one with it in `spatial/`
+        version = run_json(
+            run, "concepts", "publish", place, "--concept", "look", "--foundation", "tiny-random:unet3d"
+        )
+        assert version["gives"] == ["appearance"]
+        assert sorted(version["files"]) == ["spatial/adapter_config.json", f"spatial/{WEIGHTS_FILE}"]
+        assert version["metadata"]["path"] == "spatial"
+    unsigned_wan = tmp_path / "wan" / "spatial"
+    wan = load_foundation("tiny-random:wan", dtype="float32", parts=("denoiser",))
+    layers = {}
+    for name in wan.targets["spatial"]:
+        layer = wan.denoiser.get_submodule(name)
+        layers[name] = (torch.ones(2, layer.in_features), torch.ones(layer.out_features, 2))
+    save_adapter(unsigned_wan, Adapter("spatial", 2, layers), wan)
+    unsigned(unsigned_wan)
+    version = run_json(
+        run, "concepts", "publish", unsigned_wan.parent, "--concept", "w", "--foundation", "tiny-random:wan"
+    )
+    assert version["gives"] == ["appearance"], "where no layer tells, the folder does"
+    assert f"holds no {WEIGHTS_FILE} and no spatial" in refused(
+        run, "concepts", "publish", tmp_path, "--concept", "b"
+    )
+    (folder / "adapter_config.json").unlink()
+    assert "adapter_config.json" in refused(run, "concepts", "publish", spatial_folder, "--concept", "b")

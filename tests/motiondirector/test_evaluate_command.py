@@ -1,6 +1,7 @@
 """`motiondirector evaluate`: from a published version to a page, a report, and scores in the registry."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -232,6 +233,18 @@ def test_what_is_wrong_is_one_sentence(run, published, trained, tmp_path):
     assert "made for foundation" in refused(run, "--concept", "orbit", *other)
 
 
+def test_an_appearance_is_refused_before_a_model_is_loaded(run, published, trained, tmp_path, monkeypatch):
+    folder = tmp_path / "look"
+    shutil.copytree(trained[0], folder / "spatial")
+    (folder / "config.yaml").write_text((trained[0] / "config.yaml").read_text())
+    published.publish("look", folder, metadata=trained[1])
+    monkeypatch.setattr("models.load.load_foundation", None)
+    said = refused(run, "--concept", "look", "--out", tmp_path / "out")
+    assert "look@1 gives an appearance and no motion, and an evaluation measures motions" in said
+    assert not (tmp_path / "out").exists()
+    assert "'appearance' is not a contender" in refused(run, "--concept", "orbit", "--against", "appearance")
+
+
 def test_what_is_no_sprite_needs_prompts_and_says_so_before_a_baseline_trains(
     run, published, trainings, tmp_path
 ):
@@ -270,7 +283,7 @@ def test_a_baseline_has_the_versions_settings_and_as_many_samples_a_step(foundat
 def test_against_names_each_contender_once_and_every_method_but_ours():
     assert parse_against(" base, full ,base,") == ["base", "full"]
     assert parse_against("") == []
-    assert {*BASELINES, "dual"} == set(METHODS)
+    assert {*BASELINES, "dual", "appearance"} == set(METHODS)
 
 
 def test_help_teaches(run):

@@ -14,6 +14,7 @@ from sqlalchemy import MetaData, create_engine
 from infra.registry import Registry, Version, open_registry
 from models.adapters.file import save_adapter
 from models.adapters.noise_prior import write_noise
+from models.adapters.versions import ADAPTER_FILES
 from models.foundations.base import Foundation
 from models.load import load_foundation
 from serving.adapters import model_list
@@ -60,7 +61,8 @@ def publish(registry: Registry, tmp_path: Path) -> Publish:
 
     def make(foundation: Foundation, concept: str, references: int = 0, **kind) -> Version:
         folder = tmp_path / "made" / f"{concept}-{len(list(tmp_path.glob('made/*')))}"
-        saved = save_adapter(folder, random_adapter(foundation, **kind), foundation)
+        adapter = random_adapter(foundation, **kind)
+        saved = save_adapter((folder / ADAPTER_FILES[adapter.path]).parent, adapter, foundation)
         if references:
             write_noise(folder, foundation, foundation.defaults.bucket, random_noise(foundation, references))
         return registry.publish(concept, folder, metadata=dict(saved.metadata))

@@ -3,7 +3,7 @@
 import pytest
 
 from infra.errors import UserError
-from training.config import TrainConfig, fixed_settings, make_config, resolve
+from training.config import TrainConfig, fixed_settings, make_config, resolve, sampled_paths
 
 
 def test_defaults_are_the_papers():
@@ -122,6 +122,56 @@ def test_a_method_without_an_appearance_stage_gets_the_steps_that_the_motion_has
         assert (other.steps, other.rank, other.noise_bias) == (202, 16, 0.5)
         assert {other.stage_of(step) for step in (0, 201)} == {"motion"}
     assert resolve({"method": "coupled", "steps": 30}, suited).steps == 30
+
+
+DUAL = {
+    "steps": 450, "appearance_share": 0.4, "appearance_tokens": 8, "spatial_lora": False, "beta": 0.0, "noise_bias": 0.5,
+    "timestep_low": 0.2, "appearance_preservation": 1.0, "caption_dropout": 0.3, "rank": 16, "acts_until": 0.5,
+    "learning_rate": 2e-3,
+}  # fmt: skip
+
+
+def test_the_appearance_alone_leaves_out_what_is_recommended_for_the_motion():
+    config = resolve({"method": "appearance"}, {"training": DUAL})
+    kept = {"steps": 180, "rank": 16, "learning_rate": 2e-3}
+    assert config == make_config({"method": "appearance", **kept})
+    assert {config.stage_of(step) for step in range(180)} == {"appearance"}
+    assert config.adapter_steps is None
+    assert sampled_paths(config) == ("spatial",)
+
+    other = {"training": {**DUAL, "spatial_learning_rate": 1e-3}}
+    assert resolve({"method": "appearance"}, other).learning_rates() == {"spatial": 1e-3, "temporal": 1e-3}
+    own = {"training_appearance": {"steps": 40, "learning_rate": 3e-3}, "training_several_clips": {"rank": 4}}
+    config = resolve({"method": "appearance", "learning_rate": 4e-3}, {**other, **own}, 2)
+    assert (config.steps, config.rank, config.learning_rate) == (40, 4, 4e-3)
+    assert resolve({}, {**other, **own}).steps == 450, "of no concern to other methods"
+    with pytest.raises(UserError, match="under `training_appearance:`"):
+        resolve({"method": "appearance"}, {"training_appearance": {"colour": 1}})
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        *(
+            ({name: value}, f"method appearance learns no motion; leave {name} out")
+            for name, value in {
+                **DUAL,
+                "skip_spatial": 0.2,
+                "offset_noise": 0.1,
+                "timestep_high": 0.9,
+            }.items()
+            if name not in ("steps", "rank", "learning_rate")
+        ),
+        (
+            {"spatial_learning_rate": 1e-3},
+            "give its rate as learning_rate, and leave spatial_learning_rate out",
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_setting_of_the_motion_is_refused_where_only_the_appearance_is_learned(setting, said):
+    with pytest.raises(UserError, match=said):
+        resolve({"method": "appearance", **setting}, {"training": DUAL})
 
 
 def test_the_papers_own_setting_is_one_flag_away():

@@ -54,6 +54,19 @@ def test_a_place_that_cannot_be_written_is_one_sentence_and_nothing_half_written
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
+def test_nothing_is_lost_where_nothing_may_be_and_the_same_frames_are_the_same_file():
+    rng = np.random.default_rng(0)
+    for size in ((3, 16, 16), (5, 64, 96), (2, 34, 50)):
+        noise = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        mp4 = encode_mp4(noise, 8, lossless=True)
+        video = decode(mp4)
+        assert np.array_equal(video.frames_FHWC, noise)
+        assert video.fps == 8
+        assert encode_mp4(noise, 8, lossless=True) == mp4
+    still = np.repeat(noise[:1], 16, axis=0)
+    assert len(encode_mp4(still, 8, lossless=True)) < 2 * len(encode_mp4(noise[:1], 8, lossless=True))
+
+
 def test_an_ingested_clip_is_close_to_its_source(frames):
     """crf 14 keeps brightness to about one level; colour has half the resolution by format."""
     luma = np.array([0.299, 0.587, 0.114])

@@ -196,6 +196,46 @@ def test_adapters_compose_and_seconds_become_frames(api, publish: Publish, unet3
     assert [(a["concept"], a["scale"]) for a in video["adapters"]] == [("orbit", 1.0), ("swing", 0.5)]
 
 
+@pytest.mark.usefixtures("lists_anew")
+def test_an_appearance_alone_is_a_version_that_is_listed_used_prefetched_and_pinned(
+    api, publish: Publish, unet3d
+):
+    look = publish(unet3d, "look", path="spatial", seed=3)
+    publish(unet3d, "orbit", seed=1)
+    models = {model["id"]: model for model in api.get("/v1/models").json()["data"]}
+    assert {id: model["gives"] for id, model in models.items()} == {
+        "foundation": [],
+        "foundation:look@1": ["appearance"],
+        "foundation:orbit@1": ["motion"],
+    }
+    assert models["foundation:look@1"]["sha256"] == look.adapter_sha256
+
+    asked = {"prompt": "a bear", "seed": 7, "steps": 1}
+    named = [
+        {**asked, "lora": [{"name": "look"}]},
+        {**asked, "model": "foundation:look"},
+        {**asked, "lora": [{"name": "look", "path": "spatial"}]},
+    ]
+    mp4s = []
+    for body in (asked, *named):
+        video = ended(api, api.post("/v1/videos", json=body).json()["id"])
+        assert video["status"] == "completed", video
+        assert [(a["path"], a["sha256"]) for a in video["adapters"]] == (
+            [] if body is asked else [("spatial", look.adapter_sha256)]
+        )
+        mp4s.append(decode(api.get(f"/v1/videos/{video['id']}/content").content).frames_FHWC)
+    assert not np.array_equal(mp4s[0], mp4s[1])
+    assert all(np.array_equal(mp4s[1], other) for other in mp4s[2:])
+
+    for name, path, other in (("look", "temporal", "motion"), ("orbit", "spatial", "appearance")):
+        refused = api.post("/v1/videos", json={**asked, "lora": [{"name": name, "path": path}]})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (422, "adapter_path_not_found")
+        assert f"{name}@1 has no {path} adapter ({other})" in refused.json()["error"]["message"]
+    for action, status in (("prefetch", "prefetched"), ("pin", "pinned")):
+        done = api.post(f"/v1/adapters/{action}", json={"name": "look"}).json()
+        assert (done["status"], done["path"], done["sha256"]) == (status, "spatial", look.adapter_sha256)
+
+
 def test_an_absent_seed_is_drawn_and_reported_and_gives_the_same_video_again(api):
     first = ended(api, api.post("/v1/videos", json={"prompt": "a bear", "steps": 1}).json()["id"])
     again = {"prompt": "a bear", "steps": 1, "seed": first["seed"]}

@@ -130,6 +130,11 @@ def test_memory_is_what_bank_and_optimizer_hold(clips, sources, registry):
         p.numel() for p in foundation.add_bank(**bank_options(full.works[0].config, 2)).parameters()
     )
     assert full.adapter_bytes == numbers * 4 * 4
+    (look,) = make_plan([entry(clips, "c1", method="appearance")], "m", registry, sources=sources).packs
+    numbers = sum(
+        p.numel() for p in foundation.add_bank(**bank_options(look.works[0].config, 2)).parameters()
+    )
+    assert look.adapter_bytes == numbers * 4 * 4
 
 
 def test_priority_goes_first_then_the_longest_and_lanes_share(clips, sources, registry):

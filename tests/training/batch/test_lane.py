@@ -7,10 +7,12 @@ import torch
 from lane_house import SETTINGS, WAN, Hook, nothing
 
 from infra.errors import StorageAway, UserError
+from infra.registry import ADAPTER_FILE
 from infra.storage import open_storage
 from infra.storage.s3 import BucketNotFound
 from models.adapters.noise_prior import read_noise
-from models.adapters.versions import noise_file
+from models.adapters.file import read_adapter
+from models.adapters.versions import gives, noise_file
 from models.foundations.base import Bucket
 from models.inversion import invert
 from training.batch.cluster.lane_worker import run_until_idle
@@ -40,7 +42,8 @@ def difference(one, other):
 
 
 def alone(work, foundation):
-    return train_local(foundation, work.concept, prepare_work(work, foundation), work.config)["temporal"]
+    (layers,) = train_local(foundation, work.concept, prepare_work(work, foundation), work.config).values()
+    return layers
 
 
 def test_a_batch_is_trained_and_published(house, foundation, tmp_path):
@@ -63,6 +66,29 @@ def test_a_batch_is_trained_and_published(house, foundation, tmp_path):
     assert not list(house.batch.storage.list("checkpoints/"))
     assert house.add("c0", "c1", steps=6) == {}  # the plan finds them done
     assert foundation.bank is None
+
+
+def test_appearances_train_in_a_pack_join_it_and_are_published_alone(house, foundation, tmp_path):
+    settings = {"method": "appearance"}
+    works = {
+        **house.add("c0", **settings, steps=2),
+        **house.add("c1", **settings, steps=8),
+        **house.add("c2", **settings),
+    }
+    watcher = Hook(nothing)
+    house.lane(watcher, pack=2).run()
+    assert set(house.statuses().values()) == {"published"}
+    assert watcher.steps[:2] == [("c0", 1), ("c1", 1)], "two train in one forward"
+    assert watcher.steps.index(("c2", 1)) < watcher.steps.index(("c1", 8)), "the next takes the free slot"
+    for name, work in works.items():
+        version = house.registry.resolve(name)
+        assert gives(version) == ("appearance",)
+        assert not {ADAPTER_FILE, "adapter_config.json"} & set(version.files)
+        folder = house.registry.pull(version, tmp_path / name)
+        assert (
+            difference(alone(work, foundation), read_adapter(folder / "spatial", foundation).tensors) < 1e-5
+        )
+    assert house.add("c2", **settings) == {}
 
 
 def test_a_lane_publishes_the_noise_prior_of_a_concept_that_asks_for_it(house, foundation, tmp_path):

@@ -127,6 +127,7 @@ def test_an_adapter_trained_in_a_pack_is_the_one_trained_alone(unet, expected, s
         {"method": "dual", "appearance_preservation": 1.0, "caption_dropout": 0.5},
         {"method": "coupled"},
         {"method": "full"},
+        {"method": "appearance"},
     ],
 )
 def test_so_it_is_with_a_family_without_separate_layers_and_every_method(wan, settings):
@@ -142,10 +143,13 @@ def test_so_it_is_with_a_family_without_separate_layers_and_every_method(wan, se
         assert difference(alone(wan, one)[0], ended[one.name].tensors) < TOLERANCE
 
 
-def test_members_leave_when_they_are_done_and_others_take_their_slots(wan):
-    waiting = [member(wan, number, clips=1 + number % 2, steps=4 + 3 * number) for number in range(5)]
+@pytest.mark.parametrize("method", ["dual", "appearance"])
+def test_members_leave_when_they_are_done_and_others_take_their_slots(wan, method):
+    waiting = [
+        member(wan, number, clips=1 + number % 2, steps=4 + 3 * number, method=method) for number in range(5)
+    ]
     order, ended, most = list(waiting), {}, 0
-    with pack_for(wan, order[0], 2, spatial=3) as pack:
+    with pack_for(wan, order[0], 2, spatial=2 if method == "appearance" else 3) as pack:
         while waiting or pack.members:
             while waiting and pack.has_room(waiting[0].slots()):
                 pack.admit(waiting.pop(0))

@@ -15,7 +15,8 @@ from training.config import make_config
 from training.runs.local import train_local
 from training.runs.samples import render
 
-METHODS = ("dual", "no-debias", "coupled", "full")
+METHODS = ("dual", "no-debias", "coupled", "full", "appearance")
+PATHS = {"coupled": ("spatial", "temporal"), "appearance": ("spatial",)}
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def test_it_gives_what_a_pack_of_one_gives(foundation, method):
     with solo(foundation, clips, method=method) as run:
         assert [report.loss for report in run.train()] == steps
         expected = run.tensors("c")
-    assert tuple(tensors) == (("spatial", "temporal") if method == "coupled" else ("temporal",))
+    assert tuple(tensors) == PATHS.get(method, ("temporal",))
     for path, layers in tensors.items():
         assert same(layers, expected[path])
         assert any(b.any() for _, b in layers.values())
@@ -117,8 +118,8 @@ def test_trained_tensors_become_files_that_generation_reads(unet3d, tmp_path, me
     assert {path: adapter.sha256 for path, adapter in written.items()} == {
         path: adapter.sha256 for path, adapter in again.items()
     }
-    assert (tmp_path / "one" / "adapter_model.safetensors").is_file()
-    assert (tmp_path / "one" / "spatial").exists() == (method == "coupled")
+    assert (tmp_path / "one" / "adapter_model.safetensors").is_file() == (method != "appearance")
+    assert (tmp_path / "one" / "spatial").exists() == (method in PATHS)
     for path, adapter in written.items():
         assert (adapter.path, adapter.concept) == (path, "spin")
         assert adapter.metadata["method"] == method
@@ -135,3 +136,48 @@ def test_trained_tensors_become_files_that_generation_reads(unet3d, tmp_path, me
     assert (half != with_it).any()
     shown = render(unet3d, tensors, ["a cat"], unet3d.defaults.bucket, 1, (0.0, 0.5))[0]
     assert (shown == half).all()
+
+
+def test_the_appearance_alone_is_one_lora_that_every_clip_trains_from_its_frames(foundation):
+    clips = random_clips(foundation, 3)
+    for clip in clips:
+        clip.latents_CFHW.fill_(1e6)  # a whole clip is never looked at
+    reports = []
+    config = make_config({**SMALL, "method": "appearance", "steps": 6, "schedule": "linear"})
+    tensors = train_local(foundation, "c", clips, config, on_step=reports.append)
+    assert {report.temporal_loss for report in reports} == {0.0}
+    assert all(0 < report.spatial_loss < 10 for report in reports)
+    assert reports[0].learning_rate == config.learning_rate
+    assert set(tensors["spatial"]) == set(foundation.targets["spatial"])
+    with solo(foundation, clips, method="appearance") as run:
+        bank = run.foundation.bank
+        assert bank.slots == {"spatial": 1, "temporal": 0}
+        assert bank.targets["temporal"] == ()
+        assert run.member.slots() == {"spatial": 1, "temporal": 0}
+    for clip in clips[1:]:
+        clip.frame_latents_FC1HW.zero_()
+    other = train_local(foundation, "c", clips, config)
+    assert not same(tensors["spatial"], other["spatial"]), "all clips train it"
+
+
+def test_the_appearance_of_single_frames_is_seen_in_whole_clips(unet3d):
+    """The temporal layers are off in its training, and on when a video is made."""
+    clips = random_clips(unet3d, 1)
+    frame = clips[0].frame_latents_FC1HW[0]
+    clips[0].frame_latents_FC1HW.copy_(frame.expand_as(clips[0].frame_latents_FC1HW))
+    config = make_config({**SMALL, "method": "appearance", "steps": 60, "dropout": 0.0, "rank": 16})
+    losses = []
+    tensors = train_local(unet3d, "c", clips, config, on_step=lambda report: losses.append(report.loss))
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+    noise = torch.randn(clips[0].latents_CFHW.shape, generator=torch.Generator().manual_seed(1))[None]
+    still_1CFHW = frame.expand(-1, noise.shape[2], -1, -1)[None]
+    time = unet3d.noise.timesteps(torch.tensor([0.7]))
+    x_t, target = unet3d.noise.add(still_1CFHW, noise, time), unet3d.noise.target(still_1CFHW, noise, time)
+
+    def error(routing):
+        with torch.no_grad():
+            return float((unet3d.predict(x_t, time, clips[0].text_LD[None], routing) - target).square().mean())
+
+    bank = unet3d.add_bank({"spatial": 1}, 16)
+    bank.write("spatial", 1, tensors["spatial"])
+    assert error(Routing(spatial=Mix.of([[1]]))) < 0.9 * error(Routing())
