@@ -17,6 +17,7 @@ from models.dtypes import DTYPES, parse_dtype
 from motiondirector.api import serve as api
 from motiondirector.api.generate import GenerateConfig
 from motiondirector.api.ingest import IngestConfig
+from motiondirector.api.mix import MixConfig
 from motiondirector.batch.config import BatchConfig
 from motiondirector.batch.run import BatchResult
 from motiondirector.cli import build
@@ -44,6 +45,7 @@ CONFIGURED = {
     "train": TrainConfig,
     "train-batch": BatchConfig,
     "generate": GenerateConfig,
+    "mix": MixConfig,
     "serve": ServeConfig,
     "evaluate": EvaluationConfig,
     "benchmark ucf-sports": BenchmarkConfig,

@@ -69,6 +69,7 @@ def test_the_snippets_of_the_guide_run_in_one_process(story):
         "Serving",
         "The model itself",
         "Two motions in one frame",
+        "An appearance, and a mix",
     ]
     assert lines[0].startswith("clips/orbit-000.mp4 a ")
     assert lines[1] == "2 clips of 8x64x64 (frames, height, width) for sprites"
@@ -80,6 +81,7 @@ def test_the_snippets_of_the_guide_run_in_one_process(story):
     assert lines[7:] == [
         "sprites (8, 64, 64, 3)",
         "orbit@1 + orbit@2, seed 7, 2 steps, 64x64, 8 frames",
+        "orbit@2 + look@1, seed 7, 2 steps, 64x64, 8 frames",
     ]
     assert (folder / "orbit.mp4").is_file()
 
@@ -101,12 +103,12 @@ light = set(sys.modules)
 configurations = [getattr(md, name)() for name in md.__all__ if name.endswith("Config")]
 print(sorted({"torch", "ray", "numpy", "diffusers"} & set(sys.modules)), "pydantic" in light, len(configurations))
 """
-    assert python(code, tmp_path) == "[] False 7\n"
+    assert python(code, tmp_path) == "[] False 8\n"
 
 
 def test_every_name_is_there_with_types_and_a_docstring():
     functions = [name for name in md.__all__ if not name.endswith("Config")]
-    assert len(functions) == 9
+    assert len(functions) == 10
     guide = (ROOT / "docs" / "python.md").read_text()
     for name in md.__all__:
         assert name in dir(md)

@@ -130,7 +130,7 @@ def test_a_truncated_image_is_refused_wherever_it_ends(tmp_path: Path, picture: 
 def test_an_animation_is_refused_with_its_number_of_frames(tmp_path: Path, picture: np.ndarray, suffix: str):
     frames = [Image.fromarray(np.roll(picture, 3 * number, axis=1)) for number in range(5)]
     frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], duration=100)
-    with pytest.raises(UnreadableImage, match="has 5 frames, .*use `motiondirector ingest`"):
+    with pytest.raises(UnreadableImage, match=r"has 5 frames, .*use `motiondirector ingest`"):
         read_still(tmp_path / f"a.{suffix}")
 
 

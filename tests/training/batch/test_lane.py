@@ -10,8 +10,8 @@ from infra.errors import StorageAway, UserError
 from infra.registry import ADAPTER_FILE
 from infra.storage import open_storage
 from infra.storage.s3 import BucketNotFound
-from models.adapters.noise_prior import read_noise
 from models.adapters.file import read_adapter
+from models.adapters.noise_prior import read_noise
 from models.adapters.versions import gives, noise_file
 from models.foundations.base import Bucket
 from models.inversion import invert
