@@ -32,6 +32,7 @@ from infra.ray.cluster import ray_session
 from infra.registry import Registry, open_registry
 from infra.storage import open_storage
 from models.adapters.file import read_adapter
+from models.adapters.versions import ADAPTER_FILES
 from models.foundations.base import Bucket
 from models.load import load_foundation
 from training.batch.lane.lane import Lane
@@ -56,6 +57,7 @@ CASES: dict[str, dict[str, Any]] = {
     "no-debias": {"method": "no-debias"},
     "coupled": {"method": "coupled"},
     "full": {"method": "full"},
+    "appearance": {"method": "appearance"},
     "tokens": {"appearance_tokens": 4, "appearance_share": 0.4, "appearance_frames": 2},
     "preserving": {"appearance_preservation": 1.0, "batch_size": 2},
     "schedule": {
@@ -167,10 +169,14 @@ class Trainings:
         folder = registry.pull(
             registry.resolve(f"{concept}@1"), self.folder / "pulled" / registry.uri[1:] / concept
         )
-        tensors = {"temporal": read_adapter(folder, self.foundation).tensors}
-        if (folder / "spatial").exists():
-            tensors["spatial"] = read_adapter(folder / "spatial", self.foundation).tensors
-        return digest(tensors)
+        places = {path: folder / file for path, file in ADAPTER_FILES.items()}
+        return digest(
+            {
+                path: read_adapter(file.parent, self.foundation).tensors
+                for path, file in places.items()
+                if file.is_file()
+            }
+        )
 
 
 def main() -> None:
