@@ -41,10 +41,9 @@ from infra.storage.objects import FileEntry, check_hash, get_object, object_key,
 from infra.storage.stored import ConceptName, Damaged, Key, is_concept_name, parse
 
 DEFAULT_REGISTRY = "runs/registry"
+# A version has a temporal adapter (motion), a spatial one (appearance), or both.
 ADAPTER_FILE = "adapter_model.safetensors"
-SPATIAL_FILE = (
-    f"spatial/{ADAPTER_FILE}"  # a version has a temporal adapter (ADAPTER_FILE), a spatial one, or both
-)
+SPATIAL_FILE = f"spatial/{ADAPTER_FILE}"
 
 
 @dataclass(frozen=True)

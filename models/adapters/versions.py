@@ -52,8 +52,8 @@ def first_config(version: Version) -> str:
 def own_paths(version: Version) -> tuple[LoraPath, ...]:
     """The paths whose adapters a version uses by default: those it was trained to have.
 
-    These are all that it holds: of method appearance the spatial one, of method coupled both. The dual methods train the temporal adapter
-    to be used alone, so for them it is the temporal path only.
+    These are all that it holds: of method appearance the spatial one, of method coupled both. The dual
+    methods train the temporal adapter to be used alone, so for them it is the temporal path only.
     """
     if version.metadata.get("method") in STANDS_ALONE:
         return ("temporal",)
