@@ -21,7 +21,7 @@ from datasets.video.animation import composed, first_line, is_transparent
 from datasets.video.videofile import MAX_SIDE, ON_BLACK
 from infra.errors import InvalidInput
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF")  # MPO: a phone's JPEG with a second picture
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 DEEP = ("I;16", "I;16L", "I;16B", "I;16N")  # grey with 16 bits, which Pillow would clip to white
 BROKEN = (
     UnidentifiedImageError,
@@ -92,6 +92,7 @@ def _check_header(name: str, image: Image.Image) -> None:
         raise UnreadableImage(
             f"{name} is {width}x{height}; sides may have at most {MAX_SIDE} pixels: scale it down first."
         )
+    # A phone's JPEG may have a second picture, such as a gain map (MPO); viewers show the first.
     count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if count > 1:
         raise UnreadableImage(

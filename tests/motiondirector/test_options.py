@@ -256,13 +256,18 @@ def test_every_command_with_a_precision_shows_the_same_words():
         for parameter in one.params
         if parameter.name == "dtype"
     }
-    assert set(shown) == {"train", "serve", "generate", "evaluate", "ucf-sports", "loveu-tgve"}
+    assert set(shown) == {"train", "serve", "generate", "mix", "evaluate", "ucf-sports", "loveu-tgve"}
     assert {word for metavar in shown.values() for word in metavar.split("|")} == set(DTYPES)
 
 
 def test_the_guides_name_options_that_there_are():
     guide = (ROOT / "docs" / "serving.md").read_text()
-    known = {option for name in ("serve", "generate") for p in parameters(name).values() for option in p.opts}
+    known = {
+        option
+        for name in ("serve", "generate", "mix")
+        for p in parameters(name).values()
+        for option in p.opts
+    }
     named = set(re.findall(r"--[a-z][a-z-]+", guide))
     assert len(named) > 10
     assert named - known - {"--help"} == set()

@@ -35,7 +35,9 @@ def target(tmp_path: Path) -> Storage:
     return open_storage(tmp_path / "set")
 
 
-def test_the_frames_are_the_image_and_its_mirror(file: Path, picture: np.ndarray, target: Storage):
+def test_the_frames_are_the_image_and_its_mirror(
+    tmp_path: Path, file: Path, picture: np.ndarray, target: Storage
+):
     assert store_image(file, target, "cat", " a grey  cat ", BUCKET, 8, flip=True) == ()
     clips = {clip.clip_id: clip for clip in read_clips(target.uri)}
     assert {(clip.concept, clip.caption, clip.fps) for clip in clips.values()} == {("cat", "a grey cat", 8.0)}
@@ -46,7 +48,7 @@ def test_the_frames_are_the_image_and_its_mirror(file: Path, picture: np.ndarray
     expected = [np.repeat(one[None], 4, axis=0) for one in (shown, shown[:, ::-1])]
     assert all(any(np.array_equal(frames, one) for frames in stored) for one in expected)
 
-    before = {path: path.stat().st_mtime_ns for path in Path(target.path("")).rglob("*") if path.is_file()}
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "set").rglob("*") if path.is_file()}
     store_image(file, target, "cat", "a grey cat", BUCKET, 8, flip=True)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(read_clips(target.uri)) == 2
