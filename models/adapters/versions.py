@@ -55,9 +55,8 @@ def own_paths(version: Version) -> tuple[LoraPath, ...]:
     These are all that it holds: of method appearance the spatial one, of method coupled both. The dual
     methods train the temporal adapter to be used alone, so for them it is the temporal path only.
     """
-    if version.metadata.get("method") in STANDS_ALONE:
-        return ("temporal",)
-    return tuple(adapter_files(version))
+    files = tuple(adapter_files(version))
+    return ("temporal",) if version.metadata.get("method") in STANDS_ALONE and "temporal" in files else files
 
 
 def own_steps(version: Version, path: LoraPath) -> tuple[float, float] | None:

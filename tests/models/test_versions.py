@@ -67,7 +67,7 @@ def test_a_version_is_used_with_what_its_method_trained_together(registry, pair,
     assert (own_paths(alone), gives(alone)) == (("temporal",), ("motion",))
 
 
-@pytest.mark.parametrize("method", ["appearance", "peft", None])
+@pytest.mark.parametrize("method", ["appearance", "peft", None, "motiondirector"])
 def test_an_appearance_alone_is_used(registry, pair, foundation, method):
     (pair / ADAPTER_FILE).unlink()
     (pair / "adapter_config.json").unlink()
