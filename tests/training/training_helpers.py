@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from models.foundations.base import Bucket
+from models.regions.layers import LatentCoverage
 from training.config import make_config
 from training.loop.checkpoint import MOMENTS
 from training.loop.engine import Engine, make_optimizer
@@ -22,6 +23,7 @@ class RandomClip:
     frame_latents_FC1HW: torch.Tensor
     text_LD: torch.Tensor
     empty_text_LD: torch.Tensor
+    coverage: LatentCoverage | None = None
 
 
 def random_clips(foundation, count, seed=0):
