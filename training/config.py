@@ -351,9 +351,7 @@ class TrainConfig(BaseModel):
                 "continued by another number of workers; give one number of workers, or zero 0"
             )
         if not self.mask_inside and not self.mask_outside:
-            raise ValueError(
-                "mask_inside 0 and mask_outside 0 leave nothing to learn; set one above 0"
-            )
+            raise ValueError("mask_inside 0 and mask_outside 0 leave nothing to learn; set one above 0")
         if self.noise_prior and self.zero == 3:
             raise ValueError(
                 "noise_prior needs the whole model in one process, and zero 3 spreads it over the workers; leave noise_prior out, "

@@ -106,5 +106,7 @@ def check_words(name: str, text: str) -> str:
     """The words of a variant with normalized white space. Raises ValueError."""
     words = " ".join(text.split())
     if not words or len(words) > MAX_WORDS or FORBIDDEN.search(words):
-        raise ValueError(f"the words of {name} are {text[:40]!a}; expected 1 to {MAX_WORDS} printable characters")
+        raise ValueError(
+            f"the words of {name} are {text[:40]!a}; expected 1 to {MAX_WORDS} printable characters"
+        )
     return words

@@ -66,7 +66,9 @@ class Masks(ByFile[SourceRegion | str]):
         if "://" in uri and not uri.startswith("file://"):
             raise InvalidInput(f"--masks {uri}: expected a JSON file or a folder on this machine.", code=CODE)
         if not path.exists():
-            raise NotFound(f"--masks {uri} does not exist; give a JSON file or a folder.", code="masks_not_found")
+            raise NotFound(
+                f"--masks {uri} does not exist; give a JSON file or a folder.", code="masks_not_found"
+            )
         if path.is_dir():
             self._read_folder(path.absolute())
         else:
@@ -80,11 +82,13 @@ class Masks(ByFile[SourceRegion | str]):
             other = self.add(name, str(file))
             if other != str(file):
                 raise InvalidInput(
-                    f"--masks {self.uri}: {Path(other).name} and {file.name} are masks of the same clip; keep one.", code=CODE
+                    f"--masks {self.uri}: {Path(other).name} and {file.name} are masks of the same clip; keep one.",
+                    code=CODE,
                 )
         if not self.by_parts:
             raise InvalidInput(
-                f"--masks {self.uri}: the folder has no masks; expected videos or PNGs named like the clips.", code=CODE
+                f"--masks {self.uri}: the folder has no masks; expected videos or PNGs named like the clips.",
+                code=CODE,
             )
 
     def _read_json(self, path: Path) -> None:
@@ -93,11 +97,14 @@ class Masks(ByFile[SourceRegion | str]):
             size = path.stat().st_size
             if size > MAX_JSON:
                 raise InvalidInput(
-                    f"{where} has {size >> 20} MB, more than the {MAX_JSON >> 20} MB that a file of boxes may have.", code=CODE
+                    f"{where} has {size >> 20} MB, more than the {MAX_JSON >> 20} MB that a file of boxes may have.",
+                    code=CODE,
                 )
             text = decoded(path.read_bytes(), where, CODE)
         except OSError as error:
-            raise InvalidInput(f"{where} cannot be read ({error.strerror}); give a JSON file.", code=CODE) from None
+            raise InvalidInput(
+                f"{where} cannot be read ({error.strerror}); give a JSON file.", code=CODE
+            ) from None
         try:
             found = json.loads(text, object_pairs_hook=once)
         except (ValueError, RecursionError) as error:
@@ -123,7 +130,8 @@ class Masks(ByFile[SourceRegion | str]):
             place = ".".join(map(str, first["loc"]))
             said = first["msg"].removeprefix("Value error, ")
             raise InvalidInput(
-                f"--masks {self.uri}, {name[:80]}{f', {place[:80]}' if place else ''}: {said[:200]}.", code=CODE
+                f"--masks {self.uri}, {name[:80]}{f', {place[:80]}' if place else ''}: {said[:200]}.",
+                code=CODE,
             ) from None
 
     def check(self, sources: Iterable[Named]) -> None:
@@ -202,7 +210,8 @@ class SourceMask:
             raise Unsuitable(f"the mask of {video.name}: {error}.", code=CODE) from None
         if region is None:
             raise Unsuitable(
-                f"the mask of {video.name} is empty in the part that this clip shows; draw it there, or take it out.", code=CODE
+                f"the mask of {video.name} is empty in the part that this clip shows; draw it there, or take it out.",
+                code=CODE,
             )
         return region
 
@@ -216,4 +225,6 @@ class SourceMask:
             number: view.pictures(greys(frame_HWC[None]))[0]
             for number, frame_HWC in zip(wanted, self._file.frames(wanted), strict=True)
         }
-        return from_pictures(np.stack([pictures[0 if still else number] for number in ([0] if still else frames)]))
+        return from_pictures(
+            np.stack([pictures[0 if still else number] for number in ([0] if still else frames)])
+        )

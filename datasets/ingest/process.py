@@ -78,6 +78,8 @@ class Job:
 
 
 Result = tuple[list[Outcome], list[Pending]]
+
+
 def mark_duplicate(outcome: Outcome, clip_id: str, caption: str) -> None:
     """Mark the outcome as a duplicate of the set's clip with this id."""
     outcome.status, outcome.clip_id = DUPLICATE, clip_id
@@ -181,7 +183,9 @@ class _Cutting:
         outcome.caption = variant.caption(caption)
         if len(outcome.caption) > MAX_CAPTION:
             outcome.status = REFUSED
-            outcome.reason = f"the caption has {len(outcome.caption)} characters, at most {MAX_CAPTION} are allowed"
+            outcome.reason = (
+                f"the caption has {len(outcome.caption)} characters, at most {MAX_CAPTION} are allowed"
+            )
             return outcome, None
         clip = make_clip(
             concept=job.concept,
@@ -245,5 +249,3 @@ def local_copy(uri: str) -> Iterator[Path]:
         except ObjectError as error:
             raise Unfetched(error.message) from None
         yield path
-
-

@@ -93,13 +93,13 @@ class IngestConfig(BaseModel):
         CUT,
         "Folder or hub id of the model that the clips are for. It gives the default size and checks a given size.",
     )
-    speed: Annotated[
-        tuple[Annotated[float, AfterValidator(check_speed)], ...], BeforeValidator(listed)
-    ] = setting(
-        (),
-        VARIANTS,
-        "Add, beside each clip, a slower or faster variant: 0.5 to 2 times the speed; repeatable. It takes the picture shown at "
-        "each time from the source, so a faster one needs a longer video.",
+    speed: Annotated[tuple[Annotated[float, AfterValidator(check_speed)], ...], BeforeValidator(listed)] = (
+        setting(
+            (),
+            VARIANTS,
+            "Add, beside each clip, a slower or faster variant: 0.5 to 2 times the speed; repeatable. It takes the picture shown at "
+            "each time from the source, so a faster one needs a longer video.",
+        )
     )
     reverse: bool = setting(
         False, VARIANTS, "Add, beside each clip, a variant in reverse.", option="--reverse"

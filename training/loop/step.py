@@ -152,7 +152,9 @@ def collate(samples: Sequence[Sample], device: torch.device | str, own: OwnSetti
             seeds=tuple(
                 s.draw.spatial_dropout_seed + number for s in samples for number in range(len(s.draw.frames))
             ),
-            weight=weights([s.weights.frame(frame.frame) if s.weights else None for _, s, frame in frames], x0),
+            weight=weights(
+                [s.weights.frame(frame.frame) if s.weights else None for _, s, frame in frames], x0
+            ),
         )
     if clips:
         x0 = stack(s.clip.latents_CFHW for _, s in clips)
