@@ -183,5 +183,5 @@ def test_a_mask_with_another_number_of_frames_is_explained(tmp_path):
     pictures = np.zeros((3, 8, 8), np.uint8)
     pictures[0] = 255
     wrong = replace(clip, mask=from_pictures(pictures))
-    with pytest.raises(InvalidInput, match="the mask of clip .* has 3 frames and the video 5"):
+    with pytest.raises(InvalidInput, match=r"the mask of clip .* has 3 frames and the video 5"):
         prepare([wrong], foundation, Bucket(4, 32, 32), LatentCache(open_storage(tmp_path)))

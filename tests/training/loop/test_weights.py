@@ -159,9 +159,9 @@ def test_a_clip_of_which_nothing_is_left_is_refused_by_name(unet3d, settings, bo
     clips = random_clips(unet3d, 1)
     region = None if box is None else Region(box=box, feather=0.0)
     clips = [replace(clips[0], coverage=latent_coverage(region, unet3d, BUCKETS["unet3d"]))]
-    with pytest.raises(ConceptError, match=f"clip 1 of c: its mask {says}.*leave nothing to learn") as told:
-        with solo(unet3d, clips, **settings):
-            pass
+    refused = pytest.raises(ConceptError, match=f"clip 1 of c: its mask {says}.*leave nothing to learn")
+    with refused as told, solo(unet3d, clips, **settings):
+        pass
     assert told.value.code == "invalid_mask"
     assert unet3d.bank is None
 
