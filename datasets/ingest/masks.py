@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from datasets.clip_sets.masks import View, from_pictures, placed
 from datasets.clip_sets.select import Selection, Unsuitable, Window
@@ -42,10 +42,16 @@ class SourceKeyframe(Keyframe):
     frame: Annotated[int, Field(ge=0, lt=MAX_FRAME)]
 
 
+def no_pictures(value: Any) -> None:
+    """Raise ValueError for the pictures of a mask."""
+    if value is not None:
+        raise ValueError("expected a box, polygon or keyframes; put mask pictures into a folder")
+
+
 class SourceRegion(Region):
     """A region of a source, as the JSON file describes it."""
 
-    mask: None = None
+    mask: Annotated[None, BeforeValidator(no_pictures)] = None
     keyframes: Annotated[
         tuple[SourceKeyframe, ...] | None, Field(strict=False, min_length=1, max_length=MAX_FRAMES)
     ] = None
@@ -129,6 +135,8 @@ class Masks(ByFile[SourceRegion | str]):
             first = error.errors(include_input=False, include_url=False)[0]
             place = ".".join(map(str, first["loc"]))
             said = first["msg"].removeprefix("Value error, ")
+            if first["type"] in ("extra_forbidden", "model_type"):
+                said = "expected box, polygon or keyframes, and unit and feather if needed"
             raise InvalidInput(
                 f"--masks {self.uri}, {name[:80]}{f', {place[:80]}' if place else ''}: {said[:200]}.",
                 code=CODE,

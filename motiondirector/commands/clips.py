@@ -65,15 +65,16 @@ def list_clips(
         ]
         print_json(rows)
         return
-    table = Table("clip", "concept", "size", "caption", "source", show_edge=False, pad_edge=False)
+    table = Table(show_edge=False, pad_edge=False)
+    for name in ("clip", "concept", "size", "caption", "source"):
+        table.add_column(name, no_wrap=name in ("clip", "size"))
     for clip in every:
         warning = limit.warning(clip.caption)
         said = escape(clip.caption) + (f"\n[yellow]warning:[/] {escape(warning)}" if warning else "")
         size = f"{clip.num_frames}x{clip.height}x{clip.width} at {clip.fps:.4g} fps"
+        size += f"\n{escape(clip.variant)} of {(clip.variant_of or '')[:12]}" if clip.variant else ""
         size += "" if clip.mask is None else f"\nmask {clip.mask}"
-        source = escape(clip.source_uri)
-        source += f"\n{escape(clip.variant)} of {(clip.variant_of or '')[:12]}" if clip.variant else ""
-        table.add_row(clip.clip_id[:12], clip.concept, size, said, source)
+        table.add_row(clip.clip_id[:12], clip.concept, size, said, escape(clip.source_uri))
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 160

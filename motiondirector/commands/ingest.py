@@ -92,7 +92,7 @@ def show(report: Report, size: Size) -> None:
     """The report as a table."""
     table = Table(title=None, show_edge=False, pad_edge=False)
     for name in ("input", "", "clip", "used", "what"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name == "clip")
     for outcome in report.outcomes:
         clip = f"{outcome.size} at {outcome.fps:.4g} fps" if outcome.size else ""
         clip += f"\n{outcome.variant} of {outcome.variant_of[:12]}" if outcome.variant else ""

@@ -111,7 +111,7 @@ def test_a_mask_video_is_read_frame_by_frame(into, video, tmp_path):
     mask = found(tmp_path)[""]
     assert len(mask.mask) == 8
     covered = coverage(mask, BUCKET)
-    columns = (torch_columns(covered[k]) for k in range(8))
+    columns = (columns_of(covered[k]) for k in range(8))
     for number, (left, right) in enumerate(columns):
         assert left == pytest.approx(96 * in_clip(30 + 6 * number), abs=1)
         assert right == pytest.approx(96 * in_clip(90 + 6 * number), abs=1)
@@ -119,7 +119,7 @@ def test_a_mask_video_is_read_frame_by_frame(into, video, tmp_path):
     assert (backwards.flip(0) - covered).abs().max() < 0.05
 
 
-def torch_columns(covered_HW):
+def columns_of(covered_HW):
     """First and last column of which more than half is covered."""
     inside = (covered_HW[32] > 0.5).nonzero()
     return int(inside[0]), int(inside[-1]) + 1
