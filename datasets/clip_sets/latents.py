@@ -41,6 +41,7 @@ from infra.errors import InvalidInput
 from infra.storage import ObjectNotFound, Storage
 from models.foundations.base import Bucket, Foundation
 from models.regions.layers import LatentCoverage, latent_coverage
+from models.regions.masks import Unusable
 
 log = logging.getLogger(__name__)
 
@@ -252,7 +253,11 @@ def coverage_of(part: Part, foundation: Foundation, bucket: Bucket) -> LatentCov
         return None
     clip.mask.check(Bucket(clip.num_frames, clip.height, clip.width), f"the mask of {called(clip)}")
     view = View(clip.height, clip.width, bucket.height, bucket.width)
-    return latent_coverage(placed(clip.mask, view, part.indices), foundation, bucket)
+    try:
+        region = placed(clip.mask, view, part.indices)
+    except Unusable as error:
+        raise InvalidInput(f"the mask of {called(clip)}: {error}.", code="invalid_region") from None
+    return latent_coverage(region, foundation, bucket)
 
 
 def called(clip: Clip | ClipFacts) -> str:

@@ -40,6 +40,13 @@ class View:
         """(left, top, right, bottom) in pixels of the picture."""
         return crop_box(self.height, self.width, self.clip_height, self.clip_width, self.pixel_aspect)
 
+    @property
+    def whole(self) -> bool:
+        """Whether the clip shows all of the picture as it is, in whatever size."""
+        left, top, right, bottom = self.box
+        missing = left + top + (self.width - right) + (self.height - bottom)
+        return not self.mirror and missing < SMALLEST * min(self.width, self.height)
+
     def outline(self, outline: Outline) -> Outline:
         """An outline in fractions of the picture, in fractions of the clip."""
         left, top, right, bottom = self.box
@@ -50,7 +57,12 @@ class View:
         return tuple((1 - x if self.mirror else x, y) for x, y in found)
 
     def pictures(self, masks_fhw: np.ndarray) -> np.ndarray:
-        """Masks of the picture, uint8 [f, h, w] of any h and w, as the clip shows them: [f, clip_height, clip_width]."""
+        """Masks of the picture, uint8 [f, h, w] of any h and w, as the clip shows them.
+
+        Returns [f, clip_height, clip_width], or fewer pixels if the masks have no more.
+        """
+        if self.whole and masks_fhw.shape[1] <= self.clip_height and masks_fhw.shape[2] <= self.clip_width:
+            return masks_fhw  # has no more pixels to give
         import numpy as np
         from PIL import Image
 

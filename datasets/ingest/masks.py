@@ -77,8 +77,10 @@ class Masks(ByFile[SourceRegion | str]):
             )
         if path.is_dir():
             self._read_folder(path.absolute())
-        else:
+        elif path.is_file():
             self._read_json(path)
+        else:
+            raise InvalidInput(f"--masks {uri} is no regular file; give a JSON file or a folder.", code=CODE)
 
     def _read_folder(self, folder: Path) -> None:
         for file in sorted(folder.rglob("*")):
