@@ -269,7 +269,7 @@ def command(module, *arguments):
 def test_the_tables_show_masks_and_a_correction_keeps_them(video, boxes, tmp_path):
     file = boxes({"a.mp4": {"box": [0.25, 0, 0.5, 1]}})
     given = (video, "--concept", "slide", "--caption", "it slides", "--to", tmp_path / "set", "--masks", file)
-    size = ("--frames", 8, "--height", 64, "--width", 96, "--fps", 6)
+    size = ("--frames", 8, "--height", 64, "--width", 96, "--fps", 6, "--windows", 1)
     code, output = command(motiondirector.commands.ingest, "ingest", *given, *size)
     assert code == 0, output
     assert "mask box:" in output
@@ -288,7 +288,7 @@ def test_the_tables_show_masks_and_a_correction_keeps_them(video, boxes, tmp_pat
 def test_a_refused_mask_is_exit_2_and_leaves_nothing(video, boxes, tmp_path):
     file = boxes({"a.mp4": {"unit": "pixels", "box": [0, 0, 999, 90]}})
     given = (video, "--concept", "slide", "--caption", "it slides", "--to", tmp_path / "set", "--masks", file)
-    size = ("--frames", 8, "--height", 64, "--width", 96, "--fps", 6)
+    size = ("--frames", 8, "--height", 64, "--width", 96, "--fps", 6, "--windows", 1)
     code, output = command(motiondirector.commands.ingest, "ingest", *given, *size)
     assert code == 2
     assert "no clip was accepted and nothing was stored" in output
