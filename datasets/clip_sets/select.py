@@ -151,7 +151,7 @@ def crop_box(
 
 def cover(frame_HWC: np.ndarray, height: int, width: int, pixel_aspect: float = 1.0) -> np.ndarray:
     """Scale a frame to cover height x width and crop the middle: uint8 [height, width, 3]."""
-    box = crop_box(*frame_HWC.shape[:2], height, width, pixel_aspect)
+    box = crop_box(frame_HWC.shape[0], frame_HWC.shape[1], height, width, pixel_aspect)
     picture = Image.fromarray(frame_HWC).resize((width, height), Image.Resampling.BICUBIC, box=box)
     return np.asarray(picture)
 

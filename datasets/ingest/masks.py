@@ -90,7 +90,7 @@ class Masks(ByFile[SourceRegion | str]):
             other = self.add(name, str(file))
             if other != str(file):
                 raise InvalidInput(
-                    f"--masks {self.uri}: {Path(other).name} and {file.name} are masks of the same clip; keep one.",
+                    f"--masks {self.uri}: {Path(str(other)).name} and {file.name} are masks of the same clip; keep one.",
                     code=CODE,
                 )
         if not self.by_parts:

@@ -183,7 +183,7 @@ def object_boxes(
     """The box around the object's pixels in each frame: (left, top, right, bottom) as fractions; None if it is not seen."""
     found: list[tuple[float, float, float, float] | None] = [None] * len(track)
     for seen in _seen(sprite, track, size):
-        rows, columns = ((seen.alpha > 0).any(axis).nonzero()[0] for axis in (1, 0))
+        rows, columns = (np.flatnonzero((seen.alpha > 0).any(axis)) for axis in (1, 0))
         if len(rows):
             left, top = seen.columns.start + int(columns[0]), seen.rows.start + int(rows[0])
             right, bottom = seen.columns.start + int(columns[-1]) + 1, seen.rows.start + int(rows[-1]) + 1

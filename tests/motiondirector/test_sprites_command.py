@@ -267,7 +267,7 @@ def test_masks_need_a_folder_and_an_object_in_every_frame(run, tmp_path):
     assert code == 2
     assert "use --to FOLDER" in err
     path = tmp_path / "away.json"
-    path.write_text(json.dumps([[0, 0.5, 0.5], [1, 3.0, 0.5]]))
+    path.write_text(json.dumps([[0, 0.5, 0.5], [1, 1.9, 0.5]]))
     code, _, err = run("sprites", "render", "--trajectory", path, "--to", tmp_path / "away", "--masks")
     assert code == 2
     assert "the object of away-000.mp4 is outside the picture in frame" in err
