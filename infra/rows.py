@@ -220,7 +220,7 @@ class _Table:
         expected = f'an object such as {{"{first}": "..."}}'
         for line, written in json_lines(text):
             try:
-                value = json.loads(written, object_pairs_hook=_once, parse_constant=_no_constant)
+                value = json.loads(written, object_pairs_hook=once, parse_constant=_no_constant)
             except (ValueError, RecursionError) as error:
                 self.report(line, f"not JSON ({getattr(error, 'msg', error)})", expected)
                 continue
@@ -285,7 +285,7 @@ class _Table:
         return right
 
 
-def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+def once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object. Raises ValueError for a duplicate key, where Python would keep the last value."""
     found: dict[str, Any] = {}
     for name, value in pairs:

@@ -27,11 +27,13 @@ class DescribedClip(Protocol):
 
 
 def data_sha256(clips: Sequence[DescribedClip]) -> str:
-    """One hash over all clips in order: content, caption, and frames unless they are the first ones."""
-    frames = [getattr(clip, "frames_id", "") for clip in clips]
-    content = [
-        [clip.sha256, clip.caption, *([of] if of else [])] for clip, of in zip(clips, frames, strict=True)
-    ]
+    """One hash over all clips in order: content, caption, frames unless they are the first ones, and mask if there is one."""
+    content = []
+    for clip in clips:
+        frames, mask = getattr(clip, "frames_id", ""), getattr(clip, "mask_id", "")
+        content.append(
+            [clip.sha256, clip.caption, *([frames] if frames else []), *([{"mask": mask}] if mask else [])]
+        )
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

@@ -166,6 +166,21 @@ class TrainConfig(BaseModel):
         METHOD,
         "Train one spatial LoRA for all clips instead of one per clip, for clips of the same subject and scene.",
     )
+    mask_inside: float = setting(
+        1.0,
+        METHOD,
+        "For clips with masks (`ingest --masks`): weight of the losses inside the mask. Only the ratio to mask_outside "
+        "matters: the weights of a clip are scaled to a mean of 1.",
+        ge=0,
+        le=1000,
+    )
+    mask_outside: float = setting(
+        1.0,
+        METHOD,
+        "For clips with masks: weight of the losses outside the mask. 0 learns only what is inside.",
+        ge=0,
+        le=1000,
+    )
     timestep_low: float = setting(
         0.0,
         METHOD,
@@ -356,6 +371,8 @@ class TrainConfig(BaseModel):
                 f"workers {self.workers} (elastic) needs zero 0: a checkpoint of ZeRO stage {self.zero} cannot be "
                 "continued by another number of workers; give one number of workers, or zero 0"
             )
+        if not self.mask_inside and not self.mask_outside:
+            raise ValueError("mask_inside 0 and mask_outside 0 leave nothing to learn; set one above 0")
         if self.noise_prior and self.zero == 3:
             raise ValueError(
                 "noise_prior needs the whole model in one process, and zero 3 spreads it over the workers; leave noise_prior out, "
@@ -403,6 +420,11 @@ class TrainConfig(BaseModel):
     def adapter_steps(self) -> tuple[float, float] | None:
         """The part of the denoising steps in which the motion adapter acts by default; None: all."""
         return None if self.acts_until == 1 else (0.0, self.acts_until)
+
+    @property
+    def weighs_masks(self) -> bool:
+        """Whether the losses inside and outside of masks have different weights."""
+        return self.mask_inside != self.mask_outside
 
     @property
     def elastic(self) -> bool:
@@ -558,6 +580,8 @@ LATER = (
     "acts_until",
     "spatial_lora",
     "noise_prior",
+    "mask_inside",
+    "mask_outside",
 )
 
 

@@ -27,6 +27,7 @@ from datasets.clip_sets.clips import (
     ClipFacts,
     Manifest,
     Shard,
+    complete,
     read_facts,
     read_manifest,
 )
@@ -153,7 +154,7 @@ def _rewritten(
         new = folder / "new.parquet"
         with parquet_writer(new) as writer:
             for number in range(source.num_row_groups):
-                table = _amended(source.read_row_group(number).cast(SCHEMA), wanted)
+                table = _amended(complete(source.read_row_group(number)), wanted)
                 for name in table["concept"].to_pylist():
                     counts[name] = counts.get(name, 0) + 1
                 if table.num_rows:

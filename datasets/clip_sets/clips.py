@@ -42,10 +42,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from datasets.clip_sets.masks import Mask, mask_id, mask_text
 from datasets.video.decode import decode
 from infra.errors import ConceptError, InvalidInput, NotFound
 from infra.storage import ObjectNotFound, Storage, open_storage
 from infra.storage.stored import ConceptName, Damaged, HexId, Sha256, convert, parse
+from models.regions.region import Region
 
 Row = TypeVar("Row")
 Count = Annotated[int, Field(ge=1)]
@@ -66,6 +68,10 @@ FIELDS = [
     pa.field("sha256", pa.string()),
     pa.field("source_uri", pa.string()),
     pa.field("ingested_at", pa.timestamp("us", tz="UTC")),
+    # Added later: null in a clip without them; shards of earlier versions lack these columns (`complete`).
+    pa.field("variant", pa.string()),
+    pa.field("variant_of", pa.string()),
+    pa.field("mask", pa.string()),
 ]
 
 
@@ -107,6 +113,14 @@ class Clip:
     sha256: Sha256
     source_uri: str
     ingested_at: datetime
+    variant: str | None = None  # how it differs from the clip `variant_of`, such as "mirror" (variants.py)
+    variant_of: HexId | None = None
+    mask: Mask = field(default=None, repr=False)  # what matters more or less in training (masks.py)
+
+    @property
+    def mask_id(self) -> str:
+        """A hash of the mask; "" for none."""
+        return mask_id(self.mask)
 
     def frames_FHWC(self) -> np.ndarray:
         """The decoded frames, uint8 RGB."""
@@ -124,7 +138,8 @@ class Clip:
     def row(self) -> dict[str, Any]:
         """The Parquet row. `video.path` is a name for readers that need one, not a file."""
         values = {column.name: getattr(self, column.name) for column in FIELDS}
-        return values | {"video": {"bytes": self.video, "path": f"{self.clip_id}.mp4"}}
+        video = {"bytes": self.video, "path": f"{self.clip_id}.mp4"}
+        return values | {"video": video, "mask": mask_text(self.mask)}
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Clip:
@@ -137,6 +152,14 @@ def clips_to_table(clips: Iterable[Clip]) -> pa.Table:
     """Clips as an Arrow table of SCHEMA, sorted by concept, then clip_id."""
     ordered = sorted(clips, key=lambda clip: (clip.concept, clip.clip_id))
     return pa.Table.from_pylist([clip.row() for clip in ordered], schema=SCHEMA)
+
+
+def complete(table: pa.Table) -> pa.Table:
+    """The rows with every column of SCHEMA: what earlier versions did not write is null."""
+    for column in SCHEMA:
+        if column.name not in table.column_names:
+            table = table.append_column(column, pa.nulls(table.num_rows, column.type))
+    return table.select(SCHEMA.names).cast(SCHEMA)
 
 
 @dataclass(frozen=True)
@@ -210,14 +233,17 @@ def read_shard(
     # A committed shard is in its place or about to move there from staging. Look again in case it just moved.
     for key in (shard.key, f"{STAGING}/{shard.key}", shard.key):
         try:
-            return pq.read_table(f"{base}/{key}", filesystem=filesystem, filters=filters, columns=columns)
+            # With a schema, columns that an earlier version did not write are null.
+            return pq.read_table(
+                f"{base}/{key}", filesystem=filesystem, filters=filters, columns=columns, schema=SCHEMA
+            )
         except FileNotFoundError:
             continue
         except OSError:
             if storage.exists(key):
                 raise
             # It moved between being found and being read, which S3 reports differently.
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
             raise InvalidInput(
                 f"{storage.uri}/{key} is damaged ({error}); restore it or ingest into a new folder.",
                 code="invalid_clip_set",
@@ -275,6 +301,14 @@ class ClipFacts:
     width: Count
     sha256: Sha256
     source_uri: str
+    variant: str | None = None
+    variant_of: HexId | None = None
+    mask: Mask = field(default=None, repr=False)
+
+    @property
+    def mask_id(self) -> str:
+        """A hash of the mask; "" for none."""
+        return mask_id(self.mask)
 
 
 def read_facts(uri: str | Path) -> dict[str, list[ClipFacts]]:
@@ -332,6 +366,9 @@ def make_clip(
     selection: dict[str, Any] | None = None,
     ingested_at: datetime | None = None,
     lossless: bool = False,
+    variant: str | None = None,
+    variant_of: str | None = None,
+    mask: Region | None = None,
 ) -> Clip:
     """Make a clip of frames [F, H, W, 3] uint8. `selection` (start, fps, ...) identifies it in its source."""
     from datasets.video.writing import CRF_CLIP, encode_mp4
@@ -349,6 +386,9 @@ def make_clip(
         sha256=hashlib.sha256(video).hexdigest(),
         source_uri=source_uri,
         ingested_at=ingested_at or datetime.now(UTC),
+        variant=variant,
+        variant_of=variant_of,
+        mask=mask,
     )
 
 

@@ -24,7 +24,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,11 +34,14 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from datasets.clip_sets.clips import Clip, ClipFacts
+from datasets.clip_sets.masks import View, placed
 from datasets.clip_sets.parts import Pace, Part, all_parts
 from datasets.clip_sets.select import cover
 from infra.errors import InvalidInput
 from infra.storage import ObjectNotFound, Storage
 from models.foundations.base import Bucket, Foundation
+from models.regions.layers import LatentCoverage, latent_coverage
+from models.regions.masks import Unusable
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +62,8 @@ class CachedClip:
     text_LD: Tensor
     empty_text_LD: Tensor  # embedding of an empty caption, shared by all clips
     frames_id: str = ""  # identifies the frames of the clip (`datasets.clip_sets.parts.Part.frames_id`)
+    mask_id: str = ""  # a hash of the clip's mask; "" for none
+    coverage: LatentCoverage | None = None  # how much of each latent the mask covers; None: no mask
 
     @classmethod
     def of(
@@ -199,7 +204,13 @@ def prepare(
         )
         clip_id, text = part.clip.clip_id, embedding(part.caption)
         prepared.append(
-            CachedClip.of(clip_id, part.sha256, part.caption, visual, text, empty, device, part.frames_id)
+            replace(
+                CachedClip.of(
+                    clip_id, part.sha256, part.caption, visual, text, empty, device, part.frames_id
+                ),
+                mask_id=part.mask_id,
+                coverage=coverage_of(part, foundation, bucket),
+            )
         )
         if on_progress:
             on_progress(done, len(parts))
@@ -230,6 +241,23 @@ def pixels(part: Part, bucket: Bucket) -> np.ndarray:
     assert isinstance(part.clip, Clip), "facts have no video"
     frames_FHWC = part.clip.frames_FHWC()[list(part.indices)]
     return np.stack([cover(frame, bucket.height, bucket.width) for frame in frames_FHWC])
+
+
+def coverage_of(part: Part, foundation: Foundation, bucket: Bucket) -> LatentCoverage | None:
+    """How much of each latent of a part its clip's mask covers; None without a mask.
+
+    Raises InvalidInput for a mask that no ingest wrote.
+    """
+    clip = part.clip
+    if clip.mask is None:
+        return None
+    clip.mask.check(Bucket(clip.num_frames, clip.height, clip.width), f"the mask of {called(clip)}")
+    view = View(clip.height, clip.width, bucket.height, bucket.width)
+    try:
+        region = placed(clip.mask, view, part.indices)
+    except Unusable as error:
+        raise InvalidInput(f"the mask of {called(clip)}: {error}.", code="invalid_region") from None
+    return latent_coverage(region, foundation, bucket)
 
 
 def called(clip: Clip | ClipFacts) -> str:

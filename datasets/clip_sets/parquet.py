@@ -41,6 +41,7 @@ from datasets.clip_sets.clips import (
     read_manifest,
     read_shard,
 )
+from datasets.clip_sets.masks import mask_text
 from infra.errors import StorageFull, Unavailable
 from infra.storage import Storage
 from infra.storage.objects import sha256_file
@@ -57,13 +58,13 @@ class Pending:
     """A clip ready to be stored. The video's bytes are in a spool as `<clip_id>.mp4`."""
 
     clip: Clip
-    size: int  # bytes of the mp4
+    size: int  # bytes of the mp4 and the mask
 
     @classmethod
     def spooled(cls, clip: Clip, spool: Storage) -> Pending:
         """Put the clip's bytes into the spool and keep the rest."""
         spool.put(f"{clip.clip_id}.mp4", clip.video)
-        return cls(replace(clip, video=b""), len(clip.video))
+        return cls(replace(clip, video=b""), len(clip.video) + len(mask_text(clip.mask) or ""))
 
     def load(self, spool: Storage) -> Clip:
         """The complete clip."""
@@ -94,15 +95,16 @@ def plan_shards(pending: Iterable[Pending]) -> list[list[Pending]]:
 def parquet_writer(sink: Any) -> pq.ParquetWriter:
     """A writer for SCHEMA: `video` uncompressed, since it is compressed video, the rest as zstd."""
     plain = {"video.bytes", "video.path"}
+    large = {*plain, "mask"}
     columns = [path for column in SCHEMA for path in _leaf_paths(column)]
     return pq.ParquetWriter(
         sink,
         SCHEMA,
         compression={path: "NONE" if path in plain else "ZSTD" for path in columns},
         # A dictionary of whole videos is useless and large; captions and concepts repeat.
-        use_dictionary=[path for path in columns if path not in plain],
+        use_dictionary=[path for path in columns if path not in large],
         # min and max of mp4 bytes would add megabytes to every footer
-        write_statistics=[path for path in columns if path not in plain],
+        write_statistics=[path for path in columns if path not in large],
     )
 
 
@@ -193,7 +195,7 @@ def append(
     """Add clips to the set; if this raises or dies, none are added.
 
     Returns one entry per clip: None if it was added, else the clip that it repeats (of the set, or
-    earlier in `pending`).
+    earlier in `pending`). Variants of a clip that repeats another become variants of that one.
 
     Raises:
         UserError: the storage refuses, or 50 other ingests committed first (Unavailable).
@@ -205,11 +207,16 @@ def append(
         known = Known(stored_clips(storage, manifest, {item.clip.concept for item in pending}))
         twins: list[Stored | None] = []
         fresh: list[Pending] = []
+        repeated: dict[str | None, str] = {}
         for item in pending:
-            twins.append(known.twin(item.clip))
-            if twins[-1] is None:
+            twin = known.twin(item.clip)
+            twins.append(twin)
+            if twin is None:
                 known.add(item.clip)
-                fresh.append(item)
+                original = repeated.get(item.clip.variant_of, item.clip.variant_of)
+                fresh.append(replace(item, clip=replace(item.clip, variant_of=original)))
+            else:
+                repeated[item.clip.clip_id] = twin.clip_id
         if not fresh:
             settle(storage)
             return twins

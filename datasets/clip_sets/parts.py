@@ -45,6 +45,11 @@ class Part:
         return self.clip.caption
 
     @property
+    def mask_id(self) -> str:
+        """A hash of the clip's mask; "" for none."""
+        return self.clip.mask_id
+
+    @property
     def frames_id(self) -> str:
         """Identifies the part within its clip. Empty for the clip's first frames, usually the whole clip."""
         return "" if self.indices == tuple(range(len(self.indices))) else ",".join(map(str, self.indices))

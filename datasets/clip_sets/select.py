@@ -112,6 +112,24 @@ def windows(video: VideoFile, selection: Selection) -> list[Window]:
     return found
 
 
+def at_speed(video: VideoFile, window: Window, selection: Selection, speed: float) -> Window:
+    """The same number of frames from the same start, `speed` times as far apart in the source.
+
+    Raises:
+        Unsuitable: the video ends before.
+    """
+    if speed == 1:
+        return window
+    if not video.reaches(window.start + (selection.frames - 1) * speed / window.fps):
+        needed, left = selection.frames * speed / window.fps, max(0.0, video.duration - window.start)
+        raise Unsuitable(
+            f"{video.name} is too short for speed {speed:g}: from {window.start:g} s on it needs {needed:.2f} s, and there "
+            f"are {left:.2f}; lower --frames or --speed, or give a longer video."
+        )
+    moments_F = window.start + np.arange(selection.frames) * speed / window.fps
+    return Window(window.start, window.fps, tuple(int(i) for i in video.shown(moments_F)))
+
+
 def check_size(name: str, shown_width: float, height: int, selection: Selection) -> None:
     """Raise Unsuitable if the picture would have to be enlarged. `shown_width` is in square pixels."""
     if shown_width < selection.width - 0.5 or height < selection.height:
@@ -121,13 +139,19 @@ def check_size(name: str, shown_width: float, height: int, selection: Selection)
         )
 
 
-def cover(frame_HWC: np.ndarray, height: int, width: int, pixel_aspect: float = 1.0) -> np.ndarray:
-    """Scale a frame to cover height x width and crop the middle: uint8 [height, width, 3]."""
-    source_height, source_width = frame_HWC.shape[:2]
+def crop_box(
+    source_height: int, source_width: int, height: int, width: int, pixel_aspect: float = 1.0
+) -> tuple[float, float, float, float]:
+    """The middle part of a picture that is scaled to height x width: (left, top, right, bottom) in its pixels."""
     shrink = min(source_width * pixel_aspect / width, source_height / height)
     box_width, box_height = width * shrink / pixel_aspect, height * shrink
     left, top = int((source_width - box_width) / 2), int((source_height - box_height) / 2)
-    box = (left, top, min(left + box_width, source_width), min(top + box_height, source_height))
+    return left, top, min(left + box_width, source_width), min(top + box_height, source_height)
+
+
+def cover(frame_HWC: np.ndarray, height: int, width: int, pixel_aspect: float = 1.0) -> np.ndarray:
+    """Scale a frame to cover height x width and crop the middle: uint8 [height, width, 3]."""
+    box = crop_box(frame_HWC.shape[0], frame_HWC.shape[1], height, width, pixel_aspect)
     picture = Image.fromarray(frame_HWC).resize((width, height), Image.Resampling.BICUBIC, box=box)
     return np.asarray(picture)
 

@@ -1,4 +1,4 @@
-"""The same ingest on a Ray cluster: Ray Data maps `ingest.process` over the sources, then writes the shards.
+"""The same ingest on a Ray cluster: Ray Data maps `process.process` over the sources, then writes the shards.
 
 Workers read the sources themselves (so they must be on S3 or at paths visible to every node). They put
 finished clips into a spool beside the set (`.staging/<run>/`) and return only what the driver needs.
@@ -19,7 +19,8 @@ from typing import Any
 from datasets.clip_sets.clips import STAGING, Shard
 from datasets.clip_sets.parquet import Pending, write_shard
 from datasets.clip_sets.select import Selection
-from datasets.ingest.local import Job, Report, Result, ingest, process
+from datasets.ingest.local import Report, ingest
+from datasets.ingest.process import Job, Result, process
 from datasets.ingest.sources import Source
 from infra.errors import UserError
 from infra.storage import FolderStorage, Storage

@@ -26,8 +26,9 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from datasets.clip_sets.select import MAX_START
+from datasets.ingest.names import ByFile
 from infra.errors import UserError
-from infra.paths import as_written, composed, expanded, lexists
+from infra.paths import as_written, expanded, lexists
 from infra.registry import check_concept_name
 from infra.rows import TABLE_SUFFIXES, Column, Row, decoded, is_table, read_strictly
 from infra.storage import ObjectError, ObjectNotFound, Storage, bucket_and_key
@@ -304,42 +305,21 @@ def _listed(uri: str, row: Row) -> Source:
     return Source(file, values.get("caption"), concept, start, problem)
 
 
-class Captions:
-    """Captions of `--captions FILE` by file: matched by the whole path, its end, or the name alone."""
+class Captions(ByFile[str]):
+    """Captions of `--captions FILE` by file."""
 
     def __init__(self, uri: str) -> None:
+        super().__init__()
         if not is_table(uri):
             raise UserError(f"--captions {uri}: expected one of {TABLES}.", code="invalid_manifest")
         self.uri = uri
-        self.by_parts: dict[tuple[str, ...], str] = {}
         for row in read_rows(uri, CAPTION_COLUMNS):
-            parts, caption = self._parts(row.values["file"]), row.values["caption"]
-            if self.by_parts.setdefault(parts, caption) != caption:
+            caption = row.values["caption"]
+            if self.add(row.values["file"], caption) != caption:
                 raise UserError(
                     f"{uri}, line {row.line}: {row.values['file']} has a different caption in an earlier line; keep one.",
                     code="invalid_manifest",
                 )
-
-    @staticmethod
-    def _parts(uri: str) -> tuple[str, ...]:
-        """The parts of a path for comparison, with separators and Unicode composition normalized."""
-        path = PurePosixPath(composed(uri).replace("\\", "/"))
-        return tuple(part for part in path.parts if part not in (".", "/"))
-
-    def get(self, uri: str) -> str | None:
-        """The caption of the longest entry that the source's path ends with, or None."""
-        parts = self._parts(uri)
-        for start in range(len(parts)):
-            if parts[start:] in self.by_parts:
-                return self.by_parts[parts[start:]]
-        return None
-
-    def unused(self, sources: Iterable[Source]) -> list[str]:
-        """Entries that match no source."""
-        ends = {
-            parts[start:] for parts in (self._parts(s.uri) for s in sources) for start in range(len(parts))
-        }
-        return ["/".join(parts) for parts in self.by_parts if parts not in ends]
 
 
 def read_clip_captions(uri: str) -> dict[str, str]:

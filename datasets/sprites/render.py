@@ -5,7 +5,8 @@ Letters: F frames, H and W pixels, C = 3 colours.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -126,6 +127,39 @@ def draw_sprite(
         rgb: a plain colour that replaces the sprite's, if it is none of COLOURS.
     """
     size = canvas_FHWC.shape[1]
+    for seen in _seen(sprite, track, size):
+        patch = canvas_FHWC[seen.frame, seen.rows, seen.columns]
+        own = (
+            texture_colours(sprite, seen.u, seen.v, seen.pixels)
+            if rgb is None
+            else np.asarray(rgb, np.float32)
+        )
+        if outline:
+            line = np.clip(0.5 + seen.distance + outline * size, 0, 1)[..., None]
+            own = own + line * (line_colour(sprite.colour) - own)
+        patch += seen.alpha[..., None] * (own - patch)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """An object in one frame: the part of the picture around it, and the object's own coordinates there."""
+
+    frame: int
+    rows: slice
+    columns: slice
+    u: Array
+    v: Array
+    pixels: float  # per unit of u, v
+    distance: Array  # of each pixel from the object's rim, in pixels; negative inside
+
+    @property
+    def alpha(self) -> Array:
+        """How much of each pixel the object covers."""
+        return np.clip(0.5 - self.distance, 0, 1)
+
+
+def _seen(sprite: Sprite, track: Trajectory, size: int) -> Iterator[_Seen]:
+    """The object in each frame that shows anything around it."""
     x, y = _pixels(size)
     shown_x, shown_y, scale = track.on_screen()
     for f in range(len(track)):
@@ -139,15 +173,22 @@ def draw_sprite(
         turn = 2 * np.pi * track.angle[f]
         cos, sin = np.cos(turn, dtype=np.float32), np.sin(turn, dtype=np.float32)
         u, v = cos * px + sin * py, cos * py - sin * px
-        pixels = radius * size  # pixels per unit of u, v
-        distance = DISTANCES[sprite.shape](u, v) * pixels
-        alpha = np.clip(0.5 - distance, 0, 1)[..., None]
-        patch = canvas_FHWC[f, y0:y1, x0:x1]
-        own = texture_colours(sprite, u, v, pixels) if rgb is None else np.asarray(rgb, np.float32)
-        if outline:
-            line = np.clip(0.5 + distance + outline * size, 0, 1)[..., None]
-            own = own + line * (line_colour(sprite.colour) - own)
-        patch += alpha * (own - patch)
+        pixels = radius * size
+        yield _Seen(f, slice(y0, y1), slice(x0, x1), u, v, pixels, DISTANCES[sprite.shape](u, v) * pixels)
+
+
+def object_boxes(
+    sprite: Sprite, track: Trajectory, size: int
+) -> list[tuple[float, float, float, float] | None]:
+    """The box around the object's pixels in each frame: (left, top, right, bottom) as fractions; None if it is not seen."""
+    found: list[tuple[float, float, float, float] | None] = [None] * len(track)
+    for seen in _seen(sprite, track, size):
+        rows, columns = (np.flatnonzero((seen.alpha > 0).any(axis)) for axis in (1, 0))
+        if len(rows):
+            left, top = seen.columns.start + int(columns[0]), seen.rows.start + int(rows[0])
+            right, bottom = seen.columns.start + int(columns[-1]) + 1, seen.rows.start + int(rows[-1]) + 1
+            found[seen.frame] = (left / size, top / size, right / size, bottom / size)
+    return found
 
 
 def texture_colours(sprite: Sprite, u: Array, v: Array, pixels: float) -> Array:
@@ -194,6 +235,20 @@ def render_clip(
     speed: float = 1.0,
 ) -> Array:
     """Draw `scene` in `motion`: uint8 [F, H, W, C]. `seed` decides where in the frame the motion is."""
+    track, other = trajectories(scene, motion, frames, seed, second_motion=second_motion, speed=speed)
+    return draw(scene, track, size, other)
+
+
+def trajectories(
+    scene: Scene,
+    motion: Motion,
+    frames: int,
+    seed: int,
+    *,
+    second_motion: Motion | None = None,
+    speed: float = 1.0,
+) -> tuple[Trajectory, Trajectory | None]:
+    """The paths of the object and of the second one that `render_clip` draws."""
     rng = np.random.default_rng(seed)
     if scene.style is not None:
         motion = drifting(motion, *scene.style.drift)
@@ -203,4 +258,4 @@ def render_clip(
         other = (second_motion or motion).trajectory(frames, rng, scene.second.radius, speed)
         if second_motion is not None and scene.style is not None:
             other = replace(other, camera_x=track.camera_x, camera_y=track.camera_y)
-    return draw(scene, track, size, other)
+    return track, other

@@ -9,6 +9,7 @@ Shapes: n rows of a batch, k adapters per row, N tokens of a row in a layer.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,6 +25,35 @@ from models.sizes import Bucket
 PARTS = (
     4  # a latent's side is divided into so many: coverage is then right to 0.02, and pixels would take longer
 )
+
+
+@dataclass(frozen=True)
+class LatentCoverage:
+    """How much of each latent of a clip a region covers: 0 to 1, float32, on the CPU."""
+
+    latents_fhw: Tensor  # of the whole clip
+    frames_Fhw: Tensor  # of each frame as a one-frame video
+
+
+def latent_coverage(region: Region | None, foundation: Foundation, bucket: Bucket) -> LatentCoverage:
+    """The coverage of a clip's latents, as the mean over the frames and pixels that each represents.
+
+    Args:
+        region: None covers nothing.
+
+    Raises:
+        InvalidInput: the region does not suit the bucket.
+    """
+    layout, (_, frames, height, width) = foundation.latent_layout(bucket), foundation.latent_shape(bucket)
+    if region is None:
+        return LatentCoverage(torch.zeros(frames, height, width), torch.zeros(bucket.frames, height, width))
+    region.check(bucket)
+    covered_Fhw = coverage(region, bucket, (PARTS * height, PARTS * width))
+    single = replace(layout, frames=tuple(range(frame, frame + 1) for frame in range(bucket.frames)))
+    return LatentCoverage(
+        layout.means(covered_Fhw).view(frames, height, width),
+        single.means(covered_Fhw).view(bucket.frames, height, width),
+    )
 
 
 class RegionWeights:

@@ -77,6 +77,13 @@ def _grey(frame: PictureImage) -> PictureImage:
     return Image.alpha_composite(Image.new("RGBA", colours.size, (0, 0, 0, 255)), colours).convert("L")
 
 
+def greys(frames_fhwc: np.ndarray) -> np.ndarray:
+    """Pictures uint8 [f, h, w, 3] as masks uint8 [f, h, w]: their luma."""
+    import numpy as np
+
+    return np.rint(frames_fhwc @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
+
+
 def encode_masks(masks_fhw: np.ndarray) -> list[str]:
     """Masks uint8 [f, h, w] as PNGs in base64: in full size if they fit into MAX_BYTES, else smaller.
 

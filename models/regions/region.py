@@ -179,6 +179,13 @@ class Region(Shape):
         frames = [keyframe.frame for keyframe in self.keyframes]
         return [between(frames, given, frame) for frame in range(bucket.frames)]
 
+    def outlines_at(self, frames: Sequence[int], height: int, width: int) -> list[Outline]:
+        """The corners at these frames of a video, as fractions of its picture of height x width pixels."""
+        x_scale, y_scale = (1, 1) if self.unit == "fraction" else (1 / width, 1 / height)
+        given = [tuple((x * x_scale, y * y_scale) for x, y in outline) for outline in self._outlines]
+        at = [0] if self.keyframes is None else [keyframe.frame for keyframe in self.keyframes]
+        return [between(at, given, frame) for frame in frames]
+
     def feather_pixels(self, bucket: Bucket) -> float:
         """Width of the soft edge in pixels."""
         side = min(bucket.height, bucket.width)

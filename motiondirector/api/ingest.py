@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
 
+from datasets.clip_sets.variants import Variant, check_speed, variants
 from infra.setting import setting
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 CAPTIONS = "Concept and captions"
 CUT = "How clips are cut"
+VARIANTS = "Variants and masks"
 RUNNING = "Running"
 
 
@@ -25,6 +27,22 @@ def read_windows(value: Any) -> Any:
     if text != "all" and not text.removeprefix("-").isdecimal():
         raise ValueError("expected a number of clips, or all")
     return text if text == "all" else int(text)
+
+
+def read_words(value: Any) -> Any:
+    """`VARIANT=WORDS` texts as a dictionary."""
+    if isinstance(value, Mapping):
+        return value
+    pairs = [str(text).partition("=") for text in ([value] if isinstance(value, str) else value)]
+    found = {name.strip(): words for name, equals, words in pairs if equals}
+    if len(found) < len(pairs):
+        raise ValueError("expected VARIANT=WORDS, each variant once, such as reverse=backwards")
+    return found
+
+
+def listed(value: Any) -> Any:
+    """One number as a list of one."""
+    return [value] if isinstance(value, int | float | str) else value
 
 
 class IngestConfig(BaseModel):
@@ -75,9 +93,47 @@ class IngestConfig(BaseModel):
         CUT,
         "Folder or hub id of the model that the clips are for. It gives the default size and checks a given size.",
     )
+    speed: Annotated[tuple[Annotated[float, AfterValidator(check_speed)], ...], BeforeValidator(listed)] = (
+        setting(
+            (),
+            VARIANTS,
+            "Add, beside each clip, a slower or faster variant: 0.5 to 2 times the speed; repeatable. It takes the picture shown at "
+            "each time from the source, so a faster one needs a longer video.",
+        )
+    )
+    reverse: bool = setting(
+        False, VARIANTS, "Add, beside each clip, a variant in reverse.", option="--reverse"
+    )
+    mirror: bool = setting(
+        False, VARIANTS, "Add, beside each clip, a variant mirrored left to right.", option="--mirror"
+    )
+    words: Annotated[dict[str, str], BeforeValidator(read_words)] = setting(
+        {},
+        VARIANTS,
+        "Words that a variant adds to the caption, VARIANT=WORDS; repeatable. Variants are reverse, mirror and such as speed-0.5. "
+        "Default: slowly or fast, in reverse, mirrored.",
+    )
+    masks: str | None = setting(
+        None,
+        VARIANTS,
+        "Regions that training weighs by mask_inside and mask_outside: a JSON file with a region (box, polygon or keyframes) for "
+        "each file name, in frames and pixels (or fractions) of the source; or a folder of mask videos or PNGs (white is inside) "
+        "named like the clips.",
+        metavar="FILE|FOLDER",
+    )
     strict: bool = setting(False, RUNNING, "Store nothing if any input is refused.", option="--strict")
     ray: bool = setting(False, RUNNING, "Do the work with Ray Data, for thousands of videos.", option="--ray")
     address: str | None = setting(None, RUNNING, "With --ray: a running cluster, host:6379.")
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """The variants to make beside each clip."""
+        return variants(self.speed, reverse=self.reverse, mirror=self.mirror, words=self.words)
+
+    @model_validator(mode="after")
+    def _words_of_variants(self) -> Self:
+        _ = self.variants
+        return self
 
     @model_validator(mode="after")
     def _address_of_ray(self) -> Self:
@@ -133,12 +189,13 @@ def ingest(
         A report of every input, with the reason if it was refused. Nothing was stored if no input was accepted.
 
     Raises:
-        UserError: the foundation does not support the size, the concept name or the captions file is invalid, or the
-            storage refuses.
+        UserError: the foundation does not support the size, the concept name, the captions or the masks are invalid, or
+            the storage refuses.
     """
     from datasets.clip_sets.select import Selection
     from datasets.ingest.completing import completer
     from datasets.ingest.local import ingest as ingest_here
+    from datasets.ingest.masks import Masks
     from datasets.ingest.sources import Captions, expand
     from infra.registry import check_concept_name
     from infra.storage import open_storage
@@ -159,6 +216,8 @@ def ingest(
         "strict": config.strict,
         "complete": config.complete_captions,
         "warn": text_limit(config.foundation).warning,
+        "variants": config.variants,
+        "masks": Masks(config.masks) if config.masks else None,
         "on_progress": on_progress,
     }
     target = open_storage(to)

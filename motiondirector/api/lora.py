@@ -130,13 +130,10 @@ def read_region(path: Path) -> tuple[dict[str, Any], list[str]]:
 
 def read_mask(path: Path) -> tuple[dict[str, Any], list[str]]:
     """A picture or video as a mask (white is inside), made smaller if a request cannot hold it; and notes."""
-    import numpy as np
-
     from datasets.video.decode import decode
-    from models.regions.masks import Unusable, decode_masks, encode_masks
+    from models.regions.masks import Unusable, decode_masks, encode_masks, greys
 
-    frames_FHWC = decode(path, name=f"region {path}").frames_FHWC
-    grey_FHW = np.rint(frames_FHWC @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
+    grey_FHW = greys(decode(path, name=f"region {path}").frames_FHWC)
     try:
         images = encode_masks(grey_FHW)
     except Unusable as error:

@@ -39,7 +39,7 @@ def list_clips(
     foundation: Foundation = None,
     as_json: AsJson = False,
 ) -> None:
-    """List every clip: id, concept, size, caption and source, and words of captions that a model does not read.
+    """List every clip: id, concept, size, mask, caption, source and variant, and words of captions that a model does not read.
 
     Example: motiondirector clips list data --concept car-turn
     """
@@ -55,13 +55,25 @@ def list_clips(
     limit = text_limit(foundation)
     every = [clip for name, group in found.items() if concept in (None, name) for clip in group]
     if as_json:
-        print_json([{**asdict(clip), "warning": limit.warning(clip.caption)} for clip in every])
+        rows = [
+            {
+                **asdict(clip),
+                "mask": None if clip.mask is None else str(clip.mask),
+                "warning": limit.warning(clip.caption),
+            }
+            for clip in every
+        ]
+        print_json(rows)
         return
-    table = Table("clip", "concept", "size", "caption", "source", show_edge=False, pad_edge=False)
+    table = Table(show_edge=False, pad_edge=False)
+    for name in ("clip", "concept", "size", "caption", "source"):
+        table.add_column(name, no_wrap=name in ("clip", "size"))
     for clip in every:
         warning = limit.warning(clip.caption)
         said = escape(clip.caption) + (f"\n[yellow]warning:[/] {escape(warning)}" if warning else "")
         size = f"{clip.num_frames}x{clip.height}x{clip.width} at {clip.fps:.4g} fps"
+        size += f"\n{escape(clip.variant)} of {(clip.variant_of or '')[:12]}" if clip.variant else ""
+        size += "" if clip.mask is None else f"\nmask {clip.mask}"
         table.add_row(clip.clip_id[:12], clip.concept, size, said, escape(clip.source_uri))
     console = Console(highlight=False)
     if not console.is_terminal:

@@ -19,7 +19,8 @@ from motiondirector.options import add_command
 from motiondirector.output import print_json
 
 if TYPE_CHECKING:
-    from datasets.ingest.local import Outcome, Report
+    from datasets.ingest.local import Report
+    from datasets.ingest.process import Outcome
 
 STYLES = {"accepted": "green", "duplicate": "yellow", "refused": "red", "ignored": "dim"}
 
@@ -63,6 +64,10 @@ def ingest(
 
       motiondirector ingest videos/ --captions captions.csv --concept car-turn --to s3://bucket/clips --fps 8
 
+      motiondirector ingest fox.mp4 --concept run --caption "a fox is running" --to clips/ --speed 0.5 --reverse --words reverse=backwards
+
+      motiondirector ingest clips/orbit --captions clips/orbit/captions.csv --masks clips/orbit/masks.json --concept orbit --to data
+
       motiondirector ingest long.mp4 --windows all --concept dance --caption "a man dances" --to clips/ --frames 16 --height 256 --width 256
     """
     chosen = configured(IngestConfig, settings)
@@ -87,9 +92,11 @@ def show(report: Report, size: Size) -> None:
     """The report as a table."""
     table = Table(title=None, show_edge=False, pad_edge=False)
     for name in ("input", "", "clip", "used", "what"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name == "clip")
     for outcome in report.outcomes:
         clip = f"{outcome.size} at {outcome.fps:.4g} fps" if outcome.size else ""
+        clip += f"\n{outcome.variant} of {outcome.variant_of[:12]}" if outcome.variant else ""
+        clip += f"\nmask {escape(outcome.mask)}" if outcome.mask else ""
         used = used_seconds(outcome) if outcome.size else ""
         what = [outcome.reason or f"{outcome.concept}: {outcome.caption}"]
         if outcome.completed_from and not outcome.reason:
@@ -123,7 +130,7 @@ def unused_inputs(report: Report) -> int:
     """Number of inputs that are long enough for another clip after their last one."""
     last: dict[str, tuple[float, float, float | None]] = {}
     for outcome in report.outcomes:
-        if outcome.size:
+        if outcome.size and not outcome.variant:
             last[outcome.source] = (outcome.end, outcome.end - outcome.start, outcome.length)
     return sum(length is None or length - end > duration - 1e-3 for end, duration, length in last.values())
 

@@ -221,7 +221,8 @@ class Benchmark:
         """
         from datasets.clip_sets.clips import read_clips
         from datasets.clip_sets.select import Selection
-        from datasets.ingest.local import REFUSED, ingest
+        from datasets.ingest.local import ingest
+        from datasets.ingest.process import REFUSED
         from datasets.ingest.sources import Source
         from infra.storage import open_storage
 

@@ -63,6 +63,14 @@ class RenderConfig(ClipConfig):
         1, LOOKS, "With --to: number of clips, each with another appearance.", ge=1, le=1000
     )
 
+    masks: bool = setting(
+        False,
+        CLIPS,
+        "With --to: also write masks.json, the boxes around the object in every frame, which `ingest --masks` takes; of a second "
+        "object masks-second.json.",
+        option="--masks",
+    )
+
     outline: bool = setting(False, STYLE, "A dark line along the object's rim.", option="--outline")
     tint: str | None = setting(
         None, STYLE, "A colour cast: warm, cold, rose or leafy, with strength 0.28 or a given one: warm:0.4."

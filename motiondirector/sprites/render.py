@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from datasets.sprites.captions import canonical, drawable, parse
 from datasets.sprites.motion_sources import motion_named, read_trajectory
-from datasets.sprites.render import render_clip
+from datasets.sprites.render import object_boxes, render_clip, trajectories
 from datasets.sprites.world import appearances
 from datasets.video.writing import encode_mp4
 from infra.errors import UserError
@@ -21,6 +22,9 @@ from motiondirector.sprites.style import style_given
 if TYPE_CHECKING:
     from datasets.sprites.motions import Motion
     from datasets.sprites.world import Scene, Sprite
+
+
+MASKS, MASKS_SECOND = "masks.json", "masks-second.json"
 
 
 @dataclass(frozen=True)
@@ -59,13 +63,24 @@ def render(
         raise UserError(
             f"-o names one clip, but --appearances asks for {config.appearances}; use --to FOLDER."
         )
+    if out is not None and config.masks:
+        raise UserError(
+            "--masks writes a file beside a set of clips, but -o names one clip; use --to FOLDER."
+        )
     motion = drawn_or_named(config.trajectory, config.motion)
     if config.words:
         motion = replace(motion, phrases=(config.words,))
     second = second_object(config.second, config.second_motion, config.second_trajectory)
+    scenes = scenes_of(config, motion, second and second[0])
+    paths = (
+        [Path(out)]
+        if out is not None
+        else [Path(str(to)) / f"{motion.name}-{i:03d}.mp4" for i in range(len(scenes))]
+    )
+    names = [path.name for path in paths]
+    boxes = boxes_of(config, names, scenes, motion, second and second[1]) if config.masks else {}
     rows = []
-    for i, scene in enumerate(scenes_of(config, motion, second and second[0])):
-        path = Path(out) if out is not None else Path(str(to)) / f"{motion.name}-{i:03d}.mp4"
+    for i, (path, scene) in enumerate(zip(paths, scenes, strict=True)):
         as_said = config.prompt if not config.words and not second else None
         caption = as_said or canonical(scene, motion)
         clip = render_clip(
@@ -78,7 +93,45 @@ def render(
         rows.append(Rendered(path, caption))
     if to is not None:
         write_captions(Path(to), rows)
+        for file, found in boxes.items():
+            write_boxes(Path(to) / file, found)
     return rows
+
+
+def boxes_of(
+    config: RenderConfig,
+    names: Sequence[str],
+    scenes: Sequence[Scene],
+    motion: Motion,
+    second_motion: Motion | None,
+) -> dict[str, dict[str, Any]]:
+    """The regions of the objects of each clip, by the file to write and the clip's name. Raises UserError."""
+    found: dict[str, dict[str, Any]] = {}
+    for i, (name, scene) in enumerate(zip(names, scenes, strict=True)):
+        seed = config.seed + i
+        track, other = trajectories(scene, motion, config.frames, seed, second_motion=second_motion)
+        for file, sprite, path in ((MASKS, scene.sprite, track), (MASKS_SECOND, scene.second, other)):
+            if sprite is not None and path is not None:
+                boxes = object_boxes(sprite, path, config.size)
+                found.setdefault(file, {})[name] = keyframed(name, boxes)
+    return found
+
+
+def keyframed(name: str, boxes: Sequence[tuple[float, float, float, float] | None]) -> dict[str, Any]:
+    """The region that `ingest --masks` reads, of a box for each frame. Raises UserError if a frame has none."""
+    if None in boxes:
+        raise UserError(
+            f"--masks: the object of {name} is outside the picture in frame {boxes.index(None)}, where it has no box; leave "
+            "--masks out, or draw another motion."
+        )
+    return {"keyframes": [{"frame": number, "box": box} for number, box in enumerate(boxes)]}
+
+
+def write_boxes(file: Path, boxes: Mapping[str, Any]) -> None:
+    """Write the boxes of each clip, one clip a line."""
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(region)}" for name, region in boxes.items())
+    with explained_os_errors(f"writing to {file.parent}"), atomic_file(file) as temporary:
+        temporary.write_text(f"{{\n{lines}\n}}\n")
 
 
 def scenes_of(config: RenderConfig, motion: Motion, second: Sprite | None) -> list[Scene]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from datasets.clip_sets.clips import read_clips
 from datasets.sprites.looks import looks_of
 from datasets.sprites.track import track
 from datasets.video.decode import decode
@@ -236,3 +237,38 @@ def test_pretraining_the_denoiser_needs_an_autoencoder(run, tmp_path):
     code, _, err = run("sprites", "pretrain", "--out", tmp_path, "--stage", "unet")
     assert code == 2
     assert "--stage vae first" in err
+
+
+def test_masks_beside_rendered_clips_are_taken_by_ingest(run, tmp_path):
+    folder = tmp_path / "two"
+    drawn = ("sprites", "render", "--motion", "orbit", "--appearances", 2, "--to", folder, "--masks")
+    code, _, err = run(*drawn, "--second", "a small blue circle", "--second-motion", "right")
+    assert code == 0, err
+    for number, name in enumerate(("masks.json", "masks-second.json")):
+        boxes = json.loads((folder / name).read_text())
+        assert list(boxes) == ["orbit-000.mp4", "orbit-001.mp4"]
+        given = (folder, "--captions", folder / "captions.csv", "--concept", "orbit", "--mirror")
+        size = ("--frames", 8, "--height", 64, "--width", 64, "--fps", 8)
+        code, out, err = run(
+            "ingest", *given, "--masks", folder / name, *size, "--to", tmp_path / str(number)
+        )
+        assert code == 0, err
+        assert "4 accepted" in out
+        for clip in read_clips(tmp_path / str(number)):
+            drawn_boxes = [frame["box"] for frame in boxes[Path(clip.source_uri).name]["keyframes"]]
+            stored = [frame.box for frame in clip.mask.keyframes]
+            if clip.variant:
+                stored = [(1 - right, top, 1 - left, bottom) for left, top, right, bottom in stored]
+            assert np.allclose(stored, drawn_boxes, atol=1e-5)
+
+
+def test_masks_need_a_folder_and_an_object_in_every_frame(run, tmp_path):
+    code, _, err = run("sprites", "render", "--motion", "orbit", "-o", tmp_path / "a.mp4", "--masks")
+    assert code == 2
+    assert "use --to FOLDER" in err
+    path = tmp_path / "away.json"
+    path.write_text(json.dumps([[0, 0.5, 0.5], [1, 1.9, 0.5]]))
+    code, _, err = run("sprites", "render", "--trajectory", path, "--to", tmp_path / "away", "--masks")
+    assert code == 2
+    assert "the object of away-000.mp4 is outside the picture in frame" in err
+    assert not (tmp_path / "away").exists()

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from models.foundations.base import Bucket
+from models.regions.layers import LatentCoverage, latent_coverage
+from models.regions.region import Region
 from training.config import make_config
 from training.loop.checkpoint import MOMENTS
 from training.loop.engine import Engine, make_optimizer
@@ -22,6 +24,7 @@ class RandomClip:
     frame_latents_FC1HW: torch.Tensor
     text_LD: torch.Tensor
     empty_text_LD: torch.Tensor
+    coverage: LatentCoverage | None = None
 
 
 def random_clips(foundation, count, seed=0):
@@ -39,6 +42,13 @@ def random_clips(foundation, count, seed=0):
         text = foundation.encode_text([f"clip {number}"])[0].float()
         clips.append(RandomClip(latents, frames, text, empty))
     return clips
+
+
+def masked(clips, foundation, box=(0.0, 0.0, 0.5, 1.0)):
+    """The same clips with a mask: a box in fractions, with a sharp edge."""
+    region = Region(box=box, feather=0.0)
+    coverage = latent_coverage(region, foundation, BUCKETS[foundation.family])
+    return [replace(clip, coverage=coverage) for clip in clips]
 
 
 def solo_config(foundation, **settings):

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from training_helpers import parameters, random_clips, save, solo, watch_deepspeed
+from training_helpers import masked, parameters, random_clips, save, solo, watch_deepspeed
 
 from models.load import load_foundation
 from training.loop.checkpoint import MemberState
 from training.loop.deepspeed_engines import DeepSpeedEngine, import_deepspeed
+
+MASKED = {"mask_inside": 4.0, "mask_outside": 0.5}
 
 
 def run_of(zero, clips, method, folder=None):
@@ -23,8 +25,13 @@ def run_of(zero, clips, method, folder=None):
     state = None if folder is None else MemberState.read(folder)
     if state is not None:
         state.check_workers(zero, dist.get_world_size())
-    settings = {"steps": 4, "zero": zero, "gradient_accumulation": 2, "method": method}
-    return solo(foundation, random_clips(foundation, clips), state, DeepSpeedEngine, **settings)
+    settings = {"steps": 4, "zero": zero, "gradient_accumulation": 2}
+    made = random_clips(foundation, clips)
+    if method == "masked":
+        made, own = masked(made, foundation), MASKED
+    else:
+        own = {"method": method}
+    return solo(foundation, made, state, DeepSpeedEngine, **settings, **own)
 
 
 def digest(run):

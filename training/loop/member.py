@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from training.config import WITHOUT_TEMPORAL_PASS, TrainConfig
 from training.loop.draws import Place, clips_of_step, draw, passes_of
 from training.loop.optim import learning_rate_factor
 from training.loop.step import Sample, TrainingClip
+from training.loop.weights import LossWeights, loss_weights
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,13 @@ class Member:
             frames=len(like.frame_latents_FC1HW),
         )
         temporal_slot = 1 if has_temporal(self.config) else 0
-        return Sample(self.clips[drawn.clip], drawn, spatial_slot(self.config, drawn.clip), temporal_slot)
+        slot, weights = spatial_slot(self.config, drawn.clip), self.weights[drawn.clip]
+        return Sample(self.clips[drawn.clip], drawn, slot, temporal_slot, weights=weights)
+
+    @cached_property
+    def weights(self) -> list[LossWeights | None]:
+        """The weights of each clip's losses (`check_clips` has checked them)."""
+        return [loss_weights(self.config, clip.coverage) for clip in self.clips]
 
     def check_clips(self, foundation: Foundation, bucket: Bucket) -> None:
         """Raises InvalidInput ("invalid_latents"), with the clip's name, if a clip cannot be trained on."""
@@ -84,6 +92,12 @@ class Member:
                     f"{name} has NaN or infinite latents or text; delete its cached latents and prepare it again.",
                     code="invalid_latents",
                 )
+            try:
+                loss_weights(self.config, clip.coverage)
+            except ValueError as error:
+                raise ConceptError(
+                    f"{name}: {error}; set both above 0, or take the clip out.", code="invalid_mask"
+                ) from None
 
     def diverged(self, step: int, loss: float) -> UserError:
         """The error to raise if the loss is not finite at `step` (0-based)."""

@@ -23,9 +23,11 @@ from torch import Tensor, nn
 
 from models.foundations.base import Foundation
 from models.lora.routing import Mix, Routing
+from models.regions.layers import LatentCoverage
 from training.config import WITHOUT_SPATIAL_PASS, TrainConfig
 from training.loop.draws import Draw
 from training.loop.losses import debiased, mse, preserving, temporal_loss
+from training.loop.weights import LossWeights
 
 
 class TrainingClip(Protocol):
@@ -39,6 +41,8 @@ class TrainingClip(Protocol):
     def text_LD(self) -> Tensor: ...
     @property
     def empty_text_LD(self) -> Tensor: ...  # embedding of an empty caption
+    @property
+    def coverage(self) -> LatentCoverage | None: ...  # of the clip's mask; None: no mask
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Sample:
     draw: Draw
     spatial_slot: int
     temporal_slot: int
+    weights: LossWeights | None = None  # of the clip's mask; None: 1 everywhere
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,7 @@ class Rows:
     spatial_slots: tuple[int, ...]  # 0: the clip's appearance is off
     temporal_slots: tuple[int, ...]
     seeds: tuple[int, ...]  # dropout seeds
+    weight: Tensor | None = None  # of the losses, [N, 1, F, H, W]; None: 1 everywhere
 
 
 @dataclass(frozen=True)
@@ -125,11 +131,19 @@ def collate(samples: Sequence[Sample], device: torch.device | str, own: OwnSetti
     def levels(values: Iterable[float]) -> Tensor:
         return torch.tensor(list(values), dtype=torch.float32, device=device)
 
+    def weights(found: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
+        """The weights [F, H, W] of each row of `like`: ones for rows that have none; None if no row has any."""
+        if all(one is None for one in found):
+            return None
+        ones = torch.ones(like.shape[2:])
+        return stack(ones if one is None else one for one in found).unsqueeze(1)
+
     frame_rows = clip_rows = None
     if frames:
+        x0 = stack(s.clip.frame_latents_FC1HW[frame.frame] for _, s, frame in frames)
         frame_rows = Rows(
             sample=tuple(i for i, _, _ in frames),
-            x0=stack(s.clip.frame_latents_FC1HW[frame.frame] for _, s, frame in frames),
+            x0=x0,
             noise=stack(frame.noise_C1HW for _, _, frame in frames),
             level_N=levels(frame.level for _, _, frame in frames),
             text_NLD=stack(s.clip.text_LD for _, s, _ in frames),
@@ -138,17 +152,22 @@ def collate(samples: Sequence[Sample], device: torch.device | str, own: OwnSetti
             seeds=tuple(
                 s.draw.spatial_dropout_seed + number for s in samples for number in range(len(s.draw.frames))
             ),
+            weight=weights(
+                [s.weights.frame(frame.frame) if s.weights else None for _, s, frame in frames], x0
+            ),
         )
     if clips:
+        x0 = stack(s.clip.latents_CFHW for _, s in clips)
         clip_rows = Rows(
             sample=tuple(i for i, _ in clips),
-            x0=stack(s.clip.latents_CFHW for _, s in clips),
+            x0=x0,
             noise=stack(s.draw.noise_CFHW for _, s in clips),
             level_N=levels(s.draw.level for _, s in clips),
             text_NLD=stack(s.clip.text_LD if s.draw.caption else s.clip.empty_text_LD for _, s in clips),
             spatial_slots=tuple(s.spatial_slot if s.draw.appearance else 0 for _, s in clips),
             temporal_slots=tuple(s.temporal_slot for _, s in clips),
             seeds=tuple(s.draw.temporal_dropout_seed for _, s in clips),
+            weight=weights([s.weights.clip_fhw if s.weights else None for _, s in clips], x0),
         )
     anchors = torch.tensor([s.draw.anchor for _, s in clips], dtype=torch.long, device=device)
     return Batch(len(samples), frame_rows, clip_rows, anchors, own)
@@ -179,7 +198,7 @@ def _spatial(foundation: Foundation, batch: Batch, config: TrainConfig) -> Tenso
         spatial=_mix(rows.spatial_slots, foundation.device), dropout=config.dropout, seeds=rows.seeds
     )
     noised = _noised(foundation, rows)
-    losses_N = mse(_answer(foundation, noised, routing), noised.target)
+    losses_N = mse(_answer(foundation, noised, routing), noised.target, rows.weight)
     counts = Counter(rows.sample)
     share_N = torch.tensor([1 / counts[i] for i in rows.sample], device=losses_N.device)
     return losses_B.index_add(0, _index(rows, losses_N), losses_N * share_N)
@@ -202,21 +221,21 @@ def _temporal(foundation: Foundation, batch: Batch, config: TrainConfig) -> Tens
             seeds=rows.seeds,
         )
     noised = _noised(foundation, rows, frozen=not together)
-    pred, target = _answer(foundation, noised, routing), noised.target
+    pred, target, weight = _answer(foundation, noised, routing), noised.target, rows.weight
     if config.method in WITHOUT_SPATIAL_PASS:
-        losses_N = mse(pred, target)
+        losses_N = mse(pred, target, weight)
     elif config.appearance_preservation:
         with torch.no_grad():
             base = _answer(foundation, noised, Routing(spatial=routing.spatial))
-        losses_N = preserving(pred, target, base, config.appearance_preservation)
+        losses_N = preserving(pred, target, base, config.appearance_preservation, weight)
     elif batch.own is not None:
         own = batch.own.pick(rows.sample)
-        common_N = debiased(pred, target, batch.anchor_N, own.beta_B)
-        losses_N = mse(pred, target) + own.debias_B.to(common_N) * common_N
+        common_N = debiased(pred, target, batch.anchor_N, own.beta_B, weight)
+        losses_N = mse(pred, target, weight) + own.debias_B.to(common_N) * common_N
     elif config.method == "no-debias":
-        losses_N = mse(pred, target)
+        losses_N = mse(pred, target, weight)
     else:
-        losses_N = temporal_loss(pred, target, batch.anchor_N, config.beta)
+        losses_N = temporal_loss(pred, target, batch.anchor_N, config.beta, weight)
     return losses_B.index_add(0, _index(rows, losses_N), losses_N)
 
 

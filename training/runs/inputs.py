@@ -109,7 +109,15 @@ def remarks_on(parts: Sequence[Part], foundation: Foundation, config: TrainConfi
         foundation.text_limit.warning(prompt, f"sample prompt {prompt[:40]!r}...")
         for prompt in config.sample_prompts
     ]
-    return [*remarks(parts), *(text for text in (*unread, *prompts) if text)]
+    masks = (
+        [
+            f"mask_inside {config.mask_inside:g} and mask_outside {config.mask_outside:g} have no effect: no clip has a mask "
+            "(`ingest --masks` gives them)"
+        ]
+        if config.weighs_masks and not any(part.mask_id for part in parts)
+        else []
+    )
+    return [*remarks(parts), *(text for text in (*unread, *prompts) if text), *masks]
 
 
 def prepare_latents(

@@ -117,7 +117,7 @@ def test_what_the_set_has_is_not_decoded_again(into, make_video, monkeypatch):
     def never(*_):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr("datasets.ingest.local.cut", never)
+    monkeypatch.setattr("datasets.ingest.process.cut", never)
     assert into([path]).count("duplicate") == 1
 
 

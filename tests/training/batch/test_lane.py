@@ -1,9 +1,11 @@
 """A lane: every concept ends published or failed, with the adapter it would have alone, whoever dies meanwhile."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from clip_sets import sliding_clips, write_set
 from lane_house import SETTINGS, WAN, Hook, nothing
 
 from infra.errors import StorageAway, UserError
@@ -15,6 +17,7 @@ from models.adapters.noise_prior import read_noise
 from models.adapters.versions import gives, noise_file
 from models.foundations.base import Bucket
 from models.inversion import invert
+from models.regions.region import Region
 from training.batch.cluster.lane_worker import run_until_idle
 from training.batch.latents.prepare import prepare_work
 from training.batch.manifest.entries import Entry
@@ -104,6 +107,21 @@ def test_a_lane_publishes_the_noise_prior_of_a_concept_that_asks_for_it(house, f
     torch.testing.assert_close(stored.noise_NCfhw, torch.stack(noises).half(), rtol=0.01, atol=0.01)
     assert version.metadata["config"]["noise_prior"] is True
     assert not any("noise" in name for name in house.registry.resolve("c0").files)
+
+
+def test_a_lane_weighs_the_masks_of_clips(house, foundation, tmp_path):
+    (clip,) = sliding_clips("m", count=1)
+    house.clips = write_set(tmp_path / "set", replace(clip, mask=Region(box=(0.0, 0.0, 0.5, 1.0))))
+    weights = {"mask_inside": 4.0, "mask_outside": 0.5}
+    works = house.add("m") | house.add("m", publish_as="weighed", **weights)
+    house.lane().run()
+    found = {name: house.adapter(name, tmp_path / name) for name in works}
+    for name, work in works.items():
+        assert difference(alone(work, foundation), found[name]) < 1e-5
+    assert difference(found["m"], found["weighed"]) > 1e-3
+    metadata = house.registry.resolve("weighed").metadata
+    assert {name: metadata["config"][name] for name in weights} == weights
+    assert not weights.keys() & house.registry.resolve("m").metadata["config"].keys()
 
 
 def test_a_bad_concept_is_explained_and_its_neighbours_are_published(house):

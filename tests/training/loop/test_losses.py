@@ -72,3 +72,52 @@ def test_losses_are_float32_for_bf16_predictions():
     x = torch.randn(1, 2, 3, 4, 4).bfloat16()
     assert mse(x, x).dtype == torch.float32
     assert temporal_loss(x, torch.zeros(1, 2, 3, 4, 4), torch.tensor([0])).dtype == torch.float32
+
+
+def losses(pred, target, base, anchor, **options):
+    return {
+        "mse": mse(pred, target, **options),
+        "debiased": debiased(pred, target, anchor, 0.7, **options),
+        "temporal": temporal_loss(pred, target, anchor, 0.7, **options),
+        "preserving": preserving(pred, target, base, 2.0, **options),
+    }
+
+
+def test_weights_of_one_change_no_bit_of_any_loss():
+    pred, target, base = torch.randn(3, 2, 3, 5, 4, 4)
+    anchor, ones = torch.tensor([1, 4]), torch.ones(2, 1, 5, 4, 4)
+    plain, weighed = (losses(pred, target, base, anchor, weight_B1FHW=w) for w in (None, ones))
+    for name in plain:
+        assert torch.equal(plain[name], weighed[name]), name
+
+
+def test_a_weight_multiplies_the_square_of_its_error_in_every_loss():
+    pred, target, base = torch.randn(3, 2, 3, 5, 4, 4)
+    anchor, weight = torch.tensor([1, 4]), torch.rand(2, 1, 5, 4, 4)
+    found = losses(pred, target, base, anchor, weight_B1FHW=weight)
+    error = pred - target
+
+    def mean(values):
+        return values.flatten(1).mean(1)
+
+    difference = phi(error, anchor, 0.7)
+    expected = {"mse": mean(weight * error**2), "debiased": mean(weight * difference**2)}
+    expected["temporal"] = expected["mse"] + expected["debiased"]
+    motion, shared = error - error.mean(2, keepdim=True), (pred - base).mean(2)
+    expected["preserving"] = mean(weight * motion**2) + 2 * mean(weight.mean(2) * shared**2)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+
+
+def test_a_weight_of_zero_leaves_out_what_it_covers():
+    pred, target, base = torch.randn(3, 2, 3, 5, 4, 4)
+    weight = torch.ones(2, 1, 5, 4, 4)
+    weight[..., :2] = 0
+    other, other_base = pred.clone(), base.clone()
+    other[..., :2], other_base[..., :2] = 7, 9
+    anchor = torch.tensor([1, 4])
+    found = losses(pred, target, base, anchor, weight_B1FHW=weight)
+    assert all(
+        torch.equal(value, found[name])
+        for name, value in losses(other, target, other_base, anchor, weight_B1FHW=weight).items()
+    )

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from training_helpers import random_clips, solo
+from training_helpers import masked, random_clips, solo
 
 from infra.errors import UserError
 from training.loop.checkpoint import MemberState
@@ -43,7 +43,8 @@ def run_workers(warm):
 @pytest.fixture(scope="module")
 def one(run_workers, tmp_path_factory):
     """Of one process: {method: {ZeRO stage: what came out}}."""
-    (told,) = run_workers(tmp_path_factory.mktemp("one"), 1, {"dual": [0], "full": [0, 1, 2, 3]})
+    asked = {"dual": [0], "masked": [0], "full": [0, 1, 2, 3]}
+    (told,) = run_workers(tmp_path_factory.mktemp("one"), 1, asked)
     return told
 
 
@@ -63,6 +64,15 @@ def test_zero_0_on_one_worker_is_plain_torch_bit_for_bit(one, unet3d):
     with solo(unet3d, random_clips(unet3d, 2), steps=4, gradient_accumulation=2) as run:
         assert one["dual"][0]["losses"] == [report.loss for report in run.train()]
         assert one["dual"][0]["digest"] == digest(run)
+
+
+def test_weights_of_masks_reach_deepspeed(one, unet3d):
+    from zero_worker import MASKED, digest
+
+    clips = masked(random_clips(unet3d, 2), unet3d)
+    with solo(unet3d, clips, steps=4, gradient_accumulation=2, **MASKED) as run:
+        assert one["masked"][0]["losses"] == [report.loss for report in run.train()]
+        assert one["masked"][0]["digest"] == digest(run) != one["dual"][0]["digest"]
 
 
 @pytest.mark.parametrize("zero", [1, 2, 3])

@@ -50,6 +50,7 @@ class RandomClip:
     frame_latents_FC1HW: Tensor
     text_LD: Tensor
     empty_text_LD: Tensor
+    coverage: None = None
 
 
 def random_clip(foundation: Foundation, bucket: Bucket, seed: int = 0) -> RandomClip:
