@@ -28,6 +28,7 @@ COMMANDS = (
     "train_batch",
     "runs",
     "concepts",
+    "library",
     "serve",
     "generate",
     "mix",

@@ -183,6 +183,7 @@ def in_process(body: CreateVideo, config: VideoConfig, registry: str, on_progres
     """Make the video with the model loaded in this process."""
     from infra.files import cache_folder
     from motiondirector.api.noise_prior import check_clip, clip_noise
+    from motiondirector.library.library import fill_if_new
     from serving.config import make_config
     from serving.local import generate as make
     from serving.requests import names_of
@@ -198,6 +199,7 @@ def in_process(body: CreateVideo, config: VideoConfig, registry: str, on_progres
     clip, weight = config.prior_clip, config.noise_prior
     if clip is not None:
         check_clip(clip)
+    fill_if_new(registry, config.foundation)
     on_progress("loading the model", 0, 1, "")
 
     def noise_of(foundation: Foundation, bucket: Bucket) -> InvertedNoise:

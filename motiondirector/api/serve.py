@@ -11,6 +11,7 @@ from pathlib import Path
 
 from infra.errors import Conflict, UserError
 from infra.registry import DEFAULT_REGISTRY, open_registry
+from motiondirector.library.library import fill_if_new
 from serving.config import ServeConfig, check_exposure
 
 
@@ -59,7 +60,9 @@ def serve(
     from models.load import family_of, locate
     from serving.ray.gate import environment
 
-    made = for_every_process(config or ServeConfig())
+    given = config or ServeConfig()
+    fill_if_new(str(given.registry or DEFAULT_REGISTRY), given.foundation)
+    made = for_every_process(given)
     check_exposure(host, made.keys)
     port = check_port(host, port)
     family_of(locate(made.foundation), made.foundation or "the embedded foundation")

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 
 from datasets.sprites.captions import canonical, caption, drawable, parse, vocabulary
+from datasets.sprites.motion_sources import motion_named, read_trajectory
 from datasets.sprites.motions import (
     DIRECTIONS,
     KNOWN,
     NOVEL,
     SPEEDS,
     TRAVEL,
-    motion_named,
-    read_trajectory,
     sample_known,
 )
 from datasets.sprites.render import draw, render_clip
