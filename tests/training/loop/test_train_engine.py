@@ -43,7 +43,7 @@ def run_workers(warm):
 @pytest.fixture(scope="module")
 def one(run_workers, tmp_path_factory):
     """Of one process: {method: {ZeRO stage: what came out}}."""
-    asked = {"dual": [0], "masked": [0], "full": [0, 1, 2, 3]}
+    asked = {"dual": [0], "masked": [0], "full": [0, 1, 2, 3], "appearance": [0, 3]}
     (told,) = run_workers(tmp_path_factory.mktemp("one"), 1, asked)
     return told
 
@@ -116,10 +116,11 @@ def test_at_zero_1_to_3_another_number_of_workers_is_refused(two, two_folder):
         MemberState.read(two_folder / "dual2").check_workers(zero=2, workers=1)
 
 
-def test_whole_layers_are_trained_and_continued_at_every_zero_stage(one, unet3d):
-    results = one["full"]
-    assert sorted(results) == [0, 1, 2, 3]
-    with solo(unet3d, random_clips(unet3d, 2), steps=4, gradient_accumulation=2, method="full") as run:
+@pytest.mark.parametrize(("method", "stages"), [("full", [0, 1, 2, 3]), ("appearance", [0, 3])])
+def test_one_pass_alone_is_trained_and_continued_at_every_zero_stage(one, unet3d, method, stages):
+    results = one[method]
+    assert sorted(results) == stages
+    with solo(unet3d, random_clips(unet3d, 2), steps=4, gradient_accumulation=2, method=method) as run:
         losses = [report.loss for report in run.train()]
     assert results[0]["losses"] == losses
     for found in results.values():
