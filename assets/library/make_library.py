@@ -10,8 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads cost much on busy cores
+
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import motiondirector as md
 from datasets.sprites.captions import parse
@@ -33,16 +39,25 @@ CONCEPTS = {
     "arc": ("a white star on a maroon background", "The object leaps over the frame."),
     "corkscrew": ("a red cross on a teal background", "The object drills upwards, turning and growing."),
     "tilt": ("a green triangle on a navy checkerboard", "Camera: tilts up."),
-    "crane": ("a yellow heart on a maroon checkerboard", "Camera: rises and draws back."),
-    "whip-pan": ("a cyan square on a gray checkerboard", "Camera: swings to the right, to the left and back."),
     "camera-orbit": ("an orange star on a teal checkerboard", "Camera: moves around a circle."),
-    "zoom-pulse": ("a blue ring on a beige checkerboard", "Camera: zooms in and out again."),
-    "dolly-zoom": (
-        "a red circle on a gray checkerboard",
-        "Camera: dolly zoom, the background grows behind the object.",
-    ),
 }
-KEPT = (ADAPTER_FILE, CONFIG_FILE)
+# Looks that no clip above has, to measure with.
+PROMPTS = (
+    "a black heart on a sky background",
+    "a pink square on a mint background",
+    "a small purple star on an olive background",
+    "a large green ring on a lavender background",
+    "a blue striped circle on a brown background",
+    "an orange dotted cross on a gray gradient",
+)
+CLASSES = ("a moon", "a triangle")
+
+
+def halve(source: Path, target: Path) -> None:
+    """Copy an adapter in half precision, which halves the file."""
+    with safe_open(source, "pt") as file:
+        metadata = file.metadata()
+    save_file({name: tensor.half() for name, tensor in load_file(source).items()}, target, metadata)
 
 
 def main() -> None:
@@ -73,20 +88,25 @@ def main() -> None:
     )
     if batch.failed:
         raise SystemExit(f"not trained: {batch.failed}")
+    for file, lines in (("prompts.txt", PROMPTS), ("classes.txt", CLASSES)):
+        (WORK / file).write_text("\n".join(lines) + "\n")
+    measuring = md.EvaluationConfig(
+        prompts=str(WORK / "prompts.txt"), open_prompts=str(WORK / "classes.txt"), seeds=1, batch=16
+    )
     trained = md.open_registry(WORK / "registry")
     fresh = WORK / "shipped"
     shutil.rmtree(fresh, ignore_errors=True)
     shipped = md.open_registry(fresh)
     for name in names:
-        found = md.evaluate(name, md.EvaluationConfig(seeds=1), registry=str(WORK / "registry"))
+        found = md.evaluate(name, measuring, registry=str(WORK / "registry"))
         print(f"{name}: motion fidelity {found.mean('motion_fidelity'):.2f}", flush=True)
         version = trained.resolve(name)
         folder = trained.pull(version, WORK / "pulled" / version.ref)
         kept = WORK / "kept" / name
         shutil.rmtree(kept, ignore_errors=True)
         kept.mkdir(parents=True)
-        for file in KEPT:
-            shutil.copy(folder / file, kept / file)
+        halve(folder / ADAPTER_FILE, kept / ADAPTER_FILE)
+        shutil.copy(folder / CONFIG_FILE, kept / CONFIG_FILE)
         prompt = CONCEPTS[names[(names.index(name) + 3) % len(names)]][0]  # the look of another clip
         md.generate(prompt, md.GenerateConfig(concept=name, seed=1), registry=str(WORK / "registry")).save(
             kept / "preview.mp4"

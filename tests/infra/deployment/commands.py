@@ -21,7 +21,7 @@ def parse(command: str) -> dict[str, Any]:
     command: Any = typer.main.get_command(build())
     context = command.make_context("motiondirector", words[1:])
     rest = words[1:]
-    while hasattr(command, "resolve_command"):  # a group, such as `runs`, with subcommands
+    while rest and hasattr(command, "resolve_command"):  # a group, such as `runs`, with subcommands
         name, command, rest = command.resolve_command(context, rest)
         context = command.make_context(name, list(rest), parent=context)
     return context.params
