@@ -29,7 +29,7 @@ from motiondirector.library.library import add_library
 
 WORK = Path("runs/uses-pictures")
 REGISTRY = str(WORK / "registry")
-HEART = "a green heart on a white background"
+HEART = "a green heart on a beige background"
 STRIPED = "an orange striped moon on a sky gradient"  # the look of the image and of the mixed clip
 SEED = 7
 
@@ -69,11 +69,10 @@ def remix() -> Rows:
 
 def combine() -> Rows:
     look = "a white cross on a teal checkerboard"
-    both = ["orbit:scale=0.8", "zoom-pulse:scale=0.8"]
     return [
-        made("orbit", look, concept="orbit"),
-        made("zoom-pulse", look, concept="zoom-pulse"),
-        made("both: --lora orbit:scale=0.8 --lora zoom-pulse:scale=0.8", look, lora=both),
+        made("arc", look, concept="arc"),
+        made("tilt", look, concept="tilt"),
+        made("both: --lora arc --lora tilt", look, lora=["arc", "tilt"]),
     ]
 
 
@@ -106,16 +105,16 @@ def mix() -> Rows:
     return rows
 
 
-def camera() -> Rows:
+def library() -> Rows:
     look = "a purple circle on a beige checkerboard"
-    return [made(name, look, concept=name) for name in ("tilt", "crane", "zoom-pulse", "dolly-zoom")]
+    return [made(name, look, concept=name) for name in ("square", "bounce", "boomerang", "tilt")]
 
 
 SHEETS: dict[str, Callable[[], Rows]] = {
     "strength": strength,
     "steps": steps,
     "remix": remix,
-    "camera": camera,
+    "library": library,
     "combine": combine,
     "region": region,
     "animate": animate,

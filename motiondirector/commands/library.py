@@ -32,7 +32,7 @@ def list_library(ctx: typer.Context, as_json: AsJson = False) -> None:
     `generate` and `serve` have them at once if they use the default registry and nothing was published there before;
     `library add` copies them into any registry.
 
-      motiondirector generate --concept spiral --prompt "a green heart on a white background" -o spiral.mp4
+      motiondirector generate --concept spiral --prompt "a green heart on a beige background" -o spiral.mp4
     """
     if ctx.invoked_subcommand is not None:
         return
