@@ -89,7 +89,7 @@ def ray_session(
             else:
                 starting = loopback_node() if only_on_loopback(address) else contextlib.nullcontext()
             with variables(QUIET | ({"PYTHONPATH": python_path()} if local else {})), starting:
-                ray.init(address=address, logging_level=logging.ERROR, log_to_driver=logs, **options)
+                begin(address=address, logging_level=logging.ERROR, log_to_driver=logs, **options)
             stack.callback(ray.shutdown)
         except UserError:
             raise
@@ -97,6 +97,24 @@ def ray_session(
             ray.shutdown()
             raise Unavailable(explain(address, local, error), code="ray_unavailable") from error
         yield Cluster(ray.get_runtime_context().gcs_address, started=local)
+
+
+def begin(**options: Any) -> None:
+    """`ray.init`, tried again if a cluster fails to start its server for this client.
+
+    Ray forks that server beside threads that use gRPC, so sometimes it ends at once; the next one is another process.
+    """
+    import ray
+
+    for _ in range(2):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:
+            if "Starting Ray client server failed" not in str(error):
+                raise
+            ray.shutdown()
+    ray.init(**options)
 
 
 def check_listening(address: str) -> None:
