@@ -56,7 +56,7 @@ def add(
 ) -> None:
     """Copy concepts of the library into a registry. Repeating it changes nothing.
 
-    Example: motiondirector library add spiral dolly-zoom --registry s3://bucket/registry
+    Example: motiondirector library add spiral tilt --registry s3://bucket/registry
     """
     from motiondirector.library.library import add_library
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from infra.errors import NotFound
 from infra.paths import ROOT
-from infra.registry import DEFAULT_REGISTRY, Version, open_registry, similar
+from infra.registry import DEFAULT_REGISTRY, Registry, Version, open_registry, similar
 
 FOLDER = ROOT / "assets" / "library"
 ABOUT = "about.json"  # a sentence on each concept, by name
@@ -41,12 +41,17 @@ class LibraryConcept:
     def preview(self) -> bytes:
         """Its sample video, an mp4."""
         samples = sorted(name for name in self.version.files if name.endswith(".mp4"))
-        return open_registry(FOLDER / "registry").read(self.version, samples[-1])
+        return shipped_registry().read(self.version, samples[-1])
+
+
+def shipped_registry() -> Registry:
+    """The library's own registry."""
+    return open_registry(FOLDER / "registry")
 
 
 def library() -> list[LibraryConcept]:
     """All concepts of the library, by name."""
-    shipped, about = open_registry(FOLDER / "registry"), json.loads((FOLDER / ABOUT).read_text())
+    shipped, about = shipped_registry(), json.loads((FOLDER / ABOUT).read_text())
     return [LibraryConcept(shipped.resolve(info.name), about[info.name]) for info in shipped.concepts()]
 
 
@@ -75,7 +80,7 @@ def add_library(registry: str = DEFAULT_REGISTRY, names: Sequence[str] = ()) -> 
                 f"the library has no concept {name[:64]!r}; choose from {', '.join(near)} (`motiondirector library` lists all).",
                 code="concept_not_found",
             )
-    shipped, target = open_registry(FOLDER / "registry"), open_registry(registry)
+    shipped, target = shipped_registry(), open_registry(registry)
     added = []
     with tempfile.TemporaryDirectory(prefix="motiondirector-library-") as folder:
         for name in names or found:
