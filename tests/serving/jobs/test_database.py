@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,18 @@ def test_a_sqlite_databases_files_are_their_owners_alone_in_any_folder(tmp_path:
         store.close()
     finally:
         os.umask(before)
+
+
+@pytest.mark.parametrize("begin", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])
+def test_it_waits_for_another_process_that_writes_while_it_opens_the_file(tmp_path: Path, begin: str):
+    other = sqlite3.connect(tmp_path / "jobs.sqlite", check_same_thread=False, isolation_level=None)
+    other.execute("CREATE TABLE anything (a)")
+    other.execute(begin)  # in a file without a write-ahead log, as a new one is
+    threading.Timer(0.2, other.rollback).start()
+    store = JobStore(f"sqlite:///{tmp_path / 'jobs.sqlite'}")
+    assert not other.in_transaction
+    store.close()
+    other.close()
 
 
 def test_a_prompt_that_is_deleted_is_in_no_file_any_more(tmp_path: Path):
