@@ -42,6 +42,8 @@ def private_ray(*, dashboard: bool = False) -> Iterator[None]:
     wanted = {"RAY_TMPDIR": str(private_folder())}
     if sys.platform == "linux":  # gloo (torch.distributed) would listen on the host name's address
         wanted["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
+    # One training has up to ten actors. On two cores Ray takes more than eight for too many, and warns.
+    wanted["RAY_worker_maximum_startup_concurrency"] = str(max(4, os.cpu_count() or 1))
     with restored(wanted):
         os.environ.update(wanted)
         with loopback_node(), contextlib.nullcontext() if dashboard else without_dashboard():
