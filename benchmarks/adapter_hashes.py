@@ -126,7 +126,8 @@ class Trainings:
         clips = read_concept(self.job(case, concept))
         config: TrainConfig = resolve(self.settings(case), self.foundation.recommended, len(clips))
         cache = LatentCache(open_storage(self.data))
-        return Member(concept, concept, config, prepare(clips, self.foundation, self.bucket, cache))
+        cached = prepare(clips, self.foundation, self.bucket, cache, looks=config.looks)
+        return Member(concept, concept, config, cached)
 
     def job(self, case: str, concept: str) -> Job:
         runs = str(self.folder / f"{case}-{concept}")

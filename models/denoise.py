@@ -36,9 +36,16 @@ Predict = Callable[[Tensor, Tensor, Tensor, Routing | None], Tensor]
 
 
 class Denoising:
-    """One request between noise and finished latents. Made by `start`, advanced by `denoise_step`."""
+    """One request between noise and finished latents. Made by `start`, advanced by `denoise_step`.
 
-    def __init__(self, foundation: Foundation, params: GenerationParams) -> None:
+    Args:
+        texts: embeddings [L, D] of the negative prompt and the prompt, for a foundation whose text encoder is not loaded;
+            None: those of the request.
+    """
+
+    def __init__(
+        self, foundation: Foundation, params: GenerationParams, texts: tuple[Tensor, Tensor] | None = None
+    ) -> None:
         self.params = params.resolved(foundation.defaults)
         self.bucket = self.params.bucket
         foundation.check_bucket(self.bucket)
@@ -48,9 +55,12 @@ class Denoising:
         self.regions: RegionWeights | None = None
         if any(use.region is not None for use in self.adapters):
             self.regions = RegionWeights(foundation, self.bucket, self.adapters)
-        prompts = [self.params.negative_prompt] if self.guided else []
-        prompts.append(self.params.prompt)
-        self.text_RLD = torch.cat([foundation.encode_text([prompt]) for prompt in prompts])
+        if texts is None:
+            prompts = (self.params.negative_prompt, self.params.prompt)
+            rows = [foundation.encode_text([prompt]) for prompt in prompts[0 if self.guided else 1 :]]
+        else:
+            rows = [text.unsqueeze(0).to(foundation.device) for text in texts[0 if self.guided else 1 :]]
+        self.text_RLD = torch.cat(rows)
         self.scheduler: Any = foundation.make_scheduler(self.params.scheduler)
         self.scheduler.set_timesteps(self.params.steps, device=foundation.device)
         self.timesteps: Tensor = self.scheduler.timesteps

@@ -35,6 +35,9 @@ OF_THE_SPATIAL_PASS = (
     "appearance_tokens",
     "appearance_preservation",
     "spatial_lora",
+    "generated_references",
+    "generated_share",
+    "generated_looks",
 )
 # Recommended for dual, but possible with any method that trains whole clips.
 OF_DUAL = ("caption_dropout", "acts_until")
@@ -48,6 +51,9 @@ OF_THE_TEMPORAL_PASS = (
     "appearance_tokens",
     "appearance_preservation",
     "spatial_lora",
+    "generated_references",
+    "generated_share",
+    "generated_looks",
     *OF_DUAL,
     *NOISE_LEVELS,
     "offset_noise",
@@ -155,6 +161,29 @@ class TrainConfig(BaseModel):
         "0.5 is the first half. Motion is decided at high noise; the base model's later steps keep the looks of the prompt.",
         gt=0,
         le=1,
+    )
+    generated_references: int = setting(
+        0,
+        METHOD,
+        "Number of videos of the motion in other looks that the run makes with its own adapter, to learn the motion from them, "
+        "too. Their looks vary, so only the motion is left to learn.",
+        ge=0,
+        le=1024,
+    )
+    generated_share: float = setting(
+        0.0,
+        METHOD,
+        "Share of the steps, at the end, that learn from generated references: three quarters of their samples, beside the "
+        "clips. The learning rate falls to 0 over them.",
+        ge=0,
+        lt=1,
+    )
+    generated_looks: tuple[str, ...] = setting(
+        (),
+        METHOD,
+        "Prompt of a generated reference (repeat the option), which names a look. After `|`, a short caption of it, as the clips "
+        "have: 'a blue heart on a mint background | a heart'. The references have all of them in turn.",
+        option="--generated-look",
     )
     spatial_lora: bool = setting(
         True,
@@ -355,10 +384,20 @@ class TrainConfig(BaseModel):
     def _number(cls, value: Any) -> Any:
         return int(value) if isinstance(value, str) and value.isdecimal() else value
 
-    @field_validator("sample_prompts", mode="before")
+    @field_validator("sample_prompts", "generated_looks", mode="before")
     @classmethod
     def _one_prompt(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("generated_looks")
+    @classmethod
+    def _prompts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for look in value:
+            if not look.partition("|")[0].strip():
+                raise ValueError(
+                    f"{look[:80]!r} has no prompt; give a prompt, or 'a prompt | a short caption'"
+                )
+        return value
 
     @model_validator(mode="after")
     def _together(self) -> TrainConfig:
@@ -395,11 +434,43 @@ class TrainConfig(BaseModel):
                 "appearance_preservation is a kind of debiasing, which method no-debias does without; leave it out, or use "
                 "method dual"
             )
+        elif self.generated_references and (problem := self._generated_problem()):
+            raise ValueError(f"generated_references {self.generated_references} {problem}")
         elif not self.spatial_lora and not self.appearance_tokens:
             raise ValueError(
                 "spatial_lora false needs appearance_tokens to learn the appearance; set some, such as 8"
             )
         return self
+
+    def _generated_problem(self) -> str | None:
+        """What keeps generated references from being made; None: nothing does."""
+        if not self.generated_looks:
+            return "needs generated_looks: prompts that name other looks"
+        if not self.generated_share:
+            return "needs generated_share above 0: the steps that learn from them"
+        if not self.appearance_share or self.appearance_share + self.generated_share >= 1:
+            return (
+                "needs steps that learn the motion from the clips alone: appearance_share above 0, and below 1 together with "
+                "generated_share"
+            )
+        if self.zero == 3:
+            return "needs the whole model in one process, and zero 3 spreads it over the workers; give another zero"
+        return None
+
+    @property
+    def generated_steps(self) -> int:
+        """Number of steps, at the end, that learn from generated references, too."""
+        if not self.generated_references:
+            return 0
+        return max(0, min(round(self.steps * self.generated_share), self.steps - self.appearance_steps - 1))
+
+    @property
+    def looks(self) -> list[tuple[str, str]]:
+        """Prompt and short caption of each look of generated references; the prompt twice if it has no short caption."""
+        if not self.generated_references:
+            return []
+        parts = [[part.strip() for part in look.partition("|")[::2]] for look in self.generated_looks]
+        return [(prompt, short or prompt) for prompt, short in parts]
 
     @property
     def appearance_steps(self) -> int:
@@ -499,8 +570,13 @@ def _sentence(first: Any) -> str:
         return f"{message}."
     name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
-        known = ", ".join(TrainConfig.model_fields)
-        return f"unknown training setting {name!r}; known settings: {known}."
+        from infra.registry import similar
+
+        near = similar(name, list(TrainConfig.model_fields))
+        hint = (
+            f"did you mean {' or '.join(near)}?" if near else "`motiondirector train --help` lists them all."
+        )
+        return f"unknown training setting {name!r}; {hint}"
     given = str(first.get("input"))
     return f"{name.replace('_', '-')} {given[:80]}: {message}."
 
@@ -579,6 +655,9 @@ LATER = (
     "caption_dropout",
     "acts_until",
     "spatial_lora",
+    "generated_references",
+    "generated_share",
+    "generated_looks",
     "noise_prior",
     "mask_inside",
     "mask_outside",

@@ -51,6 +51,14 @@ REVISION = 2
 
 
 @dataclass(frozen=True)
+class LookText:
+    """Embeddings of what a generated reference shows (training/loop/generated.py); float32 [L, D]."""
+
+    prompt_LD: Tensor  # names the look
+    caption_LD: Tensor  # short, as people caption a clip; the prompt's if there is no short one
+
+
+@dataclass(frozen=True)
 class CachedClip:
     """The tensors that training needs of a clip or a part of one; float32."""
 
@@ -64,6 +72,7 @@ class CachedClip:
     frames_id: str = ""  # identifies the frames of the clip (`datasets.clip_sets.parts.Part.frames_id`)
     mask_id: str = ""  # a hash of the clip's mask; "" for none
     coverage: LatentCoverage | None = None  # how much of each latent the mask covers; None: no mask
+    looks: tuple[LookText, ...] = ()  # of generated references; the same for all clips of a concept
 
     @classmethod
     def of(
@@ -167,6 +176,7 @@ def prepare(
     device: str | torch.device = "cpu",
     *,
     pace: Pace | None = None,
+    looks: Sequence[tuple[str, str]] = (),
     lock: AbstractContextManager[Any] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[CachedClip]:
@@ -178,6 +188,7 @@ def prepare(
         pace: how longer and faster clips are sampled (datasets/clip_sets/parts.py); None: at the foundation's
             frame rate.
         device: where the returned tensors are.
+        looks: prompt and short caption of each look of generated references (`TrainConfig.looks`).
         lock: held while the foundation encodes, if other threads use it too (a VAE may keep internal state).
             Values that another thread has computed meanwhile are not computed again.
 
@@ -194,6 +205,9 @@ def prepare(
         return found_or_made(cache, key, lambda: {"text": text_of(caption, foundation)}, lock)["text"]
 
     empty = embedding("").to(device)
+    texts = tuple(
+        LookText(embedding(prompt).to(device), embedding(caption).to(device)) for prompt, caption in looks
+    )
     prepared = []
     for done, part in enumerate(parts, 1):
         visual = found_or_made(
@@ -210,6 +224,7 @@ def prepare(
                 ),
                 mask_id=part.mask_id,
                 coverage=coverage_of(part, foundation, bucket),
+                looks=texts,
             )
         )
         if on_progress:

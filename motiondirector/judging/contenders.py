@@ -195,6 +195,7 @@ def train_from_clips(
         bucket,
         cache,
         pace=pace,
+        looks=config.looks,
         on_progress=lambda done, total: on_progress("latents", done, total),
     )
     adapters = train_local(

@@ -52,19 +52,25 @@ def asked_of(trial: Trial, plan: Plan) -> tuple[list[Asked], list[Asked]]:
     return full_prompts(*of, plan.appearances), open_prompts(*of, plan.open_videos)
 
 
-def encode(references: list[Reference], foundation: Foundation) -> list[CachedClip]:
-    """Encode clips for training, without a storage."""
-    from datasets.clip_sets.latents import CachedClip, latents_of, text_of
+def encode(
+    references: list[Reference], foundation: Foundation, looks: Sequence[tuple[str, str]] = ()
+) -> list[CachedClip]:
+    """Encode clips, and the looks of generated references (`TrainConfig.looks`), for training, without a storage."""
+    from datasets.clip_sets.latents import CachedClip, LookText, latents_of, text_of
 
     empty = text_of("", foundation)
+    texts = tuple(LookText(*(text_of(text, foundation) for text in look)) for look in looks)
     return [
-        CachedClip.of(
-            reference.caption,
-            "",
-            reference.caption,
-            latents_of(reference.video_FHWC, foundation, reference.caption),
-            text_of(reference.caption, foundation),
-            empty,
+        replace(
+            CachedClip.of(
+                reference.caption,
+                "",
+                reference.caption,
+                latents_of(reference.video_FHWC, foundation, reference.caption),
+                text_of(reference.caption, foundation),
+                empty,
+            ),
+            looks=texts,
         )
         for reference in references
     ]
@@ -97,7 +103,7 @@ def train(
     configs = [config_of(trial, settings, foundation) for trial in trials]
     check_local(foundation, configs[0])
     shown = [clips_of(trial) for trial in trials]
-    clips = [encode(of, foundation) for of in shown]
+    clips = [encode(of, foundation, configs[0].looks) for of in shown]
     if len(trials) > 1:
         size = dict(zip(("frames", "height", "width"), shown[0][0].video_FHWC.shape, strict=False))
         sized = [config.model_copy(update=size) for config in configs]

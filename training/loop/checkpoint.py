@@ -5,6 +5,7 @@ There is no random state: every draw is a function of (seed, concept, step, rank
     <path>/<number>/<layer>/A|B             the slots (only B at rank `full`); slots are numbered as in a bank for
                                             this concept alone, wherever they were in a pack's bank
     <path>/<number>/<layer>/A|B/<moment>    AdamW's moments
+    generated                               latents [N, C, F, H, W] of generated references (generated.py), once they exist
     metadata `position`: JSON               `step` (steps done); for a run, also its data, workers and metrics
 
 A batch keeps one such object per concept. A run's checkpoint is a folder with `state.safetensors`. At ZeRO 0
@@ -37,6 +38,7 @@ from training.loop.optim import SlotAdamW
 
 STATE = "state.safetensors"
 EARLIER = ("adapters.safetensors", "optimizer.safetensors")
+GENERATED = "generated"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state of a parameter
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from infra.errors import ConceptError, InvalidInput, UserError
 from models.foundations.base import Bucket, Foundation
@@ -15,6 +16,7 @@ from models.lora.routing import LoraPath
 from models.lora.slots import Rank
 from training.config import WITHOUT_TEMPORAL_PASS, TrainConfig
 from training.loop.draws import Place, clips_of_step, draw, passes_of
+from training.loop.generated import GeneratedClip, Look, draw_generated, generate_references, looks_of
 from training.loop.optim import learning_rate_factor
 from training.loop.step import Sample, TrainingClip
 from training.loop.weights import LossWeights, loss_weights
@@ -36,9 +38,11 @@ class Member:
     def factor(self, step: int) -> float:
         """Multiplier of the peak learning rates at `step` (0-based)."""
         config = self.config
-        return learning_rate_factor(
+        factor = learning_rate_factor(
             step, schedule=config.schedule, warmup_steps=config.warmup_steps, steps=config.steps
         )
+        last = config.generated_steps
+        return factor * min(1.0, (config.steps - step) / last) if last else factor
 
     def active_slots(self, step: int, place: Place) -> set[tuple[LoraPath, int]]:
         """The slots of this member that the step trains, over all workers."""
@@ -51,8 +55,16 @@ class Member:
             active |= {("spatial", spatial_slot(config, clip)) for clip in chosen}
         return active
 
-    def sample(self, step: int, index: int, place: Place) -> Sample:
-        """Sample `index` of step `step` (0-based), in the slots of a bank for this concept alone."""
+    def generates_at(self, step: int) -> bool:
+        """Whether the steps from `step` (0-based) on learn from generated references, too."""
+        return 0 < self.config.generated_steps >= self.config.steps - step
+
+    def sample(self, step: int, index: int, place: Place, generated_NCFHW: Tensor | None = None) -> Sample:
+        """Sample `index` of step `step` (0-based), in the slots of a bank for this concept alone.
+
+        Args:
+            generated_NCFHW: latents of the generated references, if the step learns from them.
+        """
         like = self.clips[0]
         drawn = draw(
             self.config,
@@ -65,8 +77,26 @@ class Member:
             frames=len(like.frame_latents_FC1HW),
         )
         temporal_slot = 1 if has_temporal(self.config) else 0
+        count = 0 if generated_NCFHW is None else len(generated_NCFHW)
+        made = draw_generated(self.config, self.concept, step, index, count)
+        if made is not None:
+            assert generated_NCFHW is not None
+            look = self.looks[made.number]
+            text_LD = look.caption_LD if made.short else look.prompt_LD
+            clip = GeneratedClip(generated_NCFHW[made.number], text_LD, like.empty_text_LD)
+            return Sample(clip, drawn, 0, temporal_slot)
         slot, weights = spatial_slot(self.config, drawn.clip), self.weights[drawn.clip]
         return Sample(self.clips[drawn.clip], drawn, slot, temporal_slot, weights=weights)
+
+    @cached_property
+    def looks(self) -> list[Look]:
+        """The look of each generated reference."""
+        return looks_of(self.config, self.concept, self.clips[0].looks)
+
+    def generate(self, foundation: Foundation, slot: int) -> Tensor:
+        """Make the generated references with the adapter in this temporal slot: latents [N, C, F, H, W]."""
+        empty_LD = self.clips[0].empty_text_LD
+        return generate_references(foundation, self.config, self.concept, self.looks, empty_LD, slot)
 
     @cached_property
     def weights(self) -> list[LossWeights | None]:

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
+from torch import Tensor
 
 from infra.errors import Unavailable, UserError
 from models.foundations.base import Foundation
@@ -31,7 +32,7 @@ from models.lora.bank import AdapterBank
 from models.lora.routing import PATHS, LoraPath
 from training.adapters import PathTensors
 from training.config import sampled_paths
-from training.loop.checkpoint import MemberState, put_moments, put_slot_state, slot_state
+from training.loop.checkpoint import GENERATED, MemberState, put_moments, put_slot_state, slot_state
 from training.loop.draws import Place
 from training.loop.engine import Engine, group_settings, make_optimizer, set_active
 from training.loop.group import GroupKey, group_key
@@ -85,6 +86,9 @@ class _ActiveMember:
     member: Member
     slots: dict[LoraPath, tuple[int, ...]]
     step: int = 0  # steps done
+    generated_NCFHW: Tensor | None = (
+        None  # latents of its generated references, from the step that makes them
+    )
 
     def slot(self, path: LoraPath, own: int) -> int:
         """The pack's slot for slot `own` of the member (from 1; 0 stays the empty slot)."""
@@ -185,7 +189,9 @@ class Pack:
                 code="pack_full",
             )
         taken = {path: tuple(sorted(self._free[path])[:count]) for path, count in member.slots().items()}
-        one = _ActiveMember(member, taken, state.step if state is not None else 0)
+        one = _ActiveMember(member, taken)
+        if state is not None:
+            one.step, one.generated_NCFHW = state.step, state.tensors.get(GENERATED)
         for path, number, slot in self._slots_of(one):
             self._groups[path, slot].update(group_settings(path, member.config, len(member.clips)))
             if state is None:
@@ -218,6 +224,8 @@ class Pack:
             for path, number, slot in self._slots_of(one)
             for key, tensor in slot_state(self._bank, self._optimizer, path, slot).items()
         }
+        if one.generated_NCFHW is not None:
+            tensors[GENERATED] = one.generated_NCFHW
         return MemberState(one.step, tensors)
 
     def tensors(self, name: str) -> PathTensors:
@@ -237,6 +245,9 @@ class Pack:
         active = list(self._active.values())
         if not active:
             return []
+        for one in active:
+            if one.generated_NCFHW is None and one.member.generates_at(one.step):
+                one.generated_NCFHW = one.member.generate(self.foundation, one.slot("temporal", 1))
         engine, accumulation = self.engine, self.key.gradient_accumulation
         sums = torch.zeros(len(active), 2, device=self.foundation.device)
         for micro in range(accumulation):
@@ -268,7 +279,7 @@ class Pack:
         """A member's samples of one forward, in the pack's slots."""
         member, place, found = one.member, self._place(one.member), []
         for index in place.indices(micro):
-            sample = member.sample(one.step, index, place)
+            sample = member.sample(one.step, index, place, one.generated_NCFHW)
             spatial = one.slot("spatial", sample.spatial_slot)
             temporal = one.slot("temporal", sample.temporal_slot)
             found.append(replace(sample, spatial_slot=spatial, temporal_slot=temporal))

@@ -126,10 +126,18 @@ def prepare_latents(
     foundation: Foundation,
     bucket: Bucket,
     watcher: Watcher,
-    pace: Pace | None = None,
+    config: TrainConfig,
 ) -> list[CachedClip]:
     """Latents and text of the learned parts of every clip, computed now or cached beside the clips."""
     from datasets.clip_sets.latents import LatentCache, prepare
 
     cache = LatentCache(open_storage(job.data))
-    return prepare(clips, foundation, bucket, cache, pace=pace, on_progress=watcher.prepared)
+    return prepare(
+        clips,
+        foundation,
+        bucket,
+        cache,
+        pace=pace_of(config, foundation),
+        looks=config.looks,
+        on_progress=watcher.prepared,
+    )

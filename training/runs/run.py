@@ -87,7 +87,7 @@ def run_job(job: Job, given: Mapping[str, Any], watcher: Watcher | None = None) 
             watcher.stage(f"already finished, published as {done.ref}")
             return done
         with part(watcher, "preparing latents"):
-            cached = prepare_latents(job, clips, foundation, bucket, watcher, pace_of(config, foundation))
+            cached = prepare_latents(job, clips, foundation, bucket, watcher, config)
         if done is not None:
             start_ray(job, config, watcher, stack)
         board = stack.enter_context(TensorBoard(run))

@@ -124,13 +124,16 @@ class Missing:
         bucket, dtype = bucket_of(work), DTYPES[work.config.dtype]
         clips: dict[tuple[str, str], None] = {}
         captions: dict[str, None] = {}
+        # The empty one is for `caption_dropout`.
+        texts = dict.fromkeys(["", *(text for look in work.config.looks for text in look)])
         for part in all_parts(self._clips(work), bucket, work.pace):
+            texts[part.caption] = None
             key = clip_key(part.sha256, work.fingerprint, dtype, bucket, part.frames_id)
             if self._new(work, f"{bucket}", key):
                 clips[part.sha256, part.frames_id] = None
-            for caption in (part.caption, ""):  # the empty one is for `caption_dropout`
-                if self._new(work, "text", text_key(caption, work.fingerprint, dtype)):
-                    captions[caption] = None
+        for text in texts:
+            if self._new(work, "text", text_key(text, work.fingerprint, dtype)):
+                captions[text] = None
         if not clips and not captions:
             return None
         return Portion(
@@ -310,4 +313,7 @@ def prepare_work(
             code="data_changed",
         )
     cache = LatentCache(open_storage(work.data))
-    return prepare(clips, foundation, bucket_of(work), cache, foundation.device, pace=work.pace, lock=lock)
+    bucket, looks = bucket_of(work), work.config.looks
+    return prepare(
+        clips, foundation, bucket, cache, foundation.device, pace=work.pace, looks=looks, lock=lock
+    )

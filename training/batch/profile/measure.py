@@ -50,6 +50,7 @@ class RandomClip:
     frame_latents_FC1HW: Tensor
     text_LD: Tensor
     empty_text_LD: Tensor
+    looks: tuple[()] = ()
     coverage: None = None
 
 
