@@ -160,7 +160,8 @@ def test_three_quarters_of_the_last_steps_samples_are_generated_half_of_them_wit
             assert torch.equal(sample.clip.latents_CFHW, latents[made.number])
             assert torch.equal(sample.clip.text_LD, look.caption_LD if made.short else look.prompt_LD)
             texts[made.short].append(step)
-    assert texts[False] and texts[True]
+    assert texts[False]
+    assert texts[True]
 
 
 def test_a_few_steps_generate_nothing_and_the_rate_falls_to_0_over_the_last_ones(foundation):
