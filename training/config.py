@@ -37,7 +37,7 @@ OF_THE_SPATIAL_PASS = (
     "spatial_lora",
     "generated_references",
     "generated_share",
-    "generated_looks",
+    "generated_prompts",
 )
 # Recommended for dual, but possible with any method that trains whole clips.
 OF_DUAL = ("caption_dropout", "acts_until")
@@ -53,7 +53,7 @@ OF_THE_TEMPORAL_PASS = (
     "spatial_lora",
     "generated_references",
     "generated_share",
-    "generated_looks",
+    "generated_prompts",
     *OF_DUAL,
     *NOISE_LEVELS,
     "offset_noise",
@@ -178,12 +178,12 @@ class TrainConfig(BaseModel):
         ge=0,
         lt=1,
     )
-    generated_looks: tuple[str, ...] = setting(
+    generated_prompts: tuple[str, ...] = setting(
         (),
         METHOD,
-        "Prompt of a generated reference (repeat the option), which names a look. After `|`, a short caption of it, as the clips "
-        "have: 'a blue heart on a mint background | a heart'. The references have all of them in turn.",
-        option="--generated-look",
+        "Prompt of a generated reference, which names a subject and its looks (repeat the option). The references have all of "
+        "them in turn.",
+        option="--generated-prompt",
     )
     spatial_lora: bool = setting(
         True,
@@ -384,20 +384,10 @@ class TrainConfig(BaseModel):
     def _number(cls, value: Any) -> Any:
         return int(value) if isinstance(value, str) and value.isdecimal() else value
 
-    @field_validator("sample_prompts", "generated_looks", mode="before")
+    @field_validator("sample_prompts", "generated_prompts", mode="before")
     @classmethod
     def _one_prompt(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
-
-    @field_validator("generated_looks")
-    @classmethod
-    def _prompts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for look in value:
-            if not look.partition("|")[0].strip():
-                raise ValueError(
-                    f"{look[:80]!r} has no prompt; give a prompt, or 'a prompt | a short caption'"
-                )
-        return value
 
     @model_validator(mode="after")
     def _together(self) -> TrainConfig:
@@ -444,8 +434,8 @@ class TrainConfig(BaseModel):
 
     def _generated_problem(self) -> str | None:
         """What keeps generated references from being made; None: nothing does."""
-        if not self.generated_looks:
-            return "needs generated_looks: prompts that name other looks"
+        if not self.generated_prompts:
+            return "needs generated_prompts: prompts that name other looks"
         if not self.generated_share:
             return "needs generated_share above 0: the steps that learn from them"
         if not self.appearance_share or self.appearance_share + self.generated_share >= 1:
@@ -465,12 +455,9 @@ class TrainConfig(BaseModel):
         return max(0, min(round(self.steps * self.generated_share), self.steps - self.appearance_steps - 1))
 
     @property
-    def looks(self) -> list[tuple[str, str]]:
-        """Prompt and short caption of each look of generated references; the prompt twice if it has no short caption."""
-        if not self.generated_references:
-            return []
-        parts = [[part.strip() for part in look.partition("|")[::2]] for look in self.generated_looks]
-        return [(prompt, short or prompt) for prompt, short in parts]
+    def looks(self) -> tuple[str, ...]:
+        """The prompts for generated references; none if there are no such references."""
+        return self.generated_prompts if self.generated_references else ()
 
     @property
     def appearance_steps(self) -> int:
@@ -657,7 +644,7 @@ LATER = (
     "spatial_lora",
     "generated_references",
     "generated_share",
-    "generated_looks",
+    "generated_prompts",
     "noise_prior",
     "mask_inside",
     "mask_outside",

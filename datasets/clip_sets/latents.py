@@ -51,14 +51,6 @@ REVISION = 2
 
 
 @dataclass(frozen=True)
-class LookText:
-    """Embeddings of what a generated reference shows (training/loop/generated.py); float32 [L, D]."""
-
-    prompt_LD: Tensor  # names the look
-    caption_LD: Tensor  # short, as people caption a clip; the prompt's if there is no short one
-
-
-@dataclass(frozen=True)
 class CachedClip:
     """The tensors that training needs of a clip or a part of one; float32."""
 
@@ -72,7 +64,7 @@ class CachedClip:
     frames_id: str = ""  # identifies the frames of the clip (`datasets.clip_sets.parts.Part.frames_id`)
     mask_id: str = ""  # a hash of the clip's mask; "" for none
     coverage: LatentCoverage | None = None  # how much of each latent the mask covers; None: no mask
-    looks: tuple[LookText, ...] = ()  # of generated references; the same for all clips of a concept
+    look_texts: tuple[Tensor, ...] = ()  # embeddings of the prompts for generated references
 
     @classmethod
     def of(
@@ -176,7 +168,7 @@ def prepare(
     device: str | torch.device = "cpu",
     *,
     pace: Pace | None = None,
-    looks: Sequence[tuple[str, str]] = (),
+    looks: Sequence[str] = (),
     lock: AbstractContextManager[Any] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[CachedClip]:
@@ -188,7 +180,7 @@ def prepare(
         pace: how longer and faster clips are sampled (datasets/clip_sets/parts.py); None: at the foundation's
             frame rate.
         device: where the returned tensors are.
-        looks: prompt and short caption of each look of generated references (`TrainConfig.looks`).
+        looks: the prompts for generated references (`TrainConfig.looks`).
         lock: held while the foundation encodes, if other threads use it too (a VAE may keep internal state).
             Values that another thread has computed meanwhile are not computed again.
 
@@ -205,9 +197,7 @@ def prepare(
         return found_or_made(cache, key, lambda: {"text": text_of(caption, foundation)}, lock)["text"]
 
     empty = embedding("").to(device)
-    texts = tuple(
-        LookText(embedding(prompt).to(device), embedding(caption).to(device)) for prompt, caption in looks
-    )
+    look_texts = tuple(embedding(prompt).to(device) for prompt in looks)
     prepared = []
     for done, part in enumerate(parts, 1):
         visual = found_or_made(
@@ -224,7 +214,7 @@ def prepare(
                 ),
                 mask_id=part.mask_id,
                 coverage=coverage_of(part, foundation, bucket),
-                looks=texts,
+                look_texts=look_texts,
             )
         )
         if on_progress:

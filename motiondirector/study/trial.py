@@ -53,13 +53,13 @@ def asked_of(trial: Trial, plan: Plan) -> tuple[list[Asked], list[Asked]]:
 
 
 def encode(
-    references: list[Reference], foundation: Foundation, looks: Sequence[tuple[str, str]] = ()
+    references: list[Reference], foundation: Foundation, looks: Sequence[str] = ()
 ) -> list[CachedClip]:
-    """Encode clips, and the looks of generated references (`TrainConfig.looks`), for training, without a storage."""
-    from datasets.clip_sets.latents import CachedClip, LookText, latents_of, text_of
+    """Encode clips, and the prompts for generated references (`TrainConfig.looks`), for training, without a storage."""
+    from datasets.clip_sets.latents import CachedClip, latents_of, text_of
 
     empty = text_of("", foundation)
-    texts = tuple(LookText(*(text_of(text, foundation) for text in look)) for look in looks)
+    look_texts = tuple(text_of(prompt, foundation) for prompt in looks)
     return [
         replace(
             CachedClip.of(
@@ -70,7 +70,7 @@ def encode(
                 text_of(reference.caption, foundation),
                 empty,
             ),
-            looks=texts,
+            look_texts=look_texts,
         )
         for reference in references
     ]

@@ -24,7 +24,7 @@ class RandomClip:
     frame_latents_FC1HW: torch.Tensor
     text_LD: torch.Tensor
     empty_text_LD: torch.Tensor
-    looks: tuple = ()
+    look_texts: tuple = ()
     coverage: LatentCoverage | None = None
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -26,21 +26,10 @@ from models.regions.layers import LatentCoverage
 from models.seeds import generator, stable_seed
 from training.config import TrainConfig
 
+Look = TypeVar("Look")
 ACTS = (0.0, 0.5)  # the part of the denoising steps in which the adapter acts
 BATCH = 8  # videos in one forward
 CLIP_SHARE = 0.25  # of the samples of the last steps: those from the clips, not from generated references
-SHORT_SHARE = (
-    0.5  # of the samples from generated references: those with the look's short caption, not its prompt
-)
-
-
-class Look(Protocol):
-    """Embeddings of a prompt that names a look, and of a short caption that does not (`datasets.clip_sets.latents.LookText`)."""
-
-    @property
-    def prompt_LD(self) -> Tensor: ...
-    @property
-    def caption_LD(self) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -50,7 +39,7 @@ class GeneratedClip:
     latents_CFHW: Tensor
     text_LD: Tensor
     empty_text_LD: Tensor
-    looks: Sequence[Look] = ()
+    look_texts: tuple[Tensor, ...] = ()
     coverage: LatentCoverage | None = None
 
     @property
@@ -59,32 +48,21 @@ class GeneratedClip:
         return self.latents_CFHW.transpose(0, 1).unsqueeze(2)
 
 
-@dataclass(frozen=True)
-class GeneratedDraw:
-    """Which generated reference a sample learns from, and whether it has the short caption."""
-
-    number: int
-    short: bool
-
-
-def draw_generated(
-    config: TrainConfig, concept: str, step: int, index: int, count: int
-) -> GeneratedDraw | None:
-    """The generated reference of a sample, of `count`; None if the sample is of a clip.
+def draw_generated(config: TrainConfig, concept: str, step: int, index: int, count: int) -> int | None:
+    """The number of the generated reference, of `count`, that a sample learns from; None if it learns from a clip.
 
     Uses a separate generator, so a sample's other draws do not depend on these settings.
     """
     if not count or step < config.steps - config.generated_steps:
         return None
     g = generator(config.seed, concept, step, index, "generated")
-    clip, which, short = torch.rand(3, generator=g, dtype=torch.float64).tolist()
-    if clip < CLIP_SHARE:
-        return None
-    return GeneratedDraw(min(int(which * count), count - 1), short < SHORT_SHARE)
+    clip, which = torch.rand(2, generator=g, dtype=torch.float64).tolist()
+    return None if clip < CLIP_SHARE else min(int(which * count), count - 1)
 
 
-def looks_of(config: TrainConfig, concept: str, looks: Sequence[Look]) -> list[Look]:
+def look_of_each(config: TrainConfig, concept: str, looks: Sequence[Look]) -> list[Look]:
     """The look of each generated reference: all looks in a shuffled order, repeated as often as needed."""
+    assert looks, "prepare the clips with the prompts for generated references"
     order = torch.randperm(len(looks), generator=generator(config.seed, concept, "looks")).tolist()
     return [looks[order[number % len(looks)]] for number in range(config.generated_references)]
 
@@ -93,7 +71,7 @@ def generate_references(
     foundation: Foundation,
     config: TrainConfig,
     concept: str,
-    looks: Sequence[Look],
+    texts: Sequence[Tensor],
     empty_LD: Tensor,
     slot: int,
 ) -> Tensor:
@@ -101,7 +79,7 @@ def generate_references(
 
     Args:
         config: resolved: its frames, height and width are set.
-        looks: one for each video (`looks_of`).
+        texts: the embedding [L, D] of each video's prompt (`look_of_each`).
         empty_LD: the embedding of an empty caption.
         slot: the temporal slot of the foundation's bank that holds the concept's adapter.
     """
@@ -116,9 +94,9 @@ def generate_references(
                 width=config.width,
                 adapters=(SlotUse(path="temporal", slot=slot, steps=ACTS),),
             ),
-            texts=(empty_LD, look.prompt_LD),
+            texts=(empty_LD, text_LD),
         )
-        for number, look in enumerate(looks)
+        for number, text_LD in enumerate(texts)
     ]
     for first in range(0, len(states), BATCH):
         batch = states[first : first + BATCH]

@@ -16,7 +16,7 @@ from models.lora.routing import LoraPath
 from models.lora.slots import Rank
 from training.config import WITHOUT_TEMPORAL_PASS, TrainConfig
 from training.loop.draws import Place, clips_of_step, draw, passes_of
-from training.loop.generated import GeneratedClip, Look, draw_generated, generate_references, looks_of
+from training.loop.generated import GeneratedClip, draw_generated, generate_references, look_of_each
 from training.loop.optim import learning_rate_factor
 from training.loop.step import Sample, TrainingClip
 from training.loop.weights import LossWeights, loss_weights
@@ -81,22 +81,20 @@ class Member:
         made = draw_generated(self.config, self.concept, step, index, count)
         if made is not None:
             assert generated_NCFHW is not None
-            look = self.looks[made.number]
-            text_LD = look.caption_LD if made.short else look.prompt_LD
-            clip = GeneratedClip(generated_NCFHW[made.number], text_LD, like.empty_text_LD)
+            clip = GeneratedClip(generated_NCFHW[made], self.look_texts[made], like.empty_text_LD)
             return Sample(clip, drawn, 0, temporal_slot)
         slot, weights = spatial_slot(self.config, drawn.clip), self.weights[drawn.clip]
         return Sample(self.clips[drawn.clip], drawn, slot, temporal_slot, weights=weights)
 
     @cached_property
-    def looks(self) -> list[Look]:
-        """The look of each generated reference."""
-        return looks_of(self.config, self.concept, self.clips[0].looks)
+    def look_texts(self) -> list[Tensor]:
+        """The embedding of each generated reference's prompt."""
+        return look_of_each(self.config, self.concept, self.clips[0].look_texts)
 
     def generate(self, foundation: Foundation, slot: int) -> Tensor:
         """Make the generated references with the adapter in this temporal slot: latents [N, C, F, H, W]."""
         empty_LD = self.clips[0].empty_text_LD
-        return generate_references(foundation, self.config, self.concept, self.looks, empty_LD, slot)
+        return generate_references(foundation, self.config, self.concept, self.look_texts, empty_LD, slot)
 
     @cached_property
     def weights(self) -> list[LossWeights | None]:

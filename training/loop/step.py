@@ -26,7 +26,6 @@ from models.lora.routing import Mix, Routing
 from models.regions.layers import LatentCoverage
 from training.config import WITHOUT_SPATIAL_PASS, TrainConfig
 from training.loop.draws import Draw
-from training.loop.generated import Look
 from training.loop.losses import debiased, mse, preserving, temporal_loss
 from training.loop.weights import LossWeights
 
@@ -43,9 +42,7 @@ class TrainingClip(Protocol):
     @property
     def empty_text_LD(self) -> Tensor: ...  # embedding of an empty caption
     @property
-    def looks(
-        self,
-    ) -> Sequence[Look]: ...  # what generated references may look like; the same for all clips of a concept
+    def look_texts(self) -> tuple[Tensor, ...]: ...  # of the prompts for generated references
     @property
     def coverage(self) -> LatentCoverage | None: ...  # of the clip's mask; None: no mask
 

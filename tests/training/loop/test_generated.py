@@ -1,13 +1,12 @@
 """Generated references: a run makes videos of its motion in other looks and learns from them, too."""
 
-import statistics
 from dataclasses import replace
 
 import pytest
 import torch
 from training_helpers import BUCKETS, SMALL, random_clips
 
-from datasets.clip_sets.latents import LookText, text_of
+from datasets.clip_sets.latents import text_of
 from infra.errors import UserError
 from models.denoise import Denoising, denoise_step
 from models.generation import GenerationParams, SlotUse
@@ -16,13 +15,13 @@ from models.seeds import stable_seed
 from training.config import make_config
 from training.loop.checkpoint import GENERATED, MemberState
 from training.loop.draws import Place
-from training.loop.generated import ACTS, draw_generated, looks_of
+from training.loop.generated import ACTS, draw_generated, look_of_each
 from training.loop.group import group_key
 from training.loop.member import Member
 from training.loop.pack import Capacity, Ended, Pack
 from training.runs.local import train_local
 
-LOOKS = ("a blue heart on a mint background | a heart", "a red star | a star", "a green moon at night")
+PROMPTS = ("a blue heart on a mint background", "a red star", "a green moon at night")
 SETTINGS = {
     "steps": 8,
     "appearance_share": 0.25,
@@ -31,7 +30,7 @@ SETTINGS = {
     "caption_dropout": 0.3,
     "generated_references": 4,
     "generated_share": 0.375,
-    "generated_looks": LOOKS,
+    "generated_prompts": PROMPTS,
 }
 
 
@@ -48,8 +47,8 @@ def config_for(foundation, **settings):
 
 def member(foundation, number=0, **settings):
     config = config_for(foundation, seed=number, **settings)
-    looks = tuple(LookText(*(text_of(text, foundation) for text in look)) for look in config.looks)
-    clips = [replace(clip, looks=looks) for clip in random_clips(foundation, 1 + number, seed=number)]
+    texts = tuple(text_of(prompt, foundation) for prompt in config.looks)
+    clips = [replace(clip, look_texts=texts) for clip in random_clips(foundation, 1 + number, seed=number)]
     return Member(f"m{number}", f"concept-{number}", config, clips)
 
 
@@ -83,12 +82,12 @@ def test_they_are_the_videos_of_the_adapter_in_the_looks_prompts(foundation):
             pack.step()
         assert GENERATED not in pack.state("m0").tensors  # only when the steps that need them begin
         found = one.generate(foundation, 1)
-        order = looks_of(one.config, one.concept, one.config.looks)
+        order = look_of_each(one.config, one.concept, one.config.looks)
         for number in (0, 3):
             made = Denoising(
                 foundation,
                 GenerationParams(
-                    prompt=order[number][0],
+                    prompt=order[number],
                     negative_prompt="",
                     seed=stable_seed(one.config.seed, one.concept, "generated", number),
                     frames=one.config.frames,
@@ -132,36 +131,30 @@ def test_only_the_last_steps_differ_from_a_training_without_them(foundation):
                 pack.step()
             return flat(pack.tensors("m0"))
 
-    without = {"generated_references": 0, "generated_share": 0.0, "generated_looks": ()}
+    without = {"generated_references": 0, "generated_share": 0.0, "generated_prompts": ()}
     assert torch.equal(after(5), after(5, **without))
     assert not torch.equal(after(6), after(6, **without))
 
 
-def test_three_quarters_of_the_last_steps_samples_are_generated_half_of_them_with_the_short_caption(
-    foundation,
-):
+def test_three_quarters_of_the_last_steps_samples_are_generated_references(foundation):
     config = config_for(foundation, steps=4000)
     first = config.steps - config.generated_steps
     drawn = [draw_generated(config, "c", step, 0, 4) for step in range(first, config.steps)]
-    found = [one for one in drawn if one is not None]
-    assert len(found) / len(drawn) == pytest.approx(0.75, abs=0.04)
-    assert statistics.mean(one.short for one in found) == pytest.approx(0.5, abs=0.05)
-    assert {one.number for one in found} == {0, 1, 2, 3}
+    assert sum(one is not None for one in drawn) / len(drawn) == pytest.approx(0.75, abs=0.04)
+    assert set(drawn) == {None, 0, 1, 2, 3}
     assert draw_generated(config, "c", first - 1, 0, 4) is None
     one = member(foundation, steps=40)
     latents = torch.randn(4, *one.clips[0].latents_CFHW.shape)
-    texts = {False: [], True: []}
     for step in range(40 - one.config.generated_steps, 40):
-        made = draw_generated(one.config, one.concept, step, 0, 4)
-        sample = one.sample(step, 0, Place(), latents)
-        assert (sample.spatial_slot == 0) == (made is not None)
-        if made is not None:
-            look = one.looks[made.number]
-            assert torch.equal(sample.clip.latents_CFHW, latents[made.number])
-            assert torch.equal(sample.clip.text_LD, look.caption_LD if made.short else look.prompt_LD)
-            texts[made.short].append(step)
-    assert texts[False]
-    assert texts[True]
+        made, sample = (
+            draw_generated(one.config, one.concept, step, 0, 4),
+            one.sample(step, 0, Place(), latents),
+        )
+        assert sample.spatial_slot == (1 if made is None else 0)
+        expected = latents[made] if made is not None else one.clips[0].latents_CFHW
+        assert torch.equal(sample.clip.latents_CFHW, expected)
+        text = one.look_texts[made] if made is not None else one.clips[0].text_LD
+        assert torch.equal(sample.clip.text_LD, text)
 
 
 def test_a_few_steps_generate_nothing_and_the_rate_falls_to_0_over_the_last_ones(foundation):
@@ -174,7 +167,7 @@ def test_a_few_steps_generate_nothing_and_the_rate_falls_to_0_over_the_last_ones
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"generated_looks": ()}, "needs generated_looks"),
+        ({"generated_prompts": ()}, "needs generated_prompts"),
         ({"generated_share": 0.0}, "needs generated_share above 0"),
         ({"appearance_share": 0.0}, "appearance_share above 0"),
         ({"appearance_share": 0.7}, "below 1 together"),
@@ -186,14 +179,3 @@ def test_what_cannot_be_is_one_sentence(settings, words):
     with pytest.raises(UserError) as caught:
         make_config({**SMALL, **SETTINGS, **settings})
     assert words in caught.value.message
-
-
-def test_a_look_has_a_prompt_and_a_short_caption():
-    assert make_config({**SMALL, **SETTINGS}).looks == [
-        ("a blue heart on a mint background", "a heart"),
-        ("a red star", "a star"),
-        ("a green moon at night", "a green moon at night"),
-    ]
-    for wrong in ("", " | a heart"):
-        with pytest.raises(UserError, match="a prompt"):
-            make_config({**SMALL, **SETTINGS, "generated_looks": (wrong,)})

@@ -125,7 +125,7 @@ class Missing:
         clips: dict[tuple[str, str], None] = {}
         captions: dict[str, None] = {}
         # The empty one is for `caption_dropout`.
-        texts = dict.fromkeys(["", *(text for look in work.config.looks for text in look)])
+        texts = dict.fromkeys(["", *work.config.looks])
         for part in all_parts(self._clips(work), bucket, work.pace):
             texts[part.caption] = None
             key = clip_key(part.sha256, work.fingerprint, dtype, bucket, part.frames_id)

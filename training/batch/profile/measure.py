@@ -50,7 +50,7 @@ class RandomClip:
     frame_latents_FC1HW: Tensor
     text_LD: Tensor
     empty_text_LD: Tensor
-    looks: tuple[()] = ()
+    look_texts: tuple[()] = ()
     coverage: None = None
 
 
