@@ -450,9 +450,8 @@ class TrainConfig(BaseModel):
     @property
     def generated_steps(self) -> int:
         """Number of steps, at the end, that learn from generated references, too."""
-        if not self.generated_references:
-            return 0
-        return max(0, min(round(self.steps * self.generated_share), self.steps - self.appearance_steps - 1))
+        share = self.generated_share if self.generated_references else 0.0
+        return _generated_steps(self.steps, share, self.appearance_steps)
 
     @property
     def looks(self) -> tuple[str, ...]:
@@ -604,8 +603,8 @@ def _section(recommended: dict[str, Any] | None, key: str) -> dict[str, Any]:
 def suited_to(method: str | None, settings: dict[str, Any]) -> dict[str, Any]:
     """Adapt settings that were recommended for `dual` to `method`: drop those without meaning there.
 
-    A method without an appearance stage gets the number of steps that `dual` spends on the motion, and one without a
-    motion stage the number that it spends on the appearance.
+    A method without an appearance stage gets the number of steps in which `dual` learns the motion from the clips alone, and
+    one without a motion stage the number in which it learns the appearance.
     """
     if method == "motiondirector":
         dropped: tuple[str, ...] = (*OF_THE_SPATIAL_PASS, *NOISE_LEVELS, "beta", *OF_DUAL)
@@ -623,12 +622,19 @@ def suited_to(method: str | None, settings: dict[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in settings.items() if name not in dropped}
     if "steps" in settings and settings.get("appearance_share"):
         first = _appearance_steps(settings["steps"], settings["appearance_share"])
-        found["steps"] = max(1, first) if method in WITHOUT_TEMPORAL_PASS else settings["steps"] - first
+        share = settings.get("generated_share", 0.0) if settings.get("generated_references") else 0.0
+        motion = settings["steps"] - first - _generated_steps(settings["steps"], share, first)
+        found["steps"] = max(1, first) if method in WITHOUT_TEMPORAL_PASS else motion
     return {**found, **own}
 
 
 def _appearance_steps(steps: int, share: float) -> int:
     return min(round(share * steps), steps - 1)  # leave at least one step for the motion
+
+
+def _generated_steps(steps: int, share: float, first: int) -> int:
+    """Steps that learn from generated references; one at least learns the motion from the clips alone."""
+    return max(0, min(round(share * steps), steps - first - 1))
 
 
 # Settings added later. They are left out at their defaults, to keep the hashes of earlier trainings.

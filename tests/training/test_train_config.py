@@ -122,6 +122,14 @@ def test_a_method_without_an_appearance_stage_gets_the_steps_that_the_motion_has
         assert (other.steps, other.rank, other.noise_bias) == (202, 16, 0.5)
         assert {other.stage_of(step) for step in (0, 201)} == {"motion"}
     assert resolve({"method": "coupled", "steps": 30}, suited).steps == 30
+    suited["training"] |= {
+        "generated_references": 4,
+        "generated_share": 0.2,
+        "generated_prompts": ["a red star"],
+    }
+    assert resolve({}, suited).generated_steps == 90
+    assert resolve({"method": "coupled"}, suited).steps == 450 - 248 - 90
+    assert resolve({"method": "appearance"}, suited).steps == 248
 
 
 DUAL = {
