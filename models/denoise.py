@@ -100,6 +100,21 @@ class Denoising:
         """The adapters of a path that act in this step."""
         return [use for use in self.adapters if use.path == path and use.scale_at(self.progress)]
 
+    def begin_at(self, step: int, x0_Cfhw: Tensor) -> None:
+        """Leave out the first steps: begin at step `step` (0-based) from these clean latents, noised to its level (SDEdit,
+        arXiv 2108.01073), before any step was taken."""
+        assert self.index == 0, "already begun"
+        t, x0 = self.timesteps[step], x0_Cfhw.unsqueeze(0).to(self.latents_1Cfhw)
+        sigma = float(getattr(self.scheduler, "init_noise_sigma", 1.0))
+        noise = self.latents_1Cfhw / sigma
+        if hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(step)
+        if hasattr(self.scheduler, "add_noise"):
+            self.latents_1Cfhw = self.scheduler.add_noise(x0, noise, t.reshape(1))
+        else:  # flow matching
+            self.latents_1Cfhw = self.scheduler.scale_noise(x0, t.reshape(1), noise)
+        self.index = step
+
     def advance(self, foundation: Foundation, answer: Tensor) -> None:
         """Take the step for which this is the denoiser's answer, guidance included."""
         t, before = self.timesteps[self.index], self.latents_1Cfhw

@@ -4,8 +4,9 @@ A clip shows its motion in one look, and nothing tells the temporal LoRA which o
 run makes videos of the motion with its own adapter and prompts that name other looks, and then learns from those too. Their looks
 vary, so only the motion is left to learn.
 
-They are made with classifier-free guidance against an empty caption, with the foundation's number of steps and guidance scale. The
-adapter acts in the first half of the steps: motion is decided there, and the later steps give the looks of the prompt.
+They are made with classifier-free guidance against an empty caption, with the foundation's number of steps and guidance scale. Each
+begins not at noise alone but at a clip, noised so much that its looks are gone and where things move is not. The adapter acts in
+the first half of the steps: motion is decided there, and the later steps give the looks of the prompt.
 
 Shapes: N videos, C latent channels, F latent frames, H W latent height and width, L D text.
 """
@@ -28,6 +29,7 @@ from training.config import TrainConfig
 
 Look = TypeVar("Look")
 ACTS = (0.0, 0.5)  # the part of the denoising steps in which the adapter acts
+BEGIN = 1 / 6  # share of the denoising steps that are left out, because a video begins at a noised clip
 BATCH = 8  # videos in one forward
 CLIP_SHARE = 0.25  # of the samples of the last steps: those from the clips, not from generated references
 
@@ -71,6 +73,7 @@ def generate_references(
     foundation: Foundation,
     config: TrainConfig,
     concept: str,
+    clips: Sequence[Tensor],
     texts: Sequence[Tensor],
     empty_LD: Tensor,
     slot: int,
@@ -79,6 +82,7 @@ def generate_references(
 
     Args:
         config: resolved: its frames, height and width are set.
+        clips: latents [C, F, H, W] of the concept's clips, at which the videos begin in turn.
         texts: the embedding [L, D] of each video's prompt (`look_of_each`).
         empty_LD: the embedding of an empty caption.
         slot: the temporal slot of the foundation's bank that holds the concept's adapter.
@@ -98,6 +102,8 @@ def generate_references(
         )
         for number, text_LD in enumerate(texts)
     ]
+    for number, one in enumerate(states):
+        one.begin_at(round(BEGIN * len(one.timesteps)), clips[number % len(clips)])
     for first in range(0, len(states), BATCH):
         batch = states[first : first + BATCH]
         while batch:

@@ -93,8 +93,10 @@ class Member:
 
     def generate(self, foundation: Foundation, slot: int) -> Tensor:
         """Make the generated references with the adapter in this temporal slot: latents [N, C, F, H, W]."""
-        empty_LD = self.clips[0].empty_text_LD
-        return generate_references(foundation, self.config, self.concept, self.look_texts, empty_LD, slot)
+        clips, empty_LD = [clip.latents_CFHW for clip in self.clips], self.clips[0].empty_text_LD
+        return generate_references(
+            foundation, self.config, self.concept, clips, self.look_texts, empty_LD, slot
+        )
 
     @cached_property
     def weights(self) -> list[LossWeights | None]:
