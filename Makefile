@@ -14,6 +14,8 @@ STUDY ?= runs/study  # not docs/study, which holds the finished study of the doc
 WORKERS ?= 2  # test processes; each needs 1 to 2 GB, and the Ray cluster 2 GB more
 export DS_BUILD_OPS = 0
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# Where this is set, each of the many processes would compile torch and its friends anew, which takes five seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: lock demo demo-batch test test-slow test-faults soak study lint bench format clean help
 

@@ -40,10 +40,11 @@ from training.batch.manifest.entries import Entry
 from training.batch.manifest.plan import make_plan
 from training.batch.run import enter
 from training.batch.state.state import open_batch
-from training.config import TrainConfig, resolve
+from training.config import TrainConfig
 from training.loop.group import group_key
 from training.loop.member import Member
 from training.loop.pack import Capacity, Ended, Failed, Pack
+from training.recommended import resolve
 from training.runs.inputs import read_concept
 from training.runs.job import Job
 from training.runs.local import train_local

@@ -51,7 +51,7 @@ os.environ.setdefault(
 
 from infra.errors import UserError
 
-SPATIAL_SHARE = 0.8  # share of steps with a spatial pass, on both sides (training.config.AS_PUBLISHED)
+SPATIAL_SHARE = 0.8  # share of steps with a spatial pass, on both sides (training.methods.AS_PUBLISHED)
 SAME = 1e-3  # largest difference of the two UNets' outputs, which are of order 1
 
 
@@ -87,7 +87,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 
 def settings(foundation: Any, clips: int, options: argparse.Namespace) -> Any:
     """Settings of our side; the published side takes those that it has."""
-    from training.config import resolve
+    from training.recommended import resolve
 
     own: dict[str, Any] = {"method": "motiondirector", "seed": options.seed, "spatial_learning_rate": None}
     if options.steps:

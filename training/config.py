@@ -2,10 +2,8 @@
 
 `TrainConfig` defines the options of `motiondirector train`, the YAML file, a batch manifest's overrides
 and the `config.yaml` saved with the run. Values are looked up in this order: the command line, the YAML
-file, the foundation's recommendation (`recommended.yaml` in its folder: `training:`, overridden by
-`training_several_clips:` for a concept of more than one clip and by `training_appearance:` for method appearance),
-and the defaults here. The defaults are those of the paper's published code (arXiv 2310.08465) for ZeroScope-sized
-models.
+file, the foundation's recommendation (`training/recommended.py`), and the defaults here. The defaults are those of the
+paper's published code (arXiv 2310.08465) for ZeroScope-sized models. `training/methods.py` says which settings a method has.
 """
 
 from __future__ import annotations
@@ -14,9 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
-from infra.errors import InvalidInput, UserError
+from infra.errors import InvalidInput
 from infra.setting import setting
 from models.dtypes import TrainingDtype
+from training.methods import (
+    WITHOUT_SPATIAL_PASS,
+    WITHOUT_TEMPORAL_PASS,
+    appearance_steps,
+    check_method,
+    generated_steps,
+)
 
 if TYPE_CHECKING:  # the command line reads the settings without importing torch
     from models.lora.routing import LoraPath
@@ -25,41 +30,6 @@ METHOD = "Method"
 OPTIMIZER = "Optimizer"
 CLUSTER = "Workers"
 RECORDS = "Checkpoints and samples"
-WITHOUT_SPATIAL_PASS = ("coupled", "full")  # methods that train whole clips alone
-WITHOUT_TEMPORAL_PASS = ("appearance",)  # methods that train single frames alone
-# Settings that have no meaning for those methods.
-OF_THE_SPATIAL_PASS = (
-    "skip_spatial",
-    "appearance_share",
-    "appearance_frames",
-    "appearance_tokens",
-    "appearance_preservation",
-    "spatial_lora",
-    "generated_references",
-    "generated_share",
-    "generated_prompts",
-)
-# Recommended for dual, but possible with any method that trains whole clips.
-OF_DUAL = ("caption_dropout", "acts_until")
-NOISE_LEVELS = ("timestep_low", "timestep_high", "noise_bias")
-# Settings that have no meaning for methods of single frames: the appearance is all that is learned, at all noise levels,
-# and appearance tokens would learn what the published LoRA should.
-OF_THE_TEMPORAL_PASS = (
-    "beta",
-    "skip_spatial",
-    "appearance_share",
-    "appearance_tokens",
-    "appearance_preservation",
-    "spatial_lora",
-    "generated_references",
-    "generated_share",
-    "generated_prompts",
-    *OF_DUAL,
-    *NOISE_LEVELS,
-    "offset_noise",
-)
-# Settings of the published code that differ from our defaults.
-AS_PUBLISHED = {"skip_spatial": 0.2}
 
 
 class TrainConfig(BaseModel):
@@ -407,51 +377,14 @@ class TrainConfig(BaseModel):
                 "noise_prior needs the whole model in one process, and zero 3 spreads it over the workers; leave noise_prior out, "
                 "or give another zero"
             )
-        if self.method in WITHOUT_SPATIAL_PASS:
-            for name in OF_THE_SPATIAL_PASS:
-                if getattr(self, name) != type(self).model_fields[name].default:
-                    raise ValueError(f"method {self.method} has no spatial pass; leave {name} out")
-        elif self.method in WITHOUT_TEMPORAL_PASS:
-            for name in OF_THE_TEMPORAL_PASS:
-                if getattr(self, name) != type(self).model_fields[name].default:
-                    raise ValueError(f"method {self.method} learns no motion; leave {name} out")
-            if self.spatial_learning_rate is not None:
-                raise ValueError(
-                    f"method {self.method} trains one LoRA; give its rate as learning_rate, and leave spatial_learning_rate out"
-                )
-        elif self.method == "no-debias" and self.appearance_preservation:
-            raise ValueError(
-                "appearance_preservation is a kind of debiasing, which method no-debias does without; leave it out, or use "
-                "method dual"
-            )
-        elif self.generated_references and (problem := self._generated_problem()):
-            raise ValueError(f"generated_references {self.generated_references} {problem}")
-        elif not self.spatial_lora and not self.appearance_tokens:
-            raise ValueError(
-                "spatial_lora false needs appearance_tokens to learn the appearance; set some, such as 8"
-            )
+        check_method(self)
         return self
-
-    def _generated_problem(self) -> str | None:
-        """What keeps generated references from being made; None: nothing does."""
-        if not self.generated_prompts:
-            return "needs generated_prompts: prompts that name other looks"
-        if not self.generated_share:
-            return "needs generated_share above 0: the steps that learn from them"
-        if not self.appearance_share or self.appearance_share + self.generated_share >= 1:
-            return (
-                "needs steps that learn the motion from the clips alone: appearance_share above 0, and below 1 together with "
-                "generated_share"
-            )
-        if self.zero == 3:
-            return "needs the whole model in one process, and zero 3 spreads it over the workers; give another zero"
-        return None
 
     @property
     def generated_steps(self) -> int:
         """Number of steps, at the end, that learn from generated references, too."""
         share = self.generated_share if self.generated_references else 0.0
-        return _generated_steps(self.steps, share, self.appearance_steps)
+        return generated_steps(self.steps, share, self.appearance_steps)
 
     @property
     def looks(self) -> tuple[str, ...]:
@@ -461,7 +394,7 @@ class TrainConfig(BaseModel):
     @property
     def appearance_steps(self) -> int:
         """Number of steps, at the start, that learn only the appearance."""
-        return _appearance_steps(self.steps, self.appearance_share)
+        return appearance_steps(self.steps, self.appearance_share)
 
     def stage_of(self, step: int) -> Literal["appearance", "motion", "both"]:
         """What step `step` (0-based) learns."""
@@ -565,76 +498,6 @@ def _sentence(first: Any) -> str:
         return f"unknown training setting {name!r}; {hint}"
     given = str(first.get("input"))
     return f"{name.replace('_', '-')} {given[:80]}: {message}."
-
-
-def resolve(given: dict[str, Any], recommended: dict[str, Any] | None = None, clips: int = 1) -> TrainConfig:
-    """The run's settings: `given` (command line over YAML) over the foundation's recommendation over defaults.
-
-    Args:
-        recommended: the content of the foundation's `recommended.yaml`.
-        clips: number of clips of the concept.
-
-    Raises:
-        UserError: a setting is wrong, or the recommendation has an unknown one.
-    """
-    method = given.get("method")
-    suited = suited_to(method, recommendation(recommended, clips))
-    if method in WITHOUT_TEMPORAL_PASS:
-        suited |= _section(recommended, "training_appearance")
-    return make_config({**suited, **given})
-
-
-def recommendation(recommended: dict[str, Any] | None, clips: int) -> dict[str, Any]:
-    """A foundation's recommended settings for this number of clips; arguments and errors as in `resolve`."""
-    several = _section(recommended, "training_several_clips")
-    return {**_section(recommended, "training"), **(several if clips > 1 else {})}
-
-
-def _section(recommended: dict[str, Any] | None, key: str) -> dict[str, Any]:
-    """One section of a recommended.yaml. Raises UserError unless it has known settings alone."""
-    suited = (recommended or {}).get(key) or {}
-    if not isinstance(suited, dict) or not set(suited) <= set(TrainConfig.model_fields):
-        raise UserError(
-            f"the foundation's recommended.yaml must contain known training settings under `{key}:`; found {suited!r}."
-        )
-    return suited
-
-
-def suited_to(method: str | None, settings: dict[str, Any]) -> dict[str, Any]:
-    """Adapt settings that were recommended for `dual` to `method`: drop those without meaning there.
-
-    A method without an appearance stage gets the number of steps in which `dual` learns the motion from the clips alone, and
-    one without a motion stage the number in which it learns the appearance.
-    """
-    if method == "motiondirector":
-        dropped: tuple[str, ...] = (*OF_THE_SPATIAL_PASS, *NOISE_LEVELS, "beta", *OF_DUAL)
-        own: dict[str, Any] = AS_PUBLISHED
-    elif method in WITHOUT_SPATIAL_PASS:
-        dropped, own = (*OF_THE_SPATIAL_PASS, *OF_DUAL), {}
-    elif method in WITHOUT_TEMPORAL_PASS:
-        dropped = (*OF_THE_TEMPORAL_PASS, "spatial_learning_rate")
-        rate = settings.get("spatial_learning_rate")
-        own = {} if rate is None else {"learning_rate": rate}
-    elif method == "no-debias":
-        return {name: value for name, value in settings.items() if name != "appearance_preservation"}
-    else:
-        return settings
-    found = {name: value for name, value in settings.items() if name not in dropped}
-    if "steps" in settings and settings.get("appearance_share"):
-        first = _appearance_steps(settings["steps"], settings["appearance_share"])
-        share = settings.get("generated_share", 0.0) if settings.get("generated_references") else 0.0
-        motion = settings["steps"] - first - _generated_steps(settings["steps"], share, first)
-        found["steps"] = max(1, first) if method in WITHOUT_TEMPORAL_PASS else motion
-    return {**found, **own}
-
-
-def _appearance_steps(steps: int, share: float) -> int:
-    return min(round(share * steps), steps - 1)  # leave at least one step for the motion
-
-
-def _generated_steps(steps: int, share: float, first: int) -> int:
-    """Steps that learn from generated references; one at least learns the motion from the clips alone."""
-    return max(0, min(round(share * steps), steps - first - 1))
 
 
 # Settings added later. They are left out at their defaults, to keep the hashes of earlier trainings.

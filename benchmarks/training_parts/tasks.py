@@ -18,10 +18,11 @@ from datasets.sprites.render import render_clip
 from datasets.sprites.world import appearances
 from infra.storage import open_storage
 from models.foundations.base import Bucket, Foundation
-from training.config import TrainConfig, resolve
+from training.config import TrainConfig
 from training.loop.draws import Place
 from training.loop.member import Member
 from training.loop.step import Batch, collate
+from training.recommended import resolve
 
 
 @dataclass(frozen=True)

@@ -155,6 +155,18 @@ class Masks(ByFile[SourceRegion | str]):
             )
 
 
+def open_mask(path: Path, name: str) -> VideoFile:
+    """A mask video or picture. Raises Unsuitable for too large a file, and UnreadableVideo for any other content."""
+    size = path.stat().st_size if path.exists() else 0
+    if size > MAX_FILE:
+        raise Unsuitable(
+            f"{name} has {size >> 20} MB, more than the {MAX_FILE >> 20} MB that a mask may have; a mask needs no more pixels "
+            "than its clip.",
+            code=CODE,
+        )
+    return open_video(path, name=name)
+
+
 class SourceMask:
     """The mask of one source, checked against its video.
 
@@ -183,14 +195,7 @@ class SourceMask:
 
     def _opened(self, path: Path) -> VideoFile:
         name, video = f"the mask {path.name}", self.video
-        size = path.stat().st_size if path.exists() else 0
-        if size > MAX_FILE:
-            raise Unsuitable(
-                f"{name} has {size >> 20} MB, more than the {MAX_FILE >> 20} MB that a mask may have; a mask needs no more pixels "
-                "than its clip.",
-                code=CODE,
-            )
-        file = open_video(path, name=name)
+        file = open_mask(path, name)
         if file.num_frames not in (1, video.num_frames):
             raise Unsuitable(
                 f"{name} has {file.num_frames} frames and {video.name} has {video.num_frames}; give a picture, or one frame for "

@@ -77,11 +77,16 @@ def _grey(frame: PictureImage) -> PictureImage:
     return Image.alpha_composite(Image.new("RGBA", colours.size, (0, 0, 0, 255)), colours).convert("L")
 
 
-def greys(frames_fhwc: np.ndarray) -> np.ndarray:
-    """Pictures uint8 [f, h, w, 3] as masks uint8 [f, h, w]: their luma."""
+def greys(pictures_hwc: np.ndarray) -> np.ndarray:
+    """Pictures uint8 [..., h, w, 3] as masks uint8 [..., h, w]: their luma."""
     import numpy as np
 
-    return np.rint(frames_fhwc @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
+    return np.rint(pictures_hwc @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
+
+
+def fits(count: int, height: int, width: int) -> bool:
+    """Whether a mask may have that many frames of this size."""
+    return max(width, height) <= MAX_SIDE and count * width * height <= MAX_PIXELS
 
 
 def encode_masks(masks_fhw: np.ndarray) -> list[str]:
@@ -94,7 +99,7 @@ def encode_masks(masks_fhw: np.ndarray) -> list[str]:
     frames = [Image.fromarray(mask) for mask in masks_fhw]
     while True:
         width, height = frames[0].size
-        if max(width, height) <= MAX_SIDE and len(frames) * width * height <= MAX_PIXELS:
+        if fits(len(frames), height, width):
             files = [_png(frame) for frame in frames]
             if sum(map(len, files)) <= MAX_BASE64:
                 return files

@@ -199,7 +199,8 @@ def in_process(body: CreateVideo, config: VideoConfig, registry: str, on_progres
     clip, weight = config.prior_clip, config.noise_prior
     if clip is not None:
         check_clip(clip)
-    fill_if_new(registry, config.foundation)
+    if ":" in body.model or body.lora or body.noise_prior:  # it names a concept
+        fill_if_new(registry, config.foundation)
     on_progress("loading the model", 0, 1, "")
 
     def noise_of(foundation: Foundation, bucket: Bucket) -> InvertedNoise:

@@ -22,6 +22,7 @@ from infra.rows import NOT_YAML
 KEYS = ("scale", "steps", "path", "region", "feather", "unit")
 EXAMPLE = "orbit:scale=0.8,steps=0-0.5,region=0.5,0,1,1"
 TABLES = (".yaml", ".yml", ".json")
+MAX_TABLE = 1 << 20  # bytes of such a file
 
 
 def parse_lora(given: str | Mapping[str, Any] | Iterable[str | Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -118,6 +119,11 @@ def read_region(path: Path) -> tuple[dict[str, Any], list[str]]:
     if path.suffix.lower() not in TABLES:
         return read_mask(path)
     try:
+        if (size := path.stat().st_size) > MAX_TABLE:
+            raise InvalidInput(
+                f"region {path} has {size >> 20} MB, more than the {MAX_TABLE >> 20} MB that a file of a region may have; give box, "
+                "polygon or keyframes alone."
+            )
         loaded = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InvalidInput(f"region {path}: cannot be read ({error.strerror}); give a file.") from None
@@ -130,14 +136,32 @@ def read_region(path: Path) -> tuple[dict[str, Any], list[str]]:
 
 def read_mask(path: Path) -> tuple[dict[str, Any], list[str]]:
     """A picture or video as a mask (white is inside), made smaller if a request cannot hold it; and notes."""
-    from datasets.video.decode import decode
-    from models.regions.masks import Unusable, decode_masks, encode_masks, greys
+    import numpy as np
+    from PIL import Image
 
-    grey_FHW = greys(decode(path, name=f"region {path}").frames_FHWC)
+    from datasets.ingest.masks import open_mask
+    from models.regions.masks import MAX_FRAMES, Unusable, decode_masks, encode_masks, fits, greys
+
+    video = open_mask(path, f"region {path}")
+    if video.num_frames > MAX_FRAMES:
+        raise InvalidInput(
+            f"region {path}: the mask has {video.num_frames} frames; give one picture, or one frame for each of the video."
+        )
+    width, height = video.width, video.height
+    while not fits(video.num_frames, height, width):  # frames of a large video are made smaller one by one
+        width, height = width // 2, height // 2
+    grey_FHW = np.stack(
+        [
+            np.asarray(Image.fromarray(greys(frame_HWC)).resize((width, height), Image.Resampling.BOX))
+            for frame_HWC in video.frames(range(video.num_frames))
+        ]
+    )
     try:
         images = encode_masks(grey_FHW)
     except Unusable as error:
         raise InvalidInput(f"region {path}: {error}.") from None
-    (_, height, width), (_, h, w) = grey_FHW.shape, decode_masks(images[:1]).shape
-    small = [f"region {path}: the mask was reduced from {width}x{height} to {w}x{h} to fit into a request."]
-    return {"mask": images}, small if (h, w) != (height, width) else []
+    _, h, w = decode_masks(images[:1]).shape
+    small = [
+        f"region {path}: the mask was reduced from {video.width}x{video.height} to {w}x{h} to fit into a request."
+    ]
+    return {"mask": images}, small if (h, w) != (video.height, video.width) else []

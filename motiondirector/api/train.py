@@ -126,7 +126,8 @@ def stored_image(
     from infra.registry import check_concept_name
     from infra.storage import open_storage
     from models.locating import foundation_sizes, locate, read_recommended
-    from training.config import make_config, resolve
+    from training.config import make_config
+    from training.recommended import resolve
     from training.runs.inputs import bucket_of, pace_of
     from training.runs.job import part
 

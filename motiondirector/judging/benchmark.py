@@ -36,7 +36,8 @@ from motiondirector.judging.contenders import (
 from motiondirector.judging.judge import PAGE, REPORT, Judge, judge_of
 from motiondirector.progress import Bars, no_bars
 from training.adapters import data_sha256
-from training.config import fixed_settings, resolve
+from training.config import fixed_settings
+from training.recommended import resolve
 
 if TYPE_CHECKING:
     from datasets.clip_sets.clips import Clip

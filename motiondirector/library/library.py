@@ -1,7 +1,7 @@
 """The library: concepts for the embedded model that ship with the project, in a registry folder of their own.
 
-`assets/library/make_library.py` made them. `add_library` copies them into a registry. `generate` and `serve` do that
-themselves if they use the default registry and it has no concept yet (`fill_if_new`).
+`assets/library/make_library.py` made them. `add_library` copies them into a registry. `serve`, and `generate` with a concept, do
+that themselves if they use the default registry and it has no concept yet (`fill_if_new`).
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ class Plan:
 
 def settings_of(plan: Plan, trial: Trial) -> dict[str, Any]:
     """The training settings of a trial, without those that its method ignores; empty for the base model."""
-    from training.config import suited_to
+    from training.methods import suited_to
 
     own: Mapping[str, Any] | None = training_settings(trial.method)
     if own is None:

@@ -21,7 +21,7 @@ from motiondirector.study.tables import Outcome, gather
 from motiondirector.study.targets import Target, targets
 from motiondirector.study.trial import has_sheet
 from motiondirector.study.videos import made_with
-from training.config import recommendation, resolve
+from training.recommended import recommendation, resolve
 
 if TYPE_CHECKING:
     from models.foundations.base import Foundation

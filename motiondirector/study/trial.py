@@ -78,7 +78,7 @@ def encode(
 
 def config_of(trial: Trial, settings: dict[str, Any], foundation: Foundation) -> TrainConfig:
     """The training settings of a trial over the foundation's recommended ones. Raises UserError."""
-    from training.config import resolve
+    from training.recommended import resolve
 
     return resolve({**settings, "seed": trial.seed}, foundation.recommended, trial.references)
 
@@ -98,53 +98,27 @@ def train(
         UserError: this process cannot use the settings, for example because the foundation has another
             precision.
     """
-    from training.runs.local import check_local, train_local
+    from training.loop.member import Member
+    from training.runs.local import check_local, train_local, train_pack
 
     configs = [config_of(trial, settings, foundation) for trial in trials]
     check_local(foundation, configs[0])
-    shown = [clips_of(trial) for trial in trials]
-    clips = [encode(of, foundation, configs[0].looks) for of in shown]
-    if len(trials) > 1:
-        size = dict(zip(("frames", "height", "width"), shown[0][0].video_FHWC.shape, strict=False))
-        sized = [config.model_copy(update=size) for config in configs]
-        return _train_pack(trials, sized, clips, foundation, on_step)
-    alone = train_local(
-        foundation,
-        trials[0].concept,
-        clips[0],
-        configs[0],
-        on_step=lambda report: on_step(report.step, report.steps),
-    )
-    return [alone]
-
-
-def _train_pack(
-    trials: Sequence[Trial],
-    configs: Sequence[TrainConfig],
-    clips: Sequence[list[CachedClip]],
-    foundation: Foundation,
-    on_step: Steps,
-) -> list[PathTensors]:
-    from training.loop.group import group_key
-    from training.loop.member import Member, bank_slots
-    from training.loop.pack import Capacity, Ended, Failed, Pack
-
-    spatial = sum(bank_slots(config, len(of))["spatial"] for config, of in zip(configs, clips, strict=True))
-    key = group_key(foundation.fingerprint, configs[0])
-    found: dict[str, PathTensors] = {}
-    with Pack(foundation, key, Capacity(len(trials), spatial)) as pack:
-        for trial, config, of in zip(trials, configs, clips, strict=True):
-            pack.admit(Member(trial.name, trial.concept, config, of))
-        step = 0
-        while pack.members:
-            for event in pack.step():
-                if isinstance(event, Failed):
-                    raise event.error
-                if isinstance(event, Ended):
-                    found[event.name] = event.tensors
-            step += 1
-            on_step(step, configs[0].steps)
-    return [found[trial.name] for trial in trials]
+    members = [
+        Member(trial.name, trial.concept, config, encode(clips_of(trial), foundation, config.looks))
+        for trial, config in zip(trials, configs, strict=True)
+    ]
+    if len(members) > 1:
+        return train_pack(foundation, members, on_step=on_step)
+    [alone] = members
+    return [
+        train_local(
+            foundation,
+            alone.concept,
+            alone.clips,
+            alone.config,
+            on_step=lambda report: on_step(report.step, report.steps),
+        )
+    ]
 
 
 def adapters_for(

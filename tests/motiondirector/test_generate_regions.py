@@ -132,6 +132,11 @@ def test_entries_of_a_config_file_are_those_of_the_http_api(tmp_path: Path, monk
         (["--lora", "{broken"], "is no JSON"),
         (["--lora", '{"name": "orbit", "region": {"file": "/nowhere/mask.png"}}'], "does not exist"),
         (["--outside", "black"], "black"),
+        (["--concept", "orbit", "--scale", "9"], "--scale: expected a number from -4 to 4"),
+        (["--concept", "orbit", "--until", "0"], "--until: "),
+        (["--appearance", "moon", "--appearance-scale", "nan"], "--appearance-scale: expected a number"),
+        (["--concept", "orbit", "--noise-prior", "1.5"], "1.5"),
+        (["--concept", "orbit", "--noise-prior", "-0.1"], "-0.1"),
         (["--lora", "nothing:region=0,0,1,1"], "concept nothing is not in the registry"),
     ],
 )
@@ -145,6 +150,34 @@ def test_what_is_no_adapter_is_refused_in_one_sentence(tmp_path: Path, options: 
         assert result.exit_code == 2
         assert message in result.output
     assert list(tmp_path.glob("*")) == []
+
+
+def test_large_files_of_regions_are_refused_before_they_are_read(tmp_path: Path, monkeypatch):
+    for name, limit in (("moving.yaml", "1 MB that a file of a region"), ("mask.mp4", "64 MB that a mask")):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(100 << 20)
+        with pytest.raises(UserError, match=f"{name} has 100 MB, more than the {limit} may have"):
+            asked(lora=[f"orbit:region={tmp_path / name}"])
+    frames = np.full((5, 32, 32, 3), 255, np.uint8)
+    (tmp_path / "long.mp4").write_bytes(encode_mp4(frames, 8))
+    monkeypatch.setattr("models.regions.masks.MAX_FRAMES", 4)
+    with pytest.raises(InvalidInput, match="the mask has 5 frames; give one picture"):
+        asked(lora=[f"orbit:region={tmp_path / 'long.mp4'}"])
+
+
+def test_a_large_mask_video_is_made_smaller_frame_by_frame(tmp_path: Path, monkeypatch):
+    frames = np.zeros((4, 64, 96, 3), np.uint8)
+    frames[:, :, 48:] = 255
+    (tmp_path / "mask.mp4").write_bytes(encode_mp4(frames, 8))
+    monkeypatch.setattr("models.regions.masks.MAX_PIXELS", 4 * 32 * 48)
+    [entry], [note] = asked(lora=[f"orbit:region={tmp_path / 'mask.mp4'}"])
+    assert "was reduced from 96x64 to 48x32" in note
+    masks = decode_masks(entry.region.mask)
+    assert (masks.shape, int(masks[:, :, :22].max()) < 9, int(masks[:, :, 26:].min()) > 246) == (
+        (4, 32, 48),
+        True,
+        True,
+    )
 
 
 def test_a_yaml_file_that_holds_no_region_is_refused(tmp_path: Path):

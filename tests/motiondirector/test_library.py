@@ -67,6 +67,24 @@ def test_only_an_empty_default_registry_is_filled(tmp_path, monkeypatch):
     assert fill_if_new(DEFAULT_REGISTRY, None) == 0  # somebody's by now
 
 
+@pytest.mark.parametrize(
+    ("named", "filled"),
+    [
+        ({}, False),
+        ({"prior_clip": __file__, "noise_prior": 0.5}, False),
+        ({"concept": "arc"}, True),
+        ({"lora": ["arc:scale=0.5"]}, True),
+        ({"noise_prior": 0.5, "prior_concept": "arc"}, True),
+    ],
+)
+def test_a_video_without_a_concept_copies_nothing(tmp_path, monkeypatch, named, filled):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("serving.local.generate", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        generate("a green heart", GenerateConfig(**named))
+    assert Path(DEFAULT_REGISTRY).exists() == filled
+
+
 def test_a_first_video_needs_no_training(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name = library()[0].name

@@ -25,7 +25,7 @@ from motiondirector.study.tables import gather
 from motiondirector.study.targets import targets
 from motiondirector.study.trial import adapters_for, measure, run_trials, train
 from motiondirector.study.videos import Order, base_videos, frames_file, generate, kept_frames, made_with
-from training.config import recommendation
+from training.recommended import recommendation
 
 STUDY = Path(__file__).parents[2] / "docs" / "study"
 TINY = "tiny-random:unet3d"

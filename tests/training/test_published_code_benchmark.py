@@ -12,7 +12,7 @@ from benchmarks.published_parts.turns import Took
 from infra.errors import UserError
 from models.load import load_foundation
 from motiondirector.study.looks import reference_clips
-from training.config import resolve
+from training.recommended import resolve
 
 TINY = "tiny-random:unet3d"
 

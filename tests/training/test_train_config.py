@@ -3,7 +3,8 @@
 import pytest
 
 from infra.errors import UserError
-from training.config import TrainConfig, fixed_settings, make_config, resolve, sampled_paths
+from training.config import TrainConfig, fixed_settings, make_config, sampled_paths
+from training.recommended import resolve
 
 
 def test_defaults_are_the_papers():

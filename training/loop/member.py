@@ -14,12 +14,13 @@ from infra.errors import ConceptError, InvalidInput, UserError
 from models.foundations.base import Bucket, Foundation
 from models.lora.routing import LoraPath
 from models.lora.slots import Rank
-from training.config import WITHOUT_TEMPORAL_PASS, TrainConfig
+from training.config import TrainConfig
 from training.loop.draws import Place, clips_of_step, draw, passes_of
 from training.loop.generated import GeneratedClip, draw_generated, generate_references, look_of_each
 from training.loop.optim import learning_rate_factor
 from training.loop.step import Sample, TrainingClip
 from training.loop.weights import LossWeights, loss_weights
+from training.methods import WITHOUT_TEMPORAL_PASS
 
 
 @dataclass(frozen=True)
@@ -100,34 +101,41 @@ class Member:
 
     @cached_property
     def weights(self) -> list[LossWeights | None]:
-        """The weights of each clip's losses (`check_clips` has checked them)."""
-        return [loss_weights(self.config, clip.coverage) for clip in self.clips]
+        """The weights of each clip's losses. Raises ConceptError ("invalid_mask") if they leave nothing of one to learn."""
+        found = []
+        for number, clip in enumerate(self.clips):
+            try:
+                found.append(loss_weights(self.config, clip.coverage))
+            except ValueError as error:
+                raise ConceptError(
+                    f"{self._name_of(number)}: {error}; set both above 0, or take the clip out.",
+                    code="invalid_mask",
+                ) from None
+        return found
+
+    def _name_of(self, number: int) -> str:
+        """How errors name clip `number` (from 0)."""
+        return f"clip {getattr(self.clips[number], 'clip_id', '')[:12] or number + 1} of {self.concept}"
 
     def check_clips(self, foundation: Foundation, bucket: Bucket) -> None:
-        """Raises InvalidInput ("invalid_latents"), with the clip's name, if a clip cannot be trained on."""
+        """Raises UserError ("invalid_latents", "invalid_mask"), with the clip's name, if a clip cannot be trained on."""
         if not self.clips:
             raise InvalidInput(f"{self.name} has no clips; give at least one.", code="invalid_latents")
         shape = foundation.latent_shape(bucket)
-        for number, clip in enumerate(self.clips, 1):
-            name = f"clip {getattr(clip, 'clip_id', '')[:12] or number} of {self.concept}"
+        for number, clip in enumerate(self.clips):
             if tuple(clip.latents_CFHW.shape) != shape:
                 raise InvalidInput(
-                    f"{name} has latents {tuple(clip.latents_CFHW.shape)}, expected {shape} at {bucket}; prepare "
+                    f"{self._name_of(number)} has latents {tuple(clip.latents_CFHW.shape)}, expected {shape} at {bucket}; prepare "
                     "it at that size.",
                     code="invalid_latents",
                 )
             tensors = (clip.latents_CFHW, clip.frame_latents_FC1HW, clip.text_LD)
             if not all(torch.isfinite(tensor).all() for tensor in tensors):
                 raise InvalidInput(
-                    f"{name} has NaN or infinite latents or text; delete its cached latents and prepare it again.",
+                    f"{self._name_of(number)} has NaN or infinite latents or text; delete its cached latents and prepare it again.",
                     code="invalid_latents",
                 )
-            try:
-                loss_weights(self.config, clip.coverage)
-            except ValueError as error:
-                raise ConceptError(
-                    f"{name}: {error}; set both above 0, or take the clip out.", code="invalid_mask"
-                ) from None
+        assert len(self.weights) == len(self.clips)  # raises for a mask that leaves nothing
 
     def diverged(self, step: int, loss: float) -> UserError:
         """The error to raise if the loss is not finite at `step` (0-based)."""

@@ -24,10 +24,11 @@ from torch import Tensor, nn
 from models.foundations.base import Foundation
 from models.lora.routing import Mix, Routing
 from models.regions.layers import LatentCoverage
-from training.config import WITHOUT_SPATIAL_PASS, TrainConfig
+from training.config import TrainConfig
 from training.loop.draws import Draw
 from training.loop.losses import debiased, mse, preserving, temporal_loss
 from training.loop.weights import LossWeights
+from training.methods import WITHOUT_SPATIAL_PASS
 
 
 class TrainingClip(Protocol):

@@ -9,7 +9,8 @@ from infra.errors import ConceptError
 from infra.paths import expanded
 from infra.storage import open_storage
 from models.dtypes import DTYPES
-from training.config import TrainConfig, resolve
+from training.config import TrainConfig
+from training.recommended import resolve
 from training.runs.job import Job, Watcher
 
 if TYPE_CHECKING:

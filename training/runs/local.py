@@ -1,9 +1,9 @@
-"""Training in this process, without Ray: one concept, on a foundation that is already loaded.
+"""Training in this process, without Ray, on a foundation that is already loaded: one concept, or several in a pack.
 
     tensors = train_local(foundation, "orbit", clips, config)
     write_adapters(folder, foundation, tensors, describe(config, "orbit", clips))   # training/adapters.py
 
-`evaluate --against` and the study train their baselines with it. It uses the same pack of one as a run on Ray Train
+`evaluate --against` and the study train with it. It uses the same pack of one as a run on Ray Train
 with one worker, so it gives the same bits (tested) with the same number of torch threads (training/ray/threads.py):
 sums that are split among threads are rounded differently.
 """
@@ -11,13 +11,16 @@ sums that are split among threads are rounded differently.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from infra.errors import UserError
 from models.dtypes import short_dtype
 from models.foundations.base import Foundation
 from training.adapters import PathTensors
 from training.config import TrainConfig
+from training.loop.group import group_key
 from training.loop.member import Member
+from training.loop.pack import Capacity, Ended, Failed, Pack
 from training.loop.pack_of_one import PackOfOne
 from training.loop.report import StepReport
 from training.loop.step import TrainingClip
@@ -51,6 +54,40 @@ def train_local(
             if on_step is not None:
                 on_step(report)
         return run.tensors(concept)
+
+
+def train_pack(
+    foundation: Foundation,
+    members: Sequence[Member],
+    *,
+    on_step: Callable[[int, int], None] = lambda step, steps: None,
+) -> list[PathTensors]:
+    """Train concepts in one forward, to the end of all. Returns the adapters of each, in order, as `train_local` does.
+
+    Args:
+        members: with the settings that a pack shares (`training.loop.group`), and with names of their own.
+        on_step: called with (steps done, steps of the longest) after each step.
+
+    Raises:
+        UserError: this process cannot train with these settings, or the loss of one is not finite.
+    """
+    sized = [replace(one, config=with_size(one.config, foundation, one.clips)) for one in members]
+    for one in sized:
+        check_local(foundation, one.config)
+    capacity = Capacity(len(sized), sum(one.slots()["spatial"] for one in sized))
+    steps = max(one.config.steps for one in sized)
+    found: dict[str, PathTensors] = {}
+    with Pack(foundation, group_key(foundation.fingerprint, sized[0].config), capacity) as pack:
+        for one in sized:
+            pack.admit(one)
+        for step in range(1, steps + 1):
+            for event in pack.step():
+                if isinstance(event, Failed):
+                    raise event.error
+                if isinstance(event, Ended):
+                    found[event.name] = event.tensors
+            on_step(step, steps)
+    return [found[one.name] for one in sized]
 
 
 def with_size(config: TrainConfig, foundation: Foundation, clips: Sequence[TrainingClip]) -> TrainConfig:

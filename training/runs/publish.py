@@ -84,8 +84,9 @@ def publish_noise(
     from datasets.clip_sets.latents import LatentCache
     from models.adapters.noise_prior import REFERENCES, write_noise
 
-    assert config.frames and config.height and config.width, "resolve the size first"
-    bucket, cache = Bucket(config.frames, config.height, config.width), LatentCache(open_storage(data))
+    size = (config.frames, config.height, config.width)
+    assert None not in size, "resolve the size first"
+    bucket, cache = Bucket(*size), LatentCache(open_storage(data))  # type: ignore[arg-type]
     references = clips[:REFERENCES]
     noises = [inverted_noise(clip, foundation, bucket, cache, invert) for clip in references]
     write_noise(folder, foundation, bucket, noises)

@@ -27,13 +27,13 @@ from typing import TYPE_CHECKING, Any
 
 from infra.registry import Registry, Version, check_concept_name, open_registry
 from infra.storage import Storage, open_storage
-from training.config import TrainConfig, make_config, resolve
+from training.config import TrainConfig, make_config
+from training.recommended import resolve
 from training.runs.inputs import (
     check_before_loading,
     foundation_source,
     learned_parts,
     load,
-    pace_of,
     prepare_latents,
     read_concept,
     remarks_on,
@@ -162,11 +162,11 @@ def _train_and_publish(
     board: Any,
 ) -> Version:
     from infra.ray.cluster import check_workers, has_gpus
-    from training.reporting.metrics import EndMetrics
-    from training.runs.publish import publish_run
     from training.ray.train import STARTING_WORKERS, Task, fit
-    from training.runs.samples import Rendering
+    from training.reporting.metrics import EndMetrics
     from training.reporting.shown import harmless
+    from training.runs.publish import publish_run
+    from training.runs.samples import Rendering
 
     prompts = list(config.sample_prompts) or [cached[0].caption]
     task = Task(
@@ -215,6 +215,8 @@ def _train_and_publish(
         if keys:
             samples(state.step, keys)
     with part(watcher, "publishing"):
-        version = publish_run(job, config, foundation, cached, run, registry, record, state, keys, rendering.invert)
+        version = publish_run(
+            job, config, foundation, cached, run, registry, record, state, keys, rendering.invert
+        )
     EndMetrics()(job.concept, "published")
     return version

@@ -19,8 +19,8 @@ from models.dtypes import DTYPES
 from models.foundations.base import Bucket, Foundation
 from models.generation import AdapterSettings, GenerationParams
 from training.adapters import PathTensors
-from training.loop.checkpoint import MemberState
 from training.config import sampled_paths
+from training.loop.checkpoint import MemberState
 from training.reporting.shown import harmless
 
 

@@ -13,7 +13,10 @@ from training.runs.inputs import remarks_on
 
 def test_weights_of_masks_without_a_mask_are_said_to_have_no_effect(house_foundation):
     (plain,) = sliding_clips("slide", 1)
-    weighed, usual = make_config({"mask_outside": 0.0}), make_config({"mask_inside": 2.0, "mask_outside": 2.0})
+    weighed, usual = (
+        make_config({"mask_outside": 0.0}),
+        make_config({"mask_inside": 2.0, "mask_outside": 2.0}),
+    )
 
     def said(clip, config):
         parts = all_parts([clip], Bucket(5, 32, 32), Pace(8))

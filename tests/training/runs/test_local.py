@@ -174,7 +174,9 @@ def test_the_appearance_of_single_frames_is_seen_in_whole_clips(unet3d):
 
     def error(routing):
         with torch.no_grad():
-            return float((unet3d.predict(x_t, time, clips[0].text_LD[None], routing) - target).square().mean())
+            return float(
+                (unet3d.predict(x_t, time, clips[0].text_LD[None], routing) - target).square().mean()
+            )
 
     bank = unet3d.add_bank({"spatial": 1}, 16)
     bank.write("spatial", 1, tensors["spatial"])

@@ -62,7 +62,9 @@ def test_nothing_is_inverted_or_written_unless_it_is_asked_for(data, clips, hous
 def test_noise_that_is_not_finite_is_not_published(data, clips, house_foundation, tmp_path):
     config = make_config({**SIZE, "noise_prior": True})
     with pytest.raises(UserError, match="NaN or infinite"):
-        publish_noise(tmp_path, config, house_foundation, clips, data, lambda clip: clip.latents_CFHW * float("inf"))
+        publish_noise(
+            tmp_path, config, house_foundation, clips, data, lambda clip: clip.latents_CFHW * float("inf")
+        )
 
 
 def test_the_setting_is_part_of_what_is_published_and_leaves_earlier_hashes_as_they_were():

@@ -132,7 +132,9 @@ def test_an_event_that_cannot_be_shown_is_one_line_and_the_next_is_shown(monkeyp
 
     Answers(monkeypatch, ([step(1), step(2)], 0)).shown(show)
     assert told == [step(2)]
-    assert [r.getMessage() for r in caplog.records] == ["the progress of step 1 is not shown: the storage is away"]
+    assert [r.getMessage() for r in caplog.records] == [
+        "the progress of step 1 is not shown: the storage is away"
+    ]
 
 
 class Renderers:

@@ -169,7 +169,9 @@ def test_a_folder_with_another_run_is_refused(clips, tmp_path, unet3d):
     config = TrainConfig(frames=4)
     record = RunIdentity.of(job, config, unet3d, read).put(run)
     assert record.data_sha256 == data_sha256(read)
-    elsewhere = RunIdentity.of(job, config.model_copy(update={"workers": 3, "sample_interval": 9}), unet3d, read)
+    elsewhere = RunIdentity.of(
+        job, config.model_copy(update={"workers": 3, "sample_interval": 9}), unet3d, read
+    )
     elsewhere.check(run)
     assert elsewhere.put(run) == record
     with pytest.raises(UserError, match=r"holds a run with rank 32 \(now 8\)"):
@@ -185,7 +187,9 @@ def test_the_steps_of_a_run_may_be_raised_where_that_changes_none_that_were_done
     record = RunIdentity.of(job, config, unet3d, read).put(run)
     more = RunIdentity.of(job, config.model_copy(update={"steps": 50}), unet3d, read)
     more.check(run)
-    with pytest.raises(UserError, match=r"holds a run of 30 steps, more than 29; give --steps 30 to continue it"):
+    with pytest.raises(
+        UserError, match=r"holds a run of 30 steps, more than 29; give --steps 30 to continue it"
+    ):
         RunIdentity.of(job, config.model_copy(update={"steps": 29}), unet3d, read).check(run)
     assert more.put(run) == record
     with pytest.raises(UserError, match="holds a run of 50 steps"):

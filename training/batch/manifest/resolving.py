@@ -10,7 +10,7 @@ from infra.errors import NotFound, UserError
 from infra.storage import open_storage
 from training.batch.manifest.entries import Entry, Mistake
 from training.batch.state.work import Work
-from training.config import resolve
+from training.recommended import resolve
 
 if TYPE_CHECKING:
     from datasets.clip_sets.clips import ClipFacts
