@@ -15,6 +15,7 @@ guidance, twice as many with `outside`).
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ from models.lora.bank import rank_for
 from models.lora.routing import PATHS, LoraPath, Mix, Routing
 from models.lora.slots import LayerTensors
 from models.regions.layers import RegionWeights, batch_coverage
+from models.sizes import Bucket
 
 # latents [B, C, f, h, w], timesteps [B], text [B, L, D], routing -> the denoiser's answer
 Predict = Callable[[Tensor, Tensor, Tensor, Routing | None], Tensor]
@@ -51,12 +53,13 @@ class Denoising:
         prompts = [self.params.negative_prompt] if self.guided else []
         prompts.append(self.params.prompt)
         self.text_RLD = torch.cat([foundation.encode_text([prompt]) for prompt in prompts])
-        self.scheduler: Any = foundation.make_scheduler(self.params.scheduler)
-        self.scheduler.set_timesteps(self.params.steps, device=foundation.device)
+        self._set_scheduler(foundation)
         self.timesteps: Tensor = self.scheduler.timesteps
         self.index = 0
         self.x0_1Cfhw: Tensor | None = None  # the last step's estimate of the clean latents
-        noise_Cfhw = initial_noise(self.params, foundation.latent_shape(self.bucket))
+        # Schedulers that add noise go on with the generator of the initial noise, as the stock pipelines do.
+        self.generator = torch.Generator("cpu").manual_seed(self.params.seed)
+        noise_Cfhw = initial_noise(foundation, self.params, self.bucket, self.generator)
         self.latents_1Cfhw = noise_Cfhw.unsqueeze(0).to(foundation.device) * float(
             getattr(self.scheduler, "init_noise_sigma", 1.0)
         )
@@ -68,9 +71,15 @@ class Denoising:
         """The same request and noise, without adapters."""
         base = copy.copy(self)
         base.adapters, base.regions = (), None
-        base.scheduler = foundation.make_scheduler(self.params.scheduler)
-        base.scheduler.set_timesteps(self.params.steps, device=foundation.device)
+        base._set_scheduler(foundation)
+        base.generator = self.generator.clone_state()
         return base
+
+    def _set_scheduler(self, foundation: Foundation) -> None:
+        """A new scheduler at its first step."""
+        self.scheduler: Any = foundation.make_scheduler(self.params.scheduler)
+        self.scheduler.set_timesteps(self.params.steps, device=foundation.device)
+        self._draws = "generator" in inspect.signature(self.scheduler.step).parameters
 
     @property
     def guided(self) -> bool:
@@ -93,7 +102,8 @@ class Denoising:
     def advance(self, foundation: Foundation, answer: Tensor) -> None:
         """Take the step for which this is the denoiser's answer, guidance included."""
         t, before = self.timesteps[self.index], self.latents_1Cfhw
-        output = self.scheduler.step(answer, t, before)
+        draws = {"generator": self.generator} if self._draws else {}
+        output = self.scheduler.step(answer, t, before, **draws)
         self.latents_1Cfhw = output.prev_sample
         self.index += 1
         self.x0_1Cfhw = foundation.clean_estimate(self.scheduler, output, before, answer)
@@ -108,12 +118,18 @@ class Denoising:
             self.x0_1Cfhw = torch.lerp(base.x0_1Cfhw, self.x0_1Cfhw, inside)
 
 
-def initial_noise(params: GenerationParams, shape: tuple[int, ...]) -> Tensor:
-    """A video's noise, float32 of this shape on the CPU: from its seed, mixed with its noise prior if it has one.
+def initial_noise(
+    foundation: Foundation, params: GenerationParams, bucket: Bucket, generator: torch.Generator
+) -> Tensor:
+    """A video's noise, float32 [C, f, h, w] on the CPU: drawn, and mixed with its noise prior if it has one.
 
-    Raises InvalidInput ("noise_prior_size") for a prior of another shape.
+    Args:
+        generator: seeded for this video.
+
+    Raises:
+        InvalidInput: "noise_prior_size" for a prior of another shape.
     """
-    noise = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(params.seed))
+    noise, shape = foundation.draw_noise(bucket, generator), foundation.latent_shape(bucket)
     prior = params.noise_prior
     if prior is None:
         return noise

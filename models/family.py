@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from infra.errors import UserError
 from models.sizes import Sizes
@@ -22,13 +22,31 @@ if TYPE_CHECKING:
 FAMILIES: dict[str, FamilySpec] = {}  # by pipeline class name
 
 
+class Sourced(NamedTuple):
+    """A recommended value and who recommends it."""
+
+    value: Any
+    source: str
+
+
 class FamilySpec(ABC):
     """One model family. Subclasses set the class attributes and are registered with `@register`."""
 
     name: ClassVar[str]
+    title: ClassVar[str]  # the models of the family, for people
     pipeline_class: ClassVar[str]  # of diffusers, as in model_index.json
     components: ClassVar[dict[str, tuple[str, ...]]]  # the pipeline's "denoiser", "text" and "vae"
     vae_dtype: ClassVar[str | None] = None  # if the VAE needs another precision than the rest
+    defaults: ClassVar[dict[str, Sourced]]  # `Defaults` of each kind of checkpoint
+    training: ClassVar[
+        dict[str, Sourced]
+    ] = {}  # settings of a training that suit it better than the defaults
+    limits: ClassVar[tuple[str, ...]] = ()  # what does not work, each in a few words
+
+    @property
+    def recommended(self) -> dict[str, Any]:
+        """The recommendations in the form of a checkpoint's recommended.yaml, whose sections replace these."""
+        return {"training": {name: one.value for name, one in self.training.items()}} if self.training else {}
 
     @abstractmethod
     def sizes(self, folder: Path, name: str, recommended: dict[str, Any]) -> Sizes:

@@ -17,7 +17,12 @@ import torch
 import yaml
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLCogVideoX,
     AutoencoderKLWan,
+    CogVideoXDDIMScheduler,
+    CogVideoXDPMScheduler,
+    CogVideoXPipeline,
+    CogVideoXTransformer3DModel,
     DDIMScheduler,
     TextToVideoSDPipeline,
     UNet3DConditionModel,
@@ -31,6 +36,8 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
     UMT5Config,
     UMT5EncoderModel,
 )
@@ -72,14 +79,14 @@ def stable_diffusion_ddim(prediction_type: str = "epsilon") -> DDIMScheduler:
     )
 
 
-RECIPES: dict[str, Callable[[Path], Path]] = {}  # by family
+RECIPES: dict[str, Callable[[Path], Path]] = {}  # by name: a family's, or one of its kinds of checkpoint
 
 
-def recipe(family: str) -> Callable[[Recipe], Recipe]:
-    """Decorator: register the function that writes `tiny-random:<family>`."""
+def recipe(name: str) -> Callable[[Recipe], Recipe]:
+    """Decorator: register the function that writes `tiny-random:<name>`."""
 
     def register(write: Recipe) -> Recipe:
-        RECIPES[family] = write
+        RECIPES[name] = write
         return write
 
     return register
@@ -183,6 +190,67 @@ def write_tiny_wan(folder: Path, *, seed: int = 0) -> Path:
         "fps": 8,
     }
     return _save(pipeline, folder, {"generation": generation})
+
+
+def _cogvideox(folder: Path, scheduler: Any, transformer: dict[str, Any], seed: int) -> Path:
+    torch.manual_seed(seed)
+    text = T5Config(
+        vocab_size=384, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, is_encoder_decoder=False
+    )
+    vae = AutoencoderKLCogVideoX(
+        block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=2, latent_channels=8
+    )
+    denoiser = CogVideoXTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=8,
+        out_channels=8,
+        time_embed_dim=16,
+        text_embed_dim=32,
+        num_layers=2,
+        sample_height=4,
+        sample_width=4,
+        sample_frames=9,
+        max_text_seq_length=226,  # which the stock pipeline takes by default
+        **transformer,
+    )
+    _fill_zero_layers(denoiser)
+    beta = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
+    pipeline = CogVideoXPipeline(
+        tokenizer=ByT5Tokenizer(),
+        text_encoder=T5EncoderModel(text).eval(),
+        vae=vae.eval(),
+        transformer=denoiser,
+        scheduler=scheduler(
+            **beta, prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
+        ),
+    )
+    generation = {
+        "frames": 9,
+        "height": 32,
+        "width": 32,
+        "num_inference_steps": 4,
+        "guidance_scale": 3.0,
+        "fps": 8,
+    }
+    return _save(pipeline, folder, {"generation": generation})
+
+
+@recipe("cogvideox")
+def write_tiny_cogvideox(folder: Path, *, seed: int = 0) -> Path:
+    """Write a `CogVideoXPipeline` folder like 2b: 32x32 pixels, 9 frames as 3 latent frames (as in the real VAE)."""
+    return _cogvideox(folder, CogVideoXDDIMScheduler, {}, seed)
+
+
+@recipe("cogvideox-1.5")
+def write_tiny_cogvideox_1_5(folder: Path, *, seed: int = 0) -> Path:
+    """The same like 1.5: rotary embeddings, two latent frames in a token, the stochastic solver of 5b."""
+    return _cogvideox(
+        folder,
+        CogVideoXDPMScheduler,
+        {"patch_size_t": 2, "patch_bias": False, "use_rotary_positional_embeddings": True},
+        seed,
+    )
 
 
 def tiny_checkpoint(family: str) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from infra.errors import UserError
-from models.family import FamilySpec, read_config, register
+from models.family import FamilySpec, Sourced, read_config, register
 from models.sizes import Bucket, Defaults, Sizes
 from models.text import TextLimit
 
@@ -19,6 +19,7 @@ TOKENS = 512  # the stock pipeline's limit
 @register
 class WanSpec(FamilySpec):
     name = "wan"
+    title = "Wan 2.1 (text to video)"
     pipeline_class = "WanPipeline"
     components: ClassVar = {
         "denoiser": ("transformer",),
@@ -26,6 +27,12 @@ class WanSpec(FamilySpec):
         "vae": ("vae",),
     }
     vae_dtype = "float32"  # as its authors advise
+    defaults: ClassVar = {
+        "2.1": Sourced(
+            Defaults(Bucket(81, 480, 832), fps=16, num_inference_steps=50, guidance_scale=5.0),
+            "defaults of diffusers' WanPipeline; fps: its example",
+        )
+    }
 
     def sizes(self, folder: Path, name: str, recommended: dict[str, Any]) -> Sizes:
         vae = read_config(folder, "vae")
@@ -36,7 +43,7 @@ class WanSpec(FamilySpec):
             )
         _, patch_height, patch_width = read_config(folder, "transformer").get("patch_size") or (1, 2, 2)
         spatial, temporal = vae.get("scale_factor_spatial") or 8, vae.get("scale_factor_temporal") or 4
-        usual = Defaults(Bucket(81, 480, 832), fps=16, num_inference_steps=50, guidance_scale=5.0)
+        usual: Defaults = self.defaults["2.1"].value
         multiples = (spatial * patch_height, spatial * patch_width)
         return Sizes(name, usual.updated(recommended.get("generation", {})), spatial, temporal, multiples)
 

@@ -183,6 +183,10 @@ class Foundation(ABC):
     def latent_shape(self, bucket: Bucket) -> tuple[int, int, int, int]:
         """(C, f, h, w) of a video's latents."""
 
+    def draw_noise(self, bucket: Bucket, generator: torch.Generator) -> Tensor:
+        """A video's initial noise, float32 [C, f, h, w] on the CPU, in the order in which the stock pipeline draws it."""
+        return torch.randn(self.latent_shape(bucket), generator=generator)
+
     def latent_layout(self, bucket: Bucket) -> TokenLayout:
         """The frames and pixels of a video of this size that each latent represents, in order f, h, w."""
         _, frames, height, width = self.latent_shape(bucket)
@@ -215,7 +219,7 @@ class Foundation(ABC):
 
     @abstractmethod
     def encode_frames(self, video_BCFHW: Tensor) -> Tensor:
-        """Encode each frame as a one-frame video: [B, F, C, 1, h, w]. The spatial path trains on these."""
+        """Encode each frame as a one-frame video: [B, F, C, f, h, w], f of one frame. The spatial path trains on these."""
 
     def encode_both(self, video_BCFHW: Tensor) -> tuple[Tensor, Tensor]:
         """The results of `encode_video` and `encode_frames`; one pass if the VAE has no time dimension."""

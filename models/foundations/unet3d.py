@@ -25,7 +25,7 @@ from torch.nn import functional
 from models.family import FamilySpec
 from models.foundations.base import Bucket, Foundation
 from models.foundations.layout import TokenLayout, steps
-from models.foundations.noise import DDPMNoise, LinearStep
+from models.foundations.noise import DDPMNoise, LinearStep, ddim_steps
 from models.foundations.pixels import to_uint8
 from models.lora.routing import LoraPath
 
@@ -203,14 +203,7 @@ class UNet3DFoundation(Foundation):
         ddim = DDIMScheduler.from_config(
             self.pipeline.scheduler.config, clip_sample=False, thresholding=False
         )
-        ddim.set_timesteps(steps)
-        one, zero = torch.ones(()), torch.zeros(())
-        return [  # a step is linear, so two scalars give its factors
-            LinearStep(
-                t, float(ddim.step(zero, t, one).prev_sample), float(ddim.step(one, t, zero).prev_sample)
-            )
-            for t in ddim.timesteps
-        ]
+        return ddim_steps(ddim, steps)
 
     def checkpointed_blocks(self) -> Iterable[nn.Module]:
         kinds = (ResnetBlock2D, TemporalConvLayer, Transformer2DModel, TransformerTemporalModel)

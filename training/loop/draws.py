@@ -106,6 +106,7 @@ def draw(
     clips: int,
     latent_shape: tuple[int, int, int, int],
     frames: int,
+    frame_latents: int = 1,
 ) -> Draw:
     """The draws of sample `index` (its number within the step).
 
@@ -114,6 +115,7 @@ def draw(
             the paths.
         latent_shape: (C, F, h, w) of a clip's latents.
         frames: number of pixel frames of the clip; equals F unless the model compresses time.
+        frame_latents: number of latent frames of a one-frame video, which divides F.
     """
     channels, latent_frames, height, width = latent_shape
     g = generator(config.seed, concept, step, index)
@@ -131,11 +133,11 @@ def draw(
     passes = passes_of(config, concept, step)
     drawn: tuple[FrameDraw, ...] = ()
     if not passes.temporal:
-        size = (channels, 1, height, width)
+        size = (channels, frame_latents, height, width)
         drawn = _spread_frames(generator(config.seed, concept, step, index, "frames"), config, frames, size)
     elif passes.spatial:
-        at = latent_frame(frame, frames, latent_frames)
-        drawn = (FrameDraw(frame, level, noise_CFHW[:, at : at + 1]),)
+        at = frame_latents * latent_frame(frame, frames, latent_frames // frame_latents)
+        drawn = (FrameDraw(frame, level, noise_CFHW[:, at : at + frame_latents]),)
     return Draw(
         clip=clip_of(config.seed, concept, step * global_batch + index, clips),
         level=level,

@@ -63,6 +63,7 @@ class Member:
             clips=len(self.clips),
             latent_shape=tuple(like.latents_CFHW.shape),  # type: ignore[arg-type]
             frames=len(like.frame_latents_FC1HW),
+            frame_latents=like.frame_latents_FC1HW.shape[2],
         )
         temporal_slot = 1 if has_temporal(self.config) else 0
         slot, weights = spatial_slot(self.config, drawn.clip), self.weights[drawn.clip]

@@ -136,7 +136,7 @@ def collate(samples: Sequence[Sample], device: torch.device | str, own: OwnSetti
         if all(one is None for one in found):
             return None
         ones = torch.ones(like.shape[2:])
-        return stack(ones if one is None else one for one in found).unsqueeze(1)
+        return stack(ones if one is None else one.expand_as(ones) for one in found).unsqueeze(1)
 
     frame_rows = clip_rows = None
     if frames:
