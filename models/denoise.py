@@ -78,7 +78,7 @@ class Denoising:
     def _set_scheduler(self, foundation: Foundation) -> None:
         """A new scheduler at its first step."""
         self.scheduler: Any = foundation.make_scheduler(self.params.scheduler)
-        self.scheduler.set_timesteps(self.params.steps, device=foundation.device)
+        foundation.set_timesteps(self.scheduler, self.params.steps, self.bucket)
         self._draws = "generator" in inspect.signature(self.scheduler.step).parameters
 
     @property

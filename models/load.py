@@ -11,6 +11,7 @@ import torch
 
 from infra.errors import UserError
 from models.dtypes import DTYPES, parse_dtype
+from models.family import read_config
 from models.foundations.base import Foundation, move_parts
 from models.locating import family_of, foundation_name, locate, read_recommended
 
@@ -58,7 +59,12 @@ def load_foundation(
     name = foundation_name(source)
     folder = locate(source)
     family = family_of(folder, str(source or "the embedded foundation"))
-    components = family.components
+    family.sizes(folder, name, read_recommended(folder))  # refuses a checkpoint before its weights are read
+    index = read_config(folder, "")
+    components = {  # without those that this checkpoint leaves out
+        part: tuple(name for name in names if index.get(name, [None])[0])
+        for part, names in family.components.items()
+    }
     left_out: dict[str, Any] = {
         component: None for part in PARTS if part not in parts for component in components[part]
     }
@@ -69,7 +75,8 @@ def load_foundation(
     pipeline_class = getattr(diffusers, family.pipeline_class)
     try:
         if "denoiser" not in parts:  # the modules' shapes without weights
-            left_out[components["denoiser"][0]] = empty_denoiser(folder, components["denoiser"][0], dtype)
+            for component in components["denoiser"]:
+                left_out[component] = empty_denoiser(folder, component, dtype)
         pipeline = pipeline_class.from_pretrained(
             folder, dtype=kinds, use_safetensors=True, local_files_only=True, **left_out
         )

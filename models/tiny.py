@@ -18,12 +18,16 @@ import yaml
 from diffusers import (
     AutoencoderKL,
     AutoencoderKLCogVideoX,
+    AutoencoderKLLTXVideo,
     AutoencoderKLWan,
     CogVideoXDDIMScheduler,
     CogVideoXDPMScheduler,
     CogVideoXPipeline,
     CogVideoXTransformer3DModel,
     DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    LTXPipeline,
+    LTXVideoTransformer3DModel,
     TextToVideoSDPipeline,
     UNet3DConditionModel,
     UniPCMultistepScheduler,
@@ -142,9 +146,31 @@ def write_tiny_unet3d(folder: Path, *, prediction_type: str = "epsilon", seed: i
     return _save(pipeline, folder, {"generation": generation})
 
 
+def _tiny_wan_transformer(in_channels: int = 16, **more: Any) -> WanTransformer3DModel:
+    transformer = WanTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=in_channels,
+        out_channels=16,
+        text_dim=32,
+        freq_dim=32,
+        ffn_dim=64,
+        num_layers=2,
+        cross_attn_norm=True,
+        rope_max_seq_len=32,
+        **more,
+    )
+    _fill_zero_layers(transformer)
+    return transformer
+
+
 @recipe("wan")
-def write_tiny_wan(folder: Path, *, seed: int = 0) -> Path:
-    """Write a `WanPipeline` folder: 32x32 pixels, 5 frames as 2 latent frames (as in the real VAE)."""
+def write_tiny_wan(folder: Path, *, seed: int = 0, experts: bool = False) -> Path:
+    """Write a `WanPipeline` folder: 32x32 pixels, 5 frames as 2 latent frames (as in the real VAE).
+
+    Args:
+        experts: with a second transformer for low noise, as Wan 2.2 14B.
+    """
     torch.manual_seed(seed)
     tokenizer = ByT5Tokenizer()
     text = UMT5Config(
@@ -157,19 +183,7 @@ def write_tiny_wan(folder: Path, *, seed: int = 0) -> Path:
         num_res_blocks=1,
         temperal_downsample=[False, True, True],
     )
-    transformer = WanTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=16,
-        in_channels=16,
-        out_channels=16,
-        text_dim=32,
-        freq_dim=32,
-        ffn_dim=64,
-        num_layers=2,
-        cross_attn_norm=True,
-        rope_max_seq_len=32,
-    )
-    _fill_zero_layers(transformer)
+    transformers = [_tiny_wan_transformer() for _ in range(2 if experts else 1)]
     scheduler = UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
     )
@@ -178,8 +192,9 @@ def write_tiny_wan(folder: Path, *, seed: int = 0) -> Path:
         text_encoder=UMT5EncoderModel(text).eval(),
         vae=vae.eval(),
         scheduler=scheduler,
-        transformer=transformer,
-        transformer_2=None,
+        transformer=transformers[0],
+        transformer_2=transformers[1] if experts else None,
+        boundary_ratio=0.875 if experts else None,
     )
     generation = {
         "frames": 5,
@@ -190,6 +205,12 @@ def write_tiny_wan(folder: Path, *, seed: int = 0) -> Path:
         "fps": 8,
     }
     return _save(pipeline, folder, {"generation": generation})
+
+
+@recipe("wan22")
+def write_tiny_wan22(folder: Path, *, seed: int = 0) -> Path:
+    """Write a `WanPipeline` folder with two experts."""
+    return write_tiny_wan(folder, seed=seed, experts=True)
 
 
 def _cogvideox(folder: Path, scheduler: Any, transformer: dict[str, Any], seed: int) -> Path:
@@ -251,6 +272,62 @@ def write_tiny_cogvideox_1_5(folder: Path, *, seed: int = 0) -> Path:
         {"patch_size_t": 2, "patch_bias": False, "use_rotary_positional_embeddings": True},
         seed,
     )
+
+
+@recipe("ltx")
+def write_tiny_ltx(folder: Path, *, seed: int = 0) -> Path:
+    """Write an `LTXPipeline` folder: 64x64 pixels, 9 frames as 2 latent frames of 2x2 (32x 8x, as in the real VAE)."""
+    torch.manual_seed(seed)
+    text = T5Config(
+        vocab_size=384, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, is_encoder_decoder=False
+    )
+    vae = AutoencoderKLLTXVideo(
+        latent_channels=8,
+        block_out_channels=(8, 8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8, 8),
+        layers_per_block=(1, 1, 1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1, 1, 1),
+        spatio_temporal_scaling=(True, True, True, False),
+        decoder_spatio_temporal_scaling=(True, True, True, False),
+        decoder_causal=False,
+    )
+    with torch.no_grad():
+        vae.latents_mean.normal_(std=0.1)
+        vae.latents_std.uniform_(0.5, 1.5)
+    transformer = LTXVideoTransformer3DModel(
+        in_channels=8,
+        out_channels=8,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        cross_attention_dim=32,
+        num_layers=2,
+        caption_channels=32,
+    )
+    _fill_zero_layers(transformer)
+    scheduler = FlowMatchEulerDiscreteScheduler(  # as in Lightricks/LTX-Video
+        use_dynamic_shifting=True,
+        base_shift=0.95,
+        max_shift=2.05,
+        base_image_seq_len=1024,
+        max_image_seq_len=4096,
+        shift_terminal=0.1,
+    )
+    pipeline = LTXPipeline(
+        tokenizer=ByT5Tokenizer(),
+        text_encoder=T5EncoderModel(text).eval(),
+        vae=vae.eval(),
+        scheduler=scheduler,
+        transformer=transformer,
+    )
+    generation = {
+        "frames": 9,
+        "height": 64,
+        "width": 64,
+        "num_inference_steps": 4,
+        "guidance_scale": 3.0,
+        "fps": 8,
+    }
+    return _save(pipeline, folder, {"generation": generation})
 
 
 def tiny_checkpoint(family: str) -> Path:

@@ -91,7 +91,7 @@ def save_adapter(
         schema=SCHEMA,
         path=adapter.path,
         rank=adapter.rank,
-        targets=sorted({name.split(".", 2)[-1] for name in adapter.tensors}),
+        targets=sorted({_short(name, foundation) for name in adapter.tensors}),
         family=foundation.family,
         foundation=foundation.name,
         foundation_fingerprint=foundation.fingerprint,
@@ -102,6 +102,13 @@ def save_adapter(
         for key, value in said.items()
     }
     return _write(folder, adapter, text, foundation.adapter_key_prefix, foundation.source)
+
+
+def _short(name: str, foundation: Foundation) -> str:
+    """A layer's name without its block."""
+    for part in foundation.denoisers:
+        name = name.removeprefix(part)
+    return name.split(".", 2)[-1]
 
 
 def rewrite(folder: Path, to: Path) -> Adapter:

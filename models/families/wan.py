@@ -1,4 +1,4 @@
-"""The family of `WanPipeline` (models/foundations/wan.py). Imports no torch."""
+"""The family of `WanPipeline`, Wan 2.1 and 2.2 (models/foundations/wan.py). Imports no torch."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ TOKENS = 512  # the stock pipeline's limit
 @register
 class WanSpec(FamilySpec):
     name = "wan"
-    title = "Wan 2.1 (text to video)"
+    title = "Wan 2.1 and 2.2 (text to video)"
     pipeline_class = "WanPipeline"
     components: ClassVar = {
-        "denoiser": ("transformer",),
+        "denoiser": ("transformer", "transformer_2"),  # the second in Wan 2.2 14B alone
         "text": ("text_encoder", "tokenizer"),
         "vae": ("vae",),
     }
@@ -31,19 +31,30 @@ class WanSpec(FamilySpec):
         "2.1": Sourced(
             Defaults(Bucket(81, 480, 832), fps=16, num_inference_steps=50, guidance_scale=5.0),
             "defaults of diffusers' WanPipeline; fps: its example",
-        )
+        ),
+        "2.2 14B": Sourced(
+            Defaults(Bucket(81, 720, 1280), fps=16, num_inference_steps=40, guidance_scale=4.0),
+            "model card of Wan-AI/Wan2.2-T2V-A14B-Diffusers",
+        ),
+        "2.2 5B": Sourced(
+            Defaults(Bucket(121, 704, 1280), fps=24, num_inference_steps=50, guidance_scale=5.0),
+            "model card of Wan-AI/Wan2.2-TI2V-5B-Diffusers",
+        ),
     }
 
     def sizes(self, folder: Path, name: str, recommended: dict[str, Any]) -> Sizes:
-        vae = read_config(folder, "vae")
-        if read_config(folder, "").get("transformer_2", [None])[0]:
+        vae, index = read_config(folder, "vae"), read_config(folder, "")
+        two = bool(index.get("transformer_2", [None])[0])
+        if two != (index.get("boundary_ratio") is not None) or not index.get("transformer", [None])[0]:
             raise UserError(
-                f"{name} has two denoising experts (Wan 2.2), which are not supported; use a Wan 2.1 checkpoint.",
+                f"{name} has one of its two denoising experts (Wan 2.2) or no boundary between them; expected transformer, "
+                "transformer_2 and boundary_ratio in its model_index.json, so download the checkpoint again.",
                 code="unsupported_foundation",
             )
         _, patch_height, patch_width = read_config(folder, "transformer").get("patch_size") or (1, 2, 2)
         spatial, temporal = vae.get("scale_factor_spatial") or 8, vae.get("scale_factor_temporal") or 4
-        usual: Defaults = self.defaults["2.1"].value
+        kind = "2.2 5B" if index.get("expand_timesteps") else "2.2 14B" if two else "2.1"
+        usual: Defaults = self.defaults[kind].value
         multiples = (spatial * patch_height, spatial * patch_width)
         return Sizes(name, usual.updated(recommended.get("generation", {})), spatial, temporal, multiples)
 

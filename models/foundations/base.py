@@ -50,6 +50,10 @@ class Foundation(ABC):
     sizes: Sizes
     noise: NoiseProcess
     recommended: dict[str, Any]  # settings that suit this model, from its recommended.yaml
+    # A model of several denoisers, each for its own range of noise, has their names, the noisiest first, and the noise
+    # level (as a fraction of the schedule, like the draws of training) at which the second takes over.
+    experts: tuple[str, ...] = ()
+    boundary: float | None = None
 
     _bank: AdapterBank | None = None
 
@@ -68,8 +72,17 @@ class Foundation(ABC):
         for module in (pipeline.vae, pipeline.text_encoder):
             if module is not None:  # not loaded by a worker that only trains
                 module.requires_grad_(False).eval()
-        self.denoiser = getattr(pipeline, self.denoiser_name).requires_grad_(False).eval()
+        self.denoiser = self._denoiser_of(pipeline).requires_grad_(False).eval()
         self.sizes = spec.sizes(folder, name, recommended)
+
+    def _denoiser_of(self, pipeline: Any) -> Any:
+        """The module whose layers adapters change."""
+        return getattr(pipeline, self.denoiser_name)
+
+    @property
+    def denoisers(self) -> dict[str, tuple[str, Any]]:
+        """The pipeline's denoisers by the part of the adapters' layer names that is theirs: (component, module)."""
+        return {"": (self.denoiser_name, self.denoiser)}
 
     @property
     def family(self) -> str:
@@ -147,6 +160,7 @@ class Foundation(ABC):
             seed=seed,
             dtype=dtype,
             tokens=(tokens, self.text_width) if tokens else None,
+            parts=self.experts,
         )
         return self._bank
 
@@ -259,6 +273,10 @@ class Foundation(ABC):
                 code="invalid_scheduler",
             )
         return self._make_scheduler(kind or kinds[0])
+
+    def set_timesteps(self, scheduler: Any, steps: int, bucket: Bucket) -> None:
+        """Give a scheduler its timesteps for a video of this size, as the stock pipeline does."""
+        scheduler.set_timesteps(steps, device=self.device)
 
     @abstractmethod
     def linear_steps(self, steps: int) -> list[LinearStep]:

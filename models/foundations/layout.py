@@ -62,6 +62,20 @@ class TokenLayout:
             return means.flatten()
         return torch.cat([values_FHW.mean().expand(self.text), means.flatten()])
 
+    def patches(self, frames: int, rows: int, columns: int) -> TokenLayout:
+        """The layout whose cells are so many cells of this one; what fills no cell is left out."""
+
+        def joined(of: tuple[range, ...], size: int) -> tuple[range, ...]:
+            firsts = range(0, len(of) - size + 1, size)
+            return tuple(range(of[first].start, of[first + size - 1].stop) for first in firsts)
+
+        return TokenLayout(
+            self.sequences,
+            joined(self.frames, frames),
+            joined(self.rows, rows),
+            joined(self.columns, columns),
+        )
+
     def region(self, sequence: int, token: int) -> tuple[range, range, range]:
         """The frames, pixel rows and pixel columns that a token of the video represents."""
         frame, row, column = self.cells_RT3[sequence, token].tolist()

@@ -103,6 +103,11 @@ class FlowNoise(NoiseProcess):
         s_B = self.shift * fraction_B / (1 + (self.shift - 1) * fraction_B)
         return s_B * self.num_train_timesteps
 
+    def fraction(self, t: float) -> float:
+        """The fraction u whose timestep is t."""
+        s = t / self.num_train_timesteps
+        return s / (self.shift - (self.shift - 1) * s)
+
     def _sigma(self, x0: Tensor, t_B: Tensor) -> Tensor:
         return (t_B / self.num_train_timesteps).to(x0.dtype).view(-1, *([1] * (x0.ndim - 1)))
 

@@ -11,7 +11,7 @@ from models.tiny import RECIPES
 
 
 def test_every_family_has_a_tiny_random_checkpoint():
-    assert {family.name for family in FAMILIES.values()} == RECIPES.keys() == {"unet3d", "wan"}
+    assert {family.name for family in FAMILIES.values()} <= RECIPES.keys()
 
 
 @pytest.fixture
