@@ -51,8 +51,12 @@ class Member:
             active |= {("spatial", spatial_slot(config, clip)) for clip in chosen}
         return active
 
-    def sample(self, step: int, index: int, place: Place) -> Sample:
-        """Sample `index` of step `step` (0-based), in the slots of a bank for this concept alone."""
+    def sample(self, step: int, index: int, place: Place, boundary: float | None = None) -> Sample:
+        """Sample `index` of step `step` (0-based), in the slots of a bank for this concept alone.
+
+        Args:
+            boundary: the noise level between the foundation's experts, if it has two.
+        """
         like = self.clips[0]
         drawn = draw(
             self.config,
@@ -64,6 +68,7 @@ class Member:
             latent_shape=tuple(like.latents_CFHW.shape),  # type: ignore[arg-type]
             frames=len(like.frame_latents_FC1HW),
             frame_latents=like.frame_latents_FC1HW.shape[2],
+            boundary=boundary,
         )
         temporal_slot = 1 if has_temporal(self.config) else 0
         slot, weights = spatial_slot(self.config, drawn.clip), self.weights[drawn.clip]
@@ -99,6 +104,30 @@ class Member:
                 raise ConceptError(
                     f"{name}: {error}; set both above 0, or take the clip out.", code="invalid_mask"
                 ) from None
+
+    def check_experts(self, foundation: Foundation) -> None:
+        """Raises InvalidInput if a step of the run would have no noise level to train on."""
+        config, boundary = self.config, foundation.boundary
+        if boundary is None:
+            if config.experts != "both":
+                raise InvalidInput(
+                    f"{foundation.name} has one denoiser, so experts {config.experts} names none; leave it out.",
+                    code="invalid_setting",
+                )
+            return
+        for step in (
+            config.appearance_steps,
+            config.steps - 1,
+        ):  # the motion begins with high noise and ends with low
+            low, high = config.noise_range(step, boundary)
+            if low >= high:
+                other = "low_noise" if config.expert_of(step) == "high_noise" else "high_noise"
+                raise InvalidInput(
+                    f"timestep_low {config.timestep_low:g} and timestep_high {config.timestep_high:g} leave the "
+                    f"{config.expert_of(step)} expert of {foundation.name} nothing to learn: they meet at {boundary:.3g}; set "
+                    f"experts {other}, or other levels.",
+                    code="invalid_setting",
+                )
 
     def diverged(self, step: int, loss: float) -> UserError:
         """The error to raise if the loss is not finite at `step` (0-based)."""
