@@ -50,9 +50,8 @@ class Denoising:
         self.regions: RegionWeights | None = None
         if any(use.region is not None for use in self.adapters):
             self.regions = RegionWeights(foundation, self.bucket, self.adapters)
-        prompts = [self.params.negative_prompt] if self.guided else []
-        prompts.append(self.params.prompt)
-        self.text_RLD = torch.cat([foundation.encode_text([prompt]) for prompt in prompts])
+        self._embeds_guidance = foundation.embeds_guidance
+        self.text_RLD = self._encode_text(foundation)
         self._set_scheduler(foundation)
         self.timesteps: Tensor = self.scheduler.timesteps
         self.index = 0
@@ -66,6 +65,21 @@ class Denoising:
         self.base: Denoising | None = None
         if self.params.follows_base:
             self.base = self._without_adapters(foundation)
+
+    def _encode_text(self, foundation: Foundation) -> Tensor:
+        """The embeddings of the prompts: two with classifier-free guidance."""
+        params = self.params
+        if self._embeds_guidance and params.negative_prompt:
+            raise InvalidInput(
+                f"{foundation.name} takes its guidance as an input and reads no negative prompt, but one was given; leave "
+                "negative_prompt out.",
+                code="invalid_prompt",
+            )
+        prompts = [params.negative_prompt, params.prompt] if self.guided else [params.prompt]
+        text_RLD = torch.cat([foundation.encode_text([prompt]) for prompt in prompts])
+        return (
+            foundation.with_guidance(text_RLD, params.guidance_scale) if self._embeds_guidance else text_RLD
+        )
 
     def _without_adapters(self, foundation: Foundation) -> Denoising:
         """The same request and noise, without adapters."""
@@ -84,7 +98,7 @@ class Denoising:
     @property
     def guided(self) -> bool:
         """Whether classifier-free guidance is on (scale above 1), which costs a second row."""
-        return self.params.guidance_scale > 1.0
+        return self.params.guidance_scale > 1.0 and not self._embeds_guidance
 
     @property
     def done(self) -> bool:

@@ -6,6 +6,7 @@ their random weights. All code paths of a real model run in milliseconds.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import tempfile
@@ -18,6 +19,7 @@ import yaml
 from diffusers import (
     AutoencoderKL,
     AutoencoderKLCogVideoX,
+    AutoencoderKLHunyuanVideo,
     AutoencoderKLLTXVideo,
     AutoencoderKLWan,
     CogVideoXDDIMScheduler,
@@ -26,6 +28,8 @@ from diffusers import (
     CogVideoXTransformer3DModel,
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
+    HunyuanVideoPipeline,
+    HunyuanVideoTransformer3DModel,
     LTXPipeline,
     LTXVideoTransformer3DModel,
     TextToVideoSDPipeline,
@@ -34,12 +38,16 @@ from diffusers import (
     WanPipeline,
     WanTransformer3DModel,
 )
+from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
 from safetensors.torch import save_model
 from transformers import (
     ByT5Tokenizer,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
+    LlamaConfig,
+    LlamaModel,
+    PreTrainedTokenizerFast,
     T5Config,
     T5EncoderModel,
     UMT5Config,
@@ -325,6 +333,85 @@ def write_tiny_ltx(folder: Path, *, seed: int = 0) -> Path:
         "width": 64,
         "num_inference_steps": 4,
         "guidance_scale": 3.0,
+        "fps": 8,
+    }
+    return _save(pipeline, folder, {"generation": generation})
+
+
+def templated_tokenizer(template: dict[str, Any]) -> PreTrainedTokenizerFast:
+    """A tokenizer of bytes that gives a pipeline's template as many tokens as the pipeline takes it to have."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={one: number for number, one in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    before, after = template["template"].split("{}")
+    count = template["crop_start"]
+    cuts = [len(before) * number // count for number in range(count + 1)]
+    tokenizer.add_tokens([before[start:end] for start, end in itertools.pairwise(cuts)])
+    tokenizer.add_tokens([after, "<pad>"])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>")
+
+
+@recipe("hunyuan")
+def write_tiny_hunyuan(folder: Path, *, seed: int = 0) -> Path:
+    """Write a `HunyuanVideoPipeline` folder: 32x32 pixels, 5 frames as 2 latent frames (8x 4x, as in the real VAE)."""
+    torch.manual_seed(seed)
+    tokenizer, tokenizer_2 = templated_tokenizer(DEFAULT_PROMPT_TEMPLATE), byte_clip_tokenizer(77)
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    text_2 = CLIPTextConfig(
+        vocab_size=len(tokenizer_2),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=77,
+        bos_token_id=len(tokenizer_2) - 2,
+        eos_token_id=len(tokenizer_2) - 1,
+        pad_token_id=len(tokenizer_2) - 1,
+    )
+    vae = AutoencoderKLHunyuanVideo(
+        latent_channels=4,
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+    )
+    transformer = HunyuanVideoTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=12,
+        num_layers=1,
+        num_single_layers=1,
+        num_refiner_layers=1,
+        text_embed_dim=32,
+        pooled_projection_dim=16,
+        rope_axes_dim=(4, 4, 4),
+    )
+    _fill_zero_layers(transformer)
+    pipeline = HunyuanVideoPipeline(
+        tokenizer=tokenizer,
+        text_encoder=LlamaModel(text).eval(),
+        tokenizer_2=tokenizer_2,
+        text_encoder_2=CLIPTextModel(text_2).eval(),
+        vae=vae.eval(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),  # as in hunyuanvideo-community/HunyuanVideo
+        transformer=transformer,
+    )
+    generation = {
+        "frames": 5,
+        "height": 32,
+        "width": 32,
+        "num_inference_steps": 4,
+        "guidance_scale": 6.0,
         "fps": 8,
     }
     return _save(pipeline, folder, {"generation": generation})

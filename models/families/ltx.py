@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from models.foundations.base import Foundation
 
 TOKENS = 128  # the stock pipeline's limit
+TRAINER = "configs/ltxv_2b_lora_low_vram.yaml of github.com/Lightricks/LTX-Video-Trainer"
 
 
 @register
@@ -39,6 +40,17 @@ class LTXSpec(FamilySpec):
             "defaults of diffusers' LTXPipeline; negative prompt: its example",
         )
     }
+    training: ClassVar = {
+        "learning_rate": Sourced(2e-4, TRAINER),
+        "rank": Sourced(32, TRAINER),
+        "steps": Sourced(1500, TRAINER),
+        "schedule": Sourced("linear", TRAINER),
+        "gradient_checkpointing": Sourced(True, TRAINER),
+    }
+    limits: ClassVar = (
+        "text to video alone, by the plain pipeline: no first frame, no upsampling in several stages",
+        "a decoder that also denoises (0.9.1 and later) is asked to denoise nothing",
+    )
 
     def sizes(self, folder: Path, name: str, recommended: dict[str, Any]) -> Sizes:
         vae, transformer = read_config(folder, "vae"), read_config(folder, "transformer")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from models.foundations.base import Foundation
 
 TOKENS = 512  # the stock pipeline's limit
+TRAINER = "docs/wan.md of github.com/kohya-ss/musubi-tuner"
 
 
 @register
@@ -41,6 +42,15 @@ class WanSpec(FamilySpec):
             "model card of Wan-AI/Wan2.2-TI2V-5B-Diffusers",
         ),
     }
+
+    training: ClassVar = {
+        "learning_rate": Sourced(2e-4, TRAINER),
+        "rank": Sourced(32, TRAINER),
+        "gradient_checkpointing": Sourced(True, TRAINER),
+    }
+    limits: ClassVar = (
+        "2.2 14B: one guidance scale for both experts; the model card has 4 for high and 3 for low noise",
+    )
 
     def sizes(self, folder: Path, name: str, recommended: dict[str, Any]) -> Sizes:
         vae, index = read_config(folder, "vae"), read_config(folder, "")

@@ -50,6 +50,7 @@ class Foundation(ABC):
     sizes: Sizes
     noise: NoiseProcess
     recommended: dict[str, Any]  # settings that suit this model, from its recommended.yaml
+    embeds_guidance: bool = False  # the denoiser takes the guidance scale as an input, so one row is enough
     # A model of several denoisers, each for its own range of noise, has their names, the noisiest first, and the noise
     # level (as a fraction of the schedule, like the draws of training) at which the second takes over.
     experts: tuple[str, ...] = ()
@@ -226,6 +227,10 @@ class Foundation(ABC):
     @abstractmethod
     def encode_text(self, prompts: list[str]) -> Tensor:
         """Embeddings [B, L, D], padded to the same L for every prompt."""
+
+    def with_guidance(self, text_BLD: Tensor, scale: float) -> Tensor:
+        """The text with this guidance scale, for a model that embeds it."""
+        raise NotImplementedError
 
     @abstractmethod
     def encode_video(self, video_BCFHW: Tensor) -> Tensor:

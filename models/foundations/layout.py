@@ -23,8 +23,8 @@ class TokenLayout:
     """The tokens of one layer for one size of video.
 
     `frames`, `rows` and `columns` give the frames, pixel rows and pixel columns that each grid step covers.
-    With joint attention the prompt's tokens come first (`text` of them, in the one sequence "of the video"); each
-    represents the whole video.
+    With joint attention the prompt's tokens come first (`text` of them, in the one sequence "of the video"), or last
+    (`text_after`); each represents the whole video.
     """
 
     sequences: Sequences
@@ -32,6 +32,7 @@ class TokenLayout:
     rows: tuple[range, ...]
     columns: tuple[range, ...]
     text: int = 0
+    text_after: int = 0
 
     @property
     def cells_RT3(self) -> Tensor:
@@ -58,11 +59,12 @@ class TokenLayout:
             means = torch.stack([span.mean(dimension) for span in spans], dimension)
         if self.sequences == "of a pixel":
             means = means.permute(1, 2, 0)
-        if not self.text:
+        if not self.text and not self.text_after:
             return means.flatten()
-        return torch.cat([values_FHW.mean().expand(self.text), means.flatten()])
+        mean = values_FHW.mean()
+        return torch.cat([mean.expand(self.text), means.flatten(), mean.expand(self.text_after)])
 
-    def patches(self, frames: int, rows: int, columns: int) -> TokenLayout:
+    def patches(self, frames: int, rows: int, columns: int, text_after: int = 0) -> TokenLayout:
         """The layout whose cells are so many cells of this one; what fills no cell is left out."""
 
         def joined(of: tuple[range, ...], size: int) -> tuple[range, ...]:
@@ -74,6 +76,7 @@ class TokenLayout:
             joined(self.frames, frames),
             joined(self.rows, rows),
             joined(self.columns, columns),
+            text_after=text_after,
         )
 
     def region(self, sequence: int, token: int) -> tuple[range, range, range]:
