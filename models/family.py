@@ -36,6 +36,7 @@ class FamilySpec(ABC):
     title: ClassVar[str]  # the models of the family, for people
     pipeline_class: ClassVar[str]  # of diffusers, as in model_index.json
     components: ClassVar[dict[str, tuple[str, ...]]]  # the pipeline's "denoiser", "text" and "vae"
+    unused: ClassVar[tuple[str, ...]] = ()  # components of the pipeline that are never loaded
     vae_dtype: ClassVar[str | None] = None  # if the VAE needs another precision than the rest
     defaults: ClassVar[dict[str, Sourced]]  # `Defaults` of each kind of checkpoint
     training: ClassVar[
@@ -70,7 +71,8 @@ def register(spec: type[FamilySpec]) -> type[FamilySpec]:
 
 def read_config(folder: Path, component: str) -> dict[str, Any]:
     """A component's configuration, or the pipeline's index for "". Raises UserError if it cannot be read."""
-    path = folder / component / "config.json" if component else folder / "model_index.json"
+    name = {"": "model_index.json", "tokenizer": "tokenizer_config.json"}.get(component, "config.json")
+    path = folder / component / name
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError) as error:

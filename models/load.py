@@ -35,8 +35,8 @@ def load_foundation(
     """Load a foundation model.
 
     Args:
-        source: a folder in diffusers' format, a hub id, `tiny-random:unet3d` / `tiny-random:wan` (random
-            weights of the real classes, for tests), or None for the embedded sprite model.
+        source: a folder in diffusers' format, a hub id, `tiny-random:unet3d` or another name of models/tiny.py
+            (random weights of the real classes, for tests), or None for the embedded sprite model.
         device: None takes CUDA if available.
         dtype: of the denoiser and the text encoder ("fp32", "bf16", "fp16", or torch's names:
             models/dtypes.py); None takes float32 on a CPU and bfloat16 on CUDA. Wan's VAE stays in
@@ -52,7 +52,7 @@ def load_foundation(
     """
     device = usable_device(device) if device else torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if isinstance(dtype, str):
-        dtype = _torch_dtype(dtype)
+        dtype = torch_dtype(dtype)
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
 
     quiet_libraries()
@@ -68,10 +68,11 @@ def load_foundation(
     left_out: dict[str, Any] = {
         component: None for part in PARTS if part not in parts for component in components[part]
     }
+    left_out |= dict.fromkeys(family.unused)
     check_weights(folder, [c for part in PARTS if part in parts for c in components[part]], source or folder)
     import diffusers
 
-    kinds: Any = {"default": dtype, "vae": _torch_dtype(family.vae_dtype)} if family.vae_dtype else dtype
+    kinds: Any = {"default": dtype, "vae": torch_dtype(family.vae_dtype)} if family.vae_dtype else dtype
     pipeline_class = getattr(diffusers, family.pipeline_class)
     try:
         if "denoiser" not in parts:  # the modules' shapes without weights
@@ -99,7 +100,8 @@ def load_foundation(
     )
 
 
-def _torch_dtype(name: str) -> torch.dtype:
+def torch_dtype(name: str) -> torch.dtype:
+    """torch's type of a precision such as "bf16". Raises UserError."""
     found: torch.dtype = getattr(torch, DTYPES[parse_dtype(name)])
     return found
 

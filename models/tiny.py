@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 import yaml
 from diffusers import (
+    AnimateDiffPipeline,
     AutoencoderKL,
     AutoencoderKLCogVideoX,
     AutoencoderKLHunyuanVideo,
@@ -32,8 +33,11 @@ from diffusers import (
     HunyuanVideoTransformer3DModel,
     LTXPipeline,
     LTXVideoTransformer3DModel,
+    MotionAdapter,
     TextToVideoSDPipeline,
+    UNet2DConditionModel,
     UNet3DConditionModel,
+    UNetMotionModel,
     UniPCMultistepScheduler,
     WanPipeline,
     WanTransformer3DModel,
@@ -56,6 +60,7 @@ from transformers import (
 
 from infra.errors import UserError
 from infra.files import cache_folder
+from models.foundations.combine import animatediff_ddim
 
 Recipe = TypeVar("Recipe", bound=Callable[..., Path])
 VERSION = "2"  # raise it when the configurations below change: cached checkpoints have it in their name
@@ -104,10 +109,8 @@ def recipe(name: str) -> Callable[[Recipe], Recipe]:
     return register
 
 
-@recipe("unet3d")
-def write_tiny_unet3d(folder: Path, *, prediction_type: str = "epsilon", seed: int = 0) -> Path:
-    """Write a `TextToVideoSDPipeline` folder: 32x32 pixels, 4x4 latents (8x VAE, as in the real models)."""
-    torch.manual_seed(seed)
+def parts_of_stable_diffusion() -> tuple[CLIPTokenizer, CLIPTextConfig, AutoencoderKL]:
+    """Parts of a tiny Stable Diffusion: 8 x 8 pixels per latent, as in the real one."""
     tokenizer = byte_clip_tokenizer()
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
@@ -129,6 +132,14 @@ def write_tiny_unet3d(folder: Path, *, prediction_type: str = "epsilon", seed: i
         norm_num_groups=4,
         sample_size=32,
     )
+    return tokenizer, text, vae.eval()
+
+
+@recipe("unet3d")
+def write_tiny_unet3d(folder: Path, *, prediction_type: str = "epsilon", seed: int = 0) -> Path:
+    """Write a `TextToVideoSDPipeline` folder: 32x32 pixels, 4x4 latents (8x VAE, as in the real models)."""
+    torch.manual_seed(seed)
+    tokenizer, text, vae = parts_of_stable_diffusion()
     unet = UNet3DConditionModel(
         sample_size=4,
         in_channels=4,
@@ -144,7 +155,7 @@ def write_tiny_unet3d(folder: Path, *, prediction_type: str = "epsilon", seed: i
     _fill_zero_layers(unet)
     scheduler = stable_diffusion_ddim(prediction_type)
     pipeline = TextToVideoSDPipeline(
-        vae=vae.eval(),
+        vae=vae,
         text_encoder=CLIPTextModel(text).eval(),
         tokenizer=tokenizer,
         unet=unet,
@@ -219,6 +230,51 @@ def write_tiny_wan(folder: Path, *, seed: int = 0, experts: bool = False) -> Pat
 def write_tiny_wan22(folder: Path, *, seed: int = 0) -> Path:
     """Write a `WanPipeline` folder with two experts."""
     return write_tiny_wan(folder, seed=seed, experts=True)
+
+
+def tiny_unet_2d() -> UNet2DConditionModel:
+    """The UNet of a tiny Stable Diffusion."""
+    return UNet2DConditionModel(
+        sample_size=4,
+        block_out_channels=(16, 16),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=32,
+        attention_head_dim=2,
+        norm_num_groups=8,
+    )
+
+
+def tiny_motion_adapter(version: int = 2) -> MotionAdapter:
+    """Motion modules for `tiny_unet_2d`; those of v3 have none in the middle block."""
+    adapter = MotionAdapter(
+        block_out_channels=(16, 16),
+        motion_layers_per_block=1,
+        motion_num_attention_heads=2,
+        motion_norm_num_groups=8,
+        use_motion_mid_block=version == 2,
+    )
+    _fill_zero_layers(adapter)
+    return adapter
+
+
+@recipe("animatediff")
+def write_tiny_animatediff(folder: Path, *, seed: int = 0, version: int = 2) -> Path:
+    """Write an `AnimateDiffPipeline` folder: 32x32 pixels, 4x4 latents."""
+    torch.manual_seed(seed)
+    tokenizer, text, vae = parts_of_stable_diffusion()
+    unet = UNetMotionModel.from_unet2d(tiny_unet_2d(), tiny_motion_adapter(version))
+    pipeline = AnimateDiffPipeline(
+        vae=vae,
+        text_encoder=CLIPTextModel(text).eval(),
+        tokenizer=tokenizer,
+        unet=unet,
+        motion_adapter=None,
+        scheduler=animatediff_ddim(),
+    )
+    generation = {"frames": 4, "num_inference_steps": 4, "guidance_scale": 3.0}
+    return _save(pipeline, folder, {"generation": generation})
 
 
 def _cogvideox(folder: Path, scheduler: Any, transformer: dict[str, Any], seed: int) -> Path:

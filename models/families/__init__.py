@@ -1,5 +1,6 @@
 """The model families. Importing this package registers them."""
 
+from models.families import animatediff as animatediff
 from models.families import cogvideox as cogvideox
 from models.families import hunyuan as hunyuan
 from models.families import ltx as ltx

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from models.families.clip import clip_limit
 from models.family import FamilySpec, Sourced, read_config, register
 from models.sizes import Bucket, Defaults, Sizes
 from models.text import TextLimit
@@ -37,17 +37,9 @@ class UNet3DSpec(FamilySpec):
         return Sizes(name, usual.updated(recommended.get("generation", {})), scale, 1, (scale, scale))
 
     def text_limit(self, folder: Path, name: str) -> TextLimit:
-        return TextLimit(folder / "tokenizer", name, _clip_tokens(folder))
+        return clip_limit(folder, name)
 
     def foundation_class(self) -> type[Foundation]:
         from models.foundations.unet3d import UNet3DFoundation
 
         return UNet3DFoundation
-
-
-def _clip_tokens(folder: Path) -> int:
-    """The token limit of a CLIP text encoder: its tokenizer's limit, at most the encoder's positions."""
-    tokenizer = json.loads((folder / "tokenizer" / "tokenizer_config.json").read_text())
-    encoder = json.loads((folder / "text_encoder" / "config.json").read_text())
-    positions = int(encoder.get("max_position_embeddings", 77))
-    return min(int(tokenizer.get("model_max_length", positions)), positions)
