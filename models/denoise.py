@@ -51,7 +51,15 @@ class Denoising:
         if any(use.region is not None for use in self.adapters):
             self.regions = RegionWeights(foundation, self.bucket, self.adapters)
         self._embeds_guidance = foundation.embeds_guidance
+        self.condition_1Cfhw: Tensor | None = (
+            None  # channels after the latents', of a model that takes an image
+        )
         self.text_RLD = self._encode_text(foundation)
+        if self._takes_image(foundation):
+            assert self.params.image is not None
+            self.condition_1Cfhw, self.text_RLD = foundation.condition(
+                self.params.image, self.text_RLD, self.bucket
+            )
         self._set_scheduler(foundation)
         self.timesteps: Tensor = self.scheduler.timesteps
         self.index = 0
@@ -65,6 +73,17 @@ class Denoising:
         self.base: Denoising | None = None
         if self.params.follows_base:
             self.base = self._without_adapters(foundation)
+
+    def _takes_image(self, foundation: Foundation) -> bool:
+        """Whether the video begins with an image. Raises InvalidInput if the model and the request disagree."""
+        if (self.params.image is not None) != foundation.takes_image:
+            needs = (
+                "makes videos that begin with an image, and none was given; give one (--image), or use a text-to-video model"
+                if foundation.takes_image
+                else "makes videos from text alone, but an image was given; leave it out, or use an image-to-video model"
+            )
+            raise InvalidInput(f"{foundation.name} {needs}.", code="invalid_image")
+        return foundation.takes_image
 
     def _encode_text(self, foundation: Foundation) -> Tensor:
         """The embeddings of the prompts: two with classifier-free guidance."""
@@ -186,6 +205,8 @@ def denoise_step(foundation: Foundation, batch: Sequence[Denoising], predict: Pr
         scaled = one.latents_1Cfhw
         if hasattr(one.scheduler, "scale_model_input"):  # flow matching schedulers lack it
             scaled = one.scheduler.scale_model_input(scaled, t)
+        if one.condition_1Cfhw is not None:
+            scaled = torch.cat([scaled, one.condition_1Cfhw], dim=1)
         inputs.append(scaled.expand(2, -1, -1, -1, -1) if one.guided else scaled)
         times.append(t.expand(2 if one.guided else 1))
     predicted = (predict or foundation.predict)(

@@ -39,6 +39,7 @@ from diffusers import (
     UNet3DConditionModel,
     UNetMotionModel,
     UniPCMultistepScheduler,
+    WanImageToVideoPipeline,
     WanPipeline,
     WanTransformer3DModel,
 )
@@ -46,9 +47,12 @@ from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PRO
 from safetensors.torch import save_model
 from transformers import (
     ByT5Tokenizer,
+    CLIPImageProcessor,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModel,
     LlamaConfig,
     LlamaModel,
     PreTrainedTokenizerFast,
@@ -224,6 +228,48 @@ def write_tiny_wan(folder: Path, *, seed: int = 0, experts: bool = False) -> Pat
         "fps": 8,
     }
     return _save(pipeline, folder, {"generation": generation})
+
+
+@recipe("wan-image")
+def write_tiny_wan_image(folder: Path, *, seed: int = 0, experts: bool = True) -> Path:
+    """Write a `WanImageToVideoPipeline` folder, by default with two experts as 2.2.
+
+    Args:
+        experts: False: one transformer that also reads the image through CLIP, as 2.1.
+    """
+    made = WanPipeline.from_pretrained(write_tiny_wan(folder / "text", seed=seed))
+    clip: dict[str, Any] = {} if experts else {"image_dim": 16, "added_kv_proj_dim": 32}
+    transformers = [_tiny_wan_transformer(36, **clip) for _ in range(2 if experts else 1)]
+    vision = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=16,
+    )
+    pipeline = WanImageToVideoPipeline(
+        tokenizer=made.tokenizer,
+        text_encoder=made.text_encoder,
+        vae=made.vae,
+        scheduler=made.scheduler,
+        image_encoder=None if experts else CLIPVisionModel(vision).eval(),
+        image_processor=None
+        if experts
+        else CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
+        transformer=transformers[0],
+        transformer_2=transformers[1] if experts else None,
+        boundary_ratio=0.9 if experts else None,
+    )
+    recommended = yaml.safe_load((folder / "text" / "recommended.yaml").read_text())
+    shutil.rmtree(folder / "text")
+    return _save(pipeline, folder, recommended)
+
+
+@recipe("wan-image-2.1")
+def write_tiny_wan_image_21(folder: Path, *, seed: int = 0) -> Path:
+    """Write a `WanImageToVideoPipeline` folder as 2.1."""
+    return write_tiny_wan_image(folder, seed=seed, experts=False)
 
 
 @recipe("wan22")

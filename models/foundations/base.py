@@ -24,6 +24,7 @@ from models.family import FamilySpec
 from models.foundations.fingerprint import fingerprint_folder
 from models.foundations.layout import TokenLayout, steps
 from models.foundations.noise import LinearStep, NoiseProcess
+from models.generation import InputImage
 from models.lora.bank import AdapterBank
 from models.lora.checkpointing import checkpoint_blocks
 from models.lora.routing import LoraPath, Routing
@@ -47,9 +48,11 @@ class Foundation(ABC):
     pipeline: Any
     denoiser: Any  # an nn.Module with diffusers' `config`
     targets: dict[LoraPath, tuple[str, ...]]
+    more_targets: tuple[str, ...] = ()  # layers that only adapters of other tools change (`widen`)
     sizes: Sizes
     noise: NoiseProcess
     recommended: dict[str, Any]  # settings that suit this model, from its recommended.yaml
+    takes_image: bool = False  # a video begins with a given image
     embeds_guidance: bool = False  # the denoiser takes the guidance scale as an input, so one row is enough
     # A model of several denoisers, each for its own range of noise, has their names, the noisiest first, and the noise
     # level (as a fraction of the schedule, like the draws of training) at which the second takes over.
@@ -75,6 +78,23 @@ class Foundation(ABC):
                 module.requires_grad_(False).eval()
         self.denoiser = self._denoiser_of(pipeline).requires_grad_(False).eval()
         self.sizes = spec.sizes(folder, name, recommended)
+
+    @property
+    def trained_targets(self) -> dict[LoraPath, tuple[str, ...]]:
+        """The layers that training adapts, which every adapter has."""
+        more = set(self.more_targets)
+        return {
+            path: tuple(name for name in names if name not in more) for path, names in self.targets.items()
+        }
+
+    def widen(self) -> None:
+        """Also let adapters of the temporal path change `more_targets`, so that those of other tools can be used.
+
+        Before a bank is added. Regions then have no meaning: some of these layers act on the text.
+        """
+        assert self._bank is None, "widen a foundation before its bank is added"
+        own = self.trained_targets
+        self.targets = {**own, "temporal": (*own["temporal"], *self.more_targets)}
 
     def _denoiser_of(self, pipeline: Any) -> Any:
         """The module whose layers adapters change."""
@@ -198,6 +218,10 @@ class Foundation(ABC):
     def latent_shape(self, bucket: Bucket) -> tuple[int, int, int, int]:
         """(C, f, h, w) of a video's latents."""
 
+    def clip_shape(self, bucket: Bucket) -> tuple[int, int, int, int]:
+        """The shape of a clip to learn from (`encode_both`): more channels than `latent_shape` with a condition."""
+        return self.latent_shape(bucket)
+
     def draw_noise(self, bucket: Bucket, generator: torch.Generator) -> Tensor:
         """A video's initial noise, float32 [C, f, h, w] on the CPU, in the order in which the stock pipeline draws it."""
         return torch.randn(self.latent_shape(bucket), generator=generator)
@@ -228,6 +252,14 @@ class Foundation(ABC):
     def encode_text(self, prompts: list[str]) -> Tensor:
         """Embeddings [B, L, D], padded to the same L for every prompt."""
 
+    def condition(self, image: InputImage, text_RLD: Tensor, bucket: Bucket) -> tuple[Tensor, Tensor]:
+        """What a model that takes an image is asked with: channels [1, C, f, h, w] after the latents', and the text."""
+        raise NotImplementedError
+
+    def noised(self, x0: Tensor, eps: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The denoiser's input and its target for latents of `encode_both`."""
+        return self.noise.add(x0, eps, t_B), self.noise.target(x0, eps, t_B)
+
     def with_guidance(self, text_BLD: Tensor, scale: float) -> Tensor:
         """The text with this guidance scale, for a model that embeds it."""
         raise NotImplementedError
@@ -241,7 +273,11 @@ class Foundation(ABC):
         """Encode each frame as a one-frame video: [B, F, C, f, h, w], f of one frame. The spatial path trains on these."""
 
     def encode_both(self, video_BCFHW: Tensor) -> tuple[Tensor, Tensor]:
-        """The results of `encode_video` and `encode_frames`; one pass if the VAE has no time dimension."""
+        """What training keeps of clips: the results of `encode_video` and `encode_frames`.
+
+        One pass if the VAE has no time dimension. A model that takes more than latents has the rest as further
+        channels, which `noised` passes on.
+        """
         return self.encode_video(video_BCFHW), self.encode_frames(video_BCFHW)
 
     @abstractmethod
@@ -255,6 +291,8 @@ class Foundation(ABC):
         self, latents_BCfhw: Tensor, t_B: Tensor, text_BLD: Tensor, routing: Routing | None = None
     ) -> Tensor:
         """The denoiser's prediction [B, C, f, h, w]; each sample uses the adapters in its routing row.
+
+        With a condition the latents have its channels after their own.
 
         Latents of one frame skip temporal layers in models with separate ones (the spatial path).
         """

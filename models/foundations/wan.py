@@ -25,11 +25,15 @@ from models.foundations.flow import FlowFoundation, frames_alone
 from models.foundations.layout import TokenLayout
 from models.foundations.noise import FlowNoise
 from models.foundations.pixels import to_uint8
-from models.foundations.targets import same_on_both_paths
+from models.foundations.targets import linears, same_on_both_paths
 from models.lora.routing import LoraPath
 
 TARGET = re.compile(
     r"(?:high_noise\.|low_noise\.)?blocks\.\d+\.(attn1\.(to_q|to_k|to_v|to_out\.0)|ffn\.net\.(0\.proj|2))"
+)
+# Adapters of other tools also change the attention to the text (and, in 2.1 image-to-video, to the image).
+MORE = re.compile(
+    r"(?:high_noise\.|low_noise\.)?blocks\.\d+\.attn2\.(to_q|to_k|to_v|to_out\.0|add_k_proj|add_v_proj)"
 )
 
 
@@ -47,6 +51,7 @@ class WanFoundation(FlowFoundation):
     def __init__(self, pipeline: Any, spec: FamilySpec, **about: Any) -> None:
         super().__init__(pipeline, spec, **about)
         self.targets = lora_targets(self.denoiser)
+        self.more_targets = linears(self.denoiser, MORE)
         config = pipeline.scheduler.config
         self.flow_shift = float(config.get("flow_shift") or config.get("shift") or 1.0)
         self.noise = FlowNoise(int(config.num_train_timesteps), self.flow_shift)
@@ -79,7 +84,7 @@ class WanFoundation(FlowFoundation):
         return int(self.denoiser.config.text_dim)
 
     def latent_shape(self, bucket: Bucket) -> tuple[int, int, int, int]:
-        return self.causal_latent_shape(self.denoiser.config.in_channels, bucket)
+        return self.causal_latent_shape(self.denoiser.config.out_channels, bucket)
 
     def token_layout(self, layer: str, bucket: Bucket) -> TokenLayout:
         return self.latent_layout(bucket).patches(*self.denoiser.config.patch_size)
@@ -123,15 +128,16 @@ class WanFoundation(FlowFoundation):
     def _predict(self, latents_BCfhw: Tensor, t_B: Tensor, text_BLD: Tensor) -> Tensor:
         dtype = self.dtype
         latents, text = latents_BCfhw.to(dtype), text_BLD.to(dtype)
-
-        def ask(transformer: nn.Module, rows: Tensor | slice) -> Tensor:
-            return transformer(
-                hidden_states=latents[rows], timestep=t_B[rows], encoder_hidden_states=text[rows]
-            ).sample
-
         if isinstance(self.denoiser, Experts):
-            return self.denoiser.answer(t_B, self.bank, ask)
-        return ask(self.denoiser, slice(None))
+            return self.denoiser.answer(
+                t_B,
+                self.bank,
+                lambda expert, rows: self._ask(expert, latents[rows], t_B[rows], text[rows]),
+            )
+        return self._ask(self.denoiser, latents, t_B, text)
+
+    def _ask(self, transformer: nn.Module, latents: Tensor, t_B: Tensor, text: Tensor) -> Tensor:
+        return transformer(hidden_states=latents, timestep=t_B, encoder_hidden_states=text).sample
 
     def scheduler_kinds(self) -> tuple[str, ...]:
         own = (

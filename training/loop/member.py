@@ -83,7 +83,7 @@ class Member:
         """Raises InvalidInput ("invalid_latents"), with the clip's name, if a clip cannot be trained on."""
         if not self.clips:
             raise InvalidInput(f"{self.name} has no clips; give at least one.", code="invalid_latents")
-        shape = foundation.latent_shape(bucket)
+        shape = foundation.clip_shape(bucket)
         for number, clip in enumerate(self.clips, 1):
             name = f"clip {getattr(clip, 'clip_id', '')[:12] or number} of {self.concept}"
             if tuple(clip.latents_CFHW.shape) != shape:

@@ -263,8 +263,8 @@ def _noised(foundation: Foundation, rows: Rows, frozen: bool = False) -> _Noised
     text_NLD = foundation.bank.with_tokens(rows.text_NLD, rows.spatial_slots)
     if frozen:
         text_NLD = text_NLD.detach()
-    noise, t_N = foundation.noise, foundation.noise.timesteps(rows.level_N)
-    x_t, target = noise.add(rows.x0, rows.noise, t_N), noise.target(rows.x0, rows.noise, t_N)
+    t_N = foundation.noise.timesteps(rows.level_N)
+    x_t, target = foundation.noised(rows.x0, rows.noise, t_N)
     return _Noised(x_t, t_N, text_NLD, target)
 
 

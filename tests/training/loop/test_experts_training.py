@@ -2,10 +2,12 @@
 
 import pytest
 import torch
-from training_helpers import BUCKETS, parameters, random_clips, solo
+from training_helpers import BUCKETS, RandomClip, parameters, random_clips, solo, solo_config
 
 from infra.errors import UserError
 from models.load import load_foundation
+from training.loop.member import Member
+from training.loop.pack_of_one import PackOfOne
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +72,14 @@ def test_an_expert_of_a_model_that_has_one_denoiser_is_refused():
         solo(wan, random_clips(wan, 1), steps=2, experts="high_noise"),
     ):
         pass
+
+
+def test_image_to_video_trains_on_clips_that_begin_with_their_own_frame():
+    foundation = load_foundation("tiny-random:wan-image", device="cpu", dtype=torch.float32)
+    video = torch.rand(1, 3, 5, 32, 32) * 2 - 1
+    latents, frames = foundation.encode_both(video)
+    text = foundation.encode_text(["a fox"])[0]
+    clip = RandomClip(latents[0], frames[0], text, text)
+    with PackOfOne(foundation, Member("c", "c", solo_config(foundation, steps=4), [clip])) as run:
+        reports = list(run.train())
+    assert all(report.loss > 0 for report in reports)
