@@ -57,6 +57,15 @@ class FamilySpec(ABC):
     def text_limit(self, folder: Path, name: str) -> TextLimit:
         """How much of a prompt a checkpoint reads."""
 
+    comfyui: ClassVar[bool] = False  # whether `original_names` are those of the node editor, tested
+
+    def original_names(self, layer: str) -> tuple[tuple[str, int], ...]:
+        """The names of a layer of the denoiser in its authors' code, which other tools use, the node editor's first.
+
+        Each with the layer's number among those that one matrix holds there; 0 if it holds this one alone.
+        """
+        return ((layer, 0),)
+
     @abstractmethod
     def foundation_class(self) -> type[Foundation]:
         """The class that wraps a loaded pipeline; imported late because it needs torch."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,9 @@ def load_foundation(
         component: None for part in PARTS if part not in parts for component in components[part]
     }
     left_out |= dict.fromkeys(family.unused)
+    check_classes(
+        folder, index, [c for part in PARTS if part in parts for c in components[part]], source or folder
+    )
     check_weights(folder, [c for part in PARTS if part in parts for c in components[part]], source or folder)
     import diffusers
 
@@ -118,6 +121,21 @@ def usable_device(device: str | torch.device) -> torch.device:
             "`motiondirector doctor` lists."
         ) from None
     return found
+
+
+def check_classes(
+    folder: Path, index: Mapping[str, Any], components: Collection[str], source: str | Path
+) -> None:
+    """Raise UserError if a component is a model of another class than the pipeline names: diffusers would load it."""
+    for name in components:
+        if (folder / name / "config.json").is_file():
+            expected = index[name][1]
+            found = read_config(folder, name).get("_class_name", expected)  # transformers' models have none
+            if found != expected:
+                raise UserError(
+                    f"{source} has a {found} in {name}, and its model_index.json says {expected}; download the checkpoint again.",
+                    code="unsupported_foundation",
+                )
 
 
 def check_weights(folder: Path, components: Collection[str], source: str | Path) -> None:

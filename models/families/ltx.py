@@ -67,6 +67,8 @@ class LTXSpec(FamilySpec):
             name, usual.updated(recommended.get("generation", {})), spatial, temporal, (spatial, spatial)
         )
 
+    comfyui = True  # diffusers' names, under its own prefix
+
     def text_limit(self, folder: Path, name: str) -> TextLimit:
         return TextLimit(folder / "tokenizer", name, TOKENS, special_tokens=1)
 

@@ -17,6 +17,27 @@ TOKENS = 512  # the stock pipeline's limit
 TRAINER = "docs/wan.md of github.com/kohya-ss/musubi-tuner"
 
 
+# Of diffusers and of the authors' code, inside a block and outside of one.
+ORIGINAL = (
+    ("attn1.", "self_attn."),
+    ("attn2.", "cross_attn."),
+    ("add_k_proj", "k_img"),
+    ("add_v_proj", "v_img"),
+    (".to_out.0", ".o"),
+    (".to_", "."),
+    ("ffn.net.0.proj", "ffn.0"),
+    ("ffn.net.2", "ffn.2"),
+    ("condition_embedder.time_proj", "time_projection.1"),
+    ("condition_embedder.time_embedder.linear_1", "time_embedding.0"),
+    ("condition_embedder.time_embedder.linear_2", "time_embedding.2"),
+    ("condition_embedder.text_embedder.linear_1", "text_embedding.0"),
+    ("condition_embedder.text_embedder.linear_2", "text_embedding.2"),
+    ("condition_embedder.image_embedder.ff.net.0.proj", "img_emb.proj.1"),
+    ("condition_embedder.image_embedder.ff.net.2", "img_emb.proj.3"),
+    ("proj_out", "head.head"),
+)
+
+
 @register
 class WanSpec(FamilySpec):
     name = "wan"
@@ -70,6 +91,13 @@ class WanSpec(FamilySpec):
 
     def text_limit(self, folder: Path, name: str) -> TextLimit:
         return TextLimit(folder / "tokenizer", name, TOKENS, special_tokens=1)
+
+    comfyui = True
+
+    def original_names(self, layer: str) -> tuple[tuple[str, int], ...]:
+        for ours, theirs in ORIGINAL:
+            layer = layer.replace(ours, theirs)
+        return ((layer, 0),)
 
     def foundation_class(self) -> type[Foundation]:
         from models.foundations.wan import WanFoundation

@@ -28,11 +28,15 @@ from models.foundations.flow import FlowFoundation, frames_alone, with_mask, wit
 from models.foundations.layout import TokenLayout
 from models.foundations.noise import FlowNoise
 from models.foundations.pixels import to_uint8
-from models.foundations.targets import same_on_both_paths
+from models.foundations.targets import linears, same_on_both_paths
 
 TARGET = re.compile(
     r"transformer_blocks\.\d+\.(attn\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.(0\.proj|2))"
     r"|single_transformer_blocks\.\d+\.(attn\.(to_q|to_k|to_v)|proj_mlp|proj_out)"
+)
+# Adapters of other tools also change the layers of the text alone.
+MORE = re.compile(
+    r"transformer_blocks\.\d+\.(attn\.(add_[qkv]_proj|to_add_out)|ff_context\.net\.(0\.proj|2))"
 )
 TRAINED_AT = 1.0  # guidance of a text until `with_guidance`: none is added to what a clip shows
 
@@ -46,6 +50,7 @@ class HunyuanVideoFoundation(FlowFoundation):
     def __init__(self, pipeline: Any, spec: FamilySpec, **about: Any) -> None:
         super().__init__(pipeline, spec, **about)
         self.targets = same_on_both_paths(self.denoiser, TARGET)
+        self.more_targets = linears(self.denoiser, MORE)
         config = pipeline.scheduler.config
         self.noise = FlowNoise(int(config.num_train_timesteps), float(config.shift))
         self.embeds_guidance = bool(self.denoiser.config.guidance_embeds)

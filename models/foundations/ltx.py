@@ -22,9 +22,11 @@ from models.foundations.flow import FlowFoundation, frames_alone, with_mask, wit
 from models.foundations.layout import TokenLayout
 from models.foundations.noise import FlowNoise
 from models.foundations.pixels import to_uint8
-from models.foundations.targets import same_on_both_paths
+from models.foundations.targets import linears, same_on_both_paths
 
 TARGET = re.compile(r"transformer_blocks\.\d+\.(attn1\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.(0\.proj|2))")
+# Adapters of other tools also change the attention to the text.
+MORE = re.compile(r"transformer_blocks\.\d+\.attn2\.(to_q|to_k|to_v|to_out\.0)")
 
 
 class LTXFoundation(FlowFoundation):
@@ -36,6 +38,7 @@ class LTXFoundation(FlowFoundation):
     def __init__(self, pipeline: Any, spec: FamilySpec, **about: Any) -> None:
         super().__init__(pipeline, spec, **about)
         self.targets = same_on_both_paths(self.denoiser, TARGET)
+        self.more_targets = linears(self.denoiser, MORE)
         config = pipeline.scheduler.config
         shift = float(config.shift)
         if config.use_dynamic_shifting:  # by the number of tokens; training takes that of the default size

@@ -101,6 +101,8 @@ def build_engine(config: ServeConfig, observe: Observe = unobserved) -> Engine:
     if config.threads:
         torch.set_num_threads(config.threads)
     foundation = load_foundation(config.foundation, device=config.device, dtype=config.dtype)
+    if config.adapter_layers == "all":
+        foundation.widen()
     sizes = [Bucket.parse(size) for size in config.warm_sizes]
     for size in sizes:
         foundation.check_bucket(size)
