@@ -54,8 +54,9 @@ class Denoising:
         self.condition_1Cfhw: Tensor | None = (
             None  # channels after the latents', of a model that takes an image
         )
+        takes_image = self._takes_image(foundation)
         self.text_RLD = self._encode_text(foundation)
-        if self._takes_image(foundation):
+        if takes_image:
             assert self.params.image is not None
             self.condition_1Cfhw, self.text_RLD = foundation.condition(
                 self.params.image, self.text_RLD, self.bucket

@@ -84,11 +84,12 @@ def load_foundation(
         pipeline = pipeline_class.from_pretrained(
             folder, dtype=kinds, use_safetensors=True, local_files_only=True, **left_out
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(
             f"{source or folder} cannot be loaded as a {pipeline_class.__name__}: {reason}"
         ) from error
+    check_whole(pipeline, [c for part in PARTS if part in parts for c in components[part]], source or folder)
     if "denoiser" in parts and not denoiser_on_cpu:
         pipeline.to(device)
     elif parts:
@@ -148,6 +149,22 @@ def check_weights(folder: Path, components: Collection[str], source: str | Path)
             f"{source} has no safetensors for {' and '.join(lacking)}, and pickled weights (.bin) are not loaded; convert it "
             f"once in Python with diffusers.{class_name}.from_pretrained({str(source)!r}).save_pretrained('FOLDER', "
             "safe_serialization=True), and give that folder."
+        )
+
+
+def check_whole(pipeline: Any, components: Collection[str], source: str | Path) -> None:
+    """Raise UserError if weights are missing in the files of loaded components: diffusers leaves them without values."""
+    lacking = [
+        f"{name}.{weight}"
+        for name in components
+        if isinstance(module := getattr(pipeline, name), torch.nn.Module)
+        for weight, parameter in module.named_parameters()
+        if parameter.is_meta
+    ]
+    if lacking:
+        raise UserError(
+            f"{source} lacks {len(lacking)} of its weights, such as {lacking[0]}; download the checkpoint again.",
+            code="unsupported_foundation",
         )
 
 

@@ -52,6 +52,7 @@ class Foundation(ABC):
     sizes: Sizes
     noise: NoiseProcess
     recommended: dict[str, Any]  # settings that suit this model, from its recommended.yaml
+    compiles: bool = True  # whether a forward is one graph for torch.compile
     takes_image: bool = False  # a video begins with a given image
     embeds_guidance: bool = False  # the denoiser takes the guidance scale as an input, so one row is enough
     # A model of several denoisers, each for its own range of noise, has their names, the noisiest first, and the noise

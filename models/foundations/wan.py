@@ -57,6 +57,7 @@ class WanFoundation(FlowFoundation):
         self.noise = FlowNoise(int(config.num_train_timesteps), self.flow_shift)
         if isinstance(self.denoiser, Experts):
             self.experts = NAMES
+            self.compiles = False  # which expert answers depends on the timesteps of a batch
             self.boundary = self.noise.fraction(self.denoiser.boundary)
 
     def _denoiser_of(self, pipeline: Any) -> Any:

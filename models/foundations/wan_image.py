@@ -33,6 +33,7 @@ class WanImageFoundation(WanFoundation):
 
     def __init__(self, pipeline: Any, spec: FamilySpec, **about: Any) -> None:
         super().__init__(pipeline, spec, **about)
+        self.compiles = False  # graphs are made for latents without an image's channels
         if pipeline.image_encoder is not None:
             pipeline.image_encoder.requires_grad_(False).eval()
 

@@ -85,6 +85,29 @@ def test_a_sample_gives_gradients_to_its_own_expert_alone(experts, checkpointing
                 assert reached == (name.startswith(own) and name.endswith("B")), name
 
 
+def test_every_worker_asks_both_sharded_experts_and_the_answer_stays_the_same(experts):
+    latents = torch.randn(1, *experts.latent_shape(Bucket(5, 32, 32)))
+    t, text = torch.tensor([900.0]), experts.encode_text(["a"])
+    with experts.temporary_bank({"spatial": 0, "temporal": 1}, rank=2, trainable=True) as bank:
+        routing = Routing(temporal=Mix.of([[1]]))
+        alone = experts.predict(latents, t, text, routing)
+        first = [
+            next(expert.parameters()) for expert in (experts.denoiser.high_noise, experts.denoiser.low_noise)
+        ]
+        for parameter in first:
+            parameter.ds_id = 0  # as DeepSpeed marks what it shards
+        try:
+            both = experts.predict(latents, t, text, routing)
+        finally:
+            for parameter in first:
+                del parameter.ds_id
+        both.square().sum().backward()
+        assert torch.equal(alone, both)
+        for name, parameter in bank.named_slot_parameters("temporal", 1):
+            assert parameter.grad is not None, "the other workers wait for this gradient"
+            assert name.startswith("high_noise") or not parameter.grad.any()
+
+
 def test_a_version_holds_both_and_merges_into_both(experts, tmp_path):
     adapter = random_adapter(experts)
     save_adapter(tmp_path / "adapter", adapter, experts)
