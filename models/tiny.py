@@ -169,12 +169,14 @@ def write_tiny_unet3d(folder: Path, *, prediction_type: str = "epsilon", seed: i
     return _save(pipeline, folder, {"generation": generation})
 
 
-def _tiny_wan_transformer(in_channels: int = 16, **more: Any) -> WanTransformer3DModel:
+def _tiny_wan_transformer(
+    in_channels: int = 16, out_channels: int = 16, **more: Any
+) -> WanTransformer3DModel:
     transformer = WanTransformer3DModel(
         num_attention_heads=2,
         attention_head_dim=16,
         in_channels=in_channels,
-        out_channels=16,
+        out_channels=out_channels,
         text_dim=32,
         freq_dim=32,
         ffn_dim=64,
@@ -188,25 +190,38 @@ def _tiny_wan_transformer(in_channels: int = 16, **more: Any) -> WanTransformer3
 
 
 @recipe("wan")
-def write_tiny_wan(folder: Path, *, seed: int = 0, experts: bool = False) -> Path:
+def write_tiny_wan(folder: Path, *, seed: int = 0, experts: bool = False, five_b: bool = False) -> Path:
     """Write a `WanPipeline` folder: 32x32 pixels, 5 frames as 2 latent frames (as in the real VAE).
 
     Args:
         experts: with a second transformer for low noise, as Wan 2.2 14B.
+        five_b: with a VAE of 16x and a timestep for each token, as Wan 2.2 5B; 64x64 pixels.
     """
     torch.manual_seed(seed)
     tokenizer = ByT5Tokenizer()
     text = UMT5Config(
         vocab_size=384, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, is_encoder_decoder=False
     )
+    channels, side = (48, 64) if five_b else (16, 32)
+    wide: dict[str, Any] = {
+        "decoder_base_dim": 8,
+        "is_residual": True,
+        "in_channels": 12,
+        "out_channels": 12,
+        "patch_size": 2,
+        "scale_factor_spatial": 16,
+        "latents_mean": [0.1] * 48,
+        "latents_std": [1.5] * 48,
+    }
     vae = AutoencoderKLWan(
         base_dim=8,
-        z_dim=16,
+        z_dim=channels,
         dim_mult=[1, 1, 1, 1],
         num_res_blocks=1,
         temperal_downsample=[False, True, True],
+        **(wide if five_b else {}),
     )
-    transformers = [_tiny_wan_transformer() for _ in range(2 if experts else 1)]
+    transformers = [_tiny_wan_transformer(channels, channels) for _ in range(2 if experts else 1)]
     scheduler = UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
     )
@@ -218,11 +233,12 @@ def write_tiny_wan(folder: Path, *, seed: int = 0, experts: bool = False) -> Pat
         transformer=transformers[0],
         transformer_2=transformers[1] if experts else None,
         boundary_ratio=0.875 if experts else None,
+        expand_timesteps=five_b,
     )
     generation = {
         "frames": 5,
-        "height": 32,
-        "width": 32,
+        "height": side,
+        "width": side,
         "num_inference_steps": 4,
         "guidance_scale": 3.0,
         "fps": 8,
@@ -382,6 +398,12 @@ def write_tiny_cogvideox_1_5(folder: Path, *, seed: int = 0) -> Path:
         {"patch_size_t": 2, "patch_bias": False, "use_rotary_positional_embeddings": True},
         seed,
     )
+
+
+@recipe("wan22-5b")
+def write_tiny_wan22_5b(folder: Path, *, seed: int = 0) -> Path:
+    """Write a `WanPipeline` folder like Wan 2.2 5B."""
+    return write_tiny_wan(folder, seed=seed, five_b=True)
 
 
 @recipe("ltx")

@@ -51,6 +51,19 @@ def test_a_batch_of_other_noise_and_adapters_has_the_stock_pipelines_latents(sto
     torch.testing.assert_close(adapted, stock_latents(theirs, foundation, other), atol=1e-4, rtol=0)
 
 
+def test_of_wan_22_5b_all_tokens_have_one_timestep():
+    foundation, request = tiny("wan22-5b"), GenerationParams(prompt="a cat", seed=7, frames=9)
+    assert foundation.latent_shape(Bucket(9, 64, 64)) == (48, 3, 4, 4)
+    with pytest.raises(UserError, match=r"height 48 .* multiple of 32"):
+        foundation.check_bucket(Bucket(5, 48, 64))
+    theirs = WanPipeline.from_pretrained(locate("tiny-random:wan22-5b"))
+    (ours,) = our_latents(foundation, [request])
+    torch.testing.assert_close(ours, stock_latents(theirs, foundation, request), atol=1e-4, rtol=0)
+    assert foundation.decode(ours).shape == (1, 9, 64, 64, 3)
+    video = torch.rand(1, 3, 5, 64, 64) * 2 - 1
+    assert foundation.encode_video(video).shape[1:] == foundation.latent_shape(Bucket(5, 64, 64))
+
+
 def test_one_forward_mixes_noise_on_both_sides_of_the_boundary(experts, fill):
     with experts.temporary_bank({"spatial": 1, "temporal": 2}, rank=4) as bank:
         for slot in (1, 2):
