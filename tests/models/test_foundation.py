@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import TextToVideoSDPipeline, UNet3DConditionModel
+from diffusers import TextToVideoSDPipeline, UNet3DConditionModel, WanPipeline
 from diffusers.models.resnet import TemporalConvLayer
 from torch import nn
 
@@ -221,18 +221,23 @@ def test_a_denoiser_that_is_cut_into_shares_stays_on_the_cpu_and_text_is_encoded
     places = {
         name: module.device.type
         for name, module in apart.pipeline.components.items()
-        if hasattr(module, "device")
+        if isinstance(module, nn.Module)
     }
-    assert places == {"text_encoder": "meta", "vae": "meta", apart.denoiser_name: "cpu"}
-    asked = []
+    denoisers = {component for component, _ in apart.denoisers.values()}
+    assert {name for name, place in places.items() if place == "cpu"} == denoisers
+    assert set(places.values()) == {"cpu", "meta"}
 
-    def encode_prompt(*arguments, device=None, **_):
-        asked.append(device or arguments[1])
-        return torch.zeros(1, 2, 3), None
+    def encode(*arguments, device=None, **_):
+        raise Asked(device or arguments[1])
 
-    monkeypatch.setattr(apart.pipeline, "encode_prompt", encode_prompt)
-    apart.encode_text(["a fox"])
-    assert asked == [torch.device("meta")]
+    monkeypatch.setattr(apart.pipeline, "encode_prompt", encode)
+    monkeypatch.setattr(WanPipeline, "_get_t5_prompt_embeds", encode)
+    with pytest.raises(Asked, match="meta"):
+        apart.encode_text(["a fox"])
+
+
+class Asked(Exception):
+    """Where a text was to be encoded."""
 
 
 def test_a_worker_may_load_the_denoiser_alone():
