@@ -15,6 +15,7 @@ guidance, twice as many with `outside`).
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ from models.lora.bank import rank_for
 from models.lora.routing import PATHS, LoraPath, Mix, Routing
 from models.lora.slots import LayerTensors
 from models.regions.layers import RegionWeights, batch_coverage
+from models.sizes import Bucket
 
 # latents [B, C, f, h, w], timesteps [B], text [B, L, D], routing -> the denoiser's answer
 Predict = Callable[[Tensor, Tensor, Tensor, Routing | None], Tensor]
@@ -55,18 +57,24 @@ class Denoising:
         self.regions: RegionWeights | None = None
         if any(use.region is not None for use in self.adapters):
             self.regions = RegionWeights(foundation, self.bucket, self.adapters)
-        if texts is None:
-            prompts = (self.params.negative_prompt, self.params.prompt)
-            rows = [foundation.encode_text([prompt]) for prompt in prompts[0 if self.guided else 1 :]]
-        else:
-            rows = [text.unsqueeze(0).to(foundation.device) for text in texts[0 if self.guided else 1 :]]
-        self.text_RLD = torch.cat(rows)
-        self.scheduler: Any = foundation.make_scheduler(self.params.scheduler)
-        self.scheduler.set_timesteps(self.params.steps, device=foundation.device)
+        self._embeds_guidance = foundation.embeds_guidance
+        self.condition_1Cfhw: Tensor | None = (
+            None  # channels after the latents', of a model that takes an image
+        )
+        takes_image = self._takes_image(foundation)
+        self.text_RLD = self._encode_text(foundation, texts)
+        if takes_image:
+            assert self.params.image is not None
+            self.condition_1Cfhw, self.text_RLD = foundation.condition(
+                self.params.image, self.text_RLD, self.bucket
+            )
+        self._set_scheduler(foundation)
         self.timesteps: Tensor = self.scheduler.timesteps
         self.index = 0
         self.x0_1Cfhw: Tensor | None = None  # the last step's estimate of the clean latents
-        noise_Cfhw = initial_noise(self.params, foundation.latent_shape(self.bucket))
+        # Schedulers that add noise go on with the generator of the initial noise, as the stock pipelines do.
+        self.generator = torch.Generator("cpu").manual_seed(self.params.seed)
+        noise_Cfhw = initial_noise(foundation, self.params, self.bucket, self.generator)
         self.latents_1Cfhw = noise_Cfhw.unsqueeze(0).to(foundation.device) * float(
             getattr(self.scheduler, "init_noise_sigma", 1.0)
         )
@@ -74,18 +82,54 @@ class Denoising:
         if self.params.follows_base:
             self.base = self._without_adapters(foundation)
 
+    def _takes_image(self, foundation: Foundation) -> bool:
+        """Whether the video begins with an image. Raises InvalidInput if the model and the request disagree."""
+        if (self.params.image is not None) != foundation.takes_image:
+            needs = (
+                "makes videos that begin with an image, and none was given; give one (--image), or use a text-to-video model"
+                if foundation.takes_image
+                else "makes videos from text alone, but an image was given; leave it out, or use an image-to-video model"
+            )
+            raise InvalidInput(f"{foundation.name} {needs}.", code="invalid_image")
+        return foundation.takes_image
+
+    def _encode_text(self, foundation: Foundation, texts: tuple[Tensor, Tensor] | None) -> Tensor:
+        """The embeddings of the prompts: two with classifier-free guidance."""
+        params = self.params
+        if self._embeds_guidance and params.negative_prompt:
+            raise InvalidInput(
+                f"{foundation.name} takes its guidance as an input and reads no negative prompt, but one was given; leave "
+                "negative_prompt out.",
+                code="invalid_prompt",
+            )
+        first = 0 if self.guided else 1
+        if texts is None:
+            prompts = (params.negative_prompt, params.prompt)
+            text_RLD = torch.cat([foundation.encode_text([prompt]) for prompt in prompts[first:]])
+        else:
+            text_RLD = torch.stack(texts[first:]).to(foundation.device)
+        return (
+            foundation.with_guidance(text_RLD, params.guidance_scale) if self._embeds_guidance else text_RLD
+        )
+
     def _without_adapters(self, foundation: Foundation) -> Denoising:
         """The same request and noise, without adapters."""
         base = copy.copy(self)
         base.adapters, base.regions = (), None
-        base.scheduler = foundation.make_scheduler(self.params.scheduler)
-        base.scheduler.set_timesteps(self.params.steps, device=foundation.device)
+        base._set_scheduler(foundation)
+        base.generator = self.generator.clone_state()
         return base
+
+    def _set_scheduler(self, foundation: Foundation) -> None:
+        """A new scheduler at its first step."""
+        self.scheduler: Any = foundation.make_scheduler(self.params.scheduler)
+        foundation.set_timesteps(self.scheduler, self.params.steps, self.bucket)
+        self._draws = "generator" in inspect.signature(self.scheduler.step).parameters
 
     @property
     def guided(self) -> bool:
         """Whether classifier-free guidance is on (scale above 1), which costs a second row."""
-        return self.params.guidance_scale > 1.0
+        return self.params.guidance_scale > 1.0 and not self._embeds_guidance
 
     @property
     def done(self) -> bool:
@@ -118,7 +162,8 @@ class Denoising:
     def advance(self, foundation: Foundation, answer: Tensor) -> None:
         """Take the step for which this is the denoiser's answer, guidance included."""
         t, before = self.timesteps[self.index], self.latents_1Cfhw
-        output = self.scheduler.step(answer, t, before)
+        draws = {"generator": self.generator} if self._draws else {}
+        output = self.scheduler.step(answer, t, before, **draws)
         self.latents_1Cfhw = output.prev_sample
         self.index += 1
         self.x0_1Cfhw = foundation.clean_estimate(self.scheduler, output, before, answer)
@@ -133,12 +178,18 @@ class Denoising:
             self.x0_1Cfhw = torch.lerp(base.x0_1Cfhw, self.x0_1Cfhw, inside)
 
 
-def initial_noise(params: GenerationParams, shape: tuple[int, ...]) -> Tensor:
-    """A video's noise, float32 of this shape on the CPU: from its seed, mixed with its noise prior if it has one.
+def initial_noise(
+    foundation: Foundation, params: GenerationParams, bucket: Bucket, generator: torch.Generator
+) -> Tensor:
+    """A video's noise, float32 [C, f, h, w] on the CPU: drawn, and mixed with its noise prior if it has one.
 
-    Raises InvalidInput ("noise_prior_size") for a prior of another shape.
+    Args:
+        generator: seeded for this video.
+
+    Raises:
+        InvalidInput: "noise_prior_size" for a prior of another shape.
     """
-    noise = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(params.seed))
+    noise, shape = foundation.draw_noise(bucket, generator), foundation.latent_shape(bucket)
     prior = params.noise_prior
     if prior is None:
         return noise
@@ -181,6 +232,8 @@ def denoise_step(foundation: Foundation, batch: Sequence[Denoising], predict: Pr
         scaled = one.latents_1Cfhw
         if hasattr(one.scheduler, "scale_model_input"):  # flow matching schedulers lack it
             scaled = one.scheduler.scale_model_input(scaled, t)
+        if one.condition_1Cfhw is not None:
+            scaled = torch.cat([scaled, one.condition_1Cfhw], dim=1)
         inputs.append(scaled.expand(2, -1, -1, -1, -1) if one.guided else scaled)
         times.append(t.expand(2 if one.guided else 1))
     predicted = (predict or foundation.predict)(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from infra.errors import UserError
 from models.sizes import Sizes
@@ -22,13 +22,32 @@ if TYPE_CHECKING:
 FAMILIES: dict[str, FamilySpec] = {}  # by pipeline class name
 
 
+class Sourced(NamedTuple):
+    """A recommended value and who recommends it."""
+
+    value: Any
+    source: str
+
+
 class FamilySpec(ABC):
     """One model family. Subclasses set the class attributes and are registered with `@register`."""
 
     name: ClassVar[str]
+    title: ClassVar[str]  # the models of the family, for people
     pipeline_class: ClassVar[str]  # of diffusers, as in model_index.json
     components: ClassVar[dict[str, tuple[str, ...]]]  # the pipeline's "denoiser", "text" and "vae"
+    unused: ClassVar[tuple[str, ...]] = ()  # components of the pipeline that are never loaded
     vae_dtype: ClassVar[str | None] = None  # if the VAE needs another precision than the rest
+    defaults: ClassVar[dict[str, Sourced]]  # `Defaults` of each kind of checkpoint
+    training: ClassVar[
+        dict[str, Sourced]
+    ] = {}  # settings of a training that suit it better than the defaults
+    limits: ClassVar[tuple[str, ...]] = ()  # what does not work, each in a few words
+
+    @property
+    def recommended(self) -> dict[str, Any]:
+        """The recommendations in the form of a checkpoint's recommended.yaml, whose sections replace these."""
+        return {"training": {name: one.value for name, one in self.training.items()}} if self.training else {}
 
     @abstractmethod
     def sizes(self, folder: Path, name: str, recommended: dict[str, Any]) -> Sizes:
@@ -37,6 +56,15 @@ class FamilySpec(ABC):
     @abstractmethod
     def text_limit(self, folder: Path, name: str) -> TextLimit:
         """How much of a prompt a checkpoint reads."""
+
+    comfyui: ClassVar[bool] = False  # whether `original_names` are those of the node editor, tested
+
+    def original_names(self, layer: str) -> tuple[tuple[str, int], ...]:
+        """The names of a layer of the denoiser in its authors' code, which other tools use, the node editor's first.
+
+        Each with the layer's number among those that one matrix holds there; 0 if it holds this one alone.
+        """
+        return ((layer, 0),)
 
     @abstractmethod
     def foundation_class(self) -> type[Foundation]:
@@ -52,7 +80,8 @@ def register(spec: type[FamilySpec]) -> type[FamilySpec]:
 
 def read_config(folder: Path, component: str) -> dict[str, Any]:
     """A component's configuration, or the pipeline's index for "". Raises UserError if it cannot be read."""
-    path = folder / component / "config.json" if component else folder / "model_index.json"
+    name = {"": "model_index.json", "tokenizer": "tokenizer_config.json"}.get(component, "config.json")
+    path = folder / component / name
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError) as error:

@@ -182,6 +182,15 @@ class InvertedNoise(NoisePrior):
     source: str  # identifies the clip in the metadata of the video
 
 
+class InputImage(BaseModel):
+    """The image that a video begins with, for a model that takes one (`Foundation.takes_image`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pixels_HWC: SkipValidation[Any]  # a uint8 numpy array of any size; it is cropped to the video's
+    source: str  # identifies it in the metadata of the video
+
+
 class GenerationSettings(BaseModel):
     """How a video is made. None takes the foundation's default."""
 
@@ -215,6 +224,7 @@ class GenerationParams(GenerationSettings):
     width: int | None = None
     adapters: tuple[AdapterUse, ...] = ()
     noise_prior: NoisePrior | None = None
+    image: Annotated[InputImage | None, Field(exclude_if=is_none)] = None
 
     @property
     def follows_base(self) -> bool:

@@ -47,8 +47,14 @@ def invert(
     Returns float32 on the CPU, not normalized.
 
     Raises:
-        InvalidInput: the noise is not finite.
+        InvalidInput: the noise is not finite, or the model needs an image.
     """
+    if foundation.takes_image:
+        raise InvalidInput(
+            f"{foundation.name} makes videos that begin with an image, so a clip has no noise of its own; leave the noise "
+            "prior out.",
+            code="unsupported_foundation",
+        )
     text_BLD = foundation.encode_text([""]) if text_LD is None else text_LD.unsqueeze(0).to(foundation.device)
     x_BCfhw = latents_Cfhw.unsqueeze(0).to(foundation.device, torch.float32)
     for done, (t, keep, add) in enumerate(reversed(foundation.linear_steps(steps)), 1):

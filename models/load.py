@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 
 from infra.errors import UserError
 from models.dtypes import DTYPES, parse_dtype
+from models.family import read_config
 from models.foundations.base import Foundation, move_parts
 from models.locating import family_of, foundation_name, locate, read_recommended
 
@@ -34,8 +35,8 @@ def load_foundation(
     """Load a foundation model.
 
     Args:
-        source: a folder in diffusers' format, a hub id, `tiny-random:unet3d` / `tiny-random:wan` (random
-            weights of the real classes, for tests), or None for the embedded sprite model.
+        source: a folder in diffusers' format, a hub id, `tiny-random:unet3d` or another name of models/tiny.py
+            (random weights of the real classes, for tests), or None for the embedded sprite model.
         device: None takes CUDA if available.
         dtype: of the denoiser and the text encoder ("fp32", "bf16", "fp16", or torch's names:
             models/dtypes.py); None takes float32 on a CPU and bfloat16 on CUDA. Wan's VAE stays in
@@ -51,33 +52,44 @@ def load_foundation(
     """
     device = usable_device(device) if device else torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if isinstance(dtype, str):
-        dtype = _torch_dtype(dtype)
+        dtype = torch_dtype(dtype)
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
 
     quiet_libraries()
     name = foundation_name(source)
     folder = locate(source)
     family = family_of(folder, str(source or "the embedded foundation"))
-    components = family.components
+    family.sizes(folder, name, read_recommended(folder))  # refuses a checkpoint before its weights are read
+    index = read_config(folder, "")
+    components = {  # without those that this checkpoint leaves out
+        part: tuple(name for name in names if index.get(name, [None])[0])
+        for part, names in family.components.items()
+    }
     left_out: dict[str, Any] = {
         component: None for part in PARTS if part not in parts for component in components[part]
     }
+    left_out |= dict.fromkeys(family.unused)
+    check_classes(
+        folder, index, [c for part in PARTS if part in parts for c in components[part]], source or folder
+    )
     check_weights(folder, [c for part in PARTS if part in parts for c in components[part]], source or folder)
     import diffusers
 
-    kinds: Any = {"default": dtype, "vae": _torch_dtype(family.vae_dtype)} if family.vae_dtype else dtype
+    kinds: Any = {"default": dtype, "vae": torch_dtype(family.vae_dtype)} if family.vae_dtype else dtype
     pipeline_class = getattr(diffusers, family.pipeline_class)
     try:
         if "denoiser" not in parts:  # the modules' shapes without weights
-            left_out[components["denoiser"][0]] = empty_denoiser(folder, components["denoiser"][0], dtype)
+            for component in components["denoiser"]:
+                left_out[component] = empty_denoiser(folder, component, dtype)
         pipeline = pipeline_class.from_pretrained(
             folder, dtype=kinds, use_safetensors=True, local_files_only=True, **left_out
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(
             f"{source or folder} cannot be loaded as a {pipeline_class.__name__}: {reason}"
         ) from error
+    check_whole(pipeline, [c for part in PARTS if part in parts for c in components[part]], source or folder)
     if "denoiser" in parts and not denoiser_on_cpu:
         pipeline.to(device)
     elif parts:
@@ -92,7 +104,8 @@ def load_foundation(
     )
 
 
-def _torch_dtype(name: str) -> torch.dtype:
+def torch_dtype(name: str) -> torch.dtype:
+    """torch's type of a precision such as "bf16". Raises UserError."""
     found: torch.dtype = getattr(torch, DTYPES[parse_dtype(name)])
     return found
 
@@ -111,6 +124,21 @@ def usable_device(device: str | torch.device) -> torch.device:
     return found
 
 
+def check_classes(
+    folder: Path, index: Mapping[str, Any], components: Collection[str], source: str | Path
+) -> None:
+    """Raise UserError if a component is a model of another class than the pipeline names: diffusers would load it."""
+    for name in components:
+        if (folder / name / "config.json").is_file():
+            expected = index[name][1]
+            found = read_config(folder, name).get("_class_name", expected)  # transformers' models have none
+            if found != expected:
+                raise UserError(
+                    f"{source} has a {found} in {name}, and its model_index.json says {expected}; download the checkpoint again.",
+                    code="unsupported_foundation",
+                )
+
+
 def check_weights(folder: Path, components: Collection[str], source: str | Path) -> None:
     """Raise NoSafetensors if components have none; the message says how to convert pickled weights."""
     with_weights = [name for name in components if (folder / name / "config.json").is_file()]
@@ -121,6 +149,22 @@ def check_weights(folder: Path, components: Collection[str], source: str | Path)
             f"{source} has no safetensors for {' and '.join(lacking)}, and pickled weights (.bin) are not loaded; convert it "
             f"once in Python with diffusers.{class_name}.from_pretrained({str(source)!r}).save_pretrained('FOLDER', "
             "safe_serialization=True), and give that folder."
+        )
+
+
+def check_whole(pipeline: Any, components: Collection[str], source: str | Path) -> None:
+    """Raise UserError if weights are missing in the files of loaded components: diffusers leaves them without values."""
+    lacking = [
+        f"{name}.{weight}"
+        for name in components
+        if isinstance(module := getattr(pipeline, name), torch.nn.Module)
+        for weight, parameter in module.named_parameters()
+        if parameter.is_meta
+    ]
+    if lacking:
+        raise UserError(
+            f"{source} lacks {len(lacking)} of its weights, such as {lacking[0]}; download the checkpoint again.",
+            code="unsupported_foundation",
         )
 
 

@@ -79,12 +79,13 @@ def family_of(folder: Path, source: str) -> FamilySpec:
 
 
 def read_recommended(folder: Path) -> dict[str, Any]:
-    """The settings in `recommended.yaml` next to the weights, or {}.
+    """The family's recommended settings, and over them the sections of `recommended.yaml` next to the weights.
 
-    Its sections are "training", "training_several_clips" and "generation".
+    The sections are "training", "training_several_clips", "training_appearance" and "generation".
     """
     path = folder / "recommended.yaml"
-    return yaml.safe_load(path.read_text()) or {} if path.is_file() else {}
+    own = yaml.safe_load(path.read_text()) or {} if path.is_file() else {}
+    return {**family_of(folder, str(folder)).recommended, **own}
 
 
 def foundation_sizes(source: str | None = None) -> Sizes:

@@ -75,22 +75,33 @@ class Sizes:
     name: str
     defaults: Defaults
     spatial_scale: int  # pixels per latent
-    temporal_scale: int  # frames per latent; if not 1, frame counts are a multiple of it plus 1
+    temporal_scale: int  # frames per latent
     multiples: tuple[int, int]  # of which height and width must be multiples
+    frame_step: int = 0  # frame counts are a multiple of it plus 1, if it is not 1; 0: as `temporal_scale`
+    most_frames: int | None = None  # None: the model has no limit of its own
 
     def check(self, bucket: Bucket) -> None:
         """Raise InvalidInput ("invalid_size") for a size that the model does not support."""
-        if self.temporal_scale == 1:
-            require_multiple("frame count", bucket.frames, 1, self.name)
-        elif bucket.frames < 1 or (bucket.frames - 1) % self.temporal_scale:
-            low = max(1, (bucket.frames - 1) // self.temporal_scale * self.temporal_scale + 1)
-            raise InvalidInput(
-                f"frame count {bucket.frames} does not suit {self.name}; it must be a multiple of "
-                f"{self.temporal_scale} plus 1, such as {low}.",
-                code="invalid_size",
-            )
+        self._check_frames(bucket.frames)
         require_multiple("height", bucket.height, self.multiples[0], self.name)
         require_multiple("width", bucket.width, self.multiples[1], self.name)
+
+    def _check_frames(self, frames: int) -> None:
+        step = self.frame_step or self.temporal_scale
+        if step == 1:
+            require_multiple("frame count", frames, 1, self.name)
+        elif frames < 1 or (frames - 1) % step:
+            low = max(1, (frames - 1) // step * step + 1)
+            raise InvalidInput(
+                f"frame count {frames} does not suit {self.name}; it must be a multiple of {step} plus 1, such as "
+                f"{low}.",
+                code="invalid_size",
+            )
+        if self.most_frames is not None and frames > self.most_frames:
+            raise InvalidInput(
+                f"frame count {frames} does not suit {self.name}; it makes at most {self.most_frames} frames.",
+                code="invalid_size",
+            )
 
 
 def require_multiple(what: str, value: int, multiple: int, name: str) -> None:

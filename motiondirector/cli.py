@@ -36,6 +36,7 @@ COMMANDS = (
     "benchmark",
     "sprites",
     "study",
+    "foundations",
     "doctor",
     "demo",
 )

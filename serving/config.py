@@ -6,7 +6,7 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -81,6 +81,12 @@ class ServeConfig(BaseModel):
     threads: int | None = setting(None, MODEL, "Torch threads of each engine. Absent: all cores.", ge=1)
 
     # ---------------------------------------------------------------- adapters
+    adapter_layers: Literal["own", "all"] = setting(
+        "own",
+        ADAPTERS,
+        "all: also room for the layers that only adapters of other tools change (`concepts import`), such as attention to the "
+        "text. Slots are larger, and adapters have no regions.",
+    )
     slots: int = setting(
         8, ADAPTERS, "Motions (temporal adapters) that are on the device at once.", ge=1, le=4096
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from infra.registry import open_registry
 from models.foundations.base import Bucket, Foundation
-from models.generation import InvertedNoise
+from models.generation import InputImage, InvertedNoise
 from serving.config import ServeConfig
 from serving.events import Cancelled, Event, Failed, Finished, Progressed
 from serving.ray.engine_service import build_engine, describe
@@ -19,12 +19,14 @@ def generate(
     config: ServeConfig,
     on_step: Callable[[int, int], None] = lambda step, steps: None,
     noise: Callable[[Foundation, Bucket], InvertedNoise] | None = None,
+    image: InputImage | None = None,
 ) -> tuple[bytes, VideoRequest]:
     """The mp4 and the resolved request (with its seed and its adapters' versions and hashes).
 
     Args:
         on_step: called with (steps done, steps in total).
         noise: makes a noise prior for a video of this size, in place of one that the request names.
+        image: the image that the video begins with.
 
     Raises:
         UserError: the error that a server would answer.
@@ -33,6 +35,7 @@ def generate(
     try:
         registry = open_registry(config.registry) if config.registry else None
         request, _model = resolve(body, describe(engine.foundation, config), registry)
+        request = request.model_copy(update={"image": image})
         engine.check(request).result()
         if noise is not None:
             prior = noise(engine.foundation, request.bucket)

@@ -333,6 +333,7 @@ def metadata(request: VideoRequest, fingerprint: str) -> dict[str, str]:
         "concept": ", ".join(names_of(request.adapters)) or "none",
         "adapters": " ".join(map(described, request.adapters)) or "none",
         **described_noise(request.noise_prior),
+        **({} if request.image is None else {"image": request.image.source}),
         "foundation_fingerprint": fingerprint,
     }
     return {key: re.sub(r"[\x00-\x1f]+", " ", str(value)) for key, value in made.items()}

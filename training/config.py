@@ -199,6 +199,20 @@ class TrainConfig(BaseModel):
         gt=0,
         le=10,
     )
+    experts: Literal["both", "high_noise", "low_noise"] = setting(
+        "both",
+        METHOD,
+        "For a model of two experts (Wan 2.2): which of them learn. Each learns on its own noise levels; the other stays as "
+        "it is, and leaves the looks (high_noise) or the motion (low_noise) to the base model.",
+    )
+    high_noise_share: float = setting(
+        0.5,
+        METHOD,
+        "For a model of two experts: share of the motion's steps, at the start, in which the high-noise expert learns; the "
+        "low-noise expert learns in the others. The high-noise expert decides the motion and overtrains first.",
+        gt=0,
+        lt=1,
+    )
     offset_noise: float = setting(
         0.0,
         METHOD,
@@ -406,6 +420,30 @@ class TrainConfig(BaseModel):
             return "both"
         return "appearance" if step < self.appearance_steps else "motion"
 
+    def expert_of(self, step: int) -> str | None:
+        """The expert that learns in step `step` (0-based), of a model that has two; None: both."""
+        if self.experts != "both":
+            return self.experts
+        if self.stage_of(step) == "appearance":
+            return None
+        first = 0 if self.method in WITHOUT_SPATIAL_PASS else self.appearance_steps
+        return "high_noise" if step - first < (self.steps - first) * self.high_noise_share else "low_noise"
+
+    def noise_range(self, step: int, boundary: float | None) -> tuple[float, float]:
+        """The noise levels that step `step` trains on, as fractions of the schedule.
+
+        Args:
+            boundary: of a model of two experts, the level from which on the high-noise one answers (`Foundation.boundary`).
+        """
+        whole = self.stage_of(step) == "appearance"
+        low, high = (0.0, 1.0) if whole else (self.timestep_low, self.timestep_high)
+        expert = None if boundary is None else self.expert_of(step)
+        if expert == "high_noise":
+            low = max(low, boundary or 0.0)
+        elif expert == "low_noise":
+            high = min(high, boundary or 1.0)
+        return low, high
+
     @property
     def adapter_steps(self) -> tuple[float, float] | None:
         """The part of the denoising steps in which the motion adapter acts by default; None: all."""
@@ -517,6 +555,8 @@ LATER = (
     "noise_prior",
     "mask_inside",
     "mask_outside",
+    "experts",
+    "high_noise_share",
 )
 
 

@@ -13,7 +13,8 @@ The key covers everything that a value depends on, so nothing expires. Damaged o
 again, with a warning. Any number of processes may prepare the same clips at once: they write the same
 objects.
 
-Shapes: C latent channels, F frames (of latents in `latents_CFHW`, of pixels in `frame_latents_FC1HW`),
+Shapes: C latent channels, F frames (of latents in `latents_CFHW`, of pixels in `frame_latents_FC1HW`, whose 1 is the
+latent frames of one pixel frame: 2 in CogVideoX 1.5),
 H W latent height and width, L D text.
 """
 

@@ -91,7 +91,7 @@ def save_adapter(
         schema=SCHEMA,
         path=adapter.path,
         rank=adapter.rank,
-        targets=sorted({name.split(".", 2)[-1] for name in adapter.tensors}),
+        targets=sorted({_short(name, foundation) for name in adapter.tensors}),
         family=foundation.family,
         foundation=foundation.name,
         foundation_fingerprint=foundation.fingerprint,
@@ -102,6 +102,13 @@ def save_adapter(
         for key, value in said.items()
     }
     return _write(folder, adapter, text, foundation.adapter_key_prefix, foundation.source)
+
+
+def _short(name: str, foundation: Foundation) -> str:
+    """A layer's name without its block."""
+    for part in foundation.denoisers:
+        name = name.removeprefix(part)
+    return name.split(".", 2)[-1]
 
 
 def rewrite(folder: Path, to: Path) -> Adapter:
@@ -177,7 +184,7 @@ def read_adapter(
     file = path / WEIGHTS_FILE if path.is_dir() else path
     if not file.is_file():
         raise NotFound(f"adapter {path}: no such file.", code="adapter_not_found")
-    _check_header(file)
+    check_header(file)
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = dict(opened.metadata() or {})
@@ -207,8 +214,12 @@ def read_adapter(
     return adapter
 
 
-def check_fits(adapter: Adapter, foundation: Foundation, source: str = "") -> None:
-    """Raise InvalidInput unless the adapter was made for exactly this foundation and fits its layers."""
+def check_fits(adapter: Adapter, foundation: Foundation, source: str = "", *, wide: bool = False) -> None:
+    """Raise InvalidInput unless the adapter was made for exactly this foundation and fits its layers.
+
+    Args:
+        wide: it may also change layers that a bank has only if the foundation is widened (`Foundation.widen`).
+    """
     source = source or adapter.concept
     theirs = adapter.metadata.get("foundation_fingerprint")
     if not theirs:
@@ -220,14 +231,21 @@ def check_fits(adapter: Adapter, foundation: Foundation, source: str = "") -> No
             f"not for {foundation.name} ({foundation.fingerprint[:12]}); use that foundation or train again.",
             "foundation_mismatch",
         )
-    known = set(foundation.targets[adapter.path])
+    known = {*foundation.targets[adapter.path], *(foundation.more_targets if wide else ())}
     unknown = sorted(set(adapter.tensors) - known)
+    if unknown and set(unknown) <= set(foundation.more_targets):
+        raise refuse(
+            source,
+            f"it changes {len(unknown)} layers that adapters trained here leave alone, such as {unknown[0]}; load the model with "
+            "adapter_layers all (--adapter-layers all).",
+            "adapter_layers",
+        )
     if unknown:
         raise refuse(
             source,
             f"{len(unknown)} of its layers are not {adapter.path} layers of {foundation.name}: {unknown[0]}, ...",
         )
-    missing = sorted(known - set(adapter.tensors))
+    missing = sorted(set(foundation.trained_targets[adapter.path]) - set(adapter.tensors))
     if missing:
         raise refuse(source, f"it lacks {len(missing)} {adapter.path} layers: {missing[0]}, ...")
     for name, (a, b) in adapter.tensors.items():
@@ -250,6 +268,7 @@ def adopt(
     Raises InvalidInput for a layer that the foundation does not have, or that has another shape.
     """
     known = {path: set(foundation.targets[path]) for path in sorted(PATHS, key=lambda path: path != prefer)}
+    known["temporal"] |= set(foundation.more_targets)
     found: dict[LoraPath, dict[str, tuple[Tensor, Tensor]]] = {}
     for name, pair in adapter.tensors.items():
         path = next((path for path in known if name in known[path]), None)
@@ -262,7 +281,7 @@ def adopt(
         found.setdefault(path, {})[name] = pair
     adopted = {}
     for path, tensors in sorted(found.items(), reverse=True):  # the temporal one first
-        for name in foundation.targets[path]:
+        for name in foundation.trained_targets[path]:
             layer: Any = foundation.denoiser.get_submodule(name)
             if name not in tensors:
                 rank = adapter.rank
@@ -276,7 +295,7 @@ def adopt(
         }
         said.pop(HEADER_KEY, None)
         adopted[path] = Adapter(path, largest_rank(tensors), tensors, said, canonical=False)
-        check_fits(adopted[path], foundation, source)
+        check_fits(adopted[path], foundation, source, wide=True)
     return adopted
 
 
@@ -373,7 +392,7 @@ def _module(name: str) -> str:
     return name
 
 
-def _check_header(file: Path) -> None:
+def check_header(file: Path) -> None:
     """Raise InvalidInput unless the file starts with a safetensors header; name a pickle as such.
 
     A safetensors file starts with its header's length and a '{'.

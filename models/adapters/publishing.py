@@ -66,7 +66,7 @@ def ready_to_publish(
         )
     if foundation is not None and not unassigned:
         for path, adapter in read.items():
-            check_fits(adapter, foundation, str(folder / ADAPTER_FILES[path]))
+            check_fits(adapter, foundation, str(folder / ADAPTER_FILES[path]), wide=True)
     moved = set(read) == {"spatial"} and not (folder / SPATIAL_FILE).is_file()
     if not unassigned and not moved and all(adapter.canonical for adapter in read.values()):
         yield folder, first_of(read)
@@ -93,6 +93,24 @@ def ready_to_publish(
                 path: rewrite(source, (copy / ADAPTER_FILES[path]).parent) for path, source in sources.items()
             }
         yield copy, first_of(written)
+
+
+@contextmanager
+def publish_made(
+    adapters: Mapping[LoraPath, Adapter], foundation: Foundation, concept: str
+) -> Iterator[tuple[Path, Adapter]]:
+    """A temporary folder to publish with these adapters of a foundation, and the first of them."""
+    with tempfile.TemporaryDirectory(prefix="motiondirector-publish-") as temporary:
+        written = {
+            path: save_adapter(
+                (Path(temporary) / ADAPTER_FILES[path]).parent,
+                adapter,
+                foundation,
+                metadata={"concept": concept},
+            )
+            for path, adapter in adapters.items()
+        }
+        yield Path(temporary), first_of(written)
 
 
 def first_of(adapters: Mapping[LoraPath, Adapter]) -> Adapter:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from models.family import FamilySpec, read_config, register
+from models.families.clip import clip_limit
+from models.family import FamilySpec, Sourced, read_config, register
 from models.sizes import Bucket, Defaults, Sizes
 from models.text import TextLimit
 
@@ -17,30 +18,28 @@ if TYPE_CHECKING:
 @register
 class UNet3DSpec(FamilySpec):
     name = "unet3d"
+    title = "ModelScope, ZeroScope, the embedded model"
     pipeline_class = "TextToVideoSDPipeline"
     components: ClassVar = {"denoiser": ("unet",), "text": ("text_encoder", "tokenizer"), "vae": ("vae",)}
+    defaults: ClassVar = {
+        "any (the size is the checkpoint's)": Sourced(
+            Defaults(Bucket(16, 256, 256), fps=8, num_inference_steps=30, guidance_scale=12.0),
+            "the inference of MotionDirector's published code",
+        )
+    }
 
     def sizes(self, folder: Path, name: str, recommended: dict[str, Any]) -> Sizes:
         scale = 2 ** (len(read_config(folder, "vae")["block_out_channels"]) - 1)
         side = read_config(folder, "unet").get("sample_size") or 32
         height, width = (side, side) if isinstance(side, int) else side
-        usual = Defaults(
-            Bucket(16, height * scale, width * scale), fps=8, num_inference_steps=30, guidance_scale=12.0
-        )
+        ((usual, _),) = self.defaults.values()
+        usual = replace(usual, bucket=Bucket(usual.bucket.frames, height * scale, width * scale))
         return Sizes(name, usual.updated(recommended.get("generation", {})), scale, 1, (scale, scale))
 
     def text_limit(self, folder: Path, name: str) -> TextLimit:
-        return TextLimit(folder / "tokenizer", name, _clip_tokens(folder))
+        return clip_limit(folder, name)
 
     def foundation_class(self) -> type[Foundation]:
         from models.foundations.unet3d import UNet3DFoundation
 
         return UNet3DFoundation
-
-
-def _clip_tokens(folder: Path) -> int:
-    """The token limit of a CLIP text encoder: its tokenizer's limit, at most the encoder's positions."""
-    tokenizer = json.loads((folder / "tokenizer" / "tokenizer_config.json").read_text())
-    encoder = json.loads((folder / "text_encoder" / "config.json").read_text())
-    positions = int(encoder.get("max_position_embeddings", 77))
-    return min(int(tokenizer.get("model_max_length", positions)), positions)

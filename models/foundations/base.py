@@ -24,6 +24,7 @@ from models.family import FamilySpec
 from models.foundations.fingerprint import fingerprint_folder
 from models.foundations.layout import TokenLayout, steps
 from models.foundations.noise import LinearStep, NoiseProcess
+from models.generation import InputImage
 from models.lora.bank import AdapterBank
 from models.lora.checkpointing import checkpoint_blocks
 from models.lora.routing import LoraPath, Routing
@@ -47,9 +48,17 @@ class Foundation(ABC):
     pipeline: Any
     denoiser: Any  # an nn.Module with diffusers' `config`
     targets: dict[LoraPath, tuple[str, ...]]
+    more_targets: tuple[str, ...] = ()  # layers that only adapters of other tools change (`widen`)
     sizes: Sizes
     noise: NoiseProcess
     recommended: dict[str, Any]  # settings that suit this model, from its recommended.yaml
+    compiles: bool = True  # whether a forward is one graph for torch.compile
+    takes_image: bool = False  # a video begins with a given image
+    embeds_guidance: bool = False  # the denoiser takes the guidance scale as an input, so one row is enough
+    # A model of several denoisers, each for its own range of noise, has their names, the noisiest first, and the noise
+    # level (as a fraction of the schedule, like the draws of training) at which the second takes over.
+    experts: tuple[str, ...] = ()
+    boundary: float | None = None
 
     _bank: AdapterBank | None = None
 
@@ -68,8 +77,34 @@ class Foundation(ABC):
         for module in (pipeline.vae, pipeline.text_encoder):
             if module is not None:  # not loaded by a worker that only trains
                 module.requires_grad_(False).eval()
-        self.denoiser = getattr(pipeline, self.denoiser_name).requires_grad_(False).eval()
+        self.denoiser = self._denoiser_of(pipeline).requires_grad_(False).eval()
         self.sizes = spec.sizes(folder, name, recommended)
+
+    @property
+    def trained_targets(self) -> dict[LoraPath, tuple[str, ...]]:
+        """The layers that training adapts, which every adapter has."""
+        more = set(self.more_targets)
+        return {
+            path: tuple(name for name in names if name not in more) for path, names in self.targets.items()
+        }
+
+    def widen(self) -> None:
+        """Also let adapters of the temporal path change `more_targets`, so that those of other tools can be used.
+
+        Before a bank is added. Regions then have no meaning: some of these layers act on the text.
+        """
+        assert self._bank is None, "widen a foundation before its bank is added"
+        own = self.trained_targets
+        self.targets = {**own, "temporal": (*own["temporal"], *self.more_targets)}
+
+    def _denoiser_of(self, pipeline: Any) -> Any:
+        """The module whose layers adapters change."""
+        return getattr(pipeline, self.denoiser_name)
+
+    @property
+    def denoisers(self) -> dict[str, tuple[str, Any]]:
+        """The pipeline's denoisers by the part of the adapters' layer names that is theirs: (component, module)."""
+        return {"": (self.denoiser_name, self.denoiser)}
 
     @property
     def family(self) -> str:
@@ -147,6 +182,7 @@ class Foundation(ABC):
             seed=seed,
             dtype=dtype,
             tokens=(tokens, self.text_width) if tokens else None,
+            parts=self.experts,
         )
         return self._bank
 
@@ -183,6 +219,14 @@ class Foundation(ABC):
     def latent_shape(self, bucket: Bucket) -> tuple[int, int, int, int]:
         """(C, f, h, w) of a video's latents."""
 
+    def clip_shape(self, bucket: Bucket) -> tuple[int, int, int, int]:
+        """The shape of a clip to learn from (`encode_both`): more channels than `latent_shape` with a condition."""
+        return self.latent_shape(bucket)
+
+    def draw_noise(self, bucket: Bucket, generator: torch.Generator) -> Tensor:
+        """A video's initial noise, float32 [C, f, h, w] on the CPU, in the order in which the stock pipeline draws it."""
+        return torch.randn(self.latent_shape(bucket), generator=generator)
+
     def latent_layout(self, bucket: Bucket) -> TokenLayout:
         """The frames and pixels of a video of this size that each latent represents, in order f, h, w."""
         _, frames, height, width = self.latent_shape(bucket)
@@ -209,16 +253,32 @@ class Foundation(ABC):
     def encode_text(self, prompts: list[str]) -> Tensor:
         """Embeddings [B, L, D], padded to the same L for every prompt."""
 
+    def condition(self, image: InputImage, text_RLD: Tensor, bucket: Bucket) -> tuple[Tensor, Tensor]:
+        """What a model that takes an image is asked with: channels [1, C, f, h, w] after the latents', and the text."""
+        raise NotImplementedError
+
+    def noised(self, x0: Tensor, eps: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The denoiser's input and its target for latents of `encode_both`."""
+        return self.noise.add(x0, eps, t_B), self.noise.target(x0, eps, t_B)
+
+    def with_guidance(self, text_BLD: Tensor, scale: float) -> Tensor:
+        """The text with this guidance scale, for a model that embeds it."""
+        raise NotImplementedError
+
     @abstractmethod
     def encode_video(self, video_BCFHW: Tensor) -> Tensor:
         """Pixels in [-1, 1] -> latents [B, C, f, h, w], scaled for the denoiser; the posterior's mode."""
 
     @abstractmethod
     def encode_frames(self, video_BCFHW: Tensor) -> Tensor:
-        """Encode each frame as a one-frame video: [B, F, C, 1, h, w]. The spatial path trains on these."""
+        """Encode each frame as a one-frame video: [B, F, C, f, h, w], f of one frame. The spatial path trains on these."""
 
     def encode_both(self, video_BCFHW: Tensor) -> tuple[Tensor, Tensor]:
-        """The results of `encode_video` and `encode_frames`; one pass if the VAE has no time dimension."""
+        """What training keeps of clips: the results of `encode_video` and `encode_frames`.
+
+        One pass if the VAE has no time dimension. A model that takes more than latents has the rest as further
+        channels, which `noised` passes on.
+        """
         return self.encode_video(video_BCFHW), self.encode_frames(video_BCFHW)
 
     @abstractmethod
@@ -232,6 +292,8 @@ class Foundation(ABC):
         self, latents_BCfhw: Tensor, t_B: Tensor, text_BLD: Tensor, routing: Routing | None = None
     ) -> Tensor:
         """The denoiser's prediction [B, C, f, h, w]; each sample uses the adapters in its routing row.
+
+        With a condition the latents have its channels after their own.
 
         Latents of one frame skip temporal layers in models with separate ones (the spatial path).
         """
@@ -255,6 +317,10 @@ class Foundation(ABC):
                 code="invalid_scheduler",
             )
         return self._make_scheduler(kind or kinds[0])
+
+    def set_timesteps(self, scheduler: Any, steps: int, bucket: Bucket) -> None:
+        """Give a scheduler its timesteps for a video of this size, as the stock pipeline does."""
+        scheduler.set_timesteps(steps, device=self.device)
 
     @abstractmethod
     def linear_steps(self, steps: int) -> list[LinearStep]:

@@ -10,10 +10,10 @@ Shapes: x, eps are latents [B, C, F, h, w]; u and t are [B].
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from diffusers import DDPMScheduler
+from diffusers import CogVideoXDDIMScheduler, DDPMScheduler
 from torch import Tensor
 
 
@@ -23,6 +23,16 @@ class LinearStep(NamedTuple):
     t: Tensor  # the timestep at which the denoiser answers, []
     keep: float
     add: float
+
+
+def ddim_steps(ddim: Any, steps: int) -> list[LinearStep]:
+    """The steps of a DDIM scheduler that clips nothing."""
+    ddim.set_timesteps(steps)
+    one, zero = torch.ones(()), torch.zeros(())
+    return [  # a step is linear, so two scalars give its factors
+        LinearStep(t, float(ddim.step(zero, t, one).prev_sample), float(ddim.step(one, t, zero).prev_sample))
+        for t in ddim.timesteps
+    ]
 
 
 class NoiseProcess(ABC):
@@ -58,7 +68,7 @@ class NoiseProcess(ABC):
 class DDPMNoise(NoiseProcess):
     """Variance-preserving diffusion (Ho et al. 2020, eq. 4); v-prediction as in Salimans & Ho 2022."""
 
-    def __init__(self, scheduler: DDPMScheduler) -> None:
+    def __init__(self, scheduler: DDPMScheduler | CogVideoXDDIMScheduler) -> None:
         self.scheduler = scheduler
         self.num_train_timesteps = int(scheduler.config.num_train_timesteps)
         self.prediction_type = str(scheduler.config.prediction_type)
@@ -92,6 +102,11 @@ class FlowNoise(NoiseProcess):
     def _timesteps(self, fraction_B: Tensor) -> Tensor:
         s_B = self.shift * fraction_B / (1 + (self.shift - 1) * fraction_B)
         return s_B * self.num_train_timesteps
+
+    def fraction(self, t: float) -> float:
+        """The fraction u whose timestep is t."""
+        s = t / self.num_train_timesteps
+        return s / (self.shift - (self.shift - 1) * s)
 
     def _sigma(self, x0: Tensor, t_B: Tensor) -> Tensor:
         return (t_B / self.num_train_timesteps).to(x0.dtype).view(-1, *([1] * (x0.ndim - 1)))

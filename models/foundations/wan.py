@@ -1,8 +1,11 @@
-"""Wan 2.1: `WanPipeline` with `WanTransformer3DModel`: full 3D attention, flow matching, a causal video VAE.
+"""Wan 2.1 and 2.2: `WanPipeline` with `WanTransformer3DModel`: full 3D attention, flow matching, a causal video VAE.
 
 No layer is only temporal. Both paths adapt the same modules (self-attention and feed-forward, not the text
 cross-attention) and differ in their training data. The VAE compresses time 4:1 after the first frame, so a
 frame for the spatial path is encoded as a one-frame video, never cut out of a clip's latents.
+
+Wan 2.2 14B has two transformers, one for high and one for low noise (experts.py). Wan 2.2 5B gives each token a
+timestep; from text alone all are the same, so it is asked as the others are.
 """
 
 from __future__ import annotations
@@ -15,71 +18,77 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from torch import Tensor, nn
 
-from infra.errors import UserError
 from models.family import FamilySpec
-from models.foundations.base import Bucket, Foundation
-from models.foundations.layout import TokenLayout, steps
-from models.foundations.noise import FlowNoise, LinearStep
+from models.foundations.base import Bucket
+from models.foundations.experts import NAMES, Experts
+from models.foundations.flow import FlowFoundation, frames_alone
+from models.foundations.layout import TokenLayout
+from models.foundations.noise import FlowNoise
 from models.foundations.pixels import to_uint8
+from models.foundations.targets import linears, same_on_both_paths
 from models.lora.routing import LoraPath
 
-TARGET = re.compile(r"blocks\.\d+\.(attn1\.(to_q|to_k|to_v|to_out\.0)|ffn\.net\.(0\.proj|2))")
+TARGET = re.compile(
+    r"(?:high_noise\.|low_noise\.)?blocks\.\d+\.(attn1\.(to_q|to_k|to_v|to_out\.0)|ffn\.net\.(0\.proj|2))"
+)
+# Adapters of other tools also change the attention to the text (and, in 2.1 image-to-video, to the image).
+MORE = re.compile(
+    r"(?:high_noise\.|low_noise\.)?blocks\.\d+\.attn2\.(to_q|to_k|to_v|to_out\.0|add_k_proj|add_v_proj)"
+)
 
 
 def lora_targets(transformer: nn.Module) -> dict[LoraPath, tuple[str, ...]]:
     """Six Linears per block, the same for both paths."""
-    names = tuple(
-        name
-        for name, module in transformer.named_modules()
-        if isinstance(module, nn.Linear) and TARGET.fullmatch(name)
-    )
-    return {"spatial": names, "temporal": names}
+    return same_on_both_paths(transformer, TARGET)
 
 
-class WanFoundation(Foundation):
-    """A `WanPipeline` with one transformer (Wan 2.1). Raises UserError for Wan 2.2's two experts."""
+class WanFoundation(FlowFoundation):
+    """A `WanPipeline` with one transformer, or with two experts."""
 
     denoiser_name = "transformer"
     adapter_key_prefix = "transformer."  # read by `WanPipeline.load_lora_weights`
 
-    def __init__(self, pipeline: Any, spec: FamilySpec, *, source: str, **about: Any) -> None:
-        if getattr(pipeline, "transformer_2", None) is not None:
-            raise UserError(
-                f"{source} has two denoising experts (Wan 2.2), which are not supported; use a Wan 2.1 checkpoint.",
-                code="unsupported_foundation",
-            )
-        super().__init__(pipeline, spec, source=source, **about)
+    def __init__(self, pipeline: Any, spec: FamilySpec, **about: Any) -> None:
+        super().__init__(pipeline, spec, **about)
         self.targets = lora_targets(self.denoiser)
+        self.more_targets = linears(self.denoiser, MORE)
         config = pipeline.scheduler.config
         self.flow_shift = float(config.get("flow_shift") or config.get("shift") or 1.0)
         self.noise = FlowNoise(int(config.num_train_timesteps), self.flow_shift)
-        self.spatial_scale, self.temporal_scale = self.sizes.spatial_scale, self.sizes.temporal_scale
+        if isinstance(self.denoiser, Experts):
+            self.experts = NAMES
+            self.compiles = False  # which expert answers depends on the timesteps of a batch
+            self.boundary = self.noise.fraction(self.denoiser.boundary)
+
+    def _denoiser_of(self, pipeline: Any) -> Any:
+        ratio = pipeline.config.boundary_ratio
+        if pipeline.transformer_2 is None:
+            return pipeline.transformer
+        return Experts(
+            pipeline.transformer,
+            pipeline.transformer_2,
+            ratio * pipeline.scheduler.config.num_train_timesteps,
+        )
+
+    @property
+    def denoisers(self) -> dict[str, tuple[str, Any]]:
+        if not isinstance(self.denoiser, Experts):
+            return super().denoisers
+        high, low = (f"{name}." for name in NAMES)
+        return {
+            high: ("transformer", self.denoiser.high_noise),
+            low: ("transformer_2", self.denoiser.low_noise),
+        }
 
     @property
     def text_width(self) -> int:
         return int(self.denoiser.config.text_dim)
 
     def latent_shape(self, bucket: Bucket) -> tuple[int, int, int, int]:
-        return (
-            self.denoiser.config.in_channels,
-            (bucket.frames - 1) // self.temporal_scale + 1,
-            bucket.height // self.spatial_scale,
-            bucket.width // self.spatial_scale,
-        )
+        return self.causal_latent_shape(self.denoiser.config.out_channels, bucket)
 
     def token_layout(self, layer: str, bucket: Bucket) -> TokenLayout:
-        _, frames, height, width = self.latent_shape(bucket)
-        patch_frames, patch_height, patch_width = self.denoiser.config.patch_size
-        of = self.latent_layout(bucket).frames
-        return TokenLayout(
-            "of the video",
-            tuple(
-                range(of[first].start, of[first + patch_frames - 1].stop)
-                for first in range(0, frames - patch_frames + 1, patch_frames)
-            ),
-            steps(height, patch_height, self.spatial_scale),
-            steps(width, patch_width, self.spatial_scale),
-        )
+        return self.latent_layout(bucket).patches(*self.denoiser.config.patch_size)
 
     @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> Tensor:
@@ -107,10 +116,8 @@ class WanFoundation(Foundation):
         mean, std = self._statistics(latents)
         return ((latents - mean) / std).float()
 
-    @torch.no_grad()
     def encode_frames(self, video_BCFHW: Tensor) -> Tensor:
-        frames = [self.encode_video(frame) for frame in video_BCFHW.split(1, dim=2)]
-        return torch.stack(frames, dim=1)
+        return frames_alone(self.encode_video, video_BCFHW)
 
     @torch.no_grad()
     def decode(self, latents_BCfhw: Tensor) -> Tensor:
@@ -121,9 +128,17 @@ class WanFoundation(Foundation):
 
     def _predict(self, latents_BCfhw: Tensor, t_B: Tensor, text_BLD: Tensor) -> Tensor:
         dtype = self.dtype
-        return self.denoiser(
-            hidden_states=latents_BCfhw.to(dtype), timestep=t_B, encoder_hidden_states=text_BLD.to(dtype)
-        ).sample
+        latents, text = latents_BCfhw.to(dtype), text_BLD.to(dtype)
+        if isinstance(self.denoiser, Experts):
+            return self.denoiser.answer(
+                t_B,
+                self.bank,
+                lambda expert, rows: self._ask(expert, latents[rows], t_B[rows], text[rows]),
+            )
+        return self._ask(self.denoiser, latents, t_B, text)
+
+    def _ask(self, transformer: nn.Module, latents: Tensor, t_B: Tensor, text: Tensor) -> Tensor:
+        return transformer(hidden_states=latents, timestep=t_B, encoder_hidden_states=text).sample
 
     def scheduler_kinds(self) -> tuple[str, ...]:
         own = (
@@ -148,16 +163,5 @@ class WanFoundation(Foundation):
             flow_shift=self.flow_shift,
         )
 
-    def linear_steps(self, steps: int) -> list[LinearStep]:
-        euler = self._make_scheduler("flow-euler")
-        euler.set_timesteps(steps)
-        changes = euler.sigmas.diff().tolist()
-        return [LinearStep(t, 1.0, change) for t, change in zip(euler.timesteps, changes, strict=True)]
-
-    def clean_estimate(self, scheduler: Any, output: Any, before: Tensor, answer: Tensor) -> Tensor | None:
-        if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
-            return before - scheduler.sigmas[scheduler.step_index - 1] * answer
-        return super().clean_estimate(scheduler, output, before, answer)
-
     def checkpointed_blocks(self) -> Iterable[nn.Module]:
-        return list(self.denoiser.blocks)
+        return [block for _, one in self.denoisers.values() for block in one.blocks]

@@ -61,6 +61,7 @@ class AdapterBank(nn.Module):
         seed: of the initial values; a slot's values depend only on (seed, path, slot, layer).
         dtype: of the slots; None takes the denoiser's (trainable: always float32).
         tokens: learned text vectors of each spatial slot, (count, width): see `with_tokens`.
+        parts: names of the denoiser's children that train separately, if it has several denoisers.
     """
 
     def __init__(
@@ -74,8 +75,10 @@ class AdapterBank(nn.Module):
         seed: int = 0,
         dtype: torch.dtype | None = None,
         tokens: tuple[int, int] | None = None,
+        parts: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        self.parts = tuple(parts) or ("",)
         self.rank, self.trainable, self.seed = rank, trainable, seed
         self.slots: dict[LoraPath, int] = {path: slots.get(path, 0) for path in PATHS}
         self.targets: dict[LoraPath, tuple[str, ...]] = {
@@ -333,6 +336,14 @@ class AdapterBank(nn.Module):
         if path == "spatial" and self.tokens is not None:
             yield "tokens", self.tokens.change[slot - 1]
 
-    def slot_parameters(self, path: LoraPath, slot: int) -> list[nn.Parameter]:
-        """The Parameters of one slot of a trainable bank, in layer order: A, B, A, B, ...; at rank `full` B, B, ..."""
-        return [parameter for _, parameter in self.named_slot_parameters(path, slot)]
+    def slot_parameters(self, path: LoraPath, slot: int, part: str = "") -> list[nn.Parameter]:
+        """The Parameters of one slot of a trainable bank, in layer order: A, B, A, B, ...; at rank `full` B, B, ...
+
+        Args:
+            part: those of one of the bank's parts alone. Appearance tokens belong to the first.
+        """
+        named = self.named_slot_parameters(path, slot)
+        if not part:
+            return [parameter for _, parameter in named]
+        first = part == self.parts[0]
+        return [one for name, one in named if name.startswith(f"{part}.") or (first and name == "tokens")]

@@ -6,7 +6,7 @@ Shapes: n samples in the batch, at most k adapters per sample and path, N tokens
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -60,6 +60,24 @@ class Mix:
             numbers=tuple(tuple(row) for row in rows),
         )
 
+    def pick(self, rows: Sequence[int]) -> Mix:
+        """The mix of some of the samples."""
+        index = torch.tensor(rows, dtype=torch.long, device=self.slots.device)
+        picked: dict[int, Tensor] = {}  # layers share tensors, which stay shared
+        coverage = None
+        if self.coverage is not None:
+            for of in self.coverage.values():
+                if id(of) not in picked:
+                    picked[id(of)] = of[index]
+            coverage = {key: picked[id(of)] for key, of in self.coverage.items()}
+        return replace(
+            self,
+            slots=self.slots[index],
+            scales=self.scales[index],
+            coverage=coverage,
+            numbers=tuple(self.numbers[row] for row in rows),
+        )
+
 
 @dataclass(frozen=True)
 class Routing:
@@ -78,6 +96,15 @@ class Routing:
     def covers_parts(self) -> bool:
         """Whether some adapter acts on a part of the frame only."""
         return any(mix is not None and mix.coverage is not None for mix in (self.spatial, self.temporal))
+
+    def pick(self, rows: Sequence[int]) -> Routing:
+        """The routing of some of the samples."""
+        return replace(
+            self,
+            spatial=self.spatial and self.spatial.pick(rows),
+            temporal=self.temporal and self.temporal.pick(rows),
+            seeds=tuple(self.seeds[row] for row in rows) if self.seeds else (),
+        )
 
     def __post_init__(self) -> None:
         sizes = {mix.slots.shape[0] for mix in (self.spatial, self.temporal) if mix is not None}

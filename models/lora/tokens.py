@@ -38,10 +38,20 @@ class AppearanceTokens(nn.Module):
         )
 
     def forward(self, text_BLD: Tensor, slots: Sequence[int]) -> Tensor:
-        """Add each sample's change to the text; the dtype stays the same."""
+        """Add each sample's change to the text; the dtype stays the same.
+
+        A text with a mask has it as one more channel (models/foundations/flow.py): the tokens are read.
+        """
         zero = torch.zeros_like(self.change[0])
         change_BnD = torch.stack([self.change[slot - 1] if slot else zero for slot in slots])
         start = text_BLD.shape[1] - self.count
         assert start >= 0, f"{self.count} appearance tokens do not fit a text of {text_BLD.shape[1]}"
-        tail_BnD = text_BLD[:, start:].float() + GAIN * change_BnD
+        width = change_BnD.shape[2]
+        tail_BnD = text_BLD[:, start:].float()
+        changed_BnD = tail_BnD[..., :width] + GAIN * change_BnD
+        if text_BLD.shape[2] > width:
+            read_B11 = torch.tensor([bool(slot) for slot in slots], device=text_BLD.device).view(-1, 1, 1)
+            mask_Bn1 = torch.where(read_B11, 1.0, tail_BnD[..., width:])
+            changed_BnD = torch.cat([changed_BnD, mask_Bn1], dim=2)
+        tail_BnD = changed_BnD
         return torch.cat([text_BLD[:, :start], tail_BnD.to(text_BLD.dtype)], dim=1)

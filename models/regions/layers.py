@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from infra.errors import InvalidInput
 from models.foundations.base import Foundation
 from models.foundations.layout import TokenLayout
 from models.generation import SlotUse
@@ -101,7 +102,16 @@ class RegionWeights:
 def layers_by_layout(
     foundation: Foundation, bucket: Bucket
 ) -> dict[LoraPath, dict[TokenLayout, tuple[str, ...]]]:
-    """The target layers of each path, grouped by the tokens that they take."""
+    """The target layers of each path, grouped by the tokens that they take.
+
+    Raises InvalidInput if some act on the text.
+    """
+    if set(foundation.more_targets) & set(foundation.targets["temporal"]):
+        raise InvalidInput(
+            f"{foundation.name} was loaded with adapter_layers all, and some of these layers act on the text, which has no place "
+            "in the frame; leave region out, or load it with adapter_layers own.",
+            code="invalid_region",
+        )
     found: dict[LoraPath, dict[TokenLayout, tuple[str, ...]]] = {}
     for path in PATHS:
         groups = found.setdefault(path, {})

@@ -14,7 +14,7 @@ from motiondirector.api.video import MOTION, Progress, Video, VideoConfig
 
 if TYPE_CHECKING:
     from models.foundations.base import Bucket, Foundation
-    from models.generation import InvertedNoise
+    from models.generation import InputImage, InvertedNoise
     from serving.schemas import CreateVideo
 
 
@@ -99,6 +99,10 @@ def generate(
     """
     config = config or GenerateConfig()
     body, notes = read_body(prompt, config)
+    if server and config.image:
+        raise UserError(
+            "--image cannot be used with --server; leave --server out, so that the model is loaded here."
+        )
     if server and config.prior_clip:
         raise UserError(
             "--prior-clip cannot be used with --server, which only takes the noise prior of a concept; give --prior-concept, "
@@ -195,10 +199,12 @@ def in_process(body: CreateVideo, config: VideoConfig, registry: str, on_progres
         foundation=config.foundation,
         device=config.device,
         dtype=config.dtype,
+        adapter_layers=config.adapter_layers,
     )
     clip, weight = config.prior_clip, config.noise_prior
     if clip is not None:
         check_clip(clip)
+    image = None if config.image is None else read_image(config.image)
     if ":" in body.model or body.lora or body.noise_prior:  # it names a concept
         fill_if_new(registry, config.foundation)
     on_progress("loading the model", 0, 1, "")
@@ -219,7 +225,19 @@ def in_process(body: CreateVideo, config: VideoConfig, registry: str, on_progres
         on_progress("loading the model", 1, 1, "")
         on_progress("denoising", step, steps, "")
 
-    mp4, request = make(body, settings, stepped, None if clip is None else noise_of)
+    mp4, request = make(body, settings, stepped, None if clip is None else noise_of, image)
     used = " + ".join(names_of(request.adapters)) or "foundation"
     size = f"{request.width}x{request.height}"
     return Video(mp4, used, request.seed, request.steps, size, request.frames, tuple(request.warnings))
+
+
+def read_image(path: str) -> InputImage:
+    """The image file that a video begins with. Raises UserError."""
+    import hashlib
+
+    from datasets.video.still import read_still
+    from infra.paths import as_written, expanded
+    from models.generation import InputImage
+
+    pixels_HWC = read_still(as_written(expanded(path)), f"image {path}").picture_HWC
+    return InputImage(pixels_HWC=pixels_HWC, source=hashlib.sha256(pixels_HWC.tobytes()).hexdigest())

@@ -57,8 +57,17 @@ class VideoConfig(GenerationSettings):
     negative_prompt: str | None = setting(None, VIDEO, "What the video should not show.")
     size: str | None = setting(None, VIDEO, "WIDTHxHEIGHT in pixels.")
     frames: int | None = setting(None, VIDEO, "Length in frames.")
+    image: str | None = setting(
+        None,
+        VIDEO,
+        "Image file that the video begins with, for an image-to-video model; it is scaled and cropped to the video. Not with "
+        "--server.",
+    )
     scheduler: str | None = setting(None, VIDEO, "For example ddim, dpm++ or flow-euler.")
     foundation: str | None = setting(None, MODEL, "Model folder or hub id. Absent: the embedded one.")
+    adapter_layers: Literal["own", "all"] = setting(
+        "own", MODEL, "all: for adapters of other tools that change more layers than those trained here."
+    )
     device: str | None = setting(None, MODEL, "cpu, cuda, cuda:1 ... Absent: a GPU if there is one.")
     dtype: Dtype | None = setting(
         None,

@@ -1,4 +1,4 @@
-"""`motiondirector concepts`: lists the registry; publishes, downloads, removes and exports versions."""
+"""`motiondirector concepts`: lists the registry; publishes, imports, downloads, removes and exports versions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,8 +40,15 @@ Reference = Annotated[
 # Metadata of an adapter that is stored as JSON, because safetensors stores only strings.
 STRUCTURED = ("rank", "steps", "targets", "captions", "config")
 
+
+class ExportFormat(StrEnum):
+    MERGED = "merged"
+    DIFFUSERS = "diffusers"
+    COMFYUI = "comfyui"
+
+
 concepts = typer.Typer(
-    help="The concept registry: list, show, publish, pull, rm, export.",
+    help="The concept registry: list, show, publish, import, pull, rm, export.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -199,6 +207,62 @@ def publish(
         )
 
 
+@concepts.command("import")
+def import_command(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="FILE...",
+            help="LoRA of another tool (.safetensors). Of Wan 2.2 two, told apart by high and low in their names.",
+        ),
+    ] = None,
+    concept: Annotated[
+        str, typer.Option("--concept", help="The concept's name: a-z, 0-9, '.', '_', '-'.")
+    ] = "",
+    foundation: Annotated[
+        str | None, typer.Option(help="Model that it was made for: a folder or hub id.")
+    ] = None,
+    high_noise: Annotated[
+        Path | None, typer.Option(help="Wan 2.2: the high-noise expert's file, if its name does not say so.")
+    ] = None,
+    low_noise: Annotated[Path | None, typer.Option(help="Wan 2.2: the low-noise expert's file.")] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Import it although some of its keys cannot be.")
+    ] = False,
+    registry: RegistryUri = DEFAULT_REGISTRY,
+    as_json: AsJson = False,
+) -> None:
+    """Publish a LoRA of another tool as the next version of a concept.
+
+    Knows the keys of diffusers and PEFT, ComfyUI, ai-toolkit, diffusion-pipe, musubi-tuner (kohya), Wan-Fun and DiffSynth, and
+    takes their alpha into account. Keys that it cannot use are listed. A LoRA that changes more layers than those trained here
+    is used with --adapter-layers all.
+
+    Example: motiondirector concepts import orbit.safetensors --concept orbit --foundation /models/Wan2.1-T2V-1.3B
+    """
+    from models.adapters.importing import import_files
+    from models.adapters.publishing import publish_made
+    from models.load import load_foundation
+
+    loaded = load_foundation(foundation, device="cpu", parts=("denoiser",))
+    made = import_files(files or [], loaded, high_noise=high_noise, low_noise=low_noise, partial=partial)
+    opened = open_it(registry)
+    with publish_made(made.adapters, loaded, concept) as (ready, adapter):
+        version = opened.publish(concept, ready, metadata=describe(adapter))
+    if as_json:
+        read = {
+            name: {"layout": one.layout, "layers": len(one.tensors), "unmatched": list(one.unmatched)}
+            for name, one in made.files.items()
+        }
+        print_json({**plain(version), "imported": read})
+        return
+    for name, one in made.files.items():
+        Console().print(escape(f"{name}: {one.layout}, {len(one.tensors)} layers"), highlight=False)
+        for key in one.unmatched:
+            Console().print(escape(f"  not imported: {key}"), style="dim", highlight=False)
+    Console().print(f"published [bold]{version.ref}[/] in {escape(registry)} ({version.adapter_sha256[:16]})")
+
+
 @concepts.command("pull")
 def pull(
     ref: Reference,
@@ -284,15 +348,24 @@ def export(
         str | None, typer.Option(help="Foundation to merge into; the one it was trained on by default.")
     ] = None,
     scale: Annotated[float, typer.Option(help="Strength of the adapter.")] = 1.0,
+    form: Annotated[
+        ExportFormat,
+        typer.Option(
+            "--format", help="merged: the denoiser with the adapters in it; diffusers, comfyui: a LoRA file."
+        ),
+    ] = ExportFormat.MERGED,
     registry: RegistryUri = DEFAULT_REGISTRY,
     as_json: AsJson = False,
 ) -> None:
-    """Write the foundation's denoiser with the version's adapters merged, for tools without LoRA support.
+    """Write a version for other tools: merged into the foundation's denoiser, or as a LoRA file.
 
-    The folder loads with the class's stock from_pretrained and replaces the `unet` (or `transformer`) of a pipeline. Its
-    weights are float32. To get the adapter itself, use `concepts pull`.
+    merged: the folder loads with the class's stock from_pretrained and replaces the `unet` (or `transformer`) of a pipeline. Its
+    weights are float32.
+    diffusers: a file for `load_lora_weights`. comfyui: a file for the node editor (Wan, LTX-Video).
+    Of Wan 2.2, files for both experts: _high_noise, and _low_noise (in diffusers: load_into_transformer_2=True).
+    To get the files as they are in the registry, use `concepts pull`.
 
-    Example: motiondirector concepts export car-turn@2 --to car-turn-unet
+    Example: motiondirector concepts export car-turn@2 --to car-turn --format comfyui
     """
     opened = open_it(registry)
     version = opened.resolve(ref)
@@ -300,7 +373,7 @@ def export(
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise Conflict(f"{to} exists and is not empty; remove it or choose another.", code="folder_not_empty")
     from infra.files import TEMPORARY, explained_os_errors
-    from models.adapters.export import export_merged
+    from models.adapters.export import export_files, export_merged
     from models.adapters.versions import read_own
     from models.load import load_foundation
 
@@ -311,15 +384,23 @@ def export(
             source = foundation or source_of(opened, version)
             # In half precision the sum would lose small changes. Merging needs no GPU.
             loaded = load_foundation(source, device="cpu", dtype="float32", parts=("denoiser",))
-            export_merged(loaded, read_own(opened, version, loaded).values(), work / "merged", scale)
-            (work / "merged").rename(to)
+            loaded.widen()
+            adapters = read_own(opened, version, loaded).values()
+            if form is ExportFormat.MERGED:
+                export_merged(loaded, adapters, work / "made", scale)
+            else:
+                export_files(loaded, adapters, work / "made", version.concept, form.value, scale)
+            (work / "made").rename(to)
         finally:
             shutil.rmtree(work, ignore_errors=True)
     if as_json:
         print_json({**plain(version), "folder": str(to), "foundation": source, "scale": scale})
     else:
         Console().print(
-            f"merged [bold]{version.ref}[/] into {escape(str(source))}: {escape(str(to))}", soft_wrap=True
+            f"merged [bold]{version.ref}[/] into {escape(str(source))}: {escape(str(to))}"
+            if form is ExportFormat.MERGED
+            else f"wrote [bold]{version.ref}[/] for {form.value}: {escape(str(to))}",
+            soft_wrap=True,
         )
 
 

@@ -101,6 +101,12 @@ def build_engine(config: ServeConfig, observe: Observe = unobserved) -> Engine:
     if config.threads:
         torch.set_num_threads(config.threads)
     foundation = load_foundation(config.foundation, device=config.device, dtype=config.dtype)
+    if config.compile and not foundation.compiles:
+        raise UserError(
+            f"{foundation.name} cannot be compiled: its forward depends on the timesteps or on an image; leave compile out."
+        )
+    if config.adapter_layers == "all":
+        foundation.widen()
     sizes = [Bucket.parse(size) for size in config.warm_sizes]
     for size in sizes:
         foundation.check_bucket(size)

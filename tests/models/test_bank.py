@@ -3,7 +3,6 @@
 import pytest
 import torch
 from diffusers import UNet3DConditionModel
-from torch.nn.functional import mse_loss
 
 from models.denoise import sample
 from models.foundations.unet3d import lora_targets
@@ -31,37 +30,6 @@ def test_zeroscope_shape_has_the_published_module_and_parameter_counts():
     counts = {path: sum(p.numel() for p in bank.slot_parameters(path, 1)) for path in targets}
     assert round(counts["spatial"] / 1e6, 1) == 8.8
     assert round(counts["temporal"] / 1e6, 1) == 12.5
-
-
-def test_a_mixed_batch_equals_each_sample_alone(foundation, fill):
-    bank = foundation.add_bank({"spatial": 2, "temporal": 2}, rank=4)
-    for path in ("spatial", "temporal"):
-        for slot in (1, 2):
-            fill(bank, path, slot, seed=10 * slot)
-    latents, t, text = inputs(foundation)
-    rows = [([1], [0.7]), ([2, 1], [1.0, -0.4]), ([], [])]
-    mixed = Routing(
-        spatial=Mix.of([[2], [], [1]]), temporal=Mix.of([slots for slots, _ in rows], [s for _, s in rows])
-    )
-    with torch.no_grad():
-        together = foundation.predict(latents, t, text, mixed)
-        for i, (slots, scales) in enumerate(rows):
-            alone = Routing(spatial=Mix.of([[[2], [], [1]][i]]), temporal=Mix.of([slots], [scales]))
-            one = foundation.predict(latents[i : i + 1], t[i : i + 1], text[i : i + 1], alone)
-            assert torch.allclose(one[0], together[i], atol=1e-5, rtol=1e-5)
-
-
-def test_adapters_change_the_output_and_slot_zero_does_not(foundation, fill):
-    latents, t, text = inputs(foundation)
-    bank = foundation.add_bank({"spatial": 1, "temporal": 1}, rank=4)
-    fill(bank, "temporal", 1)
-    with torch.no_grad():
-        base = foundation.predict(latents, t, text)
-        zeros = foundation.predict(latents, t, text, Routing(temporal=Mix.of([[0]] * 3)))
-        on = foundation.predict(latents, t, text, Routing(temporal=Mix.of([[1]] * 3)))
-        assert torch.equal(base, foundation.predict(latents, t, text))
-    assert torch.equal(base, zeros)
-    assert (on - base).abs().max() > 1e-3
 
 
 def test_removing_the_bank_leaves_the_base_as_it_was(foundation, fill):
@@ -169,56 +137,6 @@ def test_in_the_layer_and_beside_it_are_the_same(foundation, fill, rank, monkeyp
     assert len(beside) == len(bank.layers)
     assert (apart - foundation.predict(latents, t, text)).abs().max() > 1e-3
     torch.testing.assert_close(merged, apart, atol=1e-5, rtol=1e-5)
-
-
-def training_gradients(foundation, *, checkpointing):
-    bank = foundation.add_bank({"spatial": 2, "temporal": 1}, rank=4, trainable=True, seed=3)
-    with torch.no_grad():
-        for number, parameter in enumerate(bank.parameters()):
-            parameter.add_(
-                torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)) * 0.05
-            )
-    if checkpointing:
-        foundation.enable_gradient_checkpointing()
-    latents, t, text = inputs(foundation, batch=2)
-    kind = {"dropout": 0.1, "seeds": (11, 12)}
-    one_frame = foundation.predict(latents[:, :, :1], t, text, Routing(spatial=Mix.of([[1], [2]]), **kind))
-    clip = foundation.predict(
-        latents,
-        t,
-        text,
-        Routing(spatial=Mix.of([[1], [2]], frozen=True), temporal=Mix.of([[1], [1]]), **kind),
-    )
-    # One backward for two forwards: the first is recomputed after the second has run with other adapters.
-    (mse_loss(one_frame, torch.zeros_like(one_frame)) + mse_loss(clip, torch.ones_like(clip))).backward()
-    return [parameter.grad for parameter in bank.parameters()]
-
-
-def test_gradients_are_the_same_with_gradient_checkpointing(foundation):
-    plain = training_gradients(foundation, checkpointing=False)
-    recomputed = training_gradients(foundation, checkpointing=True)
-    assert all(gradient is not None for gradient in plain)
-    for one, other in zip(plain, recomputed, strict=True):
-        assert torch.allclose(one, other, atol=1e-7, rtol=1e-5)
-    assert sum(gradient.abs().sum() for gradient in plain) > 0
-
-
-def test_a_frozen_path_gets_no_gradient(foundation):
-    bank = foundation.add_bank({"spatial": 1, "temporal": 1}, rank=4, trainable=True)
-    latents, t, text = inputs(foundation)
-    routing = Routing(spatial=Mix.of([[1]] * 3, frozen=True), temporal=Mix.of([[1]] * 3))
-    foundation.predict(latents, t, text, routing).square().mean().backward()
-    assert all(parameter.grad is None for parameter in bank.slot_parameters("spatial", 1))
-    assert any(parameter.grad.abs().sum() > 0 for parameter in bank.slot_parameters("temporal", 1))
-    assert all(parameter.grad is None for parameter in foundation.denoiser.parameters())
-
-
-def test_an_unused_slot_gets_no_gradient(foundation):
-    bank = foundation.add_bank({"spatial": 3}, rank=4, trainable=True)
-    latents, t, text = inputs(foundation)
-    foundation.predict(latents, t, text, Routing(spatial=Mix.of([[1], [3], [1]]))).square().mean().backward()
-    assert all(parameter.grad is None for parameter in bank.slot_parameters("spatial", 2))
-    assert all(parameter.grad is not None for parameter in bank.slot_parameters("spatial", 3))
 
 
 def test_dropout_drops_its_share_and_scales_the_rest_up():

@@ -9,9 +9,10 @@ from infra.errors import UserError
 from models.load import load_foundation
 from models.locating import foundation_sizes, locate
 from models.sizes import Bucket
+from models.tiny import RECIPES
 
 
-@pytest.mark.parametrize("source", [None, "tiny-random:unet3d", "tiny-random:wan"])
+@pytest.mark.parametrize("source", [None, *(f"tiny-random:{name}" for name in sorted(RECIPES))])
 def test_the_sizes_are_those_of_the_loaded_foundation(source):
     sizes = foundation_sizes(source)
     model = load_foundation(source, device="cpu", parts=())

@@ -10,9 +10,10 @@ from models.families.unet3d import UNet3DSpec
 from models.load import load_foundation
 from models.locating import EMBEDDED, text_limit
 from models.text import TextLimit
+from models.tiny import RECIPES
 
 HEAD = "a red square on a navy background " + "that moves along a wide path and comes back again slowly " * 12
-MODELS = [None, "tiny-random:unet3d", "tiny-random:wan"]
+MODELS = [None, *(f"tiny-random:{name}" for name in sorted(RECIPES))]
 
 
 @pytest.fixture(scope="module", params=MODELS)

@@ -161,6 +161,7 @@ GIVEN: dict[str, Any] = {
     "compile": True,
     "warm_sizes": ["8x32x32", "4x64x48"],
     "threads": 3,
+    "adapter_layers": "all",
     "slots": 5,
     "spatial_slots": 2,
     "rank": 16,

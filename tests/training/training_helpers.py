@@ -14,7 +14,7 @@ from training.loop.member import Member, bank_options
 from training.loop.pack_of_one import PackOfOne
 from training.loop.step import DualStep
 
-BUCKETS = {"unet3d": Bucket(4, 32, 32), "wan": Bucket(5, 32, 32)}
+BUCKETS = {"unet3d": Bucket(4, 32, 32), "wan": Bucket(5, 32, 32), "wan-image": Bucket(5, 32, 32)}
 SMALL = {"rank": 4, "steps": 3, "learning_rate": 1e-2}
 
 

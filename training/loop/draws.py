@@ -106,6 +106,8 @@ def draw(
     clips: int,
     latent_shape: tuple[int, int, int, int],
     frames: int,
+    frame_latents: int = 1,
+    boundary: float | None = None,
 ) -> Draw:
     """The draws of sample `index` (its number within the step).
 
@@ -114,6 +116,8 @@ def draw(
             the paths.
         latent_shape: (C, F, h, w) of a clip's latents.
         frames: number of pixel frames of the clip; equals F unless the model compresses time.
+        frame_latents: number of latent frames of a one-frame video, which divides F.
+        boundary: noise level between the experts of a model that has two (`Foundation.boundary`).
     """
     channels, latent_frames, height, width = latent_shape
     g = generator(config.seed, concept, step, index)
@@ -126,16 +130,18 @@ def draw(
         noise_CFHW = noise_CFHW + config.offset_noise * torch.randn(
             channels, latent_frames, 1, 1, generator=g
         )
-    low, high = config.timestep_low, config.timestep_high
+    low, high = levels = config.noise_range(step, boundary)
     level = min(low + (high - low) * u**config.noise_bias, 1 - 2**-24)  # stays below 1 in float32
     passes = passes_of(config, concept, step)
     drawn: tuple[FrameDraw, ...] = ()
     if not passes.temporal:
-        size = (channels, 1, height, width)
-        drawn = _spread_frames(generator(config.seed, concept, step, index, "frames"), config, frames, size)
+        size = (channels, frame_latents, height, width)
+        drawn = _spread_frames(
+            generator(config.seed, concept, step, index, "frames"), config, frames, size, levels
+        )
     elif passes.spatial:
-        at = latent_frame(frame, frames, latent_frames)
-        drawn = (FrameDraw(frame, level, noise_CFHW[:, at : at + 1]),)
+        at = frame_latents * latent_frame(frame, frames, latent_frames // frame_latents)
+        drawn = (FrameDraw(frame, level, noise_CFHW[:, at : at + frame_latents]),)
     return Draw(
         clip=clip_of(config.seed, concept, step * global_batch + index, clips),
         level=level,
@@ -162,19 +168,23 @@ def _caption_left_out(config: TrainConfig, concept: str, step: int, index: int) 
 
 
 def _spread_frames(
-    g: torch.Generator, config: TrainConfig, frames: int, size: tuple[int, ...]
+    g: torch.Generator,
+    config: TrainConfig,
+    frames: int,
+    size: tuple[int, ...],
+    levels: tuple[float, float],
 ) -> tuple[FrameDraw, ...]:
     """The frames of one sample in the appearance stage.
 
-    Their noise levels are stratified over the whole schedule: appearance is decided at all levels, and
+    Their noise levels are stratified over the range, usually the whole schedule: appearance is decided at all levels, and
     steps that cover all of them vary less.
     """
-    count = config.appearance_frames
+    count, (low, high) = config.appearance_frames, levels
     found = []
     for number in range(count):
         u = float(torch.rand((), generator=g, dtype=torch.float64))
         frame = int(torch.randint(frames, (), generator=g))
-        level = min((number + u) / count, 1 - 2**-24)
+        level = min(low + (high - low) * ((number + u) / count), 1 - 2**-24)
         found.append(FrameDraw(frame, level, torch.randn(size, generator=g)))
     return tuple(found)
 

@@ -112,16 +112,18 @@ def group_settings(path: str, config: TrainConfig, clips: int) -> dict[str, Any]
 
 
 def slot_groups(bank: AdapterBank, config: TrainConfig, clips: int) -> list[dict[str, Any]]:
-    """One param group per slot: spatial slots first, then temporal."""
+    """One param group per slot and part of the denoiser: spatial slots first, then temporal."""
     return [
         {
-            "params": bank.slot_parameters(path, slot),
+            "params": bank.slot_parameters(path, slot, part),
             "path": path,
             "slot": slot,
+            "part": part,
             **group_settings(path, config, clips),
         }
         for path in ("spatial", "temporal")
         for slot in range(1, bank.slots[path] + 1)
+        for part in bank.parts
     ]
 
 
@@ -134,14 +136,14 @@ def make_optimizer(bank: AdapterBank, config: TrainConfig, clips: int) -> SlotAd
     )
 
 
-def set_active(optimizer: SlotAdamW, factors: Mapping[tuple[str, int], float]) -> None:
+def set_active(optimizer: SlotAdamW, factors: Mapping[tuple[str, int, str], float]) -> None:
     """Mark the slots that this step trains; the same on every rank.
 
     Args:
-        factors: (path, slot) of each trained slot, and the factor of its peak learning rate.
+        factors: (path, slot, part) of what is trained, and the factor of its peak learning rate.
     """
     for group in optimizer.param_groups:
-        factor = factors.get((group["path"], group["slot"]))
+        factor = factors.get((group["path"], group["slot"], group["part"]))
         group["active"] = factor is not None
         if factor is not None:
             group["lr"] = group["peak_lr"] * factor

@@ -60,10 +60,18 @@ class Member:
         """Whether the steps from `step` (0-based) on learn from generated references, too."""
         return 0 < self.config.generated_steps >= self.config.steps - step
 
-    def sample(self, step: int, index: int, place: Place, generated_NCFHW: Tensor | None = None) -> Sample:
+    def sample(
+        self,
+        step: int,
+        index: int,
+        place: Place,
+        boundary: float | None = None,
+        generated_NCFHW: Tensor | None = None,
+    ) -> Sample:
         """Sample `index` of step `step` (0-based), in the slots of a bank for this concept alone.
 
         Args:
+            boundary: the noise level between the foundation's experts, if it has two.
             generated_NCFHW: latents of the generated references, if the step learns from them.
         """
         like = self.clips[0]
@@ -76,6 +84,8 @@ class Member:
             clips=len(self.clips),
             latent_shape=tuple(like.latents_CFHW.shape),  # type: ignore[arg-type]
             frames=len(like.frame_latents_FC1HW),
+            frame_latents=like.frame_latents_FC1HW.shape[2],
+            boundary=boundary,
         )
         temporal_slot = 1 if has_temporal(self.config) else 0
         count = 0 if generated_NCFHW is None else len(generated_NCFHW)
@@ -121,7 +131,7 @@ class Member:
         """Raises UserError ("invalid_latents", "invalid_mask"), with the clip's name, if a clip cannot be trained on."""
         if not self.clips:
             raise InvalidInput(f"{self.name} has no clips; give at least one.", code="invalid_latents")
-        shape = foundation.latent_shape(bucket)
+        shape = foundation.clip_shape(bucket)
         for number, clip in enumerate(self.clips):
             if tuple(clip.latents_CFHW.shape) != shape:
                 raise InvalidInput(
@@ -136,6 +146,30 @@ class Member:
                     code="invalid_latents",
                 )
         assert len(self.weights) == len(self.clips)  # raises for a mask that leaves nothing
+
+    def check_experts(self, foundation: Foundation) -> None:
+        """Raises InvalidInput if a step of the run would have no noise level to train on."""
+        config, boundary = self.config, foundation.boundary
+        if boundary is None:
+            if config.experts != "both":
+                raise InvalidInput(
+                    f"{foundation.name} has one denoiser, so experts {config.experts} names none; leave it out.",
+                    code="invalid_setting",
+                )
+            return
+        for step in (
+            config.appearance_steps,
+            config.steps - 1,
+        ):  # the motion begins with high noise and ends with low
+            low, high = config.noise_range(step, boundary)
+            if low >= high:
+                other = "low_noise" if config.expert_of(step) == "high_noise" else "high_noise"
+                raise InvalidInput(
+                    f"timestep_low {config.timestep_low:g} and timestep_high {config.timestep_high:g} leave the "
+                    f"{config.expert_of(step)} expert of {foundation.name} nothing to learn: they meet at {boundary:.3g}; set "
+                    f"experts {other}, or other levels.",
+                    code="invalid_setting",
+                )
 
     def diverged(self, step: int, loss: float) -> UserError:
         """The error to raise if the loss is not finite at `step` (0-based)."""

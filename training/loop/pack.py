@@ -144,9 +144,9 @@ class Pack:
             self._free: dict[LoraPath, set[int]] = {
                 path: set(range(1, self._bank.slots[path] + 1)) for path in PATHS
             }
-            self._groups: dict[tuple[LoraPath, int], dict[str, Any]] = {
-                (group["path"], group["slot"]): group for group in self._optimizer.param_groups
-            }
+            self._groups: dict[tuple[LoraPath, int], list[dict[str, Any]]] = {}
+            for group in self._optimizer.param_groups:
+                self._groups.setdefault((group["path"], group["slot"]), []).append(group)
             self._admit_first()
             self.engine = self._make_engine(DualStep(self.foundation, config), self._optimizer)
             self._exit = entering.pop_all()
@@ -182,6 +182,7 @@ class Pack:
         if other is not None:
             raise UserError(f"{member.name} cannot train in this pack: {other}; put it into another pack.")
         member.check_clips(self.foundation, self.key.bucket)
+        member.check_experts(self.foundation)
         if not self.has_room(member.slots()):
             raise Unavailable(
                 f"{member.name} needs {member.slots()} slots, but only { {p: len(f) for p, f in self._free.items()} } are "
@@ -193,7 +194,8 @@ class Pack:
         if state is not None:
             one.step, one.generated_NCFHW = state.step, state.tensors.get(GENERATED)
         for path, number, slot in self._slots_of(one):
-            self._groups[path, slot].update(group_settings(path, member.config, len(member.clips)))
+            for group in self._groups[path, slot]:
+                group.update(group_settings(path, member.config, len(member.clips)))
             if state is None:
                 self._bank.reset(path, slot, seed=member.config.seed, number=number)
             else:
@@ -213,7 +215,8 @@ class Pack:
                 put_moments(self._optimizer, parameter, {})
                 parameter.grad = None
             self._bank.clear(path, slot)
-            self._groups[path, slot]["active"] = False
+            for group in self._groups[path, slot]:
+                group["active"] = False
             self._free[path].add(slot)
 
     def state(self, name: str) -> MemberState:
@@ -279,19 +282,25 @@ class Pack:
         """A member's samples of one forward, in the pack's slots."""
         member, place, found = one.member, self._place(one.member), []
         for index in place.indices(micro):
-            sample = member.sample(one.step, index, place, one.generated_NCFHW)
+            sample = member.sample(one.step, index, place, self.foundation.boundary, one.generated_NCFHW)
             spatial = one.slot("spatial", sample.spatial_slot)
             temporal = one.slot("temporal", sample.temporal_slot)
             found.append(replace(sample, spatial_slot=spatial, temporal_slot=temporal))
         return found
 
-    def _factors(self, active: Iterable[_ActiveMember]) -> dict[tuple[str, int], float]:
-        """The slots that this step trains, with the factor of their members' schedules."""
+    def _factors(self, active: Iterable[_ActiveMember]) -> dict[tuple[str, int, str], float]:
+        """The parts of slots that this step trains, with the factor of their members' schedules."""
         return {
-            (path, one.slot(path, own)): one.member.factor(one.step)
+            (path, one.slot(path, own), part): one.member.factor(one.step)
             for one in active
             for path, own in one.member.active_slots(one.step, self._place(one.member))
+            for part in self._parts(one)
         }
+
+    def _parts(self, one: _ActiveMember) -> tuple[str, ...]:
+        """The parts of the denoiser that a member's step trains: of two experts usually one."""
+        expert = one.member.config.expert_of(one.step)
+        return (expert,) if self.foundation.experts and expert else self._bank.parts
 
     def _after(
         self, one: _ActiveMember, spatial: float, temporal: float, sound: bool, seconds: float

@@ -139,7 +139,7 @@ def collate(samples: Sequence[Sample], device: torch.device | str, own: OwnSetti
         if all(one is None for one in found):
             return None
         ones = torch.ones(like.shape[2:])
-        return stack(ones if one is None else one for one in found).unsqueeze(1)
+        return stack(ones if one is None else one.expand_as(ones) for one in found).unsqueeze(1)
 
     frame_rows = clip_rows = None
     if frames:
@@ -266,8 +266,8 @@ def _noised(foundation: Foundation, rows: Rows, frozen: bool = False) -> _Noised
     text_NLD = foundation.bank.with_tokens(rows.text_NLD, rows.spatial_slots)
     if frozen:
         text_NLD = text_NLD.detach()
-    noise, t_N = foundation.noise, foundation.noise.timesteps(rows.level_N)
-    x_t, target = noise.add(rows.x0, rows.noise, t_N), noise.target(rows.x0, rows.noise, t_N)
+    t_N = foundation.noise.timesteps(rows.level_N)
+    x_t, target = foundation.noised(rows.x0, rows.noise, t_N)
     return _Noised(x_t, t_N, text_NLD, target)
 
 

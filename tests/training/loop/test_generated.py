@@ -149,7 +149,7 @@ def test_three_quarters_of_the_last_steps_samples_are_generated_references(found
     for step in range(40 - one.config.generated_steps, 40):
         made, sample = (
             draw_generated(one.config, one.concept, step, 0, 4),
-            one.sample(step, 0, Place(), latents),
+            one.sample(step, 0, Place(), None, latents),
         )
         assert sample.spatial_slot == (1 if made is None else 0)
         expected = latents[made] if made is not None else one.clips[0].latents_CFHW

@@ -57,11 +57,11 @@ class RandomClip:
 def random_clip(foundation: Foundation, bucket: Bucket, seed: int = 0) -> RandomClip:
     """A clip of random latents for this model, with an empty caption."""
     generator = torch.Generator().manual_seed(seed)
-    channels, frames, height, width = foundation.latent_shape(bucket)
+    one_frame = foundation.clip_shape(dataclasses.replace(bucket, frames=1))
     empty_LD = foundation.encode_text([""])[0].float().cpu()
     return RandomClip(
-        torch.randn(channels, frames, height, width, generator=generator),
-        torch.randn(bucket.frames, channels, 1, height, width, generator=generator),
+        torch.randn(foundation.clip_shape(bucket), generator=generator),
+        torch.randn(bucket.frames, *one_frame, generator=generator),
         empty_LD,
         empty_LD,
     )

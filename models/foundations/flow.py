@@ -1,0 +1,64 @@
+"""What the families of rectified flow share: diffusers' flow schedulers, and Euler's method for inversion.
+
+Shapes: B samples, C f h w latents.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+
+from models.foundations.base import Bucket, Foundation
+from models.foundations.noise import FlowNoise, LinearStep
+
+
+class FlowFoundation(Foundation):
+    """A foundation whose denoiser predicts a velocity. Subclasses set `noise` to a `FlowNoise`."""
+
+    noise: FlowNoise
+
+    def scheduler_kinds(self) -> tuple[str, ...]:
+        return ("flow-euler",)
+
+    def _make_scheduler(self, kind: str) -> Any:
+        return FlowMatchEulerDiscreteScheduler.from_config(self.pipeline.scheduler.config)
+
+    def linear_steps(self, steps: int) -> list[LinearStep]:
+        # A schedule that depends on the size is that of the default size: any schedule solves the same equation.
+        euler = self._make_scheduler("flow-euler")
+        self.set_timesteps(euler, steps, self.defaults.bucket)
+        sigmas = euler.sigmas.cpu()
+        changes = sigmas.diff().tolist()
+        return [LinearStep(t, 1.0, change) for t, change in zip(euler.timesteps, changes, strict=True)]
+
+    def clean_estimate(self, scheduler: Any, output: Any, before: Tensor, answer: Tensor) -> Tensor | None:
+        if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+            return before - scheduler.sigmas[scheduler.step_index - 1] * answer
+        return super().clean_estimate(scheduler, output, before, answer)
+
+    def causal_latent_shape(self, channels: int, bucket: Bucket) -> tuple[int, int, int, int]:
+        """(C, f, h, w) of a video's latents for a VAE that keeps the first frame and compresses the others."""
+        return (
+            channels,
+            (bucket.frames - 1) // self.sizes.temporal_scale + 1,
+            bucket.height // self.sizes.spatial_scale,
+            bucket.width // self.sizes.spatial_scale,
+        )
+
+
+def frames_alone(encode: Any, video_BCFHW: Tensor) -> Tensor:
+    """Each frame encoded as a one-frame video: [B, F, C, 1, h, w]."""
+    return torch.stack([encode(frame) for frame in video_BCFHW.split(1, dim=2)], dim=1)
+
+
+def with_mask(text_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+    """A text and which of its vectors are read, as one tensor [B, L, D + 1]: the mask is the last channel, 1 or 0."""
+    return torch.cat([text_BLD, mask_BL.to(text_BLD).unsqueeze(-1)], dim=-1)
+
+
+def without_mask(text_BLE: Tensor) -> tuple[Tensor, Tensor]:
+    """The text [B, L, D] and the mask [B, L] (booleans) of `with_mask`."""
+    return text_BLE[..., :-1], text_BLE[..., -1] > 0.5

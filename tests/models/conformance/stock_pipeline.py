@@ -1,0 +1,114 @@
+"""The stock pipeline of a foundation's checkpoint: what it makes for a request, and with an adapter that it loads itself."""
+
+import inspect
+from contextlib import contextmanager
+
+import diffusers
+import numpy as np
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+
+from models.adapters.file import WEIGHTS_FILE, Adapter
+from models.denoise import denoise_step, finish, start
+
+
+def random_adapter(foundation, path="temporal", rank=4, seed=0, std=0.2):
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name in foundation.targets[path]:
+        layer = foundation.denoiser.get_submodule(name)
+        tensors[name] = (
+            torch.randn(rank, layer.in_features, generator=generator) * std,
+            torch.randn(layer.out_features, rank, generator=generator) * std,
+        )
+    return Adapter(path, rank, tensors, {"concept": "spin"})
+
+
+@contextmanager
+def decoded(vae):
+    """Collects what the VAE is given to decode: the latents of a video in the VAE's own scale."""
+    given, decode = [], vae.decode
+
+    def watched(latents, *rest, **more):
+        given.append(latents.detach().float().clone())
+        return decode(latents, *rest, **more)
+
+    vae.decode = watched
+    try:
+        yield given
+    finally:
+        del vae.decode
+
+
+def ours(foundation, requests):
+    """(latents as the VAE is given them, frames [F, H, W, 3] in 0..1) of each request, all made in one batch."""
+    states = [start(foundation, request) for request in requests]
+    while running := [one for one in states if not one.done]:
+        denoise_step(foundation, running)
+    made = []
+    for one in states:
+        with decoded(foundation.pipeline.vae) as given:
+            frames = finish(foundation, one)
+        made.append((torch.cat(given), frames / 255.0))
+    return made
+
+
+class Stock:
+    """A stock pipeline, read from the checkpoint's folder."""
+
+    def __init__(self, foundation):
+        kind = getattr(diffusers, foundation.spec.pipeline_class)
+        self.foundation = foundation
+        self.pipeline = kind.from_pretrained(foundation.folder, local_files_only=True)
+        self.pipeline.set_progress_bar_config(disable=True)
+
+    @property
+    def denoiser(self):
+        return getattr(self.pipeline, self.foundation.denoiser_name)
+
+    @property
+    def has_loader(self):
+        # `TextToVideoSDPipeline` has the method, but its denoiser does not have what the method calls.
+        return hasattr(self.pipeline, "load_lora_weights") and hasattr(self.denoiser, "load_lora_adapter")
+
+    def load(self, folder):
+        """Load an adapter as a user would: with the pipeline's loader, or PEFT if it has none."""
+        if self.has_loader:
+            self.pipeline.load_lora_weights(str(folder), weight_name=WEIGHTS_FILE)
+        else:
+            adapted = PeftModel.from_pretrained(self.denoiser, str(folder))
+            setattr(self.pipeline, self.foundation.denoiser_name, adapted)
+        return self
+
+    def save(self, folder):
+        """Save the loaded adapter with the tool that loaded it; return what a user would give us."""
+        if not self.has_loader:
+            self.denoiser.save_pretrained(folder)
+            return folder
+        layers = {
+            f"{self.foundation.denoiser_name}_lora_layers": get_peft_model_state_dict(
+                self.denoiser, adapter_name="default_0"
+            )
+        }
+        type(self.pipeline).save_lora_weights(folder, **layers)
+        return folder / "pytorch_lora_weights.safetensors"
+
+    def __call__(self, request):
+        """What `ours` gives for one request."""
+        wanted = request.resolved(self.foundation.defaults)
+        known = inspect.signature(self.pipeline.__call__).parameters
+        more = {"frame_rate": self.foundation.defaults.fps} if "frame_rate" in known else {}
+        with decoded(self.pipeline.vae) as given:
+            result = self.pipeline(
+                prompt=wanted.prompt,
+                negative_prompt=wanted.negative_prompt,
+                num_frames=wanted.frames,
+                height=wanted.height,
+                width=wanted.width,
+                num_inference_steps=wanted.steps,
+                guidance_scale=wanted.guidance_scale,
+                generator=torch.Generator("cpu").manual_seed(wanted.seed),
+                output_type="np",
+                **more,
+            )
+        return torch.cat(given), np.asarray(result.frames[0])
