@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
@@ -86,6 +86,14 @@ class PinStore:
                 row = session.get(Pin, (foundation, use.path, use.sha256))
                 if row is not None and row.pinned:
                     self._write(session, foundation, use, pinned=False)
+
+    def forget(self, concept: str, versions: Collection[int]) -> None:
+        """Unpin all adapters of versions that are being erased, for every foundation."""
+        with self._database.exclusive() as session:
+            query = select(Pin).where(Pin.concept == concept, Pin.version.in_(versions), Pin.pinned)
+            for row in session.scalars(query).all():
+                if (use := used(row)) is not None:
+                    self._write(session, row.foundation, use, pinned=False)
 
     def _write(self, session: Session, foundation: str, use: AdapterUsed, *, pinned: bool) -> None:
         last = session.scalar(select(func.max(Pin.revision)).where(Pin.foundation == foundation)) or 0
