@@ -149,7 +149,7 @@ async def shown(service: VideoService, row: Tenant) -> TenantInfo:
         id=row.name,
         created_at=int(row.created_at),
         erasing=row.erasing_at is not None,
-        storage_bytes=await asyncio.to_thread(service.stored, row.name),
+        storage_bytes=await service.stored(row.name),
         limits=limits_of(row),
     )
 
@@ -177,7 +177,7 @@ async def get_usage(
     row = await asyncio.to_thread(service.tenants.find, caller.tenant)
     return UsageList(
         data=[UsageRow(**{name: getattr(total, name) for name in columns}) for total in totals],
-        storage_bytes=await asyncio.to_thread(service.stored, caller.tenant),
+        storage_bytes=await service.stored(caller.tenant),
         limits=limits_of(row),
     )
 

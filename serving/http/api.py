@@ -212,7 +212,7 @@ async def delete_video(id: str, service: Service, caller: Writer) -> VideoDelete
 @adapters.get("")
 async def list_residents(service: Service, caller: AdapterAdmin) -> ResidentList:
     """Which engine holds which adapters, and which are pinned."""
-    return await service.catalogue.residents(caller.tenant, everyones=caller.key is None)
+    return await service.catalogue.residents(caller.tenant, everyones=caller.is_admin)
 
 
 @adapters.post("/prefetch", openapi_extra=NAME)
@@ -248,8 +248,7 @@ async def get_model(model: str, service: Service, caller: AnyCaller) -> ModelInf
 @models.delete("/{model}")
 async def delete_model(model: str, service: Service, caller: ConceptOwner) -> ModelDeleted:
     """Delete a concept of your own, or one version of it. Videos that were accepted with it are still made."""
-    name = await service.catalogue.delete(model, caller.tenant)
-    await service.record(caller, "concept.delete", name)
+    await service.catalogue.delete(model, caller.tenant, caller.name)
     return ModelDeleted(id=model)
 
 
@@ -258,8 +257,7 @@ async def share_model(model: str, request: Request, service: Service, caller: Co
     """Share a concept of your own with these tenants, or all, and with nobody else."""
     with service.bodies.one(caller.tenant):
         body = await read_json(request, ShareModel)
-    name = await service.catalogue.share(model, body, caller.tenant)
-    await service.record(caller, "concept.share", name)
+    await service.catalogue.share(model, body, caller.tenant, caller.name)
     return ModelShare(id=model, tenants=sorted(set(body.tenants)), all=body.all)
 
 

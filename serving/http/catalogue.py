@@ -138,14 +138,14 @@ class Catalogue:
         seen = SeenVersion(replace(summary_of(version), concept=name), version.concept, owner)
         return described(seen, info, namespace, self._tenants.shares(namespace.id))
 
-    async def delete(self, id: str, tenant: str) -> str:
-        """Delete a concept of the tenant's own, or one version; returns its name in the registry."""
-        return await self.read(tenant, self._own.delete, tenant, await self._reference(id))
+    async def delete(self, id: str, tenant: str, actor: str) -> None:
+        """Delete a concept of the tenant's own, or one version. `actor`: who does it, for the audit log."""
+        await self.read(tenant, self._own.delete, tenant, await self._reference(id), actor)
 
-    async def share(self, id: str, body: ShareModel, tenant: str) -> str:
-        """Share a concept of the tenant's own with others; returns its name in the registry."""
+    async def share(self, id: str, body: ShareModel, tenant: str, actor: str) -> None:
+        """Share a concept of the tenant's own with others."""
         reference = await self._reference(id)
-        return await self.read(tenant, self._own.share, tenant, reference, body.tenants, body.all)
+        await self.read(tenant, self._own.share, tenant, reference, body.tenants, body.all, actor)
 
     async def _reference(self, id: str) -> str:
         """The concept that a model's id names. Raises NotFound if there is none."""
@@ -175,16 +175,17 @@ class Catalogue:
         info = await self._info()
         uses = await asyncio.to_thread(self._pinned, info.fingerprint, name, tenant)
         if not uses:  # not pinned, pinned under another name, or the latest version is meant
-            uses = await self._resolve(name, tenant)
+            uses = in_registry(await self._resolve(name, tenant))
         await asyncio.to_thread(self._pins.unpin, info.fingerprint, uses)
-        return answer(uses, "unpinned", await self._send_stored_pins())
+        named = [use.model_copy(update={"concept": split_name(use.concept)[1]}) for use in uses]
+        return answer(named, "unpinned", await self._send_stored_pins())
 
     def _pinned(self, fingerprint: str, name: AdapterName, tenant: str) -> list[AdapterUsed]:
         """The pinned adapters that a tenant means by `concept@version`, even if removed since."""
         concept, number = parse_ref(name.name)
         for candidate in self._tenants.namespace(tenant).candidates(concept) if number else ():
             if uses := self._pins.named(fingerprint, f"{candidate}@{number}", name.path):
-                return [use.model_copy(update={"concept": concept}) for use in uses]
+                return uses
         return []
 
     async def residents(self, tenant: str, *, everyones: bool) -> ResidentList:
@@ -248,6 +249,12 @@ class Catalogue:
     def names(self) -> Sequence[str]:
         """The names of all concepts in the registry, as of a recent list."""
         return self._registry.names() if self._registry is not None else ()
+
+    async def list_anew(self, tenant: str) -> None:
+        """List the registry, unless that was done within a second. Raises Unavailable if it is slow."""
+        if self._registry is not None:
+            call = self._lists.run(tenant, self._registry.model_list.versions)
+            await within_registry_timeout(call)
 
     def own_bytes(self, id: str) -> int:
         """Bytes of the own concepts of the tenant with this id, as of the last list of the registry."""

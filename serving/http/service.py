@@ -48,7 +48,7 @@ from serving.requests import (
 )
 from serving.schemas import CreateVideo, RemixVideo, Video
 from serving.tenants.api_keys import KeyRing, KeyStore
-from serving.tenants.audit import AuditLog, concept_subject
+from serving.tenants.audit import AuditLog
 from serving.tenants.erasure import Eraser, Erasures
 from serving.tenants.own_concepts import OwnConcepts
 from serving.tenants.tenant_erasure import TenantErasure
@@ -412,17 +412,17 @@ class VideoService:
         """What a tenant (None: each of all) used by day, kind and model."""
         return await asyncio.to_thread(self._usage.by_day, tenant, first, last)
 
-    def stored(self, tenant: str) -> int:
-        """Bytes that a tenant stores now: videos and concepts."""
-        row = self.tenants.find(tenant)
-        with self.store.database.sessions() as session:
-            videos = stored_bytes(session, tenant)
-        return videos + (self.catalogue.own_bytes(row.id) if row is not None else 0)
+    async def stored(self, tenant: str) -> int:
+        """Bytes that a tenant stores now: videos and concepts. Raises Unavailable if the registry is slow."""
 
-    async def record(self, caller: Caller, action: str, concept: str) -> None:
-        """Add an action on a concept (its name in the registry) to the audit log."""
-        subject = concept_subject(concept)
-        await asyncio.to_thread(self.audit.record, caller.name, action, caller.tenant, subject)
+        def videos() -> int:
+            with self.store.database.sessions() as session:
+                return stored_bytes(session, tenant)
+
+        row = await asyncio.to_thread(self.tenants.find, tenant)
+        await self.catalogue.list_anew(tenant)
+        concepts = self.catalogue.own_bytes(row.id) if row is not None else 0
+        return await asyncio.to_thread(videos) + concepts
 
     async def exposition(self) -> bytes:
         """The metrics in Prometheus's text format, with the current jobs and queue."""

@@ -215,8 +215,8 @@ class JobStore:
                     tenant=moved.tenant,
                     kind=usage.VIDEO,
                     model=moved.model,
-                    frames=moved.request.get("frames") or 0,
-                    steps=moved.request.get("steps") or 0,
+                    frames=usage.whole(moved.request, "frames"),
+                    steps=usage.whole(moved.request, "steps"),
                     device_seconds=moved.timings.get("device"),
                     bytes=moved.result_size or 0,
                 )

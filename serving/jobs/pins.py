@@ -24,6 +24,7 @@ from serving.schemas import AdapterUsed, LoraPath
 
 log = logging.getLogger(__name__)
 INTERVAL = 2.0  # seconds between two reports to the engines
+ERASED = "erased"  # stands for the names of erased concepts
 ENGINES_TIMEOUT = 30.0  # seconds for the engines to answer
 
 
@@ -88,12 +89,16 @@ class PinStore:
                     self._write(session, foundation, use, pinned=False)
 
     def forget(self, concept: str, versions: Collection[int]) -> None:
-        """Unpin all adapters of versions that are being erased, for every foundation."""
+        """Remove all trace of versions that are being erased, for every foundation.
+
+        A row without a name takes their place, so that the revision still grows.
+        """
         with self._database.exclusive() as session:
-            query = select(Pin).where(Pin.concept == concept, Pin.version.in_(versions), Pin.pinned)
-            for row in session.scalars(query).all():
-                if (use := used(row)) is not None:
-                    self._write(session, row.foundation, use, pinned=False)
+            erased = (Pin.concept == concept, Pin.version.in_(versions))
+            for foundation, path in session.execute(select(Pin.foundation, Pin.path).where(*erased)).all():
+                nameless = AdapterUsed(concept=ERASED, version=1, path=path, sha256="0" * 64)
+                self._write(session, foundation, nameless, pinned=False)
+            session.execute(delete(Pin).where(*erased))
 
     def _write(self, session: Session, foundation: str, use: AdapterUsed, *, pinned: bool) -> None:
         last = session.scalar(select(func.max(Pin.revision)).where(Pin.foundation == foundation)) or 0

@@ -70,6 +70,12 @@ def record(
     session.execute(insert(Usage).values(row).on_conflict_do_nothing(index_elements=["job_id"]))
 
 
+def whole(request: object, name: str) -> int:
+    """A number of a stored request; 0 if the row is damaged, which must not keep its job from ending."""
+    value = request.get(name) if isinstance(request, dict) else None
+    return value if isinstance(value, int) and 0 <= value < 2**31 else 0
+
+
 class UsageLog:
     """The usage in a database. Thread-safe."""
 

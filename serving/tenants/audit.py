@@ -53,12 +53,6 @@ class AuditLog:
     def __init__(self, database: Database) -> None:
         self._session = database.sessions
 
-    def record(self, actor: str, action: str, tenant: str = "", subject: str = "") -> None:
-        """Add an entry in its own transaction. `tenant`: the name of the tenant that it is about."""
-        with self._session.begin() as session:
-            id = session.scalar(select(Tenant.id).where(Tenant.name == tenant)) if tenant else None
-            note(session, actor, action, id or "", subject)
-
     def entries(
         self, *, before: int | None = None, limit: int = 100, concepts: Sequence[str] = ()
     ) -> list[Recorded]:

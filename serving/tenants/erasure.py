@@ -18,11 +18,13 @@ from infra.erasure import erase_versions, hashes_of
 from infra.errors import DamagedData, NotFound, UserError
 from infra.registry import Registry
 from serving.engine_client import EngineClient, EngineLost
-from serving.jobs.database import Database, Job, Pin
+from serving.jobs.database import Database, Job
 from serving.jobs.jobs import UNFINISHED
 from serving.jobs.pins import PinStore
 from serving.jobs.tenant_tables import ConceptShare, Erasure
 from serving.requests import request_of
+from serving.tenants.audit import concept_subject, note
+from serving.tenants.namespaces import split_name
 
 log = logging.getLogger(__name__)
 GRACE = 120.0  # seconds; a request is resolved and checked in less, or refused
@@ -35,16 +37,23 @@ class Erasures:
     def __init__(self, database: Database, registry: Registry | None) -> None:
         self._database, self._session, self._registry = database, database.sessions, registry
 
-    def ask(self, concept: str, versions: Sequence[int]) -> None:
-        """Delete versions of a concept (its name in the registry): hidden at once, erased when possible."""
+    def ask(self, concept: str, versions: Sequence[int], actor: str | None = None) -> None:
+        """Delete versions of a concept (its name in the registry): hidden at once, erased when possible.
+
+        Args:
+            actor: who does it, for the audit log; None: it is part of another action there.
+        """
         assert self._registry is not None
+        hashes = {number: self._hashes(concept, number) for number in versions}
+        with self._session.begin() as session:
+            for number in versions:
+                session.merge(
+                    Erasure(concept=concept, version=number, hashes=hashes[number], asked_at=time.time())
+                )
+            if actor is not None:
+                owner = split_name(concept)[0] or ""
+                note(session, actor, "concept.delete", owner, concept_subject(concept))
         for number in versions:
-            try:
-                hashes = sorted(hashes_of(self._registry.load(concept, number)))
-            except (NotFound, DamagedData):  # its files cannot be told; they may be another version's
-                hashes = []
-            with self._session.begin() as session:
-                session.merge(Erasure(concept=concept, version=number, hashes=hashes, asked_at=time.time()))
             try:
                 self._registry.remove(f"{concept}@{number}")
             except NotFound:  # another process was faster
@@ -53,6 +62,13 @@ class Erasures:
             with self._session.begin() as session:
                 session.execute(delete(ConceptShare).where(ConceptShare.concept == concept))
         PinStore(self._database).forget(concept, versions)
+
+    def _hashes(self, concept: str, number: int) -> list[str]:
+        assert self._registry is not None
+        try:
+            return sorted(hashes_of(self._registry.load(concept, number)))
+        except (NotFound, DamagedData):  # its files cannot be told; they may be another version's
+            return []
 
     def pending(self, prefix: str = "") -> list[Erasure]:
         """The versions that are being erased, of concepts whose names in the registry begin so."""
@@ -82,12 +98,13 @@ class Erasures:
 
     def done(self, rows: Sequence[Erasure]) -> None:
         """Record that versions are erased everywhere."""
+        for row in rows:
+            PinStore(self._database).forget(row.concept, [row.version])  # of a pin that was under way
         with self._session.begin() as session:
             for row in rows:
                 session.execute(
                     delete(Erasure).where(Erasure.concept == row.concept, Erasure.version == row.version)
                 )
-                session.execute(delete(Pin).where(Pin.concept == row.concept, Pin.version == row.version))
 
 
 class Eraser:

@@ -21,14 +21,13 @@ class OwnConcepts:
     def __init__(self, concepts: Concepts | None, tenants: Tenants, erasures: Erasures) -> None:
         self._concepts, self._tenants, self._erasures = concepts, tenants, erasures
 
-    def delete(self, tenant: str, ref: str) -> str:
-        """Delete `concept` (all versions) or `concept@version`; returns its name in the registry."""
+    def delete(self, tenant: str, ref: str, actor: str) -> None:
+        """Delete `concept` (all versions) or `concept@version`. `actor`: who does it, for the audit log."""
         name, versions = self._find(tenant, ref)
-        self._erasures.ask(name, versions)
-        return name
+        self._erasures.ask(name, versions, actor)
 
-    def share(self, tenant: str, ref: str, tenants: Sequence[str], everyone: bool) -> str:
-        """Share a concept with these tenants and no others, or with all; returns its name in the registry.
+    def share(self, tenant: str, ref: str, tenants: Sequence[str], everyone: bool, actor: str) -> None:
+        """Share a concept with these tenants and no others, or with all.
 
         Raises Conflict for a single version, and on a server without keys.
         """
@@ -43,8 +42,7 @@ class OwnConcepts:
                 "a concept is shared with all its versions; name it without `@version`.",
                 code="version_not_shared",
             )
-        self._tenants.share(name, {EVERYONE} if everyone else set(tenants) - {tenant})
-        return name
+        self._tenants.share(name, {EVERYONE} if everyone else set(tenants) - {tenant}, actor)
 
     def _find(self, tenant: str, ref: str) -> tuple[str, list[int]]:
         """(name in the registry, versions) of a concept of the tenant's own."""

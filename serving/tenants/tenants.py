@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from serving.jobs.database import Database
 from serving.jobs.tenant_tables import ConceptShare, Tenant
-from serving.tenants.audit import COMMAND_LINE, note
+from serving.tenants.audit import COMMAND_LINE, concept_subject, note
 from serving.tenants.namespaces import Namespace, private_name, split_name
 
 EVERYONE = "*"
@@ -91,7 +91,7 @@ class Tenants:
         id = row.id if row is not None else None
         return Namespace(id, tuple(name for name in shared if split_name(name)[0] != id))
 
-    def share(self, name: str, with_whom: Collection[str]) -> None:
+    def share(self, name: str, with_whom: Collection[str], actor: str) -> None:
         """Share a concept (its name in the registry) with these tenants and no others; `EVERYONE` is all.
 
         Names of tenants are kept as given, existing or not: nothing tells its owner which of them exist.
@@ -102,6 +102,7 @@ class Tenants:
             session.execute(delete(ConceptShare).where(mine, ConceptShare.shared_with.not_in(with_whom)))
             for tenant in sorted(set(with_whom) - known):
                 session.add(ConceptShare(concept=name, shared_with=tenant, at=time.time()))
+            note(session, actor, "concept.share", split_name(name)[0] or "", concept_subject(name))
 
     def shares(self, id: str | None) -> dict[str, list[str]]:
         """With whom each concept of a tenant is shared, by its name in the registry."""

@@ -110,7 +110,7 @@ def test_a_structured_key_file_says_what_each_key_may_do(tmp_path: Path, suffix:
     assert find_key(KEY, [alice, other]) is alice
     assert (alice.name, alice.scopes, alice.max_priority) == ("alice", ("videos:read", "adapters"), 1)
     assert (alice.requests_per_minute, alice.concurrency) == (60, 4)
-    assert other.scopes == ("videos:read", "videos:write")
+    assert other.scopes == ("videos:read", "videos:write", "concepts")
     assert other.concurrency is None
     shown = ServeConfig(api_keys=[alice, other]).model_dump_json() + repr(alice)
     assert KEY not in shown

@@ -178,6 +178,11 @@ def test_pins_of_tenants_are_kept_apart(api: TestClient, registry: Registry, tmp
     assert ask(api, "alice", "POST", "/v1/adapters/unpin", {"name": "walk@1"}).status_code == 200
     assert len(ask(api, "bob", "GET", "/v1/adapters").json()["pins"]) == 1
     assert ask(api, "alice", "GET", "/v1/adapters").json()["pins"] == []
+    pins = api.service.catalogue._pins  # type: ignore[attr-defined]
+    revision, _ = pins.wanted(INFO.fingerprint)
+    assert ask(api, "bob", "DELETE", "/v1/models/foundation:walk").status_code == 200
+    after, left = pins.wanted(INFO.fingerprint)
+    assert (after > revision, left) == (True, []), "engines take a list only if its revision has grown"
 
 
 # --- deletion --------------------------------------------------------------------------------------------------

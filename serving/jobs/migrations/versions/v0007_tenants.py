@@ -20,8 +20,16 @@ FOR EACH STATEMENT EXECUTE FUNCTION audit_log_refuse()
 """
 
 
+def create(name: str, *columns: sa.Column) -> bool:
+    """Create a table; False if there is one of this name, which `differences` finds to be another program's."""
+    if sa.inspect(op.get_bind()).has_table(name):
+        return False
+    op.create_table(name, *columns)
+    return True
+
+
 def upgrade() -> None:
-    op.create_table(
+    create(
         "tenants",
         sa.Column("name", sa.String(64), primary_key=True),
         sa.Column("id", sa.String(16), nullable=False, unique=True),
@@ -34,9 +42,8 @@ def upgrade() -> None:
         sa.Column("max_priority", sa.Integer),
         sa.Column("requests_per_minute", sa.Float),
         sa.Column("concurrency", sa.Integer),
-        if_not_exists=True,
     )
-    op.create_table(
+    create(
         "api_keys",
         sa.Column("sha256", sa.String(64), primary_key=True),
         sa.Column("id", sa.String(64), nullable=False, unique=True),
@@ -46,16 +53,14 @@ def upgrade() -> None:
         sa.Column("created_at", sa.Float, nullable=False),
         sa.Column("expires_at", sa.Float),
         sa.Column("revoked_at", sa.Float),
-        if_not_exists=True,
     )
-    op.create_table(
+    create(
         "concept_shares",
         sa.Column("concept", sa.String(64), primary_key=True),
         sa.Column("shared_with", sa.String(64), primary_key=True, index=True),
         sa.Column("at", sa.Float, nullable=False),
-        if_not_exists=True,
     )
-    op.create_table(
+    create(
         "usage",
         sa.Column("job_id", sa.String(64), primary_key=True),
         sa.Column("tenant", sa.String(64), nullable=False, index=True),
@@ -67,19 +72,15 @@ def upgrade() -> None:
         sa.Column("device_seconds", sa.Float),
         sa.Column("bytes", sa.BigInteger, nullable=False),
         sa.Column("at", sa.Float, nullable=False),
-        if_not_exists=True,
     )
-    op.create_table(
+    create(
         "erasures",
         sa.Column("concept", sa.String(64), primary_key=True),
         sa.Column("version", sa.Integer, primary_key=True),
         sa.Column("hashes", sa.JSON, nullable=False),
         sa.Column("asked_at", sa.Float, nullable=False),
-        if_not_exists=True,
     )
-    if sa.inspect(op.get_bind()).has_table("audit_log"):
-        return  # `differences` finds another program's table of this name
-    op.create_table(
+    is_new = create(
         "audit_log",
         sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
         sa.Column("at", sa.Float, nullable=False),
@@ -88,9 +89,9 @@ def upgrade() -> None:
         sa.Column("tenant", sa.String(16), nullable=False),
         sa.Column("subject", sa.String(100), nullable=False),
     )
-    if op.get_bind().dialect.name == "sqlite":
+    if is_new and op.get_bind().dialect.name == "sqlite":
         for what in ("UPDATE", "DELETE"):
             op.execute(SQLITE_APPEND_ONLY.format(what=what))
-    else:
+    elif is_new:
         op.execute(POSTGRESQL_REFUSE)
         op.execute(POSTGRESQL_APPEND_ONLY)
