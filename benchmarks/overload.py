@@ -137,7 +137,7 @@ def server(side: str, port: int) -> Iterator[None]:
         config = ServeConfig(
             foundation="tiny-random:unet3d", data_dir=folder, threads=1, api_keys=keys, **bodies
         )
-        with variables(environment(keys) if side == "now" else {}), ray_session("local", num_cpus=2):
+        with variables(environment(keys, True) if side == "now" else {}), ray_session("local", num_cpus=2):
             from ray import serve
 
             serve.start(http_options={"host": "127.0.0.1", "port": port})

@@ -122,6 +122,10 @@ class Registry:
         """Its name in messages."""
         return f"the registry {self.uri}"
 
+    def owner(self, concept: str) -> str | None:
+        """Id of the tenant whose own a concept is. None: in a registry itself every concept is everyone's."""
+        return None
+
     def near(self, name: str) -> list[str]:
         """Up to three concepts whose names are similar."""
         return similar(name, [info.name for info in self.concepts()])
@@ -168,10 +172,18 @@ class Registry:
             body = to_json({**pointer, "number": number}, concept)
             # False also if our own write succeeded but its answer was lost: then the stored body is ours.
             if self.storage.put_if_absent(key, body) or self.storage.get(key) == body:
-                return read_version(body, concept, number)
+                version = read_version(body, concept, number)
+                self._put_back(version, paths)
+                return version
             if once is not None and (version := self._published_as(concept, {number}, once)) is not None:
                 return version
             number += 1
+
+    def _put_back(self, version: Version, paths: dict[str, Path]) -> None:
+        """Store files again that an erasure, which did not see this version yet, removed (`infra.erasure`)."""
+        for name, entry in version.files.items():
+            if not self.storage.exists(key := object_key(entry.sha256)):
+                self.storage.put_file(key, paths[name])
 
     def _published_as(self, concept: str, numbers: set[int], once: str) -> Version | None:
         """The version among these numbers that was published with this `once`, or None.

@@ -30,6 +30,8 @@ COMMANDS = (
     "concepts",
     "library",
     "serve",
+    "keys",
+    "tenants",
     "generate",
     "mix",
     "evaluate",

@@ -23,16 +23,18 @@ from serving.keys import (
     read_webhook_secret,
 )
 from serving.ray import deployment
+from serving.tenants.api_keys import has_keys
 
 
 def with_keys(config: ServeConfig) -> ServeConfig:
     """The configuration with the keys of this node. Raises UserError if there are none."""
     file = os.environ.get(API_KEY_FILE_VARIABLE)
     keys = {key.sha256: key for key in [*config.keys, *read_api_keys(Path(file) if file else None)]}
-    if not keys:
+    if not keys and not has_keys(config.database_url):
         raise UserError(
             f"a server on a cluster can be reached from other machines, but there is no API key; set "
-            f"{API_KEY_FILE_VARIABLE} to a file of keys, {API_KEY_VARIABLE} to a key, or api_keys.",
+            f"{API_KEY_FILE_VARIABLE} to a file of keys, {API_KEY_VARIABLE} to a key, or api_keys, or create one "
+            "in its database (motiondirector keys create).",
             code="no_api_key",
         )
     try:

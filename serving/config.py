@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -271,10 +270,10 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
-def check_exposure(host: str, keys: Sequence[ApiKey]) -> None:
+def check_exposure(host: str, needs_key: bool) -> None:
     """Raise UserError if a server without keys would listen beyond loopback."""
-    if not keys and not is_loopback(host):
+    if not needs_key and not is_loopback(host):
         raise UserError(
-            f"--host {host} can be reached from other machines, but there is no API key; give --api-key-file FILE "
-            f"or set {API_KEY_VARIABLE}, or listen on 127.0.0.1."
+            f"--host {host} can be reached from other machines, but there is no API key; give --api-key-file FILE, "
+            f"set {API_KEY_VARIABLE}, create one (motiondirector keys create), or listen on 127.0.0.1."
         )

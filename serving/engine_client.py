@@ -53,6 +53,9 @@ class EngineClient(Protocol):
     async def set_pins(self, revision: int, uses: Sequence[AdapterUsed]) -> int:
         """Make every engine pin exactly these unless it knows a later revision; returns their number."""
 
+    async def forget(self, hashes: Sequence[str]) -> bool:
+        """Make every engine remove erased files from slots, memory and disk; False if one still uses some."""
+
     async def residency(self) -> Mapping[str, Sequence[Residency]]:
         """The adapters in a slot or in host memory of every engine, by the engine's name."""
 

@@ -47,7 +47,7 @@ class Finished:
     mp4: bytes
     sha256: str
     timings: dict[str, float]
-    neighbours: int = 0  # maximum number of other requests in one of its steps
+    neighbours: int = 0  # maximum number of other requests of its tenant in one of its steps
     batch_adapters: int = 0  # maximum number of distinct adapters in one of its steps, including its own
 
 

@@ -1,4 +1,4 @@
-"""API keys with their scopes and quotas. Only hashes are kept.
+"""API keys of a file, with their scopes and quotas. Only hashes are kept. (`serving.tenants.api_keys`: of the database.)
 
 A key file is plain text with one key per line, or YAML or JSON (by its suffix) with settings per key:
 
@@ -6,13 +6,14 @@ A key file is plain text with one key per line, or YAML or JSON (by its suffix) 
       - key: sha256:9f86d0...          # or the key itself
         tenant: alice                  # owner of the jobs; default: this key only
         name: alice's laptop
-        scopes: [videos:read, videos:write, adapters, metrics]
+        scopes: [videos:read, videos:write, concepts, adapters, metrics]
         requests_per_minute: 60        # requested videos
         concurrency: 4                 # unfinished videos
         max_priority: 1
         webhook_secret: whsec_...
       - keys: [sha256:60303a..., sha256:fd61a0...]
         tenant: bob
+        role: owner                    # viewer, member, owner or admin; instead of scopes
 
 A tenant's keys see the same jobs and share its quotas. To replace a key, add the new one, let its users
 switch, then remove the old one. Without `tenant`, a key's jobs belong to its hash.
@@ -28,12 +29,12 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from infra.errors import UserError
+from infra.errors import InvalidInput, UserError
 from infra.rows import NOT_YAML
 
 API_KEY_VARIABLE = "MOTIONDIRECTOR_API_KEY"
@@ -48,9 +49,18 @@ TENANT_SETTINGS = (
     "webhook_secret",
 )  # settings of a tenant, equal for all of its keys
 
-Scope = Literal["videos:read", "videos:write", "adapters", "metrics"]
-# default scopes: the key's own videos. Pins and metrics affect all tenants.
-DEFAULT_SCOPES: tuple[Scope, ...] = ("videos:read", "videos:write")
+Scope = Literal["videos:read", "videos:write", "concepts", "keys", "adapters", "metrics", "admin"]
+Role = Literal["viewer", "member", "owner", "admin"]
+# default scopes: the key's own videos and concepts. Pins and metrics affect all tenants.
+DEFAULT_SCOPES: tuple[Scope, ...] = ("videos:read", "videos:write", "concepts")
+
+# a viewer reads; a member also makes; an owner also has the tenant's concepts and keys; an admin has the platform
+ROLES: dict[Role, tuple[Scope, ...]] = {
+    "viewer": ("videos:read",),
+    "member": ("videos:read", "videos:write"),
+    "owner": ("videos:read", "videos:write", "concepts", "keys"),
+    "admin": get_args(Scope),
+}
 
 
 def check_secret(secret: SecretStr) -> SecretStr:
@@ -92,11 +102,34 @@ class ApiKey(BaseModel):
     tenant: Annotated[str, Field(pattern=TENANT, description="owner of the jobs; absent: this key alone")] = (
         Field(default_factory=lambda data: data["sha256"][:16])
     )
-    scopes: tuple[Scope, ...] = DEFAULT_SCOPES
+    role: Annotated[Role | None, Field(description="gives it scopes, unless they are given")] = None
+    scopes: tuple[Scope, ...] = Field(
+        default_factory=lambda data: ROLES[data["role"]] if data.get("role") else DEFAULT_SCOPES
+    )
     requests_per_minute: Annotated[float | None, Field(gt=0, description="requested videos")] = None
     concurrency: Annotated[int | None, Field(ge=1, description="unfinished videos")] = None
     max_priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
     webhook_secret: WebhookSecret | None = None
+
+    @property
+    def id(self) -> str:
+        """Its name in lists and in the audit log."""
+        return key_id(self.sha256)
+
+
+def check_tenant_name(name: str) -> str:
+    """The name, if a tenant may have it. Else InvalidInput."""
+    if not re.fullmatch(TENANT, name):
+        raise InvalidInput(
+            f"tenant {name[:80]!a}: expected 1 to 64 of a-z, A-Z, 0-9, '.', '_' and '-', starting with a letter or "
+            "digit; for example alice."
+        )
+    return name
+
+
+def key_id(sha256: str) -> str:
+    """The id of a key, from its hash."""
+    return f"key_{sha256[:16]}"
 
 
 def check_tenants(keys: Sequence[ApiKey]) -> None:

@@ -45,6 +45,7 @@ from serving.schemas import (
     LoraUse,
     NoisePriorUse,
     NoisePriorUsed,
+    VersionFile,
 )
 
 PRIORITY_WEIGHT = 8.0  # factor of the share per step of priority
@@ -96,6 +97,11 @@ class VideoRequest(ResolvedParams, Lenient):
     def noise_file(self) -> NoisePriorUsed | None:
         """The file of its noise prior; None without a prior, and if it has the latents (serving/local.py)."""
         return self.noise_prior if isinstance(self.noise_prior, NoisePriorUsed) else None
+
+    @property
+    def version_files(self) -> tuple[VersionFile, ...]:
+        """The files of versions that it needs: adapters, and its noise prior."""
+        return (*self.adapters, *([self.noise_file] if self.noise_file else []))
 
     @property
     def needs_registry(self) -> bool:
@@ -254,6 +260,7 @@ def resolve_adapters(use: LoraUse, info: FoundationInfo, registry: Registry | No
                 version=version.number,
                 path=path,
                 sha256=files[path].sha256,
+                owner=registry.owner(version.concept),
             )
         )
     return resolved
@@ -276,11 +283,13 @@ def resolve_noise(
             code="noise_prior_missing",
         )
     version = find_version(name, info, registry)
+    assert registry is not None
     return NoisePriorUsed(
         weight=prior.weight,
         concept=version.concept,
         version=version.number,
         sha256=noise_of(version, bucket).sha256,
+        owner=registry.owner(version.concept),
     )
 
 

@@ -8,14 +8,15 @@ what depends on the foundation or the registry (divisible sizes, existing concep
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from infra.storage.stored import ConceptName, Sha256
 from models.adapters.versions import Gives
-from models.generation import AdapterSettings, AdapterUse, GenerationSettings, NoisePrior
+from models.generation import AdapterSettings, AdapterUse, GenerationSettings, NoisePrior, is_none
 from models.generation import LoraPath as LoraPath
+from serving.keys import MAX_PRIORITY, TENANT, Role
 
 MAX_PROMPT = 2_000  # characters; text encoders cut after 77-512 tokens, so more is a mistake
 MAX_STEPS = 500
@@ -59,6 +60,7 @@ def check_not_blank(prompt: str) -> str:
     return prompt
 
 
+TenantId = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 Size = Annotated[str, AfterValidator(check_size)]
 Seconds = Annotated[float | str, AfterValidator(check_seconds)]
 Text = Annotated[str, Field(max_length=MAX_PROMPT), AfterValidator(check_text)]
@@ -177,6 +179,8 @@ class VersionFile(Lenient):
     concept: ConceptName
     version: Annotated[int, Field(ge=1)]
     sha256: Sha256  # names a file on the engine's disk
+    # id of the tenant whose own concept it is, never shown to callers; None: everyone's
+    owner: Annotated[TenantId | None, Field(exclude_if=is_none)] = None
 
     @property
     def ref(self) -> str:
@@ -187,9 +191,19 @@ class VersionFile(Lenient):
 class AdapterUsed(AdapterUse, VersionFile):
     """One adapter of a job."""
 
+    @property
+    def shown(self) -> Self:
+        """The same for callers: without the owner, and with a hash in place of a mask's images."""
+        return super().shown.model_copy(update={"owner": None})
+
 
 class NoisePriorUsed(NoisePrior, VersionFile):
     """The noise prior of a job."""
+
+    @property
+    def shown(self) -> Self:
+        """The same for callers, without the owner."""
+        return self.model_copy(update={"owner": None})
 
     @property
     def source(self) -> str:
@@ -204,6 +218,7 @@ class Timings(BaseModel):
     adapter_load: float | None = None
     denoise: float | None = None
     decode: float | None = None
+    device: float | None = None  # its share of the device, by work: of its denoising steps, and decoding
 
 
 class Video(GenerationSettings, Lenient):
@@ -231,7 +246,7 @@ class Video(GenerationSettings, Lenient):
     queue_position: (
         int | None
     )  # jobs before it, up to half a second old; 0: next, or given to an engine; null: not queued
-    batch_neighbours: int | None  # maximum number of other requests in one of its steps, once completed
+    batch_neighbours: int | None  # maximum number of your other requests in one of its steps, once completed
     priority: int
     deadline: int | None
     webhook_url: str | None
@@ -327,7 +342,10 @@ class ModelInfo(BaseModel):
     id: str
     object: Literal["model"] = "model"
     created: int
-    owned_by: str = "motiondirector"
+    owned_by: Annotated[
+        Literal["motiondirector", "you", "others"],
+        Field(description="motiondirector: everyone's; you: your tenant's own; others: shared with you"),
+    ] = "motiondirector"
     foundation: str
     foundation_fingerprint: str
     concept: str | None = None
@@ -339,6 +357,36 @@ class ModelInfo(BaseModel):
             description="what the concept gives to a video: motion, appearance, or both; empty for the foundation"
         ),
     ] = []
+    shared_with: Annotated[
+        list[str] | None,
+        Field(description="of your own: the tenants that may use it, `*` for all; null for others"),
+    ] = None
+
+
+class ModelDeleted(BaseModel):
+    """Answer of `DELETE /v1/models/{id}`."""
+
+    id: str
+    object: Literal["model"] = "model"
+    deleted: Literal[True] = True
+
+
+class ShareModel(Strict):
+    """Body of `POST /v1/models/{id}/share`: with whom the concept is shared from now on, and nobody else."""
+
+    tenants: Annotated[
+        list[Annotated[str, Field(pattern=TENANT)]], Field(max_length=100, description="names of tenants")
+    ] = []
+    all: Annotated[bool, Field(description="share it with every tenant")] = False
+
+
+class ModelShare(BaseModel):
+    """Answer of `POST /v1/models/{id}/share`; the same whether or not a named tenant exists."""
+
+    id: str
+    object: Literal["model.share"] = "model.share"
+    tenants: list[str]
+    all: bool
 
 
 class ModelList(BaseModel):
@@ -346,6 +394,150 @@ class ModelList(BaseModel):
 
     object: Literal["list"] = "list"
     data: list[ModelInfo]
+
+
+class CreateKey(Strict):
+    """Body of `POST /v1/keys`."""
+
+    role: Annotated[
+        Role,
+        Field(
+            description="viewer: reads; member: also makes videos; owner: also shares and deletes concepts and has the "
+            "tenant's keys; admin: the whole platform (only an admin's key makes one)"
+        ),
+    ] = "member"
+    tenant: Annotated[
+        str | None, Field(pattern=TENANT, description="of an admin: whose key; absent: your own tenant")
+    ] = None
+    name: Annotated[str, Field(max_length=100, description="for people"), AfterValidator(check_text)] = ""
+    expires_in: Annotated[float | None, Field(gt=0, description="seconds from now; absent: never")] = None
+
+
+class RotateKey(Strict):
+    """Body of `POST /v1/keys/{key}/rotate`."""
+
+    keep_old: Annotated[
+        float, Field(ge=0, le=30 * 86_400, description="seconds for which the old key still works")
+    ] = 0.0
+
+
+class KeyInfo(BaseModel):
+    """A key of the database. Times are Unix seconds."""
+
+    id: str
+    object: Literal["key"] = "key"
+    tenant: str
+    name: str
+    role: str
+    created_at: int
+    expires_at: int | None  # refused from then on
+    revoked_at: int | None
+
+
+class NewKey(KeyInfo):
+    """A key with its text, which only this answer has."""
+
+    key: str
+
+
+class KeyList(BaseModel):
+    """Answer of `GET /v1/keys`."""
+
+    object: Literal["list"] = "list"
+    data: list[KeyInfo]
+
+
+class KeyDeleted(BaseModel):
+    """Answer of `DELETE /v1/keys/{key}`."""
+
+    id: str
+    object: Literal["key"] = "key"
+    deleted: Literal[True] = True
+
+
+class TenantLimits(Strict):
+    """Limits of a tenant; null: none. Body of `POST /v1/tenants/{tenant}`."""
+
+    storage_bytes: Annotated[int | None, Field(ge=0, description="of videos and own concepts")] = None
+    videos_per_day: Annotated[int | None, Field(ge=0, description="completed or under way")] = None
+    trainings_per_day: Annotated[int | None, Field(ge=0)] = None
+    trainings_at_once: Annotated[int | None, Field(ge=0)] = None
+    max_priority: Annotated[int | None, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = None
+    requests_per_minute: Annotated[
+        float | None, Field(gt=0, description="requested videos, with keys of the database")
+    ] = None
+    concurrency: Annotated[
+        int | None, Field(ge=1, description="unfinished videos, with keys of the database")
+    ] = None
+
+
+class TenantInfo(BaseModel):
+    """A tenant."""
+
+    id: str  # its name
+    object: Literal["tenant"] = "tenant"
+    created_at: int
+    erasing: bool  # its keys are refused, and everything of it is being removed
+    storage_bytes: int
+    limits: TenantLimits
+
+
+class TenantList(BaseModel):
+    """Answer of `GET /v1/tenants`."""
+
+    object: Literal["list"] = "list"
+    data: list[TenantInfo]
+
+
+class TenantDeleted(BaseModel):
+    """Answer of `DELETE /v1/tenants/{tenant}`: its keys are refused, and the rest is being erased."""
+
+    id: str
+    object: Literal["tenant"] = "tenant"
+    deleted: Literal[True] = True
+
+
+class UsageRow(BaseModel):
+    """What the jobs of one day, kind and model used."""
+
+    object: Literal["usage"] = "usage"
+    tenant: Annotated[str | None, Field(exclude_if=is_none)] = None  # for admins
+    day: str
+    kind: Literal["video", "training"]
+    model: str
+    jobs: int
+    frames: int
+    steps: int
+    device_seconds: float
+    bytes: int
+
+
+class UsageList(BaseModel):
+    """Answer of `GET /v1/usage`; storage and limits are those of the caller's tenant."""
+
+    object: Literal["list"] = "list"
+    data: list[UsageRow]
+    storage_bytes: int
+    limits: TenantLimits
+
+
+class AuditRow(BaseModel):
+    """Who did what to what, when."""
+
+    object: Literal["audit"] = "audit"
+    number: int
+    at: float
+    actor: str
+    action: str
+    tenant: str
+    subject: str
+
+
+class AuditList(BaseModel):
+    """Answer of `GET /v1/audit`."""
+
+    object: Literal["list"] = "list"
+    data: list[AuditRow]
 
 
 class ErrorBody(BaseModel):

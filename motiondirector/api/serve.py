@@ -13,6 +13,7 @@ from infra.errors import Conflict, UserError
 from infra.registry import DEFAULT_REGISTRY, open_registry
 from motiondirector.library.library import fill_if_new
 from serving.config import ServeConfig, check_exposure
+from serving.tenants.namespaces import split_name
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Server:
     """A running server at `url`; its API page is at `url`/docs."""
 
     url: str
-    concepts: tuple[str, ...]  # names in the registry when the server started
+    concepts: tuple[str, ...]  # names of everyone's in the registry when the server started
     needs_key: bool = False
 
     @property
@@ -59,16 +60,19 @@ def serve(
     from infra.ray.cluster import check_workers, ray_session, variables
     from models.load import family_of, locate
     from serving.ray.gate import environment
+    from serving.tenants.api_keys import has_keys
 
     given = config or ServeConfig()
     fill_if_new(str(given.registry or DEFAULT_REGISTRY), given.foundation)
     made = for_every_process(given)
-    check_exposure(host, made.keys)
+    needs_key = bool(made.keys) or has_keys(made.database_url)
+    check_exposure(host, needs_key)
     port = check_port(host, port)
     family_of(locate(made.foundation), made.foundation or "the embedded foundation")
-    concepts = tuple(concept.name for concept in open_registry(str(made.registry)).concepts())
+    names = [concept.name for concept in open_registry(str(made.registry)).concepts()]
+    concepts = tuple(name for name in names if split_name(name)[0] is None)
     with (
-        variables(environment(made.keys)),
+        variables(environment(made.keys, needs_key)),
         ray_session(address),
     ):  # a cluster that is started here inherits these variables, including its proxies
         check_workers(made.replicas, gpus=made.engine_gpus, cpus=made.engine_cpus)
@@ -82,7 +86,7 @@ def serve(
             on_loading()
             ray_serve.start(http_options={"host": host, "port": port})
             ray_serve.run(build_app(made), name=APP_NAME, route_prefix="/")
-            yield Server(f"http://{host}:{port}", concepts, bool(made.keys))
+            yield Server(f"http://{host}:{port}", concepts, needs_key)
         finally:
             ray_serve.shutdown()
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -395,6 +395,19 @@ class AdapterCache:
             self._loading_pins.discard(key)
             if error is not None:
                 self._failed_pins[key] = time.monotonic() + PIN_RETRY_PAUSE
+
+    def forget(self, hashes: Collection[str]) -> bool:
+        """Remove these adapters and noise priors from slots, host memory and disk.
+
+        False if one is used or being loaded: call it again.
+        """
+        gone = True
+        for sha256 in hashes:
+            for path in self.bank.slots:
+                key: Key = (path, sha256)
+                gone = self.slots.forget(key) and self.host.forget(key) and gone
+            gone = self.source.forget(sha256) and gone
+        return gone
 
     def residency(self) -> list[Residency]:
         """Every adapter in a slot or in host memory. For those on disk: `AdapterFiles.resident`."""

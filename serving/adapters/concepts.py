@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from infra.registry import Registry, Version, similar
@@ -43,21 +44,31 @@ class Concepts(Registry):
         """Start to refresh the list of names in a thread."""
         LISTS.begin(self.model_list.refresh)
 
-    def near(self, name: str) -> list[str]:
+    def names(self) -> Sequence[str]:
+        """The names of all concepts, as of a recent list."""
         if self.model_list.must_refresh():
             self.refresh_names()  # for later calls
-        return similar(name, self.model_list.names)
+        return self.model_list.names
+
+    def near(self, name: str) -> list[str]:
+        return similar(name, self.names())
 
     def find(self, ref: str) -> tuple[str, int]:
         found = super().find(ref)
-        self._record_content()
+        self.record_content()
         return found
 
     def resolve(self, ref: str) -> Version:
         """Also raises StorageFault if the registry is unreachable."""
-        try:
+        with self.listed_a_moment_ago():
             return super().resolve(ref)
-        except ObjectNotFound as error:  # its pointer was listed a moment ago
+
+    @contextlib.contextmanager
+    def listed_a_moment_ago(self) -> Iterator[None]:
+        """Raise StorageFault for a pointer that was listed and is not found."""
+        try:
+            yield
+        except ObjectNotFound as error:
             log.error("%s", error.message)
             raise StorageFault(CONCEPTS) from error
 
@@ -73,12 +84,13 @@ class Concepts(Registry):
     def pointers(self) -> dict[tuple[str, int], ObjectInfo]:
         found = super().pointers()
         if found:
-            self._record_content()
+            self.record_content()
         else:
             self._check_available()
         return found
 
-    def _record_content(self) -> None:
+    def record_content(self) -> None:
+        """Remember that the registry has concepts."""
         if self._had_content:
             return
         self._had_content = True

@@ -55,6 +55,9 @@ class Source(Protocol):
     def fetch(self, use: VersionFile) -> None:
         """Download it to local disk; blocks. Raises UserError."""
 
+    def forget(self, sha256: str) -> bool:
+        """Remove a file from local disk; False if it cannot be removed now."""
+
     def read(self, use: AdapterUsed) -> Adapter:
         """An adapter's checked tensors. Raises UserError if it cannot be loaded."""
 
@@ -98,6 +101,28 @@ class AdapterFiles:
 
     def _files(self) -> list[tuple[Path, os.stat_result]]:
         return sorted(files_in(self._folder, "*.safetensors"), key=lambda entry: entry[1].st_mtime_ns)
+
+    def forget(self, sha256: str) -> bool:
+        """Remove a file. False, without any change, while it is read."""
+        with self._lock:
+            if self._reading[sha256]:
+                return False
+            (self._folder / f"{sha256}.safetensors").unlink(missing_ok=True)
+            self._used.pop(sha256, None)
+            return True
+
+    def forget_erased(self) -> None:
+        """Remove the files that the registry no longer has. Does nothing if the registry is unreachable."""
+        if self._registry is None:
+            return
+        storage = self._registry.storage
+        try:
+            if storage.holds("objects/"):  # otherwise it may be unmounted
+                for sha256 in self.resident():
+                    if not storage.exists(object_key(sha256)):
+                        self.forget(sha256)
+        except UserError as error:
+            log.warning("files of erased concepts may stay on this disk: %s", error.message)
 
     def has(self, use: VersionFile) -> bool:
         return self._file(use).is_file()

@@ -75,6 +75,14 @@ class HostCache:
                     del self._holds[key]
                     self._promised.pop(key, None)
 
+    def forget(self, key: Key) -> bool:
+        """Remove an image. False, without any change, while it is held."""
+        with self._lock:
+            if self._holds[key] or key in self._promised:
+                return False
+            self._images.pop(key, None)
+            return True
+
     @property
     def used(self) -> int:
         """Bytes loaded and reserved."""

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from infra.registry import Registry
-from models.adapters.versions import Gives, gives
+from infra.registry import Registry, Version
+from models.adapters.versions import Gives, adapter_files, gives
 
 log = logging.getLogger(__name__)
 READERS = 8  # pointers read in parallel
@@ -33,6 +33,8 @@ class VersionSummary:
     sha256: str  # of the adapter
     gives: tuple[Gives, ...]
     foundation: str | None  # fingerprint of the model it was trained on, if recorded
+    adapters: tuple[str, ...] = ()  # SHA-256 of each
+    bytes: int = 0  # of all its files
 
     @property
     def ref(self) -> str:
@@ -53,6 +55,11 @@ class ModelListCache:
         self._tried = float("-inf")  # start of the last attempt
         self._lock = threading.Lock()
         self.names: Sequence[str] = ()  # of all concepts, as of the last list
+
+    @property
+    def known(self) -> Sequence[VersionSummary]:
+        """All versions as of the last list; reads nothing."""
+        return self._listed or ()
 
     def must_refresh(self) -> bool:
         """Whether the names are outdated. Only one caller gets True, and must start a refresh."""
@@ -97,11 +104,18 @@ class ModelListCache:
         """Read one version and store it at once, so that it survives a failure of a later one."""
         concept, number, _ = key
         version = self._registry.load(concept, number, added_metrics=False)
-        self._known[key] = VersionSummary(
-            concept=concept,
-            number=number,
-            created=int(version.created_at.timestamp()),
-            sha256=version.adapter_sha256,
-            gives=gives(version),
-            foundation=version.metadata.get("foundation_fingerprint"),
-        )
+        self._known[key] = summary_of(version)
+
+
+def summary_of(version: Version) -> VersionSummary:
+    """What a list shows of a version."""
+    return VersionSummary(
+        concept=version.concept,
+        number=version.number,
+        created=int(version.created_at.timestamp()),
+        sha256=version.adapter_sha256,
+        gives=gives(version),
+        foundation=version.metadata.get("foundation_fingerprint"),
+        adapters=tuple(entry.sha256 for entry in adapter_files(version).values()),
+        bytes=sum(entry.size for entry in version.files.values()),
+    )

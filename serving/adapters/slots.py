@@ -212,6 +212,22 @@ class SlotTable:
                 for path in {path for path, _ in keys}
             )
 
+    def forget(self, key: Key) -> bool:
+        """Overwrite an adapter's slot with zeros and free it. False, without any change, while it is used."""
+        with self._lock:
+            slot = self._slots.get(key)
+            if slot is None:
+                return True
+            if slot.users or not slot.loaded.done():
+                return False
+            self._pinned.discard(key)
+            del self._slots[key]
+        after = self._last_reads.pop((key[0], slot.number), None)
+        self._writer.write(key, slot.number, self._bank.pack(key[0], {}), after)
+        with self._lock:
+            self._free[key[0]].append(slot.number)
+        return True
+
     def _copy(self, key: Key, slot: _Slot, image: Tensor) -> None:
         after, started = self._last_reads.pop((key[0], slot.number), None), time.monotonic()
         try:

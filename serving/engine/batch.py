@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -92,10 +93,13 @@ class Batch:
         started = time.monotonic()
         failed = self._forward(states)
         seconds = time.monotonic() - started
+        work = sum(map(step_cost, states))
+        tenants = Counter(state.request.tenant for state in states)
         for state in states:
-            state.neighbours = max(state.neighbours, len(states) - 1)
+            # only those of its own tenant: nobody learns of others
+            state.neighbours = max(state.neighbours, tenants[state.request.tenant] - 1)
             state.batch_adapters = max(state.batch_adapters, adapters)
-        work = sum(cost_of(state.request) / state.request.steps for state in states)
+            state.device_seconds += seconds * step_cost(state) / work
         return Step(states, failed, adapters, seconds, work)
 
     def _forward(self, states: list[RequestState]) -> dict[RequestState, Exception]:
@@ -114,3 +118,8 @@ class Batch:
             if denoising.index == before[state]:  # some may have advanced before one failed
                 failed |= self._forward([state])
         return failed
+
+
+def step_cost(state: RequestState) -> float:
+    """The work of one step of a request (`cost_of`)."""
+    return cost_of(state.request) / state.request.steps

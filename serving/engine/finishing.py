@@ -95,6 +95,7 @@ def package(foundation: Foundation, state: RequestState) -> Finished:
     request = state.request
     mp4 = encode_mp4(frames_FHWC, request.fps, metadata=metadata(request, foundation.fingerprint))
     state.timings["decode"] = time.monotonic() - started
+    state.timings["device"] = state.device_seconds + state.timings["decode"]
     return Finished(
         mp4,
         hashlib.sha256(mp4).hexdigest(),

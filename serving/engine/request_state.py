@@ -48,7 +48,8 @@ class RequestState:
     lease: Lease | None = None
     denoising: Denoising | None = None  # from its admission on
     timings: dict[str, float] = field(default_factory=dict)  # seconds by stage of its work
-    neighbours: int = 0  # maximum number of other requests in one of its steps
+    device_seconds: float = 0.0  # its share, by work, of the steps that it was in
+    neighbours: int = 0  # maximum number of other requests of its tenant in one of its steps
     batch_adapters: int = 0  # maximum number of distinct adapters in one of its steps
     cancelled: bool = False
     preview: tuple[Tensor, Future[bytes]] | None = None  # the last preview, with the estimate it shows

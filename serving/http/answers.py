@@ -48,7 +48,7 @@ def video_of(job: Job, position: int | None) -> Video:
         frames=request.frames,
         seed=request.seed,
         adapters=[used.shown for used in request.adapters],
-        noise_prior=request.noise_prior,
+        noise_prior=request.noise_file.shown if request.noise_file else None,
         timings=Timings(**job.timings),
         queue_position=position,
         batch_neighbours=job.neighbours,

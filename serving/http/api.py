@@ -4,12 +4,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Header, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import BaseModel
 
-from serving.http.auth import AdapterAdmin, AnyCaller, Caller, MetricsReader, Reader, Writer
-from serving.http.bodies import FORMS, read_body, read_json, schemas_of
+from serving.http.admin import keys, manage, tenants
+from serving.http.auth import AdapterAdmin, AnyCaller, Caller, ConceptOwner, MetricsReader, Reader, Writer
+from serving.http.bodies import FORMS, body_of, read_body, read_json, schemas_of
+from serving.http.dependencies import Service
 from serving.http.errors import REFUSALS, BodyLimit, add_error_handlers
 from serving.http.event_stream import EventStream, follow, was_end
 from serving.http.metrics import MeasuredRequests
@@ -19,11 +20,18 @@ from serving.jobs.database import Job
 from serving.schemas import (
     AdapterAnswer,
     AdapterName,
+    CreateKey,
     CreateVideo,
     ErrorAnswer,
+    ModelDeleted,
+    ModelInfo,
     ModelList,
+    ModelShare,
     RemixVideo,
     ResidentList,
+    RotateKey,
+    ShareModel,
+    TenantLimits,
     Video,
     VideoDeleted,
     VideoList,
@@ -36,25 +44,17 @@ DESCRIPTION = """Text to video with learned motions: one resident model, any mix
 """
 
 
-def body_of(model: type[BaseModel], *kinds: str) -> dict[str, Any]:
-    """The OpenAPI description of a route's body; the route itself reads the body (`serving.http.bodies`)."""
-    schema = {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}
-    return {"requestBody": {"required": True, "content": dict.fromkeys(kinds, schema)}}
-
-
 VIDEO = body_of(CreateVideo, "application/json", *FORMS)
 REMIX = body_of(RemixVideo, "application/json", *FORMS)
+BODIES = (CreateVideo, RemixVideo, AdapterName, ShareModel, CreateKey, RotateKey, TenantLimits)
 NAME = body_of(AdapterName, "application/json")
+SHARE = body_of(ShareModel, "application/json")
 
 
-def service_of(request: Request) -> VideoService:
-    return request.app.state.service
-
-
-Service = Annotated[VideoService, Depends(service_of)]
 IdempotencyHeader = Annotated[str | None, Header(description="the same key and body return the same job")]
 videos = APIRouter(prefix="/v1/videos", responses=REFUSALS, tags=["videos"])
 adapters = APIRouter(prefix="/v1/adapters", responses=REFUSALS, tags=["adapters"])
+models = APIRouter(prefix="/v1/models", responses=REFUSALS, tags=["models"])
 server = APIRouter()
 
 
@@ -80,13 +80,13 @@ def create_api(service: VideoService) -> FastAPI:
     app.add_middleware(BodyLimit)
     app.add_middleware(MeasuredRequests, metrics=service.metrics)
     add_error_handlers(app)
-    for router in (videos, adapters, server, pages):
+    for router in (videos, adapters, models, keys, tenants, manage, server, pages):
         app.include_router(router)
     generated = app.openapi
 
     def openapi() -> dict[str, Any]:
         schema = generated()
-        for model in (CreateVideo, RemixVideo, AdapterName):
+        for model in BODIES:
             schema["components"]["schemas"].update(schemas_of(model))
         return schema
 
@@ -210,9 +210,9 @@ async def delete_video(id: str, service: Service, caller: Writer) -> VideoDelete
 
 
 @adapters.get("")
-async def list_residents(service: Service, _caller: AdapterAdmin) -> ResidentList:
+async def list_residents(service: Service, caller: AdapterAdmin) -> ResidentList:
     """Which engine holds which adapters, and which are pinned."""
-    return await service.catalogue.residents()
+    return await service.catalogue.residents(caller.tenant, everyones=caller.is_admin)
 
 
 @adapters.post("/prefetch", openapi_extra=NAME)
@@ -233,15 +233,32 @@ async def unpin_adapter(request: Request, service: Service, caller: AdapterAdmin
     return await service.catalogue.unpin(await read_name(request, service, caller), caller.tenant)
 
 
-@server.get(
-    "/v1/models",
-    responses={200: {"model": ModelList}, **REFUSALS},
-    response_class=Response,
-    tags=["models"],
-)
+@models.get("", responses={200: {"model": ModelList}}, response_class=Response)
 async def list_models(service: Service, caller: AnyCaller) -> Response:
-    """The valid values of `model`: the foundation, and each version of each concept."""
+    """The valid values of `model`: the foundation, and each version of each concept that you may use."""
     return Response(await service.catalogue.models(caller.tenant), media_type="application/json")
+
+
+@models.get("/{model}")
+async def get_model(model: str, service: Service, caller: AnyCaller) -> ModelInfo:
+    """One valid value of `model`; of a concept without `@version`, the latest version."""
+    return await service.catalogue.model(model, caller.tenant)
+
+
+@models.delete("/{model}")
+async def delete_model(model: str, service: Service, caller: ConceptOwner) -> ModelDeleted:
+    """Delete a concept of your own, or one version of it. Videos that were accepted with it are still made."""
+    await service.catalogue.delete(model, caller.tenant, caller.name)
+    return ModelDeleted(id=model)
+
+
+@models.post("/{model}/share", openapi_extra=SHARE)
+async def share_model(model: str, request: Request, service: Service, caller: ConceptOwner) -> ModelShare:
+    """Share a concept of your own with these tenants, or all, and with nobody else."""
+    with service.bodies.one(caller.tenant):
+        body = await read_json(request, ShareModel)
+    await service.catalogue.share(model, body, caller.tenant, caller.name)
+    return ModelShare(id=model, tenants=sorted(set(body.tenants)), all=body.all)
 
 
 @server.get("/healthz", tags=["health"])

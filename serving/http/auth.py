@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -12,7 +12,9 @@ from fastapi.security import HTTPBearer
 
 from infra.errors import Forbidden, Unauthorized
 from serving.config import is_loopback
-from serving.keys import MAX_PRIORITY, ApiKey, Scope, find_key
+from serving.keys import MAX_PRIORITY, ApiKey, Scope
+from serving.tenants.api_keys import KeyRing
+from serving.tenants.audit import LOCAL
 
 BEARER = HTTPBearer(auto_error=False, description="API key, if the server has any")
 
@@ -29,6 +31,16 @@ class Caller:
         return self.key.tenant if self.key else ""
 
     @property
+    def name(self) -> str:
+        """Its name in the audit log: the id of its key."""
+        return self.key.id if self.key else LOCAL
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether it has the whole platform: an admin's key, or a program on this machine if there are no keys."""
+        return self.key is None or "admin" in self.key.scopes
+
+    @property
     def max_priority(self) -> int:
         return self.key.max_priority if self.key else MAX_PRIORITY
 
@@ -41,13 +53,13 @@ class Caller:
             )
 
 
-def identify(request: Request, keys: Sequence[ApiKey]) -> Caller:
+def identify(request: Request, keys: KeyRing) -> Caller:
     """The caller. Raises Unauthorized without a valid key. If no keys exist, Forbidden for other machines."""
-    if not keys:
+    if not keys.required:
         check_local(request)
         return Caller()
     scheme, _, presented = request.headers.get("authorization", "").partition(" ")
-    found = find_key(presented.strip(), keys) if scheme.lower() == "bearer" else None
+    found = keys.find(presented.strip()) if scheme.lower() == "bearer" else None
     if found is None:
         raise Unauthorized("no valid API key; send `Authorization: Bearer KEY`.")
     return Caller(found)
@@ -74,7 +86,7 @@ def caller_with(scope: Scope | None) -> Callable[..., Caller]:
     """A FastAPI dependency: the caller, who must have the scope (None: any key is enough)."""
 
     def dependency(request: Request, _documented: Annotated[Any, Depends(BEARER)]) -> Caller:
-        caller = identify(request, request.app.state.service.config.keys)
+        caller = identify(request, request.app.state.service.keys)
         if scope is not None:
             caller.check(scope)
         return caller
@@ -85,5 +97,8 @@ def caller_with(scope: Scope | None) -> Callable[..., Caller]:
 AnyCaller = Annotated[Caller, Depends(caller_with(None))]
 Reader = Annotated[Caller, Depends(caller_with("videos:read"))]
 Writer = Annotated[Caller, Depends(caller_with("videos:write"))]
+ConceptOwner = Annotated[Caller, Depends(caller_with("concepts"))]
+KeyOwner = Annotated[Caller, Depends(caller_with("keys"))]
+Admin = Annotated[Caller, Depends(caller_with("admin"))]
 AdapterAdmin = Annotated[Caller, Depends(caller_with("adapters"))]
 MetricsReader = Annotated[Caller, Depends(caller_with("metrics"))]

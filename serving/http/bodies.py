@@ -162,6 +162,12 @@ def rows(columns: dict[str, list[str]]) -> list[dict[str, Any]]:
     return [with_numbers(entry, LoraUse) for entry in entries]
 
 
+def body_of(model: type[BaseModel], *kinds: str) -> dict[str, Any]:
+    """The OpenAPI description of a route's body; the route itself reads the body."""
+    schema = {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}
+    return {"requestBody": {"required": True, "content": dict.fromkeys(kinds, schema)}}
+
+
 def schemas_of(model: type[BaseModel]) -> dict[str, Any]:
     """The JSON schemas of the model and of those it refers to, by name, for OpenAPI's components."""
     schema = TypeAdapter(model).json_schema(ref_template="#/components/schemas/{model}")

@@ -3,32 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict
+import threading
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeVar
 
-from infra.errors import Unavailable, UserError
+from infra.errors import NotFound, Unavailable, UserError
+from infra.registry import Registry, parse_ref
 from serving.adapters.concepts import Concepts
-from serving.adapters.model_list import VersionSummary
+from serving.adapters.model_list import VersionSummary, summary_of
 from serving.engine_client import EngineClient, EngineLost
 from serving.http.answers import engine_unavailable, raise_refusal
 from serving.jobs.pins import PinStore
-from serving.requests import FoundationInfo, resolve_adapters
+from serving.requests import (
+    FoundationInfo,
+    VideoRequest,
+    find_version,
+    parse_model,
+    resolve,
+    resolve_adapters,
+)
 from serving.schemas import (
     AdapterAnswer,
     AdapterName,
     AdapterPart,
     AdapterUsed,
+    CreateVideo,
     LoraUse,
     ModelInfo,
     ModelList,
     PinnedAdapter,
     Resident,
     ResidentList,
+    ShareModel,
+    VersionFile,
 )
+from serving.tenants.concepts import SeenVersion, TenantConcepts, seen_versions
+from serving.tenants.namespaces import Namespace, private_name, split_name
+from serving.tenants.own_concepts import OwnConcepts, not_yours
+from serving.tenants.tenants import Tenants
 from serving.threads import LISTS, LISTS_EACH, READS_EACH, REGISTRY, Shares
 
 REGISTRY_TIMEOUT = 30.0  # seconds for the registry to answer
+CACHED_LISTS = 64  # tenants whose list of models is kept
 LOAD_TIMEOUT = 120.0  # seconds for an adapter to be fetched and loaded
 NO_VERSIONS: Sequence[VersionSummary] = ()
 Status = Literal["pinned", "unpinned", "prefetched"]
@@ -51,23 +69,90 @@ class Catalogue:
         info: Callable[[], Awaitable[FoundationInfo]],
         pins: PinStore,
         send_pins: Callable[[], Awaitable[int]],
+        tenants: Tenants,
+        own: OwnConcepts,
     ) -> None:
         self._registry, self._engine, self._info = registry, engine, info
-        self._pins, self._send_pins = pins, send_pins
+        self._pins, self._send_pins, self._tenants = pins, send_pins, tenants
+        self._own = own
         self._reads, self._lists = Shares(REGISTRY, READS_EACH), Shares(LISTS, LISTS_EACH)
-        self._cached: tuple[Sequence[VersionSummary], FoundationInfo, bytes] | None = None
+        self._lock = threading.Lock()
+        self._cached: OrderedDict[str, tuple[Listed, bytes]] = OrderedDict()  # by tenant
 
     async def models(self, tenant: str) -> bytes:
-        """The foundation, then every version of every concept that was trained on it: a `ModelList` as JSON.
+        """The foundation, then every version that the tenant sees and that was trained on it: a `ModelList` as JSON.
 
         Raises Unavailable if reading them takes too long. Reading continues, so a later call waits less.
         """
         info = await self._info()
-        return await within_registry_timeout(self._lists.run(tenant, self._models, info))
+        return await within_registry_timeout(self._lists.run(tenant, self._models, tenant, info))
 
     async def read(self, tenant: str, call: Callable[..., Answer], /, *args: Any) -> Answer:
         """Run a call that reads the registry, for a tenant. Raises Unavailable if it takes too long."""
         return await within_registry_timeout(self._reads.run(tenant, call, *args))
+
+    async def resolve(self, tenant: str, body: CreateVideo, info: FoundationInfo) -> tuple[VideoRequest, str]:
+        """`serving.requests.resolve` with the concepts that a tenant sees."""
+        return await self.read(tenant, lambda: resolve(body, info, self.registry_of(tenant)))
+
+    def registry_of(self, tenant: str) -> Registry | None:
+        """The registry as a tenant sees it; blocks. A server without keys has one user, who sees all of it."""
+        if self._registry is None or not tenant:
+            return self._registry
+        return TenantConcepts(self._registry, self._tenants.namespace(tenant))
+
+    async def check_usable(self, files: Sequence[VersionFile], tenant: str) -> None:
+        """Raise NotFound if one is of a tenant's concept that was deleted, or is no longer shared with this tenant."""
+        private = [file for file in files if file.owner is not None]
+        if private:
+            await self.read(tenant, self._check_usable, private, tenant)
+
+    def _check_usable(self, files: Sequence[VersionFile], tenant: str) -> None:
+        namespace, registry = self._tenants.namespace(tenant), self._registry
+        for file in files:
+            name = private_name(file.owner or "", file.concept)
+            kept = set[int]()
+            if registry is not None and namespace.seen(name) is not None:
+                kept = registry.numbers(name, "versions") - registry.numbers(name, "removed")
+            if file.version not in kept:
+                raise NotFound(
+                    f"concept {file.ref} of this video is not there any more; name another one.",
+                    code="concept_not_found",
+                )
+
+    async def model(self, id: str, tenant: str) -> ModelInfo:
+        """One model that the tenant sees. Raises NotFound for any other."""
+        info = await self._info()
+        reference = parse_model(id, info.name)
+        if reference is None:
+            return foundation_model(info)
+        return await self.read(tenant, self._model, reference, tenant, info)
+
+    def _model(self, reference: str, tenant: str, info: FoundationInfo) -> ModelInfo:
+        registry = self.registry_of(tenant)
+        version = find_version(reference, info, registry)
+        assert registry is not None
+        owner = registry.owner(version.concept)
+        namespace = self._tenants.namespace(tenant)
+        name = private_name(owner, version.concept) if owner else version.concept
+        seen = SeenVersion(replace(summary_of(version), concept=name), version.concept, owner)
+        return described(seen, info, namespace, self._tenants.shares(namespace.id))
+
+    async def delete(self, id: str, tenant: str, actor: str) -> None:
+        """Delete a concept of the tenant's own, or one version. `actor`: who does it, for the audit log."""
+        await self.read(tenant, self._own.delete, tenant, await self._reference(id), actor)
+
+    async def share(self, id: str, body: ShareModel, tenant: str, actor: str) -> None:
+        """Share a concept of the tenant's own with others."""
+        reference = await self._reference(id)
+        await self.read(tenant, self._own.share, tenant, reference, body.tenants, body.all, actor)
+
+    async def _reference(self, id: str) -> str:
+        """The concept that a model's id names. Raises NotFound if there is none."""
+        reference = parse_model(id, (await self._info()).name)
+        if reference is None:
+            raise not_yours(id)
+        return reference
 
     async def prefetch(self, name: AdapterName, tenant: str) -> AdapterAnswer:
         """Load a version's adapters into every engine's memory. Raises UserError if an engine cannot."""
@@ -82,28 +167,54 @@ class Catalogue:
         """
         uses, info = await self._resolve(name, tenant), await self._info()
         await self._prefetch(uses)
-        await asyncio.to_thread(self._pins.pin, info.fingerprint, uses, info.slots)
+        await asyncio.to_thread(self._pins.pin, info.fingerprint, in_registry(uses), info.slots)
         return answer(uses, "pinned", await self._send_stored_pins())
 
     async def unpin(self, name: AdapterName, tenant: str) -> AdapterAnswer:
         """Unpin a version's adapters; no error if they were not pinned."""
         info = await self._info()
-        uses = await asyncio.to_thread(self._pins.named, info.fingerprint, name.name, name.path)
+        uses = await asyncio.to_thread(self._pinned, info.fingerprint, name, tenant)
         if not uses:  # not pinned, pinned under another name, or the latest version is meant
-            uses = await self._resolve(name, tenant)
+            uses = in_registry(await self._resolve(name, tenant))
         await asyncio.to_thread(self._pins.unpin, info.fingerprint, uses)
-        return answer(uses, "unpinned", await self._send_stored_pins())
+        named = [use.model_copy(update={"concept": split_name(use.concept)[1]}) for use in uses]
+        return answer(named, "unpinned", await self._send_stored_pins())
 
-    async def residents(self) -> ResidentList:
-        """Every adapter in a slot or in host memory of any engine, and the pinned ones."""
+    def _pinned(self, fingerprint: str, name: AdapterName, tenant: str) -> list[AdapterUsed]:
+        """The pinned adapters that a tenant means by `concept@version`, even if removed since."""
+        concept, number = parse_ref(name.name)
+        for candidate in self._tenants.namespace(tenant).candidates(concept) if number else ():
+            if uses := self._pins.named(fingerprint, f"{candidate}@{number}", name.path):
+                return uses
+        return []
+
+    async def residents(self, tenant: str, *, everyones: bool) -> ResidentList:
+        """The adapters in a slot or in host memory of any engine, and the pinned ones.
+
+        Args:
+            everyones: also those of concepts that the tenant does not see.
+        """
         info = await self._info()
         engines = await self._ask_engines(self._engine.residency())
         _, pins = await asyncio.to_thread(self._pins.wanted, info.fingerprint)
+        data = [Resident(engine=name, **asdict(held)) for name, all in engines.items() for held in all]
+        if not everyones:
+            versions, namespace = await within_registry_timeout(self._lists.run(tenant, self._seen, tenant))
+            hashes = {sha256 for seen in versions for sha256 in seen.version.adapters}
+            data = [held for held in data if held.sha256 in hashes]
+            named = ((pin, namespace.seen(pin.concept)) for pin in pins)
+            pins = [pin.model_copy(update={"concept": name}) for pin, name in named if name is not None]
         return ResidentList(
-            data=[Resident(engine=name, **asdict(held)) for name, all in engines.items() for held in all],
+            data=data,
             engines=sorted(engines),
             pins=[PinnedAdapter(**pin.model_dump(exclude=set(pin.settings))) for pin in pins],
         )
+
+    def _seen(self, tenant: str) -> tuple[list[SeenVersion], Namespace]:
+        """The versions that a tenant sees, and its namespace."""
+        namespace = self._tenants.namespace(tenant)
+        versions = self._registry.model_list.versions() if self._registry is not None else NO_VERSIONS
+        return seen_versions(versions, namespace), namespace
 
     async def _prefetch(self, uses: Sequence[AdapterUsed]) -> int:
         engines = 0
@@ -124,7 +235,8 @@ class Catalogue:
     async def _resolve(self, name: AdapterName, tenant: str) -> list[AdapterUsed]:
         info = await self._info()
         return await self.read(
-            tenant, resolve_adapters, LoraUse(name=name.name, path=name.path), info, self._registry
+            tenant,
+            lambda: resolve_adapters(LoraUse(name=name.name, path=name.path), info, self.registry_of(tenant)),
         )
 
     async def _ask_engines(self, call: Awaitable[Answer]) -> Answer:
@@ -134,34 +246,98 @@ class Catalogue:
         except (EngineLost, TimeoutError):
             raise engine_unavailable() from None
 
-    def _models(self, info: FoundationInfo) -> bytes:
+    def names(self) -> Sequence[str]:
+        """The names of all concepts in the registry, as of a recent list."""
+        return self._registry.names() if self._registry is not None else ()
+
+    async def list_anew(self, tenant: str) -> None:
+        """List the registry, unless that was done within a second. Raises Unavailable if it is slow."""
+        if self._registry is not None:
+            call = self._lists.run(tenant, self._registry.model_list.versions)
+            await within_registry_timeout(call)
+
+    def own_bytes(self, id: str) -> int:
+        """Bytes of the own concepts of the tenant with this id, as of the last list of the registry."""
+        versions = self._registry.model_list.known if self._registry is not None else NO_VERSIONS
+        return sum(version.bytes for version in versions if split_name(version.concept)[0] == id)
+
+    def _models(self, tenant: str, info: FoundationInfo) -> bytes:
         """The list as JSON, cached while nothing changes: serializing thousands of versions takes a while."""
+        namespace = self._tenants.namespace(tenant)
+        shares = self._tenants.shares(namespace.id)
         versions = self._registry.model_list.versions() if self._registry is not None else NO_VERSIONS
-        written = self._cached
-        if written is not None and written[0] is versions and written[1] == info:
-            return written[2]
-        models = [
-            ModelInfo(
-                id="foundation", created=0, foundation=info.name, foundation_fingerprint=info.fingerprint
-            )
-        ]
+        listed = Listed(versions, info, namespace, shares)
+        with self._lock:
+            known = self._cached.get(tenant)
+        if known is not None and known[0].equals(listed):
+            return known[1]
+        models = [foundation_model(info)]
         models += [
-            ModelInfo(
-                id=f"foundation:{version.ref}",
-                created=version.created,
-                foundation=info.name,
-                foundation_fingerprint=info.fingerprint,
-                concept=version.concept,
-                version=version.number,
-                sha256=version.sha256,
-                gives=list(version.gives),
-            )
-            for version in versions
-            if version.foundation in (None, info.fingerprint)
+            described(seen, info, namespace, shares)
+            for seen in seen_versions(versions, namespace)
+            if seen.version.foundation in (None, info.fingerprint)
         ]
         text = ModelList(data=models).model_dump_json().encode()
-        self._cached = (versions, info, text)
+        with self._lock:
+            self._cached[tenant] = (listed, text)
+            self._cached.move_to_end(tenant)
+            while len(self._cached) > CACHED_LISTS:
+                self._cached.popitem(last=False)
         return text
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What a list of models was made of."""
+
+    versions: Sequence[VersionSummary]
+    info: FoundationInfo
+    namespace: Namespace
+    shares: dict[str, list[str]]
+
+    def equals(self, other: Listed) -> bool:
+        """Whether the list would be the same. The versions are the same object while they are unchanged."""
+        return self.versions is other.versions and (self.info, self.namespace, self.shares) == (
+            other.info,
+            other.namespace,
+            other.shares,
+        )
+
+
+def foundation_model(info: FoundationInfo) -> ModelInfo:
+    """The foundation as the API shows it."""
+    return ModelInfo(
+        id="foundation", created=0, foundation=info.name, foundation_fingerprint=info.fingerprint
+    )
+
+
+def described(
+    seen: SeenVersion, info: FoundationInfo, namespace: Namespace, shares: Mapping[str, list[str]]
+) -> ModelInfo:
+    """A version as the API shows it to a tenant."""
+    version, is_own = seen.version, seen.owner is not None and seen.owner == namespace.id
+    return ModelInfo(
+        id=f"foundation:{seen.ref}",
+        created=version.created,
+        owned_by="you" if is_own else "motiondirector" if seen.owner is None else "others",
+        foundation=info.name,
+        foundation_fingerprint=info.fingerprint,
+        concept=seen.concept,
+        version=version.number,
+        sha256=version.sha256,
+        gives=list(version.gives),
+        shared_with=shares.get(version.concept, []) if is_own else None,
+    )
+
+
+def in_registry(uses: Sequence[AdapterUsed]) -> list[AdapterUsed]:
+    """The same adapters with the names of their concepts in the registry."""
+    return [
+        use.model_copy(update={"concept": private_name(use.owner, use.concept), "owner": None})
+        if use.owner
+        else use
+        for use in uses
+    ]
 
 
 async def within_registry_timeout(call: Awaitable[Answer]) -> Answer:

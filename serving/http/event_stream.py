@@ -14,7 +14,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -76,12 +76,17 @@ class Streams:
 
     Args:
         most: maximum for all tenants together.
-        tenants: number of tenants. If there are several, each is limited to a share, at least a quarter.
+        tenants: returns their number. If there are several, each is limited to a share, at least a quarter.
     """
 
-    def __init__(self, most: int, tenants: int) -> None:
-        self.most, self.share = most, math.ceil(most / min(4, max(1, tenants)))
+    def __init__(self, most: int, tenants: Callable[[], int]) -> None:
+        self.most, self._tenants = most, tenants
         self._open: Counter[str] = Counter()  # by tenant
+
+    @property
+    def share(self) -> int:
+        """The maximum for one tenant."""
+        return math.ceil(self.most / min(4, max(1, self._tenants())))
 
     @property
     def open(self) -> int:
@@ -91,7 +96,7 @@ class Streams:
     def check(self, tenant: str) -> None:
         """Raise Throttled if this tenant may not open another stream."""
         if self.open >= self.most:
-            open = f"{self.open} event streams are open"
+            open = "too many event streams are open"
         elif self._open[tenant] >= self.share:
             open = f"{self.share} event streams of this API key are open"
         else:

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.jobs.jobs import QUEUED, STATES
+from serving.jobs.usage import UsageTotal
 
 PREFIX = "motiondirector"
 SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 LONG_SECONDS = (*SECONDS, 100.0, 300.0, 1000.0)
 COUNTS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
+USAGE = {
+    "jobs": "Completed videos and trainings",
+    "frames": "Frames of completed videos",
+    "steps": "Steps of completed jobs",
+    "device_seconds": "Seconds of a device",
+    "bytes": "Bytes of completed videos",
+}
 MAX_ADAPTERS = 256  # adapters counted by name; others count together as "other"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -88,7 +96,11 @@ class ServiceMetrics:
             registry=registry,
             buckets=LONG_SECONDS,
         )
-        self._adapter_names = BoundedLabels()
+        self._adapter_names, self._tenant_names = BoundedLabels(), BoundedLabels()
+        self._usage = {
+            name: gauge(f"usage_{name}", f"{what} of all time, in the database.", "tenant", "kind")
+            for name, what in USAGE.items()
+        }
 
     def accepted(self, adapters: list[str]) -> None:
         """Count an accepted job and its adapters (`concept@version`)."""
@@ -117,6 +129,19 @@ class ServiceMetrics:
             self._jobs.labels(state).set(counts.get(state, 0))
         self._queue_length.set(counts.get(QUEUED, 0))
         self._queue_age.set(max(0.0, time.time() - oldest) if oldest is not None else 0.0)
+
+    def usage(self, totals: Iterable[UsageTotal]) -> None:
+        """Set what each tenant used of all time; beyond the first MAX_ADAPTERS tenants, together as `other`."""
+        sums: dict[tuple[str, str], dict[str, float]] = {}
+        for total in totals:
+            labels = (self._tenant_names(total.tenant), total.kind)
+            found = sums.setdefault(labels, dict.fromkeys(USAGE, 0.0))
+            for name in USAGE:
+                found[name] += getattr(total, name)
+        for name, of in self._usage.items():
+            of.clear()  # a tenant may have been erased
+            for labels, found in sums.items():
+                of.labels(*labels).set(found[name])
 
     def exposition(self) -> bytes:
         """The metrics in Prometheus's text format."""

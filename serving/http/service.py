@@ -32,6 +32,8 @@ from serving.jobs.dispatcher import Dispatcher, result_key
 from serving.jobs.jobs import CANCELLED, COMPLETED, FINAL, IllegalTransition, JobStore
 from serving.jobs.pins import PinSender, PinStore
 from serving.jobs.queue_positions import QueuePositions
+from serving.jobs.quotas import stored_bytes
+from serving.jobs.usage import UsageLog, UsageTotal
 from serving.jobs.webhooks import Webhooks
 from serving.requests import (
     PRIORITY_WEIGHT,
@@ -45,6 +47,12 @@ from serving.requests import (
     texts_to_check,
 )
 from serving.schemas import CreateVideo, RemixVideo, Video
+from serving.tenants.api_keys import KeyRing, KeyStore
+from serving.tenants.audit import AuditLog
+from serving.tenants.erasure import Eraser, Erasures
+from serving.tenants.own_concepts import OwnConcepts
+from serving.tenants.tenant_erasure import TenantErasure
+from serving.tenants.tenants import Tenants
 from serving.threads import DISK_CHECKS, RESULTS, VIDEOS
 
 log = logging.getLogger(__name__)
@@ -79,14 +87,17 @@ class VideoService:
         self.config, self.engine = config, engine
         self.metrics = metrics if metrics is not None else ServiceMetrics()
         self.store = JobStore(config.database_url)
-        self.changes, self.streams = (
-            Changes(),
-            Streams(config.max_streams, len({key.tenant for key in config.keys})),
-        )
+        self.keys = KeyRing(self.store.database, config.keys)
+        self.key_store, self.audit = KeyStore(self.store.database), AuditLog(self.store.database)
+        self._usage = UsageLog(self.store.database)
+        self.changes = Changes()
+        self.streams = Streams(config.max_streams, lambda: self.keys.tenants)
         self.bodies = Bodies(config.max_bodies)
-        self._admission = Admission(self.store.database, config.max_queue)
+        self._admission = Admission(
+            self.store.database, config.max_queue, lambda id: self.catalogue.own_bytes(id)
+        )
         self._claims = Claims(self.store.database)
-        self._places = QueuePositions(self._order)
+        self._places = QueuePositions(self._waiting)
         self._results = open_storage(config.results_uri)
         results = self._results.root if isinstance(self._results, FolderStorage) else None
         self._disk_space = DiskSpace(folders_of(config.database_url, Path(config.data_dir), results))
@@ -95,7 +106,14 @@ class VideoService:
         )
         pins = PinStore(self.store.database)
         self._pins = PinSender(pins, engine, self.info)
-        self.catalogue = Catalogue(self._registry, engine, self.info, pins, self._pins.send)
+        self.tenants = Tenants(self.store.database)
+        self.erasures = Erasures(self.store.database, self._registry)
+        self.tenant_erasure = TenantErasure(self.store, self.erasures, self._registry, self._results)
+        self._eraser = Eraser(self.erasures, engine, self.tenant_erasure.sweep)
+        own = OwnConcepts(self._registry, self.tenants, self.erasures)
+        self.catalogue = Catalogue(
+            self._registry, engine, self.info, pins, self._pins.send, self.tenants, own
+        )
         self._info: FoundationInfo | None = None
         self._webhooks = Webhooks(
             self.store.database,
@@ -125,7 +143,7 @@ class VideoService:
             self._loop = asyncio.get_running_loop()
             if self._registry is not None:
                 self._registry.refresh_names()
-            parts = (self._dispatcher, self._webhooks, self._pins)
+            parts = (self._dispatcher, self._webhooks, self._pins, self._eraser)
             self._tasks = [asyncio.create_task(part.run()) for part in parts]
             if self._backlog is not None:
                 self._tasks.append(asyncio.create_task(self._backlog.run()))
@@ -151,7 +169,7 @@ class VideoService:
 
     @property
     def dispatching(self) -> bool:
-        """Whether all background tasks are running (dispatcher, webhooks, pins)."""
+        """Whether all background tasks are running (dispatcher, webhooks, pins, eraser)."""
         return bool(self._tasks) and not any(task.done() for task in self._tasks)
 
     async def info(self, patience: float = ENGINE_TIMEOUT, *, fresh: bool = False) -> FoundationInfo:
@@ -240,7 +258,7 @@ class VideoService:
             webhook_url=webhook_url,
         )
         if is_new:
-            self.metrics.accepted(names_of(request.adapters))
+            self.metrics.accepted(names_of(use for use in request.adapters if use.owner is None))
             self._dispatcher.notify()
         return job, is_new
 
@@ -253,7 +271,7 @@ class VideoService:
             )
         info = await self.info()
         if parse_model(body.model, info.name) or body.lora or body.noise_prior:
-            request, model = await self.catalogue.read(caller.tenant, resolve, body, info, self._registry)
+            request, model = await self.catalogue.resolve(caller.tenant, body, info)
         else:  # needs no registry
             request, model = resolve(body, info, None)
         deadline = None if body.deadline is None else time.time() + body.deadline
@@ -277,6 +295,7 @@ class VideoService:
             "deadline": None,
             "remixed_from": job.id,
         }
+        await self.catalogue.check_usable(before.version_files, caller.tenant)
         request = check_resolved(before.model_copy(update=changed), info)
         return await self._checked(request, info), job.model
 
@@ -299,9 +318,9 @@ class VideoService:
         warnings = (*request.warnings, *(text for text in unread if text))
         return request.model_copy(update={"warnings": warnings})
 
-    def _order(self) -> list[str]:
-        """Ids of the jobs that wait for this server's foundation, in order of their turns."""
-        return self._claims.order(self._info.fingerprint if self._info else None)
+    def _waiting(self) -> list[tuple[str, str]]:
+        """(id, tenant) of the jobs that wait for this server's foundation, in order of their turns."""
+        return self._claims.waiting(self._info.fingerprint if self._info else None)
 
     async def with_positions(self, jobs: Sequence[Job]) -> list[tuple[Job, int | None]]:
         """The jobs, each with the number of jobs before it, up to half a second old (None: not queued)."""
@@ -389,10 +408,27 @@ class VideoService:
             )
             raise StorageFault(VIDEOS) from error
 
+    async def usage(self, tenant: str | None, first: str, last: str) -> list[UsageTotal]:
+        """What a tenant (None: each of all) used by day, kind and model."""
+        return await asyncio.to_thread(self._usage.by_day, tenant, first, last)
+
+    async def stored(self, tenant: str) -> int:
+        """Bytes that a tenant stores now: videos and concepts. Raises Unavailable if the registry is slow."""
+
+        def videos() -> int:
+            with self.store.database.sessions() as session:
+                return stored_bytes(session, tenant)
+
+        row = await asyncio.to_thread(self.tenants.find, tenant)
+        await self.catalogue.list_anew(tenant)
+        concepts = self.catalogue.own_bytes(row.id) if row is not None else 0
+        return await asyncio.to_thread(videos) + concepts
+
     async def exposition(self) -> bytes:
         """The metrics in Prometheus's text format, with the current jobs and queue."""
         counts = await asyncio.to_thread(self.store.count)
         self.metrics.queue(counts, await asyncio.to_thread(self.store.oldest_queued))
+        self.metrics.usage(await asyncio.to_thread(self._usage.totals))
         self.metrics.streams.set(self.streams.open)
         return self.metrics.exposition()
 

@@ -12,7 +12,7 @@ import itertools
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 from infra.errors import Conflict, InvalidInput, Throttled
 from serving.jobs.database import Database, Job, Rate
 from serving.jobs.jobs import QUEUED, UNFINISHED, new_job
+from serving.jobs.quotas import check_video, nothing
 from serving.keys import ApiKey
 
 MINUTE = 60.0
@@ -55,10 +56,11 @@ class Admission:
 
     Args:
         max_queue: maximum number of queued jobs of all tenants.
+        elsewhere: as in `serving.jobs.quotas.check_storage`.
     """
 
-    def __init__(self, database: Database, max_queue: int) -> None:
-        self._database, self._max_queue = database, max_queue
+    def __init__(self, database: Database, max_queue: int, elsewhere: Callable[[str], int] = nothing) -> None:
+        self._database, self._max_queue, self._elsewhere = database, max_queue, elsewhere
         self._numbers = itertools.count()
         self._examined: set[int] = set()
         self._lock = threading.Lock()
@@ -151,10 +153,11 @@ class Admission:
             before = 0 if number is None else sum(other < number for other in self._examined)
         if queued + before >= self._max_queue:
             raise Throttled(
-                f"the queue is full ({queued + before} jobs); try again later.",
+                "the queue is full; try again later.",
                 code="queue_full",
                 retry_after=BUSY_RETRY,
             )
+        check_video(session, tenant, self._elsewhere)
         if key is None or key.concurrency is None:
             return
         unfinished = select(func.count()).where(Job.tenant == tenant, Job.state.in_(UNFINISHED))

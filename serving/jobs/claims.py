@@ -44,11 +44,11 @@ def of_foundation(foundation: str | None) -> tuple[ColumnElement[bool], ...]:
 
 
 def turns(foundation: str | None = None) -> tuple[Subquery, ColumnElement[float]]:
-    """(number, id, turn) of every unclaimed job of the foundation, and the turn column to order by."""
+    """(number, id, tenant, turn) of every unclaimed job of the foundation, and the turn column to order by."""
     place = func.row_number().over(partition_by=(Job.tenant, Job.weight), order_by=Job.number)
     turn = func.coalesce(Flow.served, now().scalar_subquery()) + place / Job.weight
     ranked = (
-        select(Job.number, Job.id, turn.label("turn"))
+        select(Job.number, Job.id, Job.tenant, turn.label("turn"))
         .outerjoin(Flow, and_(Flow.tenant == Job.tenant, Flow.weight == Job.weight))
         .where(*WAITING, *of_foundation(foundation))
         .subquery()
@@ -177,9 +177,14 @@ class Claims:
 
     def order(self, foundation: str | None = None) -> list[str]:
         """Ids of all unclaimed jobs of the foundation, in the order in which they would be claimed."""
+        return [id for id, _ in self.waiting(foundation)]
+
+    def waiting(self, foundation: str | None = None) -> list[tuple[str, str]]:
+        """(id, tenant) of all unclaimed jobs of the foundation, in the order in which they would be claimed."""
         ranked, turn = turns(foundation)
         with self._session() as session:
-            return list(session.scalars(select(ranked.c.id).order_by(turn, ranked.c.number)))
+            query = select(ranked.c.id, ranked.c.tenant).order_by(turn, ranked.c.number)
+            return [(id, tenant) for id, tenant in session.execute(query)]
 
     def mark_served(self, foundation: str) -> None:
         """Record that the foundation is being served now."""

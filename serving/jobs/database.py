@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
-    JSON,
     Boolean,
     ColumnElement,
     Float,
@@ -39,19 +38,17 @@ from sqlalchemy import (
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine import Engine as SqlEngine
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy.orm import Mapped, Session, mapped_column, sessionmaker
 
 from infra.errors import Conflict, Unavailable, UserError
+from serving.jobs import tenant_tables as tenant_tables  # its tables are part of the database
+from serving.jobs.base import Base as Base
 from serving.jobs.migrations import migrate
 
 PRIVATE = 0o600  # mode of a SQLite database: only its owner may read prompts
 BUSY_MS = 10_000  # how long a SQLite connection waits for another writer
 OPENING_MS = 300_000  # the same when opening a database, which another process may be upgrading
 ADVISORY_LOCK = 0x6D6F74696F6E  # PostgreSQL's key for the lock of `Database.exclusive`
-
-
-class Base(DeclarativeBase):
-    type_annotation_map = {dict[str, Any]: JSON, list[dict[str, Any]]: JSON}  # noqa: RUF012
 
 
 class Job(Base):

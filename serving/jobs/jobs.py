@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import delete, func, or_, select, update
 
 from infra.errors import NotFound
+from serving.jobs import usage
 from serving.jobs.database import Database, Delivery, Job
 
 QUEUED, IN_PROGRESS, COMPLETED, FAILED, CANCELLED = (
@@ -56,8 +57,8 @@ class JobStore:
     A transition with `owner` applies only if that dispatcher (still) owns the job; without, to any owner.
     """
 
-    def __init__(self, url: str) -> None:
-        self.database = Database(url)
+    def __init__(self, database: Database | str) -> None:
+        self.database = database if isinstance(database, Database) else Database(database)
         self._session = self.database.sessions
 
     def close(self) -> None:
@@ -151,7 +152,7 @@ class JobStore:
         neighbours: int | None = None,
         owner: str | None = None,
     ) -> None:
-        """in_progress -> completed, with its result under `key`."""
+        """in_progress -> completed, with its result under `key`; counts the tenant's usage."""
         result = {"result_key": key, "result_sha256": sha256, "result_size": size, "expires_at": expires_at}
         values = {**result, "timings": timings, "neighbours": neighbours}
         self._move(id, COMPLETED, owner, progress=100, finished_at=time.time(), **values)
@@ -200,12 +201,25 @@ class JobStore:
             statement = statement.where(Job.owner == by)
         if state in FINAL:
             values = {"owner": None, "lease_until": None, **values}
-        returning = statement.values(state=state, **values).returning(Job.tenant, Job.webhook_url)
+        told = (Job.tenant, Job.webhook_url, Job.model, Job.request, Job.result_size, Job.timings)
+        returning = statement.values(state=state, **values).returning(*told)
         with self._session.begin() as session:
             moved = session.execute(returning, execution_options={"synchronize_session": False}).one_or_none()
             if moved is None:
                 now = session.scalar(select(Job.state).where(Job.id == id))
                 raise IllegalTransition(f"{id}: {now or 'gone'} -> {state}")
+            if state == COMPLETED:
+                usage.record(
+                    session,
+                    job_id=id,
+                    tenant=moved.tenant,
+                    kind=usage.VIDEO,
+                    model=moved.model,
+                    frames=usage.whole(moved.request, "frames"),
+                    steps=usage.whole(moved.request, "steps"),
+                    device_seconds=moved.timings.get("device"),
+                    bytes=moved.result_size or 0,
+                )
             if state in FINAL and moved.webhook_url is not None:
                 session.add(Delivery.of(id, state, moved.tenant, moved.webhook_url))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
@@ -24,6 +24,7 @@ from serving.schemas import AdapterUsed, LoraPath
 
 log = logging.getLogger(__name__)
 INTERVAL = 2.0  # seconds between two reports to the engines
+ERASED = "erased"  # stands for the names of erased concepts
 ENGINES_TIMEOUT = 30.0  # seconds for the engines to answer
 
 
@@ -86,6 +87,18 @@ class PinStore:
                 row = session.get(Pin, (foundation, use.path, use.sha256))
                 if row is not None and row.pinned:
                     self._write(session, foundation, use, pinned=False)
+
+    def forget(self, concept: str, versions: Collection[int]) -> None:
+        """Remove all trace of versions that are being erased, for every foundation.
+
+        A row without a name takes their place, so that the revision still grows.
+        """
+        with self._database.exclusive() as session:
+            erased = (Pin.concept == concept, Pin.version.in_(versions))
+            for foundation, path in session.execute(select(Pin.foundation, Pin.path).where(*erased)).all():
+                nameless = AdapterUsed(concept=ERASED, version=1, path=path, sha256="0" * 64)
+                self._write(session, foundation, nameless, pinned=False)
+            session.execute(delete(Pin).where(*erased))
 
     def _write(self, session: Session, foundation: str, use: AdapterUsed, *, pinned: bool) -> None:
         last = session.scalar(select(func.max(Pin.revision)).where(Pin.foundation == foundation)) or 0

@@ -1,9 +1,13 @@
-"""Answers how many jobs are before a job in the queue, cheaply for any number of callers."""
+"""Answers how many jobs of its tenant are before a job in the queue, cheaply for any number of callers.
+
+Others' jobs do not count, so that nobody learns of other tenants.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from serving.jobs.database import Job
@@ -18,17 +22,18 @@ class QueuePositions:
     For one event loop.
 
     Args:
-        order: returns the ids of all unclaimed jobs in order of their turns. Called in a thread.
+        waiting: returns (id, tenant) of all unclaimed jobs in order of their turns. Called in a thread.
     """
 
-    def __init__(self, order: Callable[[], list[str]]) -> None:
-        self._order = order
+    def __init__(self, waiting: Callable[[], Sequence[tuple[str, str]]]) -> None:
+        self._waiting = waiting
         self._known: dict[str, int] = {}
+        self._numbers: Counter[str] = Counter()  # of the jobs known, by tenant
         self._read_at = float("-inf")
         self._reading: asyncio.Task[dict[str, int]] | None = None
 
     async def of(self, jobs: Sequence[Job]) -> dict[str, int]:
-        """The number of jobs before each queued one of these; 0 for a job that a dispatcher has claimed.
+        """The number of its tenant's jobs before each queued one of these; 0 for a job that a dispatcher has claimed.
 
         A job newer than the cached order counts as the last.
         """
@@ -36,7 +41,9 @@ class QueuePositions:
         if all(job.owner is not None for job in queued):
             return {job.id: 0 for job in queued}
         known = await self._fresh_positions()
-        return {job.id: known.get(job.id, len(known)) if job.owner is None else 0 for job in queued}
+        return {
+            job.id: known.get(job.id, self._numbers[job.tenant]) if job.owner is None else 0 for job in queued
+        }
 
     async def _fresh_positions(self) -> dict[str, int]:
         if self._reading is None:
@@ -47,8 +54,11 @@ class QueuePositions:
 
     async def _read_order(self) -> dict[str, int]:
         try:
-            order = await asyncio.to_thread(self._order)
-            self._known = {id: place for place, id in enumerate(order)}
+            known, numbers = dict[str, int](), Counter[str]()
+            for id, tenant in await asyncio.to_thread(self._waiting):
+                known[id] = numbers[tenant]
+                numbers[tenant] += 1
+            self._known, self._numbers = known, numbers
             self._read_at = time.monotonic()
             return self._known
         finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
@@ -114,10 +115,12 @@ def build_engine(config: ServeConfig, observe: Observe = unobserved) -> Engine:
     bank = foundation.add_bank(plan.slots, plan.rank)
     registry = open_registry(config.registry) if config.registry else None
     folder = Path(config.data_dir).absolute() / "adapters"
+    files = AdapterFiles(registry, foundation, folder, config.disk_cache)
+    threading.Thread(target=files.forget_erased, name="forget-erased", daemon=True).start()
     return Engine(
         foundation,
         bank,
-        AdapterFiles(registry, foundation, folder, config.disk_cache),
+        files,
         max_batch=config.max_batch,
         host_bytes=config.host_memory,
         batch_bytes=config.batch_memory,
@@ -240,6 +243,11 @@ class EngineService:
                 self._revision = revision
                 await asyncio.to_thread(self.engine.adapters.set_pinned, uses)
         return 1
+
+    async def forget(self, hashes: Sequence[str]) -> bool:
+        """Remove erased files from slots, memory and disk; False if one is still used."""
+        self.healthy()
+        return await asyncio.to_thread(self.engine.adapters.forget, hashes)
 
     async def residency(self) -> dict[str, list[Residency]]:
         return {self.name: self.engine.adapters.residency()}

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +26,10 @@ from serving.schemas import error_answer
 
 CALLBACK_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 HASHES_VARIABLE = "MOTIONDIRECTOR_GATE_KEYS"  # SHA-256 of the keys, comma-separated
+# Set: keys of the job database exist too. The gate does not read the database.
+LEARNS_VARIABLE = "MOTIONDIRECTOR_GATE_LEARNS"
+UNKNOWN = "unknown"  # counts the requests with keys that the gate does not know
+MOST_LEARNED = 4096  # keys of the database that a proxy knows
 OPEN = 32  # concurrent requests without a key to forward: health checks, the docs page
 # Of one key, at once in one proxy: forwarded requests (half of what an ingress takes and lets wait), and those
 # of them whose body has not arrived.
@@ -39,33 +43,44 @@ UNFINISHED = (
 )
 
 
-def environment(keys: Sequence[ApiKey]) -> dict[str, str]:
-    """Environment variables that make the proxies of a new cluster check these keys. Empty without keys."""
-    if not keys:
+def environment(keys: Sequence[ApiKey], required: bool) -> dict[str, str]:
+    """Environment variables that make the proxies of a new cluster check keys.
+
+    Args:
+        keys: those that are known at the start.
+        required: whether callers need a key; if not, the gate is left out.
+    """
+    if not required:
         return {}
     return {
         CALLBACK_VARIABLE: f"{__name__}:{middlewares.__name__}",
         HASHES_VARIABLE: ",".join(key.sha256 for key in keys),
+        LEARNS_VARIABLE: "1",
     }
 
 
 def middlewares() -> list[Middleware]:
-    """The middlewares for Ray Serve's proxy: the gate, if this node knows any keys."""
+    """The middlewares for Ray Serve's proxy: the gate, if this node knows any keys or is told to learn them."""
     hashes = set(filter(None, os.environ.get(HASHES_VARIABLE, "").split(",")))
-    file = os.environ.get(API_KEY_FILE_VARIABLE)
+    file, learns = os.environ.get(API_KEY_FILE_VARIABLE), bool(os.environ.get(LEARNS_VARIABLE))
     hashes |= {key.sha256 for key in read_api_keys(Path(file) if file else None)}
-    return [Middleware(Gate, hashes=frozenset(hashes))] if hashes else []
+    return [Middleware(Gate, hashes=frozenset(hashes), learns=learns)] if hashes or learns else []
 
 
 class Gate:
     """Forwards a limited number of requests of each key, and of those without one on routes that need none.
 
+    Of keys that it does not know, it passes on as few requests as without one. Such a key
+    is known once the ingress has answered it with success. It is forgotten when the ingress refuses it, as a revoked one.
+
     Args:
-        hashes: SHA-256 of every key, in hex.
+        hashes: SHA-256 of the keys that are known at the start, in hex.
+        learns: whether there may be others, which only the ingress knows.
     """
 
-    def __init__(self, app: ASGIApp, hashes: frozenset[str]) -> None:
-        self._app, self._hashes = app, hashes
+    def __init__(self, app: ASGIApp, hashes: frozenset[str], learns: bool = False) -> None:
+        self._app, self._hashes, self._learns = app, hashes, learns
+        self._learned: OrderedDict[str, None] = OrderedDict()
         # of each key; "": without a key
         self._requests, self._bodies = Counter[str](), Counter[str]()
 
@@ -73,10 +88,15 @@ class Gate:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        key = self._key(scope)
-        if not key and scope["path"].startswith(GUARDED):
+        presented, guarded = presented_key(scope), scope["path"].startswith(GUARDED)
+        key = presented if presented in self._hashes or presented in self._learned else ""
+        if self._learns and presented and guarded and not key:
+            key = UNKNOWN
+        if self._learns and presented and presented not in self._hashes and guarded:
+            send = self._observed(send, presented)
+        if not key and guarded:
             await refuse(scope, send, 401, NO_KEY, "invalid_api_key", {"WWW-Authenticate": "Bearer"})
-        elif not key and self._requests[key] >= OPEN:
+        elif key in ("", UNKNOWN) and self._requests[key] >= OPEN:
             await refuse(scope, send, 503, BUSY, "overloaded", {"Retry-After": "1"})
         elif self._requests[key] >= REQUESTS:
             await refuse(scope, send, 429, MANY, "too_many_requests", {"Retry-After": "1"})
@@ -97,14 +117,30 @@ class Gate:
 
                     await self._app(scope, receive_counted, send)
 
-    def _key(self, scope: Scope) -> str:
-        """The hash of the request's key; empty if it has none or an unknown one."""
-        for name, value in scope["headers"]:
-            if name == b"authorization":
-                scheme, _, presented = value.decode("latin-1").partition(" ")
-                found = hash_key(presented.strip())
-                return found if scheme.lower() == "bearer" and found in self._hashes else ""
-        return ""
+    def _observed(self, send: Send, presented: str) -> Send:
+        """`send`, which also learns from the ingress's answer whether a key is valid."""
+
+        async def observed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                if message["status"] == 401:
+                    self._learned.pop(presented, None)
+                elif message["status"] < 300:
+                    self._learned[presented] = None
+                    self._learned.move_to_end(presented)
+                    if len(self._learned) > MOST_LEARNED:
+                        self._learned.popitem(last=False)
+            await send(message)
+
+        return observed
+
+
+def presented_key(scope: Scope) -> str:
+    """The hash of the key that a request presents; empty if it presents none."""
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            scheme, _, presented = value.decode("latin-1").partition(" ")
+            return hash_key(presented.strip()) if scheme.lower() == "bearer" else ""
+    return ""
 
 
 @contextmanager

@@ -67,6 +67,9 @@ class HandleEngine:
     async def set_pins(self, revision: int, uses: Sequence[AdapterUsed]) -> int:
         return sum(await self._all("set_pins", revision, uses))
 
+    async def forget(self, hashes: Sequence[str]) -> bool:
+        return all(await self._all("forget", hashes))
+
     async def residency(self) -> Mapping[str, Sequence[Residency]]:
         return {name: held for answer in await self._all("residency") for name, held in answer.items()}
 

@@ -53,6 +53,7 @@ class FakeEngine:
         ] = []  # (revision, sha256 of all pinned adapters) of each call of `keep`
         self.picture: bytes | Failed = b"RIFF-a-webp"
         self.backlogs: list[float] = []
+        self.forgotten: set[str] = set()  # sha256
         self.engines = 1
 
     def release(self) -> None:
@@ -89,6 +90,12 @@ class FakeEngine:
             raise EngineLost("nobody is here")
         self.kept.append((revision, [use.sha256 for use in uses]))
         return self.engines
+
+    async def forget(self, hashes: Sequence[str]) -> bool:
+        if self.lost:
+            raise EngineLost("nobody is here")
+        self.forgotten |= set(hashes)
+        return True
 
     async def backlog(self, work: float) -> int:
         self.backlogs.append(work)

@@ -137,6 +137,10 @@ class Memory:
     def fetch(self, used: AdapterUsed) -> None:
         self.fetched.append(used.sha256)
 
+    def forget(self, sha256: str) -> bool:
+        self.fetched = [known for known in self.fetched if known != sha256]
+        return True
+
     def read(self, used: AdapterUsed) -> Adapter:
         self.reads.append(used.concept)
         return self.make(used)

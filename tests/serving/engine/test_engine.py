@@ -42,7 +42,7 @@ def test_a_request_tells_its_way_and_ends_with_a_video(unet3d):
     kinds = [type(event) for event in bench.events["a"]]
     assert kinds == [Admitted, Progressed, Progressed, Progressed, Finished]
     finished = bench.last("a")
-    assert set(finished.timings) == {"queue", "adapter_load", "denoise", "decode"}
+    assert set(finished.timings) == {"queue", "adapter_load", "denoise", "decode", "device"}
     made = read_metadata(finished.mp4)
     assert made["prompt"] == "prompt 1"
     assert made["seed"] == "1"

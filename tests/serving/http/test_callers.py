@@ -17,9 +17,10 @@ from infra.registry import Registry
 from serving.http import pages
 from serving.http.bodies import Bodies
 from serving.http.event_stream import EventStream, Streams
-from serving.keys import ApiKey, hash_key
+from serving.keys import ROLES, ApiKey, hash_key
+from serving.tenants import api_keys
 
-SCOPES = ("videos:read", "videos:write", "adapters", "metrics")
+SCOPES = ("videos:read", "videos:write", "concepts", "keys", "adapters", "metrics", "admin")
 BODY = {"prompt": "x"}
 # every route -> the scope it wants ("any": a key is enough; None: not even that), and what is sent
 ROUTES: dict[tuple[str, str], tuple[str | None, dict | None]] = {
@@ -36,6 +37,18 @@ ROUTES: dict[tuple[str, str], tuple[str | None, dict | None]] = {
     ("POST", "/v1/adapters/pin"): ("adapters", {"name": "orbit"}),
     ("POST", "/v1/adapters/unpin"): ("adapters", {"name": "orbit"}),
     ("GET", "/v1/models"): ("any", None),
+    ("GET", "/v1/models/{model}"): ("any", None),
+    ("DELETE", "/v1/models/{model}"): ("concepts", None),
+    ("POST", "/v1/models/{model}/share"): ("concepts", {"all": True}),
+    ("GET", "/v1/keys"): ("keys", None),
+    ("POST", "/v1/keys"): ("keys", {}),
+    ("POST", "/v1/keys/{key}/rotate"): ("keys", {}),
+    ("DELETE", "/v1/keys/{key}"): ("keys", None),
+    ("GET", "/v1/tenants"): ("admin", None),
+    ("POST", "/v1/tenants/{tenant}"): ("admin", {}),
+    ("DELETE", "/v1/tenants/{tenant}"): ("admin", None),
+    ("GET", "/v1/usage"): ("videos:read", None),
+    ("GET", "/v1/audit"): ("admin", None),
     ("GET", "/metrics"): ("metrics", None),
     ("GET", "/healthz"): (None, None),
     ("GET", "/readyz"): (None, None),
@@ -50,6 +63,11 @@ def key_of(scope: str) -> str:
     return f"a-key-for-{scope}-0123456789"
 
 
+@pytest.fixture(autouse=True)
+def _keys_are_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api_keys, "FRESH", 0.0)
+
+
 @pytest.fixture
 def api(tmp_path: Path, registry: Registry) -> Iterator[TestClient]:
     keys = [ApiKey(sha256=hash_key(key_of(scope)), scopes=(scope,)) for scope in SCOPES]  # type: ignore[arg-type]
@@ -58,6 +76,20 @@ def api(tmp_path: Path, registry: Registry) -> Iterator[TestClient]:
         FakeEngine(held=True), data_dir=str(tmp_path / "data"), registry=registry.uri, api_keys=keys
     ) as client:
         yield client
+
+
+def filled(template: str, id: str = "x") -> str:
+    """The path of a route. The tenant and the key exist nowhere."""
+    named = {
+        "{id}": id,
+        "{name}": "start.js",
+        "{model}": "foundation:orbit",
+        "{key}": "key_0",
+        "{tenant}": "nobody",
+    }
+    for name, value in named.items():
+        template = template.replace(name, value)
+    return template
 
 
 def bearer(key: str | None) -> dict[str, str]:
@@ -82,7 +114,7 @@ def test_every_route_lets_through_whom_it_should_and_nobody_else(api: TestClient
     kinds: dict[str, str | None] = {"nobody": None, "a wrong key": "not-a-key-of-anybody"}
     kinds |= {scope: key_of(scope) for scope in SCOPES}
     for (method, template), (wanted, body) in ROUTES.items():
-        path = template.replace("{id}", id).replace("{name}", "start.js")
+        path = filled(template, id)
         for kind, key in kinds.items():
             status = api.request(method, path, json=body, headers=bearer(key)).status_code
             if wanted is None:
@@ -100,9 +132,38 @@ def test_every_route_lets_through_whom_it_should_and_nobody_else(api: TestClient
     assert api.get(f"/v1/videos/{id}", headers=bearer(OWNER)).status_code == 200
 
 
+@pytest.mark.parametrize("route", list(ROUTES), ids=" ".join)
+def test_each_role_goes_as_far_on_each_route_as_it_says(api: TestClient, route: tuple[str, str]):
+    """Also with a key that was revoked a moment ago, and on what belongs to another tenant."""
+    method, template = route
+    wanted, body = ROUTES[route]
+    keys = api.service.key_store  # type: ignore[attr-defined]
+    made = {
+        role: keys.create("bob", role, actor="test")[0] for role in ("viewer", "member", "owner", "admin")
+    }
+    revoked, row = keys.create("bob", "admin", actor="test")
+    assert api.get("/v1/videos", headers=bearer(revoked)).status_code == 200
+    keys.revoke(row.id, actor="test")
+    id = api.post("/v1/videos", json=BODY, headers=bearer(OWNER)).json()["id"]
+
+    def status(key: str | None) -> int:
+        return api.request(method, filled(template, id), json=body, headers=bearer(key)).status_code
+
+    for key in (None, revoked, "not-a-key-of-anybody"):
+        assert (status(key) == 401) == (wanted is not None), key
+    for role, key in made.items():
+        allowed = wanted in (None, "any") or wanted in ROLES[role]
+        found = status(key)
+        assert (found == 403) == (not allowed), role
+        assert found != 401, role
+        if allowed and "{id}" in template:
+            assert found == 404, "another tenant's, whatever the role"
+    assert api.get(f"/v1/videos/{id}", headers=bearer(OWNER)).json()["status"] in ("queued", "in_progress")
+
+
 def test_nobody_is_redirected_to_a_host_that_he_named(api: TestClient):
     for template in sorted({template for _, template in ROUTES}):
-        path = template.replace("{id}", "x").replace("{name}", "start.js")
+        path = filled(template)
         for asked in (f"{path}/", f"/{path}"):
             answer = api.get(asked, headers={"Host": "evil.example", **bearer(OWNER)})
             assert "location" not in answer.headers, asked
@@ -142,7 +203,7 @@ def test_of_many_streams_that_begin_at_once_as_many_open_as_may():
     """They are refused as the answer begins: between the look and the place nobody else comes."""
 
     async def main() -> None:
-        streams, over, began = Streams(8, 1), asyncio.Event(), 0
+        streams, over, began = Streams(8, lambda: 1), asyncio.Event(), 0
 
         async def events():
             yield b"data: x\n\n"
@@ -182,7 +243,7 @@ def test_unfinished_bodies_of_a_tenant_are_bounded_and_others_are_not_held_up(ap
     tenant = hash_key(OWNER)[:16]
     with bodies.one(tenant), bodies.one(tenant):
         for method, path in (route for route, (_, body) in ROUTES.items() if body is not None):
-            answer = api.request(method, path, content=b"{", headers=bearer(OWNER))
+            answer = api.request(method, filled(path), content=b"{", headers=bearer(OWNER))
             assert (answer.status_code, answer.headers.get("retry-after")) == (429, "1"), path
             assert answer.json()["error"]["code"] == "too_many_bodies"
         assert api.post("/v1/videos", json=BODY, headers=bearer(OTHER)).status_code == 200

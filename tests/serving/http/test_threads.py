@@ -43,7 +43,8 @@ class Hang:
         self.wait()
         raise OSError("too late")
 
-    resolve = versions = __call__  # a registry's, and its model list's
+    resolve = numbers = versions = __call__  # a registry's, and its model list's
+    storage = None
 
     @property
     def model_list(self) -> Hang:
@@ -130,7 +131,7 @@ def test_one_tenant_that_reads_the_registry_leaves_it_to_others(
         )
         waiting += begun(*(service.catalogue.models(greedy.tenant) for _ in range(MANY)))
         await called(hang, READS_EACH + LISTS_EACH)
-        hang.resolve = lambda name: (_ for _ in ()).throw(NotFound("there is no orbit."))  # type: ignore[method-assign]
+        hang.numbers = lambda *_: (_ for _ in ()).throw(NotFound("there is no orbit."))  # type: ignore[method-assign]
         hang.versions = lambda: []  # type: ignore[method-assign]
         with pytest.raises(UserError, match="there is no orbit"):
             await service.create(orbit, other)

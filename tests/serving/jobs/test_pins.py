@@ -270,7 +270,7 @@ def test_a_pin_reaches_every_engine_and_the_list_tells_of_each(
     orbit = AdapterName(name="orbit@1")
 
     async def where(service: VideoService) -> set[tuple[str, str, bool]]:
-        data = (await service.catalogue.residents()).data
+        data = (await service.catalogue.residents("", everyones=True)).data
         return {(held.engine, held.tier, held.pinned) for held in data if held.sha256 == hashes["orbit"]}
 
     async def run() -> None:
@@ -278,7 +278,7 @@ def test_a_pin_reaches_every_engine_and_the_list_tells_of_each(
         service.start()
         answer = await service.catalogue.prefetch(AdapterName(name="swing"), "")
         assert (answer.status, answer.engines) == ("prefetched", 2)
-        near = (await service.catalogue.residents()).data
+        near = (await service.catalogue.residents("", everyones=True)).data
         assert {(held.engine, held.sha256) for held in near} == {(name, hashes["swing"]) for name in "xy"}
         answer = await service.catalogue.pin(orbit, "")
         assert (answer.status, answer.engines) == ("pinned", 2)
@@ -288,7 +288,7 @@ def test_a_pin_reaches_every_engine_and_the_list_tells_of_each(
                 == ["slot"] * 2
             )
         )
-        shown = await service.catalogue.residents()
+        shown = await service.catalogue.residents("", everyones=True)
         assert shown.engines == ["x", "y"]
         assert [(pin.concept, pin.version, pin.sha256) for pin in shown.pins] == [
             ("orbit", 1, hashes["orbit"])
@@ -306,7 +306,7 @@ def test_a_pin_reaches_every_engine_and_the_list_tells_of_each(
         registry.remove("orbit@1")
         assert (await service.catalogue.unpin(orbit, "")).engines == 2
         assert await where(service) == {("y", "slot", False), ("z", "slot", False)}
-        assert (await service.catalogue.residents()).pins == []
+        assert (await service.catalogue.residents("", everyones=True)).pins == []
         await service.stop()
 
     asyncio.run(run())
@@ -321,7 +321,7 @@ def test_an_adapter_that_cannot_be_loaded_is_pinned_nowhere(
         service = VideoService(config_of(registry, tmp_path), engine("x"))
         with pytest.raises(UserError, match="rank 8"):
             await service.catalogue.pin(AdapterName(name="wide"), "")
-        assert (await service.catalogue.residents()).pins == []
+        assert (await service.catalogue.residents("", everyones=True)).pins == []
         await service.stop()
 
     asyncio.run(run())

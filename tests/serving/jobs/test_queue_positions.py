@@ -29,12 +29,12 @@ class Queue:
         self.ids, self.looks, self.open = list(ids), 0, threading.Event()
         self.open.set()
 
-    def order(self) -> list[str]:
+    def order(self) -> list[tuple[str, str]]:
         self.looks += 1
         assert self.open.wait(60)
         if not self.ids:
             raise OSError("the database is away")
-        return list(self.ids)
+        return [(id, id[: id.find("/") + 1]) for id in self.ids]
 
 
 @pytest.fixture
@@ -88,6 +88,12 @@ def test_who_asks_for_no_waiting_job_looks_at_no_queue():
     assert queue.looks == 0
 
 
+def test_only_jobs_of_its_tenant_are_before_a_job():
+    queue = Queue("a/1", "b/1", "a/2", "b/2")
+    asked = [job(id, tenant=id[:2]) for id in ("a/2", "b/1", "b/new", "c/new")]
+    assert asyncio.run(QueuePositions(queue.order).of(asked)) == {"a/2": 1, "b/1": 0, "b/new": 2, "c/new": 0}
+
+
 def test_a_look_that_fails_is_taken_anew_by_the_next(clock: list[float]):
     queue = Queue()
 
@@ -106,8 +112,8 @@ def test_a_service_looks_once_for_all_its_polls(tmp_path: Path, monkeypatch: pyt
 
     async def main() -> None:
         service = VideoService(ServeConfig(data_dir=str(tmp_path)), FakeEngine())
-        looks, order = [], service._places._order
-        monkeypatch.setattr(service._places, "_order", lambda: looks.append(1) or order())
+        looks, order = [], service._places._waiting
+        monkeypatch.setattr(service._places, "_waiting", lambda: looks.append(1) or order())
         jobs = [service.store.add({}, model="foundation") for _ in range(3)]
         for _ in range(4):
             assert [place for _, place in await service.with_positions(jobs)] == [0, 1, 2]

@@ -20,6 +20,7 @@ from serving.ray.gate import (
     BODIES,
     CALLBACK_VARIABLE,
     HASHES_VARIABLE,
+    LEARNS_VARIABLE,
     OPEN,
     REQUESTS,
     Gate,
@@ -37,13 +38,13 @@ class Ingress:
     """What is behind the gate: counts who comes through, and holds them while it is told to."""
 
     def __init__(self) -> None:
-        self.came, self.free = 0, asyncio.Event()
+        self.came, self.free, self.status = 0, asyncio.Event(), 200
         self.free.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.came += 1
         await self.free.wait()
-        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.start", "status": self.status, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
 
@@ -201,13 +202,19 @@ def test_a_websocket_without_a_key_is_no_way_in():
 
 @pytest.fixture
 def variables(monkeypatch: pytest.MonkeyPatch):
-    for name in (CALLBACK_VARIABLE, HASHES_VARIABLE, API_KEY_FILE_VARIABLE, API_KEY_VARIABLE):
+    for name in (
+        CALLBACK_VARIABLE,
+        HASHES_VARIABLE,
+        LEARNS_VARIABLE,
+        API_KEY_FILE_VARIABLE,
+        API_KEY_VARIABLE,
+    ):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
 
 def test_rays_proxy_builds_the_gate_from_the_variables_that_serve_sets(variables, tmp_path: Path):
-    told = environment([ApiKey(sha256=hash_key(KEY)), ApiKey(sha256="ab" * 32)])
+    told = environment([ApiKey(sha256=hash_key(KEY)), ApiKey(sha256="ab" * 32)], True)
     assert KEY not in str(told)
     for name, value in told.items():
         variables.setenv(name, value)
@@ -220,7 +227,38 @@ def test_rays_proxy_builds_the_gate_from_the_variables_that_serve_sets(variables
     file.write_text("another-key-of-a-cluster")
     variables.setenv(API_KEY_FILE_VARIABLE, str(file))
     variables.delenv(HASHES_VARIABLE)
-    assert middlewares()[0].kwargs == {"hashes": frozenset({hash_key("another-key-of-a-cluster")})}
+    variables.delenv(LEARNS_VARIABLE)
+    assert middlewares()[0].kwargs == {
+        "hashes": frozenset({hash_key("another-key-of-a-cluster")}),
+        "learns": False,
+    }
+
+
+def test_a_key_of_the_database_is_known_once_the_ingress_took_it_and_until_it_refuses_it():
+    ingress, other = Ingress(), "a-key-that-only-the-ingress-knows"
+    gate = Gate(ingress, hashes=frozenset({hash_key(KEY)}), learns=True)
+
+    async def main() -> None:
+        ingress.free.clear()
+        waiting = [asyncio.create_task(ask(gate, "/v1/models", f"Bearer {other}{n}")) for n in range(OPEN)]
+        while ingress.came < OPEN:
+            await asyncio.sleep(0)
+        assert (await ask(gate, "/v1/models", f"Bearer {other}"))[0] == 503, "unknown keys share few places"
+        health = asyncio.create_task(ask(gate, "/healthz"))
+        while ingress.came < OPEN + 1:
+            await asyncio.sleep(0)
+        ingress.free.set()
+        assert [status for status, _, _ in await asyncio.gather(*waiting, health)] == [200] * (OPEN + 1)
+        assert (await ask(gate, "/v1/models"))[0] == 401, "without any key nothing is passed on"
+        assert hash_key(f"{other}0") in gate._learned
+        ingress.status = 404
+        await ask(gate, "/v1/nothing", f"Bearer {other}-new")
+        assert hash_key(f"{other}-new") not in gate._learned, "an unknown route asks for no key"
+        ingress.status = 401
+        assert (await ask(gate, "/v1/models", f"Bearer {other}0"))[0] == 401
+        assert hash_key(f"{other}0") not in gate._learned
+
+    asyncio.run(main())
 
 
 def test_the_service_on_kubernetes_has_the_gate_where_its_keys_are():
@@ -230,12 +268,12 @@ def test_the_service_on_kubernetes_has_the_gate_where_its_keys_are():
     ]
     head = service["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["containers"][0]
     told = {variable["name"]: variable.get("value") for variable in head["env"]}
-    assert told[CALLBACK_VARIABLE] == environment([ApiKey(sha256="ab" * 32)])[CALLBACK_VARIABLE]
+    assert told[CALLBACK_VARIABLE] == environment([ApiKey(sha256="ab" * 32)], True)[CALLBACK_VARIABLE]
     assert API_KEY_FILE_VARIABLE in told
 
 
 def test_a_server_without_keys_has_no_gate(variables):
-    assert environment([]) == {}
+    assert environment([], False) == {}
     assert middlewares() == []
 
 
