@@ -144,7 +144,7 @@ class TrainConfig(BaseModel):
         0.0,
         METHOD,
         "Share of the steps, at the end, that learn from generated references: three quarters of their samples, beside the "
-        "clips. The learning rate falls to 0 over them.",
+        "clips. Their noise levels are uniform, and the learning rate falls to 0 over them.",
         ge=0,
         lt=1,
     )
@@ -399,6 +399,10 @@ class TrainConfig(BaseModel):
         """Number of steps, at the end, that learn from generated references, too."""
         share = self.generated_share if self.generated_references else 0.0
         return generated_steps(self.steps, share, self.appearance_steps)
+
+    def learns_generated(self, step: int) -> bool:
+        """Whether step `step` (0-based) learns from generated references, too."""
+        return step >= self.steps - self.generated_steps
 
     @property
     def looks(self) -> tuple[str, ...]:

@@ -131,7 +131,8 @@ def draw(
             channels, latent_frames, 1, 1, generator=g
         )
     low, high = levels = config.noise_range(step, boundary)
-    level = min(low + (high - low) * u**config.noise_bias, 1 - 2**-24)  # stays below 1 in float32
+    bias = 1.0 if config.learns_generated(step) else config.noise_bias
+    level = min(low + (high - low) * u**bias, 1 - 2**-24)  # stays below 1 in float32
     passes = passes_of(config, concept, step)
     drawn: tuple[FrameDraw, ...] = ()
     if not passes.temporal:

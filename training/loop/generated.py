@@ -55,7 +55,7 @@ def draw_generated(config: TrainConfig, concept: str, step: int, index: int, cou
 
     Uses a separate generator, so a sample's other draws do not depend on these settings.
     """
-    if not count or step < config.steps - config.generated_steps:
+    if not count or not config.learns_generated(step):
         return None
     g = generator(config.seed, concept, step, index, "generated")
     clip, which = torch.rand(2, generator=g, dtype=torch.float64).tolist()

@@ -56,10 +56,6 @@ class Member:
             active |= {("spatial", spatial_slot(config, clip)) for clip in chosen}
         return active
 
-    def generates_at(self, step: int) -> bool:
-        """Whether the steps from `step` (0-based) on learn from generated references, too."""
-        return 0 < self.config.generated_steps >= self.config.steps - step
-
     def sample(
         self,
         step: int,

@@ -249,7 +249,7 @@ class Pack:
         if not active:
             return []
         for one in active:
-            if one.generated_NCFHW is None and one.member.generates_at(one.step):
+            if one.generated_NCFHW is None and one.member.config.learns_generated(one.step):
                 one.generated_NCFHW = one.member.generate(self.foundation, one.slot("temporal", 1))
         engine, accumulation = self.engine, self.key.gradient_accumulation
         sums = torch.zeros(len(active), 2, device=self.foundation.device)
