@@ -566,9 +566,14 @@ LATER = (
 
 def fixed_settings(config: TrainConfig) -> dict[str, Any]:
     """The settings that affect what is published, as JSON: an adapter's metadata records them."""
+    defaults = default_settings()
     return {
         key: value
         for key, value in config.model_dump(mode="json").items()
-        if (key == "workers" or key not in CHANGEABLE)
-        and not (key in LATER and value == TrainConfig.model_fields[key].default)
+        if (key == "workers" or key not in CHANGEABLE) and not (key in LATER and value == defaults[key])
     }
+
+
+def default_settings() -> dict[str, Any]:
+    """The defaults, as JSON."""
+    return TrainConfig().model_dump(mode="json")

@@ -3,7 +3,7 @@
 import pytest
 
 from infra.errors import UserError
-from training.config import TrainConfig, fixed_settings, make_config, sampled_paths
+from training.config import LATER, TrainConfig, fixed_settings, make_config, sampled_paths
 from training.recommended import resolve
 
 
@@ -97,6 +97,10 @@ def test_a_broken_recommendation_is_named(training):
 def test_a_config_survives_its_own_dump():
     config = make_config({"steps": 7, "workers": "1:2", "sample_prompts": ["a", "b"]})
     assert make_config(config.model_dump(mode="json")) == config
+
+
+def test_settings_added_later_do_not_change_the_hashes_of_earlier_trainings():
+    assert not set(LATER) & set(fixed_settings(TrainConfig()))
 
 
 def test_fixed_settings_tell_what_changes_the_adapter():

@@ -15,7 +15,7 @@ from infra.registry import Registry, Version
 from infra.rows import NOT_YAML
 from infra.storage import ObjectNotFound, Storage, open_storage
 from infra.storage.stored import ConceptName, HexId, Sha256, VersionRef, convert, damaged, parse_object
-from training.config import CHANGEABLE, TrainConfig
+from training.config import CHANGEABLE, TrainConfig, default_settings
 from training.runs.inputs import foundation_source
 from training.runs.job import Job
 
@@ -33,6 +33,7 @@ class RunIdentity:
 
     settings: dict[str, Any]
     facts: dict[str, str]
+    experts: bool = False  # whether the foundation has two, which learn one after the other
 
     @classmethod
     def of(cls, job: Job, config: TrainConfig, foundation: Foundation, clips: Sequence[Part]) -> RunIdentity:
@@ -49,7 +50,7 @@ class RunIdentity:
             "foundation_fingerprint": foundation.fingerprint,
             "data_sha256": data_sha256(clips),
         }
-        return cls(settings, facts)
+        return cls(settings, facts, foundation.boundary is not None and config.experts == "both")
 
     def check(self, run: Storage) -> None:
         """Raises Conflict if the folder holds a run with another concept, foundation, data or settings."""
@@ -58,14 +59,14 @@ class RunIdentity:
             before = read_settings(run)
         except ObjectNotFound:
             return
-        now = self.settings
+        now, defaults = self.settings, default_settings()
         differing = [f"{k} {record[k][:12]} (now {v[:12]})" for k, v in self.facts.items() if record[k] != v]
         differing += [
             f"{key} {before.get(key)} (now {now[key]})"
-            for key, field in TrainConfig.model_fields.items()  # a setting added later was at its default
-            if key not in (*CHANGEABLE, "steps") and before.get(key, field.default) != now[key]
+            for key, default in defaults.items()  # a setting added later was at its default
+            if key not in (*CHANGEABLE, "steps") and before.get(key, default) != now[key]
         ]
-        begun = before.get("steps", TrainConfig.model_fields["steps"].default)
+        begun = before.get("steps", defaults["steps"])
         if not isinstance(begun, int):
             differing.append(f"steps {str(begun)[:40]} (now {now['steps']})")
         if before.get("zero") and before.get("workers") != now["workers"]:
@@ -93,9 +94,22 @@ class RunIdentity:
                 f"a run whose {schedule} schedule ends at 0 after {before} steps, so it cannot be extended to {steps}; give "
                 "another --run-dir for a new run (a run with --schedule constant can be extended)."
             )
+        elif steps > before and (shares := self._shares()):
+            reason = (
+                f"a run of {before} steps, divided by {' and '.join(shares)}, so {steps} steps would change what the first "
+                "ones learned; give another --run-dir for a new run."
+            )
         else:
             return
         raise Conflict(f"{uri} holds {reason}", code="other_run")
+
+    def _shares(self) -> list[str]:
+        """The settings that divide the run's steps into parts, each a share of all of them."""
+        config = TrainConfig(**{name: self.settings[name] for name in TrainConfig.model_fields})
+        parts = {"appearance_share": config.appearance_steps, "generated_share": config.generated_steps}
+        if self.experts:
+            parts["high_noise_share"] = 1
+        return [name for name, steps in parts.items() if steps]
 
     def put(self, run: Storage) -> RunRecord:
         """Write the identity into the run's folder. Returns the record, of the run begun there earlier if there is one."""

@@ -203,6 +203,12 @@ def test_the_steps_of_a_run_may_be_raised_where_that_changes_none_that_were_done
         RunIdentity.of(job, falling.model_copy(update={"steps": 50}), unet3d, read).check(elsewhere)
     assert caught.value.code == "other_run"
 
+    elsewhere = open_storage(tmp_path / "stages")
+    staged = config.model_copy(update={"appearance_share": 0.4})
+    RunIdentity.of(job, staged, unet3d, read).put(elsewhere)
+    with pytest.raises(UserError, match=r"30 steps, divided by appearance_share, so 50 steps would change"):
+        RunIdentity.of(job, staged.model_copy(update={"steps": 50}), unet3d, read).check(elsewhere)
+
 
 def test_a_finished_run_whose_version_was_removed_needs_another_folder(tmp_path):
     registry, run = open_registry(tmp_path / "reg"), open_storage(tmp_path / "run")
