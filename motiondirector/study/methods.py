@@ -50,6 +50,9 @@ METHODS: dict[str, Method] = {
     "plain": Method(
         "ours, not debiased", {"method": "dual", "beta": 0.0, "appearance_preservation": 0.0}, seeds=3
     ),
+    "no-generated": Method(
+        "ours, without generated references", {"method": "dual", "generated_references": 0}, seeds=3
+    ),
     OURS: Method("ours", {"method": "dual"}),
 }
 

@@ -74,6 +74,7 @@ class _Of:
             *self.motion_against_coupled(),
             *self._against("motiondirector", "the paper's own setting"),
             *self._against("plain", "not debiased"),
+            *self._against("no-generated", "without generated references"),
             *self._open_leakage(),
             *self._open_diversity(),
             *self._at_least(
