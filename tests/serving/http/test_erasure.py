@@ -140,6 +140,8 @@ def test_the_command_erases_a_tenant_without_a_server(tmp_path: Path, registry: 
     (tmp_path / "files" / ADAPTER_FILE).unlink()
     words = ("alice-inc", name.split(".")[0], "zebra-crossing", "alices walk", sha256)
     assert places_of(tmp_path, data / "jobs.sqlite", *words) == []
+    for file in data.glob("jobs.sqlite*"):  # also not in pages that are free
+        assert not any(word.encode() in file.read_bytes() for word in words), file
     again = CliRunner().invoke(build(), command)
     assert "there is no tenant 'alice-inc'" in str(again.exception)
 
