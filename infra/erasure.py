@@ -49,8 +49,10 @@ def erase_versions(
                 storage.put_file(object_key(sha256), kept)
     for concept in {concept for concept, _ in versions}:
         if not registry.numbers(concept, "versions"):
-            for info in list(storage.list(f"concepts/{concept}/")):
-                storage.delete(info.key)
+            for what in ("removed", "metrics"):  # not `versions`: one may be published at this moment
+                for info in list(storage.list(f"concepts/{concept}/{what}/")):
+                    storage.delete(info.key)
+            storage.prune(f"concepts/{concept}")
 
 
 def hashes_of(version: Version) -> set[str]:

@@ -50,16 +50,28 @@ def explained_os_errors(doing: str) -> Iterator[None]:
 def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`: renamed to it if the block succeeds, removed if it raises."""
     with explained_os_errors(f"writing {path}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
-        os.close(handle)
-        temporary = Path(name)
+        temporary = new_temporary(path.parent)
         try:
             yield temporary
             settle(temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def new_temporary(folder: Path) -> Path:
+    """An empty temporary file in a folder, which is created if it is missing."""
+    for last in (False, False, True):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            handle, name = tempfile.mkstemp(dir=folder, prefix=TEMPORARY)
+        except FileNotFoundError:  # `FolderStorage.prune` removed the empty folder at this moment
+            if last:
+                raise
+        else:
+            os.close(handle)
+            return Path(name)
+    raise AssertionError("unreachable")
 
 
 def settle(path: Path) -> None:

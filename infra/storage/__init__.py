@@ -14,11 +14,11 @@ URI, so every process reads its own credentials.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from infra.errors import UserError
-from infra.files import TEMPORARY, atomic_file, explained_os_errors, settle
+from infra.files import TEMPORARY, atomic_file, explained_os_errors, new_temporary, settle
 from infra.paths import expanded
 from infra.storage.base import LOCK, check_key
 from infra.storage.base import InvalidKey as InvalidKey
@@ -124,10 +124,7 @@ class FolderStorage(Storage):
     def put_if_absent(self, key: str, data: bytes) -> bool:
         path = self.path(key)
         with explained_os_errors(f"writing {path}"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
-            os.close(handle)
-            temporary = Path(name)
+            temporary = new_temporary(path.parent)
             try:
                 temporary.write_bytes(data)
                 settle(temporary)
@@ -200,6 +197,15 @@ class FolderStorage(Storage):
                 self.path(key).unlink()
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 pass
+
+    def prune(self, folder: str) -> None:
+        start = self.path(folder)
+        with explained_os_errors(f"deleting {start}"):
+            for inner, _, names in os.walk(start, topdown=False, onerror=raise_unless_absent):
+                if LOCK in names:
+                    Path(inner, LOCK).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # something was put into it meanwhile, or it is gone
+                    os.rmdir(inner)
 
     def arrow(self) -> tuple[pyarrow.fs.FileSystem, str]:
         import pyarrow.fs

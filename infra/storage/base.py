@@ -128,6 +128,10 @@ class Storage(ABC):
     def delete(self, key: str) -> None:
         """Remove the object; does nothing if it is absent."""
 
+    def prune(self, folder: str) -> None:
+        """Remove empty folders at and below `folder`, which stay in some storages when their objects are deleted."""
+        return
+
     @abstractmethod
     def arrow(self) -> tuple[pyarrow.fs.FileSystem, str]:
         """(filesystem, base path without scheme) for pyarrow, Ray Data and Ray Train."""

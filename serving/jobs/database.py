@@ -215,6 +215,12 @@ class Database:
                 session.execute(text(f"PRAGMA busy_timeout={BUSY_MS}"))
             yield session
 
+    def scrub(self) -> None:
+        """Remove what was deleted from SQLite's log, where old pages stay; not while another process reads them."""
+        if self.dialect == "sqlite":
+            with self._sql.connect() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def ping(self) -> None:
         """Raise SQLAlchemyError if the database does not answer."""
         with self.sessions() as session:

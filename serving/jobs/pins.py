@@ -96,7 +96,9 @@ class PinStore:
         with self._database.exclusive() as session:
             erased = (Pin.concept == concept, Pin.version.in_(versions))
             for foundation, path in session.execute(select(Pin.foundation, Pin.path).where(*erased)).all():
-                nameless = AdapterUsed(concept=ERASED, version=1, path=path, sha256="0" * 64)
+                nameless = convert(
+                    AdapterUsed, {"concept": ERASED, "version": 1, "path": path, "sha256": "0" * 64}
+                )
                 self._write(session, foundation, nameless, pinned=False)
             session.execute(delete(Pin).where(*erased))
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, RowMapping, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -110,26 +110,34 @@ class UsageLog:
         with self._session() as session:
             query = select(*columns, *SUMS).where(*where).group_by(*columns)
             ordered = query.order_by(Usage.day, Usage.tenant, Usage.kind, Usage.model)
-            return [UsageTotal(*row[:4], *numbers(*row[4:])) for row in session.execute(ordered)]
+            return [total_of(row) for row in session.execute(ordered).mappings()]
 
     def totals(self) -> Sequence[UsageTotal]:
         """Sums by tenant and kind, of all time."""
         with self._session() as session:
             query = select(Usage.tenant, Usage.kind, *SUMS).group_by(Usage.tenant, Usage.kind)
-            return [UsageTotal(*row[:2], "", "", *numbers(*row[2:])) for row in session.execute(query)]
+            return [total_of(row) for row in session.execute(query).mappings()]
 
 
-def numbers(
-    jobs: int, frames: int, steps: int, seconds: float, bytes: int
-) -> tuple[int, int, int, float, int]:
+def total_of(row: RowMapping) -> UsageTotal:
     """Sums as Python's numbers (PostgreSQL's sum of large integers is a decimal)."""
-    return int(jobs), int(frames), int(steps), float(seconds), int(bytes)
+    return UsageTotal(
+        tenant=row["tenant"],
+        kind=row["kind"],
+        day=row.get("day", ""),
+        model=row.get("model", ""),
+        jobs=int(row["jobs"]),
+        frames=int(row["frames"]),
+        steps=int(row["steps"]),
+        device_seconds=float(row["device_seconds"]),
+        bytes=int(row["bytes"]),
+    )
 
 
 SUMS = (
-    func.count(),
-    func.sum(Usage.frames),
-    func.sum(Usage.steps),
-    func.coalesce(func.sum(Usage.device_seconds), 0.0),
-    func.sum(Usage.bytes),
+    func.count().label("jobs"),
+    func.sum(Usage.frames).label("frames"),
+    func.sum(Usage.steps).label("steps"),
+    func.coalesce(func.sum(Usage.device_seconds), 0.0).label("device_seconds"),
+    func.sum(Usage.bytes).label("bytes"),
 )

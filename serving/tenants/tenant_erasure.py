@@ -94,6 +94,7 @@ class TenantErasure:
                 return False  # accepted before its key was refused
             note(session, "erasure", "tenant.erased", id)
             session.execute(delete(Tenant).where(Tenant.name == name))
+        self._database.scrub()
         return True
 
     def _erase_jobs(self, name: str) -> None:

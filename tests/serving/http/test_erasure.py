@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from infra.erasure import erase_versions, hashes_of
 from infra.registry import ADAPTER_FILE, Registry
-from infra.storage.objects import object_key
+from infra.storage.objects import object_key, put_named
 from motiondirector.cli import build
 from serving.jobs.jobs import JobStore
 from serving.keys import ApiKey, hash_key
@@ -140,6 +140,8 @@ def test_the_command_erases_a_tenant_without_a_server(tmp_path: Path, registry: 
     (tmp_path / "files" / ADAPTER_FILE).unlink()
     words = ("alice-inc", name.split(".")[0], "zebra-crossing", "alices walk", sha256)
     assert places_of(tmp_path, data / "jobs.sqlite", *words) == []
+    for file in data.glob("jobs.sqlite*"):  # also not in pages that are free
+        assert not any(word.encode() in file.read_bytes() for word in words), file
     again = CliRunner().invoke(build(), command)
     assert "there is no tenant 'alice-inc'" in str(again.exception)
 
@@ -147,29 +149,30 @@ def test_the_command_erases_a_tenant_without_a_server(tmp_path: Path, registry: 
 def test_a_file_that_a_version_published_meanwhile_needs_is_kept(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The publisher sees the file, the erasure removes it, and the version comes after its first look."""
     publish(registry, tmp_path, "one", "one")
     one = registry.resolve("one")
-    shared = one.files["note.txt"].sha256
-    delete, began = registry.storage.delete, []
+    shared = object_key(one.files["note.txt"].sha256)
+    get_file, delete = registry.storage.get_file, registry.storage.delete
 
-    def meanwhile(key: str) -> None:
-        delete(key)
-        if key == object_key(shared) and not began:
-            began.append(key)
-            two = tmp_path / "files" / ADAPTER_FILE
-            two.write_text("two")
-            exists = registry.storage.exists
-            monkeypatch.setattr(registry.storage, "exists", lambda key: True)  # it looked a moment before
-            registry.storage.put(object_key(shared), b"")  # so nothing is sent
-            registry.publish("two", tmp_path / "files", metadata={})
-            delete(object_key(shared))
-            monkeypatch.setattr(registry.storage, "exists", exists)
+    def published_meanwhile(key: str, path: Path) -> None:
+        if key == shared:  # the erasure has looked at all versions, and removes this file next
+            publish(registry, tmp_path, "two", "two")
+        get_file(key, path)
 
-    monkeypatch.setattr(registry.storage, "delete", meanwhile)
-    erase_versions(registry, [("one", 1)], hashes_of(one))
-    assert began
+    with monkeypatch.context() as patch:
+        patch.setattr(registry.storage, "get_file", published_meanwhile)
+        erase_versions(registry, [("one", 1)], hashes_of(one))
     assert registry.read(registry.resolve("two"), "note.txt") == b"the same in all"
     assert [info.key for info in registry.storage.list("concepts/one/")] == []
     erase_versions(registry, [("one", 1)], hashes_of(one))  # repeated, after a crash
     assert registry.read(registry.resolve("two"), "note.txt") == b"the same in all"
+
+    def erased_meanwhile(*given: object) -> dict:
+        files = put_named(*given)  # type: ignore[arg-type]
+        delete(shared)
+        return files
+
+    with monkeypatch.context() as patch:
+        patch.setattr("infra.registry.put_named", erased_meanwhile)
+        publish(registry, tmp_path, "three", "three")
+    assert registry.read(registry.resolve("three"), "note.txt") == b"the same in all"
