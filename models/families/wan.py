@@ -70,7 +70,7 @@ class WanSpec(FamilySpec):
         "rank": Sourced(32, TRAINER),
         "gradient_checkpointing": Sourced(True, TRAINER),
     }
-    limits: ClassVar = (
+    limits: ClassVar[tuple[str, ...]] = (
         "2.2 14B: one guidance scale for both experts; its authors have 4 for high and 3 for low noise",
     )
 

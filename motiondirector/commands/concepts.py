@@ -369,7 +369,7 @@ def export(
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise Conflict(f"{to} exists and is not empty; remove it or choose another.", code="folder_not_empty")
     from infra.files import TEMPORARY, explained_os_errors
-    from models.adapters.export import export_files, export_merged
+    from models.adapters.export import Layout, export_files, export_merged
     from models.adapters.versions import read_own
     from models.load import load_foundation
 
@@ -385,7 +385,8 @@ def export(
             if form is ExportFormat.MERGED:
                 export_merged(loaded, adapters, work / "made", scale)
             else:
-                export_files(loaded, adapters, work / "made", version.concept, form.value, scale)
+                layout: Layout = "comfyui" if form is ExportFormat.COMFYUI else "diffusers"
+                export_files(loaded, adapters, work / "made", version.concept, layout, scale)
             (work / "made").rename(to)
         finally:
             shutil.rmtree(work, ignore_errors=True)

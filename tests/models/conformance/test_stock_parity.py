@@ -108,7 +108,10 @@ def test_a_request_is_the_same_alone_or_among_neighbours(foundation, seed):
 
 
 def test_the_seed_fixes_the_frames(foundation):
-    one, again, other = sample(foundation, [GenerationParams(prompt="a cat", seed=s) for s in (5, 5, 6)])
+    requests = [GenerationParams(prompt="a cat", seed=seed) for seed in (5, 5, 6)]
+    one, again, other = sample(
+        foundation, requests, batch_size=1
+    )  # rows of one batch may be rounded differently
     assert np.array_equal(one, again)
     assert not np.array_equal(one, other)
 
