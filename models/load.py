@@ -59,19 +59,18 @@ def load_foundation(
     name = foundation_name(source)
     folder = locate(source)
     family = family_of(folder, str(source or "the embedded foundation"))
-    family.sizes(folder, name, read_recommended(folder))  # refuses a checkpoint before its weights are read
     index = read_config(folder, "")
     components = {  # without those that this checkpoint leaves out
         part: tuple(name for name in names if index.get(name, [None])[0])
         for part, names in family.components.items()
     }
+    # Refuse a checkpoint before its weights are read.
+    check_classes(folder, index, [c for part in PARTS for c in components[part]], source or folder)
+    family.sizes(folder, name, read_recommended(folder))
     left_out: dict[str, Any] = {
         component: None for part in PARTS if part not in parts for component in components[part]
     }
     left_out |= dict.fromkeys(family.unused)
-    check_classes(
-        folder, index, [c for part in PARTS if part in parts for c in components[part]], source or folder
-    )
     check_weights(folder, [c for part in PARTS if part in parts for c in components[part]], source or folder)
     import diffusers
 

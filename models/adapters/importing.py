@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from infra.errors import InvalidInput
 from models.adapters.file import Adapter, adopt, largest_rank
 from models.adapters.layouts import Foreign, read_foreign, wrong_keys
@@ -43,7 +45,7 @@ def import_files(
     """
     given = _by_part(files, high_noise, low_noise, foundation)
     read: dict[str, Foreign] = {}
-    tensors = {}
+    tensors: dict[str, tuple[Tensor, Tensor]] = {}
     for part, file in given.items():
         found = read_foreign(file, foundation, part)
         if found.unmatched and not partial:

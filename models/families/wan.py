@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from models.foundations.base import Foundation
 
 TOKENS = 512  # the stock pipeline's limit
+AUTHORS = "wan/configs of github.com/Wan-Video/Wan2.2"
 TRAINER = "docs/wan.md of github.com/kohya-ss/musubi-tuner"
 
 
@@ -56,11 +57,11 @@ class WanSpec(FamilySpec):
         ),
         "2.2 14B": Sourced(
             Defaults(Bucket(81, 720, 1280), fps=16, num_inference_steps=40, guidance_scale=4.0),
-            "model card of Wan-AI/Wan2.2-T2V-A14B-Diffusers",
+            f"{AUTHORS}/wan_t2v_A14B.py (4 is for high noise), fps: shared_config.py",
         ),
         "2.2 5B": Sourced(
             Defaults(Bucket(121, 704, 1280), fps=24, num_inference_steps=50, guidance_scale=5.0),
-            "model card of Wan-AI/Wan2.2-TI2V-5B-Diffusers",
+            f"{AUTHORS}/wan_ti2v_5B.py; size: README.md",
         ),
     }
 
@@ -69,8 +70,8 @@ class WanSpec(FamilySpec):
         "rank": Sourced(32, TRAINER),
         "gradient_checkpointing": Sourced(True, TRAINER),
     }
-    limits: ClassVar = (
-        "2.2 14B: one guidance scale for both experts; the model card has 4 for high and 3 for low noise",
+    limits: ClassVar[tuple[str, ...]] = (
+        "2.2 14B: one guidance scale for both experts; its authors have 4 for high and 3 for low noise",
     )
 
     def sizes(self, folder: Path, name: str, recommended: dict[str, Any]) -> Sizes:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from infra.errors import UserError
-from models.families.wan import WanSpec
+from models.families.wan import AUTHORS, WanSpec
 from models.family import Sourced, read_config, register
 from models.sizes import Bucket, Defaults, Sizes
 
@@ -34,7 +34,7 @@ class WanImageSpec(WanSpec):
         ),
         "2.2 14B": Sourced(
             Defaults(Bucket(81, 480, 832), fps=16, num_inference_steps=40, guidance_scale=3.5),
-            "model card of Wan-AI/Wan2.2-I2V-A14B-Diffusers",
+            f"{AUTHORS}/wan_i2v_A14B.py, fps: shared_config.py",
         ),
     }
     limits: ClassVar = (

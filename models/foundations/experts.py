@@ -55,7 +55,8 @@ class Experts(nn.Module):
         """
         high_B = t_B >= self.boundary
         groups = [(self.high_noise, high_B.nonzero()[:, 0]), (self.low_noise, (~high_B).nonzero()[:, 0])]
-        answers, unused = [], []
+        answers: list[Tensor] = []
+        unused: list[Tensor] = []
         for expert, rows in groups:
             if len(rows) == len(t_B):
                 answers.append(ask(expert, slice(None)))

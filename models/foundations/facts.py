@@ -31,6 +31,7 @@ class FoundationFacts:
     layers: dict[LoraPath, tuple[str, ...]]  # their names, each number as *
     adapter_parameters: dict[LoraPath, int]  # at rank 1
     loaded_by: str  # how the stock pipeline reads an adapter
+    takes_image: bool  # its videos begin with a given image
 
     @property
     def same_layers(self) -> bool:
@@ -41,12 +42,13 @@ class FoundationFacts:
 def facts_of(foundation: Foundation) -> FoundationFacts:
     """The facts about a foundation."""
     sizes, bucket, denoiser = foundation.sizes, foundation.defaults.bucket, foundation.denoiser
+    ((_, one), *_) = foundation.denoisers.values()  # several are of one class
     return FoundationFacts(
         name=foundation.name,
         family=foundation.family,
         title=foundation.spec.title,
         pipeline=foundation.spec.pipeline_class,
-        denoiser=type(denoiser).__name__,
+        denoiser=type(one).__name__,
         parameters=sum(parameter.numel() for parameter in denoiser.parameters()),
         frames=frame_counts(foundation),
         multiples=sizes.multiples,
@@ -58,9 +60,8 @@ def facts_of(foundation: Foundation) -> FoundationFacts:
         targets={path: len(foundation.targets[path]) for path in PATHS},
         layers={path: patterns(foundation.targets[path]) for path in PATHS},
         adapter_parameters={path: _rank_one(denoiser, foundation.targets[path]) for path in PATHS},
-        loaded_by="load_lora_weights"
-        if hasattr(denoiser, "load_lora_adapter")
-        else "PeftModel.from_pretrained",
+        loaded_by="load_lora_weights" if hasattr(one, "load_lora_adapter") else "PeftModel.from_pretrained",
+        takes_image=foundation.takes_image,
     )
 
 

@@ -209,18 +209,14 @@ def publish(
 
 @concepts.command("import")
 def import_command(
+    concept: Annotated[str, typer.Option("--concept", help="The concept's name: a-z, 0-9, '.', '_', '-'.")],
+    foundation: Annotated[str, typer.Option(help="Model that it was made for: a folder or hub id.")],
     files: Annotated[
         list[Path] | None,
         typer.Argument(
             metavar="FILE...",
             help="LoRA of another tool (.safetensors). Of Wan 2.2 two, told apart by high and low in their names.",
         ),
-    ] = None,
-    concept: Annotated[
-        str, typer.Option("--concept", help="The concept's name: a-z, 0-9, '.', '_', '-'.")
-    ] = "",
-    foundation: Annotated[
-        str | None, typer.Option(help="Model that it was made for: a folder or hub id.")
     ] = None,
     high_noise: Annotated[
         Path | None, typer.Option(help="Wan 2.2: the high-noise expert's file, if its name does not say so.")
@@ -373,7 +369,7 @@ def export(
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise Conflict(f"{to} exists and is not empty; remove it or choose another.", code="folder_not_empty")
     from infra.files import TEMPORARY, explained_os_errors
-    from models.adapters.export import export_files, export_merged
+    from models.adapters.export import Layout, export_files, export_merged
     from models.adapters.versions import read_own
     from models.load import load_foundation
 
@@ -389,7 +385,8 @@ def export(
             if form is ExportFormat.MERGED:
                 export_merged(loaded, adapters, work / "made", scale)
             else:
-                export_files(loaded, adapters, work / "made", version.concept, form.value, scale)
+                layout: Layout = "comfyui" if form is ExportFormat.COMFYUI else "diffusers"
+                export_files(loaded, adapters, work / "made", version.concept, layout, scale)
             (work / "made").rename(to)
         finally:
             shutil.rmtree(work, ignore_errors=True)

@@ -57,9 +57,7 @@ def test_a_transformer_of_another_family_is_refused(copied, family):
     folder, other = copied(family), locate("tiny-random:cogvideox") / "transformer"
     shutil.rmtree(folder / "transformer")
     shutil.copytree(other, folder / "transformer")
-    with pytest.raises(
-        UserError, match=r"channels; expected 36|has a CogVideoXTransformer3DModel in transformer"
-    ):
+    with pytest.raises(UserError, match="has a CogVideoXTransformer3DModel in transformer"):
         load_foundation(folder, device="cpu")
 
 

@@ -52,14 +52,15 @@ def test_a_mixed_batch_gives_what_the_stock_pipeline_gives_for_each_request_with
 def test_the_denoiser_reads_the_words_that_the_stock_pipeline_gives_it(foundation):
     """Length included: where padding has no mask, the number of tokens is a part of the prompt."""
     stock, heard = Stock(foundation), {"theirs": [], "ours": []}
+    component, own = next(iter(foundation.denoisers.values()))
 
     def listen(name):
         return lambda _, args, kwargs: heard[name].append(kwargs["encoder_hidden_states"])
 
     request = GenerationParams(prompt="a cat", seed=7, steps=2, guidance_scale=1.0)
     for name, denoiser, make in (
-        ("theirs", stock.denoiser, lambda: stock(request)),
-        ("ours", foundation.denoiser, lambda: ours(foundation, [request])),
+        ("theirs", getattr(stock.pipeline, component), lambda: stock(request)),
+        ("ours", own, lambda: ours(foundation, [request])),
     ):
         hook = denoiser.register_forward_pre_hook(listen(name), with_kwargs=True)
         make()
@@ -107,7 +108,10 @@ def test_a_request_is_the_same_alone_or_among_neighbours(foundation, seed):
 
 
 def test_the_seed_fixes_the_frames(foundation):
-    one, again, other = sample(foundation, [GenerationParams(prompt="a cat", seed=s) for s in (5, 5, 6)])
+    requests = [GenerationParams(prompt="a cat", seed=seed) for seed in (5, 5, 6)]
+    one, again, other = sample(
+        foundation, requests, batch_size=1
+    )  # rows of one batch may be rounded differently
     assert np.array_equal(one, again)
     assert not np.array_equal(one, other)
 
