@@ -47,8 +47,8 @@ def explained_os_errors(doing: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`: renamed to it if the block succeeds, removed if it raises."""
+def temporary_beside(path: Path) -> Iterator[Path]:
+    """An empty temporary file beside `path`, removed at the end of the block if it is there. Explains errors of the block."""
     with explained_os_errors(f"writing {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
@@ -56,10 +56,17 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary = Path(name)
         try:
             yield temporary
-            settle(temporary)
-            temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`: renamed to it if the block succeeds, removed if it raises."""
+    with temporary_beside(path) as temporary:
+        yield temporary
+        settle(temporary)
+        temporary.replace(path)
 
 
 def settle(path: Path) -> None:
