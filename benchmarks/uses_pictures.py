@@ -19,9 +19,9 @@ import numpy as np
 from PIL import Image
 
 import motiondirector as md
-from datasets.sprites.captions import parse
 from datasets.sprites.motion_sources import motion_named
 from datasets.sprites.render import render_clip
+from datasets.sprites.world import Background, Scene, Sprite
 from datasets.video.writing import contact_sheet
 from evaluation.pictures import traced
 from infra.errors import NotFound
@@ -30,7 +30,7 @@ from motiondirector.library.library import add_library
 WORK = Path("runs/uses-pictures")
 REGISTRY = str(WORK / "registry")
 HEART = "a green heart on a beige background"
-STRIPED = "an orange striped moon on a sky gradient"  # the look of the image and of the mixed clip
+STRIPED = Scene(Sprite("moon", "orange", "striped"), Background("sky", "gradient"))  # the look of the image
 SEED = 7
 
 Rows = list[tuple[str, np.ndarray]]
@@ -44,7 +44,7 @@ def made(label: str, prompt: str, **options: object) -> tuple[str, np.ndarray]:
 
 def appearance() -> Path:
     """Learn the appearance of an image as the concept `moon`; the image."""
-    picture_HWC = render_clip(parse(STRIPED), motion_named("still"), frames=2, size=64, seed=3)[0]
+    picture_HWC = render_clip(STRIPED, motion_named("still"), frames=2, size=64, seed=3)[0]
     image = WORK / "moon.png"
     Image.fromarray(picture_HWC).save(image)
     try:

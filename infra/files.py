@@ -47,14 +47,12 @@ def explained_os_errors(doing: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`: renamed to it if the block succeeds, removed if it raises."""
+def temporary_beside(path: Path) -> Iterator[Path]:
+    """An empty temporary file beside `path`, removed at the end of the block if it is there. Explains errors of the block."""
     with explained_os_errors(f"writing {path}"):
         temporary = new_temporary(path.parent)
         try:
             yield temporary
-            settle(temporary)
-            temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -72,6 +70,15 @@ def new_temporary(folder: Path) -> Path:
             os.close(handle)
             return Path(name)
     raise AssertionError("unreachable")
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`: renamed to it if the block succeeds, removed if it raises."""
+    with temporary_beside(path) as temporary:
+        yield temporary
+        settle(temporary)
+        temporary.replace(path)
 
 
 def settle(path: Path) -> None:

@@ -169,8 +169,9 @@ class Lab:
         missing: dict[GroupKey, dict[str, Member]] = {}
         for key, recipe in zip(keys, recipes, strict=True):
             if self._store.adapters(key) is None:
-                clips = encode(list(recipe.clips), self.foundation)
-                config = with_size(recipe.config(self.foundation, self.settings), self.foundation, clips)
+                config = recipe.config(self.foundation, self.settings)
+                clips = encode(list(recipe.clips), self.foundation, config.looks)
+                config = with_size(config, self.foundation, clips)
                 group = missing.setdefault(group_key(self.foundation.fingerprint, config), {})
                 group[key] = Member(key, recipe.name, config, clips)
         for group in missing.values():

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from infra.errors import UserError
-from infra.files import TEMPORARY, atomic_file, explained_os_errors, new_temporary, settle
+from infra.files import TEMPORARY, atomic_file, explained_os_errors, settle, temporary_beside
 from infra.paths import expanded
 from infra.storage.base import LOCK, check_key
 from infra.storage.base import InvalidKey as InvalidKey
@@ -123,16 +123,13 @@ class FolderStorage(Storage):
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         path = self.path(key)
-        with explained_os_errors(f"writing {path}"):
-            temporary = new_temporary(path.parent)
+        with temporary_beside(path) as temporary:
+            temporary.write_bytes(data)
+            settle(temporary)
             try:
-                temporary.write_bytes(data)
-                settle(temporary)
                 os.link(temporary, path)  # atomic; fails if the target exists
             except FileExistsError:
                 return False
-            finally:
-                temporary.unlink(missing_ok=True)
         return True
 
     def replace_if(self, key: str, data: bytes, etag: str | None) -> bool:

@@ -30,11 +30,6 @@ def file_of(out: Path, captions: str) -> Path:
     return out / "trials" / f"{captions}.jsonl"
 
 
-def tables_in(out: Path) -> list[str]:
-    """The kinds of captions that have trials."""
-    return sorted(path.stem for path in (out / "trials").glob("*.jsonl"))
-
-
 def read(out: Path, captions: str) -> dict[str, Record]:
     """The records of a table by key; the first one of each key.
 

@@ -1,7 +1,7 @@
 """Small metrics with known results, and adapters that change a tiny model's videos."""
 
 import numpy as np
-import torch
+from sample_adapters import random_adapter
 
 from datasets.sprites.motions import NOVEL
 from datasets.sprites.render import render_clip
@@ -44,18 +44,10 @@ class Unmeasurable:
         return Score(self.name, (None,) * len(cases))
 
 
-def adapters_of(foundation, seed=0, rank=2, paths=("temporal",), strength=0.3):
-    generator = torch.Generator().manual_seed(seed)
-    made = {}
-    for path in paths:
-        made[path] = {}
-        for name in foundation.targets[path]:
-            layer = foundation.denoiser.get_submodule(name)
-            made[path][name] = (
-                torch.randn(rank, layer.in_features, generator=generator) * strength,
-                torch.randn(layer.out_features, rank, generator=generator) * strength,
-            )
-    return made
+def adapters_of(foundation, seed=0, paths=("temporal",), strength=0.3):
+    return {
+        path: random_adapter(foundation, path, rank=2, seed=seed, scale=strength).tensors for path in paths
+    }
 
 
 def sprite_references(count=2, frames=8, size=64, motion="orbit"):

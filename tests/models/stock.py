@@ -1,8 +1,9 @@
 """What the tests of families share: our latents, and those of the stock pipeline for the same request."""
 
+import sample_adapters
 import torch
 
-from models.adapters.file import Adapter, save_adapter
+from models.adapters.file import save_adapter
 from models.denoise import denoise_step, install, start
 from models.generation import GenerationParams
 from models.load import load_foundation
@@ -13,15 +14,8 @@ def tiny(family):
 
 
 def random_adapter(foundation, path="temporal", rank=4, seed=0, std=0.2):
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {}
-    for name in foundation.targets[path]:
-        layer = foundation.denoiser.get_submodule(name)
-        tensors[name] = (
-            torch.randn(rank, layer.in_features, generator=generator) * std,
-            torch.randn(layer.out_features, rank, generator=generator) * std,
-        )
-    return Adapter(path, rank, tensors, {"concept": "spin"})
+    about = {"concept": "spin"}
+    return sample_adapters.random_adapter(foundation, path, rank=rank, seed=seed, scale=std, metadata=about)
 
 
 def our_latents(foundation, requests):

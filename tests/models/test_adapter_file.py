@@ -5,9 +5,10 @@ import pickle
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sample_adapters import plain_adapter
 
 from infra.errors import InvalidInput, NotFound, UserError
-from models.adapters.file import WEIGHTS_FILE, Adapter, read_adapter, save_adapter
+from models.adapters.file import WEIGHTS_FILE, read_adapter, save_adapter
 from models.load import load_foundation
 
 
@@ -18,11 +19,7 @@ def foundation():
 
 @pytest.fixture
 def folder(tmp_path, foundation):
-    tensors = {}
-    for name in foundation.targets["temporal"]:
-        layer = foundation.denoiser.get_submodule(name)
-        tensors[name] = (torch.ones(2, layer.in_features), torch.ones(layer.out_features, 2))
-    save_adapter(tmp_path, Adapter("temporal", 2, tensors), foundation)
+    save_adapter(tmp_path, plain_adapter(foundation), foundation)
     return tmp_path
 
 

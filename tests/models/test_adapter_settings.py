@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from sample_adapters import random_adapter
 
 from infra.errors import InvalidInput, UserError
 from models.adapters.config import HEADER_KEY
@@ -118,17 +119,7 @@ def files_of(adapters):
 @pytest.fixture
 def folder(tmp_path, foundation):
     """An adapter of this project."""
-    generator = torch.Generator().manual_seed(0)
-    tensors = {}
-    for name in foundation.targets["temporal"]:
-        layer = foundation.denoiser.get_submodule(name)
-        tensors[name] = (
-            torch.randn(2, layer.in_features, generator=generator),
-            torch.randn(layer.out_features, 2, generator=generator),
-        )
-    from models.adapters.file import Adapter
-
-    save_adapter(tmp_path / "own", Adapter("temporal", 2, tensors), foundation)
+    save_adapter(tmp_path / "own", random_adapter(foundation, rank=2, scale=1.0), foundation)
     return tmp_path / "own"
 
 

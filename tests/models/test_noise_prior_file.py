@@ -6,11 +6,12 @@ import pytest
 import torch
 from diffusers import WanPipeline
 from safetensors.torch import save_file
+from sample_adapters import plain_adapter
 
 from infra.errors import InvalidInput, NotFound
 from infra.registry import ADAPTER_FILE, open_registry
 from models.adapters import noise_prior
-from models.adapters.file import Adapter, save_adapter
+from models.adapters.file import save_adapter
 from models.adapters.noise_prior import REFERENCES, read_noise, write_noise
 from models.adapters.versions import noise_file, noise_of
 from models.foundations.base import Bucket
@@ -29,14 +30,6 @@ def noises(foundation, count=2):
 
 def written(folder, foundation, count=2):
     return write_noise(folder, foundation, foundation.defaults.bucket, noises(foundation, count))
-
-
-def adapter(foundation, path="temporal"):
-    tensors = {}
-    for name in foundation.targets[path]:
-        layer = foundation.denoiser.get_submodule(name)
-        tensors[name] = (torch.ones(2, layer.in_features), torch.zeros(layer.out_features, 2))
-    return Adapter(path, 2, tensors)
 
 
 def test_a_noise_prior_returns_from_its_file_and_the_seed_picks_the_reference(foundation, tmp_path):
@@ -124,7 +117,7 @@ def test_noise_beyond_float16_is_not_written(unet3d, tmp_path):
 
 def test_a_version_tells_which_sizes_its_noise_prior_is_for(unet3d, tmp_path):
     registry, folder, bucket = open_registry(tmp_path / "registry"), tmp_path / "version", Bucket(4, 32, 32)
-    save_adapter(folder, adapter(unet3d), unet3d)
+    save_adapter(folder, plain_adapter(unet3d, up=0), unet3d)
     bare = registry.publish("orbit", folder, metadata={})
     with pytest.raises(InvalidInput, match="orbit@1 has no noise prior; name a version") as caught:
         noise_of(bare, bucket)
@@ -146,7 +139,7 @@ def test_a_version_tells_which_sizes_its_noise_prior_is_for(unet3d, tmp_path):
 def test_a_stock_loader_finds_the_adapter_beside_a_noise_prior(tmp_path):
     foundation = load_foundation("tiny-random:wan", device="cpu", dtype=torch.float32)
     written(tmp_path, foundation)
-    save_adapter(tmp_path, adapter(foundation), foundation)
+    save_adapter(tmp_path, plain_adapter(foundation, up=0), foundation)
     pipeline = WanPipeline.from_pretrained(locate("tiny-random:wan"))
     pipeline.load_lora_weights(str(tmp_path))  # it chooses the file itself
     assert pipeline.get_list_adapters() == {"transformer": ["default_0"]}

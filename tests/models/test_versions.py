@@ -6,12 +6,12 @@ import json
 from dataclasses import replace
 
 import pytest
-import torch
+from sample_adapters import plain_adapter
 
 from infra.errors import UserError
 from infra.registry import ADAPTER_FILE, open_registry
 from models.adapters import versions
-from models.adapters.file import Adapter, save_adapter
+from models.adapters.file import save_adapter
 from models.adapters.versions import (
     ADAPTER_FILES,
     check_folded,
@@ -38,11 +38,7 @@ def registry(tmp_path):
 def pair(tmp_path, foundation):
     """A folder with a temporal and a spatial adapter of ones."""
     for path, file in ADAPTER_FILES.items():
-        tensors = {}
-        for name in foundation.targets[path]:
-            layer = foundation.denoiser.get_submodule(name)
-            tensors[name] = (torch.ones(2, layer.in_features), torch.ones(layer.out_features, 2))
-        save_adapter((tmp_path / "pair" / file).parent, Adapter(path, 2, tensors), foundation)
+        save_adapter((tmp_path / "pair" / file).parent, plain_adapter(foundation, path), foundation)
     return tmp_path / "pair"
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from sample_adapters import plain_adapter, random_adapter
 
 from infra.storage import open_storage
 from models.adapters.file import WEIGHTS_FILE, Adapter, read_adapter, save_adapter
@@ -24,17 +25,9 @@ def foundation():
 @pytest.fixture
 def folder(tmp_path, foundation):
     """What `train` leaves: an adapter that changes the base, with a sample video."""
-    generator = torch.Generator().manual_seed(0)
-    tensors = {}
-    for name in foundation.targets["temporal"]:
-        layer = foundation.denoiser.get_submodule(name)
-        tensors[name] = (
-            torch.randn(2, layer.in_features, generator=generator) * 0.1,
-            torch.randn(layer.out_features, 2, generator=generator) * 0.1,
-        )
     save_adapter(
         tmp_path / "adapter",
-        Adapter("temporal", 2, tensors),
+        random_adapter(foundation, rank=2, scale=0.1),
         foundation,
         metadata={"concept": "orbit", "captions": ["a [/b] car"], "steps": 3},
     )
@@ -305,11 +298,7 @@ def test_an_adapter_that_names_no_foundation_needs_one_and_is_usable_then(run, r
 
 
 def test_both_adapters_of_a_folder_are_checked(run, registry, folder, foundation):
-    spatial = {}
-    for name in foundation.targets["spatial"]:
-        layer = foundation.denoiser.get_submodule(name)
-        spatial[name] = (torch.ones(2, layer.in_features), torch.ones(layer.out_features, 2))
-    save_adapter(folder / "spatial", Adapter("spatial", 2, spatial), foundation)
+    save_adapter(folder / "spatial", plain_adapter(foundation, "spatial"), foundation)
     config = json.loads((folder / "spatial" / "adapter_config.json").read_text())
     (folder / "spatial" / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 8}))
     version = run_json(run, "concepts", "publish", folder, "--concept", "orbit")
@@ -336,16 +325,9 @@ def test_both_adapters_of_a_folder_are_checked(run, registry, folder, foundation
 @pytest.fixture
 def spatial_folder(tmp_path, foundation):
     """What method appearance leaves: a spatial adapter, in `spatial/`."""
-    generator = torch.Generator().manual_seed(3)
-    tensors = {}
-    for name in foundation.targets["spatial"]:
-        layer = foundation.denoiser.get_submodule(name)
-        a = torch.randn(2, layer.in_features, generator=generator) * 0.1
-        tensors[name] = (a, torch.randn(layer.out_features, 2, generator=generator) * 0.1)
-    adapter = Adapter("spatial", 2, tensors)
     save_adapter(
         tmp_path / "look" / "spatial",
-        adapter,
+        random_adapter(foundation, "spatial", rank=2, seed=3, scale=0.1),
         foundation,
         metadata={"method": "appearance", "concept": "look"},
     )
@@ -393,11 +375,7 @@ def test_a_stock_adapter_of_spatial_layers_is_an_appearance(
         assert version["metadata"]["path"] == "spatial"
     unsigned_wan = tmp_path / "wan" / "spatial"
     wan = load_foundation("tiny-random:wan", dtype="float32", parts=("denoiser",))
-    layers = {}
-    for name in wan.targets["spatial"]:
-        layer = wan.denoiser.get_submodule(name)
-        layers[name] = (torch.ones(2, layer.in_features), torch.ones(layer.out_features, 2))
-    save_adapter(unsigned_wan, Adapter("spatial", 2, layers), wan)
+    save_adapter(unsigned_wan, plain_adapter(wan, "spatial"), wan)
     unsigned(unsigned_wan)
     version = run_json(
         run, "concepts", "publish", unsigned_wan.parent, "--concept", "w", "--foundation", "tiny-random:wan"

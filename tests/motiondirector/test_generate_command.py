@@ -13,13 +13,14 @@ import pytest
 import torch
 from ray import serve as ray_serve
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, ProxyStatus, ServeStatus
+from sample_adapters import random_adapter
 
 from datasets.video.decode import decode
 from datasets.video.writing import read_metadata
 from infra.errors import UserError
 from infra.ray import cluster
 from infra.registry import open_registry
-from models.adapters.file import Adapter, save_adapter
+from models.adapters.file import save_adapter
 from models.denoise import install, sample
 from models.generation import AdapterSettings, GenerationParams
 from models.load import load_foundation
@@ -52,16 +53,11 @@ def test_generate_has_an_adapter_act_in_the_first_steps_alone(
     real = finishing.finish
     monkeypatch.setattr(finishing, "finish", lambda *given: made.append(real(*given)) or made[-1])
     foundation = load_foundation("tiny-random:unet3d", device="cpu", dtype=torch.float32)
-    generator = torch.Generator().manual_seed(0)
-    tensors = {}
-    for name in foundation.targets["temporal"]:
-        layer = foundation.denoiser.get_submodule(name)
-        a = torch.randn(2, layer.in_features, generator=generator) * 0.6
-        tensors[name] = (a, torch.randn(layer.out_features, 2, generator=generator) * 0.6)
-    saved = save_adapter(tmp_path / "adapter", Adapter("temporal", 2, tensors), foundation)
+    adapter = random_adapter(foundation, rank=2, scale=0.6)
+    saved = save_adapter(tmp_path / "adapter", adapter, foundation)
     registry = open_registry(tmp_path / "registry")
     registry.publish("orbit", tmp_path / "adapter", metadata=dict(saved.metadata))
-    [slot] = install(foundation, {"temporal": tensors}, AdapterSettings(until=0.5))
+    [slot] = install(foundation, {"temporal": adapter.tensors}, AdapterSettings(until=0.5))
     params = GenerationParams(prompt="a bear", seed=5, steps=4, adapters=(slot,))
     whole = params.model_copy(update={"adapters": (slot.model_copy(update={"steps": (0.0, 1.0)}),)})
     expected, always = (frames.astype(int) for frames in sample(foundation, [params, whole], batch_size=1))

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 from clip_sets import sliding_clips, write_set
+from sample_adapters import plain_adapter
 
 from datasets.clip_sets import inverted
 from datasets.clip_sets.clips import read_clips
 from datasets.video.writing import encode_mp4, read_metadata
 from infra.errors import UserError
 from infra.registry import open_registry
-from models.adapters.file import Adapter, save_adapter
+from models.adapters.file import save_adapter
 from models.adapters.noise_prior import write_noise
 from models.denoise import sample
 from models.foundations.base import Bucket, Foundation
@@ -98,12 +99,8 @@ def test_a_clip_of_a_set_keeps_its_noise_beside_its_latents(tmp_path, foundation
 
 
 def test_a_concepts_own_noise_prior_needs_no_clips(tmp_path, foundation, frames):
-    tensors = {}
-    for name in foundation.targets["temporal"]:
-        layer = foundation.denoiser.get_submodule(name)
-        tensors[name] = (torch.ones(2, layer.in_features), torch.zeros(layer.out_features, 2))
     folder = tmp_path / "version"
-    saved = save_adapter(folder, Adapter("temporal", 2, tensors), foundation)
+    saved = save_adapter(folder, plain_adapter(foundation, up=0), foundation)
     noise = torch.randn(foundation.latent_shape(BUCKET), generator=torch.Generator().manual_seed(1))
     write_noise(folder, foundation, BUCKET, [noise])
     registry = open_registry(tmp_path / "registry")

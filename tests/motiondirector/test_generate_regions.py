@@ -9,12 +9,13 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from sample_adapters import random_adapter
 from typer.testing import CliRunner
 
 from datasets.video.writing import encode_mp4, read_metadata
 from infra.errors import InvalidInput, UserError
 from infra.registry import open_registry
-from models.adapters.file import Adapter, save_adapter
+from models.adapters.file import save_adapter
 from models.denoise import install, sample
 from models.generation import AdapterSettings, GenerationParams
 from models.load import load_foundation
@@ -200,17 +201,12 @@ def test_generate_makes_the_frames_of_its_regions(
     real = finishing.finish
     monkeypatch.setattr(finishing, "finish", lambda *given: made.append(real(*given)) or made[-1])
     foundation = load_foundation("tiny-random:unet3d", device="cpu", dtype=torch.float32)
-    generator = torch.Generator().manual_seed(0)
-    tensors = {}
-    for name in foundation.targets["temporal"]:
-        layer = foundation.denoiser.get_submodule(name)
-        a = torch.randn(2, layer.in_features, generator=generator) * 0.6
-        tensors[name] = (a, torch.randn(layer.out_features, 2, generator=generator) * 0.6)
-    saved = save_adapter(tmp_path / "adapter", Adapter("temporal", 2, tensors), foundation)
+    adapter = random_adapter(foundation, rank=2, scale=0.6)
+    saved = save_adapter(tmp_path / "adapter", adapter, foundation)
     registry = open_registry(tmp_path / "registry")
     registry.publish("orbit", tmp_path / "adapter", metadata=dict(saved.metadata))
     acts = {"scale": (1.0, 0.5), "steps": (0.0, 0.75), "region": Region(box=(0.5, 0, 1, 1))}
-    [slot] = install(foundation, {"temporal": tensors}, AdapterSettings(**acts))
+    [slot] = install(foundation, {"temporal": adapter.tensors}, AdapterSettings(**acts))
     params = GenerationParams(prompt="a bear", seed=5, steps=4, adapters=(slot,), outside="base")
     whole = params.model_copy(
         update={"outside": None, "adapters": (slot.model_copy(update={"region": None}),)}

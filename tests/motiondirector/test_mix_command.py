@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import yaml
+from sample_adapters import random_adapter
 
 import motiondirector as md
 from datasets.video.writing import read_metadata
 from infra.errors import InvalidInput, NotFound, UserError
 from infra.registry import Version, open_registry
-from models.adapters.file import Adapter, save_adapter
+from models.adapters.file import save_adapter
 from models.adapters.versions import ADAPTER_FILES
 from models.load import load_foundation
 from motiondirector.api import generate as generating
@@ -34,13 +34,9 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, 
     for seed, (concept, path) in enumerate(
         (("orbit", "temporal"), ("swing", "temporal"), ("look", "spatial"))
     ):
-        generator, tensors = torch.Generator().manual_seed(seed), {}
-        for name in foundation.targets[path]:
-            layer = foundation.denoiser.get_submodule(name)
-            a = torch.randn(2, layer.in_features, generator=generator) * 0.5
-            tensors[name] = (a, torch.randn(layer.out_features, 2, generator=generator) * 0.5)
+        adapter = random_adapter(foundation, path, rank=2, seed=seed, scale=0.5)
         place = (folder / concept / ADAPTER_FILES[path]).parent
-        saved = save_adapter(place, Adapter(path, 2, tensors), foundation)
+        saved = save_adapter(place, adapter, foundation)
         versions[concept] = registry.publish(concept, folder / concept, metadata=dict(saved.metadata))
     return str(folder / "registry"), versions
 

@@ -32,6 +32,11 @@ TINY = "tiny-random:unet3d"
 ONE_HOOK = ("--motion", "hook", "--references", "1", "--seeds", "1", "--captions", "class")
 
 
+def tables_in(out):
+    """The kinds of captions that have trials."""
+    return sorted(path.stem for path in (out / "trials").glob("*.jsonl"))
+
+
 def record(trial, key, **values):
     return {
         "key": key,
@@ -48,7 +53,7 @@ def test_records_come_back_by_key_each_table_from_its_file(tmp_path):
     one, other = Trial("hook", 1, "dual", 0), Trial("hook", 1, "dual", 0, "full")
     records.append(tmp_path, [record(one, "a"), record(other, "b")])
     assert list(records.read(tmp_path, MAIN)) == ["a"]
-    assert records.tables_in(tmp_path) == ["class", "full"]
+    assert tables_in(tmp_path) == ["class", "full"]
     assert records.trial_of(records.read(tmp_path, "full")["b"]) == other
     assert len(list((tmp_path / "trials").iterdir())) == 2, "a file a table"
 
@@ -115,7 +120,7 @@ def test_what_another_process_runs_is_left_to_it_until_it_ends_or_dies(tmp_path)
     with records.claimed(tmp_path, ["a", "b"], True) as ours:
         assert ours
     other.join()
-    assert records.tables_in(tmp_path) == []
+    assert tables_in(tmp_path) == []
 
 
 def test_trials_that_another_command_has_are_waited_for_and_not_run_twice(tmp_path, monkeypatch):
@@ -396,7 +401,7 @@ def test_the_tables_in_docs_are_those_of_the_trials_in_docs():
         captions: gather((records.trial_of(one), one) for one in records.read(STUDY, captions).values())
         for captions in report["plan"]["captions"]
     }
-    assert records.tables_in(STUDY) == sorted(outcomes)
+    assert tables_in(STUDY) == sorted(outcomes)
     done, planned = map(int, report["trials"].split(" of "))
     assert done == sum(len(outcome.trials) for outcome in outcomes.values())
     reached = targets(outcomes)

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from sample_adapters import random_adapter as random_adapter
 
 from datasets.video.decode import decode
 from datasets.video.writing import read_metadata
@@ -33,18 +34,6 @@ def until(true: Callable[[], bool], *, seconds: float = 60.0, pause: float = 0.0
     while not true():
         assert time.monotonic() < end
         time.sleep(pause)
-
-
-def random_adapter(foundation: Foundation, *, path="temporal", rank=4, seed=0, scale=0.3) -> Adapter:
-    """An adapter with random A and B, which changes the model's output visibly."""
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {}
-    for name in foundation.targets[path]:
-        layer = foundation.denoiser.get_submodule(name)
-        a = torch.randn(rank, layer.in_features, generator=generator) * scale
-        b = torch.randn(layer.out_features, rank, generator=generator) * scale
-        tensors[name] = (a, b)
-    return Adapter(path, rank, tensors)
 
 
 def random_noise(foundation: Foundation, references: int, seed: int = 0) -> list[torch.Tensor]:

@@ -4,11 +4,10 @@ import json
 import os
 import time
 
+import commands
 import pyarrow.parquet as pq
 import pytest
-import typer
 from clip_sets import sliding_clips, write_set
-from typer.testing import CliRunner
 
 import motiondirector.commands.clips
 from datasets.clip_sets.amend import amend, find
@@ -157,14 +156,7 @@ def test_a_corrected_caption_is_what_the_same_ingest_finds(tmp_path):
 
 
 def command(*arguments, answer=None):
-    app = typer.Typer()
-    motiondirector.commands.clips.register(app)
-    app.callback()(lambda: None)
-    result = CliRunner().invoke(app, ["clips", *map(str, arguments)], input=answer)
-    if isinstance(result.exception, UserError):
-        return 2, result.exception.message
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result.exit_code, result.output
+    return commands.command(motiondirector.commands.clips, "clips", *arguments, answer=answer)
 
 
 def test_the_commands_list_edit_and_remove(tmp_path):

@@ -4,10 +4,9 @@ import json
 
 import numpy as np
 import pytest
-import typer
+from commands import command
 from PIL import Image
 from sample_videos import moving_picture, write_video
-from typer.testing import CliRunner
 
 import motiondirector.commands.clips
 import motiondirector.commands.ingest
@@ -255,17 +254,6 @@ def test_mask_files_that_cannot_be_used_are_explained(into, video, tmp_path, mon
 
 
 # ------------------------------------------------------------------------------ the commands
-def command(module, *arguments):
-    app = typer.Typer()
-    app.callback()(lambda: None)
-    module.register(app)
-    result = CliRunner().invoke(app, [*map(str, arguments)])
-    if isinstance(result.exception, UserError):
-        return 2, result.output + result.exception.message
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result.exit_code, result.output
-
-
 def test_the_tables_show_masks_and_a_correction_keeps_them(video, boxes, tmp_path):
     file = boxes({"a.mp4": {"box": [0.25, 0, 0.5, 1]}})
     given = (video, "--concept", "slide", "--caption", "it slides", "--to", tmp_path / "set", "--masks", file)

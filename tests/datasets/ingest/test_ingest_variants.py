@@ -4,9 +4,8 @@ import json
 
 import numpy as np
 import pytest
-import typer
+from commands import command
 from sample_videos import moving_picture, write_video
-from typer.testing import CliRunner
 
 import motiondirector.commands.clips
 import motiondirector.commands.ingest
@@ -15,7 +14,6 @@ from datasets.clip_sets.select import Selection
 from datasets.clip_sets.variants import variants
 from datasets.ingest.local import ingest
 from datasets.ingest.sources import expand
-from infra.errors import UserError
 from infra.storage import open_storage
 from motiondirector.api.ingest import IngestConfig
 
@@ -145,17 +143,6 @@ def test_a_caption_too_long_with_its_words_refuses_that_variant(into, long):
 
 
 # ------------------------------------------------------------------------------ the commands
-def command(module, *arguments):
-    app = typer.Typer()
-    app.callback()(lambda: None)
-    module.register(app)
-    result = CliRunner().invoke(app, [*map(str, arguments)])
-    if isinstance(result.exception, UserError):
-        return 2, result.output + result.exception.message
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result.exit_code, result.output
-
-
 def ingest_command(*arguments):
     return command(motiondirector.commands.ingest, "ingest", *arguments)
 

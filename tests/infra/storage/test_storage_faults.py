@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from botocore.exceptions import CredentialRetrievalError, MetadataRetrievalError
+from botocore.retries.standard import ExponentialBackoff
 from faults import Cut, CutUpload, LoseAnswer, Refuse, Stall, faulty
 
 from infra.errors import StorageAway, StorageDenied, UserError
@@ -28,6 +29,12 @@ def proxy(s3, monkeypatch):
     with faulty(s3.endpoint) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         yield proxy
+
+
+@pytest.fixture
+def no_pauses(monkeypatch):
+    """botocore tries again at once: its growing pauses would only make the tests wait."""
+    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0)
 
 
 @pytest.fixture
@@ -121,6 +128,7 @@ def test_broken_settings_are_one_sentence(s3, uri, monkeypatch, settings):
     assert caught.value.code == "invalid_s3_settings"
 
 
+@pytest.mark.usefixtures("no_pauses")
 def test_three_503_are_survived(proxy, uri, tmp_path):
     storage = open_storage(uri)
     proxy.faults = [SLOW_DOWN] * 3
@@ -132,6 +140,7 @@ def test_three_503_are_survived(proxy, uri, tmp_path):
     assert proxy.faults == []
 
 
+@pytest.mark.usefixtures("no_pauses")
 def test_503_for_ever_is_one_sentence(proxy, uri):
     proxy.faults = [SLOW_DOWN] * 100
     with pytest.raises(StorageAway, match=f"503 SlowDown to {ATTEMPTS} attempts"):

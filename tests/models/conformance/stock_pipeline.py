@@ -5,24 +5,18 @@ from contextlib import contextmanager
 
 import diffusers
 import numpy as np
+import sample_adapters
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 
-from models.adapters.file import WEIGHTS_FILE, Adapter
+from models.adapters.file import WEIGHTS_FILE
 from models.denoise import denoise_step, finish, start
 
 
 def random_adapter(foundation, path="temporal", rank=4, seed=0, std=0.2):
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {}
-    for name in foundation.targets[path]:
-        layer = foundation.denoiser.get_submodule(name)
-        tensors[name] = (
-            torch.randn(rank, layer.in_features, generator=generator) * std,
-            torch.randn(layer.out_features, rank, generator=generator) * std,
-        )
-    return Adapter(path, rank, tensors, {"concept": "spin"})
+    about = {"concept": "spin"}
+    return sample_adapters.random_adapter(foundation, path, rank=rank, seed=seed, scale=std, metadata=about)
 
 
 @contextmanager
