@@ -47,6 +47,7 @@ from serving.requests import (
     texts_to_check,
 )
 from serving.schemas import CreateVideo, RemixVideo, Video
+from serving.sessions import Sessions, new_secret
 from serving.tenants.api_keys import KeyRing, KeyStore
 from serving.tenants.audit import AuditLog
 from serving.tenants.erasure import Eraser, Erasures
@@ -85,6 +86,7 @@ class VideoService:
             )
             raise UserError(message, code="invalid_path") from None
         self.config, self.engine = config, engine
+        self.sessions = Sessions(config.session_secret or new_secret())
         self.metrics = metrics if metrics is not None else ServiceMetrics()
         self.store = JobStore(config.database_url)
         self.keys = KeyRing(self.store.database, config.keys)
