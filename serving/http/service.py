@@ -174,6 +174,11 @@ class VideoService:
         """Whether all background tasks are running (dispatcher, webhooks, pins, eraser)."""
         return bool(self._tasks) and not any(task.done() for task in self._tasks)
 
+    @property
+    def known_info(self) -> FoundationInfo | None:
+        """The served foundation, if an engine has described it already."""
+        return self._info
+
     async def info(self, patience: float = ENGINE_TIMEOUT, *, fresh: bool = False) -> FoundationInfo:
         """The served foundation, cached unless `fresh`. Raises Unavailable if no engine answers."""
         if self._info is None or fresh:
