@@ -57,33 +57,33 @@ async def get_events(
 
 
 async def merged(streams: Sequence[AsyncIterator[bytes]]) -> AsyncIterator[bytes]:
-    """What the streams yield, in the order in which it comes, until all have ended or one fails."""
-    arrived: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=2 * len(streams))
+    """What the streams yield, in the order in which it comes, until all have ended. Raises what ends one early."""
+    arrived: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(maxsize=2 * len(streams))
 
     async def forward(stream: AsyncIterator[bytes]) -> None:
         try:
             async for chunk in stream:
                 await arrived.put(chunk)
-        finally:
+        except Exception as error:
+            await arrived.put(error)
+        else:
             await arrived.put(None)
 
     tasks = [asyncio.create_task(forward(stream)) for stream in streams]
     try:
         left = len(tasks)
         while left:
-            chunk = await arrived.get()
-            if chunk is None:
+            came = await arrived.get()
+            if isinstance(came, Exception):
+                raise came
+            if came is None:
                 left -= 1
             else:
-                yield chunk
-        await asyncio.gather(*tasks)  # raises what ended one
+                yield came
     finally:
         for task in tasks:
             task.cancel()
-        while not all(task.done() for task in tasks):  # a full queue must not hold a cancelled task's end
-            while not arrived.empty():
-                arrived.get_nowait()
-            await asyncio.sleep(0)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @router.post("/videos/{id}/base")

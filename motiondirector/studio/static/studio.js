@@ -111,6 +111,8 @@ const PRESSED = {
   "[data-cancel]": (button) => act(button, async () => {
     const take = button.closest("[data-video]");
     await api(`/v1/videos/${take.dataset.video}/cancel`, { method: "POST" });
+    if (take.dataset.status === "cancelled") return; // its event was faster
+    take.dataset.status = "cancelled";
     await part(`videos/${take.dataset.video}?look=${take.dataset.look}`, take);
   }),
   "[data-delete]": (button) => act(button, async () => {

@@ -6,7 +6,7 @@ const WORDS = {
 };
 const MOST = 24;
 let stream = null;
-let followed = "";
+let followed = new Set(); // ids of the stream
 
 const takesOf = (id) => document.querySelectorAll(`[data-video="${id}"]`);
 
@@ -14,13 +14,12 @@ const takesOf = (id) => document.querySelectorAll(`[data-video="${id}"]`);
 export function watchVideos(root, refresh) {
   const unfinished = [...document.querySelectorAll("[data-video]")].filter((take) => WATCHED.has(take.dataset.status));
   const ids = [...new Set(unfinished.map((take) => take.dataset.video))].slice(0, MOST);
-  const wanted = ids.map((id) => `id=${id}`).join("&");
-  if (wanted === followed) return;
-  followed = wanted;
+  if (ids.length && ids.every((id) => followed.has(id)) && stream?.readyState !== EventSource.CLOSED) return;
   stream?.close();
   stream = null;
+  followed = new Set(ids);
   if (!ids.length) return;
-  stream = new EventSource(`${root}/api/events?${wanted}`);
+  stream = new EventSource(`${root}/api/events?${ids.map((id) => `id=${id}`).join("&")}`);
   for (const status of Object.keys(WORDS)) {
     stream.addEventListener(`video.${status}`, (event) => show(JSON.parse(event.data)));
   }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import re
 import shlex
 
 import pytest
@@ -16,6 +18,7 @@ from infra.registry import open_registry
 from motiondirector.api.lora import parse_text
 from motiondirector.studio.again import as_command, as_curl, as_python, body_of
 from motiondirector.studio.data import measured
+from serving.events import Finished
 from serving.schemas import CreateVideo, Video
 
 PROMPT = 'it\'s "a" star --seed 5 $HOME\n`x`'
@@ -149,3 +152,28 @@ def test_the_path_of_a_video_is_measured_where_the_tracker_knows_what_it_sees(st
         answer = client.get(f"/studio/api/videos/{id}/path")
         assert answer.status_code == 409
         assert answer.json()["error"]["code"] == "not_measurable"
+
+
+def test_a_comparison_is_exported_as_one_page_that_needs_no_server(studio, library):
+    registry = open_registry(library)
+    mp4 = registry.read(registry.resolve("orbit"), "preview.mp4")
+
+    class Films(FakeEngine):
+        async def generate(self, id, request):
+            async for event in super().generate(id, request):
+                yield dataclasses.replace(event, mp4=mp4) if isinstance(event, Finished) else event
+
+    with studio(Films()) as client:
+        ids = [
+            client.post("/studio/api/v1/videos", json={"prompt": f"<b>{n}</b>"}).json()["id"]
+            for n in range(2)
+        ]
+        for id in ids:
+            ended(client, id)
+        answer = client.get("/studio/compare.html", params={"id": ids})
+        assert "attachment" in answer.headers["content-disposition"]
+        assert answer.text.count('src="data:image/webp;base64,') == 2
+        assert "&lt;b&gt;0&lt;/b&gt;" in answer.text
+        assert "http" not in re.sub(r'"data:[^"]*"', "", answer.text)
+        assert client.get("/studio/compare.html", params={"id": [*ids, "video_x"]}).status_code == 404
+        assert client.get("/studio/compare.html").status_code == 422
