@@ -13,6 +13,7 @@ from infra.errors import Unauthorized, UserError
 from serving import sessions
 from serving.keys import ApiKey, hash_key
 from serving.sessions import SESSION_SECRET_VARIABLE, Sessions, kept_secret, new_secret, read_session_secret
+from serving.tenants import api_keys
 
 PAGES = (
     "/studio/",
@@ -117,19 +118,30 @@ def test_a_session_ends_with_its_time_with_its_key_and_with_a_press(studio, monk
         )
         assert client.get("/studio/videos").status_code == 303
         sign_in(client)
-        client.service.config.api_keys[:] = [ApiKey(sha256=hash_key(OTHER))]
+        monkeypatch.setattr(api_keys, "FRESH", 0.0)
+        client.service.keys.fixed[:] = [ApiKey(sha256=hash_key(OTHER))]
         assert "ended=1" in client.get("/studio/videos").headers["location"]
 
 
 def test_a_cookie_of_another_secret_or_another_text_is_refused():
-    hashes = [hash_key(KEY), hash_key(OTHER)]
     ours = Sessions(new_secret())
-    cookie = ours.start(hashes[1])
-    assert ours.key_of(cookie, hashes) == hashes[1]
-    assert ours.csrf_token(cookie) != ours.csrf_token(ours.start(hashes[1]))
-    for forged in ("", "x", cookie[:-1], cookie + "x", Sessions(new_secret()).start(hashes[1])):
+    cookie = ours.start("key_1")
+    assert ours.key_of(cookie) == "key_1"
+    assert ours.csrf_token(cookie) != ours.csrf_token(ours.start("key_1"))
+    for forged in ("", "x", cookie[:-1], cookie + "x", Sessions(new_secret()).start("key_1")):
         with pytest.raises(Unauthorized):
-            ours.key_of(forged, hashes)
+            ours.key_of(forged)
+
+
+def test_a_key_of_the_database_signs_in_until_it_is_revoked(studio, monkeypatch):
+    monkeypatch.setattr(api_keys, "FRESH", 0.0)
+    with studio() as client:
+        text, row = client.service.key_store.create("alice", "member", actor="test")
+        assert client.get("/studio/videos").status_code == 303
+        token = sign_in(client, text)
+        assert client.post("/studio/api/v1/videos", json={"prompt": "x"}, headers=token).status_code == 200
+        client.service.key_store.revoke(row.id, actor="test")
+        assert "ended=1" in client.get("/studio/videos").headers["location"]
 
 
 def test_a_key_sees_what_its_scopes_allow(studio):
