@@ -1,8 +1,8 @@
 """Signed session cookies of the web studio: an API key, presented once, becomes a cookie that ends by itself.
 
 A `<video>` and an `EventSource` cannot send an Authorization header, and a page should not keep a key where its
-scripts can read it. The cookie holds no key: only the key's id, signed with the server's secret. It works while the secret and the key
-last. Removing or revoking a key ends its sessions.
+scripts can read it. The cookie holds no key: only the key's id, signed with the server's secret. It works while the
+secret and the key last. Removing or revoking a key ends its sessions.
 
 Every process that checks a cookie needs the same secret: the ingress, and the gate in Ray Serve's proxies.
 """

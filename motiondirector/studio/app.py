@@ -20,7 +20,8 @@ STATIC = Path(__file__).parent / "static"
 def add_studio(app: FastAPI) -> None:
     """Mount the studio on an application made by `serving.http.api.create_api`."""
     service = app.state.service
-    behind, shown = FastAPI(openapi_url=None), FastAPI(openapi_url=None, redirect_slashes=False)
+    # A redirect to another slash would go to the Host of the request, which an attacker may choose.
+    behind, shown = (FastAPI(openapi_url=None, redirect_slashes=False) for _ in range(2))
     for part in (behind, shown):
         part.state.service = service
         part.add_middleware(SafeHeaders)
