@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Where this is set, each of the many processes would compile torch and its friends anew, which takes five seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: lock demo demo-batch test test-slow test-faults soak study lint bench format clean help
+.PHONY: lock demo demo-batch studio test test-slow test-browser test-faults soak study lint bench format clean help
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -48,11 +48,17 @@ demo: $(DEMO)  ## the whole workflow on the embedded foundation: learn motions f
 demo-batch: $(DEMO)  ## train 25 concepts, one damaged and one added late, on a Ray cluster that loses a node; print a table
 	$(BIN)/motiondirector demo-batch
 
+studio: $(DEMO)  ## serve the web studio on the demo's motions, or on the library where no demo has run; prints its address
+	$(BIN)/motiondirector serve --registry $(if $(wildcard runs/demo/registry),runs/demo/registry,runs/registry)
+
 test: $(STAMP) $(HF)/.installed  ## run the tests, except those that take minutes (needs no GPU and no hub)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(STAMP)  ## run the tests that take minutes: the demo, distributed and killed training, a scaled and killed service
 	$(BIN)/python -m pytest -m "slow and not faults"
+
+test-browser: $(STAMP)  ## run the studio's story in Chromium (`apt-get install chromium`); SHOTS=FOLDER keeps screenshots
+	$(if $(SHOTS),mkdir -p $(SHOTS) &&) STUDIO_SCREENSHOTS=$(SHOTS) $(BIN)/python -m pytest -m browser tests/motiondirector/studio
 
 test-faults: $(STAMP)  ## run the tests in which nodes and lanes of a cluster die (minutes, on an otherwise idle machine)
 	RAY_worker_niceness=0 $(BIN)/python -m pytest -m faults

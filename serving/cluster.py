@@ -23,6 +23,7 @@ from serving.keys import (
     read_webhook_secret,
 )
 from serving.ray import deployment
+from serving.sessions import read_session_secret
 from serving.tenants.api_keys import has_keys
 
 
@@ -49,6 +50,11 @@ def with_webhook_secret(config: ServeConfig) -> ServeConfig:
     return config.model_copy(update={"webhook_secret": config.webhook_secret or read_webhook_secret()})
 
 
+def with_session_secret(config: ServeConfig) -> ServeConfig:
+    """The configuration; if it has no session secret, with the environment's. Raises UserError if that is too short."""
+    return config.model_copy(update={"session_secret": config.session_secret or read_session_secret()})
+
+
 def build_app(config: ServeConfig) -> Application:
     """The application of a configuration; Serve calls it with the `args` of its configuration file."""
     return deployment.bind(config, secrets_of_this_node)
@@ -56,4 +62,4 @@ def build_app(config: ServeConfig) -> Application:
 
 def secrets_of_this_node(config: ServeConfig) -> ServeConfig:
     """The configuration with the secrets of the ingress's node. Raises UserError without a key."""
-    return with_webhook_secret(with_keys(config))
+    return with_session_secret(with_webhook_secret(with_keys(config)))

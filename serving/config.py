@@ -13,6 +13,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SecretStr,
     model_validator,
 )
 
@@ -182,12 +183,21 @@ class ServeConfig(BaseModel):
         "Non-public network that webhooks may call, such as 10.1.0.0/16; repeatable.",
         option="--webhook-network",
     )
+    studio: bool = setting(
+        True,
+        CALLERS,
+        "Serve the web studio at /studio. People sign in there with an API key, if there are keys.",
+    )
 
     # ------------------ keys and secrets: from --api-key-file or the environment, never from the command line
     api_keys: Annotated[list[ApiKey], Field(description="keys of the callers; empty: loopback only")] = []
     api_key_hashes: Annotated[list[str], Field(description="SHA-256 of further keys without settings")] = []
     webhook_secret: Annotated[
         WebhookSecret | None, Field(description="signs the webhooks of keys without a secret of their own")
+    ] = None
+    session_secret: Annotated[
+        SecretStr | None,
+        Field(description="signs the studio's session cookies; absent: a random one for each process"),
     ] = None
 
     @model_validator(mode="after")

@@ -357,6 +357,16 @@ class ModelInfo(BaseModel):
             description="what the concept gives to a video: motion, appearance, or both; empty for the foundation"
         ),
     ] = []
+    about: Annotated[str | None, Field(description="a sentence on the concept, for people")] = None
+    fidelity: Annotated[
+        float | None,
+        Field(
+            description="motion fidelity in looks that it was not trained on, if measured; 1 is the same motion"
+        ),
+    ] = None
+    preview: Annotated[bool, Field(description="whether `GET /v1/models/{model}/preview` has a video")] = (
+        False
+    )
     shared_with: Annotated[
         list[str] | None,
         Field(description="of your own: the tenants that may use it, `*` for all; null for others"),

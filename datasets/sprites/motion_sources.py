@@ -48,8 +48,20 @@ def read_trajectory(path: Path | str) -> Motion:
         raise UserError(f"trajectory {path}: cannot be read ({error.strerror}).") from None
     except ValueError as error:
         raise UserError(f"trajectory {path} is not JSON ({error}); expected a list of [t, x, y].") from None
+    return trajectory_of(loaded, path.stem, f"trajectory {path}")
+
+
+def trajectory_of(loaded: object, name: str, said: str) -> Motion:
+    """The motion of a trajectory's points, as parsed from JSON.
+
+    Args:
+        name: of the motion.
+        said: what errors begin with.
+
+    Raises UserError, naming the point.
+    """
     if not isinstance(loaded, list) or len(loaded) < 2:
-        raise UserError(f"trajectory {path}: expected a list of at least two [t, x, y] points.")
+        raise UserError(f"{said}: expected a list of at least two [t, x, y] points.")
     points = []
     for i, entry in enumerate(loaded):
         if isinstance(entry, dict):
@@ -60,16 +72,17 @@ def read_trajectory(path: Path | str) -> Motion:
         if not isinstance(entry, list) or not 3 <= len(entry) <= 5 or not all(map(_is_number, entry)):
             shown = json.dumps(entry)
             shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
-            raise UserError(f"trajectory {path}, point {i}: {shown} is not [t, x, y(, scale, angle)].")
+            raise UserError(f"{said}, point {i}: {shown} is not [t, x, y(, scale, angle)].")
         points.append([*entry, 1.0, 0.0] if len(entry) == 3 else [*entry, 0.0] if len(entry) == 4 else entry)
     table = np.asarray(points, np.float64)
     if (np.diff(table[:, 0]) <= 0).any():
-        raise UserError(f"trajectory {path}: t must increase from point to point.")
+        raise UserError(f"{said}: t must increase from point to point.")
     if (np.abs(table[:, 1:3] - 0.5) > 1.5).any():
-        raise UserError(f"trajectory {path}: x and y must be in frame widths, 0..1 inside the frame (got up to "
-                        f"{np.abs(table[:, 1:3]).max():g}).")  # fmt: skip
+        raise UserError(
+            f"{said}: x and y must be in frame widths, 0..1 inside the frame (got up to {np.abs(table[:, 1:3]).max():g})."
+        )
     if (table[:, 3] <= 0).any() or (table[:, 3] > 10).any():
-        raise UserError(f"trajectory {path}: scale must be above 0 and at most 10.")
+        raise UserError(f"{said}: scale must be above 0 and at most 10.")
     start, end = table[0, 0], table[-1, 0]
     columns = dict(zip(("x", "y", "scale", "angle"), table[:, 1:].T, strict=True))
 
@@ -77,4 +90,4 @@ def read_trajectory(path: Path | str) -> Motion:
         at = start + t * (end - start)
         return {key: np.interp(at, table[:, 0], column) for key, column in columns.items()}
 
-    return Motion(path.stem, ("moves",), follow, fixed=True)
+    return Motion(name, ("moves",), follow, fixed=True)

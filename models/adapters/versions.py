@@ -6,10 +6,11 @@ motion everywhere.
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from infra.errors import InvalidInput, UserError
 from infra.registry import ADAPTER_FILE, SPATIAL_FILE, FileEntry, Registry, Version
@@ -29,6 +30,7 @@ GIVES: dict[LoraPath, Gives] = {"temporal": "motion", "spatial": "appearance"}
 STANDS_ALONE = ("dual", "motiondirector", "no-debias")
 
 NOISE_FILE = re.compile(r"noise_prior/([1-9][0-9]{0,4}x[1-9][0-9]{0,4}x[1-9][0-9]{0,4})\.safetensors")
+MAX_ABOUT = 500  # characters
 MAX_NOISE_BYTES = 256 << 20
 
 _plain: set[str] = set()  # hashes of each adapter_config.json known to need no folding
@@ -42,6 +44,25 @@ def adapter_files(version: Version) -> dict[LoraPath, FileEntry]:
 def gives(version: Version) -> tuple[Gives, ...]:
     """What a version gives to a video: motion, appearance, or both, for its adapters in this order."""
     return tuple(GIVES[path] for path in adapter_files(version))
+
+
+def about(version: Version) -> str | None:
+    """A sentence on the concept for people, if its publisher wrote one."""
+    said = version.metadata.get("about")
+    return said if isinstance(said, str) and len(said) <= MAX_ABOUT else None
+
+
+def preview_file(version: Version) -> str | None:
+    """The name of the sample video that shows the concept best: the last of its training."""
+    return max((name for name in version.files if name.endswith(".mp4")), default=None)
+
+
+def fidelity(version: Version) -> float | None:
+    """Motion fidelity in looks that it was not trained on, if it was measured before it was published (at most 1)."""
+    found: Any = version.metrics
+    for key in ("evaluation", "metrics", "motion_fidelity", "scores", "ours", "mean"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return float(found) if isinstance(found, int | float) and math.isfinite(found) else None
 
 
 def first_config(version: Version) -> str:

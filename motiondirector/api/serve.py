@@ -13,16 +13,18 @@ from infra.errors import Conflict, UserError
 from infra.registry import DEFAULT_REGISTRY, open_registry
 from motiondirector.library.library import fill_if_new
 from serving.config import ServeConfig, check_exposure
+from serving.sessions import kept_secret, read_session_secret
 from serving.tenants.namespaces import split_name
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running server at `url`; its API page is at `url`/docs."""
+    """A running server at `url`; its API page is at `url`/docs, its studio at `url`/studio."""
 
     url: str
     concepts: tuple[str, ...]  # names of everyone's in the registry when the server started
     needs_key: bool = False
+    has_studio: bool = True
 
     @property
     def model(self) -> str:
@@ -64,7 +66,7 @@ def serve(
 
     given = config or ServeConfig()
     fill_if_new(str(given.registry or DEFAULT_REGISTRY), given.foundation)
-    made = for_every_process(given)
+    made = with_session_secret(for_every_process(given))
     needs_key = bool(made.keys) or has_keys(made.database_url)
     check_exposure(host, needs_key)
     port = check_port(host, port)
@@ -72,21 +74,23 @@ def serve(
     names = [concept.name for concept in open_registry(str(made.registry)).concepts()]
     concepts = tuple(name for name in names if split_name(name)[0] is None)
     with (
-        variables(environment(made.keys, needs_key)),
+        variables(environment(made.keys, needs_key, made.session_secret)),
         ray_session(address),
     ):  # a cluster that is started here inherits these variables, including its proxies
         check_workers(made.replicas, gpus=made.engine_gpus, cpus=made.engine_cpus)
         from ray import serve as ray_serve
 
-        from serving.ray.deployment import APP_NAME, build_app
+        from motiondirector.studio.app import add_studio
+        from serving.ray.deployment import APP_NAME, bind
 
         check_no_serve()
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         try:
             on_loading()
             ray_serve.start(http_options={"host": host, "port": port})
-            ray_serve.run(build_app(made), name=APP_NAME, route_prefix="/")
-            yield Server(f"http://{host}:{port}", concepts, needs_key)
+            application = bind(made, extend=add_studio if made.studio else None)
+            ray_serve.run(application, name=APP_NAME, route_prefix="/")
+            yield Server(f"http://{host}:{port}", concepts, needs_key, made.studio)
         finally:
             ray_serve.shutdown()
 
@@ -98,6 +102,18 @@ def for_every_process(config: ServeConfig) -> ServeConfig:
     if config.foundation is not None and Path(config.foundation).exists():  # otherwise it is a name or id
         found["foundation"] = config.foundation
     return config.model_copy(update={name: absolute(place) for name, place in found.items()})
+
+
+def with_session_secret(config: ServeConfig) -> ServeConfig:
+    """The configuration with a secret for the studio's sessions, also if the first key is made later.
+
+    The environment's, or one that stays in the data folder. Raises UserError if neither can be had.
+    """
+    if not config.studio or config.session_secret is not None:
+        return config
+    return config.model_copy(
+        update={"session_secret": read_session_secret() or kept_secret(Path(config.data_dir))}
+    )
 
 
 def absolute(place: str) -> str:

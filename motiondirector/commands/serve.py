@@ -49,7 +49,8 @@ def serve(
     motiondirector serve --registry s3://bucket/registry --host 0.0.0.0 --api-key-file keys.txt --gpus 1
 
     The API has the form of OpenAI's videos API; its page is at /docs. Without keys (--api-key-file, or
-    MOTIONDIRECTOR_API_KEY) the server listens only on loopback. MOTIONDIRECTOR_WEBHOOK_SECRET (whsec_...) signs webhooks.
+    MOTIONDIRECTOR_API_KEY) the server listens only on loopback. MOTIONDIRECTOR_WEBHOOK_SECRET (whsec_...) signs webhooks,
+    MOTIONDIRECTOR_SESSION_SECRET the sessions of the studio at /studio (absent: a secret that stays in --data-dir).
     Ctrl-C stops the server; unfinished jobs continue at the next start with the same --data-dir.
     """
     from motiondirector.api.serve import absolute
@@ -84,7 +85,8 @@ def greeting(server: Server) -> str:
     """The text that is printed when the server is ready: its address and example requests."""
     key = " -H 'Authorization: Bearer '$MOTIONDIRECTOR_API_KEY" if server.needs_key else ""
     url, model = server.url, server.model
-    return f"""serving at {url} ({len(server.concepts)} concepts; API page: {url}/docs)
+    studio = f"\nstudio: {url}/studio" if server.has_studio else ""
+    return f"""serving at {url} ({len(server.concepts)} concepts; API page: {url}/docs){studio}
 
   curl -s {url}/v1/videos{key} -H 'Content-Type: application/json' \\
     -d '{{"model": "{model}", "prompt": "a red square on a gray background", "seed": 7}}'

@@ -15,6 +15,7 @@ from pathlib import Path
 from infra.errors import NotFound
 from infra.paths import ROOT
 from infra.registry import DEFAULT_REGISTRY, Registry, Version, open_registry, similar
+from models.adapters.versions import fidelity, preview_file
 
 FOLDER = ROOT / "assets" / "library"
 ABOUT = "about.json"  # a sentence on each concept, by name
@@ -34,14 +35,12 @@ class LibraryConcept:
     @property
     def fidelity(self) -> float | None:
         """Motion fidelity in looks that it was not trained on, measured when it was made."""
-        scores = self.version.metrics.get("evaluation", {}).get("metrics", {}).get("motion_fidelity", {})
-        return scores.get("scores", {}).get("ours", {}).get("mean")
+        return fidelity(self.version)
 
     @property
     def preview(self) -> bytes:
         """Its sample video, an mp4."""
-        samples = sorted(name for name in self.version.files if name.endswith(".mp4"))
-        return shipped_registry().read(self.version, samples[-1])
+        return shipped_registry().read(self.version, preview_file(self.version) or "preview.mp4")
 
 
 def shipped_registry() -> Registry:
@@ -72,7 +71,8 @@ def add_library(registry: str = DEFAULT_REGISTRY, names: Sequence[str] = ()) -> 
         NotFound: the library has no concept of that name.
         UserError: the registry cannot be written.
     """
-    found = {concept.name: concept.version for concept in library()}
+    shipped_concepts = {concept.name: concept for concept in library()}
+    found = {name: concept.version for name, concept in shipped_concepts.items()}
     for name in names:
         if name not in found:
             near = similar(name, list(found)) or sorted(found)
@@ -90,7 +90,7 @@ def add_library(registry: str = DEFAULT_REGISTRY, names: Sequence[str] = ()) -> 
                 target.publish(
                     name,
                     files,
-                    metadata=version.metadata,
+                    metadata={**version.metadata, "about": shipped_concepts[name].about},
                     metrics=version.metrics,
                     once=f"library-{version.adapter_sha256}",
                 )

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from infra.registry import Registry, Version
-from models.adapters.versions import Gives, adapter_files, gives
+from models.adapters.versions import Gives, about, adapter_files, fidelity, gives, preview_file
 
 log = logging.getLogger(__name__)
 READERS = 8  # pointers read in parallel
@@ -35,6 +35,9 @@ class VersionSummary:
     foundation: str | None  # fingerprint of the model it was trained on, if recorded
     adapters: tuple[str, ...] = ()  # SHA-256 of each
     bytes: int = 0  # of all its files
+    about: str | None = None  # a sentence for people
+    fidelity: float | None = None  # motion fidelity, if it was measured
+    preview: bool = False  # whether it has a sample video
 
     @property
     def ref(self) -> str:
@@ -118,4 +121,7 @@ def summary_of(version: Version) -> VersionSummary:
         foundation=version.metadata.get("foundation_fingerprint"),
         adapters=tuple(entry.sha256 for entry in adapter_files(version).values()),
         bytes=sum(entry.size for entry in version.files.values()),
+        about=about(version),
+        fidelity=fidelity(version),
+        preview=preview_file(version) is not None,
     )

@@ -5,18 +5,22 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Header, Query, Request, Response
+from fastapi import Path as PathParameter
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from infra.errors import NotFound
 from serving.http.admin import keys, manage, tenants
 from serving.http.auth import AdapterAdmin, AnyCaller, Caller, ConceptOwner, MetricsReader, Reader, Writer
 from serving.http.bodies import FORMS, body_of, read_body, read_json, schemas_of
 from serving.http.dependencies import Service
 from serving.http.errors import REFUSALS, BodyLimit, add_error_handlers
 from serving.http.event_stream import EventStream, follow, was_end
+from serving.http.media import media
 from serving.http.metrics import MeasuredRequests
 from serving.http.pages import pages
 from serving.http.service import VideoService
 from serving.jobs.database import Job
+from serving.requests import parse_model
 from serving.schemas import (
     AdapterAnswer,
     AdapterName,
@@ -160,6 +164,7 @@ async def get_video(id: str, service: Service, caller: Reader) -> Video:
 @videos.get("/{id}/content", responses={200: {"content": {"video/mp4": {}}}}, response_class=Response)
 async def get_content(
     id: str,
+    request: Request,
     service: Service,
     caller: Reader,
     variant: Annotated[Literal["video"], Query(description="the mp4; the only variant")] = "video",
@@ -167,7 +172,7 @@ async def get_content(
     """The finished video (409 before that). Its metadata records how it was made."""
     mp4 = await service.content(id, caller.tenant)
     headers = {"Content-Disposition": f'inline; filename="{id}.mp4"'}
-    return Response(mp4, media_type="video/mp4", headers=headers)
+    return media(request, mp4, "video/mp4", headers)
 
 
 @videos.get(
@@ -259,6 +264,24 @@ async def share_model(model: str, request: Request, service: Service, caller: Co
         body = await read_json(request, ShareModel)
     await service.catalogue.share(model, body, caller.tenant, caller.name)
     return ModelShare(id=model, tenants=sorted(set(body.tenants)), all=body.all)
+
+
+@models.get("/{model}/preview", responses={200: {"content": {"video/mp4": {}}}}, response_class=Response)
+async def get_preview(
+    request: Request,
+    model: Annotated[
+        str, PathParameter(max_length=200, description="`foundation:concept` or `foundation:concept@version`")
+    ],
+    service: Service,
+    caller: AnyCaller,
+) -> Response:
+    """The sample video of a version, made when it was published. 404 if it has none."""
+    concept = parse_model(model, "foundation")  # asks no engine, which may still be loading
+    if concept is None:
+        raise NotFound("the foundation alone has no sample video; name a concept.", code="no_preview")
+    mp4 = await service.catalogue.preview(concept, caller.tenant)
+    # not kept: with another key the same name may mean another concept
+    return media(request, mp4, "video/mp4", {"Cache-Control": "no-store"})
 
 
 @server.get("/healthz", tags=["health"])

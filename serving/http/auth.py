@@ -13,9 +13,11 @@ from fastapi.security import HTTPBearer
 from infra.errors import Forbidden, Unauthorized
 from serving.config import is_loopback
 from serving.keys import MAX_PRIORITY, ApiKey, Scope
+from serving.sessions import COOKIE, CSRF_HEADER, Sessions, ended
 from serving.tenants.api_keys import KeyRing
 from serving.tenants.audit import LOCAL
 
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 BEARER = HTTPBearer(auto_error=False, description="API key, if the server has any")
 
 
@@ -54,15 +56,56 @@ class Caller:
 
 
 def identify(request: Request, keys: KeyRing) -> Caller:
-    """The caller. Raises Unauthorized without a valid key. If no keys exist, Forbidden for other machines."""
+    """The caller: of a key in the Authorization header, or of a session of the studio.
+
+    Raises Unauthorized without a valid key or session. If no keys exist, Forbidden for other machines.
+    """
     if not keys.required:
         check_local(request)
         return Caller()
+    if "authorization" not in request.headers and (cookie := request.cookies.get(COOKIE)):
+        return Caller(key_of_session(request, cookie, keys))
     scheme, _, presented = request.headers.get("authorization", "").partition(" ")
     found = keys.find(presented.strip()) if scheme.lower() == "bearer" else None
     if found is None:
         raise Unauthorized("no valid API key; send `Authorization: Bearer KEY`.")
     return Caller(found)
+
+
+def key_of_session(request: Request, cookie: str, keys: KeyRing) -> ApiKey:
+    """The key of a session. A browser sends the cookie with any site's requests, so changes also need the CSRF token.
+
+    Raises Unauthorized if the session has ended, Forbidden without the token.
+    """
+    sessions: Sessions = request.app.state.service.sessions
+    found = keys.with_id(sessions.key_of(cookie))
+    if found is None:
+        raise ended("belongs to an API key that is not accepted any more")
+    if request.method not in SAFE_METHODS:
+        check_same_site(request)
+        if not sessions.is_csrf_token(request.headers.get(CSRF_HEADER, ""), cookie):
+            raise Forbidden(
+                f"the request has a session's cookie but not its token; send it in the header {CSRF_HEADER}, or reload "
+                "the page.",
+                code="csrf_token",
+            )
+    return found
+
+
+def check_same_site(request: Request) -> None:
+    """Raise Forbidden for a request that another site's page made, as the browser reports it."""
+    fetched = request.headers.get("sec-fetch-site")
+    origin = request.headers.get("origin")
+    same = (
+        fetched in ("same-origin", "none")
+        if fetched is not None
+        else origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    )
+    if not same:
+        raise Forbidden(
+            "another site's page sent this request; open the studio in its own tab and try again there.",
+            code="cross_site",
+        )
 
 
 def check_local(request: Request) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from infra.errors import NotFound, Unavailable, UserError
 from infra.registry import Registry, parse_ref
+from models.adapters.versions import preview_file
 from serving.adapters.concepts import Concepts
 from serving.adapters.model_list import VersionSummary, summary_of
 from serving.engine_client import EngineClient, EngineLost
@@ -86,6 +87,10 @@ class Catalogue:
         """
         info = await self._info()
         return await within_registry_timeout(self._lists.run(tenant, self._models, tenant, info))
+
+    async def preview(self, ref: str, tenant: str) -> bytes:
+        """The sample video of a version, an mp4. Raises NotFound if there is no such version, or it has none."""
+        return await self.read(tenant, lambda: read_preview(ref, self.registry_of(tenant)))
 
     async def read(self, tenant: str, call: Callable[..., Answer], /, *args: Any) -> Answer:
         """Run a call that reads the registry, for a tenant. Raises Unavailable if it takes too long."""
@@ -326,6 +331,9 @@ def described(
         version=version.number,
         sha256=version.sha256,
         gives=list(version.gives),
+        about=version.about,
+        fidelity=version.fidelity,
+        preview=version.preview,
         shared_with=shares.get(version.concept, []) if is_own else None,
     )
 
@@ -338,6 +346,23 @@ def in_registry(uses: Sequence[AdapterUsed]) -> list[AdapterUsed]:
         else use
         for use in uses
     ]
+
+
+def read_preview(ref: str, registry: Registry | None) -> bytes:
+    """The sample video of a version. Raises NotFound."""
+    if registry is None:
+        raise no_preview(ref)
+    version = registry.resolve(ref)
+    name = preview_file(version)
+    if name is None:
+        raise no_preview(version.ref)
+    return registry.read(version, name)
+
+
+def no_preview(ref: str) -> NotFound:
+    return NotFound(
+        f"{ref[:100]!a} has no sample video; request a video with it to see its motion.", code="no_preview"
+    )
 
 
 async def within_registry_timeout(call: Awaitable[Answer]) -> Answer:

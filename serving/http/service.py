@@ -47,6 +47,7 @@ from serving.requests import (
     texts_to_check,
 )
 from serving.schemas import CreateVideo, RemixVideo, Video
+from serving.sessions import Sessions, new_secret
 from serving.tenants.api_keys import KeyRing, KeyStore
 from serving.tenants.audit import AuditLog
 from serving.tenants.erasure import Eraser, Erasures
@@ -85,6 +86,7 @@ class VideoService:
             )
             raise UserError(message, code="invalid_path") from None
         self.config, self.engine = config, engine
+        self.sessions = Sessions(config.session_secret or new_secret())
         self.metrics = metrics if metrics is not None else ServiceMetrics()
         self.store = JobStore(config.database_url)
         self.keys = KeyRing(self.store.database, config.keys)
@@ -171,6 +173,11 @@ class VideoService:
     def dispatching(self) -> bool:
         """Whether all background tasks are running (dispatcher, webhooks, pins, eraser)."""
         return bool(self._tasks) and not any(task.done() for task in self._tasks)
+
+    @property
+    def known_info(self) -> FoundationInfo | None:
+        """The served foundation, if an engine has described it already."""
+        return self._info
 
     async def info(self, patience: float = ENGINE_TIMEOUT, *, fresh: bool = False) -> FoundationInfo:
         """The served foundation, cached unless `fresh`. Raises Unavailable if no engine answers."""

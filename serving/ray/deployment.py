@@ -22,6 +22,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application, metrics
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
@@ -114,7 +115,13 @@ def scale(config: ServeConfig) -> dict[str, Any]:
 
 def for_engine(config: ServeConfig) -> ServeConfig:
     """The configuration for an engine, without keys, secrets and database, which only the ingress needs."""
-    secrets: dict[str, Any] = {"api_keys": [], "api_key_hashes": [], "webhook_secret": None, "database": None}
+    secrets: dict[str, Any] = {
+        "api_keys": [],
+        "api_key_hashes": [],
+        "webhook_secret": None,
+        "session_secret": None,
+        "database": None,
+    }
     return config.model_copy(update=secrets)
 
 
@@ -123,8 +130,17 @@ def build_app(config: ServeConfig) -> Application:
     return bind(config)
 
 
-def bind(config: ServeConfig, secrets: Callable[[ServeConfig], ServeConfig] | None = None) -> Application:
-    """Build the application; `secrets` adds the rest of the configuration on the ingress's node."""
+def bind(
+    config: ServeConfig,
+    secrets: Callable[[ServeConfig], ServeConfig] | None = None,
+    extend: Callable[[FastAPI], None] | None = None,
+) -> Application:
+    """Build the application.
+
+    Args:
+        secrets: adds the rest of the configuration on the ingress's node.
+        extend: adds routes of rooms above this one to the API, such as the studio's.
+    """
     router: dict[str, Any] = {
         "request_router_class": "serving.ray.router:AdapterRouter",
         "request_router_kwargs": {"slack": config.max_batch / 2},
@@ -143,4 +159,4 @@ def bind(config: ServeConfig, secrets: Callable[[ServeConfig], ServeConfig] | No
     # SQLite is a file on one machine: the head node, because workers come and go
     if config.database_url.startswith("sqlite"):
         place["resources"] = {HEAD: 0.001}
-    return Ingress.options(ray_actor_options=place).bind(config, engine, secrets)  # type: ignore[attr-defined]
+    return Ingress.options(ray_actor_options=place).bind(config, engine, secrets, extend)  # type: ignore[attr-defined]

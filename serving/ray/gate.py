@@ -11,6 +11,7 @@ it starts (`environment`). On other clusters the keys come from the same place a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections import Counter, OrderedDict
@@ -18,11 +19,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from pydantic import SecretStr
 from starlette.middleware import Middleware
+from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.keys import API_KEY_FILE_VARIABLE, ApiKey, hash_key, read_api_keys
+from infra.errors import Unauthorized
+from serving.keys import API_KEY_FILE_VARIABLE, ApiKey, hash_key, key_id, read_api_keys
 from serving.schemas import error_answer
+from serving.sessions import COOKIE, SESSION_SECRET_VARIABLE, Sessions, read_session_secret
 
 CALLBACK_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 HASHES_VARIABLE = "MOTIONDIRECTOR_GATE_KEYS"  # SHA-256 of the keys, comma-separated
@@ -35,6 +40,7 @@ OPEN = 32  # concurrent requests without a key to forward: health checks, the do
 # of them whose body has not arrived.
 REQUESTS, BODIES = 384, 64
 GUARDED = ("/v1/", "/metrics")
+STUDIO = "/studio/"  # where a session's cookie counts
 NO_KEY = "no valid API key; send `Authorization: Bearer KEY`."
 BUSY = "too many requests without an API key are waiting; try again in a second."
 MANY = f"{REQUESTS} requests with this API key are being answered; wait for some of them."
@@ -43,19 +49,24 @@ UNFINISHED = (
 )
 
 
-def environment(keys: Sequence[ApiKey], required: bool) -> dict[str, str]:
+def environment(
+    keys: Sequence[ApiKey], required: bool, session_secret: SecretStr | None = None
+) -> dict[str, str]:
     """Environment variables that make the proxies of a new cluster check keys.
 
     Args:
         keys: those that are known at the start.
         required: whether callers need a key; if not, the gate is left out.
+        session_secret: what the ingress signs the studio's sessions with.
     """
     if not required:
         return {}
+    secret = {} if session_secret is None else {SESSION_SECRET_VARIABLE: session_secret.get_secret_value()}
     return {
         CALLBACK_VARIABLE: f"{__name__}:{middlewares.__name__}",
         HASHES_VARIABLE: ",".join(key.sha256 for key in keys),
         LEARNS_VARIABLE: "1",
+        **secret,
     }
 
 
@@ -64,7 +75,9 @@ def middlewares() -> list[Middleware]:
     hashes = set(filter(None, os.environ.get(HASHES_VARIABLE, "").split(",")))
     file, learns = os.environ.get(API_KEY_FILE_VARIABLE), bool(os.environ.get(LEARNS_VARIABLE))
     hashes |= {key.sha256 for key in read_api_keys(Path(file) if file else None)}
-    return [Middleware(Gate, hashes=frozenset(hashes), learns=learns)] if hashes or learns else []
+    if not hashes and not learns:
+        return []
+    return [Middleware(Gate, hashes=frozenset(hashes), learns=learns, session_secret=read_session_secret())]
 
 
 class Gate:
@@ -72,15 +85,25 @@ class Gate:
 
     Of keys that it does not know, it passes on as few requests as without one. Such a key
     is known once the ingress has answered it with success. It is forgotten when the ingress refuses it, as a revoked one.
+    Requests with a studio's session count as those of its key. Without the secret, they count as without a key.
 
     Args:
         hashes: SHA-256 of the keys that are known at the start, in hex.
         learns: whether there may be others, which only the ingress knows.
+        session_secret: what the ingress signs sessions with.
     """
 
-    def __init__(self, app: ASGIApp, hashes: frozenset[str], learns: bool = False) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        hashes: frozenset[str],
+        learns: bool = False,
+        session_secret: SecretStr | None = None,
+    ) -> None:
         self._app, self._hashes, self._learns = app, hashes, learns
         self._learned: OrderedDict[str, None] = OrderedDict()
+        self._sessions = Sessions(session_secret) if session_secret is not None else None
+        self._by_id = {key_id(sha256): sha256 for sha256 in hashes}
         # of each key; "": without a key
         self._requests, self._bodies = Counter[str](), Counter[str]()
 
@@ -89,7 +112,8 @@ class Gate:
             await self._app(scope, receive, send)
             return
         presented, guarded = presented_key(scope), scope["path"].startswith(GUARDED)
-        key = presented if presented in self._hashes or presented in self._learned else ""
+        known = presented in self._hashes or presented in self._learned
+        key = presented if known else "" if presented else self._of_session(scope)
         if self._learns and presented and guarded and not key:
             key = UNKNOWN
         if self._learns and presented and presented not in self._hashes and guarded:
@@ -116,6 +140,15 @@ class Gate:
                         return message
 
                     await self._app(scope, receive_counted, send)
+
+    def _of_session(self, scope: Scope) -> str:
+        """What the requests of a studio's session are counted by: its key's hash, or id if the hash is unknown here."""
+        cookies = b"; ".join(value for name, value in scope["headers"] if name == b"cookie")
+        if self._sessions is not None and cookies and scope["path"].startswith(STUDIO):
+            with contextlib.suppress(Unauthorized):
+                id = self._sessions.key_of(cookie_parser(cookies.decode("latin-1")).get(COOKIE, ""))
+                return self._by_id.get(id, id)
+        return ""
 
     def _observed(self, send: Send, presented: str) -> Send:
         """`send`, which also learns from the ingress's answer whether a key is valid."""

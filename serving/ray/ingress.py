@@ -134,6 +134,7 @@ class Ingress:
 
     Args:
         secrets: adds this node's secrets to the configuration; None: it has them already.
+        extend: adds routes to the API's; None: there are no others.
     """
 
     def __init__(
@@ -141,10 +142,14 @@ class Ingress:
         config: ServeConfig,
         engine: DeploymentHandle,
         secrets: Callable[[ServeConfig], ServeConfig] | None = None,
+        extend: Callable[[FastAPI], None] | None = None,
     ) -> None:
         if secrets is not None:
             config = secrets(config)
-        self._service = VideoService(config, HandleEngine(engine), JobMetrics())
+        self._service, self._extend = VideoService(config, HandleEngine(engine), JobMetrics()), extend
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_api(self._service)
+        app = create_api(self._service)
+        if self._extend is not None:
+            self._extend(app)
+        return app

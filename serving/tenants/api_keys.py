@@ -13,10 +13,10 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
@@ -143,7 +143,7 @@ class KeyRing:
 
     def __init__(self, database: Database, fixed: Sequence[ApiKey]) -> None:
         self._session, self.fixed = database.sessions, list(fixed)
-        self._known: OrderedDict[str, tuple[float, ApiKey | None]] = OrderedDict()  # by hash
+        self._known: OrderedDict[str, tuple[float, ApiKey | None]] = OrderedDict()  # by hash or id
         self._tenants: tuple[float, int] = (float("-inf"), 0)
         self._lock = threading.Lock()
 
@@ -165,23 +165,33 @@ class KeyRing:
 
     def find(self, presented: str) -> ApiKey | None:
         """The presented key, if it is accepted now."""
-        digest, now = hash_key(presented), time.monotonic()
+        digest = hash_key(presented)
+        fixed = find_key(presented, self.fixed)
+        return self._recent(digest, lambda: self._read(fixed, StoredKey.sha256 == digest))
+
+    def with_id(self, id: str) -> ApiKey | None:
+        """The key with this id, if it is accepted now. For an id that the server has signed: it proves no key."""
+        fixed = next((key for key in self.fixed if key.id == id), None)
+        return self._recent(id, lambda: self._read(fixed, StoredKey.id == id))
+
+    def _recent(self, name: str, read: Callable[[], ApiKey | None]) -> ApiKey | None:
+        """What is known of the key with this hash or id; it is read anew after FRESH seconds."""
+        now = time.monotonic()
         with self._lock:
-            read_at, key = self._known.get(digest, (float("-inf"), None))
+            read_at, key = self._known.get(name, (float("-inf"), None))
         if now - read_at <= FRESH:
             return key
-        key = self._read(presented, digest)
+        key = read()
         with self._lock:
-            self._known[digest] = (now, key)
-            self._known.move_to_end(digest)
+            self._known[name] = (now, key)
+            self._known.move_to_end(name)
             while len(self._known) > MOST_KNOWN:
                 self._known.popitem(last=False)
         return key
 
-    def _read(self, presented: str, digest: str) -> ApiKey | None:
-        fixed = find_key(presented, self.fixed)
+    def _read(self, fixed: ApiKey | None, which: ColumnElement[bool]) -> ApiKey | None:
         with self._session() as session:
-            row = session.scalar(select(StoredKey).where(StoredKey.sha256 == digest, *valid_now()))
+            row = session.scalar(select(StoredKey).where(which, *valid_now()))
             if fixed is None and row is None:
                 return None
             tenant = session.get(Tenant, fixed.tenant if fixed is not None else row.tenant)  # type: ignore[union-attr]

@@ -46,7 +46,7 @@ def test_copies_are_made_once_and_take_the_next_number_of_a_name(tmp_path):
     assert [version.ref for version in add_library(str(tmp_path / "mine"))] == refs
     assert mine.resolve(f"{other.name}@1").metadata == {"mine": True}
     copied = mine.resolve(first.name)
-    assert copied.metadata == first.version.metadata
+    assert copied.metadata == {**first.version.metadata, "about": first.about}
     assert copied.metrics == first.version.metrics
 
 

@@ -36,6 +36,7 @@ ELSEWHERE = {
     "api_keys": "--api-key-file",
     "api_key_hashes": "--api-key-file",
     "webhook_secret": "MOTIONDIRECTOR_WEBHOOK_SECRET",
+    "session_secret": "MOTIONDIRECTOR_SESSION_SECRET",
 }
 
 
@@ -185,6 +186,7 @@ GIVEN: dict[str, Any] = {
     "max_streams": 9,
     "max_bodies": 11,
     "webhook_networks": ["10.1.0.0/16", "10.2.0.0/16"],
+    "studio": False,
     "registry": "/registry",
 }
 
@@ -195,6 +197,9 @@ def as_options(given: dict[str, Any]) -> list[str]:
         option = option_name(ServeConfig, name)
         if value is True:
             words.append(option)
+            continue
+        if value is False:
+            words.append(option.replace("--", "--no-", 1))
             continue
         for one in value if isinstance(value, list) else [value]:
             words += [option, str(one)]

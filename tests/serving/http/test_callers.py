@@ -49,6 +49,7 @@ ROUTES: dict[tuple[str, str], tuple[str | None, dict | None]] = {
     ("DELETE", "/v1/tenants/{tenant}"): ("admin", None),
     ("GET", "/v1/usage"): ("videos:read", None),
     ("GET", "/v1/audit"): ("admin", None),
+    ("GET", "/v1/models/{model}/preview"): ("any", None),
     ("GET", "/metrics"): ("metrics", None),
     ("GET", "/healthz"): (None, None),
     ("GET", "/readyz"): (None, None),

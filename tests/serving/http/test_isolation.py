@@ -41,7 +41,7 @@ calls = st.lists(
         st.sampled_from(
             [
                 "publish", "create", "mix", "remix", "show", "peek", "cancel", "delete", "list",
-                "models", "model", "delete model", "share", "pin", "unpin", "residents", "keys", "usage",
+                "models", "model", "preview", "delete model", "share", "pin", "unpin", "residents", "keys", "usage",
             ]
         ),
         st.sampled_from(NAMES),
@@ -100,6 +100,7 @@ class World:
             "list": ("GET", "/v1/videos?limit=3", None),
             "models": ("GET", "/v1/models", None),
             "model": ("GET", f"/v1/models/foundation:{name}", None),
+            "preview": ("GET", f"/v1/models/foundation:{name}/preview", None),
             "delete model": ("DELETE", f"/v1/models/foundation:{name}", None),
             "share": ("POST", f"/v1/models/foundation:{name}/share", {"tenants": ["nobody"]}),
             "pin": ("POST", "/v1/adapters/prefetch", {"name": name}),

@@ -13,7 +13,7 @@ from ray.serve.config import HTTPOptions
 from starlette.types import Message, Receive, Scope, Send
 
 from serving.config import ServeConfig
-from serving.keys import API_KEY_FILE_VARIABLE, API_KEY_VARIABLE, ApiKey, hash_key
+from serving.keys import API_KEY_FILE_VARIABLE, API_KEY_VARIABLE, ApiKey, hash_key, key_id
 from serving.ray import gate as gate_module
 from serving.ray.deployment import build_app
 from serving.ray.gate import (
@@ -28,6 +28,7 @@ from serving.ray.gate import (
     middlewares,
 )
 from serving.ray.ingress import MAX_REQUESTS, MAX_WAITING
+from serving.sessions import COOKIE, SESSION_SECRET_VARIABLE, Sessions, new_secret
 
 KEY = "a-key-of-many-random-characters"
 GUARDED = ["/v1/videos", "/v1/models", "/v1/adapters/pin", "/v1/nothing", "/metrics"]
@@ -208,13 +209,15 @@ def variables(monkeypatch: pytest.MonkeyPatch):
         LEARNS_VARIABLE,
         API_KEY_FILE_VARIABLE,
         API_KEY_VARIABLE,
+        SESSION_SECRET_VARIABLE,
     ):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
 
 def test_rays_proxy_builds_the_gate_from_the_variables_that_serve_sets(variables, tmp_path: Path):
-    told = environment([ApiKey(sha256=hash_key(KEY)), ApiKey(sha256="ab" * 32)], True)
+    secret = new_secret()
+    told = environment([ApiKey(sha256=hash_key(KEY)), ApiKey(sha256="ab" * 32)], True, secret)
     assert KEY not in str(told)
     for name, value in told.items():
         variables.setenv(name, value)
@@ -223,6 +226,7 @@ def test_rays_proxy_builds_the_gate_from_the_variables_that_serve_sets(variables
     app = http_util._apply_middlewares(Ingress(), [made])
     assert isinstance(app, Gate)
     assert app._hashes == {hash_key(KEY), "ab" * 32}
+    assert app._sessions.key_of(Sessions(secret).start("key_1")) == "key_1"
     file = tmp_path / "keys"
     file.write_text("another-key-of-a-cluster")
     variables.setenv(API_KEY_FILE_VARIABLE, str(file))
@@ -231,6 +235,7 @@ def test_rays_proxy_builds_the_gate_from_the_variables_that_serve_sets(variables
     assert middlewares()[0].kwargs == {
         "hashes": frozenset({hash_key("another-key-of-a-cluster")}),
         "learns": False,
+        "session_secret": secret,
     }
 
 
@@ -282,3 +287,26 @@ def test_what_waits_for_an_ingress_is_bounded_and_the_rest_told_when_to_come_bac
     assert options.max_queued_requests == MAX_WAITING
     assert (options.backpressure_config.status_code, options.backpressure_config.retry_after_s) == (503, 1.0)
     assert gate_module.OPEN < MAX_WAITING
+
+
+def test_a_session_of_the_studio_counts_as_its_key_and_no_other_cookie_does():
+    async def main() -> None:
+        secret = new_secret()
+        cookie = Sessions(secret).start(key_id(hash_key(KEY)))
+        named = [(b"cookie", f"other=1; {COOKIE}={cookie}".encode())]
+        forged = [(b"cookie", f"{COOKIE}={Sessions(new_secret()).start(key_id(hash_key(KEY)))}".encode())]
+        ingress = Ingress()
+        gate = Gate(ingress, hashes=frozenset({hash_key(KEY)}), session_secret=secret)
+        ingress.free.clear()
+        path = "/studio/api/v1/videos"
+        signed_in = [asyncio.create_task(ask(gate, path, headers=named)) for _ in range(2 * OPEN)]
+        crowd = [asyncio.create_task(ask(gate, path, headers=forged)) for _ in range(2 * OPEN)]
+        while ingress.came < 3 * OPEN:
+            await asyncio.sleep(0)
+        assert not any(task.done() for task in signed_in)
+        assert sum(task.done() for task in crowd) == OPEN, "they share the places of those without a key"
+        assert (await ask(gate, "/v1/videos", headers=named))[0] == 401, "the API wants the key itself"
+        ingress.free.set()
+        await asyncio.gather(*signed_in, *crowd)
+
+    asyncio.run(main())

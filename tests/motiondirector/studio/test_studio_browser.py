@@ -1,0 +1,252 @@
+"""The whole story in Debian's Chromium, on a desktop and on a phone: from the sign-in to a downloaded video.
+
+`make test-browser` runs it. With STUDIO_SCREENSHOTS=FOLDER it leaves the pictures of docs/studio.md there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import on_loopback
+
+from datasets.sprites.motion_sources import read_trajectory
+from datasets.video.decode import decode
+from motiondirector.library.library import add_library
+from motiondirector.studio.app import add_studio
+from serving import sessions
+from serving.config import ServeConfig
+from serving.http.api import create_api
+from serving.http.service import VideoService
+from serving.keys import ApiKey, hash_key
+from serving.ray.engine_service import EngineService
+
+pytestmark = pytest.mark.browser
+KEY = "the-key-of-a-person-0123"
+SIZES = {"desktop": {"width": 1280, "height": 860}, "phone": {"width": 390, "height": 844}}
+LOOKS = {"desktop": "light", "phone": "dark"}
+SERIOUS = ("serious", "critical")
+PATIENCE = 90_000  # milliseconds, for a video on a busy machine
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The studio with the embedded model and its library."""
+    folder = tmp_path_factory.mktemp("browser")
+    add_library(str(folder / "registry"))
+    config = ServeConfig(
+        registry=str(folder / "registry"),
+        data_dir=str(folder / "data"),
+        api_keys=[ApiKey(sha256=hash_key(KEY))],
+        threads=1,
+    )
+    engine = EngineService(config)
+    app = create_api(VideoService(config, engine))
+    add_studio(app)
+    with on_loopback(app) as url:
+        yield f"{url}/studio"
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    from playwright.sync_api import sync_playwright
+
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    assert found, "no Chromium is installed; `apt-get install chromium`, or leave these tests out (make test)"
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@contextmanager
+def window(browser, kind: str, **options) -> Iterator:
+    """A window of a kind, in which no script may fail and nothing may be blocked."""
+    context = browser.new_context(
+        viewport=SIZES[kind], color_scheme=LOOKS[kind], accept_downloads=True, **options
+    )
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page, faults = context.new_page(), []
+    page.set_default_timeout(PATIENCE)
+    page.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.faults = faults
+    yield page
+    context.close()
+
+
+def look(page, kind: str, name: str) -> None:
+    """Check what is on the screen: nothing sticks out, axe finds no serious fault. Leave a picture."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    assert wide <= SIZES[kind]["width"], f"{name}: {wide} pixels wide"
+    found = [
+        f"{fault['id']}: {fault['nodes'][0]['html'][:200]} {fault['nodes'][0].get('failureSummary', '')}"
+        for fault in Axe().run(page).response["violations"]
+        if fault["impact"] in SERIOUS
+    ]
+    assert found == [], name
+    if folder := os.environ.get("STUDIO_SCREENSHOTS"):
+        page.wait_for_timeout(700)
+        page.screenshot(path=Path(folder) / f"{kind}-{name}.png")
+
+
+def sign_in(page, address: str) -> None:
+    page.goto(address)
+    page.get_by_label("API key").fill("wrong-key-of-nobody-0000")
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_text("not one of the server").wait_for()
+    page.faults.clear()  # the browser reports the 401
+    page.get_by_label("API key").fill(KEY)
+    page.get_by_role("button", name="Sign in").click()
+    page.locator(".motion video").first.wait_for()
+
+
+@pytest.mark.parametrize("kind", list(SIZES))
+def test_someone_new_gets_from_the_start_to_a_video_and_on_from_there(
+    browser, address: str, kind: str, tmp_path: Path
+):
+    with window(browser, kind) as page:
+        sign_in(page, address)
+        assert page.locator(".motion").count() == 12
+        look(page, kind, "motions")
+
+        page.get_by_role("button", name="a green heart on a beige checkerboard").click()
+        page.get_by_role("button", name="Try orbit on the prompt").click()  # the second click of the story
+        page.locator("[data-base-of] video").wait_for()
+        page.locator(".stage-row > .take video").wait_for()
+        page.get_by_label("Show the measured path").check()
+        page.locator("canvas.over:not([hidden])").nth(1).wait_for()
+        look(page, kind, "video")
+        with page.expect_download() as begun:
+            page.get_by_role("link", name="Download mp4").click()
+        begun.value.save_as(tmp_path / "video.mp4")
+        assert decode(tmp_path / "video.mp4").frames_FHWC.shape == (8, 64, 64, 3)
+        page.get_by_text("Copy as curl").click()
+        page.get_by_role("button", name="Copy", exact=True).last.click()
+        page.get_by_text("Copied").wait_for()
+        copied = page.evaluate("navigator.clipboard.readText()")
+        assert copied.startswith("motiondirector generate")
+        assert "orbit@1" in copied
+
+        page.get_by_label("The same motion and seed").fill("a white moon on a navy background")
+        page.get_by_role("button", name="Remix").click()
+        page.get_by_role("heading", name="a white moon").wait_for()
+        page.get_by_role("link", name="Change something").click()
+        one_motion_in_a_part_of_the_frame(page)
+        look(page, kind, "make")
+        page.get_by_label("How many").select_option("8")
+        page.get_by_role("button", name="Make it").click()
+        page.locator("#results .take").nth(8).wait_for()
+        page.locator("#results [data-cancel]").last.click()
+        page.get_by_text("Cancelled").wait_for()
+        page.locator("#results video").nth(7).wait_for()
+        look(page, kind, "results")
+        page.reload()
+        page.locator("#results .take").nth(8).wait_for()
+
+        page.get_by_role("link", name="Videos", exact=True).click()
+        look(page, kind, "videos")
+        for box in page.locator(".choose input").all()[1:5]:
+            box.check()
+        page.get_by_role("button", name="Compare the chosen").click()
+        page.locator(".board video").nth(3).wait_for()
+        look(page, kind, "compare")
+        assert page.faults == []
+
+
+def one_motion_in_a_part_of_the_frame(page) -> None:
+    """Drag a box over the frame, and say how strongly the motion acts."""
+    assert page.get_by_label("What should be seen?").input_value() == "a white moon on a navy background"
+    page.get_by_text("When and where it acts").click()
+    frame = page.locator("[data-region]")
+    frame.scroll_into_view_if_needed()
+    box = frame.bounding_box()
+    page.mouse.move(box["x"] + 0.25 * box["width"], box["y"] + 0.1 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.75 * box["width"], box["y"] + 0.9 * box["height"], steps=4)
+    page.mouse.up()
+    assert page.get_by_label("Only in a part of the frame").is_checked()
+    edges = [int(page.locator(f"[data-edge='{edge}']").input_value()) for edge in range(4)]
+    assert edges == pytest.approx([25, 10, 75, 90], abs=1)
+    page.get_by_label("Strength as a number").fill("1.3")
+    page.get_by_text("stronger").wait_for()
+
+
+@pytest.mark.parametrize("kind", list(SIZES))
+def test_a_path_is_drawn_seen_moving_and_saved_for_the_command_line(
+    browser, address: str, kind: str, tmp_path: Path
+):
+    with window(browser, kind) as page:
+        sign_in(page, address)
+        page.get_by_role("link", name="Draw").click()
+        frame = page.locator("#path").bounding_box()
+        for step in range(9):
+            turn = 2 * math.pi * step / 9
+            page.mouse.click(
+                frame["x"] + frame["width"] * (0.5 + 0.33 * math.cos(turn)),
+                frame["y"] + frame["height"] * (0.5 + 0.25 * math.sin(turn)),
+            )
+        page.get_by_label("Back to the start").check()
+        page.locator("#path").focus()
+        page.keyboard.press("ArrowUp")
+        page.wait_for_selector("#preview[src^='blob:']")
+        page.get_by_label("Point 2: size").fill("1.4")
+        page.get_by_label("Point 2: size").press("Tab")
+        look(page, kind, "draw")
+        page.get_by_label("Name").fill("my-loop")
+        with page.expect_download() as begun:
+            page.get_by_role("button", name="Save as JSON").click()
+        begun.value.save_as(tmp_path / begun.value.suggested_filename)
+        assert begun.value.suggested_filename == "my-loop.json"
+        saved = json.loads((tmp_path / "my-loop.json").read_text())
+        assert len(saved) == 10
+        assert saved[0][1:3] == saved[-1][1:3]
+        assert saved[1][3] == 1.4
+        assert len(read_trajectory(tmp_path / "my-loop.json").path(np.linspace(0, 1, 8))["x"]) == 8
+        page.get_by_role("button", name="Start over").click()
+        page.locator("#load").set_input_files(tmp_path / "my-loop.json")
+        page.locator("#points tbody tr").nth(9).wait_for()
+        page.get_by_label("What moves").fill("a dragon on a hill")
+        page.get_by_label("What moves").press("Tab")
+        page.locator("#drawing-refused").filter(has_text="dragon").wait_for()
+        assert [fault for fault in page.faults if "status of 400" not in fault] == [], (
+            "the dragon alone is refused"
+        )
+
+
+def test_a_session_that_ends_says_so_and_leads_back(browser, address: str, monkeypatch: pytest.MonkeyPatch):
+    with window(browser, "desktop") as page:
+        sign_in(page, address)
+        monkeypatch.setattr(sessions, "LIFETIME", -1)
+        page.get_by_role("button", name="Try orbit on the prompt").click()
+        page.get_by_role("dialog").get_by_text("Your session has ended").wait_for()
+        monkeypatch.undo()
+        page.get_by_role("link", name="Sign in").click()
+        page.get_by_label("API key").fill(KEY)
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_url(re.compile(r"/studio/$"))
+        page.get_by_role("button", name="Sign out").click()
+        page.get_by_label("API key").wait_for()
+
+
+def test_without_scripts_a_page_says_what_can_be_had(browser, address: str):
+    with window(browser, "phone", java_script_enabled=False) as page:
+        page.goto(address)
+        page.get_by_label("API key").fill(KEY)
+        page.get_by_role("button", name="Sign in").click()
+        said = page.locator("noscript p")  # Playwright finds no text in a noscript
+        said.wait_for()
+        assert "This browser runs no scripts here" in said.inner_text()
+        page.get_by_role("link", name="Videos", exact=True).click()
+        assert page.get_by_role("heading", name="Your videos").is_visible()
