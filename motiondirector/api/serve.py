@@ -78,15 +78,18 @@ def serve(
         check_workers(made.replicas, gpus=made.engine_gpus, cpus=made.engine_cpus)
         from ray import serve as ray_serve
 
-        from serving.ray.deployment import APP_NAME, build_app
+        from motiondirector.service.lanes import running_lanes
+        from motiondirector.service.trainer import open_trainer
+        from serving.ray.deployment import APP_NAME, bind
 
         check_no_serve()
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         try:
             on_loading()
             ray_serve.start(http_options={"host": host, "port": port})
-            ray_serve.run(build_app(made), name=APP_NAME, route_prefix="/")
-            yield Server(f"http://{host}:{port}", concepts, needs_key)
+            ray_serve.run(bind(made, trainer=open_trainer), name=APP_NAME, route_prefix="/")
+            with running_lanes(made.train_lanes or 0, str(made.registry), made.foundation, made.device):
+                yield Server(f"http://{host}:{port}", concepts, needs_key)
         finally:
             ray_serve.shutdown()
 

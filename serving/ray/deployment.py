@@ -32,6 +32,7 @@ from serving.http.metrics import ENGINE, boundaries
 from serving.http.service import max_in_flight
 from serving.ray.engine_service import EngineService
 from serving.ray.ingress import ENGINE_NAME, Ingress
+from serving.trainings.trainer import Trainer
 
 log = logging.getLogger(__name__)
 APP_NAME = "motiondirector"
@@ -123,8 +124,17 @@ def build_app(config: ServeConfig) -> Application:
     return bind(config)
 
 
-def bind(config: ServeConfig, secrets: Callable[[ServeConfig], ServeConfig] | None = None) -> Application:
-    """Build the application; `secrets` adds the rest of the configuration on the ingress's node."""
+def bind(
+    config: ServeConfig,
+    secrets: Callable[[ServeConfig], ServeConfig] | None = None,
+    trainer: Callable[[ServeConfig], Trainer] | None = None,
+) -> Application:
+    """Build the application.
+
+    Args:
+        secrets: adds the rest of the configuration on the ingress's node.
+        trainer: makes there what learns concepts, if `config.train_lanes` is given.
+    """
     router: dict[str, Any] = {
         "request_router_class": "serving.ray.router:AdapterRouter",
         "request_router_kwargs": {"slack": config.max_batch / 2},
@@ -143,4 +153,4 @@ def bind(config: ServeConfig, secrets: Callable[[ServeConfig], ServeConfig] | No
     # SQLite is a file on one machine: the head node, because workers come and go
     if config.database_url.startswith("sqlite"):
         place["resources"] = {HEAD: 0.001}
-    return Ingress.options(ray_actor_options=place).bind(config, engine, secrets)  # type: ignore[attr-defined]
+    return Ingress.options(ray_actor_options=place).bind(config, engine, secrets, trainer)  # type: ignore[attr-defined]
