@@ -35,10 +35,10 @@ from datasets.video.decode import decode
 from infra.storage import open_storage
 from models.foundations.base import Foundation
 from models.load import load_foundation
-from training.adapters import data_sha256
 from training.batch.latents.prepare import Missing, prepare_portions
 from training.batch.state.work import Work
 from training.config import make_config
+from training.described import data_sha256
 
 ROUNDS = 3
 CLIPS_EACH = 4  # per concept

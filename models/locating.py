@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +101,21 @@ def text_limit(source: str | None = None) -> TextLimit:
     folder = locate(source)
     family = family_of(folder, str(source or "the embedded foundation"))
     return family.text_limit(folder, foundation_name(source))
+
+
+@dataclass(frozen=True)
+class FoundationFacts:
+    """What the settings of a training depend on, without the model. The same names as in `Foundation`."""
+
+    sizes: Sizes
+    recommended: dict[str, Any]
+    text_limit: TextLimit
+    fingerprint: str
+
+
+def foundation_facts(source: str | None, fingerprint: str) -> FoundationFacts:
+    """The facts of a foundation whose fingerprint is known. Raises UserError if it is not found."""
+    folder = locate(source)
+    return FoundationFacts(
+        foundation_sizes(source), read_recommended(folder), text_limit(source), fingerprint
+    )

@@ -20,11 +20,12 @@ from infra.errors import Conflict, Unavailable, UserError
 from serving.config import is_loopback
 from serving.http.statuses import class_of
 from serving.schemas import AdapterAnswer, CreateVideo, LoraPath, ModelList, ResidentList, Video
+from serving.training_client import TrainingCalls
 
 QUEUED_INTERVAL = 1.0  # minimum seconds between polls of `wait` for a video that is not first in the queue
 
 
-class Client:
+class Client(TrainingCalls):
     """Talks to one server.
 
     Args:

@@ -46,6 +46,7 @@ BATCHES = "Batches"
 ENGINES = "Engines"
 JOBS = "Jobs and videos"
 CALLERS = "Callers"
+TRAININGS = "Files and trainings"
 
 
 def read_ttl(value: Any) -> Any:
@@ -188,6 +189,21 @@ class ServeConfig(BaseModel):
         CALLERS,
         "Serve the web studio at /studio. People sign in there with an API key, if there are keys.",
     )
+
+    # ----------------------------------------------------- files and trainings
+    train_lanes: int | None = setting(
+        None,
+        TRAININGS,
+        "Accept files and trainings, and start this many lanes that train them on this machine, at a lower priority. 0: lanes "
+        "run elsewhere (python -m motiondirector.service.lane). Absent: this server trains nothing.",
+        ge=0,
+        le=64,
+    )
+    max_train_steps: int = setting(10_000, TRAININGS, "Most steps of a training.", ge=1)
+    max_trainings: int = setting(100, TRAININGS, "Most unfinished trainings of a tenant.", ge=1)
+    max_file_bytes: int = setting(2 << 30, TRAININGS, "Bytes of the largest file.", ge=1)
+    files_bytes: int = setting(20 << 30, TRAININGS, "Bytes of all files of a tenant.", ge=1)
+    files_count: int = setting(1000, TRAININGS, "Files of a tenant.", ge=1)
 
     # ------------------ keys and secrets: from --api-key-file or the environment, never from the command line
     api_keys: Annotated[list[ApiKey], Field(description="keys of the callers; empty: loopback only")] = []

@@ -74,13 +74,15 @@ class Shares:
         return await asyncio.wrap_future(begun)
 
 
-CONCEPTS, VIDEOS = "the concept registry", "the results storage"
+CONCEPTS, VIDEOS, FILES = "the concept registry", "the results storage", "the file storage"
 REGISTRY = Threads("registry", 8, CONCEPTS)  # concepts that requests name
 LISTS = Threads(
     "lists", 2, CONCEPTS
 )  # lists of the whole registry: many reads, which requests must not wait for
 DISK_CHECKS = Threads("disk-checks", 1)
 RESULTS = Threads("results", 8, VIDEOS)
+UPLOADS = Threads("uploads", 8, FILES)  # files that arrive, and are copied from and to the results storage
+VALIDATIONS = Threads("validations", 2, FILES)  # files of trainings that are decoded, for minutes
 READS_EACH, LISTS_EACH = 2, 1  # of REGISTRY and LISTS, per tenant
 NAMES = Threads("names", 16)  # host names of webhooks in new requests
 CALLED_NAMES = Threads("called-names", 16)  # host names of webhooks being called

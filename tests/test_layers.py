@@ -26,7 +26,7 @@ INSIDE = {
     "models": ("lora", "foundations", "families", "adapters"),
     "datasets": ("video", "sprites", "clip_sets", "ingest"),
     "training": ("reporting", "loop", "ray", "runs", "batch"),
-    "serving": ("adapters", "engine", "jobs", "tenants", "http", "ray"),
+    "serving": ("adapters", "engine", "jobs", "tenants", "files", "trainings", "http", "ray"),
     "training.batch": ("state", "profile", "manifest", "latents", "watch", "lane", "cluster"),
 }
 

@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from models.adapters.file import Adapter, largest_rank, read_adapter, save_adapter
 from models.foundations.base import Foundation
 from models.lora.routing import LoraPath
 from models.lora.slots import LayerTensors
 from training.config import TrainConfig, fixed_settings
+from training.described import DescribedClip, data_sha256
 
 PathTensors = Mapping[LoraPath, LayerTensors]  # per path and layer: A [rank, in], B [out, rank]
-
-
-class DescribedClip(Protocol):
-    """A training clip's description: `datasets.clip_sets.parts.Part`, `datasets.clip_sets.latents.CachedClip` or a `Clip`."""
-
-    @property
-    def sha256(self) -> str: ...
-    @property
-    def caption(self) -> str: ...
-
-
-def data_sha256(clips: Sequence[DescribedClip]) -> str:
-    """One hash over all clips in order: content, caption, frames unless they are the first ones, and mask if there is one."""
-    content = []
-    for clip in clips:
-        frames, mask = getattr(clip, "frames_id", ""), getattr(clip, "mask_id", "")
-        content.append(
-            [clip.sha256, clip.caption, *([frames] if frames else []), *([{"mask": mask}] if mask else [])]
-        )
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def describe(

@@ -80,6 +80,8 @@ def serve(
         check_workers(made.replicas, gpus=made.engine_gpus, cpus=made.engine_cpus)
         from ray import serve as ray_serve
 
+        from motiondirector.service.lanes import running_lanes
+        from motiondirector.service.trainer import open_trainer
         from motiondirector.studio.app import add_studio
         from serving.ray.deployment import APP_NAME, bind
 
@@ -88,9 +90,10 @@ def serve(
         try:
             on_loading()
             ray_serve.start(http_options={"host": host, "port": port})
-            application = bind(made, extend=add_studio if made.studio else None)
+            application = bind(made, trainer=open_trainer, extend=add_studio if made.studio else None)
             ray_serve.run(application, name=APP_NAME, route_prefix="/")
-            yield Server(f"http://{host}:{port}", concepts, needs_key, made.studio)
+            with running_lanes(made.train_lanes or 0, str(made.registry), made.foundation, made.device):
+                yield Server(f"http://{host}:{port}", concepts, needs_key, made.studio)
         finally:
             ray_serve.shutdown()
 

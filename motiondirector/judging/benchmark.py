@@ -35,8 +35,8 @@ from motiondirector.judging.contenders import (
 )
 from motiondirector.judging.judge import PAGE, REPORT, Judge, judge_of
 from motiondirector.progress import Bars, no_bars
-from training.adapters import data_sha256
 from training.config import fixed_settings
+from training.described import data_sha256
 from training.recommended import resolve
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from infra.rows import NOT_YAML
 from infra.storage.stored import ConceptName, convert
 from models.dtypes import TRAINED, parse_dtype, short_dtype
 from models.sizes import Bucket
-from training.adapters import data_sha256
 from training.config import LATER, TrainConfig, fixed_settings, make_config
+from training.described import data_sha256
 from training.methods import WITHOUT_TEMPORAL_PASS, suited_to
 from training.runs.inputs import check_captions, pace_of
 

@@ -88,7 +88,7 @@ class Subject:
     def facts(self, notes: Sequence[str] = ()) -> dict[str, Any]:
         """The version's fields of report.json, with these notes and one if the clips differ from the training's."""
         from datasets.clip_sets.parts import all_parts
-        from training.adapters import data_sha256
+        from training.described import data_sha256
 
         parts = all_parts(self.clips, self.bucket, self.pace)
         return {

@@ -15,6 +15,8 @@ from serving.http.bodies import FORMS, body_of, read_body, read_json, schemas_of
 from serving.http.dependencies import Service
 from serving.http.errors import REFUSALS, BodyLimit, add_error_handlers
 from serving.http.event_stream import EventStream, follow, was_end
+from serving.http.learning.routes import BODIES as TRAINING_BODIES
+from serving.http.learning.routes import files, trainings, uploads
 from serving.http.media import media
 from serving.http.metrics import MeasuredRequests
 from serving.http.pages import pages
@@ -84,13 +86,13 @@ def create_api(service: VideoService) -> FastAPI:
     app.add_middleware(BodyLimit)
     app.add_middleware(MeasuredRequests, metrics=service.metrics)
     add_error_handlers(app)
-    for router in (videos, adapters, models, keys, tenants, manage, server, pages):
+    for router in (videos, files, uploads, trainings, adapters, models, keys, tenants, manage, server, pages):
         app.include_router(router)
     generated = app.openapi
 
     def openapi() -> dict[str, Any]:
         schema = generated()
-        for model in BODIES:
+        for model in (*BODIES, *TRAINING_BODIES):
             schema["components"]["schemas"].update(schemas_of(model))
         return schema
 

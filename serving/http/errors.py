@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import re
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -21,6 +22,8 @@ from serving.schemas import ErrorAnswer, error_answer
 log = logging.getLogger(__name__)
 MAX_BODY = 64 * 1024  # bytes of a request's body; one mask in it has at most 43 KiB
 BODY_TIMEOUT = 10.0  # seconds for a whole body to arrive, from the first wait for it
+# Paths whose bodies go to a file; their routes bound them.
+STREAMED = re.compile("/v1/files|/v1/uploads/[^/]+/parts")
 RETRY_AFTER = {"Retry-After": "5"}  # seconds, if nothing better is known
 HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: RETRY_AFTER}
 CODES = {
@@ -43,7 +46,8 @@ class BodyLimit:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        streamed = scope["type"] == "http" and scope["method"] == "POST" and STREAMED.fullmatch(scope["path"])
+        if scope["type"] != "http" or streamed:
             await self._app(scope, receive, send)
             return
         seen, until, whole = 0, math.inf, False

@@ -76,6 +76,7 @@ class ServiceMetrics:
         self._jobs = gauge("jobs", "Jobs in the database, by state.", "state")
         self._queue_length = gauge("queue_length", "Queued jobs.")
         self._queue_age = gauge("queue_age_seconds", "How long the oldest queued job has waited.")
+        self.trainings = gauge("trainings", "Trainings in the database, by state.", "state")
         self.streams = gauge("event_streams", "Event streams open on this ingress.")
         self._accepted = counter("jobs_accepted", "Jobs accepted by this ingress.")
         self._ended = counter("jobs_ended", "Jobs ended by this ingress, by state.", "state")

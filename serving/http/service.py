@@ -21,6 +21,7 @@ from serving.http.auth import Caller
 from serving.http.bodies import Bodies
 from serving.http.catalogue import Catalogue
 from serving.http.event_stream import Changes, Streams
+from serving.http.learning.service import TrainingService
 from serving.http.metrics import ServiceMetrics
 from serving.jobs.addresses import parse_networks
 from serving.jobs.admission import Admission, IdempotencyKey
@@ -55,6 +56,7 @@ from serving.tenants.own_concepts import OwnConcepts
 from serving.tenants.tenant_erasure import TenantErasure
 from serving.tenants.tenants import Tenants
 from serving.threads import DISK_CHECKS, RESULTS, VIDEOS
+from serving.trainings.trainer import Trainer
 
 log = logging.getLogger(__name__)
 DISK_TIMEOUT = 5.0  # seconds to wait for the check of the local disks
@@ -69,6 +71,7 @@ class VideoService:
         engine: makes the videos.
         observe: called every few seconds with the number of jobs by state.
         metrics: the metrics to use; None: new ones.
+        trainer: learns concepts; None: this server has no files and trainings.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class VideoService:
         engine: EngineClient,
         observe: Callable[[dict[str, int]], None] = lambda counts: None,
         metrics: ServiceMetrics | None = None,
+        trainer: Trainer | None = None,
     ) -> None:
         try:
             Path(config.data_dir).mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -135,6 +139,11 @@ class VideoService:
             changed=self.changes.notify,
             ended=self._ended,
         )
+        self.trainings = None
+        if trainer is not None:
+            shared = (self.info, self.bodies, self.streams, self.changes, self._webhooks.check)
+            self.trainings = TrainingService(config, trainer, self.store.database, self._results, *shared)
+            self.tenant_erasure.also.append(self.trainings.erase)
         self._backlog = Backlog(self.store, engine, self._engines) if config.autoscales else None
         self._tasks: list[asyncio.Task[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -147,6 +156,8 @@ class VideoService:
                 self._registry.refresh_names()
             parts = (self._dispatcher, self._webhooks, self._pins, self._eraser)
             self._tasks = [asyncio.create_task(part.run()) for part in parts]
+            if self.trainings is not None:
+                self._tasks.append(asyncio.create_task(self.trainings.run()))
             if self._backlog is not None:
                 self._tasks.append(asyncio.create_task(self._backlog.run()))
 
@@ -437,6 +448,9 @@ class VideoService:
         self.metrics.queue(counts, await asyncio.to_thread(self.store.oldest_queued))
         self.metrics.usage(await asyncio.to_thread(self._usage.totals))
         self.metrics.streams.set(self.streams.open)
+        if self.trainings is not None:
+            for state, number in (await asyncio.to_thread(self.trainings.store.count)).items():
+                self.metrics.trainings.labels(state).set(number)
         return self.metrics.exposition()
 
 

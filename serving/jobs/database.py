@@ -42,6 +42,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column, sessionmaker
 
 from infra.errors import Conflict, Unavailable, UserError
 from serving.jobs import tenant_tables as tenant_tables  # its tables are part of the database
+from serving.jobs import training_tables as training_tables  # opening a database needs all its tables
 from serving.jobs.base import Base as Base
 from serving.jobs.migrations import migrate
 
@@ -104,14 +105,14 @@ class Delivery(Base):
     error: Mapped[str | None] = mapped_column(String(500), default=None)  # of the last attempt
 
     @classmethod
-    def of(cls, job_id: str, state: str, tenant: str, url: str) -> Delivery:
-        """The call that reports a job's end, in the format of OpenAI's webhook events."""
+    def of(cls, job_id: str, state: str, tenant: str, url: str, what: str = "video") -> Delivery:
+        """The call that reports the end of a job (`what`), in the format of OpenAI's webhook events."""
         now = time.time()
         id = f"evt_{secrets.token_hex(16)}"
         content = {
             "id": id,
             "object": "event",
-            "type": f"video.{state}",
+            "type": f"{what}.{state}",
             "created_at": int(now),
             "data": {"id": job_id, "status": state},
         }

@@ -33,6 +33,7 @@ from serving.http.metrics import ENGINE, boundaries
 from serving.http.service import max_in_flight
 from serving.ray.engine_service import EngineService
 from serving.ray.ingress import ENGINE_NAME, Ingress
+from serving.trainings.trainer import Trainer
 
 log = logging.getLogger(__name__)
 APP_NAME = "motiondirector"
@@ -133,12 +134,14 @@ def build_app(config: ServeConfig) -> Application:
 def bind(
     config: ServeConfig,
     secrets: Callable[[ServeConfig], ServeConfig] | None = None,
+    trainer: Callable[[ServeConfig], Trainer] | None = None,
     extend: Callable[[FastAPI], None] | None = None,
 ) -> Application:
     """Build the application.
 
     Args:
         secrets: adds the rest of the configuration on the ingress's node.
+        trainer: makes there what learns concepts, if `config.train_lanes` is given.
         extend: adds routes of rooms above this one to the API, such as the studio's.
     """
     router: dict[str, Any] = {
@@ -159,4 +162,4 @@ def bind(
     # SQLite is a file on one machine: the head node, because workers come and go
     if config.database_url.startswith("sqlite"):
         place["resources"] = {HEAD: 0.001}
-    return Ingress.options(ray_actor_options=place).bind(config, engine, secrets, extend)  # type: ignore[attr-defined]
+    return Ingress.options(ray_actor_options=place).bind(config, engine, secrets, trainer, extend)  # type: ignore[attr-defined]

@@ -22,6 +22,7 @@ from serving.http.api import create_api
 from serving.http.service import VideoService
 from serving.jobs.jobs import STATES
 from serving.requests import AdapterUsed, FoundationInfo, VideoRequest
+from serving.trainings.trainer import Trainer
 
 ENGINE_NAME = "engine"
 LOST = (RayError, RayServeException, ConnectionError)
@@ -134,6 +135,7 @@ class Ingress:
 
     Args:
         secrets: adds this node's secrets to the configuration; None: it has them already.
+        trainer: makes what learns concepts; None: this server has no files and trainings.
         extend: adds routes to the API's; None: there are no others.
     """
 
@@ -142,11 +144,19 @@ class Ingress:
         config: ServeConfig,
         engine: DeploymentHandle,
         secrets: Callable[[ServeConfig], ServeConfig] | None = None,
+        trainer: Callable[[ServeConfig], Trainer] | None = None,
         extend: Callable[[FastAPI], None] | None = None,
     ) -> None:
         if secrets is not None:
             config = secrets(config)
-        self._service, self._extend = VideoService(config, HandleEngine(engine), JobMetrics()), extend
+        trains = trainer is not None and config.train_lanes is not None
+        self._service = VideoService(
+            config,
+            HandleEngine(engine),
+            JobMetrics(),
+            trainer=trainer(config) if trainer and trains else None,
+        )
+        self._extend = extend
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         app = create_api(self._service)

@@ -33,7 +33,7 @@ class TenantErasure:
     """Erases tenants from a database, a registry and a storage of videos; blocks.
 
     Args:
-        also: further steps, called with the tenant's name and id. Each may be called again, and returns
+        also: further steps; more may be added. Called with the tenant's name and id. Each may be called again, and returns
             whether nothing is left to do.
     """
 
@@ -47,7 +47,7 @@ class TenantErasure:
     ) -> None:
         self._store, self._erasures, self._registry, self._results = store, erasures, registry, results
         self._database: Database = store.database
-        self._also = also
+        self.also = list(also)
 
     def begin(self, name: str, actor: str) -> None:
         """Refuse the tenant's keys from now on, and mark it for erasure. Raises NotFound for an unknown tenant."""
@@ -84,7 +84,7 @@ class TenantErasure:
             mine = ConceptShare.concept.startswith(f"t-{id}.")
             session.execute(delete(ConceptShare).where(mine))
         self._hide_concepts(id)
-        finished = [step(name, id) for step in self._also]
+        finished = [step(name, id) for step in self.also]
         if not all(finished) or self._erasures.pending(f"t-{id}."):
             return False
         if self._registry is not None and self._registry.storage.holds(f"concepts/t-{id}."):

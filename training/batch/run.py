@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Protocol
 
-from infra.errors import Conflict, UserError
+from infra.errors import Conflict, Unavailable, UserError
 from infra.registry import Registry
 from training.batch.lane.lane import Lane
 from training.batch.manifest.plan import Plan
@@ -26,6 +27,9 @@ from training.batch.watch.validation import Validate, Validating
 from training.batch.watch.watcher import Watcher
 
 POLL_S = 5.0
+FOLLOW_S = 1.0  # seconds between looks for new concepts
+FOLLOW_BEAT_S = 5.0  # seconds between reports of a concept's progress: somebody watches
+log = logging.getLogger(__name__)
 
 
 def enter(
@@ -118,6 +122,58 @@ def train_batch(
             if validating is not None and not lane.stopping:
                 validating.finish(lambda: lane.stopping)
             return records
+
+
+def follow_batch(
+    batch: BatchState,
+    registry: Registry,
+    *,
+    over: threading.Event,
+    pack: int | None = None,
+    device: str | None = None,
+    every_s: float = FOLLOW_S,
+) -> None:
+    """Train whatever is added to the batch, until it is stopped: by `over`, SIGINT or SIGTERM.
+
+    It then checkpoints and gives back its concepts. A storage that does not answer is waited for, without end.
+
+    Raises:
+        UserError: the storage denies access or is full, or the foundation cannot be loaded here.
+    """
+    owner = f"{socket.gethostname()}-{os.getpid()}"
+    with Journal(batch.storage, owner) as journal:
+        notes = Notes(journal)
+        lane = Lane(
+            batch,
+            registry,
+            owner=owner,
+            pack=pack,
+            device=device,
+            watcher=notes,
+            workers=1,
+            every_s=FOLLOW_BEAT_S,
+        )
+        ended = threading.Event()
+        beside = threading.Thread(target=_stop_when, args=(lane, over, ended), daemon=True)
+        beside.start()
+        try:
+            with JournalHandler(notes), stopped_by_signals(lane):
+                while not lane.stopping:
+                    try:
+                        lane.run()
+                    except Unavailable as error:
+                        log.warning("%s", error.message)
+                    over.wait(every_s)
+        finally:
+            ended.set()
+
+
+def _stop_when(lane: Lane, over: threading.Event, ended: threading.Event) -> None:
+    """Stop the lane when `over` is set."""
+    while not ended.is_set():
+        if over.wait(1.0):
+            lane.stop()
+            return
 
 
 def _until_all_ended(lane: Lane, batch: BatchState, sleep: Callable[[float], None]) -> list[Record]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from datasets.clip_sets.latents import CachedClip
     from datasets.clip_sets.parts import Pace, Part
     from models.foundations.base import Foundation
+    from models.locating import FoundationFacts
     from models.sizes import Bucket, Sizes
 
 
@@ -100,7 +101,9 @@ def learned_parts(
     return bucket, all_parts(clips, bucket, pace_of(config, foundation))
 
 
-def remarks_on(parts: Sequence[Part], foundation: Foundation, config: TrainConfig) -> list[str]:
+def remarks_on(
+    parts: Sequence[Part], foundation: Foundation | FoundationFacts, config: TrainConfig
+) -> list[str]:
     """Sentences on the parts of clips, captions and sample prompts that are not learned or not read."""
     from datasets.clip_sets.parts import remarks
 

@@ -43,7 +43,7 @@ class RunIdentity:
             "foundation": foundation_source(job.foundation),
             **config.model_dump(mode="json"),
         }
-        from training.adapters import data_sha256
+        from training.described import data_sha256
 
         facts = {
             "concept": job.concept,

@@ -24,7 +24,7 @@ from models.foundations.base import Bucket
 from models.load import load_foundation
 from models.regions.coverage import coverage
 from models.regions.region import Region
-from training.adapters import data_sha256
+from training.described import data_sha256
 
 WHOLE = View(40, 80, 40, 80)
 MIDDLE = View(40, 80, 20, 20)  # shows x from 0.25 to 0.75

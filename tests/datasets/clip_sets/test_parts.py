@@ -12,7 +12,7 @@ from infra.errors import UserError
 from infra.storage import open_storage
 from models.foundations.base import Bucket
 from models.load import load_foundation
-from training.adapters import data_sha256
+from training.described import data_sha256
 
 EIGHT = Bucket(8, 64, 64)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import ray.cloudpickle
 
+from datasets.ingest import confined_child
+from motiondirector.service.trainer import open_trainer
 from serving.config import ServeConfig
 from serving.engine_client import EngineLost, Residency
 from serving.events import Admitted, Cancelled, Failed, Finished, Progressed
@@ -27,8 +29,9 @@ print(*sorted({"torch", "diffusers", "transformers"} & set(sys.modules)))
 def test_neither_the_ingress_nor_what_engines_answer_brings_torch_along(tmp_path: Path):
     ingress = build_app(ServeConfig(data_dir=str(tmp_path)))._bound_deployment.func_or_class
     answers = [Residency, FoundationInfo, EngineLost, Admitted, Progressed, Finished, Failed, Cancelled]
-    sent = ray.cloudpickle.dumps([ingress, router.AdapterRouter, *answers])  # as Serve sends the class
-    assert len(pickle.loads(sent)) == 10
+    # as Serve sends the class
+    sent = ray.cloudpickle.dumps([ingress, router.AdapterRouter, open_trainer, confined_child, *answers])
+    assert len(pickle.loads(sent)) == 12
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     ran = subprocess.run(
         [sys.executable, "-c", UNPICKLED], input=sent, capture_output=True, env=environment, timeout=300

@@ -18,8 +18,8 @@ from infra.registry import ADAPTER_FILE, open_registry
 from infra.setting import option_name
 from infra.storage import open_storage
 from motiondirector.commands import train as command
-from training.adapters import data_sha256
 from training.config import TrainConfig
+from training.described import data_sha256
 from training.runs.inputs import bucket_of, read_concept
 from training.runs.job import Job
 from training.runs.record import RESULT, RunIdentity, finished

@@ -39,9 +39,9 @@ from infra.errors import Conflict, UserError
 from infra.storage import open_storage
 from models.dtypes import DTYPES
 from models.foundations.base import Bucket
-from training.adapters import data_sha256
 from training.batch.state.exclusive import preparation_task
 from training.batch.state.work import Work
+from training.described import data_sha256
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,6 +15,7 @@ from training.recommended import resolve
 if TYPE_CHECKING:
     from datasets.clip_sets.clips import ClipFacts
     from models.foundations.base import Foundation
+    from models.locating import FoundationFacts
 
 Found = TypeVar("Found")
 
@@ -118,7 +119,7 @@ def clips_of(entry: Entry, sources: Sources) -> list[ClipFacts]:
 
 def settle(
     entry: Entry,
-    foundation: Foundation,
+    foundation: Foundation | FoundationFacts,
     clips: Sequence[ClipFacts],
     workers: int | None,
     remarks: dict[str, list[str]],
@@ -127,11 +128,11 @@ def settle(
 
     Raises UserError if its settings do not suit them, or no lane can train it.
     """
-    from training.adapters import data_sha256
+    from training.described import data_sha256
     from training.runs.inputs import foundation_source, learned_parts, pace_of, remarks_on
 
     config = resolve(entry.settings, foundation.recommended, len(clips))
-    bucket, parts = learned_parts(config, foundation, clips)
+    bucket, parts = learned_parts(config, foundation.sizes, clips)
     if len(parts) > len(clips):  # each window of a long clip counts as a clip
         config = resolve(entry.settings, foundation.recommended, len(parts))
     work = Work(
@@ -146,7 +147,7 @@ def settle(
             update={"frames": bucket.frames, "height": bucket.height, "width": bucket.width}
         ),
         priority=entry.priority,
-        fps=pace_of(config, foundation).fps,
+        fps=pace_of(config, foundation.sizes).fps,
     )
     work.check_lane(workers)
     if said := remarks_on(parts, foundation, config):

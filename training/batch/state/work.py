@@ -32,7 +32,7 @@ class Work:
     name: ConceptName  # published under this name; unique in a batch
     concept: ConceptName
     data: str  # absolute URI of the clip set
-    data_sha256: Sha256  # over its clips and captions (training.adapters.data_sha256)
+    data_sha256: Sha256  # over its clips and captions (training.described.data_sha256)
     clips: int  # number of training clips; each window of a long clip counts
     foundation: str | None  # path (absolute) or id; None: the embedded one
     fingerprint: str  # of the foundation

@@ -1,0 +1,1 @@
+"""Uploaded files: rows in the job database, bytes in the results storage."""

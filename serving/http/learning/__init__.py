@@ -1,0 +1,1 @@
+"""Files, uploads and trainings over HTTP."""

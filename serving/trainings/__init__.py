@@ -1,0 +1,1 @@
+"""Trainings that tenants ask for: accepted, validated, handed to a trainer, followed to their end. Knows no trainer."""
