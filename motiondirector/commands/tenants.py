@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,6 +15,10 @@ from motiondirector.commands.concepts import DEFAULT_REGISTRY, AsJson, RegistryU
 from motiondirector.commands.keys import DATA_DIR, DatabaseFile, DatabaseUrl, DataDir, at, opened
 from motiondirector.exits import NOT_DONE
 from motiondirector.output import print_json
+
+if TYPE_CHECKING:
+    from infra.storage import Storage
+    from serving.jobs.database import Database
 
 Name = Annotated[str, typer.Argument(metavar="TENANT", help="Its name in the keys.")]
 Limit = Annotated[str | None, typer.Option(metavar="N|none", help="none: no limit. Absent: as it is.")]
@@ -200,9 +205,10 @@ def erase(
     database: DatabaseUrl = None,
     database_file: DatabaseFile = None,
 ) -> None:
-    """Erase everything of a tenant: keys, videos, jobs, concepts, usage, and copies in caches. It cannot be undone.
+    """Erase everything of a tenant: keys, videos, files, trainings, concepts, usage, copies in caches. It cannot be undone.
 
-    Its keys are refused at once. Running servers erase the rest; without one, this command does. Remove its keys
+    Its keys are refused at once. Running servers erase the rest; without one, this command does, but for trainings that
+    a server must stop first. Remove its keys
     from a key file first. Exits with 1 if something is left after --wait, which the servers go on with.
 
     Example: motiondirector tenants erase alice --registry s3://bucket/registry
@@ -223,14 +229,15 @@ def erase(
         store, found = JobStore(jobs), open_registry(registry)
         erasures, tenants = Erasures(jobs, found), Tenants(jobs)
         videos = open_storage(results or str(Path(data_dir).absolute()))
-        everything = TenantErasure(store, erasures, found, videos)
+        learned = files_and_trainings(jobs, videos, registry)
+        everything = TenantErasure(store, erasures, found, videos, also=[learned])
         everything.begin(tenant, COMMAND_LINE)
         row = tenants.find(tenant)
         assert row is not None
         end = time.monotonic() + wait
         while tenants.find(tenant) is not None:
-            everything.proceed(tenant, row.id)
-            if not is_served(jobs):
+            if not is_served(jobs):  # otherwise the server does all of it, with its engines
+                everything.proceed(tenant, row.id)
                 due = erasures.due(grace=0.0)
                 erasures.erase(due)
                 for sha256 in {sha256 for one in due for sha256 in one.hashes}:
@@ -245,6 +252,28 @@ def erase(
                     raise typer.Exit(NOT_DONE)
                 time.sleep(0.5)
     typer.echo(f"{tenant} is erased")
+
+
+def files_and_trainings(jobs: Database, storage: Storage, registry: str) -> Callable[[str, str], bool]:
+    """The step of an erasure that removes a tenant's files and trainings."""
+    from motiondirector.service.trainer import BatchTrainer
+    from serving.config import ServeConfig
+    from serving.files.store import FileLimits, FileStore
+    from serving.trainings.store import TrainingStore
+
+    config = ServeConfig()
+    limits = FileLimits(config.max_file_bytes, config.files_bytes, config.files_count)
+    files, trainings = FileStore(jobs, storage, limits), TrainingStore(jobs, config.max_trainings)
+    trainer = BatchTrainer(registry, None, most_steps=1)  # erases, and trains nothing
+
+    def erase(tenant: str, id: str) -> bool:
+        files.erase(tenant)
+        if not trainings.erase(tenant):
+            return False  # a server must stop them first
+        trainer.forget(f"t-{id}.")
+        return True
+
+    return erase
 
 
 def is_served(jobs: Any) -> bool:

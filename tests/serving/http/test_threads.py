@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -45,6 +46,7 @@ class Hang:
 
     resolve = numbers = versions = __call__  # a registry's, and its model list's
     storage = None
+    listed_a_moment_ago = contextlib.nullcontext
 
     @property
     def model_list(self) -> Hang:
