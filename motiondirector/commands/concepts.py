@@ -209,18 +209,14 @@ def publish(
 
 @concepts.command("import")
 def import_command(
+    concept: Annotated[str, typer.Option("--concept", help="The concept's name: a-z, 0-9, '.', '_', '-'.")],
+    foundation: Annotated[str, typer.Option(help="Model that it was made for: a folder or hub id.")],
     files: Annotated[
         list[Path] | None,
         typer.Argument(
             metavar="FILE...",
             help="LoRA of another tool (.safetensors). Of Wan 2.2 two, told apart by high and low in their names.",
         ),
-    ] = None,
-    concept: Annotated[
-        str, typer.Option("--concept", help="The concept's name: a-z, 0-9, '.', '_', '-'.")
-    ] = "",
-    foundation: Annotated[
-        str | None, typer.Option(help="Model that it was made for: a folder or hub id.")
     ] = None,
     high_noise: Annotated[
         Path | None, typer.Option(help="Wan 2.2: the high-noise expert's file, if its name does not say so.")
