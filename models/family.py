@@ -39,9 +39,7 @@ class FamilySpec(ABC):
     unused: ClassVar[tuple[str, ...]] = ()  # components of the pipeline that are never loaded
     vae_dtype: ClassVar[str | None] = None  # if the VAE needs another precision than the rest
     defaults: ClassVar[dict[str, Sourced]]  # `Defaults` of each kind of checkpoint
-    training: ClassVar[
-        dict[str, Sourced]
-    ] = {}  # settings of a training that suit it better than the defaults
+    training: ClassVar[dict[str, Sourced]] = {}  # settings that suit its trainings better than the defaults
     limits: ClassVar[tuple[str, ...]] = ()  # what does not work, each in a few words
 
     @property

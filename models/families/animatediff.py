@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -93,6 +94,21 @@ class AnimateDiffSpec(FamilySpec):
                 f"with {COMBINE}, which writes the DDIM of AnimateDiff's authors.",
                 code="unsupported_foundation",
             )
+
+    def original_names(self, layer: str) -> tuple[tuple[str, int], ...]:
+        """The layer in a motion LoRA: of AnimateDiff's authors, and as diffusers' script converts it."""
+        found = re.fullmatch(r"(.+\.)transformer_blocks\.(\d+)\.attn([12])\.(to_[qkv]|to_out\.0)", layer)
+        if found is None or "motion_modules" not in layer:
+            return ((layer, 0),)
+        module, block, number, projection = found.groups()
+        own = f"processor.{projection.removesuffix('.0')}_lora"
+        return (
+            (
+                f"{module}temporal_transformer.transformer_blocks.{block}.attention_blocks.{int(number) - 1}.{own}",
+                0,
+            ),
+            (f"{module}transformer_blocks.{block}.attn{number}.{own}", 0),
+        )
 
     def text_limit(self, folder: Path, name: str) -> TextLimit:
         return clip_limit(folder, name)

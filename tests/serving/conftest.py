@@ -20,7 +20,8 @@ from models.load import load_foundation
 from serving.adapters import model_list
 from serving.jobs.jobs import JobStore
 
-FAMILIES = ("tiny-random:unet3d", "tiny-random:wan")
+# Two families, and one whose scheduler draws noise and whose layers take the prompt's tokens with the video's.
+FAMILIES = ("tiny-random:unet3d", "tiny-random:wan", "tiny-random:cogvideox-1.5")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,6 +7,7 @@ import diffusers
 import numpy as np
 import torch
 from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file
 
 from models.adapters.file import WEIGHTS_FILE, Adapter
 from models.denoise import denoise_step, finish, start
@@ -63,35 +64,47 @@ class Stock:
         self.pipeline.set_progress_bar_config(disable=True)
 
     @property
-    def denoiser(self):
-        return getattr(self.pipeline, self.foundation.denoiser_name)
-
-    @property
     def has_loader(self):
         # `TextToVideoSDPipeline` has the method, but its denoiser does not have what the method calls.
-        return hasattr(self.pipeline, "load_lora_weights") and hasattr(self.denoiser, "load_lora_adapter")
+        one = getattr(self.pipeline, self.foundation.denoiser_name)
+        return hasattr(self.pipeline, "load_lora_weights") and hasattr(one, "load_lora_adapter")
 
     def load(self, folder):
         """Load an adapter as a user would: with the pipeline's loader, or PEFT if it has none."""
-        if self.has_loader:
+        if not self.has_loader:
+            name = self.foundation.denoiser_name
+            setattr(self.pipeline, name, PeftModel.from_pretrained(getattr(self.pipeline, name), str(folder)))
+        elif len(self.foundation.denoisers) == 1:
             self.pipeline.load_lora_weights(str(folder), weight_name=WEIGHTS_FILE)
-        else:
-            adapted = PeftModel.from_pretrained(self.denoiser, str(folder))
-            setattr(self.pipeline, self.foundation.denoiser_name, adapted)
+        else:  # a file for each, as users have them
+            prefix, keys = self.foundation.adapter_key_prefix, load_file(folder / WEIGHTS_FILE)
+            for part, (component, _) in self.foundation.denoisers.items():
+                own = f"{prefix}{part}"
+                found = {
+                    prefix + key.removeprefix(own): one for key, one in keys.items() if key.startswith(own)
+                }
+                second = component != self.foundation.denoiser_name
+                self.pipeline.load_lora_weights(found, **{f"load_into_{component}": True} if second else {})
         return self
 
     def save(self, folder):
         """Save the loaded adapter with the tool that loaded it; return what a user would give us."""
+        component = self.foundation.denoiser_name
+        denoiser = getattr(self.pipeline, component)
         if not self.has_loader:
-            self.denoiser.save_pretrained(folder)
+            denoiser.save_pretrained(folder)
             return folder
-        layers = {
-            f"{self.foundation.denoiser_name}_lora_layers": get_peft_model_state_dict(
-                self.denoiser, adapter_name="default_0"
-            )
-        }
-        type(self.pipeline).save_lora_weights(folder, **layers)
+        layers = get_peft_model_state_dict(denoiser, adapter_name="default_0")
+        type(self.pipeline).save_lora_weights(folder, **{f"{component}_lora_layers": layers})
         return folder / "pytorch_lora_weights.safetensors"
+
+    def merged(self, folder):
+        """With the denoisers of a folder that `export_merged` wrote."""
+        several = len(self.foundation.denoisers) > 1
+        for component, _ in self.foundation.denoisers.values():
+            kind = type(getattr(self.pipeline, component))
+            setattr(self.pipeline, component, kind.from_pretrained(folder / component if several else folder))
+        return self
 
     def __call__(self, request):
         """What `ours` gives for one request."""

@@ -63,9 +63,9 @@ def test_a_single_frame_runs_no_layer_that_is_only_temporal(foundation):
         for name in names
     ]
     with torch.no_grad():
-        foundation.predict(*inputs(foundation, batch=1, frames=1))
+        foundation.predict(*inputs(foundation, frames=1))
         assert ran == set(foundation.targets["spatial"])
-        foundation.predict(*inputs(foundation, batch=1))
+        foundation.predict(*inputs(foundation))
     for hook in hooks:
         hook.remove()
     assert ran == only | set(foundation.targets["spatial"])
@@ -119,7 +119,7 @@ def training_gradients(foundation, *, checkpointing):
 def test_gradients_are_the_same_with_gradient_checkpointing(foundation):
     plain = training_gradients(foundation, checkpointing=False)
     recomputed = training_gradients(foundation, checkpointing=True)
-    assert all(gradient is not None for gradient in plain)
     for one, other in zip(plain, recomputed, strict=True):
-        assert torch.allclose(one, other, atol=1e-7, rtol=1e-5)
-    assert sum(gradient.abs().sum() for gradient in plain) > 0
+        assert (one is None) == (other is None)
+        assert one is None or torch.allclose(one, other, atol=1e-7, rtol=1e-5)
+    assert sum(gradient.abs().sum() for gradient in plain if gradient is not None) > 0

@@ -9,7 +9,10 @@ CHANGES = 16
 
 
 def taken(foundation, names, latents):
-    """What each of these layers takes, by name, in the order in which they run: [samples, tokens, width]."""
+    """What each of these layers takes, by name, in the order in which they run: [samples, tokens, width].
+
+    With much noise and with little: of several denoisers, one runs for each.
+    """
     seen, hooks = {}, []
     for name in names:
 
@@ -17,9 +20,11 @@ def taken(foundation, names, latents):
             seen[name] = args[0].reshape(len(latents), -1, args[0].shape[-1]).clone()
 
         hooks.append(foundation.denoiser.get_submodule(name).register_forward_pre_hook(keep))
-    t = foundation.noise.timesteps(torch.full((len(latents),), 0.5))
+    text = foundation.encode_text(["a cat"] * len(latents))
     with torch.no_grad():
-        foundation.predict(latents, t, foundation.encode_text(["a cat"] * len(latents)))
+        for level in (0.99, 0.01):
+            t = foundation.noise.timesteps(torch.full((len(latents),), level))
+            foundation.predict(latents, t, text)
     for hook in hooks:
         hook.remove()
     return seen
@@ -37,7 +42,8 @@ def test_every_target_layer_takes_the_tokens_that_its_layout_says(foundation):
     assert found.keys() == names
     for name, tokens in found.items():
         layout = foundation.token_layout(name, bucket)
-        assert tokens.shape[1] == layout.text + layout.cells_RT3.shape[:2].numel(), name
+        expected = layout.text + layout.cells_RT3.shape[:2].numel() + layout.text_after
+        assert tokens.shape[1] == expected, name
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -49,15 +55,15 @@ def test_a_changed_latent_moves_the_token_that_stands_for_it_most(foundation, pa
     layout, places = foundation.token_layout(first, bucket), foundation.latent_layout(bucket)
     _, frames, height, width = foundation.latent_shape(bucket)
     before = taken(foundation, [first], latents)[first]
-    for at in ((0, 1, 1), (frames - 1, height - 2, 1), (frames // 2, 1, width - 2)):
+    video = layout.cells_RT3.shape[:2].numel()
+    for at in ((0, height - 2, 1), (frames - 1, 0, 1), (frames // 2, 1, width - 2)):
         changed = latents.clone()
         changed[:, :, *at] += change_BC
         moved = (taken(foundation, [first], changed)[first] - before).abs().sum((0, 2))
-        assert not moved[: layout.text].any(), (
-            "before attention, the prompt's tokens know nothing of the video"
-        )
-        tokens = layout.cells_RT3.shape[1]
-        cell = layout.region(*divmod(int(moved[layout.text :].argmax()), tokens))
+        prompt = torch.cat([moved[: layout.text], moved[layout.text + video :]])
+        assert not prompt.any(), "before attention, the prompt's tokens know nothing of the video"
+        most = int(moved[layout.text : layout.text + video].argmax())
+        cell = layout.region(*divmod(most, layout.cells_RT3.shape[1]))
         latent = (places.frames[at[0]], places.rows[at[1]], places.columns[at[2]])
         for inner, outer in zip(latent, cell, strict=True):
             assert set(inner) <= set(outer), (first, at, cell)

@@ -60,7 +60,7 @@ def test_frames_are_the_same_alone_and_among_any_neighbours(foundation, kept, mo
     bench = Bench(foundation, max_batch=4)
     draw = random.Random(0)
     bucket = foundation.defaults.bucket
-    other_frames = 9 if bucket.frames == 5 else 5
+    other_frames = bucket.frames + (foundation.sizes.frame_step or foundation.sizes.temporal_scale)
     requests = {}
     for seed in range(12):
         adapters = [
