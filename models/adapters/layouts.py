@@ -9,6 +9,7 @@ either names a layer or is reported.
 | ComfyUI, ai-toolkit, diffusion-pipe | `diffusion_model.<original>.lora_A.weight` | the same; diffusion-pipe has alpha = rank |
 | musubi-tuner, kohya; Wan-Fun | `lora_unet_<original, with _>.lora_down.weight`, `lora_unet__` | alpha / rank |
 | DiffSynth | `<original>.lora_A.default.weight` | 1: the caller's own scale |
+| AnimateDiff's motion LoRAs | `<original>.down.weight`, also as diffusers' script converts them | 1 |
 
 <original> is a layer's name in the authors' code (`FamilySpec.original_names`), which may hold several of diffusers'
 layers in one matrix; A is then shared and B is cut by rows.
@@ -47,6 +48,8 @@ HALVES = {
     "lora_B.default.weight": "B",
     "lora_down.weight": "A",
     "lora_up.weight": "B",
+    "down.weight": "A",
+    "up.weight": "B",
     "alpha": "alpha",
 }
 KEY = re.compile(rf"(.+?)\.({'|'.join(map(re.escape, HALVES))})")

@@ -31,6 +31,7 @@ class FoundationFacts:
     layers: dict[LoraPath, tuple[str, ...]]  # their names, each number as *
     adapter_parameters: dict[LoraPath, int]  # at rank 1
     loaded_by: str  # how the stock pipeline reads an adapter
+    takes_image: bool  # its videos begin with a given image
 
     @property
     def same_layers(self) -> bool:
@@ -61,6 +62,7 @@ def facts_of(foundation: Foundation) -> FoundationFacts:
         loaded_by="load_lora_weights"
         if hasattr(denoiser, "load_lora_adapter")
         else "PeftModel.from_pretrained",
+        takes_image=foundation.takes_image,
     )
 
 

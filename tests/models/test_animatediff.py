@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AnimateDiffPipeline, MotionAdapter, StableDiffusionPipeline
+from safetensors.torch import save_file
+from stock import our_latents, random_adapter, stock_latents, with_adapter
 from transformers import CLIPTextModel
 
 from infra.errors import UserError
+from models.adapters.importing import import_files
 from models.denoise import sample
 from models.foundations.combine import animatediff_ddim, combine
 from models.generation import GenerationParams
@@ -80,6 +83,47 @@ def test_a_combined_folder_makes_what_the_stock_pipeline_makes_of_the_two_parts(
     index = json.loads((folder / "model_index.json").read_text())
     assert index["motion_adapter"] == [None, None], "its weights are in the UNet, once"
     assert index["scheduler"][1] == "DDIMScheduler"
+
+
+def motion_lora(adapter, change):
+    """An adapter's attention layers as a file of AnimateDiff's: `change` renames a layer."""
+    keys = {}
+    for name, (a, b) in adapter.tensors.items():
+        if ".attn" in name:
+            keys[f"{change(name)}.down.weight"], keys[f"{change(name)}.up.weight"] = a, b
+    return keys
+
+
+def converted(name):
+    """As diffusers' script writes them, and as guoyww/animatediff-motion-lora-zoom-in has them."""
+    module, projection = name.removesuffix(".0").rsplit(".", 1)
+    return f"unet.{module}.processor.{projection}_lora"
+
+
+def original(name):
+    """As AnimateDiff's authors write them."""
+    name = (
+        converted(name)
+        .removeprefix("unet.")
+        .replace(".transformer_blocks", ".temporal_transformer.transformer_blocks")
+    )
+    return name.replace("attn1", "attention_blocks.0").replace("attn2", "attention_blocks.1")
+
+
+def test_a_motion_lora_makes_what_it_makes_in_the_stock_pipeline(tmp_path):
+    foundation = load_foundation("tiny-random:animatediff", device="cpu", dtype=torch.float32)
+    adapter = random_adapter(foundation)
+    found = []
+    for name, change in (("converted", converted), ("original", original)):
+        save_file(motion_lora(adapter, change), tmp_path / f"{name}.safetensors")
+        found.append(import_files([tmp_path / f"{name}.safetensors"], foundation).adapters["temporal"])
+    assert all(torch.equal(found[0].tensors[name][1], b) for name, (_, b) in found[1].tensors.items())
+    stock = AnimateDiffPipeline.from_pretrained(foundation.folder)
+    stock.load_lora_weights(str(tmp_path), weight_name="converted.safetensors")
+    request = with_adapter(foundation, found[0], prompt="a cat", seed=7)
+    torch.testing.assert_close(
+        our_latents(foundation, [request])[0], stock_latents(stock, foundation, request), atol=1e-4, rtol=0
+    )
 
 
 def test_parts_that_do_not_fit_are_refused_and_nothing_is_left(parts, tmp_path):
