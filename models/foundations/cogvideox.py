@@ -88,6 +88,8 @@ class CogVideoXFoundation(Foundation):
         self.targets = lora_targets(self.denoiser)
         # Not diffusers' DDPMScheduler: it does not know `snr_shift_scale` and would noise less than the model expects.
         self.noise = DDPMNoise(CogVideoXDDIMScheduler.from_config(pipeline.scheduler.config))
+        # Rotary embeddings are looked up by size, in Python.
+        self.compiles = not self.denoiser.config.use_rotary_positional_embeddings
         self._rotary: dict[tuple[torch.device, torch.Size], tuple[Tensor, Tensor]] = {}
 
     @property
