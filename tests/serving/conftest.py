@@ -9,7 +9,7 @@ import pytest
 import torch
 from postgres import postgres
 from serving_helpers import Publish, random_adapter, random_noise
-from sqlalchemy import MetaData, create_engine
+from sqlalchemy import create_engine, text
 
 from infra.registry import Registry, Version, open_registry
 from models.adapters.file import save_adapter
@@ -87,10 +87,9 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     url = request.getfixturevalue("postgres_url")
     yield url
     sql = create_engine(url)
-    with sql.begin() as connection:
-        tables = MetaData()
-        tables.reflect(connection)
-        tables.drop_all(connection)
+    with sql.begin() as connection:  # with its functions, which a dump would create again
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
     sql.dispose()
 
 

@@ -38,30 +38,15 @@ CREATE TABLE deliveries (
 	error VARCHAR(500), 
 	PRIMARY KEY (id)
 );
-INSERT INTO "deliveries" VALUES('evt_4287e31edc57f0ea4de8ec8454def458','bob','https://example.com/hook','{"id": "evt_4287e31edc57f0ea4de8ec8454def458", "object": "event", "type": "video.completed", "created_at": 1796132872, "data": {"id": "video_09a85d92ad1e4ad438430cd2d4cf492f", "status": "completed"}}',0,1.79613287257228517531e+09,1.79613287257228517531e+09,NULL,NULL);
-INSERT INTO "deliveries" VALUES('evt_8eeb0fe9773f313c240581a09ff5f74b','bob','https://example.com/hook','{"id": "evt_8eeb0fe9773f313c240581a09ff5f74b", "object": "event", "type": "video.failed", "created_at": 1796132872, "data": {"id": "video_7727eb903d752e795153f9d6d0b888da", "status": "failed"}}',0,1.7961328726250877381e+09,1.7961328726250877381e+09,NULL,NULL);
-INSERT INTO "deliveries" VALUES('evt_8be54fb23ddfa65c5e7bfb2552ebd8da','bob','https://example.com/hook','{"id": "evt_8be54fb23ddfa65c5e7bfb2552ebd8da", "object": "event", "type": "video.cancelled", "created_at": 1796132872, "data": {"id": "video_7800d1260634c1f186a4adcba4c3e7d5", "status": "cancelled"}}',0,1.79613287264140152931e+09,1.79613287264140152931e+09,NULL,NULL);
+INSERT INTO "deliveries" VALUES('evt_1664ae68b0d626fa63a0e8b004a74052','bob','https://example.com/hook','{"id": "evt_1664ae68b0d626fa63a0e8b004a74052", "object": "event", "type": "video.completed", "created_at": 1796132938, "data": {"id": "video_3dfd5f7c2ba77a8367fc43f3b9d1e046", "status": "completed"}}',0,1.79613293843421459195e+09,1.79613293843421459195e+09,NULL,NULL);
+INSERT INTO "deliveries" VALUES('evt_31fbf7e41a18a4af60b53cf0bc158007','bob','https://example.com/hook','{"id": "evt_31fbf7e41a18a4af60b53cf0bc158007", "object": "event", "type": "video.failed", "created_at": 1796132938, "data": {"id": "video_f56bb99ebe37be4199e18c94d4224b88", "status": "failed"}}',0,1.79613293848935651783e+09,1.79613293848935651783e+09,NULL,NULL);
+INSERT INTO "deliveries" VALUES('evt_3f6940390a87e10a0d7f43be6dc18595','bob','https://example.com/hook','{"id": "evt_3f6940390a87e10a0d7f43be6dc18595", "object": "event", "type": "video.cancelled", "created_at": 1796132938, "data": {"id": "video_95df201e6bea588f030997f455ccc9ca", "status": "cancelled"}}',0,1.79613293850951910015e+09,1.79613293850951910015e+09,NULL,NULL);
 CREATE TABLE erasures (
 	concept VARCHAR(64) NOT NULL, 
 	version INTEGER NOT NULL, 
 	hashes JSON NOT NULL, 
 	asked_at FLOAT NOT NULL, 
 	PRIMARY KEY (concept, version)
-);
-CREATE TABLE files (
-	number INTEGER NOT NULL, 
-	id VARCHAR(64) NOT NULL, 
-	tenant VARCHAR(64) NOT NULL, 
-	state VARCHAR(16) NOT NULL, 
-	filename VARCHAR(255) NOT NULL, 
-	purpose VARCHAR(32) NOT NULL, 
-	size BIGINT NOT NULL, 
-	sha256 VARCHAR(64), 
-	created_at FLOAT NOT NULL, 
-	expires_at FLOAT, 
-	lifetime FLOAT, 
-	PRIMARY KEY (number), 
-	UNIQUE (id)
 );
 CREATE TABLE flows (
 	tenant VARCHAR(64) NOT NULL, 
@@ -100,21 +85,21 @@ CREATE TABLE jobs (
 	UNIQUE (tenant, idempotency_key), 
 	UNIQUE (id)
 );
-INSERT INTO "jobs" VALUES(1,'video_36d372a865132e38cc5c56a97ad58006','alice','completed','tiny:orbit@1','{"prompt": "a bear, completed", "negative_prompt": "", "frames": 4, "height": 32, "width": 32, "fps": 8, "seed": 1, "steps": 2, "guidance_scale": 1.0, "scheduler": null, "adapters": [{"concept": "orbit", "version": 1, "path": "temporal", "scale": 0.5, "sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}], "tenant": "alice", "priority": 0, "deadline": null}',1.0,100,0,NULL,NULL,1.79613287250446057316e+09,1.79613287252829718584e+09,1.79613287253620791433e+09,4000000000.0,'{"queue": 0.5, "denoise": 2.0}',1,NULL,NULL,'video_36d372a865132e38cc5c56a97ad58006.mp4','cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc',3,NULL,NULL,NULL,NULL);
-INSERT INTO "jobs" VALUES(2,'video_09a85d92ad1e4ad438430cd2d4cf492f','bob','completed','tiny:orbit@1','{"prompt": "a bear, completed", "negative_prompt": "", "frames": 4, "height": 32, "width": 32, "fps": 8, "seed": 1, "steps": 2, "guidance_scale": 1.0, "scheduler": null, "adapters": [{"concept": "orbit", "version": 1, "path": "temporal", "scale": 0.5, "sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}], "tenant": "bob", "priority": 0, "deadline": null, "foundation": "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"}',1.0,100,0,NULL,NULL,1.79613287254439783096e+09,1.79613287256034779553e+09,1.79613287257086586953e+09,4000000000.0,'{"queue": 0.5, "denoise": 2.0}',1,NULL,NULL,'video_09a85d92ad1e4ad438430cd2d4cf492f.mp4','cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc',3,'key-completed','bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb','https://example.com/hook','ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff');
-INSERT INTO "jobs" VALUES(3,'video_fb1594b3f1538d17b48c33df7cf402a2','alice','failed','tiny:orbit@1','{"prompt": "a bear, failed", "negative_prompt": "", "frames": 4, "height": 32, "width": 32, "fps": 8, "seed": 1, "steps": 2, "guidance_scale": 1.0, "scheduler": null, "adapters": [{"concept": "orbit", "version": 1, "path": "temporal", "scale": 0.5, "sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}], "tenant": "alice", "priority": 0, "deadline": null}',1.0,50,0,NULL,NULL,1.79613287257627534864e+09,1.7961328725883457661e+09,1.79613287259622216225e+09,NULL,'{"queue": 0.5}',NULL,'out_of_memory','it does not fit',NULL,NULL,NULL,NULL,NULL,NULL,NULL);
-INSERT INTO "jobs" VALUES(4,'video_7727eb903d752e795153f9d6d0b888da','bob','failed','tiny:orbit@1','{"prompt": "a bear, failed", "negative_prompt": "", "frames": 4, "height": 32, "width": 32, "fps": 8, "seed": 1, "steps": 2, "guidance_scale": 1.0, "scheduler": null, "adapters": [{"concept": "orbit", "version": 1, "path": "temporal", "scale": 0.5, "sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}], "tenant": "bob", "priority": 0, "deadline": null, "foundation": "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"}',1.0,50,0,NULL,NULL,1.79613287260017704966e+09,1.79613287261634588243e+09,1.79613287262416625026e+09,NULL,'{"queue": 0.5}',NULL,'out_of_memory','it does not fit',NULL,NULL,NULL,'key-failed','bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb','https://example.com/hook','ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff');
-INSERT INTO "jobs" VALUES(5,'video_12f4a9464ee069350fb3347478633321','alice','cancelled','tiny:orbit@1','{"prompt": "a bear, cancelled", "negative_prompt": "", "frames": 4, "height": 32, "width": 32, "fps": 8, "seed": 1, "steps": 2, "guidance_scale": 1.0, "scheduler": null, "adapters": [{"concept": "orbit", "version": 1, "path": "temporal", "scale": 0.5, "sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}], "tenant": "alice", "priority": 0, "deadline": null}',1.0,0,0,NULL,NULL,1.79613287262816929816e+09,NULL,1.79613287263221120832e+09,NULL,'{}',NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
-INSERT INTO "jobs" VALUES(6,'video_7800d1260634c1f186a4adcba4c3e7d5','bob','cancelled','tiny:orbit@1','{"prompt": "a bear, cancelled", "negative_prompt": "", "frames": 4, "height": 32, "width": 32, "fps": 8, "seed": 1, "steps": 2, "guidance_scale": 1.0, "scheduler": null, "adapters": [{"concept": "orbit", "version": 1, "path": "temporal", "scale": 0.5, "sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}], "tenant": "bob", "priority": 0, "deadline": null, "foundation": "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"}',1.0,0,0,NULL,NULL,1.79613287263630580902e+09,NULL,1796132872.64025,NULL,'{}',NULL,NULL,NULL,NULL,NULL,NULL,'key-cancelled','bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb','https://example.com/hook','ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff');
-INSERT INTO "jobs" VALUES(7,'video_59c181b821f79eff7239093ad927414c','alice','in_progress','tiny:orbit@1','{"prompt": "a bear, in_progress", "negative_prompt": "", "frames": 4, "height": 32, "width": 32, "fps": 8, "seed": 1, "steps": 2, "guidance_scale": 1.0, "scheduler": null, "adapters": [{"concept": "orbit", "version": 1, "path": "temporal", "scale": 0.5, "sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}], "tenant": "alice", "priority": 0, "deadline": null}',1.0,50,0,'host-1',1.79613647265381932253e+09,1.79613287264424157144e+09,1.79613287266032361976e+09,NULL,NULL,'{"queue": 0.5}',NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
-INSERT INTO "jobs" VALUES(8,'video_cb49f022bfa43e9db2187d3ab2e6bc48','bob','in_progress','tiny:orbit@1','{"prompt": "a bear, in_progress", "negative_prompt": "", "frames": 4, "height": 32, "width": 32, "fps": 8, "seed": 1, "steps": 2, "guidance_scale": 1.0, "scheduler": null, "adapters": [{"concept": "orbit", "version": 1, "path": "temporal", "scale": 0.5, "sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}], "tenant": "bob", "priority": 0, "deadline": null, "foundation": "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"}',1.0,50,0,'host-1',1.79613647267759418482e+09,1.79613287267115640639e+09,1.79613287268427848815e+09,NULL,NULL,'{"queue": 0.5}',NULL,NULL,NULL,NULL,NULL,NULL,'key-in_progress','bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb','https://example.com/hook','ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff');
-INSERT INTO "jobs" VALUES(9,'video_1f99deb3f58acdd86c751344bf418540','alice','queued','tiny:orbit@1','{"prompt": "a bear, queued", "negative_prompt": "", "frames": 4, "height": 32, "width": 32, "fps": 8, "seed": 1, "steps": 2, "guidance_scale": 1.0, "scheduler": null, "adapters": [{"concept": "orbit", "version": 1, "path": "temporal", "scale": 0.5, "sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}], "tenant": "alice", "priority": 0, "deadline": null}',1.0,0,0,NULL,NULL,1.79613287269216537469e+09,NULL,NULL,NULL,'{}',NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
-INSERT INTO "jobs" VALUES(10,'video_18f90eb85995721a513d0719cf8a248c','bob','queued','tiny:orbit@1','{"prompt": "a bear, queued", "negative_prompt": "", "frames": 4, "height": 32, "width": 32, "fps": 8, "seed": 1, "steps": 2, "guidance_scale": 1.0, "scheduler": null, "adapters": [{"concept": "orbit", "version": 1, "path": "temporal", "scale": 0.5, "sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}], "tenant": "bob", "priority": 0, "deadline": null, "foundation": "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"}',1.0,0,0,NULL,NULL,1.79613287269630646702e+09,NULL,NULL,NULL,'{}',NULL,NULL,NULL,NULL,NULL,NULL,'key-queued','bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb','https://example.com/hook','ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff');
+INSERT INTO "jobs" VALUES(1,'video_a9272261e2174a3653009e1b2c9019a7','alice','completed','tiny:orbit@1','{"prompt": "a bear, completed", "negative_prompt": "", "frames": 4, "height": 32, "width": 32, "fps": 8, "seed": 1, "steps": 2, "guidance_scale": 1.0, "scheduler": null, "adapters": [{"concept": "orbit", "version": 1, "path": "temporal", "scale": 0.5, "sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}], "tenant": "alice", "priority": 0, "deadline": null}',1.0,100,0,NULL,NULL,1.7961329383004689216e+09,1.79613293832839798934e+09,1.79613293834024190902e+09,4000000000.0,'{"queue": 0.5, "denoise": 2.0}',1,NULL,NULL,'video_a9272261e2174a3653009e1b2c9019a7.mp4','cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc',3,NULL,NULL,NULL,NULL);
+INSERT INTO "jobs" VALUES(2,'video_3dfd5f7c2ba77a8367fc43f3b9d1e046','bob','completed','tiny:orbit@1','{"prompt": "a bear, completed", "negative_prompt": "", "frames": 4, "height": 32, "width": 32, "fps": 8, "seed": 1, "steps": 2, "guidance_scale": 1.0, "scheduler": null, "adapters": [{"concept": "orbit", "version": 1, "path": "temporal", "scale": 0.5, "sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}], "tenant": "bob", "priority": 0, "deadline": null, "foundation": "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"}',1.0,100,0,NULL,NULL,1.7961329384124655724e+09,1.79613293842446136478e+09,1.79613293843230295183e+09,4000000000.0,'{"queue": 0.5, "denoise": 2.0}',1,NULL,NULL,'video_3dfd5f7c2ba77a8367fc43f3b9d1e046.mp4','cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc',3,'key-completed','bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb','https://example.com/hook','ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff');
+INSERT INTO "jobs" VALUES(3,'video_6b03eb0c571c922c9ae9131d82999152','alice','failed','tiny:orbit@1','{"prompt": "a bear, failed", "negative_prompt": "", "frames": 4, "height": 32, "width": 32, "fps": 8, "seed": 1, "steps": 2, "guidance_scale": 1.0, "scheduler": null, "adapters": [{"concept": "orbit", "version": 1, "path": "temporal", "scale": 0.5, "sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}], "tenant": "alice", "priority": 0, "deadline": null}',1.0,50,0,NULL,NULL,1.79613293844041943545e+09,1.79613293845238232611e+09,1.79613293846045494082e+09,NULL,'{"queue": 0.5}',NULL,'out_of_memory','it does not fit',NULL,NULL,NULL,NULL,NULL,NULL,NULL);
+INSERT INTO "jobs" VALUES(4,'video_f56bb99ebe37be4199e18c94d4224b88','bob','failed','tiny:orbit@1','{"prompt": "a bear, failed", "negative_prompt": "", "frames": 4, "height": 32, "width": 32, "fps": 8, "seed": 1, "steps": 2, "guidance_scale": 1.0, "scheduler": null, "adapters": [{"concept": "orbit", "version": 1, "path": "temporal", "scale": 0.5, "sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}], "tenant": "bob", "priority": 0, "deadline": null, "foundation": "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"}',1.0,50,0,NULL,NULL,1.79613293846842551233e+09,1.79613293848037648206e+09,1.79613293848824548716e+09,NULL,'{"queue": 0.5}',NULL,'out_of_memory','it does not fit',NULL,NULL,NULL,'key-failed','bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb','https://example.com/hook','ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff');
+INSERT INTO "jobs" VALUES(5,'video_325fb17ffd269ce585a358ba25b07256','alice','cancelled','tiny:orbit@1','{"prompt": "a bear, cancelled", "negative_prompt": "", "frames": 4, "height": 32, "width": 32, "fps": 8, "seed": 1, "steps": 2, "guidance_scale": 1.0, "scheduler": null, "adapters": [{"concept": "orbit", "version": 1, "path": "temporal", "scale": 0.5, "sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}], "tenant": "alice", "priority": 0, "deadline": null}',1.0,0,0,NULL,NULL,1.79613293849226808552e+09,NULL,1.79613293849501538283e+09,NULL,'{}',NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
+INSERT INTO "jobs" VALUES(6,'video_95df201e6bea588f030997f455ccc9ca','bob','cancelled','tiny:orbit@1','{"prompt": "a bear, cancelled", "negative_prompt": "", "frames": 4, "height": 32, "width": 32, "fps": 8, "seed": 1, "steps": 2, "guidance_scale": 1.0, "scheduler": null, "adapters": [{"concept": "orbit", "version": 1, "path": "temporal", "scale": 0.5, "sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}], "tenant": "bob", "priority": 0, "deadline": null, "foundation": "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"}',1.0,0,0,NULL,NULL,1.7961329385003724098e+09,NULL,1.79613293850834155078e+09,NULL,'{}',NULL,NULL,NULL,NULL,NULL,NULL,'key-cancelled','bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb','https://example.com/hook','ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff');
+INSERT INTO "jobs" VALUES(7,'video_24bbcfb12d9d737cf46a601914d77950','alice','in_progress','tiny:orbit@1','{"prompt": "a bear, in_progress", "negative_prompt": "", "frames": 4, "height": 32, "width": 32, "fps": 8, "seed": 1, "steps": 2, "guidance_scale": 1.0, "scheduler": null, "adapters": [{"concept": "orbit", "version": 1, "path": "temporal", "scale": 0.5, "sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}], "tenant": "alice", "priority": 0, "deadline": null}',1.0,50,0,'host-1',1.79613653851781058306e+09,1.79613293851223540303e+09,1796132938.52427,NULL,NULL,'{"queue": 0.5}',NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
+INSERT INTO "jobs" VALUES(8,'video_7000c1f17cc908d4291c9dfa198b5b32','bob','in_progress','tiny:orbit@1','{"prompt": "a bear, in_progress", "negative_prompt": "", "frames": 4, "height": 32, "width": 32, "fps": 8, "seed": 1, "steps": 2, "guidance_scale": 1.0, "scheduler": null, "adapters": [{"concept": "orbit", "version": 1, "path": "temporal", "scale": 0.5, "sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}], "tenant": "bob", "priority": 0, "deadline": null, "foundation": "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"}',1.0,50,0,'host-1',1.79613653853763294222e+09,1.79613293853231525422e+09,1.79613293854429054261e+09,NULL,NULL,'{"queue": 0.5}',NULL,NULL,NULL,NULL,NULL,NULL,'key-in_progress','bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb','https://example.com/hook','ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff');
+INSERT INTO "jobs" VALUES(9,'video_dbb5b7a0639f8b50233bbca9e68d13f0','alice','queued','tiny:orbit@1','{"prompt": "a bear, queued", "negative_prompt": "", "frames": 4, "height": 32, "width": 32, "fps": 8, "seed": 1, "steps": 2, "guidance_scale": 1.0, "scheduler": null, "adapters": [{"concept": "orbit", "version": 1, "path": "temporal", "scale": 0.5, "sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}], "tenant": "alice", "priority": 0, "deadline": null}',1.0,0,0,NULL,NULL,1.79613293855225110047e+09,NULL,NULL,NULL,'{}',NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
+INSERT INTO "jobs" VALUES(10,'video_d26c457fd975584097e532aabd4cd076','bob','queued','tiny:orbit@1','{"prompt": "a bear, queued", "negative_prompt": "", "frames": 4, "height": 32, "width": 32, "fps": 8, "seed": 1, "steps": 2, "guidance_scale": 1.0, "scheduler": null, "adapters": [{"concept": "orbit", "version": 1, "path": "temporal", "scale": 0.5, "sha256": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"}], "tenant": "bob", "priority": 0, "deadline": null, "foundation": "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff"}',1.0,0,0,NULL,NULL,1.79613293855639433865e+09,NULL,NULL,NULL,'{}',NULL,NULL,NULL,NULL,NULL,NULL,'key-queued','bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb','https://example.com/hook','ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff');
 CREATE TABLE jobs_alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT jobs_alembic_version_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO "jobs_alembic_version" VALUES('0008');
+INSERT INTO "jobs_alembic_version" VALUES('0007');
 CREATE TABLE pins (
 	foundation VARCHAR(64) NOT NULL, 
 	path VARCHAR(16) NOT NULL, 
@@ -153,61 +138,6 @@ CREATE TABLE tenants (
 	PRIMARY KEY (name), 
 	UNIQUE (id)
 );
-CREATE TABLE training_events (
-	number INTEGER NOT NULL, 
-	training VARCHAR(64) NOT NULL, 
-	place INTEGER NOT NULL, 
-	created_at FLOAT NOT NULL, 
-	level VARCHAR(8) NOT NULL, 
-	kind VARCHAR(8) NOT NULL, 
-	message VARCHAR(2000) NOT NULL, 
-	data JSON NOT NULL, 
-	PRIMARY KEY (number)
-);
-CREATE TABLE trainings (
-	number INTEGER NOT NULL, 
-	id VARCHAR(64) NOT NULL, 
-	tenant VARCHAR(64) NOT NULL, 
-	state VARCHAR(24) NOT NULL, 
-	concept VARCHAR(64) NOT NULL, 
-	foundation VARCHAR(64) NOT NULL, 
-	request JSON NOT NULL, 
-	work JSON, 
-	entered BOOLEAN NOT NULL, 
-	settled BOOLEAN NOT NULL, 
-	revision INTEGER NOT NULL, 
-	owner VARCHAR(64), 
-	lease_until FLOAT, 
-	step INTEGER NOT NULL, 
-	steps INTEGER, 
-	loss FLOAT, 
-	step_seconds FLOAT, 
-	version VARCHAR(128), 
-	created_at FLOAT NOT NULL, 
-	started_at FLOAT, 
-	finished_at FLOAT, 
-	error_code VARCHAR(64), 
-	error_message VARCHAR(2000), 
-	error_param VARCHAR(64), 
-	idempotency_key VARCHAR(255), 
-	body_sha256 VARCHAR(64), 
-	webhook_url VARCHAR(2000), 
-	PRIMARY KEY (number), 
-	UNIQUE (tenant, idempotency_key), 
-	UNIQUE (id)
-);
-CREATE TABLE upload_parts (
-	number INTEGER NOT NULL, 
-	id VARCHAR(64) NOT NULL, 
-	file VARCHAR(64) NOT NULL, 
-	place INTEGER, 
-	size BIGINT NOT NULL, 
-	sha256 VARCHAR(64) NOT NULL, 
-	created_at FLOAT NOT NULL, 
-	PRIMARY KEY (number), 
-	UNIQUE (file, place), 
-	UNIQUE (id)
-);
 CREATE TABLE usage (
 	job_id VARCHAR(64) NOT NULL, 
 	tenant VARCHAR(64) NOT NULL, 
@@ -221,29 +151,19 @@ CREATE TABLE usage (
 	at FLOAT NOT NULL, 
 	PRIMARY KEY (job_id)
 );
-INSERT INTO "usage" VALUES('video_36d372a865132e38cc5c56a97ad58006','alice','video','2026-12-01','tiny:orbit@1',4,2,NULL,3,1.79613287253813123708e+09);
-INSERT INTO "usage" VALUES('video_09a85d92ad1e4ad438430cd2d4cf492f','bob','video','2026-12-01','tiny:orbit@1',4,2,NULL,3,1.79613287257184672351e+09);
+INSERT INTO "usage" VALUES('video_a9272261e2174a3653009e1b2c9019a7','alice','video','2026-12-01','tiny:orbit@1',4,2,NULL,3,1.79613293834237456323e+09);
+INSERT INTO "usage" VALUES('video_3dfd5f7c2ba77a8367fc43f3b9d1e046','bob','video','2026-12-01','tiny:orbit@1',4,2,NULL,3,1.79613293843369197845e+09);
+CREATE INDEX ix_jobs_tenant ON jobs (tenant);
+CREATE INDEX ix_jobs_expires_at ON jobs (expires_at);
 CREATE INDEX ix_jobs_state ON jobs (state);
 CREATE INDEX ix_jobs_owner ON jobs (owner);
-CREATE INDEX ix_jobs_expires_at ON jobs (expires_at);
-CREATE INDEX ix_jobs_tenant ON jobs (tenant);
 CREATE INDEX ix_deliveries_next_at ON deliveries (next_at);
 CREATE INDEX ix_api_keys_tenant ON api_keys (tenant);
 CREATE INDEX ix_concept_shares_shared_with ON concept_shares (shared_with);
-CREATE INDEX ix_usage_day ON usage (day);
 CREATE INDEX ix_usage_tenant ON usage (tenant);
+CREATE INDEX ix_usage_day ON usage (day);
 CREATE TRIGGER audit_log_no_UPDATE BEFORE UPDATE ON audit_log
 BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
 CREATE TRIGGER audit_log_no_DELETE BEFORE DELETE ON audit_log
 BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
-CREATE INDEX ix_files_tenant ON files (tenant);
-CREATE INDEX ix_files_state ON files (state);
-CREATE INDEX ix_files_expires_at ON files (expires_at);
-CREATE INDEX ix_upload_parts_file ON upload_parts (file);
-CREATE INDEX ix_trainings_concept ON trainings (concept);
-CREATE INDEX ix_trainings_tenant ON trainings (tenant);
-CREATE INDEX ix_trainings_finished_at ON trainings (finished_at);
-CREATE INDEX ix_trainings_settled ON trainings (settled);
-CREATE INDEX ix_trainings_state ON trainings (state);
-CREATE INDEX ix_training_events_training ON training_events (training);
 COMMIT;
