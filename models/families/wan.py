@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from models.foundations.base import Foundation
 
 TOKENS = 512  # the stock pipeline's limit
-AUTHORS = "wan/configs of github.com/Wan-Video/Wan2.2"
+AUTHORS = "github.com/Wan-Video/Wan2.2: wan/configs"
 TRAINER = "docs/wan.md of github.com/kohya-ss/musubi-tuner"
 
 
