@@ -144,7 +144,7 @@ class KeyRing:
     def __init__(self, database: Database, fixed: Sequence[ApiKey]) -> None:
         self._session, self.fixed = database.sessions, list(fixed)
         self._known: OrderedDict[str, tuple[float, ApiKey | None]] = OrderedDict()  # by hash or id
-        self._tenants: tuple[float, int] = (float("-inf"), 0)
+        self._tenants = float("-inf"), len({key.tenant for key in self.fixed})  # when read, and their number
         self._lock = threading.Lock()
 
     @property
