@@ -48,11 +48,13 @@ def test_every_target_layer_takes_the_tokens_that_its_layout_says(foundation):
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_changed_latent_moves_the_token_that_stands_for_it_most(foundation, path):
-    """In the mean over changes, because convolutions before the layer spread each over its neighbours."""
+    """Of models that make tokens of patches of latents."""
     bucket, latents = foundation.defaults.bucket, noise(foundation, CHANGES)
     change_BC = 6 * torch.randn(latents.shape[:2], generator=torch.Generator().manual_seed(1))
     first = next(iter(taken(foundation, foundation.targets[path], latents)))
     layout, places = foundation.token_layout(first, bucket), foundation.latent_layout(bucket)
+    if layout.sequences != "of the video":
+        pytest.skip("convolutions come before its layers: test_layout.py changes a block's own input")
     _, frames, height, width = foundation.latent_shape(bucket)
     before = taken(foundation, [first], latents)[first]
     video = layout.cells_RT3.shape[:2].numel()
