@@ -57,7 +57,7 @@ def test_without_keys_there_is_no_server(monkeypatch, tmp_path):
 
 def test_an_ingress_without_keys_does_not_start(monkeypatch, tmp_path):
     bound = build_app(ServeConfig(data_dir=str(tmp_path)))._bound_deployment
-    config, _, secrets, _ = bound.init_args
+    config, _, secrets, *_ = bound.init_args
     replica = bound.func_or_class.__new__(bound.func_or_class)
     with pytest.raises(UserError, match="there is no API key"):
         asyncio.run(replica.__init__(config, None, secrets))
@@ -92,7 +92,7 @@ def test_serve_builds_it_from_plain_arguments():
 
 def of_ingress(application) -> Callable[[], ServeConfig]:
     """Gives what the application's ingress works with, as it finds that where it runs."""
-    config, _engine, secrets, _extend = application._bound_deployment.init_args
+    config, _engine, secrets, *_ = application._bound_deployment.init_args
     return lambda: pickle.loads(pickle.dumps(secrets))(config)
 
 
