@@ -17,7 +17,8 @@ from models.locating import FoundationFacts
 from serving.trainings.trainer import Clips, Order, Prepared
 from training.batch.manifest.entries import Entry
 from training.batch.manifest.resolving import settle
-from training.config import TrainConfig, resolve
+from training.config import TrainConfig
+from training.recommended import resolve
 from training.runs.inputs import bucket_of, pace_of
 
 METHODS = {
