@@ -34,5 +34,5 @@ def plain_adapter(foundation: Foundation, path: LoraPath = "temporal", *, up: fl
     tensors = {}
     for name in foundation.targets[path]:
         layer = foundation.denoiser.get_submodule(name)
-        tensors[name] = (torch.ones(2, layer.in_features), torch.full((layer.out_features, 2), up))
+        tensors[name] = (torch.ones(2, layer.in_features), torch.full((layer.out_features, 2), float(up)))
     return Adapter(path, 2, tensors)

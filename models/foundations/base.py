@@ -59,6 +59,8 @@ class Foundation(ABC):
     # level (as a fraction of the schedule, like the draws of training) at which the second takes over.
     experts: tuple[str, ...] = ()
     boundary: float | None = None
+    # Latent frames at the start of a video that `decode` leaves out.
+    extra_frames: int = 0
 
     _bank: AdapterBank | None = None
 

@@ -65,12 +65,13 @@ def serve(
     from serving.tenants.api_keys import has_keys
 
     given = config or ServeConfig()
-    fill_if_new(str(given.registry or DEFAULT_REGISTRY), given.foundation)
-    made = with_session_secret(for_every_process(given))
+    made = for_every_process(given)
     needs_key = bool(made.keys) or has_keys(made.database_url)
     check_exposure(host, needs_key)
     port = check_port(host, port)
     family_of(locate(made.foundation), made.foundation or "the embedded foundation")
+    fill_if_new(str(given.registry or DEFAULT_REGISTRY), given.foundation)
+    made = with_session_secret(made)
     names = [concept.name for concept in open_registry(str(made.registry)).concepts()]
     concepts = tuple(name for name in names if split_name(name)[0] is None)
     with (

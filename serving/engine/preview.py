@@ -20,7 +20,7 @@ def render(foundation: Foundation, x0_1Cfhw: Tensor) -> bytes:
     The frame is decoded alone, which is cheap and close enough. Does not change the latents.
     """
     middle = x0_1Cfhw.shape[2] // 2
-    latents = torch.nan_to_num(x0_1Cfhw[:, :, middle : middle + 1])
+    latents = torch.nan_to_num(x0_1Cfhw[:, :, middle - foundation.extra_frames : middle + 1])
     picture = Image.fromarray(foundation.decode(latents)[0, 0].numpy())
     picture.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()

@@ -47,7 +47,7 @@ def contenders(foundation):
     return [
         Contender("ours", "orbit@1", adapters_of(foundation, 1)),
         Contender("base", "no adapter"),
-        Contender("coupled", "both paths", adapters_of(foundation, 2, 3, ("spatial", "temporal"))),
+        Contender("coupled", "both paths", adapters_of(foundation, 2, ("spatial", "temporal"))),
     ]
 
 

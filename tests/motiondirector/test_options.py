@@ -187,6 +187,12 @@ GIVEN: dict[str, Any] = {
     "max_bodies": 11,
     "webhook_networks": ["10.1.0.0/16", "10.2.0.0/16"],
     "studio": False,
+    "train_lanes": 2,
+    "max_train_steps": 300,
+    "max_trainings": 4,
+    "max_file_bytes": 6_000_000,
+    "files_bytes": 7_000_000,
+    "files_count": 8,
     "registry": "/registry",
 }
 
@@ -272,7 +278,7 @@ def test_the_guides_name_options_that_there_are():
         option
         for name in ("serve", "generate", "mix")
         for p in parameters(name).values()
-        for option in p.opts
+        for option in (*p.opts, *p.secondary_opts)
     }
     named = set(re.findall(r"--[a-z][a-z-]+", guide))
     assert len(named) > 10

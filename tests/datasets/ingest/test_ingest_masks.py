@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from commands import command
+from dataset_commands import command
 from PIL import Image
 from sample_videos import moving_picture, write_video
 

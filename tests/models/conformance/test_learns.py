@@ -12,7 +12,8 @@ from models.denoise import install
 from models.generation import GenerationParams
 from models.regions.layers import latent_coverage
 from models.regions.region import Region
-from training.config import make_config, resolve
+from training.config import make_config
+from training.recommended import resolve
 from training.runs.local import train_local
 
 

@@ -153,7 +153,7 @@ def test_train_and_train_batch_share_latents_of_one_precision_and_of_no_other(
     job = Job("c0", clips, str(tmp_path / "run"), registry.uri, family)
     foundation, config = load(job, {**SIZE, "dtype": "bf16"}, 1)
     assert foundation.dtype is torch.bfloat16  # what it trains in
-    prepare_latents(job, read_concept(job), foundation, bucket_of(config, foundation), Quiet())
+    prepare_latents(job, read_concept(job), foundation, bucket_of(config, foundation), Quiet(), config)
     assert missing("bf16") == []
     (portion,) = missing("fp32")
     assert (len(portion.clips), len(portion.captions)) == (1, 2)

@@ -43,6 +43,7 @@ def test_it_says_what_the_device_has_and_what_may_still_help(dtype, zero, advice
 
 
 def test_a_single_training_explains_it_where_it_is_begun(too_large, tmp_path):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "TextToVideoSDPipeline"}')
     job = Job("c", "clips", "run", "registry", str(tmp_path))
     with pytest.raises(UserError, match=f"{tmp_path} in bf16 does not fit the memory"):
         load(job, {"dtype": "bf16"}, 1)
