@@ -59,8 +59,6 @@ class Foundation(ABC):
     # level (as a fraction of the schedule, like the draws of training) at which the second takes over.
     experts: tuple[str, ...] = ()
     boundary: float | None = None
-    # Latent frames at the start of a video that `decode` leaves out.
-    extra_frames: int = 0
 
     _bank: AdapterBank | None = None
 
@@ -309,6 +307,11 @@ class Foundation(ABC):
 
     @abstractmethod
     def _make_scheduler(self, kind: str) -> Any: ...
+
+    @property
+    def extra_frames(self) -> int:
+        """Latent frames at the start of a video that `decode` leaves out."""
+        return 0
 
     def make_scheduler(self, kind: str | None = None) -> Any:
         """A new diffusers scheduler for one request, because schedulers keep state. Raises InvalidInput."""

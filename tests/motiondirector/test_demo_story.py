@@ -56,7 +56,7 @@ def train(options):
     read = read_concept(job)
     with LOADING:
         foundation, config = load(job, settings, len(read))
-    clips = prepare_latents(job, read, foundation, bucket_of(config, foundation), Watcher())
+    clips = prepare_latents(job, read, foundation, bucket_of(config, foundation), Watcher(), config)
     with tempfile.TemporaryDirectory() as folder:
         metadata = describe(config, job.concept, clips)
         with LOADING:

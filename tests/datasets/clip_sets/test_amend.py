@@ -4,7 +4,7 @@ import json
 import os
 import time
 
-import commands
+import dataset_commands as commands
 import pyarrow.parquet as pq
 import pytest
 from clip_sets import sliding_clips, write_set

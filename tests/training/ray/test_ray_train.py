@@ -255,7 +255,7 @@ def test_one_worker_publishes_the_bytes_that_training_in_process_writes(cluster,
     assert version.metadata["rank"] > SETTINGS["rank"]
     read = read_concept(mine)
     foundation, config = load(mine, settings, len(read))
-    clips = prepare_latents(mine, read, foundation, bucket_of(config, foundation), Watcher())
+    clips = prepare_latents(mine, read, foundation, bucket_of(config, foundation), Watcher(), config)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the worker of a small model: sums are split by them, and round so
     try:
