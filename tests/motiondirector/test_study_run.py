@@ -233,7 +233,7 @@ def test_one_training_gives_coupled_and_its_temporal_adapter_alone(tiny, monkeyp
 def test_a_packed_trial_is_the_trial_alone_whatever_its_seed():
     foundation = load_foundation(None)
     pair = [Trial("hook", 1, "no-debias", 0), Trial("spiral", 1, "no-debias", 1)]
-    settings = {"steps": 3, "rank": 2, "method": "no-debias"}
+    settings = {"steps": 3, "rank": 2, "method": "no-debias", "generated_references": 0}
     steps: list[int] = []
     packed = train(pair, settings, foundation, lambda step, of: steps.append(step))
     assert steps == [1, 2, 3]
