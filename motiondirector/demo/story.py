@@ -161,10 +161,10 @@ class Demo(Stage):
         methods += [(concept, "coupled") for concept in self.compared]
         for concept, method in methods:
             name = coupled_name(concept) if method else concept.name
-            steps = self.steps
-            if steps is None and not self.foundation and not method:
-                steps = concept.steps
-            options = [] if steps is None else ["--steps", str(steps)]
+            options = [] if self.steps is None else ["--steps", str(self.steps)]
+            if self.steps is None and not self.foundation and not method:
+                options = ["--steps", str(concept.steps)]
+                options += [] if concept.generated else ["--generated-references", "0"]
             options += ["--method", method, "--publish-as", name] if method else []
             options += ["--workers", str(self.workers)] if self.workers > 1 else []
             command = (

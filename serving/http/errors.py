@@ -46,7 +46,9 @@ class BodyLimit:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        streamed = scope["type"] == "http" and scope.get("method") == "POST" and STREAMED.fullmatch(scope["path"])
+        streamed = (
+            scope["type"] == "http" and scope.get("method") == "POST" and STREAMED.fullmatch(scope["path"])
+        )
         if scope["type"] != "http" or streamed:
             await self._app(scope, receive, send)
             return
