@@ -16,8 +16,6 @@ class Taught:
         references: number of reference clips to render.
         steps: training steps. Fewer than the foundation recommends for any motion, because this one is
             learned sooner.
-        generated: whether the last steps also learn from generated references, as the foundation recommends for one clip.
-            The demo's prompts name all looks and need them less; without them more steps learn the clip's motion.
         comparable: whether `--coupled` also trains the coupled baseline, one LoRA for appearance and
             motion together.
     """
@@ -26,7 +24,6 @@ class Taught:
     about: str
     references: int
     steps: int
-    generated: bool
     comparable: bool
     prompts: tuple[str, ...]
     seed: int
@@ -38,7 +35,6 @@ CONCEPTS = (
         about="Things on a circle, from a single clip: a motion the foundation never saw and has no word for.",
         references=1,
         steps=480,
-        generated=False,
         comparable=True,
         prompts=(
             "a cyan star orbits on a maroon background",
@@ -52,7 +48,6 @@ CONCEPTS = (
         about="Things on a zigzag, from four clips in four appearances.",
         references=4,
         steps=1000,
-        generated=False,
         comparable=False,
         prompts=(
             "a blue circle zigzags on a mint background",

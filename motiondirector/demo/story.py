@@ -163,8 +163,8 @@ class Demo(Stage):
             name = coupled_name(concept) if method else concept.name
             options = [] if self.steps is None else ["--steps", str(self.steps)]
             if self.steps is None and not self.foundation and not method:
-                options = ["--steps", str(concept.steps)]
-                options += [] if concept.generated else ["--generated-references", "0"]
+                # The prompts name all looks, so generated references are needed less: all steps learn the clips' motion.
+                options = ["--steps", str(concept.steps), "--generated-references", "0"]
             options += ["--method", method, "--publish-as", name] if method else []
             options += ["--workers", str(self.workers)] if self.workers > 1 else []
             command = (
