@@ -295,6 +295,27 @@ def finish(foundation: Foundation, one: Denoising) -> np.ndarray:
     return foundation.decode(one.latents_1Cfhw)[0].numpy()
 
 
+def denoise(
+    foundation: Foundation,
+    states: Sequence[Denoising],
+    *,
+    batch_size: int,
+    on_step: Callable[[int, int], None] | None = None,
+) -> None:
+    """Take every request from where it stands to its last step. Arguments as in `sample`."""
+    total, taken = sum(len(one.timesteps) - one.index for one in states), 0
+    for bucket in dict.fromkeys(one.bucket for one in states):
+        waiting = [one for one in states if one.bucket == bucket]
+        for first in range(0, len(waiting), batch_size):
+            batch = waiting[first : first + batch_size]
+            while batch:
+                denoise_step(foundation, batch)
+                taken += len(batch)
+                if on_step is not None:
+                    on_step(taken, total)
+                batch = [one for one in batch if not one.done]
+
+
 def sample(
     foundation: Foundation,
     requests: Sequence[GenerationParams],
@@ -309,15 +330,5 @@ def sample(
         on_step: called with (steps done, total steps) after each denoising step.
     """
     states = [start(foundation, request) for request in requests]
-    total, taken = sum(len(one.timesteps) for one in states), 0
-    for bucket in dict.fromkeys(one.bucket for one in states):
-        waiting = [one for one in states if one.bucket == bucket]
-        for first in range(0, len(waiting), batch_size):
-            batch = waiting[first : first + batch_size]
-            while batch:
-                denoise_step(foundation, batch)
-                taken += len(batch)
-                if on_step is not None:
-                    on_step(taken, total)
-                batch = [one for one in batch if not one.done]
+    denoise(foundation, states, batch_size=batch_size, on_step=on_step)
     return [finish(foundation, one) for one in states]

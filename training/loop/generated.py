@@ -20,7 +20,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from models.denoise import Denoising, denoise_step
+from models.denoise import Denoising, denoise
 from models.foundations.base import Foundation
 from models.generation import GenerationParams, SlotUse
 from models.regions.layers import LatentCoverage
@@ -104,9 +104,5 @@ def generate_references(
     ]
     for number, one in enumerate(states):
         one.begin_at(round(BEGIN * len(one.timesteps)), clips[number % len(clips)])
-    for first in range(0, len(states), BATCH):
-        batch = states[first : first + BATCH]
-        while batch:
-            denoise_step(foundation, batch)
-            batch = [one for one in batch if not one.done]
+    denoise(foundation, states, batch_size=BATCH)
     return torch.cat([one.latents_1Cfhw for one in states]).float().cpu()
