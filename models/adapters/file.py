@@ -165,6 +165,18 @@ def _write(
     return Adapter(adapter.path, adapter.rank, adapter.tensors, metadata, sha256_file(weights))
 
 
+def read_tensors(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a safetensors file. Raises InvalidInput if it is none, or not complete."""
+    check_header(file)
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return dict(opened.metadata() or {}), {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, ValueError, OSError, RuntimeError) as error:
+        raise refuse(
+            file.name, f"it is not a complete safetensors file ({' '.join(str(error).split())[:120]})."
+        ) from None
+
+
 def read_adapter(
     path: Path, foundation: Foundation | None = None, *, config: Mapping[str, Any] | None = None
 ) -> Adapter:
@@ -184,15 +196,7 @@ def read_adapter(
     file = path / WEIGHTS_FILE if path.is_dir() else path
     if not file.is_file():
         raise NotFound(f"adapter {path}: no such file.", code="adapter_not_found")
-    check_header(file)
-    try:
-        with safe_open(file, framework="pt") as opened:
-            metadata = dict(opened.metadata() or {})
-            raw = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (no iterator)
-    except (SafetensorError, ValueError, OSError, RuntimeError) as error:
-        raise refuse(
-            file.name, f"it is not a complete safetensors file ({' '.join(str(error).split())[:120]})."
-        ) from None
+    metadata, raw = read_tensors(file)
     tensors, alphas = _pair(file.name, raw)
     for name, (a, _) in tensors.items():
         most = max(MAX_RANK, a.shape[1])

@@ -24,12 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from infra.errors import InvalidInput, NotFound
 from models.adapters.config import HEADER_KEY, PREFIXES, header_config, read_config, refuse, scalings
-from models.adapters.file import check_header
+from models.adapters.file import read_tensors
 from models.foundations.base import Foundation
 from models.lora.slots import LayerTensors
 
@@ -84,15 +83,7 @@ def read_foreign(file: Path, foundation: Foundation, part: str = "") -> Foreign:
     """
     if not file.is_file():
         raise NotFound(f"adapter {file}: no such file.", code="adapter_not_found")
-    check_header(file)
-    try:
-        with safe_open(file, framework="pt") as opened:
-            metadata = dict(opened.metadata() or {})
-            raw = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (no iterator)
-    except (SafetensorError, ValueError, OSError, RuntimeError) as error:
-        raise refuse(
-            file.name, f"it is not a complete safetensors file ({' '.join(str(error).split())[:120]})."
-        ) from None
+    metadata, raw = read_tensors(file)
     if any("dora_scale" in key or "lora_magnitude_vector" in key for key in raw):
         raise refuse(file.name, "it is a DoRA, which also scales the base's weights; train it without DoRA.")
     layout, halves, unmatched = _by_name(file.name, raw)

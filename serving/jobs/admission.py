@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -24,6 +24,7 @@ from infra.errors import Conflict, InvalidInput, Throttled
 from serving.jobs.database import Database, Job, Rate
 from serving.jobs.jobs import QUEUED, UNFINISHED, new_job
 from serving.jobs.quotas import check_video, nothing
+from serving.jobs.training_tables import Training
 from serving.keys import ApiKey
 
 MINUTE = 60.0
@@ -51,6 +52,26 @@ class IdempotencyKey:
         return cls(key, hashlib.sha256(canonical).hexdigest())
 
 
+Row = TypeVar("Row", Job, Training)
+
+
+def find_repeated(
+    session: Session, table: type[Row], tenant: str, idempotency: IdempotencyKey | None
+) -> Row | None:
+    """What an earlier request with this key made. Raises Conflict if that had another body."""
+    if idempotency is None:
+        return None
+    row = session.scalar(
+        select(table).where(table.tenant == tenant, table.idempotency_key == idempotency.key)
+    )
+    if row is not None and row.body_sha256 != idempotency.body_sha256:
+        raise Conflict(
+            f"this Idempotency-Key was used for {row.id} with another body; use a new key for a new request.",
+            code="idempotency_conflict",
+        )
+    return row
+
+
 class Admission:
     """Decides who may add a job.
 
@@ -68,7 +89,7 @@ class Admission:
     def find(self, tenant: str, idempotency: IdempotencyKey | None) -> Job | None:
         """The job of an earlier identical request. Raises Conflict if the key came with another body."""
         with self._database.sessions() as session:
-            return self._find(session, tenant, idempotency)
+            return find_repeated(session, Job, tenant, idempotency)
 
     @contextmanager
     def examine(self) -> Iterator[int]:
@@ -119,7 +140,7 @@ class Admission:
             Conflict: the idempotency key was used with another body.
         """
         with self._database.exclusive() as session:
-            found = self._find(session, tenant, idempotency)
+            found = find_repeated(session, Job, tenant, idempotency)
             if found is not None:
                 return found, False
             self._check_bounds(session, tenant, key)
@@ -131,18 +152,6 @@ class Admission:
             job = new_job(request, tenant=tenant, **fields)
             session.add(job)
         return job, True
-
-    def _find(self, session: Session, tenant: str, idempotency: IdempotencyKey | None) -> Job | None:
-        if idempotency is None:
-            return None
-        same = (Job.tenant == tenant, Job.idempotency_key == idempotency.key)
-        job = session.scalar(select(Job).where(*same))
-        if job is not None and job.body_sha256 != idempotency.body_sha256:
-            raise Conflict(
-                f"this Idempotency-Key was used for {job.id} with another body; use a new key for a new request.",
-                code="idempotency_conflict",
-            )
-        return job
 
     def _check_bounds(
         self, session: Session, tenant: str, key: ApiKey | None, number: int | None = None

@@ -21,7 +21,7 @@ from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from infra.errors import Conflict, NotFound, Throttled
-from serving.jobs.admission import IdempotencyKey
+from serving.jobs.admission import IdempotencyKey, find_repeated
 from serving.jobs.database import Database, Delivery
 from serving.jobs.quotas import check_training
 from serving.jobs.training_tables import SENTENCE, Training, TrainingEvent
@@ -69,7 +69,7 @@ class TrainingStore:
     def find(self, tenant: str, idempotency: IdempotencyKey | None) -> Training | None:
         """The training of an earlier identical request. Raises Conflict if the key came with another body."""
         with self._session() as session:
-            return self._find(session, tenant, idempotency)
+            return find_repeated(session, Training, tenant, idempotency)
 
     def admit(
         self,
@@ -88,7 +88,7 @@ class TrainingStore:
             Conflict: another of them has the same suffix, or the idempotency key was used with another body.
         """
         with self._database.exclusive() as session:
-            found = self._find(session, tenant, idempotency)
+            found = find_repeated(session, Training, tenant, idempotency)
             if found is not None:
                 return found, False
             unfinished = select(Training).where(Training.tenant == tenant, Training.state.not_in(FINAL))
@@ -126,18 +126,6 @@ class TrainingStore:
             created = event(f"Created training {training.id}; its files are being validated.")
             session.add_all(_placed([created], training.id, 0))
         return training, True
-
-    def _find(self, session: Session, tenant: str, idempotency: IdempotencyKey | None) -> Training | None:
-        if idempotency is None:
-            return None
-        same = (Training.tenant == tenant, Training.idempotency_key == idempotency.key)
-        training = session.scalar(select(Training).where(*same))
-        if training is not None and training.body_sha256 != idempotency.body_sha256:
-            raise Conflict(
-                f"this Idempotency-Key was used for {training.id} with another body; use a new key for a new request.",
-                code="idempotency_conflict",
-            )
-        return training
 
     # -------------------------------------------------------------------- reading
     def get(self, id: str, *, tenant: str | None = None) -> Training:
