@@ -132,6 +132,14 @@ class TrainConfig(BaseModel):
         gt=0,
         le=1,
     )
+    strength: float = setting(
+        1.0,
+        METHOD,
+        "Factor by which the finished motion adapter is multiplied: above 1, a video at scale 1 follows the motion more. "
+        "Checkpoints keep what was learned.",
+        gt=0,
+        le=2,
+    )
     generated_references: int = setting(
         0,
         METHOD,
@@ -552,6 +560,7 @@ LATER = (
     "appearance_preservation",
     "caption_dropout",
     "acts_until",
+    "strength",
     "spatial_lora",
     "generated_references",
     "generated_share",

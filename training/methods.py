@@ -26,7 +26,7 @@ OF_THE_SPATIAL_PASS = (
     "generated_prompts",
 )
 # Recommended for dual, but possible with any method that trains whole clips.
-OF_DUAL = ("caption_dropout", "acts_until")
+OF_DUAL = ("caption_dropout", "acts_until", "strength")
 NOISE_LEVELS = ("timestep_low", "timestep_high", "noise_bias")
 # Settings that have no meaning for methods of single frames: the appearance is all that is learned, at all noise levels,
 # and appearance tokens would learn what the published LoRA should.

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -75,9 +75,9 @@ class MemberState:
         prefix = f"{path}/{number}/"
         return {k.removeprefix(prefix): t for k, t in self.tensors.items() if k.startswith(prefix)}
 
-    def adapters(self, paths: Iterable[LoraPath]) -> dict[LoraPath, LayerTensors]:
-        """The adapter of each path's first slot: {layer: (A [rank, in], B [out, rank])}."""
-        return {path: _adapter(self.slot(path, 1)) for path in paths}
+    def adapter(self, path: LoraPath) -> LayerTensors:
+        """The adapter of a path's first slot, as it was learned: {layer: (A [rank, in], B [out, rank])}."""
+        return _adapter(self.slot(path, 1))
 
     def encode(self) -> bytes:
         """A safetensors file."""

@@ -31,10 +31,10 @@ from models.foundations.base import Foundation
 from models.lora.bank import AdapterBank
 from models.lora.routing import PATHS, LoraPath
 from training.adapters import PathTensors
-from training.config import sampled_paths
 from training.loop.checkpoint import GENERATED, MemberState, put_moments, put_slot_state, slot_state
 from training.loop.draws import Place
 from training.loop.engine import Engine, group_settings, make_optimizer, set_active
+from training.loop.finished import finished
 from training.loop.group import GroupKey, group_key
 from training.loop.member import Member, bank_options, has_spatial, has_temporal
 from training.loop.optim import SlotAdamW
@@ -234,9 +234,7 @@ class Pack:
     def tensors(self, name: str) -> PathTensors:
         """A copy, on the CPU, of a member's current adapters that generation uses."""
         one = self._active[name]
-        return {
-            path: self._bank.extract(path, one.slot(path, 1)) for path in sampled_paths(one.member.config)
-        }
+        return finished(one.member.config, lambda path: self._bank.extract(path, one.slot(path, 1)))
 
     def step(self) -> list[Event]:
         """Do one step of every member. Members that did their last step, or whose loss is not finite, then leave.

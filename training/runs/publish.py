@@ -12,7 +12,8 @@ from infra.registry import Registry, Version
 from infra.storage import Storage, open_storage
 from models.sizes import Bucket
 from training.adapters import PathTensors, describe, write_adapters
-from training.config import TrainConfig, sampled_paths
+from training.config import TrainConfig
+from training.loop.finished import finished
 from training.runs.record import CONFIG, RESULT, RunRecord
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def publish_run(
         registry,
         job.name,
         foundation,
-        state.adapters(sampled_paths(config)),
+        finished(config, state.adapter),
         describe(config, job.concept, clips, steps=state.step),
         run=record.id,
         once=f"{record.id}-{state.step}",  # a run that was extended publishes again

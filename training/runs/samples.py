@@ -19,8 +19,8 @@ from models.dtypes import DTYPES
 from models.foundations.base import Bucket, Foundation
 from models.generation import AdapterSettings, GenerationParams
 from training.adapters import PathTensors
-from training.config import sampled_paths
 from training.loop.checkpoint import MemberState
+from training.loop.finished import finished
 from training.reporting.shown import harmless
 
 
@@ -191,7 +191,7 @@ class Rendering:
 
     def _final(self, step: int, state: MemberState) -> list[str]:
         config = self.task.config
-        tensors = state.adapters(sampled_paths(config))
+        tensors = finished(config, state.adapter)
         if not self._renders_here:
             self.submit(step, tensors)
             return next((keys for _, keys in self._rendered([list(self.pending)[-1]])), [])

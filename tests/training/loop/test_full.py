@@ -145,7 +145,7 @@ def test_a_continued_run_ends_in_the_same_bits(foundation, tmp_path, stop):
         assert [report.loss for report in second.train()] == losses[stop:]
         save(second, tmp_path)
         ended = second.tensors("c")["temporal"]
-    for found in (ended, MemberState.read(tmp_path).adapters(["temporal"])["temporal"]):
+    for found in (ended, MemberState.read(tmp_path).adapter("temporal")):
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name][i], expected[name][i]) for name in found for i in (0, 1))
 

@@ -125,7 +125,7 @@ def test_a_checkpoints_adapter_is_the_banks(foundation, tmp_path):
         list(run.train())
         save(run, tmp_path)
         extracted = run.tensors("c")["temporal"]
-    read = MemberState.read(tmp_path, moments=False).adapters(["temporal"])["temporal"]
+    read = MemberState.read(tmp_path, moments=False).adapter("temporal")
     assert read.keys() == extracted.keys()
     assert all(torch.equal(read[k][i], extracted[k][i]) for k in read for i in (0, 1))
 
