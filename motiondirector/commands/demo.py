@@ -39,6 +39,12 @@ def demo(
             help="Also train a coupled baseline for orbit (one LoRA for appearance and motion), for comparison.",
         ),
     ] = False,
+    uses: Annotated[
+        bool,
+        typer.Option(
+            help="Also learn the looks of a clip and of an image, and show mix, animate and region with the last motion."
+        ),
+    ] = True,
     config: ConfigFile = None,
 ) -> None:
     """Clips in, motions out: Parquet on S3, Ray Train with DeepSpeed, registry, Ray Serve, videos over HTTP.
@@ -50,7 +56,7 @@ def demo(
     from motiondirector.demo.story import Demo
 
     console, concepts = Console(), chosen(concept)
-    report = Demo(out, concepts, foundation, steps, workers, coupled, console).run()
+    report = Demo(out, concepts, foundation, steps, workers, coupled, uses, console).run()
     name, prompt = concepts[0].name, concepts[0].prompts[0]
     console.rule(style="dim")
     conclude(

@@ -9,6 +9,7 @@ from datasets.video.decode import decode
 from datasets.video.writing import contact_sheet
 from evaluation.page import environment
 from evaluation.pictures import strip_uri, traced
+from motiondirector.demo.uses import CLIP, PICTURE_FILE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,6 +50,8 @@ def about_clip(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+USES_SHEET = "sheets/uses.png"
+WITHOUT = "without the motion"
 NAMES = {"base": "base model", "ours": "ours", "coupled": "coupled LoRA (look and motion in one)"}
 
 
@@ -76,7 +79,26 @@ def write_page(report: dict[str, Any], folder: Path) -> Path:
                 for kind, file in video["rows"]:
                     rows.append((f"{video['prompt']} (seed {video['seed']}), {NAMES[kind]}", shown(file)))
         contact_sheet(rows).save(folder / concept["sheet"])
-    return _write("page.html.j2", report, folder, strips=strips, names=NAMES)
+    rows = []
+    for video in report["uses"]:
+        video["rows"] = [("base", video["beside"]["base"]), ("ours", video["file"])]
+        if video["source"] == "clip":
+            video["clip"] = f"references/{CLIP}-1.mp4"
+            rows.append((f"{video['name']}: the clip", shown(video["clip"])))
+        for kind, file in video["rows"]:
+            rows.append((f"{video['name']}, {WITHOUT if kind == 'base' else 'with the motion'}", shown(file)))
+    if rows:
+        contact_sheet(rows).save(folder / USES_SHEET)
+    return _write(
+        "page.html.j2",
+        report,
+        folder,
+        strips=strips,
+        names=NAMES,
+        without=WITHOUT,
+        uses_sheet=USES_SHEET,
+        picture=PICTURE_FILE,
+    )
 
 
 def write_batch_page(report: dict[str, Any], folder: Path) -> Path:

@@ -8,12 +8,11 @@ and servers are ended at the end in any case.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -24,14 +23,15 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from datasets.clip_sets.clips import read_clips
-from infra.paths import ROOT
 from infra.registry import Version, open_registry
 from infra.storage.s3server import LoopbackS3
+from motiondirector.demo.clips import draw_clips
 from motiondirector.demo.nodes import one_node
 from motiondirector.demo.page import about_clip, about_concept, write_page
 from motiondirector.demo.server import Server
 from motiondirector.demo.stage import Stage, prepare, terminated_as_interrupted
 from motiondirector.demo.trainings import Training, Trainings
+from motiondirector.demo.uses import CLIP, LOOKS, look_trainings, show_uses
 from serving.client import Client
 from serving.schemas import CreateVideo
 
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from motiondirector.demo.cast import Taught
 
 POLL_S = 0.2
-REAL = "real"  # the concept of the real clips in the repository
 
 
 @dataclass
@@ -55,6 +54,7 @@ class Demo(Stage):
         workers: data-parallel workers of a training.
         coupled: whether to also train the usual fine-tuning for comparison: one LoRA for appearance and
             motion.
+        uses: whether to also learn two looks, and show what else can be done with the last motion.
     """
 
     out: Path
@@ -63,6 +63,7 @@ class Demo(Stage):
     steps: int | None = None
     workers: int = 1
     coupled: bool = False
+    uses: bool = True
     console: Console = field(default_factory=Console)
     stages: list[dict[str, Any]] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
@@ -103,8 +104,15 @@ class Demo(Stage):
                     self.until_trained(name, trainings, server, registry)
                 with self.stage(f"generate {name}"):
                     self.add_coupled(server, concept, videos)
+            looks: dict[str, Version] = {}
+            shown: list[dict[str, Any]] = []
+            if self.uses:
+                with self.stage("learn two looks"):
+                    looks = {name: self.until_trained(name, trainings, server, registry) for name in LOOKS}
+                with self.stage("mix, animate, region"):
+                    shown = show_uses(server.url, self.concepts[-1].name, self.made)
             with self.stage("keep the results"):
-                self.keep(data, registry, trained)
+                self.keep(data, registry, trained, looks)
         report = {
             "started_at": began.isoformat(timespec="seconds"),
             **self.facts("torch", "ray", "diffusers", "deepspeed"),
@@ -118,6 +126,7 @@ class Demo(Stage):
             ],
             "first_picture": self.first_picture,
             "videos": videos,
+            "uses": shown,
             "ingested": [about_clip(row) for row in ingested],
         }
         (self.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
@@ -157,11 +166,12 @@ class Demo(Stage):
         Only the first prints its progress; the others write logs.
         """
         made: list[Training] = []
+        given = [] if self.steps is None else ["--steps", str(self.steps)]
         methods: list[tuple[Taught, str | None]] = [(concept, None) for concept in self.concepts]
         methods += [(concept, "coupled") for concept in self.compared]
         for concept, method in methods:
             name = coupled_name(concept) if method else concept.name
-            options = [] if self.steps is None else ["--steps", str(self.steps)]
+            options = list(given)
             if self.steps is None and not self.foundation and not method:
                 # The prompts name all looks, so generated references are needed less: all steps learn the clips' motion.
                 options = ["--steps", str(concept.steps), "--generated-references", "0"]
@@ -172,6 +182,10 @@ class Demo(Stage):
                 *("--run-dir", f"{runs}/{name}", *options, *self.model()),
             )
             made.append(Training(name, command, self.out / "logs" / f"train-{name}.log" if made else None))
+        if self.uses:  # before the baselines
+            made[len(self.concepts) : len(self.concepts)] = look_trainings(
+                self.out, data, registry, runs, [*given, *self.model()]
+            )
         return made
 
     def until_trained(self, name: str, trainings: Trainings, server: Server, registry: str) -> Version:
@@ -189,14 +203,7 @@ class Demo(Stage):
 
         Ingest cuts the real clips to the foundation's size.
         """
-        folders = {concept.name: self.out / "clips" / concept.name for concept in self.concepts}
-        for concept in self.concepts:
-            count, to = str(concept.references), str(folders[concept.name])
-            self.command(
-                *("sprites", "render", "--motion", concept.name, "--appearances", count, "--to", to),
-                quiet=True,
-            )
-        manifest = write_manifest(self.out / "clips" / "clips.csv", {**folders, REAL: ROOT / "assets/clips"})
+        manifest = draw_clips(self.command, self.out / "clips", self.concepts, uses=self.uses)
         output = self.command(
             *("ingest", str(manifest), "--windows", "1", "--to", data, *self.model(), "--json"), quiet=True
         )
@@ -249,21 +256,29 @@ class Demo(Stage):
                 video["beside"]["coupled"] = other["file"]
 
     def video(self, client: Client, concept: Taught, kind: str, number: int) -> dict[str, Any]:
-        """Make and store one video. Returns facts from the API. `kind`: base, ours or coupled."""
-        began = time.monotonic()
-        prompt, seed = concept.prompts[number], concept.seed + number
+        """Make and store one video of a concept. `kind`: base, ours or coupled."""
         used = {"base": "", "ours": f":{concept.name}", "coupled": f":{coupled_name(concept)}"}[kind]
-        job = client.create(CreateVideo(model=f"foundation{used}", prompt=prompt, seed=seed))
+        request = CreateVideo(
+            model=f"foundation{used}", prompt=concept.prompts[number], seed=concept.seed + number
+        )
+        file = f"videos/{concept.name}-{number + 1}{'' if kind == 'ours' else '-' + kind}.mp4"
+        return {"concept": concept.name, **self.made(client, request, file)}
+
+    def made(self, client: Client, request: CreateVideo, file: str) -> dict[str, Any]:
+        """Make and store one video. Returns facts from the API."""
+        began = time.monotonic()
+        job = client.create(request)
         done = client.wait(job.id)
         mp4 = client.content(job.id)
-        file = f"videos/{concept.name}-{number + 1}{'' if kind == 'ours' else '-' + kind}.mp4"
         (self.out / file).write_bytes(mp4)
         width, height = (int(side) for side in done.size.split("x"))
         return {
-            "concept": concept.name,
-            "prompt": prompt,
+            "prompt": request.prompt,
             "model": done.model,
-            "adapters": [{"sha256": a.sha256, "scale": a.scale, "path": a.path} for a in done.adapters],
+            "adapters": [
+                {"concept": a.concept, "sha256": a.sha256, "scale": a.scale, "path": a.path}
+                for a in done.adapters
+            ],
             "adapter_sha256": done.adapters[0].sha256 if done.adapters else None,
             "version": done.adapters[0].version if done.adapters else None,
             "seed": done.seed,
@@ -276,12 +291,13 @@ class Demo(Stage):
             "timings": done.timings.model_dump(),
         }
 
-    def keep(self, data: str, registry: str, trained: dict[str, Version]) -> None:
+    def keep(self, data: str, registry: str, trained: dict[str, Version], looks: dict[str, Version]) -> None:
         """Copy results from S3 to the folder: the references, and a registry with the same adapters."""
         remote, local = open_registry(registry), open_registry(self.out / "registry")
-        for name, published in trained.items():
+        for name, published in {**trained, **looks}.items():
             folder = remote.pull(published, self.out / "concepts" / name)
             local.publish(name, folder, metadata=published.metadata, metrics=published.metrics)
+        for name in (*trained, *((CLIP,) if looks else ())):
             for number, clip in enumerate(read_clips(data, name), 1):
                 file = self.out / "references" / f"{name}-{number}.mp4"
                 file.write_bytes(clip.video)
@@ -291,15 +307,3 @@ class Demo(Stage):
 def coupled_name(concept: Taught) -> str:
     """The name under which a concept's coupled baseline is published."""
     return f"{concept.name}-coupled"
-
-
-def write_manifest(path: Path, folders: Mapping[str, Path]) -> Path:
-    """Write one manifest for `ingest` from folders with a captions.csv each, by concept. Returns its path."""
-    with path.open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(("file", "caption", "concept"))
-        for concept, folder in folders.items():
-            with (folder / "captions.csv").open(newline="") as captions:
-                for row in csv.DictReader(captions):
-                    rows.writerow(((folder / row["file"]).absolute(), row["caption"], concept))
-    return path

@@ -16,7 +16,7 @@ from motiondirector.commands.demo import conclude
 from motiondirector.demo.cast import chosen
 from motiondirector.demo.stage import prepare, terminated_as_interrupted
 
-QUICK = ("--steps", "2", "--concept", "orbit")  # its trainings are the test's minutes
+QUICK = ("--steps", "2", "--concept", "orbit", "--no-uses")  # its trainings are the test's minutes
 
 
 @pytest.mark.cluster

@@ -7,12 +7,14 @@ import time
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import uvicorn
 from rich.console import Console
 
 from datasets.video.decode import decode
 from infra.registry import open_registry
+from motiondirector.api.train import stored_image
 from motiondirector.demo import story
 from motiondirector.demo.cast import chosen
 from serving.config import ServeConfig
@@ -49,10 +51,19 @@ class Child:
 
 def train(options):
     """`motiondirector train` of a few options, without Ray."""
-    job = Job(
-        options["--concept"], options["--data"], "unused", options["--registry"], options["--foundation"]
-    )
     settings = {"steps": int(options["--steps"]), "rank": 2, "method": options.get("--method", "dual")}
+    data = options.get("--data")
+    if image := options.get("--image"):
+        settings["method"] = "appearance"
+        about = (
+            options["--concept"],
+            options["--caption"],
+            False,
+            options["--run-dir"],
+            options["--foundation"],
+        )
+        data = stored_image(image, *about, settings, Watcher())
+    job = Job(options["--concept"], data, "unused", options["--registry"], options["--foundation"])
     read = read_concept(job)
     with LOADING:
         foundation, config = load(job, settings, len(read))
@@ -119,7 +130,7 @@ def test_from_clips_to_the_page(without_ray, tmp_path):
     began = time.monotonic()
     report = demo.run()
     assert without_ray[:2] == ["orbit", "serve"], "the first training does not wait for the service"
-    assert sorted(without_ray[2:]) == ["orbit-coupled", "zigzag"]
+    assert sorted(without_ray[2:]) == ["dressed", "orbit-coupled", "picture", "zigzag"]
     assert [stage["name"] for stage in report["stages"]] == [
         "S3 server and Ray",
         "clips to Parquet",
@@ -129,12 +140,14 @@ def test_from_clips_to_the_page(without_ray, tmp_path):
         "generate zigzag",
         "train orbit-coupled",
         "generate orbit-coupled",
+        "learn two looks",
+        "mix, animate, region",
         "keep the results",
     ]
     assert json.loads((out / "report.json").read_text())["stages"] == report["stages"]
     assert (
-        sum(clip["accepted"] for clip in report["ingested"]) == 1 + 4 + 4
-    )  # two motions', and the real ones
+        sum(clip["accepted"] for clip in report["ingested"]) == 1 + 4 + 1 + 4
+    )  # two motions', the one whose look is learned, and the real ones
     assert [video["concept"] for video in report["videos"]] == ["orbit"] * 3 + ["zigzag"] * 3
     for video in report["videos"]:
         assert decode(out / video["file"]).frames_FHWC.shape == (4, 32, 32, 3)
@@ -147,6 +160,17 @@ def test_from_clips_to_the_page(without_ray, tmp_path):
     assert first["file"] == report["videos"][0]["file"]
     assert 0 < first["seconds"] < time.monotonic() - began
     assert all(0 <= concept["train_seconds"] < time.monotonic() - began for concept in report["concepts"])
+    assert [use["name"] for use in report["uses"]] == ["mix", "animate", "region"]
+    paths = [[(use["concept"], use["path"]) for use in shown["adapters"]] for shown in report["uses"]]
+    zigzag = ("zigzag", "temporal")
+    assert paths == [[("dressed", "spatial"), zigzag], [("picture", "spatial"), zigzag], [zigzag]]
+    for use in report["uses"]:
+        with_motion, without = (
+            decode(out / file).frames_FHWC for file in (use["file"], use["beside"]["base"])
+        )
+        assert not np.array_equal(with_motion, without)
+    assert (out / "sheets" / "uses.png").is_file()
+    assert open_registry(out / "registry").resolve("picture").metadata["method"] == "appearance"
     page = (out / "index.html").read_text()
     assert all(video["prompt"] in page for video in report["videos"])
     assert f"{first['seconds']:.0f} s after the start" in " ".join(page.split())

@@ -12,7 +12,8 @@ from datasets.ingest.sources import expand
 from infra.errors import UserError
 from motiondirector.demo.cast import chosen
 from motiondirector.demo.stage import end
-from motiondirector.demo.story import REAL, Demo, write_manifest
+from motiondirector.demo.clips import REAL, write_manifest
+from motiondirector.demo.story import Demo
 from motiondirector.demo.trainings import Training, Trainings
 
 
@@ -92,14 +93,17 @@ def test_the_coupled_baseline_is_trained_only_where_it_is_asked_for(tmp_path):
     def names(story):
         return [one.name for one in story.trainings("data", "registry", "runs")]
 
-    assert names(demo(tmp_path)) == ["orbit", "zigzag"]
-    assert names(demo(tmp_path, coupled=True)) == ["orbit", "zigzag", "orbit-coupled"]
+    assert names(demo(tmp_path, uses=False)) == ["orbit", "zigzag"]
+    assert names(demo(tmp_path)) == ["orbit", "zigzag", "dressed", "picture"]
+    assert names(demo(tmp_path, coupled=True)) == ["orbit", "zigzag", "dressed", "picture", "orbit-coupled"]
 
 
 def test_the_first_training_is_shown_and_the_others_have_their_logs(tmp_path):
     first, *others = demo(tmp_path, coupled=True, steps=7).trainings("data", "registry", "runs")
     assert first.log is None
-    assert [one.log.name for one in others] == ["train-zigzag.log", "train-orbit-coupled.log"]
+    assert [one.log.name for one in others] == [
+        f"train-{name}.log" for name in ("zigzag", "dressed", "picture", "orbit-coupled")
+    ]
     assert all("--steps 7" in " ".join(one.arguments) for one in (first, *others))
     assert others[-1].arguments[-4:] == ("--method", "coupled", "--publish-as", "orbit-coupled")
 
@@ -116,17 +120,18 @@ def test_trainings_share_the_cores_and_ray_has_room_for_an_engine_beside_them(
     assert "OMP_NUM_THREADS" not in demo(tmp_path, foundation="a/larger-one").environment()
 
 
-def test_one_list_has_the_clips_of_every_folder_with_their_captions(tmp_path):
+def test_one_list_has_the_clips_of_every_folder_with_their_captions_or_given_ones(tmp_path):
     for name, caption in (("orbit", 'a "red" star, orbiting'), ("clips", "a fox")):
         folder = tmp_path / name
         folder.mkdir()
         (folder / "1.mp4").touch()
         quoted = caption.replace('"', '""')
         (folder / "captions.csv").write_text(f'file,caption\n1.mp4,"{quoted}"\n')
-    manifest = write_manifest(tmp_path / "all.csv", {"orbit": tmp_path / "orbit", REAL: tmp_path / "clips"})
+    folders = {"orbit": tmp_path / "orbit", REAL: tmp_path / "clips"}
+    manifest = write_manifest(tmp_path / "all.csv", folders, {REAL: "an animal"})
     found = expand([str(manifest)])
     assert [(Path(one.uri).parent.name, one.caption, one.concept) for one in found] == [
         ("orbit", 'a "red" star, orbiting', "orbit"),
-        ("clips", "a fox", "real"),
+        ("clips", "an animal", "real"),
     ]
     assert [one.problem for one in found] == [None, None]
