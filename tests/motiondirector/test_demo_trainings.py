@@ -11,8 +11,8 @@ import pytest
 from datasets.ingest.sources import expand
 from infra.errors import UserError
 from motiondirector.demo.cast import chosen
-from motiondirector.demo.stage import end
 from motiondirector.demo.clips import REAL, write_manifest
+from motiondirector.demo.stage import end
 from motiondirector.demo.story import Demo
 from motiondirector.demo.trainings import Training, Trainings
 
