@@ -25,7 +25,7 @@ from torch import Tensor
 
 from infra.errors import InvalidInput
 from models.foundations.base import Foundation
-from models.generation import AdapterSettings, GenerationParams, InvertedNoise, SlotUse
+from models.generation import AdapterSettings, GenerationParams, InputImage, InvertedNoise, SlotUse
 from models.inversion import mix
 from models.lora.bank import rank_for
 from models.lora.routing import PATHS, LoraPath, Mix, Routing
@@ -64,7 +64,7 @@ class Denoising:
         takes_image = self._takes_image(foundation)
         self.text_RLD = self._encode_text(foundation, texts)
         if takes_image:
-            assert self.params.image is not None
+            assert isinstance(self.params.image, InputImage)
             self.condition_1Cfhw, self.text_RLD = foundation.condition(
                 self.params.image, self.text_RLD, self.bucket
             )

@@ -9,6 +9,8 @@ Every description of a video uses these classes, so a new setting is added once 
     SlotUse             <- an adapter in a slot of the bank, as the forward takes it
     NoisePrior          <- whose noise a video starts from: named in HTTP, pinned in the stored job (serving/schemas.py)
     InvertedNoise       <- a noise prior with its latents, as the forward takes it
+    BeginningImage      <- the image that a video begins with: a stored file in the stored job (serving/schemas.py)
+    InputImage          <- such an image with its pixels, as the forward takes it
 
 Conversions are at the edges only: HTTP's names in `serving.requests.resolve`, slots and latents in
 `GenerationParams.in_slots`.
@@ -182,13 +184,21 @@ class InvertedNoise(NoisePrior):
     source: str  # identifies the clip in the metadata of the video
 
 
-class InputImage(BaseModel):
-    """The image that a video begins with, for a model that takes one (`Foundation.takes_image`)."""
+class BeginningImage(BaseModel):
+    """The image that a video begins with, for a model that takes one (`Foundation.takes_image`).
+
+    Subclasses say where its pixels are.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    pixels_HWC: SkipValidation[Any]  # a uint8 numpy array of any size; it is cropped to the video's
     source: str  # identifies it in the metadata of the video
+
+
+class InputImage(BeginningImage):
+    """An image with its pixels."""
+
+    pixels_HWC: SkipValidation[Any]  # a uint8 numpy array of any size; it is cropped to the video's
 
 
 class GenerationSettings(BaseModel):
@@ -224,7 +234,7 @@ class GenerationParams(GenerationSettings):
     width: int | None = None
     adapters: tuple[AdapterUse, ...] = ()
     noise_prior: NoisePrior | None = None
-    image: Annotated[InputImage | None, Field(exclude_if=is_none)] = None
+    image: Annotated[BeginningImage | None, Field(exclude_if=is_none)] = None
 
     @property
     def follows_base(self) -> bool:

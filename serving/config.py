@@ -201,6 +201,12 @@ class ServeConfig(BaseModel):
     )
     max_train_steps: int = setting(10_000, TRAININGS, "Most steps of a training.", ge=1)
     max_trainings: int = setting(100, TRAININGS, "Most unfinished trainings of a tenant.", ge=1)
+    reference_steps: int | None = setting(
+        None,
+        TRAININGS,
+        "Steps of the trainings that learn an image (`input_reference`) or a character. Absent: as the foundation recommends.",
+        ge=1,
+    )
     max_file_bytes: int = setting(2 << 30, TRAININGS, "Bytes of the largest file.", ge=1)
     files_bytes: int = setting(20 << 30, TRAININGS, "Bytes of all files of a tenant.", ge=1)
     files_count: int = setting(1000, TRAININGS, "Files of a tenant.", ge=1)

@@ -39,7 +39,9 @@ from models.sizes import Bucket
 from serving.jobs.database import Job
 from serving.schemas import (
     AdapterUsed,
+    Awaited,
     CreateVideo,
+    ImageUsed,
     Lenient,
     LoraPath,
     LoraUse,
@@ -49,6 +51,10 @@ from serving.schemas import (
 )
 
 PRIORITY_WEIGHT = 8.0  # factor of the share per step of priority
+
+
+def is_empty(value: tuple[object, ...]) -> bool:
+    return not value
 
 
 class FoundationInfo(BaseModel):
@@ -71,6 +77,7 @@ class FoundationInfo(BaseModel):
     slots: dict[str, int]
     rank: int
     max_pixels: int  # frames * height * width of the largest allowed video
+    takes_image: bool = False  # its videos begin with a given image
     safe_bytes: int | None = (
         None  # ASCII prompts up to this length are read in full; None: unknown, prompts are not checked
     )
@@ -83,6 +90,8 @@ class VideoRequest(ResolvedParams, Lenient):
     seed: Annotated[int, Field(ge=0)]
     adapters: tuple[AdapterUsed, ...] = ()
     noise_prior: Annotated[NoisePriorUsed | None, Field(exclude_if=is_none)] = None
+    image: Annotated[ImageUsed | None, Field(exclude_if=is_none)] = None
+    awaits: Annotated[tuple[Awaited, ...], Field(exclude_if=is_empty)] = ()  # not among its adapters yet
     foundation: str | None = None  # fingerprint of the required model; None: any
     # The frames do not depend on the following fields.
     tenant: str = ""  # owner of the fair share that it uses
@@ -92,6 +101,7 @@ class VideoRequest(ResolvedParams, Lenient):
     remixed_from: Annotated[str | None, Field(max_length=64, exclude_if=is_none)] = (
         None  # id of the job that it remixes
     )
+    learns: Annotated[bool, Field(exclude_if=lambda learns: not learns)] = False  # it began with `awaits`
 
     @property
     def noise_file(self) -> NoisePriorUsed | None:
@@ -111,6 +121,11 @@ class VideoRequest(ResolvedParams, Lenient):
     @property
     def pixels(self) -> int:
         return self.frames * self.height * self.width
+
+    def percent(self, done: int, of: int) -> int:
+        """The job's progress after so many denoising steps. What it learns before them is the first half."""
+        share = min(99, 100 * done // of)
+        return 50 + share // 2 if self.learns else share
 
 
 def request_of(job: Job) -> VideoRequest:

@@ -14,7 +14,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from infra.storage.stored import ConceptName, Sha256
 from models.adapters.versions import Gives
-from models.generation import AdapterSettings, AdapterUse, GenerationSettings, NoisePrior, is_none
+from models.generation import (
+    AdapterSettings,
+    AdapterUse,
+    BeginningImage,
+    GenerationSettings,
+    NoisePrior,
+    is_none,
+)
 from models.generation import LoraPath as LoraPath
 from serving.keys import MAX_PRIORITY, TENANT, Role
 
@@ -23,6 +30,8 @@ MAX_STEPS = 500
 MAX_FRAMES = 1_024
 MAX_SIDE = 4_096  # pixels; the server's own limit is lower (ServeConfig.max_pixels)
 MAX_LORA = 8
+MAX_CHARACTERS = 4
+MAX_IMAGE_URL = 2 << 20  # characters of a data URL; larger images are sent in a form, or as a file
 
 State = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
 
@@ -101,6 +110,36 @@ class NoisePriorUse(NoisePrior, Strict):
     ] = None
 
 
+class InputReference(Strict):
+    """An image that a video shows: a file, or the image itself. A form may send it as the file `input_reference`."""
+
+    file_id: Annotated[str | None, Field(max_length=80, description="of a file of yours")] = None
+    image_url: Annotated[
+        str | None,
+        Field(max_length=MAX_IMAGE_URL, description="a data URL in base64; other URLs are never fetched"),
+    ] = None
+    caption: Annotated[
+        Prompt | None,
+        Field(
+            description="what the image shows, with which it is learned (not used by image-to-video models); absent: the prompt"
+        ),
+    ] = None
+
+    @model_validator(mode="after")
+    def one_image(self) -> InputReference:
+        if self.file_id is not None and self.image_url is not None:
+            raise ValueError("give `file_id` or `image_url`, not both")
+        if self.image_url is not None and not self.image_url.startswith("data:"):
+            raise ValueError("expected a data URL (data:image/png;base64,...); other URLs are never fetched")
+        return self
+
+
+class CharacterUse(Strict):
+    """A character that a video shows."""
+
+    id: Annotated[str, Field(max_length=80, description="of a character of yours", examples=["char_..."])]
+
+
 class CreateVideo(GenerationSettings, Strict):
     """Body of `POST /v1/videos`."""
 
@@ -137,6 +176,21 @@ class CreateVideo(GenerationSettings, Strict):
             "was trained with `noise_prior`, and the video size of that training",
         ),
     ] = None
+    input_reference: Annotated[
+        InputReference | None,
+        Field(
+            exclude_if=is_none,
+            description="an image: image-to-video models begin the video with it; for others its appearance is learned first",
+        ),
+    ] = None
+    characters: Annotated[
+        list[CharacterUse],
+        Field(
+            max_length=MAX_CHARACTERS,
+            exclude_if=lambda given: not given,
+            description="name each in the prompt",
+        ),
+    ] = []
     priority: Annotated[
         int,
         Field(
@@ -211,6 +265,19 @@ class NoisePriorUsed(NoisePrior, VersionFile):
         return f"{self.ref}:{self.sha256}"
 
 
+class Awaited(Lenient):
+    """An appearance that a job needs and that is still being learned: of its image, or of a character."""
+
+    training: Annotated[str, Field(max_length=64)]  # its id
+    what: Annotated[str, Field(max_length=200)]  # how messages call it: the image, or the character's name
+
+
+class ImageUsed(BeginningImage):
+    """The image that a job's video begins with: a file of the tenant."""
+
+    file: Annotated[str, Field(max_length=64)]  # its id
+
+
 class Timings(BaseModel):
     """Seconds a job spent in each stage."""
 
@@ -255,6 +322,25 @@ class Video(GenerationSettings, Lenient):
     ] = []  # parts of the request without effect or changed, such as words beyond the text encoder's length
     error: VideoError | None
     remixed_from_video_id: str | None = None
+    learning: Annotated[
+        list[str],
+        Field(
+            description="trainings that the job waits for, of its image or its characters; they are the first half of `progress`"
+        ),
+    ] = []
+
+
+class Character(BaseModel):
+    """A character: the appearance of a clip, learned by a training."""
+
+    id: str
+    object: Literal["character"] = "character"
+    created_at: int
+    name: str
+    status: str  # of its training
+    training: str  # its id, for /v1/fine_tuning/jobs
+    model: str | None  # the `model` that gives its appearance, once it is learned
+    error: VideoError | None
 
 
 class VideoList(BaseModel):

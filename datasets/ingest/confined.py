@@ -10,12 +10,15 @@ is no sandbox against code that a decoder might be made to run: give the server 
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -34,6 +37,8 @@ KEPT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME",
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
 MAX_REPORT = 8 << 20  # bytes
 OUT_OF_MEMORY = 77  # the child's exit code
+FILES_OPEN = 256
+INGEST = "datasets.ingest.confined_child"  # the child that cuts clips
 
 
 @dataclass(frozen=True)
@@ -139,14 +144,14 @@ def ingest_confined(
     return found
 
 
-def run_child(folder: Path, seconds: float, beat: Callable[[], None]) -> int:
-    """Run the child to its end; returns its exit code, negative for a signal. What `beat` raises kills it."""
+def run_child(folder: Path, seconds: float, beat: Callable[[], None], module: str = INGEST) -> int:
+    """Run a child to its end; returns its exit code, negative for a signal. What `beat` raises kills it."""
     environment = {name: os.environ[name] for name in KEPT if name in os.environ}
     path = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
     end = time.monotonic() + seconds
     with (folder / OUTPUT).open("wb") as output:
         child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "datasets.ingest.confined_child", str(folder)],
+            [sys.executable, "-P", "-m", module, str(folder)],
             stdin=subprocess.PIPE,  # its end tells the child that this process is gone
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -196,3 +201,39 @@ def sentence(refused: Sequence[str], most: int = 5) -> str:
     """The first refusals as one text."""
     more = [f"and {len(refused) - most} more files"] if len(refused) > most else []
     return "; ".join([*(text.rstrip(".") for text in refused[:most]), *more]) + "."
+
+
+# --- in the child --------------------------------------------------------------------------------------
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came from, says that there is no memory."""
+    if error is None:
+        return False
+    missing = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    return missing or is_out_of_memory(error.__cause__ or error.__context__)
+
+
+def end_with_parent() -> None:
+    """End this process when the other end of its standard input closes."""
+
+    def wait() -> None:
+        os.read(sys.stdin.fileno(), 1)  # not `sys.stdin.read`, whose lock Python needs at its end
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def bound(bounds: Bounds) -> None:
+    """Bound what this process may use, for good."""
+    limits = {
+        resource.RLIMIT_DATA: bounds.memory,
+        resource.RLIMIT_CPU: bounds.cpu_seconds,
+        resource.RLIMIT_FSIZE: bounds.written,
+        resource.RLIMIT_NOFILE: FILES_OPEN,
+        resource.RLIMIT_CORE: 0,
+    }
+    for kind, most in limits.items():
+        _, hard = resource.getrlimit(kind)
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (most, most))

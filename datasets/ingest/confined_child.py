@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import resource
 import sys
-import threading
 import traceback
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -22,10 +19,12 @@ from datasets.ingest.confined import (
     JOB,
     OUT_OF_MEMORY,
     REPORT,
-    Bounds,
     Found,
     Job,
     StrangeFile,
+    bound,
+    end_with_parent,
+    is_out_of_memory,
 )
 from datasets.ingest.local import ingest
 from datasets.ingest.process import ACCEPTED, REFUSED, Outcome, Result, process
@@ -36,7 +35,6 @@ from infra.storage import Storage, open_storage
 from infra.storage.stored import parse
 
 ZIP = b"PK\x03\x04"
-FILES_OPEN = 256
 
 
 def main(folder: Path) -> None:
@@ -53,39 +51,6 @@ def main(folder: Path) -> None:
         sys.stdout.flush()
         os._exit(OUT_OF_MEMORY if is_out_of_memory(error) else 1)
     (folder / REPORT).write_text(json.dumps(asdict(found)))
-
-
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, says that there is no memory."""
-    if error is None:
-        return False
-    missing = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
-    return missing or is_out_of_memory(error.__cause__ or error.__context__)
-
-
-def end_with_parent() -> None:
-    """End this process when the other end of its standard input closes."""
-
-    def wait() -> None:
-        os.read(sys.stdin.fileno(), 1)  # not `sys.stdin.read`, whose lock Python needs at its end
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def bound(bounds: Bounds) -> None:
-    """Bound what this process may use, for good."""
-    limits = {
-        resource.RLIMIT_DATA: bounds.memory,
-        resource.RLIMIT_CPU: bounds.cpu_seconds,
-        resource.RLIMIT_FSIZE: bounds.written,
-        resource.RLIMIT_NOFILE: FILES_OPEN,
-        resource.RLIMIT_CORE: 0,
-    }
-    for kind, most in limits.items():
-        _, hard = resource.getrlimit(kind)
-        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(kind, (most, most))
 
 
 class Confining:

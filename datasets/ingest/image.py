@@ -44,10 +44,29 @@ def store_image(
         InvalidInput: an image or a caption that cannot be used; nothing is stored.
         Conflict: the set holds another image, or this one with another caption, size or `flip`.
     """
+    return store_still(read_still(file), file, target, concept, caption, bucket, fps, flip=flip)
+
+
+def store_still(
+    still: Still,
+    file: Path,
+    target: Storage,
+    concept: str,
+    caption: str,
+    bucket: Bucket,
+    fps: float,
+    *,
+    flip: bool = False,
+    name: str | None = None,
+) -> tuple[str, ...]:
+    """Store an image that was read already, as `store_image` does.
+
+    Args:
+        name: stands for the file in messages and in the clips; None: its path.
+    """
     check_concept_name(concept)
     caption = check_caption(caption)
-    still = read_still(file)
-    clips = image_clips(file, still, concept, caption, bucket, fps, flip=flip)
+    clips = image_clips(file, still, concept, caption, bucket, fps, flip=flip, name=name)
     if target.exists(MANIFEST):
         stored = {(clip.clip_id, clip.caption) for found in read_facts(target.uri).values() for clip in found}
         if stored != {(clip.clip_id, clip.caption) for clip in clips}:
@@ -64,19 +83,21 @@ def store_image(
 
 
 def image_clips(
-    file: Path, still: Still, concept: str, caption: str, bucket: Bucket, fps: float, *, flip: bool = False
+    file: Path,
+    still: Still,
+    concept: str,
+    caption: str,
+    bucket: Bucket,
+    fps: float,
+    *,
+    flip: bool = False,
+    name: str | None = None,
 ) -> list[Clip]:
     """The clips of an image: of `bucket` frames that are all alike. A symmetric image has no second one.
 
     Raises UnreadableImage if the image is smaller than the bucket.
     """
-    height, width = still.picture_HWC.shape[:2]
-    if height < bucket.height or width < bucket.width:
-        raise UnreadableImage(
-            f"{file} is too small: {width}x{height} pixels do not cover {bucket.width}x{bucket.height}; give a larger image, or "
-            "lower --height and --width.",
-            code="image_too_small",
-        )
+    check_covers(still, bucket.height, bucket.width, name or str(file), ", or lower --height and --width")
     picture_HWC = cover(still.picture_HWC, bucket.height, bucket.width)
     mirrored_HWC = np.ascontiguousarray(picture_HWC[:, ::-1])
     both = flip and not np.array_equal(picture_HWC, mirrored_HWC)
@@ -87,10 +108,24 @@ def image_clips(
             caption=caption,
             frames_FHWC=np.repeat(one_HWC[None], bucket.frames, axis=0),
             fps=fps,
-            source_uri=str(file.absolute()),
+            source_uri=name or str(file.absolute()),
             source_sha256=source,
             selection={"image": str(bucket), "fps": round(fps, 6), **({"flip": True} if mirrored else {})},
             lossless=True,
         )
         for one_HWC, mirrored in [(picture_HWC, False), *([(mirrored_HWC, True)] if both else [])]
     ]
+
+
+def check_covers(still: Still, height: int, width: int, name: str, otherwise: str = "") -> None:
+    """Raise UnreadableImage if an image is smaller than this.
+
+    Args:
+        otherwise: what else may be done about it.
+    """
+    rows, columns = still.picture_HWC.shape[:2]
+    if rows < height or columns < width:
+        raise UnreadableImage(
+            f"{name} is too small: {columns}x{rows} pixels do not cover {width}x{height}; give a larger image{otherwise}.",
+            code="image_too_small",
+        )

@@ -76,8 +76,8 @@ def read_still(path: Path, name: str | None = None) -> Still:
             ) from None
         except UnidentifiedImageError:
             raise UnreadableImage(
-                f"{name} is not an image that can be read here; give a png, jpeg, webp, bmp, gif or tiff (a video is for "
-                "`motiondirector ingest`)."
+                f"{name} is not an image that can be read here; give a png, jpeg, webp, bmp, gif or tiff (a video is learned "
+                "as a clip)."
             ) from None
         except BROKEN as error:
             raise UnreadableImage(
@@ -96,8 +96,8 @@ def _check_header(name: str, image: Image.Image) -> None:
     count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if count > 1:
         raise UnreadableImage(
-            f"{name} has {count} frames, so it is no still image; use `motiondirector ingest` for an animation, or save one "
-            "frame as png."
+            f"{name} has {count} frames, so it is no still image; save one frame as png, or learn from it as a video (an animation is "
+            "a clip)."
         )
 
 

@@ -10,8 +10,10 @@ from typing import Any
 from datasets.clip_sets.clips import MANIFEST, read_facts
 from datasets.clip_sets.select import Selection
 from datasets.ingest.confined import CLIPS, FILES, Bounds, StrangeFile, ingest_confined
+from datasets.ingest.confined_still import still_confined
+from datasets.ingest.image import store_still
 from infra.errors import InvalidInput
-from infra.storage import Storage
+from infra.storage import Storage, open_storage
 from infra.storage.base import LOCK
 from models.locating import FoundationFacts
 from serving.trainings.trainer import Clips, Order, Prepared
@@ -99,6 +101,27 @@ def prepare_order(
 
     Raises InvalidInput: names the files that cannot be used, and why.
     """
+    cut = cut_image if order.image else cut_clips
+    remarked = cut(order, clips, folder, foundation, config, beat, bounds)
+    store_set(folder / CLIPS, target, beat)
+    entry = Entry(order.concept, target.uri, source, settings=settings_of(order))
+    remarks: dict[str, list[str]] = {}
+    facts = read_facts(target.uri)[order.concept]
+    work = settle(entry, foundation, facts, 1, remarks)
+    warnings = [*remarked, *remarks.get(work.name, ())]
+    return Prepared(work.asdict(), work.config.steps, work.clips, warnings)
+
+
+def cut_clips(
+    order: Order,
+    clips: Sequence[Clips],
+    folder: Path,
+    foundation: FoundationFacts,
+    config: TrainConfig,
+    beat: Callable[[], None],
+    bounds: Bounds | None,
+) -> Sequence[str]:
+    """Cut the clips of an order's videos into `folder/clips`. Returns remarks. Raises InvalidInput."""
     bucket, pace = bucket_of(config, foundation.sizes), pace_of(config, foundation.sizes)
     selection = Selection(
         bucket.frames, bucket.height, bucket.width, fps=pace.fps or None, windows=pace.windows
@@ -112,13 +135,28 @@ def prepare_order(
         bounds=bounds,
         beat=beat,
     )
-    store_set(folder / CLIPS, target, beat)
-    entry = Entry(order.concept, target.uri, source, settings=settings_of(order))
-    remarks: dict[str, list[str]] = {}
-    facts = read_facts(target.uri)[order.concept]
-    work = settle(entry, foundation, facts, 1, remarks)
-    warnings = [*found.warnings, *remarks.get(work.name, ())]
-    return Prepared(work.asdict(), work.config.steps, work.clips, warnings)
+    return found.warnings
+
+
+def cut_image(
+    order: Order,
+    clips: Sequence[Clips],
+    folder: Path,
+    foundation: FoundationFacts,
+    config: TrainConfig,
+    beat: Callable[[], None],
+    bounds: Bounds | None,
+) -> Sequence[str]:
+    """Make the clip of an order's image in `folder/clips`. Returns remarks. Raises InvalidInput."""
+    (one,) = clips
+    still = still_confined(one.path, one.name)
+    beat()
+    bucket, pace = bucket_of(config, foundation.sizes), pace_of(config, foundation.sizes)
+    fps = pace.fps or foundation.sizes.defaults.fps
+    target = open_storage(folder / CLIPS)
+    return store_still(
+        still, one.path, target, order.concept, order.caption or "", bucket, fps, name=one.name
+    )
 
 
 def placed(one: Clips, number: int, files: Path) -> StrangeFile:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from infra.errors import Unavailable, UserError
 from serving.events import Failed
 from serving.jobs.database import Job
+from serving.jobs.jobs import LEARNING, QUEUED
 from serving.requests import request_of
-from serving.schemas import Timings, Video, VideoError
+from serving.schemas import State, Timings, Video, VideoError
 
 
 def raise_refusal(refused: Failed | None) -> None:
@@ -37,7 +38,7 @@ def video_of(job: Job, position: int | None) -> Video:
         **request.settings,
         id=job.id,
         model=job.model,
-        status=job.state,  # type: ignore[arg-type]
+        status=status_of(job),
         progress=job.progress,
         created_at=int(job.created_at),
         completed_at=int(job.finished_at) if job.finished_at is not None else None,
@@ -58,4 +59,10 @@ def video_of(job: Job, position: int | None) -> Video:
         warnings=list(request.warnings),
         error=VideoError(code=job.error_code, message=job.error_message or "") if job.error_code else None,
         remixed_from_video_id=request.remixed_from,
+        learning=[one.training for one in request.awaits] if job.state == LEARNING else [],
     )
+
+
+def status_of(job: Job) -> State:
+    """The state of a job in OpenAI's words: one that waits for an appearance is queued."""
+    return QUEUED if job.state == LEARNING else job.state  # type: ignore[return-value]

@@ -15,8 +15,10 @@ from serving.http.bodies import FORMS, body_of, read_body, read_json, schemas_of
 from serving.http.dependencies import Service
 from serving.http.errors import REFUSALS, BodyLimit, add_error_handlers
 from serving.http.event_stream import EventStream, follow, was_end
+from serving.http.learning.characters import character_of
 from serving.http.learning.routes import BODIES as TRAINING_BODIES
-from serving.http.learning.routes import files, trainings, uploads
+from serving.http.learning.routes import files, form, trainings, uploads
+from serving.http.learning.video_bodies import read_video
 from serving.http.media import media
 from serving.http.metrics import MeasuredRequests
 from serving.http.pages import pages
@@ -26,6 +28,7 @@ from serving.requests import parse_model
 from serving.schemas import (
     AdapterAnswer,
     AdapterName,
+    Character,
     CreateKey,
     CreateVideo,
     ErrorAnswer,
@@ -51,6 +54,7 @@ DESCRIPTION = """Text to video with learned motions: one resident model, any mix
 
 
 VIDEO = body_of(CreateVideo, "application/json", *FORMS)
+CHARACTER = form("video", {"name": {"type": "string"}, "caption": {"type": "string"}}, "name")
 REMIX = body_of(RemixVideo, "application/json", *FORMS)
 BODIES = (CreateVideo, RemixVideo, AdapterName, ShareModel, CreateKey, RotateKey, TenantLimits)
 NAME = body_of(AdapterName, "application/json")
@@ -122,9 +126,34 @@ async def create_video(
     idempotency_key: IdempotencyHeader = None,
 ) -> Video:
     """Request a video. Returns the queued job."""
+    with service.references.local_file() as path:
+        with service.bodies.one(caller.tenant):
+            body, name = await read_video(request, path)
+        image = None if name is None else (path, name)
+        return await answer(service, response, *await service.create(body, caller, idempotency_key, image))
+
+
+@videos.post("/characters", openapi_extra=CHARACTER)
+async def create_character(
+    request: Request,
+    response: Response,
+    service: Service,
+    caller: Writer,
+    idempotency_key: IdempotencyHeader = None,
+) -> Character:
+    """Have the appearance of a clip learned, for requests that name it among their `characters`."""
     with service.bodies.one(caller.tenant):
-        body = await read_body(request, CreateVideo)
-    return await answer(service, response, *await service.create(body, caller, idempotency_key))
+        pass  # refuse before anything is looked up
+    training, is_new = await service.references.create_character(request, caller.tenant, idempotency_key)
+    if not is_new:
+        response.headers["Idempotent-Replayed"] = "true"
+    return character_of(training)
+
+
+@videos.get("/characters/{id}")
+async def get_character(id: str, service: Service, caller: Reader) -> Character:
+    """A character, and how far it is learned."""
+    return character_of(await service.references.character(id, caller.tenant))
 
 
 @videos.post("/{id}/remix", openapi_extra=REMIX)

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 
 from infra.errors import InvalidInput, Throttled, UserError
-from serving.schemas import CreateVideo, LoraUse, NoisePriorUse
+from serving.schemas import CharacterUse, CreateVideo, InputReference, LoraUse, NoisePriorUse
 
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 MAX_FIELDS = 64
@@ -60,7 +59,7 @@ async def read_body(request: Request, model: type[Body]) -> Body:
     if content_type(request) not in FORMS:
         return await read_json(request, model)
     async with request.form(max_files=0, max_fields=MAX_FIELDS) as form:
-        return validated(model, from_form(form))
+        return validated(model, from_form(form.multi_items()))
 
 
 async def read_json(request: Request, model: type[Body]) -> Body:
@@ -100,33 +99,38 @@ def parse_json(body: bytes) -> Any:
         raise UserError(message, code="invalid_json") from None
 
 
-def from_form(form: FormData) -> dict[str, Any]:
+LISTS: dict[str, type[BaseModel]] = {"lora": LoraUse, "characters": CharacterUse}
+OBJECTS: dict[str, type[BaseModel]] = {"noise_prior": NoisePriorUse, "input_reference": InputReference}
+
+
+def from_form(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Convert a form's fields to JSON types: numbers become numbers, `lora` a list, `noise_prior` an object.
 
-    `lora` and `noise_prior` are JSON text, or as OpenAI's clients encode them: lora[][name]=a, lora[][scale]=0.5, ...,
+    Lists and objects are JSON text, or as OpenAI's clients encode them: lora[][name]=a, lora[][scale]=0.5, ...,
     noise_prior[weight]=0.3.
     """
     fields: dict[str, Any] = {}
-    columns: dict[str, list[str]] = {}
-    prior: dict[str, Any] = {}
-    for name, value in form.multi_items():
-        assert isinstance(value, str)  # max_files=0: files were already refused
-        if name.startswith("lora[][") and name.endswith("]"):
-            columns.setdefault(name.removeprefix("lora[][").removesuffix("]"), []).append(value)
+    columns: dict[str, dict[str, list[str]]] = {}  # of each list
+    objects: dict[str, dict[str, Any]] = {}
+    for name, value in items:
+        assert isinstance(value, str)  # files were already refused, or taken out
+        whole, _, inner = name.partition("[")
+        if whole in LISTS and inner.startswith("][") and name.endswith("]"):
+            columns.setdefault(whole, {}).setdefault(inner[2:-1], []).append(value)
             continue
-        nested = name.startswith("noise_prior[") and name.endswith("]")
-        target, key = (prior, name[len("noise_prior[") : -1]) if nested else (fields, name)
+        nested = whole in OBJECTS and name.endswith("]")
+        target, key = (objects.setdefault(whole, {}), inner[:-1]) if nested else (fields, name)
         if key in target:
             raise InvalidInput(f"the form has {name[:60]!r} more than once; give it once.")
         target[key] = value
     fields = with_numbers(fields, CreateVideo)
-    for name in ("lora", "noise_prior"):
+    for name in (*LISTS, *OBJECTS):
         if name in fields:
             fields[name] = parse_json(fields[name].encode(errors="replace"))
-    if columns and "lora" not in fields:
-        fields["lora"] = rows(columns)
-    if prior and "noise_prior" not in fields:
-        fields["noise_prior"] = with_numbers(prior, NoisePriorUse)
+    for name, found in columns.items():
+        fields.setdefault(name, rows(name, found))
+    for name, given in objects.items():
+        fields.setdefault(name, with_numbers(given, OBJECTS[name]))
     return fields
 
 
@@ -151,15 +155,15 @@ def number(text: str, *, whole: bool) -> int | float | str:
         return text
 
 
-def rows(columns: dict[str, list[str]]) -> list[dict[str, Any]]:
-    """Entries from the values of each field. Raises InvalidInput if the numbers of values differ."""
+def rows(name: str, columns: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """Entries of a list from the values of each field. Raises InvalidInput if the numbers of values differ."""
     lengths = {len(values) for values in columns.values()}
     if len(lengths) != 1:
         raise InvalidInput(
-            "lora: the entries of a form have different fields; give all the same ones, or send `lora` as JSON text."
+            f"{name}: the entries of a form have different fields; give all the same ones, or send `{name}` as JSON text."
         )
     entries = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    return [with_numbers(entry, LoraUse) for entry in entries]
+    return [with_numbers(entry, LISTS[name]) for entry in entries]
 
 
 def body_of(model: type[BaseModel], *kinds: str) -> dict[str, Any]:

@@ -106,6 +106,23 @@ class Catalogue:
             return self._registry
         return TenantConcepts(self._registry, self._tenants.namespace(tenant))
 
+    def id_of(self, tenant: str) -> str | None:
+        """The id of a tenant, which is the owner of its concepts; blocks."""
+        return self._tenants.namespace(tenant).id
+
+    async def has_own(self, tenant: str, concept: str) -> bool:
+        """Whether a tenant has a concept of its own of this name."""
+
+        def find() -> bool:
+            registry = self.registry_of(tenant)
+            if isinstance(registry, TenantConcepts):
+                return bool(registry.own(concept))
+            return registry is not None and bool(
+                registry.numbers(concept, "versions") - registry.numbers(concept, "removed")
+            )
+
+        return await self.read(tenant, find)
+
     async def check_usable(self, files: Sequence[VersionFile], tenant: str) -> None:
         """Raise NotFound if one is of a tenant's concept that was deleted, or is no longer shared with this tenant."""
         private = [file for file in files if file.owner is not None]

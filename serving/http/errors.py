@@ -17,13 +17,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from infra.errors import Throttled, UserError
 from serving.http.statuses import status_of
-from serving.schemas import ErrorAnswer, error_answer
+from serving.schemas import MAX_IMAGE_URL, ErrorAnswer, error_answer
 
 log = logging.getLogger(__name__)
 MAX_BODY = 64 * 1024  # bytes of a request's body; one mask in it has at most 43 KiB
 BODY_TIMEOUT = 10.0  # seconds for a whole body to arrive, from the first wait for it
 # Paths whose bodies go to a file; their routes bound them.
-STREAMED = re.compile("/v1/files|/v1/uploads/[^/]+/parts")
+STREAMED = re.compile("/v1/files|/v1/uploads/[^/]+/parts|/v1/videos/characters")
+WITH_IMAGE = "/v1/videos"  # a form with a file is bounded like those; JSON may have an image besides MAX_BODY of the rest
 RETRY_AFTER = {"Retry-After": "5"}  # seconds, if nothing better is known
 HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: RETRY_AFTER}
 CODES = {
@@ -40,18 +41,25 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 
 
 class BodyLimit:
-    """Refuses bodies over MAX_BODY with 413, whatever their Content-Length says, and slow ones with 408."""
+    """Refuses bodies over MAX_BODY with 413, whatever their Content-Length says, and slow ones with 408.
+
+    A request for a video may have more, for its image; its route refuses what is not that.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        streamed = (
-            scope["type"] == "http" and scope.get("method") == "POST" and STREAMED.fullmatch(scope["path"])
-        )
-        if scope["type"] != "http" or streamed:
+        posts = scope["type"] == "http" and scope.get("method") == "POST"
+        video = posts and scope["path"] == WITH_IMAGE
+        if not posts:
+            streamed = scope["type"] != "http"
+        else:
+            streamed = bool(STREAMED.fullmatch(scope["path"])) or (video and is_multipart(scope))
+        if streamed:
             await self._app(scope, receive, send)
             return
+        most = MAX_BODY + MAX_IMAGE_URL if video else MAX_BODY
         seen, until, whole = 0, math.inf, False
 
         async def limited() -> Message:
@@ -67,12 +75,18 @@ class BodyLimit:
                     408, f"the body did not arrive within {BODY_TIMEOUT:g} s; send it without delay."
                 ) from None
             seen += len(message.get("body", b""))
-            if seen > MAX_BODY:
-                raise HTTPException(413, f"the body is larger than {MAX_BODY} bytes.")
+            if seen > most:
+                raise HTTPException(413, f"the body is larger than {most} bytes.")
             whole = not message.get("more_body", False)
             return message
 
         await self._app(scope, limited, send)
+
+
+def is_multipart(scope: Scope) -> bool:
+    """Whether a request's body is a form that may have files."""
+    types = [value for name, value in scope["headers"] if name == b"content-type"]
+    return any(value.strip().lower().startswith(b"multipart/form-data") for value in types)
 
 
 def add_error_handlers(app: FastAPI) -> None:

@@ -25,7 +25,7 @@ from starlette.types import Receive, Scope, Send
 from infra.errors import NotFound, Throttled
 from serving.engine_client import EngineClient, EngineLost
 from serving.events import Failed
-from serving.http.answers import video_of
+from serving.http.answers import status_of, video_of
 from serving.jobs.database import Job
 from serving.jobs.jobs import FINAL, IN_PROGRESS, STATES
 
@@ -159,7 +159,7 @@ async def follow(
             if (now_seen := stamp(job, position)) != seen:
                 seen, quiet = now_seen, time.monotonic()
                 data = video_of(job, position).model_dump_json()
-                yield format_sse_event(event=f"video.{job.state}", id=seen, data_str=data)
+                yield format_sse_event(event=f"video.{status_of(job)}", id=seen, data_str=data)
             if job.state in FINAL:
                 return
             due = time.monotonic() - pictured >= PREVIEW_PAUSE and job.progress != shown

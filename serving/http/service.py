@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from infra.errors import Conflict, Forbidden, NotFound, SystemFailure, Throttled, Unavailable, UserError
@@ -16,11 +17,13 @@ from serving.adapters.storage_faults import StorageFault
 from serving.config import ServeConfig
 from serving.engine_client import EngineClient, EngineLost
 from serving.events import FoundationChanged
-from serving.http.answers import adapters_late, engine_unavailable, raise_refusal, video_of
+from serving.http.answers import adapters_late, engine_unavailable, raise_refusal, status_of, video_of
 from serving.http.auth import Caller
 from serving.http.bodies import Bodies
 from serving.http.catalogue import Catalogue
 from serving.http.event_stream import Changes, Streams
+from serving.http.learning.file_service import FileService
+from serving.http.learning.references import References
 from serving.http.learning.service import TrainingService
 from serving.http.metrics import ServiceMetrics
 from serving.jobs.addresses import parse_networks
@@ -138,12 +141,35 @@ class VideoService:
             observe=observe,
             changed=self.changes.notify,
             ended=self._ended,
+            with_image=lambda request: self.references.with_image(request),
         )
+        self._filing = FileService(config, self.store.database, self._results, self.bodies)
         self.trainings = None
         if trainer is not None:
-            shared = (self.info, self.bodies, self.streams, self.changes, self._webhooks.check)
-            self.trainings = TrainingService(config, trainer, self.store.database, self._results, *shared)
+            self.trainings = TrainingService(
+                config,
+                trainer,
+                self.store.database,
+                self._results,
+                self._filing,
+                self.info,
+                self.streams,
+                self.changes,
+                self._webhooks.check,
+                self.catalogue.has_own,
+            )
             self.tenant_erasure.also.append(self.trainings.erase)
+        else:
+            self.tenant_erasure.also.append(self._filing.erase)
+        self.references = References(
+            config,
+            self._filing,
+            self.trainings,
+            self.catalogue,
+            self.store,
+            queued=self._queued,
+            changed=self.changes.notify,
+        )
         self._backlog = Backlog(self.store, engine, self._engines) if config.autoscales else None
         self._tasks: list[asyncio.Task[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -156,6 +182,7 @@ class VideoService:
                 self._registry.refresh_names()
             parts = (self._dispatcher, self._webhooks, self._pins, self._eraser)
             self._tasks = [asyncio.create_task(part.run()) for part in parts]
+            self._tasks.append(asyncio.create_task(self.references.run(lambda: self._info)))
             if self.trainings is not None:
                 self._tasks.append(asyncio.create_task(self.trainings.run()))
             if self._backlog is not None:
@@ -179,6 +206,11 @@ class VideoService:
         self.metrics.ended(state, timings)
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._webhooks.notify)
+
+    def _queued(self, id: str) -> None:
+        """Handle a job that waited for an appearance and is queued now."""
+        self.changes.notify(id)
+        self._dispatcher.notify()
 
     @property
     def dispatching(self) -> bool:
@@ -216,14 +248,33 @@ class VideoService:
         return await self.info(patience=1.0, fresh=True)
 
     async def create(
-        self, body: CreateVideo, caller: Caller, idempotency_key: str | None = None
+        self,
+        body: CreateVideo,
+        caller: Caller,
+        idempotency_key: str | None = None,
+        image: tuple[Path, str] | None = None,
     ) -> tuple[Job, bool]:
         """Accept a job. Returns it and whether it is new; a repeated request with the same key is not.
 
+        Args:
+            image: a local file with the image of the body's `input_reference`, and its name, if it came with the request.
+
         Raises UserError for an impossible request, Throttled beyond a limit, Unavailable without an engine.
         """
-        idempotency = IdempotencyKey.of(idempotency_key, body.model_dump(mode="json"))
-        return await self._accept(lambda: self._resolve(body, caller), caller, idempotency, body.webhook_url)
+        async with AsyncExitStack() as files, AsyncExitStack() as undo:
+            given = await self.references.given(body, image, caller.tenant, files)
+            content = body.model_dump(mode="json") | ({} if given is None else {"image": given.sha256})
+            idempotency = IdempotencyKey.of(idempotency_key, content)
+
+            async def resolved() -> tuple[VideoRequest, str]:
+                request, model = await self._resolve(body, caller)
+                info = await self.info()
+                return await self.references.attach(request, body, given, caller.tenant, info, undo), model
+
+            job, is_new = await self._accept(resolved, caller, idempotency, body.webhook_url)
+            if is_new:
+                undo.pop_all()
+            return job, is_new
 
     async def remix(
         self, id: str, body: RemixVideo, caller: Caller, idempotency_key: str | None = None
@@ -312,6 +363,7 @@ class VideoService:
             "priority": min(before.priority, caller.max_priority),
             "deadline": None,
             "remixed_from": job.id,
+            "learns": bool(before.awaits),
         }
         await self.catalogue.check_usable(before.version_files, caller.tenant)
         request = check_resolved(before.model_copy(update=changed), info)
@@ -395,7 +447,7 @@ class VideoService:
                 else (job.error_message or "it was cancelled")
             )
             raise Conflict(
-                f"video {id} has no content: it is {job.state} ({hint}).",
+                f"video {id} has no content: it is {status_of(job)} ({hint}).",
                 code="video_not_completed",
             )
         if job.result_key is not None:

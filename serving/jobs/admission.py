@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 
 from infra.errors import Conflict, InvalidInput, Throttled
 from serving.jobs.database import Database, Job, Rate
-from serving.jobs.jobs import QUEUED, UNFINISHED, new_job
+from serving.jobs.jobs import LEARNING, QUEUED, UNFINISHED, new_job
 from serving.jobs.quotas import check_video, nothing
 from serving.jobs.training_tables import Training
 from serving.keys import ApiKey
@@ -156,7 +156,7 @@ class Admission:
     def _check_bounds(
         self, session: Session, tenant: str, key: ApiKey | None, number: int | None = None
     ) -> None:
-        queued = session.scalar(select(func.count()).where(Job.state == QUEUED)) or 0
+        queued = session.scalar(select(func.count()).where(Job.state.in_((QUEUED, LEARNING)))) or 0
         # Counted after the queue: a request that joins the queue meanwhile is counted at most once.
         with self._lock:
             before = 0 if number is None else sum(other < number for other in self._examined)

@@ -29,7 +29,7 @@ from sqlalchemy.orm import Session
 
 from infra.storage.leases import latest_expiry
 from serving.jobs.database import Database, Flow, Job, Server
-from serving.jobs.jobs import QUEUED, UNBEGUN, UNFINISHED
+from serving.jobs.jobs import QUEUED, STARTABLE, UNBEGUN
 
 LEASE = 10.0  # seconds without a renewal after which a dispatcher counts as dead
 SUSPECT_ATTEMPTS = 2  # from this number on, a job runs alone, so that it cannot take others down with it
@@ -86,7 +86,7 @@ class Claims:
             .order_by(turn, Job.number)
         )
         held = (
-            Job.state.in_(UNFINISHED),
+            Job.state.in_(STARTABLE),
             Job.owner.is_not(None),
             Job.attempts < SUSPECT_ATTEMPTS,
             *of_foundation(foundation),
@@ -147,7 +147,7 @@ class Claims:
     def held(self, owner: str) -> set[str]:
         """Ids of the owner's unfinished jobs, without those that others have ended or taken over."""
         with self._session() as session:
-            query = select(Job.id).where(Job.owner == owner, Job.state.in_(UNFINISHED))
+            query = select(Job.id).where(Job.owner == owner, Job.state.in_(STARTABLE))
             return set(session.scalars(query))
 
     def reclaim(self) -> int:
@@ -172,7 +172,7 @@ class Claims:
         return self._database.now() + self.lease
 
     def _requeue(self, session: Session, *which: ColumnElement[bool]) -> int:
-        statement = update(Job).where(Job.state.in_(UNFINISHED), *which).values({**UNBEGUN, "state": QUEUED})
+        statement = update(Job).where(Job.state.in_(STARTABLE), *which).values({**UNBEGUN, "state": QUEUED})
         return session.execute(statement, execution_options=QUIET).rowcount  # type: ignore[attr-defined]
 
     def order(self, foundation: str | None = None) -> list[str]:

@@ -18,11 +18,11 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from infra.errors import DamagedData, UserError
+from infra.errors import DamagedData, StorageError, SystemFailure, UserError
 from infra.storage import Storage
 from serving.adapters.storage_faults import StorageFault
 from serving.engine_client import EngineClient, EngineLost
@@ -30,7 +30,7 @@ from serving.events import Admitted, Failed, Finished, FoundationChanged, Progre
 from serving.jobs.claims import LEASE, SUSPECT_ATTEMPTS, Claims
 from serving.jobs.database import Job
 from serving.jobs.jobs import CANCELLED, COMPLETED, FAILED, ID, IllegalTransition, JobStore
-from serving.requests import request_of
+from serving.requests import VideoRequest, request_of
 from serving.threads import RESULTS
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,7 @@ class Dispatcher:
         changed: called with the id of each job whose row this dispatcher changed.
         ended: called with the state and timings of each job that this dispatcher ended, from any thread.
         lease: seconds without renewal after which this dispatcher counts as dead.
+        with_image: returns a request with the pixels of the image that it begins with. Raises NotFound if the image is gone.
     """
 
     def __init__(
@@ -90,11 +91,12 @@ class Dispatcher:
         changed: Callable[[str], None] = lambda id: None,
         ended: Callable[[str, Mapping[str, float]], None] = lambda state, timings: None,
         lease: float = LEASE,
+        with_image: Callable[[VideoRequest], Awaitable[VideoRequest]] | None = None,
     ) -> None:
         self._store, self._engine, self._results = store, engine, results
         self.max_in_flight = max_in_flight  # may be changed at any time
         self._ttl, self._job_ttl, self._observe = ttl, job_ttl, observe
-        self._changed, self._ended = changed, ended
+        self._changed, self._ended, self._with_image = changed, ended, with_image
         self.name = f"dispatcher_{secrets.token_hex(8)}"
         self._claims = Claims(store.database, lease)
         self._renewed = 0.0
@@ -250,6 +252,11 @@ class Dispatcher:
         if request.deadline is not None and time.time() >= request.deadline:
             await self._fail_late(job)
             return
+        if request.image is not None:
+            seen = await self._read_image(job, request)
+            if seen is None:
+                return
+            request = seen
         timings: dict[str, float] = {}
         noted = 0.0
         async with contextlib.aclosing(self._engine.generate(job.id, request)) as events:  # type: ignore[type-var]
@@ -261,11 +268,11 @@ class Dispatcher:
                             "queue": max(0.0, time.time() - job.created_at),
                             "adapter_load": event.adapter_load,
                         }
-                        await self._note(job, 0, timings)
+                        await self._note(job, request.percent(0, 1), timings)
                     case Progressed():
                         if time.monotonic() - noted >= NOTE_INTERVAL:
                             noted = time.monotonic()
-                            await self._note(job, min(99, 100 * event.step // event.steps), timings)
+                            await self._note(job, request.percent(event.step, event.steps), timings)
                     case Failed(error=FoundationChanged()):
                         await self._put_back(job)
                         return
@@ -278,6 +285,20 @@ class Dispatcher:
             else:
                 raise EngineLost("the engine's events ended early")
         await self._deliver(job, finished, {**finished.timings, **timings})
+
+    async def _read_image(self, job: Job, request: VideoRequest) -> VideoRequest | None:
+        """The request with the pixels of its image; None if the job has failed for it. Retries while the storage is away."""
+        assert self._with_image is not None, "requests with images need `with_image`"
+        for pause in pauses():
+            try:
+                return await self._with_image(request)
+            except (SystemFailure, StorageError) as error:
+                log.warning("the image of job %s cannot be read now: %s", job.id, error.message)
+                await asyncio.sleep(pause)
+            except UserError as error:
+                await self._fail(job, error.code, error.message)
+                return None
+        raise AssertionError("pauses never end")
 
     async def _deliver(self, job: Job, video: Finished, timings: dict[str, float]) -> None:
         """Store the video, and retry as long as the results storage is unreachable, so it is not made again.

@@ -1,5 +1,7 @@
 """The job store: every accepted request in SQL, from `queued` to exactly one final state.
 
+A job that needs an appearance which is still being learned begins as `learning` and is queued when it is there.
+
 A state changes by one conditional UPDATE (`... WHERE id = ? AND state IN (legal)`). If two processes end a
 job at once, one wins and the other gets `IllegalTransition`. A job is committed before its request is
 answered. `serving.jobs.claims` decides who runs a job, also after a dispatcher's death. Times are Unix seconds.
@@ -18,25 +20,35 @@ from infra.errors import NotFound
 from serving.jobs import usage
 from serving.jobs.database import Database, Delivery, Job
 
-QUEUED, IN_PROGRESS, COMPLETED, FAILED, CANCELLED = (
+QUEUED, IN_PROGRESS, COMPLETED, FAILED, CANCELLED, LEARNING = (
     "queued",
     "in_progress",
     "completed",
     "failed",
     "cancelled",
+    "learning",
 )
-STATES = (QUEUED, IN_PROGRESS, COMPLETED, FAILED, CANCELLED)
+STATES = (
+    QUEUED,
+    IN_PROGRESS,
+    COMPLETED,
+    FAILED,
+    CANCELLED,
+    LEARNING,
+)  # clients know the order: add at the end
 FINAL = frozenset({COMPLETED, FAILED, CANCELLED})
-UNFINISHED = (QUEUED, IN_PROGRESS)
+STARTABLE = (QUEUED, IN_PROGRESS)  # those that a dispatcher may have
+UNFINISHED = (*STARTABLE, LEARNING)
 ID = re.compile("video_[0-9a-f]{32}")
 # state -> the states it may be reached from; a started job is requeued if its engine or dispatcher is lost
 LEGAL = {
     QUEUED: frozenset({QUEUED, IN_PROGRESS}),
     IN_PROGRESS: frozenset({QUEUED}),
     COMPLETED: frozenset({IN_PROGRESS}),
-    FAILED: frozenset({QUEUED, IN_PROGRESS}),
-    CANCELLED: frozenset({QUEUED, IN_PROGRESS}),
+    FAILED: frozenset(UNFINISHED),
+    CANCELLED: frozenset(UNFINISHED),
 }
+HALF = 50  # percent of a job whose appearance has been learned
 # columns of a job that returns to the queue
 UNBEGUN: dict[str, Any] = {
     "owner": None,
@@ -123,6 +135,28 @@ class JobStore:
         with self._session() as session:
             number = session.scalar(select(func.count()).select_from(Job).where(*waiting)) or 0
             return list(session.scalars(select(Job.request).where(*waiting).limit(most))), number
+
+    def learning(self, foundation: str) -> list[Job]:
+        """The jobs of a foundation that wait for an appearance to be learned, oldest first."""
+        waiting = (Job.state == LEARNING, Job.foundation == foundation)
+        with self._session() as session:
+            return list(session.scalars(select(Job).where(*waiting).order_by(Job.number)))
+
+    def note_learning(self, id: str, progress: int) -> None:
+        """Record the progress in percent of a job that waits for an appearance."""
+        mine = update(Job).where(Job.id == id, Job.state == LEARNING)
+        with self._session.begin() as session:
+            session.execute(mine.values(progress=progress))
+
+    def learned(self, id: str, request: dict[str, Any]) -> bool:
+        """learning -> queued, with the request that names what was learned. False if it was not waiting any more."""
+        mine = update(Job).where(Job.id == id, Job.state == LEARNING)
+        values = {"state": QUEUED, "request": request, "progress": HALF}
+        with self._session.begin() as session:
+            moved = session.execute(
+                mine.values(**values).returning(Job.id), execution_options={"synchronize_session": False}
+            )
+            return moved.one_or_none() is not None
 
     def start(self, id: str, *, owner: str | None = None) -> None:
         """queued -> in_progress."""
@@ -225,11 +259,11 @@ class JobStore:
 
 
 def new_job(request: dict[str, Any], *, model: str, tenant: str = "", **fields: Any) -> Job:
-    """A new queued job, not yet in a database."""
+    """A new job, not yet in a database: queued, or waiting for what it `awaits`."""
     return Job(
         id=f"video_{secrets.token_hex(16)}",
         tenant=tenant,
-        state=QUEUED,
+        state=LEARNING if request.get("awaits") else QUEUED,
         model=model,
         foundation=request.get("foundation"),
         request=request,

@@ -67,6 +67,7 @@ def describe(foundation: Foundation, config: ServeConfig) -> FoundationInfo:
         slots={str(path): n for path, n in plan.slots.items()},
         rank=plan.rank,
         max_pixels=config.max_pixels or 4 * bucket.frames * bucket.height * bucket.width,
+        takes_image=foundation.takes_image,
         safe_bytes=foundation.text_limit.safe_bytes,
     )
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from infra.errors import Conflict, StorageError, SystemFailure, Unavailable, UserError
+from infra.errors import Conflict, DamagedData, StorageError, SystemFailure, Unavailable, UserError
 from infra.storage import Storage
 from serving.files.store import FileStore
 from serving.jobs.training_tables import Training
@@ -168,8 +168,9 @@ class Desk:
         again_at_once, accepted = True, False
         try:
             (folder / "work").mkdir(parents=True)
+            request, files = asked(training), folder / "files"
             clips = fetch_clips(
-                self._files, training.tenant, asked(training).training_file, folder / "files", beat
+                self._files, training.tenant, request.training_file, files, beat, image=request.image
             )
             prepared = self._trainer.prepare(order_of(training), clips, folder / "work", target, beat)
             notes = [event(text, level="warn") for text in prepared.warnings]
@@ -309,6 +310,9 @@ class Desk:
             if standing.state == "published" and standing.version is not None and standing.own:
                 self._trainer.withdraw(standing.version)
         clear(self._results.sub(clips_key(training.id)))
+        with contextlib.suppress(DamagedData):  # nobody can tell any more
+            if (request := asked(training)).own_file:
+                self._files.remove(request.training_file)
         self._store.change(training, settled=True)
         return False
 

@@ -31,19 +31,26 @@ class Row(Strict):
 
 
 def fetch_clips(
-    store: FileStore, tenant: str, file_id: str, folder: Path, beat: Callable[[], None]
+    store: FileStore,
+    tenant: str,
+    file_id: str,
+    folder: Path,
+    beat: Callable[[], None],
+    *,
+    image: bool = False,
 ) -> list[Clips]:
     """Copy a training file, and those that its rows name, below a folder.
 
     Args:
         beat: called before each copy; what it raises ends the work.
+        image: the file is an image, whatever it is called.
 
     Raises:
         NotFound: the file was deleted.
         InvalidInput: a row is wrong, or names a file that is not the tenant's; says which one.
     """
     file = store.get(file_id, tenant)
-    if PurePosixPath(file.filename).suffix.lower() not in TABLES:
+    if image or PurePosixPath(file.filename).suffix.lower() not in TABLES:
         beat()
         return [Clips(fetched(store, file, folder), file.filename)]
     if file.size > MAX_TABLE:

@@ -26,6 +26,9 @@ class TrainingRequest(Lenient):
     method: str
     settings: dict[str, Any]
     metadata: dict[str, str] | None = None
+    character: str | None = None  # the name for people of a character, which this training learns
+    image: bool = False  # the file is a still image
+    own_file: bool = False  # the file came with the request, and goes with the training's end
 
 
 def resolve_training(body: CreateTraining, served: str) -> TrainingRequest:
@@ -68,4 +71,5 @@ def order_of(training: Training) -> Order:
         settings=request.settings,
         seed=request.seed,
         caption=request.caption,
+        image=request.image,
     )

@@ -128,6 +128,12 @@ class TrainingStore:
         return training, True
 
     # -------------------------------------------------------------------- reading
+    def unfinished(self, tenant: str, concept: str) -> Training | None:
+        """The tenant's unfinished training of a concept, of which there is at most one."""
+        mine = (Training.tenant == tenant, Training.concept == concept, Training.state.not_in(FINAL))
+        with self._session() as session:
+            return session.scalars(select(Training).where(*mine)).first()
+
     def get(self, id: str, *, tenant: str | None = None) -> Training:
         """The training, if it exists and (with `tenant`) belongs to that tenant. Raises NotFound."""
         training = None

@@ -14,7 +14,7 @@ TrainerState = Literal["queued", "running", "published", "failed", "cancelled"]
 
 @dataclass(frozen=True)
 class Clips:
-    """One local file to learn from: a video, or a zip of videos.
+    """One local file to learn from: a video, a zip of videos, or (of an order of an image) an image.
 
     Args:
         name: how errors call it: its name, and the row that gave it.
@@ -36,6 +36,7 @@ class Order:
         concept: its name in the registry.
         foundation: fingerprint of the model.
         caption: of clips that have none.
+        image: its file is a still image, whose appearance is learned.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Order:
     settings: Mapping[str, Any]
     seed: int
     caption: str | None = None
+    image: bool = False
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def picture(path: Path, size: tuple[int, int] = (40, 40)) -> Path:
         (("--image", "text.png"), "is not an image that can be read here"),
         (("--image", "cut.png"), "is not a readable image"),
         (("--image", "1x1.png"), "too small: 1x1 pixels do not cover 32x32"),
-        (("--image", "moving.gif"), "has 3 frames, so it is no still image; use `motiondirector ingest`"),
+        (("--image", "moving.gif"), "has 3 frames, so it is no still image; save one frame"),
         (("--image", "wide.png"), "is 9000x1; sides may have at most 8192 pixels"),
         (("--image", "a.png", "--caption", " "), "--caption TEXT is missing"),
         (("--image", "a.png", "--data", "clips"), "--data and --image are both given"),

@@ -7,9 +7,9 @@ import contextlib
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from fastapi import Request
 
@@ -21,6 +21,7 @@ from serving.files.store import STORED, UPLOAD_SECONDS, FileLimits, FileStore
 from serving.http.bodies import Bodies
 from serving.http.learning.receiving import (
     ENVELOPE,
+    FormBounds,
     declared_length,
     receive_form,
     safe_name,
@@ -31,7 +32,7 @@ from serving.jobs.training_tables import StoredFile, UploadPart
 from serving.threads import UPLOADS
 from serving.trainings.schemas import CompleteUpload, CreateUpload
 
-PURPOSES = ("fine-tune",)
+PURPOSES = ("fine-tune", "vision")  # to learn from; images for `input_reference`
 SHORTEST, LONGEST = 3600, 30 * 86_400  # seconds that `expires_after` may name, as in OpenAI's API
 STALE = 2 * UPLOAD_SECONDS  # seconds after which a file of a broken-off upload is removed from the local disk
 
@@ -52,6 +53,11 @@ class FileService:
         self._arriving = Path(config.data_dir, "arriving")
         self._arriving.mkdir(parents=True, exist_ok=True, mode=0o700)
 
+    def erase(self, tenant: str, id: str) -> bool:
+        """Erase the files of a tenant (its name and id); blocks. Returns whether nothing is left, which is always so."""
+        self.files.erase(tenant)
+        return True
+
     def remove_stale(self) -> None:
         """Remove what uploads of a killed ingress left on the local disk."""
         for path in self._arriving.iterdir():
@@ -60,9 +66,34 @@ class FileService:
                     path.unlink()
 
     async def upload(self, request: Request, tenant: str) -> StoredFile:
-        """Store the file of a form. Its declared length is checked before any of it is read.
+        """Store the file of a form, as its fields say. Its declared length is checked before any of it is read.
 
         Raises UserError, or HTTPException for a body that is too large, too slow, or no form.
+        """
+
+        def intent(fields: dict[str, str]) -> tuple[str, float | None]:
+            purpose = fields.get("purpose", "")
+            if purpose not in PURPOSES:
+                raise InvalidInput(
+                    f"purpose {purpose[:40]!r}: expected {' or '.join(PURPOSES)}.", code="invalid_purpose"
+                )
+            seconds = expiry_of(fields)
+            return purpose, None if seconds is None else time.time() + seconds
+
+        return (await self.receive(request, tenant, "file", intent))[0]
+
+    async def receive(
+        self,
+        request: Request,
+        tenant: str,
+        field: str,
+        intent: Callable[[dict[str, str]], tuple[str, float | None]],
+    ) -> tuple[StoredFile, dict[str, str]]:
+        """Store the file of a form. Returns it and the form's other fields. Raises as `upload`.
+
+        Args:
+            field: name of the field with the file.
+            intent: returns the file's purpose, and when it is deleted (None: it stays); may raise UserError.
         """
         with self._bodies.one(tenant):
             declared = declared_length(request)
@@ -70,32 +101,36 @@ class FileService:
                 raise too_large(self.files.limits.each)
             id = (await asyncio.to_thread(self.files.reserve, tenant, declared)).id
             try:
-                return await self._receive(request, id, declared)
+                most = self.files.limits.each if declared is None else min(declared, self.files.limits.each)
+                with self.local_file() as path:
+                    form = await receive_form(request, path, FormBounds(field, most))
+                    purpose, expires_at = intent(form.fields)
+                    file = await self._keep(
+                        id, path, filename=form.filename or "file", purpose=purpose, expires_at=expires_at
+                    )
+                return file, form.fields
             except BaseException:
                 await asyncio.shield(UPLOADS.run(self.files.remove, id))
                 raise
 
-    async def _receive(self, request: Request, id: str, declared: int | None) -> StoredFile:
-        most = self.files.limits.each if declared is None else min(declared, self.files.limits.each)
-        with self._local_file() as path:
-            form = await receive_form(request, path, file="file", most=most)
-            purpose = form.fields.get("purpose", "")
-            if purpose not in PURPOSES:
-                raise InvalidInput(f"purpose {purpose[:40]!r}: expected fine-tune.", code="invalid_purpose")
-            seconds = expiry_of(form.fields)
-            if not await asyncio.to_thread(lambda: path.stat().st_size):
-                raise InvalidInput("the file is empty; send one with a video in it.", code="empty_file")
-            return await UPLOADS.run(
-                self.files.keep,
-                id,
-                path,
-                filename=form.filename or "file",
-                purpose=purpose,
-                expires_at=None if seconds is None else time.time() + seconds,
-            )
+    async def store(self, path: Path, tenant: str, **about: Any) -> StoredFile:
+        """Store a local file. `about`: filename, purpose and expires_at. Raises Forbidden ("quota_exceeded")."""
+        size = await asyncio.to_thread(lambda: path.stat().st_size)
+        id = (await asyncio.to_thread(self.files.reserve, tenant, size)).id
+        try:
+            return await self._keep(id, path, **about)
+        except BaseException:
+            await asyncio.shield(UPLOADS.run(self.files.remove, id))
+            raise
+
+    async def _keep(self, id: str, path: Path, **about: Any) -> StoredFile:
+        if not await asyncio.to_thread(lambda: path.stat().st_size):
+            raise InvalidInput("the file is empty; send one with a video in it.", code="empty_file")
+        return await UPLOADS.run(self.files.keep, id, path, **about)
 
     @contextlib.contextmanager
-    def _local_file(self) -> Iterator[Path]:
+    def local_file(self) -> Iterator[Path]:
+        """A path on the local disk for as long as the block lasts."""
         with tempfile.NamedTemporaryFile(dir=self._arriving, delete=False) as file:
             path = Path(file.name)
         try:
@@ -127,8 +162,8 @@ class FileService:
             declared = declared_length(request)
             if declared is not None and declared > PART + ENVELOPE:
                 raise too_large(PART)
-            with self._local_file() as path:
-                form = await receive_form(request, path, file="data", most=min(PART, file.size))
+            with self.local_file() as path:
+                form = await receive_form(request, path, FormBounds("data", min(PART, file.size)))
                 place, sha256 = form.fields.get("number"), form.fields.get("sha256")
                 if place is not None and not re.fullmatch("[0-9]{1,6}", place):
                     raise InvalidInput(
@@ -142,7 +177,7 @@ class FileService:
         file = await asyncio.to_thread(self.uploads.get, id, tenant)
         if file.state == STORED:
             return file
-        with self._local_file() as path:
+        with self.local_file() as path:
             return await UPLOADS.run(self.uploads.complete, file, body.part_ids, body.md5, path)
 
     async def cancel_upload(self, id: str, tenant: str) -> StoredFile:
@@ -166,7 +201,7 @@ class FileService:
         file = await self.file(id, tenant)
 
         def fetch() -> IO[bytes]:
-            with self._local_file() as path:
+            with self.local_file() as path:
                 self.files.fetch(file, path)
                 return path.open("rb")  # stays readable after the path is gone
 

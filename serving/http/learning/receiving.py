@@ -1,11 +1,15 @@
-"""Receives a form with one file, piece by piece, into a file on the local disk: memory stays small however large it is."""
+"""Receives a form with one file, piece by piece, into a file on the local disk: memory stays small however large it is.
+
+form = await receive_form(request, path, FormBounds("file", most=1 << 30))
+form.fields, form.filename
+"""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -21,25 +25,51 @@ from serving.http.bodies import content_type
 from serving.threads import UPLOADS
 
 BUFFER = 1 << 20  # bytes that are collected before they are written
-MAX_FIELD = 4096  # bytes of a field's name or value
-MAX_FIELDS = 16
 ENVELOPE = 64 * 1024  # bytes of a form around its file: fields and boundaries
 IDLE_SECONDS = 30.0  # the longest pause between two pieces of a body
 
 
+@dataclass(frozen=True)
+class FormBounds:
+    """What a form may have.
+
+    Args:
+        file: name of the field with the file.
+        most: largest number of bytes of the file.
+        needed: whether there must be a file.
+        repeats: whether a field may come several times, as lists do.
+        fields: most fields.
+        field_bytes: of a field's name or value; all fields together have at most `ENVELOPE`.
+        long: bytes of fields that may be longer, and are not counted with the others.
+    """
+
+    file: str
+    most: int
+    needed: bool = True
+    repeats: bool = False
+    fields: int = 16
+    field_bytes: int = 4096
+    long: Mapping[str, int] = field(default_factory=dict)
+
+
 @dataclass
 class Received:
-    """A form: its fields, and the name of its file."""
+    """A form: its fields in order, and the name of its file."""
 
-    fields: dict[str, str] = field(default_factory=dict)
+    items: list[tuple[str, str]] = field(default_factory=list)
     filename: str | None = None
+
+    @property
+    def fields(self) -> dict[str, str]:
+        return dict(self.items)
 
 
 class _Form:
     """Callbacks of the parser. `pieces` are bytes of the file that are not written yet."""
 
-    def __init__(self, name: str) -> None:
-        self.name, self.received, self.pieces = name, Received(), bytearray()
+    def __init__(self, bounds: FormBounds) -> None:
+        self.bounds, self.received, self.pieces = bounds, Received(), bytearray()
+        self._bytes = 0  # of all fields
         self._header, self._value = bytearray(), bytearray()
         self._disposition = b""
         self._field: str | None = None  # None: inside the file
@@ -65,11 +95,11 @@ class _Form:
         _, options = parse_options_header(self._disposition)
         name = options.get(b"name", b"").decode(errors="replace")
         if b"filename" not in options:
-            self._field = name[:MAX_FIELD]
+            self._field = name[: self.bounds.field_bytes]
             return
-        if name != self.name or self.received.filename is not None:
+        if name != self.bounds.file or self.received.filename is not None:
             raise InvalidInput(
-                f"the form has a file named {name[:60]!r}; send exactly one file, as `{self.name}`.",
+                f"the form has a file named {name[:60]!r}; send exactly one file, as `{self.bounds.file}`.",
                 code="invalid_form",
             )
         self._field = None
@@ -80,21 +110,27 @@ class _Form:
             self.pieces += data[start:end]
             return
         self._content += data[start:end]
-        if len(self._content) > MAX_FIELD:
+        most = self.bounds.long.get(self._field)
+        if most is None:
+            self._bytes += end - start
+        if self._bytes > ENVELOPE:
+            raise HTTPException(413, f"the body's fields are larger than {ENVELOPE} bytes.")
+        if len(self._content) > (most := most or self.bounds.field_bytes):
             raise InvalidInput(
-                f"the form's field {self._field[:60]!r} is longer than {MAX_FIELD} bytes; give less.",
+                f"the form's field {self._field[:60]!r} is longer than {most} bytes; give less.",
                 code="invalid_form",
             )
 
     def on_part_end(self) -> None:
         if self._field is None:
             return
-        if self._field in self.received.fields or len(self.received.fields) >= MAX_FIELDS:
+        repeated = not self.bounds.repeats and self._field in self.received.fields
+        if repeated or len(self.received.items) >= self.bounds.fields:
             raise InvalidInput(
-                f"the form has {self._field[:60]!r} more than once, or more than {MAX_FIELDS} fields; give each once.",
+                f"the form has {self._field[:60]!r} more than once, or more than {self.bounds.fields} fields; give each once.",
                 code="invalid_form",
             )
-        self.received.fields[self._field] = self._content.decode(errors="replace")
+        self.received.items.append((self._field, self._content.decode(errors="replace")))
 
     def parser(self, boundary: bytes) -> MultipartParser:
         names = ("part_begin", "part_data", "part_end", "header_field", "header_value", "header_end")
@@ -109,18 +145,14 @@ def safe_name(name: str) -> str:
     return kept.encode(errors="replace")[-200:].decode(errors="ignore").strip(" .") or "file"
 
 
-async def receive_form(request: Request, to: Path, *, file: str, most: int) -> Received:
+async def receive_form(request: Request, to: Path, bounds: FormBounds) -> Received:
     """Write the form's file to the path `to`. Returns its fields.
-
-    Args:
-        file: name of the field with the file.
-        most: largest number of bytes of the file.
 
     Raises:
         HTTPException: no multipart form (415), or too large (413), or a pause of more than 30 seconds (408).
         UserError: an invalid form.
     """
-    form = _Form(file)
+    form, most = _Form(bounds), bounds.most
     seen = 0
     with to.open("wb") as target:
         parser = form.parser(boundary_of(request))
@@ -136,8 +168,8 @@ async def receive_form(request: Request, to: Path, *, file: str, most: int) -> R
         except FormParserError:
             raise UserError("the form is damaged or cut off; send it again.", code="invalid_form") from None
         await flush(form, target, most)
-    if form.received.filename is None:
-        raise InvalidInput(f"the form has no file `{file}`; send one.", code="invalid_form")
+    if bounds.needed and form.received.filename is None:
+        raise InvalidInput(f"the form has no file `{bounds.file}`; send one.", code="invalid_form")
     return form.received
 
 

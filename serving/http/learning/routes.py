@@ -41,10 +41,10 @@ from serving.trainings.schemas import (
 PIECE = 1 << 18  # bytes of a file that are sent at a time
 
 
-def form(file: str, others: dict[str, Any]) -> dict[str, Any]:
+def form(file: str, others: dict[str, Any], *required: str) -> dict[str, Any]:
     """The OpenAPI description of a form with one file; the route itself reads the body."""
     properties = {file: {"type": "string", "format": "binary"}, **others}
-    schema = {"type": "object", "required": [file], "properties": properties}
+    schema = {"type": "object", "required": [file, *required], "properties": properties}
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
@@ -57,7 +57,7 @@ def body(model: type[BaseModel]) -> dict[str, Any]:
 FILE = form(
     "file",
     {
-        "purpose": {"type": "string", "enum": ["fine-tune"]},
+        "purpose": {"type": "string", "enum": ["fine-tune", "vision"]},
         "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
         "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2592000},
     },

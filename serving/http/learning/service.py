@@ -8,14 +8,16 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+from fastapi import Request
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
-from infra.errors import NotFound, UserError
+from infra.errors import Conflict, NotFound, UserError
 from infra.storage import Storage
 from serving.config import ServeConfig
-from serving.http.bodies import Bodies
+from serving.http.bodies import validated
 from serving.http.event_stream import HEARTBEAT, POLL, RETRY, Changes, Streams
 from serving.http.learning.answers import event_of
+from serving.http.learning.characters import CharacterForm
 from serving.http.learning.file_service import FileService
 from serving.jobs.admission import IdempotencyKey
 from serving.jobs.database import Database
@@ -24,7 +26,7 @@ from serving.requests import FoundationInfo
 from serving.tenants.tenants import Tenants
 from serving.threads import UPLOADS
 from serving.trainings.desk import Desk
-from serving.trainings.request import resolve_training
+from serving.trainings.request import TrainingRequest, resolve_training
 from serving.trainings.schemas import CreateTraining
 from serving.trainings.store import FINAL, TrainingStore
 from serving.trainings.trainer import Order, Trainer
@@ -36,9 +38,10 @@ class TrainingService:
     """The files and trainings of one server.
 
     Args:
-        results: holds files and clips.
+        results: holds clips.
         info: returns what is served; raises Unavailable if no engine answers.
         check_webhook: raises UserError for a URL that no webhook of a tenant may call.
+        has: whether a tenant has a concept of its own of this name.
     """
 
     def __init__(
@@ -47,16 +50,17 @@ class TrainingService:
         trainer: Trainer,
         database: Database,
         results: Storage,
+        filing: FileService,
         info: Callable[[], Awaitable[FoundationInfo]],
-        bodies: Bodies,
         streams: Streams,
         changes: Changes,
         check_webhook: Callable[[str, str], Awaitable[None]],
+        has: Callable[[str, str], Awaitable[bool]],
     ) -> None:
-        self._check_webhook = check_webhook
+        self._check_webhook, self._has = check_webhook, has
         self._trainer, self._info = trainer, info
         self.streams, self._changes = streams, changes
-        self.filing = FileService(config, database, results, bodies)
+        self.filing = filing
         self.store = TrainingStore(database, config.max_trainings)
         self._tenants = Tenants(database)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -100,13 +104,24 @@ class TrainingService:
         info = await self._info()
         request = resolve_training(body, info.name)
         await self._training_file(request.training_file, tenant)
+        if body.webhook_url is not None:
+            await self._check_webhook(body.webhook_url, tenant)
+        return await self.begin(request, tenant, info, idempotency, body.webhook_url)
+
+    async def begin(
+        self,
+        request: TrainingRequest,
+        tenant: str,
+        info: FoundationInfo,
+        idempotency: IdempotencyKey | None = None,
+        webhook_url: str | None = None,
+    ) -> tuple[Training, bool]:
+        """Accept a training whose file is there. Returns it and whether it is new. Raises UserError."""
         concept = await asyncio.to_thread(self._tenants.registry_name, tenant, request.suffix)
         order = Order(
             "", concept, info.fingerprint, request.method, request.settings, request.seed, request.caption
         )
         await UPLOADS.run(self._trainer.check, order)
-        if body.webhook_url is not None:
-            await self._check_webhook(body.webhook_url, tenant)
         training, is_new = await asyncio.to_thread(
             self.store.admit,
             request,
@@ -114,7 +129,7 @@ class TrainingService:
             concept=concept,
             foundation=info.fingerprint,
             idempotency=idempotency,
-            webhook_url=body.webhook_url,
+            webhook_url=webhook_url,
         )
         if is_new:
             self.desk.notify()
@@ -125,6 +140,49 @@ class TrainingService:
             return await self.filing.file(id, tenant)
         except NotFound as error:
             raise error.reworded(f"training_file: {error.message}") from None
+
+    async def unfinished(self, tenant: str, suffix: str) -> Training | None:
+        """The tenant's unfinished training of a concept, if there is one."""
+        concept = await asyncio.to_thread(self._tenants.registry_name, tenant, suffix)
+        return await asyncio.to_thread(self.store.unfinished, tenant, concept)
+
+    async def create_character(
+        self, request: Request, tenant: str, idempotency_key: str | None = None, **settings: int
+    ) -> tuple[Training, bool]:
+        """Have a character learned from the clip of a form. Returns its training, and whether it is new.
+
+        Args:
+            settings: of the training.
+
+        Raises UserError, and HTTPException as `FileService.upload`.
+        """
+        info = await self._info()
+        learned = "fine-tune", None
+        file, fields = await self.filing.receive(request, tenant, "video", lambda fields: learned)
+        kept = False
+        try:
+            given = validated(CharacterForm, fields)
+            idempotency = IdempotencyKey.of(idempotency_key, {**given.model_dump(), "video": file.sha256})
+            found = await asyncio.to_thread(self.store.find, tenant, idempotency)
+            if found is not None:
+                return found, False
+            asked = given.training(file.id, settings)
+            await self._check_new(asked, tenant)
+            training, kept = await self.begin(asked, tenant, info, idempotency)
+            return training, kept
+        finally:
+            if not kept:
+                await UPLOADS.run(self.filing.files.remove, file.id)
+
+    async def _check_new(self, request: TrainingRequest, tenant: str) -> None:
+        """Raise Conflict if a concept with the name of a new character is there, or is being learned."""
+        there = await self.unfinished(tenant, request.suffix) is not None
+        if there or await self._has(tenant, request.suffix):
+            raise Conflict(
+                f"a character or concept {request.suffix!r} exists; give another name, or delete it "
+                f"(DELETE /v1/models/foundation:{request.suffix}).",
+                code="character_exists",
+            )
 
     async def training(self, id: str, tenant: str) -> Training:
         return await asyncio.to_thread(self.store.get, id, tenant=tenant)
@@ -149,7 +207,7 @@ class TrainingService:
 
         Blocks. Returns whether nothing is left.
         """
-        self.filing.files.erase(tenant)
+        self.filing.erase(tenant, id)
         if not self.store.erase(tenant):  # some are still being stopped; the desk cleans up after them
             return False
         self._trainer.forget(f"t-{id}.")
