@@ -163,6 +163,14 @@ class TrainingCalls:
         """Stop a training."""
         return TrainingJob.model_validate(self._call("POST", f"/v1/fine_tuning/jobs/{id}/cancel").json())
 
+    def pause_training(self, id: str) -> TrainingJob:
+        """Let a training rest."""
+        return TrainingJob.model_validate(self._call("POST", f"/v1/fine_tuning/jobs/{id}/pause").json())
+
+    def resume_training(self, id: str) -> TrainingJob:
+        """Let a paused training go on."""
+        return TrainingJob.model_validate(self._call("POST", f"/v1/fine_tuning/jobs/{id}/resume").json())
+
     def follow(self, id: str, after: str | None = None) -> Iterator[TrainingEventObject]:
         """The events of a training, from the one after `after`, until it ends."""
         params = {"stream": "true", **({} if after is None else {"after": after})}

@@ -113,7 +113,7 @@ def status_table(records: Sequence[Record], lanes: Sequence[LaneState], rows: in
     for record in shown:
         table.add_row(
             record.name,
-            "cancelling" if record.cancelling else record.status,
+            "cancelling" if record.cancelling else "paused" if record.paused else record.status,
             f"{record.step}/{record.steps}",
             "" if record.loss is None else f"{record.loss:.4f}",
             time_left(record),

@@ -97,7 +97,8 @@ def show_records(
     )
     table = Table(*columns)
     for record in records:
-        state = f"{record.status} (cancelling)" if record.cancelling else record.status
+        asked = "cancelling" if record.cancelling else "paused" if record.paused else None
+        state = record.status if asked is None else f"{record.status} ({asked})"
         loss = "" if record.loss is None else f"{record.loss:.4f}"
         said = record.version or record.reason or ""
         scores = [escape(scored(validated.get(record.name)))] if validated else []

@@ -13,7 +13,7 @@ from typing import Any
 
 from infra.errors import Conflict, NotFound
 from infra.registry import Registry, open_registry, parse_ref
-from infra.storage import Storage
+from infra.storage import FolderStorage, Storage
 from models.locating import FoundationFacts, foundation_facts
 from motiondirector.service.orders import config_of, prepare_order
 from serving.config import ServeConfig
@@ -57,6 +57,9 @@ class BatchTrainer:
         self, registry: str, foundation: str | None, *, most_steps: int, most_pixels: int | None = None
     ) -> None:
         self._registry, self._source = open_registry(registry), foundation
+        if isinstance(storage := self._registry.storage, FolderStorage):
+            # Else the server would take the registry that nothing was published in yet for an unmounted one.
+            storage.root.mkdir(parents=True, exist_ok=True)
         self._most_steps, self._most_pixels = most_steps, most_pixels
         self._batches: dict[str, BatchState] = {}  # by fingerprint
         self._lock = threading.Lock()  # a batch's state is for one thread at a time
@@ -104,6 +107,18 @@ class BatchTrainer:
             if record.work["data"] == work["data"]:
                 batch.cancel(record.name)
 
+    def pause(self, work: Mapping[str, Any]) -> None:
+        self._rest(work, True)
+
+    def resume(self, work: Mapping[str, Any]) -> None:
+        self._rest(work, False)
+
+    def _rest(self, work: Mapping[str, Any], paused: bool) -> None:
+        with self._lock, suppress(NotFound, Conflict):  # Conflict: it has ended
+            batch = self._batch(work["fingerprint"])
+            if batch.record(work["name"]).work["data"] == work["data"]:
+                (batch.pause if paused else batch.resume)(work["name"])
+
     def withdraw(self, version: str) -> None:
         with suppress(NotFound):
             self._registry.remove(version)
@@ -141,7 +156,7 @@ def standing_of(record: Record | None, work: Mapping[str, Any]) -> Standing | No
     if not own and (record.status != "published" or record.sha256 != Work.from_dict(work).sha256):
         return None
     return Standing(
-        state=STATES[record.status],
+        state="paused" if record.paused and not record.ended else STATES[record.status],
         step=record.step,
         loss=record.loss,
         step_seconds=record.step_seconds,

@@ -35,6 +35,7 @@ from serving.trainings.store import (
     CANCELLED,
     FINAL,
     LEASE,
+    PAUSED,
     QUEUED,
     RUNNING,
     SUCCEEDED,
@@ -251,7 +252,14 @@ class Desk:
         """Write what has become of a training. Returns whether anything has changed. Raises Moved."""
         if training.state in FINAL:
             return self._settle(training, standing)
-        if standing is None or standing.state == "queued":
+        if standing is None:
+            return False
+        going, rests = standing.state in ("queued", "running", "paused"), training.state == PAUSED
+        if going and rests != (standing.state == "paused"):
+            assert training.work is not None
+            (self._trainer.pause if rests else self._trainer.resume)(training.work)
+            return False
+        if standing.state == "queued":
             return False  # also if a lane gave it back: it goes on, so it stays `running`
         match standing.state:
             case "published":
@@ -268,6 +276,10 @@ class Desk:
                 self._store.end(
                     training, CANCELLED, event(f"The training was cancelled: {said}.", level="warn")
                 )
+            case "paused":  # its lane may have done a step more
+                if standing.step == training.step:
+                    return False
+                self._store.change(training, step=standing.step, loss=standing.loss)
             case _:
                 return self._progress(training, standing)
         return True
@@ -276,7 +288,9 @@ class Desk:
         begins = training.state == QUEUED
         if not begins and standing.step == training.step:
             return False
-        events = [event("The training has begun.")] if begins else []
+        events, again = [], training.started_at is not None
+        if begins:
+            events.append(event("The training goes on." if again else "The training has begun."))
         if standing.step:
             data: dict[str, Any] = {
                 "step": standing.step,
@@ -292,7 +306,7 @@ class Desk:
             "step_seconds": standing.step_seconds,
         }
         if begins:
-            values |= {"state": RUNNING, "started_at": time.time()}
+            values |= {"state": RUNNING} if again else {"state": RUNNING, "started_at": time.time()}
         self._store.change(training, *events, **values)
         return True
 
@@ -304,7 +318,7 @@ class Desk:
             return False
         if training.state == CANCELLED and standing is not None:
             assert training.work is not None
-            if standing.state in ("queued", "running"):
+            if standing.state in ("queued", "running", "paused"):
                 self._trainer.cancel(training.work)
                 return False
             if standing.state == "published" and standing.version is not None and standing.own:

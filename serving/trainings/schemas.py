@@ -12,7 +12,7 @@ from serving.schemas import Lenient, Strict, check_not_blank, check_text
 MAX_CAPTION = 2000  # characters, as in clips that are ingested (datasets.clip_sets.amend)
 MAX_SUFFIX = 40  # characters: the registry's names have 64, of which a tenant's prefix takes some
 MethodName = Literal["motion", "appearance", "coupled", "motiondirector"]
-TrainingState = Literal["validating_files", "queued", "running", "succeeded", "failed", "cancelled"]
+TrainingState = Literal["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
 
 
 def check_suffix(suffix: str) -> str:

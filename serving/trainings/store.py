@@ -1,6 +1,7 @@
 """Accepted trainings in SQL, from `validating_files` to exactly one final state, with their events.
 
     validating_files -> queued -> running -> succeeded | failed | cancelled
+                           |-> paused <-/      (resume: back to queued)
 
 Every change is one UPDATE that compares and swaps the row's `revision`, in one transaction with the events that
 report it. So a change happens once, and so does each of its events, whichever of several ingresses makes it. An ingress
@@ -29,15 +30,16 @@ from serving.jobs.usage import TRAINING, record
 from serving.trainings.names import model_of
 from serving.trainings.request import TrainingRequest
 
-VALIDATING, QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = (
+VALIDATING, QUEUED, RUNNING, PAUSED, SUCCEEDED, FAILED, CANCELLED = (
     "validating_files",
     "queued",
     "running",
+    "paused",
     "succeeded",
     "failed",
     "cancelled",
 )
-STATES = (VALIDATING, QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED)
+STATES = (VALIDATING, QUEUED, RUNNING, PAUSED, SUCCEEDED, FAILED, CANCELLED)
 FINAL = frozenset({SUCCEEDED, FAILED, CANCELLED})
 ID = re.compile("ftjob-[0-9a-f]{32}")
 LEASE = 60.0  # seconds without a renewal after which an ingress that validates counts as dead
@@ -181,10 +183,10 @@ class TrainingStore:
             return dict.fromkeys(STATES, 0) | {state: number for state, number in rows}  # noqa: C416
 
     def waiting_before(self, training: Training) -> int:
-        """How many older trainings of the same tenant are not finished."""
+        """How many older trainings of the same tenant are not finished, without paused ones."""
         older = (
             Training.tenant == training.tenant,
-            Training.state.not_in(FINAL),
+            Training.state.not_in((*FINAL, PAUSED)),
             Training.number < training.number,
         )
         with self._session() as session:
@@ -278,6 +280,35 @@ class TrainingStore:
                 return self.end(training, CANCELLED, event("The training was cancelled."), **held)
             except Moved:
                 continue
+
+    def pause(self, id: str, tenant: str) -> Training:
+        """queued, running -> paused. Raises NotFound, and Conflict in another state (pausing twice is no error)."""
+        while True:
+            training = self.get(id, tenant=tenant)
+            if training.state == PAUSED:
+                return training
+            if training.state not in (QUEUED, RUNNING):
+                raise Conflict(
+                    f"training {id} is {training.state}; only queued and running ones can be paused.",
+                    code="training_ended" if training.state in FINAL else "training_validating",
+                )
+            with contextlib.suppress(Moved):
+                return self.change(training, event("The training was paused."), state=PAUSED)
+
+    def resume(self, id: str, tenant: str) -> Training:
+        """paused -> queued. Raises NotFound, and Conflict if it has ended (one that is not paused goes on)."""
+        while True:
+            training = self.get(id, tenant=tenant)
+            if training.state in FINAL:
+                raise Conflict(
+                    f"training {id} has ended ({training.state}) and cannot be resumed.",
+                    code="training_ended",
+                )
+            if training.state != PAUSED:
+                return training
+            said = event("The training was resumed; it goes on when it is its turn.")
+            with contextlib.suppress(Moved):
+                return self.change(training, said, state=QUEUED)
 
     def fail(self, training: Training, code: str, message: str, param: str | None = None) -> Training:
         """-> failed. Raises Moved."""

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from infra.storage import Storage
 
-TrainerState = Literal["queued", "running", "published", "failed", "cancelled"]
+TrainerState = Literal["queued", "running", "paused", "published", "failed", "cancelled"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class Standing:
     """Where a training stands.
 
     Args:
+        state: `paused` as soon as it was told to.
         version: the published one (concept@number).
         reason: why it failed.
         own: False if an earlier training, of the same clips with the same settings, published the version.
@@ -111,6 +112,12 @@ class Trainer(Protocol):
 
     def cancel(self, work: Mapping[str, Any]) -> None:
         """Stop a work. It ends soon, unless it has ended."""
+
+    def pause(self, work: Mapping[str, Any]) -> None:
+        """Let a work rest, at its next checkpoint, until `resume`. No effect if it has ended."""
+
+    def resume(self, work: Mapping[str, Any]) -> None:
+        """Let a paused work go on from its checkpoint, when it is its turn. No effect if it has ended."""
 
     def withdraw(self, version: str) -> None:
         """Take back a version that was published although its training was cancelled."""

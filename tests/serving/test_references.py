@@ -209,7 +209,7 @@ def test_what_shows_nothing_is_refused_and_leaves_nothing(serve: Serve, tmp_path
         {"image_url": "data:image/png;base64,????"},
         {"image_url": "data:text/html,hello"},
         {"file_id": "file-1", "image_url": data_url(b"")},
-        {},
+        {"caption": "a moon"},
     ):
         with pytest.raises(openai.UnprocessableEntityError):
             client.videos.create(prompt="a moon", extra_body={"input_reference": wrong})

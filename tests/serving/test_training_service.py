@@ -15,6 +15,7 @@ import numpy as np
 import openai
 import pytest
 from fakes import on_loopback
+from serving_helpers import until
 
 from datasets.video.decode import decode
 from datasets.video.writing import encode_mp4
@@ -226,6 +227,32 @@ def test_what_cannot_be_learned_says_why(house: House):
     assert ended.error is not None
     assert (ended.error.code, ended.error.param) == ("unusable_archive", "training_file")
     assert ended.error.message.startswith("bomb.zip: '../a.mp4' leads out of the archive")
+
+
+def test_a_training_is_paused_and_resumed(house: House, unet3d: Foundation, request: pytest.FixtureRequest):
+    client = house.alice
+    file = client.files.create(file=("a.mp4", video()), purpose="fine-tune")
+    job = client.fine_tuning.jobs.create(
+        model="foundation",
+        training_file=file.id,
+        suffix="slide",
+        method={"type": "motion", "motion": {"hyperparameters": SHORT}},  # type: ignore[typeddict-item]
+        extra_body={"caption": "a texture slides"},
+    )
+    while client.fine_tuning.jobs.retrieve(job.id).status == "validating_files":
+        pass
+    assert client.fine_tuning.jobs.pause(job.id).status == "paused"
+    assert [one.status for one in client.fine_tuning.jobs.list()] == ["paused"]
+    with pytest.raises(openai.NotFoundError):
+        house.bob.fine_tuning.jobs.resume(job.id)
+    batch = batch_of(house.registry, unet3d.fingerprint)
+    until(lambda: [record.paused for record in batch.records()] in ([], [True]))
+    request.getfixturevalue("lane")
+    assert client.fine_tuning.jobs.resume(job.id).status == "queued"
+    followed(client, job.id)
+    assert client.fine_tuning.jobs.retrieve(job.id).status == "succeeded"
+    with pytest.raises(openai.ConflictError):
+        client.fine_tuning.jobs.pause(job.id)
 
 
 def test_a_training_that_waits_is_cancelled(house: House):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,12 @@ class FakeTrainer:
 
     def cancel(self, work: Mapping[str, Any]) -> None:
         self.now[work["name"]] = Standing("cancelled")
+
+    def pause(self, work: Mapping[str, Any]) -> None:
+        self.now[work["name"]] = replace(self.now[work["name"]], state="paused")
+
+    def resume(self, work: Mapping[str, Any]) -> None:
+        self.now[work["name"]] = replace(self.now[work["name"]], state="queued")
 
     def withdraw(self, version: str) -> None:
         self.withdrawn.append(version)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from serving.files.parts import upload_of
@@ -103,7 +104,7 @@ def whole(seconds: float | None) -> int | None:
 
 
 def estimate(training: Training) -> int | None:
-    """When a running training should end, from the time of its last steps; None if unknown."""
+    """When a running training should end, from the time that its last steps took; None if unknown."""
     if (
         training.state != RUNNING
         or training.step_seconds is None
@@ -111,7 +112,7 @@ def estimate(training: Training) -> int | None:
         or training.started_at is None
     ):
         return None
-    return int(training.started_at + training.steps * training.step_seconds)
+    return int(time.time() + (training.steps - training.step) * training.step_seconds)
 
 
 def event_of(event: TrainingEvent) -> TrainingEventObject:

@@ -219,6 +219,18 @@ async def cancel_training(id: str, request: Request, caller: Writer) -> Training
     return training_of(await trains(request).cancel(id, caller.tenant))
 
 
+@trainings.post("/{id}/pause")
+async def pause_training(id: str, request: Request, caller: Writer) -> TrainingJob:
+    """Let a training rest. A lane that has it writes a checkpoint first, within a minute."""
+    return training_of(await trains(request).pause(id, caller.tenant))
+
+
+@trainings.post("/{id}/resume")
+async def resume_training(id: str, request: Request, caller: Writer) -> TrainingJob:
+    """Let a paused training go on from its checkpoint, when it is its turn."""
+    return training_of(await trains(request).resume(id, caller.tenant))
+
+
 @trainings.get(
     "/{id}/events",
     responses={200: {"model": TrainingEventList, "content": {"text/event-stream": {}}}},

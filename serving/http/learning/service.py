@@ -197,8 +197,19 @@ class TrainingService:
 
     async def cancel(self, id: str, tenant: str) -> Training:
         """Cancel a training. Raises NotFound, and Conflict if it has ended otherwise."""
-        training = await asyncio.to_thread(self.store.cancel, id, tenant)
-        self._changes.notify(id)
+        return self._told(await asyncio.to_thread(self.store.cancel, id, tenant))
+
+    async def pause(self, id: str, tenant: str) -> Training:
+        """Let a training rest at its next checkpoint. Raises NotFound, and Conflict if it cannot be paused."""
+        return self._told(await asyncio.to_thread(self.store.pause, id, tenant))
+
+    async def resume(self, id: str, tenant: str) -> Training:
+        """Let a paused training go on. Raises NotFound, and Conflict if it has ended."""
+        return self._told(await asyncio.to_thread(self.store.resume, id, tenant))
+
+    def _told(self, training: Training) -> Training:
+        """Tell whoever follows a training, and the desk, that it has changed."""
+        self._changes.notify(training.id)
         self.desk.notify()
         return training
 

@@ -322,11 +322,12 @@ def publish_two(registry: Registry, tmp_path: Path) -> list[str]:
             422,
             "invalid_value",
         ),
-        ([("prompt", (None, "x")), ("input_reference", ("a.png", b"png"))], 400, "invalid_body"),
-        ([(f"f{n}", (None, "x")) for n in range(100)], 400, "invalid_body"),
+        ([("prompt", (None, "x")), ("input_reference", ("a.png", b"png"))], 422, "unreadable_image"),
+        ([("prompt", (None, "x")), ("video", ("a.png", b"png"))], 422, "invalid_form"),
+        ([(f"f{n}", (None, "x")) for n in range(100)], 422, "invalid_form"),
         ([("prompt", (None, "x" * 70_000))], 413, "too_large"),
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_a_form_that_makes_no_sense_is_refused(serve: Serve, files: list, status: int, code: str):
     api = serve()

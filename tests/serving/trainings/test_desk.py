@@ -226,6 +226,45 @@ def test_a_version_that_was_published_in_the_moment_of_its_cancellation_is_withd
     assert office.store.get(training.id).version is None
 
 
+def test_a_training_is_paused_and_goes_on(office: Office):
+    training = office.ask(office.file(b"video"))
+    with pytest.raises(Conflict, match="is validating_files; only queued and running"):
+        office.store.pause(training.id, "alice")
+    office.validate()
+    office.desk.look()
+    office.trainer.now["alice.orbit"] = Standing("running", 4, 0.5, 1.0)
+    office.desk.look()
+    began = office.store.get(training.id).started_at
+    assert office.store.pause(training.id, "alice").state == "paused"
+    office.store.pause(training.id, "alice")
+    office.desk.look()
+    assert office.trainer.now["alice.orbit"].state == "paused"
+    office.trainer.now["alice.orbit"] = Standing("paused", 5, 0.5, 1.0)  # its lane did one step more
+    office.desk.look()
+    assert (office.state(training), office.store.get(training.id).step) == ("paused", 5)
+    assert office.store.resume(training.id, "alice").state == "queued"
+    office.desk.look()
+    assert office.trainer.now["alice.orbit"].state == "queued"
+    office.trainer.now["alice.orbit"] = Standing("running", 6, 0.5, 1.0)
+    office.desk.look()
+    again = office.store.get(training.id)
+    assert (again.state, again.started_at) == ("running", began)
+    assert [said for said in office.said(training) if "Step" not in said][3:] == [
+        "The training has begun.",
+        "The training was paused.",
+        "The training was resumed; it goes on when it is its turn.",
+        "The training goes on.",
+    ]
+    office.store.pause(training.id, "alice")
+    office.store.cancel(training.id, "alice")
+    for _ in range(2):
+        office.desk.look()
+    assert (office.trainer.now["alice.orbit"].state, office.clips()) == ("cancelled", [])
+    for wrong in (office.store.pause, office.store.resume):
+        with pytest.raises(Conflict, match="cancelled"):
+            wrong(training.id, "alice")
+
+
 def test_what_a_tenant_may_not_do(office: Office):
     file = office.file(b"video")
     first = office.ask(file, key="k")

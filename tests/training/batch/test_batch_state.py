@@ -187,6 +187,22 @@ def test_cancelling(state, clock):
         state.cancel("nobody")
 
 
+def test_pausing(state, clock):
+    state.add([work("waits"), work("trains")])
+    assert state.pause("waits").paused
+    trains = state.claim("l")
+    assert (trains.name, state.claim("m")) == ("trains", None)
+    state.pause("trains")
+    assert state.beat(trains, step=1).paused
+    clock.now += 60
+    assert state.claim("m") is None, "its lane died: it rests all the same"
+    assert not state.resume("trains").paused
+    assert state.claim("m").name == "trains"
+    assert state.cancel("waits").status == "cancelled"
+    with pytest.raises(UserError, match="waits is already cancelled"):
+        state.pause("waits")
+
+
 def test_adding_again_changes_nothing_unless_settings_changed(state):
     assert [r.name for r in state.add([work("a"), work("b"), work("c")])] == ["a", "b", "c"]
     assert state.add([work("a"), work("b"), work("c")]) == []

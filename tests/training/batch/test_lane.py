@@ -244,6 +244,31 @@ def test_a_lane_that_is_stopped_gives_back_what_it_did(house, foundation, tmp_pa
         assert difference(alone(work, foundation), house.adapter(name, tmp_path / name)) < 1e-5
 
 
+def test_what_is_paused_goes_on_from_where_it_was_and_gives_the_same_adapter(house, foundation, tmp_path):
+    works = house.add("c0", "c1", steps=6)
+
+    def act(name, step):
+        if (name, step) == ("c0", 3):
+            house.state().pause("c0")
+            lane.heartbeat.beat()
+
+    watcher = Hook(act)
+    lane = house.lane(watcher)
+    lane.run()
+    assert house.statuses() == {"c0": "queued", "c1": "published"}, "the other one goes on"
+    rests = house.state().record("c0")
+    assert (rests.paused, rests.checkpoint_step, rests.lease, rests.lost) == (True, 4, None, 0), (
+        "the step was under way"
+    )
+    house.lane(watcher).run()
+    assert watcher.steps.count(("c0", 5)) == 0
+    house.state().resume("c0")
+    house.lane(watcher).run()
+    assert house.statuses() == {"c0": "published", "c1": "published"}
+    assert [step for name, step in watcher.steps if name == "c0"] == [1, 2, 3, 4, 5, 6]
+    assert difference(alone(works["c0"], foundation), house.adapter("c0", tmp_path / "c0")) < 1e-5
+
+
 def test_a_pack_that_does_not_fit_the_memory_is_halved(house, monkeypatch):
     house.add("c0", "c1", "c2", "c3")
     step, sizes = Pack.step, []

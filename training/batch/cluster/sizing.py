@@ -85,7 +85,7 @@ def to_start(
     open_lanes = (limit or room) - len(lanes)
     starts: list[Start] = []
     for workers in dict.fromkeys(workers_of(record) for record in records if not record.ended):
-        active = [r for r in records if not r.ended and workers_of(r) == workers]
+        active = [r for r in records if not r.ended and not r.paused and workers_of(r) == workers]
         free = sum(is_free(record, now) for record in active)
         alike = [lane for lane in lanes if lane.workers == workers]
         idle = sum(not lane.busy for lane in alike)  # each will take a free concept

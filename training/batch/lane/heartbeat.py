@@ -1,4 +1,4 @@
-"""Renews a lane's claims from a thread while the lane loads, prepares and trains; notes cancellations."""
+"""Renews a lane's claims from a thread while the lane loads, prepares and trains; notes what is cancelled or paused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """A context manager. `gone` has the names of lost claims, `cancelling` those of concepts to cancel.
+    """A context manager. `gone` has the names of lost claims, `cancelling` those of concepts to cancel, `paused` to pause.
 
     Args:
         batch: used from the thread; do not share it.
@@ -27,6 +27,7 @@ class Heartbeat:
         self.every_s = batch.lease_s / 3 if every_s is None else every_s
         self.gone: set[str] = set()
         self.cancelling: set[str] = set()
+        self.paused: set[str] = set()
         self._claims: dict[str, tuple[Claim, dict[str, Any]]] = {}
         self._renewing: str | None = None
         # Guards the state above. Never held during a request: the training thread calls `tell` for
@@ -51,6 +52,7 @@ class Heartbeat:
         with self._changed:
             self.gone.discard(claim.name)
             self.cancelling.discard(claim.name)
+            self.paused.discard(claim.name)
             self._claims[claim.name] = claim, {}
 
     def drop(self, name: str) -> None:
@@ -79,9 +81,9 @@ class Heartbeat:
                 return
             claim, progress = self._claims[name]
             self._renewing = name
-        gone = cancelling = False
+        gone, record = False, None
         try:
-            cancelling = self.batch.beat(claim, **progress).cancelling
+            record = self.batch.beat(claim, **progress)
         except LeaseLost:
             gone = True
         except UserError as error:  # such as a short outage of the storage: the lease allows more tries
@@ -89,8 +91,10 @@ class Heartbeat:
         finally:
             with self._changed:
                 if name in self._claims:  # otherwise it was dropped meanwhile
-                    if cancelling:
+                    if record is not None and record.cancelling:
                         self.cancelling.add(name)
+                    if record is not None:
+                        (self.paused.add if record.paused else self.paused.discard)(name)
                     if gone:
                         self.gone.add(name)
                         del self._claims[name]

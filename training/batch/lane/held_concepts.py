@@ -78,6 +78,18 @@ class HeldConcepts:
         self._stop_renewing(name)
         del self.held[name]
 
+    def rest(self, name: str, pack: Pack) -> None:
+        """Give back one concept, which was paused, after checkpointing it."""
+        one = self.held[name]
+        if name in pack.members:
+            self.checkpoints.put(one.claim, pack.state(name))
+            self.checkpoints.flush(name)
+            pack.leave(name)
+        self._stop_renewing(name)
+        with suppress(LeaseLost):
+            self.batch.release(one.claim)
+        del self.held[name]
+
     def give_back(self, pack: Pack | None = None) -> None:
         """Give back all concepts for other lanes, after checkpointing the members of `pack`.
 

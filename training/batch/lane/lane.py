@@ -276,7 +276,7 @@ class Lane:
 
     # ----------------------------------------------------------------- a step
     def _drop_stopped(self, pack: Pack) -> bool:
-        """Let go of concepts that were lost to another lane or cancelled. True if slots came free."""
+        """Let go of concepts that were lost to another lane, cancelled or paused. True if slots came free."""
         self.checkpoints.check()
         self.heartbeat.gone |= self.checkpoints.lost() & self.held.keys()
         going = [name for name in self.held if name in self.heartbeat.gone | self.heartbeat.cancelling]
@@ -287,7 +287,10 @@ class Lane:
                 self.held_concepts.leave(name)
             else:
                 self.held_concepts.end(name, self.batch.cancelled)
-        return bool(going)
+        resting = [name for name in self.held if name in self.heartbeat.paused]
+        for name in resting:
+            self.held_concepts.rest(name, pack)
+        return bool(going or resting)
 
     def _handle(self, pack: Pack, event: Event, foundation: Foundation) -> bool:
         """Process what a step did to one member. True if its slots came free."""

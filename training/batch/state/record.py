@@ -45,6 +45,7 @@ class Record:
     version: VersionRef | None = None  # the published version: orbit@1
     reason: str | None = None  # why it failed, or was cancelled without a request
     cancelling: bool = False  # requested; its lane has not stopped yet
+    paused: bool = False  # no lane takes it; one that has it checkpoints and gives it back
     lease: Lease | None = None
     updated: float = 0.0  # UTC seconds
     revision: int = 0  # writes of this record
@@ -126,6 +127,8 @@ def workers_of(record: Record) -> int:
 
 def is_free(record: Record, now: float) -> bool:
     """Whether a lane may take the concept: it waits, or its claim has expired or comes from a clock that is ahead."""
+    if record.paused:
+        return False
     if record.status in RUNNING:
         return record.lease is None or record.lease.is_over(now) or record.lease.is_ahead(now)
     return not record.ended

@@ -203,6 +203,28 @@ class BatchState:
             self.forget(name)
         return record
 
+    def pause(self, name: str) -> Record:
+        """Let no lane train a concept until `resume`. Raises Conflict if it has ended.
+
+        A lane that has it checkpoints and gives it back when it notices.
+        """
+        return self._set_paused(name, True)
+
+    def resume(self, name: str) -> Record:
+        """Let lanes take a paused concept again; it goes on from its last checkpoint. Raises Conflict if it has ended."""
+        return self._set_paused(name, False)
+
+    def _set_paused(self, name: str, paused: bool) -> Record:
+        def change(record: Record) -> Record | None:
+            if record.ended:
+                raise Conflict(
+                    f"concept {name} is already {record.status}; only waiting or training concepts can be paused and resumed.",
+                    code="concept_ended",
+                )
+            return None if record.paused == paused else replace(record, paused=paused)
+
+        return self._change(name, change, "") or self.record(name)
+
     def forget(self, name: str) -> None:
         """Delete the checkpoints of a concept that has ended."""
         for info in list(self.storage.list(f"checkpoints/{check_concept_name(name)}/")):
@@ -243,7 +265,7 @@ class BatchState:
 
     def _take(self, record: Record, lease: Lease, suits: Callable[[Record], bool]) -> Record | None:
         """The record after a lane asks for it; None if it stays unchanged."""
-        if record.ended or not suits(record):
+        if record.ended or (record.paused and not record.cancelling) or not suits(record):
             return None
         gone = record.status in RUNNING and self._expired(record)
         if record.status in RUNNING and record.lease is not None and not gone:
@@ -333,7 +355,7 @@ class BatchState:
                 )
             changed = change(record)
             if changed.ended:
-                return replace(changed, lease=None, cancelling=False)
+                return replace(changed, lease=None, cancelling=False, paused=False)
             if changed.lease is None:
                 return changed
             return replace(changed, lease=changed.lease.renewed(self.clock(), self.lease_s))
