@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,8 +20,8 @@ import httpx
 from infra.errors import Conflict, Unavailable, UserError
 from serving.config import is_loopback
 from serving.http.statuses import class_of
-from serving.schemas import AdapterAnswer, CreateVideo, LoraPath, ModelList, ResidentList, Video
-from serving.training_client import TrainingCalls
+from serving.schemas import AdapterAnswer, Character, CreateVideo, LoraPath, ModelList, ResidentList, Video
+from serving.training_client import TrainingCalls, opened
 
 QUEUED_INTERVAL = 1.0  # minimum seconds between polls of `wait` for a video that is not first in the queue
 
@@ -63,11 +64,40 @@ class Client(TrainingCalls):
     ) -> None:
         self._http.close()
 
-    def create(self, body: CreateVideo, *, idempotency_key: str | None = None) -> Video:
-        """Request a video; returns the queued job. The same key and body return the same job."""
+    def create(
+        self, body: CreateVideo, *, image: Path | None = None, idempotency_key: str | None = None
+    ) -> Video:
+        """Request a video; returns the queued job. The same key and body return the same job.
+
+        Args:
+            image: a file with the image of `input_reference`.
+        """
         sent = body.model_dump(mode="json", exclude_none=True)
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
-        return Video.model_validate(self._call("POST", "/v1/videos", json=sent, headers=headers).json())
+        if image is None:
+            return Video.model_validate(self._call("POST", "/v1/videos", json=sent, headers=headers).json())
+        caption = sent.pop("input_reference", {}).get("caption")
+        form = {name: value if isinstance(value, str) else json.dumps(value) for name, value in sent.items()}
+        form |= {} if caption is None else {"input_reference[caption]": caption}
+        with opened(image) as content:
+            files = {"input_reference": (image.name, content)}
+            answer = self._call("POST", "/v1/videos", data=form, files=files, headers=headers)
+        return Video.model_validate(answer.json())
+
+    def create_character(
+        self, name: str, video: Path, *, caption: str | None = None, idempotency_key: str | None = None
+    ) -> Character:
+        """Have the appearance of a clip learned, for requests that name it among their `characters`."""
+        form = {"name": name, **({} if caption is None else {"caption": caption})}
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        with opened(video) as content:
+            files = {"video": (video.name, content)}
+            answer = self._call("POST", "/v1/videos/characters", data=form, files=files, headers=headers)
+        return Character.model_validate(answer.json())
+
+    def character(self, id: str) -> Character:
+        """A character, and how far it is learned."""
+        return Character.model_validate(self._call("GET", f"/v1/videos/characters/{id}").json())
 
     def remix(self, id: str, prompt: str, *, idempotency_key: str | None = None) -> Video:
         """Request a video like another one, of another prompt; returns the queued job."""

@@ -99,17 +99,13 @@ def generate(
     """
     config = config or GenerateConfig()
     body, notes = read_body(prompt, config)
-    if server and config.image:
-        raise UserError(
-            "--image cannot be used with --server; leave --server out, so that the model is loaded here."
-        )
     if server and config.prior_clip:
         raise UserError(
             "--prior-clip cannot be used with --server, which only takes the noise prior of a concept; give --prior-concept, "
             "or leave --server out."
         )
     if server:
-        video = from_server(body, server, on_progress)
+        video = from_server(body, server, on_progress, config.image)
     else:
         video = in_process(body, config, registry, on_progress)
     return replace(video, warnings=(*notes, *video.warnings))
@@ -162,14 +158,19 @@ def option_of(field: tuple[int | str, ...], options: list[str]) -> str:
     return f"{begin}{'.'.join(rest)}" if rest else begin.rstrip(": ")
 
 
-def from_server(body: CreateVideo, url: str, on_progress: Progress) -> Video:
-    """Make the video through a server's API; Ctrl-C cancels the job."""
+def from_server(body: CreateVideo, url: str, on_progress: Progress, image: str | None = None) -> Video:
+    """Make the video through a server's API; Ctrl-C cancels the job.
+
+    Args:
+        image: file with an image that the video begins with, or shows if the server's model makes videos from text alone.
+    """
+    from infra.paths import as_written, expanded
     from serving.client import Client
     from serving.keys import API_KEY_VARIABLE
     from serving.requests import names_of
 
     with Client(url, api_key=os.environ.get(API_KEY_VARIABLE)) as client:
-        job = client.create(body)
+        job = client.create(body, image=None if image is None else as_written(expanded(image)))
         try:
             done = client.wait(
                 job.id,

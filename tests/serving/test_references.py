@@ -20,12 +20,14 @@ from infra.registry import Registry
 from infra.storage import open_storage
 from models.foundations.base import Foundation
 from motiondirector.service.trainer import batch_of, open_trainer
+from serving.client import Client
 from serving.config import ServeConfig
 from serving.http.api import create_api
 from serving.http.learning import references
 from serving.http.service import VideoService
 from serving.keys import ApiKey, hash_key
 from serving.ray.engine_service import EngineService
+from serving.schemas import CreateVideo, InputReference
 from serving.trainings import desk
 from training.batch.run import follow_batch
 
@@ -184,6 +186,24 @@ def test_a_character_is_learned_from_a_clip_and_named_by_requests(
     while kept(tmp_path / "data") and not end.wait(0.05):  # the desk clears up after the end
         pass
     assert list(client.files.list()) == []
+
+
+def test_our_own_client_sends_images_and_clips(serve: Serve, tmp_path: Path):
+    url = str(serve("tiny-random:unet3d", trains=True).base_url).removesuffix("/v1/")
+    (tmp_path / "moon.png").write_bytes(saved(picture()))
+    (tmp_path / "moon.mp4").write_bytes(clip())
+    body = CreateVideo(
+        prompt="a moon", steps=1, guidance_scale=1.5, input_reference=InputReference(caption="a round moon")
+    )
+    with Client(url, api_key=ALICE) as client:
+        video = client.create(body, image=tmp_path / "moon.png", idempotency_key="one")
+        assert client.create(body, image=tmp_path / "moon.png", idempotency_key="one").id == video.id
+        assert (video.guidance_scale, len(video.learning)) == (1.5, 1)
+        assert client.training(video.learning[0]).caption == "a round moon"
+        character = client.create_character("Moon", tmp_path / "moon.mp4", caption="a moon")
+        assert client.character(character.id).name == "Moon"
+        for training in client.trainings():
+            client.cancel_training(training.id)
 
 
 def test_what_shows_nothing_is_refused_and_leaves_nothing(serve: Serve, tmp_path: Path):

@@ -79,12 +79,11 @@ class HeldConcepts:
         del self.held[name]
 
     def rest(self, name: str, pack: Pack) -> None:
-        """Give back one concept, which was paused, after checkpointing it."""
+        """Give back one member of a pack, which was paused, after checkpointing it."""
         one = self.held[name]
-        if name in pack.members:
-            self.checkpoints.put(one.claim, pack.state(name))
-            self.checkpoints.flush(name)
-            pack.leave(name)
+        self.checkpoints.put(one.claim, pack.state(name))
+        self.checkpoints.flush(name)
+        pack.leave(name)
         self._stop_renewing(name)
         with suppress(LeaseLost):
             self.batch.release(one.claim)

@@ -287,7 +287,7 @@ class Lane:
                 self.held_concepts.leave(name)
             else:
                 self.held_concepts.end(name, self.batch.cancelled)
-        resting = [name for name in self.held if name in self.heartbeat.paused]
+        resting = [name for name in pack.members if name in self.held and name in self.heartbeat.paused]
         for name in resting:
             self.held_concepts.rest(name, pack)
         return bool(going or resting)
