@@ -4,6 +4,7 @@ python docs/examples/tenant.py http://localhost:8000 clips.zip --caption "a pape
 """
 
 import argparse
+import json
 import os
 import time
 from pathlib import Path
@@ -48,12 +49,18 @@ def main() -> None:
     parser.add_argument("clips", type=Path)
     parser.add_argument("--caption", required=True)
     parser.add_argument("--suffix", required=True)
-    parser.add_argument("--steps", type=int)
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a training setting, such as steps=200; repeatable",
+    )
     parser.add_argument("--prompt", default="a red star on a navy background")
     parser.add_argument("--out", type=Path, default=Path("out.mp4"))
     given = parser.parse_args()
     client = OpenAI(base_url=f"{given.server}/v1", api_key=os.environ["MOTIONDIRECTOR_API_KEY"])
-    settings = {} if given.steps is None else {"steps": given.steps}
+    settings = {name: json.loads(value) for name, value in (one.split("=", 1) for one in given.set)}
     model = learn(client, given.clips, suffix=given.suffix, caption=given.caption, **settings)
     print(f"model: {model}")
     video = client.videos.create_and_poll(model=model, prompt=given.prompt, extra_body={"seed": 7})

@@ -60,8 +60,8 @@ class VideoConfig(GenerationSettings):
     image: str | None = setting(
         None,
         VIDEO,
-        "Image file that the video begins with, for an image-to-video model; it is scaled and cropped to the video. Not with "
-        "--server.",
+        "Image file that the video begins with, for an image-to-video model; it is scaled and cropped to the video. With --server "
+        "also for others, which learn its appearance first.",
     )
     scheduler: str | None = setting(None, VIDEO, "For example ddim, dpm++ or flow-euler.")
     foundation: str | None = setting(None, MODEL, "Model folder or hub id. Absent: the embedded one.")

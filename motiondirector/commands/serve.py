@@ -64,7 +64,8 @@ def serve(
         webhook_secret=read_webhook_secret(),
     )
     check_database(chosen)
-    check_registry(absolute(registry))
+    if chosen.train_lanes is None:  # otherwise the trainer creates it
+        check_registry(absolute(registry))
 
     def loading() -> None:
         # Replaces Ray's handlers: `kill` ends the server as cleanly as Ctrl-C, also if it runs in the background.

@@ -51,7 +51,7 @@ def follow(
 
     if tied:
         threading.Thread(target=wait_for_parent, daemon=True).start()
-    follow_batch(batch, opened, pack=pack, device=device, over=over)
+    follow_batch(batch, opened, pack=pack, device=device, over=over, private=True)
 
 
 if __name__ == "__main__":

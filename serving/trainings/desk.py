@@ -267,6 +267,8 @@ class Desk:
                 model = model_of(standing.version)
                 done = event(f"The training has succeeded: {model}.", fine_tuned_model=model)
                 values = {"version": standing.version, "step": standing.step, "loss": standing.loss}
+                if standing.step_seconds is not None:  # it may have ended between two looks
+                    values |= {"step_seconds": standing.step_seconds}
                 self._store.end(training, SUCCEEDED, done, **values)
             case "failed":
                 reason = standing.reason or "the training failed."

@@ -28,7 +28,7 @@ from training.batch.watch.watcher import Watcher
 
 POLL_S = 5.0
 FOLLOW_S = 1.0  # seconds between looks for new concepts
-FOLLOW_BEAT_S = 5.0  # seconds between reports of a concept's progress: somebody watches
+FOLLOW_BEAT_S = 2.0  # seconds between reports of a concept's progress: somebody watches
 log = logging.getLogger(__name__)
 
 
@@ -132,17 +132,21 @@ def follow_batch(
     pack: int | None = None,
     device: str | None = None,
     every_s: float = FOLLOW_S,
+    private: bool = False,
 ) -> None:
     """Train whatever is added to the batch, until it is stopped: by `over`, SIGINT or SIGTERM.
 
     It then checkpoints and gives back its concepts. A storage that does not answer is waited for, without end.
+
+    Args:
+        private: as in `training.batch.watch.logs.Notes`.
 
     Raises:
         UserError: the storage denies access or is full, or the foundation cannot be loaded here.
     """
     owner = f"{socket.gethostname()}-{os.getpid()}"
     with Journal(batch.storage, owner) as journal:
-        notes = Notes(journal)
+        notes = Notes(journal, private=private)
         lane = Lane(
             batch,
             registry,

@@ -1,6 +1,7 @@
 """A lane's lines are in the storage, bounded, whoever reads them."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 
@@ -113,3 +114,25 @@ def test_lines_wait_for_a_storage_that_is_away(storage, monkeypatch):
     journal.flush()
     assert texts(storage, "lanes") == ["a"]
     assert texts(storage, "concepts") == ["b", "c"]
+
+
+def test_a_private_lane_names_concepts_in_their_own_logs_alone(storage):
+    journal = Journal(storage, "l1", clock=Clock())
+    notes = Notes(journal, private=True)
+    notes.preparing("t-1.orbit")
+    logger = logging.getLogger("training.test_private")
+    handler = JournalHandler(notes)
+    logger.addHandler(handler)
+    try:
+        logger.warning("the storage is slow; t-1.orbit waits")
+        logger.warning("the storage is slow")
+    finally:
+        logger.removeHandler(handler)
+    notes.ended(SimpleNamespace(name="t-1.orbit", status="published", version="t-1.orbit@1", reason=None))
+    journal.flush()
+    assert texts(storage, "lanes") == ["warning: the storage is slow", "published"]
+    assert texts(storage, "concepts", "t-1.orbit") == [
+        "preparing",
+        "warning: the storage is slow; t-1.orbit waits",
+        "published t-1.orbit@1",
+    ]

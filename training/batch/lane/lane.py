@@ -340,7 +340,10 @@ class Lane:
             self.held_concepts.fail(work.name, error)
             return
         self.held_concepts.end(
-            work.name, lambda claim: self.batch.publish(claim, version.ref, step=step, loss=metrics["loss"])
+            work.name,
+            lambda claim: self.batch.publish(
+                claim, version.ref, step=step, loss=metrics["loss"], step_seconds=event.report.seconds
+            ),
         )
 
     def _too_large(self, key: GroupKey, capacity: Capacity, opened: bool) -> None:

@@ -313,11 +313,23 @@ class BatchState:
         """Record a checkpoint, already in the storage, to continue the concept from. Raises LeaseLost."""
         return self._owned(claim, lambda record: replace(record, checkpoint=key, checkpoint_step=step))
 
-    def publish(self, claim: Claim, version: str, *, step: int, loss: float | None = None) -> Record:
+    def publish(
+        self,
+        claim: Claim,
+        version: str,
+        *,
+        step: int,
+        loss: float | None = None,
+        step_seconds: float | None = None,
+    ) -> Record:
         """Record that the concept was published as this version. Raises LeaseLost."""
-        return self._owned(
-            claim, lambda r: replace(r, status="published", version=version, step=step, loss=loss), version
-        )
+
+        def change(record: Record) -> Record:
+            seconds = record.step_seconds if step_seconds is None else step_seconds
+            done = {"version": version, "step": step, "loss": loss, "step_seconds": seconds}
+            return replace(record, status="published", **done)
+
+        return self._owned(claim, change, version)
 
     def fail(self, claim: Claim, reason: str) -> Record:
         """Record that the concept failed, and why. Raises LeaseLost."""

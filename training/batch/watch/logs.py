@@ -178,12 +178,18 @@ class Notes(Watcher):
         every_s: seconds between two lines about a concept's steps; its first and last step are always
             written.
         clock: seconds of a monotonic clock.
+        private: concepts are named in their own logs alone, with which their names can be erased.
     """
 
     def __init__(
-        self, journal: Journal, every_s: float = EVERY_S, clock: Callable[[], float] = time.monotonic
+        self,
+        journal: Journal,
+        every_s: float = EVERY_S,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        private: bool = False,
     ) -> None:
-        self.journal, self.every_s, self.clock = journal, every_s, clock
+        self.journal, self.every_s, self.clock, self.private = journal, every_s, clock, private
         self.concepts: set[str] = set()
         self._written_at: dict[str, float] = {}
 
@@ -210,7 +216,7 @@ class Notes(Watcher):
     def ended(self, record: Record) -> None:
         said = record.version or record.reason or ""
         self.journal.write(f"{record.status} {said}".rstrip(), record.name)
-        self.journal.write(f"{record.name}: {record.status}")
+        self.journal.write(record.status if self.private else f"{record.name}: {record.status}")
 
 
 class JournalHandler(WarningHandler):
@@ -226,8 +232,10 @@ class JournalHandler(WarningHandler):
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
         concept, colon, _ = text.partition(": ")
-        known = colon and concept in self.notes.concepts
-        self.notes.journal.write(f"{record.levelname.lower()}: {text}", concept if known else None)
+        named = concept if colon and concept in self.notes.concepts else None
+        if self.notes.private and named is None:
+            named = next((name for name in self.notes.concepts if name in text), None)
+        self.notes.journal.write(f"{record.levelname.lower()}: {text}", named)
 
 
 class Several(Watcher):
