@@ -83,6 +83,7 @@ DISK_CHECKS = Threads("disk-checks", 1)
 RESULTS = Threads("results", 8, VIDEOS)
 UPLOADS = Threads("uploads", 8, FILES)  # files that arrive, and are copied from and to the results storage
 VALIDATIONS = Threads("validations", 2, FILES)  # files of trainings that are decoded, for minutes
+IMAGES = Threads("images", 2, FILES)  # images of requests that are decoded, each in a process of its own
 READS_EACH, LISTS_EACH = 2, 1  # of REGISTRY and LISTS, per tenant
 NAMES = Threads("names", 16)  # host names of webhooks in new requests
 CALLED_NAMES = Threads("called-names", 16)  # host names of webhooks being called

@@ -190,6 +190,7 @@ GIVEN: dict[str, Any] = {
     "train_lanes": 2,
     "max_train_steps": 300,
     "max_trainings": 4,
+    "reference_steps": 40,
     "max_file_bytes": 6_000_000,
     "files_bytes": 7_000_000,
     "files_count": 8,

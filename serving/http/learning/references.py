@@ -36,7 +36,7 @@ from serving.jobs.jobs import HALF, IllegalTransition, JobStore
 from serving.jobs.training_tables import Training
 from serving.requests import FoundationInfo, VideoRequest, request_of, resolve_adapters
 from serving.schemas import AdapterUsed, Awaited, CharacterUse, CreateVideo, ImageUsed, LoraPath, LoraUse
-from serving.threads import UPLOADS
+from serving.threads import IMAGES, UPLOADS
 from serving.trainings.names import model_of
 from serving.trainings.request import TrainingRequest, asked
 from serving.trainings.store import CANCELLED, FAILED, FINAL, SUCCEEDED
@@ -154,7 +154,7 @@ class References:
         parts = [await self._character(one, tenant, info) for one in body.characters]
         notes: tuple[str, ...] = ()
         if image is not None:
-            still = await asyncio.to_thread(still_confined, image.path, "input_reference")
+            still = await IMAGES.run(still_confined, image.path, "input_reference")
             notes = still.notes
             if info.takes_image:
                 request = await self._begin_with(request, still, image, tenant, undo)
@@ -276,7 +276,7 @@ class References:
                     "the image of this video was deleted, or has expired; send the request with the image again.",
                     code="image_gone",
                 ) from None
-            still = await asyncio.to_thread(still_confined, path, "input_reference")
+            still = await IMAGES.run(still_confined, path, "input_reference")
         given = InputImage(pixels_HWC=still.picture_HWC, source=image.source)
         return request.model_copy(update={"image": given})
 

@@ -326,8 +326,8 @@ class BatchState:
 
         def change(record: Record) -> Record:
             seconds = record.step_seconds if step_seconds is None else step_seconds
-            done = {"version": version, "step": step, "loss": loss, "step_seconds": seconds}
-            return replace(record, status="published", **done)
+            done = replace(record, version=version, step=step, loss=loss, step_seconds=seconds)
+            return replace(done, status="published")
 
         return self._owned(claim, change, version)
 
