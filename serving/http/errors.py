@@ -22,8 +22,8 @@ from serving.schemas import ErrorAnswer, error_answer
 log = logging.getLogger(__name__)
 MAX_BODY = 64 * 1024  # bytes of a request's body; one mask in it has at most 43 KiB
 BODY_TIMEOUT = 10.0  # seconds for a whole body to arrive, from the first wait for it
-# Paths whose bodies go to a file; their routes bound them.
-STREAMED = re.compile("/v1/files|/v1/uploads/[^/]+/parts")
+# Paths whose bodies go to a file; their routes bound them. The studio has the same routes for sessions.
+STREAMED = re.compile("(/studio/api)?(/v1/files|/v1/uploads/[^/]+/parts)")
 RETRY_AFTER = {"Retry-After": "5"}  # seconds, if nothing better is known
 HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: RETRY_AFTER}
 CODES = {

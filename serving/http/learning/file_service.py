@@ -94,6 +94,24 @@ class FileService:
                 expires_at=None if seconds is None else time.time() + seconds,
             )
 
+    async def store(self, content: bytes, filename: str, tenant: str, seconds: float) -> StoredFile:
+        """Store what this server made for a tenant, for so many seconds. Raises Forbidden beyond the tenant's quota."""
+        if len(content) > self.files.limits.each:
+            raise too_large(self.files.limits.each)
+        id = (await asyncio.to_thread(self.files.reserve, tenant, len(content))).id
+
+        def keep() -> StoredFile:
+            with self._local_file() as path:
+                path.write_bytes(content)
+                named = {"filename": safe_name(filename), "purpose": PURPOSES[0]}
+                return self.files.keep(id, path, **named, expires_at=time.time() + seconds)
+
+        try:
+            return await UPLOADS.run(keep)
+        except BaseException:
+            await asyncio.shield(UPLOADS.run(self.files.remove, id))
+            raise
+
     @contextlib.contextmanager
     def _local_file(self) -> Iterator[Path]:
         with tempfile.NamedTemporaryFile(dir=self._arriving, delete=False) as file:
