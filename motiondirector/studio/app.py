@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse
 from starlette.staticfiles import StaticFiles
 
-from motiondirector.studio import data, draw, export, pages, parts, signin
+from motiondirector.studio import data, draw, export, pages, parts, signin, usage
 from motiondirector.studio.headers import SafeHeaders
 from motiondirector.studio.refusals import add_page_errors
 from motiondirector.studio.teach import drawn, previews
@@ -33,7 +33,7 @@ def add_studio(app: FastAPI) -> None:
     for router in (*apis, data.router, draw.router, previews.router, drawn.router):
         behind.include_router(router)
     add_page_errors(shown)
-    for router in (signin.router, pages.router, parts.router, export.router, teach.router):
+    for router in (signin.router, pages.router, parts.router, export.router, teach.router, usage.router):
         shown.include_router(router)
     shown.mount("/static", StaticFiles(directory=STATIC))
     app.mount("/studio/api", behind)

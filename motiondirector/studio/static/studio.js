@@ -125,6 +125,12 @@ const PRESSED = {
     await api(`/v1/fine_tuning/jobs/${button.dataset.cancelTraining}/cancel`, { method: "POST" });
     await part(`trainings/${button.dataset.cancelTraining}`, document.getElementById("training"));
   }),
+  "[data-delete-motion]": (button) => act(button, async () => {
+    if (!window.confirm("Delete this motion with all its versions? This cannot be undone.")) return;
+    await api(`/v1/models/${encodeURIComponent(button.dataset.deleteMotion)}`, { method: "DELETE" });
+    button.closest(".motion").remove();
+    say("Deleted. Videos that were asked for with it are still made.");
+  }),
   "[data-delete]": (button) => act(button, async () => {
     if (!window.confirm("Delete this video? This cannot be undone.")) return;
     await api(`/v1/videos/${button.dataset.delete}`, { method: "DELETE" });
@@ -149,6 +155,14 @@ document.addEventListener("submit", (event) => {
     event.preventDefault();
     document.getElementById("motions-title").scrollIntoView();
     say("Now pick a motion.");
+  } else if (form.matches("[data-share]")) {
+    event.preventDefault();
+    act(form.querySelector("button"), async () => {
+      const names = form.elements.tenants.value.split(/[\s,]+/).filter(Boolean);
+      const body = { tenants: names.filter((name) => name !== "*"), all: names.includes("*") };
+      const shared = await api(`/v1/models/${encodeURIComponent(form.dataset.share)}/share`, { method: "POST", body });
+      say(shared.all ? "Everybody may use it now." : shared.tenants.length ? `These may use it now: ${shared.tenants.join(", ")}.` : "Nobody else may use it now.");
+    });
   } else if (form.matches("[data-remix]")) {
     event.preventDefault();
     act(form.querySelector("button"), async () => {

@@ -11,7 +11,7 @@ KEY = "the-key-of-a-person-0123"
 SIZES = {"desktop": {"width": 1280, "height": 860}, "phone": {"width": 390, "height": 844}}
 LOOKS = {"desktop": "light", "phone": "dark"}
 SERIOUS = ("serious", "critical")
-PATIENCE = 90_000  # milliseconds, for a video on a busy machine
+PATIENCE = 45_000  # milliseconds, for a video on a busy machine
 
 
 @contextmanager
@@ -26,8 +26,14 @@ def window(browser, kind: str, **options) -> Iterator:
     page.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.faults = faults
-    yield page
-    context.close()
+    try:
+        yield page
+    except BaseException:
+        if folder := os.environ.get("STUDIO_SCREENSHOTS"):
+            page.screenshot(path=Path(folder) / f"failed-{kind}.png", full_page=True)
+        raise
+    finally:
+        context.close()
 
 
 def look(page, kind: str, name: str) -> None:

@@ -32,11 +32,12 @@ from serving.http.api import create_api
 from serving.http.service import VideoService
 from serving.keys import ApiKey, hash_key
 from serving.ray.engine_service import EngineService
-from training.batch.run import follow_batch
+from serving.trainings import desk
+from training.batch import run
 
 pytestmark = pytest.mark.browser
 LOOK = "a red star on a navy background"
-STEPS = 24  # the server's most, so every choice is short
+STEPS = 48  # the server's most, so every choice is short
 DROP = """async ([content, name]) => {
   const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
   const dropped = new DataTransfer();
@@ -62,13 +63,16 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     registry, over = open_registry(folder / "registry"), threading.Event()
     batch = batch_of(registry, fingerprint_folder(locate(None)))
     kind = {"over": over, "device": "cpu", "every_s": 0.05}
-    lane = threading.Thread(target=follow_batch, args=(batch, registry), kwargs=kind)
+    lane = threading.Thread(target=run.follow_batch, args=(batch, registry), kwargs=kind)
     engine = EngineService(config)
     app = create_api(VideoService(config, engine, trainer=open_trainer(config)))
     add_studio(app)
-    lane.start()
-    with on_loopback(app) as url:
-        yield f"{url}/studio"
+    with pytest.MonkeyPatch.context() as often:  # of so few steps, more than one is to be seen
+        often.setattr(run, "FOLLOW_BEAT_S", 0.5)
+        often.setattr(desk, "POLL", 0.2)
+        lane.start()
+        with on_loopback(app) as url:
+            yield f"{url}/studio"
     over.set()
     lane.join(120)
     assert not lane.is_alive()
@@ -103,10 +107,11 @@ def test_someone_gets_from_the_start_to_a_video_of_their_own_motion_in_eight_pre
         sign_in(page, address)
         person = Person(page)
         person.press(page.get_by_role("link", name="Teach", exact=True))
+        page.get_by_text(f"{STEPS} steps").first.wait_for()
         person.presses += 1  # a clip is dropped
         dropped = base64.b64encode(sprite_clip()).decode()
         page.evaluate(DROP, [dropped, f"My {kind} (1).MP4"])
-        person.write("What do the clips show?", f"{LOOK} 🌟")
+        person.write("What do the clips show?", LOOK)
         page.locator(".clip img").wait_for()
         assert "One clip of 8 frames (1.0 s), 64 × 64" in page.locator(".clip .facts").inner_text()
         page.get_by_text(f"{STEPS} steps").first.wait_for()
@@ -114,14 +119,14 @@ def test_someone_gets_from_the_start_to_a_video_of_their_own_motion_in_eight_pre
         look(page, kind, "teach")
         page.reload()  # leaving and coming back loses nothing
         page.locator(".clip img").wait_for()
-        assert page.get_by_label("What do the clips show?").input_value() == f"{LOOK} 🌟"
+        assert page.get_by_label("What do the clips show?").input_value() == LOOK
         page.get_by_text(f"{STEPS} steps").first.wait_for()
         person.press(page.get_by_role("button", name="Train", exact=True))
         page.get_by_role("heading", name=f"my-{kind}-1").wait_for()
         own = page.url
         page.locator(".chart").wait_for()
         look(page, kind, "training")
-        page.get_by_role("link", name="Teach", exact=True).click()
+        page.get_by_role("link", name="Teach", exact=True).first.click()
         page.get_by_role("link", name=f"my-{kind}-1").wait_for()
         page.goto(own)
         person.press(page.get_by_role("link", name="Make a video with it"))
@@ -186,7 +191,9 @@ def test_a_drawn_path_is_taught_by_the_same_route(browser, address: str):
         assert page.get_by_label("Name of the motion").input_value() == "slope"
         assert page.get_by_label("What do the clips show?").input_value() == LOOK
         page.get_by_text(f"{STEPS} steps").first.wait_for()
+        page.get_by_label("What do the clips show?").fill(f"{LOOK} 🌟")
         page.get_by_role("button", name="Train", exact=True).click()
+        page.get_by_text(f"{LOOK} 🌟").wait_for()
         page.on("dialog", lambda dialog: dialog.accept())
         page.get_by_role("button", name="Cancel").click()
         page.get_by_role("heading", name="Cancelled").wait_for()
