@@ -11,7 +11,7 @@ from starlette.staticfiles import StaticFiles
 from motiondirector.studio import data, draw, export, pages, parts, signin, usage
 from motiondirector.studio.headers import SafeHeaders
 from motiondirector.studio.refusals import add_page_errors
-from motiondirector.studio.teach import drawn, previews
+from motiondirector.studio.teach import drawn, following, previews
 from motiondirector.studio.teach import pages as teach
 from serving.http.api import models, videos
 from serving.http.errors import add_error_handlers
@@ -33,7 +33,8 @@ def add_studio(app: FastAPI) -> None:
     for router in (*apis, data.router, draw.router, previews.router, drawn.router):
         behind.include_router(router)
     add_page_errors(shown)
-    for router in (signin.router, pages.router, parts.router, export.router, teach.router, usage.router):
+    own = (signin.router, pages.router, parts.router, export.router, usage.router)
+    for router in (*own, teach.router, following.router):
         shown.include_router(router)
     shown.mount("/static", StaticFiles(directory=STATIC))
     app.mount("/studio/api", behind)

@@ -1,4 +1,4 @@
-"""What the table of trainings says of them as figures: their losses, and how long a step takes."""
+"""What the table of trainings says of them for people: their losses, what happened to them, how long a step takes."""
 
 from __future__ import annotations
 
@@ -32,6 +32,12 @@ class Figures:
             for step, loss in shown
             if isinstance(step, int) and isinstance(loss, int | float)
         ]
+
+    def messages(self, id: str, most: int) -> list[TrainingEvent]:
+        """The newest events of a training that say something, newest first; not its metrics."""
+        query = select(TrainingEvent).where(TrainingEvent.training == id, TrainingEvent.kind != "metrics")
+        with self._session() as session:
+            return list(session.scalars(query.order_by(TrainingEvent.place.desc()).limit(most)))
 
     def seconds_per_step(self, foundation: str) -> float | None:
         """How long a step of a training takes here, all that belongs to it included; None if none has been measured.

@@ -188,6 +188,11 @@ document.addEventListener("change", (event) => {
 });
 
 const polled = (event) => event.detail.elt.matches("[data-polled]"); // it asks again by itself, so a failure is shown once
+document.addEventListener("htmx:beforeOnLoad", (event) => { // what is on the page, perhaps half an upload, stays until its reader leaves it
+  if (!polled(event) || event.detail.xhr.status !== 401) return;
+  event.preventDefault();
+  askToSignIn();
+});
 document.addEventListener("htmx:responseError", (event) => {
   if (polled(event) && event.detail.xhr.status >= 500) document.getElementById("away").hidden = false;
   else say(event.detail.xhr.status === 401 ? "Your session has ended." : "This part could not be loaded. Reload the page to try again.");

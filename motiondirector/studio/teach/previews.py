@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +29,7 @@ router = APIRouter()
 SHARES = Shares(Threads("studio-clips", 2), 1)  # previews of one tenant at once
 BOUNDS = Bounds(seconds=120.0, cpu_seconds=120)
 SHOWN = 4  # clips of one file that are shown; the others are counted
+STALE = 3600.0  # seconds after which what a killed server left is removed
 NAME = "clip"  # of the concept, in a clip set that nobody keeps
 
 
@@ -59,7 +63,10 @@ async def see_clips(
 def seen(service: VideoService, file: StoredFile, selection: Selection, start: float) -> SeenClips:
     """Cut a file's clips in a process with bounds, and show them. Raises UserError."""
     assert service.trainings is not None
-    with tempfile.TemporaryDirectory(dir=service.config.data_dir, prefix="preview-") as made:
+    place = Path(service.config.data_dir, "previews").absolute()
+    place.mkdir(exist_ok=True, mode=0o700)
+    remove_stale(place)
+    with tempfile.TemporaryDirectory(dir=place) as made:
         folder = Path(made)
         path = folder / FILES / "0" / file.filename
         path.parent.mkdir(parents=True)
@@ -77,3 +84,11 @@ def seen(service: VideoService, file: StoredFile, selection: Selection, start: f
         remarks=list(found.warnings),
         animations=[base64.b64encode(one).decode() for one in animations],
     )
+
+
+def remove_stale(place: Path) -> None:
+    """Remove what previews of a killed server left on this disk."""
+    for folder in place.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another preview has ended
+            if time.time() - folder.stat().st_mtime > STALE:
+                shutil.rmtree(folder, ignore_errors=True)

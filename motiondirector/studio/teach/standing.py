@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from serving.jobs.training_tables import Training
 from serving.trainings.names import model_of
-from serving.trainings.store import CANCELLED, FAILED, FINAL, QUEUED, RUNNING, SUCCEEDED, VALIDATING
+from serving.trainings.store import CANCELLED, FAILED, FINAL, RUNNING, SUCCEEDED, VALIDATING
 
 SOON = 45.0  # seconds below which no number is said
 WORDS = {
@@ -23,7 +23,6 @@ class Look:
     """A training as a page shows it.
 
     Args:
-        stamp: changes whenever anything of this does.
         progress: of 100; it does not go back when a lane that died is replaced.
         left: the time that is left, in words; "" if it is not known.
         motion: NAME@VERSION for requests, once it has succeeded.
@@ -31,7 +30,6 @@ class Look:
 
     training: Training
     name: str
-    stamp: str
     words: str
     progress: int
     left: str
@@ -56,7 +54,6 @@ def look_at(training: Training, name: str, before: int, losses: Sequence[tuple[i
     return Look(
         training=training,
         name=name,
-        stamp=f"{training.revision}.{before if training.state == QUEUED else 0}",
         words=state(training, before),
         progress=100 if training.state == SUCCEEDED else min(99, int(100 * share)),
         left=time_left(training),

@@ -11,7 +11,7 @@ KEY = "the-key-of-a-person-0123"
 SIZES = {"desktop": {"width": 1280, "height": 860}, "phone": {"width": 390, "height": 844}}
 LOOKS = {"desktop": "light", "phone": "dark"}
 SERIOUS = ("serious", "critical")
-PATIENCE = 45_000  # milliseconds, for a video on a busy machine
+PATIENCE = 90_000  # milliseconds, for a video on a busy machine
 
 
 @contextmanager

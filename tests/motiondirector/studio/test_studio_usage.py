@@ -26,7 +26,7 @@ def test_the_page_of_usage_shows_what_the_visitor_used(studio):
         body = {"prompt": "a star", "seed": 1, "model": "foundation:orbit"}
         ended(client, client.post("/studio/api/v1/videos", json=body, headers=headers).json()["id"])
         page = client.get("/studio/usage").text
-        assert "1 videos (" in page
+        assert "1 video (" in page
         assert "<td>foundation:orbit@1</td>" in page
         assert client.get("/studio/usage?days=0").status_code == 422
         sign_in(client, OTHER)

@@ -18,7 +18,7 @@ export class Clip {
     this.one("remove").setAttribute("aria-label", `Remove ${given.name}`);
     this.one("remove").addEventListener("click", () => this.remove());
     this.one("retry").addEventListener("click", () => { this.ready = this.begin(); });
-    this.one("start").addEventListener("change", () => { this.ready = this.look(); });
+    this.one("start").addEventListener("change", () => { if (this.id !== null) this.ready = this.look(); }); // else it looks when it has arrived
     this.ready = Promise.resolve().then(() => this.begin()); // when the page has it in its list
   }
 

@@ -37,9 +37,9 @@ function changed(removed) {
   if ((number > 1) !== (shown > 1)) part(`teach/presets?clips=${number}&chosen=${fields.preset?.value ?? ""}`, document.getElementById("presets"), "innerHTML");
 }
 
-function keepDraft() {
+function keepDraft(draft = { caption: fields.caption.value, name: fields.name.value }) {
   try {
-    sessionStorage.setItem(DRAFT, JSON.stringify({ caption: fields.caption.value, name: fields.name.value }));
+    sessionStorage.setItem(DRAFT, JSON.stringify(draft));
   } catch { /* a browser that keeps nothing */ }
 }
 
@@ -80,7 +80,7 @@ async function train() {
     hyperparameters: JSON.parse(preset.dataset.hyperparameters), metadata: { clips: clips.slice(0, 12).map((clip) => clip.id).join(" ") },
   };
   const training = await api("/v1/fine_tuning/jobs", { method: "POST", body });
-  sessionStorage.removeItem(DRAFT);
+  keepDraft({});
   location.href = `${ROOT}/trainings/${training.id}`;
 }
 
@@ -96,7 +96,7 @@ form.addEventListener("submit", (event) => {
     }
   });
 });
-form.addEventListener("input", keepDraft);
+form.addEventListener("input", () => keepDraft());
 chooser.addEventListener("change", () => {
   [...chooser.files].forEach(add);
   chooser.value = "";

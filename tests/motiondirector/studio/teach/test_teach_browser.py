@@ -174,8 +174,34 @@ def test_a_session_that_ends_in_mid_upload_says_so(browser, address: str, monkey
         monkeypatch.setattr(sessions, "LIFETIME", -1)
         page.evaluate(DROP, [base64.b64encode(sprite_clip()).decode(), "a.mp4"])
         page.get_by_text("Your session ended before this clip had arrived").wait_for()
+        with page.expect_response(lambda answer: "/parts/trainings" in answer.url and answer.status == 401):
+            pass  # the list asks again meanwhile, and does not lead away
         assert page.get_by_role("dialog").get_by_text("Your session has ended").is_visible()
+        assert page.get_by_text("Your session ended before this clip had arrived").is_visible()
         monkeypatch.undo()
+
+
+def test_a_server_that_was_away_costs_one_part(browser, address: str):
+    with window(browser, "desktop") as page:
+        sign_in(page, address)
+        page.get_by_role("link", name="Teach", exact=True).click()
+        page.get_by_text(f"{STEPS} steps").first.wait_for()
+        answers = iter(["abort", "503"])  # as of a proxy whose server restarts
+
+        def away(route) -> None:
+            match next(answers, None):
+                case "abort":
+                    route.abort()
+                case "503":
+                    route.fulfill(status=503, body="the server starts")
+                case _:
+                    route.continue_()
+
+        page.route("**/parts", away)
+        page.evaluate(DROP, [base64.b64encode(sprite_clip()).decode(), "a.mp4"])
+        page.locator(".clip img").wait_for()
+        assert next(answers, None) is None
+        assert len(page.faults) == 2, "what the browser says of the two failures"
 
 
 def test_a_drawn_path_is_taught_by_the_same_route(browser, address: str):

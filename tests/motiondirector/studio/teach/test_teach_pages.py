@@ -37,6 +37,7 @@ def test_a_training_goes_from_its_clip_to_a_video_and_its_page_says_where_it_sta
         assert 'href="/studio/teach"' in client.get("/studio/").text
         page = client.get("/studio/teach").text
         assert "Nothing has been taught yet" in page
+        assert "To make videos or teach motions, use the API" in page[page.index("<noscript>") :]
         id = start(client, upload(client, b"video"))
         part = until(client, id, "Waiting for a free place")
         assert 'value="0"' in part
