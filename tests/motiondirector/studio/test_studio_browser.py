@@ -19,6 +19,7 @@ from fakes import on_loopback
 from datasets.sprites.motion_sources import read_trajectory
 from datasets.video.decode import decode
 from motiondirector.library.library import add_library
+from motiondirector.service.trainer import open_trainer
 from motiondirector.studio.app import add_studio
 from serving import sessions
 from serving.config import ServeConfig
@@ -40,9 +41,10 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         data_dir=str(folder / "data"),
         api_keys=[ApiKey(sha256=hash_key(KEY))],
         threads=1,
+        train_lanes=0,
     )
     engine = EngineService(config)
-    app = create_api(VideoService(config, engine))
+    app = create_api(VideoService(config, engine, trainer=open_trainer(config)))
     add_studio(app)
     with on_loopback(app) as url:
         yield f"{url}/studio"
