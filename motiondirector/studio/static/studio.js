@@ -202,7 +202,7 @@ document.addEventListener("htmx:sendError", (event) => {
   else say("The server does not answer. Reload the page to try again.");
 });
 document.addEventListener("htmx:afterRequest", (event) => {
-  if (event.detail.successful && polled(event)) document.getElementById("away").hidden = true;
+  if (event.detail.successful) document.getElementById("away").hidden = true;
 });
 
 /** Start what new content needs. */

@@ -97,10 +97,11 @@ form.addEventListener("submit", (event) => {
   });
 });
 form.addEventListener("input", () => keepDraft());
-chooser.addEventListener("change", () => {
+function addChosen() {
   [...chooser.files].forEach(add);
   chooser.value = "";
-});
+}
+chooser.addEventListener("change", addChosen);
 for (const name of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(name, (event) => {
     if (!event.dataTransfer?.types.includes("Files")) return;
@@ -111,4 +112,5 @@ for (const name of ["dragover", "dragleave", "drop"]) {
 }
 readDraft();
 JSON.parse(form.dataset.clips).forEach(add);
+addChosen(); // by someone faster than this script
 keepDraft();

@@ -15,9 +15,9 @@ from serving.trainings.trainer import Standing
 API = "/studio/api"
 
 
-def clip(frames: int = 12, size: int = 96) -> bytes:
+def clip(frames: int = 12, size: int = 96, seed: int = 1) -> bytes:
     """A texture that slides."""
-    picture = np.random.default_rng(1).integers(0, 255, (size // 8, size // 8, 3), dtype=np.uint8)
+    picture = np.random.default_rng(seed).integers(0, 255, (size // 8, size // 8, 3), dtype=np.uint8)
     picture = np.kron(picture, np.ones((8, 8, 1), np.uint8))
     return encode_mp4(np.stack([np.roll(picture, 4 * i, 1) for i in range(frames)]), 8)
 
