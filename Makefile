@@ -49,7 +49,7 @@ demo-batch: $(DEMO)  ## train 25 concepts, one damaged and one added late, on a 
 	$(BIN)/motiondirector demo-batch
 
 studio: $(DEMO)  ## serve the web studio on the demo's motions, or on the library where no demo has run; prints its address
-	$(BIN)/motiondirector serve --registry $(if $(wildcard runs/demo/registry),runs/demo/registry,runs/registry)
+	$(BIN)/motiondirector serve --registry $(if $(wildcard runs/demo/registry),runs/demo/registry,runs/registry) --train-lanes 1
 
 test: $(STAMP) $(HF)/.installed  ## run the tests, except those that take minutes (needs no GPU and no hub)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder

@@ -16,6 +16,7 @@ from infra.errors import InvalidInput
 from infra.storage import Storage, open_storage
 from infra.storage.base import LOCK
 from models.locating import FoundationFacts
+from models.sizes import Sizes
 from serving.trainings.trainer import Clips, Order, Prepared
 from training.batch.manifest.entries import Entry
 from training.batch.manifest.resolving import settle
@@ -82,6 +83,12 @@ def config_of(order: Order, foundation: FoundationFacts, most_steps: int, most_p
     return config
 
 
+def selection_of(config: TrainConfig, sizes: Sizes) -> Selection:
+    """What a training with these settings cuts out of each video."""
+    bucket, pace = bucket_of(config, sizes), pace_of(config, sizes)
+    return Selection(bucket.frames, bucket.height, bucket.width, fps=pace.fps or None, windows=pace.windows)
+
+
 def prepare_order(
     order: Order,
     clips: Sequence[Clips],
@@ -122,13 +129,9 @@ def cut_clips(
     bounds: Bounds | None,
 ) -> Sequence[str]:
     """Cut the clips of an order's videos into `folder/clips`. Returns remarks. Raises InvalidInput."""
-    bucket, pace = bucket_of(config, foundation.sizes), pace_of(config, foundation.sizes)
-    selection = Selection(
-        bucket.frames, bucket.height, bucket.width, fps=pace.fps or None, windows=pace.windows
-    )
     found = ingest_confined(
         [placed(one, number, folder / FILES) for number, one in enumerate(clips)],
-        selection,
+        selection_of(config, foundation.sizes),
         folder,
         concept=order.concept,
         caption=order.caption,

@@ -8,11 +8,14 @@ from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse
 from starlette.staticfiles import StaticFiles
 
-from motiondirector.studio import data, draw, export, pages, parts, signin
+from motiondirector.studio import data, draw, export, pages, parts, signin, usage
 from motiondirector.studio.headers import SafeHeaders
 from motiondirector.studio.refusals import add_page_errors
+from motiondirector.studio.teach import drawn, following, previews
+from motiondirector.studio.teach import pages as teach
 from serving.http.api import models, videos
 from serving.http.errors import add_error_handlers
+from serving.http.learning.routes import files, trainings, uploads
 
 STATIC = Path(__file__).parent / "static"
 
@@ -26,10 +29,12 @@ def add_studio(app: FastAPI) -> None:
         part.state.service = service
         part.add_middleware(SafeHeaders)
     add_error_handlers(behind)
-    for router in (videos, models, data.router, draw.router):
+    apis = (videos, models, files, uploads, trainings)
+    for router in (*apis, data.router, draw.router, previews.router, drawn.router):
         behind.include_router(router)
     add_page_errors(shown)
-    for router in (signin.router, pages.router, parts.router, export.router):
+    own = (signin.router, pages.router, parts.router, export.router, usage.router)
+    for router in (*own, teach.router, following.router):
         shown.include_router(router)
     shown.mount("/static", StaticFiles(directory=STATIC))
     app.mount("/studio/api", behind)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Annotated
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import RedirectResponse
@@ -42,7 +42,10 @@ def to_sign_in(request: Request, needed: SignInNeeded) -> Response:
     """The way to the sign-in page, from which the visitor comes back to where it was. htmx needs a header for it."""
     back = f"{request.scope['path']}?{request.url.query}" if request.url.query else request.scope["path"]
     is_part = "hx-request" in request.headers
-    if is_part or request.method != "GET":
+    if is_part and "hx-current-url" in request.headers:  # the page that the part belongs to
+        page = urlsplit(request.headers["hx-current-url"])
+        back = safe_next(request, f"{page.path}?{page.query}" if page.query else page.path)
+    elif is_part or request.method != "GET":
         back = f"{root_of(request)}/"
     query = urlencode({"next": back, **({"ended": "1"} if needed.ended else {})})
     address = f"{root_of(request)}/sign-in?{query}"

@@ -42,6 +42,7 @@ def render(request: Request, template: str, status: int = 200, **content: Any) -
         root=root_of(request),
         csrf_token=service.sessions.csrf_token(cookie) if cookie else "",
         signed_in=cookie is not None,
+        teaches=service.trainings is not None,
         path=request.scope["path"].removeprefix(root_of(request)),
         **content,
     )

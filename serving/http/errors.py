@@ -22,8 +22,8 @@ from serving.schemas import MAX_IMAGE_URL, ErrorAnswer, error_answer
 log = logging.getLogger(__name__)
 MAX_BODY = 64 * 1024  # bytes of a request's body; one mask in it has at most 43 KiB
 BODY_TIMEOUT = 10.0  # seconds for a whole body to arrive, from the first wait for it
-# Paths whose bodies go to a file; their routes bound them.
-STREAMED = re.compile("/v1/files|/v1/uploads/[^/]+/parts|/v1/videos/characters")
+# Paths whose bodies go to a file; their routes bound them. The studio has the same routes for sessions.
+STREAMED = re.compile("(/studio/api)?(/v1/files|/v1/uploads/[^/]+/parts|/v1/videos/characters)")
 WITH_IMAGE = "/v1/videos"  # a form with a file is bounded like those; JSON may have an image besides MAX_BODY of the rest
 RETRY_AFTER = {"Retry-After": "5"}  # seconds, if nothing better is known
 HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: RETRY_AFTER}

@@ -175,7 +175,8 @@ class Desk:
             )
             prepared = self._trainer.prepare(order_of(training), clips, folder / "work", target, beat)
             notes = [event(text, level="warn") for text in prepared.warnings]
-            said = event(f"The files were accepted: {prepared.clips} clips; the training is queued.")
+            counted = "1 clip" if prepared.clips == 1 else f"{prepared.clips} clips"
+            said = event(f"The files were accepted: {counted}; the training is queued.")
             values: dict[str, Any] = {"work": prepared.work, "steps": prepared.steps}
             self._store.change(training, said, *notes, state=QUEUED, owner=None, lease_until=None, **values)
             accepted = True

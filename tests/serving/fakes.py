@@ -20,6 +20,7 @@ from serving.events import Admitted, Event, Failed, Finished, Progressed
 from serving.http.api import create_api
 from serving.http.service import VideoService
 from serving.requests import AdapterUsed, FoundationInfo, VideoRequest
+from serving.trainings.trainer import Trainer
 
 INFO = FoundationInfo(
     name="fake",
@@ -174,9 +175,9 @@ def receiver() -> Iterator[Receiver]:
 
 
 @contextmanager
-def api_over(engine: FakeEngine, **settings) -> Iterator[TestClient]:
+def api_over(engine: FakeEngine, trainer: Trainer | None = None, **settings) -> Iterator[TestClient]:
     """A local client of an API in this process; `client.service` is its service."""
-    service = VideoService(ServeConfig(**settings), engine)
+    service = VideoService(ServeConfig(**settings), engine, trainer=trainer)
     client = TestClient(
         create_api(service),
         raise_server_exceptions=False,

@@ -1,5 +1,5 @@
 // A motion as a drawn path: points with times on a frame, and the server's drawing of it.
-import { api, Refused } from "./studio.js";
+import { act, api, Refused, ROOT } from "./studio.js";
 
 const canvas = document.getElementById("path");
 const pen = canvas.getContext("2d");
@@ -8,6 +8,7 @@ const image = document.getElementById("preview");
 const refused = document.getElementById("drawing-refused");
 const look = document.getElementById("look");
 const name = document.getElementById("name");
+const teach = document.getElementById("teach-path"); // absent if the server takes no trainings
 const closed = document.getElementById("close");
 const MOST = 256; // points that the server draws
 const REACH = 18; // pixels of the canvas within which a point is grabbed
@@ -69,6 +70,7 @@ function changed() {
   document.getElementById("undo").disabled = !before.length;
   document.getElementById("clear").disabled = !points.length;
   document.getElementById("save").disabled = points.length < 2;
+  if (teach) teach.disabled = points.length < 2;
   document.getElementById("no-preview").hidden = points.length > 1;
   image.hidden = points.length < 2;
   commands();
@@ -258,6 +260,11 @@ document.getElementById("save").addEventListener("click", () => {
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 });
+teach?.addEventListener("click", () => act(teach, async () => {
+  const body = { points: trajectory(), prompt: look.value, name: name.value };
+  const file = await api("/drawings/clip", { method: "POST", body });
+  location.href = `${ROOT}/teach?${new URLSearchParams({ file: file.id, caption: look.value, name: name.value })}`;
+}));
 document.getElementById("load").addEventListener("change", async (event) => {
   const [file] = event.target.files;
   event.target.value = "";

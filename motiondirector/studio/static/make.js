@@ -12,6 +12,12 @@ let known = []; // versions that can be used, from the API
 const STRENGTHS = [[0.01, "off"], [0.55, "a hint of it"], [0.9, "weaker"], [1.1, "as learned"], [1.55, "stronger"], [Infinity, "exaggerated"]];
 const inWords = (scale) => scale < 0 ? "reversed" : STRENGTHS.find(([below]) => scale < below)[1];
 
+/** Show a row's motion where its region is drawn, if it has a sample video. */
+function showMotion(row) {
+  const has = known.some((model) => `${model.concept}@${model.version}` === row.wanted && model.preview);
+  row.region.show(has ? row.wanted : "");
+}
+
 /** Add a motion to the form, as an entry of `lora` describes it. */
 function addMotion(entry = {}) {
   const row = document.getElementById("motion-row").content.firstElementChild.cloneNode(true);
@@ -57,14 +63,14 @@ function addMotion(entry = {}) {
   window();
   row.region = regionOn(row, entry.region, regionsChanged);
   one("when").open = Boolean(entry.region);
-  one("name").addEventListener("change", () => { row.wanted = one("name").value; row.region.show(row.wanted); });
+  one("name").addEventListener("change", () => { row.wanted = one("name").value; showMotion(row); });
   one("remove").addEventListener("click", () => {
     row.remove();
     motionsChanged();
     document.getElementById("add-motion").focus();
   });
   rows.append(row);
-  row.region.show(row.wanted);
+  showMotion(row);
   motionsChanged();
   return row;
 }
@@ -99,7 +105,7 @@ async function loadNames() {
     known = data.filter((one) => one.concept).sort((a, b) => a.concept.localeCompare(b.concept) || b.version - a.version);
     for (const row of rows.children) {
       fillNames(row);
-      row.region.show(row.wanted);
+      showMotion(row);
     }
   } catch (error) {
     if (error.status !== 503) throw error;

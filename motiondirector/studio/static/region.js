@@ -88,7 +88,11 @@ export function regionOn(row, given, changed) {
     /** Show a frame of the motion's sample below the box. */
     show(name) {
       const address = name.includes("@") ? `${ROOT}/api/v1/models/foundation:${name}/preview` : "";
-      if (address && picture.getAttribute("src") !== address) picture.src = address;
+      if (!address) {
+        picture.removeAttribute("src");
+        picture.load(); // forgets the frame of the motion before
+        paint();
+      } else if (picture.getAttribute("src") !== address) picture.src = address;
     },
   };
 }

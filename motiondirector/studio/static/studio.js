@@ -3,7 +3,7 @@ import { startPlayers } from "./player.js";
 import { watchVideos } from "./watch.js";
 
 export const ROOT = document.documentElement.dataset.root;
-const CSRF = document.documentElement.dataset.csrf;
+export const CSRF = document.documentElement.dataset.csrf;
 
 /** A refusal of the API, with its sentence. */
 export class Refused extends Error {
@@ -29,12 +29,17 @@ export async function api(path, { method = "GET", body, headers = {}, raw = fals
     throw new Refused("The server does not answer. Is it running? Try again in a moment.", 0);
   }
   if (answer.ok) return raw ? answer : answer.json();
-  let message = `The server answered ${answer.status}.`;
+  throw refusedBy(answer.status, await answer.text());
+}
+
+/** The refusal of an answer; one for lack of a session also shows the way to the sign-in. */
+export function refusedBy(status, text) {
+  let message = `The server answered ${status}.`;
   try {
-    message = (await answer.json()).error.message;
+    message = JSON.parse(text).error.message;
   } catch { /* a proxy's answer in plain text */ }
-  if (answer.status === 401) askToSignIn();
-  throw new Refused(message.charAt(0).toUpperCase() + message.slice(1), answer.status);
+  if (status === 401) askToSignIn();
+  return new Refused(message.charAt(0).toUpperCase() + message.slice(1), status);
 }
 
 function askToSignIn() {
@@ -115,6 +120,17 @@ const PRESSED = {
     take.dataset.status = "cancelled";
     await part(`videos/${take.dataset.video}?look=${take.dataset.look}`, take);
   }),
+  "[data-cancel-training]": (button) => act(button, async () => {
+    if (!window.confirm("Cancel this training? What it has learned so far is lost.")) return;
+    await api(`/v1/fine_tuning/jobs/${button.dataset.cancelTraining}/cancel`, { method: "POST" });
+    await part(`trainings/${button.dataset.cancelTraining}`, document.getElementById("training"));
+  }),
+  "[data-delete-motion]": (button) => act(button, async () => {
+    if (!window.confirm("Delete this motion with all its versions? This cannot be undone.")) return;
+    await api(`/v1/models/${encodeURIComponent(button.dataset.deleteMotion)}`, { method: "DELETE" });
+    button.closest(".motion").remove();
+    say("Deleted. Videos that were asked for with it are still made.");
+  }),
   "[data-delete]": (button) => act(button, async () => {
     if (!window.confirm("Delete this video? This cannot be undone.")) return;
     await api(`/v1/videos/${button.dataset.delete}`, { method: "DELETE" });
@@ -139,6 +155,14 @@ document.addEventListener("submit", (event) => {
     event.preventDefault();
     document.getElementById("motions-title").scrollIntoView();
     say("Now pick a motion.");
+  } else if (form.matches("[data-share]")) {
+    event.preventDefault();
+    act(form.querySelector("button"), async () => {
+      const names = form.elements.tenants.value.split(/[\s,]+/).filter(Boolean);
+      const body = { tenants: names.filter((name) => name !== "*"), all: names.includes("*") };
+      const shared = await api(`/v1/models/${encodeURIComponent(form.dataset.share)}/share`, { method: "POST", body });
+      say(shared.all ? "Everybody may use it now." : shared.tenants.length ? `These may use it now: ${shared.tenants.join(", ")}.` : "Nobody else may use it now.");
+    });
   } else if (form.matches("[data-remix]")) {
     event.preventDefault();
     act(form.querySelector("button"), async () => {
@@ -163,9 +187,23 @@ document.addEventListener("change", (event) => {
   if (video) video.src = `${ROOT}/api/v1/models/foundation:${ref}/preview`;
 });
 
-document.addEventListener("htmx:responseError", (event) => say(
-  event.detail.xhr.status === 401 ? "Your session has ended." : "This part could not be loaded. Reload the page to try again."));
-document.addEventListener("htmx:sendError", () => say("The server does not answer. Reload the page to try again."));
+const polled = (event) => event.detail.elt.matches("[data-polled]"); // it asks again by itself, so a failure is shown once
+document.addEventListener("htmx:beforeOnLoad", (event) => { // what is on the page, perhaps half an upload, stays until its reader leaves it
+  if (!polled(event) || event.detail.xhr.status !== 401) return;
+  event.preventDefault();
+  askToSignIn();
+});
+document.addEventListener("htmx:responseError", (event) => {
+  if (polled(event) && event.detail.xhr.status >= 500) document.getElementById("away").hidden = false;
+  else say(event.detail.xhr.status === 401 ? "Your session has ended." : "This part could not be loaded. Reload the page to try again.");
+});
+document.addEventListener("htmx:sendError", (event) => {
+  if (polled(event)) document.getElementById("away").hidden = false;
+  else say("The server does not answer. Reload the page to try again.");
+});
+document.addEventListener("htmx:afterRequest", (event) => {
+  if (event.detail.successful) document.getElementById("away").hidden = true;
+});
 
 /** Start what new content needs. */
 function begin() {

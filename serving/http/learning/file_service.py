@@ -114,8 +114,10 @@ class FileService:
                 raise
 
     async def store(self, path: Path, tenant: str, **about: Any) -> StoredFile:
-        """Store a local file. `about`: filename, purpose and expires_at. Raises Forbidden ("quota_exceeded")."""
+        """Store a local file. `about`: filename, purpose and expires_at. Raises Forbidden beyond the tenant's quota."""
         size = await asyncio.to_thread(lambda: path.stat().st_size)
+        if size > self.files.limits.each:
+            raise too_large(self.files.limits.each)
         id = (await asyncio.to_thread(self.files.reserve, tenant, size)).id
         try:
             return await self._keep(id, path, **about)

@@ -26,6 +26,7 @@ from serving.requests import FoundationInfo
 from serving.tenants.tenants import Tenants
 from serving.threads import UPLOADS
 from serving.trainings.desk import Desk
+from serving.trainings.figures import Figures
 from serving.trainings.request import TrainingRequest, resolve_training
 from serving.trainings.schemas import CreateTraining
 from serving.trainings.store import FINAL, TrainingStore
@@ -62,6 +63,7 @@ class TrainingService:
         self.streams, self._changes = streams, changes
         self.filing = filing
         self.store = TrainingStore(database, config.max_trainings)
+        self.figures = Figures(database)
         self._tenants = Tenants(database)
         self._loop: asyncio.AbstractEventLoop | None = None
         self.desk = Desk(

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser_helpers import KEY, SIZES, look, sign_in, window
 from fakes import on_loopback
 
 from datasets.sprites.motion_sources import read_trajectory
 from datasets.video.decode import decode
 from motiondirector.library.library import add_library
+from motiondirector.service.trainer import open_trainer
 from motiondirector.studio.app import add_studio
 from serving import sessions
 from serving.config import ServeConfig
@@ -30,11 +29,6 @@ from serving.keys import ApiKey, hash_key
 from serving.ray.engine_service import EngineService
 
 pytestmark = pytest.mark.browser
-KEY = "the-key-of-a-person-0123"
-SIZES = {"desktop": {"width": 1280, "height": 860}, "phone": {"width": 390, "height": 844}}
-LOOKS = {"desktop": "light", "phone": "dark"}
-SERIOUS = ("serious", "critical")
-PATIENCE = 90_000  # milliseconds, for a video on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -47,69 +41,14 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         data_dir=str(folder / "data"),
         api_keys=[ApiKey(sha256=hash_key(KEY))],
         threads=1,
+        train_lanes=0,
     )
     engine = EngineService(config)
-    app = create_api(VideoService(config, engine))
+    app = create_api(VideoService(config, engine, trainer=open_trainer(config)))
     add_studio(app)
     with on_loopback(app) as url:
         yield f"{url}/studio"
     engine.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    from playwright.sync_api import sync_playwright
-
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    assert found, "no Chromium is installed; `apt-get install chromium`, or leave these tests out (make test)"
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-@contextmanager
-def window(browser, kind: str, **options) -> Iterator:
-    """A window of a kind, in which no script may fail and nothing may be blocked."""
-    context = browser.new_context(
-        viewport=SIZES[kind], color_scheme=LOOKS[kind], accept_downloads=True, **options
-    )
-    context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page, faults = context.new_page(), []
-    page.set_default_timeout(PATIENCE)
-    page.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.faults = faults
-    yield page
-    context.close()
-
-
-def look(page, kind: str, name: str) -> None:
-    """Check what is on the screen: nothing sticks out, axe finds no serious fault. Leave a picture."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    wide = page.evaluate("document.documentElement.scrollWidth")
-    assert wide <= SIZES[kind]["width"], f"{name}: {wide} pixels wide"
-    found = [
-        f"{fault['id']}: {fault['nodes'][0]['html'][:200]} {fault['nodes'][0].get('failureSummary', '')}"
-        for fault in Axe().run(page).response["violations"]
-        if fault["impact"] in SERIOUS
-    ]
-    assert found == [], name
-    if folder := os.environ.get("STUDIO_SCREENSHOTS"):
-        page.wait_for_timeout(700)
-        page.screenshot(path=Path(folder) / f"{kind}-{name}.png")
-
-
-def sign_in(page, address: str) -> None:
-    page.goto(address)
-    page.get_by_label("API key").fill("wrong-key-of-nobody-0000")
-    page.get_by_role("button", name="Sign in").click()
-    page.get_by_text("not one of the server").wait_for()
-    page.faults.clear()  # the browser reports the 401
-    page.get_by_label("API key").fill(KEY)
-    page.get_by_role("button", name="Sign in").click()
-    page.locator(".motion video").first.wait_for()
 
 
 @pytest.mark.parametrize("kind", list(SIZES))

@@ -23,9 +23,10 @@ def make(client: TestClient, **body) -> dict:
 
 
 def pages_with(id: str) -> list[str]:
-    pages = ["", "make", "make?motion=orbit@1", "draw", "videos", "compare", "nowhere", "parts/library"]
+    pages = ["", "make", "make?motion=orbit@1", "draw", "teach", "videos", "compare", "usage", "nowhere"]
     return [
         *pages,
+        "parts/library",
         f"videos/{id}",
         f"make?from={id}&id={id}",
         f"compare?id={id}",

@@ -1,0 +1,1 @@
+"""The studio's pages on which people teach motions: clips, presets, a training and its end."""
