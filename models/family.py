@@ -2,7 +2,7 @@
 
 To add a family, write a module in `models/families/` with a registered `FamilySpec` and import it in
 that package; a module with the `Foundation` subclass that the spec names; and a recipe in
-`models/tiny.py`.
+`models/tiny/`.
 """
 
 from __future__ import annotations

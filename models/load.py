@@ -35,7 +35,7 @@ def load_foundation(
     """Load a foundation model.
 
     Args:
-        source: a folder in diffusers' format, a hub id, `tiny-random:unet3d` or another name of models/tiny.py
+        source: a folder in diffusers' format, a hub id, `tiny-random:unet3d` or another name of models/tiny/
             (random weights of the real classes, for tests), or None for the embedded sprite model.
         device: None takes CUDA if available.
         dtype: of the denoiser and the text encoder ("fp32", "bf16", "fp16", or torch's names:

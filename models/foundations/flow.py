@@ -12,7 +12,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from models.foundations.base import Bucket, Foundation
-from models.foundations.noise import FlowNoise, LinearStep
+from models.foundations.shared.noise import FlowNoise, LinearStep
 
 
 class FlowFoundation(Foundation):

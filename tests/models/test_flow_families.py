@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from stock import tiny
+from stock_pipeline import tiny
 
 from infra.errors import UserError
 from models.load import load_foundation, locate

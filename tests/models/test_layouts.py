@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import HunyuanVideoPipeline, LTXPipeline, WanPipeline
 from safetensors.torch import load_file, save_file
-from stock import our_latents, random_adapter, stock_latents, tiny, with_adapter
+from stock_pipeline import our_latents, random_adapter, stock_latents, tiny, with_adapter
 
 from infra.errors import UserError
 from models.adapters.export import export_files
@@ -80,8 +80,7 @@ def latents_of(foundation, adapters):
 def stock(foundation, pipeline_class, family, file):
     pipeline = pipeline_class.from_pretrained(locate(f"tiny-random:{family}"))
     pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
-    more = {"frame_rate": foundation.defaults.fps} if family == "ltx" else {}
-    found = stock_latents(pipeline, foundation, REQUEST, **more)
+    found = stock_latents(pipeline, foundation, REQUEST)
     if family == "ltx":
         found = pipeline._unpack_latents(found, *foundation.latent_shape(foundation.defaults.bucket)[1:])
     return found

@@ -1,4 +1,4 @@
-"""The stock pipeline of a foundation's checkpoint: what it makes for a request, and with an adapter that it loads itself."""
+"""What our loop and the stock pipeline make of the same request, the stock one with an adapter that it loads itself."""
 
 import inspect
 from contextlib import contextmanager
@@ -10,13 +10,31 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 
-from models.adapters.file import WEIGHTS_FILE
-from models.denoise import denoise_step, finish, start
+from models.adapters.file import WEIGHTS_FILE, save_adapter
+from models.denoise import denoise_step, finish, install, start
+from models.generation import GenerationParams
+from models.load import load_foundation
+
+
+def tiny(family):
+    return load_foundation(f"tiny-random:{family}", device="cpu", dtype=torch.float32)
 
 
 def random_adapter(foundation, path="temporal", rank=4, seed=0, std=0.2):
     about = {"concept": "spin"}
     return sample_adapters.random_adapter(foundation, path, rank=rank, seed=seed, scale=std, metadata=about)
+
+
+def saved(foundation, folder, **about):
+    """A random adapter and its folder, for a stock loader."""
+    adapter = random_adapter(foundation, **about)
+    save_adapter(folder, adapter, foundation)
+    return adapter
+
+
+def with_adapter(foundation, adapter, **about):
+    """A request that uses an adapter, which is put into a new bank."""
+    return GenerationParams(**about, adapters=install(foundation, {adapter.path: adapter.tensors}))
 
 
 @contextmanager
@@ -35,17 +53,53 @@ def decoded(vae):
         del vae.decode
 
 
-def ours(foundation, requests):
-    """(latents as the VAE is given them, frames [F, H, W, 3] in 0..1) of each request, all made in one batch."""
+def denoised(foundation, requests):
+    """The requests, made in one batch to their last step."""
     states = [start(foundation, request) for request in requests]
     while running := [one for one in states if not one.done]:
         denoise_step(foundation, running)
+    return states
+
+
+def our_latents(foundation, requests):
+    """The finished latents [1, C, f, h, w] of each request."""
+    return [one.latents_1Cfhw for one in denoised(foundation, requests)]
+
+
+def ours(foundation, requests):
+    """(latents as the VAE is given them, frames [F, H, W, 3] in 0..1) of each request."""
     made = []
-    for one in states:
+    for one in denoised(foundation, requests):
         with decoded(foundation.pipeline.vae) as given:
             frames = finish(foundation, one)
         made.append((torch.cat(given), frames / 255.0))
     return made
+
+
+def stock_output(pipeline, foundation, request, output_type, **more):
+    """What the stock pipeline returns for a request."""
+    wanted = request.resolved(foundation.defaults)
+    pipeline.set_progress_bar_config(disable=True)
+    known = inspect.signature(pipeline.__call__).parameters
+    if "frame_rate" in known:
+        more["frame_rate"] = foundation.defaults.fps
+    return pipeline(
+        prompt=wanted.prompt,
+        negative_prompt=wanted.negative_prompt,
+        num_frames=wanted.frames,
+        height=wanted.height,
+        width=wanted.width,
+        num_inference_steps=wanted.steps,
+        guidance_scale=wanted.guidance_scale,
+        generator=torch.Generator("cpu").manual_seed(wanted.seed),
+        output_type=output_type,
+        **more,
+    ).frames
+
+
+def stock_latents(pipeline, foundation, request, **more):
+    """What the stock pipeline returns for `output_type="latent"`."""
+    return stock_output(pipeline, foundation, request, "latent", **more)
 
 
 class Stock:
@@ -55,7 +109,6 @@ class Stock:
         kind = getattr(diffusers, foundation.spec.pipeline_class)
         self.foundation = foundation
         self.pipeline = kind.from_pretrained(foundation.folder, local_files_only=True)
-        self.pipeline.set_progress_bar_config(disable=True)
 
     @property
     def has_loader(self):
@@ -102,20 +155,6 @@ class Stock:
 
     def __call__(self, request):
         """What `ours` gives for one request."""
-        wanted = request.resolved(self.foundation.defaults)
-        known = inspect.signature(self.pipeline.__call__).parameters
-        more = {"frame_rate": self.foundation.defaults.fps} if "frame_rate" in known else {}
         with decoded(self.pipeline.vae) as given:
-            result = self.pipeline(
-                prompt=wanted.prompt,
-                negative_prompt=wanted.negative_prompt,
-                num_frames=wanted.frames,
-                height=wanted.height,
-                width=wanted.width,
-                num_inference_steps=wanted.steps,
-                guidance_scale=wanted.guidance_scale,
-                generator=torch.Generator("cpu").manual_seed(wanted.seed),
-                output_type="np",
-                **more,
-            )
-        return torch.cat(given), np.asarray(result.frames[0])
+            frames = stock_output(self.pipeline, self.foundation, request, "np")
+        return torch.cat(given), np.asarray(frames[0])
