@@ -17,7 +17,7 @@ from infra.errors import UserError
 from infra.files import cache_folder
 
 Recipe = TypeVar("Recipe", bound=Callable[..., Path])
-VERSION = "2"  # raise it when a recipe changes: cached checkpoints have it in their name
+VERSION = "3"  # raise it when a recipe changes: cached checkpoints have it in their name
 RECIPES: dict[str, Callable[[Path], Path]] = {}  # by name: a family's, or one of its kinds of checkpoint
 
 

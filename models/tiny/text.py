@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 from transformers import CLIPTokenizer, PreTrainedTokenizerFast
@@ -34,8 +33,6 @@ def templated_tokenizer(template: dict[str, Any]) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     before, after = template["template"].split("{}")
-    count = template["crop_start"]
-    cuts = [len(before) * number // count for number in range(count + 1)]
-    tokenizer.add_tokens([before[start:end] for start, end in itertools.pairwise(cuts)])
-    tokenizer.add_tokens([after, "<pad>"])
+    # Each character is a token up to the last one, which is the rest.
+    tokenizer.add_tokens([before[template["crop_start"] - 1 :], after, "<pad>"])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>")

@@ -83,6 +83,10 @@ def stock_output(pipeline, foundation, request, output_type, **more):
     known = inspect.signature(pipeline.__call__).parameters
     if "frame_rate" in known:
         more["frame_rate"] = foundation.defaults.fps
+    if "guidance_scale" in known:
+        more["guidance_scale"] = wanted.guidance_scale
+    else:
+        pipeline.guider = pipeline.guider.new(guidance_scale=wanted.guidance_scale)
     return pipeline(
         prompt=wanted.prompt,
         negative_prompt=wanted.negative_prompt,
@@ -90,7 +94,6 @@ def stock_output(pipeline, foundation, request, output_type, **more):
         height=wanted.height,
         width=wanted.width,
         num_inference_steps=wanted.steps,
-        guidance_scale=wanted.guidance_scale,
         generator=torch.Generator("cpu").manual_seed(wanted.seed),
         output_type=output_type,
         **more,
@@ -111,16 +114,20 @@ class Stock:
         self.pipeline = kind.from_pretrained(foundation.folder, local_files_only=True)
 
     @property
-    def has_loader(self):
-        # `TextToVideoSDPipeline` has the method, but its denoiser does not have what the method calls.
+    def loader(self):
+        """What reads an adapter: the pipeline, its denoiser, or PEFT."""
         one = getattr(self.pipeline, self.foundation.denoiser_name)
-        return hasattr(self.pipeline, "load_lora_weights") and hasattr(one, "load_lora_adapter")
+        if not hasattr(one, "load_lora_adapter"):
+            return "peft"  # though `TextToVideoSDPipeline` has a method that would call it
+        return "pipeline" if hasattr(self.pipeline, "load_lora_weights") else "denoiser"
 
     def load(self, folder):
-        """Load an adapter as a user would: with the pipeline's loader, or PEFT if it has none."""
-        if not self.has_loader:
-            name = self.foundation.denoiser_name
+        """Load an adapter as a user would."""
+        name = self.foundation.denoiser_name
+        if self.loader == "peft":
             setattr(self.pipeline, name, PeftModel.from_pretrained(getattr(self.pipeline, name), str(folder)))
+        elif self.loader == "denoiser":
+            getattr(self.pipeline, name).load_lora_adapter(str(folder), weight_name=WEIGHTS_FILE)
         elif len(self.foundation.denoisers) == 1:
             self.pipeline.load_lora_weights(str(folder), weight_name=WEIGHTS_FILE)
         else:  # a file for each, as users have them
@@ -130,7 +137,7 @@ class Stock:
                 found = {
                     prefix + key.removeprefix(own): one for key, one in keys.items() if key.startswith(own)
                 }
-                second = component != self.foundation.denoiser_name
+                second = component != name
                 self.pipeline.load_lora_weights(found, **{f"load_into_{component}": True} if second else {})
         return self
 
@@ -138,11 +145,14 @@ class Stock:
         """Save the loaded adapter with the tool that loaded it; return what a user would give us."""
         component = self.foundation.denoiser_name
         denoiser = getattr(self.pipeline, component)
-        if not self.has_loader:
+        if self.loader == "peft":
             denoiser.save_pretrained(folder)
             return folder
-        layers = get_peft_model_state_dict(denoiser, adapter_name="default_0")
-        type(self.pipeline).save_lora_weights(folder, **{f"{component}_lora_layers": layers})
+        if self.loader == "denoiser":
+            denoiser.save_lora_adapter(folder, adapter_name="default_0")
+        else:
+            layers = get_peft_model_state_dict(denoiser, adapter_name="default_0")
+            type(self.pipeline).save_lora_weights(folder, **{f"{component}_lora_layers": layers})
         return folder / "pytorch_lora_weights.safetensors"
 
     def merged(self, folder):

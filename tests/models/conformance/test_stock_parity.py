@@ -55,7 +55,11 @@ def test_the_denoiser_reads_the_words_that_the_stock_pipeline_gives_it(foundatio
     component, own = next(iter(foundation.denoisers.values()))
 
     def listen(name):
-        return lambda _, args, kwargs: heard[name].append(kwargs["encoder_hidden_states"])
+        def hear(_, args, kwargs):
+            text, mask = kwargs["encoder_hidden_states"], kwargs.get("encoder_attention_mask")
+            heard[name].append(text if mask is None else text[mask.bool()])
+
+        return hear
 
     request = GenerationParams(prompt="a cat", seed=7, steps=2, guidance_scale=1.0)
     for name, denoiser, make in (
