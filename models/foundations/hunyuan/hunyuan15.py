@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from models.family import FamilySpec
 from models.foundations.base import Bucket
-from models.foundations.flow import FlowFoundation, frames_alone, with_mask, without_mask
+from models.foundations.flow import FlowFoundation, first_read, frames_alone, with_mask, without_mask
 from models.foundations.shared.layout import TokenLayout
 from models.foundations.shared.noise import FlowNoise
 from models.foundations.shared.pixels import to_uint8
@@ -94,8 +94,8 @@ class HunyuanVideo15Foundation(FlowFoundation):
     def _predict(self, latents_BCfhw: Tensor, t_B: Tensor, text_BLD: Tensor) -> Tensor:
         config, dtype = self.denoiser.config, self.dtype
         text, read = without_mask(text_BLD)
-        glyphs, glyphs_read = _first_read(text[:, :GLYPHS, : config.text_embed_2_dim], read[:, :GLYPHS])
-        words, words_read = _first_read(text[:, GLYPHS:], read[:, GLYPHS:])
+        glyphs, glyphs_read = first_read(text[:, :GLYPHS, : config.text_embed_2_dim], read[:, :GLYPHS])
+        words, words_read = first_read(text[:, GLYPHS:], read[:, GLYPHS:])
         latents = latents_BCfhw.to(dtype)
         missing = config.in_channels - latents.shape[1]  # a first frame and its mask
         return self.denoiser(
@@ -114,10 +114,3 @@ class HunyuanVideo15Foundation(FlowFoundation):
     def checkpointed_blocks(self) -> Iterable[nn.Module]:
         return list(self.denoiser.transformer_blocks)
 
-
-def _first_read(text_BLD: Tensor, read_BL: Tensor) -> tuple[Tensor, Tensor]:
-    """The vectors that are read, in their order, then others, up to the most that a sample reads; and which are read."""
-    most = int(read_BL.sum(1).max())
-    order_BL = (~read_BL).long().argsort(dim=1, stable=True)[:, :most]
-    width = text_BLD.shape[2]
-    return text_BLD.gather(1, order_BL.unsqueeze(-1).expand(-1, -1, width)), read_BL.gather(1, order_BL)
