@@ -4,6 +4,7 @@ from models.families import animatediff as animatediff
 from models.families import cogvideox as cogvideox
 from models.families import hunyuan as hunyuan
 from models.families import hunyuan15 as hunyuan15
+from models.families import kandinsky as kandinsky
 from models.families import ltx as ltx
 from models.families import mochi as mochi
 from models.families import unet3d as unet3d

@@ -59,7 +59,10 @@ class HunyuanVideo15Spec(FamilySpec):
     def sizes(self, folder: Path, name: str, recommended: dict[str, Any]) -> Sizes:
         vae, transformer = read_config(folder, "vae"), read_config(folder, "transformer")
         latents = vae.get("latent_channels") or 32
-        if transformer.get("task_type", "i2v") != "t2v" or transformer.get("in_channels", 65) != 2 * latents + 1:
+        if (
+            transformer.get("task_type", "i2v") != "t2v"
+            or transformer.get("in_channels", 65) != 2 * latents + 1
+        ):
             raise UserError(
                 f"{name} is not HunyuanVideo 1.5's text-to-video, the only one that is supported; use a t2v checkpoint.",
                 code="unsupported_foundation",
@@ -72,7 +75,9 @@ class HunyuanVideo15Spec(FamilySpec):
         spatial = vae.get("spatial_compression_ratio") or 16
         temporal = vae.get("temporal_compression_ratio") or 4
         multiple = spatial * (transformer.get("patch_size") or 1)
-        usual: Defaults = self.defaults["480p" if transformer.get("target_size", 640) <= 640 else "720p"].value
+        usual: Defaults = self.defaults[
+            "480p" if transformer.get("target_size", 640) <= 640 else "720p"
+        ].value
         return Sizes(
             name, usual.updated(recommended.get("generation", {})), spatial, temporal, (multiple, multiple)
         )

@@ -53,6 +53,7 @@ class Foundation(ABC):
     noise: NoiseProcess
     recommended: dict[str, Any]  # settings that suit this model, from its recommended.yaml
     compiles: bool = True  # whether a forward is one graph for torch.compile
+    batch_rounding: float = 1e-4  # how far float32 latents of a mixed batch may be from those made alone
     takes_image: bool = False  # a video begins with a given image
     embeds_guidance: bool = False  # the denoiser takes the guidance scale as an input, so one row is enough
     # A model of several denoisers, each for its own range of noise, has their names, the noisiest first, and the noise

@@ -76,7 +76,8 @@ class MochiFoundation(FlowFoundation):
         """The latents' mean and the factor that makes them of unit variance, by channel, [1, C, 1, 1, 1]."""
         config = self.pipeline.vae.config
         mean, std = (
-            torch.tensor(one).view(1, -1, 1, 1, 1).to(like) for one in (config.latents_mean, config.latents_std)
+            torch.tensor(one).view(1, -1, 1, 1, 1).to(like)
+            for one in (config.latents_mean, config.latents_std)
         )
         return mean, config.scaling_factor / std
 
@@ -109,7 +110,8 @@ class MochiFoundation(FlowFoundation):
     def set_timesteps(self, scheduler: Any, steps: int, bucket: Bucket) -> None:
         if steps < 2:
             raise InvalidInput(
-                f"{self.name} was asked for {steps} step; its schedule needs at least 2.", code="invalid_steps"
+                f"{self.name} was asked for {steps} step; its schedule needs at least 2.",
+                code="invalid_steps",
             )
         scheduler.set_timesteps(sigmas=linear_quadratic_schedule(steps, LINEAR_END), device=self.device)
 

@@ -6,6 +6,7 @@ their random weights. All code paths of a real model run in milliseconds. Import
 
 from models.tiny import cogvideox as cogvideox
 from models.tiny import hunyuan as hunyuan
+from models.tiny import kandinsky as kandinsky
 from models.tiny import ltx as ltx
 from models.tiny import mochi as mochi
 from models.tiny import unets as unets

@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLMochi, FlowMatchEulerDiscreteScheduler, MochiPipeline, MochiTransformer3DModel
+from diffusers import (
+    AutoencoderKLMochi,
+    FlowMatchEulerDiscreteScheduler,
+    MochiPipeline,
+    MochiTransformer3DModel,
+)
 from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
 
 from models.tiny.recipes import fill_zero_layers, recipe, save

@@ -113,4 +113,3 @@ class HunyuanVideo15Foundation(FlowFoundation):
 
     def checkpointed_blocks(self) -> Iterable[nn.Module]:
         return list(self.denoiser.transformer_blocks)
-
