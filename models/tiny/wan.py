@@ -10,6 +10,8 @@ import torch
 import yaml
 from diffusers import (
     AutoencoderKLWan,
+    SkyReelsV2DiffusionForcingPipeline,
+    SkyReelsV2Transformer3DModel,
     UniPCMultistepScheduler,
     WanImageToVideoPipeline,
     WanPipeline,
@@ -156,3 +158,30 @@ def write_tiny_wan_image(folder: Path, *, seed: int = 0, experts: bool = True) -
 def write_tiny_wan_image_21(folder: Path, *, seed: int = 0) -> Path:
     """Write a `WanImageToVideoPipeline` folder as 2.1."""
     return write_tiny_wan_image(folder, seed=seed, experts=False)
+
+
+@recipe("skyreels")
+def write_tiny_skyreels(folder: Path, *, seed: int = 0) -> Path:
+    """Write a `SkyReelsV2DiffusionForcingPipeline` folder: Wan's parts, and a transformer that knows the frame rate."""
+    made = WanPipeline.from_pretrained(write_tiny_wan(folder / "wan", seed=seed))
+    recommended = yaml.safe_load((folder / "wan" / "recommended.yaml").read_text())
+    shutil.rmtree(folder / "wan")
+    transformer = SkyReelsV2Transformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        text_dim=32,
+        freq_dim=32,
+        ffn_dim=64,
+        num_layers=2,
+        rope_max_seq_len=32,
+        inject_sample_info=True,
+    )
+    fill_zero_layers(transformer)
+    pipeline = SkyReelsV2DiffusionForcingPipeline(
+        tokenizer=made.tokenizer,
+        text_encoder=made.text_encoder,
+        vae=made.vae,
+        scheduler=made.scheduler,
+        transformer=transformer,
+    )
+    return save(pipeline, folder, recommended)

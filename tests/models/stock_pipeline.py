@@ -1,7 +1,9 @@
 """What our loop and the stock pipeline make of the same request, the stock one with an adapter that it loads itself."""
 
 import inspect
+import sys
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import diffusers
 import numpy as np
@@ -83,6 +85,8 @@ def stock_output(pipeline, foundation, request, output_type, **more):
     known = inspect.signature(pipeline.__call__).parameters
     if "frame_rate" in known:
         more["frame_rate"] = foundation.defaults.fps
+    if "fps" in known:
+        more["fps"] = foundation.defaults.fps
     if "guidance_scale" in known:
         more["guidance_scale"] = wanted.guidance_scale
     else:
@@ -110,6 +114,11 @@ class Stock:
 
     def __init__(self, foundation):
         kind = getattr(diffusers, foundation.spec.pipeline_class)
+        module = sys.modules[kind.__module__]
+        if not hasattr(
+            module, "ftfy"
+        ):  # some do not work without this package; it leaves our prompts as they are
+            module.ftfy = SimpleNamespace(fix_text=lambda text: text)
         self.foundation = foundation
         self.pipeline = kind.from_pretrained(foundation.folder, local_files_only=True)
 
