@@ -92,7 +92,7 @@ def load_foundation(
         ) from error
     check_whole(pipeline, [c for part in PARTS if part in parts for c in components[part]], source or folder)
     if "denoiser" in parts and not denoiser_on_cpu:
-        pipeline.to(device)
+        move_parts(pipeline, device)
     elif parts:
         move_parts(pipeline, device, but=components["denoiser"])
     return family.foundation_class()(
