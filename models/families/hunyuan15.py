@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 TOKENS = 1000  # the stock pipeline's limit, after its template
 TRAINER = "docs/hunyuan_video_1_5.md of github.com/kohya-ss/musubi-tuner"
+GENERATION = (
+    "size: diffusers' HunyuanVideo15Pipeline; frames, fps and steps: generate.py of github.com/Tencent-Hunyuan/HunyuanVideo-1.5; "
+    f"guidance: {TRAINER}"
+)
 # The authors hold these apart, where HunyuanVideo (and ComfyUI for both) has one matrix.
 APART = {
     f"attn.{ours}": f"{stream}_attn_{one}"
@@ -39,11 +43,11 @@ class HunyuanVideo15Spec(FamilySpec):
     defaults: ClassVar = {
         "480p": Sourced(
             Defaults(Bucket(121, 480, 848), fps=24, num_inference_steps=50, guidance_scale=6.0),
-            "frames and steps: defaults of diffusers' HunyuanVideo15Pipeline; guidance: " + TRAINER,
+            GENERATION,
         ),
         "720p": Sourced(
             Defaults(Bucket(121, 720, 1280), fps=24, num_inference_steps=50, guidance_scale=6.0),
-            "frames and steps: defaults of diffusers' HunyuanVideo15Pipeline; guidance: " + TRAINER,
+            GENERATION,
         ),
     }
     training: ClassVar = {

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from models.foundations.base import Foundation
 
 TOKENS = 512  # the stock pipeline's limit, after its template
-TRAINER = "docs/kandinsky5.md of github.com/kohya-ss/musubi-tuner"
+TRAINER = "docs/kandinsky5.md of github.com/sdbds/musubi-tuner (01afe93)"
 
 
 @register
@@ -45,8 +45,9 @@ class Kandinsky5Spec(FamilySpec):
         )
     }
     training: ClassVar = {
-        "learning_rate": Sourced(2e-4, TRAINER),
+        "learning_rate": Sourced(1e-4, TRAINER),
         "rank": Sourced(32, TRAINER),
+        "adam_beta2": Sourced(0.95, TRAINER),
         "gradient_checkpointing": Sourced(True, TRAINER),
     }
     limits: ClassVar = (

@@ -21,6 +21,8 @@ class InPlaceUniPC(UniPCMultistepScheduler):
     UniPC keeps the first step's input for its first correction, and finds the result there.
     """
 
+    last_sample: Tensor | None
+
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, **more: Any) -> Any:
         output = super().step(model_output, timestep, sample, **more)
         if self.last_sample is sample:
