@@ -21,7 +21,8 @@ import yaml
 from diffusers import AutoencoderKL, TextToVideoSDPipeline, UNet3DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from models.tiny import byte_clip_tokenizer, stable_diffusion_ddim
+from models.tiny.text import byte_clip_tokenizer
+from models.tiny.unets import stable_diffusion_ddim
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class Denoising:
         self.regions: RegionWeights | None = None
         if any(use.region is not None for use in self.adapters):
             self.regions = RegionWeights(foundation, self.bucket, self.adapters)
-        self._embeds_guidance = foundation.embeds_guidance
+        self._embeds_guidance, self._noise_process = foundation.embeds_guidance, foundation.noise
         self.condition_1Cfhw: Tensor | None = (
             None  # channels after the latents', of a model that takes an image
         )
@@ -156,7 +156,7 @@ class Denoising:
         if hasattr(self.scheduler, "add_noise"):
             self.latents_1Cfhw = self.scheduler.add_noise(x0, noise, t.reshape(1))
         else:  # flow matching
-            self.latents_1Cfhw = self.scheduler.scale_noise(x0, t.reshape(1), noise)
+            self.latents_1Cfhw = self._noise_process.add(x0, noise, t.reshape(1))
         self.index = step
 
     def advance(self, foundation: Foundation, answer: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 To add a family, write a module in `models/families/` with a registered `FamilySpec` and import it in
 that package; a module with the `Foundation` subclass that the spec names; and a recipe in
-`models/tiny.py`.
+`models/tiny/`.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class FamilySpec(ABC):
     pipeline_class: ClassVar[str]  # of diffusers, as in model_index.json
     components: ClassVar[dict[str, tuple[str, ...]]]  # the pipeline's "denoiser", "text" and "vae"
     unused: ClassVar[tuple[str, ...]] = ()  # components of the pipeline that are never loaded
+    looked_at: ClassVar[frozenset[str]] = frozenset()  # those that its constructor cannot do without
     vae_dtype: ClassVar[str | None] = None  # if the VAE needs another precision than the rest
     defaults: ClassVar[dict[str, Sourced]]  # `Defaults` of each kind of checkpoint
     training: ClassVar[dict[str, Sourced]] = {}  # settings that suit its trainings better than the defaults

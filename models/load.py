@@ -35,7 +35,7 @@ def load_foundation(
     """Load a foundation model.
 
     Args:
-        source: a folder in diffusers' format, a hub id, `tiny-random:unet3d` or another name of models/tiny.py
+        source: a folder in diffusers' format, a hub id, `tiny-random:unet3d` or another name of models/tiny/
             (random weights of the real classes, for tests), or None for the embedded sprite model.
         device: None takes CUDA if available.
         dtype: of the denoiser and the text encoder ("fp32", "bf16", "fp16", or torch's names:
@@ -71,6 +71,8 @@ def load_foundation(
         component: None for part in PARTS if part not in parts for component in components[part]
     }
     left_out |= dict.fromkeys(family.unused)
+    for component in family.looked_at & left_out.keys():
+        left_out[component] = empty_component(folder, component, dtype)
     check_weights(folder, [c for part in PARTS if part in parts for c in components[part]], source or folder)
     import diffusers
 
@@ -79,7 +81,7 @@ def load_foundation(
     try:
         if "denoiser" not in parts:  # the modules' shapes without weights
             for component in components["denoiser"]:
-                left_out[component] = empty_denoiser(folder, component, dtype)
+                left_out[component] = empty_component(folder, component, dtype)
         pipeline = pipeline_class.from_pretrained(
             folder, dtype=kinds, use_safetensors=True, local_files_only=True, **left_out
         )
@@ -90,7 +92,7 @@ def load_foundation(
         ) from error
     check_whole(pipeline, [c for part in PARTS if part in parts for c in components[part]], source or folder)
     if "denoiser" in parts and not denoiser_on_cpu:
-        pipeline.to(device)
+        move_parts(pipeline, device)
     elif parts:
         move_parts(pipeline, device, but=components["denoiser"])
     return family.foundation_class()(
@@ -167,8 +169,8 @@ def check_whole(pipeline: Any, components: Collection[str], source: str | Path) 
         )
 
 
-def empty_denoiser(folder: Path, component: str, dtype: torch.dtype) -> Any:
-    """The denoiser's modules on the meta device: names and shapes without values."""
+def empty_component(folder: Path, component: str, dtype: torch.dtype) -> Any:
+    """A component's modules on the meta device: names and shapes without values."""
     import diffusers
 
     config = json.loads((folder / component / "config.json").read_text())

@@ -1,4 +1,4 @@
-"""The family of `AnimateDiffPipeline` on Stable Diffusion 1.5 (models/foundations/animatediff.py). Imports no torch."""
+"""The family of `AnimateDiffPipeline` on Stable Diffusion 1.5 (models/foundations/unets/animatediff.py). Imports no torch."""
 
 from __future__ import annotations
 
@@ -114,6 +114,6 @@ class AnimateDiffSpec(FamilySpec):
         return clip_limit(folder, name)
 
     def foundation_class(self) -> type[Foundation]:
-        from models.foundations.animatediff import AnimateDiffFoundation
+        from models.foundations.unets.animatediff import AnimateDiffFoundation
 
         return AnimateDiffFoundation

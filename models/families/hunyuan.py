@@ -1,4 +1,4 @@
-"""The family of `HunyuanVideoPipeline` (models/foundations/hunyuan.py). Imports no torch."""
+"""The family of `HunyuanVideoPipeline` (models/foundations/hunyuan/hunyuan.py). Imports no torch."""
 
 from __future__ import annotations
 
@@ -97,6 +97,6 @@ class HunyuanVideoSpec(FamilySpec):
         return ()
 
     def foundation_class(self) -> type[Foundation]:
-        from models.foundations.hunyuan import HunyuanVideoFoundation
+        from models.foundations.hunyuan.hunyuan import HunyuanVideoFoundation
 
         return HunyuanVideoFoundation

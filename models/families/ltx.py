@@ -1,4 +1,4 @@
-"""The family of `LTXPipeline` (models/foundations/ltx.py). Imports no torch."""
+"""The family of `LTXPipeline` (models/foundations/ltx/ltx.py). Imports no torch."""
 
 from __future__ import annotations
 
@@ -73,6 +73,6 @@ class LTXSpec(FamilySpec):
         return TextLimit(folder / "tokenizer", name, TOKENS, special_tokens=1)
 
     def foundation_class(self) -> type[Foundation]:
-        from models.foundations.ltx import LTXFoundation
+        from models.foundations.ltx.ltx import LTXFoundation
 
         return LTXFoundation

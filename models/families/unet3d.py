@@ -1,4 +1,4 @@
-"""The family of `TextToVideoSDPipeline` (models/foundations/unet3d.py). Imports no torch."""
+"""The family of `TextToVideoSDPipeline` (models/foundations/unets/unet3d.py). Imports no torch."""
 
 from __future__ import annotations
 
@@ -40,6 +40,6 @@ class UNet3DSpec(FamilySpec):
         return clip_limit(folder, name)
 
     def foundation_class(self) -> type[Foundation]:
-        from models.foundations.unet3d import UNet3DFoundation
+        from models.foundations.unets.unet3d import UNet3DFoundation
 
         return UNet3DFoundation

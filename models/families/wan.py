@@ -1,4 +1,4 @@
-"""The family of `WanPipeline`, Wan 2.1 and 2.2 (models/foundations/wan.py). Imports no torch."""
+"""The family of `WanPipeline`, Wan 2.1 and 2.2 (models/foundations/wan/wan.py). Imports no torch."""
 
 from __future__ import annotations
 
@@ -101,6 +101,6 @@ class WanSpec(FamilySpec):
         return ((layer, 0),)
 
     def foundation_class(self) -> type[Foundation]:
-        from models.foundations.wan import WanFoundation
+        from models.foundations.wan.wan import WanFoundation
 
         return WanFoundation

@@ -1,4 +1,4 @@
-"""The family of `WanImageToVideoPipeline` (models/foundations/wan_image.py). Imports no torch."""
+"""The family of `WanImageToVideoPipeline` (models/foundations/wan/wan_image.py). Imports no torch."""
 
 from __future__ import annotations
 
@@ -62,6 +62,6 @@ class WanImageSpec(WanSpec):
         return super().sizes(folder, name, recommended)
 
     def foundation_class(self) -> type[Foundation]:
-        from models.foundations.wan_image import WanImageFoundation
+        from models.foundations.wan.wan_image import WanImageFoundation
 
         return WanImageFoundation

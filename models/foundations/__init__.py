@@ -1,1 +1,1 @@
-"""Foundation models: the interface, one module per kind of diffusers pipeline, and what these share."""
+"""Foundation models: the interface (base.py), and one module or folder for each family of diffusers pipelines."""

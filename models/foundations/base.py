@@ -1,7 +1,7 @@
 """A text-to-video foundation model, as training and serving see it.
 
 One small interface: encode text, encode frames, noise, predict, decode, which layers are spatial and
-which temporal, and a fingerprint of the weights. Each family (one module next to this one) implements
+which temporal, and a fingerprint of the weights. Each family (one module or folder next to this one) implements
 it around a stock diffusers pipeline; nothing else in the project knows which model it is.
 
 Shapes: B samples, F frames, H W pixels, C f h w latents (f < F for temporally compressed ones), L D text.
@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from infra.errors import InvalidInput
 from models.family import FamilySpec
-from models.foundations.fingerprint import fingerprint_folder
-from models.foundations.layout import TokenLayout, steps
-from models.foundations.noise import LinearStep, NoiseProcess
+from models.foundations.shared.fingerprint import fingerprint_folder
+from models.foundations.shared.layout import TokenLayout, steps
+from models.foundations.shared.noise import LinearStep, NoiseProcess
 from models.generation import InputImage
 from models.lora.bank import AdapterBank
 from models.lora.checkpointing import checkpoint_blocks
@@ -53,6 +53,7 @@ class Foundation(ABC):
     noise: NoiseProcess
     recommended: dict[str, Any]  # settings that suit this model, from its recommended.yaml
     compiles: bool = True  # whether a forward is one graph for torch.compile
+    batch_rounding: float = 1e-4  # how far float32 latents of a mixed batch may be from those made alone
     takes_image: bool = False  # a video begins with a given image
     embeds_guidance: bool = False  # the denoiser takes the guidance scale as an input, so one row is enough
     # A model of several denoisers, each for its own range of noise, has their names, the noisiest first, and the noise

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from models.family import FamilySpec
 from models.foundations.base import Bucket, Foundation
-from models.foundations.layout import TokenLayout, steps
-from models.foundations.noise import DDPMNoise, LinearStep, ddim_steps
-from models.foundations.pixels import to_uint8
+from models.foundations.shared.layout import TokenLayout, steps
+from models.foundations.shared.noise import DDPMNoise, LinearStep, ddim_steps
+from models.foundations.shared.pixels import to_uint8
 from models.lora.routing import LoraPath
 
 TARGET = re.compile(r"transformer_blocks\.\d+\.(attn1\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.(0\.proj|2))")

@@ -60,7 +60,7 @@ def facts_of(foundation: Foundation) -> FoundationFacts:
         targets={path: len(foundation.targets[path]) for path in PATHS},
         layers={path: patterns(foundation.targets[path]) for path in PATHS},
         adapter_parameters={path: _rank_one(denoiser, foundation.targets[path]) for path in PATHS},
-        loaded_by="load_lora_weights" if hasattr(one, "load_lora_adapter") else "PeftModel.from_pretrained",
+        loaded_by=_loader(foundation.pipeline, foundation.denoiser_name, one),
         takes_image=foundation.takes_image,
     )
 
@@ -81,3 +81,9 @@ def patterns(names: tuple[str, ...]) -> tuple[str, ...]:
 def _rank_one(denoiser: Any, names: tuple[str, ...]) -> int:
     layers = [denoiser.get_submodule(name) for name in names]
     return sum(layer.in_features + layer.out_features for layer in layers)
+
+
+def _loader(pipeline: Any, component: str, denoiser: Any) -> str:
+    if not hasattr(denoiser, "load_lora_adapter"):
+        return "PeftModel.from_pretrained"
+    return "load_lora_weights" if hasattr(pipeline, "load_lora_weights") else f"{component}.load_lora_adapter"

@@ -12,7 +12,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from models.foundations.base import Bucket, Foundation
-from models.foundations.noise import FlowNoise, LinearStep
+from models.foundations.shared.noise import FlowNoise, LinearStep
 
 
 class FlowFoundation(Foundation):
@@ -36,7 +36,7 @@ class FlowFoundation(Foundation):
 
     def clean_estimate(self, scheduler: Any, output: Any, before: Tensor, answer: Tensor) -> Tensor | None:
         if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
-            return before - scheduler.sigmas[scheduler.step_index - 1] * answer
+            return before + (scheduler.sigmas[-1] - scheduler.sigmas[scheduler.step_index - 1]) * answer
         return super().clean_estimate(scheduler, output, before, answer)
 
     def causal_latent_shape(self, channels: int, bucket: Bucket) -> tuple[int, int, int, int]:
@@ -62,3 +62,14 @@ def with_mask(text_BLD: Tensor, mask_BL: Tensor) -> Tensor:
 def without_mask(text_BLE: Tensor) -> tuple[Tensor, Tensor]:
     """The text [B, L, D] and the mask [B, L] (booleans) of `with_mask`."""
     return text_BLE[..., :-1], text_BLE[..., -1] > 0.5
+
+
+def first_read(text_BLD: Tensor, read_BL: Tensor) -> tuple[Tensor, Tensor]:
+    """The vectors that are read, then others, up to the most that a sample reads (or one); and which are read.
+
+    For a denoiser that reads a text by its mask, wherever its vectors stand.
+    """
+    most = max(1, int(read_BL.sum(1).max()))
+    order_BL = (~read_BL).long().argsort(dim=1, stable=True)[:, :most]
+    text = text_BLD.gather(1, order_BL.unsqueeze(-1).expand(-1, -1, text_BLD.shape[2]))
+    return text, read_BL.gather(1, order_BL)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from infra.errors import InvalidInput
 from models.foundations.base import Foundation
-from models.foundations.layout import TokenLayout
+from models.foundations.shared.layout import TokenLayout
 from models.generation import SlotUse
 from models.lora.routing import PATHS, LoraPath
 from models.regions.coverage import coverage, union

@@ -32,7 +32,7 @@ def combine(base: str, motion: str, folder: str | Path, *, dtype: str = "fp32") 
         UserError: a folder of another kind, parts that do not fit each other, or a place that is taken.
     """
     from infra.paths import expanded
-    from models.foundations.combine import combine as write
+    from models.foundations.unets.combine import combine as write
     from models.load import torch_dtype
     from models.locating import locate
 

@@ -36,7 +36,7 @@ def follow(
 ) -> None:
     """Run a lane of the service in this process, until it is stopped."""
     from infra.registry import open_registry
-    from models.foundations.fingerprint import fingerprint_folder
+    from models.foundations.shared.fingerprint import fingerprint_folder
     from models.locating import locate
     from motiondirector.service.trainer import batch_of
     from training.batch.run import follow_batch

@@ -7,17 +7,17 @@ import pytest
 import torch
 from diffusers import AnimateDiffPipeline, MotionAdapter, StableDiffusionPipeline
 from safetensors.torch import save_file
-from stock import our_latents, random_adapter, stock_latents, with_adapter
+from stock_pipeline import our_latents, random_adapter, stock_latents, with_adapter
 from transformers import CLIPTextModel
 
 from infra.errors import UserError
 from models.adapters.importing import import_files
 from models.denoise import sample
-from models.foundations.combine import animatediff_ddim, combine
+from models.foundations.unets.combine import animatediff_ddim, combine
 from models.generation import GenerationParams
 from models.load import load_foundation
 from models.locating import foundation_sizes
-from models.tiny import (
+from models.tiny.unets import (
     parts_of_stable_diffusion,
     stable_diffusion_ddim,
     tiny_motion_adapter,

@@ -5,7 +5,7 @@ import torch
 from diffusers import UNet3DConditionModel
 
 from models.denoise import sample
-from models.foundations.unet3d import lora_targets
+from models.foundations.unets.unet3d import lora_targets
 from models.generation import GenerationParams, SlotUse
 from models.lora.bank import AdapterBank
 from models.lora.routing import Mix, Routing

@@ -6,12 +6,12 @@ import shutil
 import pytest
 import torch
 from diffusers import WanPipeline, WanTransformer3DModel
-from stock import our_latents, random_adapter, stock_latents, tiny, with_adapter
+from stock_pipeline import our_latents, random_adapter, stock_latents, tiny, with_adapter
 
 from infra.errors import UserError
 from models.adapters.export import export_merged
 from models.adapters.file import read_adapter, save_adapter
-from models.foundations.experts import NAMES
+from models.foundations.wan.experts import NAMES
 from models.generation import GenerationParams
 from models.load import load_foundation, locate
 from models.lora.routing import Mix, Routing

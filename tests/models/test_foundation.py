@@ -12,10 +12,11 @@ from torch import nn
 
 from infra.errors import UserError
 from models.foundations.base import Foundation
-from models.foundations.noise import FlowNoise
-from models.foundations.unet3d import convolve_over_frames_in_two_dimensions
+from models.foundations.shared.noise import FlowNoise
+from models.foundations.unets.unet3d import convolve_over_frames_in_two_dimensions
 from models.load import load_foundation
-from models.tiny import RECIPES, write_tiny_unet3d
+from models.tiny import RECIPES
+from models.tiny.unets import write_tiny_unet3d
 
 
 def devices(foundation):

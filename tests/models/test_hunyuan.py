@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from diffusers import HunyuanVideoPipeline
-from stock import our_latents, saved, stock_latents, tiny, with_adapter
+from stock_pipeline import our_latents, saved, stock_latents, tiny, with_adapter
 
 from infra.errors import UserError
 from models.denoise import start

@@ -9,7 +9,7 @@ from models.denoise import denoise_step, start
 from models.generation import GenerationParams, InvertedNoise
 from models.inversion import invert, mix
 from models.load import load_foundation
-from models.tiny import write_tiny_unet3d
+from models.tiny.unets import write_tiny_unet3d
 
 
 def damped(foundation):

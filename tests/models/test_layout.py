@@ -5,7 +5,7 @@ import torch
 from diffusers import UNet3DConditionModel
 
 from models.foundations.base import Bucket
-from models.foundations.unet3d import lora_targets
+from models.foundations.unets.unet3d import lora_targets
 from models.load import load_foundation
 
 CHANGED = ((0, 0, 0), (1, 2, 1), (2, 0, 2))  # frame, row and column of the cell that is changed

@@ -1,13 +1,14 @@
 """Adapters of other tools: the same latents as the tool's own reader gives, every key accounted for, and files for them."""
 
+import itertools
 import json
 import re
 
 import pytest
 import torch
-from diffusers import HunyuanVideoPipeline, LTXPipeline, WanPipeline
+from diffusers import WanPipeline
 from safetensors.torch import load_file, save_file
-from stock import our_latents, random_adapter, stock_latents, tiny, with_adapter
+from stock_pipeline import Stock, our_latents, random_adapter, stock_latents, tiny, with_adapter
 
 from infra.errors import UserError
 from models.adapters.export import export_files
@@ -77,37 +78,38 @@ def latents_of(foundation, adapters):
     return our_latents(foundation, [REQUEST.model_copy(update={"adapters": uses})])[0]
 
 
-def stock(foundation, pipeline_class, family, file):
-    pipeline = pipeline_class.from_pretrained(locate(f"tiny-random:{family}"))
+def stock(foundation, file):
+    """The latents [1, C, f, h, w] of the stock pipeline with a file that it reads itself."""
+    pipeline = Stock(foundation).pipeline
     pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
-    more = {"frame_rate": foundation.defaults.fps} if family == "ltx" else {}
-    found = stock_latents(pipeline, foundation, REQUEST, **more)
-    if family == "ltx":
+    found = stock_latents(pipeline, foundation, REQUEST)
+    if foundation.family == "ltx":
         found = pipeline._unpack_latents(found, *foundation.latent_shape(foundation.defaults.bucket)[1:])
-    return found
+    return found.movedim(-1, 1) if foundation.family == "kandinsky5" else found
 
 
 @pytest.mark.parametrize(
-    ("family", "pipeline_class", "write", "layout"),
+    ("family", "write", "layout"),
     [
-        ("wan", WanPipeline, comfyui, "ComfyUI"),
-        ("wan", WanPipeline, musubi, "musubi-tuner"),
-        ("wan", WanPipeline, stock_keys, "diffusers"),
-        ("ltx", LTXPipeline, comfyui, "ComfyUI"),
-        ("ltx", LTXPipeline, stock_keys, "diffusers"),
-        ("hunyuan", HunyuanVideoPipeline, stock_keys, "diffusers"),
+        ("wan", comfyui, "ComfyUI"),
+        ("wan", musubi, "musubi-tuner"),
+        ("wan", stock_keys, "diffusers"),
+        ("skyreels", comfyui, "ComfyUI"),
+        ("ltx", comfyui, "ComfyUI"),
+        ("ltx", stock_keys, "diffusers"),
+        ("hunyuan", stock_keys, "diffusers"),
+        ("mochi", stock_keys, "diffusers"),
+        ("kandinsky5", stock_keys, "diffusers"),
     ],
 )
-def test_an_imported_adapter_gives_the_latents_of_diffusers_own_reader(
-    tmp_path, family, pipeline_class, write, layout
-):
+def test_an_imported_adapter_gives_the_latents_of_diffusers_own_reader(tmp_path, family, write, layout):
     foundation = tiny(family)
     file = written(tmp_path, "orbit.safetensors", write(foundation, everything(foundation)))
     made = import_files([file], foundation)
     assert made.files[file.name].layout == layout
     assert made.files[file.name].unmatched == ()
     ours = latents_of(foundation, made.adapters)
-    torch.testing.assert_close(ours, stock(foundation, pipeline_class, family, file), atol=1e-4, rtol=0)
+    torch.testing.assert_close(ours, stock(foundation, file), atol=1e-4, rtol=0)
     assert (ours - our_latents(foundation, [REQUEST])[0]).abs().max() > 0.05
 
 
@@ -212,9 +214,15 @@ def test_two_files_of_wan_22_and_one_of_them(tmp_path):
         import_files(files, tiny("wan"))
 
 
-@pytest.mark.parametrize("layout", ["comfyui", "diffusers"])
-@pytest.mark.parametrize(("family", "pipeline_class"), [("wan", WanPipeline), ("ltx", LTXPipeline)])
-def test_an_exported_file_gives_our_latents_in_the_stock_pipeline(tmp_path, family, pipeline_class, layout):
+@pytest.mark.parametrize(
+    ("family", "layout"),
+    [
+        *itertools.product(("wan", "ltx", "skyreels"), ("comfyui", "diffusers")),
+        ("mochi", "diffusers"),
+        ("kandinsky5", "diffusers"),
+    ],
+)
+def test_an_exported_file_gives_our_latents_in_the_stock_pipeline(tmp_path, family, layout):
     foundation = tiny(family)
     adapters = [random_adapter(foundation), random_adapter(foundation, "spatial", rank=2, seed=5)]
     adapters = [marked(adapter, foundation) for adapter in adapters]
@@ -224,7 +232,7 @@ def test_an_exported_file_gives_our_latents_in_the_stock_pipeline(tmp_path, fami
     uses = install(foundation, {one.path: one.tensors for one in adapters})
     uses = tuple(use.model_copy(update={"scale": 0.5}) for use in uses)
     ours = our_latents(foundation, [REQUEST.model_copy(update={"adapters": uses})])[0]
-    torch.testing.assert_close(ours, stock(foundation, pipeline_class, family, file), atol=1e-4, rtol=0)
+    torch.testing.assert_close(ours, stock(foundation, file), atol=1e-4, rtol=0)
 
 
 def marked(adapter, foundation):

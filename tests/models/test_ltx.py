@@ -3,7 +3,7 @@
 import pytest
 import torch
 from diffusers import LTXPipeline
-from stock import our_latents, saved, stock_latents, tiny, with_adapter
+from stock_pipeline import our_latents, saved, stock_latents, tiny, with_adapter
 
 from infra.errors import UserError
 from models.foundations.base import Bucket
@@ -22,7 +22,7 @@ def stock(foundation, request, adapter=None):
     pipeline = LTXPipeline.from_pretrained(locate("tiny-random:ltx"))
     if adapter is not None:
         pipeline.load_lora_weights(str(adapter), weight_name="adapter_model.safetensors")
-    packed = stock_latents(pipeline, foundation, request, frame_rate=foundation.defaults.fps)
+    packed = stock_latents(pipeline, foundation, request)
     _, frames, height, width = foundation.latent_shape(request.resolved(foundation.defaults).bucket)
     return pipeline._unpack_latents(packed, frames, height, width)
 

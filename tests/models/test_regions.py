@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from infra.errors import InvalidInput
-from models.foundations.layout import TokenLayout, steps
+from models.foundations.shared.layout import TokenLayout, steps
 from models.generation import AdapterSettings
 from models.regions.coverage import coverage
 from models.regions.masks import MAX_BASE64, MAX_SIDE, decode_masks, encode_masks

@@ -10,12 +10,12 @@ import torch
 from diffusers import WanImageToVideoPipeline
 from diffusers.pipelines.wan import pipeline_wan_i2v
 from PIL import Image
-from stock import our_latents, random_adapter, saved, stock_latents, tiny, with_adapter
+from stock_pipeline import our_latents, random_adapter, saved, stock_latents, tiny, with_adapter
 
 from infra.errors import UserError
 from models.denoise import start
 from models.foundations.base import Bucket
-from models.foundations.wan_image import fitted
+from models.foundations.wan.wan_image import fitted
 from models.generation import GenerationParams, InputImage
 from models.inversion import invert
 from models.load import load_foundation, locate

@@ -28,8 +28,11 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from datasets.sprites.captions import canonical, caption
-from models.foundations.noise import DDPMNoise
-from models.foundations.unet3d import convolve_over_frames_in_two_dimensions, skip_temporal_for_single_frames
+from models.foundations.shared.noise import DDPMNoise
+from models.foundations.unets.unet3d import (
+    convolve_over_frames_in_two_dimensions,
+    skip_temporal_for_single_frames,
+)
 from training.pretraining.common import Average, Schedule, draws, load_state, log, save_state, to_video
 from training.pretraining.curriculum import STAGES, Stage, stage_at
 from training.pretraining.muon import MuonWithAdamW

@@ -1,4 +1,4 @@
-"""Every checkpoint of models/tiny.py passes or fails each test of this folder: a new family adds nothing here.
+"""Every checkpoint of models/tiny/ passes or fails each test of this folder: a new family adds nothing here.
 
 docs/adding-a-foundation.md says what a family must do, and which test holds it to that.
 """

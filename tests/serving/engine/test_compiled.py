@@ -15,7 +15,7 @@ import models.lora.bank
 from infra.errors import UserError
 from models.denoise import denoise_step, start
 from models.foundations.base import Bucket
-from models.foundations.wan import lora_targets
+from models.foundations.wan.wan import lora_targets
 from models.generation import GenerationParams, SlotUse
 from models.load import load_foundation
 from models.lora.routing import PATHS, Mix, Routing

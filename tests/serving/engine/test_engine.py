@@ -15,7 +15,7 @@ from serving_helpers import Bench, Memory, random_adapter, sha, use
 from datasets.video.writing import read_metadata
 from infra.errors import InvalidInput, UserError
 from models.denoise import sample
-from models.foundations.pixels import to_uint8
+from models.foundations.shared.pixels import to_uint8
 from serving.engine import batch as batch_module
 from serving.engine import finishing
 from serving.events import Admitted, Cancelled, Event, Failed, Finished, Progressed
@@ -55,7 +55,7 @@ def test_a_request_tells_its_way_and_ends_with_a_video(unet3d):
 def test_frames_are_the_same_alone_and_among_any_neighbours(foundation, kept, monkeypatch):
     """Random mixes of adapters, scales, guidance, steps, schedulers and sizes, random arrivals and cancels."""
     pixels: list[torch.Tensor] = []  # as decoded, in [-1, 1], before they are grey levels
-    family, real = f"models.foundations.{foundation.family}", to_uint8
+    family, real = type(foundation).__module__, to_uint8
     monkeypatch.setattr(f"{family}.to_uint8", lambda video: pixels.append(video) or real(video))
     bench = Bench(foundation, max_batch=4)
     draw = random.Random(0)

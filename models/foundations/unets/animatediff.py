@@ -18,8 +18,8 @@ from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor, nn
 
 from models.family import FamilySpec
-from models.foundations.frame_unet import FrameUNetFoundation, block_targets
-from models.foundations.pixels import to_uint8
+from models.foundations.shared.pixels import to_uint8
+from models.foundations.unets.frame_unet import FrameUNetFoundation, block_targets
 
 
 def skip_motion_for_single_frames(unet: nn.Module) -> None:

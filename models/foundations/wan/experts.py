@@ -9,12 +9,12 @@ Shapes: B samples.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from models.foundations.shared.groups import routed, sharded
 from models.lora.bank import AdapterBank
 
 NAMES = ("high_noise", "low_noise")
@@ -60,10 +60,10 @@ class Experts(nn.Module):
         for expert, rows in groups:
             if len(rows) == len(t_B):
                 answers.append(ask(expert, slice(None)))
-            elif len(rows) or _sharded(expert):
+            elif len(rows) or sharded(expert):
                 # A sharded expert is asked even without samples: all workers gather its weights together.
                 asked = rows if len(rows) else rows.new_zeros(1)
-                with _routed(bank, asked):
+                with routed(bank, asked):
                     answer = ask(expert, asked)
                 (answers if len(rows) else unused).append(answer)
         order = torch.cat([rows for _, rows in groups])
@@ -71,15 +71,3 @@ class Experts(nn.Module):
         for answer in unused:
             together = together + 0 * answer.sum()
         return together
-
-
-def _routed(bank: AdapterBank | None, rows: Tensor) -> Any:
-    """A context in which the bank routes these rows of the current batch."""
-    if bank is None or bank.current is None:
-        return nullcontext()
-    return bank.use(bank.current.pick(rows.tolist()))
-
-
-def _sharded(expert: nn.Module) -> bool:
-    """Whether DeepSpeed's ZeRO 3 holds the parameters."""
-    return hasattr(next(expert.parameters()), "ds_id")

@@ -25,10 +25,10 @@ from torch.nn import functional
 from models.family import FamilySpec
 from models.foundations.base import Bucket
 from models.foundations.flow import FlowFoundation, frames_alone, with_mask, without_mask
-from models.foundations.layout import TokenLayout
-from models.foundations.noise import FlowNoise
-from models.foundations.pixels import to_uint8
-from models.foundations.targets import linears, same_on_both_paths
+from models.foundations.shared.layout import TokenLayout
+from models.foundations.shared.noise import FlowNoise
+from models.foundations.shared.pixels import to_uint8
+from models.foundations.shared.targets import linears, same_on_both_paths
 
 TARGET = re.compile(
     r"transformer_blocks\.\d+\.(attn\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.(0\.proj|2))"

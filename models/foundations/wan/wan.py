@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from models.family import FamilySpec
 from models.foundations.base import Bucket
-from models.foundations.experts import NAMES, Experts
 from models.foundations.flow import FlowFoundation, frames_alone
-from models.foundations.layout import TokenLayout
-from models.foundations.noise import FlowNoise
-from models.foundations.pixels import to_uint8
-from models.foundations.targets import linears, same_on_both_paths
+from models.foundations.shared.layout import TokenLayout
+from models.foundations.shared.noise import FlowNoise
+from models.foundations.shared.pixels import to_uint8
+from models.foundations.shared.targets import linears, same_on_both_paths
+from models.foundations.wan.experts import NAMES, Experts
 from models.lora.routing import LoraPath
 
 TARGET = re.compile(

@@ -117,3 +117,19 @@ class FlowNoise(NoiseProcess):
 
     def target(self, x0: Tensor, eps: Tensor, t_B: Tensor) -> Tensor:
         return eps - x0
+
+
+class InvertedFlowNoise(FlowNoise):
+    """Rectified flow whose time runs from noise to data (Mochi): timestep (1 - s) * T, target x_0 - eps."""
+
+    def _timesteps(self, fraction_B: Tensor) -> Tensor:
+        return self.num_train_timesteps - super()._timesteps(fraction_B)
+
+    def fraction(self, t: float) -> float:
+        return super().fraction(self.num_train_timesteps - t)
+
+    def _sigma(self, x0: Tensor, t_B: Tensor) -> Tensor:
+        return super()._sigma(x0, self.num_train_timesteps - t_B)
+
+    def target(self, x0: Tensor, eps: Tensor, t_B: Tensor) -> Tensor:
+        return x0 - eps

@@ -22,7 +22,7 @@ from torch.nn import functional
 from infra.errors import InvalidInput
 from models.family import FamilySpec
 from models.foundations.base import Bucket
-from models.foundations.wan import WanFoundation
+from models.foundations.wan.wan import WanFoundation
 from models.generation import InputImage
 
 

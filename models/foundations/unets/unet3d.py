@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.family import FamilySpec
-from models.foundations.frame_unet import FrameUNetFoundation, block_targets
-from models.foundations.pixels import to_uint8
+from models.foundations.shared.pixels import to_uint8
+from models.foundations.unets.frame_unet import FrameUNetFoundation, block_targets
 from models.lora.routing import LoraPath
 
 

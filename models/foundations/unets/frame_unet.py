@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from models.family import FamilySpec
 from models.foundations.base import Bucket, Foundation
-from models.foundations.layout import TokenLayout, steps
-from models.foundations.noise import DDPMNoise, LinearStep, ddim_steps
+from models.foundations.shared.layout import TokenLayout, steps
+from models.foundations.shared.noise import DDPMNoise, LinearStep, ddim_steps
 from models.lora.routing import LoraPath
 
 SPATIAL_PARTS = ("attn1", "ff")  # not cross-attention, so that the prompt keeps its influence

@@ -1,0 +1,1 @@
+"""UNets over frames: ModelScope and ZeroScope, AnimateDiff."""

@@ -1,0 +1,1 @@
+"""Wan: from text, from an image, two experts."""
