@@ -14,6 +14,7 @@ from models.dtypes import DTYPES, parse_dtype
 from models.family import read_config
 from models.foundations.base import Foundation, move_parts
 from models.locating import family_of, foundation_name, locate, read_recommended
+from models.scale.published import PREFIX, PUBLISHED
 
 PARTS = ("denoiser", "text", "vae")
 
@@ -58,6 +59,12 @@ def load_foundation(
     quiet_libraries()
     name = foundation_name(source)
     folder = locate(source)
+    if parts and str(source).startswith(PREFIX):
+        raise UserError(
+            f"{source} is a configuration without weights; give a folder or hub id that has them, such as "
+            f"{PUBLISHED[str(source).removeprefix(PREFIX)].hub}.",
+            code="no_weights",
+        )
     family = family_of(folder, str(source or "the embedded foundation"))
     index = read_config(folder, "")
     components = {  # without those that this checkpoint leaves out

@@ -191,6 +191,11 @@ class Foundation(ABC):
     def text_width(self) -> int:
         """Width D of the text embeddings that the denoiser takes."""
 
+    @property
+    def text_shape(self) -> tuple[int, int]:
+        """The shape of what `encode_text` makes of a prompt."""
+        return (self.text_limit.tokens, self.text_width)
+
     @contextmanager
     def temporary_bank(self, slots: dict[LoraPath, int], rank: Rank, **options: Any) -> Iterator[AdapterBank]:
         """A temporary bank for the block, made by `add_bank`; the previous bank is restored afterwards."""
