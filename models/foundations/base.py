@@ -60,6 +60,8 @@ class Foundation(ABC):
     experts: tuple[str, ...] = ()
     boundary: float | None = None
 
+    quantization: str = "none"  # of the denoiser's blocks (models/quantizing.py)
+
     _bank: AdapterBank | None = None
 
     def __init__(

@@ -22,6 +22,7 @@ from models.dtypes import DTYPES
 from models.foundations.base import Foundation
 from models.load import load_foundation, quiet_libraries, torch_dtype
 from models.lora.routing import PATHS, LoraPath, Mix, Routing
+from models.quantizing import quantized_linears, saved_by_int8
 from models.scale.allocations import Allocations, fake, without_values
 from models.sizes import Bucket
 
@@ -39,7 +40,7 @@ class Footprint:
     parameters: int  # of the denoiser
     adapter_parameters: dict[LoraPath, int]  # values of one adapter of that rank
     denoiser: int
-    denoiser_int8: int  # the same with the weights of its Linears in int8, and one scale for each row
+    denoiser_int8: int  # the same in int8 (models/quantizing.py)
     largest_linear: int  # what a forward unpacks of these at once
     largest_block: int  # what ZeRO 3 gathers at once
     text: int
@@ -82,7 +83,6 @@ def footprint(
         slots, denoising = denoising_peak(foundation, bucket, rank)
         decoding = decoding_peak(foundation, bucket)
     denoiser = foundation.denoiser
-    linears = [one for one in denoiser.modules() if isinstance(one, nn.Linear)]
     return Footprint(
         name=foundation.name,
         bucket=bucket,
@@ -91,8 +91,8 @@ def footprint(
         parameters=sum(parameter.numel() for parameter in denoiser.parameters()),
         adapter_parameters={path: adapter_values(foundation, path, rank) for path in PATHS},
         denoiser=module_bytes(denoiser),
-        denoiser_int8=module_bytes(denoiser) - sum(saved_by_int8(one) for one in linears),
-        largest_linear=max(one.weight.nbytes for one in linears),
+        denoiser_int8=module_bytes(denoiser) - saved_by_int8(foundation, foundation.dtype.itemsize),
+        largest_linear=max(one.weight.nbytes for one in quantized_linears(foundation)),
         largest_block=max(module_bytes(block) for block in foundation.checkpointed_blocks()),
         text=weights["text"],
         vae=weights["vae"],
@@ -106,11 +106,6 @@ def footprint(
 def module_bytes(module: nn.Module) -> int:
     """Bytes of a module's parameters."""
     return sum(parameter.nbytes for parameter in module.parameters())
-
-
-def saved_by_int8(linear: nn.Linear) -> int:
-    """Bytes that a Linear saves with a weight of one byte per value and a float32 scale for each output."""
-    return linear.weight.nbytes - linear.weight.numel() - 4 * linear.out_features
 
 
 def adapter_values(foundation: Foundation, path: LoraPath, rank: int) -> int:
