@@ -195,6 +195,35 @@ COGVIDEOX_SCHEDULER: Part = (
     },
 )
 
+
+def _animatediff(adapter: str, middle: bool) -> Published:
+    return Published(
+        f"{adapter} with Stable Diffusion 1.5",
+        "AnimateDiffPipeline",
+        f"defaults of diffusers' MotionAdapter and {SCRIPTS}/convert_animatediff_motion_module_to_diffusers.py; "
+        f"{'with' if middle else 'without'} a motion module in the middle block",
+        {
+            "unet": (
+                DIFFUSERS,
+                "UNetMotionModel",
+                {
+                    "sample_size": 64,
+                    "block_out_channels": [320, 640, 1280, 1280],
+                    "cross_attention_dim": 768,
+                    "num_attention_heads": 8,
+                    "motion_num_attention_heads": 8,
+                    "motion_max_seq_length": 32,
+                    "use_motion_mid_block": middle,
+                },
+            ),
+            "text_encoder": CLIP_L,
+            "vae": STABLE_DIFFUSION_VAE,
+            "scheduler": (DIFFUSERS, "DDIMScheduler", {**DDIM, "beta_schedule": "linear"}),
+        },
+        {},
+    )
+
+
 PUBLISHED: dict[str, Published] = {
     "zeroscope": Published(
         "cerspense/zeroscope_v2_576w",
@@ -209,31 +238,8 @@ PUBLISHED: dict[str, Published] = {
         },
         {},
     ),
-    "animatediff-v3": Published(
-        "guoyww/animatediff-motion-adapter-v1-5-3 with Stable Diffusion 1.5",
-        "AnimateDiffPipeline",
-        f"defaults of diffusers' MotionAdapter and {SCRIPTS}/convert_animatediff_motion_module_to_diffusers.py; without a "
-        "motion module in the middle block",
-        {
-            "unet": (
-                DIFFUSERS,
-                "UNetMotionModel",
-                {
-                    "sample_size": 64,
-                    "block_out_channels": [320, 640, 1280, 1280],
-                    "cross_attention_dim": 768,
-                    "num_attention_heads": 8,
-                    "motion_num_attention_heads": 8,
-                    "motion_max_seq_length": 32,
-                    "use_motion_mid_block": False,
-                },
-            ),
-            "text_encoder": CLIP_L,
-            "vae": STABLE_DIFFUSION_VAE,
-            "scheduler": (DIFFUSERS, "DDIMScheduler", {**DDIM, "beta_schedule": "linear"}),
-        },
-        {},
-    ),
+    "animatediff-v2": _animatediff("guoyww/animatediff-motion-adapter-v1-5-2", middle=True),
+    "animatediff-v3": _animatediff("guoyww/animatediff-motion-adapter-v1-5-3", middle=False),
     "wan-2.1-1.3b": Published(
         "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
         "WanPipeline",
