@@ -11,9 +11,12 @@ import torch
 
 from infra.errors import UserError
 from models.dtypes import DTYPES, parse_dtype
-from models.family import read_config
+from models.family import Family, read_config
 from models.foundations.base import Foundation, move_parts
 from models.locating import family_of, foundation_name, locate, read_recommended
+from models.offloading import Offloading, check_offload, offload_encoders
+from models.quantizing import Quantization, quantize_base
+from models.scale.published import PREFIX, PUBLISHED
 
 PARTS = ("denoiser", "text", "vae")
 
@@ -31,6 +34,8 @@ def load_foundation(
     dtype: torch.dtype | str | None = None,
     parts: Collection[str] = PARTS,
     denoiser_on_cpu: bool = False,
+    quantize: Quantization = "none",
+    offload: Offloading = "none",
 ) -> Foundation:
     """Load a foundation model.
 
@@ -45,6 +50,9 @@ def load_foundation(
             only the denoiser. If empty, no weights are read, which is enough for sizes and defaults.
         denoiser_on_cpu: leave the denoiser in host memory. It need not fit the device if each worker is then
             given a share of it (`training.loop.deepspeed_engines.spread`).
+        quantize: "int8" for the weights of the denoiser's blocks (models/quantizing.py).
+        offload: "encoders" leaves the text encoder and the VAE in host memory while they do not work
+            (models/offloading.py).
 
     Raises:
         UserError: an unusable device or dtype, a missing model, a folder without a pipeline, an unsupported
@@ -53,17 +61,64 @@ def load_foundation(
     device = usable_device(device) if device else torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if isinstance(dtype, str):
         dtype = torch_dtype(dtype)
+    check_offload(offload, device)
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
 
     quiet_libraries()
     name = foundation_name(source)
     folder = locate(source)
+    if parts and str(source).startswith(PREFIX):
+        raise UserError(
+            f"{source} is a configuration without weights; give a folder or hub id that has them, such as "
+            f"{PUBLISHED[str(source).removeprefix(PREFIX)].hub}.",
+            code="no_weights",
+        )
     family = family_of(folder, str(source or "the embedded foundation"))
     index = read_config(folder, "")
     components = {  # without those that this checkpoint leaves out
         part: tuple(name for name in names if index.get(name, [None])[0])
         for part, names in family.components.items()
     }
+    pipeline = _read_pipeline(folder, name, source, family, index, components, parts, dtype)
+    # Weights are quantized in host memory: the whole base in its own precision may not fit the device.
+    stays = components["denoiser"] if denoiser_on_cpu or quantize != "none" or "denoiser" not in parts else ()
+    if offload == "encoders":
+        stays += (*components["text"], *components["vae"])
+    if parts:
+        move_parts(pipeline, device, but=stays)
+    foundation = family.foundation_class()(
+        pipeline,
+        family,
+        name=name,
+        source=str(source) if source is not None else "sprites",
+        folder=folder,
+        recommended=read_recommended(folder),
+    )
+    if "denoiser" in parts and quantize != "none":
+        quantize_base(foundation, quantize)
+        if not denoiser_on_cpu:
+            foundation.denoiser.to(device)
+    if offload == "encoders":
+        offload_encoders(foundation, device)
+    return foundation
+
+
+def _read_pipeline(
+    folder: Path,
+    name: str,
+    source: str | Path | None,
+    family: Family,
+    index: Mapping[str, Any],
+    components: Mapping[str, tuple[str, ...]],
+    parts: Collection[str],
+    dtype: torch.dtype,
+) -> Any:
+    """A checkpoint's pipeline, in host memory, with the weights of `parts` alone. Arguments and errors as in `load_foundation`.
+
+    Args:
+        index: the content of its model_index.json.
+        components: of each part.
+    """
     # Refuse a checkpoint before its weights are read.
     check_classes(folder, index, [c for part in PARTS for c in components[part]], source or folder)
     family.sizes(folder, name, read_recommended(folder))
@@ -91,18 +146,7 @@ def load_foundation(
             f"{source or folder} cannot be loaded as a {pipeline_class.__name__}: {reason}"
         ) from error
     check_whole(pipeline, [c for part in PARTS if part in parts for c in components[part]], source or folder)
-    if "denoiser" in parts and not denoiser_on_cpu:
-        move_parts(pipeline, device)
-    elif parts:
-        move_parts(pipeline, device, but=components["denoiser"])
-    return family.foundation_class()(
-        pipeline,
-        family,
-        name=name,
-        source=str(source) if source is not None else "sprites",
-        folder=folder,
-        recommended=read_recommended(folder),
-    )
+    return pipeline
 
 
 def torch_dtype(name: str) -> torch.dtype:

@@ -13,6 +13,7 @@ from infra.errors import UserError
 from infra.paths import ROOT, expanded
 from models import families as families  # registers them
 from models.family import FAMILIES, FamilySpec
+from models.scale.published import PREFIX, published_folder
 from models.sizes import Sizes
 from models.text import TextLimit
 
@@ -27,7 +28,8 @@ def foundation_name(source: str | Path | None) -> str:
 
 
 def locate(source: str | Path | None) -> Path:
-    """The local folder of a checkpoint: as given, from the hub (or its cache), or newly written tiny weights.
+    """The local folder of a checkpoint: as given, from the hub (or its cache), newly written tiny weights, or
+    configurations of a published one without weights (`published:NAME`).
 
     Raises UserError if there is none.
     """
@@ -43,6 +45,8 @@ def locate(source: str | Path | None) -> Path:
         from models.tiny import tiny_checkpoint
 
         return tiny_checkpoint(text.removeprefix("tiny-random:"))
+    if text.startswith(PREFIX):
+        return published_folder(text.removeprefix(PREFIX))
     folder = expanded(text)
     if folder.exists():
         return folder

@@ -69,6 +69,17 @@ class ServeConfig(BaseModel):
         "Precision of the model. Absent: bf16 on a GPU, fp32 on a CPU.",
         metavar="fp32|bf16|fp16",
     )
+    quantize: Literal["none", "int8"] = setting(
+        "none",
+        MODEL,
+        "int8: the weights of the model's blocks have one byte per value, half of bf16. Adapters stay in --dtype. Not with "
+        "--compile.",
+    )
+    offload: Literal["none", "encoders"] = setting(
+        "none",
+        MODEL,
+        "encoders: the text encoder and the VAE wait in host memory, and come to the GPU while they work.",
+    )
     compile: bool = setting(
         False, MODEL, "Compile the model with torch.compile at start, for the video sizes of --warm-size."
     )
@@ -238,6 +249,22 @@ class ServeConfig(BaseModel):
         if self.database is not None and self.database_file is not None:
             raise ValueError("database and database_file are both given; give only one")
         return self
+
+    @model_validator(mode="after")
+    def _quantized_is_not_compiled(self) -> Self:
+        if self.compile and self.quantize != "none":
+            raise ValueError(f"compile does not suit quantize {self.quantize}; leave one of them out")
+        return self
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """Arguments of `load_foundation`."""
+        return {
+            "device": self.device,
+            "dtype": self.dtype,
+            "quantize": self.quantize,
+            "offload": self.offload,
+        }
 
     @property
     def autoscales(self) -> bool:

@@ -23,7 +23,7 @@ ALLOWED = {
 # The rooms inside a room, lowest first: a module may import those before its own. Modules outside any are free.
 INSIDE = {
     "infra": ("storage", "ray"),
-    "models": ("lora", "foundations", "families", "adapters"),
+    "models": ("lora", "foundations", "families", "adapters", "scale"),
     "datasets": ("video", "sprites", "clip_sets", "ingest"),
     "training": ("reporting", "loop", "ray", "runs", "batch"),
     "serving": ("adapters", "engine", "jobs", "tenants", "files", "trainings", "http", "ray"),

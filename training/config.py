@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, mo
 
 from infra.errors import InvalidInput
 from infra.setting import setting
-from models.dtypes import TrainingDtype
+from models.dtypes import DTYPES, TrainingDtype
 from training.methods import (
     WITHOUT_SPATIAL_PASS,
     WITHOUT_TEMPORAL_PASS,
@@ -325,6 +325,12 @@ class TrainConfig(BaseModel):
         "Precision of the frozen base; bf16 halves its memory. The LoRAs stay fp32.",
         metavar="fp32|bf16",
     )
+    quantize: Literal["none", "int8"] = setting(
+        "none",
+        CLUSTER,
+        "int8: the weights of the base's blocks have one byte per value, half of bf16. The LoRAs train beside them in fp32. "
+        "Slower; not with zero 3.",
+    )
     gradient_checkpointing: bool = setting(
         False,
         CLUSTER,
@@ -391,6 +397,11 @@ class TrainConfig(BaseModel):
             raise ValueError(
                 f"workers {self.workers} (elastic) needs zero 0: a checkpoint of ZeRO stage {self.zero} cannot be "
                 "continued by another number of workers; give one number of workers, or zero 0"
+            )
+        if self.quantize != "none" and self.zero == 3:
+            raise ValueError(
+                f"quantize {self.quantize} does not suit zero 3, which spreads plain weights over the workers; give another "
+                "zero, or quantize none"
             )
         if not self.mask_inside and not self.mask_outside:
             raise ValueError("mask_inside 0 and mask_outside 0 leave nothing to learn; set one above 0")
@@ -465,6 +476,11 @@ class TrainConfig(BaseModel):
     def weighs_masks(self) -> bool:
         """Whether the losses inside and outside of masks have different weights."""
         return self.mask_inside != self.mask_outside
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """Arguments of `load_foundation` that these settings determine."""
+        return {"dtype": DTYPES[self.dtype], "quantize": self.quantize}
 
     @property
     def elastic(self) -> bool:
@@ -570,6 +586,7 @@ LATER = (
     "mask_outside",
     "experts",
     "high_noise_share",
+    "quantize",
 )
 
 

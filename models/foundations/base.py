@@ -61,6 +61,8 @@ class Foundation(ABC):
     experts: tuple[str, ...] = ()
     boundary: float | None = None
 
+    quantization: str = "none"  # of the denoiser's blocks (models/quantizing.py)
+
     _bank: AdapterBank | None = None
 
     def __init__(
@@ -191,6 +193,11 @@ class Foundation(ABC):
     @abstractmethod
     def text_width(self) -> int:
         """Width D of the text embeddings that the denoiser takes."""
+
+    @property
+    def text_shape(self) -> tuple[int, int]:
+        """The shape of what `encode_text` makes of a prompt."""
+        return (self.text_limit.tokens, self.text_width)
 
     @contextmanager
     def temporary_bank(self, slots: dict[LoraPath, int], rank: Rank, **options: Any) -> Iterator[AdapterBank]:

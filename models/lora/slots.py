@@ -185,7 +185,10 @@ def in_the_layer(linear: nn.Linear, x: Tensor, routed: Sequence[tuple[LoraSlots,
     n = routed[0][1].slots.shape[0]
     kinds = {x.dtype, linear.weight.dtype, *(slots.B.dtype for slots, _ in routed)}
     tokens = x.numel() // (n * width)
-    if kinds != {torch.float32} or type(linear) is not nn.Linear or not pays(tokens, out, width):
+    plain = (
+        type(linear) is nn.Linear and type(linear.weight) is nn.Parameter
+    )  # a quantized weight cannot be added to
+    if kinds != {torch.float32} or not plain or not pays(tokens, out, width):
         return None
     weight_noi = linear.weight.expand(n, out, width)
     for slots, mix in routed:

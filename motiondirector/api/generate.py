@@ -200,6 +200,8 @@ def in_process(body: CreateVideo, config: VideoConfig, registry: str, on_progres
         foundation=config.foundation,
         device=config.device,
         dtype=config.dtype,
+        quantize=config.quantize,
+        offload=config.offload,
         adapter_layers=config.adapter_layers,
     )
     clip, weight = config.prior_clip, config.noise_prior

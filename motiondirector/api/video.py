@@ -75,6 +75,14 @@ class VideoConfig(GenerationSettings):
         "Precision of the model. Absent: bf16 on a GPU, fp32 on a CPU.",
         metavar="fp32|bf16|fp16",
     )
+    quantize: Literal["none", "int8"] = setting(
+        "none", MODEL, "int8: the weights of the model's blocks have one byte per value, half of bf16."
+    )
+    offload: Literal["none", "encoders"] = setting(
+        "none",
+        MODEL,
+        "encoders: the text encoder and the VAE wait in host memory, and come to the GPU while they work.",
+    )
 
     @property
     def model_name(self) -> str:

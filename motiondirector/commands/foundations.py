@@ -15,7 +15,7 @@ from motiondirector.output import print_json
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 foundations = typer.Typer(
-    help="The models: list the families, show one checkpoint, combine AnimateDiff's parts.",
+    help="The models: list the families, show one checkpoint and the memory it takes, combine AnimateDiff's parts.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -88,6 +88,53 @@ def show(
     for name, value in rows.items():
         table.add_row(name, escape(value))
     Console().print(table)
+
+
+@foundations.command("memory")
+def memory(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="FOUNDATION",
+            help="Folder, hub id, or published:NAME of docs/memory.md. Absent: the embedded one.",
+        ),
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="FRAMESxHEIGHTxWIDTH of the clips. Absent: the model's default.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Precision of the model: fp32, bf16 or fp16.")] = "bf16",
+    rank: Annotated[int, typer.Option(help="Rank of the adapters.", min=1, max=1024)] = 32,
+    as_json: AsJson = False,
+) -> None:
+    """Show what training and serving a model takes, and which GPU has room for it.
+
+    Computed from its configurations; no weights are read.
+
+    Example: motiondirector foundations memory published:wan-2.1-14b --size 81x480x832
+    """
+    from motiondirector.api.memory import memory as needs
+
+    found = needs(source, size, dtype=dtype, rank=rank)
+    if as_json:
+        print_json(asdict(found))
+        return
+    about = f"{found.name}, {found.size}, {found.dtype}, rank {found.rank}"
+    parts = Table("", "GiB", title=escape(about))
+    for kind in ("weights", "activations", "training", "serving"):
+        for name, value in getattr(found, kind).items():
+            parts.add_row(f"{kind}: {name}", f"{value:.1f}")
+    fits = Table("GPU", "trains", "serves")
+    for gpu, trains in found.trains_on.items():
+        fits.add_row(f"{gpu} GB", trains or "no", found.serves_on[gpu] or "no")
+    Console().print(parts, fits)
+
+
+@foundations.command("memory-page", hidden=True)
+def memory_page() -> None:
+    """Print docs/memory.md."""
+    from motiondirector.api.memory import page as text
+
+    typer.echo(text(), nl=False)
 
 
 @foundations.command("combine")

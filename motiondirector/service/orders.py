@@ -34,6 +34,7 @@ OWN = (
     "workers",
     "zero",
     "dtype",
+    "quantize",
     "gradient_checkpointing",
     "max_failures",
     "checkpoint_interval",

@@ -102,7 +102,7 @@ def build_engine(config: ServeConfig, observe: Observe = unobserved) -> Engine:
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    foundation = load_foundation(config.foundation, device=config.device, dtype=config.dtype)
+    foundation = load_foundation(config.foundation, **config.loading)
     if config.compile and not foundation.compiles:
         raise UserError(
             f"{foundation.name} cannot be compiled: its forward depends on the timesteps or on an image; leave compile out."

@@ -21,7 +21,8 @@ MASKED = {"mask_inside": 4.0, "mask_outside": 0.5}
 
 def run_of(zero, clips, method, folder=None):
     """A pack of one at a ZeRO stage; where it goes on, from a checkpoint's folder."""
-    foundation = load_foundation("tiny-random:unet3d", device="cpu", dtype="float32")
+    kind = "int8" if method == "int8" else "none"
+    foundation = load_foundation("tiny-random:unet3d", device="cpu", dtype="float32", quantize=kind)
     state = None if folder is None else MemberState.read(folder)
     if state is not None:
         state.check_workers(zero, dist.get_world_size())
@@ -30,7 +31,7 @@ def run_of(zero, clips, method, folder=None):
     if method == "masked":
         made, own = masked(made, foundation), MASKED
     else:
-        own = {"method": method}
+        own = {"quantize": kind} if method == "int8" else {"method": method}
     return solo(foundation, made, state, DeepSpeedEngine, **settings, **own)
 
 

@@ -41,10 +41,25 @@ class _TouchAll(torch.autograd.Function):
         return tuple(torch.zeros(shape, dtype=dtype, device=device) for shape, dtype, device in ctx.like)
 
 
+class _AdaptersAlone(nn.Module):
+    """The step with the bank as its only submodule: DeepSpeed would move and broadcast a quantized base, and cannot.
+
+    The base is on the device, and every worker has read the same files.
+    """
+
+    def __init__(self, step: DualStep) -> None:
+        super().__init__()
+        self.bank = step.bank
+        self.step = [step]  # in a list, so that it is not registered as a submodule
+
+    def forward(self, batch: Any) -> tuple[Tensor, Tensor]:
+        return self.step[0](batch)
+
+
 class _Reduced(nn.Module):
     """A `DualStep` in which every slot takes part in every backward, as ZeRO 1-3 require."""
 
-    def __init__(self, step: DualStep) -> None:
+    def __init__(self, step: DualStep | _AdaptersAlone) -> None:
         super().__init__()
         self.step = step
 
@@ -80,8 +95,9 @@ class DeepSpeedEngine(TeamEngine):
             largest = max(p.numel() for p in module.bank.parameters())
             zero["stage3_param_persistence_threshold"] = max(100_000, largest)
             spread(deepspeed, module, settings)
+        seen = module if config.quantize == "none" else _AdaptersAlone(module)
         self.engine, *_ = deepspeed.initialize(
-            model=_Reduced(module) if config.zero else module,
+            model=_Reduced(seen) if config.zero else seen,
             optimizer=optimizer,
             dist_init_required=False,
             config=settings,

@@ -34,6 +34,7 @@ class GroupKey:
     dropout: float
     gradient_accumulation: int
     dtype: str
+    quantize: str
     gradient_checkpointing: bool
     zero: int
     workers: str  # "2" or "1:4"
@@ -50,7 +51,8 @@ class GroupKey:
         tokens = (f"tokens{self.appearance_tokens}",) if self.appearance_tokens else ()
         kept = ("preserving",) if self.appearance_preservation else ()
         alone = () if self.spatial_lora else ("no-spatial-lora",)
-        saving = ("checkpointing",) if self.gradient_checkpointing else ()
+        saving: tuple[str, ...] = ("checkpointing",) if self.gradient_checkpointing else ()
+        saving += (self.quantize,) if self.quantize != "none" else ()
         return "/".join(
             (*parts, *tokens, *kept, *alone, *saving, f"zero{self.zero}", f"workers{self.workers}")
         )
@@ -92,6 +94,7 @@ def group_key(fingerprint: str, config: TrainConfig) -> GroupKey:
         dropout=0.0 if whole else config.dropout,
         gradient_accumulation=config.gradient_accumulation,
         dtype=config.dtype,
+        quantize=config.quantize,
         gradient_checkpointing=config.gradient_checkpointing,
         zero=config.zero,
         workers=str(config.workers),

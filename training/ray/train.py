@@ -28,7 +28,6 @@ from infra.allocator import keep_freed_memory
 from infra.errors import SystemFailure, UserError
 from infra.ray.cluster import last_line, variables
 from infra.storage import Storage
-from models.dtypes import DTYPES
 from training.config import TrainConfig
 from training.ray.processes import RAY_SETTINGS, worker_variables
 from training.ray.threads import threads_for
@@ -174,7 +173,7 @@ def _train(task: Task, board: Any) -> None:
                 foundation = load_foundation(
                     task.foundation,
                     device=device,
-                    dtype=DTYPES[config.dtype],
+                    **config.loading,
                     parts=("denoiser",),
                     denoiser_on_cpu=config.zero == 3,
                 )

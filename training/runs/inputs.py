@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from infra.errors import ConceptError
 from infra.paths import expanded
 from infra.storage import open_storage
-from models.dtypes import DTYPES
 from training.config import TrainConfig
 from training.recommended import resolve
 from training.runs.job import Job, Watcher
@@ -64,7 +63,7 @@ def load(job: Job, given: Mapping[str, Any], clips: int) -> tuple[Foundation, Tr
     config = resolve(dict(given), read_recommended(locate(job.foundation)), clips)
     parts = ("vae", "text") if config.zero == 3 else PARTS
     with explaining_memory(job.foundation, config.dtype, config.zero):
-        return load_foundation(job.foundation, dtype=DTYPES[config.dtype], parts=parts), config
+        return load_foundation(job.foundation, **config.loading, parts=parts), config
 
 
 def foundation_source(source: str | None) -> str | None:

@@ -110,3 +110,8 @@ def check_local(foundation: Foundation, config: TrainConfig) -> None:
             f"the settings ask for dtype {config.dtype}, but the foundation was loaded in {own}; load it in {config.dtype} "
             f"or set dtype {own}."
         )
+    if foundation.quantization != config.quantize:
+        raise UserError(
+            f"the settings ask for quantize {config.quantize}, but the foundation was loaded with {foundation.quantization}; load "
+            f"it with quantize={config.quantize!r} or set quantize {foundation.quantization}."
+        )

@@ -15,7 +15,6 @@ from datasets.clip_sets.inverted import invert_clip
 from datasets.clip_sets.latents import CachedClip
 from infra.storage import Storage
 from models.denoise import install, sample
-from models.dtypes import DTYPES
 from models.foundations.base import Bucket, Foundation
 from models.generation import AdapterSettings, GenerationParams
 from training.adapters import PathTensors
@@ -76,11 +75,11 @@ def write_samples(
 class Renderer:
     """An actor that holds the foundation and renders samples at low CPU priority."""
 
-    def __init__(self, source: str | None, dtype: str, device: str | None) -> None:
+    def __init__(self, source: str | None, device: str | None, loading: Mapping[str, Any]) -> None:
         os.nice(15)
         from models.load import load_foundation
 
-        self.foundation = load_foundation(source, dtype=dtype, device=device)
+        self.foundation = load_foundation(source, device=device, **loading)
 
     def render(
         self,
@@ -138,7 +137,7 @@ class Rendering:
         if self.actor is None:
             remote = ray.remote(Renderer).options(num_cpus=0, num_gpus=1 if self.use_gpu else 0)
             device = None if self.use_gpu else "cpu"  # an actor that asks for no GPU still sees them all
-            self.actor = remote.remote(self.task.foundation, DTYPES[self.task.config.dtype], device)
+            self.actor = remote.remote(self.task.foundation, device, self.task.config.loading)
 
     def submit(self, step: int, tensors: Any) -> None:
         """Submit samples of a step for rendering; returns at once."""

@@ -60,6 +60,10 @@ class HunyuanVideoFoundation(FlowFoundation):
         return int(self.denoiser.config.text_embed_dim)
 
     @property
+    def text_shape(self) -> tuple[int, int]:
+        return (self._pooled_rows + self.text_limit.tokens, self.text_width + 1)  # with the mask
+
+    @property
     def _pooled_rows(self) -> int:
         """Rows n of a text that hold the CLIP vector and the guidance."""
         return math.ceil((self.denoiser.config.pooled_projection_dim + 1) / self.text_width)

@@ -42,6 +42,9 @@ def test_each_frame_is_encoded_as_a_video_of_its_own(foundation):
 
 def test_prompts_of_any_length_share_one_shape(foundation):
     short, long = foundation.encode_text(["a", "a very long prompt " * 40])
+    assert tuple(short.shape) == foundation.text_shape, (
+        "memory is computed from it, before a prompt is encoded"
+    )
     assert short.shape == long.shape
     assert foundation.text_limit.unread("a very long prompt " * 400)
 

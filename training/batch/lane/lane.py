@@ -98,7 +98,7 @@ class Lane:
         self.choosing = Choosing(batch, self.owner, pack=pack, most=most, profile=profile, workers=workers)
         self._tasks = preparation_tasks(batch, self.owner)
         self._encoding = threading.Lock()  # VAE and text encoder are used here and by `BackgroundPreparation`
-        self._loaded: tuple[tuple[str | None, str, int], Foundation] | None = None
+        self._loaded: tuple[tuple[str | None, str, int, str], Foundation] | None = None
         self._load_seconds = 0.0
         self._stopping = threading.Event()
         self._polled_at = 0.0
@@ -235,16 +235,16 @@ class Lane:
         At ZeRO 3 its denoiser is on the CPU: the pack puts this worker's shard on the device.
         """
         config = work.config
-        wanted = work.foundation, config.dtype, config.zero
+        wanted = work.foundation, config.dtype, config.zero, config.quantize
         if self._loaded is None or self._loaded[0] != wanted:
             self._loaded = None  # free it first: two may not fit
             self.watcher.loading(work.foundation)
             began = time.monotonic()
-            with explaining_memory(*wanted, self.device):
+            with explaining_memory(*wanted[:3], self.device):
                 foundation = load_foundation(
                     work.foundation,
                     device=self.device,
-                    dtype=DTYPES[config.dtype],
+                    **config.loading,
                     denoiser_on_cpu=config.zero == 3,
                 )
             self._loaded, self._load_seconds = (wanted, foundation), time.monotonic() - began

@@ -211,13 +211,13 @@ class Team:
         Raises:
             RuntimeError: an order had a different result here than on the leader.
         """
-        loaded: tuple[tuple[str | None, str, int], Foundation] | None = None
+        loaded: tuple[tuple[str | None, str, int, str], Foundation] | None = None
         while True:
             order = self._orders.receive()
             if isinstance(order, Over):
                 return
             assert isinstance(order, Open), order
-            wanted = order.foundation, order.dtype, order.key.zero
+            wanted = order.foundation, order.dtype, order.key.zero, order.key.quantize
             problem: UserError | None = None
             try:
                 if loaded is None or loaded[0] != wanted:
@@ -269,6 +269,7 @@ def _load(order: Open, device: str) -> Foundation:
             order.foundation,
             device=device,
             dtype=DTYPES[order.dtype],
+            quantize=order.key.quantize,  # type: ignore[arg-type]
             parts=("denoiser",),
             denoiser_on_cpu=order.key.zero == 3,
         )

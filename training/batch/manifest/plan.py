@@ -263,7 +263,8 @@ def planned(
         key=key,
         works=tuple(queue),
         capacity=capacity,
-        base_bytes=base_bytes(foundation, key.dtype) // (queue[0].config.worker_range[0] if key.zero else 1),
+        base_bytes=base_bytes(foundation, key.dtype, key.quantize)
+        // (queue[0].config.worker_range[0] if key.zero else 1),
         adapter_bytes=adapter_bytes(foundation, key, capacity),
         peak_bytes=None if curve is None else curve.bytes_at(batch),
         seconds=seconds,
@@ -279,9 +280,13 @@ def capacity_for(works: Sequence[Work], members: int) -> Capacity:
     return Capacity(members=members, spatial=sum(spatial[:members]))
 
 
-def base_bytes(foundation: Foundation, dtype: str) -> int:
+def base_bytes(foundation: Foundation, dtype: str, quantize: str = "none") -> int:
     """Memory of the denoiser's weights on one device, unsharded."""
-    return sum(p.numel() for p in foundation.denoiser.parameters()) * {"fp32": 4, "bf16": 2}[dtype]
+    from models.quantizing import saved_by_int8
+
+    size = {"fp32": 4, "bf16": 2}[dtype]
+    whole = sum(p.numel() for p in foundation.denoiser.parameters()) * size
+    return whole - (saved_by_int8(foundation, size) if quantize == "int8" else 0)
 
 
 def adapter_bytes(foundation: Foundation, key: GroupKey, capacity: Capacity) -> int:
