@@ -11,7 +11,7 @@ import torch
 
 from infra.errors import UserError
 from models.dtypes import DTYPES, parse_dtype
-from models.family import Family, read_config
+from models.family import FamilySpec, read_config
 from models.foundations.base import Foundation, move_parts
 from models.locating import family_of, foundation_name, locate, read_recommended
 from models.offloading import Offloading, check_offload, offload_encoders
@@ -107,7 +107,7 @@ def _read_pipeline(
     folder: Path,
     name: str,
     source: str | Path | None,
-    family: Family,
+    family: FamilySpec,
     index: Mapping[str, Any],
     components: Mapping[str, tuple[str, ...]],
     parts: Collection[str],
