@@ -69,7 +69,8 @@ def fake(module: nn.Module) -> None:
     The meta device has other kernels (its attention would allocate every pair of tokens) than a device that computes.
     """
     for part in module.modules():
-        for store in (part._parameters, part._buffers):
+        stores: list[Any] = [part._parameters, part._buffers]
+        for store in stores:
             for name, tensor in list(store.items()):
                 if tensor is not None:
                     empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")

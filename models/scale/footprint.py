@@ -179,7 +179,9 @@ def decoding_peak(foundation: Foundation, bucket: Bucket) -> int:
     return counted.peak
 
 
-def _given(foundation: Foundation, shape: tuple[int, int, int, int], rows: int) -> tuple[torch.Tensor, ...]:
+def _given(
+    foundation: Foundation, shape: tuple[int, int, int, int], rows: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Latents, timesteps and text for a forward."""
     t = foundation.noise.timesteps(torch.tensor([0.5] * rows))
     return torch.empty(rows, *shape), t, torch.empty(rows, *foundation.text_shape)

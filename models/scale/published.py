@@ -63,7 +63,8 @@ def _wan(
     )
 
 
-WAN_14B, WAN_VAE = _wan(5120, 40, 40, 13824), (DIFFUSERS, "AutoencoderKLWan", {})
+WAN_14B = _wan(5120, 40, 40, 13824)
+WAN_VAE: Part = (DIFFUSERS, "AutoencoderKLWan", {})
 WAN_IMAGE_14B = _wan(5120, 40, 40, 13824, 36, 16)
 WAN_22_VAE: Part = (
     DIFFUSERS,
@@ -93,7 +94,7 @@ def _unipc(shift: float) -> Part:
     )
 
 
-XXL = {"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64}
+XXL: dict[str, Any] = {"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64}
 XXL |= {"feed_forward_proj": "gated-gelu", "is_encoder_decoder": False, "tie_word_embeddings": False}
 UMT5_XXL: Part = (TRANSFORMERS, "UMT5EncoderModel", {**XXL, "model_type": "umt5", "vocab_size": 256384})
 T5_XXL: Part = (TRANSFORMERS, "T5EncoderModel", {**XXL, "model_type": "t5", "vocab_size": 32128})

@@ -51,7 +51,7 @@ class GroupKey:
         tokens = (f"tokens{self.appearance_tokens}",) if self.appearance_tokens else ()
         kept = ("preserving",) if self.appearance_preservation else ()
         alone = () if self.spatial_lora else ("no-spatial-lora",)
-        saving = ("checkpointing",) if self.gradient_checkpointing else ()
+        saving: tuple[str, ...] = ("checkpointing",) if self.gradient_checkpointing else ()
         saving += (self.quantize,) if self.quantize != "none" else ()
         return "/".join(
             (*parts, *tokens, *kept, *alone, *saving, f"zero{self.zero}", f"workers{self.workers}")

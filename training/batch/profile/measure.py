@@ -26,6 +26,7 @@ from infra.files import atomic_file, cache_folder
 from models.dtypes import DTYPES
 from models.foundations.base import Bucket, Foundation
 from models.load import load_foundation
+from models.quantizing import Quantization
 from training.batch.profile.profile import Curve, Profile
 from training.batch.state.work import Work
 from training.loop.group import GroupKey
@@ -145,7 +146,7 @@ def device_profile(
     on = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     cache = cache or cache_folder() / "profiles" / f"{profile_name(on)}.json"
     profile = read_cached(cache) or Profile(device_name(on), device_memory(on), 0.0)
-    groups: dict[tuple[str | None, str, str], dict[GroupKey, None]] = {}
+    groups: dict[tuple[str | None, str, Quantization], dict[GroupKey, None]] = {}
     for work in works:
         if not work.key.zero and profile.curve(work.key) is None:
             groups.setdefault((work.foundation, work.config.dtype, work.config.quantize), {})[work.key] = None
