@@ -250,12 +250,6 @@ class ServeConfig(BaseModel):
             raise ValueError("database and database_file are both given; give only one")
         return self
 
-    @model_validator(mode="after")
-    def _quantized_is_not_compiled(self) -> Self:
-        if self.compile and self.quantize != "none":
-            raise ValueError(f"compile does not suit quantize {self.quantize}; leave one of them out")
-        return self
-
     @property
     def loading(self) -> dict[str, Any]:
         """Arguments of `load_foundation`."""

@@ -102,6 +102,8 @@ def build_engine(config: ServeConfig, observe: Observe = unobserved) -> Engine:
     """
     if config.threads:
         torch.set_num_threads(config.threads)
+    if config.compile and config.quantize != "none":
+        raise UserError(f"compile does not suit quantize {config.quantize}; leave one of them out.")
     foundation = load_foundation(config.foundation, **config.loading)
     if config.compile and not foundation.compiles:
         raise UserError(

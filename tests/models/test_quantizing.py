@@ -11,6 +11,7 @@ from models.load import load_foundation
 from models.lora.routing import Mix, Routing
 from models.quantizing import quantized_linears, saved_by_int8
 from serving.config import make_config as make_serve_config
+from serving.ray.engine_service import build_engine
 from training.config import make_config
 
 # Rounding a weight to a byte moves it by at most 1/254 of its row's largest; over a layer these errors mostly cancel.
@@ -89,6 +90,6 @@ def test_what_does_not_go_together_is_refused():
     with pytest.raises(UserError, match="quantize int8 does not suit zero 3"):
         make_config({"quantize": "int8", "zero": 3, "workers": 2})
     with pytest.raises(UserError, match="compile does not suit quantize int8"):
-        make_serve_config(compile=True, quantize="int8")
+        build_engine(make_serve_config(compile=True, quantize="int8"))
     with pytest.raises(InvalidInput, match="quantize 'int4' is not one of none, int8"):
         load_foundation("tiny-random:unet3d", device="cpu", quantize="int4")

@@ -159,6 +159,8 @@ GIVEN: dict[str, Any] = {
     "foundation": "tiny-random:unet3d",
     "device": "cpu",
     "dtype": "bf16",
+    "quantize": "int8",
+    "offload": "encoders",
     "compile": True,
     "warm_sizes": ["8x32x32", "4x64x48"],
     "threads": 3,

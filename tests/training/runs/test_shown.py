@@ -204,7 +204,7 @@ def test_a_renderer_without_a_gpu_of_its_own_is_on_the_cpu(monkeypatch, renderin
     renderers = Renderers(monkeypatch)
     rendering(use_gpu).submit(1, {})
     assert renderers.options == [{"num_cpus": 0, "num_gpus": gpus}]
-    assert renderers.made == [(None, "float32", device)]
+    assert renderers.made == [(None, device, {"dtype": "float32", "quantize": "none"})]
 
 
 def test_samples_of_the_end_that_a_lost_renderer_was_to_make_are_none(monkeypatch, rendering, tmp_path):
