@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,9 @@ def empty_component(folder: Path, component: str, dtype: torch.dtype) -> Any:
 
 def quiet_libraries() -> None:
     """Silence the libraries' log messages and progress bars while a model loads."""
+    # transformers imports torchao where it is installed, which tells what kernels it lacks.
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     import diffusers
     import transformers
 

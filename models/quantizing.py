@@ -7,7 +7,6 @@ beside any frozen weight.
 
 from __future__ import annotations
 
-import logging
 import warnings
 from typing import Literal, get_args
 
@@ -22,17 +21,21 @@ Quantization = Literal["none", "int8"]
 def quantize_base(foundation: Foundation, kind: Quantization) -> None:
     """Quantize the denoiser's blocks in place, before a bank is added.
 
-    Raises InvalidInput for a kind that does not exist.
+    Raises InvalidInput for a kind that does not exist, or if torchao is not installed.
     """
     if kind not in get_args(Quantization):
         raise InvalidInput(f"quantize {kind!r} is not one of {', '.join(get_args(Quantization))}.")
     if kind == "none":
         return
     assert foundation.bank is None, "quantize a foundation before its bank is added"
-    logging.getLogger("torchao").setLevel(logging.ERROR)  # it tells which kernels for GPUs it does not find
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    except ModuleNotFoundError:
+        raise InvalidInput(
+            f"quantize {kind} needs the package torchao; install it with: pip install 'motiondirector-ray[gpu]'."
+        ) from None
 
     for linear in quantized_linears(foundation):
         quantize_(

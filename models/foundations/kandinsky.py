@@ -68,6 +68,10 @@ class Kandinsky5Foundation(FlowFoundation):
         """Rows n of a text that hold the CLIP vector."""
         return math.ceil(self.denoiser.config.in_text_dim2 / self.text_width)
 
+    @property
+    def text_shape(self) -> tuple[int, int]:
+        return (self._pooled_rows + self.text_limit.tokens, self.text_width + 1)  # with the mask
+
     def latent_shape(self, bucket: Bucket) -> tuple[int, int, int, int]:
         return self.causal_latent_shape(self.denoiser.config.in_visual_dim, bucket)
 

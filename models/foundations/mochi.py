@@ -51,6 +51,10 @@ class MochiFoundation(FlowFoundation):
     def text_width(self) -> int:
         return int(self.denoiser.config.text_embed_dim)
 
+    @property
+    def text_shape(self) -> tuple[int, int]:
+        return (self.text_limit.tokens, self.text_width + 1)  # with the mask
+
     def latent_shape(self, bucket: Bucket) -> tuple[int, int, int, int]:
         return self.causal_latent_shape(self.denoiser.config.in_channels, bucket)
 

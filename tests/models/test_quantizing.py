@@ -1,5 +1,7 @@
 """A base in int8: how far its answers and gradients are from fp32, adapters beside it, and what is refused."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from models.denoise import sample
 from models.generation import GenerationParams, SlotUse
 from models.load import load_foundation
 from models.lora.routing import Mix, Routing
-from models.quantizing import quantized_linears, saved_by_int8
+from models.quantizing import quantize_base, quantized_linears, saved_by_int8
 from serving.config import make_config as make_serve_config
 from serving.ray.engine_service import build_engine
 from training.config import make_config
@@ -93,3 +95,10 @@ def test_what_does_not_go_together_is_refused():
         build_engine(make_serve_config(compile=True, quantize="int8"))
     with pytest.raises(InvalidInput, match="quantize 'int4' is not one of none, int8"):
         load_foundation("tiny-random:unet3d", device="cpu", quantize="int4")
+
+
+def test_without_torchao_it_says_what_to_install(monkeypatch):
+    foundation = load_foundation("tiny-random:unet3d", device="cpu", dtype="fp32")
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    with pytest.raises(InvalidInput, match=r"needs the package torchao; install it with: pip install"):
+        quantize_base(foundation, "int8")

@@ -70,7 +70,7 @@ def test_a_mix_is_the_video_of_these_adapters(run, published, tmp_path: Path):
 def test_an_adapter_may_be_written_as_for_lora_in_a_file_and_in_python(run, published, tmp_path, monkeypatch):
     asked = []
     made = Video(b"mp4", "orbit@1", 1, 2, "32x32", 4)
-    monkeypatch.setattr(generating, "from_server", lambda body, url, _: asked.append((body, url)) or made)
+    monkeypatch.setattr(generating, "from_server", lambda body, url, *_: asked.append((body, url)) or made)
     file = tmp_path / "mix.yaml"
     file.write_text(
         yaml.safe_dump(

@@ -58,6 +58,10 @@ class HunyuanVideo15Foundation(FlowFoundation):
     def text_width(self) -> int:
         return int(self.denoiser.config.text_embed_dim)
 
+    @property
+    def text_shape(self) -> tuple[int, int]:
+        return (GLYPHS + self.text_limit.tokens, self.text_width + 1)  # with the mask
+
     def latent_shape(self, bucket: Bucket) -> tuple[int, int, int, int]:
         return self.causal_latent_shape(self.denoiser.config.out_channels, bucket)
 

@@ -22,7 +22,7 @@ from datasets.sprites.render import render_clip
 from datasets.video.decode import decode
 from datasets.video.writing import encode_mp4
 from infra.registry import open_registry
-from models.foundations.fingerprint import fingerprint_folder
+from models.foundations.shared.fingerprint import fingerprint_folder
 from models.locating import locate
 from motiondirector.library.library import add_library
 from motiondirector.service.trainer import batch_of, open_trainer
