@@ -106,7 +106,7 @@ def check_daily(used: int, most: int, what: str) -> None:
     """Raise Throttled if `used` has reached the number of a day."""
     if used >= most:
         raise Throttled(
-            f"your quota is {most} {what} a day, and {used} are made or under way; it begins anew at midnight UTC.",
+            f"your daily quota of {what} is {most}, and {used} of today are finished or under way; the count starts again at midnight UTC.",
             code="quota_exceeded",
             retry_after=DAY - time.time() % DAY,
         )
