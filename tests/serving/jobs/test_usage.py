@@ -79,7 +79,7 @@ def test_trainings_have_quotas(store: JobStore):
         log.record_training("alice", f"ftjob-{n}", 1, 1.0, "m")
     with store.database.exclusive() as session:
         check_training(session, "alice", 0)
-        with pytest.raises(Throttled, match="3 trainings a day"):
+        with pytest.raises(Throttled, match="daily quota of trainings is 3"):
             check_training(session, "alice", 1)
 
 
