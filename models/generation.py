@@ -29,6 +29,8 @@ from models.sizes import Bucket, Defaults
 
 LoraPath = Literal["spatial", "temporal"]
 MAX_SCALE = 4.0  # an adapter beyond it only breaks the picture
+# Scale of an appearance beside a motion: at 1 it holds the object where its image or clip has it (docs/uses.md).
+APPEARANCE_SCALE = 0.5
 MAX_PHASES = 100
 ALL_STEPS = (0.0, 1.0)
 

@@ -14,6 +14,7 @@ from benchmarks.uses_parts.lab import CAPTIONS, Concept, Lab, Part, Recipe, appe
 from benchmarks.uses_parts.use import Target, Unit, Use, Values, cases_of, fidelity, right, share
 from datasets.sprites.captions import canonical
 from datasets.sprites.world import Scene
+from models.generation import APPEARANCE_SCALE
 from motiondirector.study.looks import Asked, reference_clips, reference_scenes
 from motiondirector.study.plan import HELD_OUT
 
@@ -41,7 +42,7 @@ def mixed(lab: Lab, moving: Concept, look: Concept, scene: Scene) -> Mixed:
     whole = [Asked(canonical(scene, None), one.seed) for one in asked]  # what the videos are compared with
     both, moved, still, base = (
         lab.videos(asked, *parts)
-        for parts in ((Part(look), Part(moving)), (Part(moving),), (Part(look),), ())
+        for parts in ((Part(look, scale=APPEARANCE_SCALE), Part(moving)), (Part(moving),), (Part(look),), ())
     )
 
     def looks(videos: Sequence[np.ndarray]) -> float:

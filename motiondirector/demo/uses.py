@@ -12,6 +12,7 @@ from datasets.sprites.motion_sources import motion_named
 from datasets.sprites.render import render_clip
 from datasets.sprites.world import Background, Scene, Sprite
 from infra.files import atomic_file
+from models.generation import APPEARANCE_SCALE
 from motiondirector.demo.trainings import Training
 from serving.client import Client
 from serving.schemas import CreateVideo, LoraUse
@@ -50,7 +51,7 @@ class Use:
 def uses_of(motion: str) -> tuple[Use, ...]:
     """The uses that are shown with a motion."""
     acts = LoraUse(name=motion, path="temporal")
-    clip, image = (LoraUse(name=name, path="spatial") for name in (CLIP, IMAGE))
+    clip, image = (LoraUse(name=name, path="spatial", scale=APPEARANCE_SCALE) for name in (CLIP, IMAGE))
     left = LoraUse.model_validate(
         {"name": motion, "path": "temporal", "region": {"box": [0, 0, 0.5, 1], "feather": 0.1}}
     )

@@ -25,7 +25,7 @@ from datasets.ingest.image import check_covers
 from datasets.video.still import Still
 from infra.errors import Conflict, InvalidInput, NotFound, StorageError, SystemFailure, UserError
 from infra.storage.objects import sha256_file
-from models.generation import InputImage
+from models.generation import APPEARANCE_SCALE, InputImage
 from serving.config import ServeConfig
 from serving.http.catalogue import Catalogue
 from serving.http.learning.characters import training_id
@@ -250,7 +250,9 @@ class References:
 
         def find() -> list[AdapterUsed]:
             registry = self._catalogue.registry_of(tenant)
-            found = resolve_adapters(LoraUse(name=concept, path=SPATIAL), info, registry)
+            found = resolve_adapters(
+                LoraUse(name=concept, path=SPATIAL, scale=APPEARANCE_SCALE), info, registry
+            )
             if tenant and found[0].owner != self._catalogue.id_of(tenant):
                 raise NotFound(f"there is no concept {concept!r} of your own.", code="concept_not_found")
             return found
