@@ -75,7 +75,7 @@ def uses_of(motion: str) -> tuple[Use, ...]:
         Use(
             "region",
             f"The motion {motion} in the left half of the frame alone.",
-            "a red square on a gray background moves to the right",
+            "a red square on a gray background",
             (left,),
             (),
         ),
