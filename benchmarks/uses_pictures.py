@@ -90,7 +90,7 @@ def animate() -> Rows:
     still = np.repeat(np.asarray(Image.open(image))[None], 8, axis=0)
     rows = [("the image (train --image)", still), made("its appearance alone", "a moon", appearance="moon")]
     return rows + [
-        made(f"at scale 0.5, with the motion {name}", "a moon", lora=["moon:path=spatial,scale=0.5", name])
+        made(f"at scale 0.5, with the motion {name}", "a moon", appearance="moon", concept=name)
         for name in ("boomerang", "spiral")
     ]
 
@@ -99,7 +99,7 @@ def mix() -> Rows:
     appearance()
     rows = []
     for motions in (["orbit"], ["orbit:0.5", "zigzag:0.5"], ["zigzag"]):
-        config = md.MixConfig(appearance=["moon:0.5"], motion=motions, seed=SEED)
+        config = md.MixConfig(appearance=["moon"], motion=motions, seed=SEED)
         video = md.mix("a moon", config, registry=REGISTRY)
         rows.append((" ".join(f"--motion {name}" for name in motions), traced(video.frames_FHWC)))
     return rows

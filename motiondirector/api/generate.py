@@ -31,7 +31,12 @@ class GenerateConfig(VideoConfig):
     appearance: str | None = setting(
         None, MOTION, "Appearance to use: NAME or NAME@VERSION (its spatial adapter)."
     )
-    appearance_scale: float = setting(1.0, MOTION, "Strength of the appearance.")
+    appearance_scale: float | None = setting(
+        None,
+        MOTION,
+        "Strength of the appearance. Absent: 1 alone, 0.5 beside --concept or --lora, as at 1 it would hold the object in its "
+        "place, whatever the motion.",
+    )
     appearance_until: float = setting(
         1.0, MOTION, "First part of the denoising steps in which the appearance acts."
     )
@@ -56,12 +61,20 @@ class GenerateConfig(VideoConfig):
         return self._motion == {"scale": 1.0}
 
     @property
+    def _appearance_scale(self) -> float:
+        from models.generation import APPEARANCE_SCALE
+
+        if self.appearance_scale is not None:
+            return self.appearance_scale
+        return APPEARANCE_SCALE if self.concept or self.lora else 1.0
+
+    @property
     def model_name(self) -> str:
         return f"foundation:{self.concept}" if self.concept and self._as_trained else "foundation"
 
     @property
     def adapters(self) -> list[tuple[dict[str, Any], str]]:
-        look = {"scale": self.appearance_scale, "until": self.appearance_until, "path": "spatial"}
+        look = {"scale": self._appearance_scale, "until": self.appearance_until, "path": "spatial"}
         return [
             *(
                 [({"name": self.concept, **self._motion}, "--")]

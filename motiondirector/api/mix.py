@@ -63,15 +63,18 @@ class MixConfig(VideoConfig):
     appearance: Annotated[list[dict[str, Any]], BeforeValidator(partial(parse, "spatial"))] = setting(
         [],
         MOTION,
-        "A concept whose appearance is used, written like a motion; repeatable. `motiondirector train --method appearance` "
-        "makes one.",
+        "A concept whose appearance is used, written like a motion; repeatable. Its scale is 0.5 unless given: at 1 it would hold "
+        "the object in its place, whatever the motion. `motiondirector train --method appearance` makes one.",
     )
 
     @property
     def adapters(self) -> list[tuple[dict[str, Any], str]]:
+        from models.generation import APPEARANCE_SCALE
+
+        usual = {"scale": APPEARANCE_SCALE} if self.motion else {}
         return [
             (entry, f"{OPTIONS[entry['path']]} {entry.get('name')}: ")
-            for entry in (*self.motion, *self.appearance)
+            for entry in (*self.motion, *({**usual, **one} for one in self.appearance))
         ]
 
     @property

@@ -17,7 +17,7 @@ from models.adapters.file import save_adapter
 from models.adapters.versions import ADAPTER_FILES
 from models.load import load_foundation
 from motiondirector.api import generate as generating
-from motiondirector.api.generate import read_body
+from motiondirector.api.generate import GenerateConfig, read_body
 from motiondirector.api.mix import MixConfig
 from motiondirector.api.video import Video
 
@@ -145,3 +145,15 @@ def test_python_raises_what_the_command_prints(published):
         md.mix("a bear", MixConfig(motion=["nobody", "orbit"], foundation=TINY), registry=published[0])
     with pytest.raises(UserError, match="is none of"):
         MixConfig(motion="orbit:colour=red")
+
+
+def test_beside_a_motion_an_appearance_acts_at_half_its_scale_unless_one_is_given():
+    def scales(config):
+        return [entry.get("scale") for entry, _ in config.adapters if entry.get("path") == "spatial"]
+
+    assert scales(MixConfig(motion="orbit", appearance=["look", "other:0.8"])) == [0.5, 0.8]
+    assert scales(MixConfig(appearance=["look", "other"])) == [None, None]
+    assert scales(GenerateConfig(appearance="look")) == [1.0]
+    assert scales(GenerateConfig(appearance="look", concept="orbit")) == [0.5]
+    assert scales(GenerateConfig(appearance="look", lora=["orbit"])) == [0.5]
+    assert scales(GenerateConfig(appearance="look", concept="orbit", appearance_scale=1.0)) == [1.0]
