@@ -13,10 +13,14 @@ from torch import Tensor
 
 from models.foundations.base import Bucket, Foundation
 from models.foundations.shared.noise import FlowNoise, LinearStep
+from models.foundations.shared.pixels import to_uint8
 
 
 class FlowFoundation(Foundation):
-    """A foundation whose denoiser predicts a velocity. Subclasses set `noise` to a `FlowNoise`."""
+    """A foundation whose denoiser predicts a velocity. Subclasses set `noise` to a `FlowNoise`.
+
+    Its VAE's latents are scaled by one factor; subclasses with other statistics have their own `encode_video` and `decode`.
+    """
 
     noise: FlowNoise
 
@@ -39,6 +43,21 @@ class FlowFoundation(Foundation):
             return before + (scheduler.sigmas[-1] - scheduler.sigmas[scheduler.step_index - 1]) * answer
         return super().clean_estimate(scheduler, output, before, answer)
 
+    @torch.no_grad()
+    def encode_video(self, video_BCFHW: Tensor) -> Tensor:
+        vae = self.pipeline.vae
+        latents = vae.encode(video_BCFHW.to(vae.device, vae.dtype)).latent_dist.mode()
+        return (latents * vae.config.scaling_factor).float()
+
+    def encode_frames(self, video_BCFHW: Tensor) -> Tensor:
+        return torch.stack([self.encode_video(frame) for frame in video_BCFHW.split(1, dim=2)], dim=1)
+
+    @torch.no_grad()
+    def decode(self, latents_BCfhw: Tensor) -> Tensor:
+        vae = self.pipeline.vae
+        latents = latents_BCfhw.to(vae.device, vae.dtype) / vae.config.scaling_factor
+        return to_uint8(vae.decode(latents, return_dict=False)[0])
+
     def causal_latent_shape(self, channels: int, bucket: Bucket) -> tuple[int, int, int, int]:
         """(C, f, h, w) of a video's latents for a VAE that keeps the first frame and compresses the others."""
         return (
@@ -47,11 +66,6 @@ class FlowFoundation(Foundation):
             bucket.height // self.sizes.spatial_scale,
             bucket.width // self.sizes.spatial_scale,
         )
-
-
-def frames_alone(encode: Any, video_BCFHW: Tensor) -> Tensor:
-    """Each frame encoded as a one-frame video: [B, F, C, 1, h, w]."""
-    return torch.stack([encode(frame) for frame in video_BCFHW.split(1, dim=2)], dim=1)
 
 
 def with_mask(text_BLD: Tensor, mask_BL: Tensor) -> Tensor:

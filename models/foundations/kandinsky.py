@@ -23,11 +23,10 @@ from transformers import AutoTokenizer
 
 from models.family import FamilySpec
 from models.foundations.base import Bucket
-from models.foundations.flow import FlowFoundation, first_read, frames_alone, with_mask, without_mask
+from models.foundations.flow import FlowFoundation, first_read, with_mask, without_mask
 from models.foundations.shared.groups import answer_by_kind
 from models.foundations.shared.layout import TokenLayout
 from models.foundations.shared.noise import FlowNoise
-from models.foundations.shared.pixels import to_uint8
 from models.foundations.shared.targets import linears, same_on_both_paths
 
 TARGET = re.compile(
@@ -99,21 +98,6 @@ class Kandinsky5Foundation(FlowFoundation):
         read = torch.zeros(1, rows + limit, device=padded.device)
         read[:, rows : rows + text_1LD.shape[1]] = 1
         return with_mask(torch.cat([pooled.to(padded), padded], dim=1), read)
-
-    @torch.no_grad()
-    def encode_video(self, video_BCFHW: Tensor) -> Tensor:
-        vae = self.pipeline.vae
-        latents = vae.encode(video_BCFHW.to(vae.device, vae.dtype)).latent_dist.mode()
-        return (latents * vae.config.scaling_factor).float()
-
-    def encode_frames(self, video_BCFHW: Tensor) -> Tensor:
-        return frames_alone(self.encode_video, video_BCFHW)
-
-    @torch.no_grad()
-    def decode(self, latents_BCfhw: Tensor) -> Tensor:
-        vae = self.pipeline.vae
-        latents = latents_BCfhw.to(vae.device, vae.dtype) / vae.config.scaling_factor
-        return to_uint8(vae.decode(latents, return_dict=False)[0])
 
     def _predict(self, latents_BCfhw: Tensor, t_B: Tensor, text_BLD: Tensor) -> Tensor:
         config, rows = self.denoiser.config, self._pooled_rows

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from infra.errors import InvalidInput
 from models.family import FamilySpec
 from models.foundations.base import Bucket
-from models.foundations.flow import FlowFoundation, first_read, frames_alone, with_mask, without_mask
+from models.foundations.flow import FlowFoundation, first_read, with_mask, without_mask
 from models.foundations.shared.layout import TokenLayout
 from models.foundations.shared.noise import InvertedFlowNoise
 from models.foundations.shared.pixels import to_uint8
@@ -91,9 +91,6 @@ class MochiFoundation(FlowFoundation):
         latents = vae.encode(video_BCFHW.to(vae.device, vae.dtype)).latent_dist.mode()
         mean, factor = self._statistics(latents)
         return ((latents - mean) * factor).float()
-
-    def encode_frames(self, video_BCFHW: Tensor) -> Tensor:
-        return frames_alone(self.encode_video, video_BCFHW)
 
     @torch.no_grad()
     def decode(self, latents_BCfhw: Tensor) -> Tensor:

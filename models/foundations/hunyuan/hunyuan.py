@@ -24,10 +24,9 @@ from torch.nn import functional
 
 from models.family import FamilySpec
 from models.foundations.base import Bucket
-from models.foundations.flow import FlowFoundation, frames_alone, with_mask, without_mask
+from models.foundations.flow import FlowFoundation, with_mask, without_mask
 from models.foundations.shared.layout import TokenLayout
 from models.foundations.shared.noise import FlowNoise
-from models.foundations.shared.pixels import to_uint8
 from models.foundations.shared.targets import linears, same_on_both_paths
 
 TARGET = re.compile(
@@ -98,21 +97,6 @@ class HunyuanVideoFoundation(FlowFoundation):
         text_BLD = text_BLD.clone()
         text_BLD[:, row, column] = scale
         return text_BLD
-
-    @torch.no_grad()
-    def encode_video(self, video_BCFHW: Tensor) -> Tensor:
-        vae = self.pipeline.vae
-        latents = vae.encode(video_BCFHW.to(vae.device, vae.dtype)).latent_dist.mode()
-        return (latents * vae.config.scaling_factor).float()
-
-    def encode_frames(self, video_BCFHW: Tensor) -> Tensor:
-        return frames_alone(self.encode_video, video_BCFHW)
-
-    @torch.no_grad()
-    def decode(self, latents_BCfhw: Tensor) -> Tensor:
-        vae = self.pipeline.vae
-        latents = latents_BCfhw.to(vae.device, vae.dtype) / vae.config.scaling_factor
-        return to_uint8(vae.decode(latents, return_dict=False)[0])
 
     def _predict(self, latents_BCfhw: Tensor, t_B: Tensor, text_BLD: Tensor) -> Tensor:
         dtype, rows = self.dtype, self._pooled_rows

@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from models.family import FamilySpec
 from models.foundations.base import Bucket
-from models.foundations.flow import FlowFoundation, first_read, frames_alone, with_mask, without_mask
+from models.foundations.flow import FlowFoundation, first_read, with_mask, without_mask
 from models.foundations.shared.layout import TokenLayout
 from models.foundations.shared.noise import FlowNoise
 from models.foundations.shared.pixels import to_uint8
@@ -85,9 +85,6 @@ class HunyuanVideo15Foundation(FlowFoundation):
         alone = video_BCFHW.to(vae.device, vae.dtype).split(1)  # its attention takes no batches
         latents = torch.cat([vae.encode(video).latent_dist.mode() for video in alone])
         return (latents * vae.config.scaling_factor).float()
-
-    def encode_frames(self, video_BCFHW: Tensor) -> Tensor:
-        return frames_alone(self.encode_video, video_BCFHW)
 
     @torch.no_grad()
     def decode(self, latents_BCfhw: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from models.family import FamilySpec
 from models.foundations.base import Bucket
-from models.foundations.flow import FlowFoundation, frames_alone, with_mask, without_mask
+from models.foundations.flow import FlowFoundation, with_mask, without_mask
 from models.foundations.shared.layout import TokenLayout
 from models.foundations.shared.noise import FlowNoise
 from models.foundations.shared.pixels import to_uint8
@@ -77,9 +77,6 @@ class LTXFoundation(FlowFoundation):
             latents, vae.latents_mean, vae.latents_std, vae.config.scaling_factor
         )
         return normal.float()
-
-    def encode_frames(self, video_BCFHW: Tensor) -> Tensor:
-        return frames_alone(self.encode_video, video_BCFHW)
 
     @torch.no_grad()
     def decode(self, latents_BCfhw: Tensor) -> Tensor:

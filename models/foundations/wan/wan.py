@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from models.family import FamilySpec
 from models.foundations.base import Bucket
-from models.foundations.flow import FlowFoundation, frames_alone
+from models.foundations.flow import FlowFoundation
 from models.foundations.shared.layout import TokenLayout
 from models.foundations.shared.noise import FlowNoise
 from models.foundations.shared.pixels import to_uint8
@@ -115,9 +115,6 @@ class WanFoundation(FlowFoundation):
         latents = vae.encode(video_BCFHW.to(vae.device, vae.dtype)).latent_dist.mode()
         mean, std = self._statistics(latents)
         return ((latents - mean) / std).float()
-
-    def encode_frames(self, video_BCFHW: Tensor) -> Tensor:
-        return frames_alone(self.encode_video, video_BCFHW)
 
     @torch.no_grad()
     def decode(self, latents_BCfhw: Tensor) -> Tensor:
